@@ -1,0 +1,47 @@
+"""The few exceptions that have no errno.
+
+A call that the kernel refuses raises a plain :class:`OSError` (Python picks :class:`PermissionError`,
+:class:`FileExistsError`, ... by errno). The classes here are for what no errno exists: nothing was asked of the kernel, or
+it gave an answer that its own ABI rules out. All of them pickle.
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Base of what pyvfio raises on its own account."""
+
+
+class Closed(Error):
+    """The object, or the parent that it lives in, has been closed."""
+
+
+class Unsupported(Error):
+    """The device, the kernel, or the mode in use does not have what was asked for."""
+
+
+class NotViable(Error):
+    """The group cannot be used: some of its devices are bound to a driver that is not VFIO's.
+
+    :ivar group: the group's number
+    :ivar members: address -> driver name, or None where no driver is bound, of every device in the group
+    """
+
+    def __init__(self, message: str, group: int = -1, members: dict[str, str | None] | None = None) -> None:
+        super().__init__(message, group, members)
+        self.group = group
+        self.members = members or {}
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class BadReply(Error):
+    """The kernel's answer breaks the kernel's own ABI, for example a capability chain that never ends."""
+
+
+class Refused(Error, ValueError):
+    """The library refuses what the kernel would let pass, because it would lose data or say nothing true.
+
+    A page size that is no power of two, a dirty report outside the logged ranges, and the like.
+    """

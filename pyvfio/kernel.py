@@ -1,0 +1,175 @@
+"""The one door to the operating system.
+
+Everything that pyvfio asks of the OS is asked through a :class:`Kernel`: ioctls through its :meth:`~Kernel.door`, which the
+native code uses too, and the rest (open, read, sysfs, ...) through its methods. :class:`LinuxKernel` is the real one. A
+:class:`PythonKernel` answers ioctls in Python: the base of every mock and of tracing.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import select
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pyvfio._abi import ffi, lib
+
+
+class SysfsDevice(NamedTuple):
+    """One device as sysfs shows it."""
+
+    subsystem: str
+    name: str
+    path: str
+    properties: dict[str, str]
+
+
+class Kernel:
+    """What an operating system must do for pyvfio; the methods here are Linux's own."""
+
+    #: what `PYVFIO_KERNEL` calls it; shown in every repr unless it is the real one
+    name = "linux"
+
+    def door(self, fd: int, kind: str) -> Any:
+        """A new `pyvfio_door` for this descriptor; `kind` is one of :mod:`pyvfio.requests`' kinds."""
+        raise NotImplementedError
+
+    # Files.
+
+    def open(self, path: str, flags: int = os.O_RDWR | os.O_CLOEXEC) -> int:
+        return os.open(path, flags)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def read(self, fd: int, size: int) -> bytes:
+        return os.read(fd, size)
+
+    def write(self, fd: int, data: Any) -> int:
+        return os.write(fd, data)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        return os.pread(fd, size, offset)
+
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    def poll(self, fd: int, events: int, timeout: float | None) -> int:
+        """The events that are ready, 0 when `timeout` seconds passed. None waits for ever."""
+        poll = select.poll()
+        poll.register(fd, events)
+        ready = poll.poll(None if timeout is None else max(0, timeout) * 1000)
+        return ready[0][1] if ready else 0
+
+    def eventfd(self, initial: int = 0, flags: int = 0) -> int:
+        return os.eventfd(initial, flags | os.EFD_CLOEXEC)
+
+    # Memory.
+
+    def mmap(self, fd: int, size: int, *, offset: int, prot: int) -> mmap.mmap:
+        """Shared memory of a descriptor, closed by `close()` or when nothing refers to it any more."""
+        options: dict[str, Any] = {}
+        if sys.version_info >= (3, 13):
+            options["trackfd"] = False  # before that, mmap keeps a second descriptor open
+        return mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=prot, offset=offset, **options)
+
+    def memory(self, size: int, *, huge: int | None = None) -> mmap.mmap:
+        """New private memory that a forked child does not see; `huge` asks for huge pages of that size."""
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        if huge is not None:
+            # MAP_HUGETLB, and log2 of the page size where mmap(2) looks for it.
+            flags |= 0x40000 | (huge.bit_length() - 1) << 26
+        memory = mmap.mmap(-1, size, flags=flags)
+        memory.madvise(mmap.MADV_DONTFORK)
+        return memory
+
+    # sysfs and procfs.
+
+    def exists(self, path: str) -> bool:
+        return os.path.exists(path)
+
+    def listdir(self, path: str) -> list[str]:
+        return os.listdir(path)
+
+    def readlink(self, path: str) -> str:
+        return os.readlink(path)
+
+    def realpath(self, path: str) -> str:
+        return os.path.realpath(path)
+
+    def read_file(self, path: str) -> bytes:
+        with open(path, "rb") as file:
+            return file.read()
+
+    def write_file(self, path: str, data: bytes) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            # One write: sysfs takes a write as a whole command.
+            written = os.write(fd, data)
+        finally:
+            os.close(fd)
+        if written != len(data):
+            raise OSError(errno.EIO, f"wrote {written} of {len(data)} bytes", path)
+
+    def udev_devices(self, **match: str) -> Iterator[SysfsDevice]:
+        """Devices by udev's enumeration; `match` as for pyudev (`subsystem="pci"`)."""
+        import pyudev
+
+        for device in pyudev.Context().list_devices(**match):
+            yield SysfsDevice(device.subsystem or "", device.sys_name, device.sys_path, dict(device.properties))
+
+
+class LinuxKernel(Kernel):
+    """The real kernel."""
+
+    def door(self, fd: int, kind: str) -> Any:
+        return ffi.new("pyvfio_door *", (lib.pyvfio_linux_ioctl, ffi.NULL, fd))
+
+    def __repr__(self) -> str:
+        return "LinuxKernel()"
+
+
+class PythonKernel(Kernel):
+    """A kernel whose ioctls are a method: the base of mocks, and of a tracer in front of the real one."""
+
+    def __init__(self) -> None:
+        self._handle = ffi.new_handle(self)
+
+    def door(self, fd: int, kind: str) -> Any:
+        return ffi.new("pyvfio_door *", (lib.pyvfio_python_ioctl, self._handle, fd))
+
+    def ioctl(self, fd: int, request: int, argument: int) -> int:
+        """One ioctl: `argument` is the caller's address or number. Returns what ioctl(2) would, or -errno."""
+        raise NotImplementedError
+
+
+# A callback that raises must not look like a success.
+@ffi.def_extern(error=-errno.EIO)  # type: ignore[misc,unused-ignore]
+def pyvfio_python_ioctl(context: Any, fd: int, request: int, argument: Any) -> int:
+    kernel: PythonKernel = ffi.from_handle(context)
+    return kernel.ioctl(fd, request, int(ffi.cast("uintptr_t", argument)))
+
+
+_default: Kernel | None = None
+
+
+def default() -> Kernel:
+    """The kernel that objects use when they are given none: the real one, or what `PYVFIO_KERNEL` names."""
+    global _default
+    if _default is None:
+        _default = named(os.environ.get("PYVFIO_KERNEL") or LinuxKernel.name)
+    return _default
+
+
+def named(name: str) -> Kernel:
+    """The kernel of that name: `linux`, or `mock:PROFILE`, which is announced once on stderr.
+
+    :raises ValueError: there is none of that name
+    """
+    kind, _, _profile = name.partition(":")
+    if kind == LinuxKernel.name:
+        return LinuxKernel()
+    raise ValueError(f"PYVFIO_KERNEL={name!r}: no such kernel; known: linux")
