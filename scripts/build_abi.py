@@ -7,9 +7,10 @@ As a program it builds the extension in place and rewrites its types, pyvfio/_ab
 setuptools takes `build_ext` and `bdist_wheel` from here (pyproject.toml), so that the same happens for pip.
 
 What is in cdefs/, in the order in which both cffi and the C compiler read it:
-- vfio.h, iommufd.h, native.h: declarations that are C for the compiler and cdefs for cffi;
+- vfio.h, iommufd.h, native.h, ranges.h, bitmap.h: declarations that are C for the compiler and cdefs for cffi;
 - callbacks.h: for cffi only, the `extern "Python"` functions; native.c may declare and use them as plain C;
-- native.c: for the compiler only, included last, so that small functions can be inlined into cffi's wrappers.
+- native.c, ranges.c, bitmap.c: for the compiler only, included last, so that small functions can be inlined
+  into cffi's wrappers.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from setuptools.command.build_ext import build_ext as _build_ext
 
 ROOT = Path(__file__).resolve().parent.parent
 CDEFS = ROOT / "cdefs"
-DECLARATIONS = ("vfio.h", "iommufd.h", "native.h")
+DECLARATIONS = ("vfio.h", "iommufd.h", "native.h", "ranges.h", "bitmap.h")
+DEFINITIONS = ("native.c", "ranges.c", "bitmap.c")
 OLDEST = (3, 11)
 
 # Free-threaded builds before 3.15 have no stable ABI; debug builds can have it, but do not load what has it.
@@ -52,7 +54,7 @@ def declare() -> FFI:
     ffi = FFI()
     for name in (*DECLARATIONS, "callbacks.h"):
         ffi.cdef(cdef(name))
-    includes = "".join(f'#include "{name}"\n' for name in (*DECLARATIONS, "native.c"))
+    includes = "".join(f'#include "{name}"\n' for name in (*DECLARATIONS, *DEFINITIONS))
     ffi.set_source("pyvfio._abi", PRELUDE + includes)
     return ffi
 
