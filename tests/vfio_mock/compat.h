@@ -13,8 +13,10 @@
 
 #define SINCE(major, minor) (LINUX_VERSION_CODE >= KERNEL_VERSION(major, minor, 0))
 
-/* iommufd, PRE_COPY and the migration data size; release stops being the one that frees the device */
+/* With it, release stops being the one that frees the device */
 #define HAVE_IOMMUFD_OPS	SINCE(6, 2)
+/* With it, the migration data size */
+#define HAVE_PRE_COPY		SINCE(6, 2)
 #define HAVE_DETACH_IOAS	SINCE(6, 6)
 #define HAVE_MATCH_TOKEN_UUID	SINCE(6, 17)
 /* GET_REGION_INFO no longer reaches .ioctl */

@@ -12,10 +12,15 @@ static int mock_init(struct vfio_device *vdev)
 	struct mock *mock = to_mock(vdev);
 	int ret;
 
+	/* An address of our own for each set: all that the core wants of it is that it is no one else's */
+	static char sets[64];
+
+	mock->number = to_platform_device(vdev->dev)->id;
 	mutex_init(&mock->lock);
 	spin_lock_init(&mock->fault_lock);
 	mock_faults_reset(mock);
 	mock_log_init(mock);
+	mock_pins_init(mock);
 	ret = mock_irqs_init(mock);
 	if (ret)
 		return ret;
@@ -25,9 +30,19 @@ static int mock_init(struct vfio_device *vdev)
 	ret = mock_regions_init(mock);
 	if (ret)
 		goto err_engine;
+	ret = mock_migration_init(mock);
+	if (ret)
+		goto err_regions;
 	vdev->log_ops = &mock_log_ops;
+	ret = vfio_assign_device_set(vdev, &sets[mock->number / mock_reset_set]);
+	if (ret)
+		goto err_migration;
 	return 0;
 
+err_migration:
+	mock_migration_free(mock);
+err_regions:
+	mock_regions_free(mock);
 err_engine:
 	mock_engine_free(mock);
 err_irqs:
@@ -39,6 +54,7 @@ static void mock_release(struct vfio_device *vdev)
 {
 	struct mock *mock = to_mock(vdev);
 
+	mock_migration_free(mock);
 	mock_regions_free(mock);
 	mock_engine_free(mock);
 	mock_irqs_free(mock);
@@ -50,12 +66,15 @@ static void mock_release(struct vfio_device *vdev)
 /* To the state after power-on. Logging goes on (as on mlx5), and so do interrupts, limits and failures. */
 static void mock_reset(struct mock *mock)
 {
+	mutex_lock(&mock->migration.lock);
 	mock_engine_stop_and_lock(mock);
 	mock_engine_reset(mock);
 	mock_registers_reset(mock);
 	mock_regions_clear(mock);
 	mock->resets++;
 	mutex_unlock(&mock->lock);
+	mock_migration_restart(mock);
+	mutex_unlock(&mock->migration.lock);
 	mock_irq_deassert(mock);
 }
 
@@ -77,6 +96,8 @@ static int mock_open(struct vfio_device *vdev)
 	mock->irqs.signaled = 0;
 	mock->unmaps = 0;
 	mock->resets = 0;
+	mock->migration.sent = 0;
+	mock->migration.received = 0;
 	mutex_unlock(&mock->lock);
 	return 0;
 }
@@ -86,8 +107,20 @@ static void mock_close(struct vfio_device *vdev)
 	struct mock *mock = to_mock(vdev);
 
 	mock_engine_stop(mock);
+	mutex_lock(&mock->migration.lock);
+	mock_migration_restart(mock);
+	mutex_unlock(&mock->migration.lock);
 	mock_irqs_off(mock);
 	mock_log_off(mock);
+	mock_pins_release(mock, 0, U64_MAX);
+}
+
+static void mock_dma_unmap(struct vfio_device *vdev, u64 iova, u64 length)
+{
+	struct mock *mock = to_mock(vdev);
+
+	WRITE_ONCE(mock->unmaps, mock->unmaps + 1);
+	mock_pins_release(mock, iova, length);
 }
 
 /* "Please release the device": somebody unbinds it while it is open */
@@ -161,14 +194,24 @@ static long mock_set_irqs(struct mock *mock, void __user *arg)
 	return ret;
 }
 
+/* Resets every device of the set, and is EBUSY while another of them is open */
 static long mock_ioctl_reset(struct mock *mock)
 {
+	struct vfio_device_set *set = mock->vdev.dev_set;
+	struct vfio_device *other;
 	int ret = mock_fault(mock, MOCK_FAULT_RESET);
 
 	if (ret)
 		return ret;
-	mock_reset(mock);
-	return 0;
+	mutex_lock(&set->lock);
+	list_for_each_entry(other, &set->device_list, dev_set_list)
+		if (other != &mock->vdev && other->open_count)
+			ret = -EBUSY;
+	if (!ret)
+		list_for_each_entry(other, &set->device_list, dev_set_list)
+			mock_reset(to_mock(other));
+	mutex_unlock(&set->lock);
+	return ret;
 }
 
 static int mock_get_region_info(struct vfio_device *vdev, struct vfio_region_info *info, struct vfio_info_cap *caps)
@@ -271,6 +314,11 @@ static const struct vfio_device_ops mock_ops = {
 	.ioctl = mock_ioctl,
 	.mmap = mock_mmap,
 	.request = mock_request,
+	.dma_unmap = mock_dma_unmap,
+	.match = mock_match,
+#if HAVE_MATCH_TOKEN_UUID
+	.match_token_uuid = mock_match_token_uuid,
+#endif
 #if HAVE_REGION_INFO_CAPS
 	.get_region_info_caps = mock_get_region_info,
 #endif
@@ -292,8 +340,6 @@ struct mock *mock_device_add(struct platform_device *pdev)
 	mock = vfio_alloc_device(mock, vdev, &pdev->dev, &mock_ops);
 	if (IS_ERR(mock))
 		return mock;
-	mock->pdev = pdev;
-	mock->number = pdev->id;
 	ret = vfio_register_emulated_iommu_dev(&mock->vdev);
 	if (ret) {
 		vfio_put_device(&mock->vdev);

@@ -32,12 +32,14 @@ void mock_engine_reset(struct mock *mock)
 	memset(&mock->engine.job, 0, sizeof(mock->engine.job));
 }
 
-/* One access, within one page, by the CPU on the device's behalf */
+/* One access, within one page, by the CPU on the device's behalf: as the owner of the mapping, or to a pinned page */
 static int dma_piece(struct mock *mock, u64 iova, void *data, size_t size, bool write)
 {
 	int ret = mock_fault(mock, MOCK_FAULT_DMA);
 
-	if (!ret)
+	if (!ret && mock->engine.job.command & MOCK_DMA_PINNED)
+		ret = mock_pins_access(mock, iova, data, size, write);
+	else if (!ret)
 		ret = vfio_dma_rw(&mock->vdev, iova, data, size, write);
 	if (ret)
 		return ret;
@@ -98,6 +100,7 @@ static int store(struct mock *mock, u64 target, void *data, size_t size)
 		return -ERANGE;
 	}
 	memcpy(memory, data, size);
+	mock_migration_touch(mock, &mock->memory, target, size);
 	WRITE_ONCE(job->bytes, job->bytes + size);
 	return 0;
 }
@@ -140,6 +143,7 @@ static int step_read(struct mock *mock, struct mock_job *job)
 	if (ret)
 		return ret;
 	memcpy(memory, mock->engine.page, size);
+	mock_migration_touch(mock, &mock->memory, job->memory + job->position, size);
 	return size;
 }
 
@@ -247,7 +251,7 @@ static int step(struct mock *mock, struct mock_job *job)
 static int check(const struct mock *mock, const struct mock_job *job)
 {
 	const u32 known = MOCK_DMA_OPERATION | MOCK_DMA_BACKGROUND | MOCK_DMA_REPEAT | MOCK_DMA_RAISE |
-			  MOCK_DMA_COUNTING | MOCK_DMA_LOCAL;
+			  MOCK_DMA_COUNTING | MOCK_DMA_LOCAL | MOCK_DMA_PINNED;
 	u32 operation = job->command & MOCK_DMA_OPERATION;
 	u64 room = job->command & MOCK_DMA_LOCAL ? mock->memory.size - 1 : U64_MAX;
 
@@ -318,10 +322,11 @@ static int advance(struct mock *mock)
 static int between_steps(struct mock_engine *engine, bool background)
 {
 	if (background) {
+		/* Kernel threads get no signals: interruptible and idle only say that this is no hang */
 		if (engine->job.delay)
-			wait_event_hrtimeout(engine->wait, READ_ONCE(engine->stop),
-					     us_to_ktime(engine->job.delay));
-		wait_event(engine->wait, READ_ONCE(engine->stop) || !READ_ONCE(engine->paused));
+			wait_event_interruptible_hrtimeout(engine->wait, READ_ONCE(engine->stop),
+							   us_to_ktime(engine->job.delay));
+		wait_event_idle(engine->wait, READ_ONCE(engine->stop) || !READ_ONCE(engine->paused));
 	} else if (fatal_signal_pending(current) ||
 		   wait_event_killable(engine->wait, READ_ONCE(engine->stop) || !READ_ONCE(engine->paused))) {
 		return -EINTR;
@@ -433,4 +438,37 @@ void mock_engine_stop(struct mock *mock)
 	mock_engine_stop_and_lock(mock);
 	mutex_unlock(&mock->lock);
 	flush_work(&mock->engine.work);
+}
+
+/* Returns when no step is under way; a job goes on where it was after unpause */
+void mock_engine_pause(struct mock *mock)
+{
+	WRITE_ONCE(mock->engine.paused, true);
+	mutex_lock(&mock->engine.step_lock);
+	mutex_unlock(&mock->engine.step_lock);
+}
+
+void mock_engine_unpause(struct mock *mock)
+{
+	WRITE_ONCE(mock->engine.paused, false);
+	wake_up_all(&mock->engine.wait);
+}
+
+/* Puts registers and a job in place; one that was under way goes on in the background after unpause */
+int mock_engine_restore(struct mock *mock, const struct mock_job *job, const struct mock_registers *registers)
+{
+	struct mock_engine *engine = &mock->engine;
+
+	if (job->status > MOCK_DMA_ERROR || (job->status == MOCK_DMA_BUSY && check(mock, job)))
+		return -EINVAL;
+	mock_engine_stop_and_lock(mock);
+	mock->registers = *registers;
+	engine->job = *job;
+	if (job->status == MOCK_DMA_BUSY) {
+		engine->stop = false;
+		engine->running = true;
+		queue_work(mock_workqueue, &engine->work);
+	}
+	mutex_unlock(&mock->lock);
+	return 0;
 }

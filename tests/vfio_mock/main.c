@@ -15,6 +15,10 @@ unsigned long mock_memory_size = SZ_1M;
 module_param_named(memory, mock_memory_size, ulong, 0444);
 MODULE_PARM_DESC(memory, "bytes of a device's memory region, rounded up to a page (1 MiB)");
 
+unsigned int mock_reset_set = 1;
+module_param_named(reset_set, mock_reset_set, uint, 0444);
+MODULE_PARM_DESC(reset_set, "devices that share a set and are reset together, 1..64 (1)");
+
 unsigned int mock_msi = 4;
 module_param_named(msi, mock_msi, uint, 0444);
 MODULE_PARM_DESC(msi, "MSI vectors, 1..32 (4)");
@@ -88,7 +92,8 @@ static int __init mock_init(void)
 	unsigned int i;
 	int ret;
 
-	if (!devices || devices > 64 || !mock_msi || mock_msi > 32 || mock_msix > 2048 || !mock_memory_size)
+	if (!devices || devices > 64 || !mock_reset_set || mock_reset_set > 64 || !mock_memory_size ||
+	    !mock_msi || mock_msi > 32 || mock_msix > 2048)
 		return -EINVAL;
 	mock_memory_size = PAGE_ALIGN(mock_memory_size);
 

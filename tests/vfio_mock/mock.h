@@ -3,8 +3,11 @@
  * vfio-mock: one emulated VFIO device and its parts.
  *
  * Locks, outermost first:
+ *   migration->lock    the migration state
+ *   migf->lock         a migration's data descriptor
  *   mock->lock         registers, and who runs the engine
  *   engine->step_lock  held for the length of one step; nobody who waits for a step holds it
+ *   pins->lock         the pinned pages; the core's unmap takes it, holding nothing that pinning takes
  *   log->lock          the dirty log
  *   irqs->gate         VFIO_DEVICE_SET_IRQS, one at a time
  *   irqs->lock         eventfds and masks (a spinlock: taken by whoever raises)
@@ -16,6 +19,7 @@
 
 #include <linux/mutex.h>
 #include <linux/spinlock.h>
+#include <linux/uuid.h>
 #include <linux/vfio.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
@@ -53,6 +57,8 @@ struct mock_registers {
 struct mock_memory {
 	u8 *base;		/* vmalloc_user(): zeroed, may be mapped */
 	u64 size;
+	atomic_t mappings;
+	bool mapped;		/* at some time since migration began to save */
 };
 
 /* A transfer: its parameters as they were when it started, and how far it is */
@@ -130,6 +136,23 @@ struct mock_irqs {
 	u64 signaled;
 };
 
+struct mock_pins {
+	struct mutex lock;
+	struct xarray pages;	/* struct page *, by IOVA >> PAGE_SHIFT */
+	u64 count;
+};
+
+struct mock_migration_file;
+
+struct mock_migration {
+	struct mutex lock;
+	u32 state;		/* enum vfio_device_mig_state */
+	struct mock_migration_file *file;	/* of the session that is open */
+	unsigned long *dirty;	/* pages of the memory regions, written since they were last sent */
+	u64 sent;
+	u64 received;
+};
+
 struct mock_fault {
 	u32 nth;
 	u32 error;
@@ -139,7 +162,6 @@ struct mock_fault {
 
 struct mock {
 	struct vfio_device vdev;
-	struct platform_device *pdev;
 	u32 number;
 	struct mutex lock;
 	struct mock_registers registers;
@@ -150,6 +172,8 @@ struct mock {
 	struct mock_engine engine;
 	struct mock_log log;
 	struct mock_irqs irqs;
+	struct mock_pins pins;
+	struct mock_migration migration;
 	spinlock_t fault_lock;
 	struct mock_fault faults[MOCK_NUM_FAULTS];
 	u64 bytes_written;
@@ -165,6 +189,7 @@ static inline struct mock *to_mock(struct vfio_device *vdev)
 
 /* main.c: module parameters */
 extern unsigned long mock_memory_size;
+extern unsigned int mock_reset_set;
 extern unsigned int mock_msi;
 extern unsigned int mock_msix;
 extern unsigned int mock_log_max_ranges;
@@ -178,6 +203,10 @@ extern struct workqueue_struct *mock_workqueue;
 /* device.c */
 struct mock *mock_device_add(struct platform_device *pdev);
 void mock_device_del(struct mock *mock);
+
+/* token.c */
+int mock_match(struct vfio_device *vdev, char *buf);
+int mock_match_token_uuid(struct vfio_device *vdev, const uuid_t *uuid);
 
 /* registers.c */
 void mock_registers_reset(struct mock *mock);
@@ -200,6 +229,9 @@ int mock_engine_start(struct mock *mock, u32 command);
 void mock_engine_stop(struct mock *mock);
 void mock_engine_stop_and_lock(struct mock *mock);
 void mock_engine_reset(struct mock *mock);
+void mock_engine_pause(struct mock *mock);
+void mock_engine_unpause(struct mock *mock);
+int mock_engine_restore(struct mock *mock, const struct mock_job *job, const struct mock_registers *registers);
 
 /* log.c */
 extern const struct vfio_log_ops mock_log_ops;
@@ -217,6 +249,19 @@ int mock_irqs_set(struct mock *mock, const struct vfio_irq_set *set, void *data)
 int mock_irq_count(unsigned int index);
 int mock_irq_raise(struct mock *mock, u32 irq);
 void mock_irq_deassert(struct mock *mock);
+
+/* pin.c */
+void mock_pins_init(struct mock *mock);
+int mock_pin_command(struct mock *mock, u32 command);
+void mock_pins_release(struct mock *mock, u64 iova, u64 length);
+int mock_pins_access(struct mock *mock, u64 iova, void *data, size_t size, bool write);
+
+/* migration.c */
+int mock_migration_init(struct mock *mock);
+void mock_migration_free(struct mock *mock);
+void mock_migration_restart(struct mock *mock);
+int mock_migration_reinit(struct mock *mock);
+void mock_migration_touch(struct mock *mock, const struct mock_memory *memory, u64 offset, u64 size);
 
 /* fault.c */
 void mock_faults_reset(struct mock *mock);

@@ -227,7 +227,7 @@ ssize_t mock_region_write(struct mock *mock, const char __user *buf, size_t coun
 {
 	u64 index = pos >> MOCK_OFFSET_SHIFT, offset = pos & (BIT_ULL(MOCK_OFFSET_SHIFT) - 1);
 	struct mock_memory *memory = region_memory(mock, index);
-	ssize_t ret;
+	ssize_t ret, size;
 
 	if (counts_as_call(pos)) {
 		ret = mock_fault(mock, MOCK_FAULT_REGION_WRITE);
@@ -238,11 +238,35 @@ ssize_t mock_region_write(struct mock *mock, const char __user *buf, size_t coun
 		return 0;
 	if (index == MOCK_REGION_REGISTERS)
 		return register_write(mock, buf, count, offset);
-	ret = clip(mock, memory, count, offset);
-	if (ret < 0)
-		return ret;
-	return copy_from_user(memory->base + offset, buf, ret) ? -EFAULT : ret;
+	size = clip(mock, memory, count, offset);
+	if (size < 0)
+		return size;
+	ret = copy_from_user(memory->base + offset, buf, size) ? -EFAULT : size;
+	/* Of a failed copy a part may have arrived */
+	mock_migration_touch(mock, memory, offset, size);
+	return ret;
 }
+
+/* How many mappings there are, for migration cannot see what is stored through them */
+static void mapping_open(struct vm_area_struct *vma)
+{
+	struct mock_memory *memory = vma->vm_private_data;
+
+	atomic_inc(&memory->mappings);
+	WRITE_ONCE(memory->mapped, true);
+}
+
+static void mapping_close(struct vm_area_struct *vma)
+{
+	struct mock_memory *memory = vma->vm_private_data;
+
+	atomic_dec(&memory->mappings);
+}
+
+static const struct vm_operations_struct mapping_ops = {
+	.open = mapping_open,
+	.close = mapping_close,
+};
 
 static bool within(u64 offset, u64 size, const struct mock_area *areas, unsigned int count)
 {
@@ -270,5 +294,11 @@ int mock_region_mmap(struct mock *mock, struct vm_area_struct *vma)
 		return -EINVAL;
 	if (index == MOCK_REGION_TYPED && !within(offset, size, typed_areas, ARRAY_SIZE(typed_areas)))
 		return -EINVAL;
-	return remap_vmalloc_range(vma, memory->base, page);
+	ret = remap_vmalloc_range(vma, memory->base, page);
+	if (ret)
+		return ret;
+	vma->vm_ops = &mapping_ops;
+	vma->vm_private_data = memory;
+	mapping_open(vma);
+	return 0;
 }

@@ -66,7 +66,7 @@ static int read32(struct mock *mock, u64 offset, u64 *value)
 		*value = mock->number;
 		return 0;
 	case MOCK_REG_CAPS:
-		*value = MOCK_CAP_LOG;
+		*value = MOCK_CAP_LOG | MOCK_CAP_PIN | (mock->vdev.mig_ops ? MOCK_CAP_MIGRATION : 0);
 		return 0;
 	case MOCK_REG_TRANSFER_MAX:
 		*value = mock->transfer_max;
@@ -109,6 +109,9 @@ static int read32(struct mock *mock, u64 offset, u64 *value)
 		return 0;
 	case MOCK_REG_LOG_RANGE:
 		*value = log->selected;
+		return 0;
+	case MOCK_REG_MIG_STATE:
+		*value = READ_ONCE(mock->migration.state);
 		return 0;
 	}
 	return -EINVAL;
@@ -168,6 +171,15 @@ static int read64(struct mock *mock, u64 offset, u64 *value)
 		return 0;
 	case MOCK_REG_RESETS:
 		*value = mock->resets;
+		return 0;
+	case MOCK_REG_PIN_PINNED:
+		*value = READ_ONCE(mock->pins.count);
+		return 0;
+	case MOCK_REG_MIG_SENT:
+		*value = READ_ONCE(mock->migration.sent);
+		return 0;
+	case MOCK_REG_MIG_RECEIVED:
+		*value = READ_ONCE(mock->migration.received);
 		return 0;
 	}
 	return -EINVAL;
@@ -280,6 +292,10 @@ int mock_register_write(struct mock *mock, u64 offset, unsigned int size, u64 va
 			mock->registers.irq_raise = cpu_to_le32(value);
 			mutex_unlock(&mock->lock);
 			return mock_irq_raise(mock, value);
+		case MOCK_REG_PIN_COMMAND:
+			return mock_pin_command(mock, value);
+		case MOCK_REG_MIG_REINIT:
+			return value == 1 ? mock_migration_reinit(mock) : -EINVAL;
 		case MOCK_REG_IRQ_LINE:
 			if (value & 1)
 				mock_irq_deassert(mock);

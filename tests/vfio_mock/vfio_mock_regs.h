@@ -4,7 +4,7 @@
  *
  * Literals and comments only, so that C includes it and anything else can read it.
  * Every register has one width, named in its comment; any other access is EINVAL.
- * All values are little-endian. RO: writing is EINVAL. What the words mean is in README.md.
+ * All values are little-endian. RO: writing is EINVAL; WO: reading is. What the words mean is in README.md.
  */
 #ifndef VFIO_MOCK_REGS_H
 #define VFIO_MOCK_REGS_H
@@ -131,14 +131,14 @@
 /* Pinning */
 #define MOCK_REG_PIN_IOVA               0x300   /* 64 RW */
 #define MOCK_REG_PIN_COUNT              0x308   /* 64 RW  pages of the host's size */
-#define MOCK_REG_PIN_COMMAND            0x310   /* 32 RW  writing does it; a failure is the write's errno */
+#define MOCK_REG_PIN_COMMAND            0x310   /* 32 WO  writing does it; a failure is the write's errno */
 #define MOCK_REG_PIN_PINNED             0x318   /* 64 RO  pages held now */
 #define MOCK_PIN_PIN                    1       /* hold the pages until unpinned, unmapped or closed */
 #define MOCK_PIN_UNPIN                  2       /* release what is held in the range */
 
 /* Migration */
 #define MOCK_REG_MIG_STATE              0x380   /* 32 RO  enum vfio_device_mig_state */
-#define MOCK_REG_MIG_REINIT             0x384   /* 32 RW  writing 1: new initial data is present (PRE_COPY) */
+#define MOCK_REG_MIG_REINIT             0x384   /* 32 WO  1: new initial data is present; EINVAL but in PRE_COPY */
 #define MOCK_REG_MIG_SENT               0x388   /* 64 RO  bytes read from the last data descriptor */
 #define MOCK_REG_MIG_RECEIVED           0x390   /* 64 RO  bytes written to the last data descriptor */
 
