@@ -325,7 +325,7 @@ static int between_steps(struct mock_engine *engine, bool background)
 		/* Kernel threads get no signals: interruptible and idle only say that this is no hang */
 		if (engine->job.delay)
 			wait_event_interruptible_hrtimeout(engine->wait, READ_ONCE(engine->stop),
-							   us_to_ktime(engine->job.delay));
+							   ns_to_ktime((u64)engine->job.delay * NSEC_PER_USEC));
 		wait_event_idle(engine->wait, READ_ONCE(engine->stop) || !READ_ONCE(engine->paused));
 	} else if (fatal_signal_pending(current) ||
 		   wait_event_killable(engine->wait, READ_ONCE(engine->stop) || !READ_ONCE(engine->paused))) {

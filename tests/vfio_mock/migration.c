@@ -383,6 +383,7 @@ static __poll_t file_poll(struct file *file, struct poll_table_struct *table)
 	return events;
 }
 
+#if HAVE_PRE_COPY
 /* Called with migf->lock held. Bytes of the first pass, and of pages that became dirty since they were sent. */
 static void remaining(struct mock_migration_file *migf, u64 *initial, u64 *dirty)
 {
@@ -399,7 +400,6 @@ static void remaining(struct mock_migration_file *migf, u64 *initial, u64 *dirty
 			*dirty += record_length(RECORD_PAGE);
 }
 
-#if HAVE_PRE_COPY
 static long file_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	const size_t minsz = offsetofend(struct vfio_precopy_info, dirty_bytes);
