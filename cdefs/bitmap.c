@@ -1,5 +1,6 @@
 /* The functions that bitmap.h declares. No Python.h in here: this file compiles and runs without an interpreter. */
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -187,33 +188,83 @@ static uint64_t pyvfio_count(const uint64_t *words, size_t blocks, uint64_t carr
 	return pyvfio_count_marks(words, blocks, carry, runs);
 }
 
-static int pyvfio_array_resize(pyvfio_array *array, size_t capacity)
+/* The memory of the last large array, for the next: to have new pages zeroed and mapped costs more than finding what is
+ * written there. MADV_FREE lets the kernel take its pages back whenever it needs them, without asking. */
+static uint64_t *pyvfio_spare;
+
+/* Give advice on the whole pages that `count` values take up. */
+static int pyvfio_array_advise(uint64_t *values, size_t count, int advice)
 {
-	uint64_t *values = realloc(array->values, capacity * sizeof(*values));
+	uintptr_t from = ((uintptr_t)values + 4095) & ~(uintptr_t)4095;
+	uintptr_t to = (uintptr_t)(values + count) & ~(uintptr_t)4095;
 
-	if (!values)
-		return -ENOMEM;
-	if (capacity >= PYVFIO_MANY) {
-		/* A fault for each 4 KiB costs more than finding what is written there. Whether the advice is taken matters
-		 * to nothing else. */
-		uintptr_t from = ((uintptr_t)values + 4095) & ~(uintptr_t)4095;
-		uintptr_t to = (uintptr_t)(values + capacity) & ~(uintptr_t)4095;
+	return to > from ? madvise((void *)from, to - from, advice) : 0;
+}
 
-		madvise((void *)from, to - from, MADV_HUGEPAGE);
+static size_t pyvfio_array_room(uint64_t *values)
+{
+	return values ? malloc_usable_size(values) / sizeof(*values) : 0;
+}
+
+/* Free an array, of which no more than the first `written` values have been written to since it was handed out. */
+static void pyvfio_array_drop(uint64_t *values, size_t written)
+{
+	size_t room = pyvfio_array_room(values);
+
+	if (room >= PYVFIO_MANY && !pyvfio_array_advise(values, written < room ? written : room, MADV_FREE))
+		values = __atomic_exchange_n(&pyvfio_spare, values, __ATOMIC_ACQ_REL);
+	free(values);
+}
+
+void pyvfio_array_free(uint64_t *values)
+{
+	pyvfio_array_drop(values, SIZE_MAX);
+}
+
+static int pyvfio_array_grow(pyvfio_array *array, size_t capacity)
+{
+	uint64_t *values = array->values;
+
+	if (!values && capacity >= PYVFIO_MANY)
+		values = __atomic_exchange_n(&pyvfio_spare, NULL, __ATOMIC_ACQ_REL);
+	if (pyvfio_array_room(values) < capacity) {
+		uint64_t *larger = realloc(values, capacity * sizeof(*values));
+
+		if (!larger) {
+			if (!array->values)
+				free(values);
+			return -ENOMEM;
+		}
+		values = larger;
+		if (capacity >= PYVFIO_MANY)
+			pyvfio_array_advise(values, capacity, MADV_HUGEPAGE);	/* as well as may be */
 	}
 	array->values = values;
-	array->capacity = capacity;
+	array->capacity = pyvfio_array_room(values);
 	return 0;
 }
 
 void pyvfio_array_trim(pyvfio_array *array)
 {
-	if (!array->count) {
-		free(array->values);
-		memset(array, 0, sizeof(*array));
-	} else {
-		pyvfio_array_resize(array, array->count);	/* making it smaller may fail: then it stays */
+	size_t count = array->count, enough = count + count / 16 + PYVFIO_ROOM;
+	uint64_t *values = NULL;
+
+	if (count > PYVFIO_MANY) {
+		/* A little stays, so that the memory does for a next array that is about as large. */
+		if (array->capacity > enough + enough / 4)
+			values = realloc(array->values, enough * sizeof(*values));
+		if (values)
+			array->values = values;
+		return;
 	}
+	if (count) {
+		values = malloc(count * sizeof(*values));
+		if (!values)
+			return;
+		memcpy(values, array->values, count * sizeof(*values));
+	}
+	pyvfio_array_drop(array->values, count + PYVFIO_ROOM);
+	array->values = values;
 }
 
 static int pyvfio_walk_blocks(pyvfio_array *array, pyvfio_walk *walk, _Bool runs)
@@ -225,7 +276,7 @@ static int pyvfio_walk_blocks(pyvfio_array *array, pyvfio_walk *walk, _Bool runs
 			/* The first room is for any bitmap, or for not so many marks. Where those are more, count the rest. */
 			if (more > PYVFIO_MANY)
 				more = array->capacity ? pyvfio_count(walk->words, walk->blocks, walk->carry, runs) : PYVFIO_MANY;
-			if (pyvfio_array_resize(array, array->count + more + 2 * PYVFIO_ROOM) < 0)
+			if (pyvfio_array_grow(array, array->count + more + 2 * PYVFIO_ROOM) < 0)
 				return -ENOMEM;
 		}
 		walk->values = array->values + array->count;

@@ -3,7 +3,7 @@
  *
  * Nothing here calls the OS but to get memory, and no door is needed. */
 
-/* An array that grows; values is for free(). All zero is the empty one. */
+/* An array that grows; values is for pyvfio_array_free(). All zero is the empty one. */
 typedef struct {
 	uint64_t *values;
 	size_t count;
@@ -16,8 +16,9 @@ typedef struct {
 int pyvfio_bitmap_runs(pyvfio_array *runs, const uint64_t *words, uint64_t bits, uint64_t iova, unsigned page_shift);
 int pyvfio_bitmap_pages(pyvfio_array *pages, const uint64_t *words, uint64_t bits, uint64_t iova, unsigned page_shift);
 
-/* Give back the room that is left. */
+/* Give back the room that is left; values becomes NULL if there are none. */
 void pyvfio_array_trim(pyvfio_array *array);
+void pyvfio_array_free(uint64_t *values);
 
 uint64_t pyvfio_bitmap_count(const uint64_t *words, uint64_t bits);
 _Bool pyvfio_bitmap_any(const uint64_t *words, uint64_t bits);

@@ -179,12 +179,12 @@ class DirtyBitmap:
         shift = self.page_size.bit_length() - 1
         for segment in self._sorted:
             if append(array, segment._c, segment.page_count, segment.range.start, shift) < 0:
-                lib.free(array.values)
+                lib.pyvfio_array_free(array.values)
                 raise MemoryError("no memory for what is dirty")
         lib.pyvfio_array_trim(array)
         if not array.count:
             return memoryview(b"").cast("Q")
-        values = ffi.gc(array.values, lib.free, array.count * 8)
+        values = ffi.gc(array.values, lib.pyvfio_array_free, array.count * 8)
         return memoryview(ffi.buffer(values, array.count * 8)).cast("Q").toreadonly()
 
     def clear(self) -> None:

@@ -50,6 +50,10 @@ class IovaRange(_Pair):
         return super().__new__(cls, start, last)
 
     @classmethod
+    def _make(cls, iterable: Iterable[int]) -> Self:  # type: ignore[override]
+        return cls(*iterable)  # checked in _replace() too
+
+    @classmethod
     def of(cls, start: int, size: int) -> Self:
         """The ``size`` bytes from ``start`` on.
 
@@ -205,9 +209,7 @@ class IovaSet:
         if not isinstance(other, IovaSet):
             return NotImplemented
         made = array("Q", bytes(16 * (len(self) + len(other))))
-        count = lib.pyvfio_ranges_intersect(
-            _u64(made), _u64(self._pairs), len(self), _u64(other._pairs), len(other)
-        )
+        count = lib.pyvfio_ranges_intersect(_u64(made), _u64(self._pairs), len(self), _u64(other._pairs), len(other))
         return self._of(memoryview(made)[: 2 * count])
 
     def __sub__(self, other: IovaSet) -> IovaSet:
@@ -250,6 +252,7 @@ class IovaSet:
 
     def first_fit(self, size: int, alignment: int = 1, within: IovaRange = WHOLE) -> IovaRange | None:
         """The lowest ``size`` bytes in the set and in ``within``, at a multiple of ``alignment``; or None."""
+        _check_fit(size, alignment)
         for at in range(bisect_left(self._lasts, within.start), len(self)):
             start = max(self._starts[at], within.start)
             start += -start % alignment
@@ -261,6 +264,7 @@ class IovaSet:
 
     def last_fit(self, size: int, alignment: int = 1, within: IovaRange = WHOLE) -> IovaRange | None:
         """The highest ``size`` bytes in the set and in ``within``, at a multiple of ``alignment``; or None."""
+        _check_fit(size, alignment)
         for at in range(bisect_right(self._starts, within.last) - 1, -1, -1):
             start = min(self._lasts[at], within.last) - size + 1
             start -= start % alignment
@@ -295,6 +299,13 @@ class IovaSet:
 
 def _span(range_: IovaRange) -> str:
     return f"0x{range_.start:08x}..0x{range_.last:08x}"
+
+
+def _check_fit(size: int, alignment: int) -> None:
+    if size < 1:
+        raise ValueError(f"a place of size {size}")
+    if alignment < 1:
+        raise ValueError(f"an alignment of {alignment} bytes")
 
 
 def _u64(buffer: Buffer) -> CData:

@@ -1,0 +1,41 @@
+"""The C functions that need no OS, compiled strictly and run under gcc's sanitizers."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CHECK = Path(__file__).with_name("native_check.c")
+CDEFS = CHECK.parents[2] / "cdefs"
+
+# bitmap.c asks the processor what it can do; here the answer is fixed.
+PROCESSORS = {
+    "as it is": [],
+    "without AVX-512": ["-D__builtin_cpu_supports(feature)=(*(feature) != 'a')"],
+    "portable C only": ["-D__builtin_cpu_supports(feature)=0"],
+}
+
+
+def gcc(*arguments: object) -> None:
+    subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", f"-I{CDEFS}", *map(str, arguments)], check=True)
+
+
+@pytest.mark.parametrize("optimisation", ["-O0", "-O2", "-O3"])
+@pytest.mark.parametrize("name", ["bitmap", "ranges"])
+def test_it_compiles_without_a_warning(name: str, optimisation: str, tmp_path: Path) -> None:
+    source = tmp_path / "alone.c"
+    source.write_text(f'#include <stddef.h>\n#include <stdint.h>\n#include "{name}.h"\n#include "{name}.c"\n')
+
+    gcc(optimisation, "-c", source, "-o", tmp_path / "alone.o")
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_it_agrees_with_loops_over_bits_and_stays_in_bounds(processor: str, tmp_path: Path) -> None:
+    sanitize = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    gcc(*PROCESSORS[processor], *sanitize, CHECK, "-o", tmp_path / "check")
+
+    result = subprocess.run([tmp_path / "check"], check=False, capture_output=True, text=True)
+
+    assert (result.returncode, result.stderr) == (0, "")
