@@ -32,9 +32,8 @@ class Holder(NamedTuple):
 def holders_of(where: str | HostDevice, kernel: Kernel | None = None) -> list[Holder]:
     """The processes that have a device open; of other users' processes only root sees them.
 
-    A device opened by its group is told by its descriptor's fdinfo. Kernels whose fdinfo does not say which
-    device it is (6.1 and 6.12 are such) are helped by the group's own descriptor being open in the same
-    process.
+    Which device it is, the descriptor's fdinfo tells. Where it does not (Linux 6.1 and 6.12 are such) the node's name
+    does, or the group's own descriptor in the same process.
 
     :raises OSError: ENODEV, no such device
     """
@@ -69,15 +68,18 @@ def _opened(kernel: Kernel, pid: int) -> dict[int, str]:
 
 def _descriptor_of(kernel: Kernel, found: HostDevice, pid: int, opened: dict[int, str]) -> int | None:
     for number, target in opened.items():
-        # An unbind that waits for the close has taken the node away already.
-        if found.cdev is not None and target.removesuffix(" (deleted)") == found.cdev:
-            return number
-        if target != _DEVICE:
+        if target != _DEVICE and not target.startswith("/dev/vfio/devices/"):
             continue
         info = attribute(kernel, f"/proc/{pid}/fdinfo/{number}") or ""
-        paths = [
-            line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("vfio-device-syspath:")
-        ]
-        if found.path in paths or (not paths and found.group_path in opened.values()):
+        lines = [line.partition(":") for line in info.splitlines()]
+        paths = [path.strip() for key, _, path in lines if key == "vfio-device-syspath"]
+        if paths:
+            holds = found.path in paths
+        elif target == _DEVICE:
+            holds = found.group_path in opened.values()
+        else:
+            # An unbind that waits for the close has taken the node away already.
+            holds = target.removesuffix(" (deleted)") == found.cdev
+        if holds:
             return number
     return None
