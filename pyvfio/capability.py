@@ -28,7 +28,7 @@ class Capability(NamedTuple):
     data: memoryview
 
     def read(self, struct_: str) -> Any:
-        """This capability as a C struct (a pointer to it; it keeps the answer alive).
+        """This capability as a C struct: a pointer to a copy of it.
 
         :raises BadReply: the answer ends before it
         """
@@ -37,7 +37,7 @@ class Capability(NamedTuple):
                 f"capability {self.id} at offset {self.offset} is cut short: "
                 f"{len(self.data)} bytes, {ffi.sizeof(struct_)} needed"
             )
-        return ffi.from_buffer(f"{struct_} *", self.data)
+        return ffi.from_buffer(f"{struct_} *", bytes(self.data))
 
     def array(self, count: int, struct_: str, at: int) -> Any:
         """`count` structs from an offset on, counted from the capability's header.
@@ -50,7 +50,7 @@ class Capability(NamedTuple):
                 f"capability {self.id} at offset {self.offset} is cut short: "
                 f"{count} entries need {last} bytes, there are {len(self.data)}"
             )
-        return ffi.from_buffer(f"{struct_}[]", self.data[at:last])
+        return ffi.from_buffer(f"{struct_}[]", bytes(self.data[at:last]))
 
 
 def chain(answer: memoryview, first: int, *, least: int) -> list[Capability]:

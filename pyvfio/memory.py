@@ -45,9 +45,9 @@ class DmaBuffer:
                     f"/sys/kernel/mm/hugepages/hugepages-{huge >> 10}kB/free_hugepages and write nr_hugepages there"
                 )
             raise
-        # This export holds the memory: it cannot be unmapped under a device, whatever becomes of the views.
-        self._memory: Any = ffi.from_buffer(memory)
-        self.address = int(ffi.cast("uintptr_t", self._memory))
+        # Nobody else has it, so nobody closes it under a device, whatever becomes of the views.
+        self._memory = memory
+        self.address = address_of(memory)
         self.view = memoryview(memory)
 
     def __len__(self) -> int:
@@ -63,13 +63,24 @@ def pinned(buffer: Any, *, writable: bool) -> tuple[int, int, Any]:
     :raises BufferError: it is to be written by a device and is read-only
     :raises TypeError: it is no contiguous buffer
     """
-    try:
-        held = ffi.from_buffer("char[]", buffer, require_writable=writable)
-    except BufferError as error:
-        if writable and memoryview(buffer).readonly:
-            raise BufferError(
-                f"{type(buffer).__name__} is read-only memory: a device cannot be allowed to write it; "
-                "map with write=False, or map a DmaBuffer"
-            ) from error
-        raise
-    return int(ffi.cast("uintptr_t", held)), len(held), held
+    held = memoryview(buffer)
+    if writable and held.readonly:
+        raise BufferError(
+            f"{type(buffer).__name__} is read-only memory: a device cannot be allowed to write it; "
+            "map with write=False, or map a DmaBuffer"
+        )
+    if not held.c_contiguous:
+        raise BufferError(f"{type(buffer).__name__} is not contiguous memory")
+    return address_of(held), held.nbytes, held
+
+
+def address_of(buffer: Any) -> int:
+    """The address of a buffer's memory.
+
+    The export ends here: CPython (3.11 to 3.13 at least) crashes when it collects a cycle with a memoryview that C code
+    still has an export of.
+    """
+    exported = ffi.from_buffer(buffer)
+    address = int(ffi.cast("uintptr_t", exported))
+    ffi.release(exported)
+    return address

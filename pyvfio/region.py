@@ -11,6 +11,7 @@ from pyvfio import capability, explain
 from pyvfio._abi import ffi, lib
 from pyvfio.errors import Closed, Refused, Unsupported
 from pyvfio.lifetime import Resource
+from pyvfio.memory import address_of
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
@@ -258,8 +259,7 @@ class RegionMapping(Registers, Resource):
         self.offset = offset
         self.size = size
         self._memory = memory
-        self._held: Any = ffi.from_buffer(memory)
-        self.address = int(ffi.cast("uintptr_t", self._held))
+        self.address = address_of(memory)
         self.view = memoryview(memory)
 
     def _load(self, offset: int, width: int) -> int:
@@ -280,7 +280,6 @@ class RegionMapping(Registers, Resource):
         """
         :raises BufferError: a slice of the view, or an array over it, is still in use; the memory goes with the last of them
         """
-        self._held = None
         self.view.release()
         self._memory.close()
 

@@ -231,7 +231,7 @@ class AddressSpace(Resource):
         :raises OSError: as for :meth:`map`; the text names the row, and the rows before it have been unmapped again
         """
         rows = _rows(rows, 3)
-        native = ffi.from_buffer("uint64_t[]", rows)
+        native = ffi.from_buffer("uint64_t[]", rows.obj)  # not of a view: see memory.address_of
         done = ffi.new("size_t *")
         count = len(rows) // 3
         while error := lib.pyvfio_map_many(self._native, native, count, read + 2 * write, done):
@@ -289,7 +289,7 @@ class AddressSpace(Resource):
         rows = _rows(rows, 2)
         count = len(rows) // 2
         done, unmapped = ffi.new("size_t *"), ffi.new("uint64_t *")
-        native = ffi.from_buffer("uint64_t[]", rows)
+        native = ffi.from_buffer("uint64_t[]", rows.obj)
         while (error := lib.pyvfio_unmap_many(self._native, native, count, done, unmapped)) == -_EINTR:
             pass
         self._forget_rows(rows[: 2 * done[0]])

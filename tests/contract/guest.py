@@ -1,0 +1,47 @@
+"""The machine that the suite runs in: scripts/vm, as it tells of itself in the environment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyvfio import host
+
+IOMMU = os.environ.get("PYVFIO_VM_IOMMU")
+#: such as `7.3`
+KERNEL = ".".join(os.environ.get("PYVFIO_VM_KERNEL", "").split(".")[:2])
+#: address -> name of every emulated PCI device
+DEVICES: dict[str, str] = json.loads(os.environ.get("PYVFIO_VM_DEVICES", "{}"))
+
+MOCK = "vfio-mock"
+
+
+def address_of(device: str) -> str:
+    """The address of the first device of that name; it is alone in its group."""
+    if device == MOCK:
+        load_mock()
+        return f"{MOCK}.0"
+    return next(address for address, name in DEVICES.items() if name == device)
+
+
+def load_mock() -> None:
+    """Load the module of tests/vfio_mock if it is not there yet."""
+    if not Path("/sys/module/vfio_mock").exists():
+        module = os.environ.get("PYVFIO_MOCK_MODULE")
+        if module is None:
+            raise RuntimeError("tests/vfio_mock was not built for this kernel")
+        subprocess.run(["insmod", module], check=True)
+
+
+@contextlib.contextmanager
+def ready(address: str) -> Iterator[str]:
+    """A device in the hands of a VFIO driver."""
+    if address.startswith(MOCK):
+        yield address
+        return
+    with host.bind(address, "vfio-pci"):
+        yield address

@@ -1,0 +1,121 @@
+"""The cells that the suite runs in, and what each can be expected to do: tests/matrix.toml, read."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+FILE = Path(__file__).parents[1] / "matrix.toml"
+#: what the kernel of a cell is called in matrix.toml if it is the newest that there is
+NEWEST = "newest"
+
+
+class Cell(NamedTuple):
+    """Where a test runs: one IOMMU, one mode, one device, one kernel."""
+
+    iommu: str
+    mode: str
+    device: str
+    kernel: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From `amd/type1v2/edu/7.3`.
+
+        :raises ValueError: there are not four words
+        """
+        words = text.split("/")
+        if len(words) != 4 or not all(words):
+            raise ValueError(f"cell {text!r}: IOMMU/MODE/DEVICE/KERNEL is needed, for example amd/type1v2/edu/7.3")
+        return cls(*words)
+
+    def matches(self, selectors: Mapping[str, Any]) -> bool:
+        """Whether each of the selectors (`iommu`, `mode`, `device`, `kernel`: a word, or several) names this cell."""
+        return all(
+            getattr(self, field) in ([words] if isinstance(words, str) else words)
+            for field, words in selectors.items()
+        )
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+
+class Needs(NamedTuple):
+    """What a test needs: abilities, and the cells that it is about if not all."""
+
+    abilities: tuple[str, ...] = ()
+    only: tuple[dict[str, Any], ...] = ()
+
+
+class Absence(NamedTuple):
+    ability: str
+    reason: str
+    where: dict[str, Any]
+
+
+class Matrix:
+    """tests/matrix.toml."""
+
+    def __init__(self, data: Mapping[str, Any] | None = None) -> None:
+        self._data = data if data is not None else tomllib.loads(FILE.read_text())
+        #: ability -> what it means
+        self.abilities: dict[str, str] = self._data["abilities"]
+        self.absences = [
+            Absence(entry["ability"], entry["reason"], {k: v for k, v in entry.items() if k in Cell._fields})
+            for entry in self._data["absent"]
+        ]
+        if unknown := {absence.ability for absence in self.absences} - set(self.abilities):
+            raise ValueError(f"{FILE.name}: absent, but no ability: {', '.join(sorted(unknown))}")
+
+    @property
+    def kernels(self) -> list[str]:
+        """The kernels that the file names."""
+        return list(self._data["kernels"])
+
+    @property
+    def unreached(self) -> dict[str, str]:
+        """Request -> why no test here can see it succeed."""
+        return dict(self._data.get("unreached", {}))
+
+    @cached_property
+    def runs(self) -> list[dict[str, Any]]:
+        """Each machine to boot: `iommu`, `kernel`, and the modes and devices of its cells."""
+        return [
+            {"iommu": iommu, "kernel": kernel, "modes": rows["modes"], "devices": rows["devices"]}
+            for kernel, rows in self._data["kernels"].items()
+            for iommu in rows["iommus"]
+        ]
+
+    def cells(self, iommu: str, kernel: str) -> Iterator[Cell]:
+        """The cells of one machine; `kernel` as in the file, or a release of which the file knows only as the newest."""
+        rows = self._data["kernels"].get(kernel) or self._data["kernels"][NEWEST]
+        for device in rows["devices"]:
+            for mode in rows["modes"]:
+                yield Cell(iommu, mode, device, kernel)
+
+    def absent(self, cell: Cell) -> dict[str, str]:
+        """Ability -> the reason why the cell lacks it."""
+        return {absence.ability: absence.reason for absence in self.absences if cell.matches(absence.where)}
+
+    def left_out(self, cell: Cell, needs: Needs) -> str | None:
+        """Why a test with these needs does not run in a cell; None when it does.
+
+        :raises ValueError: an ability that is not in the list
+        """
+        if unknown := set(needs.abilities) - set(self.abilities):
+            raise ValueError(f"no such ability in {FILE.name}: {', '.join(sorted(unknown))}")
+        if needs.only and not any(cell.matches(where) for where in needs.only):
+            return "is about other cells"
+        absent = self.absent(cell)
+        return next((f"{ability}: {absent[ability]}" for ability in needs.abilities if ability in absent), None)
+
+    def expected(self, cell: Cell, tests: Mapping[str, Needs]) -> set[str]:
+        """The tests, of all that there are, that must have run in a cell."""
+        return {name for name, needs in tests.items() if self.left_out(cell, needs) is None}
+
+    def unused_abilities(self, tests: Iterable[Needs]) -> set[str]:
+        used = {ability for needs in tests for ability in needs.abilities}
+        return set(self.abilities) - used

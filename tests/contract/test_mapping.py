@@ -1,0 +1,295 @@
+"""Mapping: what every address space does, and in which way the modes differ."""
+
+from __future__ import annotations
+
+import errno
+import os
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pyvfio
+from pyvfio import DmaBuffer, IovaRange, IovaSet
+
+if TYPE_CHECKING:
+    from pyvfio.space import AddressSpace
+
+PAGE = 4096
+
+
+def highest_page(space: AddressSpace) -> int:
+    """The last page that can be mapped."""
+    usable = space.iova_ranges
+    return (2**64 if usable is None else usable[len(usable) - 1].last + 1) - PAGE
+
+
+def pinned() -> int:
+    """Bytes that this process has locked or pinned."""
+    values = {}
+    with open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            key, _, value = line.partition(":")
+            values[key] = value
+    return sum(int(values[key].split()[0]) << 10 for key in ("VmLck", "VmPin"))
+
+
+@pytest.mark.parametrize("size", [PAGE, 16 * PAGE, 2 << 20], ids=["4K", "64K", "2M"])
+def test_unmap_returns_the_bytes_that_were_mapped(space: AddressSpace, size: int) -> None:
+    mapping = space.map(DmaBuffer(size))
+    assert mapping.size == size
+    assert mapping.mapped
+    assert mapping.unmap() == size
+    assert not mapping.mapped
+    assert mapping.unmap() == 0
+
+
+def test_huge_pages_can_be_mapped(space: AddressSpace) -> None:
+    mapping = space.alloc(2 << 20, huge=2 << 20)
+    assert mapping.iova % (2 << 20) == 0
+    assert space.unmap(mapping.iova, mapping.size) == 2 << 20
+
+
+def test_one_buffer_can_be_mapped_twice(space: AddressSpace) -> None:
+    buffer = DmaBuffer(PAGE)
+    one, other = space.map(buffer), space.map(buffer)
+    assert one.iova != other.iova
+    assert space.mappings == sorted([one, other], key=lambda mapping: mapping.iova)
+
+
+def test_the_last_page_can_be_mapped(space: AddressSpace) -> None:
+    last = highest_page(space)
+    if last + PAGE == 2**64:
+        last -= PAGE  # type1 cannot express a mapping that ends with the address space
+    mapping = space.map(DmaBuffer(PAGE), last)
+    assert mapping.iova == last
+    assert mapping.unmap() == PAGE
+
+
+@pytest.mark.require("iommu")
+def test_behind_the_last_usable_page_is_nothing(space: AddressSpace) -> None:
+    beyond = highest_page(space) + PAGE
+    with pytest.raises(OSError) as caught:
+        space.map(DmaBuffer(2 * PAGE), beyond - PAGE)
+    assert caught.value.errno in (errno.EINVAL, errno.EOVERFLOW)
+
+
+def test_a_range_that_wraps_is_refused(space: AddressSpace) -> None:
+    with pytest.raises(OSError, match="past the end of the 64-bit") as caught:
+        space.map(DmaBuffer(2 * PAGE), 2**64 - PAGE)
+    assert caught.value.errno in (errno.EOVERFLOW, errno.EINVAL)
+
+
+def test_unmap_of_a_range_that_wraps_is_refused(space: AddressSpace) -> None:
+    with pytest.raises(OSError) as caught:
+        space.unmap(2**64 - PAGE, 2 * PAGE)
+    assert caught.value.errno in (errno.EOVERFLOW, errno.EINVAL)
+
+
+def test_overlap_is_refused_and_the_mapping_in_the_way_named(space: AddressSpace) -> None:
+    space.map(DmaBuffer(4 * PAGE), 0x10_0000)
+    with pytest.raises(FileExistsError, match=r"overlaps what is mapped at \[0x100000, 0x103fff\]"):
+        space.map(DmaBuffer(PAGE), 0x10_2000)
+
+
+def test_misaligned_and_empty_ranges_are_refused(space: AddressSpace) -> None:
+    buffer = DmaBuffer(2 * PAGE)
+    with pytest.raises(OSError, match="no multiple of the page size") as caught:
+        space.map(buffer, 0x10_0800)
+    assert caught.value.errno == errno.EINVAL
+    with pytest.raises(OSError, match="no multiple of the page size"):
+        space.map(buffer.view[:100], 0x10_0000)
+    with pytest.raises(OSError, match="the size is 0"):
+        space.map(buffer.view[:0], 0x10_0000)
+
+
+def test_read_only_memory_is_not_mapped_writable(space: AddressSpace) -> None:
+    with pytest.raises(BufferError, match="read-only"):
+        space.map(bytes(PAGE))
+
+
+def test_what_is_not_there_cannot_be_mapped_many_at_once(space: AddressSpace) -> None:
+    buffer = DmaBuffer(4 * PAGE)
+    rows = array("Q")
+    for index in (0, 1, 1, 2):
+        rows.extend((buffer.address + index * PAGE, 0x10_0000 + index * PAGE, PAGE))
+    with pytest.raises(FileExistsError, match="row 2 of 4"):
+        space.map_many(rows, keep=buffer)
+    assert space.mappings == []
+    assert space.unmap_all() == 0
+
+
+def test_many_are_mapped_and_unmapped_in_one_call(space: AddressSpace) -> None:
+    buffer = DmaBuffer(64 * PAGE)
+    rows = array("Q")
+    for index in range(64):
+        rows.extend((buffer.address + index * PAGE, 0x10_0000 + 2 * index * PAGE, PAGE))
+    batch = space.map_many(rows, keep=buffer)
+    assert len(batch) == 64
+    assert batch[3].iova == 0x10_6000
+    assert batch[3].unmap() == PAGE
+    assert batch.unmap() == 63 * PAGE
+    assert space.mappings == []
+    assert space.unmap_all() == 0
+
+
+def test_unmap_all_takes_everything(space: AddressSpace) -> None:
+    for _ in range(3):
+        space.alloc(2 * PAGE)
+    assert space.unmap_all() == 6 * PAGE
+    assert space.mappings == []
+    assert space.unmap_all() == 0
+
+
+@pytest.mark.require("whole_mappings")
+def test_a_part_of_a_mapping_is_not_unmapped(space: AddressSpace) -> None:
+    mapping = space.map(DmaBuffer(4 * PAGE), 0x10_0000)
+    for at in (0x10_0000, 0x10_1000, 0x10_3000):
+        with pytest.raises(OSError, match="split") as caught:
+            space.unmap(at, PAGE)
+        assert caught.value.errno in (errno.EINVAL, errno.ENOENT)
+    assert mapping.mapped
+    assert mapping.unmap() == 4 * PAGE
+
+
+@pytest.mark.only(mode="type1")
+def test_type1_unmaps_the_whole_mapping_by_its_first_page_and_nothing_by_another(space: AddressSpace) -> None:
+    mapping = space.map(DmaBuffer(4 * PAGE), 0x10_0000)
+    assert space.unmap(0x10_1000, PAGE) == 0
+    assert mapping.mapped
+    assert space.unmap(0x10_0000, PAGE) == 4 * PAGE
+    assert not mapping.mapped
+
+
+@pytest.mark.only(mode="iommufd-type1")
+def test_iommufd_type1_really_splits_a_mapping(space: AddressSpace) -> None:
+    space.map(DmaBuffer(4 * PAGE), 0x10_0000)
+    assert space.unmap(0x10_1000, PAGE) == PAGE
+    assert [mapping.range for mapping in space.mappings] == [
+        IovaRange(0x10_0000, 0x10_0FFF),
+        IovaRange(0x10_2000, 0x10_3FFF),
+    ]
+    assert space.unmap_all() == 3 * PAGE
+
+
+def test_unmap_of_nothing(space: AddressSpace, mode: str) -> None:
+    if mode == "iommufd":
+        with pytest.raises(FileNotFoundError):
+            space.unmap(0x10_0000, PAGE)
+    else:
+        assert space.unmap(0x10_0000, PAGE) == 0
+
+
+@pytest.mark.require("iommu")
+def test_a_failed_map_pins_nothing(space: AddressSpace) -> None:
+    usable = space.iova_ranges
+    assert usable is not None
+    before = pinned()
+    space.map(DmaBuffer(PAGE), 0x10_0000)
+    one = pinned()
+    for buffer, iova in (
+        (DmaBuffer(4 * PAGE), 0x0F_F000),
+        (DmaBuffer(PAGE), 0x10_0800),
+        (DmaBuffer(2 * PAGE), 2**64 - PAGE),
+        (DmaBuffer(1 << 20), 0xFEE0_0000),
+    ):
+        with pytest.raises(OSError):
+            space.map(buffer, iova)
+    assert pinned() == one
+    space.unmap_all()
+    assert pinned() == before
+
+
+@pytest.mark.require("iommu")
+@pytest.mark.only(iommu="amd")
+def test_the_hypertransport_hole_is_named_with_ranges_that_work(space: AddressSpace) -> None:
+    usable = space.iova_ranges
+    assert usable is not None
+    assert usable.holding(0xFC_FFFF_FFFF) is not None
+    assert usable.holding(0xFC_FFFF_FFFF) == IovaRange(0xFEF0_0000, 0xFC_FFFF_FFFF)
+    assert usable[len(usable) - 1].start == 0x100_0000_0000
+    with pytest.raises(OSError) as caught:
+        space.map(DmaBuffer(4 << 20), 0xFC_FFE0_0000)
+    assert caught.value.errno == errno.EINVAL
+    notes = "\n".join(caught.value.__notes__)
+    assert "[0xfd00000000, 0xffffffffff]" in notes
+    assert "AMD HyperTransport hole" in notes
+    assert "[0xfcffc00000, 0xfcffffffff]" in notes
+    assert "[0x10000000000, 0x100003fffff]" in notes
+    assert space.map(DmaBuffer(4 << 20), 0x100_0000_0000).size == 4 << 20
+
+
+@pytest.mark.require("iommu")
+@pytest.mark.only(iommu="intel")
+def test_beyond_the_width_is_refused_and_the_width_named(space: AddressSpace) -> None:
+    with pytest.raises(OSError, match="39 bits") as caught:
+        space.map(DmaBuffer(0x4000), 0xFFFF_FFFF_FEBE_0000)
+    assert caught.value.errno == errno.EINVAL
+    assert any("39 bits" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.require("iommu")
+@pytest.mark.only(iommu="virtio")
+def test_a_64_bit_iommu_maps_near_the_top(space: AddressSpace) -> None:
+    assert space.map(DmaBuffer(0x4000), 0xFFFF_FFFF_FEBE_0000).unmap() == 0x4000
+
+
+@pytest.mark.require("iommu")
+def test_the_limit_on_locked_memory_is_explained(mode: str, address: str) -> None:
+    # In a child, which gives up CAP_IPC_LOCK for good.
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = _map_above_memlock(mode, address)
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _map_above_memlock(mode: str, address: str) -> int:
+    import ctypes
+    import resource
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    if libc.capget(header, data):
+        return 2
+    data[0] &= ~(1 << 14)  # effective, CAP_IPC_LOCK
+    if libc.capset(header, data):
+        return 3
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, 1 << 20))
+    with pyvfio.open(address, mode=mode) as device:
+        space = device.address_space
+        space.alloc(512 << 10)
+        before = pinned()
+        try:
+            space.alloc(1 << 20)
+        except OSError as error:
+            if error.errno != errno.ENOMEM or "RLIMIT_MEMLOCK" not in str(error):
+                return 4
+        else:
+            return 5
+        if pinned() != before:
+            return 6
+        space.alloc(256 << 10)
+    return 0
+
+
+def test_automatic_places_are_free_and_usable(space: AddressSpace) -> None:
+    mappings = [space.alloc(PAGE * (1 + index % 5)) for index in range(40)]
+    ranges = IovaSet(mapping.range for mapping in mappings)
+    assert ranges.total == sum(mapping.size for mapping in mappings)
+    if (usable := space.iova_ranges) is not None:
+        assert all(mapping.range in usable for mapping in mappings)
+
+
+def test_memory_outlives_its_names_while_it_is_mapped(space: AddressSpace, dma: Any) -> None:
+    low = space.map(DmaBuffer(2 * PAGE), 0x10_0000)
+    low.buffer.view[:PAGE] = os.urandom(PAGE)
+    wanted = bytes(low.buffer.view[:PAGE])
+    view = low.buffer.view
+    del low
+    dma.copy(0x10_1000, 0x10_0000, PAGE)
+    assert bytes(view[PAGE:]) == wanted

@@ -1,0 +1,50 @@
+"""Opening: version, extensions, what is refused before anything is attached."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pyvfio
+
+if TYPE_CHECKING:
+    from pyvfio import Device
+    from pyvfio.space import AddressSpace
+
+
+def test_a_device_opens_and_tells_what_it_is(device: Device) -> None:
+    info = device.info
+    assert info.num_regions > 0
+    assert info.num_irqs > 0
+
+
+def test_nothing_can_be_mapped_before_a_device_is_attached(bare_space: AddressSpace, mode: str) -> None:
+    if mode == "iommufd":
+        assert bare_space.alloc(4096).size == 4096
+        return
+    with pytest.raises(OSError, match="no IOMMU type is set") as caught:
+        bare_space.map(pyvfio.DmaBuffer(4096), 0)
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_a_group_that_is_open_is_not_opened_again(device: Device, address: str, mode: str, kernel: Any) -> None:
+    with pyvfio.address_space(mode, kernel=kernel) as other, pytest.raises(OSError, match=r"open|in use|bound") as caught:
+        other.attach(address)
+    assert caught.value.errno in (errno.EBUSY, errno.EINVAL, errno.EPERM)
+
+
+def test_a_device_that_does_not_exist_is_named(bare_space: AddressSpace) -> None:
+    with pytest.raises(OSError, match=r"0000:ff:1f\.7") as caught:
+        bare_space.attach("0000:ff:1f.7")
+    assert caught.value.errno == errno.ENODEV
+
+
+def test_a_device_can_be_opened_again_after_it_was_closed(address: str, mode: str, kernel: Any) -> None:
+    for _ in range(3):
+        with pyvfio.open(address, mode=mode, kernel=kernel) as device:
+            device.address_space.alloc(4096)
+    assert device.closed
+    with pytest.raises(pyvfio.Closed):
+        device.fileno()
