@@ -7,17 +7,21 @@ As a program it builds the extension in place and rewrites its types, pyvfio/_ab
 setuptools takes `build_ext` and `bdist_wheel` from here (pyproject.toml), so that the same happens for pip.
 
 What is in cdefs/, in the order in which both cffi and the C compiler read it:
-- vfio.h, iommufd.h, native.h: declarations that are C for the compiler and cdefs for cffi;
+- vfio.h, iommufd.h, native.h, ranges.h, bitmap.h: declarations that are C for the compiler and cdefs for cffi;
 - callbacks.h: for cffi only, the `extern "Python"` functions; native.c may declare and use them as plain C;
-- native.c: for the compiler only, included last, so that small functions can be inlined into cffi's wrappers.
+- native.c, ranges.c, bitmap.c: for the compiler only, included last, so that small functions can be inlined
+  into cffi's wrappers.
 """
 
 from __future__ import annotations
 
+import os
 import re
-import sys
 import sysconfig
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 from cffi import FFI
 from setuptools import Extension, setup
@@ -26,7 +30,8 @@ from setuptools.command.build_ext import build_ext as _build_ext
 
 ROOT = Path(__file__).resolve().parent.parent
 CDEFS = ROOT / "cdefs"
-DECLARATIONS = ("vfio.h", "iommufd.h", "native.h")
+DECLARATIONS = ("vfio.h", "iommufd.h", "native.h", "ranges.h", "bitmap.h")
+DEFINITIONS = ("native.c", "ranges.c", "bitmap.c")
 OLDEST = (3, 11)
 
 # Free-threaded builds before 3.15 have no stable ABI; debug builds can have it, but do not load what has it.
@@ -49,7 +54,7 @@ def declare() -> FFI:
     ffi = FFI()
     for name in (*DECLARATIONS, "callbacks.h"):
         ffi.cdef(cdef(name))
-    includes = "".join(f'#include "{name}"\n' for name in (*DECLARATIONS, "native.c"))
+    includes = "".join(f'#include "{name}"\n' for name in (*DECLARATIONS, *DEFINITIONS))
     ffi.set_source("pyvfio._abi", PRELUDE + includes)
     return ffi
 
@@ -81,3 +86,132 @@ class bdist_wheel(_bdist_wheel):
         if STABLE_ABI:
             self.py_limited_api = f"cp{OLDEST[0]}{OLDEST[1]}"
         super().finalize_options()
+
+
+STUB = '''"""The extension's types. Written by scripts/build_abi.py: do not edit."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar, final, overload
+
+from typing_extensions import Buffer
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+@final
+class CData:
+    """A C value. The names and types of a struct's fields are cffi's to check, at run time."""
+
+    def __getattr__(self, name: str, /) -> Any: ...
+    def __setattr__(self, name: str, value: Any, /) -> None: ...
+    def __getitem__(self, index: Any, /) -> Any: ...
+    def __setitem__(self, index: Any, value: Any, /) -> None: ...
+    def __call__(self, *args: Any) -> Any: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def __bool__(self) -> bool: ...
+    def __int__(self) -> int: ...
+    def __add__(self, count: int, /) -> CData: ...
+    def __sub__(self, other: Any, /) -> Any: ...
+    def __enter__(self) -> CData: ...
+    def __exit__(self, *error: object) -> None: ...
+
+@final
+class CType:
+    cname: Final[str]
+    kind: Final[str]
+    item: Final[CType]
+    length: Final[int | None]
+    fields: Final[list[tuple[str, Any]] | None]
+    elements: Final[dict[int, str]]
+    relements: Final[dict[str, int]]
+    args: Final[tuple[CType, ...]]
+    result: Final[CType]
+
+@final
+class CBuffer:
+    """What `ffi.buffer` returns: a view of C memory, which it does not keep alive."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int | slice, /) -> bytes: ...
+    def __setitem__(self, index: int | slice, value: Buffer, /) -> None: ...
+
+@final
+class _FFI:
+    NULL: Final[CData]
+    buffer: Final[Callable[..., CBuffer]]
+    error: Final[type[Exception]]
+    errno: int
+
+    def new(self, cdecl: str | CType, init: Any = ..., /) -> CData: ...
+    def cast(self, cdecl: str | CType, value: Any, /) -> CData: ...
+    def typeof(self, of: Any, /) -> CType: ...
+    def sizeof(self, of: str | CType | CData, /) -> int: ...
+    def alignof(self, of: str | CType, /) -> int: ...
+    def offsetof(self, of: str | CType, /, *path: str | int) -> int: ...
+    def addressof(self, of: CData, /, *path: str | int) -> CData: ...
+    def getctype(self, of: str | CType, extra: str = "", /) -> str: ...
+    def list_types(self) -> tuple[list[str], list[str], list[str]]: ...
+    @overload
+    def from_buffer(self, of: Buffer, /, require_writable: bool = False) -> CData: ...
+    @overload
+    def from_buffer(self, cdecl: str | CType, of: Buffer, /, require_writable: bool = False) -> CData: ...
+    def memmove(self, dest: CData | Buffer, src: CData | Buffer, n: int) -> None: ...
+    def string(self, of: CData, maxlen: int = -1) -> bytes: ...
+    def unpack(self, of: CData, length: int) -> Any: ...
+    def gc(self, of: CData, destructor: Callable[[CData], object] | None, size: int = 0) -> CData: ...
+    def release(self, of: CData, /) -> None: ...
+    def new_handle(self, value: object, /) -> CData: ...
+    def from_handle(self, handle: CData, /) -> Any: ...
+    def def_extern(
+        self, name: str = ..., error: Any = None, onerror: Callable[..., object] | None = None
+    ) -> Callable[[_F], _F]: ...
+
+@final
+class _Lib:
+'''
+
+
+def stub(ffi: Any, lib: Any) -> str:
+    """The text of _abi.pyi for a built extension's `ffi` and `lib`."""
+    lines = [member(name, getattr(lib, name), ffi) for name in sorted(dir(lib))]
+    return STUB + "".join(f"    {line}\n" for line in lines) + "\nffi: Final[_FFI]\nlib: Final[_Lib]\n"
+
+
+def member(name: str, value: Any, ffi: Any) -> str:
+    if isinstance(value, int):
+        return f"{name}: Final[int]"
+    ctype = ffi.typeof(value)
+    if ctype.kind != "function":
+        return f"{name}: Final[CData]"
+    arguments = [f"a{i}: {python_type(arg, argument=True)}" for i, arg in enumerate(ctype.args)]
+    return f"def {name}({', '.join(['self', *arguments, '/'])}) -> {python_type(ctype.result)}: ..."
+
+
+def python_type(ctype: Any, *, argument: bool = False) -> str:
+    match ctype.kind:
+        case "void":
+            return "None"
+        case "primitive" if ctype.cname in ("float", "double"):
+            return "float"
+        case "primitive" if ctype.cname in ("_Bool", "char"):
+            return {"_Bool": "bool", "char": "bytes"}[ctype.cname]
+        case "primitive" | "enum":
+            return "int"
+        case "pointer" if argument and ctype.item.cname in ("void", "char", "unsigned char", "uint8_t"):
+            return "CData | bytes"
+    return "CData"
+
+
+def main() -> None:
+    os.chdir(ROOT)
+    setup(script_args=["--quiet", "build_ext", "--inplace"])
+    [built] = (ROOT / "pyvfio").glob("_abi.*.so")
+    loader = ExtensionFileLoader("pyvfio._abi", str(built))
+    module = module_from_spec(spec_from_file_location("pyvfio._abi", built, loader=loader))
+    loader.exec_module(module)
+    (ROOT / "pyvfio" / "_abi.pyi").write_text(stub(module.ffi, module.lib), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

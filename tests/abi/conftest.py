@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from abi import HEADERS, Abi, Declarations, extension
+
+from pyvfio._abi import ffi, lib
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path.home() / ".cache" / "pyvfio" / "kernel"
+
+
+def _release(headers: Path) -> tuple[int, ...]:
+    """For headers as scripts/build_kernel leaves them: the kernel's release, as numbers."""
+    return tuple(int(number) for number in re.findall(r"\d+", (headers.parent / "release").read_text()))
+
+
+@pytest.fixture(scope="session")
+def kernel_headers() -> Path:
+    """The exported headers of the newest kernel that the VM can run: a directory as /usr/include."""
+    if named := os.environ.get("PYVFIO_KERNEL_HEADERS"):
+        return Path(named)
+    built = [header.parent.parent for header in CACHE.glob("*/include/linux/vfio.h")]
+    if not built:
+        pytest.skip(
+            "no kernel headers: run scripts/build_kernel, or set PYVFIO_KERNEL_HEADERS to a directory"
+        )
+    return max(built, key=_release)
+
+
+@pytest.fixture(scope="session")
+def kernel(kernel_headers: Path) -> Abi:
+    """What the kernel's headers declare."""
+    return Declarations(HEADERS, [kernel_headers]).measure()
+
+
+@pytest.fixture(scope="session")
+def ours() -> Abi:
+    """What the built extension has."""
+    declarations = Declarations(("vfio.h", "iommufd.h"), [ROOT / "cdefs"], "#include <stdint.h>\n")
+    return extension(ffi, lib, declarations)
+
+
+@pytest.fixture(scope="session")
+def excluded() -> set[str]:
+    """The names that are left out on purpose."""
+    lists = tomllib.loads((Path(__file__).parent / "excluded.toml").read_text())
+    return {name for part in lists.values() for name in part["names"]}
