@@ -1,8 +1,9 @@
 """The pieces of a guest's address space, and which of them a device can reach by DMA.
 
-A VMM sees its guest's memory as a flat list of sections.  Which of them count for DMA, how they are trimmed to pages,
-and why the others do not, is taken from QEMU's VFIO memory listener (hw/vfio/listener.c; the rules are the same from
-7.2 to 10.2).  :func:`mappable` asks more than QEMU does: whether this host's IOMMU can map the section at all.
+A VMM sees its guest's memory as a flat list of sections.  Which of them count for DMA, how they are trimmed
+to pages, and why the others do not, is taken from QEMU's VFIO memory listener (hw/vfio/listener.c; the rules
+are the same from 7.2 to 10.2).  :func:`mappable` asks more than QEMU does: whether this host's IOMMU can map
+the section at all.
 """
 
 from __future__ import annotations
@@ -147,8 +148,8 @@ class Census:
 def is_spurious(iova: int) -> bool:
     """Whether QEMU takes a section at this address for a BAR caught while it is sized.
 
-    QEMU's rule since 2.0 (d3a2fd9b29): bit 63 is set.  It lets pass what lies between the IOMMU's true width and
-    2^63-1; :func:`mappable` is the better rule.
+    QEMU's rule since 2.0 (d3a2fd9b29): bit 63 is set.  It lets pass what lies between the IOMMU's true width
+    and 2^63-1; :func:`mappable` is the better rule.
     """
     return bool(iova & BIT_63)
 
@@ -220,10 +221,12 @@ def mappable(
 ) -> Census:
     """Which sections to map into the address space of ``device``, by what this host's IOMMU can really map.
 
-    This is the rule that QEMU's bit-63 test stands in for: a section counts if it lies whole in one usable range
-    (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES), so spurious and far-off BARs fall out on every width.
+    This is the rule that QEMU's bit-63 test stands in for: a section counts if it lies whole in one usable
+    range (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES), so spurious and far-off BARs fall
+    out on every width.
 
-    :param usable: what the kernel reports; None if it reports nothing (emulated devices), then only bit 63 decides
+    :param usable: what the kernel reports; None if it reports nothing (emulated devices), then only bit 63
+        decides
     :param own_bars: keep the device's own BARs, that is, let it do DMA to itself
     :param peer_bars: keep the other assigned devices' BARs (peer-to-peer DMA)
     """
@@ -253,10 +256,11 @@ def address_width(usable: Sequence[IovaRange] | IovaSet | None) -> int:
 
 
 def firmware_address_width(usable: IovaSet | None, cpu_bits: int) -> int:
-    """The physical address bits to tell the guest's firmware, so that it places 64-bit BARs where devices reach them.
+    """The physical address bits to tell the guest's firmware, so that it places 64-bit BARs where devices
+    reach them.
 
-    OVMF puts its 64-bit PCI window at the top of what the CPU claims; where the IOMMU is narrower (39 bits on many client
-    machines) a BAR there cannot be mapped, and with it goes peer-to-peer DMA.
+    OVMF puts its 64-bit PCI window at the top of what the CPU claims; where the IOMMU is narrower (39 bits on
+    many client machines) a BAR there cannot be mapped, and with it goes peer-to-peer DMA.
 
     :param cpu_bits: the guest CPU's physical address bits
     """

@@ -1,9 +1,12 @@
-"""Which IOVA ranges to ask a device to log: a strategy makes a :class:`Plan`, :func:`fit` holds it against a device's limits.
+"""Which IOVA ranges to ask a device to log: a strategy makes a :class:`Plan`, :func:`fit` holds it against a
+device's limits.
 
-A strategy is a function from sections to ranges.  The ones named ``split_...`` are QEMU's, made safe: where QEMU's own result is
-refused by the kernel (overlap) or empty, theirs is not.  QEMU's own answer, bug for bug, is in :mod:`pyvfio.guest.qemu`.
+A strategy is a function from sections to ranges.  The ones named ``split_...`` are QEMU's, made safe: where
+QEMU's own result is refused by the kernel (overlap) or empty, theirs is not.  QEMU's own answer, bug for bug,
+is in :mod:`pyvfio.guest.qemu`.
 
-A plan is made once, when logging starts, and costs nothing before: nothing is recorded while the guest maps memory.
+A plan is made once, when logging starts, and costs nothing before: nothing is recorded while the guest maps
+memory.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ Strategy = Callable[[Census], Sequence[IovaRange] | IovaSet]
 
 
 class Later(Enum):
-    """What becomes of memory that is mapped after logging has started, outside the ranges that were asked for."""
+    """What becomes of memory that is mapped after logging has started, outside the ranges that were asked
+    for.
+    """
 
     ALWAYS_DIRTY = "always dirty"
     """It is reported as dirty in every report: nothing is lost."""
@@ -66,8 +71,8 @@ class Plan(NamedTuple):
     def after(self, refused: int) -> Plan | None:
         """The plan to try next when START has failed with this errno; None if no other can do better.
 
-        Only E2BIG is about the number of ranges.  After any other refusal, mlx5's EOPNOTSUPP for a total that is too
-        large above all, closing gaps would only add to what was refused.
+        Only E2BIG is about the number of ranges.  After any other refusal, mlx5's EOPNOTSUPP for a total that
+        is too large above all, closing gaps would only add to what was refused.
         """
         return self.collapse() if refused == errno.E2BIG else None
 
@@ -82,7 +87,9 @@ class Plan(NamedTuple):
         """
         missing = self.missing(mapped)
         if missing and later is Later.REFUSED:
-            raise ValueError(f"{mapped} is not within the ranges being logged: {missing} would never be reported as dirty")
+            raise ValueError(
+                f"{mapped} is not within the ranges being logged: {missing} would never be reported as dirty"
+            )
         return missing
 
 
@@ -92,8 +99,8 @@ def plan(sections: Iterable[MemorySection], strategy: Strategy | None = None, pa
     The plan is empty if no section counts: there is nothing to log, and nothing to ask the device.
 
     :param page_size: the host's page size
-    :raises ValueError: a range would end at 2^64-1, which the kernel cannot log (EOVERFLOW); behind a virtual IOMMU,
-        that maps all of the address space, :func:`max_iova` is the strategy
+    :raises ValueError: a range would end at 2^64-1, which the kernel cannot log (EOVERFLOW); behind a virtual
+        IOMMU, that maps all of the address space, :func:`max_iova` is the strategy
     """
     found = census(sections, page_size)
     ranges = tuple((strategy or split_32_64_pci)(found))
@@ -161,8 +168,8 @@ def min_max(found: Census) -> list[IovaRange]:
 def split_32_64(found: Census) -> list[IovaRange]:
     """One range for what ends below 4 GiB, one for the rest.
 
-    QEMU's of March to September 2023 (62c1b0024b, 8.0 and 8.1).  A BAR at the top of the guest's address space stretches
-    the second range over all between.
+    QEMU's of March to September 2023 (62c1b0024b, 8.0 and 8.1).  A BAR at the top of the guest's address
+    space stretches the second range over all between.
     """
     low, high = _split(found.ranges)
     return _disjoint(_spans(low) + _spans(high))
@@ -171,8 +178,8 @@ def split_32_64(found: Census) -> list[IovaRange]:
 def split_32_64_pci(found: Census) -> list[IovaRange]:
     """As :func:`split_32_64`, with a third range for assigned devices' BARs above 4 GiB.
 
-    QEMU's since 8.2 (a31fe5daea).  Where a BAR of something else (ivshmem) lies above the assigned devices', QEMU's second range
-    swallows the third and the kernel refuses both; here such BARs join the third range.
+    QEMU's since 8.2 (a31fe5daea).  Where a BAR of something else (ivshmem) lies above the assigned devices',
+    QEMU's second range swallows the third and the kernel refuses both; here such BARs join the third range.
     """
     bars = found.select(_high_bar)
     low, high = _split(found.select(lambda each: not _high_bar(each)))
@@ -190,7 +197,9 @@ def exact(found: Census) -> list[IovaRange]:
 
 
 def coalesced(limit: int) -> Strategy:
-    """At most ``limit`` ranges with the fewest bytes: the smallest gaps are closed first (Alex Williamson, 2023)."""
+    """At most ``limit`` ranges with the fewest bytes: the smallest gaps are closed first (Alex Williamson,
+    2023).
+    """
 
     def strategy(found: Census) -> IovaSet:
         return found.covered.coalesce(limit)
@@ -199,7 +208,9 @@ def coalesced(limit: int) -> Strategy:
 
 
 def split_at_gaps(min_gap: int) -> Strategy:
-    """A new range at every gap of at least ``min_gap`` bytes (seed discussion: 1 GiB); smaller ones are tracked through."""
+    """A new range at every gap of at least ``min_gap`` bytes (seed discussion: 1 GiB); smaller ones are
+    tracked through.
+    """
 
     def strategy(found: Census) -> list[IovaRange]:
         return split_ranges_at_gaps(found.ranges, min_gap)
@@ -208,7 +219,8 @@ def split_at_gaps(min_gap: int) -> Strategy:
 
 
 def max_iova(bits: int) -> Strategy:
-    """Everything a virtual IOMMU of this width can translate to, [0, 2^bits - 1], whatever is mapped at the moment.
+    """Everything a virtual IOMMU of this width can translate to, [0, 2^bits - 1], whatever is mapped at the
+    moment.
 
     Planned for QEMU in 2023 and not in 10.2.  39 bits fit mlx5's limit of 42, 48 do not.
 
@@ -250,7 +262,9 @@ class Fit(NamedTuple):
     over_tracked: int
     """Bytes that the device itself adds by combining ranges."""
     best: tuple[IovaRange, ...] | None
-    """The ranges to ask for: the fewest bytes that this device accepts and really tracks; None if there are none."""
+    """The ranges to ask for: the fewest bytes that this device accepts and really tracks; None if there are
+    none.
+    """
     best_over_tracked: int
     """Bytes of the best beyond the plan's own."""
 
@@ -298,8 +312,9 @@ def fit(
 ) -> Fit:
     """Hold ranges against a device's limits: what the device makes of them, and the best that it accepts.
 
-    The best closes the smallest gaps until the number fits: no cover with so few ranges has fewer bytes, so if even it
-    is too large, nothing fits.  Where one range has a largest size of its own, large ones are cut in two or more.
+    The best closes the smallest gaps until the number fits: no cover with so few ranges has fewer bytes, so
+    if even it is too large, nothing fits.  Where one range has a largest size of its own, large ones are cut
+    in two or more.
 
     :param ranges: none may overlap
     :raises ValueError: the page size is no power of two
@@ -354,7 +369,12 @@ def _cut(range_: IovaRange, piece: int) -> list[IovaRange]:
 
 def _pages(ranges: Sequence[IovaRange], page_size: int) -> list[IovaRange]:
     """The ranges widened to whole pages."""
-    return _disjoint([IovaRange(r.start // page_size * page_size, -(-(r.last + 1) // page_size) * page_size - 1) for r in ranges])
+    return _disjoint(
+        [
+            IovaRange(r.start // page_size * page_size, -(-(r.last + 1) // page_size) * page_size - 1)
+            for r in ranges
+        ]
+    )
 
 
 def _high_bar(each: Counted) -> bool:

@@ -1,4 +1,5 @@
-"""One adapter for each operation of the vector file: it turns the fields of an input into public calls, and results into fields.
+"""One adapter for each operation of the vector file: it turns the fields of an input into public calls, and
+results into fields.
 
 An adapter sees a vector's input and its variant, never what is expected.  It may answer more than is asked.
 """
@@ -27,7 +28,8 @@ def adapts(op: str) -> Callable[[Adapter], Adapter]:
     return register
 
 
-# --- Fields ------------------------------------------------------------------------------------------------------------
+# --- Fields
+# ------------------------------------------------------------------------------------------------------------
 
 
 def number(value: Any) -> int:
@@ -82,7 +84,8 @@ def text(function: Callable[[], Any]) -> Any:
         return f"error: {refusal}"
 
 
-# --- A: dirty-tracking ranges ------------------------------------------------------------------------------------------
+# --- A: dirty-tracking ranges
+# ------------------------------------------------------------------------------------------
 
 ALGORITHMS = {
     "min32/min64": qemu.Algorithm.SPLIT_32_64,
@@ -116,13 +119,20 @@ def dirty_ranges(given: Fields, variant: str) -> Fields:
         "ranges": [{"iova": address(iova), "length": address(length)} for iova, length in tracked.ranges],
         "update_traces": tracked.updates,
         "start_trace": tracked.start_line,
-        "not_counted": [{"index": them.index(each.section), "reason": each.reason} for each in tracked.dropped],
+        "not_counted": [
+            {"index": them.index(each.section), "reason": each.reason} for each in tracked.dropped
+        ],
         "kernel_start_errno": error(tracked.kernel_errno()),
     }
     try:
         tracked.prepare()
     except OSError as failure:
-        made |= {"start_result": "error", "errno": error(failure.errno or 0), "message": failure.strerror, "ioctls": 0}
+        made |= {
+            "start_result": "error",
+            "errno": error(failure.errno or 0),
+            "message": failure.strerror,
+            "ioctls": 0,
+        }
     return made
 
 
@@ -150,7 +160,11 @@ def dma_logging_start_request(given: Fields, variant: str) -> Fields:
 @adapts("dma_logging_stop_request")
 def dma_logging_stop_request(given: Fields, variant: str) -> Fields:
     request = qemu.StopRequest()
-    return {"ioctl": address(qemu.VFIO_DEVICE_FEATURE), "argsz": request.argsz, "flags": address(request.flags)}
+    return {
+        "ioctl": address(qemu.VFIO_DEVICE_FEATURE),
+        "argsz": request.argsz,
+        "flags": address(request.flags),
+    }
 
 
 @adapts("dma_logging_report_request")
@@ -179,7 +193,10 @@ def bitmap_size(given: Fields, variant: str) -> Fields:
 def start_all(given: Fields, variant: str) -> Fields:
     devices = [
         qemu.Device(
-            each["name"], each["dirty_tracking"], error_number(each.get("start")), error_number(each.get("stop"))
+            each["name"],
+            each["dirty_tracking"],
+            error_number(each.get("start")),
+            error_number(each.get("stop")),
         )
         for each in given["devices"]
     ]
@@ -195,14 +212,22 @@ def start_all(given: Fields, variant: str) -> Fields:
 
 @adapts("tracking_backend")
 def tracking_backend(given: Fields, variant: str) -> Fields:
-    devices = [qemu.Tracker(each["dirty_pages_supported"], each["device_dirty_page_tracking"]) for each in given["devices"]]
+    devices = [
+        qemu.Tracker(each["dirty_pages_supported"], each["device_dirty_page_tracking"])
+        for each in given["devices"]
+    ]
     return {"backend": qemu.backend(devices, given["container_dirty_pages_supported"]).value}
 
 
 @adapts("query_when_unsupported")
 def query_when_unsupported(given: Fields, variant: str) -> Fields:
-    answer = qemu.query(given["all_devices"], given["container"], number(given["ram_addr"]), number(given["size"]))
-    return {"ioctls": answer.ioctls, "marks_dirty": [address(each) for each in answer.marked] if answer.marked else None}
+    answer = qemu.query(
+        given["all_devices"], given["container"], number(given["ram_addr"]), number(given["size"])
+    )
+    return {
+        "ioctls": answer.ioctls,
+        "marks_dirty": [address(each) for each in answer.marked] if answer.marked else None,
+    }
 
 
 @adapts("kernel_logging_start")
@@ -213,7 +238,11 @@ def kernel_logging_start(given: Fields, variant: str) -> Fields:
         asked = [(number(iova), number(length)) for iova, length in given.get("ranges", [])]
     log_ops = all(given[field] for field in given if "log_ops" in field)
     host_page_size = given.get("host_page_size", 4096)
-    return {"errno": error(limits.core_start(asked, given.get("page_size", host_page_size), host_page_size, log_ops=log_ops))}
+    return {
+        "errno": error(
+            limits.core_start(asked, given.get("page_size", host_page_size), host_page_size, log_ops=log_ops)
+        )
+    }
 
 
 @adapts("kernel_logging_report")
@@ -257,7 +286,8 @@ def pds_start(given: Fields, variant: str) -> Fields:
     return {"errno": error(answer.errno), "regions": regions}
 
 
-# --- B: the alternatives -----------------------------------------------------------------------------------------------
+# --- B: the alternatives
+# -----------------------------------------------------------------------------------------------
 
 
 @adapts("iova_tree_insert")
@@ -365,7 +395,8 @@ def viommu_max_iova_range(given: Fields, variant: str) -> Fields:
     return {"ranges": pairs(plan.ranges), "mlx5_log": limits.MLX5.log_start(plan.ranges).log_space}
 
 
-# --- C: spurious mappings, widths, what the kernel answers -------------------------------------------------------------
+# --- C: spurious mappings, widths, what the kernel answers
+# -------------------------------------------------------------
 
 
 @adapts("is_spurious")
@@ -461,7 +492,8 @@ def intel_iommu_check(given: Fields, variant: str) -> Fields:
     return {"ok": message is None, "message": message}
 
 
-# --- D: reserved regions -----------------------------------------------------------------------------------------------
+# --- D: reserved regions
+# -----------------------------------------------------------------------------------------------
 
 
 def regions_of(given: list[list[Any]]) -> list[reserved.ReservedRegion]:
@@ -612,7 +644,8 @@ def resv_lookup(given: Fields, variant: str) -> Fields:
     return {"result": [str(reserved.translate(them, number(each))) for each in given["addrs"]]}
 
 
-# --- E: the AMD hole ---------------------------------------------------------------------------------------------------
+# --- E: the AMD hole
+# ---------------------------------------------------------------------------------------------------
 
 
 def machine_of(given: Fields) -> x86.Machine:

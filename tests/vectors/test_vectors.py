@@ -1,4 +1,6 @@
-"""Every vector of the file (``--vectors FILE``, or the project's own): the answer of the public calls is the one expected."""
+"""Every vector of the file (``--vectors FILE``, or the project's own): the answer of the public calls is the
+one expected.
+"""
 
 from __future__ import annotations
 
