@@ -52,7 +52,7 @@ enum {
     IOMMU_IOAS_MAP_FILE = (';' << 8) | 0x8f,            /* 6.13, as VIOMMU_ALLOC and VDEVICE_ALLOC */
     IOMMU_VIOMMU_ALLOC = (';' << 8) | 0x90,
     IOMMU_VDEVICE_ALLOC = (';' << 8) | 0x91,
-    IOMMU_IOAS_CHANGE_PROCESS = (';' << 8) | 0x92,      /* 6.14 */
+    IOMMU_IOAS_CHANGE_PROCESS = (';' << 8) | 0x92,
     IOMMU_VEVENTQ_ALLOC = (';' << 8) | 0x93,            /* 6.15 */
     IOMMU_HW_QUEUE_ALLOC = (';' << 8) | 0x94,           /* 6.17 */
     IOMMU_IOAS_NOIOMMU_GET_PA = (';' << 8) | 0x95,      /* 7.3 */
@@ -189,7 +189,7 @@ enum iommufd_hwpt_alloc_flags {
     IOMMU_HWPT_ALLOC_NEST_PARENT = 1 << 0,
     IOMMU_HWPT_ALLOC_DIRTY_TRACKING = 1 << 1,
     IOMMU_HWPT_FAULT_ID_VALID = 1 << 2,
-    IOMMU_HWPT_ALLOC_PASID = 1 << 3,            /* 6.14 */
+    IOMMU_HWPT_ALLOC_PASID = 1 << 3,
 };
 
 enum iommu_hwpt_vtd_s1_flags {

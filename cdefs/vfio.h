@@ -333,7 +333,7 @@ enum {
 
 enum {                                          /* s390 crypto (AP) */
     VFIO_AP_REQ_IRQ_INDEX = 0,
-    VFIO_AP_CFG_CHG_IRQ_INDEX = 1,              /* 6.16 */
+    VFIO_AP_CFG_CHG_IRQ_INDEX = 1,
     VFIO_AP_NUM_IRQS = 2,
 };
 
@@ -394,7 +394,7 @@ struct vfio_device_ioeventfd {
 /* ---- cdev and iommufd ---- */
 
 enum {
-    VFIO_DEVICE_BIND_FLAG_TOKEN = 1 << 0,       /* 6.18 */
+    VFIO_DEVICE_BIND_FLAG_TOKEN = 1 << 0,
 };
 
 struct vfio_device_bind_iommufd {
@@ -452,7 +452,7 @@ enum {
     VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP = 7,
     VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT = 8,             /* get */
     VFIO_DEVICE_FEATURE_MIG_DATA_SIZE = 9,                  /* get; 6.2 */
-    VFIO_DEVICE_FEATURE_BUS_MASTER = 10,                    /* set; 6.10 */
+    VFIO_DEVICE_FEATURE_BUS_MASTER = 10,                    /* set; 6.7 */
     VFIO_DEVICE_FEATURE_DMA_BUF = 11,                       /* get, returns a descriptor; 6.19 */
     VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 = 12,            /* set, no data: allows PRECOPY_INFO_REINIT */
     VFIO_DEVICE_FEATURE_ZPCI_ERROR = 13,                    /* get, s390 only; 7.3 */
@@ -550,8 +550,8 @@ struct vfio_device_feature_dma_buf {
     struct vfio_region_dma_range dma_ranges[];
 };
 
-struct vfio_device_feature_zpci_err {
-    uint64_t data;
+struct vfio_device_feature_zpci_err {           /* ENOMSG: no error is pending */
+    uint64_t data;                              /* address of cap_zpci_base.ccdf_err_length bytes */
 };
 
 /* ---- Type 1 IOMMU, on the container ---- */

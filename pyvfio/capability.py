@@ -7,11 +7,16 @@ answer, 0 for the last. The chain comes from outside, so it is walked with every
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from pyvfio import explain
+from pyvfio._abi import ffi, lib
 from pyvfio.errors import BadReply
+from pyvfio.fd import Fd
 
 _HEADER = struct.Struct("=HHI")
+#: far beyond any real answer
+_LONGEST = 1 << 20
 
 
 class Capability(NamedTuple):
@@ -22,17 +27,30 @@ class Capability(NamedTuple):
     offset: int
     data: memoryview
 
-    def fields(self, layout: struct.Struct, at: int = _HEADER.size) -> tuple[int, ...]:
-        """Unpack `layout` at an offset from the header.
+    def read(self, struct_: str) -> Any:
+        """This capability as a C struct (a pointer to it; it keeps the answer alive).
 
         :raises BadReply: the answer ends before it
         """
-        if at + layout.size > len(self.data):
+        if ffi.sizeof(struct_) > len(self.data):
             raise BadReply(
                 f"capability {self.id} at offset {self.offset} is cut short: "
-                f"{len(self.data)} bytes, {at + layout.size} needed"
+                f"{len(self.data)} bytes, {ffi.sizeof(struct_)} needed"
             )
-        return layout.unpack_from(self.data, at)
+        return ffi.from_buffer(f"{struct_} *", self.data)
+
+    def array(self, count: int, struct_: str, at: int) -> Any:
+        """`count` structs from an offset on, counted from the capability's header.
+
+        :raises BadReply: the answer ends before their end
+        """
+        last = at + count * ffi.sizeof(struct_)
+        if last > len(self.data):
+            raise BadReply(
+                f"capability {self.id} at offset {self.offset} is cut short: "
+                f"{count} entries need {last} bytes, there are {len(self.data)}"
+            )
+        return ffi.from_buffer(f"{struct_}[]", self.data[at:last])
 
 
 def chain(answer: memoryview, first: int, *, least: int) -> list[Capability]:
@@ -61,6 +79,29 @@ def chain(answer: memoryview, first: int, *, least: int) -> list[Capability]:
     return found
 
 
-def argsz_answer_is_sane(asked: int, answered: int) -> bool:
-    """Whether a larger argsz that the kernel asks for is one to believe (1 MiB is far beyond any real answer)."""
-    return asked <= answered <= 1 << 20
+def ask(fd: Fd, call: str, struct_: str, **fields: int) -> tuple[Any, memoryview]:
+    """Put a question whose answer says in `argsz` how long it would like to be, as often as that grows.
+
+    :param struct_: the C type, which starts with argsz and flags
+    :param fields: what is asked
+    :returns: the filled struct, and all bytes of the answer
+    :raises OSError: as the call does
+    :raises BadReply: an argsz that no real answer has
+    """
+    request = getattr(lib, call)
+    size = ffi.sizeof(struct_)
+    while True:
+        memory = bytearray(size)
+        answer = ffi.from_buffer(f"{struct_} *", memory)
+        answer.argsz = size
+        for name, value in fields.items():
+            setattr(answer, name, value)
+        error = fd.ioctl(request, answer)
+        if error < 0:
+            raise explain.failed(fd, error, call, ", ".join(f"{k}={v}" for k, v in fields.items()))
+        wanted = answer.argsz
+        if wanted <= size:
+            return answer, memoryview(memory)
+        if wanted > _LONGEST:
+            raise BadReply(f"{call} on {fd.name}: argsz of {wanted} bytes")
+        size = wanted

@@ -7,6 +7,9 @@ it gave an answer that its own ABI rules out. All of them pickle.
 
 from __future__ import annotations
 
+import errno
+from typing import Any, Self
+
 
 class Error(Exception):
     """Base of what pyvfio raises on its own account."""
@@ -40,8 +43,12 @@ class BadReply(Error):
     """The kernel's answer breaks the kernel's own ABI, for example a capability chain that never ends."""
 
 
-class Refused(Error, ValueError):
+class Refused(Error, OSError, ValueError):
     """The library refuses what the kernel would let pass, because it would lose data or say nothing true.
 
-    A page size that is no power of two, a dirty report outside the logged ranges, and the like.
+    A page size that is no power of two, a dirty report outside the logged ranges, a register access that is not aligned, and the
+    like. It is an OSError with the errno that the kernel should have given, EINVAL.
     """
+
+    def __new__(cls, *args: Any) -> Self:
+        return super().__new__(cls, *(args if len(args) > 1 else (errno.EINVAL, *args)))

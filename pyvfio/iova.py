@@ -1,11 +1,12 @@
-"""I/O virtual addresses: :class:`IovaRange`, one inclusive range, and :class:`IovaSet`, an immutable set of them.
+"""I/O virtual addresses: :class:`IovaRange`, an inclusive range, and :class:`IovaSet`, a set of them.
 
-Everything else speaks in these two.  ``last`` is inclusive, as in iommufd and in type1's range capability, so that
-a range may reach 2^64-1; there is no ``end``.  All addresses and sizes are bytes.
+Everything else speaks in these two.  ``last`` is inclusive, as in iommufd and in type1's range capability, so
+that a range may reach 2^64-1; there is no ``end``.  All addresses and sizes are bytes.
 """
 
 from __future__ import annotations
 
+import errno
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
@@ -14,8 +15,12 @@ from itertools import chain
 from operator import index
 from typing import TYPE_CHECKING, NamedTuple, Self, overload
 
+from pyvfio._abi import ffi, lib
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from pyvfio._abi import CData
 
 _LAST = 2**64 - 1
 
@@ -28,8 +33,8 @@ class _Pair(NamedTuple):
 class IovaRange(_Pair):
     """The addresses from ``start`` to ``last``, both included; never empty.
 
-    It is a tuple: it unpacks into ``start, last``, sorts by them and equals the plain pair.  ``in``, however, asks
-    for an address (``0x1000 in range``) or for a whole other range.
+    It is a tuple: it unpacks into ``start, last``, sorts by them and equals the plain pair.  ``in``, however,
+    asks for an address (``0x1000 in range``) or for a whole other range.
 
     :raises ValueError: unless 0 <= start <= last < 2^64.
     """
@@ -97,9 +102,9 @@ WHOLE = IovaRange(0, _LAST)
 class IovaSet:
     """An immutable set of addresses, kept as sorted ranges of which no two overlap or touch.
 
-    It iterates, and is indexed, as :class:`IovaRange`; those objects are made only when asked for.  What it holds is one
-    array of (start, last) pairs of u64, so a million ranges are 16 MB and cost no object each.  ``a | b``, ``a & b``,
-    ``a - b`` and ``==`` work on the addresses; ``in`` asks for an address or for a whole range.
+    It iterates, and is indexed, as :class:`IovaRange`; those objects are made only when asked for.  What it
+    holds is one array of (start, last) pairs of u64, so a million ranges are 16 MB and no objects.  ``a | b``,
+    ``a & b``, ``a - b`` and ``==`` work on the addresses; ``in`` asks for an address or for a whole range.
 
     :param ranges: IovaRanges, or (start, last) pairs, in any order
     :raises ValueError: a pair is no range of 64-bit addresses
@@ -118,13 +123,13 @@ class IovaSet:
     def from_array(cls, pairs: Buffer) -> IovaSet:
         """The set of the (start, last) pairs in an array, in any order; the array is copied.
 
-        :param pairs: u64, (n, 2) or flat, contiguous: a numpy array, an ``array("Q")``, or plain bytes of such
+        :param pairs: u64, (n, 2) or flat, contiguous: a numpy array, an ``array("Q")``, or the bytes of one
         :raises TypeError: the items are not unsigned 64-bit integers of this machine's byte order
         :raises ValueError: the numbers do not come in pairs, or a pair has start > last
         """
         view = memoryview(pairs)
         if view.format not in ("Q", "L", "=Q", "@Q", "@L", "<Q", "B"):
-            raise TypeError(f"(start, last) pairs must be u64 (numpy.uint64, format Q), not format {view.format!r}")
+            raise TypeError(f"(start, last) pairs must be u64 (numpy.uint64), not of format {view.format!r}")
         if view.nbytes % 16:
             raise ValueError(f"{view.nbytes} bytes are no whole number of (start, last) pairs of u64")
         return cls._of(_normalised(array("Q", bytes(view))))
@@ -173,7 +178,7 @@ class IovaSet:
         return self.holding(what) is not None  # type: ignore[arg-type]
 
     def holding(self, what: int | IovaRange) -> IovaRange | None:
-        """The range of this set in which an address, or the whole of another range, lies; None if there is none."""
+        """The range of this set that holds an address, or the whole of another range; None if none does."""
         start, last = what if isinstance(what, IovaRange) else (index(what), index(what))
         at = bisect_right(self._starts, start) - 1
         return self[at] if at >= 0 and last <= self._lasts[at] else None
@@ -199,7 +204,11 @@ class IovaSet:
     def __and__(self, other: IovaSet) -> IovaSet:
         if not isinstance(other, IovaSet):
             return NotImplemented
-        return self._of(_intersection(self._pairs, other._pairs))
+        made = array("Q", bytes(16 * (len(self) + len(other))))
+        count = lib.pyvfio_ranges_intersect(
+            _u64(made), _u64(self._pairs), len(self), _u64(other._pairs), len(other)
+        )
+        return self._of(memoryview(made)[: 2 * count])
 
     def __sub__(self, other: IovaSet) -> IovaSet:
         if not isinstance(other, IovaSet):
@@ -208,30 +217,23 @@ class IovaSet:
 
     def complement(self, within: IovaRange = WHOLE) -> IovaSet:
         """The addresses of ``within`` that are not in this set."""
-        # Between two ranges, and before the first and after the last, lies one of the complement's.
-        edges = array("Q")
-        start = within.start
-        for range_ in self:
-            if range_.start > within.last:
-                break
-            if range_.start > start:
-                edges.extend((start, range_.start - 1))
-            start = max(start, range_.last + 1)
-        if start <= within.last:
-            edges.extend((start, within.last))
-        return self._of(edges)
+        made = array("Q", bytes(16 * (len(self) + 1)))
+        count = lib.pyvfio_ranges_complement(_u64(made), _u64(self._pairs), len(self), *within)
+        return self._of(memoryview(made)[: 2 * count])
 
     def coalesce(self, limit: int) -> IovaSet:
-        """At most ``limit`` ranges that cover this set, by closing the smallest gaps first, of equal ones the lowest.
+        """At most ``limit`` ranges that cover this set: the smallest gaps are closed, of equal ones the lowest.
 
-        This adds the fewest bytes that any such cover can add, and is what drivers do with too many DMA-logging ranges
-        (the kernel's vfio_combine_iova_ranges, since Linux 6.1), in linear time instead of quadratic.
+        No other cover of so few ranges adds fewer bytes.  It is what drivers do with too many DMA-logging ranges
+        (the kernel's vfio_combine_iova_ranges), but in linear time.
 
         :raises ValueError: ``limit`` is less than 1
         """
         if limit < 1:
             raise ValueError(f"a set cannot be coalesced to {limit} ranges")
-        return self._of(_coalesced(self._pairs, limit))
+        pairs = array("Q", self._pairs.tobytes())
+        count = lib.pyvfio_ranges_coalesce(_u64(pairs), len(self), limit)
+        return self._of(memoryview(pairs)[: 2 * count])
 
     def align(self, page_size: int) -> IovaSet:
         """The whole pages in this set: each range shrunk inwards to multiples of ``page_size``, or dropped.
@@ -247,7 +249,7 @@ class IovaSet:
         return self._of(array("Q", chain.from_iterable(pair for pair in shrunk if pair[0] <= pair[1])))
 
     def first_fit(self, size: int, alignment: int = 1, within: IovaRange = WHOLE) -> IovaRange | None:
-        """The lowest ``size`` bytes in the set, and in ``within``, that start at a multiple of ``alignment``; or None."""
+        """The lowest ``size`` bytes in the set and in ``within``, at a multiple of ``alignment``; or None."""
         for at in range(bisect_left(self._lasts, within.start), len(self)):
             start = max(self._starts[at], within.start)
             start += -start % alignment
@@ -258,7 +260,7 @@ class IovaSet:
         return None
 
     def last_fit(self, size: int, alignment: int = 1, within: IovaRange = WHOLE) -> IovaRange | None:
-        """The highest ``size`` bytes in the set, and in ``within``, that start at a multiple of ``alignment``; or None."""
+        """The highest ``size`` bytes in the set and in ``within``, at a multiple of ``alignment``; or None."""
         for at in range(bisect_right(self._starts, within.last) - 1, -1, -1):
             start = min(self._lasts[at], within.last) - size + 1
             start -= start % alignment
@@ -269,10 +271,10 @@ class IovaSet:
         return None
 
     def nearest(self, wanted: IovaRange, alignment: int = 1) -> tuple[IovaRange, ...]:
-        """The places in the set nearest to ``wanted``, of its size, that start at multiples of ``alignment``.
+        """The places in the set nearest to ``wanted``, of its size, at multiples of ``alignment``.
 
-        At most two: the nearest that starts below it and the nearest above, in this order.  Only ``wanted`` itself, if it
-        is in the set and aligned.
+        At most two: the nearest that starts below it and the nearest above, in this order.  Just ``wanted``
+        itself, if it is in the set and aligned.
         """
         size = wanted.size
         above = self.first_fit(size, alignment, IovaRange(wanted.start, _LAST))
@@ -295,38 +297,17 @@ def _span(range_: IovaRange) -> str:
     return f"0x{range_.start:08x}..0x{range_.last:08x}"
 
 
-def _normalised(pairs: array[int]) -> array[int]:
-    made = array("Q")
-    for start, last in sorted(zip(pairs[0::2], pairs[1::2], strict=True)):
-        if start > last:
-            raise ValueError(f"not a range: start {start:#x}, last {last:#x}")
-        if made and start <= made[-1] + 1:
-            made[-1] = max(made[-1], last)
-        else:
-            made.extend((start, last))
-    return made
+def _u64(buffer: Buffer) -> CData:
+    return ffi.from_buffer("uint64_t[]", buffer)
 
 
-def _intersection(one: memoryview, other: memoryview) -> array[int]:
-    made = array("Q")
-    i = j = 0
-    while i < len(one) and j < len(other):
-        start = max(one[i], other[j])
-        last = min(one[i + 1], other[j + 1])
-        if start <= last:
-            made.extend((start, last))
-        if one[i + 1] < other[j + 1]:
-            i += 2
-        else:
-            j += 2
-    return made
-
-
-def _coalesced(pairs: memoryview, limit: int) -> array[int]:
-    made = array("Q", pairs.tobytes())
-    excess = len(pairs) // 2 - limit
-    if excess > 0:
-        gaps = sorted(range(2, len(pairs), 2), key=lambda i: pairs[i] - pairs[i - 1])
-        for i in sorted(gaps[:excess], reverse=True):
-            del made[i - 1 : i + 1]
-    return made
+def _normalised(pairs: array[int]) -> memoryview:
+    """The pairs, sorted and merged in place."""
+    count = ffi.new("size_t *", len(pairs) // 2)
+    error = lib.pyvfio_ranges_normalise(_u64(pairs), count)
+    if error == -errno.EINVAL:
+        start, last = pairs[2 * count[0] : 2 * count[0] + 2]
+        raise ValueError(f"not a range: start {start:#x}, last {last:#x}")
+    if error:
+        raise MemoryError(f"no memory to sort {len(pairs) // 2} ranges")
+    return memoryview(pairs)[: 2 * count[0]]

@@ -8,7 +8,7 @@ native code uses too, and the rest (open, read, sysfs, ...) through its methods.
 from __future__ import annotations
 
 import errno
-import mmap
+import mmap as _mmap
 import os
 import select
 import sys
@@ -25,6 +25,31 @@ class SysfsDevice(NamedTuple):
     name: str
     path: str
     properties: dict[str, str]
+
+
+class UdevMonitor:
+    """uevents as they come: udev's, or the kernel's own where no udevd runs."""
+
+    def __init__(self) -> None:
+        import pyudev
+
+        source = "udev" if os.path.exists("/run/udev/control") else "kernel"
+        self._monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source=source)
+        self._monitor.start()
+
+    def fileno(self) -> int:
+        return int(self._monitor.fileno())
+
+    def poll(self, timeout: float | None) -> tuple[str, SysfsDevice] | None:
+        """The next action and its device; None when `timeout` seconds have passed."""
+        device = self._monitor.poll(timeout)
+        if device is None:
+            return None
+        found = SysfsDevice(device.subsystem or "", device.sys_name, device.sys_path, dict(device.properties))
+        return device.action or "", found
+
+    def close(self) -> None:
+        del self._monitor  # libudev's descriptor goes with it
 
 
 class Kernel:
@@ -69,21 +94,21 @@ class Kernel:
 
     # Memory.
 
-    def mmap(self, fd: int, size: int, *, offset: int, prot: int) -> mmap.mmap:
+    def mmap(self, fd: int, size: int, *, offset: int, prot: int) -> _mmap.mmap:
         """Shared memory of a descriptor, closed by `close()` or when nothing refers to it any more."""
         options: dict[str, Any] = {}
         if sys.version_info >= (3, 13):
             options["trackfd"] = False  # before that, mmap keeps a second descriptor open
-        return mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=prot, offset=offset, **options)
+        return _mmap.mmap(fd, size, flags=_mmap.MAP_SHARED, prot=prot, offset=offset, **options)
 
-    def memory(self, size: int, *, huge: int | None = None) -> mmap.mmap:
+    def memory(self, size: int, *, huge: int | None = None) -> _mmap.mmap:
         """New private memory that a forked child does not see; `huge` asks for huge pages of that size."""
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        flags = _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS
         if huge is not None:
             # MAP_HUGETLB, and log2 of the page size where mmap(2) looks for it.
             flags |= 0x40000 | (huge.bit_length() - 1) << 26
-        memory = mmap.mmap(-1, size, flags=flags)
-        memory.madvise(mmap.MADV_DONTFORK)
+        memory = _mmap.mmap(-1, size, flags=flags)
+        memory.madvise(_mmap.MADV_DONTFORK)
         return memory
 
     # sysfs and procfs.
@@ -114,12 +139,34 @@ class Kernel:
         if written != len(data):
             raise OSError(errno.EIO, f"wrote {written} of {len(data)} bytes", path)
 
+    # Files that programs share: pyvfio's journal of changed bindings.
+
+    def create(self, path: str) -> int:
+        """Open a file for reading and writing, made if need be, with its directory; root's alone."""
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def flock(self, fd: int, operation: int) -> None:
+        """flock(2); `operation` of the fcntl module's LOCK_*."""
+        import fcntl
+
+        fcntl.flock(fd, operation)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.truncate(fd, size)
+
+    # udev.
+
     def udev_devices(self, **match: str) -> Iterator[SysfsDevice]:
         """Devices by udev's enumeration; `match` as for pyudev (`subsystem="pci"`)."""
         import pyudev
 
         for device in pyudev.Context().list_devices(**match):
             yield SysfsDevice(device.subsystem or "", device.sys_name, device.sys_path, dict(device.properties))
+
+    def udev_monitor(self) -> UdevMonitor:
+        """The changes to devices from now on."""
+        return UdevMonitor()
 
 
 class LinuxKernel(Kernel):

@@ -6,11 +6,11 @@ As a program it builds the extension in place and rewrites its types, pyvfio/_ab
 
 setuptools takes `build_ext` and `bdist_wheel` from here (pyproject.toml), so that the same happens for pip.
 
-What is in cdefs/, in the order in which both cffi and the C compiler read it:
-- vfio.h, iommufd.h, native.h, ranges.h, bitmap.h: declarations that are C for the compiler and cdefs for cffi;
-- callbacks.h: for cffi only, the `extern "Python"` functions; native.c may declare and use them as plain C;
-- native.c, ranges.c, bitmap.c: for the compiler only, included last, so that small functions can be inlined
-  into cffi's wrappers.
+What is in cdefs/, in the order in which it is read:
+- DECLARATIONS: C for the compiler and cdefs for cffi, so without includes and the like (vfio.h says more);
+- callbacks.h: for cffi only, the `extern "Python"` functions;
+- DEFINITIONS: for the compiler only, all in one unit, so that cffi's wrappers inline what is small.
+A new file is named here and in pyproject.toml's `depends`, which also puts it into the sdist.
 """
 
 from __future__ import annotations
@@ -49,13 +49,17 @@ def cdef(name: str) -> str:
     return re.sub(r'^#define (\w+) ".*"$', r"static const char *const \1;", text, flags=re.MULTILINE)
 
 
+def source() -> str:
+    """Our C, as it stands at the head of what cffi writes."""
+    return PRELUDE + "".join(f'#include "{name}"\n' for name in (*DECLARATIONS, *DEFINITIONS))
+
+
 def declare() -> FFI:
     """All declarations, as a builder that can write the extension's C."""
     ffi = FFI()
     for name in (*DECLARATIONS, "callbacks.h"):
         ffi.cdef(cdef(name))
-    includes = "".join(f'#include "{name}"\n' for name in (*DECLARATIONS, *DEFINITIONS))
-    ffi.set_source("pyvfio._abi", PRELUDE + includes)
+    ffi.set_source("pyvfio._abi", source())
     return ffi
 
 
@@ -63,10 +67,10 @@ class build_ext(_build_ext):
     """Has cffi write the C of an extension before it is compiled."""
 
     def build_extension(self, ext: Extension) -> None:
-        source = Path(self.build_temp) / "_abi.c"
-        source.parent.mkdir(parents=True, exist_ok=True)
-        declare().emit_c_code(str(source))
-        ext.sources = [str(source)]
+        written = Path(self.build_temp) / "_abi.c"
+        written.parent.mkdir(parents=True, exist_ok=True)
+        declare().emit_c_code(str(written))
+        ext.sources = [str(written)]
         if STABLE_ABI:
             ext.define_macros.append(("Py_LIMITED_API", f"0x{OLDEST[0]:02x}{OLDEST[1]:02x}0000"))
         else:

@@ -202,12 +202,14 @@ class Declarations:
             record = isinstance(inner, (c_ast.Struct, c_ast.Union))
             if (record and inner.name) or isinstance(inner, c_ast.Enum):
                 self._read_type(inner)
+            inside = prefix
             if decl.name:
                 kind = "pointer" if pointer else _type_name(inner) if record else "integer"
                 member = _Member(prefix + decl.name, kind, dimensions, flexible, bool(decl.bitsize))
+                inside = f"{member.element}."
                 yield member
             if record and not inner.name and not pointer:
-                yield from self._members(inner, f"{member.element}." if decl.name else prefix)
+                yield from self._members(inner, inside)
 
     def measure(self) -> Abi:
         """The same with the compiler's numbers."""
@@ -220,7 +222,8 @@ class Declarations:
                 case "number":
                     abi.constants[name] = int(values[0])
                 case "struct":
-                    abi.structs[name] = Struct(*map(int, values))
+                    size, alignment = map(int, values)
+                    abi.structs[name] = Struct(size, alignment)
                 case "field":
                     kind, offset, size, element = values[1], *map(int, values[2:])
                     abi.structs[name].fields[values[0]] = Field(offset, size, element, kind)

@@ -174,7 +174,8 @@ def report(
             "\t__u32 data_fd;",
             [
                 "struct vfio_device_feature_mig_state: "
-                "field data_fd is signed of 32 bits, 32 in all, at bit 32, the kernel's is unsigned of 32 bits, 32 in all, at bit 32"
+                "field data_fd is signed of 32 bits, 32 in all, at bit 32, "
+                "the kernel's is unsigned of 32 bits, 32 in all, at bit 32"
             ],
             id="a field of another sign",
         ),
@@ -184,7 +185,8 @@ def report(
             "\t__s32 data_fd : 7;",
             [
                 "struct vfio_device_feature_mig_state: "
-                "field data_fd is signed of 32 bits, 32 in all, at bit 32, the kernel's is signed of 7 bits, 7 in all, at bit 32"
+                "field data_fd is signed of 32 bits, 32 in all, at bit 32, "
+                "the kernel's is signed of 7 bits, 7 in all, at bit 32"
             ],
             id="a field of bits",
         ),

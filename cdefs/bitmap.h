@@ -1,0 +1,31 @@
+/* Bitmaps of pages as the kernel's dirty reports write them: bit 0 of word 0 is the first page of the range asked for, words
+ * are u64, little endian. Bits beyond the last page are never counted, whatever they are.
+ *
+ * Nothing here calls the OS but to get memory, and no door is needed. */
+
+/* An array that grows; values is for free(). All zero is the empty one. */
+typedef struct {
+	uint64_t *values;
+	size_t count;
+	size_t capacity;
+} pyvfio_array;
+
+/* Append the (start, last) pairs of the runs of dirty pages of a range that begins at `iova`, or the address of each dirty
+ * page; a page is 1 << page_shift bytes. Ranges must come in ascending order; a run that goes on from the end of one
+ * range into the beginning of a touching one is one run. 0, or -ENOMEM, which leaves the array to be freed. */
+int pyvfio_bitmap_runs(pyvfio_array *runs, const uint64_t *words, uint64_t bits, uint64_t iova, unsigned page_shift);
+int pyvfio_bitmap_pages(pyvfio_array *pages, const uint64_t *words, uint64_t bits, uint64_t iova, unsigned page_shift);
+
+/* Give back the room that is left. */
+void pyvfio_array_trim(pyvfio_array *array);
+
+uint64_t pyvfio_bitmap_count(const uint64_t *words, uint64_t bits);
+_Bool pyvfio_bitmap_any(const uint64_t *words, uint64_t bits);
+_Bool pyvfio_bitmap_equal(const uint64_t *one, const uint64_t *other, uint64_t bits);
+void pyvfio_bitmap_clear(uint64_t *words, uint64_t bits);
+
+/* into[into_bit ...] |= from[from_bit ...]; the two do not overlap. */
+void pyvfio_bitmap_or(uint64_t *into, uint64_t into_bit, const uint64_t *from, uint64_t from_bit, uint64_t bits);
+
+void *calloc(size_t count, size_t size);
+void free(void *memory);

@@ -1,0 +1,256 @@
+"""What a dirty report gave: which pages of which ranges were written."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from operator import attrgetter, index
+from typing import TYPE_CHECKING
+
+from pyvfio._abi import ffi, lib
+from pyvfio.errors import BadReply
+from pyvfio.iova import IovaRange, IovaSet
+
+if TYPE_CHECKING:
+    from pyvfio._abi import CData
+
+# Before and after each segment's bits: whoever writes beyond the bitmap that it was given changes one of them.
+_GUARD = 0x6472_6175_6721_2121
+
+
+class Segment:
+    """The pages of one range, as a bitmap that the kernel writes to: bit 0 of word 0 is the first page.
+
+    It lives in memory of its :class:`DirtyBitmap`, which each of the views keeps alive.
+
+    :ivar range: the addresses it covers
+    :ivar page_size: bytes for each bit
+    :ivar page_count: bits that mean something; what follows them in the last word never counts
+    :ivar words: the bitmap as a writable memoryview of u64, not copied: for ``numpy.asarray``
+    :ivar address: of the bitmap in this process's memory, for a REPORT
+    """
+
+    __slots__ = ("__weakref__", "_guarded", "address", "page_count", "page_size", "range", "words")
+
+    def __init__(self, range_: IovaRange, page_size: int, guarded: memoryview, address: int) -> None:
+        self.range = range_
+        self.page_size = page_size
+        self.page_count = range_.size // page_size
+        self.words = guarded[1:-1]
+        self.address = address + 8
+        self._guarded = guarded
+        guarded[0] = guarded[-1] = _GUARD
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the bitmap: whole words."""
+        return self.words.nbytes
+
+    @property
+    def bits(self) -> memoryview:
+        """The bitmap as bytes, lowest bit first: ``numpy.unpackbits(segment.bits, bitorder="little")``."""
+        return self.words.cast("B")[: (self.page_count + 7) // 8]
+
+    def count(self) -> int:
+        """How many pages are dirty."""
+        return lib.pyvfio_bitmap_count(self._c, self.page_count)
+
+    def check_guards(self) -> None:
+        """Make sure that nothing was written around the bitmap.
+
+        :raises BadReply: the kernel wrote beyond the bitmap; what it overwrote there was nobody's
+        """
+        if self._guarded[0] != _GUARD or self._guarded[-1] != _GUARD:
+            where = "before" if self._guarded[0] != _GUARD else "after"
+            raise BadReply(f"the kernel wrote {where} the bitmap of {self.range}, page size {self.page_size}")
+
+    def _add(self, other: Segment) -> None:
+        """Mark what is dirty in ``other`` and lies in the range of this one; the page sizes are the same."""
+        common = self.range.intersection(other.range)
+        if common is not None:
+            mine = (common.start - self.range.start) // self.page_size
+            theirs = (common.start - other.range.start) // self.page_size
+            lib.pyvfio_bitmap_or(self._c, mine, other._c, theirs, common.size // self.page_size)
+
+    @property
+    def _c(self) -> CData:
+        return ffi.cast("uint64_t *", self.address)
+
+    def __repr__(self) -> str:
+        return f"<Segment {self.range}: {self.count()} of {self.page_count} pages dirty>"
+
+
+class DirtyBitmap:
+    """The dirty pages of one or several ranges, which may be terabytes apart.
+
+    There is a bitmap for each range, and none for what lies between.  ``iova in bitmap`` asks whether the page
+    of an address is dirty, ``bool(bitmap)`` whether any is.  ``a |= b`` adds b's dirty pages to a, without
+    allocating, if a's ranges cover b's; ``a | b`` makes a bitmap of the ranges of both.  For anything else
+    there is the algebra of :meth:`runs`: ``second.runs() - first.runs()``.
+
+    Any number of threads may read; one that writes, by a report or ``|=``, must be alone.
+
+    :param ranges: whole pages each, no two overlapping; the order is kept
+    :param page_size: bytes, a power of two
+    :raises ValueError: page size or ranges are not like that
+
+    :ivar segments: a :class:`Segment` for each range, in the order given
+    """
+
+    __slots__ = ("__weakref__", "_sorted", "page_size", "segments")
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, ranges: Iterable[IovaRange], page_size: int = 4096) -> None:
+        if page_size < 1 or page_size & (page_size - 1):
+            raise ValueError(f"page size {page_size:#x} is no power of two")
+        ranges = tuple(ranges)
+        for range_ in ranges:
+            if not range_.is_aligned(page_size):
+                raise ValueError(f"{range_} is not made of whole pages of {page_size:#x} bytes")
+        ascending = sorted(ranges)
+        for low, high in pairwise(ascending):
+            if low.overlaps(high):
+                raise ValueError(f"{low} and {high} overlap")
+
+        # One piece of memory for all segments: guard, bits, guard, the bits beginning with a cache line of 8
+        # words.  calloc leaves a large one to the kernel, which zeroes what is touched when it is touched.
+        lengths = [-(-range_.size // page_size // 64) for range_ in ranges]
+        nbytes = 8 * (16 + sum((length + 2 + 7) // 8 * 8 for length in lengths))
+        memory = lib.calloc(nbytes, 1) if nbytes < 2**63 else ffi.NULL
+        if not memory:
+            raise MemoryError(f"no memory for a bitmap of {nbytes} bytes")
+        memory = ffi.gc(memory, lib.free, nbytes)
+        words = memoryview(ffi.buffer(memory, nbytes)).cast("Q")
+        address = int(ffi.cast("uintptr_t", memory))
+
+        self.page_size = page_size
+        segments = []
+        at = (-address // 8 - 1) % 8
+        for range_, length in zip(ranges, lengths, strict=True):
+            segments.append(Segment(range_, page_size, words[at : at + length + 2], address + at * 8))
+            at += (length + 2 + 7) // 8 * 8
+        self.segments = tuple(segments)
+        self._sorted = sorted(segments, key=attrgetter("range"))
+
+    @property
+    def ranges(self) -> tuple[IovaRange, ...]:
+        """The range of each segment."""
+        return tuple(segment.range for segment in self.segments)
+
+    def holding(self, iova: int) -> Segment | None:
+        """The segment in whose range an address lies, or None."""
+        at = self._find(iova)
+        return self._sorted[at] if at >= 0 and iova in self._sorted[at].range else None
+
+    def _find(self, iova: int) -> int:
+        """The index of the last segment that starts at or below an address, -1 if none does."""
+        return bisect_right(self._sorted, iova, key=lambda segment: segment.range.start) - 1
+
+    def __contains__(self, iova: int) -> bool:
+        segment = self.holding(index(iova))
+        if segment is None:
+            return False
+        page = (iova - segment.range.start) // self.page_size
+        return bool(segment.words[page // 64] >> page % 64 & 1)
+
+    def count(self) -> int:
+        """How many pages are dirty."""
+        return sum(segment.count() for segment in self.segments)
+
+    def __bool__(self) -> bool:
+        return any(lib.pyvfio_bitmap_any(segment._c, segment.page_count) for segment in self.segments)
+
+    def runs(self) -> IovaSet:
+        """The dirty addresses: a range for each run of dirty pages, in ascending order.
+
+        The result is an array of (start, last) pairs of u64, which iterates as IovaRange.  A run that goes on
+        from one segment into another that touches it is one run.
+        """
+        return IovaSet._of(self._collect(lib.pyvfio_bitmap_runs))
+
+    def pages(self) -> memoryview:
+        """The address of each dirty page, in ascending order: a read-only memoryview of u64."""
+        return self._collect(lib.pyvfio_bitmap_pages)
+
+    def _collect(self, append: Callable[..., int]) -> memoryview:
+        array = ffi.new("pyvfio_array *")
+        shift = self.page_size.bit_length() - 1
+        for segment in self._sorted:
+            if append(array, segment._c, segment.page_count, segment.range.start, shift) < 0:
+                lib.free(array.values)
+                raise MemoryError("no memory for what is dirty")
+        lib.pyvfio_array_trim(array)
+        if not array.count:
+            return memoryview(b"").cast("Q")
+        values = ffi.gc(array.values, lib.free, array.count * 8)
+        return memoryview(ffi.buffer(values, array.count * 8)).cast("Q").toreadonly()
+
+    def clear(self) -> None:
+        """Make all pages clean."""
+        for segment in self.segments:
+            lib.pyvfio_bitmap_clear(segment._c, segment.page_count)
+
+    def copy(self) -> DirtyBitmap:
+        """Another bitmap of the same ranges, with the same pages dirty."""
+        made = DirtyBitmap(self.ranges, self.page_size)
+        made |= self
+        return made
+
+    def check_guards(self) -> None:
+        """Make sure that nothing was written around the bitmaps; to be called after every report.
+
+        :raises BadReply: the kernel wrote beyond a bitmap
+        """
+        for segment in self.segments:
+            segment.check_guards()
+
+    def __ior__(self, other: DirtyBitmap) -> DirtyBitmap:
+        if not isinstance(other, DirtyBitmap):
+            return NotImplemented
+        self._check_page_size(other)
+        outside = None if other.ranges == self.ranges else IovaSet(other.ranges) - IovaSet(self.ranges)
+        if outside:
+            raise ValueError(f"{outside[0]} of the other bitmap is in no range of this one")
+        for theirs in other._sorted:
+            at = self._find(theirs.range.start)
+            while at < len(self._sorted) and self._sorted[at].range.overlaps(theirs.range):
+                self._sorted[at]._add(theirs)
+                at += 1
+        return self
+
+    def _check_page_size(self, other: DirtyBitmap) -> None:
+        if other.page_size != self.page_size:
+            raise ValueError(f"bitmaps of different page sizes, {self.page_size} and {other.page_size}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DirtyBitmap):
+            return NotImplemented
+        return (
+            self.page_size == other.page_size
+            and len(self._sorted) == len(other._sorted)
+            and all(
+                mine.range == theirs.range and lib.pyvfio_bitmap_equal(mine._c, theirs._c, mine.page_count)
+                for mine, theirs in zip(self._sorted, other._sorted, strict=True)
+            )
+        )
+
+    def __or__(self, other: DirtyBitmap) -> DirtyBitmap:
+        if not isinstance(other, DirtyBitmap):
+            return NotImplemented
+        self._check_page_size(other)
+        ranges: Iterable[IovaRange] = self.ranges
+        if ranges != other.ranges:
+            ranges = IovaSet(self.ranges) | IovaSet(other.ranges)
+        made = DirtyBitmap(ranges, self.page_size)
+        made |= self
+        made |= other
+        return made
+
+    def __repr__(self) -> str:
+        pages = sum(segment.page_count for segment in self.segments)
+        return (
+            f"<DirtyBitmap: {self.count()} of {pages} pages of {self.page_size} bytes dirty, "
+            f"in {len(self.segments)} range{'s' * (len(self.segments) != 1)}>"
+        )

@@ -1,0 +1,446 @@
+"""A container, `/dev/vfio/vfio`: groups that share one address space, in the modes `type1` and `type1v2`."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyvfio import capability, explain, host
+from pyvfio import kernel as _kernel
+from pyvfio._abi import ffi, lib
+from pyvfio.errors import BadReply, Closed, Refused, Unsupported
+from pyvfio.fd import Fd
+from pyvfio.group import Group
+from pyvfio.host.discovery import no_group_reason
+from pyvfio.iova import IovaRange, IovaSet
+from pyvfio.kernel import Kernel
+from pyvfio.memory import DmaBuffer, pinned
+from pyvfio.space import AddressSpace, Mapping
+
+if TYPE_CHECKING:
+    from pyvfio.bitmap import DirtyBitmap
+    from pyvfio.device import Device
+
+#: mode -> the IOMMU type that VFIO_SET_IOMMU takes
+_TYPES = {"type1": lib.VFIO_TYPE1_IOMMU, "type1v2": lib.VFIO_TYPE1v2_IOMMU}
+
+
+class IommuInfo(NamedTuple):
+    """VFIO_IOMMU_GET_INFO: `struct vfio_iommu_type1_info` with its capabilities.
+
+    :ivar flags: VFIO_IOMMU_INFO_*
+    :ivar page_sizes: bitmap of page sizes in bytes
+    :ivar iova_ranges: usable IOVAs; None when the kernel reports none (emulated devices only, or before Linux 5.4)
+    :ivar dirty_page_sizes: bitmap of page sizes at which dirty pages are reported; None without that (before Linux 5.8)
+    :ivar max_dirty_bitmap_size: the largest bitmap in bytes that the kernel fills in one call; None likewise
+    :ivar dma_available: how many more mappings are allowed; None when the kernel does not say (before Linux 5.10)
+    """
+
+    flags: int
+    page_sizes: int
+    iova_ranges: IovaSet | None
+    dirty_page_sizes: int | None
+    max_dirty_bitmap_size: int | None
+    dma_available: int | None
+
+
+class Container(AddressSpace):
+    """A VFIO container with a type1 IOMMU.
+
+    The IOMMU type is set when the first device is attached, as the kernel wants it; until then nothing can be mapped.
+
+    :param mode: `type1v2`, or `type1` for the old behaviour on unmapping (see :meth:`unmap`)
+    :raises OSError: ENOENT without VFIO, EACCES
+    :raises Unsupported: the kernel has no such IOMMU type
+    """
+
+    _map_call = "VFIO_IOMMU_MAP_DMA"
+    _unmap_call = "VFIO_IOMMU_UNMAP_DMA"
+
+    def __init__(self, mode: str = "type1v2", *, kernel: Kernel | None = None) -> None:
+        if mode not in _TYPES:
+            raise ValueError(f"mode {mode!r}: a container has {' or '.join(_TYPES)}")
+        kernel = kernel or _kernel.default()
+        try:
+            fd = Fd.open(kernel, "/dev/vfio/vfio", "container")
+        except OSError as error:
+            raise _not_opened(error) from None
+        self._set_up(mode, fd)
+
+    def _set_up(self, mode: str, fd: Fd) -> None:
+        try:
+            super().__init__(None, fd, 0)
+            self.mode = mode
+            self._iommu_set = False
+            self._groups: dict[int, Group] = {}
+            self._usable: tuple[IovaSet | None] | None = None
+            self._sizes: int | None = None
+            version = self.api_version
+            if version != lib.VFIO_API_VERSION:
+                raise BadReply(f"VFIO API version {version}; {lib.VFIO_API_VERSION} is the only one there is")
+            if not self.has_extension(_TYPES[mode]):
+                raise Unsupported(f"this kernel's VFIO has no {mode} IOMMU (is vfio_iommu_type1 loaded?)")
+        except BaseException:
+            fd.close()
+            raise
+
+    # The container itself.
+
+    @property
+    def api_version(self) -> int:
+        """VFIO_GET_API_VERSION."""
+        return self._number(lib.VFIO_GET_API_VERSION, "VFIO_GET_API_VERSION")
+
+    def has_extension(self, extension: int) -> bool:
+        """VFIO_CHECK_EXTENSION: whether the container has an IOMMU type or ability (VFIO_TYPE1v2_IOMMU, VFIO_UNMAP_ALL,
+        VFIO_UPDATE_VADDR, ...). Some are only answered truly once a device is attached.
+        """
+        return self._number(lib.VFIO_CHECK_EXTENSION, "VFIO_CHECK_EXTENSION", extension) > 0
+
+    def _number(self, request: int, call: str, argument: int = 0) -> int:
+        result = self._fd.ioctl(request, ffi.cast("void *", argument))
+        if result < 0:
+            raise explain.failed(self._fd, result, call, str(argument))
+        return result
+
+    def fileno(self) -> int:
+        return self._fd.fileno()
+
+    # Groups and devices.
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups in this container, in the order in which they came."""
+        return list(self._groups.values())
+
+    def attach(self, where: str, *, vf_token: str | None = None) -> Device:
+        """Open a device; its group is put into this container if it is not there yet, and stays until the container closes.
+
+        VFIO_GROUP_SET_CONTAINER and, for the first, VFIO_SET_IOMMU; then VFIO_GROUP_GET_DEVICE_FD.
+
+        :param where: the device's address, "0000:00:03.0", or its name on another bus
+        :param vf_token: UUID that the driver of a virtual function's physical function has set
+        :raises NotViable: another device of the group is bound to a driver that is not VFIO's
+        :raises Unsupported: the device is in no IOMMU group
+        :raises OSError: ENODEV no such device, or not bound to a VFIO driver; EBUSY group or device open elsewhere; EPERM the IOMMU
+            cannot isolate interrupts and that has not been allowed
+        """
+        from pyvfio.device import Device
+
+        self._fd.check_open()
+        found = host.device(where, kernel=self._fd.kernel)
+        if found.group is None:
+            raise Unsupported(no_group_reason(self._fd.kernel, found.address))
+        group = self._groups.get(found.group)
+        fresh = group is None
+        if group is None:
+            group = self.add_group(found.group)
+        try:
+            name = found.address if vf_token is None else f"{found.address} vf_token={vf_token}"
+            fd = group.device_fd(name)
+            try:
+                return Device(fd, found.address, self, group)
+            except BaseException:
+                fd.close()
+                raise
+        except BaseException:
+            if fresh:
+                self._drop_group(group)
+            raise
+
+    def add_group(self, number: int) -> Group:
+        """Put a group into this container without opening a device of it.
+
+        :raises OSError: see :meth:`attach`
+        """
+        if number in self._groups:
+            return self._groups[number]
+        group = Group(number, kernel=self._fd.kernel, parent=self)
+        try:
+            group.set_container(self)
+            if not self._iommu_set:
+                self._set_iommu()
+        except BaseException:
+            group.close()
+            raise
+        self._groups[number] = group
+        self._usable = self._sizes = None
+        return group
+
+    def _drop_group(self, group: Group) -> None:
+        self._groups.pop(group.number, None)
+        group.close()
+        self._usable = self._sizes = None
+        if not self._groups:
+            # The last group takes the IOMMU with it.
+            self._iommu_set = False
+            self._forget_all()
+
+    def _set_iommu(self) -> None:
+        error = self._fd.ioctl(lib.VFIO_SET_IOMMU, ffi.cast("void *", _TYPES[self.mode]))
+        if error < 0:
+
+            def clue() -> tuple[str | None, list[str]]:
+                if -error == errno.EPERM:
+                    return "this host's IOMMU does not isolate interrupts, so a guest could forge them", [
+                        "the kernel log says so; to allow it anyway: vfio_iommu_type1.allow_unsafe_interrupts=1 "
+                        "(a module parameter, also on the kernel's command line)"
+                    ]
+                return None, []
+
+            raise explain.failed(self._fd, error, "VFIO_SET_IOMMU", self.mode, clue)
+        self._iommu_set = True
+
+    def _unready(self) -> str | None:
+        return None if self._iommu_set else "no IOMMU type is set yet: attach a device first"
+
+    # What the IOMMU says of itself.
+
+    @property
+    def info(self) -> IommuInfo:
+        """VFIO_IOMMU_GET_INFO, asked anew each time.
+
+        :raises OSError: EINVAL before a device is attached
+        """
+        if (unready := self._unready()) is not None and not self._fd.closed:
+            raise explain.os_error(errno.EINVAL, f"VFIO_IOMMU_GET_INFO on {self._fd.name}", "", unready)
+        answer, data = capability.ask(self._fd, "VFIO_IOMMU_GET_INFO", "struct vfio_iommu_type1_info")
+        ranges: IovaSet | None = None
+        dirty = largest = available = None
+        if answer.flags & lib.VFIO_IOMMU_INFO_CAPS:
+            for cap in capability.chain(data, answer.cap_offset, least=ffi.sizeof(answer[0])):
+                if cap.id == lib.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE:
+                    ranges = _iova_ranges(cap)
+                elif cap.id == lib.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION:
+                    migration = cap.read("struct vfio_iommu_type1_info_cap_migration")
+                    dirty, largest = migration.pgsize_bitmap, migration.max_dirty_bitmap_size
+                elif cap.id == lib.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL:
+                    available = cap.read("struct vfio_iommu_type1_info_dma_avail").avail
+        sizes = answer.iova_pgsizes if answer.flags & lib.VFIO_IOMMU_INFO_PGSIZES else 4096
+        return IommuInfo(answer.flags, sizes, ranges, dirty, largest, available)
+
+    @property
+    def iova_ranges(self) -> IovaSet | None:
+        if self._usable is None:
+            self._usable = (self.info.iova_ranges,)
+        return self._usable[0]
+
+    @property
+    def page_sizes(self) -> int:
+        if self._sizes is None:
+            self._sizes = self.info.page_sizes
+        return self._sizes
+
+    # Unmapping, besides what every address space has.
+
+    def unmap_all(self) -> int:
+        """VFIO_IOMMU_UNMAP_DMA with VFIO_DMA_UNMAP_FLAG_ALL (since Linux 5.12): take every mapping away.
+
+        :returns: bytes unmapped
+        """
+        unmapped = self._unmap_with(lib.VFIO_DMA_UNMAP_FLAG_ALL, 0, 0)
+        self._forget_all()
+        return unmapped
+
+    def unmap_dirty(self, iova: int, size: int) -> DirtyBitmap:
+        """VFIO_IOMMU_UNMAP_DMA with VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP: unmap, and tell which pages of it were dirty.
+
+        :param iova: start of a mapping that was made as a whole
+        :raises OSError: EINVAL unless dirty tracking is on; otherwise as :meth:`unmap`
+        :raises Unsupported: the container does not track dirty pages
+        """
+        bitmap = self._dirty_bitmap(iova, size)
+        (segment,) = bitmap.segments
+        memory = bytearray(ffi.sizeof("struct vfio_iommu_type1_dma_unmap") + ffi.sizeof("struct vfio_bitmap"))
+        unmap = ffi.from_buffer("struct vfio_iommu_type1_dma_unmap *", memory)
+        unmap.argsz = len(memory)
+        unmap.flags = lib.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP
+        unmap.iova = iova
+        unmap.size = size
+        _describe(ffi.cast("struct vfio_bitmap *", unmap.data), bitmap.page_size, segment)
+        error = self._fd.ioctl(lib.VFIO_IOMMU_UNMAP_DMA, unmap)
+        if error < 0:
+            raise explain.unmap_failed(self, error, iova, size)
+        segment.check_guards()
+        if unmap.size:
+            self._forget(iova, size)
+        return bitmap
+
+    def _unmap_with(self, flags: int, iova: int, size: int) -> int:
+        unmap = ffi.new(
+            "struct vfio_iommu_type1_dma_unmap *",
+            {"argsz": ffi.sizeof("struct vfio_iommu_type1_dma_unmap"), "flags": flags, "iova": iova, "size": size},
+        )
+        error = self._fd.ioctl(lib.VFIO_IOMMU_UNMAP_DMA, unmap)
+        if error < 0:
+            raise explain.unmap_failed(self, error, iova, size, row=f"flags={flags:#x}")
+        return int(unmap.size)
+
+    # Moving memory under a mapping.
+
+    def invalidate_addresses(self, mapping: Mapping | None = None) -> None:
+        """VFIO_IOMMU_UNMAP_DMA with VFIO_DMA_UNMAP_FLAG_VADDR (since Linux 5.12): say that a mapping's virtual address is about to
+        change. Devices go on reaching the pages; what needs the address waits until :meth:`set_address`.
+
+        :param mapping: which one; None for all
+        :raises Unsupported: the kernel lacks it (VFIO_UPDATE_VADDR)
+        :raises OSError: EBUSY while an emulated device is attached
+        """
+        self._require_vaddr()
+        flag = lib.VFIO_DMA_UNMAP_FLAG_VADDR
+        if mapping is None:
+            self._unmap_with(flag | lib.VFIO_DMA_UNMAP_FLAG_ALL, 0, 0)
+        else:
+            self._unmap_with(flag, mapping.iova, mapping.size)
+
+    def set_address(self, mapping: Mapping, buffer: Any) -> Mapping:
+        """VFIO_IOMMU_MAP_DMA with VFIO_DMA_MAP_FLAG_VADDR: the virtual address of a mapping after :meth:`invalidate_addresses`.
+
+        The pages must be the same ones, mapped elsewhere (a memfd mapped anew). The permissions stay.
+
+        :param buffer: memory of the mapping's size
+        :returns: the mapping, now of that buffer; the old object counts as unmapped
+        :raises OSError: EINVAL when the address had not been invalidated
+        """
+        self._require_vaddr()
+        if type(buffer) is DmaBuffer:
+            address, size, held = buffer.address, buffer.size, buffer
+        else:
+            address, size, held = pinned(buffer, writable=False)
+        if size != mapping.size:
+            raise ValueError(f"the buffer has {size:#x} bytes, the mapping {mapping.size:#x}")
+        if not mapping.mapped:
+            raise Closed(f"{mapping!r}: only what is mapped has an address to set")
+        map_ = ffi.new(
+            "struct vfio_iommu_type1_dma_map *",
+            {
+                "argsz": ffi.sizeof("struct vfio_iommu_type1_dma_map"),
+                "flags": lib.VFIO_DMA_MAP_FLAG_VADDR,
+                "vaddr": address,
+                "iova": mapping.iova,
+                "size": size,
+            },
+        )
+        error = self._fd.ioctl(lib.VFIO_IOMMU_MAP_DMA, map_)
+        if error < 0:
+            raise explain.failed(
+                self._fd, error, "VFIO_IOMMU_MAP_DMA", f"VADDR, iova={mapping.iova:#x}, size={size:#x}",
+                lambda: ("its address was not invalidated before" if -error == errno.EINVAL else None, []),
+            )
+        replaced = self._mapped[mapping.iova] = Mapping(self, mapping.iova, size, buffer, held)
+        return replaced
+
+    def _require_vaddr(self) -> None:
+        if not self.has_extension(lib.VFIO_UPDATE_VADDR):
+            raise Unsupported(f"mode {self.mode} on this kernel cannot update virtual addresses (VFIO_UPDATE_VADDR)")
+
+    # Dirty pages, tracked by the container.
+
+    def start_dirty_tracking(self) -> None:
+        """VFIO_IOMMU_DIRTY_PAGES with FLAG_START (since Linux 5.8); harmless when it is on already.
+
+        Exact for emulated devices. A group with an IOMMU reports every pinned page as dirty.
+
+        :raises Unsupported: mode `type1`, or a kernel without it
+        """
+        self._dirty_call(lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_START, "START")
+
+    def stop_dirty_tracking(self) -> None:
+        """VFIO_IOMMU_DIRTY_PAGES with FLAG_STOP; harmless when it is off."""
+        self._dirty_call(lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP, "STOP")
+
+    def read_dirty(self, iova: int, size: int) -> DirtyBitmap:
+        """VFIO_IOMMU_DIRTY_PAGES with FLAG_GET_BITMAP: the pages of a range that were written; reading clears them.
+
+        :param iova: start of the range, which may hold several mappings, each as a whole
+        :param size: bytes
+        :raises OSError: EINVAL unless tracking is on, or when the range cuts a mapping in two
+        :raises Unsupported: mode `type1`, or a kernel without it
+        """
+        bitmap = self._dirty_bitmap(iova, size)
+        for segment in bitmap.segments:
+            kind = "struct vfio_iommu_type1_dirty_bitmap_get"
+            memory = bytearray(ffi.sizeof("struct vfio_iommu_type1_dirty_bitmap") + ffi.sizeof(kind))
+            call = ffi.from_buffer("struct vfio_iommu_type1_dirty_bitmap *", memory)
+            call.argsz = len(memory)
+            call.flags = lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP
+            get = ffi.cast(f"{kind} *", call.data)
+            get.iova = segment.range.start
+            get.size = segment.range.size
+            _describe(ffi.addressof(get, "bitmap"), bitmap.page_size, segment)
+            error = self._fd.ioctl(lib.VFIO_IOMMU_DIRTY_PAGES, call)
+            if error < 0:
+                raise self._dirty_failed(error, f"GET_BITMAP, iova={iova:#x}, size={size:#x}")
+            segment.check_guards()
+        return bitmap
+
+    def _dirty_call(self, flag: int, words: str) -> None:
+        call = ffi.new(
+            "struct vfio_iommu_type1_dirty_bitmap *",
+            {"argsz": ffi.sizeof("struct vfio_iommu_type1_dirty_bitmap"), "flags": flag},
+        )
+        error = self._fd.ioctl(lib.VFIO_IOMMU_DIRTY_PAGES, call)
+        if error < 0:
+            raise self._dirty_failed(error, words)
+
+    def _dirty_failed(self, error: int, words: str) -> Exception:
+        if -error in (errno.EACCES, errno.ENOTTY) and not self._fd.closed:
+            return Unsupported(
+                f"mode {self.mode} does not track dirty pages "
+                f"(VFIO_IOMMU_DIRTY_PAGES: {errno.errorcode[-error]}); type1v2 does"
+            )
+
+        def clue() -> tuple[str | None, list[str]]:
+            if (unready := self._unready()) is not None:
+                return unready, []
+            return None, ["dirty tracking must have been started, and the range must not cut a mapping in two"]
+
+        return explain.failed(self._fd, error, "VFIO_IOMMU_DIRTY_PAGES", words, clue)
+
+    def _dirty_bitmap(self, iova: int, size: int) -> DirtyBitmap:
+        from pyvfio.bitmap import DirtyBitmap
+
+        info = self.info
+        if info.dirty_page_sizes is None or self.mode != "type1v2":
+            raise Unsupported(f"mode {self.mode} does not track dirty pages on this kernel; type1v2 does since Linux 5.8")
+        page = info.dirty_page_sizes & -info.dirty_page_sizes
+        if size <= 0 or iova % page or size % page:
+            raise Refused(f"iova={iova:#x}, size={size:#x}: whole pages of {page:#x} bytes are tracked")
+        bitmap = DirtyBitmap([IovaRange.of(iova, size)], page)
+        most = info.max_dirty_bitmap_size
+        if most is not None and any(segment.nbytes > most for segment in bitmap.segments):
+            raise Refused(f"size={size:#x}: the kernel fills bitmaps of at most {most:#x} bytes; read in pieces")
+        return bitmap
+
+    def _release(self) -> None:
+        self._fd.close()
+        self._forget_all()
+        self._groups.clear()
+
+    def __repr__(self) -> str:
+        kernel = self._fd.kernel.name
+        return f"<Container {self.mode}{'' if kernel == 'linux' else ' on ' + kernel}{' (closed)' if self.closed else ''}>"
+
+
+def _iova_ranges(cap: capability.Capability) -> IovaSet:
+    kind = "struct vfio_iommu_type1_info_cap_iova_range"
+    pairs = cap.array(cap.read(kind).nr_iovas, "struct vfio_iova_range", ffi.sizeof(kind))
+    try:
+        return IovaSet(IovaRange(pair.start, pair.end) for pair in pairs)
+    except ValueError as error:
+        raise BadReply(f"the usable IOVA ranges are none: {error}") from None
+
+
+def _describe(native: Any, page_size: int, segment: Any) -> None:
+    native.pgsize = page_size
+    native.size = segment.nbytes
+    native.data = ffi.cast("void *", segment.address)
+
+
+def _not_opened(error: OSError) -> OSError:
+    reason = None
+    if error.errno == errno.ENOENT:
+        reason = "this kernel has no VFIO containers, or its modules (vfio, vfio_iommu_type1) are not loaded"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        reason = "root, or the owner of the file, may open it"
+    return explain.os_error(error.errno or errno.EIO, "open /dev/vfio/vfio", "", reason)

@@ -1,0 +1,213 @@
+"""DMA logging: which pages devices wrote, by the devices' own account."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from pyvfio import explain
+from pyvfio._abi import ffi, lib
+from pyvfio.bitmap import DirtyBitmap, Segment
+from pyvfio.errors import BadReply, Closed, Refused, Unsupported
+from pyvfio.iova import IovaRange, IovaSet
+from pyvfio.lifetime import Resource
+
+if TYPE_CHECKING:
+    from pyvfio.device import Device
+
+_START = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START | lib.VFIO_DEVICE_FEATURE_SET
+_STOP = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP | lib.VFIO_DEVICE_FEATURE_SET
+_REPORT = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT | lib.VFIO_DEVICE_FEATURE_GET
+#: The kernel reports at page sizes from here on, powers of two; it lets others pass at the start.
+_SMALLEST_PAGE = 4096
+
+
+class DirtyLog(Resource):
+    """A session of DMA logging on one device or several: all of them log, or none. Since Linux 6.1.
+
+    It starts when it is made: VFIO_DEVICE_FEATURE_DMA_LOGGING_START, `struct vfio_device_feature_dma_logging_control`. It ends
+    with :meth:`stop`, `close`, the end of a `with`, or the first of its devices to close. What is to be logged is fixed
+    for as long as it runs. Pages written before the start are not known.
+
+    :param devices: one or more; each logs all of the ranges
+    :param ranges: what to log; aligned to `page_size`, not overlapping
+    :param page_size: bytes, a power of two from 4096; a device may choose another, see :attr:`page_size`
+    :raises Unsupported: a device cannot log
+    :raises Refused: a page size that is none (the kernel lets it pass), a device that is logging already, ranges that are
+        not aligned to the page size that a device chose
+    :raises OSError: EINVAL no ranges, misaligned or overlapping ones; E2BIG more than the kernel (256 where pages have 4 KiB)
+        or the device takes; EOPNOTSUPP more in all than the device can log; EOVERFLOW a range that reaches the last byte of the 64 bits
+
+    :ivar devices: the devices
+    :ivar ranges: what is logged, in order
+    :ivar page_size: bytes to one bit of a report: what the device chose; of several devices the smallest
+    """
+
+    def __init__(self, devices: Sequence[Device], ranges: Iterable[IovaRange], page_size: int = 4096) -> None:
+        self.devices = tuple(devices)
+        self.ranges = tuple(sorted(IovaRange(*range_) for range_ in ranges))
+        self.page_size = page_size
+        if not self.devices:
+            raise ValueError("no devices to log")
+        if len(set(self.devices)) < len(self.devices):
+            raise ValueError("a device is named twice")
+        if page_size < _SMALLEST_PAGE or page_size & (page_size - 1):
+            raise Refused(f"page_size={page_size:#x}: a power of two from {_SMALLEST_PAGE:#x} on is needed")
+        for device in self.devices:
+            if device._log is not None:
+                raise Refused(f"{device.address} is logging already: {device._log!r}; stop that first")
+        super().__init__(None)
+        self._covered = IovaSet(self.ranges)
+        #: read from a device, but not handed out, because another device's report then failed
+        self._kept: list[DirtyBitmap] = []
+        sizes: list[int] = []
+        started: list[Device] = []
+        try:
+            for device in self.devices:
+                sizes.append(self._start(device, page_size))
+                started.append(device)
+            self.page_size = self._agreed(sizes)
+        except BaseException as failure:
+            self._closed = True
+            for device in reversed(started):
+                try:
+                    device.features.set(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP)
+                except Exception as undoing:
+                    failure.add_note(f"stopping the log of {device.address} again failed too: {undoing}")
+            raise
+        for device in self.devices:
+            device._log = self
+            self._live_under(device)
+
+    def _start(self, device: Device, page_size: int) -> int:
+        native = ffi.new("struct vfio_device_feature_dma_logging_range[]", max(len(self.ranges), 1))
+        for index, range_ in enumerate(self.ranges):
+            native[index].iova = range_.start
+            native[index].length = range_.size
+        control = ffi.new("struct vfio_device_feature_dma_logging_control *")
+        control.page_size = page_size
+        control.num_ranges = len(self.ranges)
+        control.ranges = int(ffi.cast("uintptr_t", native))
+        try:
+            device.features.exchange(_START, control)
+        except Unsupported:
+            raise Unsupported(f"{device.address} cannot log DMA (its driver lacks DMA_LOGGING_START)") from None
+        except OSError as error:
+            raise explain.logging_failed(device.address, error, self.ranges, page_size) from None
+        return int(control.page_size)
+
+    def _agreed(self, sizes: list[int]) -> int:
+        for device, size in zip(self.devices, sizes, strict=True):
+            if size < _SMALLEST_PAGE or size & (size - 1):
+                raise BadReply(f"{device.address} logs pages of {size:#x} bytes, which cannot be reported")
+            for range_ in self.ranges:
+                if not range_.is_aligned(size):
+                    raise Refused(
+                        f"{device.address} logs pages of {explain.size(size)}, and {explain.span(range_)} is not aligned "
+                        f"to that; ask for ranges that are"
+                    )
+        return min(sizes)
+
+    def read(self, range: IovaRange | None = None, *, into: DirtyBitmap | None = None) -> DirtyBitmap:
+        """What was written since the last read, which is thereby cleared. VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT.
+
+        One call to the kernel for each device and logged range. If one fails, what the others had reported
+        is kept for the next read.
+
+        :param range: a part of the logged ranges, aligned to :attr:`page_size`; None for all
+        :param into: add to this bitmap instead of making one; without `range` its own segments are read
+        :returns: the bitmap, one segment for each logged range that was asked for
+        :raises Refused: outside the logged ranges, or not aligned (the kernel would report nothing, or nonsense)
+        :raises Closed: it has been stopped
+        :raises OSError: as the device says
+        """
+        if self._closed:
+            raise Closed(f"{self!r}: it logs no more")
+        if into is not None and into.page_size != self.page_size:
+            raise Refused(f"the bitmap has pages of {into.page_size:#x} bytes, the log of {self.page_size:#x}")
+        if range is not None:
+            pieces = self._pieces(range)
+        elif into is not None:
+            pieces = [piece for segment in into.segments for piece in self._pieces(segment.range)]
+        else:
+            pieces = list(self.ranges)
+        direct = into is not None and [segment.range for segment in into.segments] == pieces
+        bitmap = into if into is not None and direct else DirtyBitmap(pieces, self.page_size)
+        try:
+            for device in self.devices:
+                for segment in bitmap.segments:
+                    self._report(device, segment)
+        except BaseException:
+            if bitmap is not into:
+                self._kept.append(bitmap)
+            raise
+        if self._kept:
+            self._hand_out(bitmap)
+        if into is not None and bitmap is not into:
+            into |= bitmap
+            return into
+        return bitmap
+
+    def _pieces(self, range_: IovaRange) -> list[IovaRange]:
+        if not range_.is_aligned(self.page_size):
+            raise Refused(f"{explain.span(range_)} is not aligned to the log's pages of {explain.size(self.page_size)}")
+        if range_ not in self._covered:
+            raise Refused(f"{explain.span(range_)} is not logged as a whole; logged: {explain.ranges(self.ranges)}")
+        parts = (logged.intersection(range_) for logged in self.ranges)
+        return [part for part in parts if part is not None]
+
+    def _report(self, device: Device, segment: Segment) -> None:
+        report = ffi.new("struct vfio_device_feature_dma_logging_report *")
+        report.iova = segment.range.start
+        report.length = segment.range.size
+        report.page_size = self.page_size
+        report.bitmap = segment.address
+        try:
+            device.features.exchange(_REPORT, report)
+        except OSError as error:
+            raise explain.os_error(
+                error.errno or errno.EIO,
+                f"VFIO_DEVICE_FEATURE on {device.address}",
+                f"GET DMA_LOGGING_REPORT, {explain.span(segment.range)}, page_size={self.page_size:#x}",
+                None,
+                ["what other devices and ranges reported in this read is part of the next one"],
+            ) from None
+        finally:
+            segment.check_guards()
+
+    def _hand_out(self, bitmap: DirtyBitmap) -> None:
+        """Add what was kept. What this read covers only in part is kept on: better dirty twice than not at all."""
+        covered = IovaSet(bitmap.ranges)
+        for kept in self._kept:
+            for segment in bitmap.segments:
+                for other in kept.segments:
+                    segment._add(other)
+        self._kept = [kept for kept in self._kept if IovaSet(kept.ranges) - covered]
+
+    def stop(self) -> None:
+        """VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP on every device. What was not read is gone. Harmless when it has stopped."""
+        self.close()
+
+    def _release(self) -> None:
+        failures: list[Exception] = []
+        for device in self.devices:
+            device._log = None
+            if not device._fd.closed:
+                try:
+                    device.features.set(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP)
+                except Exception as failure:
+                    failures.append(failure)
+        if failures:
+            for other in failures[1:]:
+                failures[0].add_note(str(other))
+            raise failures[0]
+
+    def __repr__(self) -> str:
+        names = ", ".join(device.address for device in self.devices)
+        return f"<DirtyLog of {names}: {explain.ranges(self.ranges, 3)}{' (stopped)' if self.closed else ''}>"
+
+
+def dirty_log(devices: Sequence[Device], ranges: Iterable[IovaRange], page_size: int = 4096) -> DirtyLog:
+    """Have several devices log together: all or none. See :class:`DirtyLog`."""
+    return DirtyLog(devices, ranges, page_size)

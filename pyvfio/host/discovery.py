@@ -1,0 +1,246 @@
+"""Devices as the host shows them: from a name to bus, driver, IOMMU group and the nodes under /dev/vfio."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from typing import Any, NamedTuple
+
+from pyvfio.host.sysfs import attribute, checked_name, entries, link_name, number
+from pyvfio.kernel import Kernel, default
+
+_PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])", re.IGNORECASE)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+# PCI-to-PCI bridges and their kin (class 0x0604, 0x0609): no VFIO driver takes a header of their type.
+_BRIDGES = (0x0604, 0x0607, 0x0609)
+
+
+class HostDevice(NamedTuple):
+    """What sysfs said of one device when it was looked at.
+
+    :ivar address: its name on the bus: `0000:00:03.0`, a mediated device's UUID, `vfio-mock.0`
+    :ivar bus: `pci`, `mdev`, `platform`, ...
+    :ivar path: its directory under /sys/devices
+    :ivar vendor: PCI vendor id, None on other buses; so `device` (id), `class_code` (24 bits)
+    :ivar driver: the driver it is bound to
+    :ivar driver_override: the only driver that it may be bound to; None for any that matches
+    :ivar group: number of its IOMMU group. An emulated device (mdev, vfio-mock) has one too, of itself alone
+    :ivar group_path: the group's node, `/dev/vfio/N`; None while no member is bound to a VFIO driver
+    :ivar vfio: what VFIO calls it, `vfioN`; None while it is not bound to a VFIO driver. Since Linux 6.1
+    :ivar cdev: its own node, `/dev/vfio/devices/vfioN`, or None. Since Linux 6.6, CONFIG_VFIO_DEVICE_CDEV
+    :ivar iommu: the IOMMU that translates for it: `dmar0`, `ivhd0`, ...
+    :ivar numa_node: None where the firmware does not say
+    :ivar physical_function: address of the physical function that this is a virtual function of
+    :ivar virtual_functions: addresses of its virtual functions, in their order
+    :ivar total_vfs: how many it could have; None without SR-IOV
+    :ivar vendor_name: from udev's hardware database; so `device_name`, `class_name`. Only :func:`devices`
+        asks for them; None where the database has no entry
+    """
+
+    address: str
+    bus: str
+    path: str
+    vendor: int | None = None
+    device: int | None = None
+    class_code: int | None = None
+    driver: str | None = None
+    driver_override: str | None = None
+    group: int | None = None
+    group_path: str | None = None
+    vfio: str | None = None
+    cdev: str | None = None
+    iommu: str | None = None
+    numa_node: int | None = None
+    physical_function: str | None = None
+    virtual_functions: tuple[str, ...] = ()
+    total_vfs: int | None = None
+    vendor_name: str | None = None
+    device_name: str | None = None
+    class_name: str | None = None
+
+    @property
+    def no_iommu(self) -> bool:
+        """Whether VFIO serves it in no-IOMMU mode: the device can reach all memory.
+
+        The nodes' names tell. The group's own name does not: emulated devices' groups are called
+        `vfio-noiommu` too.
+        """
+        return any("noiommu-" in node for node in (self.group_path, self.cdev, self.vfio) if node)
+
+    @property
+    def advice(self) -> str | None:
+        """What keeps VFIO from serving it, and what to do; None when it is bound to a VFIO driver."""
+        if self.vfio is not None:
+            return None
+        name = repr(self.address)
+        to = "vfio-platform" if self.bus == "platform" else f"vfio-{self.bus}"
+        held = "is bound to " + (f"{self.driver}, not to a VFIO driver" if self.driver else "no driver")
+        if self.bus == "mdev":
+            return f"{self.address} {held}: load its parent's VFIO driver"
+        if self.group is None:
+            return f"{self.address} {held} and is in no IOMMU group: {_NO_GROUP}"
+        return f"{self.address} {held}: pyvfio.host.bind({name}, {to!r})"
+
+    def __str__(self) -> str:
+        ids = "" if self.vendor is None or self.device is None else f" {self.vendor:04x}:{self.device:04x}"
+        driver = self.driver or "no driver"
+        group = "no IOMMU group" if self.group is None else f"group {self.group}"
+        return f"{self.address}{ids} ({driver}, {group})"
+
+
+_NO_GROUP = (
+    "the IOMMU is off or absent. Switch it on in the firmware (VT-d, AMD-Vi, SMMU) and on the kernel's "
+    "command line (intel_iommu=on; AMD's is on by itself)"
+)
+
+
+def no_group_reason(kernel: Kernel, address: str) -> str:
+    """Why a device may be in no IOMMU group."""
+    iommus = entries(kernel, "/sys/class/iommu")
+    if not iommus:
+        return f"{address} is in no IOMMU group: {_NO_GROUP}"
+    return f"{address} is in no IOMMU group: no IOMMU of the host ({', '.join(iommus)}) translates for it"
+
+
+def devices(kernel: Kernel | None = None) -> list[HostDevice]:
+    """Every device that VFIO serves or could serve, by bus and address.
+
+    These are all PCI functions but bridges (without an IOMMU too: then `group` is None), all mediated
+    devices, and on any other bus what is in an IOMMU group or bound to a VFIO driver. A device that goes
+    away meanwhile is left out.
+    """
+    kernel = kernel or default()
+    paths: set[str] = set()
+    for bus in ("pci", "mdev"):
+        root = f"/sys/bus/{bus}/devices"
+        paths.update(kernel.realpath(f"{root}/{name}") for name in entries(kernel, root))
+    for number_ in entries(kernel, "/sys/kernel/iommu_groups"):
+        root = f"/sys/kernel/iommu_groups/{number_}/devices"
+        paths.update(kernel.realpath(f"{root}/{name}") for name in entries(kernel, root))
+    for vfio in entries(kernel, "/sys/class/vfio-dev"):
+        paths.add(kernel.realpath(f"/sys/class/vfio-dev/{vfio}/device"))
+    found = [snapshot for path in paths if (snapshot := look(kernel, path)) and not _is_bridge(snapshot)]
+    names = _names(kernel)
+    named = [one._replace(**names.get(one.path, {})) for one in found]
+    return sorted(named, key=lambda one: (one.bus, one.address))
+
+
+def device(where: str, kernel: Kernel | None = None) -> HostDevice:
+    """The device of that name, on whichever bus it is; `00:03.0` means `0000:00:03.0`.
+
+    :raises ValueError: `where` cannot be a device's name
+    :raises OSError: ENODEV, there is none; the text says which there are
+    """
+    kernel = kernel or default()
+    name = canonical(where)
+    buses = ["pci"] if _PCI.fullmatch(name) else entries(kernel, "/sys/bus")
+    found = []
+    for bus in buses:
+        path = f"/sys/bus/{bus}/devices/{name}"
+        if kernel.exists(path) and (snapshot := look(kernel, kernel.realpath(path))):
+            found.append(snapshot)
+    if not found:
+        raise OSError(errno.ENODEV, _nothing_called(kernel, name))
+    # Two buses may use one name; VFIO's is the one meant.
+    return max(found, key=lambda one: (one.vfio is not None, one.group is not None))
+
+
+def canonical(where: str) -> str:
+    """A device's name as sysfs spells it.
+
+    :raises ValueError: it cannot be a device's name
+    """
+    checked_name(where, "device")
+    if pci := _PCI.fullmatch(where):
+        return f"{pci[1] or '0000'}:{pci[2]}".lower()
+    return where.lower() if _UUID.fullmatch(where) else where
+
+
+def look(kernel: Kernel, path: str) -> HostDevice | None:
+    """The device at a path under /sys/devices; None if it is no device of a bus, or has gone."""
+    bus = link_name(kernel, f"{path}/subsystem")
+    if bus is None:
+        return None
+    ids: dict[str, Any] = {}
+    if bus == "pci":
+        ids = {
+            "vendor": number(kernel, f"{path}/vendor"),
+            "device": number(kernel, f"{path}/device"),
+            "class_code": number(kernel, f"{path}/class"),
+            "total_vfs": number(kernel, f"{path}/sriov_totalvfs"),
+        }
+    group = link_name(kernel, f"{path}/iommu_group")
+    override = attribute(kernel, f"{path}/driver_override")
+    node = number(kernel, f"{path}/numa_node")
+    names = entries(kernel, path)
+    vfio = next(iter(entries(kernel, f"{path}/vfio-dev") if "vfio-dev" in names else []), None)
+    functions = sorted(int(name[6:]) for name in names if re.fullmatch(r"virtfn[0-9]+", name))
+    virtual = [link_name(kernel, f"{path}/virtfn{index}") for index in functions]
+    found = HostDevice(
+        os.path.basename(path),
+        bus,
+        path,
+        **ids,
+        driver=link_name(kernel, f"{path}/driver"),
+        driver_override=None if override in ("", "(null)") else override,
+        group=None if group is None else int(group),
+        group_path=None if group is None else _group_path(kernel, group),
+        vfio=vfio,
+        cdev=_cdev(kernel, path, vfio),
+        iommu=link_name(kernel, f"{path}/iommu"),
+        numa_node=None if node is None or node < 0 else node,
+        physical_function=link_name(kernel, f"{path}/physfn"),
+        virtual_functions=tuple(name for name in virtual if name),
+    )
+    # A device that went away while its files were read may look like one with little to tell.
+    return found if kernel.exists(f"{path}/subsystem") else None
+
+
+def _group_path(kernel: Kernel, group: str) -> str | None:
+    for node in (group, f"noiommu-{group}"):
+        if kernel.exists(f"/sys/class/vfio/{node}"):
+            return f"/dev/vfio/{node}"
+    return None
+
+
+def _cdev(kernel: Kernel, path: str, vfio: str | None) -> str | None:
+    # Without CONFIG_VFIO_DEVICE_CDEV the directory is there, with no device number in it.
+    if vfio is None or not kernel.exists(f"{path}/vfio-dev/{vfio}/dev"):
+        return None
+    return f"/dev/vfio/devices/{vfio}"
+
+
+def _is_bridge(found: HostDevice) -> bool:
+    return found.class_code is not None and found.class_code >> 8 in _BRIDGES
+
+
+def _names(kernel: Kernel) -> dict[str, dict[str, Any]]:
+    """What udev's hardware database calls the PCI devices, by path."""
+    try:
+        return {
+            one.path: {
+                "vendor_name": one.properties.get("ID_VENDOR_FROM_DATABASE"),
+                "device_name": one.properties.get("ID_MODEL_FROM_DATABASE"),
+                "class_name": one.properties.get("ID_PCI_SUBCLASS_FROM_DATABASE")
+                or one.properties.get("ID_PCI_CLASS_FROM_DATABASE"),
+            }
+            for one in kernel.udev_devices(subsystem="pci")
+        }
+    except ImportError:  # pyudev's, where the host has no libudev
+        return {}
+
+
+def _nothing_called(kernel: Kernel, name: str) -> str:
+    if _PCI.fullmatch(name):
+        there = entries(kernel, "/sys/bus/pci/devices")
+        near = [one for one in there if one.startswith(name[: name.rindex(":")])] or there
+        what = "PCI functions there"
+    else:
+        near = [
+            os.path.basename(kernel.realpath(f"/sys/class/vfio-dev/{one}/device"))
+            for one in entries(kernel, "/sys/class/vfio-dev")
+        ]
+        what = "bound to VFIO drivers"
+    shown = ", ".join(near[:8]) + (", ..." if len(near) > 8 else "") if near else "none"
+    return f"no device {name} on any bus; {what}: {shown}"

@@ -1,0 +1,173 @@
+"""What the running system stands on: the devices under its file systems, swap, network and console."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from pyvfio.host.discovery import HostDevice
+from pyvfio.host.sysfs import attribute, entries
+from pyvfio.kernel import Kernel, default
+
+
+class Use(NamedTuple):
+    """One thing that the system stands on.
+
+    :ivar name: `disk:nvme0n1`, `filesystem:TAG` (9p, virtiofs), `network:eth0`, `console:ttyS0`
+    :ivar why: for example `mounted at /, /home`
+    :ivar path: its place under /sys/devices; the devices above it in the tree carry it
+    """
+
+    name: str
+    why: str
+    path: str
+
+    def carried_by(self, path: str) -> bool:
+        """Whether a device, given its path, carries this."""
+        return self.path == path or self.path.startswith(f"{path}/")
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.why})"
+
+
+def uses(kernel: Kernel | None = None) -> list[Use]:
+    """Everything of the running system that would break with its device."""
+    kernel = kernel or default()
+    return [*_disks(kernel), *_shared_file_systems(kernel), *_networks(kernel), *_consoles(kernel)]
+
+
+def refuse_if_stood_on(kernel: Kernel, found: HostDevice, even_if: Collection[str]) -> None:
+    """
+    :param even_if: names of uses that do not matter
+    :raises OSError: EBUSY, other uses stand on the device
+    """
+    allowed = (even_if,) if isinstance(even_if, str) else even_if
+    stands = [use for use in uses(kernel) if use.carried_by(found.path) and use.name not in allowed]
+    if stands:
+        raise OSError(
+            errno.EBUSY,
+            f"the running system stands on {found.address}: {'; '.join(map(str, stands))}. "
+            f"If it may lose that: even_if={sorted({use.name for use in stands})}",
+        )
+
+
+def _mounts(kernel: Kernel) -> list[tuple[str, str, str, str]]:
+    """Device number, mount point, type and source of each mount, as proc_pid_mountinfo(5)."""
+    mounts = []
+    for line in (attribute(kernel, "/proc/self/mountinfo") or "").splitlines():
+        front, _, back = line.partition(" - ")
+        fields, more = front.split(), back.split()
+        if len(fields) >= 5 and len(more) >= 2:
+            mounts.append((fields[2], _unescaped(fields[4]), more[0], _unescaped(more[1])))
+    return mounts
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text)
+
+
+def _disks(kernel: Kernel) -> Iterator[Use]:
+    reasons: dict[str, list[str]] = {}
+    for number, point, _, source in _mounts(kernel):
+        path = kernel.realpath(f"/sys/dev/block/{number}")
+        if number.startswith("0:") or not kernel.exists(path):
+            # btrfs and others mount under a number of their own; their source names the disk.
+            if not source.startswith("/dev/"):
+                continue
+            path = kernel.realpath(f"/sys/class/block/{os.path.basename(kernel.realpath(source))}")
+        reasons.setdefault(path, []).append(f"mounted at {point}")
+    for line in (attribute(kernel, "/proc/swaps") or "").splitlines()[1:]:
+        source = _unescaped(line.split()[0])
+        path = kernel.realpath(f"/sys/class/block/{os.path.basename(kernel.realpath(source))}")
+        reasons.setdefault(path, []).append("swap")
+    for path, why in reasons.items():
+        for under in sorted(_below(kernel, path)):
+            yield Use(f"disk:{os.path.basename(path)}", ", ".join(dict.fromkeys(why)), under)
+
+
+def _below(kernel: Kernel, path: str) -> set[str]:
+    """The paths of the hardware under a block device: through device mapper, md, and NVMe multipath."""
+    if not kernel.exists(path):
+        return set()
+    # A partition's slaves are its disk's.
+    disk = os.path.dirname(path) if kernel.exists(f"{path}/partition") else path
+    slaves = entries(kernel, f"{path}/slaves") or entries(kernel, f"{disk}/slaves")
+    if slaves:
+        return set().union(*(_below(kernel, kernel.realpath(f"/sys/class/block/{name}")) for name in slaves))
+    if "/nvme-subsystem/" in path:
+        subsystem = os.path.dirname(disk)
+        return {
+            kernel.realpath(f"{subsystem}/{name}")
+            for name in entries(kernel, subsystem)
+            if re.fullmatch(r"nvme[0-9]+", name)
+        }
+    return {path}
+
+
+def _shared_file_systems(kernel: Kernel) -> Iterator[Use]:
+    points: dict[str, list[str]] = {}
+    for _, point, kind, source in _mounts(kernel):
+        if kind in ("9p", "virtiofs"):
+            points.setdefault(source, []).append(point)
+    if not points:
+        return
+    for name in entries(kernel, "/sys/bus/virtio/devices"):
+        path = kernel.realpath(f"/sys/bus/virtio/devices/{name}")
+        tag = (attribute(kernel, f"{path}/mount_tag") or "").rstrip("\0")
+        if tag in points:
+            yield Use(f"filesystem:{tag}", f"mounted at {', '.join(points[tag])}", path)
+    for name in entries(kernel, "/sys/fs/virtiofs"):
+        tag = attribute(kernel, f"/sys/fs/virtiofs/{name}/tag") or ""
+        if tag in points:
+            path = kernel.realpath(f"/sys/fs/virtiofs/{name}/device")
+            yield Use(f"filesystem:{tag}", f"mounted at {', '.join(points[tag])}", path)
+
+
+def _networks(kernel: Kernel) -> Iterator[Use]:
+    names = set()
+    for line in (attribute(kernel, "/proc/net/route") or "").splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 7 and fields[1] == fields[7] == "00000000":
+            names.add(fields[0])
+    for line in (attribute(kernel, "/proc/net/ipv6_route") or "").splitlines():
+        fields = line.split()
+        if len(fields) > 9 and fields[0] == "0" * 32 and fields[1] == "00" and fields[9] != "lo":
+            names.add(fields[9])
+    for name in sorted(names):
+        for path in sorted(_adapters(kernel, name)):
+            yield Use(f"network:{name}", "the default route", path)
+
+
+def _adapters(kernel: Kernel, name: str) -> set[str]:
+    """The paths of the hardware under a network interface: through bonds, bridges and VLANs."""
+    path = kernel.realpath(f"/sys/class/net/{name}")
+    lower = [entry[6:] for entry in entries(kernel, path) if entry.startswith("lower_")]
+    if not lower:
+        return {path}
+    return set().union(*(_adapters(kernel, one) for one in lower))
+
+
+def _consoles(kernel: Kernel) -> Iterator[Use]:
+    for console in (attribute(kernel, "/sys/class/tty/console/active") or "").split():
+        for path in sorted(_terminals(kernel, console)):
+            yield Use(f"console:{console}", "the kernel's console", path)
+
+
+def _terminals(kernel: Kernel, console: str) -> set[str]:
+    if re.fullmatch(r"tty[0-9]+", console):
+        # A virtual terminal: on whatever has a frame buffer, and on the VGA device that the firmware started.
+        screens = {kernel.realpath(f"/sys/class/graphics/{fb}") for fb in entries(kernel, "/sys/class/graphics")}
+        for name in entries(kernel, "/sys/bus/pci/devices"):
+            path = kernel.realpath(f"/sys/bus/pci/devices/{name}")
+            if attribute(kernel, f"{path}/boot_vga") == "1":
+                screens.add(path)
+        return screens
+    if console.startswith("hvc"):
+        # sysfs does not link hvc terminals with the virtio device behind them.
+        root = "/sys/bus/virtio/drivers/virtio_console"
+        names = [name for name in entries(kernel, root) if re.fullmatch(r"virtio[0-9]+", name)]
+        return {kernel.realpath(f"{root}/{name}") for name in names}
+    return {kernel.realpath(f"/sys/class/tty/{console}")}

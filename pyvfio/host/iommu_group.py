@@ -1,0 +1,141 @@
+"""IOMMU groups: what the IOMMU cannot tell apart, and the addresses that it keeps for itself."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import NamedTuple
+
+from pyvfio.errors import BadReply
+from pyvfio.host.discovery import device, no_group_reason
+from pyvfio.host.sysfs import attribute, entries, link_name
+from pyvfio.iova import IovaRange
+from pyvfio.kernel import Kernel, default
+
+_ROOT = "/sys/kernel/iommu_groups"
+# Besides VFIO's own, the drivers that leave DMA to others (`driver_managed_dma`, Linux 5.19).
+_HARMLESS = ("pcieport", "pci-stub")
+
+
+class ReservedRegion(NamedTuple):
+    """Addresses that a device of the group cannot be given.
+
+    :ivar range: the addresses
+    :ivar type: `direct` (firmware's, always mapped one to one), `direct-relaxable` (the same, given up for
+        VFIO), `reserved` (never translated), `msi` (interrupt messages, or a window kept for them)
+    """
+
+    range: IovaRange
+    type: str
+
+
+class Group(NamedTuple):
+    """What sysfs said of one IOMMU group.
+
+    :ivar number: as in `/dev/vfio/N`
+    :ivar name: set by few drivers; `vfio-noiommu` for emulated devices and in no-IOMMU mode, so it tells
+        neither
+    :ivar type: of the default domain: `DMA`, `DMA-FQ`, `identity`, ...; None where the kernel shows none
+    :ivar members: every device in it, address -> driver or None
+    :ivar reserved_regions: in the order of their addresses; empty for emulated devices
+    """
+
+    number: int
+    name: str | None
+    type: str | None
+    members: dict[str, str | None]
+    reserved_regions: tuple[ReservedRegion, ...]
+
+    @property
+    def in_the_way(self) -> dict[str, str]:
+        """The members whose drivers are likely to keep VFIO from the group, address -> driver.
+
+        The kernel alone decides (VFIO_GROUP_GET_STATUS); this is to explain its answer.
+        """
+        return {
+            address: driver
+            for address, driver in self.members.items()
+            if driver is not None and "vfio" not in driver and driver not in _HARMLESS
+        }
+
+
+def group(number: int, kernel: Kernel | None = None) -> Group:
+    """
+    :raises OSError: ENODEV, there is no such group
+    """
+    kernel = kernel or default()
+    root = _root(kernel, number)
+    kind = attribute(kernel, f"{root}/type")
+    return Group(
+        number,
+        attribute(kernel, f"{root}/name"),
+        None if kind == "unknown" else kind,
+        _members(kernel, root),
+        _reserved(kernel, root),
+    )
+
+
+def groups(kernel: Kernel | None = None) -> list[Group]:
+    """All groups, by number. One that goes away meanwhile is left out."""
+    kernel = kernel or default()
+    found = []
+    for number in sorted(int(name) for name in entries(kernel, _ROOT)):
+        try:
+            found.append(group(number, kernel))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+    return found
+
+
+def group_members(where: int | str, kernel: Kernel | None = None) -> dict[str, str | None]:
+    """The devices of a group, given its number or one of them: address -> driver, None where none is bound.
+
+    :raises OSError: ENODEV, no such group or device, or a device in no group
+    """
+    kernel = kernel or default()
+    return _members(kernel, _root(kernel, where))
+
+
+def reserved_regions(where: int | str, kernel: Kernel | None = None) -> list[ReservedRegion]:
+    """The reserved regions of a group, given its number or one of its devices, by address.
+
+    The kernel takes them out of what VFIO_IOMMU_GET_INFO and IOMMU_IOAS_IOVA_RANGES report as usable,
+    except those of type `direct-relaxable`. Emulated devices have none.
+
+    :raises OSError: ENODEV, no such group or device, or a device in no group
+    """
+    kernel = kernel or default()
+    return list(_reserved(kernel, _root(kernel, where)))
+
+
+def _root(kernel: Kernel, where: int | str) -> str:
+    if not isinstance(where, int):
+        found = device(where, kernel)
+        if found.group is None:
+            raise OSError(errno.ENODEV, no_group_reason(kernel, found.address))
+        where = found.group
+    root = f"{_ROOT}/{where:d}"
+    if not kernel.exists(root):
+        raise OSError(errno.ENODEV, f"no IOMMU group {where}; there are {len(entries(kernel, _ROOT))} groups")
+    return root
+
+
+def _members(kernel: Kernel, root: str) -> dict[str, str | None]:
+    members = {}
+    for name in entries(kernel, f"{root}/devices"):
+        # The link's own name gets a suffix where two buses use the same.
+        path = kernel.realpath(f"{root}/devices/{name}")
+        members[os.path.basename(path)] = link_name(kernel, f"{path}/driver")
+    return members
+
+
+def _reserved(kernel: Kernel, root: str) -> tuple[ReservedRegion, ...]:
+    regions = []
+    for line in (attribute(kernel, f"{root}/reserved_regions") or "").splitlines():
+        try:
+            start, last, kind = line.split()
+            regions.append(ReservedRegion(IovaRange(int(start, 16), int(last, 16)), kind))
+        except ValueError:
+            raise BadReply(f"{root}/reserved_regions: not a region: {line!r}") from None
+    return tuple(sorted(regions))

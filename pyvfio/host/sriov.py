@@ -1,0 +1,99 @@
+"""Virtual functions: made and removed through their physical function's driver."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection
+
+from pyvfio.errors import Unsupported
+from pyvfio.host.discovery import HostDevice, device
+from pyvfio.host.foundations import refuse_if_stood_on
+from pyvfio.host.holders import holders_of
+from pyvfio.host.sysfs import write_within
+from pyvfio.kernel import Kernel, default
+
+#: seconds: a physical function's driver may start all of its functions' firmware
+TIMEOUT = 30.0
+
+
+def create_vfs(
+    address: str,
+    count: int,
+    *,
+    probe: bool = True,
+    timeout: float = TIMEOUT,
+    kernel: Kernel | None = None,
+) -> list[HostDevice]:
+    """Make virtual functions of a physical function (`sriov_numvfs` in sysfs); returns them in order.
+
+    With vfio-pci as the physical function's driver this takes its module's parameter `enable_sriov`.
+
+    :param count: how many, 1 to the device's `total_vfs`
+    :param probe: whether the kernel looks for drivers for them; without, they are bound to none
+    :raises Unsupported: the device has no SR-IOV
+    :raises ValueError: `count` is not possible
+    :raises OSError: EBUSY, it has some already (only all of them can be removed); ENOENT, its driver makes
+        none; ENODEV, no such device; EACCES, one needs to be root
+    """
+    kernel = kernel or default()
+    found = device(address, kernel)
+    if found.total_vfs is None:
+        raise Unsupported(f"{found.address} has no SR-IOV: no virtual functions can be made of it")
+    if not 0 < count <= found.total_vfs:
+        raise ValueError(f"{found.address} can have 1 to {found.total_vfs} virtual functions, not {count}")
+    if have := len(found.virtual_functions):
+        raise OSError(errno.EBUSY, f"{found.address} has {have} virtual functions: remove_vfs() comes first")
+    probing = f"{found.path}/sriov_drivers_autoprobe"
+    try:
+        before = kernel.read_file(probing)
+        kernel.write_file(probing, b"1" if probe else b"0")
+    except OSError as error:
+        raise OSError(error.errno, f"making virtual functions of {found.address}: {error.strerror}") from error
+    try:
+        _set(kernel, found, count, timeout)
+    finally:
+        kernel.write_file(probing, before)
+    return [device(name, kernel) for name in device(found.address, kernel).virtual_functions]
+
+
+def remove_vfs(
+    address: str,
+    *,
+    even_if: Collection[str] = (),
+    timeout: float = TIMEOUT,
+    kernel: Kernel | None = None,
+) -> None:
+    """Remove all virtual functions of a physical function; that there are none is as good.
+
+    :param even_if: as for :func:`pyvfio.host.bind`
+    :raises OSError: EBUSY, one of them is open in this process, or the running system stands on it; ENODEV,
+        no such device; EACCES, one needs to be root
+    :raises TimeoutError: another process has one open: the kernel asks for it, and waits until it is closed
+    """
+    kernel = kernel or default()
+    found = device(address, kernel)
+    if not found.virtual_functions:
+        return
+    for name in found.virtual_functions:
+        function = device(name, kernel)
+        refuse_if_stood_on(kernel, function, even_if)
+        own = [holder for holder in holders_of(function, kernel) if holder.pid == os.getpid()]
+        if own:
+            raise OSError(errno.EBUSY, f"{name} is still open in {own[0]}; close it first")
+    _set(kernel, found, 0, timeout)
+
+
+def _set(kernel: Kernel, found: HostDevice, count: int, timeout: float) -> None:
+    doing = f"setting the number of virtual functions of {found.address} to {count}"
+    try:
+        write_within(kernel, f"{found.path}/sriov_numvfs", str(count), timeout)
+    except TimeoutError as error:
+        raise TimeoutError(error.errno, f"{doing}: not done after {timeout:g} s") from error
+    except OSError as error:
+        why = ""
+        if error.errno == errno.ENOENT:
+            why = f": its driver, {found.driver or 'none'}, makes no virtual functions"
+            if found.driver == "vfio-pci":
+                why += " unless its module's parameter enable_sriov is Y"
+        raise OSError(error.errno, f"{doing}: {error.strerror}{why}") from error

@@ -1,0 +1,86 @@
+"""Changes to the host's devices as they happen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from pyvfio.errors import Closed
+from pyvfio.host.discovery import HostDevice, devices, look
+from pyvfio.kernel import Kernel, UdevMonitor, default
+
+
+class Change(NamedTuple):
+    """Something that happened to one device.
+
+    :ivar action: the kernel's: `add`, `remove`, `bind`, `unbind`, `change`
+    :ivar device: what it was like when the change was read; None when it had gone
+    """
+
+    action: str
+    bus: str
+    address: str
+    path: str
+    device: HostDevice | None
+
+
+class Changes:
+    """The changes, from when this is made on, to the devices that :func:`devices` would list.
+
+    It iterates for ever, as changes come; :meth:`wait` has a time limit; `fileno()` is for poll and asyncio.
+    The events are udev's, and the kernel's own where no udevd runs. One thread at a time may wait.
+    """
+
+    def __init__(self, kernel: Kernel | None = None) -> None:
+        self._kernel = kernel or default()
+        # First listen, then look: what comes between is told twice rather than not at all.
+        self._monitor: UdevMonitor | None = self._kernel.udev_monitor()
+        self._known = {one.path for one in devices(self._kernel)}
+
+    def fileno(self) -> int:
+        return self._open().fileno()
+
+    def wait(self, timeout: float | None = None) -> Change | None:
+        """The next change; None when there was none in `timeout` seconds.
+
+        :raises Closed: this is closed
+        """
+        monitor = self._open()
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            event = monitor.poll(left)
+            if event is None:
+                return None
+            action, one = event
+            found = look(self._kernel, one.path)
+            if found is not None and (found.bus in ("pci", "mdev") or found.group is not None):
+                self._known.add(one.path)
+            if one.path in self._known:
+                if action == "remove":
+                    self._known.discard(one.path)
+                return Change(action, one.subsystem, one.name, one.path, found)
+
+    def _open(self) -> UdevMonitor:
+        if self._monitor is None:
+            raise Closed("the host's changes are closed")
+        return self._monitor
+
+    def close(self) -> None:
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.close()
+
+    def __iter__(self) -> Iterator[Change]:
+        while (change := self.wait()) is not None:
+            yield change
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,75 @@
+"""Memory for devices to read and write."""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+from pyvfio import kernel as _kernel
+from pyvfio._abi import ffi
+from pyvfio.kernel import Kernel
+
+PAGE_SIZE = mmap.PAGESIZE
+
+
+class DmaBuffer:
+    """Page-aligned anonymous memory, zeroed, never inherited by a forked child.
+
+    There is nothing to close: the memory lives as long as this object, a view of it, or a mapping that refers to it.
+
+    :param size: bytes, rounded up to whole pages
+    :param huge: page size in bytes (2 MiB, 1 GiB) to take from the host's pool of huge pages; None for ordinary memory
+    :raises OSError: ENOMEM when there is no memory, or the pool of huge pages is too small
+
+    :ivar view: the memory as a writable memoryview of bytes
+    :ivar address: its virtual address in this process
+    :ivar size: bytes
+    :ivar page_size: size of the pages it was asked to consist of
+    """
+
+    __slots__ = ("__weakref__", "_memory", "address", "page_size", "size", "view")
+
+    def __init__(self, size: int, *, huge: int | None = None, kernel: Kernel | None = None) -> None:
+        if size <= 0:
+            raise ValueError(f"a buffer of {size} bytes: at least one is needed")
+        if huge is not None and (huge <= PAGE_SIZE or huge & (huge - 1)):
+            raise ValueError(f"huge={huge:#x} is no size of a huge page")
+        self.page_size = huge or PAGE_SIZE
+        self.size = -(-size // self.page_size) * self.page_size
+        try:
+            memory = (kernel or _kernel.default()).memory(self.size, huge=huge)
+        except OSError as error:
+            if huge is not None:
+                error.add_note(
+                    f"{self.size // huge} huge pages of {huge >> 10} KiB are needed; see "
+                    f"/sys/kernel/mm/hugepages/hugepages-{huge >> 10}kB/free_hugepages and write nr_hugepages there"
+                )
+            raise
+        # This export holds the memory: it cannot be unmapped under a device, whatever becomes of the views.
+        self._memory: Any = ffi.from_buffer(memory)
+        self.address = int(ffi.cast("uintptr_t", self._memory))
+        self.view = memoryview(memory)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __repr__(self) -> str:
+        return f"DmaBuffer({self.size:#x} bytes at {self.address:#x})"
+
+
+def pinned(buffer: Any, *, writable: bool) -> tuple[int, int, Any]:
+    """Address and size in bytes of any buffer object, and what keeps it in place (a bytearray cannot be resized).
+
+    :raises BufferError: it is to be written by a device and is read-only
+    :raises TypeError: it is no contiguous buffer
+    """
+    try:
+        held = ffi.from_buffer("char[]", buffer, require_writable=writable)
+    except BufferError as error:
+        if writable and memoryview(buffer).readonly:
+            raise BufferError(
+                f"{type(buffer).__name__} is read-only memory: a device cannot be allowed to write it; "
+                "map with write=False, or map a DmaBuffer"
+            ) from error
+        raise
+    return int(ffi.cast("uintptr_t", held)), len(held), held

@@ -1,0 +1,181 @@
+"""PCI configuration space, as vfio-pci shows it: parts of it virtualised, some writes refused or kept from the device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvfio._abi import lib
+from pyvfio.errors import BadReply
+from pyvfio.region import Registers
+
+if TYPE_CHECKING:
+    from pyvfio.device import Device
+
+# Offsets and bits of the PCI Local Bus and PCI Express base specifications.
+VENDOR_ID, DEVICE_ID, COMMAND, STATUS, REVISION_ID = 0x00, 0x02, 0x04, 0x06, 0x08
+CLASS_CODE, HEADER_TYPE, BAR0, SUBSYSTEM_VENDOR_ID, SUBSYSTEM_ID = 0x09, 0x0E, 0x10, 0x2C, 0x2E
+CAPABILITY_POINTER, INTERRUPT_LINE, INTERRUPT_PIN = 0x34, 0x3C, 0x3D
+COMMAND_IO, COMMAND_MEMORY, COMMAND_MASTER, COMMAND_INTX_DISABLE = 1 << 0, 1 << 1, 1 << 2, 1 << 10
+STATUS_CAPABILITIES = 1 << 4
+_STANDARD_END, _EXTENDED_START, _EXTENDED_END = 0x100, 0x100, 0x1000
+
+#: names of capabilities, as lspci writes them
+CAPABILITY_NAMES = {
+    0x01: "Power Management", 0x03: "VPD", 0x05: "MSI", 0x09: "Vendor Specific", 0x0A: "Debug port",
+    0x0D: "Subsystem", 0x10: "PCI Express", 0x11: "MSI-X", 0x12: "SATA", 0x13: "Advanced Features",
+    0x14: "Enhanced Allocation",
+}  # fmt: skip
+EXTENDED_NAMES = {
+    0x01: "Advanced Error Reporting", 0x02: "Virtual Channel", 0x03: "Device Serial Number", 0x04: "Power Budgeting",
+    0x0B: "Vendor Specific", 0x0D: "Access Control Services", 0x0E: "Alternative Routing-ID", 0x0F: "ATS",
+    0x10: "SR-IOV", 0x13: "Page Request", 0x15: "Resizable BAR", 0x17: "TPH", 0x18: "LTR", 0x19: "Secondary PCI Express",
+    0x1B: "PASID", 0x1E: "L1 PM Substates", 0x1F: "Precision Time Measurement", 0x23: "Designated Vendor-Specific",
+    0x25: "Data Link Feature",
+}  # fmt: skip
+
+
+class PciCapability(NamedTuple):
+    """A capability in configuration space.
+
+    :ivar offset: of its first byte
+    :ivar version: 0 for a standard capability, which has none
+    """
+
+    id: int
+    offset: int
+    version: int
+    name: str
+
+
+class PciConfig(Registers):
+    """Configuration space of a device: registers of 8, 16 and 32 bits, and the lists of capabilities."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._region = device.regions[lib.VFIO_PCI_CONFIG_REGION_INDEX]
+        #: bytes: 256, or 4096 with extended configuration space
+        self.size = self._region.size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """
+        :raises OSError: EINVAL beyond the end
+        """
+        return self._region.read(offset, size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """
+        :raises OSError: EINVAL beyond the end
+        """
+        self._region.write(offset, data)
+
+    def _load(self, offset: int, width: int) -> int:
+        return self._region._load(offset, width)
+
+    def _store(self, offset: int, width: int, value: int) -> None:
+        self._region._store(offset, width, value)
+
+    @property
+    def vendor(self) -> int:
+        return self.read16(VENDOR_ID)
+
+    @property
+    def device_id(self) -> int:
+        return self.read16(DEVICE_ID)
+
+    @property
+    def class_code(self) -> int:
+        """24 bits: base class, subclass, programming interface."""
+        return self.read32(REVISION_ID) >> 8
+
+    @property
+    def command(self) -> int:
+        """The command register: COMMAND_IO, COMMAND_MEMORY, COMMAND_MASTER, ..."""
+        return self.read16(COMMAND)
+
+    @command.setter
+    def command(self, value: int) -> None:
+        self.write16(COMMAND, value)
+
+    @property
+    def bus_master(self) -> bool:
+        """Whether the device may do DMA and send message-signalled interrupts."""
+        return bool(self.command & COMMAND_MASTER)
+
+    @bus_master.setter
+    def bus_master(self, on: bool) -> None:
+        self._switch(COMMAND_MASTER, on)
+
+    @property
+    def memory_enabled(self) -> bool:
+        """Whether the device answers accesses to its memory BARs."""
+        return bool(self.command & COMMAND_MEMORY)
+
+    @memory_enabled.setter
+    def memory_enabled(self, on: bool) -> None:
+        self._switch(COMMAND_MEMORY, on)
+
+    def _switch(self, bit: int, on: bool) -> None:
+        command = self.command
+        wanted = command | bit if on else command & ~bit
+        if wanted != command:
+            self.command = wanted
+
+    @property
+    def capabilities(self) -> list[PciCapability]:
+        """The standard capabilities, in the list's order.
+
+        :raises BadReply: the list points into the header, or comes back to where it was
+        """
+        if not self.read16(STATUS) & STATUS_CAPABILITIES:
+            return []
+        data = self.read(0, _STANDARD_END)
+        found: list[PciCapability] = []
+        offset = data[CAPABILITY_POINTER] & ~3
+        while offset:
+            if offset < 0x40:
+                raise BadReply(f"{self!r}: the capability list leads into the header, {offset:#x}")
+            if any(capability.offset == offset for capability in found):
+                raise BadReply(f"{self!r}: the capability list has a cycle at {offset:#x}")
+            id_ = data[offset]
+            found.append(PciCapability(id_, offset, 0, CAPABILITY_NAMES.get(id_, f"{id_:#04x}")))
+            offset = data[offset + 1] & ~3
+        return found
+
+    @property
+    def extended_capabilities(self) -> list[PciCapability]:
+        """The extended capabilities; none without extended configuration space.
+
+        :raises BadReply: the list leads out of extended space, or comes back to where it was
+        """
+        if self.size < _EXTENDED_END:
+            return []
+        found: list[PciCapability] = []
+        offset = _EXTENDED_START
+        while offset:
+            if offset < _EXTENDED_START or offset > _EXTENDED_END - 4:
+                raise BadReply(f"{self!r}: the extended capability list leads to {offset:#x}")
+            if any(capability.offset == offset for capability in found):
+                raise BadReply(f"{self!r}: the extended capability list has a cycle at {offset:#x}")
+            header = self.read32(offset)
+            if header in (0, 0xFFFFFFFF):
+                break
+            id_, version = header & 0xFFFF, header >> 16 & 0xF
+            # An id of 0 is a placeholder by which vfio-pci hides the list's first capability.
+            if id_:
+                found.append(PciCapability(id_, offset, version, EXTENDED_NAMES.get(id_, f"{id_:#06x}")))
+            following = header >> 20 & ~3
+            if not id_ and following <= offset:
+                break
+            offset = following
+        return found
+
+    def capability(self, id_: int) -> PciCapability | None:
+        """The first standard capability of that id."""
+        return next((c for c in self.capabilities if c.id == id_), None)
+
+    def extended_capability(self, id_: int) -> PciCapability | None:
+        """The first extended capability of that id."""
+        return next((c for c in self.extended_capabilities if c.id == id_), None)
+
+    def __repr__(self) -> str:
+        return f"<PciConfig of {self.device.address}>"

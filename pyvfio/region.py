@@ -1,0 +1,353 @@
+"""Regions of a device: what `pread`, `pwrite` and `mmap` reach of it."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+from pyvfio import capability, explain
+from pyvfio._abi import ffi, lib
+from pyvfio.errors import Closed, Refused, Unsupported
+from pyvfio.lifetime import Resource
+
+if TYPE_CHECKING:
+    from pyvfio.device import Device
+
+#: names of vfio-pci's fixed regions
+PCI_NAMES = ("BAR0", "BAR1", "BAR2", "BAR3", "BAR4", "BAR5", "ROM", "CONFIG", "VGA")
+
+
+class Area(NamedTuple):
+    """A part of a region: offset and size in bytes."""
+
+    offset: int
+    size: int
+
+
+class RegionInfo(NamedTuple):
+    """VFIO_DEVICE_GET_REGION_INFO: `struct vfio_region_info` with its capabilities.
+
+    :ivar offset: where the region starts in the device's file
+    :ivar areas: what of it can be mapped: the sparse areas, or the whole; nothing where mmap is not possible
+    :ivar type: (type, subtype) of a device-specific region, or None
+    :ivar msix_mappable: the MSI-X table within it may be mapped too
+    """
+
+    index: int  # type: ignore[assignment]  # the kernel's word; tuple.index is of no use here
+    flags: int
+    size: int
+    offset: int
+    areas: tuple[Area, ...]
+    type: tuple[int, int] | None
+    msix_mappable: bool
+    capabilities: tuple[capability.Capability, ...]
+
+
+class Registers:
+    """Loads and stores of exactly 8, 16, 32 or 64 bits, at naturally aligned offsets, in the machine's byte order."""
+
+    def read8(self, offset: int) -> int:
+        return self._load(offset, 1)
+
+    def read16(self, offset: int) -> int:
+        return self._load(offset, 2)
+
+    def read32(self, offset: int) -> int:
+        return self._load(offset, 4)
+
+    def read64(self, offset: int) -> int:
+        return self._load(offset, 8)
+
+    def write8(self, offset: int, value: int) -> None:
+        self._store(offset, 1, value)
+
+    def write16(self, offset: int, value: int) -> None:
+        self._store(offset, 2, value)
+
+    def write32(self, offset: int, value: int) -> None:
+        self._store(offset, 4, value)
+
+    def write64(self, offset: int, value: int) -> None:
+        self._store(offset, 8, value)
+
+    def _load(self, offset: int, width: int) -> int:
+        raise NotImplementedError
+
+    def _store(self, offset: int, width: int, value: int) -> None:
+        raise NotImplementedError
+
+    def _check_access(self, offset: int, width: int, size: int) -> None:
+        if offset % width:
+            raise Refused(f"{self!r}: offset {offset:#x} is not aligned to {width} bytes")
+        if offset < 0 or offset + width > size:
+            raise Refused(f"{self!r}: {width} bytes at {offset:#x} lie outside its {size:#x} bytes")
+
+
+class Region(Registers):
+    """One region of a device.
+
+    Its register methods read and write through the kernel. 64 bits at once: only for devices that are not PCI, since vfio-pci makes
+    one access or two of it depending on its release and the machine; map the region for that.
+    """
+
+    def __init__(self, device: Device, info: RegionInfo, name: str) -> None:
+        self.device = device
+        self.info = info
+        self.name = name
+        self.size = info.size
+
+    @property
+    def readable(self) -> bool:
+        return bool(self.info.flags & lib.VFIO_REGION_INFO_FLAG_READ)
+
+    @property
+    def writable(self) -> bool:
+        return bool(self.info.flags & lib.VFIO_REGION_INFO_FLAG_WRITE)
+
+    @property
+    def mmappable(self) -> bool:
+        return bool(self.info.areas)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read bytes, all of them: short transfers are continued.
+
+        The kernel chooses the width of each access; for registers use :meth:`read32` and its kin.
+
+        :raises OSError: EINVAL for a region that cannot be read, or outside it; EIO when the device does not answer
+        """
+        self._check_range("read", offset, size, self.readable)
+        fd, kernel = self.device._fd, self.device._fd.kernel
+        number = fd.fileno()
+        parts: list[bytes] = []
+        done = 0
+        while done < size:
+            try:
+                part = kernel.pread(number, size - done, self.info.offset + offset + done)
+            except OSError as error:
+                raise self._failed(error, "pread", offset + done, size - done) from None
+            if not part:
+                raise self._stopped("pread", offset, done, size)
+            parts.append(part)
+            done += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write(self, offset: int, data: Any) -> None:
+        """Write bytes, all of them: short transfers are continued.
+
+        :raises OSError: EINVAL for a region that cannot be written, or outside it; EIO when the device does not answer
+        """
+        view = memoryview(data).cast("B")
+        size = len(view)
+        self._check_range("write", offset, size, self.writable)
+        fd, kernel = self.device._fd, self.device._fd.kernel
+        number = fd.fileno()
+        done = 0
+        while done < size:
+            try:
+                count = kernel.pwrite(number, view[done:], self.info.offset + offset + done)
+            except OSError as error:
+                raise self._failed(error, "pwrite", offset + done, size - done) from None
+            if not count:
+                raise self._stopped("pwrite", offset, done, size)
+            done += count
+
+    def map(self, offset: int = 0, size: int | None = None) -> RegionMapping:
+        """Map the region, or a part of it, into this process.
+
+        :param offset: bytes from the region's start, a multiple of the page size
+        :param size: None for as far as the mappable area that holds `offset` reaches
+        :raises Unsupported: the region, or that part of it, cannot be mapped
+        :raises OSError: as mmap(2)
+        """
+        areas = self.info.areas
+        if not areas:
+            raise Unsupported(f"{self!r} cannot be mapped; its read and write methods go through the kernel")
+        area = next((a for a in areas if a.offset <= offset < a.offset + a.size), None)
+        if area is not None and size is None:
+            size = area.offset + area.size - offset
+        if area is None or size is None or size <= 0 or offset + size > area.offset + area.size:
+            parts = ", ".join(f"[{a.offset:#x}, {a.offset + a.size - 1:#x}]" for a in areas)
+            raise Unsupported(f"{self!r}: only {parts} can be mapped, not {size or 0:#x} bytes at {offset:#x}")
+        if offset % mmap.PAGESIZE:
+            raise Refused(f"{self!r}: offset {offset:#x} is no multiple of the page size {mmap.PAGESIZE:#x}")
+        prot = (mmap.PROT_READ if self.readable else 0) | (mmap.PROT_WRITE if self.writable else 0)
+        fd = self.device._fd
+        try:
+            memory = fd.kernel.mmap(fd.fileno(), size, offset=self.info.offset + offset, prot=prot)
+        except OSError as error:
+            raise self._failed(error, "mmap", offset, size) from None
+        return RegionMapping(self, offset, size, memory)
+
+    def _load(self, offset: int, width: int) -> int:
+        self._check_width(width)
+        self._check_access(offset, width, self.size)
+        return int.from_bytes(self._once("pread", offset, width), "little")
+
+    def _store(self, offset: int, width: int, value: int) -> None:
+        self._check_width(width)
+        self._check_access(offset, width, self.size)
+        self._once("pwrite", offset, width, value.to_bytes(width, "little"))
+
+    def _once(self, call: str, offset: int, width: int, data: bytes = b"") -> bytes:
+        """One access of the whole width: a register is not to be read in two halves."""
+        fd = self.device._fd
+        number, at = fd.fileno(), self.info.offset + offset
+        try:
+            if call == "pread":
+                data = fd.kernel.pread(number, width, at)
+                count = len(data)
+            else:
+                count = fd.kernel.pwrite(number, data, at)
+        except OSError as error:
+            raise self._failed(error, call, offset, width) from None
+        if count != width:
+            raise self._stopped(call, offset, count, width)
+        return data
+
+    def _check_width(self, width: int) -> None:
+        if width == 8 and self.device.info.is_pci:
+            raise Unsupported(
+                f"{self!r}: vfio-pci may split a 64-bit access in two; map() the region for one that is not, "
+                "or use two accesses of 32 bits"
+            )
+
+    def _check_range(self, verb: str, offset: int, size: int, possible: bool) -> None:
+        if not possible:
+            raise explain.os_error(errno.EINVAL, f"{verb} {self!r}", "", f"the device lets nobody {verb} it")
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise explain.os_error(
+                errno.EINVAL, f"{verb} {self!r}", f"offset={offset:#x}, size={size:#x}", f"it has {self.size:#x} bytes"
+            )
+
+    def _failed(self, error: OSError, call: str, offset: int, size: int) -> OSError:
+        reason = None
+        if error.errno == errno.EIO and self.device.info.is_pci:
+            reason = "the device does not decode memory now (command register), or is asleep or gone"
+        return explain.os_error(
+            error.errno or errno.EIO, f"{call} {self!r}", f"offset={offset:#x}, size={size:#x}", reason
+        )
+
+    def _stopped(self, call: str, offset: int, done: int, size: int) -> OSError:
+        return explain.os_error(
+            errno.EIO, f"{call} {self!r}", f"offset={offset:#x}, size={size:#x}", f"only {done} of {size} bytes went through"
+        )
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __repr__(self) -> str:
+        return f"<Region {self.name} of {self.device.address}>"
+
+
+class RegionMapping(Registers, Resource):
+    """A mapped part of a region. Closed with its device.
+
+    Reading a PCI BAR while the device does not decode memory raises SIGBUS in this process, as the kernel has it.
+
+    :ivar offset: of the mapped part in the region
+    :ivar size: bytes
+    :ivar address: its virtual address in this process
+    :ivar view: the memory as a memoryview; accesses through it are of no certain width
+    """
+
+    def __init__(self, region: Region, offset: int, size: int, memory: mmap.mmap) -> None:
+        super().__init__(region.device)
+        self.region = region
+        self.offset = offset
+        self.size = size
+        self._memory = memory
+        self._held: Any = ffi.from_buffer(memory)
+        self.address = int(ffi.cast("uintptr_t", self._held))
+        self.view = memoryview(memory)
+
+    def _load(self, offset: int, width: int) -> int:
+        self._check(offset, width)
+        return int(_LOADS[width](self.address + offset))
+
+    def _store(self, offset: int, width: int, value: int) -> None:
+        self._check(offset, width)
+        _STORES[width](self.address + offset, value)
+
+    def _check(self, offset: int, width: int) -> None:
+        if self._closed:
+            raise Closed(f"{self!r} is closed")
+        if offset % width or offset < 0 or offset + width > self.size:
+            self._check_access(offset, width, self.size)
+
+    def _release(self) -> None:
+        """
+        :raises BufferError: a slice of the view, or an array over it, is still in use; the memory goes with the last of them
+        """
+        self._held = None
+        self.view.release()
+        self._memory.close()
+
+    def __repr__(self) -> str:
+        return f"<RegionMapping {self.offset:#x}+{self.size:#x} of {self.region!r}>"
+
+
+_LOADS = {1: lib.pyvfio_read8, 2: lib.pyvfio_read16, 4: lib.pyvfio_read32, 8: lib.pyvfio_read64}
+_STORES = {1: lib.pyvfio_write8, 2: lib.pyvfio_write16, 4: lib.pyvfio_write32, 8: lib.pyvfio_write64}
+
+
+class Regions(Sequence[Region]):
+    """The regions of a device, by index; asked for as they are needed. Those that a device lacks have size 0."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._known: dict[int, Region] = {}
+
+    def __len__(self) -> int:
+        return self._device.info.num_regions
+
+    @overload
+    def __getitem__(self, index: int) -> Region: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Region]: ...
+    def __getitem__(self, index: int | slice) -> Region | list[Region]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if index not in self._known:
+            info = region_info(self._device, index)
+            fixed = self._device.info.is_pci and index < len(PCI_NAMES)
+            self._known[index] = Region(self._device, info, PCI_NAMES[index] if fixed else str(index))
+        return self._known[index]
+
+    def __iter__(self) -> Iterator[Region]:
+        return (self[index] for index in range(len(self)))
+
+
+def region_info(device: Device, index: int) -> RegionInfo:
+    """VFIO_DEVICE_GET_REGION_INFO, asked anew.
+
+    :raises OSError: EINVAL for an index that the device does not have
+    """
+    try:
+        answer, data = capability.ask(device._fd, "VFIO_DEVICE_GET_REGION_INFO", "struct vfio_region_info", index=index)
+    except OSError as error:
+        # The index of a region that exists on other devices of the kind (VGA): there, and empty.
+        if error.errno == errno.EINVAL and index < device.info.num_regions:
+            return RegionInfo(index, 0, 0, 0, (), None, False, ())
+        raise
+    chain: list[capability.Capability] = []
+    if answer.flags & lib.VFIO_REGION_INFO_FLAG_CAPS:
+        chain = capability.chain(data, answer.cap_offset, least=ffi.sizeof(answer[0]))
+    areas: tuple[Area, ...] = ()
+    type_: tuple[int, int] | None = None
+    msix_mappable = False
+    if answer.flags & lib.VFIO_REGION_INFO_FLAG_MMAP:
+        areas = (Area(0, answer.size),)
+    for cap in chain:
+        if cap.id == lib.VFIO_REGION_INFO_CAP_SPARSE_MMAP:
+            kind = "struct vfio_region_info_cap_sparse_mmap"
+            sparse = cap.array(cap.read(kind).nr_areas, "struct vfio_region_sparse_mmap_area", ffi.sizeof(kind))
+            areas = tuple(Area(area.offset, area.size) for area in sparse)
+        elif cap.id == lib.VFIO_REGION_INFO_CAP_TYPE:
+            described = cap.read("struct vfio_region_info_cap_type")
+            type_ = (described.type, described.subtype)
+        elif cap.id == lib.VFIO_REGION_INFO_CAP_MSIX_MAPPABLE:
+            msix_mappable = True
+    return RegionInfo(index, answer.flags, answer.size, answer.offset, areas, type_, msix_mappable, tuple(chain))

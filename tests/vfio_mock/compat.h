@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What differs between the kernels 6.1 to 7.3, in one place.
+ */
+#ifndef MOCK_COMPAT_H
+#define MOCK_COMPAT_H
+
+#include <linux/eventfd.h>
+#include <linux/module.h>
+#include <linux/platform_device.h>
+#include <linux/version.h>
+#include <linux/vfio.h>
+
+#define SINCE(major, minor) (LINUX_VERSION_CODE >= KERNEL_VERSION(major, minor, 0))
+
+/* iommufd, PRE_COPY and the migration data size; release stops being the one that frees the device */
+#define HAVE_IOMMUFD_OPS	SINCE(6, 2)
+#define HAVE_DETACH_IOAS	SINCE(6, 6)
+#define HAVE_MATCH_TOKEN_UUID	SINCE(6, 17)
+/* GET_REGION_INFO no longer reaches .ioctl */
+#define HAVE_REGION_INFO_CAPS	SINCE(6, 19)
+
+#if SINCE(6, 11)
+#define REMOVE_RETURN		void
+#define REMOVE_RETURN_VALUE
+#else
+#define REMOVE_RETURN		int
+#define REMOVE_RETURN_VALUE	0
+#endif
+
+static inline void compat_eventfd_signal(struct eventfd_ctx *ctx)
+{
+#if SINCE(6, 8)
+	eventfd_signal(ctx);
+#else
+	eventfd_signal(ctx, 1);
+#endif
+}
+
+/* Where iova_bitmap_set() lives: vfio itself before 6.12's move to iommufd */
+#if SINCE(6, 13)
+#define COMPAT_IMPORT_NS()	MODULE_IMPORT_NS("IOMMUFD")
+#else
+#define COMPAT_IMPORT_NS()	MODULE_IMPORT_NS(IOMMUFD)
+#endif
+
+#endif

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The register region: a table of registers and what reading and writing them does.
+ */
+#include "mock.h"
+
+#define FIELD(member) \
+	offsetof(struct mock_registers, member), sizeof_field(struct mock_registers, member)
+
+/* Registers that only hold what was written */
+static const struct {
+	u32 offset;
+	u32 field;
+	u32 size;
+} plain[] = {
+	{ MOCK_REG_SCRATCH64, FIELD(scratch64) },
+	{ MOCK_REG_SCRATCH32, FIELD(scratch32) },
+	{ MOCK_REG_SCRATCH16, FIELD(scratch16) },
+	{ MOCK_REG_SCRATCH8, FIELD(scratch8) },
+	{ MOCK_REG_DMA_IOVA, FIELD(dma_iova) },
+	{ MOCK_REG_DMA_LENGTH, FIELD(dma_length) },
+	{ MOCK_REG_DMA_SOURCE, FIELD(dma_source) },
+	{ MOCK_REG_DMA_MEMORY, FIELD(dma_memory) },
+	{ MOCK_REG_DMA_PATTERN, FIELD(dma_pattern) },
+	{ MOCK_REG_DMA_COUNT, FIELD(dma_count) },
+	{ MOCK_REG_DMA_STRIDE, FIELD(dma_stride) },
+	{ MOCK_REG_DMA_SEED, FIELD(dma_seed) },
+	{ MOCK_REG_DMA_DELAY, FIELD(dma_delay) },
+	{ MOCK_REG_DMA_IRQ, FIELD(dma_irq) },
+	{ MOCK_REG_PIN_IOVA, FIELD(pin_iova) },
+	{ MOCK_REG_PIN_COUNT, FIELD(pin_count) },
+};
+
+void mock_registers_reset(struct mock *mock)
+{
+	memset(&mock->registers, 0, sizeof(mock->registers));
+	mock->registers.dma_stride = cpu_to_le64(SZ_4K);
+	mock->registers.dma_irq = cpu_to_le32(MOCK_IRQ_NONE);
+	mock->registers.irq_raise = cpu_to_le32(MOCK_IRQ_NONE);
+}
+
+static void *plain_field(struct mock *mock, u64 offset, unsigned int size)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(plain); i++)
+		if (plain[i].offset == offset && plain[i].size == size)
+			return (void *)&mock->registers + plain[i].field;
+	return NULL;
+}
+
+/* Called with mock->lock held */
+static int read32(struct mock *mock, u64 offset, u64 *value)
+{
+	struct mock_job *job = &mock->engine.job;
+	struct mock_log *log = &mock->log;
+
+	switch (offset) {
+	case MOCK_REG_MAGIC:
+		*value = MOCK_MAGIC;
+		return 0;
+	case MOCK_REG_VERSION:
+		*value = MOCK_VERSION;
+		return 0;
+	case MOCK_REG_INDEX:
+		*value = mock->number;
+		return 0;
+	case MOCK_REG_CAPS:
+		*value = MOCK_CAP_LOG;
+		return 0;
+	case MOCK_REG_TRANSFER_MAX:
+		*value = mock->transfer_max;
+		return 0;
+	case MOCK_REG_DMA_COMMAND:
+		*value = job->command;
+		return 0;
+	case MOCK_REG_DMA_STATUS:
+		*value = READ_ONCE(job->status);
+		return 0;
+	case MOCK_REG_DMA_ERRNO:
+		*value = READ_ONCE(job->error);
+		return 0;
+	case MOCK_REG_IRQ_RAISE:
+		*value = le32_to_cpu(mock->registers.irq_raise);
+		return 0;
+	case MOCK_REG_IRQ_LINE:
+		*value = READ_ONCE(mock->irqs.asserted);
+		return 0;
+	case MOCK_REG_IRQ_MASKED:
+		*value = READ_ONCE(mock->irqs.masked);
+		return 0;
+	case MOCK_REG_LOG_MAX_RANGES:
+		*value = log->max_ranges;
+		return 0;
+	case MOCK_REG_LOG_OVERFLOW:
+		*value = log->overflow;
+		return 0;
+	case MOCK_REG_LOG_SIZE_MIN:
+		*value = log->size_min;
+		return 0;
+	case MOCK_REG_LOG_SIZE_MAX:
+		*value = log->size_max;
+		return 0;
+	case MOCK_REG_LOG_ACTIVE:
+		*value = log->active;
+		return 0;
+	case MOCK_REG_LOG_NUM_RANGES:
+		*value = log->num_ranges;
+		return 0;
+	case MOCK_REG_LOG_RANGE:
+		*value = log->selected;
+		return 0;
+	}
+	return -EINVAL;
+}
+
+/* Called with mock->lock held */
+static int read64(struct mock *mock, u64 offset, u64 *value)
+{
+	struct mock_job *job = &mock->engine.job;
+	struct mock_log *log = &mock->log;
+
+	switch (offset) {
+	case MOCK_REG_DMA_STEPS:
+		*value = READ_ONCE(job->steps);
+		return 0;
+	case MOCK_REG_DMA_BYTES:
+		*value = READ_ONCE(job->bytes);
+		return 0;
+	case MOCK_REG_DMA_FAULT:
+		*value = READ_ONCE(job->fault);
+		return 0;
+	case MOCK_REG_DMA_ROUNDS:
+		*value = READ_ONCE(job->rounds);
+		return 0;
+	case MOCK_REG_LOG_PAGE_MIN:
+		*value = log->page_min;
+		return 0;
+	case MOCK_REG_LOG_PAGE_MAX:
+		*value = log->page_max;
+		return 0;
+	case MOCK_REG_LOG_PAGE_SIZE:
+		*value = log->page_size;
+		return 0;
+	case MOCK_REG_LOG_RANGE_START:
+		*value = log->selected < log->num_ranges ? log->ranges[log->selected].start : 0;
+		return 0;
+	case MOCK_REG_LOG_RANGE_LAST:
+		*value = log->selected < log->num_ranges ? log->ranges[log->selected].last : 0;
+		return 0;
+	case MOCK_REG_LOG_DIRTY:
+		*value = log->dirty;
+		return 0;
+	case MOCK_REG_BYTES_WRITTEN:
+		*value = READ_ONCE(mock->bytes_written);
+		return 0;
+	case MOCK_REG_BYTES_READ:
+		*value = READ_ONCE(mock->bytes_read);
+		return 0;
+	case MOCK_REG_PAGES_MARKED:
+		*value = log->marked;
+		return 0;
+	case MOCK_REG_IRQS_SIGNALED:
+		*value = READ_ONCE(mock->irqs.signaled);
+		return 0;
+	case MOCK_REG_UNMAPS:
+		*value = READ_ONCE(mock->unmaps);
+		return 0;
+	case MOCK_REG_RESETS:
+		*value = mock->resets;
+		return 0;
+	}
+	return -EINVAL;
+}
+
+int mock_register_read(struct mock *mock, u64 offset, unsigned int size, u64 *value)
+{
+	void *field;
+	__le64 raw = 0;
+	int ret = -EINVAL;
+
+	if (offset >= MOCK_REG_FAULT && offset < MOCK_REG_FAULT + MOCK_NUM_FAULTS * MOCK_FAULT_SIZE)
+		return size == 4 ? mock_fault_read(mock, offset - MOCK_REG_FAULT, value) : -EINVAL;
+
+	mutex_lock(&mock->lock);
+	mutex_lock(&mock->log.lock);
+	field = plain_field(mock, offset, size);
+	if (field) {
+		memcpy(&raw, field, size);
+		*value = le64_to_cpu(raw);
+		ret = 0;
+	} else if (size == 4) {
+		ret = read32(mock, offset, value);
+	} else if (size == 8) {
+		ret = read64(mock, offset, value);
+	}
+	mutex_unlock(&mock->log.lock);
+	mutex_unlock(&mock->lock);
+	return ret;
+}
+
+/* Called with mock->lock held. The log's limits: of a running log nothing changes. */
+static int write_limit(struct mock *mock, u64 offset, u64 value)
+{
+	struct mock_log *log = &mock->log;
+
+	switch (offset) {
+	case MOCK_REG_LOG_MAX_RANGES:
+		if (!value)
+			return -EINVAL;
+		log->max_ranges = value;
+		return 0;
+	case MOCK_REG_LOG_OVERFLOW:
+		if (value > MOCK_LOG_REFUSE)
+			return -EINVAL;
+		log->overflow = value;
+		return 0;
+	case MOCK_REG_LOG_PAGE_MIN:
+		if (value < SZ_4K || !is_power_of_2(value))
+			return -EINVAL;
+		log->page_min = value;
+		return 0;
+	case MOCK_REG_LOG_PAGE_MAX:
+		if (value < SZ_4K || !is_power_of_2(value))
+			return -EINVAL;
+		log->page_max = value;
+		return 0;
+	case MOCK_REG_LOG_SIZE_MIN:
+		if (value > 64)
+			return -EINVAL;
+		log->size_min = value;
+		return 0;
+	case MOCK_REG_LOG_SIZE_MAX:
+		if (value > 64)
+			return -EINVAL;
+		log->size_max = value;
+		return 0;
+	case MOCK_REG_LOG_RANGE:
+		log->selected = value;
+		return 0;
+	}
+	return -EINVAL;
+}
+
+static bool is_limit(u64 offset, unsigned int size)
+{
+	switch (offset) {
+	case MOCK_REG_LOG_PAGE_MIN:
+	case MOCK_REG_LOG_PAGE_MAX:
+		return size == 8;
+	case MOCK_REG_LOG_MAX_RANGES:
+	case MOCK_REG_LOG_OVERFLOW:
+	case MOCK_REG_LOG_SIZE_MIN:
+	case MOCK_REG_LOG_SIZE_MAX:
+	case MOCK_REG_LOG_RANGE:
+		return size == 4;
+	}
+	return false;
+}
+
+int mock_register_write(struct mock *mock, u64 offset, unsigned int size, u64 value)
+{
+	__le64 raw = cpu_to_le64(value);
+	void *field;
+	int ret = 0;
+
+	if (offset >= MOCK_REG_FAULT && offset < MOCK_REG_FAULT + MOCK_NUM_FAULTS * MOCK_FAULT_SIZE)
+		return size == 4 ? mock_fault_write(mock, offset - MOCK_REG_FAULT, value) : -EINVAL;
+
+	/* What acts, and takes the locks that it needs itself */
+	if (size == 4) {
+		switch (offset) {
+		case MOCK_REG_DMA_COMMAND:
+			if (value != MOCK_DMA_STOP)
+				return mock_engine_start(mock, value);
+			mock_engine_stop(mock);
+			return 0;
+		case MOCK_REG_IRQ_RAISE:
+			mutex_lock(&mock->lock);
+			mock->registers.irq_raise = cpu_to_le32(value);
+			mutex_unlock(&mock->lock);
+			return mock_irq_raise(mock, value);
+		case MOCK_REG_IRQ_LINE:
+			if (value & 1)
+				mock_irq_deassert(mock);
+			return 0;
+		}
+	}
+
+	mutex_lock(&mock->lock);
+	field = plain_field(mock, offset, size);
+	if (field) {
+		memcpy(field, &raw, size);
+	} else if (offset == MOCK_REG_TRANSFER_MAX && size == 4) {
+		WRITE_ONCE(mock->transfer_max, value);
+	} else if (is_limit(offset, size)) {
+		mutex_lock(&mock->log.lock);
+		ret = write_limit(mock, offset, value);
+		mutex_unlock(&mock->log.lock);
+	} else {
+		ret = -EINVAL;
+	}
+	mutex_unlock(&mock->lock);
+	return ret;
+}
