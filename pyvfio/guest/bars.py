@@ -1,7 +1,7 @@
 """PCI base address registers: where one maps memory, and what a guest maps by accident while it sizes one.
 
-The decoding is QEMU's PCI core's (hw/pci/pci.c; the rule for memory BARs is the same from 2014 to 10.2).
-Linux sizes BARs with memory decoding switched on, so that half-written values are decoded too.
+The decoding is QEMU's PCI core's (hw/pci/pci.c; the rule for memory BARs is the same from 2014 to 10.2).  Linux sizes
+BARs with memory decoding switched on, so that half-written values are decoded too.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ PC_FIRMWARE = IovaSet([IovaRange(0xFFFC0000, UINT32_MAX)])
 def decode(low: int, high: int | None, size: int, *, memory_enabled: bool = True) -> IovaRange | None:
     """Where a memory BAR with these register values maps; None where it does not.
 
-    Not mapped: decoding switched off, address 0, an end past 2^64, a last byte at 2^64-1, and for a 32-bit
-    BAR a last byte at or above 2^32-1.  A half-written value of a 64-bit BAR cannot be told from a real one.
+    Not mapped: decoding switched off, address 0, an end past 2^64, a last byte at 2^64-1, and for a 32-bit BAR a last
+    byte at or above 2^32-1.  A half-written value of a 64-bit BAR cannot be told from a real one.
 
     :param high: the upper register; None for a 32-bit BAR
     :param size: the BAR's size, a power of two
@@ -63,13 +63,7 @@ class Bar:
     """
 
     def __init__(
-        self,
-        low: int,
-        high: int | None,
-        size: int,
-        *,
-        flags: int | None = None,
-        covered: IovaSet = PC_FIRMWARE,
+        self, low: int, high: int | None, size: int, *, flags: int | None = None, covered: IovaSet = PC_FIRMWARE
     ) -> None:
         self.size = size
         self.covered = covered
@@ -118,9 +112,7 @@ class Bar:
         return self.write_high(value) if offset else self.write_low(value)
 
     def size_it(self) -> list[list[Event]]:
-        """What Linux does to learn the size: each register all ones, and back.  The events of each of its
-        writes.
-        """
+        """What Linux does to learn the size: each register all ones, and back.  The events of each of its writes."""
         low, high = self.low, self.high
         steps = [self.write_low(UINT32_MAX), self.write_low(low)]
         if high is not None:

@@ -1,7 +1,7 @@
 """What makes a guest with assigned devices impossible to migrate, known before anything is started.
 
-Each :class:`Blocker` says what stands in the way and what to do about it.  Nothing is asked of the host here:
-what it needs to know is passed in as :class:`GuestDevice`.
+Each :class:`Blocker` says what stands in the way and what to do about it.  Nothing is asked of the host here: what it
+needs to know is passed in as :class:`GuestDevice`.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def blockers(
     """Everything that stands in the way of migrating a guest with these devices.
 
     :param plan: the ranges that will be logged; without, limits are not checked
-    :param iommu_tracks: the host IOMMU tracks dirty pages (IOMMU_HW_CAP_DIRTY_TRACKING, Linux 6.7), so that
-        devices that do not log can do without
+    :param iommu_tracks: the host IOMMU tracks dirty pages (IOMMU_HW_CAP_DIRTY_TRACKING, Linux 6.7), so that devices
+        that do not log can do without
     :param page_size: the host's page size
     :param assigned: all devices given to the guest, for telling a group's other members from strangers
     """
@@ -122,8 +122,8 @@ def blockers(
 
 
 def _viommu(device: GuestDevice) -> list[Blocker]:
-    # By address space, not by whether translation is on: with iommu=pt there is nothing to see when the
-    # device is realized.
+    # By address space, not by whether translation is on: with iommu=pt there is nothing to see when the device is
+    # realized.
     if device.address_space == SYSTEM_MEMORY:
         return []
     advice = "Attach it to a bus outside the virtual IOMMU (bypass_iommu=on)"
@@ -187,9 +187,7 @@ def _group(device: GuestDevice, ours: set[str]) -> list[Blocker]:
                 fatal=False,
             )
         )
-    others = [
-        peer for peer in device.peers if not peer.bridge and peer.name in ours and peer.name != device.name
-    ]
+    others = [peer for peer in device.peers if not peer.bridge and peer.name in ours and peer.name != device.name]
     if others:
         names = ", ".join(peer.name for peer in others)
         found.append(

@@ -1,8 +1,7 @@
-"""QEMU's IOVA tree (util/iova-tree.c): what dirty tracking by a record of every mapping would have been built
-on.
+"""QEMU's IOVA tree (util/iova-tree.c): what dirty tracking by a record of every mapping would have been built on.
 
-Proposed for VFIO in 2023 and dropped for two, then three, ranges; in QEMU 10.2 only vhost-vdpa's shadow
-queues use the tree.  Its sizes are *inclusive*: an entry of size 0xfff is one page.
+Proposed for VFIO in 2023 and dropped for two, then three, ranges; in QEMU 10.2 only vhost-vdpa's shadow queues use the
+tree.  Its sizes are *inclusive*: an entry of size 0xfff is one page.
 """
 
 from __future__ import annotations
@@ -78,9 +77,7 @@ class IovaTree:
         return Result.IOVA_OK
 
     def remove(self, iova: int, size: int) -> list[Entry]:
-        """Drop every entry that overlaps these ``size + 1`` bytes, whole: nothing is split.  Returns the
-        dropped ones.
-        """
+        """Drop every entry that overlaps these ``size + 1`` bytes, whole: nothing is split.  Returns the dropped ones."""
         gone = [entry for entry in self._entries if entry.iova <= iova + size and iova <= entry.last]
         self._entries = [entry for entry in self._entries if entry not in gone]
         return gone

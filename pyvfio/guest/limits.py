@@ -1,8 +1,8 @@
 """What the kernel and a device's driver answer to VFIO_DEVICE_FEATURE_DMA_LOGGING_START.
 
-The kernel's core checks the request (:func:`core_start`, :func:`core_report`); then the driver may combine
-ranges, clamp the page size, or refuse the total.  What a driver does is data, :class:`Limits`; :func:`mlx5`
-and :func:`pds` make those of the two drivers in Linux, :data:`CORE` is a device with no limit of its own.
+The kernel's core checks the request (:func:`core_start`, :func:`core_report`); then the driver may combine ranges,
+clamp the page size, or refuse the total.  What a driver does is data, :class:`Limits`; :func:`mlx5` and :func:`pds`
+make those of the two drivers in Linux, :data:`CORE` is a device with no limit of its own.
 
 All sizes are bytes; errors are the numbers of :mod:`errno`, 0 for success.
 """
@@ -21,9 +21,7 @@ _RANGE_STRUCT_SIZE = 16
 
 
 def most_ranges(host_page_size: int = 4096) -> int:
-    """The most ranges that the kernel's core takes: as many as fit in one page (256 on 4 KiB, 4096 on 64
-    KiB).
-    """
+    """The most ranges that the kernel's core takes: as many as fit in one page (256 on 4 KiB, 4096 on 64 KiB)."""
     return host_page_size // _RANGE_STRUCT_SIZE
 
 
@@ -32,8 +30,8 @@ def core_start(
 ) -> int:
     """The errno of the kernel core's own checks of DMA_LOGGING_START, in its order; 0 if the driver is asked.
 
-    vfio_ioctl_device_feature_logging_start, the same since Linux 6.1.  It takes page sizes that are no power
-    of two, and lengths of zero: only drivers object.
+    vfio_ioctl_device_feature_logging_start, the same since Linux 6.1.  It takes page sizes that are no power of two,
+    and lengths of zero: only drivers object.
 
     :param ranges: (iova, length) as in struct vfio_device_feature_dma_logging_range
     :param log_ops: whether the device's driver does DMA logging at all
@@ -55,8 +53,7 @@ def core_start(
         if iova + length >= _U64:
             return errno.EOVERFLOW
         last = (iova + length - 1) % _U64
-        # An empty range is held as last < start, at 0 even as the whole address space: an interval tree finds
-        # it so.
+        # An empty range is held as last < start, at 0 even as the whole address space: an interval tree finds it so.
         at = bisect_right(seen, (last, _U64)) - 1
         if (at >= 0 and seen[at][1] >= iova) or any(start <= last and iova <= end for start, end in empty):
             return errno.EINVAL
@@ -81,10 +78,9 @@ def core_report(page_size: int, iova: int = 0, length: int = 4096, *, log_ops: b
 def combine(ranges: Sequence[IovaRange], limit: int) -> list[IovaRange]:
     """At most ``limit`` ranges, made by closing the smallest gaps first, of equal ones the lowest.
 
-    What the kernel's vfio_combine_iova_ranges makes of a driver's ranges (Linux 6.1 on; there quadratic), and
-    what Alex Williamson proposed for QEMU in 2023.  Ranges within the limit stay as they are, touching ones
-    too.  No cover with so few ranges has fewer bytes: each closes all gaps but limit-1, and these keep the
-    largest.
+    What the kernel's vfio_combine_iova_ranges makes of a driver's ranges (Linux 6.1 on; there quadratic), and what Alex
+    Williamson proposed for QEMU in 2023.  Ranges within the limit stay as they are, touching ones too.  No cover with
+    so few ranges has fewer bytes: each closes all gaps but limit-1, and these keep the largest.
 
     :param ranges: none may overlap; sorted in the result
     :raises ValueError: ``limit`` is less than 1
@@ -196,13 +192,11 @@ def mlx5(
     log_min_page_size: int = 12,
     log_max_page_size: int = 31,
 ) -> Limits:
-    """NVIDIA ConnectX (drivers/vfio/pci/mlx5, Linux 6.1; the limits as checked since the fix of February
-    2023).
+    """NVIDIA ConnectX (drivers/vfio/pci/mlx5, Linux 6.1; the limits as checked since the fix of February 2023).
 
-    The five are the firmware's capabilities pg_track_*.  42 and 12 were reported from one host in 2023
-    (Cédric Le Goater); the limit is on the sum of all ranges, not on the highest address.  How many ranges a
-    real device takes is not known: 255 is the most that the capability's 8 bits can say.  The page sizes'
-    defaults are what 5 bits can say.
+    The five are the firmware's capabilities pg_track_*.  42 and 12 were reported from one host in 2023 (Cédric Le
+    Goater); the limit is on the sum of all ranges, not on the highest address.  How many ranges a real device takes is
+    not known: 255 is the most that the capability's 8 bits can say.  The page sizes' defaults are what 5 bits can say.
     """
     return Limits(
         "mlx5",
@@ -221,8 +215,8 @@ MLX5 = mlx5()
 def mlx5_start_as_merged(limits: Limits, ranges: Sequence[IovaRange]) -> tuple[int, int, int]:
     """mlx5's START before the fix of February 2023 (c1d050b0d169 as merged, Linux 6.1 and early 6.2).
 
-    Each length was one byte short and the logarithm rounded down: a sum just under 2^43 passed a limit of 42,
-    and a lone 4 KiB range was refused.
+    Each length was one byte short and the logarithm rounded down: a sum just under 2^43 passed a limit of 42, and a
+    lone 4 KiB range was refused.
 
     :returns: errno, the sum of the lengths and its logarithm, as that driver worked them out
     """
@@ -243,9 +237,8 @@ class PdsRegion(NamedTuple):
 def pds(max_regions: int = 1) -> Limits:
     """AMD Pensando (drivers/vfio/pci/pds, Linux 6.6).
 
-    The device says how many regions it has; the driver's first version always combined to one, a later one to
-    the device's number.  The page size is taken as asked.  The number of pages of a region is kept in 32
-    bits.
+    The device says how many regions it has; the driver's first version always combined to one, a later one to the
+    device's number.  The page size is taken as asked.  The number of pages of a region is kept in 32 bits.
     """
     return Limits("pds", max_ranges=max_regions, combines=True, max_pages=2**32 - 1)
 

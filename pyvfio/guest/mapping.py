@@ -1,9 +1,8 @@
-"""What the kernel will answer to a DMA mapping, worked out beforehand, by IOMMU backend and by the era of the
-kernel.
+"""What the kernel will answer to a DMA mapping, worked out beforehand, by IOMMU backend and by the era of the kernel.
 
-The answers are errnos, 0 for success, in the order in which the kernel's own checks run.  They were read in
-its sources (drivers/vfio/vfio_iommu_type1.c, drivers/iommu/iommufd/io_pagetable.c,
-drivers/iommu/intel/iommu.c) and those marked so in the project's tests were run on 7.3.4.
+The answers are errnos, 0 for success, in the order in which the kernel's own checks run.  They were read in its sources
+(drivers/vfio/vfio_iommu_type1.c, drivers/iommu/iommufd/io_pagetable.c, drivers/iommu/intel/iommu.c) and those marked so
+in the project's tests were run on 7.3.4.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ class Era(IntEnum):
     """Kernels that answer differently."""
 
     BEFORE_5_4 = 0
-    """type1 does not look at reserved regions: a map into them succeeds and the device's access fails later,
-    unless the IOMMU driver itself refuses (Intel: EFAULT beyond its width)."""
+    """type1 does not look at reserved regions: a map into them succeeds and the device's access fails later, unless the
+    IOMMU driver itself refuses (Intel: EFAULT beyond its width)."""
     SINCE_5_4 = 1
     """type1 checks the list of usable ranges first: EINVAL."""
     CHECKED_SUMS = 2
@@ -34,17 +33,13 @@ class Space(NamedTuple):
     """What is known of an address space when something is to be mapped."""
 
     usable: Sequence[IovaRange] | IovaSet | None = None
-    """What the kernel reports as usable; None or empty if it reports nothing (emulated devices only): then
-    all is.
-    """
+    """What the kernel reports as usable; None or empty if it reports nothing (emulated devices only): then all is."""
     mapped: IovaSet = IovaSet()
     """What is mapped already."""
     page_sizes: int = 1 << 12
     """The IOMMU's page sizes, a mask; under iommufd the lowest bit is the IOAS's alignment."""
     entries_left: int | None = None
-    """Mappings that may still be made (VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 65535 to begin with); None: not
-    limited.
-    """
+    """Mappings that may still be made (VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 65535 to begin with); None: not limited."""
     intel_width: int | None = None
     """The Intel IOMMU's width, for kernels before 5.4."""
 
@@ -54,8 +49,8 @@ def type1_map(
 ) -> int:
     """The errno of VFIO_IOMMU_MAP_DMA on a type1 container.
 
-    EINVAL: no permission, misaligned, zero size, or not whole within *one* of the usable ranges; EOVERFLOW:
-    wraps; EEXIST: overlaps a mapping; ENOSPC: no entries left.
+    EINVAL: no permission, misaligned, zero size, or not whole within *one* of the usable ranges; EOVERFLOW: wraps;
+    EEXIST: overlaps a mapping; ENOSPC: no entries left.
     """
     page = space.page_sizes & -space.page_sizes
     if not size or not (read or write):
@@ -70,31 +65,29 @@ def type1_map(
     if space.entries_left == 0:
         return errno.ENOSPC
     if era >= Era.SINCE_5_4:
-        return 0 if not space.usable or any(wanted in each for each in space.usable) else errno.EINVAL
+        if space.usable and not any(each.start <= iova and wanted.last <= each.last for each in space.usable):
+            return errno.EINVAL
+        return 0
     if space.intel_width is not None:
         return intel_map(space.intel_width, iova, size)
     return 0
 
 
 def intel_map(width: int, iova: int, size: int) -> int:
-    """The errno of the Intel IOMMU driver's own map: EFAULT beyond its width (intel_iommu_map, 2014 to about
-    6.x).
+    """The errno of the Intel IOMMU driver's own map: EFAULT beyond its width (intel_iommu_map, 2014 to about 6.x).
 
     The kernel log says "iommu width (N) is not sufficient for the mapped address".
     """
     return errno.EFAULT if iova + size > 1 << width else 0
 
 
-def iommufd_map(
-    space: Space, iova: int, length: int, *, writable_memory: bool = True, write: bool = True
-) -> int:
+def iommufd_map(space: Space, iova: int, length: int, *, writable_memory: bool = True, write: bool = True) -> int:
     """The errno of IOMMU_IOAS_MAP with a fixed IOVA (Linux 6.2 on).
 
-    EINVAL: misaligned, zero length, or meets a reserved region; EOVERFLOW: wraps; EEXIST: already mapped;
-    EPERM: write to memory that is read-only.
+    EINVAL: misaligned, zero length, or meets a reserved region; EOVERFLOW: wraps; EEXIST: already mapped; EPERM: write
+    to memory that is read-only.
 
-    Here ``space.usable`` is the complement of the IOAS's reserved regions; unlike type1's, a map may span
-    neighbours.
+    Here ``space.usable`` is the complement of the IOAS's reserved regions; unlike type1's, a map may span neighbours.
     """
     alignment = space.page_sizes & -space.page_sizes
     if write and not writable_memory:

@@ -1,8 +1,7 @@
-"""QEMU's own results, hazards and all, to compare with: what it asks devices to log, its trace lines and its
-messages.
+"""QEMU's own results, hazards and all, to compare with: what it asks devices to log, its trace lines and its messages.
 
-Nothing here is advice; :mod:`pyvfio.guest.tracking` is.  The arithmetic is that of hw/vfio/listener.c (before
-2025 hw/vfio/common.c), read from 8.0 to 10.2; where versions differ, the version is a parameter.
+Nothing here is advice; :mod:`pyvfio.guest.tracking` is.  The arithmetic is that of hw/vfio/listener.c (before 2025
+hw/vfio/common.c), read from 8.0 to 10.2; where versions differ, the version is a parameter.
 """
 
 from __future__ import annotations
@@ -36,9 +35,7 @@ class Algorithm(Enum):
     SPLIT_32_64 = "min32/min64"
     """62c1b0024b (March 2023): QEMU 8.0, 8.1."""
     ALL_PCI = "every vfio-pci section in one pci range"
-    """A proposal of 7 September 2023, superseded: it overlaps the 32-bit range where BARs lie below 4 GiB
-    (SeaBIOS).
-    """
+    """A proposal of 7 September 2023, superseded: it overlaps the 32-bit range where BARs lie below 4 GiB (SeaBIOS)."""
     SPLIT_32_64_PCI = "min32/min64/minpci64"
     """a31fe5daea (September 2023): QEMU 8.2 to 10.2."""
 
@@ -91,8 +88,7 @@ class Tracking(NamedTuple):
     def prepare(self) -> StartRequest:
         """The request that is made of the ranges.
 
-        :raises OSError: ENOMEM if there are none: QEMU takes the empty allocation for a failed one, and calls
-            no ioctl
+        :raises OSError: ENOMEM if there are none: QEMU takes the empty allocation for a failed one, and calls no ioctl
         """
         if not self.ranges:
             raise OSError(errno.ENOMEM, f"Failed to prepare DMA logging: {os.strerror(errno.ENOMEM)}")
@@ -211,8 +207,8 @@ class StopRequest(NamedTuple):
 class ReportRequest(NamedTuple):
     """VFIO_DEVICE_FEATURE with DMA_LOGGING_REPORT, and the bitmap that QEMU allocates for it.
 
-    The bitmap is zeroed by the caller: the kernel only sets bits, and every device of the container ORs into
-    the same one.
+    The bitmap is zeroed by the caller: the kernel only sets bits, and every device of the container ORs into the same
+    one.
     """
 
     iova: int
@@ -254,8 +250,8 @@ def bitmap_size(size: int, page_size: int) -> Bitmap:
 
 
 def query_line(iova: int, size: int, start: int, dirty_pages: int, page_size: int = 4096) -> str:
-    """The trace line of one dirty bitmap query (vfio_container_query_dirty_bitmap); the blank after ``size=``
-    is QEMU's.
+    """The trace line of one dirty bitmap query (vfio_container_query_dirty_bitmap); the blank after ``size=`` is
+    QEMU's.
 
     :param start: the guest's RAM address of the first page
     """
@@ -294,8 +290,8 @@ class Started(NamedTuple):
 
 
 def start_all(devices: Sequence[Device], era: Era = Era.CURRENT) -> Started:
-    """Start logging on every device that does not log yet; at the first failure stop *all*, those that logged
-    before too.
+    """Start logging on every device that does not log yet; at the first failure stop *all*, those that logged before
+    too.
 
     There is no retry with fewer ranges and no falling back to the IOMMU's dirty tracking.
     """
@@ -357,9 +353,7 @@ class Tracker(NamedTuple):
 
 
 def backend(devices: Sequence[Tracker], container_supports: bool) -> Backend:
-    """Who tracks: the devices if all can and none was told not to, else the container.  Decided before
-    anything starts.
-    """
+    """Who tracks: the devices if all can and none was told not to, else the container.  Decided before anything starts."""
     if all(device.supported and device.option != "off" for device in devices):
         return Backend.DEVICE
     return Backend.CONTAINER if container_supports else Backend.NONE
@@ -385,8 +379,7 @@ def query(all_devices: bool, container: bool, ram_address: int, size: int, devic
 class OneShotListener:
     """The listener by which QEMU sees the address space once, when logging starts (62c1b0024b, QEMU 8.0 on).
 
-    Registering it replays all sections at once; it is unregistered right after and has no callback for what
-    goes.
+    Registering it replays all sections at once; it is unregistered right after and has no callback for what goes.
     """
 
     callbacks = ("region_add",)
@@ -426,11 +419,11 @@ _VIOMMU_TEXT = "Migration is currently not supported with vIOMMU enabled"
 def viommu_blocker(address_spaces: Iterable[str], device: str | None = None) -> str | None:
     """The message by which QEMU blocks migration because of a virtual IOMMU; None if it does not.
 
-    What counts is that an address space is not the system's memory: a vIOMMU that is present but switched
-    off, or in passthrough mode, blocks too.
+    What counts is that an address space is not the system's memory: a vIOMMU that is present but switched off, or in
+    passthrough mode, blocks too.
 
-    :param address_spaces: of all containers for QEMU 8.1 (e46883204c), where the blocker is global; of the
-        device's own for 8.2 to 10.2 (3c26c80a0a)
+    :param address_spaces: of all containers for QEMU 8.1 (e46883204c), where the blocker is global; of the device's own
+        for 8.2 to 10.2 (3c26c80a0a)
     :param device: the device that the message names, since 8.2
     """
     if all(space == SYSTEM_MEMORY for space in address_spaces):
@@ -465,9 +458,7 @@ def map_failure(*, ram_device: bool, at_init: bool = False, device: str = "") ->
 
 
 def width_refusal(viommu_bits: int, host_bits: int) -> str | None:
-    """intel-iommu's refusal of a host whose IOMMU is narrower than itself (vtd_check_hiod, 9.1 on); None if
-    it fits.
-    """
+    """intel-iommu's refusal of a host whose IOMMU is narrower than itself (vtd_check_hiod, 9.1 on); None if it fits."""
     return f"aw-bits {viommu_bits} > host aw-bits {host_bits}" if viommu_bits > host_bits else None
 
 

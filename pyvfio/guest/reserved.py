@@ -1,10 +1,9 @@
 """Which addresses a guest's own IOMMU must leave alone, and how a virtual IOMMU tells the guest.
 
-The host's IOMMU cannot map everything: around its MSI window, and beyond its width, the kernel refuses
-(type1's VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES list what remains).  The complement of
-that is what a virtual IOMMU must reserve.  How regions are resolved, conveyed and negotiated follows QEMU's
-virtio-iommu (hw/virtio/virtio-iommu.c, util/reserved-region.c), whose rules have changed: :class:`Conveyance`
-names the versions.
+The host's IOMMU cannot map everything: around its MSI window, and beyond its width, the kernel refuses (type1's
+VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES list what remains).  The complement of that is what a
+virtual IOMMU must reserve.  How regions are resolved, conveyed and negotiated follows QEMU's virtio-iommu
+(hw/virtio/virtio-iommu.c, util/reserved-region.c), whose rules have changed: :class:`Conveyance` names the versions.
 """
 
 from __future__ import annotations
@@ -57,8 +56,8 @@ VIRT_GICV2M_PROPERTY = ReservedRegion(RegionType.MSI, 0x08020000, 0x08020FFF)
 def host_reserved(usable: IovaSet | None, within: IovaRange = WHOLE) -> IovaSet:
     """What the host cannot map: the complement of what it can; nothing where the kernel reports no ranges.
 
-    An empty report never means that all is reserved: it is an old kernel, or an emulated device.  QEMU's own
-    function aborts for some narrower windows; this one clips.
+    An empty report never means that all is reserved: it is an old kernel, or an emulated device.  QEMU's own function
+    aborts for some narrower windows; this one clips.
     """
     return usable.complement(within) if usable else IovaSet()
 
@@ -66,8 +65,8 @@ def host_reserved(usable: IovaSet | None, within: IovaRange = WHOLE) -> IovaSet:
 def resolve(inserts: Iterable[ReservedRegion]) -> list[ReservedRegion]:
     """The regions that come of inserting these in order: a later one wins wherever it covers earlier ones.
 
-    Those are trimmed, split, or deleted; equal neighbours stay apart (QEMU's resv_region_list_insert, 8.2
-    on).  The type decides nothing, only the order does.
+    Those are trimmed, split, or deleted; equal neighbours stay apart (QEMU's resv_region_list_insert, 8.2 on).  The
+    type decides nothing, only the order does.
     """
     regions: list[ReservedRegion] = []
     for new in inserts:
@@ -154,8 +153,7 @@ PROBE_SIZE = 512
 
 
 def probe(regions: Sequence[ReservedRegion], size: int = PROBE_SIZE) -> ProbeReply:
-    """The bytes of a probe reply: struct virtio_iommu_probe_resv_mem for each region, 24 bytes,
-    little-endian.
+    """The bytes of a probe reply: struct virtio_iommu_probe_resv_mem for each region, 24 bytes, little-endian.
 
     Regions that do not all fit make the probe fail, none is conveyed.
     """
@@ -176,9 +174,7 @@ class Translation(StrEnum):
 
 
 def translate(regions: Iterable[ReservedRegion], address: int) -> Translation:
-    """How an access at this address is treated: an MSI region passes, a RESERVED one faults, all else is
-    translated.
-    """
+    """How an access at this address is treated: an MSI region passes, a RESERVED one faults, all else is translated."""
     for region in regions:
         if region.start <= address <= region.last:
             return Translation.BYPASS if region.type == RegionType.MSI else Translation.FAULT
@@ -192,8 +188,8 @@ def translate(regions: Iterable[ReservedRegion], address: int) -> Translation:
 def merge_page_sizes(current: int, host: int, *, frozen: bool = False) -> int:
     """The page-size mask of a virtio-iommu after it has met a host's (QEMU 9.1 on).
 
-    Before the granule is frozen, at machine-init-done, the masks are intersected; after, the mask stays and
-    the host must have the granule, its lowest bit.
+    Before the granule is frozen, at machine-init-done, the masks are intersected; after, the mask stays and the host
+    must have the granule, its lowest bit.
 
     :param current: the virtio-iommu's mask; it begins as -granule
     :param host: the host IOMMU's mask
@@ -216,9 +212,7 @@ def granule(mask: int) -> int:
 
 
 def initial_mask(granule_size: int = 4096) -> int:
-    """The page-size mask of a virtio-iommu with this granule: every size from it up (default: the host's
-    page, 9.0 on).
-    """
+    """The page-size mask of a virtio-iommu with this granule: every size from it up (default: the host's page, 9.0 on)."""
     return -granule_size & _LAST
 
 
@@ -299,19 +293,14 @@ def aliased(device: Bdf, bridges: Iterable[Bridge]) -> Bdf:
 
 
 class Conveyance(Enum):
-    """How the host's ranges reach a virtio-iommu, and what it makes of a second device on the same aliased
-    function.
-    """
+    """How the host's ranges reach a virtio-iommu, and what it makes of a second device on the same aliased function."""
 
     MEMORY_REGION_2023 = "30d40e39bd"
     """QEMU 8.2: by a callback of the IOMMU memory region; too late for hot-plug."""
     SEED = "cf2647a76e"
-    """The fourth version of the series, June 2024: by PCIIOMMUOps; a device set after the guest's probe
-    aborts QEMU.
-    """
+    """The fourth version of the series, June 2024: by PCIIOMMUOps; a device set after the guest's probe aborts QEMU."""
     CURRENT = "62ac01d1de"
-    """July 2024, QEMU 9.1 to 10.2: a second aliased device is always refused; unplug restores the properties.
-    """
+    """July 2024, QEMU 9.1 to 10.2: a second aliased device is always refused; unplug restores the properties."""
 
 
 class HostIommuDevice(NamedTuple):
@@ -362,8 +351,8 @@ class VirtioIommu:
     :param properties: the machine's reserved regions
     :param conveyance: which version
     :param page_sizes: its page-size mask
-    :param first_index: the number that QEMU gives the next IOMMU memory region; it is in the region's name
-        and so in messages
+    :param first_index: the number that QEMU gives the next IOMMU memory region; it is in the region's name and so in
+        messages
     :raises ValueError: a property has a type that cannot be conveyed
     """
 
@@ -394,9 +383,7 @@ class VirtioIommu:
         return self._endpoint(aliased).host
 
     def regions(self, aliased: Bdf) -> list[ReservedRegion]:
-        """The regions that the guest is told of for that function; before any host data, the properties
-        alone.
-        """
+        """The regions that the guest is told of for that function; before any host data, the properties alone."""
         return device_regions(self._endpoint(aliased).host, self.properties)
 
     def probe(self, aliased: Bdf, size: int = PROBE_SIZE) -> ProbeReply:
@@ -427,9 +414,7 @@ class VirtioIommu:
         checked = device.page_sizes is not None and self.conveyance is Conveyance.CURRENT
         if checked and device.page_sizes is not None:
             try:
-                self.page_sizes = merge_page_sizes(
-                    self.page_sizes, device.page_sizes, frozen=self.granule_frozen
-                )
+                self.page_sizes = merge_page_sizes(self.page_sizes, device.page_sizes, frozen=self.granule_frozen)
             except ValueError as refusal:
                 return Outcome(False, False, True, True, message=f"{device.name}: {refusal}")
         self.devices[device.bdf] = device

@@ -1,15 +1,14 @@
 """The pieces of a guest's address space, and which of them a device can reach by DMA.
 
-A VMM sees its guest's memory as a flat list of sections.  Which of them count for DMA, how they are trimmed
-to pages, and why the others do not, is taken from QEMU's VFIO memory listener (hw/vfio/listener.c; the rules
-are the same from 7.2 to 10.2).  :func:`mappable` asks more than QEMU does: whether this host's IOMMU can map
-the section at all.
+A VMM sees its guest's memory as a flat list of sections.  Which of them count for DMA, how they are trimmed to pages,
+and why the others do not, is taken from QEMU's VFIO memory listener (hw/vfio/listener.c; the rules are the same from
+7.2 to 10.2).  :func:`mappable` asks more than QEMU does: whether this host's IOMMU can map the section at all.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -106,37 +105,53 @@ class Census:
     It holds numbers, not objects, so that a million sections are quick; objects are made only when asked for.
     """
 
-    __slots__ = ("_pairs", "_sections", "dropped")
+    __slots__ = ("_sections", "_special", "dropped", "pairs")
 
     def __init__(self, sections: list[MemorySection], pairs: array[int], dropped: list[Dropped]) -> None:
         self._sections = sections
-        self._pairs = pairs
+        self._special: list[int] | None = None
+        self.pairs = pairs
+        """The whole pages of the sections that count, as (start, last) numbers, flat."""
         self.dropped = dropped
         """The sections that do not count, each with its reason."""
 
     @property
     def counted(self) -> list[Counted]:
         """The sections that count, each with its whole pages."""
-        return [Counted(*both) for both in zip(self._sections, self.ranges, strict=True)]
+        return [self._at(index) for index in range(len(self))]
 
     @property
     def ranges(self) -> list[IovaRange]:
         """The whole pages of the sections that count."""
-        return [IovaRange(*pair) for pair in zip(self._pairs[0::2], self._pairs[1::2], strict=True)]
+        return [IovaRange(*pair) for pair in zip(self.pairs[0::2], self.pairs[1::2], strict=True)]
 
     @property
     def covered(self) -> IovaSet:
         """All pages of the sections that count."""
-        return IovaSet.from_array(self._pairs)
-
-    def select(self, wanted: Callable[[Counted], bool]) -> list[IovaRange]:
-        """The whole pages of those sections that count and are wanted."""
-        return [each.range for each in self.counted if wanted(each)]
+        return IovaSet.from_array(self.pairs)
 
     @property
-    def has_viommu(self) -> bool:
-        """Whether one that counts is the region of a virtual IOMMU."""
-        return any(section.iommu for section in self._sections)
+    def special(self) -> list[Counted]:
+        """Of those that count: BARs, other device memory, and virtual IOMMUs' regions."""
+        return [self._at(index) for index in self._specials()]
+
+    @property
+    def plain_pairs(self) -> array[int]:
+        """:attr:`pairs` of all others, of which there may be very many."""
+        plain = array("Q")
+        begin = 0
+        for index in self._specials():
+            plain += self.pairs[begin : 2 * index]
+            begin = 2 * index + 2
+        return plain + self.pairs[begin:]
+
+    def _specials(self) -> list[int]:
+        if self._special is None:
+            self._special = [i for i, s in enumerate(self._sections) if s.iommu or s.ram_device or s.device]
+        return self._special
+
+    def _at(self, index: int) -> Counted:
+        return Counted(self._sections[index], IovaRange(self.pairs[2 * index], self.pairs[2 * index + 1]))
 
     def __len__(self) -> int:
         return len(self._sections)
@@ -148,8 +163,8 @@ class Census:
 def is_spurious(iova: int) -> bool:
     """Whether QEMU takes a section at this address for a BAR caught while it is sized.
 
-    QEMU's rule since 2.0 (d3a2fd9b29): bit 63 is set.  It lets pass what lies between the IOMMU's true width
-    and 2^63-1; :func:`mappable` is the better rule.
+    QEMU's rule since 2.0 (d3a2fd9b29): bit 63 is set.  It lets pass what lies between the IOMMU's true width and
+    2^63-1; :func:`mappable` is the better rule.
     """
     return bool(iova & BIT_63)
 
@@ -221,12 +236,11 @@ def mappable(
 ) -> Census:
     """Which sections to map into the address space of ``device``, by what this host's IOMMU can really map.
 
-    This is the rule that QEMU's bit-63 test stands in for: a section counts if it lies whole in one usable
-    range (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES), so spurious and far-off BARs fall
-    out on every width.
+    This is the rule that QEMU's bit-63 test stands in for: a section counts if it lies whole in one usable range
+    (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES), so spurious and far-off BARs fall out on every
+    width.
 
-    :param usable: what the kernel reports; None if it reports nothing (emulated devices), then only bit 63
-        decides
+    :param usable: what the kernel reports; None if it reports nothing (emulated devices), then only bit 63 decides
     :param own_bars: keep the device's own BARs, that is, let it do DMA to itself
     :param peer_bars: keep the other assigned devices' BARs (peer-to-peer DMA)
     """
@@ -256,11 +270,10 @@ def address_width(usable: Sequence[IovaRange] | IovaSet | None) -> int:
 
 
 def firmware_address_width(usable: IovaSet | None, cpu_bits: int) -> int:
-    """The physical address bits to tell the guest's firmware, so that it places 64-bit BARs where devices
-    reach them.
+    """The physical address bits to tell the guest's firmware, so that it places 64-bit BARs where devices reach them.
 
-    OVMF puts its 64-bit PCI window at the top of what the CPU claims; where the IOMMU is narrower (39 bits on
-    many client machines) a BAR there cannot be mapped, and with it goes peer-to-peer DMA.
+    OVMF puts its 64-bit PCI window at the top of what the CPU claims; where the IOMMU is narrower (39 bits on many
+    client machines) a BAR there cannot be mapped, and with it goes peer-to-peer DMA.
 
     :param cpu_bits: the guest CPU's physical address bits
     """

@@ -1,12 +1,11 @@
-"""Which IOVA ranges to ask a device to log: a strategy makes a :class:`Plan`, :func:`fit` holds it against a
-device's limits.
+"""Which IOVA ranges to ask a device to log: a strategy makes a :class:`Plan`, :func:`fit` holds it against a device's
+limits.
 
-A strategy is a function from sections to ranges.  The ones named ``split_...`` are QEMU's, made safe: where
-QEMU's own result is refused by the kernel (overlap) or empty, theirs is not.  QEMU's own answer, bug for bug,
-is in :mod:`pyvfio.guest.qemu`.
+A strategy is a function from sections to ranges.  The ones named ``split_...`` are QEMU's, made safe: where QEMU's own
+result is refused by the kernel (overlap) or empty, theirs is not.  QEMU's own answer, bug for bug, is in
+:mod:`pyvfio.guest.qemu`.
 
-A plan is made once, when logging starts, and costs nothing before: nothing is recorded while the guest maps
-memory.
+A plan is made once, when logging starts, and costs nothing before: nothing is recorded while the guest maps memory.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from itertools import chain
 from typing import NamedTuple
 
 from pyvfio.guest.limits import CORE, Answer, Limits, combine, most_ranges
@@ -28,9 +28,7 @@ Strategy = Callable[[Census], Sequence[IovaRange] | IovaSet]
 
 
 class Later(Enum):
-    """What becomes of memory that is mapped after logging has started, outside the ranges that were asked
-    for.
-    """
+    """What becomes of memory that is mapped after logging has started, outside the ranges that were asked for."""
 
     ALWAYS_DIRTY = "always dirty"
     """It is reported as dirty in every report: nothing is lost."""
@@ -71,8 +69,8 @@ class Plan(NamedTuple):
     def after(self, refused: int) -> Plan | None:
         """The plan to try next when START has failed with this errno; None if no other can do better.
 
-        Only E2BIG is about the number of ranges.  After any other refusal, mlx5's EOPNOTSUPP for a total that
-        is too large above all, closing gaps would only add to what was refused.
+        Only E2BIG is about the number of ranges.  After any other refusal, mlx5's EOPNOTSUPP for a total that is too
+        large above all, closing gaps would only add to what was refused.
         """
         return self.collapse() if refused == errno.E2BIG else None
 
@@ -99,16 +97,17 @@ def plan(sections: Iterable[MemorySection], strategy: Strategy | None = None, pa
     The plan is empty if no section counts: there is nothing to log, and nothing to ask the device.
 
     :param page_size: the host's page size
-    :raises ValueError: a range would end at 2^64-1, which the kernel cannot log (EOVERFLOW); behind a virtual
-        IOMMU, that maps all of the address space, :func:`max_iova` is the strategy
+    :raises ValueError: a range would end at 2^64-1, which the kernel cannot log (EOVERFLOW); behind a virtual IOMMU,
+        that maps all of the address space, :func:`max_iova` is the strategy
     """
     found = census(sections, page_size)
     ranges = tuple((strategy or split_32_64_pci)(found))
-    counted = found.covered
-    if found.has_viommu:
+    if any(each.section.iommu for each in found.special):
         # A virtual IOMMU's region says where it could translate, not that anything is mapped there.
-        counted = IovaSet(found.select(lambda each: not each.section.iommu)) | counted & IovaSet(ranges)
-    return _checked(Plan(ranges, counted, page_size))
+        asked = IovaSet(ranges)
+        viommu = IovaSet(each.range for each in found.special if each.section.iommu)
+        return _checked(Plan(ranges, _mapped(found) | viommu & asked, page_size))
+    return _checked(Plan(ranges, found.covered, page_size))
 
 
 class Attempts(NamedTuple):
@@ -162,33 +161,29 @@ def _checked(made: Plan) -> Plan:
 
 def min_max(found: Census) -> list[IovaRange]:
     """One range from the lowest address to the highest."""
-    return _spans(found.ranges)
+    return [IovaRange(min(found.pairs[0::2]), max(found.pairs[1::2]))] if found.pairs else []
 
 
 def split_32_64(found: Census) -> list[IovaRange]:
     """One range for what ends below 4 GiB, one for the rest.
 
-    QEMU's of March to September 2023 (62c1b0024b, 8.0 and 8.1).  A BAR at the top of the guest's address
-    space stretches the second range over all between.
+    QEMU's of March to September 2023 (62c1b0024b, 8.0 and 8.1).  A BAR at the top of the guest's address space
+    stretches the second range over all between.
     """
-    low, high = _split(found.ranges)
-    return _disjoint(_spans(low) + _spans(high))
+    low, high = _halves(found.pairs)
+    return _disjoint([*low, *high])
 
 
 def split_32_64_pci(found: Census) -> list[IovaRange]:
     """As :func:`split_32_64`, with a third range for assigned devices' BARs above 4 GiB.
 
-    QEMU's since 8.2 (a31fe5daea).  Where a BAR of something else (ivshmem) lies above the assigned devices',
-    QEMU's second range swallows the third and the kernel refuses both; here such BARs join the third range.
+    QEMU's since 8.2 (a31fe5daea).  Where a BAR of something else (ivshmem) lies above the assigned devices', QEMU's
+    second range swallows the third and the kernel refuses both; here such BARs join the third range.
     """
-    bars = found.select(_high_bar)
-    low, high = _split(found.select(lambda each: not _high_bar(each)))
-    spans = _spans(high) + _spans(bars)
-    if len(spans) == 2 and spans[0].overlaps(spans[1]):
-        high = found.select(lambda each: each.range.last > UINT32_MAX and not _device_memory(each))
-        bars = found.select(lambda each: each.range.last > UINT32_MAX and _device_memory(each))
-        spans = _spans(high) + _spans(bars)
-    return _disjoint(_spans(low) + spans)
+    low, high, bars = _thirds(found, _is_high_bar)
+    if high and bars and high[0].overlaps(bars[0]):
+        low, high, bars = _thirds(found, _is_device_memory)
+    return _disjoint([*low, *high, *bars])
 
 
 def exact(found: Census) -> list[IovaRange]:
@@ -197,9 +192,7 @@ def exact(found: Census) -> list[IovaRange]:
 
 
 def coalesced(limit: int) -> Strategy:
-    """At most ``limit`` ranges with the fewest bytes: the smallest gaps are closed first (Alex Williamson,
-    2023).
-    """
+    """At most ``limit`` ranges with the fewest bytes: the smallest gaps are closed first (Alex Williamson, 2023)."""
 
     def strategy(found: Census) -> IovaSet:
         return found.covered.coalesce(limit)
@@ -208,19 +201,18 @@ def coalesced(limit: int) -> Strategy:
 
 
 def split_at_gaps(min_gap: int) -> Strategy:
-    """A new range at every gap of at least ``min_gap`` bytes (seed discussion: 1 GiB); smaller ones are
-    tracked through.
+    """A new range at every gap of at least ``min_gap`` bytes (seed discussion: 1 GiB); smaller ones are tracked
+    through.
     """
 
-    def strategy(found: Census) -> list[IovaRange]:
-        return split_ranges_at_gaps(found.ranges, min_gap)
+    def strategy(found: Census) -> IovaSet:
+        return split_ranges_at_gaps(found.covered, min_gap)
 
     return strategy
 
 
 def max_iova(bits: int) -> Strategy:
-    """Everything a virtual IOMMU of this width can translate to, [0, 2^bits - 1], whatever is mapped at the
-    moment.
+    """Everything a virtual IOMMU of this width can translate to, [0, 2^bits - 1], whatever is mapped at the moment.
 
     Planned for QEMU in 2023 and not in 10.2.  39 bits fit mlx5's limit of 42, 48 do not.
 
@@ -230,21 +222,17 @@ def max_iova(bits: int) -> Strategy:
         raise ValueError(f"an address space of {bits} bits cannot be logged as one range")
 
     def strategy(found: Census) -> list[IovaRange]:
-        mapped = found.select(lambda each: not each.section.iommu)
-        return _disjoint([IovaRange(0, (1 << bits) - 1), *mapped])
+        return _disjoint([IovaRange(0, (1 << bits) - 1), *_mapped(found)])
 
     return strategy
 
 
-def split_ranges_at_gaps(ranges: Iterable[IovaRange], min_gap: int) -> list[IovaRange]:
-    """Ranges joined over every gap smaller than ``min_gap`` bytes."""
-    made: list[IovaRange] = []
-    for range_ in sorted(ranges):
-        if made and range_.start - made[-1].last - 1 < min_gap:
-            made[-1] = IovaRange(made[-1].start, max(made[-1].last, range_.last))
-        else:
-            made.append(range_)
-    return made
+def split_ranges_at_gaps(ranges: IovaSet, min_gap: int) -> IovaSet:
+    """The set, grown over every gap of less than ``min_gap`` bytes."""
+    whole = span(ranges)
+    if whole is None:
+        return ranges
+    return IovaSet(gap for gap in ranges.complement(whole) if gap.size >= min_gap).complement(whole)
 
 
 def span(ranges: Iterable[IovaRange]) -> IovaRange | None:
@@ -262,9 +250,7 @@ class Fit(NamedTuple):
     over_tracked: int
     """Bytes that the device itself adds by combining ranges."""
     best: tuple[IovaRange, ...] | None
-    """The ranges to ask for: the fewest bytes that this device accepts and really tracks; None if there are
-    none.
-    """
+    """The ranges to ask for: the fewest bytes that this device accepts and really tracks; None if there are none."""
     best_over_tracked: int
     """Bytes of the best beyond the plan's own."""
 
@@ -307,14 +293,11 @@ class Fit(NamedTuple):
         return text + f". {len(self.best)} ranges would do{more}."
 
 
-def fit(
-    ranges: Sequence[IovaRange], limits: Limits = CORE, page_size: int = 4096, host_page_size: int = 4096
-) -> Fit:
+def fit(ranges: Sequence[IovaRange], limits: Limits = CORE, page_size: int = 4096, host_page_size: int = 4096) -> Fit:
     """Hold ranges against a device's limits: what the device makes of them, and the best that it accepts.
 
-    The best closes the smallest gaps until the number fits: no cover with so few ranges has fewer bytes, so
-    if even it is too large, nothing fits.  Where one range has a largest size of its own, large ones are cut
-    in two or more.
+    The best closes the smallest gaps until the number fits: no cover with so few ranges has fewer bytes, so if even it
+    is too large, nothing fits.  Where one range has a largest size of its own, large ones are cut in two or more.
 
     :param ranges: none may overlap
     :raises ValueError: the page size is no power of two
@@ -370,24 +353,44 @@ def _cut(range_: IovaRange, piece: int) -> list[IovaRange]:
 def _pages(ranges: Sequence[IovaRange], page_size: int) -> list[IovaRange]:
     """The ranges widened to whole pages."""
     return _disjoint(
-        [
-            IovaRange(r.start // page_size * page_size, -(-(r.last + 1) // page_size) * page_size - 1)
-            for r in ranges
-        ]
+        [IovaRange(r.start // page_size * page_size, -(-(r.last + 1) // page_size) * page_size - 1) for r in ranges]
     )
 
 
-def _high_bar(each: Counted) -> bool:
+def _is_high_bar(each: Counted) -> bool:
     # The bound is QEMU's: UINT32_MAX, not 4 GiB; for whole pages the two are the same.
     return bool(each.section.device) and each.range.start >= UINT32_MAX
 
 
-def _device_memory(each: Counted) -> bool:
-    return each.section.ram_device or _high_bar(each)
+def _is_device_memory(each: Counted) -> bool:
+    return _is_high_bar(each) or (each.section.ram_device and each.range.last > UINT32_MAX)
 
 
-def _split(ranges: Sequence[IovaRange]) -> tuple[list[IovaRange], list[IovaRange]]:
-    return [r for r in ranges if r.last <= UINT32_MAX], [r for r in ranges if r.last > UINT32_MAX]
+def _thirds(found: Census, is_bar: Callable[[Counted], bool]) -> tuple[list[IovaRange], ...]:
+    bars = [each.range for each in found.special if is_bar(each)]
+    others = [each.range for each in found.special if not is_bar(each)]
+    return *_halves(chain(found.plain_pairs, chain.from_iterable(others))), _spans(bars)
+
+
+def _mapped(found: Census) -> IovaSet:
+    """What is mapped, without the virtual IOMMUs' regions."""
+    return IovaSet.from_array(found.plain_pairs) | IovaSet(e.range for e in found.special if not e.section.iommu)
+
+
+def _halves(pairs: Iterable[int]) -> tuple[list[IovaRange], list[IovaRange]]:
+    """From (start, last) numbers, the span of those that end below 4 GiB, and of the others."""
+    start32 = start64 = _LAST
+    last32 = last64 = -1
+    numbers = iter(pairs)
+    for start, last in zip(numbers, numbers, strict=True):
+        if last <= UINT32_MAX:
+            start32 = min(start, start32)
+            last32 = max(last, last32)
+        else:
+            start64 = min(start, start64)
+            last64 = max(last, last64)
+    low = [IovaRange(start32, last32)] if last32 >= 0 else []
+    return low, [IovaRange(start64, last64)] if last64 >= 0 else []
 
 
 def _spans(ranges: Sequence[IovaRange]) -> list[IovaRange]:

@@ -1,16 +1,14 @@
 """Where an x86 guest's RAM lies, and why on an AMD host with a terabyte of it the first DMA mapping fails.
 
-AMD's IOMMU cannot map [0xfd00000000, 0xffffffffff], 12 GiB below 1 TiB: that is HyperTransport's.  Since
-Linux 5.4 a map that touches them is EINVAL; before, it succeeded and the device's access failed.  QEMU's
-boards put RAM in one piece above 4 GiB, straight through the hole once there is enough of it.  Every way out
-that was considered is here:
+AMD's IOMMU cannot map [0xfd00000000, 0xffffffffff], 12 GiB below 1 TiB: that is HyperTransport's.  Since Linux 5.4 a
+map that touches them is EINVAL; before, it succeeded and the device's access failed.  QEMU's boards put RAM in one
+piece above 4 GiB, straight through the hole once there is enough of it.  Every way out that was considered is here:
 
 =============================  ===============================================================================
 :func:`merged`                 all RAM above 4 GiB moves to 1 TiB (QEMU 7.1 to 10.2)
 :func:`rfc`                    RAM is split around the hole (RFC of June 2021, not merged)
 :func:`reserved_in_place`      RAM stays, what lies in the hole is given up (discussed in 2021)
-:func:`unmapped`               RAM stays, what lies in the hole is RAM that no device may reach (discussed in
-    2021)
+:func:`unmapped`               RAM stays, what lies in the hole is RAM that no device may reach (discussed in 2021)
 :func:`as_before`              nothing is done (QEMU up to 7.0): the hole is hit
 =============================  ===============================================================================
 
@@ -36,11 +34,7 @@ AMD_ABOVE_1TB_START = AMD_HT_END + 1
 AMD_HT = IovaRange(AMD_HT_START, AMD_HT_END)
 """The HyperTransport hole."""
 AMD_USABLE = IovaSet(
-    [
-        IovaRange(0, 0xFEDFFFFF),
-        IovaRange(0xFEF00000, AMD_HT_START - 1),
-        IovaRange(AMD_ABOVE_1TB_START, _U64 - 1),
-    ]
+    [IovaRange(0, 0xFEDFFFFF), IovaRange(0xFEF00000, AMD_HT_START - 1), IovaRange(AMD_ABOVE_1TB_START, _U64 - 1)]
 )
 """What an AMD host's IOMMU can map (the cover letter's list; a real one's ends at its width)."""
 
@@ -119,6 +113,11 @@ class Ram(NamedTuple):
     offset: int
     """Where it begins in the guest's RAM."""
 
+    def without(self, hole: IovaSet) -> list[Ram]:
+        """What is left of the piece outside ``hole``."""
+        start = self.range.start
+        return [self._replace(range=p, offset=self.offset + p.start - start) for p in IovaSet([self.range]) - hole]
+
 
 class E820(NamedTuple):
     """An entry of the guest's memory map."""
@@ -174,9 +173,7 @@ class Layout(NamedTuple):
 
     @property
     def error(self) -> str | None:
-        """QEMU's fatal message if the vCPU's physical address bits are too few (7.1 on, for every CPU); else
-        None.
-        """
+        """QEMU's fatal message if the vCPU's physical address bits are too few (7.1 on, for every CPU); else None."""
         limit = (1 << self.machine.phys_bits) - 1
         if self.max_used_gpa <= limit:
             return None
@@ -192,18 +189,13 @@ class Layout(NamedTuple):
 
     def regions(self) -> list[Ram]:
         """What to map for DMA, and from where in the guest's RAM."""
-        mapped: list[Ram] = []
-        for piece in self.ram:
-            for part in IovaSet([piece.range]) - self.no_dma:
-                mapped.append(Ram(piece.name, part, piece.offset + part.start - piece.range.start))
-        return mapped
+        return [part for piece in self.ram for part in piece.without(self.no_dma)]
 
     def conflicts(self, *reserved: IovaSet) -> list[Conflict]:
         """What of the guest's RAM and hot-plug area lies in addresses that an IOMMU cannot map.
 
         :param reserved: the reserved regions of each group that may be plugged, now or later (sysfs:
-            /sys/kernel/iommu_groups/N/reserved_regions); or the complement of an address space's
-            ``iova_ranges``
+            /sys/kernel/iommu_groups/N/reserved_regions); or the complement of an address space's ``iova_ranges``
         """
         union = IovaSet()
         for each in reserved:
@@ -224,8 +216,7 @@ class Layout(NamedTuple):
         machine = self.machine
         lines = [f"{_size(machine.ram_size)} of RAM on {machine.board.value}, laid out as {_WAYS[self.way]}:"]
         lines += [
-            f"  {_span(p.range)} {p.name}, {_size(p.range.size)} from RAM offset 0x{p.offset:x}"
-            for p in self.ram
+            f"  {_span(p.range)} {p.name}, {_size(p.range.size)} from RAM offset 0x{p.offset:x}" for p in self.ram
         ]
         if self.device_memory:
             lines.append(f"  {_span(self.device_memory)} room for hot-plugged memory")
@@ -239,18 +230,12 @@ class Layout(NamedTuple):
         if self.given_up:
             lines.append(f"{_size(self.given_up.total)} of RAM lie in the hole and are given up.")
         if self.no_dma:
-            lines.append(
-                f"{_size(self.no_dma.total)} of RAM lie in the hole: a device that is told to use them fails."
-            )
-        lines.append(
-            f"The vCPU needs {self.phys_bits_needed} physical address bits and has {machine.phys_bits}."
-        )
+            lines.append(f"{_size(self.no_dma.total)} of RAM lie in the hole: a device that is told to use them fails.")
+        lines.append(f"The vCPU needs {self.phys_bits_needed} physical address bits and has {machine.phys_bits}.")
         if self.error:
             lines.append(f"QEMU refuses: {self.error}.")
         for conflict in self.conflicts(*reserved):
-            lines.append(
-                f"Mapping {conflict.name} fails (EINVAL): the IOMMU reserves {_span(conflict.range)} of it."
-            )
+            lines.append(f"Mapping {conflict.name} fails (EINVAL): the IOMMU reserves {_span(conflict.range)} of it.")
         return "\n".join(lines)
 
 
@@ -279,9 +264,7 @@ _WAYS = {
 
 
 def ram_split(board: Board, ram_size: int) -> tuple[int, int]:
-    """RAM below and above 4 GiB: the boards keep 1 GiB alignment once there is enough (QEMU, unchanged for
-    years).
-    """
+    """RAM below and above 4 GiB: the boards keep 1 GiB alignment once there is enough (QEMU, unchanged for years)."""
     if board is Board.Q35:
         low = 0x80000000 if ram_size >= 0xB0000000 else 0xB0000000
     else:
@@ -297,8 +280,8 @@ def crosses_hole(range_: IovaRange) -> bool:
 def merged(machine: Machine) -> Layout:
     """The layout of QEMU 7.1 to 10.2 (pc_memory_init, b3e6982b41 and 8504f12945 of July 2022).
 
-    With an AMD *vCPU*: if anything that the guest may use reaches the hole, all RAM above 4 GiB moves to 1
-    TiB; and if the vCPU's address bits reach the hole, it is the memory map's first entry, moved or not.
+    With an AMD *vCPU*: if anything that the guest may use reaches the hole, all RAM above 4 GiB moves to 1 TiB; and if
+    the vCPU's address bits reach the hole, it is the memory map's first entry, moved or not.
     """
     before = _placed(machine, FOUR_GIB)
     enforced = machine.amd_cpu and machine.enforce_amd_1tb_hole
@@ -316,38 +299,25 @@ def reserved_in_place(machine: Machine) -> Layout:
     """RAM stays where it is, and of it what lies in the hole is reserved: the guest loses up to 12 GiB."""
     plain = as_before(machine)
     hole = IovaSet([AMD_HT])
-    pieces = [
-        Ram(
-            piece.name if part.start < AMD_HT_START else "ram-above-1t",
-            part,
-            piece.offset + part.start - piece.range.start,
-        )
-        for piece in plain.ram
-        for part in IovaSet([piece.range]) - hole
-    ]
+    pieces = [part for piece in plain.ram for part in piece.without(hole)]
+    pieces = [p._replace(name="ram-above-1t") if p.range.start > AMD_HT_END else p for p in pieces]
     lost = IovaSet(piece.range for piece in plain.ram) & hole
     told = [E820(AMD_HT_START, AMD_HT_SIZE, E820_RESERVED), *(_e820(piece) for piece in pieces)]
     return plain._replace(way="reserved_in_place", ram=tuple(pieces), e820=tuple(told), given_up=lost)
 
 
 def unmapped(machine: Machine) -> Layout:
-    """RAM stays where it is, and what lies in the hole is not mapped: the guest can use it, its devices
-    cannot.
-    """
+    """RAM stays where it is, and what lies in the hole is not mapped: the guest can use it, its devices cannot."""
     plain = as_before(machine)
-    return plain._replace(
-        way="unmapped", no_dma=IovaSet(piece.range for piece in plain.ram) & IovaSet([AMD_HT])
-    )
+    return plain._replace(way="unmapped", no_dma=IovaSet(piece.range for piece in plain.ram) & IovaSet([AMD_HT]))
 
 
 def rfc(machine: Machine) -> Layout:
-    """The layout of the RFC of June 2021 ("Fix creation of >= 1Tb guests on AMD systems with IOMMU", version
-    1).
+    """The layout of the RFC of June 2021 ("Fix creation of >= 1Tb guests on AMD systems with IOMMU", version 1).
 
-    With an AMD *host*, RAM above 4 GiB is split around the hole, and the hot-plug area and the 64-bit PCI
-    window go to the next 1 GiB boundary with room.  Its oddities are kept: the room must be a byte more than
-    is asked for; the room for hot-plug is looked for without the slots' GiB; RAM that ends right at the hole
-    makes the size above 1 TiB wrap.
+    With an AMD *host*, RAM above 4 GiB is split around the hole, and the hot-plug area and the 64-bit PCI window go to
+    the next 1 GiB boundary with room.  Its oddities are kept: the room must be a byte more than is asked for; the room
+    for hot-plug is looked for without the slots' GiB; RAM that ends right at the hole makes the size above 1 TiB wrap.
 
     :raises ValueError: no room; the RFC ended QEMU there
     """
@@ -376,9 +346,7 @@ def rfc(machine: Machine) -> Layout:
     if machine.device_memory_size is not None and machine.maxram_size is not None:
         base = _rfc_room(ranges, end, machine.maxram_size - machine.ram_size)
         if not base:
-            raise ValueError(
-                f"unable to find device memory base for {end} - {machine.maxram_size - machine.ram_size}"
-            )
+            raise ValueError(f"unable to find device memory base for {end} - {machine.maxram_size - machine.ram_size}")
         devices = IovaRange.of(base, machine.device_memory_size)
         hole64 = devices.last + 1
     hole64 = _rfc_room(ranges, hole64, machine.hole64)
@@ -402,8 +370,8 @@ def rfc(machine: Machine) -> Layout:
 def cmos_above_4g(size: int) -> tuple[int, int, int]:
     """CMOS bytes 0x5b, 0x5c, 0x5d for so much RAM above 4 GiB: its 64 KiB units, low byte first.
 
-    Old firmware reads them.  The merged way does not adjust them when RAM moves; the RFC counts what lies
-    below the hole.
+    Old firmware reads them.  The merged way does not adjust them when RAM moves; the RFC counts what lies below the
+    hole.
     """
     units = size // 65536
     return units & 0xFF, units >> 8 & 0xFF, units >> 16 & 0xFF
@@ -427,9 +395,7 @@ def srat_rfc(nodes: Iterable[int], below_4g: int, usable: Sequence[tuple[str, Io
     return _srat(nodes, below_4g, FOUR_GIB, [range_ for _, range_ in usable])
 
 
-def _srat(
-    nodes: Iterable[int], below_4g: int, above_4g_start: int, usable: Sequence[IovaRange]
-) -> list[Affinity]:
+def _srat(nodes: Iterable[int], below_4g: int, above_4g_start: int, usable: Sequence[IovaRange]) -> list[Affinity]:
     entries: list[Affinity] = []
     next_base = 0
     for node, node_size in enumerate(nodes):
@@ -500,8 +466,7 @@ def _placed(machine: Machine, start: int) -> _Placed:
     devices = IovaRange.of(_round_up(end, GIB), size) if size is not None else None
     top = devices.last + 1 if devices else end
     if machine.cxl_windows is not None:
-        # CXL begins behind the hot-plug area, even an empty one: 1 MiB of registers, then the windows, 256
-        # MiB aligned.
+        # CXL begins behind the hot-plug area, even an empty one: 1 MiB of registers, then the windows, 256 MiB aligned.
         top = (devices.last + 1 if devices else _round_up(end, GIB) + machine.slots * GIB) + MIB
         if machine.cxl_windows:
             top = _round_up(top, 256 * MIB) + sum(machine.cxl_windows)

@@ -76,10 +76,10 @@ def error_number(value: Any) -> int:
     return getattr(errno, value) if isinstance(value, str) and hasattr(errno, value) else 0
 
 
-def text(function: Callable[[], Any]) -> Any:
-    """A result, or the message of the ValueError that it raised."""
+def text(function: Callable[[Any], Any], value: Any) -> Any:
+    """What the function makes of a value, or the message of the ValueError that it raises."""
     try:
-        return function()
+        return function(value)
     except ValueError as refusal:
         return f"error: {refusal}"
 
@@ -119,9 +119,7 @@ def dirty_ranges(given: Fields, variant: str) -> Fields:
         "ranges": [{"iova": address(iova), "length": address(length)} for iova, length in tracked.ranges],
         "update_traces": tracked.updates,
         "start_trace": tracked.start_line,
-        "not_counted": [
-            {"index": them.index(each.section), "reason": each.reason} for each in tracked.dropped
-        ],
+        "not_counted": [{"index": them.index(each.section), "reason": each.reason} for each in tracked.dropped],
         "kernel_start_errno": error(tracked.kernel_errno()),
     }
     try:
@@ -213,17 +211,14 @@ def start_all(given: Fields, variant: str) -> Fields:
 @adapts("tracking_backend")
 def tracking_backend(given: Fields, variant: str) -> Fields:
     devices = [
-        qemu.Tracker(each["dirty_pages_supported"], each["device_dirty_page_tracking"])
-        for each in given["devices"]
+        qemu.Tracker(each["dirty_pages_supported"], each["device_dirty_page_tracking"]) for each in given["devices"]
     ]
     return {"backend": qemu.backend(devices, given["container_dirty_pages_supported"]).value}
 
 
 @adapts("query_when_unsupported")
 def query_when_unsupported(given: Fields, variant: str) -> Fields:
-    answer = qemu.query(
-        given["all_devices"], given["container"], number(given["ram_addr"]), number(given["size"])
-    )
+    answer = qemu.query(given["all_devices"], given["container"], number(given["ram_addr"]), number(given["size"]))
     return {
         "ioctls": answer.ioctls,
         "marks_dirty": [address(each) for each in answer.marked] if answer.marked else None,
@@ -237,18 +232,15 @@ def kernel_logging_start(given: Fields, variant: str) -> Fields:
     else:
         asked = [(number(iova), number(length)) for iova, length in given.get("ranges", [])]
     log_ops = all(given[field] for field in given if "log_ops" in field)
-    host_page_size = given.get("host_page_size", 4096)
-    return {
-        "errno": error(
-            limits.core_start(asked, given.get("page_size", host_page_size), host_page_size, log_ops=log_ops)
-        )
-    }
+    page_size: int = given.get("page_size", 4096)
+    host_page_size: int = given.get("host_page_size", 4096)
+    return {"errno": error(limits.core_start(asked, page_size, host_page_size, log_ops=log_ops))}
 
 
 @adapts("kernel_logging_report")
 def kernel_logging_report(given: Fields, variant: str) -> Fields:
-    asked = {field: number(given[field]) for field in ("iova", "length") if field in given}
-    return {"errno": error(limits.core_report(number(given["page_size"]), **asked))}
+    iova, length = number(given.get("iova", 0)), number(given.get("length", 4096))
+    return {"errno": error(limits.core_report(number(given["page_size"]), iova, length))}
 
 
 @adapts("combine_ranges")
@@ -273,9 +265,7 @@ def mlx5_start(given: Fields, variant: str) -> Fields:
 
 @adapts("mlx5_page_size")
 def mlx5_page_size(given: Fields, variant: str) -> Fields:
-    device = limits.mlx5(
-        log_min_page_size=given["log_min_page_size"], log_max_page_size=given["log_max_page_size"]
-    )
+    device = limits.mlx5(log_min_page_size=given["log_min_page_size"], log_max_page_size=given["log_max_page_size"])
     return {"selected": device.page_size(number(given["requested"]))}
 
 
@@ -338,7 +328,7 @@ def collapse_to_limit(given: Fields, variant: str) -> Fields:
 
 @adapts("split_at_gaps")
 def split_at_gaps(given: Fields, variant: str) -> Fields:
-    return {"ranges": pairs(tracking.split_ranges_at_gaps(ranges_of(given), number(given["min_gap"])))}
+    return {"ranges": pairs(tracking.split_ranges_at_gaps(IovaSet(ranges_of(given)), number(given["min_gap"])))}
 
 
 @adapts("single_range")
@@ -531,9 +521,7 @@ def bdf_of(text_: str) -> reserved.Bdf:
 
 @adapts("set_host_iova_ranges")
 def set_host_iova_ranges(given: Fields, variant: str) -> Fields:
-    viommu = reserved.VirtioIommu(
-        conveyance=conveyance_of(variant), first_index=FIRST_REGION_OF_THE_COVER_LETTER
-    )
+    viommu = reserved.VirtioIommu(conveyance=conveyance_of(variant), first_index=FIRST_REGION_OF_THE_COVER_LETTER)
     devices: dict[str, reserved.HostIommuDevice] = {}
     made: Fields = {"results": []}
     at = bdf_of("bus0/00.0")
@@ -593,9 +581,7 @@ def page_size_mask(given: Fields, variant: str) -> Fields:
         viommu.freeze_granule()
     name = given.get("name", "")
     at = reserved.Bdf(0, 0, 0)
-    outcome = viommu.set_device(
-        reserved.HostIommuDevice(name, at, at, IovaSet([WHOLE]), number(given["host"]))
-    )
+    outcome = viommu.set_device(reserved.HostIommuDevice(name, at, at, IovaSet([WHOLE]), number(given["host"])))
     return {
         "ok": outcome.ok,
         "mask": address(viommu.page_sizes),
@@ -607,16 +593,12 @@ def page_size_mask(given: Fields, variant: str) -> Fields:
 @adapts("input_range")
 def input_range(given: Fields, variant: str) -> Fields:
     asked = given["aw_bits"] if isinstance(given["aw_bits"], list) else [given["aw_bits"]]
-    return {"end": [text(lambda bits=bits: address(reserved.input_range(bits).last)) for bits in asked]}
+    return {"end": [text(lambda bits: address(reserved.input_range(bits).last), each) for each in asked]}
 
 
 @adapts("reserved_region_property")
 def reserved_region_property(given: Fields, variant: str) -> Fields:
-    return {
-        "parsed": [
-            text(lambda each=each: triples([reserved.parse_property(each)])[0]) for each in given["strings"]
-        ]
-    }
+    return {"parsed": [text(lambda it: triples([reserved.parse_property(it)])[0], each) for each in given["strings"]]}
 
 
 BDF = r"([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])"
@@ -650,7 +632,7 @@ def resv_lookup(given: Fields, variant: str) -> Fields:
 
 def machine_of(given: Fields) -> x86.Machine:
     maxram = given.get("maxram_size")
-    enforce = given.get("enforce_amd_1tb_hole", given.get("enforce_valid_iova", True))
+    enforce: bool = given.get("enforce_amd_1tb_hole", given.get("enforce_valid_iova", True))
     return x86.Machine(
         ram_size=number(given["ram_size"]),
         board=x86.Board(given["board"]),

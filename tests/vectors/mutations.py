@@ -43,9 +43,7 @@ def words_of(vectors: list[dict[str, Any]]) -> dict[str, dict[str, set[str]]]:
         for path in _paths(vector["input"]):
             value = _get(vector["input"], path)
             if isinstance(value, str) and not HEX.match(value):
-                fields.setdefault(
-                    ".".join(str(part) for part in path if not isinstance(part, int)), set()
-                ).add(value)
+                fields.setdefault(".".join(str(part) for part in path if not isinstance(part, int)), set()).add(value)
     return found
 
 

@@ -51,9 +51,7 @@ INERT = {
         "generate.stride": "likewise",
     },
     "map_failure_policy": {"errno": "QEMU goes by the region, not by the error"},
-    "tracking_backend": {
-        "devices.device_dirty_page_tracking": "in the one vector another device cannot log anyway"
-    },
+    "tracking_backend": {"devices.device_dirty_page_tracking": "in the one vector another device cannot log anyway"},
     "amd_1tb_rfc": {"pci_hole64_size": "all vectors leave it to the board"},
     "mlx5_page_size": {
         "log_min_page_size": "in the one vector the device has a single page size",
@@ -89,9 +87,7 @@ def fields_that_matter(vector: dict[str, Any]) -> set[str]:
     return {mutation.field for mutation in every if matters(mutation)}
 
 
-@pytest.mark.parametrize(
-    "own", [vector for vector in VECTORS if vector["input"]], ids=lambda vector: str(vector["id"])
-)
+@pytest.mark.parametrize("own", [vector for vector in VECTORS if vector["input"]], ids=lambda vector: str(vector["id"]))
 def test_changing_an_input_that_matters_changes_the_answer(own: dict[str, Any]) -> None:
     assert fields_that_matter(own)
 
