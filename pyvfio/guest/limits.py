@@ -106,8 +106,8 @@ class Limits(NamedTuple):
     """What a device's driver can log, as data."""
 
     name: str = "any device"
-    max_ranges: int = 256
-    """Ranges that the device itself keeps; 0 if it cannot log."""
+    max_ranges: int = 2**32 - 1
+    """Ranges that the device itself keeps; 0 if it cannot log.  The kernel's core takes no more than a page of them."""
     combines: bool = False
     """With more ranges the driver combines them by :func:`combine`; otherwise it refuses with E2BIG."""
     log_min_space: int = 0

@@ -181,8 +181,7 @@ def translate(regions: Iterable[ReservedRegion], address: int) -> Translation:
     return Translation.NORMAL
 
 
-# --- The granule and the width
-# -----------------------------------------------------------------------------------------
+# The granule and the width
 
 
 def merge_page_sizes(current: int, host: int, *, frozen: bool = False) -> int:
@@ -226,8 +225,7 @@ def input_range(aw_bits: int = 64) -> IovaRange:
     return IovaRange(0, (1 << aw_bits) - 1)
 
 
-# --- Who a device is, on its way to the IOMMU
-# --------------------------------------------------------------------------
+# Who a device is, on its way to the IOMMU
 
 
 class Bdf(NamedTuple):
@@ -288,8 +286,7 @@ def aliased(device: Bdf, bridges: Iterable[Bridge]) -> Bdf:
     return seen
 
 
-# --- How a virtio-iommu learns of them
-# ---------------------------------------------------------------------------------
+# How a virtio-iommu learns of them
 
 
 class Conveyance(Enum):

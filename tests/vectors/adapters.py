@@ -28,8 +28,7 @@ def adapts(op: str) -> Callable[[Adapter], Adapter]:
     return register
 
 
-# --- Fields
-# ------------------------------------------------------------------------------------------------------------
+# Fields
 
 
 def number(value: Any) -> int:
@@ -84,8 +83,7 @@ def text(function: Callable[[Any], Any], value: Any) -> Any:
         return f"error: {refusal}"
 
 
-# --- A: dirty-tracking ranges
-# ------------------------------------------------------------------------------------------
+# A: dirty-tracking ranges
 
 ALGORITHMS = {
     "min32/min64": qemu.Algorithm.SPLIT_32_64,
@@ -276,8 +274,7 @@ def pds_start(given: Fields, variant: str) -> Fields:
     return {"errno": error(answer.errno), "regions": regions}
 
 
-# --- B: the alternatives
-# -----------------------------------------------------------------------------------------------
+# B: the alternatives
 
 
 @adapts("iova_tree_insert")
@@ -385,8 +382,7 @@ def viommu_max_iova_range(given: Fields, variant: str) -> Fields:
     return {"ranges": pairs(plan.ranges), "mlx5_log": limits.MLX5.log_start(plan.ranges).log_space}
 
 
-# --- C: spurious mappings, widths, what the kernel answers
-# -------------------------------------------------------------
+# C: spurious mappings, widths, what the kernel answers
 
 
 @adapts("is_spurious")
@@ -482,8 +478,7 @@ def intel_iommu_check(given: Fields, variant: str) -> Fields:
     return {"ok": message is None, "message": message}
 
 
-# --- D: reserved regions
-# -----------------------------------------------------------------------------------------------
+# D: reserved regions
 
 
 def regions_of(given: list[list[Any]]) -> list[reserved.ReservedRegion]:
@@ -626,13 +621,12 @@ def resv_lookup(given: Fields, variant: str) -> Fields:
     return {"result": [str(reserved.translate(them, number(each))) for each in given["addrs"]]}
 
 
-# --- E: the AMD hole
-# ---------------------------------------------------------------------------------------------------
+# E: the AMD hole
 
 
 def machine_of(given: Fields) -> x86.Machine:
     maxram = given.get("maxram_size")
-    enforce: bool = given.get("enforce_amd_1tb_hole", given.get("enforce_valid_iova", True))
+    enforce = given.get("enforce_amd_1tb_hole", given.get("enforce_valid_iova", True)) is True
     return x86.Machine(
         ram_size=number(given["ram_size"]),
         board=x86.Board(given["board"]),
