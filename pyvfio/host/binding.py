@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 from pyvfio.host.discovery import HostDevice, device, no_group_reason
 from pyvfio.host.foundations import refuse_if_stood_on
-from pyvfio.host.holders import holders_of
+from pyvfio.host.holders import Holder, holders_of
 from pyvfio.host.journal import Binding, Journal, bindings
 from pyvfio.host.sysfs import attribute, checked_name, write_within
 from pyvfio.kernel import Kernel, default
 
 #: seconds that a process which has the device open gets to close it when it is to be unbound
 TIMEOUT = 10.0
+#: seconds that a driver gets to start a device
+PROBE_TIMEOUT = 60.0
 
 
 class _State(NamedTuple):
@@ -165,9 +167,11 @@ def _check(kernel: Kernel, found: HostDevice, driver: str, even_if: Collection[s
     no_iommu = attribute(kernel, "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode") == "Y"
     if "vfio" in driver and found.group is None and not no_iommu:
         raise OSError(errno.ENODEV, no_group_reason(kernel, name))
+    if "vfio" in driver and found.is_bridge:
+        raise OSError(errno.EINVAL, f"{name} is a bridge, and VFIO takes endpoints only")
     refuse_if_stood_on(kernel, found, even_if)
     if holders := holders_of(found, kernel):
-        raise OSError(errno.EBUSY, f"{name} is open in {'; '.join(map(str, holders))}")
+        raise OSError(errno.EBUSY, f"{name} is open in {_listed(holders)}")
 
 
 def _put_back(kernel: Kernel, journal: Journal, found: HostDevice, before: _State, timeout: float) -> None:
@@ -183,6 +187,12 @@ def _put_back(kernel: Kernel, journal: Journal, found: HostDevice, before: _Stat
 def _move(kernel: Kernel, found: HostDevice, to: _State, timeout: float) -> None:
     """From whatever driver and override a device has now, to these."""
     found = device(found.address, kernel)
+    if found.driver is None and (holders := holders_of(found, kernel)):
+        # An unbind is under way: whatever else is asked of the device's driver would wait with it.
+        raise OSError(
+            errno.EBUSY,
+            f"{found.address} is still being unbound from a VFIO driver: it is open in {_listed(holders)}",
+        )
     # While the device is bound to nothing, its override must let no driver in but the one that it is to get.
     if to.override is not None:
         _override(kernel, found, to.override)
@@ -213,7 +223,7 @@ def _unbind(kernel: Kernel, found: HostDevice, timeout: float) -> None:
         write_within(kernel, f"/sys/bus/{found.bus}/drivers/{found.driver}/unbind", found.address, timeout)
     except TimeoutError as error:
         # VFIO takes the device's node away before it waits: who has it open is told by what there was.
-        holders = "; ".join(map(str, holders_of(found, kernel))) or "a process that cannot be seen from here"
+        holders = _listed(holders_of(found, kernel)) or "a process that cannot be seen from here"
         raise TimeoutError(
             error.errno,
             f"{doing}: not done after {timeout:g} s, it is open in {holders}. The kernel goes on once "
@@ -228,7 +238,9 @@ def _unbind(kernel: Kernel, found: HostDevice, timeout: float) -> None:
 def _attach(kernel: Kernel, found: HostDevice, driver: str) -> None:
     doing = f"binding {found.address} to {driver}"
     try:
-        kernel.write_file(f"/sys/bus/{found.bus}/drivers/{driver}/bind", found.address.encode())
+        write_within(kernel, f"/sys/bus/{found.bus}/drivers/{driver}/bind", found.address, PROBE_TIMEOUT)
+    except TimeoutError as error:
+        raise TimeoutError(error.errno, f"{doing}: not done after {PROBE_TIMEOUT:g} s") from error
     except OSError as error:
         now = device(found.address, kernel)
         if now.driver == driver:
@@ -243,12 +255,13 @@ def _why_not(found: HostDevice, driver: str, error: OSError) -> str | None:
         return "the driver does not take this device"
     if error.errno == errno.EBUSY and found.driver is not None:
         return f"it is bound to {found.driver}"
-    if error.errno == errno.EINVAL and "vfio" in driver:
-        if found.class_code is not None and found.class_code >> 8 in (0x0604, 0x0607, 0x0609):
-            return "it is a bridge, and VFIO takes endpoints only"
-        if found.group is None:
-            return "it is in no IOMMU group"
+    if error.errno == errno.EINVAL and "vfio" in driver and found.group is None:
+        return "it is in no IOMMU group"
     return None
+
+
+def _listed(holders: list[Holder]) -> str:
+    return "; ".join(map(str, holders))
 
 
 def _failed(error: OSError, doing: str, why: str | None = None) -> OSError:

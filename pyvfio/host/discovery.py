@@ -12,7 +12,7 @@ from pyvfio.kernel import Kernel, default
 
 _PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])", re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-# PCI-to-PCI bridges and their kin (class 0x0604, 0x0609): no VFIO driver takes a header of their type.
+# Bridges to PCI, CardBus, and semi-transparent ones: no VFIO driver takes their type of configuration header.
 _BRIDGES = (0x0604, 0x0607, 0x0609)
 
 
@@ -69,6 +69,11 @@ class HostDevice(NamedTuple):
         return any("noiommu-" in node for node in (self.group_path, self.cdev, self.vfio) if node)
 
     @property
+    def is_bridge(self) -> bool:
+        """Whether it is a PCI bridge, which no VFIO driver takes."""
+        return self.class_code is not None and self.class_code >> 8 in _BRIDGES
+
+    @property
     def advice(self) -> str | None:
         """What keeps VFIO from serving it, and what to do; None when it is bound to a VFIO driver."""
         if self.vfio is not None:
@@ -76,6 +81,8 @@ class HostDevice(NamedTuple):
         name = repr(self.address)
         to = "vfio-platform" if self.bus == "platform" else f"vfio-{self.bus}"
         held = "is bound to " + (f"{self.driver}, not to a VFIO driver" if self.driver else "no driver")
+        if self.is_bridge:
+            return f"{self.address} is a bridge, and VFIO takes endpoints only"
         if self.bus == "mdev":
             return f"{self.address} {held}: load its parent's VFIO driver"
         if self.group is None:
@@ -120,7 +127,7 @@ def devices(kernel: Kernel | None = None) -> list[HostDevice]:
         paths.update(kernel.realpath(f"{root}/{name}") for name in entries(kernel, root))
     for vfio in entries(kernel, "/sys/class/vfio-dev"):
         paths.add(kernel.realpath(f"/sys/class/vfio-dev/{vfio}/device"))
-    found = [snapshot for path in paths if (snapshot := look(kernel, path)) and not _is_bridge(snapshot)]
+    found = [snapshot for path in paths if (snapshot := look(kernel, path)) and not snapshot.is_bridge]
     names = _names(kernel)
     named = [one._replace(**names.get(one.path, {})) for one in found]
     return sorted(named, key=lambda one: (one.bus, one.address))
@@ -209,10 +216,6 @@ def _cdev(kernel: Kernel, path: str, vfio: str | None) -> str | None:
     if vfio is None or not kernel.exists(f"{path}/vfio-dev/{vfio}/dev"):
         return None
     return f"/dev/vfio/devices/{vfio}"
-
-
-def _is_bridge(found: HostDevice) -> bool:
-    return found.class_code is not None and found.class_code >> 8 in _BRIDGES
 
 
 def _names(kernel: Kernel) -> dict[str, dict[str, Any]]:

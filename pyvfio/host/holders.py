@@ -40,8 +40,6 @@ def holders_of(where: str | HostDevice, kernel: Kernel | None = None) -> list[Ho
     """
     kernel = kernel or default()
     found = device(where, kernel) if isinstance(where, str) else where
-    if found.vfio is None:
-        return []
     holders = []
     for pid in sorted(int(name) for name in entries(kernel, "/proc") if name.isdecimal()):
         try:

@@ -1,0 +1,912 @@
+"""The host, on a sysfs made of files: what it looks like, and every way in which it changes under the reader."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyvfio import host
+from pyvfio.errors import BadReply, Closed, Unsupported
+from pyvfio.host.uevents import Changes
+from pyvfio.iova import IovaRange
+from pyvfio.kernel import Kernel, SysfsDevice
+
+EDU = "0000:00:03.0"
+NVME = "0000:00:04.0"
+PATH = "/sys/devices/pci0000:00/"
+
+
+def _nothing(path: str) -> None:
+    pass
+
+
+class FakeHost(Kernel):
+    """A machine in a directory, whose drivers bind and unbind as the kernel's would."""
+
+    name = "fake"
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root)
+        self.writes: list[tuple[str, str]] = []
+        self.before_read: Callable[[str], None] = _nothing
+        self.failing: dict[str, int] = {}
+        self.blocked: dict[str, threading.Event] = {}
+        self.udev: list[SysfsDevice] = []
+        self.udev_is_missing = False
+        self.vfio_count = 0
+        for directory in ("/sys/bus/pci/devices", "/sys/bus/platform/devices", "/sys/bus/mdev/devices", "/proc"):
+            self.directory(directory)
+        for driver in ("vfio-pci", "nvme", "pci-stub"):
+            self.directory(f"/sys/bus/pci/drivers/{driver}")
+
+    # What the tests say of the machine.
+
+    def directory(self, path: str) -> str:
+        os.makedirs(self.root + path, exist_ok=True)
+        return path
+
+    def file(self, path: str, text: str) -> None:
+        self.directory(os.path.dirname(path))
+        Path(self.root + path).write_text(text)
+
+    def link(self, path: str, target: str) -> None:
+        self.directory(os.path.dirname(path))
+        os.symlink(os.path.relpath(self.root + target, os.path.dirname(self.root + path)), self.root + path)
+
+    def remove(self, path: str) -> None:
+        if os.path.islink(self.root + path):
+            os.unlink(self.root + path)
+        else:
+            shutil.rmtree(self.root + path)
+
+    def add(self, bus: str, path: str, *, group: int | None, driver: str | None = None, **files: str) -> str:
+        name = os.path.basename(path)
+        self.directory(path)
+        self.link(f"{path}/subsystem", f"/sys/bus/{bus}")
+        self.link(f"/sys/bus/{bus}/devices/{name}", path)
+        for file, text in files.items():
+            self.file(f"{path}/{file}", text)
+        if group is not None:
+            root = self.directory(f"/sys/kernel/iommu_groups/{group}")
+            self.link(f"{path}/iommu_group", root)
+            self.link(f"{root}/devices/{name}", path)
+            self.file(f"{root}/type", "DMA\n")
+            self.file(f"{root}/reserved_regions", "0x00000000fee00000 0x00000000feefffff msi\n")
+        if driver is not None:
+            self.attach(bus, name, driver)
+        return path
+
+    def pci(self, address: str, *, group: int | None, driver: str | None = None, **files: str) -> str:
+        given = {
+            "vendor": "0x1234\n", "device": "0x11e8\n", "class": "0x00ff00\n",
+            "driver_override": "(null)\n", "numa_node": "-1\n",
+        } | files  # fmt: skip
+        return self.add("pci", f"/sys/devices/pci0000:00/{address}", group=group, driver=driver, **given)
+
+    def attach(self, bus: str, name: str, driver: str) -> None:
+        path = self.realpath(f"/sys/bus/{bus}/devices/{name}")
+        self.link(f"{path}/driver", self.directory(f"/sys/bus/{bus}/drivers/{driver}"))
+        if "vfio" in driver:
+            group = os.path.basename(self.readlink(f"{path}/iommu_group"))
+            vfio = f"vfio{self.vfio_count}"
+            self.vfio_count += 1
+            self.file(f"{path}/vfio-dev/{vfio}/dev", "511:0\n")
+            self.link(f"/sys/class/vfio-dev/{vfio}", f"{path}/vfio-dev/{vfio}")
+            self.link(f"{path}/vfio-dev/{vfio}/device", path)
+            self.directory(f"/sys/class/vfio/{group}")
+
+    def detach(self, bus: str, name: str) -> None:
+        path = self.realpath(f"/sys/bus/{bus}/devices/{name}")
+        self.remove(f"{path}/driver")
+        if os.path.exists(f"{self.root}{path}/vfio-dev"):
+            for vfio in os.listdir(f"{self.root}{path}/vfio-dev"):
+                self.remove(f"/sys/class/vfio-dev/{vfio}")
+            self.remove(f"{path}/vfio-dev")
+
+    def open_in(self, pid: int, number: int, target: str, fdinfo: str = "") -> None:
+        self.file(f"/proc/{pid}/comm", "qemu\n")
+        self.directory(f"/proc/{pid}/fd")
+        os.symlink(target, f"{self.root}/proc/{pid}/fd/{number}")
+        self.file(f"/proc/{pid}/fdinfo/{number}", fdinfo)
+
+    def override(self, address: str) -> str:
+        return Path(f"{self.root}/sys/bus/pci/devices/{address}/driver_override").read_text()
+
+    # What pyvfio asks.
+
+    def exists(self, path: str) -> bool:
+        return os.path.exists(self.root + path)
+
+    def listdir(self, path: str) -> list[str]:
+        return os.listdir(self.root + path)
+
+    def readlink(self, path: str) -> str:
+        self.before_read(path)
+        return os.readlink(self.root + path)
+
+    def realpath(self, path: str) -> str:
+        real = os.path.realpath(self.root + path)
+        return real.removeprefix(os.path.realpath(self.root))
+
+    def read_file(self, path: str) -> bytes:
+        self.before_read(path)
+        return Path(self.root + path).read_bytes()
+
+    def write_file(self, path: str, data: bytes) -> None:
+        text = data.decode()
+        if path in self.blocked:
+            self.blocked[path].wait(10)
+        if path in self.failing:
+            raise OSError(self.failing[path], os.strerror(self.failing[path]), path)
+        if not os.path.isdir(os.path.dirname(self.root + path)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        self.writes.append((path, text))
+        parts = path.split("/")
+        if parts[-1] == "unbind":
+            self.detach(parts[3], text)
+        elif parts[-1] == "bind":
+            override = self.override(text).strip()
+            if override not in ("", "(null)", parts[5]):
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), path)
+            self.attach(parts[3], text, parts[5])
+        elif parts[-1] == "driver_override":
+            Path(self.root + path).write_text(text if text.strip() else "(null)\n")
+        else:
+            Path(self.root + path).write_bytes(data)
+
+    def create(self, path: str) -> int:
+        return super().create(self.root + path)
+
+    def udev_devices(self, **match: str) -> Iterator[SysfsDevice]:
+        if self.udev_is_missing:
+            raise ImportError("No library named udev")
+        return iter([one for one in self.udev if one.subsystem == match["subsystem"]])
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> FakeHost:
+    machine = FakeHost(tmp_path)
+    machine.pci(EDU, group=1)
+    machine.pci(NVME, group=2, driver="nvme", vendor="0x1b36\n", device="0x0010\n", numa_node="1\n")
+    machine.pci("0000:00:08.0", group=3, **{"class": "0x060400\n"})
+    return machine
+
+
+def bindings_written(machine: FakeHost) -> list[str]:
+    return [path.rpartition("/")[2] for path, _ in machine.writes]
+
+
+class TestDiscovery:
+    def test_every_pci_function_but_bridges_is_listed_in_order(self, machine: FakeHost) -> None:
+        assert [one.address for one in host.devices(machine)] == [EDU, NVME]
+
+    def test_a_device_shows_its_ids_driver_group_and_node(self, machine: FakeHost) -> None:
+        nvme = host.device(NVME, machine)
+        assert (nvme.bus, nvme.vendor, nvme.device, nvme.class_code) == ("pci", 0x1B36, 0x10, 0xFF00)
+        assert (nvme.driver, nvme.group, nvme.numa_node, nvme.path) == ("nvme", 2, 1, PATH + NVME)
+        assert (nvme.vfio, nvme.cdev, nvme.group_path, nvme.driver_override) == (None, None, None, None)
+
+    def test_a_numa_node_of_minus_one_is_none(self, machine: FakeHost) -> None:
+        assert host.device(EDU, machine).numa_node is None
+
+    def test_a_device_that_vfio_serves_shows_its_nodes(self, machine: FakeHost) -> None:
+        machine.attach("pci", EDU, "vfio-pci")
+        edu = host.device(EDU, machine)
+        assert (edu.vfio, edu.cdev, edu.group_path) == ("vfio0", "/dev/vfio/devices/vfio0", "/dev/vfio/1")
+        assert not edu.no_iommu
+        assert edu.advice is None
+
+    def test_a_kernel_without_device_nodes_shows_no_cdev(self, machine: FakeHost) -> None:
+        machine.attach("pci", EDU, "vfio-pci")
+        os.unlink(f"{machine.root}{PATH}{EDU}/vfio-dev/vfio0/dev")
+        edu = host.device(EDU, machine)
+        assert (edu.vfio, edu.cdev) == ("vfio0", None)
+
+    def test_the_pci_domain_and_the_case_of_digits_may_be_left_open(self, machine: FakeHost) -> None:
+        machine.pci("0000:0a:00.0", group=7)
+        assert host.device("00:03.0", machine).address == EDU
+        assert host.device("0A:00.0", machine).address == "0000:0a:00.0"
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "../0000:00:03.0", "a/b", "a\nb", "a\0b", " a", "x" * 256])
+    def test_a_text_that_is_no_name_never_reaches_the_file_system(self, machine: FakeHost, name: str) -> None:
+        machine.before_read = lambda path: pytest.fail(f"read {path}")
+        with pytest.raises(ValueError, match="is not the name of a device"):
+            host.device(name, machine)
+
+    def test_an_absent_device_is_enodev_and_says_which_there_are(self, machine: FakeHost) -> None:
+        with pytest.raises(OSError, match=rf"no device 0000:00:1f\.0.*{EDU}, {NVME}") as caught:
+            host.device("00:1f.0", machine)
+        assert caught.value.errno == errno.ENODEV
+
+    def test_emulated_devices_are_not_taken_for_no_iommu_mode(self, machine: FakeHost) -> None:
+        path = machine.add("platform", "/sys/devices/platform/vfio-mock.0", group=9)
+        machine.attach("platform", "vfio-mock.0", "vfio-mock")
+        machine.file("/sys/kernel/iommu_groups/9/name", "vfio-noiommu\n")
+        machine.file("/sys/kernel/iommu_groups/9/type", "unknown\n")
+        machine.file("/sys/kernel/iommu_groups/9/reserved_regions", "")
+        mock = host.devices(machine)[-1]
+        assert (mock.address, mock.bus, mock.path) == ("vfio-mock.0", "platform", path)
+        assert (mock.group, mock.group_path, mock.no_iommu) == (9, "/dev/vfio/9", False)
+        assert host.device("vfio-mock.0", machine) == mock
+        group = host.group(9, machine)
+        assert (group.name, group.type, group.reserved_regions) == ("vfio-noiommu", None, ())
+
+    def test_no_iommu_mode_is_told_by_the_nodes(self, machine: FakeHost) -> None:
+        machine.pci("0000:00:07.0", group=10)
+        machine.directory("/sys/class/vfio/noiommu-10")
+        machine.file(f"{PATH}0000:00:07.0/vfio-dev/noiommu-vfio4/dev", "511:4\n")
+        found = host.device("0000:00:07.0", machine)
+        assert (found.group_path, found.no_iommu) == ("/dev/vfio/noiommu-10", True)
+        assert found.cdev == "/dev/vfio/devices/noiommu-vfio4"
+
+    def test_a_platform_device_is_listed_only_if_vfio_could_serve_it(self, machine: FakeHost) -> None:
+        machine.add("platform", "/sys/devices/platform/serial8250", group=None)
+        machine.add("platform", "/sys/devices/platform/fe801000.dma", group=12)
+        assert [one.address for one in host.devices(machine) if one.bus == "platform"] == ["fe801000.dma"]
+
+    def test_a_mediated_device_is_found_by_its_uuid_in_any_case(self, machine: FakeHost) -> None:
+        uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
+        machine.add("mdev", f"/sys/devices/virtual/mtty/mtty/{uuid}", group=13)
+        machine.attach("mdev", uuid, "vfio_mdev")
+        assert host.device(uuid.upper(), machine).bus == "mdev"
+        assert uuid in [one.address for one in host.devices(machine)]
+
+    def test_of_two_devices_of_one_name_vfios_is_meant(self, machine: FakeHost) -> None:
+        machine.add("acpi", "/sys/devices/acpi/twin.0", group=None)
+        machine.add("platform", "/sys/devices/platform/twin.0", group=14)
+        machine.directory("/sys/bus/serial/devices")
+        machine.add("serial", "/sys/devices/serial/twin.0", group=None)
+        assert host.device("twin.0", machine).bus == "platform"
+
+    def test_without_an_iommu_the_devices_are_there_in_no_group(self, tmp_path: Path) -> None:
+        machine = FakeHost(tmp_path)
+        machine.pci(EDU, group=None)
+        (edu,) = host.devices(machine)
+        assert edu.group is None
+        assert "is in no IOMMU group" in str(edu.advice)
+
+    def test_virtual_functions_are_shown_in_numeric_order(self, machine: FakeHost) -> None:
+        physical = machine.pci("0000:00:06.0", group=20, sriov_totalvfs="16\n")
+        for index in (10, 2, 0):
+            virtual = machine.pci(f"0000:00:1{index:x}.0", group=30 + index)
+            machine.link(f"{virtual}/physfn", physical)
+            machine.link(f"{physical}/virtfn{index}", virtual)
+        found = host.device("0000:00:06.0", machine)
+        assert found.virtual_functions == ("0000:00:10.0", "0000:00:12.0", "0000:00:1a.0")
+        assert found.total_vfs == 16
+        assert host.device("0000:00:12.0", machine).physical_function == "0000:00:06.0"
+
+    def test_names_come_from_udevs_database(self, machine: FakeHost) -> None:
+        properties = {
+            "ID_VENDOR_FROM_DATABASE": "Red Hat",
+            "ID_MODEL_FROM_DATABASE": "NVMe",
+            "ID_PCI_CLASS_FROM_DATABASE": "Mass storage",
+        }
+        machine.udev = [SysfsDevice("pci", NVME, PATH + NVME, properties)]
+        edu, nvme = host.devices(machine)
+        assert (nvme.vendor_name, nvme.device_name, nvme.class_name) == ("Red Hat", "NVMe", "Mass storage")
+        assert edu.vendor_name is None
+
+    def test_a_host_without_libudev_has_devices_without_names(self, machine: FakeHost) -> None:
+        machine.udev_is_missing = True
+        assert [one.device_name for one in host.devices(machine)] == [None, None]
+
+    @pytest.mark.parametrize("at", ["vendor", "class", "iommu_group", "driver", "driver_override", "numa_node"])
+    def test_a_device_that_goes_away_while_it_is_read_is_left_out(self, machine: FakeHost, at: str) -> None:
+        def unplug(path: str) -> None:
+            if path == f"{PATH}{NVME}/{at}":
+                machine.before_read = _nothing
+                machine.remove(PATH + NVME)
+
+        machine.before_read = unplug
+        assert [one.address for one in host.devices(machine)] == [EDU]
+
+    def test_a_device_that_answers_enodev_is_left_out(self, machine: FakeHost) -> None:
+        def unplug(path: str) -> None:
+            if path.startswith(PATH + NVME):
+                if os.path.lexists(machine.root + PATH + NVME):
+                    machine.remove(PATH + NVME)
+                raise OSError(errno.ENODEV, "No such device")
+
+        machine.before_read = unplug
+        assert [one.address for one in host.devices(machine)] == [EDU]
+
+    def test_a_read_that_fails_for_another_reason_is_an_error(self, machine: FakeHost) -> None:
+        def refuse(path: str) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+
+        machine.before_read = refuse
+        with pytest.raises(PermissionError):
+            host.device(EDU, machine)
+
+
+class TestGroups:
+    def test_a_groups_members_are_shown_with_their_drivers(self, machine: FakeHost) -> None:
+        machine.pci("0000:00:04.1", group=2)
+        assert host.group_members(2, machine) == {NVME: "nvme", "0000:00:04.1": None}
+        assert host.group_members("0000:00:04.1", machine) == host.group_members(2, machine)
+
+    def test_only_foreign_drivers_are_in_the_way(self, machine: FakeHost) -> None:
+        machine.pci("0000:00:04.1", group=2, driver="vfio-pci")
+        machine.pci("0000:00:04.2", group=2, driver="pcieport")
+        machine.pci("0000:00:04.3", group=2)
+        assert host.group(2, machine).in_the_way == {NVME: "nvme"}
+
+    def test_reserved_regions_are_read_with_their_types(self, machine: FakeHost) -> None:
+        machine.file(
+            "/sys/kernel/iommu_groups/1/reserved_regions",
+            "0x00000000fee00000 0x00000000feefffff msi\n"
+            "0x000000fd00000000 0x000000ffffffffff reserved\n"
+            "0x0000000000000000 0x0000000000ffffff direct-relaxable\n",
+        )
+        assert host.reserved_regions(EDU, machine) == [
+            (IovaRange(0, 0xFFFFFF), "direct-relaxable"),
+            (IovaRange(0xFEE00000, 0xFEEFFFFF), "msi"),
+            (IovaRange(0xFD00000000, 0xFFFFFFFFFF), "reserved"),
+        ]
+        assert host.reserved_regions(1, machine) == host.reserved_regions(EDU, machine)
+
+    @pytest.mark.parametrize("line", ["0x1000", "0x1000 0xfff msi", "zero one msi"])
+    def test_a_region_that_is_none_is_a_bad_reply(self, machine: FakeHost, line: str) -> None:
+        machine.file("/sys/kernel/iommu_groups/1/reserved_regions", line + "\n")
+        with pytest.raises(BadReply, match="reserved_regions"):
+            host.reserved_regions(1, machine)
+
+    def test_groups_are_listed_by_number(self, machine: FakeHost) -> None:
+        machine.pci("0000:00:09.0", group=10)
+        assert [group.number for group in host.groups(machine)] == [1, 2, 3, 10]
+
+    def test_an_absent_group_and_a_device_in_none_are_enodev(self, machine: FakeHost) -> None:
+        machine.pci("0000:00:0a.0", group=None)
+        for where in (99, "0000:00:0a.0"):
+            with pytest.raises(OSError, match="no IOMMU group") as caught:
+                host.reserved_regions(where, machine)
+            assert caught.value.errno == errno.ENODEV
+
+    def test_a_device_that_the_iommus_leave_out_is_told_from_a_host_without_one(self, machine: FakeHost) -> None:
+        machine.pci("0000:00:0a.0", group=None)
+        with pytest.raises(OSError, match="the IOMMU is off or absent"):
+            host.group_members("0000:00:0a.0", machine)
+        machine.directory("/sys/class/iommu/dmar0")
+        with pytest.raises(OSError, match=r"no IOMMU of the host \(dmar0\)"):
+            host.group_members("0000:00:0a.0", machine)
+
+
+class TestBind:
+    def test_a_driver_is_replaced_and_comes_back(self, machine: FakeHost) -> None:
+        with host.bind(NVME, "vfio-pci", kernel=machine) as bound:
+            assert bound == host.device(NVME, machine)
+            assert (bound.driver, bound.driver_override, bound.cdev) == (
+                "vfio-pci", "vfio-pci", "/dev/vfio/devices/vfio0",
+            )  # fmt: skip
+        assert host.device(NVME, machine).driver == "nvme"
+        assert machine.override(NVME) == "(null)\n"
+
+    def test_no_other_driver_can_slip_in_between(self, machine: FakeHost) -> None:
+        with host.bind(NVME, "vfio-pci", kernel=machine):
+            pass
+        assert bindings_written(machine) == ["driver_override", "unbind", "bind", "unbind", "driver_override", "bind"]
+
+    def test_an_unbound_device_is_unbound_again(self, machine: FakeHost) -> None:
+        with host.bind(EDU, "vfio-pci", kernel=machine):
+            pass
+        assert host.device(EDU, machine).driver is None
+        assert machine.override(EDU) == "(null)\n"
+
+    def test_a_previous_override_comes_back(self, machine: FakeHost) -> None:
+        machine.write_file(f"{PATH}{NVME}/driver_override", b"nvme\n")
+        with host.bind(NVME, "vfio-pci", kernel=machine):
+            assert machine.override(NVME) == "vfio-pci\n"
+        assert machine.override(NVME) == "nvme\n"
+        assert host.device(NVME, machine).driver == "nvme"
+
+    def test_an_exception_passes_and_the_driver_comes_back(self, machine: FakeHost) -> None:
+        with pytest.raises(KeyError), host.bind(NVME, "vfio-pci", kernel=machine):
+            raise KeyError("body")
+        assert host.device(NVME, machine).driver == "nvme"
+
+    def test_a_failing_restore_is_a_note_on_the_bodys_exception(self, machine: FakeHost) -> None:
+        with pytest.raises(KeyError) as caught, host.bind(NVME, "vfio-pci", kernel=machine):  # noqa: PT012
+            machine.failing["/sys/bus/pci/drivers/nvme/bind"] = errno.EIO
+            raise KeyError("body")
+        (note,) = caught.value.__notes__
+        assert NVME in note
+        assert "Input/output error" in note
+
+    def test_a_failing_restore_is_the_error_when_there_is_no_other(self, machine: FakeHost) -> None:
+        machine.failing["/sys/bus/pci/drivers/nvme/bind"] = errno.EIO
+        with (
+            pytest.raises(OSError, match=f"binding {NVME} to nvme: Input/output error") as caught,
+            host.bind(NVME, "vfio-pci", kernel=machine),
+        ):
+            pass
+        assert caught.value.errno == errno.EIO
+        machine.failing.clear()
+        assert host.restore(kernel=machine) == [NVME]
+        assert host.device(NVME, machine).driver == "nvme"
+
+    def test_a_driver_that_refuses_leaves_all_as_it_was(self, machine: FakeHost) -> None:
+        machine.failing["/sys/bus/pci/drivers/vfio-pci/bind"] = errno.EINVAL
+        with (
+            pytest.raises(OSError, match=f"binding {NVME} to vfio-pci: Invalid argument") as caught,
+            host.bind(NVME, "vfio-pci", kernel=machine),
+        ):
+            pytest.fail("bound")
+        assert caught.value.errno == errno.EINVAL
+        assert host.device(NVME, machine).driver == "nvme"
+        assert machine.override(NVME) == "(null)\n"
+        assert host.bindings(machine) == []
+
+    def test_the_driver_it_has_already_is_left_alone(self, machine: FakeHost) -> None:
+        machine.attach("pci", EDU, "vfio-pci")
+        with host.bind(EDU, "vfio-pci", kernel=machine) as bound:
+            assert bound.driver == "vfio-pci"
+        assert machine.writes == []
+
+    def test_an_unplugged_device_ends_the_binding_in_peace(self, machine: FakeHost) -> None:
+        with host.bind(NVME, "vfio-pci", kernel=machine):
+            machine.remove(f"/sys/bus/pci/devices/{NVME}")
+            machine.remove(PATH + NVME)
+        assert host.bindings(machine) == []
+
+    def test_an_absent_driver_says_what_to_load(self, machine: FakeHost) -> None:
+        with (
+            pytest.raises(FileNotFoundError, match="modprobe mlx5_vfio_pci"),
+            host.bind(EDU, "mlx5_vfio_pci", kernel=machine),
+        ):
+            pass
+
+    @pytest.mark.parametrize("driver", ["", "../nvme", "vfio/pci", "a\nb", ".x"])
+    def test_a_text_that_is_no_drivers_name_is_refused(self, machine: FakeHost, driver: str) -> None:
+        with (
+            pytest.raises(ValueError, match="is not the name of a driver"),
+            host.bind(EDU, driver, kernel=machine),
+        ):
+            pass
+        assert machine.writes == []
+
+    def test_a_device_in_no_group_is_refused_before_it_is_touched(self, machine: FakeHost) -> None:
+        machine.pci("0000:00:0a.0", group=None, driver="nvme")
+        with (
+            pytest.raises(OSError, match="in no IOMMU group") as caught,
+            host.bind("0000:00:0a.0", "vfio-pci", kernel=machine),
+        ):
+            pass
+        assert caught.value.errno == errno.ENODEV
+        assert machine.writes == []
+
+    def test_a_bridge_is_refused_before_it_is_touched(self, machine: FakeHost) -> None:
+        with pytest.raises(OSError, match="is a bridge"), host.bind("0000:00:08.0", "vfio-pci", kernel=machine):
+            pass
+        assert machine.writes == []
+
+    def test_a_bus_whose_devices_choose_for_themselves_is_refused(self, machine: FakeHost) -> None:
+        machine.add("mdev", "/sys/devices/virtual/mtty/a", group=13)
+        with pytest.raises(OSError, match="no driver_override") as caught, host.bind("a", "x", kernel=machine):
+            pass
+        assert caught.value.errno == errno.EOPNOTSUPP
+
+    def test_without_root_the_error_says_so(self, machine: FakeHost) -> None:
+        def refuse(path: str) -> int:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+
+        machine.create = refuse  # type: ignore[method-assign]
+        with pytest.raises(PermissionError, match="takes root"), host.bind(EDU, "vfio-pci", kernel=machine):
+            pass
+
+
+class TestOpenDevices:
+    def test_a_device_open_in_this_process_is_not_unbound(self, machine: FakeHost) -> None:
+        with (
+            pytest.raises(OSError, match="still open in this process, descriptor 7; close it") as caught,
+            host.bind(NVME, "vfio-pci", kernel=machine) as bound,
+        ):
+            machine.open_in(os.getpid(), 7, "anon_inode:[vfio-device]", f"pos:\t0\nvfio-device-syspath: {bound.path}\n")
+        assert caught.value.errno == errno.EBUSY
+        assert host.device(NVME, machine).driver == "vfio-pci"
+        machine.remove(f"/proc/{os.getpid()}")
+        assert host.restore(kernel=machine) == [NVME]
+
+    def test_a_device_open_elsewhere_is_waited_for_and_then_left_to_restore(self, machine: FakeHost) -> None:
+        unbind = "/sys/bus/pci/drivers/vfio-pci/unbind"
+        closed = machine.blocked[unbind] = threading.Event()
+        with (
+            pytest.raises(TimeoutError, match=r"after 0\.05 s, it is open in process 77 \(qemu\), descriptor 5"),
+            host.bind(NVME, "vfio-pci", timeout=0.05, kernel=machine) as bound,
+        ):
+            machine.open_in(77, 5, str(bound.cdev))
+        closed.set()
+        for thread in threading.enumerate():
+            if unbind in thread.name:
+                thread.join()
+        machine.remove("/proc/77")
+        assert host.restore(kernel=machine) == [NVME]
+        assert host.device(NVME, machine).driver == "nvme"
+
+    def test_nothing_is_asked_of_a_device_whose_unbinding_still_waits(self, machine: FakeHost) -> None:
+        machine.open_in(77, 5, "anon_inode:[vfio-device]", f"vfio-device-syspath: {PATH}{EDU}\n")
+        with pytest.raises(OSError, match="open in process 77") as caught, host.bind(EDU, "vfio-pci", kernel=machine):
+            pass
+        assert caught.value.errno == errno.EBUSY
+        assert machine.writes == []
+
+    def test_holders_are_told_by_node_by_fdinfo_or_by_group(self, machine: FakeHost) -> None:
+        machine.attach("pci", EDU, "vfio-pci")
+        machine.open_in(1, 3, "/dev/vfio/devices/vfio0 (deleted)")
+        machine.open_in(2, 4, "anon_inode:[vfio-device]", f"vfio-device-syspath: {PATH}{EDU}\n")
+        machine.open_in(3, 5, "anon_inode:[vfio-device]")
+        machine.open_in(3, 6, "/dev/vfio/1")
+        assert [(one.pid, one.descriptor) for one in host.holders_of(EDU, machine)] == [(1, 3), (2, 4), (3, 5)]
+
+    def test_others_devices_and_a_group_alone_hold_nothing(self, machine: FakeHost) -> None:
+        machine.attach("pci", EDU, "vfio-pci")
+        machine.open_in(1, 3, "/dev/vfio/devices/vfio1")
+        machine.open_in(2, 4, "anon_inode:[vfio-device]", f"vfio-device-syspath: {PATH}{NVME}\n")
+        machine.open_in(3, 6, "/dev/vfio/1")
+        machine.open_in(4, 0, "/dev/null")
+        assert host.holders_of(EDU, machine) == []
+
+
+class TestJournal:
+    @pytest.fixture
+    def killed(self, machine: FakeHost) -> host.Binding:
+        """What a program that was killed while it had the nvme bound has left."""
+        context = host.bind(NVME, "vfio-pci", kernel=machine)
+        context.__enter__()
+        (left,) = host.bindings(machine)
+        path = f"{machine.root}/run/pyvfio/pci:{NVME}"
+        content = Path(path).read_bytes()
+        context.__exit__(None, None, None)
+        Path(path).write_bytes(content)
+        machine.writes.clear()
+        return left
+
+    @pytest.fixture
+    def killed_bound(self, machine: FakeHost, killed: host.Binding) -> host.Binding:
+        machine.detach("pci", NVME)
+        machine.write_file(f"{PATH}{NVME}/driver_override", b"vfio-pci\n")
+        machine.attach("pci", NVME, "vfio-pci")
+        return killed
+
+    def test_a_binding_is_written_down_while_it_lasts(self, machine: FakeHost) -> None:
+        with host.bind(NVME, "vfio-pci", kernel=machine):
+            (one,) = host.bindings(machine)
+            assert one == ("pci", NVME, "vfio-pci", "nvme", None, os.getpid())
+        assert host.bindings(machine) == []
+
+    def test_what_a_killed_program_left_is_restored(self, machine: FakeHost, killed_bound: host.Binding) -> None:
+        assert host.restore(kernel=machine) == [NVME]
+        assert host.device(NVME, machine).driver == "nvme"
+        assert machine.override(NVME) == "(null)\n"
+        assert host.bindings(machine) == []
+        assert host.restore(kernel=machine) == []
+
+    @pytest.mark.parametrize("address", [NVME, "00:04.0"])
+    def test_restore_can_be_told_which(self, machine: FakeHost, killed_bound: host.Binding, address: str) -> None:
+        assert host.restore(EDU, kernel=machine) == []
+        assert host.restore(address, kernel=machine) == [NVME]
+
+    def test_a_program_killed_between_the_drivers_is_restored(self, machine: FakeHost, killed: host.Binding) -> None:
+        machine.detach("pci", NVME)
+        assert host.restore(kernel=machine) == [NVME]
+        assert host.device(NVME, machine).driver == "nvme"
+
+    def test_a_program_killed_before_it_changed_anything_needs_nothing(
+        self, machine: FakeHost, killed: host.Binding
+    ) -> None:
+        host.restore(kernel=machine)
+        assert machine.writes == []
+        assert host.bindings(machine) == []
+
+    def test_the_next_bind_puts_back_what_was_there_before_the_killed_one(
+        self, machine: FakeHost, killed_bound: host.Binding
+    ) -> None:
+        with host.bind(NVME, "pci-stub", kernel=machine):
+            assert host.device(NVME, machine).driver == "pci-stub"
+        assert host.device(NVME, machine).driver == "nvme"
+
+    def test_what_somebody_has_changed_since_is_left_alone(self, machine: FakeHost, killed_bound: host.Binding) -> None:
+        machine.detach("pci", NVME)
+        machine.write_file(f"{PATH}{NVME}/driver_override", b"\n")
+        machine.attach("pci", NVME, "pci-stub")
+        assert host.restore(kernel=machine) == []
+        assert host.device(NVME, machine).driver == "pci-stub"
+        assert host.bindings(machine) == []
+
+    def test_a_device_that_is_gone_is_forgotten(self, machine: FakeHost, killed_bound: host.Binding) -> None:
+        machine.remove(f"/sys/bus/pci/devices/{NVME}")
+        machine.remove(PATH + NVME)
+        assert host.restore(kernel=machine) == []
+        assert host.bindings(machine) == []
+
+    def test_a_second_binding_of_one_device_is_refused(self, machine: FakeHost) -> None:
+        with host.bind(NVME, "vfio-pci", kernel=machine):
+            with (
+                pytest.raises(OSError, match="being kept bound by this process") as caught,
+                host.bind(NVME, "pci-stub", kernel=machine),
+            ):
+                pass
+            assert caught.value.errno == errno.EBUSY
+            assert host.device(NVME, machine).driver == "vfio-pci"
+        assert host.device(NVME, machine).driver == "nvme"
+
+    def test_restore_leaves_a_running_programs_binding_alone(self, machine: FakeHost) -> None:
+        with host.bind(NVME, "vfio-pci", kernel=machine):
+            assert host.restore(kernel=machine) == []
+            assert host.device(NVME, machine).driver == "vfio-pci"
+
+    def test_one_failure_does_not_keep_restore_from_the_others(
+        self, machine: FakeHost, killed_bound: host.Binding
+    ) -> None:
+        with pytest.raises(KeyError), host.bind(EDU, "vfio-pci", kernel=machine):  # noqa: PT012
+            machine.failing["/sys/bus/pci/drivers/vfio-pci/unbind"] = errno.EIO
+            raise KeyError
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            host.restore(kernel=machine)
+        assert len(caught.value.__notes__) == 1
+        machine.failing.clear()
+        assert sorted(host.restore(kernel=machine)) == [EDU, NVME]
+
+    def test_half_a_line_is_no_entry(self, machine: FakeHost) -> None:
+        machine.file(f"/run/pyvfio/pci:{NVME}", '{"bus": "pci", "addr')
+        assert host.bindings(machine) == []
+        with host.bind(NVME, "vfio-pci", kernel=machine):
+            pass
+        assert host.device(NVME, machine).driver == "nvme"
+
+    def test_names_in_the_journal_are_checked_too(self, machine: FakeHost) -> None:
+        machine.file(
+            f"/run/pyvfio/pci:{NVME}",
+            '{"bus": "pci", "address": "0000:00:04.0", "driver": "../x", "previous_driver": null,'
+            ' "previous_override": null, "pid": 1}\n',
+        )
+        with pytest.raises(ValueError, match="is not the name of a driver"):
+            host.restore(kernel=machine)
+
+    def test_a_forked_child_puts_nothing_back(self, machine: FakeHost) -> None:
+        context = host.bind(NVME, "vfio-pci", kernel=machine)
+        context.__enter__()
+        child = os.fork()
+        if child == 0:
+            try:
+                context.__exit__(None, None, None)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert host.device(NVME, machine).driver == "vfio-pci"
+        # Nor did the child's end give up the lock.
+        assert host.restore(kernel=machine) == []
+        context.__exit__(None, None, None)
+        assert host.device(NVME, machine).driver == "nvme"
+
+
+class TestFoundations:
+    @pytest.fixture
+    def rooted(self, machine: FakeHost) -> FakeHost:
+        """The nvme carries the root file system on a partition."""
+        disk = f"{PATH}{NVME}/nvme/nvme0/nvme0n1"
+        machine.file(f"{disk}/nvme0n1p2/partition", "2\n")
+        machine.link("/sys/dev/block/259:2", f"{disk}/nvme0n1p2")
+        machine.link("/sys/class/block/nvme0n1p2", f"{disk}/nvme0n1p2")
+        machine.file("/proc/self/mountinfo", "21 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw\n")
+        return machine
+
+    def test_the_root_file_systems_controller_is_refused(self, rooted: FakeHost) -> None:
+        with (
+            pytest.raises(OSError, match=r"stands on 0000:00:04\.0: disk:nvme0n1p2 \(mounted at /\)") as caught,
+            host.bind(NVME, "vfio-pci", kernel=rooted),
+        ):
+            pass
+        assert caught.value.errno == errno.EBUSY
+        assert rooted.writes == []
+        assert host.bindings(rooted) == []
+
+    def test_it_is_bound_if_told_by_name(self, rooted: FakeHost) -> None:
+        for even_if in (["disk:nvme0n1p2"], "disk:nvme0n1p2"):
+            with host.bind(NVME, "vfio-pci", even_if=even_if, kernel=rooted) as bound:
+                assert bound.driver == "vfio-pci"
+
+    def test_another_name_does_not_help(self, rooted: FakeHost) -> None:
+        with (
+            pytest.raises(OSError, match="stands on"),
+            host.bind(NVME, "vfio-pci", even_if="disk:nvme0n1p21", kernel=rooted),
+        ):
+            pass
+
+    def test_other_devices_are_not_concerned(self, rooted: FakeHost) -> None:
+        with host.bind(EDU, "vfio-pci", kernel=rooted) as bound:
+            assert bound.driver == "vfio-pci"
+
+    def test_a_disk_under_device_mapper_counts(self, rooted: FakeHost) -> None:
+        dm = "/sys/devices/virtual/block/dm-0"
+        rooted.link(f"{dm}/slaves/nvme0n1p2", "/sys/class/block/nvme0n1p2")
+        rooted.link("/sys/dev/block/254:0", dm)
+        rooted.link("/sys/class/block/dm-0", dm)
+        rooted.file("/proc/self/mountinfo", "21 1 254:0 / /my\\040data rw - ext4 /dev/mapper/root rw\n")
+        (use,) = host.uses(rooted)
+        assert (use.name, use.why) == ("disk:dm-0", "mounted at /my data")
+        assert use.carried_by(PATH + NVME)
+
+    def test_a_file_system_with_its_own_device_number_counts_by_its_source(self, rooted: FakeHost) -> None:
+        rooted.file("/dev/nvme0n1p2", "")
+        rooted.file(
+            "/proc/self/mountinfo", "21 1 0:25 /@ / rw - btrfs /dev/nvme0n1p2 rw\n22 1 0:5 / /proc rw - proc proc rw\n"
+        )
+        (use,) = host.uses(rooted)
+        assert use.name == "disk:nvme0n1p2"
+
+    def test_swap_counts(self, rooted: FakeHost) -> None:
+        rooted.file("/dev/nvme0n1p2", "")
+        rooted.file("/proc/self/mountinfo", "")
+        rooted.file("/proc/swaps", "Filename Type Size Used Priority\n/dev/nvme0n1p2 partition 8 0 -2\n")
+        assert [str(use) for use in host.uses(rooted)] == ["disk:nvme0n1p2 (swap)"]
+
+    def test_a_multipath_nvme_counts_on_each_of_its_controllers(self, rooted: FakeHost) -> None:
+        subsystem = "/sys/devices/virtual/nvme-subsystem/nvme-subsys0"
+        rooted.directory(f"{subsystem}/nvme0n1")
+        rooted.link(f"{subsystem}/nvme0", f"{PATH}{NVME}/nvme/nvme0")
+        rooted.link("/sys/dev/block/259:9", f"{subsystem}/nvme0n1")
+        rooted.file("/proc/self/mountinfo", "21 1 259:9 / / rw - ext4 /dev/nvme0n1 rw\n")
+        (use,) = host.uses(rooted)
+        assert use.carried_by(PATH + NVME)
+
+    def test_the_default_routes_adapter_counts_through_a_bond(self, machine: FakeHost) -> None:
+        adapter = f"{PATH}{EDU}/net/eth0"
+        machine.directory(adapter)
+        machine.link("/sys/class/net/eth0", adapter)
+        machine.link("/sys/devices/virtual/net/bond0/lower_eth0", adapter)
+        machine.link("/sys/class/net/bond0", "/sys/devices/virtual/net/bond0")
+        machine.file(
+            "/proc/net/route",
+            "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
+            "bond0\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+            "eth9\t0002A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n",
+        )
+        (use,) = host.uses(machine)
+        assert (use.name, use.why, use.path) == ("network:bond0", "the default route", adapter)
+
+    def test_the_default_route_of_ipv6_counts(self, machine: FakeHost) -> None:
+        machine.link("/sys/class/net/eth0", machine.directory(f"{PATH}{EDU}/net/eth0"))
+        zero = "0" * 32
+        machine.file(
+            "/proc/net/ipv6_route",
+            f"{zero} 00 {zero} 00 fe80{'0' * 28} 00000400 1 0 00000003     eth0\n"
+            f"{zero} 00 {zero} 00 {zero} ffffffff 1 0 00200200       lo\n",
+        )
+        assert [use.name for use in host.uses(machine)] == ["network:eth0"]
+
+    def test_a_serial_console_counts(self, machine: FakeHost) -> None:
+        machine.link("/sys/class/tty/ttyS4", machine.directory(f"{PATH}{EDU}/tty/ttyS4"))
+        machine.file("/sys/class/tty/console/active", "ttyS4\n")
+        (use,) = host.uses(machine)
+        assert use.name == "console:ttyS4"
+        assert use.carried_by(PATH + EDU)
+
+    def test_the_first_graphics_card_counts_for_a_virtual_terminal(self, machine: FakeHost) -> None:
+        machine.pci("0000:00:02.0", group=40, boot_vga="1\n")
+        machine.file("/sys/class/tty/console/active", "tty0\n")
+        (use,) = host.uses(machine)
+        assert (use.name, use.path) == ("console:tty0", f"{PATH}0000:00:02.0")
+
+    def test_a_9p_file_systems_device_counts(self, machine: FakeHost) -> None:
+        virtio = f"{PATH}{EDU}/virtio0"
+        machine.file(f"{virtio}/mount_tag", "root\0")
+        machine.link("/sys/bus/virtio/devices/virtio0", virtio)
+        machine.file("/proc/self/mountinfo", "21 1 0:19 / / ro - 9p root ro,trans=virtio\n")
+        (use,) = host.uses(machine)
+        assert (use.name, use.path) == ("filesystem:root", virtio)
+
+
+class TestVirtualFunctions:
+    @pytest.fixture
+    def physical(self, machine: FakeHost) -> str:
+        return machine.pci(
+            "0000:00:06.0", group=20, sriov_totalvfs="7\n", sriov_numvfs="0\n", sriov_drivers_autoprobe="1\n"
+        )
+
+    def test_the_count_is_written_and_autoprobe_is_as_before(self, machine: FakeHost, physical: str) -> None:
+        host.create_vfs("0000:00:06.0", 2, probe=False, kernel=machine)
+        assert machine.writes == [
+            (f"{physical}/sriov_drivers_autoprobe", "0"),
+            (f"{physical}/sriov_numvfs", "2"),
+            (f"{physical}/sriov_drivers_autoprobe", "1\n"),
+        ]
+
+    @pytest.mark.parametrize("count", [0, -1, 8])
+    def test_an_impossible_count_is_refused(self, machine: FakeHost, physical: str, count: int) -> None:
+        with pytest.raises(ValueError, match="1 to 7 virtual functions"):
+            host.create_vfs("0000:00:06.0", count, kernel=machine)
+        assert machine.writes == []
+
+    def test_a_device_without_sriov_is_told_apart(self, machine: FakeHost) -> None:
+        with pytest.raises(Unsupported, match="has no SR-IOV"):
+            host.create_vfs(EDU, 1, kernel=machine)
+
+    def test_a_driver_that_makes_none_is_named(self, machine: FakeHost, physical: str) -> None:
+        machine.attach("pci", "0000:00:06.0", "vfio-pci")
+        machine.failing[f"{physical}/sriov_numvfs"] = errno.ENOENT
+        with pytest.raises(FileNotFoundError, match=r"vfio-pci, makes no virtual functions unless.*enable_sriov"):
+            host.create_vfs("0000:00:06.0", 1, kernel=machine)
+        assert machine.read_file(f"{physical}/sriov_drivers_autoprobe") == b"1\n"
+
+    def test_a_function_open_in_this_process_is_not_removed(self, machine: FakeHost, physical: str) -> None:
+        virtual = machine.pci("0000:00:10.0", group=21, driver="vfio-pci")
+        machine.link(f"{physical}/virtfn0", virtual)
+        machine.open_in(os.getpid(), 9, "/dev/vfio/devices/vfio0")
+        with pytest.raises(OSError, match=r"0000:00:10\.0 is still open in this process"):
+            host.remove_vfs("0000:00:06.0", kernel=machine)
+        assert machine.writes == []
+        with pytest.raises(OSError, match="has 1 virtual functions"):
+            host.create_vfs("0000:00:06.0", 1, kernel=machine)
+
+    def test_removing_none_is_nothing(self, machine: FakeHost, physical: str) -> None:
+        host.remove_vfs("0000:00:06.0", kernel=machine)
+        assert machine.writes == []
+
+
+class TestChanges:
+    class Monitor:
+        def __init__(self, events: list[tuple[str, SysfsDevice]]) -> None:
+            self.events = events
+            self.closed = False
+
+        def poll(self, timeout: float | None) -> tuple[str, SysfsDevice] | None:
+            return self.events.pop(0) if self.events else None
+
+        def fileno(self) -> int:
+            return 5
+
+        def close(self) -> None:
+            self.closed = True
+
+    def changes(self, machine: FakeHost, *events: tuple[str, str, str]) -> Changes:
+        monitor = self.Monitor(
+            [(action, SysfsDevice(bus, os.path.basename(path), path, {})) for action, bus, path in events]
+        )
+        machine.udev_monitor = lambda: monitor  # type: ignore[method-assign,assignment,return-value]
+        return host.Changes(machine)
+
+    def test_a_change_shows_the_device_as_it_is(self, machine: FakeHost) -> None:
+        with self.changes(machine, ("bind", "pci", PATH + NVME)) as changes:
+            change = changes.wait(0)
+            assert change == ("bind", "pci", NVME, PATH + NVME, host.device(NVME, machine))
+            assert changes.wait(0) is None
+
+    def test_what_vfio_cannot_serve_is_passed_over(self, machine: FakeHost) -> None:
+        other = machine.add("usb", "/sys/devices/usb1", group=None)
+        with self.changes(machine, ("add", "usb", other), ("bind", "pci", PATH + EDU)) as changes:
+            assert [change.address for change in changes] == [EDU]
+
+    def test_a_removed_device_is_told_once(self, machine: FakeHost) -> None:
+        with self.changes(machine, ("remove", "pci", PATH + NVME), ("remove", "pci", PATH + NVME)) as changes:
+            machine.remove(PATH + NVME)
+            assert [(change.action, change.device) for change in changes] == [("remove", None)]
+
+    def test_closed_it_says_so(self, machine: FakeHost) -> None:
+        changes = self.changes(machine)
+        assert changes.fileno() == 5
+        changes.close()
+        changes.close()
+        with pytest.raises(Closed):
+            changes.wait(0)
+        with pytest.raises(Closed):
+            changes.fileno()
+
+
+def test_discovery_loads_neither_pyudev_nor_what_binding_needs() -> None:
+    code = "import sys, pyvfio.host; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    loaded = set(run.stdout.split())
+    assert "pyvfio.host.discovery" in loaded
+    assert loaded.isdisjoint({"pyudev", "json", "threading", "pyvfio.host.binding", "pyvfio.host.foundations"})
