@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple
@@ -160,6 +161,22 @@ def dropped_line(section: MemorySection, reason: Reason, page_size: int, event: 
             f"offset_within_region=0x{offset:x} qemu_real_host_page_size=0x{page_size:x}"
         ]
     return []
+
+
+def read_sections(log: str) -> list[MemorySection]:
+    """The sections that a QEMU log's vfio_device_dirty_tracking_update lines name, as plain memory.
+
+    For a QEMU run with ``-trace 'vfio_device_dirty_tracking*'``, any log format, any version from 8.0 on.
+    """
+    found = re.findall(r"section 0x([0-9a-f]+) - 0x([0-9a-f]+) -> update", log)
+    return [MemorySection(int(start, 16), int(last, 16) - int(start, 16) + 1) for start, last in found]
+
+
+def read_start(log: str) -> list[IovaRange]:
+    """The ranges that QEMU asked for, from the last vfio_device_dirty_tracking_start line of a log; none without one."""
+    lines = re.findall(r"nr_ranges \d+ (.*)", log)
+    pairs = re.findall(r"\w+:\[0x([0-9a-f]+) - 0x([0-9a-f]+)\]", lines[-1]) if lines else []
+    return sorted(IovaRange(int(low, 16), int(high, 16)) for low, high in pairs if int(high, 16))
 
 
 class Control(NamedTuple):

@@ -288,8 +288,8 @@ class Fit(NamedTuple):
         else:
             text = f"The kernel refuses the ranges ({errno.errorcode[answer.errno]})"
         if self.best is None:
-            return text + ". No ranges that cover the memory would do."
-        more = f", {_bytes(self.best_over_tracked)} more than the memory" if self.best_over_tracked else ""
+            return text + ". No ranges that cover these would do."
+        more = f", {_bytes(self.best_over_tracked)} more than these" if self.best_over_tracked else ""
         return text + f". {len(self.best)} ranges would do{more}."
 
 

@@ -64,7 +64,7 @@ def test_a_device_with_one_range_undoes_the_plan_by_combining() -> None:
     assert held.answer.ranges == (IovaRange(0, BAR.last),)
     assert held.over_tracked == BAR.last + 1 - plan.total
     assert held.best is None
-    assert "No ranges that cover the memory would do" in held.explain()
+    assert "No ranges that cover these would do" in held.explain()
     assert "combining alone adds" in held.explain()
 
 
@@ -72,7 +72,7 @@ def test_a_device_that_does_not_combine_refuses_more_ranges_than_it_has() -> Non
     held = tracking.plan(GUEST).fit(limits.Limits(max_ranges=2))
     assert held.answer.errno == errno.E2BIG
     assert held.best == (IovaRange(0, HIGH.last), BAR)
-    assert held.explain() == "Too many ranges (E2BIG). 2 ranges would do, 1.992 GiB more than the memory."
+    assert held.explain() == "Too many ranges (E2BIG). 2 ranges would do, 1.992 GiB more than these."
 
 
 def test_the_kernel_itself_takes_as_many_ranges_as_fit_in_a_page() -> None:
@@ -249,6 +249,28 @@ def test_the_log_reads_as_qemus() -> None:
     assert qemu.query_line(0x1000, 0x1000, 0x1000, 1) == (
         "iova=0x1000 size= 0x1000 bitmap_size=0x8 start=0x1000 dirty_pages=1"
     )
+
+
+LOG = """
+vfio_device_dirty_tracking_update section 0x0 - 0x807fffff -> update [0x0 - 0x807fffff]
+1234@1694.5:vfio_device_dirty_tracking_update section 0x100000000 - 0x27fffffff -> update [0x100000000 - 0x27fffffff]
+vfio_device_dirty_tracking_update section 0x383800000000 - 0x3838000fffff -> update [0x100000000 - 0x3838000fffff]
+vfio_device_dirty_tracking_start nr_ranges 2 32:[0x0 - 0x807fffff], 64:[0x100000000 - 0x3838000fffff]
+"""
+
+
+def test_qemus_log_alone_tells_why_it_failed_and_what_would_not() -> None:
+    asked = qemu.read_start(LOG)
+    mapped = qemu.read_sections(LOG)
+    assert asked == [LOW, IovaRange(HIGH.start, BAR.last)]
+    assert [section.iova for section in mapped] == [LOW.start, HIGH.start, BAR.start]
+    assert tracking.fit(asked, limits.MLX5).answer.errno == errno.EOPNOTSUPP
+    assert tracking.plan(mapped, tracking.coalesced(3)).fit(limits.MLX5).complete
+
+
+def test_pairs_that_qemu_did_not_use_are_no_ranges() -> None:
+    assert qemu.read_start("\n".join(qemu.track(GUEST[:1]).log)) == [LOW]
+    assert qemu.read_start("no such line") == []
 
 
 def test_linux_sizing_a_64_bit_bar_maps_it_where_no_iommu_reaches() -> None:
