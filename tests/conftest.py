@@ -30,14 +30,8 @@ def pytest_make_collect_report() -> Generator[None, Any, Any]:
     return _refuse_skip((yield))
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--vectors", type=Path, metavar="FILE", help="run the vector suite, and nothing else, on FILE instead of its own copy"
-    )
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With --vectors, only the vector suite's own test."""
-    if config.getoption("vectors") is None or collection_path.is_dir():
+    if config.getoption("vectors", None) is None or collection_path.is_dir():
         return None
     return collection_path.name != "test_vectors.py" or None

@@ -317,7 +317,8 @@ def rfc(machine: Machine) -> Layout:
 
     With an AMD *host*, RAM above 4 GiB is split around the hole, and the hot-plug area and the 64-bit PCI window go to
     the next 1 GiB boundary with room.  Its oddities are kept: the room must be a byte more than is asked for; the room
-    for hot-plug is looked for without the slots' GiB; RAM that ends right at the hole makes the size above 1 TiB wrap.
+    for hot-plug is looked for without the slots' GiB, so that area can reach into the hole; RAM that ends right at the
+    hole makes the size above 1 TiB wrap.
 
     :raises ValueError: no room; the RFC ended QEMU there
     """
