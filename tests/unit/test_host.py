@@ -488,6 +488,12 @@ class TestBind:
             pass
         assert machine.writes == []
 
+    def test_a_native_driver_gets_only_what_it_takes_by_itself(self, machine: FakeHost) -> None:
+        machine.write_file(f"{PATH}{EDU}/driver_override", b"vfio-pci\n")
+        with host.bind(EDU, "nvme", kernel=machine) as bound:
+            assert (bound.driver, bound.driver_override) == ("nvme", None)
+        assert machine.override(EDU) == "vfio-pci\n"
+
     def test_a_bus_whose_devices_choose_for_themselves_is_refused(self, machine: FakeHost) -> None:
         machine.add("mdev", "/sys/devices/virtual/mtty/a", group=13)
         with pytest.raises(OSError, match="no driver_override") as caught, host.bind("a", "x", kernel=machine):
