@@ -1,8 +1,7 @@
 """What the kernel will answer to a DMA mapping, worked out beforehand, by IOMMU backend and by the era of the kernel.
 
-The answers are errnos, 0 for success, in the order in which the kernel's own checks run.  They were read in its sources
-(drivers/vfio/vfio_iommu_type1.c, drivers/iommu/iommufd/io_pagetable.c, drivers/iommu/intel/iommu.c) and those marked so
-in the project's tests were run on 7.3.4.
+The answers are errnos, 0 for success, in the order in which the kernel's own checks run: those of 7.3
+(drivers/vfio/vfio_iommu_type1.c, drivers/iommu/iommufd/), and drivers/iommu/intel/iommu.c as it was before 5.4.
 """
 
 from __future__ import annotations
@@ -53,11 +52,11 @@ def type1_map(
     EEXIST: overlaps a mapping; ENOSPC: no entries left.
     """
     page = space.page_sizes & -space.page_sizes
-    if not size or not (read or write):
+    if not size:
         return errno.EINVAL
     if iova + size > _U64:
         return errno.EOVERFLOW if era >= Era.CHECKED_SUMS else errno.EINVAL
-    if (iova | size) & (page - 1):
+    if not (read or write) or (iova | size) & (page - 1):
         return errno.EINVAL
     wanted = IovaRange.of(iova, size)
     if space.mapped.overlaps(wanted):
@@ -81,20 +80,17 @@ def intel_map(width: int, iova: int, size: int) -> int:
     return errno.EFAULT if iova + size > 1 << width else 0
 
 
-def iommufd_map(space: Space, iova: int, length: int, *, writable_memory: bool = True, write: bool = True) -> int:
+def iommufd_map(space: Space, iova: int, length: int, *, read: bool = True, write: bool = True) -> int:
     """The errno of IOMMU_IOAS_MAP with a fixed IOVA (Linux 6.2 on).
 
-    EINVAL: misaligned, zero length, or meets a reserved region; EOVERFLOW: wraps; EEXIST: already mapped; EPERM: write
-    to memory that is read-only.
+    EINVAL: no permission, misaligned, zero length, or meets a reserved region; EOVERFLOW: wraps; EEXIST: already mapped.
 
     Here ``space.usable`` is the complement of the IOAS's reserved regions; unlike type1's, a map may span neighbours.
     """
     alignment = space.page_sizes & -space.page_sizes
-    if write and not writable_memory:
-        return errno.EPERM
     if iova >= _U64 - 1 or length >= _U64 - 1:
         return errno.EOVERFLOW
-    if not length or (iova | length) & (alignment - 1):
+    if not (read or write) or not length or (iova | length) & (alignment - 1):
         return errno.EINVAL
     if iova + length > _U64:
         return errno.EOVERFLOW

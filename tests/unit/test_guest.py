@@ -310,6 +310,20 @@ def test_a_wrapping_map_is_eoverflow_only_since_the_sums_are_checked() -> None:
         assert mapping.type1_map(mapping.Space(), 0xFFFFFFFFFFFFF000, 0x2000, era=era) == answer
 
 
+def test_the_first_of_several_mistakes_is_the_one_that_is_told() -> None:
+    wraps = 0xFFFFFFFFFFFFF000
+    busy = mapping.Space(usable=[IovaRange(0x100000, 0x1FFFFF)], mapped=IovaSet([IovaRange(0, 0xFFF)]), entries_left=0)
+    assert mapping.type1_map(busy, wraps, 0, read=False, write=False) == errno.EINVAL
+    assert mapping.type1_map(busy, wraps, 0x2000, read=False, write=False) == errno.EOVERFLOW
+    assert mapping.type1_map(busy, 0, 0x1000) == errno.EEXIST
+    assert mapping.type1_map(busy, 0x1000, 0x1000) == errno.ENOSPC
+    assert mapping.type1_map(busy._replace(entries_left=1), 0x1000, 0x1000) == errno.EINVAL
+    assert mapping.iommufd_map(busy, 0, 0x1000) == errno.EINVAL
+    assert mapping.iommufd_map(busy._replace(usable=None), 0, 0x1000) == errno.EEXIST
+    assert mapping.iommufd_map(busy, wraps, 0x2000, read=False, write=False) == errno.EINVAL
+    assert mapping.iommufd_map(busy, wraps, 0x2000) == errno.EOVERFLOW
+
+
 def test_type1_wants_one_entry_of_the_list_and_iommufd_does_not() -> None:
     touching = [IovaRange(0, 0xFFF), IovaRange(0x1000, 0x1FFF)]
     space = mapping.Space(usable=touching)
