@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from pyvfio.errors import Refused as Refused
     from pyvfio.errors import Unsupported as Unsupported
     from pyvfio.group import Group as Group
+    from pyvfio.iommufd import Hwpt as Hwpt
+    from pyvfio.iommufd import Ioas as Ioas
+    from pyvfio.iommufd import Iommufd as Iommufd
     from pyvfio.iova import IovaRange as IovaRange
     from pyvfio.iova import IovaSet as IovaSet
     from pyvfio.memory import DmaBuffer as DmaBuffer
@@ -48,6 +51,9 @@ _HOMES = {
     "DmaBuffer": "memory",
     "Error": "errors",
     "Group": "group",
+    "Hwpt": "iommufd",
+    "Ioas": "iommufd",
+    "Iommufd": "iommufd",
     "IovaRange": "iova",
     "IovaSet": "iova",
     "Mapping": "space",

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from pyvfio.bitmap import DirtyBitmap
     from pyvfio.device import Device
 
-#: mode -> the IOMMU type that VFIO_SET_IOMMU takes
-_TYPES = {"type1": lib.VFIO_TYPE1_IOMMU, "type1v2": lib.VFIO_TYPE1v2_IOMMU}
+#: mode -> what is opened, and the IOMMU type that VFIO_SET_IOMMU takes
+_MODES = {
+    "type1v2": ("/dev/vfio/vfio", lib.VFIO_TYPE1v2_IOMMU),
+    "type1": ("/dev/vfio/vfio", lib.VFIO_TYPE1_IOMMU),
+    "iommufd-type1v2": ("/dev/iommu", lib.VFIO_TYPE1v2_IOMMU),
+    "iommufd-type1": ("/dev/iommu", lib.VFIO_TYPE1_IOMMU),
+}
 
 
 class IommuInfo(NamedTuple):
@@ -45,11 +50,12 @@ class IommuInfo(NamedTuple):
 
 
 class Container(AddressSpace):
-    """A VFIO container with a type1 IOMMU.
+    """A VFIO container with a type1 IOMMU, or an iommufd that behaves like one (modes `iommufd-type1v2`, `iommufd-type1`).
 
     The IOMMU type is set when the first device is attached, as the kernel wants it; until then nothing can be mapped.
 
-    :param mode: `type1v2`, or `type1` for the old behaviour on unmapping (see :meth:`unmap`)
+    :param mode: `type1v2`, or `type1` for the old behaviour on unmapping (see :meth:`unmap`), or one of the two that
+        iommufd stands in for
     :raises OSError: ENOENT without VFIO, EACCES
     :raises Unsupported: the kernel has no such IOMMU type
     """
@@ -58,19 +64,16 @@ class Container(AddressSpace):
     _unmap_call = "VFIO_IOMMU_UNMAP_DMA"
 
     def __init__(self, mode: str = "type1v2", *, kernel: Kernel | None = None) -> None:
-        if mode not in _TYPES:
-            raise ValueError(f"mode {mode!r}: a container has {' or '.join(_TYPES)}")
-        kernel = kernel or _kernel.default()
+        if mode not in _MODES:
+            raise ValueError(f"mode {mode!r}: a container has {', '.join(_MODES)}")
+        path, self._type = _MODES[mode]
+        fd = _open(kernel or _kernel.default(), path)
         try:
-            fd = Fd.open(kernel, "/dev/vfio/vfio", "container")
-        except OSError as error:
-            raise _not_opened(error) from None
-        self._set_up(mode, fd)
-
-    def _set_up(self, mode: str, fd: Fd) -> None:
-        try:
-            super().__init__(None, fd, 0)
+            super().__init__(None)
+            self._fd = fd
+            self._prepare(0)
             self.mode = mode
+            self._splits = mode == "iommufd-type1"
             self._iommu_set = False
             self._groups: dict[int, Group] = {}
             self._usable: tuple[IovaSet | None] | None = None
@@ -78,7 +81,7 @@ class Container(AddressSpace):
             version = self.api_version
             if version != lib.VFIO_API_VERSION:
                 raise BadReply(f"VFIO API version {version}; {lib.VFIO_API_VERSION} is the only one there is")
-            if not self.has_extension(_TYPES[mode]):
+            if not self.has_extension(self._type):
                 raise Unsupported(f"this kernel's VFIO has no {mode} IOMMU (is vfio_iommu_type1 loaded?)")
         except BaseException:
             fd.close()
@@ -139,7 +142,7 @@ class Container(AddressSpace):
             name = found.address if vf_token is None else f"{found.address} vf_token={vf_token}"
             fd = group.device_fd(name)
             try:
-                return Device(fd, found.address, self, group)
+                return Device(fd, found.address, self, group=group)
             except BaseException:
                 fd.close()
                 raise
@@ -177,7 +180,7 @@ class Container(AddressSpace):
             self._forget_all()
 
     def _set_iommu(self) -> None:
-        error = self._fd.ioctl(lib.VFIO_SET_IOMMU, ffi.cast("void *", _TYPES[self.mode]))
+        error = self._fd.ioctl(lib.VFIO_SET_IOMMU, ffi.cast("void *", self._type))
         if error < 0:
 
             def clue() -> tuple[str | None, list[str]]:
@@ -437,10 +440,21 @@ def _describe(native: Any, page_size: int, segment: Any) -> None:
     native.data = ffi.cast("void *", segment.address)
 
 
-def _not_opened(error: OSError) -> OSError:
+def _open(kernel: Kernel, path: str) -> Fd:
+    if path == "/dev/iommu":
+        from pyvfio.iommufd.iommufd import open_iommu
+
+        return open_iommu(kernel)
+    try:
+        return Fd.open(kernel, path, "container")
+    except OSError as error:
+        raise _not_opened(path, error) from None
+
+
+def _not_opened(path: str, error: OSError) -> OSError:
     reason = None
     if error.errno == errno.ENOENT:
         reason = "this kernel has no VFIO containers, or its modules (vfio, vfio_iommu_type1) are not loaded"
     elif error.errno in (errno.EACCES, errno.EPERM):
         reason = "root, or the owner of the file, may open it"
-    return explain.os_error(error.errno or errno.EIO, "open /dev/vfio/vfio", "", reason)
+    return explain.os_error(error.errno or errno.EIO, f"open {path}", "", reason)

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import errno
+import weakref
 from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio import capability, explain
 from pyvfio._abi import ffi, lib
-from pyvfio.errors import Unsupported
+from pyvfio.errors import Closed, Unsupported
 from pyvfio.fd import Fd
 from pyvfio.feature import Features
 from pyvfio.lifetime import Resource
 from pyvfio.region import Regions
+from pyvfio.space import AddressSpace
 
 if TYPE_CHECKING:
     from pyvfio.dirty import DirtyLog
     from pyvfio.group import Group
+    from pyvfio.iommufd.bound import BoundDevice
+    from pyvfio.iommufd.hwpt import Hwpt
+    from pyvfio.iommufd.ioas import Ioas
+    from pyvfio.iommufd.object import IommufdObject
     from pyvfio.iova import IovaRange
     from pyvfio.irq import Irqs
     from pyvfio.pci import PciConfig
-    from pyvfio.space import AddressSpace
+
+_ATTACH = "struct vfio_device_attach_iommufd_pt"
+_DETACH = "struct vfio_device_detach_iommufd_pt"
 
 
 class DeviceInfo(NamedTuple):
@@ -52,16 +60,26 @@ class Device(Resource):
     master off a PCI device can do no DMA: `device.config.bus_master = True`.)
 
     :ivar address: its name, for PCI "0000:00:03.0"
-    :ivar address_space: what its DMA goes through
     :ivar group: the group that it was opened by; None by cdev
     """
 
-    def __init__(self, fd: Fd, address: str, space: AddressSpace, group: Group | None = None) -> None:
-        super().__init__(space)
+    def __init__(
+        self,
+        fd: Fd,
+        address: str,
+        space: AddressSpace | None,
+        *,
+        group: Group | None = None,
+        bound: BoundDevice | None = None,
+    ) -> None:
+        super().__init__(space if bound is None else bound.iommufd)
         self._fd = fd
         self.address = address
-        self.address_space = space
+        self._space = space
         self.group = group
+        self._bound = bound
+        #: PASID, or None for the device itself -> the page table or address space that its DMA goes through
+        self._attached: dict[int | None, Hwpt | Ioas] = {}
         self._owned: AddressSpace | None = None
         #: the log that is running, so that a second start can name it
         self._log: DirtyLog | None = None
@@ -73,6 +91,78 @@ class Device(Resource):
 
     def fileno(self) -> int:
         return self._fd.fileno()
+
+    @property
+    def address_space(self) -> AddressSpace:
+        """What its DMA goes through.
+
+        :raises Closed: it is attached to nothing
+        """
+        if self._space is None:
+            raise Closed(f"{self.address} is attached to no address space: see Device.attach")
+        return self._space
+
+    # By cdev only: the object that an Iommufd has of it, and what it is attached to.
+
+    @property
+    def bound(self) -> BoundDevice:
+        """The device as its Iommufd knows it.
+
+        :raises Unsupported: it was opened by group
+        """
+        if self._bound is None:
+            raise Unsupported(f"{self.address} was opened by group, in mode {self.address_space.mode}: no iommufd has it")
+        return self._bound
+
+    def attach(self, to: Ioas | Hwpt, *, pasid: int | None = None) -> None:
+        """VFIO_DEVICE_ATTACH_IOMMUFD_PT: let its DMA go through an address space or a page table, in place of what it was attached to.
+
+        :param pasid: attach DMA with that PASID only; since Linux 6.15
+        :raises Refused: `to` belongs to another Iommufd
+        :raises OSError: EADDRINUSE something is mapped in a region that the device has reserved, or not aligned for its IOMMU; EINVAL,
+            EOPNOTSUPP for PASIDs that the device or the IOMMU does not have
+        """
+        bound = self.bound
+        number = to._id_in(bound.iommufd)
+        native = ffi.new(f"{_ATTACH} *", {"argsz": ffi.sizeof(_ATTACH), "pt_id": number})
+        if pasid is not None:
+            native.flags = lib.VFIO_DEVICE_ATTACH_PASID
+            native.pasid = pasid
+        else:
+            native.argsz = ffi.offsetof(_ATTACH, "pasid")
+        error = self._fd.ioctl(lib.VFIO_DEVICE_ATTACH_IOMMUFD_PT, native)
+        if error < 0:
+            raise explain.attach_failed(self._fd, error, "VFIO_DEVICE_ATTACH_IOMMUFD_PT", repr(to))
+        self._leave(pasid)
+        self._attached[pasid] = to
+        to._attached[id(self)] = weakref.ref(self)
+        if pasid is None:
+            self._space = to if isinstance(to, AddressSpace) else to.ioas
+
+    def detach(self, *, pasid: int | None = None) -> None:
+        """VFIO_DEVICE_DETACH_IOMMUFD_PT: block its DMA. Harmless when it is attached to nothing."""
+        _ = self.bound
+        native = ffi.new(f"{_DETACH} *", {"argsz": ffi.sizeof(_DETACH)})
+        if pasid is not None:
+            native.flags = lib.VFIO_DEVICE_DETACH_PASID
+            native.pasid = pasid
+        else:
+            native.argsz = ffi.offsetof(_DETACH, "pasid")
+        error = self._fd.ioctl(lib.VFIO_DEVICE_DETACH_IOMMUFD_PT, native)
+        if error < 0:
+            raise explain.attach_failed(self._fd, error, "VFIO_DEVICE_DETACH_IOMMUFD_PT", self.address)
+        self._leave(pasid)
+        if pasid is None:
+            self._space = None
+
+    def _leave(self, pasid: int | None) -> None:
+        left = self._attached.pop(pasid, None)
+        if left is not None and left not in self._attached.values():
+            left._attached.pop(id(self), None)
+
+    def _detach_from(self, what: IommufdObject) -> None:
+        for pasid in [pasid for pasid, to in self._attached.items() if to is what]:
+            self.detach(pasid=pasid)
 
     @cached_property
     def info(self) -> DeviceInfo:
@@ -133,13 +223,15 @@ class Device(Resource):
 
     def _release(self) -> None:
         self._fd.close()
+        for pasid in list(self._attached):
+            self._leave(pasid)
         if self._owned is not None:
             self._owned.close()
 
     def __repr__(self) -> str:
         kernel = self._fd.kernel.name
         return (
-            f"<Device {self.address} by {self.address_space.mode}"
+            f"<Device {self.address} by {'iommufd' if self._bound else self.address_space.mode}"
             f"{'' if kernel == 'linux' else ' on ' + kernel}{' (closed)' if self.closed else ''}>"
         )
 

@@ -142,14 +142,20 @@ def map_failed(
     space: AddressSpace,
     error: int,
     address: int,
-    iova: int,
+    iova: int | None,
     size_: int,
     *,
     read: bool,
     write: bool,
     row: str | None = None,
+    call: str | None = None,
 ) -> Exception:
-    """The exception for a map that returned -errno."""
+    """The exception for a map that returned -errno.
+
+    :param iova: None when the place was the kernel's to choose
+    :param row: what else to say of the arguments
+    :param call: the request, if it is not the space's own for mapping
+    """
     number = -error
     page = _page(space)
     permission = ("r" if read else "") + ("w" if write else "") or "none"
@@ -158,18 +164,19 @@ def map_failed(
         if (unready := space._unready()) is not None:
             return unready, []
         if number in (errno.EINVAL, errno.EOVERFLOW, errno.EFAULT, errno.EADDRNOTAVAIL, errno.ENOENT):
+            place = iova or 0
             found = _first(
                 lambda: ("the size is 0" if size_ == 0 else None, []),
-                lambda: (_misaligned(page, iova=iova, size=size_, address=address), []),
-                lambda: (_wraps(iova, size_), []),
+                lambda: (_misaligned(page, iova=place, size=size_, address=address), []),
+                lambda: (_wraps(place, size_), []),
                 lambda: (None if read or write else "neither read nor write is allowed", []),
-                lambda: unusable(IovaRange.of(iova, size_), space.iova_ranges or IovaSet(), page),
+                lambda: unusable(IovaRange.of(place, size_), space.iova_ranges or IovaSet(), page),
             )
             if found != (None, []):
                 return found
         if number == errno.EFAULT:
             return f"the memory at address {address:#x} is not mapped, or not writable, in this process", []
-        if number == errno.EEXIST:
+        if number == errno.EEXIST and iova is not None:
             wanted = IovaRange.of(iova, size_)
             there = [r for r in space.mapped_ranges if r.overlaps(wanted)]
             return f"overlaps what is mapped at {ranges(there)}" if there else None, [
@@ -185,8 +192,9 @@ def map_failed(
             ]
         return None, []
 
-    arguments = f"{row + ', ' if row else ''}iova={iova:#x}, size={size_:#x}, address={address:#x}, {permission}"
-    return failed(space._fd, error, space._map_call, arguments, clue)
+    place = "any" if iova is None else hex(iova)
+    arguments = f"{row + ', ' if row else ''}iova={place}, size={size_:#x}, address={address:#x}, {permission}"
+    return failed(space._fd, error, call or space._map_call, arguments, clue)
 
 
 def unmap_failed(space: AddressSpace, error: int, iova: int, size_: int, *, row: str | None = None) -> Exception:
@@ -294,3 +302,51 @@ def _bad_ranges(logged: Sequence[IovaRange], page_size: int) -> tuple[str | None
         if one.overlaps(other):
             return f"{span(one)} and {span(other)} overlap", []
     return None, ["perhaps the device is being logged already, by a descriptor that was not opened here"]
+
+
+#: what iommufd's refusals mean, whatever the request
+_IOMMUFD = {
+    errno.EOPNOTSUPP: "this IOMMU, or this kernel, does not have it",
+    errno.ENOTTY: "this kernel does not know the request",
+    errno.ENOENT: "there is no such object, or it is of another kind, or nothing is mapped there",
+    errno.EBUSY: "something still uses the object",
+    errno.EADDRINUSE: "what is mapped or allowed lies in a region that the device has reserved, or is not aligned for its IOMMU",
+}
+
+
+def iommufd_failed(fd: Fd, error: int, call: str, arguments: str) -> Exception:
+    """The exception for an iommufd request that returned -errno."""
+    return failed(fd, error, call, arguments, lambda: (_IOMMUFD.get(-error), []))
+
+
+def bind_failed(fd: Fd, error: int) -> Exception:
+    """The exception for a VFIO_DEVICE_BIND_IOMMUFD that returned -errno."""
+
+    def clue() -> tuple[str | None, list[str]]:
+        if -error == errno.EPERM:
+            return "another program owns a device of its group, or this host's IOMMU does not isolate interrupts", [
+                "the kernel log says which; to allow the latter anyway: iommufd.allow_unsafe_interrupts=1 (a module "
+                "parameter, also on the kernel's command line)"
+            ]
+        if -error == errno.EINVAL:
+            return "it is bound already, or its driver wants another vf_token", []
+        if -error == errno.EBUSY:
+            return "its group is in use by a driver that is not VFIO's, or by VFIO through the group's file", []
+        return None, []
+
+    return failed(fd, error, "VFIO_DEVICE_BIND_IOMMUFD", "", clue)
+
+
+def attach_failed(fd: Fd, error: int, call: str, what: str) -> Exception:
+    """The exception for an attach or detach by cdev that returned -errno."""
+
+    def clue() -> tuple[str | None, list[str]]:
+        if -error == errno.EADDRINUSE:
+            return "something is mapped in a region that this device has reserved, or not aligned for its IOMMU", [
+                "attach devices before mapping, or unmap what is in the way; the address space is as it was"
+            ]
+        if -error == errno.ENOENT:
+            return "there is no such object in its Iommufd, or it is of another kind", []
+        return None, []
+
+    return failed(fd, error, call, what, clue)

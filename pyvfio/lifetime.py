@@ -50,12 +50,15 @@ class Resource:
             if child is not None:
                 _attempt(child.close, failures)
         _attempt(self._release, failures)
-        for parent in self._parents:
-            parent._children.pop(id(self), None)
+        self._part()
         if failures:
             for other in failures[1:]:
                 failures[0].add_note(f"while closing {self!r}, besides: {other}")
             raise failures[0]
+
+    def _part(self) -> None:
+        for parent in self._parents:
+            parent._children.pop(id(self), None)
 
     def _release(self) -> None:
         """What closing this one means, after its children are closed."""

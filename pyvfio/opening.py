@@ -4,29 +4,39 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyvfio.kernel import default
+
 if TYPE_CHECKING:
     from pyvfio.device import Device
     from pyvfio.kernel import Kernel
     from pyvfio.space import AddressSpace
 
 #: every way of talking to the kernel, best first
-MODES = ("type1v2", "type1")
+MODES = ("iommufd", "type1v2", "iommufd-type1v2", "iommufd-type1", "type1")
 
 
 def address_space(mode: str | None = None, *, kernel: Kernel | None = None) -> AddressSpace:
     """A new, empty address space; `attach` devices to it.
 
-    :param mode: `type1v2` or `type1`; None for the best that this host has
+    :param mode: `iommufd` (devices by their own files), `type1v2` or `type1` (by group), `iommufd-type1v2` or `iommufd-type1` (by
+        group, iommufd standing in for the container); None for `iommufd` where the host has devices' own files, else `type1v2`
     :param kernel: see :mod:`pyvfio.kernel`
     :raises ValueError: there is no such mode
     :raises Unsupported: the kernel lacks it
     :raises OSError: ENOENT without VFIO, EACCES
     """
+    kernel = kernel or default()
+    if mode is None:
+        mode = "iommufd" if kernel.exists("/dev/iommu") and kernel.exists("/dev/vfio/devices") else "type1v2"
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r}: one of {', '.join(MODES)}")
+    if mode == "iommufd":
+        from pyvfio.iommufd.ioas import owned
+
+        return owned(kernel)
     from pyvfio.container import Container
 
-    if mode is not None and mode not in MODES:
-        raise ValueError(f"mode {mode!r}: one of {', '.join(MODES)}")
-    return Container(mode or MODES[0], kernel=kernel)
+    return Container(mode, kernel=kernel)
 
 
 def open(where: str, *, mode: str | None = None, kernel: Kernel | None = None) -> Device:

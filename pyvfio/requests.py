@@ -1,7 +1,7 @@
 """Request number <-> name, by kind of descriptor.
 
-The same number means different things on different descriptors (`VFIO_DEVICE_IOEVENTFD` and `VFIO_IOMMU_DISABLE`, for one),
-so a number alone has no name.
+The same number means different things on different descriptors (`VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` and `VFIO_IOMMU_GET_INFO`,
+for one pair), so a number alone has no name.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ NAMES: dict[str, tuple[str, ...]] = {
         "VFIO_IOMMU_GET_INFO",
         "VFIO_IOMMU_MAP_DMA",
         "VFIO_IOMMU_UNMAP_DMA",
-        "VFIO_IOMMU_ENABLE",
-        "VFIO_IOMMU_DISABLE",
         "VFIO_IOMMU_DIRTY_PAGES",
     ),
     "group": (

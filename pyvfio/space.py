@@ -157,10 +157,11 @@ class AddressSpace(Resource):
     #: whether an unmap of a part of a mapping splits it
     _splits = False
 
-    def __init__(self, parent: Resource | None, fd: Fd, ioas: int) -> None:
-        super().__init__(parent)
-        self._fd = fd
-        self._native = ffi.new("pyvfio_space *", (fd.door, ioas))
+    _fd: Fd
+
+    def _prepare(self, ioas: int) -> None:
+        """Begin with nothing mapped; `ioas` as in `pyvfio_space`."""
+        self._native = ffi.new("pyvfio_space *", (self._fd.door, ioas))
         self._mapped: dict[int, Mapping] = {}
         self._arrays: list[MappingArray] = []
         self._gap = IovaRange(0, 0)
@@ -315,6 +316,10 @@ class AddressSpace(Resource):
             ranges.extend(IovaRange.of(rows[3 * row + 1], rows[3 * row + 2]) for row in batch._rows_left().values())
         return IovaSet(ranges)
 
+    def _record(self, iova: int, size: int, buffer: Any, held: Any) -> Mapping:
+        mapping = self._mapped[iova] = Mapping(self, iova, size, buffer, held)
+        return mapping
+
     def _forget_all(self) -> None:
         self._mapped.clear()
         self._arrays.clear()
@@ -360,8 +365,7 @@ class AddressSpace(Resource):
             while (error := _map(self._native, address, iova, size, prot)) == -_EINTR:
                 pass
             if not error:
-                mapping = self._mapped[iova] = Mapping(self, iova, size, buffer, held)
-                return mapping
+                return self._record(iova, size, buffer, held)
             if error != -errno.EEXIST or fresh:
                 raise explain.map_failed(
                     self, error, address, iova, size, read=bool(prot & 1), write=bool(prot & 2)

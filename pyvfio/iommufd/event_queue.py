@@ -1,0 +1,78 @@
+"""Events of a virtual IOMMU for its guest."""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvfio._abi import ffi, lib
+from pyvfio.errors import BadReply
+from pyvfio.fd import Fd
+from pyvfio.iommufd.object import IommufdObject
+
+if TYPE_CHECKING:
+    from pyvfio.iommufd.viommu import Viommu
+
+_HEADER = "struct iommufd_vevent_header"
+
+
+class Event(NamedTuple):
+    """One event, `struct iommufd_vevent_header` and what follows it.
+
+    :ivar sequence: counts events, the lost ones too
+    :ivar data: bytes as the queue's type lays them out; nothing for a loss
+    """
+
+    flags: int
+    sequence: int
+    data: bytes
+
+    @property
+    def lost(self) -> bool:
+        """Whether this stands for events that were dropped, because nobody read."""
+        return bool(self.flags & lib.IOMMU_VEVENTQ_FLAG_LOST_EVENTS)
+
+
+class EventQueue(IommufdObject):
+    """A queue of events, with a descriptor of its own for select and its kin. Made by :meth:`Viommu.event_queue`."""
+
+    def __init__(self, viommu: Viommu, id_: int, fd: Fd) -> None:
+        super().__init__(viommu.iommufd, id_, viommu)
+        self._queue = fd
+
+    def fileno(self) -> int:
+        return self._queue.fileno()
+
+    def read(self, event_size: int, timeout: float | None = 0) -> list[Event]:
+        """The events that have come.
+
+        :param event_size: bytes of data behind each header, by the queue's type: 32 for IOMMU_VEVENTQ_TYPE_ARM_SMMUV3,
+            16 for IOMMU_VEVENTQ_TYPE_TEGRA241_CMDQV
+        :param timeout: seconds to wait for the first; 0 not at all, None for ever
+        """
+        kernel, number = self._queue.kernel, self.fileno()
+        if not kernel.poll(number, select.POLLIN, timeout):
+            return []
+        header = ffi.sizeof(_HEADER)
+        data = kernel.read(number, 64 * (header + event_size))
+        events: list[Event] = []
+        at = 0
+        while at < len(data):
+            if at + header > len(data):
+                raise BadReply(f"{self!r}: an event is cut short")
+            native = ffi.from_buffer(f"{_HEADER} *", data[at : at + header])
+            size = 0 if native.flags & lib.IOMMU_VEVENTQ_FLAG_LOST_EVENTS else event_size
+            if at + header + size > len(data):
+                raise BadReply(f"{self!r}: an event is cut short")
+            events.append(Event(native.flags, native.sequence, data[at + header : at + header + size]))
+            at += header + size
+        return events
+
+    def destroy(self) -> None:
+        _ = self.id
+        self._queue.close()
+        super().destroy()
+
+    def _release(self) -> None:
+        self._queue.close()
+        super()._release()

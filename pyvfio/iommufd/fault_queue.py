@@ -1,0 +1,94 @@
+"""I/O page faults: what devices wanted to reach and could not, to be answered."""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvfio import explain
+from pyvfio._abi import ffi, lib
+from pyvfio.errors import BadReply
+from pyvfio.fd import Fd
+from pyvfio.iommufd.object import IommufdObject
+
+if TYPE_CHECKING:
+    from pyvfio.iommufd.iommufd import Iommufd
+
+_RECORD = "struct iommu_hwpt_pgfault"
+
+
+class Fault(NamedTuple):
+    """One fault, `struct iommu_hwpt_pgfault`.
+
+    :ivar flags: IOMMU_PGFAULT_FLAGS_*
+    :ivar device_id: of the bound device
+    :ivar pasid: with IOMMU_PGFAULT_FLAGS_PASID_VALID
+    :ivar group: page request group index; the last of a group has IOMMU_PGFAULT_FLAGS_LAST_PAGE
+    :ivar permissions: what was wanted, IOMMU_PGFAULT_PERM_*
+    :ivar address: the IOVA
+    :ivar length: bytes that the device hints at; 0 for none
+    :ivar cookie: names the group in the response
+    """
+
+    flags: int
+    device_id: int
+    pasid: int
+    group: int
+    permissions: int
+    address: int
+    length: int
+    cookie: int
+
+    @property
+    def last(self) -> bool:
+        return bool(self.flags & lib.IOMMU_PGFAULT_FLAGS_LAST_PAGE)
+
+
+class FaultQueue(IommufdObject):
+    """A queue of faults, with a descriptor of its own for select and its kin. Made by :meth:`Iommufd.fault_queue`."""
+
+    def __init__(self, iommufd: Iommufd, id_: int, fd: Fd) -> None:
+        super().__init__(iommufd, id_)
+        self._queue = fd
+
+    def fileno(self) -> int:
+        return self._queue.fileno()
+
+    def read(self, timeout: float | None = 0) -> list[Fault]:
+        """The faults that have come; whole groups.
+
+        :param timeout: seconds to wait for the first; 0 not at all, None for ever
+        """
+        kernel, number = self._queue.kernel, self.fileno()
+        if not kernel.poll(number, select.POLLIN, timeout):
+            return []
+        size = ffi.sizeof(_RECORD)
+        data = kernel.read(number, 64 * size)
+        if len(data) % size:
+            raise BadReply(f"{self!r}: {len(data)} bytes are no whole number of faults of {size} bytes")
+        records = ffi.from_buffer(f"{_RECORD}[]", data)
+        return [Fault(r.flags, r.dev_id, r.pasid, r.grpid, r.perm, r.addr, r.length, r.cookie) for r in records]
+
+    def respond(self, cookie: int, code: int = lib.IOMMUFD_PAGE_RESP_SUCCESS) -> None:
+        """Answer a group of faults.
+
+        :param code: IOMMUFD_PAGE_RESP_SUCCESS: try again, it is mapped now; IOMMUFD_PAGE_RESP_INVALID: it will not be
+        :raises OSError: EINVAL for a cookie that no fault has, or another code
+        """
+        response = ffi.new("struct iommu_hwpt_page_response *", {"cookie": cookie, "code": code})
+        try:
+            self._queue.kernel.write(self.fileno(), ffi.buffer(response)[:])
+        except OSError as error:
+            raise explain.os_error(
+                error.errno or 0, f"page response on {self._queue.name}", f"cookie={cookie}, code={code}"
+            ) from None
+
+    def destroy(self) -> None:
+        # The queue's own descriptor is one of its users.
+        _ = self.id
+        self._queue.close()
+        super().destroy()
+
+    def _release(self) -> None:
+        self._queue.close()
+        super()._release()

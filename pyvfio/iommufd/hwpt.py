@@ -1,0 +1,181 @@
+"""A hardware page table: what an IOMMU walks for the devices that are attached to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyvfio import explain
+from pyvfio._abi import ffi, lib
+from pyvfio.bitmap import DirtyBitmap
+from pyvfio.errors import Refused
+from pyvfio.iommufd.bound import BoundDevice, bound
+from pyvfio.iommufd.object import IommufdObject, address, call
+from pyvfio.iova import IovaRange
+
+if TYPE_CHECKING:
+    from pyvfio.device import Device
+    from pyvfio.iommufd.fault_queue import FaultQueue
+    from pyvfio.iommufd.ioas import Ioas
+    from pyvfio.iommufd.viommu import Viommu
+
+#: IOMMU_HWPT_DATA_* -> the C struct that describes a page table which the guest, not the kernel, fills
+DATA = {
+    lib.IOMMU_HWPT_DATA_VTD_S1: "struct iommu_hwpt_vtd_s1",
+    lib.IOMMU_HWPT_DATA_ARM_SMMUV3: "struct iommu_hwpt_arm_smmuv3",
+    lib.IOMMU_HWPT_DATA_AMD_GUEST: "struct iommu_hwpt_amd_guest",
+}
+
+
+class Hwpt(IommufdObject):
+    """A page table. Made by :meth:`Ioas.hwpt` (of what the Ioas maps), :meth:`nested` or :meth:`Viommu.hwpt` (filled by a guest).
+
+    :ivar ioas: the address space that it shows; of a nested one, that of its parent
+    :ivar device: the device that it was made for
+    """
+
+    def __init__(self, parent: Ioas | Hwpt | Viommu, id_: int, ioas: Ioas, device: BoundDevice) -> None:
+        super().__init__(parent.iommufd, id_, parent)
+        self.ioas = ioas
+        self.device = device
+
+    def nested(self, device: Device | BoundDevice, data_type: int, data: Any, *, flags: int = 0, **more: Any) -> Hwpt:
+        """A page table on top of this one (which must have been made with IOMMU_HWPT_ALLOC_NEST_PARENT).
+
+        :param data_type: IOMMU_HWPT_DATA_*
+        :param data: pointer to the C struct of that type, or bytes
+        """
+        return allocate(self, device, flags=flags, data_type=data_type, data=data, **more)
+
+    # Dirty pages.
+
+    def set_dirty_tracking(self, on: bool) -> None:
+        """IOMMU_HWPT_SET_DIRTY_TRACKING; what was dirty before is forgotten when it is switched on. Since Linux 6.7.
+
+        :raises OSError: EOPNOTSUPP unless made with IOMMU_HWPT_ALLOC_DIRTY_TRACKING
+        """
+        call(
+            self._fd,
+            "IOMMU_HWPT_SET_DIRTY_TRACKING",
+            "struct iommu_hwpt_set_dirty_tracking",
+            hwpt_id=self.id,
+            flags=lib.IOMMU_HWPT_DIRTY_TRACKING_ENABLE if on else 0,
+        )
+
+    def read_dirty(self, range: IovaRange, page_size: int = 4096, *, clear: bool = True) -> DirtyBitmap:
+        """IOMMU_HWPT_GET_DIRTY_BITMAP: which pages of a range devices wrote.
+
+        :param range: whole pages, mapped as a whole
+        :param page_size: bytes to one bit, a power of two
+        :param clear: forget them in the page table; otherwise the next read gives them again
+        :raises Refused: a range or page size that is not like that
+        :raises OSError: EINVAL unless tracking is on
+        """
+        if page_size < 1 or page_size & (page_size - 1) or not range.is_aligned(page_size):
+            raise Refused(f"{explain.span(range)}, page_size={page_size:#x}: whole pages of a power of two are needed")
+        bitmap = DirtyBitmap([range], page_size)
+        self.read_dirty_into(bitmap, clear=clear)
+        return bitmap
+
+    def read_dirty_into(self, bitmap: DirtyBitmap, *, clear: bool = True) -> None:
+        """As :meth:`read_dirty`, into a bitmap of one's own: its dirty pages stay dirty."""
+        for segment in bitmap.segments:
+            try:
+                call(
+                    self._fd,
+                    "IOMMU_HWPT_GET_DIRTY_BITMAP",
+                    "struct iommu_hwpt_get_dirty_bitmap",
+                    hwpt_id=self.id,
+                    flags=0 if clear else lib.IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR,
+                    iova=segment.range.start,
+                    length=segment.range.size,
+                    page_size=bitmap.page_size,
+                    data=segment.address,
+                )
+            finally:
+                segment.check_guards()
+
+    # Invalidation of what a guest has changed in a nested table.
+
+    def invalidate(self, data_type: int, entries: Any) -> int:
+        """IOMMU_HWPT_INVALIDATE of a nested page table, since Linux 6.8.
+
+        :param data_type: IOMMU_HWPT_INVALIDATE_DATA_*
+        :param entries: array of the C structs of that type
+        :returns: how many entries were handled: all
+        :raises OSError: as the driver says; the text tells how many entries were handled before
+        """
+        return invalidate(self, data_type, entries)
+
+
+def allocate(
+    parent: Ioas | Hwpt | Viommu,
+    device: Device | BoundDevice,
+    *,
+    flags: int = 0,
+    data_type: int = lib.IOMMU_HWPT_DATA_NONE,
+    data: Any = None,
+    fault_queue: FaultQueue | None = None,
+) -> Hwpt:
+    """IOMMU_HWPT_ALLOC, since Linux 6.6.
+
+    :param parent: what the table is to show (an Ioas), or what it is nested on
+    :param device: whose IOMMU is to walk it
+    :param flags: IOMMU_HWPT_ALLOC_*
+    :param fault_queue: where faults are to be reported; sets IOMMU_HWPT_FAULT_ID_VALID
+    :raises Refused: the parts belong to different Iommufds
+    :raises OSError: EOPNOTSUPP the IOMMU cannot do that; EINVAL
+    """
+    from pyvfio.iommufd.ioas import Ioas
+
+    owner = parent.iommufd
+    target = bound(device)
+    if target.iommufd is not owner:
+        raise Refused(f"{target!r} is bound to {target.iommufd!r}, not to {owner!r}")
+    fields: dict[str, Any] = {"flags": flags, "dev_id": target.id, "pt_id": parent._id_in(owner), "data_type": data_type}
+    held = None
+    if data is not None:
+        held, length = native_data(data)
+        fields |= {"data_len": length, "data_uptr": address(held)}
+    if fault_queue is not None:
+        fields["flags"] |= lib.IOMMU_HWPT_FAULT_ID_VALID
+        fields["fault_id"] = fault_queue._id_in(owner)
+    native = call(owner._fd, "IOMMU_HWPT_ALLOC", "struct iommu_hwpt_alloc", **fields)
+    hwpt = Hwpt(parent, native.out_hwpt_id, parent if isinstance(parent, Ioas) else parent.ioas, target)
+    if fault_queue is not None:
+        hwpt._live_under(fault_queue)
+    return hwpt
+
+
+def invalidate(target: Hwpt | Viommu, data_type: int, entries: Any) -> int:
+    """IOMMU_HWPT_INVALIDATE of a nested page table, or of a virtual IOMMU."""
+    count = len(entries)
+    size = ffi.sizeof(ffi.typeof(entries).item)
+    kind = "struct iommu_hwpt_invalidate"
+    native = ffi.new(
+        f"{kind} *",
+        {
+            "size": ffi.sizeof(kind),
+            "hwpt_id": target.id,
+            "data_uptr": address(entries),
+            "data_type": data_type,
+            "entry_len": size,
+            "entry_num": count,
+        },
+    )
+    error = target._fd.ioctl(lib.IOMMU_HWPT_INVALIDATE, native)
+    if error < 0:
+        # It says how far it came while it fails.
+        raise explain.iommufd_failed(
+            target._fd, error, "IOMMU_HWPT_INVALIDATE", f"{target!r}, {native.entry_num} of {count} entries handled"
+        )
+    return int(native.entry_num)
+
+
+def native_data(data: Any) -> tuple[Any, int]:
+    """C data for a request: memory that must be held for the call, and its bytes."""
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        held = ffi.from_buffer(data)
+        return held, len(held)
+    return data, ffi.sizeof(data[0])
+
+

@@ -1,0 +1,308 @@
+"""An I/O address space of an iommufd."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from pyvfio import explain
+from pyvfio._abi import ffi, lib
+from pyvfio.errors import Closed, Refused
+from pyvfio.iommufd.iommufd import Iommufd
+from pyvfio.iommufd.object import IommufdObject, address, call
+from pyvfio.iova import IovaRange, IovaSet
+from pyvfio.memory import PAGE_SIZE
+from pyvfio.space import AddressSpace, Mapping
+
+if TYPE_CHECKING:
+    from pyvfio.device import Device
+    from pyvfio.iommufd.bound import BoundDevice
+    from pyvfio.iommufd.hwpt import Hwpt
+
+_RANGE = "struct iommu_iova_range"
+
+
+class Ioas(AddressSpace, IommufdObject):
+    """An address space, mode `iommufd`. Made by :meth:`Iommufd.ioas`, or by :func:`pyvfio.address_space` with an Iommufd of its own.
+
+    Its mappings outlive the memory's own: what was mapped stays pinned though the program unmaps it.
+    """
+
+    mode = "iommufd"
+    _map_call = "IOMMU_IOAS_MAP"
+    _unmap_call = "IOMMU_IOAS_UNMAP"
+
+    def __init__(self, iommufd: Iommufd, id_: int) -> None:
+        IommufdObject.__init__(self, iommufd, id_)
+        self._prepare(id_)
+        self._owned: Iommufd | None = None
+
+    # What can be mapped.
+
+    @property
+    def iova_ranges(self) -> IovaSet:
+        """IOMMU_IOAS_IOVA_RANGES: the usable IOVAs, asked anew each time: they shrink with every device attached, and to
+        what :meth:`allow` allows.
+        """
+        return self._ask_ranges()[0]
+
+    @property
+    def alignment(self) -> int:
+        """What IOVAs, and sizes, must be multiples of. 1 as long as no device is attached."""
+        return self._ask_ranges()[1]
+
+    @property
+    def page_sizes(self) -> int:
+        """As bitmap: every power of two from :attr:`alignment` on; iommufd does not say which the IOMMU has itself."""
+        return 2**64 - max(self.alignment, PAGE_SIZE)
+
+    def _ask_ranges(self) -> tuple[IovaSet, int]:
+        count = 16
+        kind = "struct iommu_ioas_iova_ranges"
+        while True:
+            ranges = ffi.new(f"{_RANGE}[]", count)
+            native = ffi.new(
+                f"{kind} *",
+                {
+                    "size": ffi.sizeof(kind),
+                    "ioas_id": self.id,
+                    "num_iovas": count,
+                    "allowed_iovas": address(ranges),
+                },
+            )
+            error = self._fd.ioctl(lib.IOMMU_IOAS_IOVA_RANGES, native)
+            if error == -errno.EMSGSIZE and native.num_iovas > count:
+                count = native.num_iovas  # it says how many there are while it fails
+                continue
+            if error < 0:
+                raise explain.iommufd_failed(self._fd, error, "IOMMU_IOAS_IOVA_RANGES", f"ioas_id={self._id}")
+            return (
+                IovaSet(IovaRange(ranges[i].start, ranges[i].last) for i in range(native.num_iovas)),
+                native.out_iova_alignment,
+            )
+
+    def allow(self, ranges: Iterable[IovaRange]) -> None:
+        """IOMMU_IOAS_ALLOW_IOVAS: promise to use these only, so that no device with a reserved region elsewhere is refused.
+
+        The list replaces the one before; an empty one allows all again. It also limits the places that are found for mappings without an IOVA.
+
+        :raises OSError: EADDRINUSE while something is mapped outside of it, EINVAL, EOVERFLOW
+        """
+        list_ = list(ranges)
+        native = ffi.new(f"{_RANGE}[]", max(len(list_), 1))
+        for index, range_ in enumerate(list_):
+            native[index].start, native[index].last = range_
+        call(
+            self._fd,
+            "IOMMU_IOAS_ALLOW_IOVAS",
+            "struct iommu_ioas_allow_iovas",
+            ioas_id=self.id,
+            num_iovas=len(list_),
+            allowed_iovas=address(native),
+        )
+
+    @property
+    def huge_pages(self) -> bool:
+        """IOMMU_OPTION_HUGE_PAGES: whether large pages may be used. Set it before anything is mapped.
+
+        :raises OSError: as the kernel says; setting it EBUSY when something is mapped
+        """
+        return bool(self.iommufd._option(lib.IOMMU_OPTION_HUGE_PAGES, lib.IOMMU_OPTION_OP_GET, self.id, 0))
+
+    @huge_pages.setter
+    def huge_pages(self, allowed: bool) -> None:
+        self.iommufd._option(lib.IOMMU_OPTION_HUGE_PAGES, lib.IOMMU_OPTION_OP_SET, self.id, int(allowed))
+
+    # Mapping, besides what every address space has.
+
+    def _map_anywhere(self, address_: int, size: int, prot: int, buffer: Any, held: Any) -> Mapping:
+        """The kernel chooses a free and allowed IOVA, congruent to the memory's own address for large pages."""
+        kind = "struct iommu_ioas_map"
+        native = ffi.new(
+            f"{kind} *",
+            {
+                "size": ffi.sizeof(kind),
+                "flags": _flags(prot),
+                "ioas_id": self.id,
+                "user_va": address_,
+                "length": size,
+            },
+        )
+        error = self._fd.ioctl(lib.IOMMU_IOAS_MAP, native)
+        if error < 0:
+            raise explain.map_failed(self, error, address_, None, size, read=bool(prot & 1), write=bool(prot & 2))
+        return self._record(native.iova, size, buffer, held)
+
+    def map_file(
+        self, fd: int, start: int, size: int, iova: int | None = None, *, read: bool = True, write: bool = True
+    ) -> Mapping:
+        """IOMMU_IOAS_MAP_FILE: map a part of a memfd or a dma-buf, whoever else has it. Since Linux 6.13 (memfd), 7.0 (dma-buf).
+
+        :param fd: descriptor of the file; it may be closed afterwards
+        :param start: offset in the file, a multiple of the page size
+        :raises OSError: as :meth:`map`; EBADF; EINVAL for what is no such file, or past its end
+        """
+        kind = "struct iommu_ioas_map_file"
+        flags = _flags(read + 2 * write) | (0 if iova is None else lib.IOMMU_IOAS_MAP_FIXED_IOVA)
+        native = ffi.new(
+            f"{kind} *",
+            {
+                "size": ffi.sizeof(kind),
+                "flags": flags,
+                "ioas_id": self.id,
+                "fd": fd,
+                "start": start,
+                "length": size,
+                "iova": iova or 0,
+            },
+        )
+        error = self._fd.ioctl(lib.IOMMU_IOAS_MAP_FILE, native)
+        if error < 0:
+            raise explain.map_failed(
+                self, error, start, iova, size, read=read, write=write, call="IOMMU_IOAS_MAP_FILE", row=f"fd={fd}"
+            )
+        return self._record(native.iova, size, None, None)
+
+    def copy(self, source: Mapping, iova: int | None = None, *, read: bool = True, write: bool = True) -> Mapping:
+        """IOMMU_IOAS_COPY: map here what `source` maps in another address space of the same file, pinned only once.
+
+        :param iova: where; None for a place that the kernel chooses
+        :raises Refused: `source` belongs to another Iommufd
+        :raises OSError: ENOENT when it is not mapped any more; as :meth:`map`
+        """
+        space = source.space
+        if not isinstance(space, Ioas):
+            raise Refused(f"{source!r} is no mapping of an Ioas")
+        source_id = space._id_in(self.iommufd)
+        return self.copy_range(source_id, source.range, iova, read=read, write=write, keep=source._held)
+
+    def copy_range(
+        self,
+        source_id: int,
+        range: IovaRange,
+        iova: int | None = None,
+        *,
+        read: bool = True,
+        write: bool = True,
+        keep: Any = None,
+    ) -> Mapping:
+        """As :meth:`copy`, of any range of an address space given by its id (that of the compatibility IOAS, for one)."""
+        kind = "struct iommu_ioas_copy"
+        flags = _flags(read + 2 * write) | (0 if iova is None else lib.IOMMU_IOAS_MAP_FIXED_IOVA)
+        native = ffi.new(
+            f"{kind} *",
+            {
+                "size": ffi.sizeof(kind),
+                "flags": flags,
+                "dst_ioas_id": self.id,
+                "src_ioas_id": source_id,
+                "length": range.size,
+                "dst_iova": iova or 0,
+                "src_iova": range.start,
+            },
+        )
+        error = self._fd.ioctl(lib.IOMMU_IOAS_COPY, native)
+        if error < 0:
+            raise explain.map_failed(
+                self,
+                error,
+                0,
+                iova,
+                range.size,
+                read=read,
+                write=write,
+                call="IOMMU_IOAS_COPY",
+                row=f"from {explain.span(range)} of IOAS {source_id}",
+            )
+        return self._record(native.dst_iova, range.size, None, keep)
+
+    def unmap_all(self) -> int:
+        """IOMMU_IOAS_UNMAP of everything; 0 when nothing is mapped."""
+        native = ffi.new(
+            "struct iommu_ioas_unmap *",
+            {
+                "size": ffi.sizeof("struct iommu_ioas_unmap"),
+                "ioas_id": self.id,
+                "iova": 0,
+                "length": 2**64 - 1,
+            },
+        )
+        error = self._fd.ioctl(lib.IOMMU_IOAS_UNMAP, native)
+        if error < 0:
+            raise explain.failed(self._fd, error, "IOMMU_IOAS_UNMAP", "everything")
+        self._forget_all()
+        return int(native.length)
+
+    def physical_address(self, iova: int, size: int = PAGE_SIZE) -> tuple[int, int]:
+        """IOMMU_IOAS_NOIOMMU_GET_PA: the physical address at an IOVA, for devices without an IOMMU. Since Linux 7.3.
+
+        :returns: the address, and for how many bytes (at most `size`) memory goes on in one piece from there
+        :raises OSError: EOPNOTSUPP unless a device is attached in no-IOMMU mode; ENOENT, nothing is mapped there; EPERM without CAP_SYS_RAWIO
+        """
+        native = call(
+            self._fd,
+            "IOMMU_IOAS_NOIOMMU_GET_PA",
+            "struct iommu_ioas_noiommu_get_pa",
+            ioas_id=self.id,
+            iova=iova,
+            length=size,
+        )
+        return int(native.out_phys), int(native.length)
+
+    # Devices and page tables.
+
+    def attach(self, where: str, *, vf_token: bytes | None = None) -> Device:
+        """Open a device by its cdev, bind it to this address space's Iommufd and attach it.
+
+        :raises OSError: see :meth:`Iommufd.bind` and :meth:`Device.attach`
+        """
+        device = self.iommufd.bind(where, vf_token=vf_token)
+        try:
+            device.attach(self)
+            device._live_under(self)
+        except BaseException:
+            device.close()
+            raise
+        return device
+
+    def hwpt(self, device: Device | BoundDevice, *, flags: int = 0, **more: Any) -> Hwpt:
+        """IOMMU_HWPT_ALLOC: a page table of this address space for the IOMMU of `device`; see :class:`Hwpt`."""
+        from pyvfio.iommufd.hwpt import allocate
+
+        return allocate(self, device, flags=flags, **more)
+
+    def _release(self) -> None:
+        IommufdObject._release(self)
+        self._forget_all()
+        if self._owned is not None:
+            self._owned.close()
+
+    def _gone(self) -> None:
+        super()._gone()
+        self._forget_all()
+
+    def _unready(self) -> str | None:
+        if self._closed:
+            raise Closed(f"{self!r} has been destroyed")
+        return None
+
+    __repr__ = IommufdObject.__repr__
+
+
+def _flags(prot: int) -> int:
+    return (lib.IOMMU_IOAS_MAP_READABLE if prot & 1 else 0) | (lib.IOMMU_IOAS_MAP_WRITEABLE if prot & 2 else 0)
+
+
+def owned(kernel: Any) -> Ioas:
+    """An Ioas in an Iommufd of its own, which closes with it."""
+    iommufd = Iommufd(kernel=kernel)
+    try:
+        ioas = iommufd.ioas()
+        ioas._owned = iommufd
+        return ioas
+    except BaseException:
+        iommufd.close()
+        raise
+
+

@@ -1,0 +1,180 @@
+"""The file itself, `/dev/iommu`."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pyvfio import explain, host
+from pyvfio import kernel as _kernel
+from pyvfio._abi import ffi, lib
+from pyvfio.errors import Unsupported
+from pyvfio.fd import Fd
+from pyvfio.iommufd.object import address, call
+from pyvfio.kernel import Kernel
+from pyvfio.lifetime import Resource
+
+if TYPE_CHECKING:
+    from pyvfio.device import Device
+    from pyvfio.iommufd.fault_queue import FaultQueue
+    from pyvfio.iommufd.ioas import Ioas
+
+
+class Iommufd(Resource):
+    """An open `/dev/iommu`: a private set of objects. Closing it ends them all, devices first.
+
+    :raises OSError: ENOENT when the kernel has no iommufd (before Linux 6.2, or built without), EACCES
+    """
+
+    def __init__(self, *, kernel: Kernel | None = None) -> None:
+        super().__init__(None)
+        self._fd = open_iommu(kernel or _kernel.default())
+
+    def fileno(self) -> int:
+        return self._fd.fileno()
+
+    # What is made in it.
+
+    def ioas(self) -> Ioas:
+        """IOMMU_IOAS_ALLOC: a new, empty address space."""
+        from pyvfio.iommufd.ioas import Ioas
+
+        native = call(self._fd, "IOMMU_IOAS_ALLOC", "struct iommu_ioas_alloc")
+        return Ioas(self, native.out_ioas_id)
+
+    def fault_queue(self) -> FaultQueue:
+        """IOMMU_FAULT_QUEUE_ALLOC: a queue that page tables can report I/O page faults to. Since Linux 6.11."""
+        from pyvfio.iommufd.fault_queue import FaultQueue
+
+        native = call(self._fd, "IOMMU_FAULT_QUEUE_ALLOC", "struct iommu_fault_alloc")
+        fd = Fd(self._fd.kernel, native.out_fault_fd, "fault", f"fault queue {native.out_fault_id}")
+        return FaultQueue(self, native.out_fault_id, fd)
+
+    def bind(self, where: str, *, vf_token: bytes | None = None) -> Device:
+        """Open a device by its cdev and bind it to this file. VFIO_DEVICE_BIND_IOMMUFD, since Linux 6.6.
+
+        Until it is attached to an address space it can do no DMA; see :meth:`Device.attach`.
+
+        :param where: its address, "0000:00:03.0", or its name on another bus
+        :param vf_token: 16 bytes that the driver of a virtual function's physical function has set; since Linux 6.18
+        :raises Unsupported: the device has no cdev: it is not bound to a VFIO driver, or the kernel has none
+        :raises OSError: EBUSY it is open elsewhere; EINVAL it is bound; EPERM the IOMMU cannot isolate interrupts and that has not
+            been allowed, or another program owns a device of its group
+        """
+        from pyvfio.device import Device
+        from pyvfio.iommufd.bound import BoundDevice
+
+        self._fd.check_open()
+        found = host.device(where, kernel=self._fd.kernel)
+        if found.cdev is None:
+            raise Unsupported(
+                found.advice
+                or f"{found.address} has no file under /dev/vfio/devices: this kernel opens devices by group only"
+            )
+        try:
+            fd = Fd.open(self._fd.kernel, found.cdev, "device")
+        except OSError as error:
+            raise explain.os_error(error.errno or errno.EIO, f"open {found.cdev}", found.address) from None
+        fd.name = found.address
+        try:
+            number = _bind(self, fd, vf_token)
+            return Device(fd, found.address, None, bound=BoundDevice(self, number, found.address))
+        except BaseException:
+            fd.close()
+            raise
+
+    # Options of the whole file.
+
+    @property
+    def rlimit_mode(self) -> bool:
+        """IOMMU_OPTION_RLIMIT_MODE: whether locked memory is counted by process as VFIO's type1 does (True), or by user.
+
+        :raises OSError: setting it EBUSY once an object exists, EPERM without CAP_SYS_RESOURCE
+        """
+        return bool(self._option(lib.IOMMU_OPTION_RLIMIT_MODE, lib.IOMMU_OPTION_OP_GET, 0, 0))
+
+    @rlimit_mode.setter
+    def rlimit_mode(self, by_process: bool) -> None:
+        self._option(lib.IOMMU_OPTION_RLIMIT_MODE, lib.IOMMU_OPTION_OP_SET, 0, int(by_process))
+
+    def _option(self, option: int, op: int, object_: int, value: int) -> int:
+        native = call(
+            self._fd, "IOMMU_OPTION", "struct iommu_option", option_id=option, op=op, object_id=object_, val64=value
+        )
+        return int(native.val64)
+
+    # The address space that VFIO's old requests mean, when this file stands in for a container.
+
+    @property
+    def vfio_ioas_id(self) -> int:
+        """IOMMU_VFIO_IOAS with GET: the id of the compatibility address space.
+
+        :raises OSError: ENODEV when there is none
+        """
+        native = call(self._fd, "IOMMU_VFIO_IOAS", "struct iommu_vfio_ioas", op=lib.IOMMU_VFIO_IOAS_GET)
+        return int(native.ioas_id)
+
+    def set_vfio_ioas(self, ioas: Ioas) -> None:
+        """IOMMU_VFIO_IOAS with SET: let the old requests work on `ioas`."""
+        call(
+            self._fd,
+            "IOMMU_VFIO_IOAS",
+            "struct iommu_vfio_ioas",
+            op=lib.IOMMU_VFIO_IOAS_SET,
+            ioas_id=ioas._id_in(self),
+        )
+
+    def clear_vfio_ioas(self) -> None:
+        """IOMMU_VFIO_IOAS with CLEAR: let the old requests work on nothing. The address space stays."""
+        call(self._fd, "IOMMU_VFIO_IOAS", "struct iommu_vfio_ioas", op=lib.IOMMU_VFIO_IOAS_CLEAR)
+
+    def change_process(self) -> None:
+        """IOMMU_IOAS_CHANGE_PROCESS: charge the locked memory to the calling process, after the file was handed over. Since Linux 6.14.
+
+        :raises OSError: EINVAL unless every mapping is of a file (:meth:`Ioas.map_file`)
+        """
+        call(self._fd, "IOMMU_IOAS_CHANGE_PROCESS", "struct iommu_ioas_change_process")
+
+    def _release(self) -> None:
+        self._fd.close()
+
+    def __repr__(self) -> str:
+        kernel = self._fd.kernel.name
+        return f"<Iommufd{'' if kernel == 'linux' else ' on ' + kernel}{' (closed)' if self.closed else ''}>"
+
+
+def open_iommu(kernel: Kernel) -> Fd:
+    """
+    :raises OSError: see :class:`Iommufd`
+    """
+    try:
+        return Fd.open(kernel, "/dev/iommu", "iommufd")
+    except OSError as error:
+        reason = None
+        if error.errno == errno.ENOENT:
+            reason = "this kernel has no iommufd (Linux 6.2 has it, built with CONFIG_IOMMUFD; module iommufd)"
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            reason = "root, or the owner of the file, may open it"
+        raise explain.os_error(error.errno or errno.EIO, "open /dev/iommu", "", reason) from None
+
+
+def _bind(iommufd: Iommufd, fd: Fd, vf_token: bytes | None) -> int:
+    native = ffi.new(
+        "struct vfio_device_bind_iommufd *",
+        {"argsz": ffi.sizeof("struct vfio_device_bind_iommufd"), "iommufd": iommufd.fileno()},
+    )
+    if vf_token is not None:
+        if len(vf_token) != 16:
+            raise ValueError(f"vf_token of {len(vf_token)} bytes: a UUID has 16")
+        token = ffi.new("uint8_t[16]", vf_token)
+        native.flags = lib.VFIO_DEVICE_BIND_FLAG_TOKEN
+        native.token_uuid_ptr = address(token)
+    else:
+        # Kernels that do not know tokens take the shorter struct only as such.
+        native.argsz = ffi.offsetof("struct vfio_device_bind_iommufd", "token_uuid_ptr")
+    error = fd.ioctl(lib.VFIO_DEVICE_BIND_IOMMUFD, native)
+    if error < 0:
+        raise explain.bind_failed(fd, error)
+    return int(native.out_devid)
+
+

@@ -1,0 +1,31 @@
+"""A device as a guest sees it behind its virtual IOMMU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyvfio.iommufd.bound import BoundDevice, bound
+from pyvfio.iommufd.object import IommufdObject, call
+
+if TYPE_CHECKING:
+    from pyvfio.device import Device
+    from pyvfio.iommufd.viommu import Viommu
+
+
+class Vdevice(IommufdObject):
+    """The guest's name for a device. Made by :meth:`Viommu.vdevice`.
+
+    :ivar virtual_id: the name
+    """
+
+    def __init__(self, viommu: Viommu, device: Device | BoundDevice, virtual_id: int) -> None:
+        native = call(
+            viommu._fd,
+            "IOMMU_VDEVICE_ALLOC",
+            "struct iommu_vdevice_alloc",
+            viommu_id=viommu.id,
+            dev_id=bound(device).id,
+            virt_id=virtual_id,
+        )
+        super().__init__(viommu.iommufd, native.out_vdevice_id, viommu)
+        self.virtual_id = virtual_id

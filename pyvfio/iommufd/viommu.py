@@ -1,0 +1,89 @@
+"""A virtual IOMMU: the part of a physical one that a guest is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyvfio.errors import Refused
+from pyvfio.fd import Fd
+from pyvfio.iommufd.bound import BoundDevice, bound
+from pyvfio.iommufd.hwpt import Hwpt, allocate, invalidate, native_data
+from pyvfio.iommufd.object import IommufdObject, address, call
+
+if TYPE_CHECKING:
+    from pyvfio.device import Device
+    from pyvfio.iommufd.event_queue import EventQueue
+    from pyvfio.iommufd.hw_queue import HwQueue
+    from pyvfio.iommufd.vdevice import Vdevice
+
+
+class Viommu(IommufdObject):
+    """A virtual IOMMU on top of a page table. Since Linux 6.13.
+
+    :param parent: page table made with IOMMU_HWPT_ALLOC_NEST_PARENT
+    :param device: a device behind the physical IOMMU
+    :param type: IOMMU_VIOMMU_TYPE_*
+    :param data: pointer to the C struct of that type, which the kernel may write to, or bytes
+    :raises OSError: EOPNOTSUPP the IOMMU has no such type; EINVAL
+
+    :ivar parent: the page table
+    """
+
+    def __init__(self, parent: Hwpt, device: Device | BoundDevice, type: int, data: Any = None) -> None:
+        target = bound(device)
+        if target.iommufd is not parent.iommufd:
+            raise Refused(f"{target!r} is bound to {target.iommufd!r}, not to {parent.iommufd!r}")
+        fields: dict[str, Any] = {"type": type, "dev_id": target.id, "hwpt_id": parent.id}
+        held = None
+        if data is not None:
+            held, length = native_data(data)
+            fields |= {"data_len": length, "data_uptr": address(held)}
+        native = call(parent._fd, "IOMMU_VIOMMU_ALLOC", "struct iommu_viommu_alloc", **fields)
+        super().__init__(parent.iommufd, native.out_viommu_id, parent)
+        self.parent = parent
+        self.ioas = parent.ioas
+
+    def hwpt(self, device: Device | BoundDevice, data_type: int, data: Any, *, flags: int = 0, **more: Any) -> Hwpt:
+        """A nested page table in this virtual IOMMU; see :func:`pyvfio.iommufd.hwpt.allocate`."""
+        return allocate(self, device, flags=flags, data_type=data_type, data=data, **more)
+
+    def vdevice(self, device: Device | BoundDevice, virtual_id: int) -> Vdevice:
+        """IOMMU_VDEVICE_ALLOC: what the guest calls a device (a stream id, a requester id)."""
+        from pyvfio.iommufd.vdevice import Vdevice
+
+        return Vdevice(self, device, virtual_id)
+
+    def event_queue(self, type: int, depth: int) -> EventQueue:
+        """IOMMU_VEVENTQ_ALLOC: a queue of events for the guest. Since Linux 6.15.
+
+        :param type: IOMMU_VEVENTQ_TYPE_*
+        :param depth: how many events are kept until they are read
+        """
+        from pyvfio.iommufd.event_queue import EventQueue
+
+        native = call(
+            self._fd,
+            "IOMMU_VEVENTQ_ALLOC",
+            "struct iommu_veventq_alloc",
+            viommu_id=self.id,
+            type=type,
+            veventq_depth=depth,
+        )
+        fd = Fd(self._fd.kernel, native.out_veventq_fd, "event", f"event queue {native.out_veventq_id}")
+        return EventQueue(self, native.out_veventq_id, fd)
+
+    def hw_queue(self, type: int, index: int, iova: int, size: int) -> HwQueue:
+        """IOMMU_HW_QUEUE_ALLOC: let the hardware read a guest's queue by itself. Since Linux 6.17.
+
+        :param type: IOMMU_HW_QUEUE_TYPE_*
+        :param iova: the queue's memory, in the address space of the parent page table
+        """
+        from pyvfio.iommufd.hw_queue import HwQueue
+
+        return HwQueue(self, type, index, iova, size)
+
+    def invalidate(self, data_type: int, entries: Any) -> int:
+        """IOMMU_HWPT_INVALIDATE of the virtual IOMMU's caches; see :meth:`Hwpt.invalidate`."""
+        return invalidate(self, data_type, entries)
+
+
