@@ -237,8 +237,8 @@ class PdsRegion(NamedTuple):
 def pds(max_regions: int = 1) -> Limits:
     """AMD Pensando (drivers/vfio/pci/pds, Linux 6.6).
 
-    The device says how many regions it has; the driver's first version always combined to one, a later one to the
-    device's number.  The page size is taken as asked.  The number of pages of a region is kept in 32 bits.
+    The device says how many regions it has; the driver's first version always combined to one, a later one (so in
+    Linux 7.3) to the device's number.  The page size is taken as asked.  The number of pages of a region is kept in 32 bits.
     """
     return Limits("pds", max_ranges=max_regions, combines=True, max_pages=2**32 - 1)
 
