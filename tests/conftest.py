@@ -1,9 +1,10 @@
-"""What all tests share: with PYVFIO_REQUIRE=kernel nothing may be skipped."""
+"""What all tests share: with PYVFIO_REQUIRE=kernel nothing may be skipped; --vectors runs the vector suite alone."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,3 +28,10 @@ def pytest_runtest_makereport() -> Generator[None, Any, Any]:
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, Any, Any]:
     return _refuse_skip((yield))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --vectors, only the vector suite's own test."""
+    if config.getoption("vectors", None) is None or collection_path.is_dir():
+        return None
+    return collection_path.name != "test_vectors.py" or None

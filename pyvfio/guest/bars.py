@@ -1,0 +1,136 @@
+"""PCI base address registers: where one maps memory, and what a guest maps by accident while it sizes one.
+
+The decoding is QEMU's PCI core's (hw/pci/pci.c; the rule for memory BARs is the same from 2014 to 10.2).  Linux sizes
+BARs with memory decoding switched on, so that half-written values are decoded too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pyvfio.iova import IovaRange, IovaSet
+
+UINT32_MAX = 2**32 - 1
+UINT64_MAX = 2**64 - 1
+
+MEM_TYPE_64 = 0x4
+"""Bit of a memory BAR's low register: a second register holds the upper half."""
+
+PC_FIRMWARE = IovaSet([IovaRange(0xFFFC0000, UINT32_MAX)])
+"""Where a PC's firmware ROM (256 KiB) lies over whatever else is mapped there."""
+
+
+def decode(low: int, high: int | None, size: int, *, memory_enabled: bool = True) -> IovaRange | None:
+    """Where a memory BAR with these register values maps; None where it does not.
+
+    Not mapped: decoding switched off, address 0, an end past 2^64, a last byte at 2^64-1, and for a 32-bit BAR a last
+    byte at or above 2^32-1.  A half-written value of a 64-bit BAR cannot be told from a real one.
+
+    :param high: the upper register; None for a 32-bit BAR
+    :param size: the BAR's size, a power of two
+    """
+    if not memory_enabled:
+        return None
+    start = (low | (high or 0) << 32) & ~(size - 1)
+    last = start + size - 1
+    if start == 0 or last >= UINT64_MAX:
+        return None
+    if high is None and last >= UINT32_MAX:
+        return None
+    return IovaRange(start, last)
+
+
+class Event(NamedTuple):
+    """A change of the guest's address space."""
+
+    added: bool
+    """A section came; otherwise one went."""
+    range: IovaRange
+
+    def __str__(self) -> str:
+        """As the VFIO listener of QEMU 1.7 printed it."""
+        return f"region_{'add' if self.added else 'del'} {self.range.start:08x} - {self.range.last:08x}"
+
+
+class Bar:
+    """A memory BAR in a PCI function whose memory decoding is on: registers to write, and what they map.
+
+    :param high: the upper register's value; None for a 32-bit BAR
+    :param size: the BAR's size, a power of two
+    :param flags: the low register's read-only bits
+    :param covered: addresses where something of higher priority hides the BAR
+    """
+
+    def __init__(
+        self, low: int, high: int | None, size: int, *, flags: int | None = None, covered: IovaSet = PC_FIRMWARE
+    ) -> None:
+        self.size = size
+        self.covered = covered
+        self.flags = low & 0xF if flags is None else flags
+        self._address = self._writable(low | (high or 0) << 32)
+        self._wide = high is not None
+
+    @property
+    def low(self) -> int:
+        """What the lower register reads."""
+        return self._address & UINT32_MAX | self.flags
+
+    @property
+    def high(self) -> int | None:
+        """What the upper register reads; None for a 32-bit BAR."""
+        return self._address >> 32 if self._wide else None
+
+    @property
+    def range(self) -> IovaRange | None:
+        """Where the BAR is decoded, hidden or not."""
+        return decode(self.low & ~0xF, self.high, self.size)
+
+    @property
+    def visible(self) -> IovaSet:
+        """Where the guest's address space shows the BAR."""
+        range_ = self.range
+        return IovaSet([range_] if range_ else []) - self.covered
+
+    def write_low(self, value: int) -> list[Event]:
+        """Write the lower register; the read-only bits stay."""
+        return self._move(self._address & ~UINT32_MAX | value & UINT32_MAX)
+
+    def write_high(self, value: int) -> list[Event]:
+        """Write the upper register of a 64-bit BAR.
+
+        :raises ValueError: the BAR has 32 bits
+        """
+        if not self._wide:
+            raise ValueError("a 32-bit BAR has no upper register")
+        return self._move(self._address & UINT32_MAX | value << 32)
+
+    def write(self, offset: int, value: int) -> list[Event]:
+        """Write by the register's offset in the BAR: 0 is the lower, 4 the upper."""
+        if offset not in (0, 4):
+            raise ValueError(f"no register of this BAR is at offset {offset:#x}")
+        return self.write_high(value) if offset else self.write_low(value)
+
+    def size_it(self) -> list[list[Event]]:
+        """What Linux does to learn the size: each register all ones, and back.  The events of each of its writes."""
+        low, high = self.low, self.high
+        steps = [self.write_low(UINT32_MAX), self.write_low(low)]
+        if high is not None:
+            steps += [self.write_high(UINT32_MAX), self.write_high(high)]
+        return steps
+
+    def _writable(self, value: int) -> int:
+        return value & ~(self.size - 1) & ~0xF & UINT64_MAX
+
+    def _move(self, address: int) -> list[Event]:
+        before = self.visible
+        self._address = self._writable(address)
+        after = self.visible
+        if before == after:
+            return []
+        return [Event(False, gone) for gone in before] + [Event(True, came) for came in after]
+
+
+def replay(bar: Bar, writes: Iterable[tuple[int, int]]) -> list[Event]:
+    """The changes of the address space that a series of (register offset in the BAR, value) writes makes."""
+    return [event for offset, value in writes for event in bar.write(offset, value)]

@@ -1,0 +1,252 @@
+"""What the kernel and a device's driver answer to VFIO_DEVICE_FEATURE_DMA_LOGGING_START.
+
+The kernel's core checks the request (:func:`core_start`, :func:`core_report`); then the driver may combine ranges,
+clamp the page size, or refuse the total.  What a driver does is data, :class:`Limits`; :func:`mlx5` and :func:`pds`
+make those of the two drivers in Linux, :data:`CORE` is a device with no limit of its own.
+
+All sizes are bytes; errors are the numbers of :mod:`errno`, 0 for success.
+"""
+
+from __future__ import annotations
+
+import errno
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from pyvfio.iova import IovaRange
+
+_U64 = 2**64
+_RANGE_STRUCT_SIZE = 16
+
+
+def most_ranges(host_page_size: int = 4096) -> int:
+    """The most ranges that the kernel's core takes: as many as fit in one page (256 on 4 KiB, 4096 on 64 KiB)."""
+    return host_page_size // _RANGE_STRUCT_SIZE
+
+
+def core_start(
+    ranges: Iterable[tuple[int, int]], page_size: int, host_page_size: int = 4096, *, log_ops: bool = True
+) -> int:
+    """The errno of the kernel core's own checks of DMA_LOGGING_START, in its order; 0 if the driver is asked.
+
+    vfio_ioctl_device_feature_logging_start, the same since Linux 6.1.  It takes page sizes that are no power of two,
+    and lengths of zero: only drivers object.
+
+    :param ranges: (iova, length) as in struct vfio_device_feature_dma_logging_range
+    :param log_ops: whether the device's driver does DMA logging at all
+    """
+    if not log_ops:
+        return errno.ENOTTY
+    asked = list(ranges)
+    if not asked:
+        return errno.EINVAL
+    if len(asked) > most_ranges(host_page_size):
+        return errno.E2BIG
+    below_page = (page_size - 1) % _U64
+    seen: list[tuple[int, int]] = []
+    empty: list[tuple[int, int]] = []
+    for iova, length in asked:
+        if iova & below_page or length & below_page:
+            return errno.EINVAL
+        # The sum is checked, not the last byte: so the last page of the address space cannot be logged.
+        if iova + length >= _U64:
+            return errno.EOVERFLOW
+        last = (iova + length - 1) % _U64
+        # An empty range is held as last < start, at 0 even as the whole address space: an interval tree finds it so.
+        at = bisect_right(seen, (last, _U64)) - 1
+        if (at >= 0 and seen[at][1] >= iova) or any(start <= last and iova <= end for start, end in empty):
+            return errno.EINVAL
+        if length:
+            insort(seen, (iova, last))
+        else:
+            empty.append((iova, last))
+    return 0
+
+
+def core_report(page_size: int, iova: int = 0, length: int = 4096, *, log_ops: bool = True) -> int:
+    """The errno of the kernel core's checks of DMA_LOGGING_REPORT; 0 if the driver is asked (Linux 6.1 on)."""
+    if not log_ops:
+        return errno.ENOTTY
+    if page_size < 4096 or page_size & (page_size - 1):
+        return errno.EINVAL
+    if iova + length >= _U64:
+        return errno.EOVERFLOW
+    return 0
+
+
+def combine(ranges: Sequence[IovaRange], limit: int) -> list[IovaRange]:
+    """At most ``limit`` ranges, made by closing the smallest gaps first, of equal ones the lowest.
+
+    What the kernel's vfio_combine_iova_ranges makes of a driver's ranges (Linux 6.1 on; there quadratic), and what Alex
+    Williamson proposed for QEMU in 2023.  Ranges within the limit stay as they are, touching ones too.  No cover with
+    so few ranges has fewer bytes: each closes all gaps but limit-1, and these keep the largest.
+
+    :param ranges: none may overlap; sorted in the result
+    :raises ValueError: ``limit`` is less than 1
+    """
+    if limit < 1:
+        raise ValueError(f"ranges cannot be combined to {limit}")
+    made = sorted(ranges)
+    excess = len(made) - limit
+    if excess <= 0:
+        return made
+    # The gaps do not change while others are closed, so one stable sort does what the kernel does in rounds.
+    closed = set(sorted(range(1, len(made)), key=lambda i: made[i].start - made[i - 1].last)[:excess])
+    combined = [made[0]]
+    for i in range(1, len(made)):
+        if i in closed:
+            combined[-1] = IovaRange(combined[-1].start, made[i].last)
+        else:
+            combined.append(made[i])
+    return combined
+
+
+class Limits(NamedTuple):
+    """What a device's driver can log, as data."""
+
+    name: str = "any device"
+    max_ranges: int = 2**32 - 1
+    """Ranges that the device itself keeps; 0 if it cannot log.  The kernel's core takes no more than a page of them."""
+    combines: bool = False
+    """With more ranges the driver combines them by :func:`combine`; otherwise it refuses with E2BIG."""
+    log_min_space: int = 0
+    """log2 of the smallest sum of all lengths, rounded up to a power of two, that the device takes."""
+    log_max_space: int = 64
+    """log2 of the largest; beyond is EOPNOTSUPP."""
+    min_page_size: int = 1
+    max_page_size: int = 2**63
+    """The page size asked for is clamped to these two, and returned."""
+    max_pages: int | None = None
+    """Pages in one range that the device can count; more are cut off **in silence**."""
+    widest_range: int = 64
+    """log2 bytes of one range's largest size; beyond is EOPNOTSUPP."""
+
+    def page_size(self, wanted: int) -> int:
+        """The page size that a START with ``wanted`` would return."""
+        return min(max(wanted, self.min_page_size), self.max_page_size)
+
+    def start(self, ranges: Sequence[IovaRange], page_size: int = 4096, host_page_size: int = 4096) -> Answer:
+        """What the kernel and this device make of a START with these ranges."""
+        refused = core_start([(r.start, r.size % _U64) for r in ranges], page_size, host_page_size)
+        if refused:
+            return Answer(refused, (), page_size, 0)
+        return self.log_start(ranges, page_size)
+
+    def log_start(self, ranges: Sequence[IovaRange], page_size: int = 4096) -> Answer:
+        """What the driver's log_start makes of ranges that have passed the kernel's core."""
+        if not self.max_ranges:
+            return Answer(errno.EOPNOTSUPP, (), page_size, 0)
+        if len(ranges) > self.max_ranges and not self.combines:
+            return Answer(errno.E2BIG, (), page_size, 0)
+        kept = tuple(combine(ranges, self.max_ranges))
+        total = sum(r.size for r in kept)
+        negotiated = self.page_size(page_size)
+        fits = self.log_min_space <= space_log2(total) <= self.log_max_space
+        fits = fits and all(space_log2(r.size) <= self.widest_range for r in kept)
+        lost = 0
+        if self.max_pages is not None:
+            # The count is stored in too few bits: the upper ones are lost, so what is left is a remainder.
+            for r in kept:
+                pages = -(-r.size // negotiated)
+                lost += max(0, r.size - pages % (self.max_pages + 1) * negotiated)
+        return Answer(0 if fits else errno.EOPNOTSUPP, kept, negotiated, lost)
+
+
+class Answer(NamedTuple):
+    """What becomes of a START."""
+
+    errno: int
+    """0, or the errno of the refusal."""
+    ranges: tuple[IovaRange, ...]
+    """What the device itself tracks, or would, had it not refused the sum."""
+    page_size: int
+    """The page size that it negotiates."""
+    lost: int
+    """Bytes that the device says it tracks but does not."""
+
+    @property
+    def total(self) -> int:
+        """The sum of the device's ranges, bytes."""
+        return sum(r.size for r in self.ranges)
+
+    @property
+    def log_space(self) -> int:
+        """log2 of that sum, rounded up: what mlx5 compares with its limits."""
+        return space_log2(self.total)
+
+
+def space_log2(size: int) -> int:
+    """log2 of the smallest power of two that holds ``size`` bytes (the kernel's order_base_2)."""
+    return (size - 1).bit_length() if size > 1 else 0
+
+
+CORE = Limits()
+"""The kernel core's own limits and no others."""
+
+
+def mlx5(
+    max_num_range: int = 255,
+    log_min_addr_space: int = 12,
+    log_max_addr_space: int = 42,
+    log_min_page_size: int = 12,
+    log_max_page_size: int = 31,
+) -> Limits:
+    """NVIDIA ConnectX (drivers/vfio/pci/mlx5, Linux 6.1; the limits as checked since the fix of February 2023).
+
+    The five are the firmware's capabilities pg_track_*.  42 and 12 were reported from one host in 2023 (Cédric Le
+    Goater); the limit is on the sum of all ranges, not on the highest address.  How many ranges a real device takes is
+    not known: 255 is the most that the capability's 8 bits can say.  The page sizes' defaults are what 5 bits can say.
+    """
+    return Limits(
+        "mlx5",
+        max_ranges=max_num_range,
+        combines=True,
+        log_min_space=log_min_addr_space,
+        log_max_space=log_max_addr_space,
+        min_page_size=1 << log_min_page_size,
+        max_page_size=1 << log_max_page_size,
+    )
+
+
+MLX5 = mlx5()
+
+
+def mlx5_start_as_merged(limits: Limits, ranges: Sequence[IovaRange]) -> tuple[int, int, int]:
+    """mlx5's START before the fix of February 2023 (c1d050b0d169 as merged, Linux 6.1 and early 6.2).
+
+    Each length was one byte short and the logarithm rounded down: a sum just under 2^43 passed a limit of 42, and a
+    lone 4 KiB range was refused.
+
+    :returns: errno, the sum of the lengths and its logarithm, as that driver worked them out
+    """
+    total = sum(r.last - r.start for r in combine(ranges, limits.max_ranges))
+    log = max(total.bit_length() - 1, 0)
+    return 0 if limits.log_min_space <= log <= limits.log_max_space else errno.EOPNOTSUPP, total, log
+
+
+class PdsRegion(NamedTuple):
+    """One region as the pds driver tells it to the device (struct pds_lm_dirty_region_info)."""
+
+    dma_base: int
+    page_count: int
+    """32 bits: what is above 16 TiB of 4 KiB pages is cut off."""
+    page_size_log2: int
+
+
+def pds(max_regions: int = 1) -> Limits:
+    """AMD Pensando (drivers/vfio/pci/pds, Linux 6.6).
+
+    The device says how many regions it has; the driver's first version always combined to one, a later one (so in
+    Linux 7.3) to the device's number.  The page size is taken as asked.  The number of pages of a region is kept in 32 bits.
+    """
+    return Limits("pds", max_ranges=max_regions, combines=True, max_pages=2**32 - 1)
+
+
+PDS = pds()
+
+
+def pds_regions(answer: Answer) -> list[PdsRegion]:
+    """What the pds driver programs into the device for ranges that it has accepted."""
+    log2 = answer.page_size.bit_length() - 1
+    return [PdsRegion(r.start, -(-r.size // answer.page_size) % 2**32, log2) for r in answer.ranges]

@@ -1,0 +1,286 @@
+"""The pieces of a guest's address space, and which of them a device can reach by DMA.
+
+A VMM sees its guest's memory as a flat list of sections.  Which of them count for DMA, how they are trimmed to pages,
+and why the others do not, is taken from QEMU's VFIO memory listener (hw/vfio/listener.c; the rules are the same from
+7.2 to 10.2).  :func:`mappable` asks more than QEMU does: whether this host's IOMMU can map the section at all.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from pyvfio.iova import IovaRange, IovaSet
+
+BIT_63 = 1 << 63
+
+
+class Reason(StrEnum):
+    """Why a section is left out."""
+
+    NOT_RAM_NOR_IOMMU = "not_ram_nor_iommu"
+    """Plain MMIO, or a ROM device: an access traps, there is no memory behind it."""
+    PROTECTED = "protected"
+    """Memory that no device may see, as SGX's EPC."""
+    SPURIOUS = "spurious"
+    """Bit 63 of the address is set: a 64-bit BAR caught half-way while the guest was sizing it."""
+    MISALIGNED = "misaligned"
+    """The offset in the page differs between guest address and memory, so no page of the IOMMU can map it."""
+    SUB_PAGE = "sub_page"
+    """No whole page of the host is left after trimming."""
+    UNREACHABLE = "unreachable"
+    """Outside what the host's IOMMU can map: a reserved region, or beyond its width."""
+    OWN_BAR = "own_bar"
+    """A BAR of the device itself, and the caller does not want DMA of a device to itself."""
+    PEER_BAR = "peer_bar"
+    """A BAR of another assigned device, and the caller does not want peer-to-peer DMA."""
+
+
+class MemorySection(NamedTuple):
+    """One section of a guest's flat view: ``size`` bytes of one memory region, at one guest address.
+
+    Without a virtual IOMMU the guest address is the IOVA.  The flags are those of QEMU's memory region.
+    """
+
+    iova: int
+    """Where it lies in the address space (QEMU: offset_within_address_space), bytes."""
+    size: int
+    """Bytes; 2^64 for an IOMMU region that spans everything."""
+    offset: int | None = None
+    """Where it begins in its region (offset_within_region); None: at an address that is aligned alike."""
+    ram: bool = True
+    """RAM in QEMU's sense: RAM, ROM, and BARs that are mmapped."""
+    iommu: bool = False
+    """The region of a virtual IOMMU."""
+    ram_device: bool = False
+    """An mmapped BAR, or other device memory."""
+    protected: bool = False
+    """Private to the guest (SGX EPC)."""
+    readonly: bool = False
+    """ROM; it counts like RAM."""
+    discards: bool = False
+    """Under a RamDiscardManager (virtio-mem): for dirty tracking it counts whole, whatever is plugged."""
+    device: str = ""
+    """The assigned device *of this container* whose BAR this is; '' for everything else."""
+    name: str = ""
+    """The memory region's name, for messages."""
+    owner: str = ""
+    """The QOM type of the region's owner, for messages."""
+
+    @classmethod
+    def bar(cls, iova: int, size: int, device: str, *, offset: int = 0, name: str = "") -> MemorySection:
+        """A mmapped piece of an assigned device's BAR."""
+        return cls(iova, size, offset, ram_device=True, device=device, name=name)
+
+    @classmethod
+    def mmio(cls, iova: int, size: int, *, name: str = "") -> MemorySection:
+        """Registers whose accesses trap."""
+        return cls(iova, size, ram=False, name=name)
+
+    @classmethod
+    def viommu(cls, iova: int, size: int, *, name: str = "") -> MemorySection:
+        """The region that a virtual IOMMU translates."""
+        return cls(iova, size, 0, ram=False, iommu=True, name=name)
+
+
+class Counted(NamedTuple):
+    """A section that counts, and its whole pages."""
+
+    section: MemorySection
+    range: IovaRange
+
+
+class Dropped(NamedTuple):
+    """A section that does not count, and why."""
+
+    section: MemorySection
+    reason: Reason
+
+
+class Census:
+    """All sections of an address space, sorted into those that count and those that do not, in their order.
+
+    It holds numbers, not objects, so that a million sections are quick; objects are made only when asked for.
+    """
+
+    __slots__ = ("_sections", "_special", "dropped", "pairs")
+
+    def __init__(self, sections: list[MemorySection], pairs: array[int], dropped: list[Dropped]) -> None:
+        self._sections = sections
+        self._special: list[int] | None = None
+        self.pairs = pairs
+        """The whole pages of the sections that count, as (start, last) numbers, flat."""
+        self.dropped = dropped
+        """The sections that do not count, each with its reason."""
+
+    @property
+    def counted(self) -> list[Counted]:
+        """The sections that count, each with its whole pages."""
+        return [self._at(index) for index in range(len(self))]
+
+    @property
+    def ranges(self) -> list[IovaRange]:
+        """The whole pages of the sections that count."""
+        return [IovaRange(*pair) for pair in zip(self.pairs[0::2], self.pairs[1::2], strict=True)]
+
+    @property
+    def covered(self) -> IovaSet:
+        """All pages of the sections that count."""
+        return IovaSet.from_array(self.pairs)
+
+    @property
+    def special(self) -> list[Counted]:
+        """Of those that count: BARs, other device memory, and virtual IOMMUs' regions."""
+        return [self._at(index) for index in self._specials()]
+
+    @property
+    def plain_pairs(self) -> array[int]:
+        """:attr:`pairs` of all others, of which there may be very many."""
+        plain = array("Q")
+        begin = 0
+        for index in self._specials():
+            plain += self.pairs[begin : 2 * index]
+            begin = 2 * index + 2
+        return plain + self.pairs[begin:]
+
+    def _specials(self) -> list[int]:
+        if self._special is None:
+            self._special = [i for i, s in enumerate(self._sections) if s.iommu or s.ram_device or s.device]
+        return self._special
+
+    def _at(self, index: int) -> Counted:
+        return Counted(self._sections[index], IovaRange(self.pairs[2 * index], self.pairs[2 * index + 1]))
+
+    def __len__(self) -> int:
+        return len(self._sections)
+
+    def __repr__(self) -> str:
+        return f"<Census of {len(self._sections)} sections that count, {len(self.dropped)} that do not>"
+
+
+def is_spurious(iova: int) -> bool:
+    """Whether QEMU takes a section at this address for a BAR caught while it is sized.
+
+    QEMU's rule since 2.0 (d3a2fd9b29): bit 63 is set.  It lets pass what lies between the IOMMU's true width and
+    2^63-1; :func:`mappable` is the better rule.
+    """
+    return bool(iova & BIT_63)
+
+
+def trim(section: MemorySection, page_size: int = 4096) -> IovaRange | Reason:
+    """The whole host pages of a section that counts, or the reason why it does not (QEMU 7.2 to 10.2).
+
+    :param page_size: the host's page size, bytes
+    """
+    if not section.ram and not section.iommu:
+        return Reason.NOT_RAM_NOR_IOMMU
+    if section.protected:
+        return Reason.PROTECTED
+    if section.iova & BIT_63:
+        return Reason.SPURIOUS
+    offset_in_page = page_size - 1
+    if section.offset is not None and (section.iova ^ section.offset) & offset_in_page:
+        return Reason.MISALIGNED
+    start = (section.iova + offset_in_page) & ~offset_in_page
+    # 2^64 is a good exclusive end, so the arithmetic is wider than 64 bits (QEMU: Int128).
+    end = (section.iova + section.size) & ~offset_in_page
+    if start >= end:
+        return Reason.SUB_PAGE
+    return IovaRange(start, end - 1)
+
+
+def census(sections: Iterable[MemorySection], page_size: int = 4096) -> Census:
+    """Which sections count for dirty tracking, trimmed to host pages, and which do not and why.
+
+    :raises ValueError: the page size is no power of two
+    """
+    check_page_size(page_size)
+    offset_in_page = page_size - 1
+    counted: list[MemorySection] = []
+    bounds: list[int] = []
+    dropped: list[Dropped] = []
+    count, bound = counted.append, bounds.append
+    for section in sections:
+        iova, size, offset, ram, _, _, protected, _, _, _, _, _ = section
+        if (
+            ram
+            and size
+            and not (protected or (iova | size) & offset_in_page)
+            and (offset is None or not (iova ^ offset) & offset_in_page)
+            and iova < BIT_63
+        ):
+            # Nothing to trim: what nearly all sections are, in a fraction of the time.
+            count(section)
+            bound(iova)
+            bound(iova + size - 1)
+            continue
+        outcome = trim(section, page_size)
+        if isinstance(outcome, Reason):
+            dropped.append(Dropped(section, outcome))
+        else:
+            count(section)
+            bounds += outcome
+    return Census(counted, array("Q", bounds), dropped)
+
+
+def mappable(
+    sections: Iterable[MemorySection],
+    usable: IovaSet | None,
+    page_size: int = 4096,
+    *,
+    device: str = "",
+    own_bars: bool = True,
+    peer_bars: bool = True,
+) -> Census:
+    """Which sections to map into the address space of ``device``, by what this host's IOMMU can really map.
+
+    This is the rule that QEMU's bit-63 test stands in for: a section counts if it lies whole in one usable range
+    (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES), so spurious and far-off BARs fall out on every
+    width.
+
+    :param usable: what the kernel reports; None if it reports nothing (emulated devices), then only bit 63 decides
+    :param own_bars: keep the device's own BARs, that is, let it do DMA to itself
+    :param peer_bars: keep the other assigned devices' BARs (peer-to-peer DMA)
+    """
+    all_sections = census(sections, page_size)
+    dropped = all_sections.dropped
+    kept: list[MemorySection] = []
+    pairs = array("Q")
+    for section, range_ in all_sections.counted:
+        if usable is not None and range_ not in usable:
+            dropped.append(Dropped(section, Reason.UNREACHABLE))
+        elif section.device and section.device == device and not own_bars:
+            dropped.append(Dropped(section, Reason.OWN_BAR))
+        elif section.device and section.device != device and not peer_bars:
+            dropped.append(Dropped(section, Reason.PEER_BAR))
+        else:
+            kept.append(section)
+            pairs.extend(range_)
+    return Census(kept, pairs, dropped)
+
+
+def address_width(usable: Sequence[IovaRange] | IovaSet | None) -> int:
+    """Bits of the host IOMMU's address space: the position of the last usable address's top bit, plus one.
+
+    As QEMU works it out since 9.1 (vfio_device_get_aw_bits); 64 where the kernel reports no ranges.
+    """
+    return usable[len(usable) - 1].last.bit_length() if usable else 64
+
+
+def firmware_address_width(usable: IovaSet | None, cpu_bits: int) -> int:
+    """The physical address bits to tell the guest's firmware, so that it places 64-bit BARs where devices reach them.
+
+    OVMF puts its 64-bit PCI window at the top of what the CPU claims; where the IOMMU is narrower (39 bits on many
+    client machines) a BAR there cannot be mapped, and with it goes peer-to-peer DMA.
+
+    :param cpu_bits: the guest CPU's physical address bits
+    """
+    return min(cpu_bits, address_width(usable))
+
+
+def check_page_size(page_size: int) -> None:
+    """:raises ValueError: the page size is no power of two."""
+    if page_size < 1 or page_size & (page_size - 1):
+        raise ValueError(f"page size {page_size:#x} is no power of two")

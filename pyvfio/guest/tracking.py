@@ -1,0 +1,437 @@
+"""Which IOVA ranges to ask a device to log: a strategy makes a :class:`Plan`, :func:`fit` holds it against a device's
+limits.
+
+A strategy is a function from sections to ranges.  The ones named ``split_...`` are QEMU's, made safe: where QEMU's own
+result is refused by the kernel (overlap) or empty, theirs is not.  QEMU's own answer, bug for bug, is in
+:mod:`pyvfio.guest.qemu`.
+
+A plan is made once, when logging starts, and costs nothing before: nothing is recorded while the guest maps memory.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from itertools import chain
+from typing import NamedTuple
+
+from pyvfio.guest.limits import CORE, Answer, Limits, combine, most_ranges
+from pyvfio.guest.sections import Census, Counted, MemorySection, census, check_page_size
+from pyvfio.iova import IovaRange, IovaSet
+
+UINT32_MAX = 2**32 - 1
+_LAST = 2**64 - 1
+
+Strategy = Callable[[Census], Sequence[IovaRange] | IovaSet]
+"""From the sections that count to sorted ranges that cover them and do not overlap."""
+
+
+class Later(Enum):
+    """What becomes of memory that is mapped after logging has started, outside the ranges that were asked for."""
+
+    ALWAYS_DIRTY = "always dirty"
+    """It is reported as dirty in every report: nothing is lost."""
+    REFUSED = "refused"
+    """Mapping it is an error while logging is on, as QEMU blocks hot-plug during a migration."""
+
+
+class Plan(NamedTuple):
+    """The ranges to ask for with VFIO_DEVICE_FEATURE_DMA_LOGGING_START, and what they are made of."""
+
+    ranges: tuple[IovaRange, ...]
+    """Sorted; no two overlap; none ends at 2^64-1."""
+    counted: IovaSet
+    """What must be tracked."""
+    page_size: int
+    """The page size to ask for: the host's."""
+
+    @property
+    def total(self) -> int:
+        """Bytes in all ranges: what a device's limit is compared with."""
+        return sum(range_.size for range_ in self.ranges)
+
+    @property
+    def over_tracked(self) -> int:
+        """Bytes in the ranges that nothing is mapped at."""
+        return self.total - self.counted.total
+
+    def fit(self, limits: Limits, host_page_size: int = 4096) -> Fit:
+        """:func:`fit` of this plan's ranges."""
+        return fit(self.ranges, limits, self.page_size, host_page_size)
+
+    def collapse(self) -> Plan | None:
+        """The plan with one range fewer, by closing the smallest gap; None if there is only one."""
+        if len(self.ranges) < 2:
+            return None
+        return self._replace(ranges=tuple(combine(self.ranges, len(self.ranges) - 1)))
+
+    def after(self, refused: int) -> Plan | None:
+        """The plan to try next when START has failed with this errno; None if no other can do better.
+
+        Only E2BIG is about the number of ranges.  After any other refusal, mlx5's EOPNOTSUPP for a total that is too
+        large above all, closing gaps would only add to what was refused.
+        """
+        return self.collapse() if refused == errno.E2BIG else None
+
+    def missing(self, mapped: IovaRange) -> IovaSet:
+        """What of a later mapping this plan does not log."""
+        return IovaSet([mapped]) - IovaSet(self.ranges)
+
+    def admit(self, mapped: IovaRange, later: Later) -> IovaSet:
+        """What of a mapping made after START must be reported as always dirty.
+
+        :raises ValueError: some of it is outside the ranges, and ``later`` says that this is refused
+        """
+        missing = self.missing(mapped)
+        if missing and later is Later.REFUSED:
+            raise ValueError(
+                f"{mapped} is not within the ranges being logged: {missing} would never be reported as dirty"
+            )
+        return missing
+
+
+def plan(sections: Iterable[MemorySection], strategy: Strategy | None = None, page_size: int = 4096) -> Plan:
+    """The ranges that ``strategy`` (by default :func:`split_32_64_pci`) tracks these sections with.
+
+    The plan is empty if no section counts: there is nothing to log, and nothing to ask the device.
+
+    :param page_size: the host's page size
+    :raises ValueError: a range would end at 2^64-1, which the kernel cannot log (EOVERFLOW); behind a virtual IOMMU,
+        that maps all of the address space, :func:`max_iova` is the strategy
+    """
+    found = census(sections, page_size)
+    ranges = tuple((strategy or split_32_64_pci)(found))
+    if any(each.section.iommu for each in found.special):
+        # A virtual IOMMU's region says where it could translate, not that anything is mapped there.
+        asked = IovaSet(ranges)
+        viommu = IovaSet(each.range for each in found.special if each.section.iommu)
+        return _checked(Plan(ranges, _mapped(found) | viommu & asked, page_size))
+    return _checked(Plan(ranges, found.covered, page_size))
+
+
+class Attempts(NamedTuple):
+    """What came of starting a plan on a device, and again with fewer ranges where that could help."""
+
+    plan: Plan | None
+    """The plan that was accepted; None if none was."""
+    errno: int
+    """0, or the last refusal."""
+    tried: tuple[int, ...]
+    """The number of ranges in each attempt."""
+
+
+def start(plan: Plan, attempt: Callable[[Plan], int]) -> Attempts:
+    """Try a plan, and after each E2BIG again with one range fewer, as :meth:`Plan.after` says.
+
+    A refused START leaves no state in the kernel, so a wrong guess costs nothing but the call.
+
+    :param attempt: starts logging with a plan and returns 0 or the errno
+    """
+    tried: list[int] = []
+    trying: Plan | None = plan
+    refused = 0
+    while trying is not None:
+        tried.append(len(trying.ranges))
+        refused = attempt(trying)
+        if not refused:
+            return Attempts(trying, 0, tuple(tried))
+        trying = trying.after(refused)
+    return Attempts(None, refused, tuple(tried))
+
+
+def plan_ranges(ranges: IovaSet, limit: int | None = None, page_size: int = 4096) -> Plan:
+    """The plan for memory that is already known as whole pages, with at most ``limit`` ranges.
+
+    For very many blocks (virtio-mem) straight from an array: ``plan_ranges(IovaSet.from_array(pairs), 256)``.
+
+    :param limit: by default what the kernel takes at the most
+    """
+    covering = ranges.coalesce(limit or most_ranges(page_size))
+    return _checked(Plan(tuple(covering), ranges, page_size))
+
+
+def _checked(made: Plan) -> Plan:
+    if made.ranges and made.ranges[-1].last == _LAST:
+        raise ValueError(
+            f"{made.ranges[-1]} cannot be logged: the kernel refuses a range that ends at 2^64-1 (EOVERFLOW)"
+        )
+    return made
+
+
+def min_max(found: Census) -> list[IovaRange]:
+    """One range from the lowest address to the highest."""
+    return [IovaRange(min(found.pairs[0::2]), max(found.pairs[1::2]))] if found.pairs else []
+
+
+def split_32_64(found: Census) -> list[IovaRange]:
+    """One range for what ends below 4 GiB, one for the rest.
+
+    QEMU's of March to September 2023 (62c1b0024b, 8.0 and 8.1).  A BAR at the top of the guest's address space
+    stretches the second range over all between.
+    """
+    low, high = _halves(found.pairs)
+    return _disjoint([*low, *high])
+
+
+def split_32_64_pci(found: Census) -> list[IovaRange]:
+    """As :func:`split_32_64`, with a third range for assigned devices' BARs above 4 GiB.
+
+    QEMU's since 8.2 (a31fe5daea).  Where a BAR of something else (ivshmem) lies above the assigned devices', QEMU's
+    second range swallows the third and the kernel refuses both; here such BARs join the third range.
+    """
+    low, high, bars = _thirds(found, _is_high_bar)
+    if high and bars and high[0].overlaps(bars[0]):
+        low, high, bars = _thirds(found, _is_device_memory)
+    return _disjoint([*low, *high, *bars])
+
+
+def exact(found: Census) -> list[IovaRange]:
+    """Every section as a range of its own; of sections that overlap, one range."""
+    return _disjoint(found.ranges)
+
+
+def coalesced(limit: int) -> Strategy:
+    """At most ``limit`` ranges with the fewest bytes: the smallest gaps are closed first (Alex Williamson, 2023)."""
+
+    def strategy(found: Census) -> IovaSet:
+        return found.covered.coalesce(limit)
+
+    return strategy
+
+
+def split_at_gaps(min_gap: int) -> Strategy:
+    """A new range at every gap of at least ``min_gap`` bytes (seed discussion: 1 GiB); smaller ones are tracked
+    through.
+    """
+
+    def strategy(found: Census) -> IovaSet:
+        return split_ranges_at_gaps(found.covered, min_gap)
+
+    return strategy
+
+
+def max_iova(bits: int) -> Strategy:
+    """Everything a virtual IOMMU of this width can translate to, [0, 2^bits - 1], whatever is mapped at the moment.
+
+    Planned for QEMU in 2023 and not in 10.2.  39 bits fit mlx5's limit of 42, 48 do not.
+
+    :raises ValueError: for 64 bits or more, which the kernel cannot log
+    """
+    if not 0 < bits < 64:
+        raise ValueError(f"an address space of {bits} bits cannot be logged as one range")
+
+    def strategy(found: Census) -> list[IovaRange]:
+        return _disjoint([IovaRange(0, (1 << bits) - 1), *_mapped(found)])
+
+    return strategy
+
+
+def split_ranges_at_gaps(ranges: IovaSet, min_gap: int) -> IovaSet:
+    """The set, grown over every gap of less than ``min_gap`` bytes."""
+    whole = span(ranges)
+    if whole is None:
+        return ranges
+    return IovaSet(gap for gap in ranges.complement(whole) if gap.size >= min_gap).complement(whole)
+
+
+def span(ranges: Iterable[IovaRange]) -> IovaRange | None:
+    """The one range from the lowest address to the highest; None for none."""
+    spans = _spans(list(ranges))
+    return spans[0] if spans else None
+
+
+class Fit(NamedTuple):
+    """How a plan and a device's limits agree."""
+
+    limits: Limits
+    answer: Answer
+    """What the kernel and the device answer to the plan as it is."""
+    over_tracked: int
+    """Bytes that the device itself adds by combining ranges."""
+    best: tuple[IovaRange, ...] | None
+    """The ranges to ask for: the fewest bytes that this device accepts and really tracks; None if there are none."""
+    best_over_tracked: int
+    """Bytes of the best beyond the plan's own."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether START succeeds with the plan as it is."""
+        return not self.answer.errno
+
+    @property
+    def complete(self) -> bool:
+        """Whether it succeeds and the device tracks all that it was asked."""
+        return self.accepted and not self.answer.lost
+
+    def explain(self) -> str:
+        """What happens, and what to do, in a sentence or two."""
+        answer, limits = self.answer, self.limits
+        if self.complete:
+            text = f"{limits.name} accepts the plan"
+            if self.over_tracked:
+                text += f", but combines it to {len(answer.ranges)} ranges, which adds {_bytes(self.over_tracked)}"
+            return text + "."
+        if self.accepted:
+            text = f"{limits.name} accepts the plan but loses {_bytes(answer.lost)}: it counts pages in too few bits"
+        elif answer.errno == errno.E2BIG:
+            text = "Too many ranges (E2BIG)"
+        elif answer.errno == errno.EOPNOTSUPP and not limits.max_ranges:
+            return f"{limits.name} cannot log at all (EOPNOTSUPP)."
+        elif answer.errno == errno.EOPNOTSUPP:
+            text = (
+                f"{limits.name} refuses the total (EOPNOTSUPP): {len(answer.ranges)} ranges of {_bytes(answer.total)} together "
+                f"need 2^{answer.log_space}, and it takes 2^{limits.log_min_space} to 2^{limits.log_max_space}"
+            )
+            if self.over_tracked:
+                text += f"; its combining alone adds {_bytes(self.over_tracked)}"
+        else:
+            text = f"The kernel refuses the ranges ({errno.errorcode[answer.errno]})"
+        if self.best is None:
+            return text + ". No ranges that cover these would do."
+        more = f", {_bytes(self.best_over_tracked)} more than these" if self.best_over_tracked else ""
+        return text + f". {len(self.best)} ranges would do{more}."
+
+
+def fit(ranges: Sequence[IovaRange], limits: Limits = CORE, page_size: int = 4096, host_page_size: int = 4096) -> Fit:
+    """Hold ranges against a device's limits: what the device makes of them, and the best that it accepts.
+
+    The best closes the smallest gaps until the number fits: no cover with so few ranges has fewer bytes, so if even it
+    is too large, nothing fits.  Where one range has a largest size of its own, large ones are cut in two or more.
+
+    :param ranges: none may overlap
+    :raises ValueError: the page size is no power of two
+    """
+    check_page_size(page_size)
+    answer = limits.start(ranges, page_size, host_page_size)
+    asked = sum(r.size for r in ranges)
+    best = _best(ranges, limits, page_size, host_page_size)
+    added = sum(r.size for r in answer.ranges) - asked if answer.ranges else 0
+    return Fit(limits, answer, added, best, sum(r.size for r in best) - asked if best is not None else 0)
+
+
+def _best(
+    ranges: Sequence[IovaRange], limits: Limits, page_size: int, host_page_size: int
+) -> tuple[IovaRange, ...] | None:
+    most = min(limits.max_ranges, most_ranges(host_page_size))
+    if not ranges or not most:
+        return None
+    whole = _pages(ranges, page_size)
+    piece = 1 << limits.widest_range
+    if limits.max_pages is not None:
+        piece = min(piece, limits.max_pages * limits.page_size(page_size))
+    piece = piece // page_size * page_size
+    for keep in range(min(most, len(whole)), 0, -1):
+        pieces = [part for r in combine(whole, keep) for part in _cut(r, piece)]
+        if len(pieces) > most:
+            continue
+        tried = tuple(_grown(pieces, 1 << limits.log_min_space >> 1, page_size))
+        got = limits.start(tried, page_size, host_page_size)
+        return tried if not got.errno and not got.lost else None
+    return None
+
+
+def _grown(ranges: list[IovaRange], at_least: int, page_size: int) -> list[IovaRange]:
+    """The ranges with the last one made longer, if their sum is not more than ``at_least``."""
+    short = at_least - sum(r.size for r in ranges)
+    if at_least < 1 or short < 0:
+        return ranges
+    more = (short // page_size + 1) * page_size
+    first, last = ranges[0], ranges[-1]
+    if last.last + more < _LAST:
+        return [*ranges[:-1], IovaRange(last.start, last.last + more)]
+    if first.start >= more:
+        return [IovaRange(first.start - more, first.last), *ranges[1:]]
+    return ranges
+
+
+def _cut(range_: IovaRange, piece: int) -> list[IovaRange]:
+    starts = range(range_.start, range_.last + 1, piece)
+    return [IovaRange(start, min(start + piece - 1, range_.last)) for start in starts]
+
+
+def _pages(ranges: Sequence[IovaRange], page_size: int) -> list[IovaRange]:
+    """The ranges widened to whole pages."""
+    return _disjoint(
+        [IovaRange(r.start // page_size * page_size, -(-(r.last + 1) // page_size) * page_size - 1) for r in ranges]
+    )
+
+
+def _is_high_bar(each: Counted) -> bool:
+    # The bound is QEMU's: UINT32_MAX, not 4 GiB; for whole pages the two are the same.
+    return bool(each.section.device) and each.range.start >= UINT32_MAX
+
+
+def _is_device_memory(each: Counted) -> bool:
+    return _is_high_bar(each) or (each.section.ram_device and each.range.last > UINT32_MAX)
+
+
+def _thirds(found: Census, is_bar: Callable[[Counted], bool]) -> tuple[list[IovaRange], ...]:
+    bars = [each.range for each in found.special if is_bar(each)]
+    others = [each.range for each in found.special if not is_bar(each)]
+    return *_halves(chain(found.plain_pairs, chain.from_iterable(others))), _spans(bars)
+
+
+def _mapped(found: Census) -> IovaSet:
+    """What is mapped, without the virtual IOMMUs' regions."""
+    return IovaSet.from_array(found.plain_pairs) | IovaSet(e.range for e in found.special if not e.section.iommu)
+
+
+def _halves(pairs: Iterable[int]) -> tuple[list[IovaRange], list[IovaRange]]:
+    """From (start, last) numbers, the span of those that end below 4 GiB, and of the others."""
+    start32 = start64 = _LAST
+    last32 = last64 = -1
+    numbers = iter(pairs)
+    for start, last in zip(numbers, numbers, strict=True):
+        if last <= UINT32_MAX:
+            start32 = min(start, start32)
+            last32 = max(last, last32)
+        else:
+            start64 = min(start, start64)
+            last64 = max(last, last64)
+    low = [IovaRange(start32, last32)] if last32 >= 0 else []
+    return low, [IovaRange(start64, last64)] if last64 >= 0 else []
+
+
+def _spans(ranges: Sequence[IovaRange]) -> list[IovaRange]:
+    return [IovaRange(min(r.start for r in ranges), max(r.last for r in ranges))] if ranges else []
+
+
+def _disjoint(ranges: Iterable[IovaRange]) -> list[IovaRange]:
+    """Sorted, with those that overlap made one; those that only touch stay apart."""
+    made: list[IovaRange] = []
+    for range_ in sorted(ranges):
+        if made and range_.start <= made[-1].last:
+            made[-1] = IovaRange(made[-1].start, max(made[-1].last, range_.last))
+        else:
+            made.append(range_)
+    return made
+
+
+def _bytes(size: int) -> str:
+    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size >= 1 << shift:
+            return f"{size / (1 << shift):.4g} {unit}"
+    return f"{size} bytes"
+
+
+__all__ = [
+    "Attempts",
+    "Fit",
+    "Later",
+    "Plan",
+    "Strategy",
+    "coalesced",
+    "exact",
+    "fit",
+    "max_iova",
+    "min_max",
+    "plan",
+    "plan_ranges",
+    "span",
+    "split_32_64",
+    "split_32_64_pci",
+    "split_at_gaps",
+    "split_ranges_at_gaps",
+    "start",
+]

@@ -1,0 +1,551 @@
+"""The guest computations by example: what a plan does on a device, what a layout does on a host, what stands in the way."""
+
+from __future__ import annotations
+
+import ast
+import errno
+from pathlib import Path
+
+import pytest
+
+import pyvfio.guest
+from pyvfio.guest import bars, blockers, limits, mapping, qemu, reserved, sections, tracking, x86
+from pyvfio.guest.sections import MemorySection, Reason
+from pyvfio.iova import IovaRange, IovaSet
+
+GIB = x86.GIB
+VF = "0000:41:10.1"
+LOW = IovaRange(0, 0x807FFFFF)
+HIGH = IovaRange(0x100000000, 0x27FFFFFFF)
+BAR = IovaRange(0x383800000000, 0x3838000FFFFF)
+
+GUEST = [
+    MemorySection(0, 0x80800000),
+    MemorySection(0x100000000, 6 * GIB),
+    MemorySection.bar(0x383800000000, 0x2000, VF),
+    MemorySection.bar(0x383800003000, 0xFD000, VF, offset=0x3000),
+]
+"""The 6 GiB guest with OVMF whose migration failed in 2023: its VF's BAR is at the top of the address space."""
+
+
+def test_guest_imports_nothing_of_pyvfio_but_addresses_and_errors() -> None:
+    for path in Path(pyvfio.guest.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            home = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+            if home.startswith("pyvfio"):
+                assert home in ("pyvfio.iova", "pyvfio.errors") or home.startswith("pyvfio.guest")
+
+
+# Plans and devices
+
+
+def test_the_two_ranges_of_2023_are_too_wide_for_mlx5_and_the_three_are_not() -> None:
+    two = tracking.plan(GUEST, tracking.split_32_64)
+    three = tracking.plan(GUEST, tracking.split_32_64_pci)
+    assert two.ranges == (LOW, IovaRange(HIGH.start, BAR.last))
+    assert three.ranges == (LOW, HIGH, BAR)
+    assert two.fit(limits.MLX5).answer.errno == errno.EOPNOTSUPP
+    assert two.fit(limits.MLX5).answer.log_space == 46
+    assert three.fit(limits.MLX5).complete
+
+
+def test_the_best_for_mlx5_is_the_plan_without_the_gap() -> None:
+    held = tracking.plan(GUEST, tracking.exact).fit(limits.mlx5(max_num_range=3))
+    assert held.accepted
+    assert held.best is not None
+    assert sum(r.size for r in held.best) <= 9 * GIB
+    assert held.best == held.answer.ranges
+
+
+def test_a_device_with_one_range_undoes_the_plan_by_combining() -> None:
+    plan = tracking.plan(GUEST)
+    held = plan.fit(limits.mlx5(max_num_range=1))
+    assert held.answer.errno == errno.EOPNOTSUPP
+    assert held.answer.ranges == (IovaRange(0, BAR.last),)
+    assert held.over_tracked == BAR.last + 1 - plan.total
+    assert held.best is None
+    assert "No ranges that cover these would do" in held.explain()
+    assert "combining alone adds" in held.explain()
+
+
+def test_a_device_that_does_not_combine_refuses_more_ranges_than_it_has() -> None:
+    held = tracking.plan(GUEST).fit(limits.Limits(max_ranges=2))
+    assert held.answer.errno == errno.E2BIG
+    assert held.best == (IovaRange(0, HIGH.last), BAR)
+    assert held.explain() == "Too many ranges (E2BIG). 2 ranges would do, 1.992 GiB more than these."
+
+
+def test_the_kernel_itself_takes_as_many_ranges_as_fit_in_a_page() -> None:
+    many = [IovaRange.of(i * 0x2000, 0x1000) for i in range(257)]
+    held = tracking.fit(many)
+    assert held.answer.errno == errno.E2BIG
+    assert held.best is not None
+    assert len(held.best) == 256
+    assert tracking.fit(many, host_page_size=65536).accepted
+
+
+def test_pds_tracks_less_than_it_says_beyond_16_tib_and_the_best_is_cut_to_pieces() -> None:
+    wide = [IovaRange.of(0, 20 << 40)]
+    one, three = tracking.fit(wide, limits.PDS), tracking.fit(wide, limits.pds(3))
+    assert (one.accepted, one.complete, one.best) == (True, False, None)
+    assert one.answer.lost == 16 << 40
+    assert "loses 16 TiB" in one.explain()
+    assert three.best is not None
+    assert len(three.best) == 2
+    assert tracking.fit(three.best, limits.pds(3)).complete
+
+
+def test_a_device_that_cannot_log_has_no_best() -> None:
+    held = tracking.fit([LOW], limits.pds(0))
+    assert (held.answer.errno, held.best) == (errno.EOPNOTSUPP, None)
+    assert held.explain() == "pds cannot log at all (EOPNOTSUPP)."
+
+
+def test_a_space_below_the_devices_smallest_is_made_larger() -> None:
+    held = tracking.fit([IovaRange.of(0x1000, 0x1000)], limits.mlx5(log_min_addr_space=16))
+    assert held.answer.errno == errno.EOPNOTSUPP
+    assert held.best == (IovaRange.of(0x1000, 0x9000),)
+
+
+def test_a_retry_follows_only_e2big() -> None:
+    plan = tracking.plan(GUEST)
+    assert plan.after(errno.EOPNOTSUPP) is None
+    assert plan.after(errno.EINVAL) is None
+    shorter = plan.after(errno.E2BIG)
+    assert shorter is not None
+    assert shorter.ranges == (IovaRange(0, HIGH.last), BAR)
+    last = shorter.after(errno.E2BIG)
+    assert last is not None
+    assert last.after(errno.E2BIG) is None
+
+
+def test_start_gives_up_at_a_refusal_of_the_size() -> None:
+    came = tracking.start(tracking.plan(GUEST), lambda plan: errno.E2BIG if len(plan.ranges) > 2 else errno.EOPNOTSUPP)
+    assert came == tracking.Attempts(None, errno.EOPNOTSUPP, (3, 2))
+
+
+def test_ours_is_right_where_qemus_ranges_overlap() -> None:
+    ivshmem = MemorySection(0x383900000000, 0x100000, ram_device=True, name="ivshmem")
+    them = [*GUEST, ivshmem]
+    assert qemu.track(them).kernel_errno() == errno.EINVAL
+    plan = tracking.plan(them)
+    assert plan.ranges == (LOW, HIGH, IovaRange(BAR.start, 0x3839000FFFFF))
+    assert plan.fit(limits.MLX5).complete
+
+
+def test_nothing_to_track_is_an_empty_plan_and_enomem_in_qemu() -> None:
+    assert tracking.plan([]).ranges == ()
+    with pytest.raises(OSError, match="Failed to prepare DMA logging: Cannot allocate memory"):
+        qemu.track([]).prepare()
+
+
+def test_all_of_the_address_space_cannot_be_logged() -> None:
+    viommu = MemorySection.viommu(0, 1 << 64)
+    assert qemu.track([viommu]).ranges == [(0, 0)]
+    with pytest.raises(ValueError, match="EOVERFLOW"):
+        tracking.plan([viommu])
+    with pytest.raises(ValueError, match="64 bits"):
+        tracking.max_iova(64)
+    plan = tracking.plan([viommu, MemorySection(0, GIB)], tracking.max_iova(39))
+    assert plan.ranges == (IovaRange(0, (1 << 39) - 1),)
+    assert plan.over_tracked == 0
+
+
+def test_memory_mapped_later_is_always_dirty_or_refused() -> None:
+    plan = tracking.plan(GUEST)
+    outside = IovaRange.of(0x280000000 - 0x1000, 0x2000)
+    missing = IovaSet([IovaRange.of(0x280000000, 0x1000)])
+    assert plan.admit(outside, tracking.Later.ALWAYS_DIRTY) == missing
+    with pytest.raises(ValueError, match="never be reported as dirty"):
+        plan.admit(outside, tracking.Later.REFUSED)
+    assert not plan.admit(HIGH, tracking.Later.REFUSED)
+
+
+def test_a_million_blocks_come_to_256_ranges_from_an_array() -> None:
+    blocks = IovaSet(IovaRange.of(i << 22, 1 << 21) for i in range(10_000))
+    plan = tracking.plan_ranges(blocks, 256)
+    assert len(plan.ranges) == 256
+    assert plan.total == sum(r.size for r in limits.combine(list(blocks), 256))
+    assert len(tracking.plan_ranges(blocks).ranges) == 256
+
+
+@pytest.mark.parametrize("page_size", [0, 0x3000, -4096])
+def test_a_page_size_that_is_no_power_of_two_is_refused(page_size: int) -> None:
+    with pytest.raises(ValueError, match="power of two"):
+        tracking.plan(GUEST, page_size=page_size)
+    with pytest.raises(ValueError, match="power of two"):
+        tracking.fit([LOW], page_size=page_size)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "page_size", "answer"),
+    [
+        ([(0, 0x3000)], 0x3000, errno.EINVAL),
+        ([(0, 0)], 4096, 0),
+        ([(0x1000, 0), (0x2000, 0)], 4096, 0),
+        ([(0, 0), (0, 0)], 4096, errno.EINVAL),
+        ([(0, 0x1000), (0x1000, 0x1000)], 4096, 0),
+        ([(0, 0x1000)], 0, errno.EINVAL),
+        ([], 4096, errno.EINVAL),
+    ],
+)
+def test_the_kernel_core_answers_odd_requests_as_it_does(
+    ranges: list[tuple[int, int]], page_size: int, answer: int
+) -> None:
+    # 0x3000 - 1 is a mask of bits 0, 1 and 13 up: 0x3000 has one of them.
+    assert limits.core_start(ranges, page_size) == answer
+
+
+# Sections
+
+
+@pytest.mark.parametrize(
+    ("section", "reason"),
+    [
+        (MemorySection.mmio(0xFEBE0000, 0x1000), Reason.NOT_RAM_NOR_IOMMU),
+        (MemorySection(0, 0x1000, protected=True), Reason.PROTECTED),
+        (MemorySection(0xFFFFFFFFFEBE0000, 0x4000), Reason.SPURIOUS),
+        (MemorySection(0x1000, 0x1000, offset=0x800), Reason.MISALIGNED),
+        (MemorySection(0x800, 0x1000), Reason.SUB_PAGE),
+        (MemorySection(0x1000, 0), Reason.SUB_PAGE),
+    ],
+)
+def test_a_dropped_section_says_why(section: MemorySection, reason: Reason) -> None:
+    found = sections.census([section])
+    assert [(each.section, each.reason) for each in found.dropped] == [(section, reason)]
+    assert not found.counted
+
+
+def test_the_hosts_real_width_catches_what_bit_63_does_not() -> None:
+    usable = IovaSet([IovaRange(0, 0xFEDFFFFF), IovaRange(0xFEF00000, (1 << 39) - 1)])
+    stray = MemorySection.bar(0x383800000000, 0x100000, VF)
+    assert not sections.is_spurious(stray.iova)
+    found = sections.mappable([*GUEST, stray], usable)
+    assert [each.reason for each in found.dropped] == [Reason.UNREACHABLE] * 3
+    assert sections.address_width(usable) == 39
+    assert sections.firmware_address_width(usable, 46) == 39
+    assert sections.firmware_address_width(None, 46) == 46
+
+
+def test_bars_of_the_device_and_of_its_peers_are_kept_or_left_out_as_wished() -> None:
+    peer = MemorySection.bar(0x383900000000, 0x1000, "0000:42:00.0")
+    both = sections.mappable([*GUEST, peer], None, device=VF)
+    neither = sections.mappable([*GUEST, peer], None, device=VF, own_bars=False, peer_bars=False)
+    assert len(both) == 5
+    assert [each.reason for each in neither.dropped] == [Reason.OWN_BAR, Reason.OWN_BAR, Reason.PEER_BAR]
+
+
+def test_the_log_reads_as_qemus() -> None:
+    section = MemorySection(0xFFFFFFFFFEBE0000, 0x4000)
+    shifted = MemorySection(0x1000, 0x1000, offset=0x800, name="vga.ram")
+    assert qemu.track([section, shifted, GUEST[0]]).log == [
+        "vfio_listener_region_skip SKIPPING tracking_update 0xfffffffffebe0000 - 0xfffffffffebe3fff",
+        "vfio_listener_valid_section received unaligned region vga.ram iova=0x1000 offset_within_region=0x800 "
+        "qemu_real_host_page_size=0x1000",
+        "vfio_device_dirty_tracking_update section 0x0 - 0x807fffff -> update [0x0 - 0x807fffff]",
+        "vfio_device_dirty_tracking_start nr_ranges 1 32:[0x0 - 0x807fffff], 64:[0xffffffffffffffff - 0x0], "
+        "pci64:[0xffffffffffffffff - 0x0]",
+    ]
+    assert qemu.query_line(0x1000, 0x1000, 0x1000, 1) == (
+        "iova=0x1000 size= 0x1000 bitmap_size=0x8 start=0x1000 dirty_pages=1"
+    )
+
+
+LOG = """
+vfio_device_dirty_tracking_update section 0x0 - 0x807fffff -> update [0x0 - 0x807fffff]
+1234@1694.5:vfio_device_dirty_tracking_update section 0x100000000 - 0x27fffffff -> update [0x100000000 - 0x27fffffff]
+vfio_device_dirty_tracking_update section 0x383800000000 - 0x3838000fffff -> update [0x100000000 - 0x3838000fffff]
+vfio_device_dirty_tracking_start nr_ranges 2 32:[0x0 - 0x807fffff], 64:[0x100000000 - 0x3838000fffff]
+"""
+
+
+def test_qemus_log_alone_tells_why_it_failed_and_what_would_not() -> None:
+    asked = qemu.read_start(LOG)
+    mapped = qemu.read_sections(LOG)
+    assert asked == [LOW, IovaRange(HIGH.start, BAR.last)]
+    assert [section.iova for section in mapped] == [LOW.start, HIGH.start, BAR.start]
+    assert tracking.fit(asked, limits.MLX5).answer.errno == errno.EOPNOTSUPP
+    assert tracking.plan(mapped, tracking.coalesced(3)).fit(limits.MLX5).complete
+
+
+def test_pairs_that_qemu_did_not_use_are_no_ranges() -> None:
+    assert qemu.read_start("\n".join(qemu.track(GUEST[:1]).log)) == [LOW]
+    assert qemu.read_start("no such line") == []
+
+
+def test_linux_sizing_a_64_bit_bar_maps_it_where_no_iommu_reaches() -> None:
+    bar = bars.Bar(0xFEBE0004, 0, 0x4000)
+    steps = bar.size_it()
+    assert [[str(event) for event in step] for step in steps] == [
+        ["region_del febe0000 - febe3fff"],
+        ["region_add febe0000 - febe3fff"],
+        ["region_del febe0000 - febe3fff", "region_add fffffffffebe0000 - fffffffffebe3fff"],
+        ["region_del fffffffffebe0000 - fffffffffebe3fff", "region_add febe0000 - febe3fff"],
+    ]
+    assert bar.write_low(0xFFFFFFFF)
+    assert bar.low == 0xFFFFC004
+
+
+def test_a_32_bit_bar_has_no_upper_register() -> None:
+    bar = bars.Bar(0xFEBE0000, None, 0x1000)
+    assert len(bar.size_it()) == 2
+    with pytest.raises(ValueError, match="no upper register"):
+        bar.write_high(0)
+
+
+# Mapping
+
+
+@pytest.mark.parametrize(
+    ("era", "answer"),
+    [(mapping.Era.BEFORE_5_4, errno.EFAULT), (mapping.Era.SINCE_5_4, errno.EINVAL)],
+)
+def test_a_map_beyond_the_width_is_another_error_by_era(era: mapping.Era, answer: int) -> None:
+    space = mapping.Space(usable=IovaSet([IovaRange(0, (1 << 48) - 1)]), intel_width=48)
+    assert mapping.type1_map(space, 0xFFFFFFFFFEBE0000, 0x4000, era=era) == answer
+
+
+def test_a_wrapping_map_is_eoverflow_only_since_the_sums_are_checked() -> None:
+    for era, answer in ((mapping.Era.SINCE_5_4, errno.EINVAL), (mapping.Era.CHECKED_SUMS, errno.EOVERFLOW)):
+        assert mapping.type1_map(mapping.Space(), 0xFFFFFFFFFFFFF000, 0x2000, era=era) == answer
+
+
+def test_the_first_of_several_mistakes_is_the_one_that_is_told() -> None:
+    wraps = 0xFFFFFFFFFFFFF000
+    busy = mapping.Space(usable=[IovaRange(0x100000, 0x1FFFFF)], mapped=IovaSet([IovaRange(0, 0xFFF)]), entries_left=0)
+    assert mapping.type1_map(busy, wraps, 0, read=False, write=False) == errno.EINVAL
+    assert mapping.type1_map(busy, wraps, 0x2000, read=False, write=False) == errno.EOVERFLOW
+    assert mapping.type1_map(busy, 0, 0x1000) == errno.EEXIST
+    assert mapping.type1_map(busy, 0x1000, 0x1000) == errno.ENOSPC
+    assert mapping.type1_map(busy._replace(entries_left=1), 0x1000, 0x1000) == errno.EINVAL
+    assert mapping.iommufd_map(busy, 0, 0x1000) == errno.EINVAL
+    assert mapping.iommufd_map(busy._replace(usable=None), 0, 0x1000) == errno.EEXIST
+    assert mapping.iommufd_map(busy, wraps, 0x2000, read=False, write=False) == errno.EINVAL
+    assert mapping.iommufd_map(busy, wraps, 0x2000) == errno.EOVERFLOW
+
+
+def test_type1_wants_one_entry_of_the_list_and_iommufd_does_not() -> None:
+    touching = [IovaRange(0, 0xFFF), IovaRange(0x1000, 0x1FFF)]
+    space = mapping.Space(usable=touching)
+    assert mapping.type1_map(space, 0, 0x2000) == errno.EINVAL
+    assert mapping.iommufd_map(space, 0, 0x2000) == 0
+
+
+# Reserved regions
+
+AMD_HOST = x86.AMD_USABLE
+BUS0 = reserved.Bdf.parse("00:00.0")
+
+
+def a_device(name: str, usable: IovaSet | None, page_sizes: int | None = None) -> reserved.HostIommuDevice:
+    return reserved.HostIommuDevice(name, reserved.Bdf.parse(name), BUS0, usable, page_sizes)
+
+
+def test_no_usable_ranges_reported_is_not_all_reserved() -> None:
+    assert not reserved.host_reserved(None)
+    assert not reserved.host_reserved(IovaSet())
+
+
+def test_the_guest_of_an_amd_host_is_told_of_the_hole() -> None:
+    viommu = reserved.VirtioIommu([reserved.Q35_PROPERTY])
+    assert viommu.regions(BUS0) == [reserved.Q35_PROPERTY]
+    assert viommu.set_device(a_device("0000:01:00.0", AMD_HOST)).ok
+    assert [str(region) for region in viommu.regions(BUS0)] == [
+        "0xfee00000:0xfeefffff:1",
+        "0xfd00000000:0xffffffffff:0",
+    ]
+    assert reserved.translate(viommu.regions(BUS0), 0xFD00000000) is reserved.Translation.FAULT
+
+
+@pytest.mark.parametrize(
+    ("conveyance", "text"),
+    [
+        (reserved.Conveyance.MEMORY_REGION_2023, "IOMMU mr=virtio-iommu-memory-region-0-0 Conflicting"),
+        (reserved.Conveyance.SEED, "virtio_iommu_set_host_iova_ranges Conflicting"),
+        (reserved.Conveyance.CURRENT, "does not support aliased BDF"),
+    ],
+)
+def test_a_second_device_that_reserves_more_is_refused_in_every_version(
+    conveyance: reserved.Conveyance, text: str
+) -> None:
+    viommu = reserved.VirtioIommu(conveyance=conveyance)
+    assert viommu.set_device(a_device("01:00.0", IovaSet([IovaRange(0, (1 << 48) - 1)]))).ok
+    narrower = viommu.set_device(a_device("02:00.0", IovaSet([IovaRange(0, (1 << 39) - 1)])))
+    assert (narrower.ok, narrower.errno) == (False, errno.EINVAL)
+    assert text in narrower.message
+
+
+def test_a_second_device_that_reserves_less_was_accepted_and_is_not_today() -> None:
+    for conveyance in reserved.Conveyance:
+        viommu = reserved.VirtioIommu(conveyance=conveyance)
+        assert viommu.set_device(a_device("01:00.0", IovaSet([IovaRange(0, (1 << 39) - 1)]))).ok
+        before = viommu.host_reserved(BUS0)
+        wider = viommu.set_device(a_device("02:00.0", IovaSet([IovaRange(0, (1 << 48) - 1)])))
+        assert wider.ok is (conveyance is not reserved.Conveyance.CURRENT)
+        assert viommu.host_reserved(BUS0) == before
+
+
+def test_in_the_seeds_version_a_device_after_the_probe_aborts() -> None:
+    viommu = reserved.VirtioIommu(conveyance=reserved.Conveyance.SEED)
+    viommu.probe(BUS0)
+    with pytest.raises(AssertionError, match="probe_done"):
+        viommu.set_device(a_device("01:00.0", AMD_HOST))
+
+
+def test_unplugging_restores_the_properties_today() -> None:
+    viommu = reserved.VirtioIommu([reserved.Q35_PROPERTY])
+    device = a_device("01:00.0", AMD_HOST)
+    viommu.set_device(device)
+    viommu.unset_device(device)
+    assert viommu.regions(BUS0) == [reserved.Q35_PROPERTY]
+    assert viommu.set_device(device).ok
+
+
+def test_a_frozen_granule_must_be_among_the_hosts_page_sizes() -> None:
+    assert reserved.merge_page_sizes(0xFFFFFFFFFFFF0000, 0x20010000, frozen=True) == 0xFFFFFFFFFFFF0000
+    with pytest.raises(ValueError, match="does not support frozen granule 0x1000"):
+        reserved.merge_page_sizes(0xFFFFFFFFFFFFF000, 0x20010000, frozen=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x:0x1fff:0", "start address of 'reserved-regions\\[0\\]' must be a hexadecimal integer"),
+        ("0x1000:y:0", "end address of 'reserved-regions\\[0\\]' must be a hexadecimal integer"),
+        ("0x1000:0x1fff", "reserved region fields must be separated with ':'"),
+        ("0x1000:0x1fff:-1", "type of 'reserved-regions\\[0\\]' must be a non-negative decimal integer"),
+    ],
+)
+def test_a_property_that_is_none_says_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        reserved.parse_property(text, "reserved-regions[0]")
+
+
+def test_a_property_of_an_unknown_type_is_refused_when_the_device_is_made() -> None:
+    with pytest.raises(ValueError, match="reserved region 0 has an invalid type"):
+        reserved.VirtioIommu([reserved.parse_property("0x1000:0x1fff:2")])
+
+
+def test_a_probe_conveys_all_regions_or_none() -> None:
+    one = reserved.ReservedRegion(0, 0, 0xFFF)
+    assert len(reserved.probe([one] * 21).data) == 504
+    assert reserved.probe([one] * 22) == reserved.ProbeReply(reserved.Status.INVAL, b"")
+
+
+# Layouts
+
+
+def test_a_terabyte_on_amd_conflicts_as_before_and_not_when_moved() -> None:
+    machine = x86.Machine(x86.TIB, amd_cpu=True, phys_bits=42)
+    hole = AMD_HOST.complement()
+    before = x86.as_before(machine)
+    assert before.conflicts(hole) == [x86.Conflict("ram-above-4g", x86.AMD_HT)]
+    assert "Mapping ram-above-4g fails (EINVAL): the IOMMU reserves [0xfd00000000, 0xffffffffff]" in before.explain(
+        hole
+    )
+    moved = x86.merged(machine)
+    assert (moved.relocated, moved.conflicts(hole), moved.error) == (True, [], None)
+    assert "RAM above 4 GiB begins at 1 TiB" in moved.explain(hole)
+
+
+@pytest.mark.parametrize(("board", "stays"), [(x86.Board.Q35, 978), (x86.Board.I440FX, 1009)])
+def test_the_largest_guest_that_stays_is_known(board: x86.Board, stays: int) -> None:
+    assert not x86.merged(x86.Machine(stays * GIB, board, amd_cpu=True)).relocated
+    assert x86.merged(x86.Machine((stays + 1) * GIB, board, amd_cpu=True)).relocated
+
+
+@pytest.mark.parametrize(
+    ("board", "hole64", "bits"),
+    [(x86.Board.Q35, None, 42), (x86.Board.I440FX, None, 41), (x86.Board.Q35, GIB, 41)],
+)
+def test_a_terabyte_needs_more_address_bits_when_moved(board: x86.Board, hole64: int | None, bits: int) -> None:
+    layout = x86.merged(x86.Machine(x86.TIB, board, amd_cpu=True, pci_hole64_size=hole64))
+    assert layout.phys_bits_needed == bits
+
+
+def test_ram_in_the_hole_is_given_up_or_kept_from_devices() -> None:
+    machine = x86.Machine(x86.TIB, amd_cpu=True)
+    assert x86.reserved_in_place(machine).given_up.total == 12 * GIB
+    left = x86.unmapped(machine)
+    assert left.no_dma.total == 12 * GIB
+    assert [str(part.range) for part in left.regions()[1:]] == [
+        "IovaRange(0x100000000..0xfcffffffff)",
+        "IovaRange(0x10000000000..0x1007fffffff)",
+    ]
+
+
+def test_the_rfc_splits_ram_around_the_hole_and_its_size_above_1_tib_can_wrap() -> None:
+    machine = x86.Machine(1010 * GIB, amd_host=True)
+    layout = x86.rfc(machine)
+    assert layout.above_4g_end == x86.AMD_HT_START
+    assert layout.above_1t_size == 2**64 - x86.AMD_HT_SIZE
+
+
+def test_the_rfcs_srat_places_a_node_below_4_gib_above_it() -> None:
+    entries = x86.srat_rfc([GIB, 3 * GIB], 2 * GIB, x86.RFC_AMD)
+    assert x86.Affinity(0, 4 * GIB, GIB - x86.MIB) in entries
+    assert x86.srat([GIB, 3 * GIB], 2 * GIB)[1] == x86.Affinity(0, x86.MIB, GIB - x86.MIB)
+
+
+def test_cxl_windows_push_the_top_up() -> None:
+    plain = x86.merged(x86.Machine(8 * GIB))
+    cxl = x86.merged(x86.Machine(8 * GIB, cxl_windows=(4 * GIB,)))
+    assert cxl.pci_hole64_start == plain.pci_hole64_start + 5 * GIB
+
+
+# Blockers
+
+
+def kinds(found: list[blockers.Blocker]) -> list[blockers.Kind]:
+    return [blocker.kind for blocker in found]
+
+
+def test_a_guest_with_a_good_device_has_no_blockers() -> None:
+    device = blockers.GuestDevice(VF, limits=limits.MLX5)
+    assert blockers.blockers([device], tracking.plan(GUEST)) == []
+
+
+def test_a_plan_that_the_device_will_refuse_is_known_before_start() -> None:
+    device = blockers.GuestDevice(VF, limits=limits.MLX5)
+    [found] = blockers.blockers([device], tracking.plan(GUEST, tracking.split_32_64))
+    assert found.kind is blockers.Kind.START_WILL_FAIL
+    assert "need 2^46" in found.message
+
+
+def test_loss_is_a_blocker_too() -> None:
+    device = blockers.GuestDevice(VF, limits=limits.PDS)
+    plan = tracking.plan([MemorySection(0, 20 << 40)])
+    assert kinds(blockers.blockers([device], plan)) == [blockers.Kind.START_WILL_LOSE]
+
+
+def test_a_virtual_iommu_blocks_by_address_space_and_its_width_decides_the_advice() -> None:
+    narrow = blockers.GuestDevice(VF, limits=limits.MLX5, address_space="vtd-41.10", viommu_bits=39)
+    wide = narrow._replace(viommu_bits=48)
+    [one], [other] = blockers.blockers([narrow]), blockers.blockers([wide])
+    assert one.kind is other.kind is blockers.Kind.VIOMMU
+    assert "this device can" in one.advice
+    assert "cannot log all 48 bits" in other.advice
+
+
+def test_devices_without_logging_need_an_iommu_that_tracks() -> None:
+    device = blockers.GuestDevice(VF, logs=False)
+    assert kinds(blockers.blockers([device])) == [blockers.Kind.NO_LOGGING]
+    assert blockers.blockers([device], iommu_tracks=True) == []
+
+
+def test_several_devices_each_need_peer_to_peer_states() -> None:
+    two = [blockers.GuestDevice(VF), blockers.GuestDevice("0000:42:00.0", p2p=False)]
+    assert [(b.kind, b.device) for b in blockers.blockers(two)] == [(blockers.Kind.SEVERAL_DEVICES, "0000:42:00.0")]
+    assert blockers.blockers(two[1:]) == []
+
+
+def test_a_root_port_in_the_group_is_a_warning_and_a_busy_member_is_fatal() -> None:
+    port = blockers.Peer("0000:40:01.0", "pcieport", bridge=True)
+    disk = blockers.Peer("0000:41:00.1", "nvme")
+    device = blockers.GuestDevice(VF, peers=(port, disk))
+    found = blockers.blockers([device])
+    assert [(b.kind, b.fatal) for b in found] == [
+        (blockers.Kind.GROUP_NOT_VIABLE, True),
+        (blockers.Kind.GROUP_SHARED, False),
+    ]
+    assert "0000:41:00.1 (nvme)" in str(found[0])

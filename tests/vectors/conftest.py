@@ -1,0 +1,12 @@
+"""The vectors that the suite runs on."""
+
+from __future__ import annotations
+
+import pytest
+from vector_file import OWN, load
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "vector" in metafunc.fixturenames:
+        vectors = load(metafunc.config.getoption("vectors", None) or OWN)
+        metafunc.parametrize("vector", vectors, ids=[vector["id"] for vector in vectors])

@@ -1,0 +1,104 @@
+"""A vector proves something only if its answer depends on its input: small changes of the input must change
+the answer.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from adapters import ADAPTERS
+from mutations import Mutation, fields_of, mutations, words_of
+from vector_file import OWN, load
+
+VECTORS = load(OWN)
+WORDS = words_of(VECTORS)
+
+ALSO: dict[str, dict[str, tuple[Any, ...]]] = {
+    "dirty_ranges": {"sections": (VECTORS[0]["input"]["sections"],)},
+    "iova_tree_insert": {"map.perm": ("NONE",), "existing": ([{"iova": "0x9ffff", "size": "0x0"}],)},
+    "iova_tree_remove": {"remove": (["0x10000", "0x1ffff"],)},
+    "mlx5_start": {"caps.log_min_addr_space": (50,)},
+    "collapse_retry": {"device": ("mlx5 log_max 46",)},
+    "map_failure_policy": {"when": ("init",), "device": ("0000:02:00.0",)},
+    "page_size_mask": {"name": ("0000:02:00.0",)},
+    "set_host_iova_ranges": {
+        "steps.aliased": ("bus1/02.3",),
+        "steps.bdf": ("02:00.0",),
+    },
+    "kernel_logging_start": {"generate.count": (1,)},
+}
+"""Values that no small change comes upon."""
+
+WITHOUT_INPUT = {"dma_logging_stop_request", "constants"}
+
+INERT = {
+    "dirty_ranges": {
+        "sections.has_ram_discard_manager": "virtio-mem counts whole, whatever is plugged",
+        "sections.is_ram_device": "a RAM device counts as RAM; QEMU goes by the owner",
+        "sections.readonly": "ROM counts as RAM",
+    },
+    "section_iova_range": {
+        "section.has_ram_discard_manager": "virtio-mem counts whole, whatever is plugged",
+        "section.is_ram_device": "a RAM device counts as RAM",
+        "section.owner_is_vfio_pci_in_container": "which range it goes to comes later",
+        "section.readonly": "ROM counts as RAM",
+    },
+    "kernel_logging_start": {
+        "generate.first_iova": "too many ranges are refused before any is looked at",
+        "generate.length": "likewise",
+        "generate.stride": "likewise",
+    },
+    "map_failure_policy": {"errno": "QEMU goes by the region, not by the error"},
+    "tracking_backend": {"devices.device_dirty_page_tracking": "in the one vector another device cannot log anyway"},
+    "amd_1tb_rfc": {"pci_hole64_size": "all vectors leave it to the board"},
+    "mlx5_page_size": {
+        "log_min_page_size": "in the one vector the device has a single page size",
+        "requested": "likewise",
+    },
+    "set_host_iova_ranges": {
+        "steps.probe": "whichever device is meant, it is behind the same function",
+        "steps.unset": "no vector plugs a second device that could go instead",
+    },
+}
+"""Fields of which no change matters in any of the vectors, and why."""
+
+REFUSED = (ValueError, IndexError, KeyError, struct.error)
+"""A changed input may be none at all; that proves nothing, so it does not count."""
+
+
+def answer(vector: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    found = ADAPTERS[vector["op"]](given, vector["variant"])
+    return {field: found.get(field) for field in vector["expect"]}
+
+
+def fields_that_matter(vector: dict[str, Any]) -> set[str]:
+    unchanged = answer(vector, vector["input"])
+    op = vector["op"]
+
+    def matters(mutation: Mutation) -> bool:
+        try:
+            return answer(vector, mutation.input) != unchanged
+        except REFUSED:
+            return False
+
+    every = mutations(vector["input"], WORDS[op], ALSO.get(op, {}))
+    return {mutation.field for mutation in every if matters(mutation)}
+
+
+@pytest.mark.parametrize("own", [vector for vector in VECTORS if vector["input"]], ids=lambda vector: str(vector["id"]))
+def test_changing_an_input_that_matters_changes_the_answer(own: dict[str, Any]) -> None:
+    assert fields_that_matter(own)
+
+
+def test_only_constants_have_no_input() -> None:
+    assert {vector["op"] for vector in VECTORS if not vector["input"]} == WITHOUT_INPUT
+
+
+@pytest.mark.parametrize("op", sorted({vector["op"] for vector in VECTORS}))
+def test_every_field_matters_in_some_vector_or_is_known_not_to(op: str) -> None:
+    vectors = [vector for vector in VECTORS if vector["op"] == op]
+    fields = set().union(*(fields_of(vector["input"]) for vector in vectors))
+    matter = set().union(*(fields_that_matter(vector) for vector in vectors))
+    assert fields - matter == set(INERT.get(op, {}))
