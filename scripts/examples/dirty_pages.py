@@ -1,0 +1,70 @@
+"""Which pages did a device write? By its own log, and by looking at the memory: edu copies by real DMA, vfio-mock logs its own.
+
+Runs as root where both devices are: `scripts/vm --iommu amd -- .venv/bin/python scripts/examples/dirty_pages.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyvfio
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "contract"))
+
+from drivers.edu import Edu
+from drivers.vfio_mock import VfioMock
+
+
+def edu_copies(address: str) -> None:
+    """A PCI device behind the IOMMU copies one page to another."""
+    with pyvfio.host.bind(address, "vfio-pci"), pyvfio.open(address) as device:
+        space = device.address_space
+        print(f"{device} usable IOVAs:")
+        for range_ in space.iova_ranges or []:
+            print(f"    {range_}")
+        mapping = space.alloc(2 << 20, 0x100000)
+        source, target = mapping.buffer.view[:4096], mapping.buffer.view[0x5000:0x6000]
+        source[:] = os.urandom(4096)
+        device.config.bus_master = True
+        Edu(device).copy(mapping.iova + 0x5000, mapping.iova, 4096)
+        print(f"edu copied {mapping.iova:#x} to {mapping.iova + 0x5000:#x} by DMA: {'equal' if source == target else 'DIFFERENT'}")
+        try:
+            space.map(pyvfio.DmaBuffer(4 << 20), 0xFC_FFE0_0000)
+        except OSError as error:
+            print(f"mapping 4 MiB at 0xfcffe00000: {error}")
+            for note in getattr(error, "__notes__", ()):
+                print(f"    {note}")
+
+
+def mock_logs(address: str) -> None:
+    """A device that logs its DMA writes a few pages."""
+    with pyvfio.open(address) as device:
+        mapping = device.address_space.alloc(2 << 20)
+        mock = VfioMock(device)
+        with device.dirty_log([mapping.range]) as log:
+            print(f"{log}, pages of {log.page_size} bytes")
+            mock.fill(mapping.iova + 0x5000, 4096, 0x1122334455667788)
+            mock.fill(mapping.iova + 0x50000, 3 * 4096, 0x1122334455667788)
+            report = log.read()
+            print(f"dirty: {report.count()} pages")
+            for run in report.runs():
+                print(f"    {run}")
+            print(f"read again: {log.read().count()} pages")
+
+
+def main() -> None:
+    started = time.monotonic()
+    edu = next(d for d in pyvfio.host.devices() if (d.vendor, d.device) == (0x1234, 0x11E8))
+    edu_copies(edu.address)
+    if module := os.environ.get("PYVFIO_MOCK_MODULE"):
+        subprocess.run(["insmod", module], check=True)
+        mock_logs("vfio-mock.0")
+    print(f"{time.monotonic() - started:.1f} s in the machine")
+
+
+if __name__ == "__main__":
+    main()
