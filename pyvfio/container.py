@@ -339,6 +339,11 @@ class Container(AddressSpace):
 
     # Dirty pages, tracked by the container.
 
+    @property
+    def tracks_dirty_pages(self) -> bool:
+        """Whether it can: mode `type1v2`, since Linux 5.8."""
+        return self.mode == "type1v2" and self.info.dirty_page_sizes is not None
+
     def start_dirty_tracking(self) -> None:
         """VFIO_IOMMU_DIRTY_PAGES with FLAG_START (since Linux 5.8); harmless when it is on already.
 

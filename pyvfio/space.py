@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -21,6 +21,7 @@ from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
+    from pyvfio.tracking import DirtyTracking
 
 _map = lib.pyvfio_map
 _unmap = lib.pyvfio_unmap
@@ -355,6 +356,28 @@ class AddressSpace(Resource):
             if self._splits:
                 for rest in IovaSet([here]) - IovaSet([gone]):
                     self._mapped[rest.start] = Mapping(self, rest.start, rest.size, mapping.buffer, mapping._held)
+
+    # Devices, and what they write.
+
+    @property
+    def devices(self) -> list[Device]:
+        """The open devices whose DMA goes through it."""
+        from pyvfio.device import Device
+
+        children = [reference() for reference in self._children.values()]
+        return [child for child in children if isinstance(child, Device) and not child.closed]
+
+    def track_dirty(self, ranges: Iterable[IovaRange]) -> DirtyTracking:
+        """Track which pages of these ranges the devices write: by the devices' own logs where every device has one, else by the
+        IOMMU, else not at all, everything being reported as dirty. Decided now; :attr:`DirtyTracking.source` tells.
+
+        :param ranges: whole pages
+        :raises Refused: no ranges, ranges that are not aligned, no devices
+        :raises OSError: a device or the IOMMU refuses to start; nothing is tried in its place
+        """
+        from pyvfio.tracking import track
+
+        return track(self, ranges)
 
     # Placement.
 

@@ -252,6 +252,11 @@ class Ioas(AddressSpace, IommufdObject):
 
     # Devices and page tables.
 
+    @property
+    def devices(self) -> list[Device]:
+        """The devices that are attached to it."""
+        return self._devices()
+
     def attach(self, where: str, *, vf_token: bytes | None = None) -> Device:
         """Open a device by its cdev, bind it to this address space's Iommufd and attach it.
 

@@ -1,0 +1,191 @@
+"""Dirty pages of an address space, by whichever means its devices and IOMMU have."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pyvfio import explain
+from pyvfio._abi import lib
+from pyvfio.bitmap import DirtyBitmap, Segment
+from pyvfio.errors import Closed, Refused
+from pyvfio.iova import IovaRange, IovaSet
+from pyvfio.lifetime import Resource
+
+if TYPE_CHECKING:
+    from pyvfio.container import Container
+    from pyvfio.device import Device
+    from pyvfio.iommufd.hwpt import Hwpt
+    from pyvfio.iommufd.ioas import Ioas
+    from pyvfio.space import AddressSpace
+
+PAGE_SIZE = 4096
+
+
+class DirtyTracking(Resource):
+    """What :meth:`AddressSpace.track_dirty` gives. It ends with :meth:`stop`, `close`, or the address space.
+
+    :ivar ranges: what is tracked
+    :ivar page_size: bytes to one bit
+    :cvar source: who tracks: `device`, `iommu`, or `nobody`, when every page is reported as dirty every time
+    """
+
+    source: ClassVar[Literal["device", "iommu", "nobody"]]
+
+    def __init__(self, space: AddressSpace, ranges: Iterable[IovaRange], page_size: int) -> None:
+        super().__init__(space)
+        self.space = space
+        self.ranges = tuple(IovaSet(ranges))
+        self.page_size = page_size
+        if not self.ranges:
+            raise Refused("there are no ranges to track")
+        for range_ in self.ranges:
+            if not range_.is_aligned(page_size):
+                raise Refused(f"{explain.span(range_)} is not aligned to pages of {explain.size(page_size)}")
+
+    def read(self) -> DirtyBitmap:
+        """What was written since the last read, which is thereby cleared.
+
+        :raises Closed: it has been stopped
+        :raises OSError: as the device or the IOMMU says
+        """
+        if self._closed:
+            raise Closed(f"{self!r} has been stopped")
+        return self._read()
+
+    def _read(self) -> DirtyBitmap:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Harmless when it has stopped. What was not read is gone."""
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<DirtyTracking by {self.source}: {explain.ranges(self.ranges, 3)}{' (stopped)' if self.closed else ''}>"
+
+
+class DeviceTracking(DirtyTracking):
+    """By the devices' own logs, see :class:`pyvfio.DirtyLog`."""
+
+    source = "device"
+
+    def __init__(self, space: AddressSpace, ranges: Iterable[IovaRange], devices: list[Device]) -> None:
+        from pyvfio.dirty import DirtyLog
+
+        super().__init__(space, ranges, PAGE_SIZE)
+        self.log = DirtyLog(devices, self.ranges, PAGE_SIZE)
+        self.page_size = self.log.page_size
+
+    def _read(self) -> DirtyBitmap:
+        return self.log.read()
+
+    def _release(self) -> None:
+        self.log.close()
+
+
+class ContainerTracking(DirtyTracking):
+    """By a type1 container: exact for emulated devices, all that is pinned for others."""
+
+    source = "iommu"
+
+    def __init__(self, container: Container, ranges: Iterable[IovaRange]) -> None:
+        sizes = container.info.dirty_page_sizes or PAGE_SIZE
+        super().__init__(container, ranges, sizes & -sizes)
+        self._container = container
+        container.start_dirty_tracking()
+
+    def _read(self) -> DirtyBitmap:
+        bitmap = DirtyBitmap(self.ranges, self.page_size)
+        wanted = IovaSet(self.ranges)
+        for mapped in self._container.mapped_ranges:
+            # The kernel reads whole mappings only; those that touch are one range here.
+            if wanted.overlaps(mapped):
+                part = self._container.read_dirty(mapped.start, mapped.size)
+                for segment in bitmap.segments:
+                    for other in part.segments:
+                        segment._add(other)
+        return bitmap
+
+    def _release(self) -> None:
+        if not self._container._fd.closed:
+            self._container.stop_dirty_tracking()
+
+
+class PageTableTracking(DirtyTracking):
+    """By the IOMMU: page tables made for it replace those that the devices were attached to, and are replaced again at the end."""
+
+    source = "iommu"
+
+    def __init__(self, ioas: Ioas, ranges: Iterable[IovaRange], devices: list[Device]) -> None:
+        super().__init__(ioas, ranges, PAGE_SIZE)
+        self._ioas = ioas
+        self._tables: list[tuple[Device, Hwpt]] = []
+        try:
+            for device in devices:
+                table = ioas.hwpt(device, flags=lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING)
+                self._tables.append((device, table))
+                device.attach(table)
+                table.set_dirty_tracking(True)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self) -> DirtyBitmap:
+        bitmap = DirtyBitmap(self.ranges, self.page_size)
+        for _, table in self._tables:
+            table.read_dirty_into(bitmap)
+        return bitmap
+
+    def _release(self) -> None:
+        for device, table in self._tables:
+            if not device.closed and not self._ioas.closed:
+                device.attach(self._ioas)
+            table.close()
+
+
+class NoTracking(DirtyTracking):
+    """By nobody: every page is dirty, every time."""
+
+    source = "nobody"
+
+    def _read(self) -> DirtyBitmap:
+        bitmap = DirtyBitmap(self.ranges, self.page_size)
+        for segment in bitmap.segments:
+            fill(segment)
+        return bitmap
+
+
+def fill(segment: Segment) -> None:
+    """Mark all pages of a segment."""
+    whole, rest = divmod(segment.page_count, 8)
+    bits = segment.bits
+    bits[:whole] = b"\xff" * whole
+    if rest:
+        bits[whole] = (1 << rest) - 1
+
+
+def track(space: AddressSpace, ranges: Iterable[IovaRange]) -> DirtyTracking:
+    """See :meth:`AddressSpace.track_dirty`. The order is QEMU's (10.2): devices, if all of them can; else the IOMMU; else nobody."""
+    from pyvfio.container import Container
+    from pyvfio.iommufd.ioas import Ioas
+
+    devices = space.devices
+    if not devices:
+        raise Refused(f"{space!r} has no devices to track")
+    if all(device.features.probe(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START, set=True) for device in devices):
+        return DeviceTracking(space, ranges, devices)
+    if isinstance(space, Container) and space.tracks_dirty_pages:
+        return ContainerTracking(space, ranges)
+    if isinstance(space, Ioas) and all(_iommu_tracks(device) for device in devices):
+        return PageTableTracking(space, ranges, devices)
+    return NoTracking(space, ranges, PAGE_SIZE)
+
+
+def _iommu_tracks(device: Device) -> bool:
+    try:
+        return device.bound.hw_info().dirty_tracking
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENOTTY):
+            return False  # an emulated device has no IOMMU; before Linux 6.7 none tells
+        raise
