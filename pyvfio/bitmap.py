@@ -9,6 +9,7 @@ from operator import attrgetter, index
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import Buffer
 from pyvfio.errors import BadReply
 from pyvfio.iova import IovaRange, IovaSet
 
@@ -19,15 +20,16 @@ if TYPE_CHECKING:
 _GUARD = 0x6472_6175_6721_2121
 
 
-class Segment:
+class Segment(Buffer):
     """The pages of one range, as a bitmap that the kernel writes to: bit 0 of word 0 is the first page.
 
-    It lives in memory of its :class:`DirtyBitmap`, which each of the views keeps alive.
+    It is a writable buffer of u64, for ``numpy.asarray``.  The memory is its :class:`DirtyBitmap`'s, and stays
+    as long as any view of it.
 
     :ivar range: the addresses it covers
     :ivar page_size: bytes for each bit
     :ivar page_count: bits that mean something; what follows them in the last word never counts
-    :ivar words: the bitmap as a writable memoryview of u64, not copied: for ``numpy.asarray``
+    :ivar words: the bitmap as a writable memoryview of u64, not copied
     :ivar address: of the bitmap in this process's memory, for a REPORT
     """
 
@@ -40,6 +42,7 @@ class Segment:
         self.words = guarded[1:-1]
         self.address = address + 8
         self._guarded = guarded
+        self._export(guarded, self.address, len(self.words), 0, False)
         guarded[0] = guarded[-1] = _GUARD
 
     @property
@@ -165,7 +168,7 @@ class DirtyBitmap:
     def runs(self) -> IovaSet:
         """The dirty addresses: a range for each run of dirty pages, in ascending order.
 
-        The result is an array of (start, last) pairs of u64, which iterates as IovaRange.  A run that goes on
+        The result is a buffer of (start, last) pairs of u64 that iterates as IovaRange.  A run that goes on
         from one segment into another that touches it is one run.
         """
         return IovaSet._of(self._collect(lib.pyvfio_bitmap_runs))

@@ -16,9 +16,10 @@ from operator import index
 from typing import TYPE_CHECKING, NamedTuple, Self, overload
 
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import Buffer
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from typing_extensions import Buffer as AnyBuffer
 
     from pyvfio._abi import CData
 
@@ -103,12 +104,13 @@ WHOLE = IovaRange(0, _LAST)
 """All 64-bit addresses."""
 
 
-class IovaSet:
+class IovaSet(Buffer):
     """An immutable set of addresses, kept as sorted ranges of which no two overlap or touch.
 
     It iterates, and is indexed, as :class:`IovaRange`; those objects are made only when asked for.  What it
-    holds is one array of (start, last) pairs of u64, so a million ranges are 16 MB and no objects.  ``a | b``,
-    ``a & b``, ``a - b`` and ``==`` work on the addresses; ``in`` asks for an address or for a whole range.
+    holds is one array of (start, last) pairs of u64, so a million ranges are 16 MB and no objects; and it is a
+    read-only buffer of them, (n, 2), for ``numpy.asarray``.  ``a | b``, ``a & b``, ``a - b`` and ``==`` work on
+    the addresses; ``in`` asks for an address or for a whole range.
 
     :param ranges: IovaRanges, or (start, last) pairs, in any order
     :raises ValueError: a pair is no range of 64-bit addresses
@@ -124,7 +126,7 @@ class IovaSet:
         self._hold(_normalised(pairs))
 
     @classmethod
-    def from_array(cls, pairs: Buffer) -> IovaSet:
+    def from_array(cls, pairs: AnyBuffer) -> IovaSet:
         """The set of the (start, last) pairs in an array, in any order; the array is copied.
 
         :param pairs: u64, (n, 2) or flat, contiguous: a numpy array, an ``array("Q")``, or the bytes of one
@@ -139,23 +141,24 @@ class IovaSet:
         return cls._of(_normalised(array("Q", bytes(view))))
 
     @classmethod
-    def _of(cls, pairs: Buffer) -> IovaSet:
+    def _of(cls, pairs: AnyBuffer) -> IovaSet:
         """The set that holds these normalised pairs, without a copy."""
         made = cls.__new__(cls)
         made._hold(pairs)
         return made
 
-    def _hold(self, pairs: Buffer) -> None:
+    def _hold(self, pairs: AnyBuffer) -> None:
         self._pairs = memoryview(pairs).toreadonly()
         self._starts = self._pairs[0::2]
         self._lasts = self._pairs[1::2]
+        # The collector of CPython 3.11 to 3.13 may crash on a memoryview that C code keeps an export of.
+        with ffi.from_buffer(self._pairs) as exported:
+            self._export(self._pairs, int(ffi.cast("uintptr_t", exported)), len(self._starts), 2, True)
 
     @property
     def array(self) -> memoryview:
-        """The ranges as a read-only (n, 2) array of (start, last), u64, not copied: for ``numpy.asarray``."""
-        count = len(self)
-        pairs = self._pairs if count else memoryview(array("Q", (0, 0))).toreadonly()
-        return pairs.cast("B").cast("Q", (count or 1, 2))[:count]
+        """The (start, last) pairs as a read-only memoryview of u64, (n, 2), not copied."""
+        return memoryview(self)
 
     @property
     def total(self) -> int:
@@ -308,7 +311,7 @@ def _check_fit(size: int, alignment: int) -> None:
         raise ValueError(f"an alignment of {alignment} bytes")
 
 
-def _u64(buffer: Buffer) -> CData:
+def _u64(buffer: AnyBuffer) -> CData:
     return ffi.from_buffer("uint64_t[]", buffer)
 
 

@@ -1,6 +1,6 @@
 """Build `pyvfio._abi`, the extension, from cdefs/ alone.
 
-As a program it builds the extension in place and rewrites its types, pyvfio/_abi.pyi:
+As a program it builds the extensions in place and rewrites the types of this one, pyvfio/_abi.pyi:
 
     python scripts/build_abi.py
 
@@ -11,6 +11,7 @@ What is in cdefs/, in the order in which it is read:
 - callbacks.h: for cffi only, the `extern "Python"` functions;
 - DEFINITIONS: for the compiler only, all in one unit, so that cffi's wrappers inline what is small.
 A new file is named here and in pyproject.toml's `depends`, which also puts it into the sdist.
+buffer.c is none of these, but an extension of its own, `pyvfio._buffer`.
 """
 
 from __future__ import annotations
@@ -64,13 +65,14 @@ def declare() -> FFI:
 
 
 class build_ext(_build_ext):
-    """Has cffi write the C of an extension before it is compiled."""
+    """Has cffi write the C of `pyvfio._abi` before it is compiled."""
 
     def build_extension(self, ext: Extension) -> None:
-        written = Path(self.build_temp) / "_abi.c"
-        written.parent.mkdir(parents=True, exist_ok=True)
-        declare().emit_c_code(str(written))
-        ext.sources = [str(written)]
+        if ext.name == "pyvfio._abi":
+            written = Path(self.build_temp) / "_abi.c"
+            written.parent.mkdir(parents=True, exist_ok=True)
+            declare().emit_c_code(str(written))
+            ext.sources = [str(written)]
         if STABLE_ABI:
             ext.define_macros.append(("Py_LIMITED_API", f"0x{OLDEST[0]:02x}{OLDEST[1]:02x}0000"))
         else:

@@ -216,13 +216,15 @@ def test_threads_may_read_at_once() -> None:
 def test_a_segment_is_the_memory_that_the_kernel_writes() -> None:
     bitmap = bitmap_of(IovaRange.of(0x1000000, 70 * PAGE))
     segment = bitmap.segments[0]
-    words = np.asarray(segment.words)
+    words = np.asarray(segment)
     words[1] = 1 << 5
 
     assert words.dtype == np.uint64
     assert words.ctypes.data == segment.address
     assert words.nbytes == segment.nbytes == 16
     assert list(bitmap.pages()) == [0x1000000 + 69 * PAGE]
+    assert memoryview(segment) == segment.words
+    assert np.frombuffer(segment, dtype=np.uint64).tolist() == [0, 1 << 5]
     assert np.unpackbits(segment.bits, bitorder="little").nonzero()[0].tolist() == [69]
     assert len(segment.bits) == 9
     assert (segment.page_size, segment.page_count) == (PAGE, 70)
@@ -250,7 +252,7 @@ def test_views_keep_their_memory() -> None:
 def test_results_are_read_only_arrays_of_u64() -> None:
     bitmap = bitmap_of(IovaRange.of(0, 1 << 20), dirty=[0, PAGE, 8 * PAGE])
 
-    assert np.asarray(bitmap.runs().array).tolist() == [[0, 2 * PAGE - 1], [8 * PAGE, 9 * PAGE - 1]]
+    assert np.asarray(bitmap.runs()).tolist() == [[0, 2 * PAGE - 1], [8 * PAGE, 9 * PAGE - 1]]
     assert np.asarray(bitmap.pages()).dtype == np.uint64
     assert not np.asarray(bitmap.pages()).flags.writeable
     assert len(np.asarray(bitmap_of(IovaRange.of(0, PAGE)).pages())) == 0

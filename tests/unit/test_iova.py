@@ -238,7 +238,7 @@ def test_a_set_comes_back_from_a_pickle(world: tuple[int, IovaSet, set[int], Iov
 @given(worlds())
 def test_arrays_go_in_and_come_out(world: tuple[int, IovaSet, set[int], IovaSet, set[int]]) -> None:
     pairs = [tuple(range_) for range_ in world[1]]
-    exported = np.asarray(world[1].array)
+    exported = np.asarray(world[1])
 
     assert exported.shape == (len(pairs), 2)
     assert exported.dtype == np.uint64
@@ -253,7 +253,18 @@ def test_the_array_of_a_set_is_read_only_and_no_copy() -> None:
 
     with pytest.raises(TypeError):
         set_.array[0, 0] = 1
-    assert np.shares_memory(np.asarray(set_.array), np.asarray(set_.array))
+    assert np.shares_memory(np.asarray(set_.array), np.asarray(set_))
+
+
+def test_a_set_is_a_buffer() -> None:
+    set_ = IovaSet([(0, 9), (20, 29)])
+
+    assert memoryview(set_).tolist() == [[0, 9], [20, 29]]
+    assert memoryview(set_) == set_.array
+    assert np.frombuffer(set_, dtype=np.uint64).tolist() == [0, 9, 20, 29]
+    assert bytes(set_) == array("Q", [0, 9, 20, 29]).tobytes()
+    assert memoryview(IovaSet()).shape == (0, 2)
+    assert IovaSet.from_array(set_) == set_
 
 
 def test_an_array_outlives_its_set() -> None:
