@@ -379,6 +379,7 @@ int mock_engine_start(struct mock *mock, u32 command)
 	struct mock_registers *registers = &mock->registers;
 	struct mock_job *job = &engine->job;
 	bool background = command & (MOCK_DMA_BACKGROUND | MOCK_DMA_REPEAT);
+	u32 raise;
 	int ret;
 
 	mutex_lock(&mock->lock);
@@ -405,7 +406,9 @@ int mock_engine_start(struct mock *mock, u32 command)
 	if (ret) {
 		job->error = -ret;
 		job->status = MOCK_DMA_ERROR;
+		raise = job->command & MOCK_DMA_RAISE ? job->irq : MOCK_IRQ_NONE;
 		mutex_unlock(&mock->lock);
+		mock_irq_raise(mock, raise);
 		return 0;
 	}
 	engine->stop = false;
