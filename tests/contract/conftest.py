@@ -6,14 +6,13 @@ runs; therefore a test that skips itself is a failure here.
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from matrix import Cell, Matrix, Needs
+from cells import RUN, Cells, NeedsOnly, chosen
+from matrix import Cell, Matrix
 from tracing import TracingKernel
 
 if TYPE_CHECKING:
@@ -23,111 +22,30 @@ if TYPE_CHECKING:
     from pyvfio import Device
     from pyvfio.space import AddressSpace
 
-#: a fixture that takes an ability -> that ability
-FIXTURE_NEEDS = {"dma": "dma", "logger": "dirty_log"}
-
-
-# --- the cell, and which tests belong in it ---------------------------------------------------------------------------
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cells")
-    group.addoption("--cell", metavar="IOMMU/MODE/DEVICE/KERNEL", help="where this process runs: amd/type1v2/edu/7.3")
-    group.addoption("--results", metavar="FILE", type=Path, help="write what was seen as JSON, for scripts/matrix")
+    group.addoption(
+        "--cell", metavar="IOMMU/MODE/DEVICE/KERNEL", action="append", default=[],
+        help="where to run, with wildcards too: amd/type1v2/edu/7.3; without it in every cell of this machine",
+    )  # fmt: skip
+    group.addoption("--results", metavar="DIR", type=Path, help="write what was seen as JSON, a file for each cell")
     group.addoption("--needs", metavar="FILE", type=Path, help="run nothing; write which tests there are, and their needs")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "require(ability, ...): runs where tests/matrix.toml lists no absence of these")
     config.addinivalue_line("markers", "only(iommu=, mode=, device=, kernel=): is about these cells alone")
-    if config.option.cell:
-        try:
-            run = CellRun(Cell.parse(config.option.cell), config.option.results)
-        except ValueError as error:
-            raise pytest.UsageError(str(error)) from None
-        config.stash[RUN] = run
-        config.pluginmanager.register(run)
-    elif config.option.needs:
+    if config.option.needs:
         config.pluginmanager.register(NeedsOnly(config.option.needs))
-    else:
-        raise pytest.UsageError("one process runs one cell: --cell amd/type1v2/edu/7.3; see tests/contract/README.md")
+        return
+    import guest
 
-
-def needs_of(item: pytest.Item) -> Needs:
-    abilities = [ability for marker in item.iter_markers("require") for ability in marker.args]
-    abilities += [FIXTURE_NEEDS[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURE_NEEDS]
-    return Needs(tuple(sorted(set(abilities))), tuple(marker.kwargs for marker in item.iter_markers("only")))
-
-
-class NeedsOnly:
-    """--needs: the tests that there are."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.write_text(json.dumps({item.nodeid: needs_of(item)._asdict() for item in items}, indent=1))
-        items.clear()
-
-
-class CellRun:
-    """What happens in the cell, written to a file at the end."""
-
-    def __init__(self, cell: Cell, file: Path | None) -> None:
-        self.cell = cell
-        self._file = file
-        self._tests: dict[str, str] = {}
-        self._left_out: dict[str, str] = {}
-        self._messages: dict[str, str] = {}
-        self._trace: list[tuple[str, ...]] = []
-        self._started = time.monotonic()
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        matrix = Matrix()
-        for item in items:
-            if reason := matrix.left_out(self.cell, needs_of(item)):
-                self._left_out[item.nodeid] = reason
-        out = [item for item in items if item.nodeid in self._left_out]
-        items[:] = [item for item in items if item.nodeid not in self._left_out]
-        config.hook.pytest_deselected(items=out)
-
-    def traced(self, test: str, kernel: TracingKernel) -> None:
-        self._trace.extend((test, *call) for call in kernel.calls)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self) -> Generator[None, Any, Any]:
-        report = yield
-        if report.skipped and not hasattr(report, "wasxfail"):
-            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-            report.outcome = "failed"
-            report.longrepr = f"a test here says what it needs beforehand, and skips nothing: {reason}"
-        return report
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self._tests[report.nodeid] = "failed"
-            self._messages[report.nodeid] = report.longreprtext[-4000:]
-        elif report.when == "call":
-            self._tests.setdefault(report.nodeid, "passed")
-
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
-        if self._file is not None:
-            result = {
-                "cell": str(self.cell),
-                "exit": int(exitstatus),
-                "seconds": round(time.monotonic() - self._started, 1),
-                "tests": self._tests,
-                "left_out": self._left_out,
-                "messages": self._messages,
-                "trace": self._trace,
-            }
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_text(json.dumps(result))
-
-
-RUN = pytest.StashKey[CellRun]()
+    try:
+        cells = chosen(Matrix(), config.option.cell, guest.IOMMU, guest.KERNEL)
+    except ValueError as error:
+        raise pytest.UsageError(f"{error}; see tests/contract/README.md") from None
+    config.pluginmanager.register(Cells(cells, config.option.results))
 
 
 # --- fixtures ---------------------------------------------------------------------------------------------------------

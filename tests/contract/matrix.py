@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -80,21 +79,17 @@ class Matrix:
         """Request -> why no test here can see it succeed."""
         return dict(self._data.get("unreached", {}))
 
-    @cached_property
-    def runs(self) -> list[dict[str, Any]]:
-        """Each machine to boot: `iommu`, `kernel`, and the modes and devices of its cells."""
-        return [
-            {"iommu": iommu, "kernel": kernel, "modes": rows["modes"], "devices": rows["devices"]}
-            for kernel, rows in self._data["kernels"].items()
-            for iommu in rows["iommus"]
-        ]
+    def iommus(self, kernel: str) -> list[str]:
+        """The machines to boot with a kernel of the file."""
+        return list(dict.fromkeys(iommu for block in self._data["kernels"][kernel] for iommu in block["iommus"]))
 
     def cells(self, iommu: str, kernel: str) -> Iterator[Cell]:
-        """The cells of one machine; `kernel` as in the file, or a release of which the file knows only as the newest."""
-        rows = self._data["kernels"].get(kernel) or self._data["kernels"][NEWEST]
-        for device in rows["devices"]:
-            for mode in rows["modes"]:
-                yield Cell(iommu, mode, device, kernel)
+        """The cells of one machine, `kernel` as in the file. Those of one device follow each other."""
+        blocks = [block for block in self._data["kernels"][kernel] if iommu in block["iommus"]]
+        for device in dict.fromkeys(device for block in blocks for device in block["devices"]):
+            for block in blocks:
+                if device in block["devices"]:
+                    yield from (Cell(iommu, mode, device, kernel) for mode in block["modes"])
 
     def absent(self, cell: Cell) -> dict[str, str]:
         """Ability -> the reason why the cell lacks it."""

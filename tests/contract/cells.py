@@ -1,0 +1,207 @@
+"""Runs of the suite in cells: collected once, then a process for each cell, forked when everything is imported.
+
+Python's start and pytest's take ten seconds under emulation; a fork takes none.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import importlib.util
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matrix import NEWEST, Cell, Matrix, Needs
+from tracing import TracingKernel
+
+RUN = pytest.StashKey["CellRun"]()
+
+#: a fixture that takes an ability -> that ability
+FIXTURE_NEEDS = {"dma": "dma", "logger": "dirty_log"}
+#: seconds that the tests of one cell may take
+TIME_LIMIT = 900
+
+# What the tests use, imported before the fork.
+_WARM = (
+    "asyncio", "numpy", "pyvfio.opening", "pyvfio.container", "pyvfio.device", "pyvfio.irq", "pyvfio.pci", "pyvfio.dirty",
+    "pyvfio.iommufd.ioas", "pyvfio.iommufd.hwpt", "pyvfio.host.binding", "drivers.edu", "drivers.nvme", "drivers.vfio_mock",
+)  # fmt: skip
+
+
+def needs_of(item: pytest.Item) -> Needs:
+    abilities = [ability for marker in item.iter_markers("require") for ability in marker.args]
+    abilities += [FIXTURE_NEEDS[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURE_NEEDS]
+    return Needs(tuple(sorted(set(abilities))), tuple(marker.kwargs for marker in item.iter_markers("only")))
+
+
+def chosen(matrix: Matrix, patterns: list[str], iommu: str | None, kernel: str) -> list[Cell]:
+    """The cells of this machine that a pattern matches; a cell without a wildcard need not be in the matrix.
+
+    :raises ValueError: there is none
+    """
+    here: list[Cell] = []
+    if iommu is not None:
+        named = kernel if kernel in matrix.kernels else NEWEST
+        here = [cell._replace(kernel=kernel) for cell in matrix.cells(iommu, named)]
+    if not patterns:
+        if not here:
+            raise ValueError("no cell: outside of scripts/vm --cell must say where this runs, as amd/type1v2/edu/7.3")
+        return here
+    cells: list[Cell] = []
+    for pattern in patterns:
+        wild = Cell.parse(pattern)
+        if not set("*?[") & set(pattern):
+            cells.append(wild)
+        cells += [cell for cell in here if cell not in cells and fnmatch.fnmatch(str(cell), pattern)]
+    if not cells:
+        raise ValueError(f"no cell of this machine matches {' '.join(patterns)}")
+    return cells
+
+
+class NeedsOnly:
+    """--needs: which tests there are."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text(json.dumps({item.nodeid: needs_of(item)._asdict() for item in items}, indent=1))
+        items.clear()
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK
+
+
+class Cells:
+    """The cells of this run. One runs in this process; of several, each in a child."""
+
+    def __init__(self, cells: list[Cell], results: Path | None) -> None:
+        self._cells = cells
+        self._results = results
+        self._failed = 0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        if session.testsfailed or session.config.option.collectonly:
+            return None
+        if len(self._cells) == 1:
+            self._enter(self._cells[0], session)
+            return None
+        sys.path.insert(0, str(Path(__file__).parent))
+        for name in _WARM:
+            if importlib.util.find_spec(name):
+                importlib.import_module(name)
+        for cell in self._cells:
+            begun = time.monotonic()
+            # What is buffered would come out twice.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            child = os.fork()
+            if child == 0:
+                self._enter(cell, session)
+                return None  # and pytest goes on with the tests that are left
+            code = _wait(child, TIME_LIMIT)
+            if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+                CellRun(cell, self._results).write(code)
+            self._failed += code != 0
+            words = {-signal.SIGABRT: f"FAILED (still running after {TIME_LIMIT} s)", 0: "ok"}
+            print(f"== {cell}: {words.get(code, f'FAILED ({code})')}, {time.monotonic() - begun:.1f} s", flush=True)
+        session.testsfailed = self._failed
+        reporter = session.config.pluginmanager.unregister(name="terminalreporter")
+        del reporter  # the parent ran no test, and has nothing to say
+        return True
+
+    def _enter(self, cell: Cell, session: pytest.Session) -> None:
+        run = CellRun(cell, self._results)
+        session.config.stash[RUN] = run
+        session.config.pluginmanager.register(run)
+        run.select(session)
+
+
+def _wait(child: int, limit: float) -> int:
+    """The exit code of a child, negative for a signal; it gets SIGABRT, which tells where it was, at the limit."""
+    handle = os.pidfd_open(child)
+    try:
+        for number in (signal.SIGABRT, signal.SIGKILL):
+            if select.select([handle], [], [], limit)[0]:
+                break
+            os.kill(child, number)
+            limit = 10
+    finally:
+        os.close(handle)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+class CellRun:
+    """What happens in one cell; it is written to a file at the end."""
+
+    def __init__(self, cell: Cell, results: Path | None) -> None:
+        self.cell = cell
+        self._file = results / f"{str(cell).replace('/', '-')}.json" if results else None
+        self._tests: dict[str, str] = {}
+        self._left_out: dict[str, str] = {}
+        self._messages: dict[str, str] = {}
+        self._trace: list[tuple[str, ...]] = []
+        self._started = time.monotonic()
+
+    def select(self, session: pytest.Session) -> None:
+        """Leave out the tests that do not belong in this cell."""
+        matrix = Matrix()
+        kept: list[pytest.Item] = []
+        out: list[pytest.Item] = []
+        for item in session.items:
+            if reason := matrix.left_out(self.cell, needs_of(item)):
+                self._left_out[item.nodeid] = reason
+                out.append(item)
+            else:
+                kept.append(item)
+        session.items = kept
+        session.testscollected = len(kept)
+        session.config.hook.pytest_deselected(items=out)
+
+    def traced(self, test: str, kernel: TracingKernel) -> None:
+        self._trace.extend((test, *call) for call in kernel.calls)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self) -> Generator[None, Any, Any]:
+        report = yield
+        if report.skipped and not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+            report.outcome = "failed"
+            report.longrepr = f"a test here says what it needs beforehand, and skips nothing: {reason}"
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._tests[report.nodeid] = "failed"
+            self._messages[report.nodeid] = report.longreprtext[-4000:]
+        elif report.when == "call":
+            self._tests.setdefault(report.nodeid, "passed")
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        self.write(int(exitstatus))
+
+    def write(self, exitstatus: int) -> None:
+        if self._file is None:
+            return
+        result = {
+            "cell": str(self.cell),
+            "exit": exitstatus,
+            "seconds": round(time.monotonic() - self._started, 1),
+            "tests": self._tests,
+            "left_out": self._left_out,
+            "messages": self._messages,
+            "trace": self._trace,
+        }
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text(json.dumps(result))

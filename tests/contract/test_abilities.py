@@ -1,0 +1,75 @@
+"""What tests/matrix.toml says of a cell is so: an ability is absent where it is listed, and there where it is not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from matrix import Cell, Matrix
+
+from pyvfio import DmaBuffer, Unsupported
+from pyvfio._abi import lib
+
+if TYPE_CHECKING:
+    from pyvfio import Device
+    from pyvfio.space import AddressSpace
+
+
+def has_dirty_pages(space: AddressSpace) -> bool:
+    if not hasattr(space, "start_dirty_tracking"):
+        return False
+    try:
+        space.start_dirty_tracking()
+    except Unsupported:
+        return False
+    space.stop_dirty_tracking()
+    return True
+
+
+def unmaps_parts(space: AddressSpace) -> bool:
+    space.map(DmaBuffer(0x4000), 0x10_0000)
+    try:
+        space.unmap(0x10_1000, 0x1000)
+    except OSError:
+        return False
+    return True
+
+
+def irqs(device: Device, index: int) -> int:
+    return device.irqs[index].count
+
+
+PROBES = {
+    "dirty_log": lambda device: lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START in device.features,
+    "dirty_pages": lambda device: has_dirty_pages(device.address_space),
+    "iommu": lambda device: not device.address.startswith("vfio-mock"),
+    "pci": lambda device: device.info.is_pci,
+    "reset": lambda device: device.info.resettable,
+    "bar_mmap": lambda device: device.info.is_pci and device.regions[0].mmappable,
+    "intx": lambda device: irqs(device, lib.VFIO_PCI_INTX_IRQ_INDEX) > 0,
+    "msi": lambda device: irqs(device, lib.VFIO_PCI_MSI_IRQ_INDEX) > 0,
+    "msix": lambda device: irqs(device, lib.VFIO_PCI_MSIX_IRQ_INDEX) > 0,
+    "splitting": lambda device: unmaps_parts(device.address_space),
+    "whole_mappings": lambda device: not unmaps_parts(device.address_space),
+}
+
+
+def test_every_ability_can_be_probed() -> None:
+    # A driver is there or is not: that is no property of the cell.
+    assert set(Matrix().abilities) - set(PROBES) == {"dma"}
+
+
+@pytest.mark.parametrize("ability", sorted(PROBES))
+def test_an_ability_is_there_or_its_absence_is_listed(ability: str, device: Device, cell: Cell) -> None:
+    assert bool(PROBES[ability](device)) == (ability not in Matrix().absent(cell))
+
+
+def test_the_device_copies_memory(device: Device, dma: object) -> None:
+    space = device.address_space
+    mapping = space.map(DmaBuffer(0x4000), 0x20_0000)
+    view = mapping.buffer.view
+    view[:0x1800] = bytes(range(256)) * 24
+    dma.copy(0x20_2000, 0x20_0000, 0x1800)  # type: ignore[attr-defined]
+    assert view[0x2000:0x3800] == view[:0x1800]
+    assert not any(view[0x1800:0x2000])
+    assert not any(view[0x3800:])
