@@ -75,8 +75,13 @@ class Matrix:
         return list(self._data["kernels"])
 
     @property
+    def documented(self) -> dict[str, list[str]]:
+        """Request, or request and operation -> the errnos that the library's documentation names."""
+        return dict(self._data.get("documented", {}))
+
+    @property
     def unreached(self) -> dict[str, str]:
-        """Request -> why no test here can see it succeed."""
+        """Request, or request and errno -> why no machine here can show it."""
         return dict(self._data.get("unreached", {}))
 
     def iommus(self, kernel: str) -> list[str]:
