@@ -306,7 +306,7 @@ static int pyvfio_bitmap_values(pyvfio_array *array, const uint64_t *words, uint
 	pyvfio_walk walk = {.words = words, .blocks = bits / (64 * PYVFIO_BLOCK), .iova = iova, .page_shift = page_shift};
 	int result;
 
-	if (runs && iova && array->count && array->values[array->count - 1] == iova - 1) {
+	if (runs && array->count && array->values[array->count - 1] == iova - 1) {
 		array->count--;		/* the run before may go on here */
 		walk.carry = 1;
 	}

@@ -1,8 +1,9 @@
-"""The C functions that need no OS, compiled strictly and run under gcc's sanitizers."""
+"""The C that needs no OS, compiled strictly; its functions under gcc's sanitizers."""
 
 from __future__ import annotations
 
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,12 @@ def test_it_compiles_without_a_warning(name: str, optimisation: str, tmp_path: P
     source.write_text(f'#include <stddef.h>\n#include <stdint.h>\n#include "{name}.h"\n#include "{name}.c"\n')
 
     gcc(optimisation, "-c", source, "-o", tmp_path / "alone.o")
+
+
+def test_the_buffer_type_compiles_without_a_warning(tmp_path: Path) -> None:
+    python = sysconfig.get_path("include")
+
+    gcc("-O2", "-DPy_LIMITED_API=0x030b0000", "-isystem", python, "-c", CDEFS / "buffer.c", "-o", tmp_path / "buffer.o")
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
