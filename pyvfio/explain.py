@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+from pyvfio.errors import Closed
 from pyvfio.iova import IovaRange, IovaSet
 
 if TYPE_CHECKING:
@@ -150,12 +151,14 @@ def map_failed(
     row: str | None = None,
     call: str | None = None,
 ) -> Exception:
-    """The exception for a map that returned -errno.
+    """The exception for a map that returned -errno, or because the address space has been closed.
 
     :param iova: None when the place was the kernel's to choose
     :param row: what else to say of the arguments
     :param call: the request, if it is not the space's own for mapping
     """
+    if space.closed:
+        return Closed(f"{space!r} has been closed")
     number = -error
     page = _page(space)
     permission = ("r" if read else "") + ("w" if write else "") or "none"
@@ -198,7 +201,9 @@ def map_failed(
 
 
 def unmap_failed(space: AddressSpace, error: int, iova: int, size_: int, *, row: str | None = None) -> Exception:
-    """The exception for an unmap that returned -errno."""
+    """The exception for an unmap that returned -errno, or because the address space has been closed."""
+    if space.closed:
+        return Closed(f"{space!r} has been closed")
     number = -error
     page = _page(space)
 

@@ -18,14 +18,20 @@ class Resource:
     def __init__(self, parent: Resource | None) -> None:
         self._parents: list[Resource] = []
         self._closed = False
-        self._children: dict[int, weakref.ref[Resource]] = {}
+        self._children: dict[int, Callable[[], Resource | None]] = {}
         if parent is not None:
             self._live_under(parent)
+
+    #: whether parents keep it alive: for what has no descriptor of its own that could be closed in its stead
+    _held_by_parents = False
 
     def _live_under(self, parent: Resource) -> None:
         """Be closed before `parent` is. The first to close of several parents closes it."""
         self._parents.append(parent)
         children, key = parent._children, id(self)
+        if self._held_by_parents:
+            children[key] = lambda: self
+            return
 
         def forget(_: weakref.ref[Resource]) -> None:
             children.pop(key, None)

@@ -172,9 +172,9 @@ def invalidate(target: Hwpt | Viommu, data_type: int, entries: Any) -> int:
 
 
 def native_data(data: Any) -> tuple[Any, int]:
-    """C data for a request: memory that must be held for the call, and its bytes."""
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        held = ffi.from_buffer(bytearray(data))
+    """C data for a request: memory that must be held for the call, and its bytes. The kernel may write to a bytearray."""
+    if isinstance(data, (bytes, bytearray)):
+        held = ffi.from_buffer(data if isinstance(data, bytearray) else bytearray(data))
         return held, len(held)
     return data, ffi.sizeof(data[0])
 

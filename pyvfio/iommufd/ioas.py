@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyvfio import explain
 from pyvfio._abi import ffi, lib
-from pyvfio.errors import Closed, Refused
+from pyvfio.errors import Refused
 from pyvfio.iommufd.iommufd import Iommufd
 from pyvfio.iommufd.object import IommufdObject, address, call
 from pyvfio.iova import IovaRange, IovaSet
@@ -42,8 +42,8 @@ class Ioas(AddressSpace, IommufdObject):
 
     @property
     def iova_ranges(self) -> IovaSet:
-        """IOMMU_IOAS_IOVA_RANGES: the usable IOVAs, asked anew each time: they shrink with every device attached, and to
-        what :meth:`allow` allows.
+        """IOMMU_IOAS_IOVA_RANGES: the usable IOVAs, asked anew each time: they shrink with every device attached.
+        What :meth:`allow` allows does not show here.
         """
         return self._ask_ranges()[0]
 
@@ -87,7 +87,9 @@ class Ioas(AddressSpace, IommufdObject):
 
         The list replaces the one before; an empty one allows all again. It also limits the places that are found for mappings without an IOVA.
 
-        :raises OSError: EADDRINUSE while something is mapped outside of it, EINVAL, EOVERFLOW
+        What is mapped outside of it stays.
+
+        :raises OSError: EADDRINUSE over a region that an attached device has reserved, EINVAL, EOVERFLOW
         """
         list_ = list(ranges)
         native = ffi.new(f"{_RANGE}[]", max(len(list_), 1))
@@ -286,11 +288,6 @@ class Ioas(AddressSpace, IommufdObject):
     def _gone(self) -> None:
         super()._gone()
         self._forget_all()
-
-    def _unready(self) -> str | None:
-        if self._closed:
-            raise Closed(f"{self!r} has been destroyed")
-        return None
 
     __repr__ = IommufdObject.__repr__
 

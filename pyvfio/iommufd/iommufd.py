@@ -65,6 +65,8 @@ class Iommufd(Resource):
         from pyvfio.iommufd.bound import BoundDevice
 
         self._fd.check_open()
+        if vf_token is not None and len(vf_token) != 16:
+            raise ValueError(f"vf_token of {len(vf_token)} bytes: a UUID has 16")
         found = host.device(where, kernel=self._fd.kernel)
         if found.cdev is None:
             raise Unsupported(
@@ -164,8 +166,6 @@ def _bind(iommufd: Iommufd, fd: Fd, vf_token: bytes | None) -> int:
         {"argsz": ffi.sizeof("struct vfio_device_bind_iommufd"), "iommufd": iommufd.fileno()},
     )
     if vf_token is not None:
-        if len(vf_token) != 16:
-            raise ValueError(f"vf_token of {len(vf_token)} bytes: a UUID has 16")
         token = ffi.new("uint8_t[16]", vf_token)
         native.flags = lib.VFIO_DEVICE_BIND_FLAG_TOKEN
         native.token_uuid_ptr = address(token)

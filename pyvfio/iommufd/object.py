@@ -47,6 +47,7 @@ class IommufdObject(Resource):
     """
 
     _fd: Fd
+    _held_by_parents = True
 
     def __init__(self, iommufd: Iommufd, id_: int, *parents: Resource) -> None:
         super().__init__(None)
@@ -108,7 +109,8 @@ class IommufdObject(Resource):
         self._part()
 
     def _release(self) -> None:
-        if not self._fd.closed:
+        # Closing the file ends all of its objects at once, and in the right order.
+        if not self._fd.closed and not self.iommufd.closed:
             for device in self._devices():
                 device._detach_from(self)
             try:

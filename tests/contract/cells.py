@@ -39,7 +39,10 @@ _WARM = (
 def needs_of(item: pytest.Item) -> Needs:
     abilities = [ability for marker in item.iter_markers("require") for ability in marker.args]
     abilities += [FIXTURE_NEEDS[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURE_NEEDS]
-    return Needs(tuple(sorted(set(abilities))), tuple(marker.kwargs for marker in item.iter_markers("only")))
+    # A test's own mark stands in place of its module's.
+    own = [marker for marker in getattr(item, "own_markers", ()) if marker.name == "only"]
+    only = own or list(item.iter_markers("only"))
+    return Needs(tuple(sorted(set(abilities))), tuple(marker.kwargs for marker in only))
 
 
 def chosen(matrix: Matrix, patterns: list[str], iommu: str | None, kernel: str) -> list[Cell]:
