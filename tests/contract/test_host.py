@@ -21,8 +21,9 @@ from pyvfio import host
 from pyvfio.errors import Unsupported
 from pyvfio.iova import IovaRange
 
-# The cell whose own device is none of those that are bound and unbound here; once per IOMMU is enough.
-pytestmark = pytest.mark.only(mode="type1v2", device="vfio-mock")
+# The cells whose own device is none of those that are bound and unbound here.
+behind_each_iommu = pytest.mark.only(iommu=["intel", "amd", "virtio"], mode="type1v2", device="vfio-mock")
+once = pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock")
 
 EDU = (0x1234, 0x11E8)
 NVME = (0x1B36, 0x0010)
@@ -42,13 +43,13 @@ def state(address: str) -> tuple[str | None, str | None]:
 @pytest.fixture
 def edu() -> host.HostDevice:
     """An edu that is alone in its group, bound to nothing."""
-    return next(one for one in found(EDU) if one.group is None or len(host.group_members(one.group)) == 1)
+    return next(one for one in found(EDU) if len(host.group_members(one.address)) == 1)
 
 
 @pytest.fixture
 def nvme() -> Iterator[host.HostDevice]:
     """An nvme that is alone in its group, bound to its own driver; and it must be so again after the test."""
-    one = next(one for one in found(NVME) if one.group is None or len(host.group_members(one.group)) == 1)
+    one = next(one for one in found(NVME) if len(host.group_members(one.address)) == 1)
     assert (one.driver, one.driver_override) == ("nvme", None)
     yield one
     assert state(one.address) == ("nvme", None)
@@ -85,6 +86,7 @@ def opened_elsewhere(cdev: str | None, seconds: float) -> Iterator[int]:
             other.kill()
 
 
+@behind_each_iommu
 class TestDiscovery:
     def test_the_machines_devices_are_all_there(self) -> None:
         there = {one.address for one in host.devices()}
@@ -114,6 +116,7 @@ class TestDiscovery:
         assert iommu in os.listdir("/sys/class/iommu")
 
 
+@behind_each_iommu
 class TestEmulatedDevices:
     @pytest.fixture
     def mock(self) -> host.HostDevice:
@@ -137,6 +140,7 @@ class TestEmulatedDevices:
         assert group.members == {mock.address: mock.driver}
 
 
+@once
 class TestBind:
     def test_a_bound_device_has_its_nodes_and_loses_them(self, edu: host.HostDevice) -> None:
         with host.bind(edu.address, "vfio-pci") as bound:
@@ -144,7 +148,7 @@ class TestBind:
             nodes = [node for node in (bound.group_path, bound.cdev) if node is not None]
             assert len(nodes) == 2
             assert all(os.path.exists(node) for node in nodes)
-            assert bound.no_iommu == (guest.IOMMU == "none")
+            assert not bound.no_iommu
         assert state(edu.address) == (None, None)
         assert not any(os.path.exists(node) for node in nodes)
 
@@ -228,6 +232,7 @@ class TestBind:
             assert host.group(bound.group).in_the_way == {neighbour.address: neighbour.driver}
 
 
+@once
 class TestOpenDevices:
     @pytest.fixture
     def stack(self) -> Iterator[contextlib.ExitStack]:
@@ -273,6 +278,7 @@ class TestOpenDevices:
             assert holder.pid == pid
 
 
+@once
 class TestKilled:
     def test_a_second_program_is_refused_while_the_first_has_the_device(self, nvme: host.HostDevice) -> None:
         code = f"import pyvfio.host\nwith pyvfio.host.bind({nvme.address!r}, 'vfio-pci'): pass"
@@ -325,6 +331,7 @@ class TestKilled:
         assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
 
 
+@once
 class TestHotplug:
     def test_changes_are_told_as_they_happen(self, edu: host.HostDevice) -> None:
         with host.Changes() as changes:
@@ -359,9 +366,11 @@ class TestHotplug:
         child = os.fork()
         if child == 0:
             try:
-                for _ in range(30):
+                for _ in range(10):
                     Path(path, "remove").write_text("1")
+                    time.sleep(0.2)
                     Path("/sys/bus/pci/rescan").write_text("1")
+                    time.sleep(0.2)
             finally:
                 os._exit(0)
         seen = set()
@@ -372,6 +381,7 @@ class TestHotplug:
         assert seen == {True, False}
 
 
+@behind_each_iommu
 class TestVirtualFunctions:
     def test_a_device_without_them_says_so(self, edu: host.HostDevice) -> None:
         with pytest.raises(Unsupported, match="no SR-IOV"):
@@ -386,6 +396,11 @@ class TestVirtualFunctions:
             try:
                 assert [one.physical_function for one in functions] == [physical.address] * 2
                 assert [one.driver for one in functions] == [None] * 2
+                if guest.IOMMU == "amd":
+                    # The firmware's table for QEMU's AMD IOMMU lists the functions that there were at start.
+                    with pytest.raises(OSError, match="in no IOMMU group"):
+                        host.bind(functions[1].address, "vfio-pci").__enter__()
+                    return
                 with host.bind(functions[1].address, "vfio-pci") as bound:
                     descriptor = os.open(str(bound.cdev), os.O_RDWR)
                     with pytest.raises(OSError, match="still open in this process"):
