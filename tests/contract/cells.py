@@ -60,9 +60,8 @@ def chosen(matrix: Matrix, patterns: list[str], iommu: str | None, kernel: str) 
         return here
     cells: list[Cell] = []
     for pattern in patterns:
-        wild = Cell.parse(pattern)
         if not set("*?[") & set(pattern):
-            cells.append(wild)
+            cells.append(Cell.parse(pattern))
         cells += [cell for cell in here if cell not in cells and fnmatch.fnmatch(str(cell), pattern)]
     if not cells:
         raise ValueError(f"no cell of this machine matches {' '.join(patterns)}")

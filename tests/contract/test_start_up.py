@@ -26,7 +26,8 @@ def test_nothing_can_be_mapped_before_a_device_is_attached(bare_space: AddressSp
         return
     with pytest.raises(OSError, match="no IOMMU type is set") as caught:
         bare_space.map(pyvfio.DmaBuffer(4096), 0)
-    assert caught.value.errno == errno.EINVAL
+    # iommufd, standing in for a container, has no address space yet.
+    assert caught.value.errno == (errno.ENODEV if mode.startswith("iommufd") else errno.EINVAL)
 
 
 def test_a_group_that_is_open_is_not_opened_again(device: Device, address: str, mode: str, kernel: Any) -> None:

@@ -1,0 +1,237 @@
+"""DMA logging: the device's own account of the pages it wrote."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pyvfio
+from pyvfio import DirtyBitmap, DmaBuffer, IovaRange, Refused, Unsupported
+from pyvfio._abi import lib
+
+if TYPE_CHECKING:
+    from drivers.vfio_mock import VfioMock
+
+    from pyvfio import Device
+    from pyvfio.space import AddressSpace
+
+PAGE = 4096
+BASE = 0x10_0000
+
+
+@pytest.fixture
+def logged(space: AddressSpace, logger: VfioMock) -> IovaRange:
+    """A mapped range of 64 pages that the device may write."""
+    return space.map(DmaBuffer(64 * PAGE), BASE).range
+
+
+def pages(bitmap: DirtyBitmap) -> list[int]:
+    return list(bitmap.pages())
+
+
+def test_the_written_pages_are_reported_once(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+    with device.dirty_log([logged]) as log:
+        assert log.page_size == PAGE
+        logger.touch_each([BASE + 5 * PAGE, BASE + 6 * PAGE + 8, BASE + 40 * PAGE])
+        report = log.read()
+        assert [tuple(run) for run in report.runs()] == [
+            (BASE + 5 * PAGE, BASE + 7 * PAGE - 1),
+            (BASE + 40 * PAGE, BASE + 41 * PAGE - 1),
+        ]
+        assert report.count() == 3
+        assert log.read().count() == 0
+
+
+def test_what_was_written_before_the_start_is_not_known(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+    logger.fill(BASE, 64 * PAGE)
+    with device.dirty_log([logged]) as log:
+        assert log.read().count() == 0
+
+
+def test_a_read_of_a_part_clears_that_part_alone(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+    with device.dirty_log([logged]) as log:
+        logger.fill(BASE, 64 * PAGE)
+        part = IovaRange.of(BASE + 8 * PAGE, 4 * PAGE)
+        assert pages(log.read(part)) == [BASE + page * PAGE for page in range(8, 12)]
+        assert log.read(part).count() == 0
+        assert log.read().count() == 60
+
+
+def test_reads_accumulate_in_one_bitmap(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+    with device.dirty_log([logged]) as log:
+        logger.touch_each([BASE])
+        bitmap = log.read()
+        logger.touch_each([BASE + 3 * PAGE])
+        assert log.read(into=bitmap) is bitmap
+        assert pages(bitmap) == [BASE, BASE + 3 * PAGE]
+
+
+def test_a_thousand_random_pages_in_four_windows_come_back_and_no_others(
+    device: Device, space: AddressSpace, logger: VfioMock
+) -> None:
+    rng = random.Random(7)
+    starts = (0x10_0000, 0x4000_0000, 0xF_0000_0000, 0x1F0_0000_0000)
+    ranges = [space.map(DmaBuffer(1024 * PAGE), start).range for start in starts]
+    # The first two are logged as one range, with what lies between them.
+    asked = [IovaRange(ranges[0].start, ranges[1].last), *ranges[2:]]
+    wanted = {rng.choice(ranges).start + rng.randrange(1024) * PAGE for _ in range(1000)}
+    order = rng.sample(sorted(wanted), len(wanted))
+    seen: set[int] = set()
+    with device.dirty_log(asked) as log:
+        for at in range(0, len(order), 250):
+            logger.touch_each(iova + rng.randrange(0, PAGE, 8) for iova in order[at : at + 250])
+            report = log.read()
+            found = set(pages(report))
+            assert not found & seen
+            seen |= found
+        assert seen == wanted
+        assert log.read().count() == 0
+
+
+def test_the_device_chooses_the_page_size(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+    logger["LOG_PAGE_MIN"] = 4 * PAGE
+    with device.dirty_log([logged]) as log:
+        assert log.page_size == 4 * PAGE
+        logger.touch_each([BASE + 5 * PAGE])
+        report = log.read()
+        assert report.page_size == 4 * PAGE
+        assert [tuple(run) for run in report.runs()] == [(BASE + 4 * PAGE, BASE + 8 * PAGE - 1)]
+
+
+def test_too_large_a_total_says_so(device: Device, logger: VfioMock) -> None:
+    ranges = [IovaRange.of(0, 1 << 31), IovaRange.of(1 << 32, 1 << 42)]
+    with pytest.raises(OSError, match="more than the device can log") as caught:
+        device.dirty_log(ranges)
+    assert caught.value.errno == errno.EOPNOTSUPP
+    assert any("2^42" in note for note in caught.value.__notes__)
+    with device.dirty_log([IovaRange.of(0, 1 << 31)]):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("ranges", "error", "words"),
+    [
+        ([], errno.EINVAL, "no ranges"),
+        ([IovaRange.of(BASE, PAGE // 2)], errno.EINVAL, "not aligned"),
+        ([IovaRange.of(BASE, 4 * PAGE), IovaRange.of(BASE + PAGE, PAGE)], errno.EINVAL, "overlap"),
+        ([IovaRange(2**64 - PAGE, 2**64 - 1)], errno.EOVERFLOW, "last byte"),
+        ([IovaRange.of(BASE + 2 * page * PAGE, PAGE) for page in range(257)], errno.E2BIG, "257 ranges"),
+    ],
+    ids=["none", "misaligned", "overlapping", "to-the-end", "too-many"],
+)
+def test_ranges_that_cannot_be_logged_are_refused(
+    device: Device, logger: VfioMock, ranges: list[IovaRange], error: int, words: str
+) -> None:
+    with pytest.raises(OSError, match=words) as caught:
+        device.dirty_log(ranges)
+    assert caught.value.errno == error
+    assert logger["LOG_ACTIVE"] == 0
+    with device.dirty_log([IovaRange.of(BASE, PAGE)]):
+        assert logger["LOG_ACTIVE"] == 1
+
+
+@pytest.mark.parametrize("page_size", [0, 512, 0x3000])
+def test_page_sizes_that_are_none_are_refused(device: Device, logger: VfioMock, page_size: int) -> None:
+    with pytest.raises(Refused, match="power of two"):
+        device.dirty_log([IovaRange.of(BASE, 0x3000)], page_size=page_size)
+
+
+def test_reports_outside_the_ranges_are_refused(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+    with device.dirty_log([logged]) as log:
+        for wrong in (IovaRange.of(BASE - PAGE, 2 * PAGE), IovaRange.of(BASE + 64 * PAGE, PAGE)):
+            with pytest.raises(Refused, match="not logged"):
+                log.read(wrong)
+        with pytest.raises(Refused, match="not aligned"):
+            log.read(IovaRange.of(BASE + 8, PAGE))
+
+
+def test_a_second_log_names_the_first(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+    with device.dirty_log([logged]), pytest.raises(Refused, match="logging already: <DirtyLog of"):
+        device.dirty_log([logged])
+
+
+def test_a_stopped_log_can_be_stopped_again_and_reads_no_more(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+    log = device.dirty_log([logged])
+    log.stop()
+    log.stop()
+    assert logger["LOG_ACTIVE"] == 0
+    with pytest.raises(pyvfio.Closed):
+        log.read()
+
+
+def test_stop_without_start_is_no_error(device: Device, logger: VfioMock) -> None:
+    device.features.set(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP)
+
+
+def test_a_start_that_fails_leaves_the_device_usable(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+    logger.fail("LOG_START", error=errno.ENOMEM)
+    with pytest.raises(OSError) as caught:
+        device.dirty_log([logged])
+    assert caught.value.errno == errno.ENOMEM
+    with device.dirty_log([logged]) as log:
+        logger.touch_each([BASE])
+        assert log.read().count() == 1
+
+
+def test_a_report_that_fails_loses_nothing(device: Device, logger: VfioMock, space: AddressSpace) -> None:
+    ranges = [space.map(DmaBuffer(16 * PAGE), start).range for start in (BASE, 0x4000_0000)]
+    with device.dirty_log(ranges) as log:
+        logger.touch_each([BASE, 0x4000_0000])
+        logger.fail("LOG_REPORT", nth=2, error=errno.EIO)
+        with pytest.raises(OSError, match="DMA_LOGGING_REPORT") as caught:
+            log.read()
+        assert caught.value.errno == errno.EIO
+        assert pages(log.read()) == [BASE, 0x4000_0000]
+
+
+def test_several_devices_log_together_or_none_does(
+    device: Device, space: AddressSpace, logger: VfioMock, logged: IovaRange
+) -> None:
+    from drivers.vfio_mock import VfioMock
+
+    with space.attach("vfio-mock.1") as other:
+        second = VfioMock(other)
+        with pyvfio.dirty_log([device, other], [logged]) as log:
+            logger.touch_each([BASE])
+            second.touch_each([BASE + PAGE])
+            assert pages(log.read()) == [BASE, BASE + PAGE]
+        second.fail("LOG_START", error=errno.ENOSPC)
+        with pytest.raises(OSError) as caught:
+            pyvfio.dirty_log([device, other], [logged])
+        assert caught.value.errno == errno.ENOSPC
+        assert (logger["LOG_ACTIVE"], second["LOG_ACTIVE"]) == (0, 0)
+
+
+@pytest.mark.require("pci")
+def test_a_device_that_cannot_log_says_so(device: Device) -> None:
+    with pytest.raises(Unsupported, match="cannot log DMA"):
+        device.dirty_log([IovaRange.of(BASE, PAGE)])
+
+
+@pytest.mark.require("dirty_log")
+def test_a_process_killed_while_logging_leaves_the_device_usable(address: str, mode: str, kernel: Any) -> None:
+    code = (
+        "import sys, time, pyvfio\n"
+        f"device = pyvfio.open({address!r}, mode={mode!r})\n"
+        "mapping = device.address_space.alloc(1 << 20)\n"
+        "log = device.dirty_log([mapping.range])\n"
+        "print('logging', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=root) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"logging\n"
+        os.kill(child.pid, signal.SIGKILL)
+    with pyvfio.open(address, mode=mode, kernel=kernel) as device:
+        mapping = device.address_space.alloc(1 << 20)
+        with device.dirty_log([mapping.range]) as log:
+            assert log.read().count() == 0
