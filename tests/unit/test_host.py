@@ -544,6 +544,21 @@ class TestOpenDevices:
         assert caught.value.errno == errno.EBUSY
         assert machine.writes == []
 
+    def test_restore_asks_nothing_of_a_device_whose_unbinding_still_waits(self, machine: FakeHost) -> None:
+        with pytest.raises(KeyError), host.bind(NVME, "vfio-pci", kernel=machine):  # noqa: PT012
+            machine.failing["/sys/bus/pci/drivers/vfio-pci/unbind"] = errno.EIO
+            raise KeyError
+        # As the kernel shows it while it waits: without a driver and without nodes.
+        machine.detach("pci", NVME)
+        machine.open_in(77, 5, "/dev/vfio/devices/vfio0 (deleted)", f"vfio-device-syspath: {PATH}{NVME}\n")
+        machine.writes.clear()
+        with pytest.raises(OSError, match="still being unbound from a VFIO driver: it is open in process 77"):
+            host.restore(kernel=machine)
+        assert machine.writes == []
+        machine.remove("/proc/77")
+        assert host.restore(kernel=machine) == [NVME]
+        assert host.device(NVME, machine).driver == "nvme"
+
     def test_holders_are_told_by_node_by_fdinfo_or_by_group(self, machine: FakeHost) -> None:
         machine.attach("pci", EDU, "vfio-pci")
         machine.open_in(1, 3, "/dev/vfio/devices/vfio0 (deleted)")
@@ -558,6 +573,8 @@ class TestOpenDevices:
         machine.open_in(2, 4, "anon_inode:[vfio-device]", f"vfio-device-syspath: {PATH}{NVME}\n")
         machine.open_in(3, 6, "/dev/vfio/1")
         machine.open_in(4, 0, "/dev/null")
+        machine.open_in(5, 7, "anon_inode:[vfio-device]")
+        machine.open_in(5, 8, "/dev/vfio/2")
         assert host.holders_of(EDU, machine) == []
 
 
