@@ -42,6 +42,8 @@ def bind(
     `host.group(number).in_the_way`. Gives the device as it is then, with its nodes. A device that has the
     driver already is left as it is, then and at the end.
 
+    VFIO's drivers and pci-stub are given any device; every other driver only what is in its own list.
+
     For as long as it lasts no other program can bind the device by this function. If the program is killed,
     :func:`restore`, or the next `bind` of the device, knows from the journal what was there before.
 
