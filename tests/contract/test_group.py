@@ -1,0 +1,181 @@
+"""Containers and groups: viability, membership, order; by the kernel's own word."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pyvfio
+from pyvfio import Container, DmaBuffer, NotViable, Refused, Unsupported
+from pyvfio._abi import lib
+
+if TYPE_CHECKING:
+    from pyvfio import Device
+    from pyvfio.space import AddressSpace
+
+BY_GROUP = ["type1v2", "type1", "iommufd-type1v2", "iommufd-type1"]
+PAGE = 4096
+
+
+@pytest.mark.only(mode=BY_GROUP)
+def test_a_container_tells_its_version_and_extensions(bare_space: Container) -> None:
+    assert bare_space.api_version == 0
+    assert bare_space.has_extension(lib.VFIO_TYPE1v2_IOMMU)
+    assert bare_space.has_extension(lib.VFIO_UNMAP_ALL)
+    assert not bare_space.has_extension(999)
+
+
+@pytest.mark.only(mode=["type1v2", "type1"], device="edu")
+def test_a_group_that_is_not_viable_names_the_members_in_the_way(
+    other: Callable[[str], str], bare_space: Container
+) -> None:
+    # Two functions of bus 2 are one group; the network card stays with its own driver.
+    address = other("0000:02:00.1")
+    with pytest.raises(NotViable, match=r"0000:02:00\.0 \(e1000e\)") as caught:
+        bare_space.attach(address)
+    assert caught.value.members["0000:02:00.0"] == "e1000e"
+    other("0000:02:00.0")
+    with bare_space.attach(address) as device:
+        assert device.group is not None
+        assert device.group.viable
+        assert set(device.group.members) == {"0000:02:00.0", "0000:02:00.1"}
+
+
+@pytest.mark.only(mode=["type1v2", "type1"], device="edu")
+def test_two_devices_of_two_groups_share_a_container(
+    other: Callable[[str], str], space: Container
+) -> None:
+    with space.attach(other("nvme")) as second:
+        assert second.address_space is space
+        assert len(space.groups) == 2
+        mapping = space.alloc(PAGE)
+        assert mapping.mapped
+
+
+@pytest.mark.only(mode=["type1v2", "type1"], device=["edu", "vfio-mock"])
+def test_a_group_leaves_its_container_when_its_device_is_closed(
+    bare_space: Container, address: str, mode: str
+) -> None:
+    device = bare_space.attach(address)
+    group = device.group
+    assert group is not None
+    with pytest.raises(OSError, match="still open") as caught:
+        group.unset_container()
+    assert caught.value.errno == errno.EBUSY
+    device.close()
+    group.unset_container()
+    with pytest.raises(OSError) as caught:
+        group.unset_container()
+    assert caught.value.errno == errno.EINVAL
+
+
+@pytest.mark.only(mode=BY_GROUP)
+def test_a_device_that_is_not_in_the_group_is_not_opened(device: Device) -> None:
+    assert device.group is not None
+    with pytest.raises(OSError, match="0000:ff:1f") as caught:
+        device.group.device_fd("0000:ff:1f.7")
+    assert caught.value.errno == errno.ENODEV
+
+
+@pytest.mark.only(mode=BY_GROUP)
+def test_a_container_closes_its_devices_before_itself(address: str, mode: str, kernel: Any) -> None:
+    space = pyvfio.address_space(mode, kernel=kernel)
+    device = space.attach(address)
+    space.close()
+    assert device.closed
+    space.close()
+    with pytest.raises(pyvfio.Closed):
+        space.fileno()
+    with pytest.raises(pyvfio.Closed):
+        space.unmap(0, PAGE)
+
+
+@pytest.mark.only(mode=BY_GROUP)
+def test_after_a_fork_only_closing_works(device: Device, space: AddressSpace) -> None:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            try:
+                device.fileno()
+            except pyvfio.Closed as error:
+                code = 0 if "before the fork" in str(error) else 2
+            device.close()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert space.alloc(PAGE).mapped
+
+
+@pytest.mark.require("dirty_pages")
+def test_the_container_tracks_dirty_pages(space: Container, device: Device, cell: Any) -> None:
+    mapping = space.map(DmaBuffer(8 * PAGE), 0x10_0000)
+    with pytest.raises(OSError) as caught:
+        space.read_dirty(mapping.iova, mapping.size)
+    assert caught.value.errno == errno.EINVAL
+    space.start_dirty_tracking()
+    space.start_dirty_tracking()
+    if cell.device == "vfio-mock":
+        from drivers.vfio_mock import VfioMock
+
+        space.read_dirty(mapping.iova, mapping.size)
+        VfioMock(device).touch_each([0x10_2000])
+        assert list(space.read_dirty(mapping.iova, mapping.size).pages()) == [0x10_2000]
+        assert space.read_dirty(mapping.iova, mapping.size).count() == 0
+        VfioMock(device).touch_each([0x10_5000])
+        assert list(space.unmap_dirty(mapping.iova, mapping.size).pages()) == [0x10_5000]
+    else:
+        # A group with an IOMMU reports everything that is pinned.
+        assert space.read_dirty(mapping.iova, mapping.size).count() == 8
+        assert space.unmap_dirty(mapping.iova, mapping.size).count() == 8
+    assert not mapping.mapped
+    space.stop_dirty_tracking()
+    space.stop_dirty_tracking()
+
+
+@pytest.mark.require("dirty_pages")
+def test_dirty_reads_that_cannot_be_true_are_refused(space: Container) -> None:
+    mapping = space.map(DmaBuffer(8 * PAGE), 0x10_0000)
+    space.start_dirty_tracking()
+    for iova, size in ((0x10_0800, PAGE), (0x10_0000, 0), (0x10_0000, 100)):
+        with pytest.raises(Refused, match="whole pages"):
+            space.read_dirty(iova, size)
+    with pytest.raises(OSError) as caught:
+        space.read_dirty(0x10_1000, 2 * PAGE)
+    assert caught.value.errno == errno.EINVAL
+    mapping.unmap()
+
+
+@pytest.mark.only(mode=["type1"])
+def test_type1_says_that_it_tracks_no_dirty_pages(space: Container) -> None:
+    with pytest.raises(Unsupported, match="type1v2 does"):
+        space.start_dirty_tracking()
+
+
+@pytest.mark.require("iommu")
+@pytest.mark.only(mode=["type1v2", "type1"])
+def test_the_virtual_address_of_a_mapping_is_moved(space: Container) -> None:
+    import mmap
+
+    fd = os.memfd_create("pages", os.MFD_CLOEXEC)
+    try:
+        os.truncate(fd, 2 * PAGE)
+        one, other = mmap.mmap(fd, 2 * PAGE), mmap.mmap(fd, 2 * PAGE)
+    finally:
+        os.close(fd)
+    mapping = space.map(one, 0x10_0000)
+    if not space.has_extension(lib.VFIO_UPDATE_VADDR):
+        # Since 6.3 only where every device of the container has an IOMMU; and not at all in some releases.
+        with pytest.raises(Unsupported, match="VFIO_UPDATE_VADDR"):
+            space.invalidate_addresses(mapping)
+        return
+    with pytest.raises(OSError, match="not invalidated"):
+        space.set_address(mapping, other)
+    space.invalidate_addresses(mapping)
+    moved = space.set_address(mapping, other)
+    assert not mapping.mapped
+    assert moved.unmap() == 2 * PAGE
