@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pyvfio import explain
 from pyvfio._abi import ffi, lib
@@ -15,6 +15,7 @@ from pyvfio.lifetime import Resource
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
+    from pyvfio.guest.tracking import Plan
 
 _START = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START | lib.VFIO_DEVICE_FEATURE_SET
 _STOP = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP | lib.VFIO_DEVICE_FEATURE_SET
@@ -79,6 +80,33 @@ class DirtyLog(Resource):
         for device in self.devices:
             device._log = self
             self._live_under(device)
+
+    @classmethod
+    def planned(cls, devices: Sequence[Device], plan: Plan) -> Self:
+        """Start with the ranges of a plan (:mod:`pyvfio.guest.tracking`), and with one fewer each time that a device takes only
+        fewer (E2BIG). A refusal of the size is final: joining ranges only adds to it.
+
+        :raises OSError: as above; E2BIG when the device does not take a single range
+        """
+        from pyvfio.guest import tracking
+
+        logs: list[Self] = []
+        failures: list[OSError] = []
+
+        def attempt(tried: Plan) -> int:
+            try:
+                logs.append(cls(devices, tried.ranges, tried.page_size))
+            except OSError as failure:
+                failures.append(failure)
+                return failure.errno or errno.EIO
+            return 0
+
+        attempts = tracking.start(plan, attempt)
+        if logs:
+            return logs[0]
+        if len(attempts.tried) > 1:
+            failures[-1].add_note(f"tried before, with more ranges: {', '.join(map(str, attempts.tried[:-1]))}")
+        raise failures[-1]
 
     def _start(self, device: Device, page_size: int) -> int:
         native = ffi.new("struct vfio_device_feature_dma_logging_range[]", max(len(self.ranges), 1))
