@@ -14,7 +14,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -87,23 +87,29 @@ class NeedsOnly:
 class Cells:
     """The cells of this run. One runs in this process; of several, each in a child."""
 
-    def __init__(self, cells: list[Cell], results: Path | None) -> None:
+    def __init__(self, cells: Callable[[], list[Cell]], results: Path | None) -> None:
         self._cells = cells
         self._results = results
         self._failed = 0
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        if session.testsfailed or session.config.option.collectonly:
+        # A run of other tests may pass by here.
+        ours = any(item.path.is_relative_to(Path(__file__).parent) for item in session.items)
+        if not ours or session.testsfailed or session.config.option.collectonly:
             return None
-        if len(self._cells) == 1:
-            self._enter(self._cells[0], session)
+        try:
+            cells = self._cells()
+        except ValueError as error:
+            raise pytest.UsageError(f"{error}; see tests/contract/README.md") from None
+        if len(cells) == 1:
+            self._enter(cells[0], session)
             return None
         sys.path.insert(0, str(Path(__file__).parent))
         for name in _WARM:
             if importlib.util.find_spec(name):
                 importlib.import_module(name)
-        for cell in self._cells:
+        for cell in cells:
             begun = time.monotonic()
             # What is buffered would come out twice.
             sys.stdout.flush()
