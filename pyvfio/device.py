@@ -20,6 +20,7 @@ from pyvfio.space import AddressSpace
 if TYPE_CHECKING:
     from pyvfio.dirty import DirtyLog
     from pyvfio.group import Group
+    from pyvfio.hot_reset import HotResetInfo
     from pyvfio.iommufd.bound import BoundDevice
     from pyvfio.iommufd.hwpt import Hwpt
     from pyvfio.iommufd.ioas import Ioas
@@ -214,6 +215,33 @@ class Device(Resource):
                     f"(VFIO_DEVICE_RESET: {errno.errorcode.get(-error, -error)})"
                 )
             raise explain.failed(self._fd, error, "VFIO_DEVICE_RESET")
+
+    @property
+    def hot_reset_info(self) -> HotResetInfo:
+        """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: which devices :meth:`hot_reset` affects.
+
+        :raises Unsupported: it cannot be reset in this way: it is on a root bus, or no PCI device
+        """
+        from pyvfio import hot_reset
+
+        return hot_reset.info(self)
+
+    def hot_reset(self) -> None:
+        """VFIO_DEVICE_PCI_HOT_RESET: reset its bus or slot, with all devices on it.
+
+        All of them must be owned here: by group, their groups be in this device's container; by cdev, be bound to its Iommufd or
+        to no driver.
+
+        :raises Unsupported: it cannot be reset in this way
+        :raises OSError: EINVAL, EPERM when another device is not owned here; a note says which are affected
+        """
+        from pyvfio import hot_reset
+
+        groups: list[int] = []
+        if self._bound is None:
+            affected = {one.id for one in hot_reset.info(self).devices}
+            groups = [g.fileno() for g in getattr(self.address_space, "groups", ()) if g.number in affected]
+        hot_reset.reset(self, groups)
 
     def dirty_log(self, ranges: Iterable[IovaRange], page_size: int = 4096) -> DirtyLog:
         """Have the device log which pages it writes; see :class:`pyvfio.DirtyLog`."""

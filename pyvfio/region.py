@@ -181,6 +181,28 @@ class Region(Registers):
             raise self._failed(error, "mmap", offset, size) from None
         return RegionMapping(self, offset, size, memory)
 
+    def write_on(self, eventfd: int, offset: int, width: int, value: int) -> None:
+        """VFIO_DEVICE_IOEVENTFD: whenever `eventfd` is signalled, have the kernel store `value` at `offset`, without a call. Since Linux 4.17.
+
+        :param eventfd: it stays yours; -1 ends what was set up with the same offset, width and value
+        :param width: 1, 2, 4 or 8 bytes; the offset is a multiple of it
+        :raises OSError: EINVAL, ENOTTY, where the device or that offset cannot (PCI BARs only, not the MSI-X table); EEXIST for
+            the same again; ENOSPC for too many
+        """
+        if width not in (1, 2, 4, 8):
+            raise Refused(f"{self!r}: no store has {width} bytes")
+        self._check_access(offset, width, self.size)
+        kind = "struct vfio_device_ioeventfd"
+        native = ffi.new(
+            f"{kind} *",
+            {"argsz": ffi.sizeof(kind), "flags": width, "offset": self.info.offset + offset, "data": value, "fd": eventfd},
+        )
+        error = self.device._fd.ioctl(lib.VFIO_DEVICE_IOEVENTFD, native)
+        if error < 0:
+            raise explain.failed(
+                self.device._fd, error, "VFIO_DEVICE_IOEVENTFD", f"{self.name}, offset={offset:#x}, width={width}"
+            )
+
     def _load(self, offset: int, width: int) -> int:
         self._check_width(width)
         self._check_access(offset, width, self.size)

@@ -1,0 +1,78 @@
+"""Hot reset of a bus, and stores that an eventfd sets off."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+import pyvfio
+
+if TYPE_CHECKING:
+    from pyvfio import Device
+    from pyvfio.space import AddressSpace
+
+pytestmark = pytest.mark.only(device="edu")
+
+
+def test_a_device_on_the_root_bus_cannot_be_hot_reset(device: Device) -> None:
+    with pytest.raises(pyvfio.Unsupported, match="root bus"):
+        _ = device.hot_reset_info
+
+
+def test_a_device_alone_behind_a_port_is_hot_reset(other: Callable[[str], str], bare_space: AddressSpace) -> None:
+    device = bare_space.attach(other("0000:01:00.0"))
+    info = device.hot_reset_info
+    assert [one.address for one in info.devices] == ["0000:01:00.0"]
+    bar = device.regions[0].map()
+    bar.write32(0x04, 0x1234)
+    assert bar.read32(0x04) == ~0x1234 & 0xFFFFFFFF
+    device.hot_reset()
+    assert bar.read32(0x00) == 0x010000ED
+
+
+def test_the_devices_of_a_bus_are_listed_whoever_has_them(
+    other: Callable[[str], str], bare_space: AddressSpace
+) -> None:
+    first, second = other("0000:02:00.0"), other("0000:02:00.1")
+    device = bare_space.attach(first)
+    assert [one.address for one in device.hot_reset_info.devices] == [first, second]
+    # 7.3 lists them and yet has no reset for this bus (an 82574L and an edu): ENOTTY.
+    bare_space.attach(second)
+    with pytest.raises(pyvfio.Unsupported, match="ENOTTY"):
+        device.hot_reset()
+
+
+@pytest.mark.only(device="edu", mode="type1v2")
+def test_a_group_that_is_left_out_is_named(other: Callable[[str], str], device: Device) -> None:
+    from pyvfio import hot_reset
+
+    behind = device.address_space.attach(other("0000:01:00.0"))
+    with pytest.raises(OSError, match="not all of the affected") as caught:
+        hot_reset.reset(behind, [device.group.fileno()])  # type: ignore[union-attr]
+    assert caught.value.errno == errno.EINVAL
+    assert any("0000:01:00.0" in note for note in caught.value.__notes__)
+
+
+def test_an_eventfd_stores_a_value(device: Device) -> None:
+    region = device.regions[0]
+    bar = region.map()
+    event = os.eventfd(0)
+    try:
+        region.write_on(event, 0x04, 4, 0xCAFE0001)
+        with pytest.raises(FileExistsError):
+            region.write_on(event, 0x04, 4, 0xCAFE0001)
+        os.eventfd_write(event, 1)
+        limit = time.monotonic() + 10
+        while bar.read32(0x04) != ~0xCAFE0001 & 0xFFFFFFFF and time.monotonic() < limit:
+            time.sleep(0.01)
+        assert bar.read32(0x04) == ~0xCAFE0001 & 0xFFFFFFFF
+        region.write_on(-1, 0x04, 4, 0xCAFE0001)
+        with pytest.raises(pyvfio.Refused):
+            region.write_on(event, 0x04, 3, 0)
+    finally:
+        os.close(event)
