@@ -1,0 +1,106 @@
+"""Limits that the administrator sets, and what is said when one is reached."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import resource
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pyvfio.space import AddressSpace
+
+PAGE = 4096
+PARAMETERS = Path("/sys/module/vfio_iommu_type1/parameters")
+CAP_IPC_LOCK = 14
+
+type1_edu = pytest.mark.only(mode=["type1v2", "type1"], device="edu")
+
+
+@contextmanager
+def parameter(name: str, value: str) -> Iterator[None]:
+    file = PARAMETERS / name
+    before = file.read_text()
+    file.write_text(value)
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
+@contextmanager
+def locked_memory_limit(size: int) -> Iterator[None]:
+    """RLIMIT_MEMLOCK, and no CAP_IPC_LOCK in effect, which would lift it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, data) == 0
+    effective = data[0]
+    limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    data[0] = effective & ~(1 << CAP_IPC_LOCK)
+    assert libc.capset(header, data) == 0
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (size, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, limits)
+        data[0] = effective
+        assert libc.capset(header, data) == 0
+
+
+@type1_edu
+def test_the_limit_on_locked_memory_is_named_with_what_is_used(space: AddressSpace) -> None:
+    # Type1 counts what is mapped after the limit fell.
+    with locked_memory_limit(1 << 20):
+        space.alloc(512 << 10)
+        with pytest.raises(OSError, match="RLIMIT_MEMLOCK") as caught:
+            space.alloc(1 << 20)
+        assert caught.value.errno == errno.ENOMEM
+        assert any("ulimit -l" in note for note in caught.value.__notes__)
+        assert space.alloc(256 << 10).mapped
+    space.unmap_all()
+
+
+@type1_edu
+def test_the_limit_on_mappings_is_named(bare_space: AddressSpace, address: str) -> None:
+    with parameter("dma_entry_limit", "4"), bare_space.attach(address) as device:
+        space = device.address_space
+        for _ in range(4):
+            space.alloc(PAGE)
+        with pytest.raises(OSError, match="dma_entry_limit") as caught:
+            space.alloc(PAGE)
+        assert caught.value.errno == errno.ENOSPC
+        space.mappings[0].unmap()
+        assert space.alloc(PAGE).mapped
+
+
+@type1_edu
+def test_memory_that_is_not_there_is_not_mapped(space: AddressSpace) -> None:
+    memory = mmap.mmap(-1, 2 * PAGE, prot=mmap.PROT_READ)
+    with pytest.raises(OSError) as caught:
+        space.map_many(array("Q", [0x1000, 0x10_0000, PAGE]))
+    assert caught.value.errno == errno.EFAULT
+    # Private memory that may not be written cannot be pinned for a device that writes.
+    view = memoryview(memory)
+    with pytest.raises(BufferError):
+        space.map(view, 0x10_0000)
+    assert space.map(view, 0x10_0000, write=False).unmap() == 2 * PAGE
+
+
+@pytest.mark.only(mode=["type1v2", "type1"], device="edu", iommu=["amd", "virtio"])
+def test_an_iommu_that_does_not_isolate_interrupts_is_refused_until_that_is_allowed(
+    bare_space: AddressSpace, address: str
+) -> None:
+    with parameter("allow_unsafe_interrupts", "N"), pytest.raises(OSError, match="allow_unsafe_interrupts") as caught:
+        bare_space.attach(address)
+    assert caught.value.errno == errno.EPERM
+    with bare_space.attach(address) as device:
+        assert device.address_space.alloc(PAGE).mapped
+
