@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import resource
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -248,9 +250,6 @@ def test_the_limit_on_locked_memory_is_explained(mode: str, address: str) -> Non
 
 
 def _map_above_memlock(mode: str, address: str) -> int:
-    import ctypes
-    import resource
-
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)()
