@@ -663,6 +663,16 @@ lost:
 	return ERR_PTR(ret);
 }
 
+/*
+ * Asked of vfio_mig_get_next_state(), these make it warn (a way out of ERROR, which only a reset is) or, before a fix
+ * that 6.12.95 and 6.1.192 do not have, loop for ever (a way to ERROR, or from STOP_COPY back to PRE_COPY).
+ */
+static bool no_way(u32 old, u32 new)
+{
+	return old == VFIO_DEVICE_STATE_ERROR || new == VFIO_DEVICE_STATE_ERROR ||
+	       (old == VFIO_DEVICE_STATE_STOP_COPY && is_saving(new) && new != old);
+}
+
 static struct file *mock_set_state(struct vfio_device *vdev, enum vfio_device_mig_state new)
 {
 	struct mock *mock = to_mock(vdev);
@@ -672,8 +682,7 @@ static struct file *mock_set_state(struct vfio_device *vdev, enum vfio_device_mi
 	int ret;
 
 	mutex_lock(&mig->lock);
-	/* Only a reset leaves ERROR; the core's function warns when asked for a way out of it. */
-	if (mig->state == VFIO_DEVICE_STATE_ERROR)
+	if (no_way(mig->state, new))
 		file = ERR_PTR(-EINVAL);
 	while (!file && mig->state != new) {
 		ret = vfio_mig_get_next_state(vdev, mig->state, new, &next);
