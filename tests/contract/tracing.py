@@ -11,6 +11,9 @@ from pyvfio._abi import ffi, lib
 from pyvfio.feature import feature_name
 from pyvfio.kernel import Kernel
 
+# Python's name for this one is the other of the two.
+_ERRNOS = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
+
 
 class Call(NamedTuple):
     """One request and what became of it.
@@ -51,7 +54,7 @@ class TracingKernel:
         name = requests.name(kind, request)
         detail = _DETAILS[name](argument) if name in _DETAILS and argument else ""
         result = int(lib.pyvfio_ioctl(door, request, ffi.cast("void *", argument)))
-        outcome = "ok" if result >= 0 else errno.errorcode.get(-result, str(-result))
+        outcome = "ok" if result >= 0 else _ERRNOS.get(-result, str(-result))
         self.calls[Call(kind, name, detail, outcome)] += 1
         return result
 
