@@ -179,3 +179,34 @@ def test_the_virtual_address_of_a_mapping_is_moved(space: Container) -> None:
     moved = space.set_address(mapping, other)
     assert not mapping.mapped
     assert moved.unmap() == 2 * PAGE
+
+
+@pytest.mark.only(mode=["type1v2", "type1"], device="vfio-mock")
+def test_a_virtual_address_is_not_moved_under_an_emulated_device(space: Container) -> None:
+    mapping = space.map(DmaBuffer(PAGE), 0x10_0000)
+    if space.has_extension(lib.VFIO_UPDATE_VADDR):
+        with pytest.raises(OSError, match="VFIO_IOMMU_UNMAP_DMA") as caught:
+            space.invalidate_addresses(mapping)
+        assert caught.value.errno == errno.EBUSY
+    else:
+        with pytest.raises(Unsupported, match="VFIO_UPDATE_VADDR"):
+            space.invalidate_addresses(mapping)
+    assert mapping.unmap() == PAGE
+
+
+@pytest.mark.only(mode=["type1v2", "type1"])
+def test_a_group_has_one_container(device: Device, mode: str, kernel: Any) -> None:
+    assert device.group is not None
+    with pyvfio.Container(mode, kernel=kernel) as other:
+        with pytest.raises(OSError, match="in a container already") as caught:
+            device.group.set_container(other)
+        assert caught.value.errno == errno.EINVAL
+
+
+@pytest.mark.only(mode=["type1v2", "type1"])
+def test_a_device_is_not_opened_by_a_group_in_no_container(address: str, kernel: Any) -> None:
+    number = pyvfio.host.device(address).group
+    assert number is not None
+    with pyvfio.Group(number, kernel=kernel) as group, pytest.raises(OSError, match="in no container") as caught:
+        group.device_fd(address)
+    assert caught.value.errno == errno.EINVAL

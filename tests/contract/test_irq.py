@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pyvfio import Unsupported
+from pyvfio.irq import irq_info
 
 if TYPE_CHECKING:
     from pyvfio import Device
@@ -176,3 +177,9 @@ def test_the_engine_raises_an_interrupt_at_its_end(device: Device) -> None:
     assert vectors[5].wait(10) == 1
     mock.finish()
     assert mapping.buffer.view[:8] == (7).to_bytes(8, "little")
+
+
+def test_an_interrupt_that_the_device_does_not_have_is_an_error(device: Device) -> None:
+    with pytest.raises(OSError, match="VFIO_DEVICE_GET_IRQ_INFO") as caught:
+        irq_info(device, device.info.num_irqs + 90)
+    assert caught.value.errno == errno.EINVAL
