@@ -1,5 +1,7 @@
-/* pyvfio._buffer.Buffer: the base of Python classes that are buffers of u64. From CPython 3.12 on a class can do that itself,
- * by __buffer__; when 3.11 is not supported any more, this file goes.
+/* What needs Python's own C interface: the place of a buffer in memory, and the base of classes that are buffers.
+ *
+ * pyvfio._buffer.Buffer: the base of Python classes that are buffers of u64. From CPython 3.12 on a class can do that itself,
+ * by __buffer__; when 3.11 is not supported any more, it goes.
  *
  * No part of the garbage collector is here: what a Buffer holds never refers back to it, and clearing it while somebody still
  * reads the memory would be wrong. */
@@ -123,6 +125,37 @@ static int module_exec(PyObject *module)
 	return result;
 }
 
+PyDoc_STRVAR(pinned_doc,
+"pinned(buffer, writable)\n\n"
+"Address and size in bytes of a contiguous buffer, and a memoryview that keeps it in place. No export is left behind but\n"
+"the memoryview's own.");
+
+static PyObject *module_pinned(PyObject *module, PyObject *arguments)
+{
+	PyObject *buffer, *held;
+	Py_buffer view;
+	int writable;
+
+	(void)module;
+	if (!PyArg_ParseTuple(arguments, "Op:pinned", &buffer, &writable))
+		return NULL;
+	held = PyMemoryView_FromObject(buffer);
+	if (!held)
+		return NULL;
+	if (PyObject_GetBuffer(held, &view, PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0))) {
+		Py_DECREF(held);
+		return NULL;
+	}
+	arguments = Py_BuildValue("KnN", (unsigned long long)(uintptr_t)view.buf, view.len, held);
+	PyBuffer_Release(&view);
+	return arguments;
+}
+
+static PyMethodDef module_methods[] = {
+	{"pinned", module_pinned, METH_VARARGS, pinned_doc},
+	{NULL, NULL, 0, NULL}
+};
+
 static PyModuleDef_Slot module_slots[] = {
 	{Py_mod_exec, (void *)module_exec},
 	{0, NULL}
@@ -131,6 +164,7 @@ static PyModuleDef_Slot module_slots[] = {
 static struct PyModuleDef module = {
 	PyModuleDef_HEAD_INIT,
 	.m_name = "pyvfio._buffer",
+	.m_methods = module_methods,
 	.m_slots = module_slots,
 };
 

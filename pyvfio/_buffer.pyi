@@ -1,3 +1,7 @@
+from typing_extensions import Buffer as _Buffer
+
+def pinned(buffer: _Buffer, writable: bool, /) -> tuple[int, int, memoryview]: ...
+
 class Buffer:
     """A buffer of u64 values."""
 

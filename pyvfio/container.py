@@ -15,7 +15,7 @@ from pyvfio.host.discovery import no_group_reason
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.kernel import Kernel
 from pyvfio.memory import DmaBuffer, pinned
-from pyvfio.space import AddressSpace, Mapping
+from pyvfio.space import AddressSpace, Mapping, made
 
 if TYPE_CHECKING:
     from pyvfio.bitmap import DirtyBitmap
@@ -330,7 +330,7 @@ class Container(AddressSpace):
                 self._fd, error, "VFIO_IOMMU_MAP_DMA", f"VADDR, iova={mapping.iova:#x}, size={size:#x}",
                 lambda: ("its address was not invalidated before" if -error == errno.EINVAL else None, []),
             )
-        replaced = self._mapped[mapping.iova] = Mapping(self, mapping.iova, size, buffer, held)
+        replaced = self._mapped[mapping.iova] = made(self, mapping.iova, size, buffer, held)
         return replaced
 
     def _require_vaddr(self) -> None:

@@ -6,7 +6,7 @@ import mmap
 from typing import Any
 
 from pyvfio import kernel as _kernel
-from pyvfio._abi import ffi
+from pyvfio._buffer import pinned as _pinned
 from pyvfio.kernel import Kernel
 
 PAGE_SIZE = mmap.PAGESIZE
@@ -63,24 +63,21 @@ def pinned(buffer: Any, *, writable: bool) -> tuple[int, int, Any]:
     :raises BufferError: it is to be written by a device and is read-only
     :raises TypeError: it is no contiguous buffer
     """
-    held = memoryview(buffer)
-    if writable and held.readonly:
-        raise BufferError(
-            f"{type(buffer).__name__} is read-only memory: a device cannot be allowed to write it; "
-            "map with write=False, or map a DmaBuffer"
-        )
-    if not held.c_contiguous:
-        raise BufferError(f"{type(buffer).__name__} is not contiguous memory")
-    return address_of(held), held.nbytes, held
+    try:
+        return _pinned(buffer, writable)
+    except BufferError as error:
+        if writable and memoryview(buffer).readonly:
+            raise BufferError(
+                f"{type(buffer).__name__} is read-only memory: a device cannot be allowed to write it; "
+                "map with write=False, or map a DmaBuffer"
+            ) from None
+        raise BufferError(f"{type(buffer).__name__}: {error}") from None
 
 
 def address_of(buffer: Any) -> int:
     """The address of a buffer's memory.
 
-    The export ends here: CPython (3.11 to 3.13 at least) crashes when it collects a cycle with a memoryview that C code
-    still has an export of.
+    No export stays with C code: CPython (3.11 to 3.13 at least) crashes when it collects a cycle with a memoryview of which
+    cffi still has one.
     """
-    exported = ffi.from_buffer(buffer)
-    address = int(ffi.cast("uintptr_t", exported))
-    ffi.release(exported)
-    return address
+    return _pinned(buffer, False)[0]

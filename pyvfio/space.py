@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _map = lib.pyvfio_map
 _unmap = lib.pyvfio_unmap
+_new: Callable[[type[Mapping]], Mapping] = object.__new__
 _EINTR = errno.EINTR
 #: results of pyvfio_unmap from here on are errors
 _ERRORS = 2**64 - 4095
@@ -41,14 +42,14 @@ class Mapping:
     :ivar buffer: what was mapped
     """
 
+    # No __init__: a call of one costs as much as the rest of a map beside the kernel's part.
     __slots__ = ("_held", "buffer", "iova", "size", "space")
 
-    def __init__(self, space: AddressSpace, iova: int, size: int, buffer: Any, held: Any) -> None:
-        self.space = space
-        self.iova = iova
-        self.size = size
-        self.buffer = buffer
-        self._held = held
+    space: AddressSpace
+    iova: int
+    size: int
+    buffer: Any
+    _held: Any
 
     @property
     def range(self) -> IovaRange:
@@ -84,6 +85,17 @@ class Mapping:
         return f"<Mapping {self.range}{'' if self.mapped else ' (unmapped)'}>"
 
 
+def made(space: AddressSpace, iova: int, size: int, buffer: Any, held: Any) -> Mapping:
+    """A Mapping of what has been mapped."""
+    mapping = _new(Mapping)
+    mapping.space = space
+    mapping.iova = iova
+    mapping.size = size
+    mapping.buffer = buffer
+    mapping._held = held
+    return mapping
+
+
 class MappingArray(Sequence[Mapping]):
     """The mappings that one `map_many` made: one array, and Mapping objects only when they are asked for."""
 
@@ -109,7 +121,7 @@ class MappingArray(Sequence[Mapping]):
         index = range(len(self))[index]
         if (mapping := self._objects.get(index)) is None:
             iova, size = self.rows[3 * index + 1], self.rows[3 * index + 2]
-            mapping = self._objects[index] = Mapping(self.space, iova, size, None, self._held)
+            mapping = self._objects[index] = made(self.space, iova, size, None, self._held)
             if self._take(iova, size):
                 self.space._mapped[iova] = mapping
         return mapping
@@ -213,10 +225,15 @@ class AddressSpace(Resource):
             address, size, held = pinned(buffer, writable=write)
         if iova is None:
             return self._map_anywhere(address, size, read + 2 * write, buffer, held)
-        while error := _map(self._native, address, iova, size, read + 2 * write):
+        while error := _map(self._native, address, iova, size, 3 if read and write else read + 2 * write):
             if error != -_EINTR:
                 raise explain.map_failed(self, error, address, iova, size, read=read, write=write)
-        mapping = self._mapped[iova] = Mapping(self, iova, size, buffer, held)
+        mapping = self._mapped[iova] = _new(Mapping)
+        mapping.space = self
+        mapping.iova = iova
+        mapping.size = size
+        mapping.buffer = buffer
+        mapping._held = held
         return mapping
 
     def alloc(self, size: int, iova: int | None = None, *, huge: int | None = None) -> Mapping:
@@ -318,7 +335,7 @@ class AddressSpace(Resource):
         return IovaSet(ranges)
 
     def _record(self, iova: int, size: int, buffer: Any, held: Any) -> Mapping:
-        mapping = self._mapped[iova] = Mapping(self, iova, size, buffer, held)
+        mapping = self._mapped[iova] = made(self, iova, size, buffer, held)
         return mapping
 
     def _forget_all(self) -> None:
@@ -355,7 +372,7 @@ class AddressSpace(Resource):
             del self._mapped[here.start]
             if self._splits:
                 for rest in IovaSet([here]) - IovaSet([gone]):
-                    self._mapped[rest.start] = Mapping(self, rest.start, rest.size, mapping.buffer, mapping._held)
+                    self._mapped[rest.start] = made(self, rest.start, rest.size, mapping.buffer, mapping._held)
 
     # Devices, and what they write.
 
