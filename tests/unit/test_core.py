@@ -133,8 +133,8 @@ def test_an_attach_that_fails_leaves_nothing_open(kernel: FakeKernel, space: Con
         space.attach("fake.0")
     assert [name for _, name in kernel.fds.values()] == ["/dev/vfio/vfio"]
     del kernel.answers["device", "VFIO_DEVICE_GET_INFO"]
-    device = space.attach("fake.0")
-    assert device.info.num_regions == 1
+    with space.attach("fake.0") as device:
+        assert device.info.num_regions == 1
 
 
 def test_a_forgotten_descriptor_is_closed_with_a_warning(kernel: FakeKernel) -> None:
