@@ -106,7 +106,7 @@ static void mock_close(struct vfio_device *vdev)
 {
 	struct mock *mock = to_mock(vdev);
 
-	mock_engine_stop(mock);
+	mock_engine_close(mock);
 	mutex_lock(&mock->migration.lock);
 	mock_migration_restart(mock);
 	mutex_unlock(&mock->migration.lock);

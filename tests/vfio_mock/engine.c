@@ -369,6 +369,16 @@ static void engine_work(struct work_struct *work)
 	run(container_of(work, struct mock, engine.work), true);
 }
 
+/* Called with mock->lock held and nothing running. Wakes who waits for another job to stop. */
+static void take_up(struct mock_engine *engine, bool background)
+{
+	WRITE_ONCE(engine->stop, false);
+	WRITE_ONCE(engine->running, true);
+	wake_up_all(&engine->wait);
+	if (background)
+		queue_work(mock_workqueue, &engine->work);
+}
+
 /*
  * The job takes its parameters from the registers as they are now. Its result is found in the status
  * registers; the errno here is only that of a start that could not be tried.
@@ -411,10 +421,7 @@ int mock_engine_start(struct mock *mock, u32 command)
 		mock_irq_raise(mock, raise);
 		return 0;
 	}
-	engine->stop = false;
-	engine->running = true;
-	if (background)
-		queue_work(mock_workqueue, &engine->work);
+	take_up(engine, background);
 	mutex_unlock(&mock->lock);
 	if (!background)
 		run(mock, false);
@@ -431,7 +438,8 @@ void mock_engine_stop_and_lock(struct mock *mock)
 		WRITE_ONCE(engine->stop, true);
 		wake_up_all(&engine->wait);
 		mutex_unlock(&mock->lock);
-		wait_event(engine->wait, !READ_ONCE(engine->running));
+		/* Another may have started when the one told to stop was gone: that one is to be told too */
+		wait_event(engine->wait, !READ_ONCE(engine->running) || !READ_ONCE(engine->stop));
 		mutex_lock(&mock->lock);
 	}
 }
@@ -440,6 +448,12 @@ void mock_engine_stop(struct mock *mock)
 {
 	mock_engine_stop_and_lock(mock);
 	mutex_unlock(&mock->lock);
+}
+
+/* At close, when nothing can start any more: the thread's last instruction is done too */
+void mock_engine_close(struct mock *mock)
+{
+	mock_engine_stop(mock);
 	flush_work(&mock->engine.work);
 }
 
@@ -467,11 +481,8 @@ int mock_engine_restore(struct mock *mock, const struct mock_job *job, const str
 	mock_engine_stop_and_lock(mock);
 	mock->registers = *registers;
 	engine->job = *job;
-	if (job->status == MOCK_DMA_BUSY) {
-		engine->stop = false;
-		engine->running = true;
-		queue_work(mock_workqueue, &engine->work);
-	}
+	if (job->status == MOCK_DMA_BUSY)
+		take_up(engine, true);
 	mutex_unlock(&mock->lock);
 	return 0;
 }

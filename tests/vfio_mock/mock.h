@@ -227,6 +227,7 @@ int mock_engine_init(struct mock *mock);
 void mock_engine_free(struct mock *mock);
 int mock_engine_start(struct mock *mock, u32 command);
 void mock_engine_stop(struct mock *mock);
+void mock_engine_close(struct mock *mock);
 void mock_engine_stop_and_lock(struct mock *mock);
 void mock_engine_reset(struct mock *mock);
 void mock_engine_pause(struct mock *mock);
