@@ -44,8 +44,6 @@ def test_the_devices_of_a_bus_are_listed_whoever_has_them(
         # 7.3 lists them and yet has no reset for this bus (an 82574L and an edu): ENOTTY.
         with pytest.raises(pyvfio.Unsupported, match="ENOTTY"):
             first.hot_reset()
-    # A group leaves its container with the container, and only then may a driver of another kind have its members.
-    bare_space.close()
 
 
 @pytest.mark.only(device="edu", mode="type1v2")
