@@ -1,0 +1,82 @@
+"""The matrix of cells: what must run where, and what scripts/matrix does not let pass."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tests" / "contract"))
+
+from matrix import Cell, Matrix, Needs  # noqa: E402
+
+DATA = {
+    "kernels": {
+        "newest": [
+            {"iommus": ["amd", "intel"], "modes": ["type1"], "devices": ["edu", "nvme"]},
+            {"iommus": ["amd"], "modes": ["iommufd"], "devices": ["edu"]},
+        ]
+    },
+    "abilities": {"dma": "it copies", "reset": "it resets"},
+    "absent": [{"ability": "reset", "device": "edu", "mode": ["type1", "iommufd"], "reason": "it has none"}],
+}
+EDU = Cell("amd", "type1", "edu", "7.3")
+NVME = Cell("amd", "type1", "nvme", "7.3")
+
+
+def test_blocks_of_cells_add_up() -> None:
+    matrix = Matrix(DATA)
+    assert matrix.iommus("newest") == ["amd", "intel"]
+    assert [str(cell) for cell in matrix.cells("amd", "newest")] == [
+        "amd/type1/edu/newest",
+        "amd/iommufd/edu/newest",
+        "amd/type1/nvme/newest",
+    ]
+
+
+def test_a_test_is_left_out_where_its_ability_is_absent_with_the_reason() -> None:
+    matrix = Matrix(DATA)
+    assert matrix.left_out(EDU, Needs(("dma", "reset"))) == "reset: it has none"
+    assert matrix.left_out(NVME, Needs(("dma", "reset"))) is None
+    assert matrix.left_out(NVME, Needs((), ({"device": "edu"}, {"mode": ["type1v2"]}))) == "is about other cells"
+    assert matrix.expected(EDU, {"a": Needs(("dma",)), "b": Needs(("reset",))}) == {"a"}
+
+
+def test_an_ability_that_is_not_listed_is_an_error() -> None:
+    with pytest.raises(ValueError, match="fly"):
+        Matrix(DATA).left_out(EDU, Needs(("fly",)))
+    with pytest.raises(ValueError, match="fly"):
+        Matrix(DATA | {"absent": [{"ability": "fly", "reason": "no wings"}]})
+
+
+@pytest.mark.parametrize("text", ["amd/type1/edu", "amd/type1//7.3", ""])
+def test_what_is_no_cell_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="IOMMU/MODE/DEVICE/KERNEL"):
+        Cell.parse(text)
+
+
+def test_vanished_tests_missing_cells_and_stale_reasons_are_problems(tmp_path: Path) -> None:
+    test = "tests/contract/test_abilities.py::test_every_ability_can_be_probed"
+    unreached = next(iter(Matrix().unreached))
+    result = {
+        "cell": "amd/type1v2/edu/7.3", "exit": 0, "seconds": 1, "left_out": {}, "messages": {},
+        "tests": {test: "passed", "tests/contract/test_device.py::test_x": "failed"},
+        "trace": [[test, "device", unreached.split()[0], " ".join(unreached.split()[1:-1]), unreached.split()[-1]]],
+    }  # fmt: skip
+    if " " not in unreached:
+        result["trace"] = [[test, "device", unreached, "", "ok"]]
+    (tmp_path / "one.json").write_text(json.dumps(result))
+    command = [sys.executable, ROOT / "scripts" / "matrix", "--complete", tmp_path]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1, ran.stderr
+    problems = [line for line in ran.stdout.splitlines() if line.startswith("PROBLEM")]
+    assert "PROBLEM: amd/type1v2/edu/7.3: tests/contract/test_device.py::test_x failed" in problems
+    assert "PROBLEM: intel/type1v2/edu/7.3: did not run" in problems
+    assert any("test_a_device_opens_and_tells_what_it_is did not run in 1 cells" in line for line in problems)
+    assert any(unreached in line and "listed as out of reach, but a test saw it" in line for line in problems)
+    assert not any(test in line for line in problems)
+    assert any("VFIO_SET_IOMMU ok: no test saw that" in line for line in problems)
