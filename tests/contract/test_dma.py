@@ -1,0 +1,130 @@
+"""What devices reach by DMA: what is mapped, with the permission that it has, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pyvfio
+from pyvfio import DmaBuffer
+
+if TYPE_CHECKING:
+    from drivers import Dma
+
+    from pyvfio import Device
+    from pyvfio.space import AddressSpace
+
+PAGE = 4096
+#: What the kernel logs of a DMA that Intel's IOMMU stopped. Of QEMU 7.2's amd-iommu and virtio-iommu no line was seen.
+FAULT = r"DMAR: .*\[DMA (Read|Write).*\]"
+
+
+def kernel_log() -> str:
+    """What is in the kernel's log now."""
+    fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    parts = []
+    try:
+        while True:
+            try:
+                parts.append(os.read(fd, 8192))
+            except BlockingIOError:
+                return b"".join(parts).decode(errors="replace")
+            except BrokenPipeError:
+                continue  # the oldest lines were overwritten meanwhile
+    finally:
+        os.close(fd)
+
+
+def mapped(space: AddressSpace, iova: int, pages: int = 2) -> Any:
+    mapping = space.map(DmaBuffer(pages * PAGE), iova)
+    mapping.buffer.view[:PAGE] = os.urandom(PAGE)
+    return mapping
+
+
+def test_memory_is_copied_by_the_device(space: AddressSpace, dma: Dma) -> None:
+    mapping = mapped(space, 0x10_0000)
+    view = mapping.buffer.view
+    dma.copy(mapping.iova + PAGE, mapping.iova, PAGE)
+    assert view[PAGE:] == view[:PAGE]
+
+
+def test_nothing_is_written_after_the_unmap(space: AddressSpace, dma: Dma, cell: Any) -> None:
+    source, target = mapped(space, 0x10_0000), mapped(space, 0x11_0000)
+    view = target.buffer.view
+    before = bytes(view)
+    target.unmap()
+    log = len(kernel_log())
+    try:
+        dma.copy(target.iova, source.iova, 512)
+    except OSError:
+        assert dma.tells
+    else:
+        assert not dma.tells
+    assert bytes(view) == before
+    if cell.device == "edu" and cell.iommu == "intel":
+        limit = time.monotonic() + 5
+        while not (fault := re.search(FAULT, kernel_log()[log:])) and time.monotonic() < limit:
+            time.sleep(0.1)
+        assert fault
+
+
+@pytest.mark.require("iommu")
+def test_what_may_only_be_read_is_not_written(space: AddressSpace, dma: Dma) -> None:
+    source = mapped(space, 0x10_0000)
+    target = space.map(DmaBuffer(PAGE), 0x11_0000, write=False)
+    try:
+        dma.copy(target.iova, source.iova, 512)
+    except OSError:
+        assert dma.tells
+    assert bytes(target.buffer.view) == bytes(PAGE)
+
+
+@pytest.mark.require("iommu")
+@pytest.mark.only(iommu="intel")
+def test_the_iommus_own_page_table_shows_the_mapping(space: AddressSpace, device: Device) -> None:
+    table = Path(f"/sys/kernel/debug/iommu/intel/{device.address}/domain_translation_struct")
+    mapping = mapped(space, 0x1234_5000)
+    row = re.compile(rf"^0x0*{mapping.iova >> 12:x}\b", re.M | re.I)
+    assert row.search(table.read_text())
+    mapping.unmap()
+    assert not row.search(table.read_text())
+
+
+@pytest.mark.require("iommu")
+def test_pinned_memory_is_let_go_when_the_process_is_killed(address: str, mode: str) -> None:
+    def unevictable() -> int:
+        fields = dict(line.split(":", 1) for line in Path("/proc/vmstat").read_text().replace(" ", ":").splitlines())
+        return int(fields["nr_foll_pin_acquired"]) - int(fields["nr_foll_pin_released"])
+
+    before = unevictable()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            device = pyvfio.open(address, mode=mode)
+            device.address_space.alloc(1 << 20)
+            os.write(writer, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writer)
+    try:
+        assert os.read(reader, 1) == b"x"
+        # The counters are the machine's, and others' pages come and go in them.
+        assert unevictable() - before >= 200
+    finally:
+        os.close(reader)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    limit = time.monotonic() + 5
+    while unevictable() - before >= 50 and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert unevictable() - before < 50
+    with pyvfio.open(address, mode=mode) as device:
+        assert device.address_space.alloc(PAGE).mapped
