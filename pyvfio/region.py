@@ -302,8 +302,13 @@ class RegionMapping(Registers, Resource):
         """
         :raises BufferError: a slice of the view, or an array over it, is still in use; the memory goes with the last of them
         """
-        self.view.release()
-        self._memory.close()
+        try:
+            self.view.release()
+            self._memory.close()
+        except BufferError:
+            raise BufferError(
+                f"{self!r}: an array or a view of its memory is still in use; the memory goes with the last of them"
+            ) from None
 
     def __repr__(self) -> str:
         return f"<RegionMapping {self.offset:#x}+{self.size:#x} of {self.region!r}>"

