@@ -46,3 +46,9 @@ void pyvfio_write8(uintptr_t address, uint8_t value);
 void pyvfio_write16(uintptr_t address, uint16_t value);
 void pyvfio_write32(uintptr_t address, uint32_t value);
 void pyvfio_write64(uintptr_t address, uint64_t value);
+
+/* This process's own memory, copied by the kernel (process_vm_readv and _writev): an address that is not there, or that forbids it,
+ * is -EFAULT and not the end of the process. For kernels made of Python, whose callers pass addresses. All of it is
+ * copied, or the copy is an error; what was copied before the bad page stays copied, as with a kernel's copy_to_user. */
+int pyvfio_peek(uintptr_t address, void *into, size_t size);
+int pyvfio_poke(uintptr_t address, const void *from, size_t size);

@@ -212,11 +212,17 @@ def default() -> Kernel:
 
 
 def named(name: str) -> Kernel:
-    """The kernel of that name: `linux`, or `mock:PROFILE`, which is announced once on stderr.
+    """The kernel of that name: `linux`, or `mock` or `mock:PROFILE`, which is announced once on stderr.
 
     :raises ValueError: there is none of that name
     """
-    kind, _, _profile = name.partition(":")
-    if kind == LinuxKernel.name:
+    kind, _, profile = name.partition(":")
+    if name == LinuxKernel.name:
         return LinuxKernel()
-    raise ValueError(f"PYVFIO_KERNEL={name!r}: no such kernel; known: linux")
+    if kind != "mock":
+        raise ValueError(f"PYVFIO_KERNEL={name!r}: no such kernel; known: linux, mock, mock:PROFILE")
+    from pyvfio import mock
+
+    kernel = mock.Kernel(profile) if profile else mock.Kernel()
+    print(f"pyvfio: PYVFIO_KERNEL={name}: this is {kernel.name}, a kernel in this process; no device is touched", file=sys.stderr)
+    return kernel

@@ -1,0 +1,11 @@
+"""vfio-mock in this process: a kernel made of Python, behind the `kernel=` door.
+
+It decodes the bytes that the real ioctl would get, does what the real kernel does, and answers the same errno and bytes. Drivers,
+scripts and notebooks run on it unchanged: `pyvfio.open("vfio-mock.0", kernel=pyvfio.mock.Kernel("amd"))`, or
+`PYVFIO_KERNEL=mock:amd` in the environment.
+"""
+
+from pyvfio.mock.kernel import Kernel as Kernel
+from pyvfio.mock.profile import LogLimits as LogLimits
+from pyvfio.mock.profile import Profile as Profile
+from pyvfio.mock.profile import Reserved as Reserved

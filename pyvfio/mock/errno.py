@@ -1,0 +1,16 @@
+"""How a handler of the mock answers with an error."""
+
+from __future__ import annotations
+
+import errno as _errno
+
+
+class Errno(Exception):
+    """What the request returns, as the kernel's `return -EINVAL`: `raise Errno(errno.EINVAL)`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return _errno.errorcode.get(self.number, str(self.number))

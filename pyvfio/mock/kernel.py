@@ -1,0 +1,204 @@
+"""The kernel itself: descriptors, paths, and the way of a request to its file."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap as _mmap
+import os
+from collections.abc import Iterator
+from threading import RLock
+from typing import Any
+
+from pyvfio.kernel import PythonKernel, SysfsDevice
+from pyvfio.mock.device import Device
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.file import File
+from pyvfio.mock.group import Group
+from pyvfio.mock.profile import Profile, profile
+from pyvfio.mock.tree import Special, Tree, os_error
+
+
+class Kernel(PythonKernel):
+    """A kernel in this process: no root, no hardware, no module.
+
+    Give it to everything that takes `kernel=`, or name it in the environment: `PYVFIO_KERNEL=mock:amd`.
+
+    :param which: a profile's name, see :data:`pyvfio.mock.profile.PROFILES`
+    :param fields: fields of :class:`pyvfio.mock.Profile` that differ from it
+    :ivar tree: its files by path
+    :ivar files: descriptor -> what it refers to
+    :ivar devices: name -> each device of the host; `groups`: number -> each IOMMU group
+    :ivar lock: held while a request runs, and by what runs by itself (a device's engine) while it touches anything shared
+    """
+
+    def __init__(self, which: str = "intel-39", **fields: Any) -> None:
+        super().__init__()
+        self.profile: Profile = profile(which, **fields)
+        self.name = f"mock:{self.profile.name}"
+        self.tree = Tree()
+        self.files: dict[int, File] = {}
+        self.devices: dict[str, Device] = {}
+        self.groups: dict[int, Group] = {}
+        self.lock = RLock()
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    # Descriptors.
+
+    def install(self, file: File) -> int:
+        """A descriptor for a new file, whose first reference it is.
+
+        :raises Errno: EMFILE
+        """
+        limit = self.profile.descriptors
+        if limit is not None and len(self.files) >= limit:
+            raise Errno(errno.EMFILE)
+        try:
+            fd = file.descriptor()
+        except OSError as error:
+            raise Errno(error.errno or errno.EMFILE) from None
+        self.files[fd] = file
+        return fd
+
+    def file(self, fd: int, kind: type[Any] = File) -> Any:
+        """What a descriptor that a caller passes refers to, if it is a `kind`; None if it is something else.
+
+        :raises Errno: EBADF, it is not open
+        """
+        file = self.files.get(fd)
+        if file is None:
+            try:
+                os.fstat(fd)
+            except (OSError, OverflowError):
+                raise Errno(errno.EBADF) from None
+        return file if isinstance(file, kind) else None
+
+    def ioctl(self, fd: int, request: int, argument: int) -> int:
+        file = self.files.get(fd)
+        if file is None:
+            return -errno.EBADF
+        with self.lock:
+            try:
+                return file.ioctl(request, argument)
+            except Errno as error:
+                return -error.number
+
+    def open(self, path: str, flags: int = os.O_RDWR | os.O_CLOEXEC) -> int:
+        with self.lock:
+            try:
+                return self.tree.special(path).open(flags)
+            except Errno as error:
+                raise os_error(error, path) from None
+
+    def close(self, fd: int) -> None:
+        with self.lock:
+            file = self.files.pop(fd, None)
+            os.close(fd)
+            if file is not None:
+                file.drop()
+
+    def read(self, fd: int, size: int) -> bytes:
+        file = self.files.get(fd)
+        if file is None:
+            return os.read(fd, size)
+        with self.lock, _raised():
+            return file.read(size)
+
+    def write(self, fd: int, data: Any) -> int:
+        file = self.files.get(fd)
+        if file is None:
+            return os.write(fd, data)
+        with self.lock, _raised():
+            return file.write(bytes(data))
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        file = self.files.get(fd)
+        if file is None:
+            return os.pread(fd, size, offset)
+        with self.lock, _raised():
+            return file.pread(size, offset)
+
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        file = self.files.get(fd)
+        if file is None:
+            return os.pwrite(fd, data, offset)
+        with self.lock, _raised():
+            return file.pwrite(bytes(data), offset)
+
+    def mmap(self, fd: int, size: int, *, offset: int, prot: int) -> _mmap.mmap:
+        file = self.files.get(fd)
+        if file is not None:
+            with self.lock, _raised():
+                file.check_mmap(size, offset, prot)
+        return super().mmap(fd, size, offset=offset, prot=prot)
+
+    # Paths.
+
+    def exists(self, path: str) -> bool:
+        return self.tree.exists(path)
+
+    def listdir(self, path: str) -> list[str]:
+        with _raised(path):
+            return self.tree.listdir(path)
+
+    def readlink(self, path: str) -> str:
+        with _raised(path):
+            return self.tree.readlink(path)
+
+    def realpath(self, path: str) -> str:
+        with _raised(path):
+            return self.tree.realpath(path)
+
+    def read_file(self, path: str) -> bytes:
+        with _raised(path):
+            return self.tree.read(path)
+
+    def write_file(self, path: str, data: bytes) -> None:
+        with self.lock, _raised(path):
+            self.tree.write(path, data)
+
+    def create(self, path: str) -> int:
+        """A file in memory, kept in the tree while the kernel lives."""
+        with _raised(path):
+            if not self.tree.exists(path):
+                self.tree.add(path, Special(_Memory(path).open))
+            return self.tree.special(path).open(os.O_RDWR)
+
+    def flock(self, fd: int, operation: int) -> None:
+        fcntl.flock(fd, operation)
+
+    # udev.
+
+    def udev_devices(self, **match: str) -> Iterator[SysfsDevice]:
+        return iter(())
+
+
+class _Memory:
+    """A regular file: each open is a descriptor of the same memory, with an offset and a lock of its own."""
+
+    def __init__(self, name: str) -> None:
+        self._fd = os.memfd_create(os.path.basename(name), os.MFD_CLOEXEC)
+
+    def open(self, flags: int) -> int:
+        return os.open(f"/proc/self/fd/{self._fd}", flags | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+
+class _raised:
+    """Errno as OSError."""
+
+    def __init__(self, path: str | None = None) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Errno):
+            if self._path is not None:
+                raise os_error(error, self._path) from None
+            raise OSError(error.number, os.strerror(error.number)) from None

@@ -1,0 +1,88 @@
+"""What kind of host the mock is: its IOMMU, its limits, and what its devices can log."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Reserved(NamedTuple):
+    """A region that the IOMMU keeps back, `last` inclusive; `type` as in sysfs: `direct`, `reserved`, `msi`."""
+
+    start: int
+    last: int
+    type: str
+
+
+class LogLimits(NamedTuple):
+    """What a device's DMA logging takes.
+
+    :ivar ranges: most ranges that are tracked; more are combined, smallest gaps first, or refused with E2BIG if `refuse`
+    :ivar log2_size_min: smallest and largest total, as ceil(log2(sum of the lengths)); EOPNOTSUPP outside
+    :ivar page_size_min: page sizes outside are brought inside
+    """
+
+    ranges: int = 255
+    refuse: bool = False
+    log2_size_min: int = 12
+    log2_size_max: int = 42
+    page_size_min: int = 4096
+    page_size_max: int = 2 << 20
+
+
+class Profile(NamedTuple):
+    """:class:`pyvfio.mock.Kernel` takes one by name, and any field of it by keyword.
+
+    :ivar iommu: `intel`, `amd`, `smmu` or `virtio`: what hardware information says
+    :ivar width: bits of an IOVA
+    :ivar page_sizes: bitmap of those that the IOMMU has
+    :ivar page_size: the processor's
+    :ivar dma_entry_limit: mappings per type1 container (vfio_iommu_type1.dma_entry_limit)
+    :ivar memlock: bytes that may be pinned (RLIMIT_MEMLOCK); None with CAP_IPC_LOCK
+    :ivar descriptors: most that may be open (RLIMIT_NOFILE); None for no limit of the mock's own
+    """
+
+    name: str
+    iommu: str
+    width: int
+    page_sizes: int
+    reserved: tuple[Reserved, ...] = (Reserved(0xFEE00000, 0xFEEFFFFF, "msi"),)
+    page_size: int = 4096
+    dma_entry_limit: int = 65535
+    memlock: int | None = None
+    descriptors: int | None = None
+    log: LogLimits = LogLimits()
+
+
+_AMD_HOLE = Reserved(0xFD00000000, 0xFFFFFFFFFF, "reserved")
+_MSI = Reserved(0xFEE00000, 0xFEEFFFFF, "msi")
+_INTEL_SIZES = 1 << 12 | 1 << 21 | 1 << 30
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("intel-39", "intel", 39, _INTEL_SIZES),
+        Profile("intel-48", "intel", 48, _INTEL_SIZES),
+        Profile("intel-57", "intel", 57, _INTEL_SIZES),
+        Profile("amd", "amd", 48, 0x7F7FFFFFF000, (_MSI, _AMD_HOLE)),
+        Profile(
+            "smmu-64k", "smmu", 48, 1 << 16 | 1 << 29, (Reserved(0x8000000, 0x80FFFFF, "msi"),), page_size=1 << 16
+        ),
+        Profile("virtio", "virtio", 64, 2**64 - 4096),
+        # The same host as intel-48; the devices log as ConnectX does (SPEC: vfio-pci-mlx5) and as Pensando's DSC does.
+        Profile("mlx5", "intel", 48, _INTEL_SIZES),
+        Profile("pds", "intel", 48, _INTEL_SIZES),
+    )
+}
+
+
+def profile(name: str = "intel-39", **fields: Any) -> Profile:
+    """The profile of that name, with some of its fields replaced.
+
+    :raises ValueError: there is none of that name
+    :raises TypeError: a profile has no such field
+    """
+    if name not in PROFILES:
+        raise ValueError(f"profile {name!r}: one of {', '.join(PROFILES)}")
+    if unknown := set(fields) - set(Profile._fields):
+        raise TypeError(f"a profile has no {', '.join(sorted(unknown))}; it has {', '.join(Profile._fields)}")
+    return PROFILES[name]._replace(**fields)

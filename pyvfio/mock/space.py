@@ -1,0 +1,20 @@
+"""What stands between a device and memory: the translation that its DMA goes through."""
+
+from __future__ import annotations
+
+
+class Space:
+    """The DMA of a device: a type1 container's mappings, or an iommufd's IOAS or page table.
+
+    `write` and `read` are what a device does by itself through its IOMMU, or what the kernel does for an emulated device
+    (vfio_dma_rw). What fails raises :class:`Errno` with what vfio_dma_rw returns in this kind of space; for a device behind an
+    IOMMU it is the device's business to turn that into a fault.
+    """
+
+    def read(self, iova: int, size: int) -> bytes:
+        """:raises Errno: EINVAL (type1) or ENOENT (iommufd) where nothing is mapped, EPERM, EFAULT"""
+        raise NotImplementedError
+
+    def write(self, iova: int, data: bytes) -> None:
+        """:raises Errno: as `read`; what lies before the bad page may have been written"""
+        raise NotImplementedError
