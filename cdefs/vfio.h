@@ -481,8 +481,8 @@ enum vfio_device_mig_state {
 };
 
 struct vfio_device_feature_mig_state {
-    uint32_t device_state;                      /* on failure: where the device is now */
-    int32_t data_fd;                            /* -1: this step made no stream */
+    uint32_t device_state;                      /* on failure as it was given: get tells where the device is */
+    int32_t data_fd;                            /* -1: this change made no stream, or failed */
 };
 
 enum {                                          /* on the stream that a saving device gave */

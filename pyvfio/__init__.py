@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyvfio import host as host
+    from pyvfio import migration as migration
     from pyvfio.bitmap import DirtyBitmap as DirtyBitmap
     from pyvfio.container import Container as Container
     from pyvfio.device import Device as Device
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pyvfio.iova import IovaRange as IovaRange
     from pyvfio.iova import IovaSet as IovaSet
     from pyvfio.memory import DmaBuffer as DmaBuffer
+    from pyvfio.migration import Migration as Migration
     from pyvfio.opening import address_space as address_space
     from pyvfio.opening import open as open
     from pyvfio.space import AddressSpace as AddressSpace
@@ -57,6 +59,7 @@ _HOMES = {
     "IovaRange": "iova",
     "IovaSet": "iova",
     "Mapping": "space",
+    "Migration": "migration",
     "NotViable": "errors",
     "Refused": "errors",
     "Unsupported": "errors",
@@ -64,7 +67,7 @@ _HOMES = {
     "dirty_log": "dirty",
     "open": "opening",
 }
-_MODULES = frozenset({"host"})
+_MODULES = frozenset({"host", "migration"})
 
 __all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604 (strings, all of them)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyvfio.iommufd.object import IommufdObject
     from pyvfio.iova import IovaRange
     from pyvfio.irq import Irqs
+    from pyvfio.migration import Migration
     from pyvfio.pci import PciConfig
 
 _ATTACH = "struct vfio_device_attach_iommufd_pt"
@@ -201,8 +202,18 @@ class Device(Resource):
     def features(self) -> Features:
         return Features(self)
 
+    @cached_property
+    def migration(self) -> Migration:
+        """Its migration state and data.
+
+        :raises Unsupported: its driver cannot migrate it
+        """
+        from pyvfio.migration import Migration
+
+        return Migration(self)
+
     def reset(self) -> None:
-        """VFIO_DEVICE_RESET: a reset of this function alone.
+        """VFIO_DEVICE_RESET: a reset of this function alone. It ends a migration: the device is RUNNING afterwards.
 
         :raises Unsupported: the device has no such reset
         :raises OSError: EAGAIN, ENOTTY, EIO as the device's reset method says

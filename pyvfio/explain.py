@@ -309,6 +309,67 @@ def _bad_ranges(logged: Sequence[IovaRange], page_size: int) -> tuple[str | None
     return None, ["perhaps the device is being logged already, by a descriptor that was not opened here"]
 
 
+def migration_failed(
+    address: str, error: OSError, origin: str, way: Sequence[str], now: str | None, has_target: bool
+) -> OSError:
+    """The exception for a change of the migration state that a device refused, or could not finish.
+
+    :param way: the states that it was to go through, the last the one asked for
+    :param now: where it is, if that could be found out
+    :param has_target: whether the device has the state asked for
+    """
+    number = error.errno or errno.EIO
+    *between, target = way
+    reasons: list[str] = []
+    notes: list[str] = []
+    if not has_target:
+        reasons.append(f"the device has no {target}")
+    elif origin == "RESUMING" and number == errno.EINVAL and now in ("RESUMING", "ERROR"):
+        reasons.append("what was written to its stream is not whole, is damaged, or was not saved by a device like it")
+    if now is not None and has_target:
+        reasons.append(f"it is in {now} now" if now != origin else f"it is still in {now}")
+    if now == "ERROR":
+        notes.append("only a reset leads out of ERROR: Device.reset()")
+    elif now == "RESUMING":
+        notes.append("a load that cannot be finished is given up with a reset: Device.reset()")
+    elif now is not None and has_target:
+        notes.append(f"from {now} it can be asked for {target} again, or for {origin}" if now != origin else "nothing has changed")
+    return os_error(
+        number,
+        f"VFIO_DEVICE_FEATURE on {address}",
+        f"SET MIG_DEVICE_STATE {target}, from {origin}{' by ' + ', '.join(between) if between else ''}",
+        "; ".join(reasons) or None,
+        notes,
+    )
+
+
+def stream_failed(name: str, call: str, count: int, error: OSError) -> OSError:
+    """The exception for a read or write of a migration stream."""
+    number = error.errno or errno.EIO
+    reason: str | None = None
+    notes: list[str] = []
+    if number == errno.ENODEV:
+        reason = "its session is over: the device has been reset, or has left the states that it belongs to"
+    elif call == "write":
+        reason = "the device does not take these data"
+        notes = ["they are damaged, come twice, or were not saved by a device like it; a load is given up with a reset: Device.reset()"]
+    return os_error(number, f"{call} on {name}", size(count), reason, notes)
+
+
+def precopy_info_failed(fd: Fd, error: int) -> Exception:
+    """The exception for a VFIO_MIG_GET_PRECOPY_INFO that returned -errno."""
+
+    def clue() -> tuple[str | None, list[str]]:
+        reasons = {
+            errno.EINVAL: "it is answered in PRE_COPY and PRE_COPY_P2P alone",
+            errno.ENOTTY: "the device is loading its state, or has no pre-copy",
+            errno.ENODEV: "its session is over",
+        }
+        return reasons.get(-error), []
+
+    return failed(fd, error, "VFIO_MIG_GET_PRECOPY_INFO", "", clue)
+
+
 #: what iommufd's refusals mean, whatever the request
 _IOMMUFD = {
     errno.EOPNOTSUPP: "this IOMMU, or this kernel, does not have it",
