@@ -86,22 +86,30 @@ static void *local(struct mock *mock, u64 offset, u64 size)
 	return mock->memory.base + offset;
 }
 
-/* Writes to an IOVA, or with LOCAL to the memory region */
+/* Writes to an IOVA, with LOCAL to the memory region, with KEEP to both */
 static int store(struct mock *mock, u64 target, void *data, size_t size)
 {
 	struct mock_job *job = &mock->engine.job;
+	u64 offset = target;
 	void *memory;
+	int ret;
 
-	if (!(job->command & MOCK_DMA_LOCAL))
-		return dma(mock, target, data, size, true);
-	memory = local(mock, target, size);
+	if (!(job->command & MOCK_DMA_LOCAL)) {
+		ret = dma(mock, target, data, size, true);
+		if (ret || !(job->command & MOCK_DMA_KEEP))
+			return ret;
+		offset = job->memory + (target - job->iova);
+	}
+	memory = local(mock, offset, size);
 	if (!memory) {
 		WRITE_ONCE(job->fault, target);
 		return -ERANGE;
 	}
 	memcpy(memory, data, size);
-	mock_migration_touch(mock, &mock->memory, target, size);
-	WRITE_ONCE(job->bytes, job->bytes + size);
+	mock_migration_touch(mock, &mock->memory, offset, size);
+	/* The bytes of a write that is kept count once */
+	if (job->command & MOCK_DMA_LOCAL)
+		WRITE_ONCE(job->bytes, job->bytes + size);
 	return 0;
 }
 
@@ -251,17 +259,18 @@ static int step(struct mock *mock, struct mock_job *job)
 static int check(const struct mock *mock, const struct mock_job *job)
 {
 	const u32 known = MOCK_DMA_OPERATION | MOCK_DMA_BACKGROUND | MOCK_DMA_REPEAT | MOCK_DMA_RAISE |
-			  MOCK_DMA_COUNTING | MOCK_DMA_LOCAL | MOCK_DMA_PINNED;
+			  MOCK_DMA_COUNTING | MOCK_DMA_LOCAL | MOCK_DMA_PINNED | MOCK_DMA_KEEP;
 	u32 operation = job->command & MOCK_DMA_OPERATION;
+	bool keep = job->command & MOCK_DMA_KEEP;
 	u64 room = job->command & MOCK_DMA_LOCAL ? mock->memory.size - 1 : U64_MAX;
 
-	if (job->command & ~known)
+	if (job->command & ~known || (keep && job->command & MOCK_DMA_LOCAL))
 		return -EINVAL;
 	switch (operation) {
 	case MOCK_DMA_WRITE:
 	case MOCK_DMA_READ:
 	case MOCK_DMA_COPY:
-		if (job->command & MOCK_DMA_LOCAL)
+		if (job->command & (MOCK_DMA_LOCAL | MOCK_DMA_KEEP))
 			return -EINVAL;
 		fallthrough;
 	case MOCK_DMA_FILL:
@@ -277,7 +286,7 @@ static int check(const struct mock *mock, const struct mock_job *job)
 			return -EINVAL;
 		break;
 	case MOCK_DMA_LIST:
-		if (!job->count)
+		if (!job->count || keep)
 			return -EINVAL;
 		if (job->memory > mock->memory.size || job->count > (mock->memory.size - job->memory) / 8)
 			return -ERANGE;
@@ -289,7 +298,7 @@ static int check(const struct mock *mock, const struct mock_job *job)
 		return -EOVERFLOW;
 	if (operation == MOCK_DMA_COPY && job->length - 1 > U64_MAX - job->source)
 		return -EOVERFLOW;
-	if ((operation == MOCK_DMA_WRITE || operation == MOCK_DMA_READ) &&
+	if ((operation == MOCK_DMA_WRITE || operation == MOCK_DMA_READ || keep) &&
 	    (job->memory > mock->memory.size || job->length > mock->memory.size - job->memory))
 		return -ERANGE;
 	return 0;

@@ -654,6 +654,7 @@ static struct file *step(struct mock *mock, u32 new)
 	if (is_running(new))
 		mock_engine_unpause(mock);
 	WRITE_ONCE(mig->state, new);
+	WRITE_ONCE(mig->path, mig->path << 4 | new);
 	return file;
 
 lost:
@@ -682,6 +683,7 @@ static struct file *mock_set_state(struct vfio_device *vdev, enum vfio_device_mi
 	int ret;
 
 	mutex_lock(&mig->lock);
+	WRITE_ONCE(mig->path, 0);
 	if (no_way(mig->state, new))
 		file = ERR_PTR(-EINVAL);
 	while (!file && mig->state != new) {

@@ -151,6 +151,7 @@ struct mock_migration {
 	unsigned long *dirty;	/* pages of the memory regions, written since they were last sent */
 	u64 sent;
 	u64 received;
+	u64 path;		/* states that the last request reached, 4 bits each */
 };
 
 struct mock_fault {

@@ -181,6 +181,9 @@ static int read64(struct mock *mock, u64 offset, u64 *value)
 	case MOCK_REG_MIG_RECEIVED:
 		*value = READ_ONCE(mock->migration.received);
 		return 0;
+	case MOCK_REG_MIG_PATH:
+		*value = READ_ONCE(mock->migration.path);
+		return 0;
 	}
 	return -EINVAL;
 }

@@ -92,6 +92,7 @@
 #define MOCK_DMA_COUNTING               0x800   /* pattern word k of round r is PATTERN + k + r */
 #define MOCK_DMA_LOCAL                  0x1000  /* FILL, LIST, TOUCH, SCATTER: target is the memory region */
 #define MOCK_DMA_PINNED                 0x2000  /* by pages pinned with PIN_COMMAND, instead of a copy by the CPU */
+#define MOCK_DMA_KEEP                   0x4000  /* FILL, TOUCH, SCATTER: also into the memory region, n bytes into it what goes to IOVA + n */
 
 #define MOCK_DMA_IDLE                   0
 #define MOCK_DMA_BUSY                   1
@@ -141,6 +142,7 @@
 #define MOCK_REG_MIG_REINIT             0x384   /* 32 WO  1: new initial data is present; EINVAL but in PRE_COPY */
 #define MOCK_REG_MIG_SENT               0x388   /* 64 RO  bytes read from the last data descriptor */
 #define MOCK_REG_MIG_RECEIVED           0x390   /* 64 RO  bytes written to the last data descriptor */
+#define MOCK_REG_MIG_PATH               0x398   /* 64 RO  states that the last request reached, 4 bits each, the last lowest */
 
 /*
  * Failures: the n-th call of a kind fails. Four 32-bit registers per kind, at
