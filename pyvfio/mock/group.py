@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
+from pyvfio.mock.errno import Errno
 from pyvfio.mock.file import File
 
 if TYPE_CHECKING:
@@ -24,6 +26,18 @@ class Group:
         self.devices: list[Device] = []
         self.file: GroupFile | None = None
 
+    def open(self, kernel: Kernel, flags: int) -> int:
+        """open(2) of /dev/vfio/N.
+
+        :raises Errno: EBUSY, it is open, or a device of it by cdev
+        """
+        if self.file is not None or any(device.files for device in self.devices):
+            raise Errno(errno.EBUSY)
+        file = GroupFile(kernel, self)
+        fd = kernel.install(file)
+        self.file = file
+        return fd
+
 
 class GroupFile(File):
     """An open /dev/vfio/N."""
@@ -33,3 +47,6 @@ class GroupFile(File):
     def __init__(self, kernel: Kernel, group: Group) -> None:
         super().__init__(kernel)
         self.group = group
+
+    def release(self) -> None:
+        self.group.file = None

@@ -11,10 +11,12 @@ from threading import RLock
 from typing import Any
 
 from pyvfio.kernel import PythonKernel, SysfsDevice
+from pyvfio.mock import topology
 from pyvfio.mock.device import Device
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.file import File
 from pyvfio.mock.group import Group
+from pyvfio.mock.host import Host
 from pyvfio.mock.profile import Profile, profile
 from pyvfio.mock.tree import Special, Tree, os_error
 
@@ -29,6 +31,7 @@ class Kernel(PythonKernel):
     :ivar tree: its files by path
     :ivar files: descriptor -> what it refers to
     :ivar devices: name -> each device of the host; `groups`: number -> each IOMMU group
+    :ivar host: groups, drivers and devices, and how they are bound
     :ivar lock: held while a request runs, and by what runs by itself (a device's engine) while it touches anything shared
     """
 
@@ -41,6 +44,8 @@ class Kernel(PythonKernel):
         self.devices: dict[str, Device] = {}
         self.groups: dict[int, Group] = {}
         self.lock = RLock()
+        self.host = Host(self)
+        topology.populate(self.host)
 
     def __repr__(self) -> str:
         return f"<{self.name}>"

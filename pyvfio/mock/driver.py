@@ -1,0 +1,44 @@
+"""Drivers of the mock's host: which devices they take, and whether they hand them to VFIO."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Driver(NamedTuple):
+    """A driver on a bus.
+
+    :ivar ids: (vendor, device) of what it takes; with `driver_override` it takes anything on its bus
+    :ivar vfio: its devices are VFIO's: they get `vfioN`, and their group gets `/dev/vfio/N`
+    :ivar harmless: its devices leave their group viable all the same (`driver_managed_dma`)
+    :ivar module: as below /sys/module
+    """
+
+    bus: str
+    name: str
+    ids: frozenset[tuple[int, int]] = frozenset()
+    vfio: bool = False
+    harmless: bool = False
+
+    @property
+    def module(self) -> str:
+        return self.name.replace("-", "_")
+
+
+EDU, NVME, E1000E, IGB, PORT = (0x1234, 0x11E8), (0x1B36, 0x0010), (0x8086, 0x10D3), (0x8086, 0x10C9), (0x1B36, 0x000C)
+MLX5, MLX5_VF, PDS, PDS_VF = (0x15B3, 0x101D), (0x15B3, 0x101E), (0x1DD8, 0x1002), (0x1DD8, 0x1003)
+
+DRIVERS = (
+    Driver("pci", "vfio-pci", vfio=True),
+    Driver("pci", "pci-stub", harmless=True),
+    Driver("pci", "pcieport", frozenset({PORT}), harmless=True),
+    Driver("pci", "nvme", frozenset({NVME})),
+    Driver("pci", "e1000e", frozenset({E1000E})),
+    Driver("pci", "igb", frozenset({IGB})),
+    Driver("platform", "vfio-mock", vfio=True),
+)
+#: those of the hosts whose network card has virtual functions that log
+NETWORK_DRIVERS = {
+    "mlx5": (Driver("pci", "mlx5_core", frozenset({MLX5, MLX5_VF})), Driver("pci", "mlx5_vfio_pci", vfio=True)),
+    "pds": (Driver("pci", "pds_core", frozenset({PDS})), Driver("pci", "pds_vfio_pci", vfio=True)),
+}

@@ -1,0 +1,128 @@
+"""The mock's host: its devices, the groups and drivers that they are in, and how a driver is bound and let go."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.group import Group
+from pyvfio.mock.sysfs import Sysfs
+
+if TYPE_CHECKING:
+    from pyvfio.mock.device import Device
+    from pyvfio.mock.driver import Driver
+    from pyvfio.mock.kernel import Kernel
+
+
+class Host:
+    """What is plugged into the mock. A device plugs itself in when it is made.
+
+    :ivar drivers: (bus, name) -> driver
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.drivers: dict[tuple[str, str], Driver] = {}
+        self.sysfs = Sysfs(self)
+        #: number of `vfioN` -> the device that has it
+        self._vfio: dict[int, Device] = {}
+
+    # Groups.
+
+    def new_group(self, *, emulated: bool = False) -> Group:
+        kernel = self.kernel
+        number = next(n for n in range(len(kernel.groups) + 1) if n not in kernel.groups)
+        group = kernel.groups[number] = Group(number)
+        reserved = "" if emulated else "".join(f"{r.start:#018x} {r.last:#018x} {r.type}\n" for r in kernel.profile.reserved)
+        self.sysfs.show_group(group, reserved, "unknown" if emulated else "DMA-FQ", "vfio-noiommu" if emulated else None)
+        return group
+
+    # Devices.
+
+    def plug(self, device: Device) -> None:
+        self.kernel.devices[device.name] = device
+        self.sysfs.show_device(device)
+
+    def add_driver(self, driver: Driver) -> None:
+        self.drivers[driver.bus, driver.name] = driver
+        self.sysfs.show_driver(driver)
+
+    # Binding.
+
+    def driver_of(self, device: Device) -> Driver | None:
+        return None if device.driver is None else self.drivers[device.bus, device.driver]
+
+    def is_vfio(self, device: Device) -> bool:
+        """Whether a VFIO driver has it."""
+        driver = self.driver_of(device)
+        return driver is not None and driver.vfio
+
+    def matches(self, device: Device, driver: Driver) -> bool:
+        if driver.bus != device.bus:
+            return False
+        if device.override is not None:
+            return device.override == driver.name
+        return device.ids in driver.ids
+
+    def bind_by_name(self, driver: Driver, name: str) -> None:
+        """A write to a driver's `bind`.
+
+        :raises Errno: ENODEV, no such device or not one of the driver's; EBUSY, bound to another
+        """
+        device = self._on(driver.bus, name)
+        if not self.matches(device, driver):
+            raise Errno(errno.ENODEV)
+        if device.driver is not None:
+            raise Errno(errno.EBUSY)
+        self.bind(device, driver)
+
+    def unbind_by_name(self, driver: Driver, name: str) -> None:
+        """A write to a driver's `unbind`, which waits while a VFIO device is open.
+
+        :raises Errno: ENODEV, no such device, or it is not bound to this driver
+        """
+        device = self._on(driver.bus, name)
+        if device.driver != driver.name:
+            raise Errno(errno.ENODEV)
+        self.unbind(device)
+
+    def probe(self, bus: str, name: str) -> None:
+        """A write to `drivers_probe`.
+
+        :raises Errno: ENODEV, no such device; EINVAL, no driver takes it
+        """
+        device = self._on(bus, name)
+        if device.driver is not None:
+            return
+        driver = next((driver for driver in self.drivers.values() if self.matches(device, driver)), None)
+        if driver is None:
+            raise Errno(errno.EINVAL)
+        self.bind(device, driver)
+
+    def _on(self, bus: str, name: str) -> Device:
+        device = self.kernel.devices.get(name)
+        if device is None or device.bus != bus:
+            raise Errno(errno.ENODEV)
+        return device
+
+    def bind(self, device: Device, driver: Driver) -> None:
+        device.driver = driver.name
+        self.sysfs.show_binding(device)
+        if driver.vfio:
+            number = next(n for n in range(len(self._vfio) + 1) if n not in self._vfio)
+            self._vfio[number] = device
+            self.sysfs.show_vfio(device, number)
+            self.sysfs.show_group_node(device.group)
+
+    def unbind(self, device: Device) -> None:
+        if self.is_vfio(device):
+            number = next(n for n, one in self._vfio.items() if one is device)
+            self.sysfs.hide_vfio(device, number)
+            device.wait_closed()
+            del self._vfio[number]
+            others = [one for one in device.group.devices if one is not device and self.is_vfio(one)]
+            if not others:
+                self.sysfs.hide_group_node(device.group)
+        self.sysfs.hide_binding(device)
+        device.driver = None

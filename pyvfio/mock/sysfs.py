@@ -1,0 +1,138 @@
+"""What the mock's sysfs and /dev show of devices, drivers and groups, and what writing to it does."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.tree import Link, Special, Text
+
+if TYPE_CHECKING:
+    from pyvfio.mock.device import Device
+    from pyvfio.mock.driver import Driver
+    from pyvfio.mock.group import Group
+    from pyvfio.mock.host import Host
+
+
+def text(value: object) -> Text:
+    return Text(f"{value}\n".encode())
+
+
+class Sysfs:
+    """The files of a :class:`Host`; the host says what is so, this shows it."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._tree = host.kernel.tree
+        for path in ("/sys/class/vfio", "/sys/class/vfio-dev", "/sys/kernel/iommu_groups", "/dev/vfio/devices", "/proc"):
+            self._tree.directory(path)
+        for bus in ("pci", "platform"):
+            self._tree.directory(f"/sys/bus/{bus}/devices")
+            self._tree.directory(f"/sys/bus/{bus}/drivers")
+            self._tree.add(f"/sys/bus/{bus}/drivers_probe", Text(None, lambda data, bus=bus: host.probe(bus, _word(data))))  # type: ignore[misc]
+
+    # Devices.
+
+    def show_device(self, device: Device) -> None:
+        tree, path = self._tree, device.path
+        up = "../" * (path.count("/") - 1)
+        tree.add(f"{path}/subsystem", Link(f"{up}bus/{device.bus}"))
+        tree.add(f"/sys/bus/{device.bus}/devices/{device.name}", Link(f"../../..{path.removeprefix('/sys')}"))
+        for name, value in device.attributes().items():
+            tree.add(f"{path}/{name}", value)
+        tree.add(
+            f"{path}/driver_override",
+            Text(lambda: self._override(device), lambda data: self._set_override(device, data)),
+        )
+        group = device.group
+        root = f"/sys/kernel/iommu_groups/{group.number}"
+        tree.add(f"{path}/iommu_group", Link(f"{up}kernel/iommu_groups/{group.number}"))
+        tree.add(f"{root}/devices/{device.name}", Link(f"../../../..{path.removeprefix('/sys')}"))
+
+    def hide_device(self, device: Device) -> None:
+        self._tree.remove(f"/sys/bus/{device.bus}/devices/{device.name}")
+        self._tree.remove(f"/sys/kernel/iommu_groups/{device.group.number}/devices/{device.name}")
+        self._tree.remove(device.path)
+
+    @staticmethod
+    def _override(device: Device) -> bytes:
+        return f"{device.override or '(null)'}\n".encode()
+
+    @staticmethod
+    def _set_override(device: Device, data: bytes) -> None:
+        # The kernel keeps what comes before the first newline; nothing at all takes the override away.
+        name = data.split(b"\n")[0].decode()
+        device.override = name or None
+
+    # Groups.
+
+    def show_group(self, group: Group, reserved: str, type_: str, name: str | None) -> None:
+        root = f"/sys/kernel/iommu_groups/{group.number}"
+        self._tree.directory(f"{root}/devices")
+        self._tree.add(f"{root}/reserved_regions", Text(reserved.encode()))
+        self._tree.add(f"{root}/type", text(type_))
+        if name is not None:
+            self._tree.add(f"{root}/name", text(name))
+
+    def hide_group(self, group: Group) -> None:
+        self._tree.remove(f"/sys/kernel/iommu_groups/{group.number}")
+
+    # Drivers.
+
+    def show_driver(self, driver: Driver) -> None:
+        host = self._host
+        root = f"/sys/bus/{driver.bus}/drivers/{driver.name}"
+        self._tree.directory(root)
+        self._tree.add(f"{root}/bind", Text(None, lambda data: host.bind_by_name(driver, _word(data))))
+        self._tree.add(f"{root}/unbind", Text(None, lambda data: host.unbind_by_name(driver, _word(data))))
+        self._tree.directory(f"/sys/module/{driver.module}")
+
+    def show_binding(self, device: Device) -> None:
+        """Links between a device and the driver that it is bound to."""
+        up = "../" * (device.path.count("/") - 1)
+        root = f"bus/{device.bus}/drivers/{device.driver}"
+        self._tree.add(f"{device.path}/driver", Link(f"{up}{root}"))
+        self._tree.add(f"/sys/{root}/{device.name}", Link(f"../../../..{device.path.removeprefix('/sys')}"))
+
+    def hide_binding(self, device: Device) -> None:
+        self._tree.remove(f"{device.path}/driver")
+        self._tree.remove(f"/sys/bus/{device.bus}/drivers/{device.driver}/{device.name}")
+
+    # VFIO's own.
+
+    def show_vfio(self, device: Device, number: int) -> None:
+        """`vfioN` below a device that a VFIO driver has, and its node."""
+        path = f"{device.path}/vfio-dev/vfio{number}"
+        self._tree.add(f"{path}/dev", text(f"511:{number}"))
+        self._tree.add(f"{path}/device", Link(f"../../../{device.name}"))
+        self._tree.add(f"/sys/class/vfio-dev/vfio{number}", Link(f"../..{path.removeprefix('/sys')}"))
+        self._tree.add(f"/dev/vfio/devices/vfio{number}", Special(device.open_cdev))
+
+    def hide_vfio(self, device: Device, number: int) -> None:
+        self._tree.remove(f"/dev/vfio/devices/vfio{number}")
+        self._tree.remove(f"/sys/class/vfio-dev/vfio{number}")
+        self._tree.remove(f"{device.path}/vfio-dev")
+
+    def show_group_node(self, group: Group) -> None:
+        """/dev/vfio/N, there while a member is in the hands of a VFIO driver."""
+        kernel = self._host.kernel
+        self._tree.add(f"/sys/devices/virtual/vfio/{group.number}/dev", text(f"240:{group.number}"))
+        self._tree.add(f"/sys/class/vfio/{group.number}", Link(f"../../devices/virtual/vfio/{group.number}"))
+        self._tree.add(f"/dev/vfio/{group.number}", Special(lambda flags: group.open(kernel, flags)))
+
+    def hide_group_node(self, group: Group) -> None:
+        self._tree.remove(f"/dev/vfio/{group.number}")
+        self._tree.remove(f"/sys/class/vfio/{group.number}")
+        self._tree.remove(f"/sys/devices/virtual/vfio/{group.number}")
+
+
+def _word(data: bytes) -> str:
+    """A device's name as it is written to sysfs, with a newline or without.
+
+    :raises Errno: EINVAL, no name can be so
+    """
+    try:
+        return data.removesuffix(b"\n").decode()
+    except UnicodeDecodeError:
+        raise Errno(errno.EINVAL) from None
