@@ -1,5 +1,6 @@
 /* The functions that native.h declares. No Python.h in here: this file compiles and runs without an interpreter. */
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -136,6 +137,29 @@ int pyvfio_unmap_many(const pyvfio_space *space, const uint64_t *rows, size_t co
 		*bytes += unmapped;
 	}
 	return 0;
+}
+
+int64_t pyvfio_wait(int eventfd, double seconds)
+{
+	struct pollfd ready = { .fd = eventfd, .events = POLLIN };
+	uint64_t count;
+	int limit = -1, result;
+
+	/* Whole milliseconds, rounded up as Python does; what an int cannot hold is as good as for ever. */
+	if (seconds >= 0 && seconds < 2e6) {
+		limit = (int)(seconds * 1000);
+		limit += limit < seconds * 1000;
+	}
+	if (limit) {
+		result = poll(&ready, 1, limit);
+		if (result <= 0)
+			return result ? -errno : 0;
+	}
+	if (read(eventfd, &count, sizeof(count)) == sizeof(count))
+		return (int64_t)count;
+	if (errno != EAGAIN)
+		return -errno;
+	return limit ? -EINTR : 0;	/* another thread was faster: again, with the time that is left */
 }
 
 uint8_t pyvfio_read8(uintptr_t address)

@@ -37,6 +37,10 @@ uint64_t pyvfio_unmap(const pyvfio_space *space, uint64_t iova, uint64_t size);
 int pyvfio_map_many(const pyvfio_space *space, const uint64_t *rows, size_t count, uint32_t prot, size_t *done);
 int pyvfio_unmap_many(const pyvfio_space *space, const uint64_t *rows, size_t count, size_t *done, uint64_t *bytes);
 
+/* What a non-blocking eventfd has counted, as soon as that is not 0; 0 when so many seconds have passed, which never happens if
+ * they are negative. It takes no door: eventfds are the process's own, whatever kernel signals them. */
+int64_t pyvfio_wait(int eventfd, double seconds);
+
 /* One load or store of exactly that width, for memory of a device. */
 uint8_t pyvfio_read8(uintptr_t address);
 uint16_t pyvfio_read16(uintptr_t address);

@@ -55,7 +55,8 @@ class Fd:
         """
         :raises Closed: it is closed
         """
-        self.check_open()
+        if self.door.fd < 0:
+            raise self.closed_error()
         return self._number
 
     def check_open(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, overload
 
@@ -64,6 +63,8 @@ class Vector(Resource):
         kernel = irq.device._fd.kernel
         name = f"{irq.device.address} {irq.name}[{index}]"
         self._fd = Fd(kernel, kernel.eventfd(0, os.EFD_NONBLOCK), "eventfd", name)
+        #: the asyncio tasks that wait for it
+        self._waiting: list[asyncio.Future[None]] = []
 
     def fileno(self) -> int:
         """The eventfd, for select and its kin. Reading it yourself takes the count from :meth:`wait`."""
@@ -76,32 +77,37 @@ class Vector(Resource):
         :returns: how often it has fired since the last wait, at least 1
         :raises TimeoutError: it has not fired
         """
-        kernel, number = self._fd.kernel, self.fileno()
-        while (count := self._taken()) is None:
-            if not kernel.poll(number, select.POLLIN, timeout):
-                raise TimeoutError(errno.ETIMEDOUT, f"{self._fd.name}: no interrupt within {timeout} seconds")
+        fd = self._fd
+        count = fd.kernel.wait(fd.fileno(), timeout)
+        if not count:
+            raise TimeoutError(errno.ETIMEDOUT, f"{fd.name}: no interrupt within {timeout} seconds")
         return count
 
     async def wait_async(self) -> int:
-        """As :meth:`wait`, in a running asyncio loop; use asyncio.timeout for a limit."""
+        """As :meth:`wait`, in a running asyncio loop; use asyncio.timeout for a limit.
+
+        :raises Closed: it has been closed meanwhile
+        """
         import asyncio
 
         loop = asyncio.get_running_loop()
-        number = self.fileno()
-        while (count := self._taken()) is None:
+        while not (count := self._fd.kernel.wait(number := self.fileno(), 0)):
             ready: asyncio.Future[None] = loop.create_future()
-            loop.add_reader(number, _set, ready)
+            if not self._waiting:
+                loop.add_reader(number, self._wake)
+            self._waiting.append(ready)
             try:
                 await ready
             finally:
-                loop.remove_reader(number)
+                self._waiting.remove(ready)
+                if not self._waiting:
+                    loop.remove_reader(number)
         return count
 
-    def _taken(self) -> int | None:
-        try:
-            return int.from_bytes(self._fd.kernel.read(self.fileno(), 8), "little")
-        except BlockingIOError:
-            return None
+    def _wake(self) -> None:
+        for ready in self._waiting:
+            if not ready.done():
+                ready.set_result(None)
 
     def trigger(self) -> None:
         """Fire it in software (loopback): the eventfd is signalled as if by the device."""
@@ -140,15 +146,16 @@ class Vector(Resource):
                 raise
             # The kind as a whole was disabled meanwhile (a reset does that), or the device is gone.
         finally:
-            self._fd.close()
+            self._dispose()
+
+    def _dispose(self) -> None:
+        """Close the eventfd, of which the device knows nothing any more."""
+        self._closed = True
+        self._fd.close()
+        self._wake()
 
     def __repr__(self) -> str:
         return f"<Vector {self._fd.name}{' (closed)' if self.closed else ''}>"
-
-
-def _set(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
 
 
 class Irq:
@@ -193,8 +200,7 @@ class Irq:
                 self._set(_EVENTFD | _TRIGGER, numbers[0], len(numbers), fds)
         except BaseException:
             for vector in fresh:
-                vector._closed = True
-                vector._fd.close()
+                vector._dispose()
             raise
         self._enabled.update((vector.index, vector) for vector in fresh)
         return [self._enabled[number] for number in numbers]
@@ -206,8 +212,7 @@ class Irq:
         self._set(_NONE | _TRIGGER, 0, 0)
         for vector in self.vectors:
             self._enabled.pop(vector.index)
-            vector._closed = True
-            vector._fd.close()
+            vector._dispose()
 
     def _require(self, possible: bool, what: str) -> None:
         if not possible:

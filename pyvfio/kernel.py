@@ -12,6 +12,7 @@ import mmap as _mmap
 import os
 import select
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -91,6 +92,18 @@ class Kernel:
 
     def eventfd(self, initial: int = 0, flags: int = 0) -> int:
         return os.eventfd(initial, flags | os.EFD_CLOEXEC)
+
+    def wait(self, eventfd: int, timeout: float | None) -> int:
+        """What an eventfd (EFD_NONBLOCK) has counted, as soon as that is not 0; 0 when `timeout` seconds passed. None waits for ever."""
+        count = lib.pyvfio_wait(eventfd, 0)
+        if not count and timeout != 0:
+            last = None if timeout is None else time.monotonic() + timeout
+            while (count := lib.pyvfio_wait(eventfd, -1 if timeout is None else max(0, timeout))) == -errno.EINTR:
+                if last is not None:
+                    timeout = last - time.monotonic()
+        if count < 0:
+            raise OSError(-count, os.strerror(-count))
+        return count
 
     # Memory.
 

@@ -1,0 +1,198 @@
+"""Waiting for interrupts: limits, signals, threads, asyncio, and what is closed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from fake_pci import FakePciKernel
+
+import pyvfio
+from pyvfio import Device
+from pyvfio.irq import Vector
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    with pyvfio.open("fake.0", mode="type1v2", kernel=FakePciKernel()) as device:
+        yield device
+
+
+@pytest.fixture
+def vector(device: Device) -> Vector:
+    return device.irqs.msix.enable()[0]
+
+
+def seconds_until_timeout(vector: Vector, timeout: float) -> float:
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        vector.wait(timeout)
+    return time.monotonic() - begun
+
+
+# --- wait ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01, 5, None])
+def test_what_has_fired_is_returned_at_once_and_counted(vector: Vector, timeout: float | None) -> None:
+    vector.trigger()
+    vector.trigger()
+    vector.trigger()
+    assert vector.wait(timeout) == 3
+
+
+@pytest.mark.parametrize("timeout", [0, -1, -0.001])
+def test_no_time_only_looks(vector: Vector, timeout: float) -> None:
+    assert seconds_until_timeout(vector, timeout) < 1
+
+
+@pytest.mark.parametrize("timeout", [0.0001, 0.02, 0.1])
+def test_a_limit_is_waited_for_and_not_much_longer(vector: Vector, timeout: float) -> None:
+    waited = seconds_until_timeout(vector, timeout)
+    assert timeout <= waited < timeout + 5
+
+
+def test_the_error_names_the_vector_and_the_limit(vector: Vector) -> None:
+    with pytest.raises(TimeoutError, match=r"fake\.0 msix\[0\]: no interrupt within 0\.01 seconds"):
+        vector.wait(0.01)
+
+
+@pytest.mark.parametrize("timeout", [None, 30, 1e7, float("inf")])
+def test_an_interrupt_ends_the_wait(vector: Vector, timeout: float | None) -> None:
+    thread = threading.Timer(0.05, vector.trigger)
+    thread.start()
+    assert vector.wait(timeout) == 1
+    thread.join()
+
+
+def test_a_signals_handler_runs_during_a_wait_which_then_goes_on(vector: Vector) -> None:
+    seen: list[float] = []
+    begun = time.monotonic()
+    before = signal.signal(signal.SIGALRM, lambda *_: seen.append(time.monotonic() - begun))
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        waited = seconds_until_timeout(vector, 0.2)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(seen) > 1
+    assert seen[0] < waited
+    assert 0.2 <= waited < 5
+
+
+def test_a_handler_that_raises_ends_the_wait(vector: Vector) -> None:
+    def handler(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            vector.wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_of_two_threads_one_gets_the_interrupt_and_the_other_waits_on(vector: Vector) -> None:
+    results: list[int | None] = []
+
+    def wait() -> None:
+        try:
+            results.append(vector.wait(0.5))
+        except TimeoutError:
+            results.append(None)
+
+    threads = [threading.Thread(target=wait) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    vector.trigger()
+    for thread in threads:
+        thread.join()
+    assert sorted(results, key=str) == [1, None]
+
+
+def test_a_closed_vector_says_so(device: Device, vector: Vector) -> None:
+    number = vector.fileno()
+    vector.close()
+    with pytest.raises(pyvfio.Closed, match=r"msix\[0\] is closed"):
+        vector.wait(0)
+    with pytest.raises(OSError):
+        os.fstat(number)
+
+
+# --- asyncio ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_wakes_and_others_run_meanwhile(vector: Vector) -> None:
+    async def main() -> int:
+        waiting = asyncio.create_task(vector.wait_async())
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        vector.trigger()
+        vector.trigger()
+        return await asyncio.wait_for(waiting, 10)
+
+    assert asyncio.run(main()) == 2
+
+
+def test_what_has_fired_needs_no_loop_to_turn(vector: Vector) -> None:
+    async def main() -> int:
+        vector.trigger()
+        return await vector.wait_async()
+
+    assert asyncio.run(main()) == 1
+
+
+def test_a_limit_cancels_the_wait_and_the_next_works(vector: Vector) -> None:
+    async def main() -> int:
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await vector.wait_async()
+        vector.trigger()
+        return await vector.wait_async()
+
+    assert asyncio.run(main()) == 1
+
+
+def test_two_tasks_get_an_interrupt_each(vector: Vector) -> None:
+    async def main() -> list[int]:
+        first, second = asyncio.create_task(vector.wait_async()), asyncio.create_task(vector.wait_async())
+        await asyncio.sleep(0.01)
+        vector.trigger()
+        async with asyncio.timeout(10):
+            await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
+            assert first.done() != second.done()
+            vector.trigger()
+            return [await first, await second]
+
+    assert asyncio.run(main()) == [1, 1]
+
+
+def test_one_of_two_tasks_can_be_cancelled(vector: Vector) -> None:
+    async def main() -> int:
+        first, second = asyncio.create_task(vector.wait_async()), asyncio.create_task(vector.wait_async())
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.sleep(0.01)
+        vector.trigger()
+        return await asyncio.wait_for(second, 10)
+
+    assert asyncio.run(main()) == 1
+
+
+@pytest.mark.parametrize("close", [lambda v: v.close(), lambda v: v.irq.disable(), lambda v: v.irq.device.close()])
+def test_closing_wakes_the_task_that_waits(vector: Vector, close: object) -> None:
+    async def main() -> None:
+        waiting = asyncio.create_task(vector.wait_async())
+        await asyncio.sleep(0.01)
+        close(vector)  # type: ignore[operator]
+        with pytest.raises(pyvfio.Closed):
+            await asyncio.wait_for(waiting, 10)
+
+    asyncio.run(main())

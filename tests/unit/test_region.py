@@ -1,0 +1,118 @@
+"""A mapped BAR: accesses of exact width, and closing it while its memory is in use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy
+import pytest
+from fake_pci import FakePciKernel
+
+import pyvfio
+from pyvfio import Device
+from pyvfio.region import RegionMapping
+
+WIDTHS = [8, 16, 32, 64]
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    with pyvfio.open("fake.0", mode="type1v2", kernel=FakePciKernel()) as device:
+        yield device
+
+
+@pytest.fixture
+def bar(device: Device) -> RegionMapping:
+    return device.regions[0].map()
+
+
+# --- accesses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_store_touches_its_width_and_no_more(bar: RegionMapping, width: int) -> None:
+    size = width // 8
+    bar.view[:64] = b"\xaa" * 64
+    getattr(bar, f"write{width}")(16, 0x0123456789ABCDEF & (1 << width) - 1)
+    assert bytes(bar.view[16 : 16 + size]) == 0x0123456789ABCDEF.to_bytes(8, "little")[:size]
+    assert bytes(bar.view[:16]) == b"\xaa" * 16
+    assert bytes(bar.view[16 + size : 64]) == b"\xaa" * (48 - size)
+    assert getattr(bar, f"read{width}")(16) == 0x0123456789ABCDEF & (1 << width) - 1
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_last_of_each_width_is_reached_and_nothing_beyond(bar: RegionMapping, width: int) -> None:
+    size = width // 8
+    read, write = getattr(bar, f"read{width}"), getattr(bar, f"write{width}")
+    write(bar.size - size, 1)
+    assert read(bar.size - size) == 1
+    for offset in (bar.size, bar.size + size, -size, 1 << 64):
+        with pytest.raises(pyvfio.Refused, match="outside"):
+            read(offset)
+        with pytest.raises(pyvfio.Refused, match="outside"):
+            write(offset, 0)
+
+
+@pytest.mark.parametrize("width", WIDTHS[1:])
+def test_offsets_are_aligned(bar: RegionMapping, width: int) -> None:
+    with pytest.raises(pyvfio.Refused, match=f"not aligned to {width // 8} bytes"):
+        getattr(bar, f"read{width}")(width // 16)
+    with pytest.raises(pyvfio.Refused, match=f"not aligned to {width // 8} bytes"):
+        getattr(bar, f"write{width}")(width // 16, 0)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_value_that_is_too_large_is_refused(bar: RegionMapping, width: int) -> None:
+    for value in (1 << width, -1):
+        with pytest.raises(OverflowError):
+            getattr(bar, f"write{width}")(0, value)
+    assert bar.read64(0) == 0
+
+
+# --- closing ------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_read_or_written_after_the_close(bar: RegionMapping) -> None:
+    bar.close()
+    for width in WIDTHS:
+        with pytest.raises(pyvfio.Closed, match="is closed"):
+            getattr(bar, f"read{width}")(0)
+        with pytest.raises(pyvfio.Closed, match="is closed"):
+            getattr(bar, f"write{width}")(0, 0)
+    with pytest.raises(ValueError, match="released"):
+        bar.view[0]
+    bar.close()
+
+
+@pytest.mark.parametrize("export", [lambda view: view[:16], lambda view: numpy.frombuffer(view, "u4")], ids=["slice", "array"])
+def test_a_close_says_what_keeps_the_memory(device: Device, bar: RegionMapping, export: object) -> None:
+    held = export(bar.view)  # type: ignore[operator]
+    with pytest.raises(BufferError, match="an array or a view of its memory is still in use"):
+        bar.close()
+    assert bar.closed
+    with pytest.raises(pyvfio.Closed):
+        bar.read32(0)
+    held[0] = 7  # the memory is there as long as what holds it
+    assert held[0] == 7
+    del held
+    bar.close()
+
+
+def test_a_device_closes_although_the_memory_of_its_bar_is_in_use() -> None:
+    kernel = FakePciKernel()
+    device = pyvfio.open("fake.0", mode="type1v2", kernel=kernel)
+    bar = device.regions[0].map()
+    held = bar.view[:16]
+    with pytest.raises(BufferError, match="still in use"):
+        device.close()
+    assert device.closed
+    assert kernel.fds == {}
+    held.release()
+
+
+def test_the_error_of_a_with_is_not_replaced_by_memory_in_use(bar: RegionMapping) -> None:
+    held = bar.view[:16]
+    with pytest.raises(KeyError) as caught, bar:
+        raise KeyError("the body's own")
+    assert any("still in use" in note for note in caught.value.__notes__)
+    held.release()
