@@ -1,8 +1,10 @@
 /* The functions that native.h declares. No Python.h in here: this file compiles and runs without an interpreter. */
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -225,4 +227,42 @@ int pyvfio_peek(uintptr_t address, void *into, size_t size)
 int pyvfio_poke(uintptr_t address, const void *from, size_t size)
 {
 	return copy_own(SYS_process_vm_writev, address, (void *)from, size);
+}
+
+/* Memory up to this size is looked at by faulting it in, as pinning does; of more only the permissions are looked at. */
+static const uint64_t POPULATED = 4 << 20;
+
+int pyvfio_pinnable(uintptr_t address, uint64_t size, int write)
+{
+	enum { POPULATE_READ = 22, POPULATE_WRITE = 23 }; /* MADV_*, since Linux 5.14 */
+	uintptr_t page = (uintptr_t)getpagesize() - 1;
+	uintptr_t next = address & ~page, end = (address + size + page) & ~page;
+	unsigned long start, last;
+	char read, writable, line[512];
+	int result = -EFAULT;
+	FILE *maps;
+
+	if (address + size < address || end < next)
+		return -EFAULT;
+	if (size <= POPULATED && !madvise((void *)next, end - next, write ? POPULATE_WRITE : POPULATE_READ))
+		return 0;
+	if (size <= POPULATED && errno != EINVAL) /* an older kernel, or a device's memory */
+		return -EFAULT;
+	maps = fopen("/proc/self/maps", "re");
+	if (!maps)
+		return -errno;
+	while (fgets(line, sizeof(line), maps)) {
+		/* what is left of a long line has no such form */
+		if (sscanf(line, "%lx-%lx %c%c", &start, &last, &read, &writable) != 4 || last <= next)
+			continue;
+		if (start > next || (write ? writable != 'w' : read != 'r'))
+			break;
+		next = last;
+		if (next >= end) {
+			result = 0;
+			break;
+		}
+	}
+	fclose(maps);
+	return result;
 }

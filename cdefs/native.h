@@ -56,3 +56,6 @@ void pyvfio_write64(uintptr_t address, uint64_t value);
  * copied, or the copy is an error; what was copied before the bad page stays copied, as with a kernel's copy_to_user. */
 int pyvfio_peek(uintptr_t address, void *into, size_t size);
 int pyvfio_poke(uintptr_t address, const void *from, size_t size);
+
+/* Whether a kernel could pin this memory of the process's own: 0, or -EFAULT where it is not there or may not be read (written). */
+int pyvfio_pinnable(uintptr_t address, uint64_t size, int write);

@@ -11,6 +11,9 @@ from typing import Any
 from pyvfio._abi import ffi, lib
 from pyvfio.mock.errno import Errno
 
+#: the highest address of the caller's half, and the page that is kept free there
+_USER_LAST = 0x7FFF_FFFF_F000
+
 
 def read(address: int, size: int) -> bytearray:
     """copy_from_user.
@@ -51,6 +54,27 @@ def give(address: int, value: Any, size: int | None = None) -> None:
     """
     if lib.pyvfio_poke(_checked(address), value, ffi.sizeof(value[0]) if size is None else size):
         raise Errno(errno.EFAULT)
+
+
+def string(address: int, limit: int) -> bytes:
+    """strndup_user: up to the first NUL.
+
+    :raises Errno: EFAULT, or EINVAL for one of `limit` bytes or more
+    """
+    text = bytearray()
+    while len(text) < limit:
+        # Up to the end of a page, behind which there may be nothing.
+        part = read(address + len(text), min(-(address + len(text)) % 4096 or 4096, limit - len(text)))
+        end = part.find(0)
+        if end >= 0:
+            return bytes(text + part[:end])
+        text += part
+    raise Errno(errno.EINVAL)
+
+
+def accessible(address: int, size: int) -> bool:
+    """access_ok: whether a range could be a caller's at all (x86-64)."""
+    return address + size <= _USER_LAST
 
 
 def _checked(address: int) -> int:

@@ -13,7 +13,7 @@ from pyvfio.mock.errno import Errno
 from pyvfio.mock.file import File, request
 
 if TYPE_CHECKING:
-    from pyvfio.mock.group import Group
+    from pyvfio.mock.group import Group, GroupFile
     from pyvfio.mock.kernel import Kernel
     from pyvfio.mock.space import Space
     from pyvfio.mock.tree import Text
@@ -68,7 +68,44 @@ class Device:
         """open(2) of its own file below /dev/vfio/devices."""
         return self.kernel.install(DeviceFile(self.kernel, self, by_group=False))
 
+    @property
+    def vfio(self) -> bool:
+        """Whether a VFIO driver has it."""
+        return self.kernel.host.is_vfio(self)
+
+    @property
+    def driven(self) -> bool:
+        """Whether a driver has it that does DMA for the host."""
+        driver = self.kernel.host.driver_of(self)
+        return driver is not None and not driver.vfio and not driver.harmless
+
+    def match(self, name: bytes) -> bool:
+        """Whether VFIO_GROUP_GET_DEVICE_FD means this one.
+
+        :raises Errno: it does, with options that the driver refuses
+        """
+        return name == self.name.encode()
+
+    def dma_unmap(self, iova: int, size: int) -> None:
+        """Mappings go away: pages that are pinned there are to be let go of (see :meth:`Space.pin`)."""
+
     # Opening and closing, by the first and the last of its files.
+
+    def open_by_group(self, group: GroupFile) -> int:
+        """VFIO_GROUP_GET_DEVICE_FD: a descriptor of it.
+
+        :raises Errno: EINVAL without a container, or with one that has no IOMMU; what `start` raises
+        """
+        file = DeviceFile(self.kernel, self, by_group=True)
+        fd = self.kernel.install(file)
+        try:
+            group.use(self)
+            file.group = group
+            file.grant()
+        except Errno:
+            self.kernel.close(fd)
+            raise
+        return fd
 
     def start(self) -> None:
         """The first of its files may use it now.
@@ -97,6 +134,7 @@ class DeviceFile(File):
     Who opens it by group, or binds it to an iommufd, calls :meth:`grant` once the device is attached to what it then goes through.
 
     :ivar by_group: opened by its group, so usable at once; a cdev must be bound to an iommufd first
+    :ivar group: the group's file that it was opened by
     :ivar granted: it may be used
     """
 
@@ -106,6 +144,7 @@ class DeviceFile(File):
         super().__init__(kernel)
         self.device = device
         self.by_group = by_group
+        self.group: GroupFile | None = None
         self.granted = False
 
     def grant(self) -> None:
@@ -124,6 +163,8 @@ class DeviceFile(File):
         if self.granted:
             self.granted = False
             self.device.closed(self)
+        if self.group is not None:
+            self.group.unuse(self.device)
 
     def descriptor(self) -> int:
         return os.memfd_create("pyvfio-mock-device", os.MFD_CLOEXEC)

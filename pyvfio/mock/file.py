@@ -17,7 +17,7 @@ _H = TypeVar("_H", bound=Handler)
 
 
 def request(number: int) -> Callable[[_H], _H]:
-    """Make a method of a :class:`File` the handler of a request: it takes the caller's argument, returns what ioctl(2)
+    """Make a method of :class:`Handlers` the handler of a request: it takes the caller's argument, returns what ioctl(2)
     would (None for 0), and raises :class:`Errno` to fail."""
 
     def mark(handler: _H) -> _H:
@@ -27,8 +27,29 @@ def request(number: int) -> Callable[[_H], _H]:
     return mark
 
 
-class File:
-    """An open file of the mock's. Subclasses add handlers with :func:`request`.
+class Handlers:
+    """What answers requests: subclasses add handlers with :func:`request`."""
+
+    handlers: ClassVar[dict[int, Handler]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = {value._request: value for value in vars(cls).values() if hasattr(value, "_request")}
+        cls.handlers = {**cls.handlers, **own}
+
+    def ioctl(self, number: int, argument: int) -> int:
+        """One request, under the kernel's lock.
+
+        :raises Errno: it failed
+        """
+        handler = self.handlers.get(number)
+        if handler is None:
+            raise Errno(errno.ENOTTY)
+        return handler(self, argument) or 0
+
+
+class File(Handlers):
+    """An open file of the mock's.
 
     The kernel counts references: the descriptor is one, and a file that another depends on (a container with a group in it, an
     iommufd with a device bound to it) is held by that one too. `release` runs when the last goes.
@@ -36,12 +57,6 @@ class File:
 
     #: as in :mod:`pyvfio.requests`
     kind: ClassVar[str]
-    handlers: ClassVar[dict[int, Handler]] = {}
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        own = {value._request: value for value in vars(cls).values() if hasattr(value, "_request")}
-        cls.handlers = {**cls.handlers, **own}
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -64,16 +79,6 @@ class File:
 
     def release(self) -> None:
         """The last reference is gone."""
-
-    def ioctl(self, number: int, argument: int) -> int:
-        """One request, under the kernel's lock.
-
-        :raises Errno: it failed
-        """
-        handler = self.handlers.get(number)
-        if handler is None:
-            raise Errno(errno.ENOTTY)
-        return handler(self, argument) or 0
 
     # What the other calls on the descriptor do; EINVAL, as for a file without the operation.
 

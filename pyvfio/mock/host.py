@@ -33,8 +33,10 @@ class Host:
     def new_group(self, *, emulated: bool = False) -> Group:
         kernel = self.kernel
         number = next(n for n in range(len(kernel.groups) + 1) if n not in kernel.groups)
-        group = kernel.groups[number] = Group(number)
-        reserved = "" if emulated else "".join(f"{r.start:#018x} {r.last:#018x} {r.type}\n" for r in kernel.profile.reserved)
+        group = kernel.groups[number] = Group(
+            number, () if emulated else kernel.profile.reserved, emulated=emulated
+        )
+        reserved = "".join(f"{r.start:#018x} {r.last:#018x} {r.type}\n" for r in group.reserved)
         self.sysfs.show_group(group, reserved, "unknown" if emulated else "DMA-FQ", "vfio-noiommu" if emulated else None)
         return group
 

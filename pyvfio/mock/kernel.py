@@ -17,6 +17,7 @@ from pyvfio.mock.errno import Errno
 from pyvfio.mock.file import File
 from pyvfio.mock.group import Group
 from pyvfio.mock.host import Host
+from pyvfio.mock.memlock import Memlock
 from pyvfio.mock.profile import Profile, profile
 from pyvfio.mock.tree import Special, Tree, os_error
 
@@ -32,6 +33,7 @@ class Kernel(PythonKernel):
     :ivar files: descriptor -> what it refers to
     :ivar devices: name -> each device of the host; `groups`: number -> each IOMMU group
     :ivar host: groups, drivers and devices, and how they are bound
+    :ivar locked: the memory that type1 has pinned, and its limit
     :ivar lock: held while a request runs, and by what runs by itself (a device's engine) while it touches anything shared
     """
 
@@ -44,6 +46,7 @@ class Kernel(PythonKernel):
         self.devices: dict[str, Device] = {}
         self.groups: dict[int, Group] = {}
         self.lock = RLock()
+        self.locked = Memlock(self.profile.memlock, self.profile.page_size)
         self.host = Host(self)
         topology.populate(self.host)
 
@@ -86,7 +89,7 @@ class Kernel(PythonKernel):
             return -errno.EBADF
         with self.lock:
             try:
-                return file.ioctl(request, argument)
+                return file.ioctl(request & 0xFFFFFFFF, argument)
             except Errno as error:
                 return -error.number
 

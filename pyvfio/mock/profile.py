@@ -35,6 +35,7 @@ class Profile(NamedTuple):
     :ivar iommu: `intel`, `amd`, `smmu` or `virtio`: what hardware information says
     :ivar width: bits of an IOVA
     :ivar page_sizes: bitmap of those that the IOMMU has
+    :ivar coherent: the IOMMU keeps devices from bypassing the processor's caches (VFIO_DMA_CC_IOMMU)
     :ivar page_size: the processor's
     :ivar dma_entry_limit: mappings per type1 container (vfio_iommu_type1.dma_entry_limit)
     :ivar memlock: bytes that may be pinned (RLIMIT_MEMLOCK); None with CAP_IPC_LOCK
@@ -46,6 +47,7 @@ class Profile(NamedTuple):
     width: int
     page_sizes: int
     reserved: tuple[Reserved, ...] = (Reserved(0xFEE00000, 0xFEEFFFFF, "msi"),)
+    coherent: bool = False
     page_size: int = 4096
     dma_entry_limit: int = 65535
     memlock: int | None = None

@@ -1,0 +1,90 @@
+"""A VFIO container: an open /dev/vfio/vfio, and the type1 IOMMU that is set for its groups."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pyvfio._abi import lib
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.file import request
+from pyvfio.mock.group import Group, GroupContainer
+from pyvfio.mock.type1 import Type1, extension
+
+if TYPE_CHECKING:
+    from pyvfio.mock.device import Device
+    from pyvfio.mock.kernel import Kernel
+
+
+class ContainerFile(GroupContainer):
+    """An open /dev/vfio/vfio. It outlives its descriptor as long as a group is in it.
+
+    :ivar groups: those that are in it, the latest first, as the kernel goes through them
+    :ivar iommu: once VFIO_SET_IOMMU has been called, until the last group leaves
+    """
+
+    kind = "container"
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel)
+        self.groups: list[Group] = []
+        self.iommu: Type1 | None = None
+
+    def ioctl(self, number: int, argument: int) -> int:
+        if number in self.handlers:
+            return super().ioctl(number, argument)
+        if self.iommu is None:
+            raise Errno(errno.EINVAL)
+        return self.iommu.ioctl(number, argument)
+
+    @request(lib.VFIO_GET_API_VERSION)
+    def _api_version(self, argument: int) -> int:
+        return lib.VFIO_API_VERSION
+
+    @request(lib.VFIO_CHECK_EXTENSION)
+    def _check_extension(self, argument: int) -> int:
+        return extension(self.iommu, argument)
+
+    @request(lib.VFIO_SET_IOMMU)
+    def _set_iommu(self, argument: int) -> None:
+        if not self.groups or self.iommu is not None:
+            raise Errno(errno.EINVAL)
+        if not extension(None, argument):
+            raise Errno(errno.ENODEV)
+        iommu = Type1.of_type(self.kernel, argument)
+        for group in self.groups:
+            iommu.attach(group)
+        self.iommu = iommu
+
+    # Groups, and the devices that are opened by them.
+
+    def attach_group(self, group: Group) -> None:
+        if not group.emulated:
+            group.claim(self)
+        if self.iommu is not None:
+            try:
+                self.iommu.attach(group)
+            except Errno:
+                if not group.emulated:
+                    group.release()
+                raise
+        self.groups.insert(0, group)
+
+    def detach_group(self, group: Group) -> None:
+        if self.iommu is not None:
+            self.iommu.detach(group)
+        if not group.emulated:
+            group.release()
+        self.groups.remove(group)
+        if not self.groups and self.iommu is not None:
+            self.iommu.release()
+            self.iommu = None
+
+    def use(self, device: Device) -> None:
+        if self.iommu is None:
+            raise Errno(errno.EINVAL)
+        self.iommu.register(device)
+
+    def unuse(self, device: Device) -> None:
+        if self.iommu is not None:
+            self.iommu.unregister(device)
