@@ -134,7 +134,7 @@ class GroupFile(File):
 
     @request(lib.VFIO_GROUP_SET_CONTAINER)
     def _set_container(self, argument: int) -> None:
-        fd = caller.take("int32_t", argument)[0]
+        fd = int.from_bytes(caller.read(argument, 4), "little", signed=True)
         file = self.kernel.file(fd)
         if self.container is not None:
             raise Errno(errno.EINVAL)

@@ -28,7 +28,7 @@ class Sysfs:
         self._tree = host.kernel.tree
         for path in ("/sys/class/vfio", "/sys/class/vfio-dev", "/sys/kernel/iommu_groups", "/dev/vfio/devices", "/proc"):
             self._tree.directory(path)
-        self._tree.add("/dev/vfio/vfio", Special(lambda flags: host.kernel.install(ContainerFile(host.kernel))))
+        self._tree.add("/dev/vfio/vfio", Special(lambda _: host.kernel.install(ContainerFile(host.kernel))))
         for bus in ("pci", "platform"):
             self._tree.directory(f"/sys/bus/{bus}/devices")
             self._tree.directory(f"/sys/bus/{bus}/drivers")
