@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pyvfio._abi import ffi, lib
 from pyvfio.mock import caller
+from pyvfio.mock.cdev import Cdev
 from pyvfio.mock.errno import Errno
-from pyvfio.mock.file import File, request
+from pyvfio.mock.file import request
 
 if TYPE_CHECKING:
     from pyvfio.mock.group import Group, GroupFile
@@ -128,7 +129,7 @@ class Device:
             self._closed.notify_all()
 
 
-class DeviceFile(File):
+class DeviceFile(Cdev):
     """An open VFIO device: by its group's GET_DEVICE_FD, or by its own file below /dev/vfio/devices.
 
     Who opens it by group, or binds it to an iommufd, calls :meth:`grant` once the device is attached to what it then goes through.
@@ -141,8 +142,7 @@ class DeviceFile(File):
     kind = "device"
 
     def __init__(self, kernel: Kernel, device: Device, *, by_group: bool) -> None:
-        super().__init__(kernel)
-        self.device = device
+        super().__init__(kernel, device)
         self.by_group = by_group
         self.group: GroupFile | None = None
         self.granted = False
@@ -163,6 +163,7 @@ class DeviceFile(File):
         if self.granted:
             self.granted = False
             self.device.closed(self)
+        self.unbind()
         if self.group is not None:
             self.group.unuse(self.device)
 

@@ -33,7 +33,7 @@ class Kernel(PythonKernel):
     :ivar files: descriptor -> what it refers to
     :ivar devices: name -> each device of the host; `groups`: number -> each IOMMU group
     :ivar host: groups, drivers and devices, and how they are bound
-    :ivar locked: the memory that type1 has pinned, and its limit
+    :ivar locked: the memory that type1 has pinned, and its limit; `locked_by_user`: what iommufd has, which is counted apart
     :ivar lock: held while a request runs, and by what runs by itself (a device's engine) while it touches anything shared
     """
 
@@ -47,6 +47,7 @@ class Kernel(PythonKernel):
         self.groups: dict[int, Group] = {}
         self.lock = RLock()
         self.locked = Memlock(self.profile.memlock, self.profile.page_size)
+        self.locked_by_user = Memlock(self.profile.memlock, self.profile.page_size)
         self.host = Host(self)
         topology.populate(self.host)
 

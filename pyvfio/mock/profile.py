@@ -36,6 +36,7 @@ class Profile(NamedTuple):
     :ivar width: bits of an IOVA
     :ivar page_sizes: bitmap of those that the IOMMU has
     :ivar coherent: the IOMMU keeps devices from bypassing the processor's caches (VFIO_DMA_CC_IOMMU)
+    :ivar pasid_bits: of the PASIDs that devices can use; 0 for none
     :ivar page_size: the processor's
     :ivar dma_entry_limit: mappings per type1 container (vfio_iommu_type1.dma_entry_limit)
     :ivar memlock: bytes that may be pinned (RLIMIT_MEMLOCK); None with CAP_IPC_LOCK
@@ -48,6 +49,7 @@ class Profile(NamedTuple):
     page_sizes: int
     reserved: tuple[Reserved, ...] = (Reserved(0xFEE00000, 0xFEEFFFFF, "msi"),)
     coherent: bool = False
+    pasid_bits: int = 0
     page_size: int = 4096
     dma_entry_limit: int = 65535
     memlock: int | None = None

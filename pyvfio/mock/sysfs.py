@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyvfio.mock.container import ContainerFile
 from pyvfio.mock.errno import Errno
+from pyvfio.mock.iommufd import Iommufd
 from pyvfio.mock.tree import Link, Special, Text
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Sysfs:
         self._tree = host.kernel.tree
         for path in ("/sys/class/vfio", "/sys/class/vfio-dev", "/sys/kernel/iommu_groups", "/dev/vfio/devices", "/proc"):
             self._tree.directory(path)
+        self._tree.add("/dev/iommu", Special(lambda _: host.kernel.install(Iommufd(host.kernel))))
         self._tree.add("/dev/vfio/vfio", Special(lambda _: host.kernel.install(ContainerFile(host.kernel))))
         for bus in ("pci", "platform"):
             self._tree.directory(f"/sys/bus/{bus}/devices")

@@ -1,0 +1,11 @@
+"""iommufd in the mock: an open /dev/iommu, its objects, and the 22 requests that they answer.
+
+An object is a file here, as in :mod:`pyvfio.iommufd`, with the requests that make and use it; :mod:`~pyvfio.mock.iommufd.context` is
+the open file that they live in.
+"""
+
+# The modules of the other objects are imported for their requests.
+from pyvfio.mock.iommufd import fault_queue as _fault_queue  # noqa: F401
+from pyvfio.mock.iommufd import hw_info as _hw_info  # noqa: F401
+from pyvfio.mock.iommufd import viommu as _viommu  # noqa: F401
+from pyvfio.mock.iommufd.compat import Iommufd as Iommufd

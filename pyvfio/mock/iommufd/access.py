@@ -1,0 +1,100 @@
+"""Devices without an IOMMU, as objects of an iommufd: the kernel copies for them, by the mappings of an IOAS."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.iommufd import rw
+from pyvfio.mock.iommufd.ioas import Ioas
+from pyvfio.mock.iommufd.iopt import LAST, READ, WRITE
+from pyvfio.mock.iommufd.object import Object
+from pyvfio.mock.space import Space
+
+if TYPE_CHECKING:
+    from pyvfio.mock.device import Device
+    from pyvfio.mock.iommufd.context import Context
+
+
+class Access(Object, Space):
+    """An emulated device that an iommufd has.
+
+    :ivar alignment: of what it can use: it pins pages
+    """
+
+    def __init__(self, ctx: Context, device: Device) -> None:
+        super().__init__(ctx)
+        ctx.hold()
+        self.alignment = ctx.kernel.profile.page_size
+        self._device = device
+        self._ioas: Ioas | None = None
+        # The driver that bound it.
+        self.users += 1
+        device.space = self
+
+    def unbind(self) -> None:
+        """The driver lets go."""
+        self.drop()
+        self.ctx.remove(self)
+
+    def destroyed(self) -> None:
+        self._change(None)
+        self._device.space = None
+        self.ctx.drop()
+
+    # Attaching.
+
+    def attach(self, number: int, pasid: int | None = None) -> int:
+        """Attach it to an IOAS, or to another one; it has no PASIDs.
+
+        :raises Errno: ENOENT, it is no IOAS; EADDRINUSE, a mapping is not of whole pages
+        """
+        self._change(self.ctx.get(number, Ioas))
+        return number
+
+    def detach(self, pasid: int | None = None) -> None:
+        self._change(None)
+
+    def _change(self, ioas: Ioas | None) -> None:
+        old = self._ioas
+        if ioas is old:
+            return
+        if ioas is not None:
+            ioas.table.add_access(self)
+            ioas.users += 1
+        if old is not None:
+            self._device.dma_unmap(0, LAST)
+            old.table.remove_access(self)
+            old.drop()
+        self._ioas = ioas
+
+    def unmapped(self, iova: int, size: int) -> None:
+        self._device.dma_unmap(iova, size)
+
+    # DMA.
+
+    def _attached(self) -> Ioas:
+        if self._ioas is None:
+            raise Errno(errno.ENOENT)
+        return self._ioas
+
+    def read(self, iova: int, size: int) -> bytes:
+        return rw.read(self._attached().table, iova, size)
+
+    def write(self, iova: int, data: bytes) -> None:
+        for _ in rw.write(self._attached().table, iova, data):
+            pass
+
+    def pin(self, iova: int, *, write: bool) -> int:
+        iova -= iova % self.alignment
+        for area, _, _ in rw.accessible(self._attached().table, iova, self.alignment, WRITE if write else READ):
+            area.pin_access(iova, iova + self.alignment - 1, write=write)
+            return area.pages.address + area.offset(iova)
+        raise Errno(errno.ENOENT)
+
+    def unpin(self, iova: int) -> None:
+        iova -= iova % self.alignment
+        area = self._attached().table.areas.at(iova)
+        if area is not None:
+            area.unpin_access(iova, iova + self.alignment - 1)

@@ -1,0 +1,215 @@
+"""Devices behind an IOMMU, as objects of an iommufd, and what they are attached to."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.iommufd.hwpt import Hwpt, PagingHwpt
+from pyvfio.mock.iommufd.ioas import Ioas
+from pyvfio.mock.iommufd.object import Object
+
+if TYPE_CHECKING:
+    from pyvfio.mock.device import Device
+    from pyvfio.mock.group import Group
+    from pyvfio.mock.iommufd.context import Context
+
+
+class BoundGroup:
+    """An IOMMU group in an iommufd: all of its devices share their page table.
+
+    :ivar attached: PASID, or None for DMA without one -> the page table, and the devices that were attached to it
+    """
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.devices = 0
+        self.attached: dict[int | None, tuple[Hwpt, list[BoundDevice]]] = {}
+
+    def show(self) -> None:
+        """What the IOMMU does with the DMA of all devices of the group now."""
+        hwpt, _ = self.attached.get(None, (None, None))
+        for device in self.group.devices:
+            device.space = hwpt.domain if hwpt is not None else None
+
+    def check_pasid(self, hwpt: Hwpt, pasid: int | None) -> None:
+        """:raises Errno: EINVAL, a page table that is not made for PASIDs with one that needs it"""
+        if pasid is None:
+            if not hwpt.pasid_compatible and any(other is not None for other in self.attached):
+                raise Errno(errno.EINVAL)
+            return
+        if not hwpt.pasid_compatible:
+            raise Errno(errno.EINVAL)
+        plain = self.attached.get(None)
+        if plain is not None and not plain[0].pasid_compatible:
+            raise Errno(errno.EINVAL)
+
+
+class BoundDevice(Object):
+    """A device that an iommufd has."""
+
+    def __init__(self, ctx: Context, device: Device) -> None:
+        """
+        :raises Errno: EPERM, somebody else has its group
+        """
+        device.group.claim(ctx)
+        super().__init__(ctx)
+        ctx.hold()
+        self.device = device
+        self.group = ctx.groups.setdefault(device.group.number, BoundGroup(device.group))
+        self.group.devices += 1
+        # The driver that bound it.
+        self.users += 1
+
+    def unbind(self) -> None:
+        """The driver lets go."""
+        for pasid in [pasid for pasid, (_, devices) in self.group.attached.items() if self in devices]:
+            self.detach(pasid)
+        self.drop()
+        self.ctx.remove(self)
+
+    def destroyed(self) -> None:
+        self.device.group.release()
+        self.group.devices -= 1
+        if not self.group.devices:
+            del self.ctx.groups[self.device.group.number]
+        self.ctx.drop()
+
+    # Attaching.
+
+    def is_attached(self, pasid: int | None = None) -> bool:
+        return pasid in self.group.attached and self in self.group.attached[pasid][1]
+
+    def attach(self, number: int, pasid: int | None = None) -> int:
+        """Attach it to an IOAS or a page table, or to another one: the number of the page table.
+
+        :raises Errno: ENOENT; EINVAL, it does not fit; EADDRINUSE, a mapping is in the way
+        """
+        replace = self.is_attached(pasid)
+        object_ = self.ctx.get(number)
+        if isinstance(object_, Ioas):
+            number = self._attach_ioas(object_, pasid, replace)
+        elif isinstance(object_, Hwpt):
+            self._change(object_, pasid)
+        else:
+            raise Errno(errno.EINVAL)
+        if not replace:
+            self.users += 1
+        return number
+
+    def _attach_ioas(self, ioas: Ioas, pasid: int | None, replace: bool) -> int:
+        """Attach it to a page table that the kernel made by itself, of those that fit the first, else to a new one."""
+        for hwpt in ioas.hwpts:
+            if not hwpt.automatic:
+                continue
+            try:
+                self._change(hwpt, pasid)
+            except Errno as error:
+                if error.number != errno.EINVAL:
+                    raise
+                continue
+            return hwpt.id
+        hwpt = PagingHwpt(ioas, 0, self, automatic=not replace, pasid=pasid)
+        if replace:
+            try:
+                self._change(hwpt, pasid)
+            except Errno:
+                self.ctx.remove(hwpt)
+                raise
+            hwpt.automatic = True
+        return hwpt.id
+
+    def _change(self, hwpt: Hwpt, pasid: int | None) -> None:
+        if self.is_attached(pasid):
+            self._replace_by(hwpt, pasid)
+        else:
+            self.attach_to(hwpt, pasid)
+
+    def attach_to(self, hwpt: Hwpt, pasid: int | None) -> None:
+        """:raises Errno: EINVAL, EADDRINUSE; nothing has changed then"""
+        current, devices = self.group.attached.get(pasid, (None, []))
+        if current is not None and current is not hwpt:
+            raise Errno(errno.EINVAL)
+        table = hwpt.paging.ioas.table
+        if pasid is None:
+            _reserve(self, hwpt)
+        if current is None:
+            try:
+                self.group.check_pasid(hwpt, pasid)
+                self._check_pasid_range(pasid)
+            except Errno:
+                if pasid is None:
+                    table.unreserve(self)
+                raise
+            self.group.attached[pasid] = hwpt, devices
+        devices.append(self)
+        hwpt.users += 1
+        self.group.show()
+
+    def _check_pasid_range(self, pasid: int | None) -> None:
+        if pasid is not None and (pasid == 0 or pasid >> self.ctx.kernel.profile.pasid_bits):
+            raise Errno(errno.EINVAL)
+
+    def _replace_by(self, hwpt: Hwpt, pasid: int | None) -> None:
+        """Attach all devices of the group to another page table.
+
+        :raises Errno: EINVAL, EADDRINUSE; nothing has changed then
+        """
+        old, devices = self.group.attached[pasid]
+        if hwpt is old:
+            return
+        ioas, old_ioas = hwpt.paging.ioas, old.paging.ioas
+        moves = pasid is None and ioas is not old_ioas
+        if moves:
+            done: list[BoundDevice] = []
+            try:
+                for device in devices:
+                    _reserve(device, hwpt)
+                    done.append(device)
+                self.group.check_pasid(hwpt, pasid)
+            except Errno:
+                for device in done:
+                    ioas.table.unreserve(device)
+                raise
+            for device in devices:
+                old_ioas.table.unreserve(device)
+        else:
+            self.group.check_pasid(hwpt, pasid)
+        self.group.attached[pasid] = hwpt, devices
+        hwpt.users += len(devices)
+        old.users -= len(devices) - 1
+        self.group.show()
+        old.let_go()
+
+    def detach(self, pasid: int | None = None) -> None:
+        """Nothing happens if it is not attached."""
+        if self.is_attached(pasid):
+            self.detach_from(pasid).let_go()
+            self.drop()
+
+    def detach_from(self, pasid: int | None) -> Hwpt:
+        """Take it off its page table, which still has it as a user."""
+        hwpt, devices = self.group.attached[pasid]
+        devices.remove(self)
+        if not devices:
+            del self.group.attached[pasid]
+        if pasid is None:
+            hwpt.paging.ioas.table.unreserve(self)
+        self.group.show()
+        return hwpt
+
+
+def _reserve(device: BoundDevice, hwpt: Hwpt) -> None:
+    """Keep the regions that the IOMMU keeps back from mappings.
+
+    :raises Errno: EADDRINUSE
+    """
+    table = hwpt.paging.ioas.table
+    try:
+        for region in device.group.group.reserved:
+            if region.type != "direct-relaxable":
+                table.reserve(region.start, region.last, device)
+    except Errno:
+        table.unreserve(device)
+        raise

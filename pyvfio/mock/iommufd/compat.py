@@ -1,0 +1,175 @@
+"""VFIO's old requests on an iommufd that stands in for a container."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING
+
+from pyvfio._abi import ffi, lib
+from pyvfio.mock import caller
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.file import request
+from pyvfio.mock.iommufd.command import Command, command
+from pyvfio.mock.iommufd.context import Context
+from pyvfio.mock.iommufd.ioas import Ioas, unmap_range
+from pyvfio.mock.iommufd.iopt import LAST, READ, WRITE
+from pyvfio.mock.iommufd.pages import UserPages
+
+if TYPE_CHECKING:
+    from pyvfio.mock.device import Device
+    from pyvfio.mock.group import Group
+    from pyvfio.mock.iommufd.access import Access
+    from pyvfio.mock.iommufd.bound import BoundDevice
+    from pyvfio.mock.kernel import Kernel
+
+_INFO_SIZE = ffi.sizeof("struct vfio_iommu_type1_info")
+
+
+class Iommufd(Context):
+    """An open /dev/iommu, with what it answers as a container."""
+
+    kind = "iommufd"
+
+    lets_go = True
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel)
+        self._opened: dict[Device, BoundDevice | Access] = {}
+
+    # Groups.
+
+    def attach_group(self, group: Group) -> None:
+        if self.vfio_ioas is None:
+            self.vfio_ioas = Ioas(self)
+
+    def detach_group(self, group: Group) -> None:
+        pass
+
+    def use(self, device: Device) -> None:
+        from pyvfio.mock.cdev import bind
+
+        bound = bind(self, device)
+        try:
+            bound.attach(self.compat_ioas().id)
+        except Errno:
+            bound.unbind()
+            raise
+        self._opened[device] = bound
+
+    def unuse(self, device: Device) -> None:
+        self._opened.pop(device).unbind()
+
+    # Requests.
+
+    @request(lib.VFIO_GET_API_VERSION)
+    def _api_version(self, argument: int) -> int:
+        return lib.VFIO_API_VERSION
+
+    @request(lib.VFIO_CHECK_EXTENSION)
+    def _check_extension(self, argument: int) -> int:
+        if argument == lib.VFIO_DMA_CC_IOMMU:
+            coherent = self.kernel.profile.coherent
+            return int(coherent or not self.compat_ioas().hwpts)
+        return int(
+            argument in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL, lib.VFIO_NOIOMMU_IOMMU)
+        )
+
+    @request(lib.VFIO_SET_IOMMU)
+    def _set_iommu(self, argument: int) -> None:
+        if argument not in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU):
+            raise Errno(errno.EINVAL)
+        ioas = self.compat_ioas()
+        # The first version could unmap within mappings, for which these must be of small pages.
+        if argument == lib.VFIO_TYPE1_IOMMU:
+            ioas.table.use_huge_pages(False)
+
+    @request(lib.VFIO_IOMMU_MAP_DMA)
+    def _map(self, argument: int) -> None:
+        native = caller.take("struct vfio_iommu_type1_dma_map", argument)
+        flags = native.flags
+        if native.argsz < ffi.sizeof(native[0]) or flags & ~(lib.VFIO_DMA_MAP_FLAG_READ | lib.VFIO_DMA_MAP_FLAG_WRITE):
+            raise Errno(errno.EINVAL)
+        prot = (READ if flags & lib.VFIO_DMA_MAP_FLAG_READ else 0) | (WRITE if flags & lib.VFIO_DMA_MAP_FLAG_WRITE else 0)
+        table = self.compat_ioas().table
+        pages = UserPages(self, native.vaddr, native.size, writable=bool(prot & WRITE))
+        table.map([(pages, native.vaddr - pages.address, native.size)], native.size, native.iova, prot)
+
+    @request(lib.VFIO_IOMMU_UNMAP_DMA)
+    def _unmap(self, argument: int) -> None:
+        least = ffi.offsetof("struct vfio_iommu_type1_dma_unmap", "size") + 8
+        native = caller.take("struct vfio_iommu_type1_dma_unmap", argument, least)
+        if native.argsz < least or native.flags & ~lib.VFIO_DMA_UNMAP_FLAG_ALL:
+            raise Errno(errno.EINVAL)
+        table = self.compat_ioas().table
+        iova, size = native.iova, native.size
+        if native.flags & lib.VFIO_DMA_UNMAP_FLAG_ALL:
+            if iova or size:
+                raise Errno(errno.EINVAL)
+            done, error = table.unmap(0, LAST)
+        else:
+            if not table.huge_pages:
+                cuts = [iova + size - 1 & LAST, iova - 1]
+                table.cut(cuts if iova else cuts[:1])
+            done, error = unmap_range(table, iova, size)
+        native.size = done
+        caller.give(argument, native, least)
+        if error:
+            raise Errno(error)
+
+    @request(lib.VFIO_IOMMU_GET_INFO)
+    def _get_info(self, argument: int) -> None:
+        least = ffi.offsetof("struct vfio_iommu_type1_info", "iova_pgsizes") + 8
+        info = caller.take("struct vfio_iommu_type1_info", argument, least)
+        room = info.argsz
+        if room < least:
+            raise Errno(errno.EINVAL)
+        ioas = self.compat_ioas()
+        available = struct.pack("=2HII", lib.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, 0, 2**32 - 1)
+        usable = list(ioas.table.usable())
+        ranges = struct.pack("=2H3I", lib.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, 0, len(usable), 0)
+        ranges += b"".join(struct.pack("=2Q", *pair) for pair in usable)
+        at = _INFO_SIZE
+        previous = 0
+        for capability in (available, ranges):
+            self._put(argument, room, at, capability)
+            if previous and room >= at:
+                caller.write(argument + previous + 4, at.to_bytes(4, "little"))
+            previous = at
+            at += -(-len(capability) // 8) * 8
+        info.flags = lib.VFIO_IOMMU_INFO_PGSIZES | lib.VFIO_IOMMU_INFO_CAPS
+        info.iova_pgsizes = self._page_sizes(ioas)
+        info.cap_offset = _INFO_SIZE if room >= at else 0
+        info.argsz = at
+        caller.give(argument, info, min(room, _INFO_SIZE))
+
+    @staticmethod
+    def _put(argument: int, room: int, at: int, capability: bytes) -> None:
+        """A capability, whole or as many of its ranges as there is room for."""
+        if room - at >= len(capability):
+            caller.write(argument + at, capability)
+        elif len(capability) > 16:
+            for end in range(24 + 8, len(capability) + 1, 16):
+                if room - at >= end:
+                    caller.write(argument + at + end - 16, capability[end - 16 : end])
+
+    def _page_sizes(self, ioas: Ioas) -> int:
+        sizes = LAST
+        for domain in ioas.table.domains:
+            sizes &= domain.page_sizes
+        page = self.kernel.profile.page_size
+        if sizes & page - 1:
+            sizes = sizes & -page | page
+        return max(sizes, ioas.table.alignment)
+
+
+@command(lib.IOMMU_VFIO_IOAS, "struct iommu_vfio_ioas", "__reserved")
+def _vfio_ioas(ctx: Context, cmd: Command) -> None:
+    c = cmd.c
+    if c.__reserved or c.op > lib.IOMMU_VFIO_IOAS_CLEAR:
+        raise Errno(errno.EOPNOTSUPP)
+    if c.op == lib.IOMMU_VFIO_IOAS_GET:
+        c.ioas_id = ctx.compat_ioas().id
+        cmd.respond()
+    else:
+        ctx.vfio_ioas = ctx.get(c.ioas_id, Ioas) if c.op == lib.IOMMU_VFIO_IOAS_SET else None

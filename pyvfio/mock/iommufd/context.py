@@ -1,0 +1,111 @@
+"""The objects of an open /dev/iommu, and how a request finds its handler."""
+
+from __future__ import annotations
+
+import errno
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from pyvfio._abi import lib
+from pyvfio.mock import caller
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.group import GroupContainer
+from pyvfio.mock.iommufd.command import REQUESTS, Command, command
+
+if TYPE_CHECKING:
+    from pyvfio.mock.iommufd.bound import BoundGroup
+    from pyvfio.mock.iommufd.ioas import Ioas
+    from pyvfio.mock.iommufd.object import Object
+    from pyvfio.mock.kernel import Kernel
+
+_O = TypeVar("_O", bound="Object")
+#: one behind the highest number that a request of iommufd's own has: those of the kernel's selftest end there
+_LAST_NR = 0xA0
+
+
+class Context(GroupContainer):
+    """The objects of an open /dev/iommu.
+
+    :ivar objects: id -> object; None for the id of a virtual device whose device is gone, which is not given again
+    :ivar groups: number of an IOMMU group -> what its devices are attached to
+    :ivar vfio_ioas: the one that VFIO's old requests mean
+    :ivar account_by_process: IOMMU_OPTION_RLIMIT_MODE
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel)
+        self.objects: dict[int, Object | None] = {}
+        self._free: list[int] = []
+        self.groups: dict[int, BoundGroup] = {}
+        self.vfio_ioas: Ioas | None = None
+        self.account_by_process = False
+
+    def ioctl(self, number: int, argument: int) -> int:
+        if not lib.IOMMUFD_CMD_BASE <= number & 0xFF <= _LAST_NR:
+            return super().ioctl(number, argument)
+        request = REQUESTS.get(number)
+        if request is None:
+            caller.read(argument, 4)
+            raise Errno(errno.ENOTTY)
+        request.execute(self, Command(request, argument))
+        return 0
+
+    def compat_ioas(self) -> Ioas:
+        """:raises Errno: ENODEV, there is none"""
+        if self.vfio_ioas is None:
+            raise Errno(errno.ENODEV)
+        return self.vfio_ioas
+
+    # Objects.
+
+    def add(self, object_: Object) -> int:
+        """A number for a new object: the lowest that is free."""
+        number = heappop(self._free) if self._free else len(self.objects) + 1
+        self.objects[number] = object_
+        return number
+
+    @overload
+    def get(self, number: int) -> Object: ...
+    @overload
+    def get(self, number: int, kind: type[_O]) -> _O: ...
+    def get(self, number: int, kind: Any = None) -> Any:
+        """:raises Errno: ENOENT, there is no object of that number, or it is of another kind"""
+        object_ = self.objects.get(number)
+        if object_ is None or (kind is not None and not isinstance(object_, kind)):
+            raise Errno(errno.ENOENT)
+        return object_
+
+    def remove(self, object_: Object, *, tombstone: bool = False) -> None:
+        """End an object that only the table uses.
+
+        :raises Errno: EBUSY, something else uses it
+        """
+        if object_.users != 1:
+            raise Errno(errno.EBUSY)
+        if tombstone:
+            self.objects[object_.id] = None
+        else:
+            self.abort(object_)
+        if self.vfio_ioas is object_:
+            self.vfio_ioas = None
+        object_.destroyed()
+
+    def abort(self, object_: Object) -> None:
+        """Give back the number of an object that was not finished."""
+        del self.objects[object_.id]
+        heappush(self._free, object_.id)
+
+    def release(self) -> None:
+        """Leaves first, until nothing is left."""
+        while self.objects:
+            for number, object_ in sorted(self.objects.items()):
+                if object_ is None or object_.users == 1:
+                    del self.objects[number]
+                if object_ is not None and object_.users == 1:
+                    object_.destroyed()
+
+
+@command(lib.IOMMU_DESTROY, "struct iommu_destroy", "id")
+def _destroy(ctx: Context, cmd: Command) -> None:
+    ctx.remove(ctx.get(cmd.c.id))
+

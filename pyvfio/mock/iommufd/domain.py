@@ -1,0 +1,68 @@
+"""A page table of an IOMMU: what the DMA of the devices that are attached to it goes through."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.iommufd import rw
+from pyvfio.mock.iommufd.iopt import LAST, IoPageTable
+from pyvfio.mock.space import Space
+
+if TYPE_CHECKING:
+    from pyvfio.mock.iommufd.area import Area
+    from pyvfio.mock.profile import Profile
+
+
+class Domain(Space):
+    """The mappings of an IOAS as an IOMMU sees them.
+
+    :ivar tracks: it can keep dirty bits
+    """
+
+    def __init__(self, profile: Profile, table: IoPageTable, *, tracks: bool) -> None:
+        self.table = table
+        self.page_sizes = profile.page_sizes
+        self.aperture_last = min(LAST, (1 << profile.width) - 1)
+        self.tracks = tracks
+        self._page_size = profile.page_sizes & -profile.page_sizes
+        self._tracking = False
+        # The dirty pages of each mapping, by number.
+        self._dirty: dict[Area, set[int]] = {}
+
+    def read(self, iova: int, size: int) -> bytes:
+        return rw.read(self.table, iova, size)
+
+    def write(self, iova: int, data: bytes) -> None:
+        for area, start, last in rw.write(self.table, iova, data):
+            if self._tracking:
+                self._dirty.setdefault(area, set()).update(range(start // self._page_size, last // self._page_size + 1))
+
+    # Dirty bits.
+
+    def track(self, on: bool) -> None:
+        """:raises Errno: EOPNOTSUPP"""
+        if not self.tracks:
+            raise Errno(errno.EOPNOTSUPP)
+        if on:
+            self._dirty.clear()
+        self._tracking = on
+
+    def dirty(self, start: int, last: int, *, clear: bool) -> Iterator[tuple[int, int]]:
+        """The dirty pages of a range, as (IOVA, size), up to the first gap in the mappings."""
+        size = self._page_size
+        for area, first, end in self.table.contiguous(start, last):
+            pages = self._dirty.get(area)
+            if not pages:
+                continue
+            found = [page for page in pages if first <= page * size <= end]
+            if clear:
+                pages.difference_update(found)
+            for page in sorted(found):
+                yield page * size, size
+
+    def unmapped(self, area: Area) -> None:
+        """The mapping is gone, and its dirty bits with it."""
+        self._dirty.pop(area, None)

@@ -1,0 +1,214 @@
+"""Page tables of IOMMUs, as objects."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from pyvfio._abi import lib
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.iommufd.command import Command, command
+from pyvfio.mock.iommufd.domain import Domain
+from pyvfio.mock.iommufd.ioas import Ioas
+from pyvfio.mock.iommufd.iopt import LAST
+from pyvfio.mock.iommufd.object import Object
+from pyvfio.mock.iova_bitmap import IovaBitmap
+
+if TYPE_CHECKING:
+    from pyvfio.mock.iommufd.bound import BoundDevice
+    from pyvfio.mock.iommufd.context import Context
+    from pyvfio.mock.iommufd.fault_queue import FaultQueue
+
+_FLAGS = (
+    lib.IOMMU_HWPT_ALLOC_NEST_PARENT
+    | lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING
+    | lib.IOMMU_HWPT_FAULT_ID_VALID
+    | lib.IOMMU_HWPT_ALLOC_PASID
+)
+
+
+class Hwpt(Object):
+    """A page table.
+
+    :ivar domain: what devices' DMA goes through
+    :ivar paging: the one that the kernel keeps: itself, or the one below a guest's
+    :ivar fault_queue: where page faults go
+    :ivar pasid_compatible: it was made for devices that use PASIDs
+    """
+
+    domain: Domain
+    paging: PagingHwpt
+
+    def __init__(self, ctx: Context, flags: int) -> None:
+        super().__init__(ctx)
+        self.pasid_compatible = bool(flags & lib.IOMMU_HWPT_ALLOC_PASID)
+        self.fault_queue: FaultQueue | None = None
+
+    def destroyed(self) -> None:
+        if self.fault_queue is not None:
+            self.fault_queue.drop()
+
+    def let_go(self) -> None:
+        """A device was attached to it, and is not any more."""
+        self.drop()
+
+
+class PagingHwpt(Hwpt):
+    """A page table that shows an IOAS.
+
+    :ivar automatic: it was made for a device that was attached to the IOAS, and goes with the last of those
+    :ivar nest_parent: page tables of guests can be made on it
+    """
+
+    def __init__(
+        self, ioas: Ioas, flags: int, device: BoundDevice, *, automatic: bool = False, pasid: int | None = None
+    ) -> None:
+        """
+        :param automatic: attach the device to it before it is filled, as `pasid`
+        """
+        profile = ioas.ctx.kernel.profile
+        super().__init__(ioas.ctx, flags)
+        self.ioas = ioas
+        self.paging = self
+        self.automatic = automatic
+        self.nest_parent = bool(flags & lib.IOMMU_HWPT_ALLOC_NEST_PARENT)
+        self.domain = Domain(profile, ioas.table, tracks=bool(flags & lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING))
+        try:
+            if automatic:
+                device.attach_to(self, pasid)
+            try:
+                ioas.table.add_domain(self.domain)
+            except Errno:
+                if automatic:
+                    device.detach_from(pasid)
+                raise
+        except Errno:
+            self.ctx.abort(self)
+            raise
+        ioas.users += 1
+        ioas.hwpts.append(self)
+
+    def let_go(self) -> None:
+        super().let_go()
+        if self.automatic and self.users == 1:
+            self.ctx.remove(self)
+
+    def destroyed(self) -> None:
+        self.ioas.hwpts.remove(self)
+        self.ioas.table.remove_domain(self.domain)
+        super().destroyed()
+        self.ioas.drop()
+
+
+def check_flags(ctx: Context, flags: int, data_len: int) -> None:
+    """Whether the IOMMU makes such a page table.
+
+    :raises Errno: EOPNOTSUPP
+    """
+    profile = ctx.kernel.profile
+    possible = 0
+    if profile.iommu in ("intel", "amd", "smmu"):
+        possible = lib.IOMMU_HWPT_FAULT_ID_VALID
+    if profile.iommu == "intel":
+        possible |= lib.IOMMU_HWPT_ALLOC_PASID
+    if flags & ~possible or data_len:
+        raise Errno(errno.EOPNOTSUPP)
+
+
+@command(lib.IOMMU_HWPT_ALLOC, "struct iommu_hwpt_alloc", "__reserved")
+def _alloc(ctx: Context, cmd: Command) -> None:
+    from pyvfio.mock.iommufd.bound import BoundDevice
+
+    c = cmd.c
+    if c.__reserved:
+        raise Errno(errno.EOPNOTSUPP)
+    if (c.data_type == lib.IOMMU_HWPT_DATA_NONE) != (not c.data_len):
+        raise Errno(errno.EINVAL)
+    device = ctx.get(c.dev_id, BoundDevice)
+    try:
+        parent = ctx.get(c.pt_id)
+    except Errno:
+        raise Errno(errno.EINVAL) from None
+    hwpt = _made(parent, device, c)
+    try:
+        if c.flags & lib.IOMMU_HWPT_FAULT_ID_VALID:
+            from pyvfio.mock.iommufd.fault_queue import FaultQueue
+
+            hwpt.fault_queue = ctx.get(c.fault_id, FaultQueue)
+            hwpt.fault_queue.users += 1
+        c.out_hwpt_id = hwpt.id
+        cmd.respond()
+    except Errno:
+        ctx.remove(hwpt)
+        raise
+
+
+def _made(parent: Object, device: BoundDevice, c: Any) -> Hwpt:
+    if isinstance(parent, Ioas):
+        check_flags(parent.ctx, c.flags, c.data_len)
+        if c.flags & lib.IOMMU_HWPT_FAULT_ID_VALID and c.flags & lib.IOMMU_HWPT_ALLOC_NEST_PARENT:
+            raise Errno(errno.EOPNOTSUPP)
+        return PagingHwpt(parent, c.flags, device)
+    if isinstance(parent, PagingHwpt):
+        nested = lib.IOMMU_HWPT_FAULT_ID_VALID | lib.IOMMU_HWPT_ALLOC_PASID
+        if c.flags & ~nested or not c.data_len or parent.ctx.kernel.profile.iommu != "intel":
+            raise Errno(errno.EOPNOTSUPP)
+    raise Errno(errno.EINVAL)
+
+
+# Dirty tracking.
+
+
+@command(lib.IOMMU_HWPT_SET_DIRTY_TRACKING, "struct iommu_hwpt_set_dirty_tracking", "__reserved")
+def _set_dirty_tracking(ctx: Context, cmd: Command) -> None:
+    c = cmd.c
+    if c.flags & ~lib.IOMMU_HWPT_DIRTY_TRACKING_ENABLE:
+        raise Errno(errno.EOPNOTSUPP)
+    hwpt = ctx.get(c.hwpt_id, PagingHwpt)
+    hwpt.domain.track(bool(c.flags))
+
+
+@command(lib.IOMMU_HWPT_GET_DIRTY_BITMAP, "struct iommu_hwpt_get_dirty_bitmap", "data")
+def _get_dirty_bitmap(ctx: Context, cmd: Command) -> None:
+    c = cmd.c
+    if c.flags & ~lib.IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR or c.__reserved:
+        raise Errno(errno.EOPNOTSUPP)
+    hwpt = ctx.get(c.hwpt_id, PagingHwpt)
+    iova, size, page_size = c.iova, c.length, c.page_size
+    if not size:
+        raise Errno(errno.EINVAL)
+    last = iova + size - 1
+    if last > LAST:
+        raise Errno(errno.EOVERFLOW)
+    ends = iova | (last + 1 & LAST)
+    if ends & hwpt.ioas.table.alignment - 1 or not page_size or ends & page_size - 1:
+        raise Errno(errno.EINVAL)
+    if not hwpt.domain.tracks:
+        raise Errno(errno.EOPNOTSUPP)
+    # A bitmap that cannot be written to is no error, and the bits are lost.
+    bitmap = IovaBitmap(iova, size, page_size, c.data)
+    for start, length in hwpt.domain.dirty(iova, last, clear=not c.flags):
+        bitmap.set(start, length)
+    bitmap.flush()
+
+
+@command(lib.IOMMU_HWPT_INVALIDATE, "struct iommu_hwpt_invalidate", "__reserved")
+def _invalidate(ctx: Context, cmd: Command) -> None:
+    c = cmd.c
+    done = 0
+    try:
+        if c.__reserved:
+            raise Errno(errno.EOPNOTSUPP)
+        page_size = ctx.kernel.profile.page_size
+        if c.entry_num and (
+            not c.data_uptr or not 0 < c.entry_len <= page_size or c.entry_num > _MOST_ENTRIES
+        ):
+            raise Errno(errno.EINVAL)
+        ctx.get(c.hwpt_id)
+        raise Errno(errno.EINVAL)
+    finally:
+        c.entry_num = done
+        cmd.respond()
+
+
+_MOST_ENTRIES = 1 << 19

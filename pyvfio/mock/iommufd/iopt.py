@@ -1,0 +1,369 @@
+"""The I/O page table of an IOAS: which IOVAs are mapped to what, which are reserved, and who follows them."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.iommufd.area import Area
+from pyvfio.mock.iommufd.pages import Pages
+from pyvfio.mock.mappings import Mappings
+
+if TYPE_CHECKING:
+    from pyvfio.mock.profile import Profile
+
+LAST = 2**64 - 1
+READ, WRITE = 1, 2
+#: a slice of pages: the pages, the byte of them that it starts with, its size
+Slice = tuple[Pages, int, int]
+_HUGE = 2 << 20
+
+
+class Access(Protocol):
+    """What the table knows of somebody in the kernel who uses its mappings without an IOMMU."""
+
+    @property
+    def alignment(self) -> int: ...
+
+    def unmapped(self, iova: int, size: int) -> None:
+        """Let go of what is pinned there."""
+
+
+class Domain(Protocol):
+    """What the table knows of a page table of an IOMMU."""
+
+    @property
+    def page_sizes(self) -> int: ...
+
+    @property
+    def aperture_last(self) -> int: ...
+
+
+class IoPageTable:
+    """The mappings of an IOAS. Every page table of an IOMMU that is made from it shows all of them.
+
+    :ivar areas: the mappings, by IOVA
+    :ivar alignment: of IOVAs, sizes and memory
+    :ivar huge_pages: off, mappings can be split
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self._page_size = profile.page_size
+        self.areas: Mappings[Area] = Mappings()
+        self.alignment = 1
+        self.huge_pages = True
+        self.domains: list[Domain] = []
+        self.accesses: list[Access] = []
+        self._reserved: list[tuple[int, int, object]] = []
+        self._allowed: list[tuple[int, int]] = []
+        self._used_up: dict[tuple[int, int, int], int] = {}
+
+    # Usable IOVAs.
+
+    def reserve(self, start: int, last: int, owner: object) -> None:
+        """:raises Errno: EADDRINUSE, something is mapped there, or the caller has it allowed"""
+        if self.areas.first(start, last) or any(a <= last and start <= b for a, b in self._allowed):
+            raise Errno(errno.EADDRINUSE)
+        self._reserved.append((start, last, owner))
+        self._used_up.clear()
+
+    def unreserve(self, owner: object) -> None:
+        self._reserved = [entry for entry in self._reserved if entry[2] is not owner]
+        self._used_up.clear()
+
+    def usable(self) -> Iterator[tuple[int, int]]:
+        """The ranges between the reserved regions."""
+        return _holes(self._reserved_spans(), 0, LAST)
+
+    def allow(self, ranges: list[tuple[int, int]]) -> None:
+        """:raises Errno: EADDRINUSE, a reserved region is among them"""
+        if any(a <= last and start <= b for a, b, _ in self._reserved for start, last in ranges):
+            raise Errno(errno.EADDRINUSE)
+        self._allowed = sorted(ranges)
+        self._used_up.clear()
+
+    def _reserved_spans(self) -> list[tuple[int, int]]:
+        spans: list[tuple[int, int]] = []
+        for start, last, _ in sorted(self._reserved, key=lambda entry: entry[:2]):
+            if spans and start <= spans[-1][1] + 1:
+                spans[-1] = spans[-1][0], max(last, spans[-1][1])
+            else:
+                spans.append((start, last))
+        return spans
+
+    # Mapping.
+
+    def map(self, slices: list[Slice], size: int, iova: int | None, prot: int) -> int:
+        """Map slices of pages, one behind the other, at `iova` or where there is room: the place.
+
+        :raises Errno: EINVAL, EOVERFLOW, EEXIST, ENOSPC, EPERM; what pinning the pages fails with
+        """
+        if not size or size & self.alignment - 1:
+            raise Errno(errno.EINVAL)
+        if iova is None:
+            pages, start, _ = slices[0]
+            iova = self._place(pages.address + start, size)
+        else:
+            self._check_free(iova, size)
+        areas = []
+        at = iova
+        for pages, start, length in slices:
+            if prot & WRITE and not pages.writable:
+                raise Errno(errno.EPERM)
+            if start % self._page_size & self.alignment - 1:
+                raise Errno(errno.EINVAL)
+            if start + length - 1 > LAST:
+                raise Errno(errno.EOVERFLOW)
+            areas.append(Area(at, at + length - 1, pages, start, prot))
+            at += length
+        if self.domains:
+            _pin(areas)
+        for area in areas:
+            self.areas.insert(area)
+        return iova
+
+    def _check_free(self, iova: int, size: int) -> None:
+        if iova & self.alignment - 1:
+            raise Errno(errno.EINVAL)
+        last = iova + size - 1
+        if last > LAST:
+            raise Errno(errno.EOVERFLOW)
+        if any(start <= last and iova <= end for start, end, _ in self._reserved):
+            raise Errno(errno.EINVAL)
+        if self.areas.first(iova, last):
+            raise Errno(errno.EEXIST)
+
+    def _place(self, address: int, size: int) -> int:
+        """The lowest free IOVA but 0, as aligned as the memory is, so that a huge page may cover it."""
+        if not 0 < size < LAST // 2:
+            raise Errno(errno.EOVERFLOW)
+        alignment = 1 << (size - 1).bit_length()
+        if address:
+            alignment = min(alignment, address & -address)
+        alignment = min(alignment, max(_HUGE, self._page_size))
+        if alignment < self.alignment:
+            raise Errno(errno.EINVAL)
+        offset = address % self._page_size
+
+        def fit(start: int, last: int) -> int | None:
+            start = (start + alignment - 1 & -alignment) | offset
+            return start if start < last and last - start >= size - 1 else None
+
+        reserved = self._reserved_spans()
+        lowest, highest = self._page_size, LAST - self._page_size
+        # Nothing of this size and alignment begins below `known`.
+        known = self._used_up.get((size, alignment, offset), 0)
+        for first, last in self._allowed or [(lowest, highest)]:
+            begin = fit(max(first, lowest), min(last, highest))
+            if begin is None:
+                continue
+            last = min(last, highest)
+            for hole in _holes(reserved, max(begin, known), last):
+                for free in self._free_in(*hole):
+                    found = fit(*free)
+                    if found is not None:
+                        if len(self._used_up) > 64:
+                            self._used_up.clear()
+                        self._used_up[size, alignment, offset] = found
+                        return found
+        raise Errno(errno.ENOSPC)
+
+    def _free_in(self, start: int, last: int) -> Iterator[tuple[int, int]]:
+        while start <= last:
+            area = self.areas.first(start, last)
+            if area is None:
+                yield start, last
+                return
+            if area.iova > start:
+                yield start, area.iova - 1
+            start = area.last + 1
+
+    # Unmapping.
+
+    def unmap(self, start: int, last: int) -> tuple[int, int]:
+        """Unmap what lies within: the bytes unmapped, and an errno if something was in the way (0 if not). What came before it is gone."""
+        done = tries = 0
+        while (area := self.areas.first(start, last)) is not None:
+            if area.locks:
+                return done, errno.EBUSY
+            if area.iova < start or area.last > last:
+                return done, errno.ENOENT
+            if area.iova != start:
+                tries = 0
+            if area.accesses:
+                start = area.iova
+                area.closing = True
+                for access in list(self.accesses):
+                    access.unmapped(area.iova, area.size)
+                tries += 1
+                if tries > 100:
+                    return done, errno.EDEADLK
+                continue
+            self.areas.remove(area)
+            if self.domains:
+                area.unpin()
+            done += area.size
+            self._freed(area.iova)
+            if area.last >= last:
+                break
+            start = area.last + 1
+        return done, 0
+
+    def _freed(self, iova: int) -> None:
+        for key, known in self._used_up.items():
+            # What is free from here on may have been too short with what is free before it.
+            if known > iova - key[0]:
+                self._used_up[key] = max(0, iova - key[0] + 1)
+
+    def cut(self, iovas: list[int]) -> None:
+        """Split mappings, so that each of `iovas` is the last of one.
+
+        :raises Errno: EINVAL, EBUSY: the mapping cannot be split there
+        """
+        for iova in iovas:
+            area = self.areas.at(iova)
+            if area is None or iova in (area.iova, area.last):
+                continue
+            start = iova + 1
+            if area.closing:
+                raise Errno(errno.EBUSY)
+            if (start | area.offset(start)) & self.alignment - 1 or area.accesses or (self.domains and self.huge_pages):
+                raise Errno(errno.EINVAL)
+            self.areas.remove(area)
+            if self.domains:
+                area.unpin()
+            halves = [
+                Area(area.iova, iova, area.pages, area.at, area.prot),
+                Area(start, area.last, area.pages, area.offset(start), area.prot),
+            ]
+            for half in halves:
+                if self.domains:
+                    half.pages.pin(half.at, half.offset(half.last))
+                self.areas.insert(half)
+
+    # Looking.
+
+    def contiguous(self, start: int, last: int) -> Iterator[tuple[Area, int, int]]:
+        """The mappings from `start` on without a gap, each with the part of it that lies within; the last may end before `last`."""
+        while start <= last:
+            area = self.areas.at(start)
+            if area is None:
+                return
+            end = min(area.last, last)
+            yield area, start, end
+            start = end + 1
+
+    def slices(self, start: int, size: int) -> list[Slice]:
+        """What is mapped there, to map it elsewhere too.
+
+        :raises Errno: EINVAL, EOVERFLOW; ENOENT, not all of it is mapped
+        """
+        if not size:
+            raise Errno(errno.EINVAL)
+        last = start + size - 1
+        if last > LAST:
+            raise Errno(errno.EOVERFLOW)
+        found = [(area.pages, area.offset(a), b - a + 1) for area, a, b in self.contiguous(start, last)]
+        if sum(length for _, _, length in found) != size:
+            raise Errno(errno.ENOENT)
+        return found
+
+    # Who follows.
+
+    def add_domain(self, domain: Domain) -> None:
+        """Show all mappings in a page table of an IOMMU, and keep to what it can show.
+
+        :raises Errno: EINVAL, EADDRINUSE: a mapping does not fit it; what pinning fails with
+        """
+        alignment = max(domain.page_sizes & -domain.page_sizes, self.alignment)
+        if alignment > self._page_size:
+            raise Errno(errno.EINVAL)
+        if alignment != self.alignment:
+            self._check_alignment(alignment)
+        if domain.aperture_last != LAST:
+            self.reserve(domain.aperture_last + 1, LAST, domain)
+        if not self.domains:
+            try:
+                _pin(list(self.areas))
+            except Errno:
+                self.unreserve(domain)
+                raise
+        self.alignment = alignment
+        self.domains.append(domain)
+
+    def remove_domain(self, domain: Domain) -> None:
+        self.domains.remove(domain)
+        if not self.domains:
+            for area in self.areas:
+                area.unpin()
+        self.unreserve(domain)
+        self._align()
+
+    def add_access(self, access: Access) -> None:
+        """:raises Errno: EADDRINUSE, a mapping is not aligned as it must be for it"""
+        self.accesses.append(access)
+        try:
+            self._align()
+        except Errno:
+            self.accesses.remove(access)
+            raise
+
+    def remove_access(self, access: Access) -> None:
+        self.accesses.remove(access)
+        self._align()
+
+    def use_huge_pages(self, on: bool) -> None:
+        """:raises Errno: EINVAL, an IOMMU shows mappings already; EADDRINUSE, a mapping is not of whole pages"""
+        if on:
+            self.huge_pages = True
+            self._align()
+        elif self.huge_pages:
+            if self.domains and len(self.areas):
+                raise Errno(errno.EINVAL)
+            self.huge_pages = False
+            try:
+                self._align()
+            except Errno:
+                self.huge_pages = True
+                raise
+
+    def _align(self) -> None:
+        alignment = max(
+            1 if self.huge_pages else self._page_size,
+            *(domain.page_sizes & -domain.page_sizes for domain in self.domains),
+            *(access.alignment for access in self.accesses),
+            1,
+        )
+        if alignment > self.alignment:
+            self._check_alignment(alignment)
+        self.alignment = alignment
+
+    def _check_alignment(self, alignment: int) -> None:
+        for area in self.areas:
+            if (area.iova | area.size | area.at % self._page_size) & alignment - 1:
+                raise Errno(errno.EADDRINUSE)
+
+
+def _pin(areas: list[Area]) -> None:
+    done = []
+    try:
+        for area in areas:
+            area.pin()
+            done.append(area)
+    except Errno:
+        for area in done:
+            area.unpin()
+        raise
+
+
+def _holes(spans: list[tuple[int, int]], start: int, last: int) -> Iterator[tuple[int, int]]:
+    for first, end in spans:
+        if first > last:
+            break
+        if first > start:
+            yield start, first - 1
+        start = max(start, end + 1)
+    if start <= last:
+        yield start, last

@@ -1,0 +1,150 @@
+"""What is mapped: a run of the caller's memory, or of a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, ClassVar
+
+from pyvfio.mock import caller
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.memlock import check_pinnable
+
+if TYPE_CHECKING:
+    from pyvfio.mock.iommufd.context import Context
+
+_SIZE_MAX = 2**64 - 1
+
+
+class Pages:
+    """Memory that one or several mappings show to devices. Offsets are bytes from the page that it starts in.
+
+    :ivar writable: it may be mapped for devices to write
+    :ivar address: what the kernel aligns a place of its own choice to
+    """
+
+    is_file: ClassVar[bool] = False
+
+    def __init__(self, ctx: Context, address: int, offset: int, size: int, *, writable: bool) -> None:
+        self._page_size = ctx.kernel.profile.page_size
+        if not 0 < size <= _SIZE_MAX - self._page_size:
+            raise Errno(errno.EINVAL)
+        self.address = address
+        self.size = offset + size
+        self.writable = writable
+        # Whoever has CAP_IPC_LOCK is not counted.
+        self._limited = ctx.kernel.profile.memlock is not None
+        self._locked = ctx.kernel.locked if ctx.account_by_process else ctx.kernel.locked_by_user
+        self._pinned: list[tuple[int, int]] = []
+        self._counted = 0
+
+    # Pins. What a page table of an IOMMU shows is held in place, once, however many show it.
+
+    def pin(self, start: int, last: int) -> None:
+        """Hold the pages from `start` to `last`.
+
+        :raises Errno: EFAULT, EINVAL: it is not there; ENOMEM: that is more than may be locked
+        """
+        self.check(start, last)
+        self._pinned.append((start // self._page_size, last // self._page_size))
+        try:
+            self._count()
+        except Errno:
+            self._pinned.pop()
+            raise
+
+    def unpin(self, start: int, last: int) -> None:
+        self._pinned.remove((start // self._page_size, last // self._page_size))
+        self._count()
+
+    def _count(self) -> None:
+        if not self._limited:
+            return
+        pages, end = 0, -1
+        for first, last in sorted(self._pinned):
+            pages += max(0, last - max(first, end + 1) + 1)
+            end = max(end, last)
+        if pages > self._counted:
+            self._locked.charge(pages - self._counted)
+        else:
+            self._locked.release(self._counted - pages)
+        self._counted = pages
+
+    def check(self, start: int, last: int) -> None:
+        """:raises Errno: what pinning fails with"""
+        raise NotImplementedError
+
+    # The accesses of a device.
+
+    def read(self, offset: int, size: int) -> bytes:
+        """:raises Errno: EFAULT"""
+        raise NotImplementedError
+
+    def write(self, offset: int, data: bytes) -> None:
+        """:raises Errno: EFAULT"""
+        raise NotImplementedError
+
+
+class UserPages(Pages):
+    """Memory of the caller's."""
+
+    def __init__(self, ctx: Context, address: int, size: int, *, writable: bool) -> None:
+        if address + size > _SIZE_MAX:
+            raise Errno(errno.EOVERFLOW)
+        offset = address % ctx.kernel.profile.page_size
+        super().__init__(ctx, address - offset, offset, size, writable=writable)
+
+    def check(self, start: int, last: int) -> None:
+        first = start - start % self._page_size
+        check_pinnable(self.address + first, last - first + 1, write=self.writable)
+
+    def read(self, offset: int, size: int) -> bytes:
+        return bytes(caller.read(self.address + offset, size))
+
+    def write(self, offset: int, data: bytes) -> None:
+        caller.write(self.address + offset, data)
+
+
+class FilePages(Pages):
+    """A part of a file, which stays mapped when its descriptor is closed."""
+
+    is_file = True
+
+    def __init__(self, ctx: Context, fd: int, start: int, size: int, *, writable: bool) -> None:
+        try:
+            self._fd = os.dup(fd)
+        except (OSError, OverflowError):
+            raise Errno(errno.EBADF) from None
+        offset = start % ctx.kernel.profile.page_size
+        super().__init__(ctx, start - offset, offset, size, writable=writable)
+
+    def check(self, start: int, last: int) -> None:
+        end = self.address + (last // self._page_size + 1) * self._page_size
+        if not _in_memory(self._fd) or end > os.fstat(self._fd).st_size:
+            raise Errno(errno.EINVAL)
+
+    def read(self, offset: int, size: int) -> bytes:
+        self.check(offset, offset + size - 1)
+        return os.pread(self._fd, size, self.address + offset)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.check(offset, offset + len(data) - 1)
+        os.pwrite(self._fd, data, self.address + offset)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            os.close(self._fd)
+
+
+def _in_memory(fd: int) -> bool:
+    """Whether it is a file of shared memory or of huge pages: those can be pinned."""
+    if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
+        return True
+    device = os.fstat(fd).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            left, _, right = line.partition(" - ")
+            if left.split()[2] == number:
+                return right.split()[0] in ("tmpfs", "hugetlbfs", "devtmpfs")
+    return False

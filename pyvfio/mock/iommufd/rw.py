@@ -1,0 +1,53 @@
+"""What a device reads and writes by the mappings of an IOAS."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.iommufd.iopt import LAST, READ, WRITE
+
+if TYPE_CHECKING:
+    from pyvfio.mock.iommufd.area import Area
+    from pyvfio.mock.iommufd.iopt import IoPageTable
+
+
+def accessible(table: IoPageTable, iova: int, size: int, prot: int) -> Iterator[tuple[Area, int, int]]:
+    """The mappings of a range one by one, each with the part of it that lies within; the error comes where the range cannot go on.
+
+    :raises Errno: EINVAL, EOVERFLOW; ENOENT, nothing is mapped there; EPERM, the mapping forbids it
+    """
+    if not size:
+        raise Errno(errno.EINVAL)
+    last = iova + size - 1
+    if last > LAST:
+        raise Errno(errno.EOVERFLOW)
+    end = iova - 1
+    for area, start, end in table.contiguous(iova, last):
+        if area.closing:
+            raise Errno(errno.EINVAL)
+        if not area.prot & prot:
+            raise Errno(errno.EPERM)
+        yield area, start, end
+    if end != last:
+        raise Errno(errno.ENOENT)
+
+
+def read(table: IoPageTable, iova: int, size: int) -> bytes:
+    """:raises Errno: as `accessible`, and EFAULT"""
+    parts = accessible(table, iova, size, READ)
+    return b"".join(area.pages.read(area.offset(start), last - start + 1) for area, start, last in parts)
+
+
+def write(table: IoPageTable, iova: int, data: bytes) -> Iterator[tuple[Area, int, int]]:
+    """Write, and tell what has been written, part by part.
+
+    :raises Errno: as `accessible`, and EFAULT
+    """
+    for area, start, last in accessible(table, iova, len(data), WRITE):
+        if not area.pages.writable:
+            raise Errno(errno.EPERM)
+        area.pages.write(area.offset(start), data[start - iova : last + 1 - iova])
+        yield area, start, last
