@@ -40,6 +40,9 @@ class Domain(Protocol):
     @property
     def aperture_last(self) -> int: ...
 
+    def unmapped(self, area: Area) -> None:
+        """The mapping is gone."""
+
 
 class IoPageTable:
     """The mappings of an IOAS. Every page table of an IOMMU that is made from it shows all of them.
@@ -204,6 +207,8 @@ class IoPageTable:
             self.areas.remove(area)
             if self.domains:
                 area.unpin()
+            for domain in self.domains:
+                domain.unmapped(area)
             done += area.size
             self._freed(area.iova)
             if area.last >= last:
