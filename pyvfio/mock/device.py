@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from threading import Condition
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pyvfio._abi import ffi, lib
-from pyvfio.mock import caller
+from pyvfio.mock import caller, feature
 from pyvfio.mock.cdev import Cdev
 from pyvfio.mock.errno import Errno
-from pyvfio.mock.file import request
+from pyvfio.mock.file import Handlers, request
+from pyvfio.mock.irq import REQ, Irqs, take_set
+from pyvfio.mock.region import OFFSET_MASK, OFFSET_SHIFT, Region, give_info
 
 if TYPE_CHECKING:
     from pyvfio.mock.group import Group, GroupFile
     from pyvfio.mock.kernel import Kernel
+    from pyvfio.mock.log import Log
+    from pyvfio.mock.migration import Migration
     from pyvfio.mock.space import Space
     from pyvfio.mock.tree import Text
 
+#: seconds between two signals of the request interrupt while an unbinding waits
+_REQUEST_PERIOD = 10
 
-class Device:
-    """One device of the mock's host, whoever drives it.
+
+class DmaFault(NamedTuple):
+    """A device's access that its IOMMU did not let through.
+
+    :ivar device: its name
+    :ivar errno: what vfio_dma_rw would have said
+    """
+
+    device: str
+    iova: int
+    write: bool
+    errno: int
+
+
+class Device(Handlers):
+    """One device of the mock's host, whoever drives it; and, while a VFIO driver has it, that driver.
+
+    What VFIO's core does for all drivers is :class:`DeviceFile`'s; the driver's requests are handlers here.
 
     :ivar name: its address on PCI, its name on another bus
     :ivar bus: `pci`, `platform`
@@ -31,6 +54,8 @@ class Device:
     :ivar group: its IOMMU group
     :ivar space: what its DMA goes through; None while it is attached to nothing
     :ivar files: the open files of it that may use it, all of one owner
+    :ivar irqs: its interrupts
+    :ivar log: its log of DMA, if it has one; so `migration`
     """
 
     bus: ClassVar[str] = "pci"
@@ -41,6 +66,10 @@ class Device:
     num_regions: int = 0
     num_irqs: int = 0
 
+    irqs: Irqs
+    log: Log | None = None
+    migration: Migration | None = None
+
     def __init__(self, kernel: Kernel, name: str, *, group: Group | None = None, parent: str | None = None) -> None:
         self.kernel = kernel
         self.name = name
@@ -50,9 +79,20 @@ class Device:
         self.space: Space | None = None
         self.files: list[DeviceFile] = []
         self._closed = Condition(kernel.lock)
+        self._file: int | None = None
+        self._memory: dict[int, mmap.mmap] = {}
         self.group = group or kernel.host.new_group(emulated=self.emulated)
         self.group.devices.append(self)
         kernel.host.plug(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} of {self.kernel!r}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None:
+            os.close(self._file)  # type: ignore[arg-type]
+
+    # What the host shows of it.
 
     def _place(self, parent: str | None) -> str:
         if self.bus != "pci":
@@ -65,37 +105,57 @@ class Device:
         """What sysfs shows of it, besides links."""
         return {}
 
-    def open_cdev(self, flags: int) -> int:
-        """open(2) of its own file below /dev/vfio/devices."""
-        return self.kernel.install(DeviceFile(self.kernel, self, by_group=False))
-
     @property
     def vfio(self) -> bool:
-        """Whether a VFIO driver has it."""
-        return self.kernel.host.is_vfio(self)
+        """Whether it is bound to a VFIO driver."""
+        driver = self.kernel.host.driver_of(self)
+        return driver is not None and driver.vfio
 
     @property
     def driven(self) -> bool:
-        """Whether a driver has it that does DMA for the host."""
+        """Whether it is bound to a driver that does DMA for the host, which keeps its group from VFIO."""
         driver = self.kernel.host.driver_of(self)
         return driver is not None and not driver.vfio and not driver.harmless
+
+    # Opening and closing, by the first and the last of its files.
 
     def match(self, name: bytes) -> bool:
         """Whether VFIO_GROUP_GET_DEVICE_FD means this one.
 
-        :raises Errno: it does, with options that the driver refuses
+        :raises Errno: it does, with words behind the name that the driver refuses
         """
         return name == self.name.encode()
 
-    def dma_unmap(self, iova: int, size: int) -> None:
-        """Mappings go away: pages that are pinned there are to be let go of (see :meth:`Space.pin`)."""
+    def check_token(self, uuid: bytes | None) -> None:
+        """Whether VFIO_DEVICE_BIND_IOMMUFD with that token, or none, may have it.
 
-    # Opening and closing, by the first and the last of its files.
+        :raises Errno: EINVAL, it wants none; EACCES, it wants another
+        """
+        if uuid is not None:
+            raise Errno(errno.EINVAL)
+
+    def open(self) -> None:
+        """The first of its files may use it now.
+
+        :raises Errno: the driver refuses
+        """
+
+    def close(self) -> None:
+        """The last of its files has gone."""
+        self.irqs.off()
+        if self.log is not None:
+            self.log.off()
+        if self.migration is not None:
+            self.migration.close()
+
+    def open_cdev(self, flags: int) -> int:
+        """open(2) of its own file below /dev/vfio/devices."""
+        return self.kernel.install(DeviceFile(self.kernel, self, by_group=False))
 
     def open_by_group(self, group: GroupFile) -> int:
         """VFIO_GROUP_GET_DEVICE_FD: a descriptor of it.
 
-        :raises Errno: EINVAL without a container, or with one that has no IOMMU; what `start` raises
+        :raises Errno: EINVAL without a container, or with one that has no IOMMU; what `open` raises
         """
         file = DeviceFile(self.kernel, self, by_group=True)
         fd = self.kernel.install(file)
@@ -108,25 +168,140 @@ class Device:
             raise
         return fd
 
-    def start(self) -> None:
-        """The first of its files may use it now.
-
-        :raises Errno: the driver's open failed
-        """
-
-    def end(self) -> None:
-        """The last of its files has gone."""
-
-    def wait_closed(self) -> None:
-        """Wait until it is not open any more, as unbinding from a VFIO driver does."""
-        while self.files:
-            self._closed.wait()
-
-    def closed(self, file: DeviceFile) -> None:
+    def leave(self, file: DeviceFile) -> None:
+        """One of its files is no more."""
         self.files.remove(file)
         if not self.files:
-            self.end()
+            self.close()
             self._closed.notify_all()
+
+    def wait_closed(self) -> None:
+        """Wait until it is not open any more, as unbinding from a VFIO driver does; the owner is asked by interrupt."""
+        while self.files:
+            self.irqs.interrupt(REQ)
+            self._closed.wait(_REQUEST_PERIOD)
+
+    # Its DMA.
+
+    def dma_read(self, iova: int, size: int) -> bytes:
+        """What is in memory there.
+
+        :raises Errno: nothing is mapped there, or not for reading
+        """
+        if self.space is None:
+            raise Errno(errno.ENOENT)
+        return self.space.read(iova, size)
+
+    def dma_write(self, iova: int, data: bytes) -> None:
+        """Write to memory; what was written is logged.
+
+        :raises Errno: nothing is mapped there, or not for writing
+        """
+        if self.space is None:
+            raise Errno(errno.ENOENT)
+        self.space.write(iova, data)
+        if self.log is not None:
+            self.log.mark(iova, len(data))
+
+    def dma_unmap(self, iova: int, size: int) -> None:
+        """Mappings go away: pages that are pinned there are to be let go of."""
+
+    # Its regions.
+
+    def region(self, index: int) -> Region:
+        """
+        :raises Errno: EINVAL, it has none of that index
+        """
+        raise Errno(errno.EINVAL)
+
+    def pread(self, size: int, position: int) -> bytes:
+        raise Errno(errno.EINVAL)
+
+    def pwrite(self, data: bytes, position: int) -> int:
+        raise Errno(errno.EINVAL)
+
+    def check_mmap(self, index: int, offset: int, size: int) -> None:
+        """
+        :raises Errno: EINVAL, that part of the region cannot be mapped
+        """
+        if not self.region(index).may_map(offset, size):
+            raise Errno(errno.EINVAL)
+
+    @property
+    def file(self) -> int:
+        """The memory file that its descriptors share, with the regions where they are in the descriptors."""
+        if self._file is None:
+            self._file = os.memfd_create(f"pyvfio-mock {self.name}", os.MFD_CLOEXEC)
+            # As large as can be, and without memory but where it is written.
+            os.truncate(self._file, 64 << OFFSET_SHIFT)
+        return self._file
+
+    def memory(self, index: int) -> mmap.mmap:
+        """The memory of a region, which is also what a program maps."""
+        if index not in self._memory:
+            self._memory[index] = mmap.mmap(self.file, self.region(index).size, offset=index << OFFSET_SHIFT)
+        return self._memory[index]
+
+    # Its requests.
+
+    def feature(self, asked: feature.Feature) -> int | None:
+        """A VFIO_DEVICE_FEATURE that VFIO's core does not know.
+
+        :raises Errno: ENOTTY, it does not have it
+        """
+        raise Errno(errno.ENOTTY)
+
+    def check_call(self, kind: str) -> None:
+        """Called first by the requests below.
+
+        :raises Errno: this one is to fail
+        """
+
+    @request(lib.VFIO_DEVICE_GET_INFO)
+    def _get_info(self, argument: int) -> None:
+        self.check_call("GET_INFO")
+        size = ffi.offsetof("struct vfio_device_info", "cap_offset")
+        info = caller.take("struct vfio_device_info", argument, size)
+        if info.argsz < size:
+            raise Errno(errno.EINVAL)
+        self.fill_info(info)
+        caller.give(argument, info, self.info_size(info.argsz))
+
+    def fill_info(self, info: object) -> None:
+        answer = ffi.cast("struct vfio_device_info *", info)
+        answer.flags = self.flags
+        answer.num_regions = self.num_regions
+        answer.num_irqs = self.num_irqs
+
+    def info_size(self, argsz: int) -> int:
+        """How much of the answer to VFIO_DEVICE_GET_INFO is given back."""
+        return ffi.offsetof("struct vfio_device_info", "cap_offset")
+
+    @request(lib.VFIO_DEVICE_GET_IRQ_INFO)
+    def _get_irq_info(self, argument: int) -> None:
+        self.check_call("IRQ_INFO")
+        info = caller.take("struct vfio_irq_info", argument)
+        if info.argsz < ffi.sizeof("struct vfio_irq_info") or info.index >= len(self.irqs.counts):
+            raise Errno(errno.EINVAL)
+        info.flags = self.irqs.flags(info.index)
+        info.count = self.irqs.counts[info.index]
+        caller.give(argument, info)
+
+    @request(lib.VFIO_DEVICE_SET_IRQS)
+    def _set_irqs(self, argument: int) -> None:
+        self.check_call("SET_IRQS")
+        self.irqs.set(take_set(argument, self.irqs.counts))
+
+    @request(lib.VFIO_DEVICE_RESET)
+    def _reset(self, argument: int) -> None:
+        self.check_call("RESET")
+        self.reset()
+
+    def reset(self) -> None:
+        """
+        :raises Errno: EINVAL, it has none
+        """
+        raise Errno(errno.EINVAL)
 
 
 class DeviceFile(Cdev):
@@ -155,33 +330,56 @@ class DeviceFile(Cdev):
         if self.device.files and not self.by_group:
             raise Errno(errno.EINVAL)
         if not self.device.files:
-            self.device.start()
+            self.device.open()
         self.device.files.append(self)
         self.granted = True
 
     def release(self) -> None:
         if self.granted:
             self.granted = False
-            self.device.closed(self)
+            self.device.leave(self)
         self.unbind()
         if self.group is not None:
             self.group.unuse(self.device)
 
     def descriptor(self) -> int:
-        return os.memfd_create("pyvfio-mock-device", os.MFD_CLOEXEC)
+        # Each opening of the memory has a file of its own, as each opening of a device has.
+        return os.open(f"/proc/self/fd/{self.device.file}", os.O_RDWR | os.O_CLOEXEC)
 
     def ioctl(self, number: int, argument: int) -> int:
-        if number != lib.VFIO_DEVICE_BIND_IOMMUFD and not self.granted:
-            raise Errno(errno.EINVAL)
-        return super().ioctl(number, argument)
+        if number == lib.VFIO_DEVICE_BIND_IOMMUFD:
+            return super().ioctl(number, argument)
+        self._check_granted()
+        if number in self.handlers:
+            return super().ioctl(number, argument)
+        return self.device.ioctl(number, argument)
 
-    @request(lib.VFIO_DEVICE_GET_INFO)
-    def _get_info(self, argument: int) -> None:
-        least = ffi.offsetof("struct vfio_device_info", "num_irqs") + 4
-        info = caller.take("struct vfio_device_info", argument, least)
-        if info.argsz < least:
+    def _check_granted(self) -> None:
+        if not self.granted:
             raise Errno(errno.EINVAL)
-        info.flags = self.device.flags
-        info.num_regions = self.device.num_regions
-        info.num_irqs = self.device.num_irqs
-        caller.give(argument, info, min(info.argsz, ffi.sizeof(info[0])))
+
+    @request(lib.VFIO_DEVICE_FEATURE)
+    def _feature(self, argument: int) -> int:
+        return feature.answer(self.device, argument)
+
+    @request(lib.VFIO_DEVICE_GET_REGION_INFO)
+    def _get_region_info(self, argument: int) -> None:
+        info = caller.take("struct vfio_region_info", argument)
+        if info.argsz < ffi.sizeof("struct vfio_region_info"):
+            raise Errno(errno.EINVAL)
+        self.device.check_call("REGION_INFO")
+        give_info(argument, info, self.device.region(info.index))
+
+    def pread(self, size: int, offset: int) -> bytes:
+        self._check_granted()
+        return self.device.pread(size, offset)
+
+    def pwrite(self, data: bytes, offset: int) -> int:
+        self._check_granted()
+        return self.device.pwrite(data, offset)
+
+    def check_mmap(self, size: int, offset: int, prot: int) -> None:
+        self._check_granted()
+        page = self.kernel.profile.page_size
+        size = -(-size // page) * page
+        self.device.check_mmap(offset >> OFFSET_SHIFT, offset & OFFSET_MASK, size)

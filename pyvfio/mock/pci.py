@@ -1,37 +1,204 @@
-"""PCI functions of the mock's host."""
+"""PCI functions of the mock's host, in the hands of vfio-pci; and the base of one's own."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import errno
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pyvfio._abi import lib
-from pyvfio.mock.device import Device
+from pyvfio._abi import ffi, lib
+from pyvfio.mock.config import BAR0, CAP_INTX_DISABLE, CAP_MASTER, CAP_MEMORY, COMMAND, Bar, Config, Function
+from pyvfio.mock.device import Device, DmaFault
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.irq import INTX, MSI, MSIX
+from pyvfio.mock.pci_irq import PciIrqs
+from pyvfio.mock.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, READ, WRITE, Region
 from pyvfio.mock.sysfs import text
 
 if TYPE_CHECKING:
     from pyvfio.mock.kernel import Kernel
     from pyvfio.mock.tree import Text
 
+CONFIG, VGA = lib.VFIO_PCI_CONFIG_REGION_INDEX, lib.VFIO_PCI_VGA_REGION_INDEX
+_BARS = range(6)
+
 
 class PciDevice(Device):
-    """A PCI function."""
+    """A PCI function. Subclasses say what is behind its BARs: :meth:`read`, :meth:`write`.
+
+    :ivar function: what it is
+    :ivar config: its configuration space
+    """
 
     bus = "pci"
-    flags = lib.VFIO_DEVICE_FLAGS_PCI
     num_regions = lib.VFIO_PCI_NUM_REGIONS
     num_irqs = lib.VFIO_PCI_NUM_IRQS
+    #: what a class of devices is; an instance may be given another
+    function: ClassVar[Function] = Function((0, 0))
 
-    def __init__(
-        self, kernel: Kernel, name: str, *, ids: tuple[int, int] = (0, 0), class_code: int = 0xFF0000, **more: Any
-    ) -> None:
-        self.ids = ids
-        self.class_code = class_code
+    irqs: PciIrqs
+
+    def __init__(self, kernel: Kernel, name: str, *, function: Function | None = None, **more: Any) -> None:
+        if function is not None:
+            self.function = function  # type: ignore[misc]
+        self.ids = self.function.ids
+        self.config = Config(self.function, 0xE0000000)
+        self.config.on_write(COMMAND, 2, self._command_written)
+        counts = (int(self.function.intx), self.function.msi, self.function.msix, int(self.function.express), 1)
+        self.irqs = PciIrqs(kernel, counts)
         super().__init__(kernel, name, **more)
+
+    # What a subclass gives.
+
+    def read(self, bar: int, offset: int, width: int) -> int:
+        """The value of a register; `width` is 1, 2, 4 or 8 bytes, and `offset` a multiple of it."""
+        return int.from_bytes(self.memory(bar)[offset : offset + width], "little")
+
+    def write(self, bar: int, offset: int, width: int, value: int) -> None:
+        """A register is written."""
+        self.memory(bar)[offset : offset + width] = value.to_bytes(width, "little")
+
+    def interrupt(self, vector: int = 0) -> None:
+        """Send an interrupt: the vector of MSI-X or MSI, whichever is on, else INTx, until :meth:`deassert`."""
+        for index in (MSIX, MSI):
+            if self.irqs.enabled[index]:
+                if self.bus_master:
+                    self.irqs.interrupt(index, vector)
+                return
+        if self.irqs.counts[INTX]:
+            self.irqs.interrupt(INTX)
+
+    def deassert(self) -> None:
+        """INTx's reason is gone."""
+        self.irqs.deassert()
+
+    # Its DMA. What the IOMMU does not let through is counted, and the device goes on.
+
+    @property
+    def bus_master(self) -> bool:
+        return bool(self.config.command & CAP_MASTER)
+
+    def dma_read(self, iova: int, size: int) -> bytes:
+        """What is in memory there; zeros where the IOMMU lets nothing through, or without bus master."""
+        if not self.bus_master:
+            return bytes(size)
+        try:
+            return super().dma_read(iova, size)
+        except Errno as error:
+            self.kernel.faults.append(DmaFault(self.name, iova, False, error.number))
+            return bytes(size)
+
+    def dma_write(self, iova: int, data: bytes) -> None:
+        """Write to memory; nothing is written where the IOMMU lets nothing through, or without bus master."""
+        if not self.bus_master:
+            return
+        try:
+            super().dma_write(iova, data)
+        except Errno as error:
+            self.kernel.faults.append(DmaFault(self.name, iova, True, error.number))
+
+    # Opening and resetting.
+
+    def open(self) -> None:
+        self._power_on()
+
+    def close(self) -> None:
+        super().close()
+        self._power_on()
+        self.config.command = 0
+
+    def reset(self) -> None:
+        if not self.function.resets:
+            raise Errno(errno.EINVAL)
+        command = self.config.command
+        self._power_on()
+        # The kernel puts back what of it a reset loses, but for the bus master.
+        self.config.command = command & ~CAP_MASTER
+
+    def _power_on(self) -> None:
+        self.config.reset()
+        # vfio-pci enables the device; the bus master stays off.
+        self.config.command = CAP_MEMORY if self.function.bars else 0
+
+    def _command_written(self) -> None:
+        masked = bool(self.config.command & CAP_INTX_DISABLE)
+        if masked != self.irqs.virtually_masked:
+            self.irqs.virtually_masked = masked
+            if self.irqs.enabled[INTX]:
+                self.irqs.masked = masked
+                self.irqs.update_intx()
+
+    # Regions.
+
+    def region(self, index: int) -> Region:
+        if index in self.function.bars:
+            bar = self.function.bars[index]
+            return Region(bar.size, READ | WRITE | (MMAP if bar.memory else 0))
+        if index == CONFIG:
+            return Region(self.config.size, READ | WRITE)
+        if index == VGA or index >= self.num_regions:
+            raise Errno(errno.EINVAL)
+        return Region()
+
+    def pread(self, size: int, position: int) -> bytes:
+        if not size:
+            return b""
+        index, offset, size = self._place(position, size)
+        if index == CONFIG:
+            return self.config.read(offset, size)
+        return b"".join(
+            self.read(index, at, width).to_bytes(width, "little") for at, width in self._accesses(offset, size)
+        )
+
+    def pwrite(self, data: bytes, position: int) -> int:
+        if not data:
+            return 0
+        index, offset, size = self._place(position, len(data))
+        if index == CONFIG:
+            self.config.write(offset, data[:size])
+            return size
+        for at, width in self._accesses(offset, size):
+            value = int.from_bytes(data[at - offset : at - offset + width], "little")
+            self.write(index, at, width, value)
+        return size
+
+    def _place(self, position: int, size: int) -> tuple[int, int, int]:
+        """Region, offset, and how much of it a transfer moves.
+
+        :raises Errno: EINVAL, nothing is there; EIO, the device does not decode memory
+        """
+        index, offset = position >> OFFSET_SHIFT, position & OFFSET_MASK
+        if index >= self.num_regions or offset >= self.region(index).size:
+            raise Errno(errno.EINVAL)
+        if index in _BARS and not self.config.command & CAP_MEMORY:
+            raise Errno(errno.EIO)
+        return index, offset, min(size, self.region(index).size - offset)
+
+    @staticmethod
+    def _accesses(offset: int, size: int) -> list[tuple[int, int]]:
+        """Offset and width of the accesses that a transfer is made of: as wide as they can be."""
+        accesses, end = [], offset + size
+        while offset < end:
+            width = next(width for width in (8, 4, 2, 1) if not offset % width and offset + width <= end)
+            accesses.append((offset, width))
+            offset += width
+        return accesses
+
+    # What it tells.
+
+    @property
+    def flags(self) -> int:  # type: ignore[override]
+        return int(lib.VFIO_DEVICE_FLAGS_PCI | (lib.VFIO_DEVICE_FLAGS_RESET if self.function.resets else 0))
+
+    def info_size(self, argsz: int) -> int:
+        return min(argsz, int(ffi.sizeof("struct vfio_device_info")))
 
     def attributes(self) -> dict[str, Text]:
         return {
             "vendor": text(f"{self.ids[0]:#06x}"),
             "device": text(f"{self.ids[1]:#06x}"),
-            "class": text(f"{self.class_code:#08x}"),
+            "class": text(f"{self.function.class_code:#08x}"),
             "numa_node": text(-1),
         }
+
+
+__all__ = ["BAR0", "Bar", "Function", "PciDevice"]

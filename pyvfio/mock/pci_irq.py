@@ -1,0 +1,63 @@
+"""Interrupts by vfio-pci's rules."""
+
+from __future__ import annotations
+
+import errno
+
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.eventfd import Eventfd
+from pyvfio.mock.irq import BOOL, EVENTFD, INTX, MSI, MSIX, NONE, Irqs, IrqSet
+
+
+class PciIrqs(Irqs):
+    """INTx, MSI and MSI-X exclude each other; MSI cannot grow while it is on, MSI-X can. A failure leaves
+    none of the vectors up to the one that failed."""
+
+    def set_trigger(self, what: IrqSet) -> None:
+        index, on = what.index, self.enabled[what.index] > 0
+        if on and not what.count and what.type == NONE:
+            self.disable(index)
+            return
+        if any(self.enabled[other] for other in (INTX, MSI, MSIX) if other != index):
+            raise Errno(errno.EINVAL)
+        if index == INTX and (what.start or what.count != 1):
+            raise Errno(errno.EINVAL)
+        if what.type != EVENTFD:
+            if not on:
+                raise Errno(errno.EINVAL)
+            for vector in range(what.start, what.start + what.count):
+                if what.type == NONE or (what.type == BOOL and what.data[vector - what.start]):
+                    self.fire(index, vector)
+        elif index == INTX:
+            self._set_intx(what.data[0])
+        else:
+            self._set_vectors(what, on)
+
+    def _set_intx(self, fd: int) -> None:
+        # It can be on without an eventfd.
+        self.replace(INTX, 0, Eventfd(fd) if fd >= 0 else None)
+        self.enabled[INTX] = 1
+        self.update_intx()
+
+    def _set_vectors(self, what: IrqSet, on: bool) -> None:
+        if not on:
+            if not what.start + what.count:
+                raise Errno(errno.ERANGE)
+            self.enabled[what.index] = what.start + what.count
+        vector = what.start
+        try:
+            for vector, fd in enumerate(what.data, what.start):
+                self.replace(what.index, vector, None)
+                if fd < 0:
+                    continue
+                if vector >= self.enabled[what.index]:
+                    if what.index == MSI:
+                        raise Errno(errno.EINVAL)
+                    self.enabled[MSIX] = vector + 1
+                self.replace(what.index, vector, Eventfd(fd))
+        except Errno:
+            for done in range(what.start, vector + 1):
+                self.replace(what.index, done, None)
+            if not on:
+                self.disable(what.index)
+            raise

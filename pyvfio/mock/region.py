@@ -1,0 +1,105 @@
+"""Regions of the mock's devices: how they are described."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pyvfio._abi import ffi, lib
+from pyvfio.mock import caller
+
+#: where a region starts in its device's file: its index, shifted by this; vfio-pci's own choice, and vfio-mock's
+OFFSET_SHIFT = 40
+OFFSET_MASK = (1 << OFFSET_SHIFT) - 1
+
+READ = lib.VFIO_REGION_INFO_FLAG_READ
+WRITE = lib.VFIO_REGION_INFO_FLAG_WRITE
+MMAP = lib.VFIO_REGION_INFO_FLAG_MMAP
+
+
+class Area(NamedTuple):
+    """A part of a region, in bytes."""
+
+    offset: int
+    size: int
+
+
+class Region(NamedTuple):
+    """What VFIO_DEVICE_GET_REGION_INFO tells of one.
+
+    :ivar areas: what of it can be mapped, if that is not all
+    :ivar type: (type, subtype) of a device-specific region
+    :ivar msix_mappable: the MSI-X table in it can be mapped
+    """
+
+    size: int = 0
+    flags: int = 0
+    areas: tuple[Area, ...] = ()
+    type: tuple[int, int] | None = None
+    msix_mappable: bool = False
+
+    def may_map(self, offset: int, size: int) -> bool:
+        """Whether mmap takes this part of it."""
+        if not self.flags & MMAP or offset >= self.size or size > self.size - offset:
+            return False
+        areas = self.areas or (Area(0, self.size),)
+        return any(area.offset <= offset and offset + size <= area.offset + area.size for area in areas)
+
+    def capabilities(self) -> list[Capability]:
+        chain = []
+        if self.type is not None:
+            chain.append(Capability(lib.VFIO_REGION_INFO_CAP_TYPE, _words(*self.type)))
+        if self.areas:
+            areas = b"".join(_longs(*area) for area in self.areas)
+            chain.append(Capability(lib.VFIO_REGION_INFO_CAP_SPARSE_MMAP, _words(len(self.areas), 0) + areas))
+        if self.msix_mappable:
+            chain.append(Capability(lib.VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, b""))
+        return chain
+
+
+class Capability(NamedTuple):
+    """One link of a chain of capabilities: `struct vfio_info_cap_header`, and what follows it."""
+
+    id: int
+    data: bytes
+    version: int = 1
+
+
+def chained(capabilities: list[Capability], start: int) -> bytes:
+    """The capabilities one behind the other, as they follow a struct of `start` bytes."""
+    chain = b""
+    for index, capability in enumerate(capabilities):
+        data = capability.data + bytes(-len(capability.data) % 8)
+        following = start + len(chain) + 8 + len(data) if index + 1 < len(capabilities) else 0
+        header = capability.id | capability.version << 16 | following << 32
+        chain += header.to_bytes(8, "little") + data
+    return chain
+
+
+def give_info(argument: int, info: object, region: Region) -> None:
+    """Answer VFIO_DEVICE_GET_REGION_INFO; `info` is the `struct vfio_region_info` as it came, but for what the driver has set.
+
+    :raises Errno: EFAULT
+    """
+    size = ffi.sizeof("struct vfio_region_info")
+    answer = ffi.cast("struct vfio_region_info *", info)
+    answer.flags = region.flags
+    answer.size = region.size
+    answer.offset = answer.index << OFFSET_SHIFT
+    if capabilities := region.capabilities():
+        chain = chained(capabilities, size)
+        answer.flags |= lib.VFIO_REGION_INFO_FLAG_CAPS
+        if answer.argsz < size + len(chain):
+            answer.argsz = size + len(chain)
+            answer.cap_offset = 0
+        else:
+            caller.write(argument + size, chain)
+            answer.cap_offset = size
+    caller.give(argument, answer, size)
+
+
+def _words(*values: int) -> bytes:
+    return b"".join(value.to_bytes(4, "little") for value in values)
+
+
+def _longs(*values: int) -> bytes:
+    return b"".join(value.to_bytes(8, "little") for value in values)

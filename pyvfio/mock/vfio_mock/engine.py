@@ -1,0 +1,392 @@
+"""The DMA engine: a job is done in steps, in the writer's own call or in a thread of the device's."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from threading import Condition, Thread
+from typing import TYPE_CHECKING
+
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.vfio_mock.irqs import NO_IRQ
+
+if TYPE_CHECKING:
+    from pyvfio.mock.vfio_mock.device import VfioMock
+
+STOP, WRITE, READ, FILL, COPY, LIST, TOUCH, SCATTER = range(8)
+OPERATION = 0xFF
+BACKGROUND, REPEAT, RAISE, COUNTING, LOCAL, PINNED, KEEP = (1 << bit for bit in range(8, 15))
+_KNOWN = OPERATION | BACKGROUND | REPEAT | RAISE | COUNTING | LOCAL | PINNED | KEEP
+IDLE, BUSY, DONE, FAILED = range(4)
+
+_U64 = 2**64
+_WORDS = ("command", "delay", "irq", "status", "error", "reserved")
+_LONGS = (
+    "iova", "length", "source", "memory", "pattern", "count", "stride", "seed", "position", "random", "rounds", "steps",
+    "bytes", "fault",
+)  # fmt: skip
+
+
+class Job:
+    """A transfer: its parameters as they were when it started, and how far it is.
+
+    :ivar position: in the round: bytes, or writes for LIST, TOUCH, SCATTER
+    """
+
+    LAYOUT = struct.Struct("<6I14Q")
+
+    command: int
+    delay: int
+    irq: int
+    status: int
+    error: int
+    iova: int
+    length: int
+    source: int
+    memory: int
+    pattern: int
+    count: int
+    stride: int
+    seed: int
+    position: int
+    random: int
+    rounds: int
+    steps: int
+    bytes: int
+    fault: int
+
+    __slots__ = (*_WORDS, *_LONGS)
+
+    def __init__(self, **values: int) -> None:
+        for name in self.__slots__:
+            setattr(self, name, values.get(name, 0))
+
+    def packed(self) -> bytes:
+        return self.LAYOUT.pack(*(getattr(self, name) for name in self.__slots__))
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Job:
+        return cls(**dict(zip(cls.__slots__, cls.LAYOUT.unpack(data), strict=True)))
+
+    @property
+    def operation(self) -> int:
+        return self.command & OPERATION
+
+    def check(self, memory_size: int) -> None:
+        """What can be said of it before it begins.
+
+        :raises Errno: EINVAL, EOVERFLOW, ERANGE
+        """
+        local, keep = bool(self.command & LOCAL), bool(self.command & KEEP)
+        if self.command & ~_KNOWN or (keep and local) or not WRITE <= self.operation <= SCATTER:
+            raise Errno(errno.EINVAL)
+        if self.operation in (WRITE, READ, COPY) and (local or keep):
+            raise Errno(errno.EINVAL)
+        if self.operation == LIST:
+            if not self.count or keep:
+                raise Errno(errno.EINVAL)
+            if self.memory > memory_size or self.count > (memory_size - self.memory) // 8:
+                raise Errno(errno.ERANGE)
+            return
+        if self.operation == SCATTER:
+            lacking = not self.count or not self.stride or self.length < self.stride
+        else:
+            lacking = not self.length or (self.operation == TOUCH and not self.stride)
+        if lacking:
+            raise Errno(errno.EINVAL)
+        if self.iova + self.length > (memory_size if local else _U64):
+            raise Errno(errno.EOVERFLOW)
+        if self.operation == COPY and self.source + self.length > _U64:
+            raise Errno(errno.EOVERFLOW)
+        if (self.operation in (WRITE, READ) or keep) and self.memory + self.length > memory_size:
+            raise Errno(errno.ERANGE)
+
+    @property
+    def round_end(self) -> int:
+        """How far the position goes in one round."""
+        if self.operation in (LIST, SCATTER):
+            return self.count
+        if self.operation == TOUCH:
+            return -(-self.length // self.stride)
+        return self.length
+
+    def word(self, k: int) -> int:
+        """Word k of the pattern in this round."""
+        return (self.pattern + k + self.rounds) % _U64 if self.command & COUNTING else self.pattern
+
+    def filling(self, size: int) -> bytes:
+        """The next bytes of a FILL: byte n of the transfer is byte n % 8 of word n / 8."""
+        first, skip = divmod(self.position, 8)
+        count = (skip + size + 7) // 8
+        if self.command & COUNTING:
+            words = b"".join(self.word(first + k).to_bytes(8, "little") for k in range(count))
+        else:
+            words = self.pattern.to_bytes(8, "little") * count
+        return words[skip : skip + size]
+
+
+class Engine:
+    """
+    :ivar job: the last one
+    :ivar running: it is not finished
+    :ivar paused: a migration's state lets no step be done
+    """
+
+    def __init__(self, device: VfioMock) -> None:
+        self._device = device
+        self._page_size = device.kernel.profile.page_size
+        self.job = Job()
+        self.running = False
+        self.paused = False
+        self._stop = False
+        #: notified when any of the above changes; its lock is the kernel's
+        self._changed = Condition(device.kernel.lock)
+        self._thread: Thread | None = None
+
+    def reset(self) -> None:
+        """Called while nothing runs."""
+        self.job = Job()
+
+    # Starting and stopping.
+
+    def command(self, command: int) -> None:
+        """A write to DMA_COMMAND. What becomes of the job is in the status registers.
+
+        :raises Errno: EBUSY
+        """
+        if command == STOP:
+            self.stop()
+            return
+        background = bool(command & (BACKGROUND | REPEAT))
+        if self.running or (self.paused and not background):
+            raise Errno(errno.EBUSY)
+        held = self._device.registers.held
+        self.job = Job(
+            command=command,
+            status=BUSY,
+            random=held["DMA_SEED"],
+            **{name.removeprefix("DMA_").lower(): value for name, value in held.items() if name.startswith("DMA_")},
+        )
+        try:
+            self.job.check(self._device.memory_size)
+        except Errno as error:
+            self._finish(error.number)
+            return
+        self.running = True
+        if background:
+            self.go_on()
+        else:
+            self._run()
+
+    def go_on(self) -> None:
+        """Do the job in the background."""
+        self._stop = False
+        self.running = True
+        self._thread = Thread(target=self._run_behind, name=f"pyvfio.mock: {self._device.name}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End what runs; returns when nothing does. What was told to stop is done with what it did."""
+        while self.running:
+            self._stop = True
+            self._changed.notify_all()
+            self._changed.wait()
+
+    def pause(self, paused: bool) -> None:
+        self.paused = paused
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        self._finish(self._advance_to_the_end())
+
+    def _advance_to_the_end(self) -> int:
+        try:
+            while self._advance():
+                pass
+        except Errno as error:
+            return error.number
+        return 0
+
+    def _run_behind(self) -> None:
+        with self._changed:
+            try:
+                while self._may_go_on() and self._advance():
+                    # Let others have the lock between any two steps.
+                    self._changed.wait(0)
+            except Errno as error:
+                self._finish(error.number)
+            else:
+                self._finish(0, stopped=self._stop)
+
+    def _may_go_on(self) -> bool:
+        """Sleep for the delay, and while paused; False if it is to stop."""
+        if self.job.delay:
+            self._changed.wait_for(lambda: self._stop, self.job.delay / 1e6)
+        self._changed.wait_for(lambda: self._stop or not self.paused)
+        return not self._stop
+
+    def _finish(self, error: int, *, stopped: bool = False) -> None:
+        self.job.error = error
+        self.job.status = FAILED if error else DONE
+        self.running = False
+        self._changed.notify_all()
+        if self.job.command & RAISE and not stopped:
+            self._raise()
+
+    def _raise(self) -> None:
+        try:
+            self._device.irqs.raise_(self.job.irq)
+        except Errno:
+            pass  # there is no such interrupt
+
+    # Steps.
+
+    def _advance(self) -> bool:
+        """The next step, in the next round if this one is over; False: the job is finished.
+
+        :raises Errno: the step failed
+        """
+        job = self.job
+        if job.position >= job.round_end:
+            if not job.command & REPEAT:
+                return False
+            job.position = 0
+            job.rounds += 1
+            if job.command & RAISE:
+                self._raise()
+        job.position += _STEPS[job.operation](self)
+        job.steps += 1
+        return True
+
+    def _to_page_end(self, address: int) -> int:
+        """What is left of the round, up to the end of the page at an address."""
+        job = self.job
+        return min(job.length - job.position, self._page_size - address % self._page_size)
+
+    def _write(self) -> int:
+        job = self.job
+        size = self._to_page_end(job.iova + job.position)
+        self._dma_write(job.iova + job.position, self._local(job.memory + job.position, size))
+        return size
+
+    def _read(self) -> int:
+        job = self.job
+        size = self._to_page_end(job.iova + job.position)
+        self._local(job.memory + job.position, size)
+        self._device.store(job.memory + job.position, self._dma_read(job.iova + job.position, size))
+        return size
+
+    def _fill(self) -> int:
+        job = self.job
+        size = self._to_page_end(job.iova + job.position)
+        self._store(job.iova + job.position, job.filling(size))
+        return size
+
+    def _copy(self) -> int:
+        job = self.job
+        size = min(self._to_page_end(job.iova + job.position), self._to_page_end(job.source + job.position))
+        before = job.bytes
+        data = self._dma_read(job.source + job.position, size)
+        job.bytes = before  # the bytes of a copy count once
+        self._dma_write(job.iova + job.position, data)
+        return size
+
+    def _list(self) -> int:
+        entry = self._local(self.job.memory + self.job.position * 8, 8)
+        return self._store_word(int.from_bytes(entry, "little"))
+
+    def _touch(self) -> int:
+        return self._store_word(self.job.iova + self.job.position * self.job.stride)
+
+    def _scatter(self) -> int:
+        job = self.job
+        # splitmix64: a seed gives one sequence.
+        z = job.random = (job.random + 0x9E3779B97F4A7C15) % _U64
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % _U64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % _U64
+        z ^= z >> 31
+        return self._store_word(job.iova + z % (job.length // job.stride) * job.stride)
+
+    def _store_word(self, target: int) -> int:
+        self._store(target % _U64, self.job.word(self.job.position).to_bytes(8, "little"))
+        return 1
+
+    def _store(self, target: int, data: bytes) -> None:
+        """To an IOVA, with LOCAL to the memory region, with KEEP to both."""
+        job = self.job
+        offset = target
+        if not job.command & LOCAL:
+            self._dma_write(target, data)
+            if not job.command & KEEP:
+                return
+            offset = job.memory + target - job.iova
+        if offset + len(data) > self._device.memory_size:
+            job.fault = target
+            raise Errno(errno.ERANGE)
+        self._device.store(offset, data)
+        if job.command & LOCAL:
+            job.bytes += len(data)
+
+    def _local(self, offset: int, size: int) -> bytes:
+        if offset + size > self._device.memory_size:
+            raise Errno(errno.ERANGE)
+        return self._device.memory(MEMORY)[offset : offset + size]
+
+    # At IOVAs: in pieces that end at pages, so that a failure leaves no page half accounted for.
+
+    def _pieces(self, iova: int, size: int) -> list[tuple[int, int]]:
+        if iova + size > _U64:
+            self.job.fault = iova
+            raise Errno(errno.EOVERFLOW)
+        pieces = []
+        while size:
+            piece = min(size, self._page_size - iova % self._page_size)
+            pieces.append((iova, piece))
+            iova += piece
+            size -= piece
+        return pieces
+
+    def _dma_write(self, iova: int, data: bytes) -> None:
+        device, done = self._device, 0
+        for at, size in self._pieces(iova, len(data)):
+            piece = data[done : done + size]
+            try:
+                device.failures.check("DMA")
+                if self.job.command & PINNED:
+                    device.pins.write(at, piece)
+                    device.log.mark(at, size)
+                else:
+                    device.dma_write(at, piece)
+            except Errno:
+                self.job.fault = at
+                raise
+            device.bytes_written += size
+            self.job.bytes += size
+            done += size
+
+    def _dma_read(self, iova: int, size: int) -> bytes:
+        device, parts = self._device, []
+        for at, piece in self._pieces(iova, size):
+            try:
+                device.failures.check("DMA")
+                parts.append(device.pins.read(at, piece) if self.job.command & PINNED else device.dma_read(at, piece))
+            except Errno:
+                self.job.fault = at
+                raise
+            device.bytes_read += piece
+            self.job.bytes += piece
+        return b"".join(parts)
+
+
+#: index of the memory region
+MEMORY = 1
+
+_STEPS = {
+    WRITE: Engine._write,
+    READ: Engine._read,
+    FILL: Engine._fill,
+    COPY: Engine._copy,
+    LIST: Engine._list,
+    TOUCH: Engine._touch,
+    SCATTER: Engine._scatter,
+}
