@@ -89,7 +89,7 @@ class Edu(PciDevice):
         """Between memory and the device's buffer; outside the buffer it does nothing (QEMU aborts)."""
         inside = self._source if command & _TO_MEMORY else self._destination
         start = inside - _BUFFER
-        if 0 <= start and start + self._count <= _BUFFER_SIZE:
+        if start >= 0 and start + self._count <= _BUFFER_SIZE:
             if command & _TO_MEMORY:
                 self.dma_write(self._destination & _DMA_MASK, bytes(self._buffer[start : start + self._count]))
             else:

@@ -53,7 +53,7 @@ class Watcher:
     :param lock: held while something is done
     """
 
-    def __init__(self, lock: RLock) -> None:  # type: ignore[valid-type]
+    def __init__(self, lock: RLock) -> None:
         self._lock = lock
         self._watched: dict[int, tuple[Eventfd, Callable[[], object]]] = {}
         self._epoll: select.epoll | None = None
@@ -81,7 +81,7 @@ class Watcher:
         while True:
             # Woken now and then to see whether there is still something to do.
             ready = epoll.poll(1)
-            with self._lock:  # type: ignore[attr-defined]
+            with self._lock:
                 if not self._watched:
                     epoll.close()
                     self._epoll = None

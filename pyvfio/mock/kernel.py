@@ -12,8 +12,9 @@ from typing import Any
 
 from pyvfio.kernel import PythonKernel, SysfsDevice
 from pyvfio.mock import topology
-from pyvfio.mock.device import Device
+from pyvfio.mock.device import Device, DmaFault
 from pyvfio.mock.errno import Errno
+from pyvfio.mock.eventfd import Watcher
 from pyvfio.mock.file import File
 from pyvfio.mock.group import Group
 from pyvfio.mock.host import Host
@@ -34,6 +35,9 @@ class Kernel(PythonKernel):
     :ivar devices: name -> each device of the host; `groups`: number -> each IOMMU group
     :ivar host: groups, drivers and devices, and how they are bound
     :ivar locked: the memory that type1 has pinned, and its limit; `locked_by_user`: what iommufd has, which is counted apart
+    :ivar watcher: what acts when eventfds of the caller's are signalled
+    :ivar faults: what devices wanted of memory and their IOMMU did not let through
+    :ivar locked: the memory that type1 has pinned, and its limit
     :ivar lock: held while a request runs, and by what runs by itself (a device's engine) while it touches anything shared
     """
 
@@ -48,6 +52,8 @@ class Kernel(PythonKernel):
         self.lock = RLock()
         self.locked = Memlock(self.profile.memlock, self.profile.page_size)
         self.locked_by_user = Memlock(self.profile.memlock, self.profile.page_size)
+        self.watcher = Watcher(self.lock)
+        self.faults: list[DmaFault] = []
         self.host = Host(self)
         topology.populate(self.host)
 

@@ -142,7 +142,7 @@ class PciDevice(Device):
     def pread(self, size: int, position: int) -> bytes:
         if not size:
             return b""
-        index, offset, size = self._place(position, size)
+        index, offset, size = self._located(position, size)
         if index == CONFIG:
             return self.config.read(offset, size)
         return b"".join(
@@ -152,7 +152,7 @@ class PciDevice(Device):
     def pwrite(self, data: bytes, position: int) -> int:
         if not data:
             return 0
-        index, offset, size = self._place(position, len(data))
+        index, offset, size = self._located(position, len(data))
         if index == CONFIG:
             self.config.write(offset, data[:size])
             return size
@@ -161,7 +161,7 @@ class PciDevice(Device):
             self.write(index, at, width, value)
         return size
 
-    def _place(self, position: int, size: int) -> tuple[int, int, int]:
+    def _located(self, position: int, size: int) -> tuple[int, int, int]:
         """Region, offset, and how much of it a transfer moves.
 
         :raises Errno: EINVAL, nothing is there; EIO, the device does not decode memory

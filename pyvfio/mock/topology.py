@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pyvfio.mock.config import Bar, Function
 from pyvfio.mock.device import Device
 from pyvfio.mock.driver import DRIVERS, E1000E, IGB, MLX5_VF, NETWORK_DRIVERS, NVME, PDS_VF, PORT
 from pyvfio.mock.edu import Edu
@@ -25,19 +26,32 @@ def populate(host: Host) -> None:
             host.bind(device, host.drivers[device.bus, name])
         return device
 
+    def plain(name: str, function: Function, driver: str, **more: Any) -> Device:
+        return bound(PciDevice(kernel, name, function=function, **more), driver)
+
     bound(Edu(kernel, "0000:00:03.0"), None)
-    bound(PciDevice(kernel, "0000:00:04.0", ids=NVME, class_code=0x010802), "nvme")
+    plain("0000:00:04.0", _NVME, "nvme")
     first = bound(Edu(kernel, "0000:00:05.0"), None)
     bound(Edu(kernel, "0000:00:05.1", group=first.group), None)
-    bound(PciDevice(kernel, "0000:00:06.0", ids=E1000E, class_code=0x020000), "e1000e")
-    bound(PciDevice(kernel, "0000:00:07.0", ids=IGB, class_code=0x020000), "igb")
-    bound(PciDevice(kernel, "0000:00:08.0", ids=PORT, class_code=0x060400), "pcieport")
-    bound(PciDevice(kernel, "0000:00:09.0", ids=PORT, class_code=0x060400), "pcieport")
+    plain("0000:00:06.0", _E1000E, "e1000e")
+    plain("0000:00:07.0", _IGB, "igb")
+    plain("0000:00:08.0", _PORT, "pcieport")
+    plain("0000:00:09.0", _PORT, "pcieport")
     bound(Edu(kernel, "0000:01:00.0", parent="0000:00:08.0"), None)
-    first = bound(PciDevice(kernel, "0000:02:00.0", parent="0000:00:09.0", ids=E1000E, class_code=0x020000), "e1000e")
+    first = plain("0000:02:00.0", _E1000E, "e1000e", parent="0000:00:09.0")
     bound(Edu(kernel, "0000:02:00.1", parent="0000:00:09.0", group=first.group), None)
     if network:
         ids = MLX5_VF if kernel.profile.name == "mlx5" else PDS_VF
-        bound(PciDevice(kernel, "0000:41:10.1", ids=ids, class_code=0x020000), network[1].name)
+        plain("0000:41:10.1", Function(ids, 0x020000, bars={0: Bar(1 << 20)}, express=True), network[1].name)
     for index in range(2):
         bound(VfioMock(kernel, f"vfio-mock.{index}"), "vfio-mock")
+
+
+_NVME = Function(NVME, 0x010802, 0x02, bars={0: Bar(1 << 14, wide=True)}, msix=65, intx=True, express=True, resets=True)
+_E1000E = Function(
+    E1000E, 0x020000, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 3: Bar(1 << 14)}, msi=1, msix=5, intx=True, express=True
+)
+_IGB = Function(
+    IGB, 0x020000, 1, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 3: Bar(1 << 14)}, msi=1, msix=10, intx=True, express=True, resets=True
+)
+_PORT = Function(PORT, 0x060400, msi=1, express=True, bridge=True)

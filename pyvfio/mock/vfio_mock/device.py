@@ -62,8 +62,18 @@ class VfioMock(Device):
     num_regions = 6
     num_irqs = 5
 
+    number: int
     irqs: MockIrqs
     log: MockLog
+    log_selected: int
+    pins: Pins
+    engine: Engine
+    states: MockMigration
+    transfer_max: int
+    bytes_written: int
+    bytes_read: int
+    unmaps: int
+    resets: int
 
     def __init__(self, kernel: Kernel, name: str, *, memory_size: int = 1 << 20, **more: Any) -> None:
         super().__init__(kernel, name, **more)

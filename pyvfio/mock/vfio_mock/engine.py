@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import struct
+from contextlib import suppress
 from threading import Condition, Thread
 from typing import TYPE_CHECKING
 
 from pyvfio.mock.errno import Errno
-from pyvfio.mock.vfio_mock.irqs import NO_IRQ
 
 if TYPE_CHECKING:
     from pyvfio.mock.vfio_mock.device import VfioMock
@@ -23,7 +23,7 @@ _U64 = 2**64
 _WORDS = ("command", "delay", "irq", "status", "error", "reserved")
 _LONGS = (
     "iova", "length", "source", "memory", "pattern", "count", "stride", "seed", "position", "random", "rounds", "steps",
-    "bytes", "fault",
+    "bytes_moved", "fault",
 )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ class Job:
     random: int
     rounds: int
     steps: int
-    bytes: int
+    bytes_moved: int
     fault: int
 
     __slots__ = (*_WORDS, *_LONGS)
@@ -131,6 +131,8 @@ class Engine:
     :ivar running: it is not finished
     :ivar paused: a migration's state lets no step be done
     """
+
+    job: Job
 
     def __init__(self, device: VfioMock) -> None:
         self._device = device
@@ -211,8 +213,8 @@ class Engine:
         with self._changed:
             try:
                 while self._may_go_on() and self._advance():
-                    # Let others have the lock between any two steps.
-                    self._changed.wait(0)
+                    # Let others have the lock between any two steps; one that is only let go of would be had at once again.
+                    self._changed.wait(1e-5)
             except Errno as error:
                 self._finish(error.number)
             else:
@@ -234,10 +236,8 @@ class Engine:
             self._raise()
 
     def _raise(self) -> None:
-        try:
+        with suppress(Errno):  # there may be no such interrupt
             self._device.irqs.raise_(self.job.irq)
-        except Errno:
-            pass  # there is no such interrupt
 
     # Steps.
 
@@ -285,9 +285,9 @@ class Engine:
     def _copy(self) -> int:
         job = self.job
         size = min(self._to_page_end(job.iova + job.position), self._to_page_end(job.source + job.position))
-        before = job.bytes
+        before = job.bytes_moved
         data = self._dma_read(job.source + job.position, size)
-        job.bytes = before  # the bytes of a copy count once
+        job.bytes_moved = before  # the bytes of a copy count once
         self._dma_write(job.iova + job.position, data)
         return size
 
@@ -325,7 +325,7 @@ class Engine:
             raise Errno(errno.ERANGE)
         self._device.store(offset, data)
         if job.command & LOCAL:
-            job.bytes += len(data)
+            job.bytes_moved += len(data)
 
     def _local(self, offset: int, size: int) -> bytes:
         if offset + size > self._device.memory_size:
@@ -361,7 +361,7 @@ class Engine:
                 self.job.fault = at
                 raise
             device.bytes_written += size
-            self.job.bytes += size
+            self.job.bytes_moved += size
             done += size
 
     def _dma_read(self, iova: int, size: int) -> bytes:
@@ -374,7 +374,7 @@ class Engine:
                 self.job.fault = at
                 raise
             device.bytes_read += piece
-            self.job.bytes += piece
+            self.job.bytes_moved += piece
         return b"".join(parts)
 
 

@@ -59,8 +59,7 @@ def _triggers(fds: tuple[int, ...]) -> list[Eventfd | None]:
     """
     triggers: list[Eventfd | None] = []
     try:
-        for fd in fds:
-            triggers.append(Eventfd(fd) if fd >= 0 else None)
+        triggers.extend(Eventfd(fd) if fd >= 0 else None for fd in fds)
     except Errno:
         for trigger in triggers:
             if trigger is not None:

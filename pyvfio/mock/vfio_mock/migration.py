@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.irq import INTX
 from pyvfio.mock.migration import (
-    CAN_STOP_COPY,
     CAN_P2P,
     CAN_PRE_COPY,
+    CAN_STOP_COPY,
     ERROR,
     PRE_COPY,
     PRE_COPY_P2P,
@@ -43,6 +43,10 @@ class MockMigration(Migration):
     """
 
     flags = CAN_STOP_COPY | CAN_P2P | CAN_PRE_COPY
+    state: int
+    path: int
+    sent: int
+    received: int
 
     def __init__(self, device: VfioMock) -> None:
         self._device = device

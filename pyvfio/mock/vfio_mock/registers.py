@@ -56,8 +56,8 @@ HELD = {
 
 #: those that tell something, by offset: width, and where it is
 _SHOWN: dict[int, tuple[int, Callable[[VfioMock], int]]] = {
-    0x000: (4, lambda device: MAGIC),
-    0x004: (4, lambda device: VERSION),
+    0x000: (4, lambda _: MAGIC),
+    0x004: (4, lambda _: VERSION),
     0x008: (4, lambda device: device.number),
     0x00C: (4, lambda device: CAP_LOG | CAP_PIN | (CAP_MIGRATION if device.migration is not None else 0)),
     0x020: (4, lambda device: device.transfer_max),
@@ -65,7 +65,7 @@ _SHOWN: dict[int, tuple[int, Callable[[VfioMock], int]]] = {
     0x14C: (4, lambda device: device.engine.job.status),
     0x150: (4, lambda device: device.engine.job.error),
     0x158: (8, lambda device: device.engine.job.steps),
-    0x160: (8, lambda device: device.engine.job.bytes),
+    0x160: (8, lambda device: device.engine.job.bytes_moved),
     0x168: (8, lambda device: device.engine.job.fault),
     0x170: (8, lambda device: device.engine.job.rounds),
     0x184: (4, lambda device: device.irqs.asserted),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import ffi, lib
@@ -42,10 +43,8 @@ class Session(File):
         self.show_readable(True)
 
     def show_readable(self, readable: bool) -> None:
-        try:
+        with suppress(BlockingIOError):
             os.eventfd_read(self._poll)
-        except BlockingIOError:
-            pass
         if readable:
             os.eventfd_write(self._poll, 1)
 
