@@ -25,7 +25,7 @@ from tracing import TracingKernel
 RUN = pytest.StashKey["CellRun"]()
 
 #: a fixture that takes an ability -> that ability
-FIXTURE_NEEDS = {"dma": "dma", "logger": "dirty_log"}
+FIXTURE_NEEDS = {"dma": "dma", "logger": "dirty_log", "migration": "migration"}
 #: seconds that the tests of one cell may take
 TIME_LIMIT = 900
 
@@ -33,7 +33,7 @@ TIME_LIMIT = 900
 _WARM = (
     # An extension module that is first loaded in a child now and then crashes it there, under QEMU 7.2.
     "asyncio", "ctypes", "multiprocessing", "numpy", "resource", "subprocess",
-    "pyvfio.opening", "pyvfio.container", "pyvfio.device", "pyvfio.irq", "pyvfio.pci", "pyvfio.dirty",
+    "pyvfio.opening", "pyvfio.container", "pyvfio.device", "pyvfio.irq", "pyvfio.pci", "pyvfio.dirty", "pyvfio.migration",
     "pyvfio.iommufd.ioas", "pyvfio.iommufd.hwpt", "pyvfio.host.binding", "drivers.edu", "drivers.nvme", "drivers.vfio_mock",
 )  # fmt: skip
 

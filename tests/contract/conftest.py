@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from drivers import Dma
     from drivers.vfio_mock import VfioMock
 
-    from pyvfio import Device
+    from pyvfio import Device, Migration
     from pyvfio.space import AddressSpace
 
 
@@ -118,6 +118,12 @@ def logger(device: Device) -> VfioMock:
     from drivers.vfio_mock import VfioMock
 
     return VfioMock(device)
+
+
+@pytest.fixture
+def migration(device: Device) -> Migration:
+    """The device's side of a migration; it is RUNNING."""
+    return device.migration
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,20 @@ def load_mock() -> None:
         if module is None:
             raise RuntimeError("tests/vfio_mock was not built for this kernel")
         subprocess.run(["insmod", module], check=True)
+
+
+@contextlib.contextmanager
+def mtty(ports: int = 2) -> Iterator[str]:
+    """A serial card of the kernel's samples, which migrates too: made here, and gone afterwards."""
+    for module in ("mdev", "mtty"):
+        if not Path(f"/sys/module/{module}").exists():
+            subprocess.run(["insmod", os.environ[f"PYVFIO_{module.upper()}_MODULE"]], check=True)
+    address = str(uuid.uuid4())
+    Path(f"/sys/class/mtty/mtty/mdev_supported_types/mtty-{ports}/create").write_text(address)
+    try:
+        yield address
+    finally:
+        Path(f"/sys/bus/mdev/devices/{address}/remove").write_text("1")
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ def irqs(device: Device, index: int) -> int:
 
 PROBES = {
     "dirty_log": lambda device: lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START in device.features,
+    "migration": lambda device: lib.VFIO_DEVICE_FEATURE_MIGRATION in device.features,
     "dirty_pages": lambda device: has_dirty_pages(device.address_space),
     "iommu": lambda device: not device.address.startswith("vfio-mock"),
     "pci": lambda device: device.info.is_pci,

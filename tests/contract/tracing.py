@@ -10,9 +10,11 @@ from pyvfio import requests
 from pyvfio._abi import ffi, lib
 from pyvfio.feature import feature_name
 from pyvfio.kernel import Kernel
+from pyvfio.migration import State
 
 # Python's name for this one is the other of the two.
 _ERRNOS = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
+_STATES = {int(state): state.name for state in State}
 
 
 class Call(NamedTuple):
@@ -66,7 +68,12 @@ def _flags(argument: int, words: dict[int, str]) -> str:
 
 
 def _feature(argument: int) -> str:
-    return feature_name(ffi.cast("struct vfio_device_feature *", argument).flags)
+    feature = ffi.cast("struct vfio_device_feature *", argument)
+    name = feature_name(feature.flags)
+    if name == "SET MIG_DEVICE_STATE":
+        state = ffi.cast("struct vfio_device_feature_mig_state *", feature.data).device_state
+        return f"{name} {_STATES.get(state, state)}"
+    return name
 
 
 _DETAILS = {
