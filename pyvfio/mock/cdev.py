@@ -80,7 +80,7 @@ class Cdev(File):
         try:
             caller.write(argument + ffi.offsetof(struct, "out_devid"), bound.id.to_bytes(4, "little"))
         except Errno:
-            self.unbind()
+            self.release()
             raise
 
     def _check_token(self, bind_: Any) -> None:

@@ -32,10 +32,12 @@ class LogLimits(NamedTuple):
 class Profile(NamedTuple):
     """:class:`pyvfio.mock.Kernel` takes one by name, and any field of it by keyword.
 
-    :ivar iommu: `intel`, `amd`, `smmu` or `virtio`: what hardware information says
+    :ivar iommu: `intel`, `amd`, `smmu`, `virtio`, or `selftest`, the kernel's own mock IOMMU: what it can, and what its hardware
+        information says
     :ivar width: bits of an IOVA
     :ivar page_sizes: bitmap of those that the IOMMU has
     :ivar coherent: the IOMMU keeps devices from bypassing the processor's caches (VFIO_DMA_CC_IOMMU)
+    :ivar dirty_tracking: its page tables can keep dirty bits
     :ivar pasid_bits: of the PASIDs that devices can use; 0 for none
     :ivar page_size: the processor's
     :ivar dma_entry_limit: mappings per type1 container (vfio_iommu_type1.dma_entry_limit)
@@ -49,6 +51,7 @@ class Profile(NamedTuple):
     page_sizes: int
     reserved: tuple[Reserved, ...] = (Reserved(0xFEE00000, 0xFEEFFFFF, "msi"),)
     coherent: bool = False
+    dirty_tracking: bool = False
     pasid_bits: int = 0
     page_size: int = 4096
     dma_entry_limit: int = 65535
@@ -72,6 +75,8 @@ PROFILES = {
             "smmu-64k", "smmu", 48, 1 << 16 | 1 << 29, (Reserved(0x8000000, 0x80FFFFF, "msi"),), page_size=1 << 16
         ),
         Profile("virtio", "virtio", 64, 2**64 - 4096),
+        # What no IOMMU of the others has: dirty tracking, nesting, virtual IOMMUs, page faults, PASIDs (CONFIG_IOMMUFD_TEST).
+        Profile("selftest", "selftest", 56, 1 << 11 | 1 << 12 | 1 << 20, (), dirty_tracking=True, pasid_bits=20),
         # The same host as intel-48; the devices log as ConnectX does (SPEC: vfio-pci-mlx5) and as Pensando's DSC does.
         Profile("mlx5", "intel", 48, _INTEL_SIZES),
         Profile("pds", "intel", 48, _INTEL_SIZES),

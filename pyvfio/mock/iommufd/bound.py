@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from pyvfio._abi import lib
 from pyvfio.mock.errno import Errno
+from pyvfio.mock.iommufd.fault_queue import Fault
 from pyvfio.mock.iommufd.hwpt import Hwpt, PagingHwpt
 from pyvfio.mock.iommufd.ioas import Ioas
 from pyvfio.mock.iommufd.object import Object
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from pyvfio.mock.device import Device
     from pyvfio.mock.group import Group
     from pyvfio.mock.iommufd.context import Context
+    from pyvfio.mock.iommufd.vdevice import Vdevice
 
 
 class BoundGroup:
@@ -59,6 +62,7 @@ class BoundDevice(Object):
         self.device = device
         self.group = ctx.groups.setdefault(device.group.number, BoundGroup(device.group))
         self.group.devices += 1
+        self.vdevice: Vdevice | None = None
         # The driver that bound it.
         self.users += 1
 
@@ -66,6 +70,9 @@ class BoundDevice(Object):
         """The driver lets go."""
         for pasid in [pasid for pasid, (_, devices) in self.group.attached.items() if self in devices]:
             self.detach(pasid)
+        if self.vdevice is not None:
+            # Its number is not given again: whoever has it must not find another object there.
+            self.ctx.remove(self.vdevice, tombstone=True)
         self.drop()
         self.ctx.remove(self)
 
@@ -136,7 +143,7 @@ class BoundDevice(Object):
             _reserve(self, hwpt)
         if current is None:
             try:
-                self.group.check_pasid(hwpt, pasid)
+                self._check_attach(hwpt, pasid)
                 self._check_pasid_range(pasid)
             except Errno:
                 if pasid is None:
@@ -146,6 +153,13 @@ class BoundDevice(Object):
         devices.append(self)
         hwpt.users += 1
         self.group.show()
+
+    def _check_attach(self, hwpt: Hwpt, pasid: int | None) -> None:
+        """:raises Errno: EINVAL; ENOENT, the device is not in the virtual IOMMU that the page table is of"""
+        self.group.check_pasid(hwpt, pasid)
+        viommu = hwpt.viommu
+        if viommu is not None and (self.vdevice is None or self.vdevice.viommu is not viommu):
+            raise Errno(errno.ENOENT)
 
     def _check_pasid_range(self, pasid: int | None) -> None:
         if pasid is not None and (pasid == 0 or pasid >> self.ctx.kernel.profile.pasid_bits):
@@ -167,7 +181,7 @@ class BoundDevice(Object):
                 for device in devices:
                     _reserve(device, hwpt)
                     done.append(device)
-                self.group.check_pasid(hwpt, pasid)
+                self._check_attach(hwpt, pasid)
             except Errno:
                 for device in done:
                     ioas.table.unreserve(device)
@@ -175,11 +189,12 @@ class BoundDevice(Object):
             for device in devices:
                 old_ioas.table.unreserve(device)
         else:
-            self.group.check_pasid(hwpt, pasid)
+            self._check_attach(hwpt, pasid)
         self.group.attached[pasid] = hwpt, devices
         hwpt.users += len(devices)
         old.users -= len(devices) - 1
         self.group.show()
+        _forget(old, devices, pasid)
         old.let_go()
 
     def detach(self, pasid: int | None = None) -> None:
@@ -193,11 +208,42 @@ class BoundDevice(Object):
         hwpt, devices = self.group.attached[pasid]
         devices.remove(self)
         if not devices:
+            _forget(hwpt, [self], pasid)
             del self.group.attached[pasid]
         if pasid is None:
             hwpt.paging.ioas.table.unreserve(self)
         self.group.show()
         return hwpt
+
+    # What the device, or the IOMMU for it, has to say. Here it is a test that says so.
+
+    def report_fault(
+        self, *addresses: int, pasid: int | None = None, group: int = 1, permissions: int = lib.IOMMU_PGFAULT_PERM_READ
+    ) -> None:
+        """The device asks for pages that its page table does not show: one group of page faults.
+
+        :raises LookupError: nobody is there to hear it
+        """
+        hwpt, _ = self.group.attached.get(pasid, (None, []))
+        if hwpt is None or hwpt.fault_queue is None:
+            raise LookupError("the device is attached to no page table with a fault queue")
+        hwpt.fault_queue.report([Fault(self, pasid, group, permissions, address) for address in addresses])
+
+    def report_event(self, type_: int, data: bytes) -> None:
+        """The IOMMU has something to tell the guest about the device.
+
+        :raises LookupError: the device is in no virtual IOMMU, or that has no queue for this type
+        """
+        if self.vdevice is None:
+            raise LookupError("the device is in no virtual IOMMU")
+        self.vdevice.viommu.event_queues[type_].report(data)
+
+
+def _forget(hwpt: Hwpt, devices: list[BoundDevice], pasid: int | None) -> None:
+    """Devices are attached to it no more: the kernel answers their page faults."""
+    if hwpt.fault_queue is not None:
+        for device in devices:
+            hwpt.fault_queue.forget(device, pasid)
 
 
 def _reserve(device: BoundDevice, hwpt: Hwpt) -> None:

@@ -11,8 +11,10 @@ from pyvfio.mock import caller
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.group import GroupContainer
 from pyvfio.mock.iommufd.command import REQUESTS, Command, command
+from pyvfio.mock.iommufd.driver import DRIVERS
 
 if TYPE_CHECKING:
+    from pyvfio.mock.file import File
     from pyvfio.mock.iommufd.bound import BoundGroup
     from pyvfio.mock.iommufd.ioas import Ioas
     from pyvfio.mock.iommufd.object import Object
@@ -27,6 +29,7 @@ class Context(GroupContainer):
     """The objects of an open /dev/iommu.
 
     :ivar objects: id -> object; None for the id of a virtual device whose device is gone, which is not given again
+    :ivar driver: that of the host's IOMMU
     :ivar groups: number of an IOMMU group -> what its devices are attached to
     :ivar vfio_ioas: the one that VFIO's old requests mean
     :ivar account_by_process: IOMMU_OPTION_RLIMIT_MODE
@@ -36,6 +39,7 @@ class Context(GroupContainer):
         super().__init__(kernel)
         self.objects: dict[int, Object | None] = {}
         self._free: list[int] = []
+        self.driver = DRIVERS[kernel.profile.iommu](kernel.profile)
         self.groups: dict[int, BoundGroup] = {}
         self.vfio_ioas: Ioas | None = None
         self.account_by_process = False
@@ -94,6 +98,17 @@ class Context(GroupContainer):
         """Give back the number of an object that was not finished."""
         del self.objects[object_.id]
         heappush(self._free, object_.id)
+
+    def install(self, file: File) -> int:
+        """A descriptor for a new file.
+
+        :raises Errno: EMFILE
+        """
+        try:
+            return self.kernel.install(file)
+        except Errno:
+            file.drop()
+            raise
 
     def release(self) -> None:
         """Leaves first, until nothing is left."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import struct
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import lib
@@ -15,12 +14,6 @@ from pyvfio.mock.iommufd.command import Command, command
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context
 
-#: type and data of each kind of IOMMU, as QEMU's have them
-_DATA = {
-    "intel": (lib.IOMMU_HW_INFO_TYPE_INTEL_VTD, struct.pack("=2I2Q", 0, 0, 0xD2008C22260206, 0xF00F4A)),
-    "amd": (lib.IOMMU_HW_INFO_TYPE_AMD, struct.pack("=2Q", 0, 0)),
-}
-
 
 @command(lib.IOMMU_GET_HW_INFO, "struct iommu_hw_info", "__reserved")
 def _get_hw_info(ctx: Context, cmd: Command) -> None:
@@ -29,13 +22,22 @@ def _get_hw_info(ctx: Context, cmd: Command) -> None:
         raise Errno(errno.EOPNOTSUPP)
     wanted = c.in_data_type if c.flags & lib.IOMMU_HW_INFO_FLAG_INPUT_TYPE else lib.IOMMU_HW_INFO_TYPE_DEFAULT
     ctx.get(c.dev_id, BoundDevice)
-    kind, data = _DATA.get(ctx.kernel.profile.iommu, (lib.IOMMU_HW_INFO_TYPE_NONE, b""))
-    if data and wanted not in (lib.IOMMU_HW_INFO_TYPE_DEFAULT, kind):
-        raise Errno(errno.EOPNOTSUPP)
-    size = c.data_len
-    caller.write(c.data_uptr, data[:size].ljust(size, b"\0"))
+    kind, data = ctx.driver.hw_info(wanted)
+    caller.write(c.data_uptr, data[: c.data_len])
+    fill(c.data_uptr + len(data), c.data_len - len(data))
+    profile = ctx.kernel.profile
     c.out_data_type = kind
     c.data_len = len(data)
     c.out_capabilities = lib.IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED
-    c.out_max_pasid_log2 = 0
+    if profile.dirty_tracking:
+        c.out_capabilities |= lib.IOMMU_HW_CAP_DIRTY_TRACKING
+    c.out_max_pasid_log2 = profile.pasid_bits
     cmd.respond()
+
+
+def fill(address: int, size: int) -> None:
+    """clear_user."""
+    while size > 0:
+        part = min(size, 4096 - address % 4096)
+        caller.write(address, bytes(part))
+        address, size = address + part, size - part

@@ -12,19 +12,17 @@ from pyvfio.mock.iommufd.domain import Domain
 from pyvfio.mock.iommufd.ioas import Ioas
 from pyvfio.mock.iommufd.iopt import LAST
 from pyvfio.mock.iommufd.object import Object
+from pyvfio.mock.iommufd.user_data import UserArray, UserData
 from pyvfio.mock.iova_bitmap import IovaBitmap
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.bound import BoundDevice
     from pyvfio.mock.iommufd.context import Context
     from pyvfio.mock.iommufd.fault_queue import FaultQueue
+    from pyvfio.mock.iommufd.viommu import Viommu
 
-_FLAGS = (
-    lib.IOMMU_HWPT_ALLOC_NEST_PARENT
-    | lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING
-    | lib.IOMMU_HWPT_FAULT_ID_VALID
-    | lib.IOMMU_HWPT_ALLOC_PASID
-)
+_MOST_ENTRIES = 1 << 19
+_FAULT, _NEST, _PASID = lib.IOMMU_HWPT_FAULT_ID_VALID, lib.IOMMU_HWPT_ALLOC_NEST_PARENT, lib.IOMMU_HWPT_ALLOC_PASID
 
 
 class Hwpt(Object):
@@ -32,16 +30,18 @@ class Hwpt(Object):
 
     :ivar domain: what devices' DMA goes through
     :ivar paging: the one that the kernel keeps: itself, or the one below a guest's
+    :ivar viommu: the virtual IOMMU that it belongs to, if it does
     :ivar fault_queue: where page faults go
     :ivar pasid_compatible: it was made for devices that use PASIDs
     """
 
     domain: Domain
     paging: PagingHwpt
+    viommu: Viommu | None = None
 
     def __init__(self, ctx: Context, flags: int) -> None:
         super().__init__(ctx)
-        self.pasid_compatible = bool(flags & lib.IOMMU_HWPT_ALLOC_PASID)
+        self.pasid_compatible = bool(flags & _PASID)
         self.fault_queue: FaultQueue | None = None
 
     def destroyed(self) -> None:
@@ -71,7 +71,7 @@ class PagingHwpt(Hwpt):
         self.ioas = ioas
         self.paging = self
         self.automatic = automatic
-        self.nest_parent = bool(flags & lib.IOMMU_HWPT_ALLOC_NEST_PARENT)
+        self.nest_parent = bool(flags & _NEST)
         self.domain = Domain(profile, ioas.table, tracks=bool(flags & lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING))
         try:
             if automatic:
@@ -100,21 +100,6 @@ class PagingHwpt(Hwpt):
         self.ioas.drop()
 
 
-def check_flags(ctx: Context, flags: int, data_len: int) -> None:
-    """Whether the IOMMU makes such a page table.
-
-    :raises Errno: EOPNOTSUPP
-    """
-    profile = ctx.kernel.profile
-    possible = 0
-    if profile.iommu in ("intel", "amd", "smmu"):
-        possible = lib.IOMMU_HWPT_FAULT_ID_VALID
-    if profile.iommu == "intel":
-        possible |= lib.IOMMU_HWPT_ALLOC_PASID
-    if flags & ~possible or data_len:
-        raise Errno(errno.EOPNOTSUPP)
-
-
 @command(lib.IOMMU_HWPT_ALLOC, "struct iommu_hwpt_alloc", "__reserved")
 def _alloc(ctx: Context, cmd: Command) -> None:
     from pyvfio.mock.iommufd.bound import BoundDevice
@@ -131,7 +116,7 @@ def _alloc(ctx: Context, cmd: Command) -> None:
         raise Errno(errno.EINVAL) from None
     hwpt = _made(parent, device, c)
     try:
-        if c.flags & lib.IOMMU_HWPT_FAULT_ID_VALID:
+        if c.flags & _FAULT:
             from pyvfio.mock.iommufd.fault_queue import FaultQueue
 
             hwpt.fault_queue = ctx.get(c.fault_id, FaultQueue)
@@ -144,16 +129,24 @@ def _alloc(ctx: Context, cmd: Command) -> None:
 
 
 def _made(parent: Object, device: BoundDevice, c: Any) -> Hwpt:
+    from pyvfio.mock.iommufd.nested import NestedHwpt
+    from pyvfio.mock.iommufd.viommu import Viommu
+
+    driver = parent.ctx.driver
+    data = UserData(c.data_type, c.data_uptr, c.data_len)
     if isinstance(parent, Ioas):
-        check_flags(parent.ctx, c.flags, c.data_len)
-        if c.flags & lib.IOMMU_HWPT_FAULT_ID_VALID and c.flags & lib.IOMMU_HWPT_ALLOC_NEST_PARENT:
+        if c.flags & _FAULT and c.flags & _NEST:
             raise Errno(errno.EOPNOTSUPP)
+        # The core of iommufd keeps the fault queue to itself, but for drivers that take no flags at all.
+        driver.check_paging(c.flags & ~_FAULT if driver.flags else c.flags, data)
         return PagingHwpt(parent, c.flags, device)
-    if isinstance(parent, PagingHwpt):
-        nested = lib.IOMMU_HWPT_FAULT_ID_VALID | lib.IOMMU_HWPT_ALLOC_PASID
-        if c.flags & ~nested or not c.data_len or parent.ctx.kernel.profile.iommu != "intel":
-            raise Errno(errno.EOPNOTSUPP)
-    raise Errno(errno.EINVAL)
+    if not isinstance(parent, PagingHwpt | Viommu):
+        raise Errno(errno.EINVAL)
+    if c.flags & ~(_FAULT | _PASID) or not c.data_len or not driver.nests:
+        raise Errno(errno.EOPNOTSUPP)
+    if isinstance(parent, PagingHwpt) and (parent.automatic or not parent.nest_parent):
+        raise Errno(errno.EINVAL)
+    return NestedHwpt(parent, c.flags, driver.check_nested(data))
 
 
 # Dirty tracking.
@@ -204,11 +197,20 @@ def _invalidate(ctx: Context, cmd: Command) -> None:
             not c.data_uptr or not 0 < c.entry_len <= page_size or c.entry_num > _MOST_ENTRIES
         ):
             raise Errno(errno.EINVAL)
-        ctx.get(c.hwpt_id)
-        raise Errno(errno.EINVAL)
+        done, error = _invalidated(ctx.get(c.hwpt_id), UserArray(c.data_type, c.data_uptr, c.entry_len, c.entry_num))
+        if error:
+            raise Errno(error)
     finally:
         c.entry_num = done
         cmd.respond()
 
 
-_MOST_ENTRIES = 1 << 19
+def _invalidated(object_: Object, array: UserArray) -> tuple[int, int]:
+    from pyvfio.mock.iommufd.nested import NestedHwpt
+    from pyvfio.mock.iommufd.viommu import Viommu
+
+    if isinstance(object_, NestedHwpt):
+        return object_.ctx.driver.invalidate_nested(object_, array)
+    if isinstance(object_, Viommu):
+        return object_.ctx.driver.invalidate_viommu(object_, array)
+    return 0, errno.EINVAL

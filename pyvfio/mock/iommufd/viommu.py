@@ -1,4 +1,4 @@
-"""Virtual IOMMUs and what belongs to them: no IOMMU of the profiles has them, so what is asked for is refused."""
+"""Virtual IOMMUs: the part of an IOMMU that is a guest's."""
 
 from __future__ import annotations
 
@@ -9,49 +9,53 @@ from pyvfio._abi import lib
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.bound import BoundDevice
 from pyvfio.mock.iommufd.command import Command, command
-from pyvfio.mock.iommufd.iopt import LAST
+from pyvfio.mock.iommufd.hwpt import PagingHwpt
 from pyvfio.mock.iommufd.object import Object
+from pyvfio.mock.iommufd.user_data import UserData
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context
-
-_MOST_EVENTS = 1 << 19
+    from pyvfio.mock.iommufd.event_queue import EventQueue
+    from pyvfio.mock.iommufd.hw_queue import HwQueue
+    from pyvfio.mock.iommufd.vdevice import Vdevice
 
 
 class Viommu(Object):
-    """A virtual IOMMU."""
+    """A virtual IOMMU.
+
+    :ivar parent: the page table that those of its guest are made on
+    :ivar vdevices: the guest's id of a device -> the device
+    :ivar event_queues: by type
+    :ivar hw_queues: by index
+    """
+
+    def __init__(self, parent: PagingHwpt) -> None:
+        super().__init__(parent.ctx)
+        self.parent = parent
+        parent.users += 1
+        self.vdevices: dict[int, Vdevice] = {}
+        self.event_queues: dict[int, EventQueue] = {}
+        self.hw_queues: dict[int, HwQueue] = {}
+
+    def destroyed(self) -> None:
+        self.parent.drop()
 
 
 @command(lib.IOMMU_VIOMMU_ALLOC, "struct iommu_viommu_alloc", "out_viommu_id")
 def _alloc(ctx: Context, cmd: Command) -> None:
-    if cmd.c.flags or cmd.c.type == lib.IOMMU_VIOMMU_TYPE_DEFAULT:
-        raise Errno(errno.EOPNOTSUPP)
-    ctx.get(cmd.c.dev_id, BoundDevice)
-    raise Errno(errno.EOPNOTSUPP)
-
-
-@command(lib.IOMMU_VDEVICE_ALLOC, "struct iommu_vdevice_alloc", "virt_id")
-def _vdevice_alloc(ctx: Context, cmd: Command) -> None:
-    ctx.get(cmd.c.viommu_id, Viommu)
-
-
-@command(lib.IOMMU_VEVENTQ_ALLOC, "struct iommu_veventq_alloc", "out_veventq_fd")
-def _veventq_alloc(ctx: Context, cmd: Command) -> None:
     c = cmd.c
-    if c.flags or c.__reserved or c.type == lib.IOMMU_VEVENTQ_TYPE_DEFAULT:
+    if c.flags or c.type == lib.IOMMU_VIOMMU_TYPE_DEFAULT:
         raise Errno(errno.EOPNOTSUPP)
-    if not 0 < c.veventq_depth <= _MOST_EVENTS:
+    ctx.get(c.dev_id, BoundDevice)
+    ctx.driver.viommu(c.type)
+    parent = ctx.get(c.hwpt_id, PagingHwpt)
+    if not parent.nest_parent:
         raise Errno(errno.EINVAL)
-    ctx.get(c.viommu_id, Viommu)
-
-
-@command(lib.IOMMU_HW_QUEUE_ALLOC, "struct iommu_hw_queue_alloc", "length")
-def _hw_queue_alloc(ctx: Context, cmd: Command) -> None:
-    c = cmd.c
-    if c.flags or c.type == lib.IOMMU_HW_QUEUE_TYPE_DEFAULT:
-        raise Errno(errno.EOPNOTSUPP)
-    if not c.length:
-        raise Errno(errno.EINVAL)
-    if c.nesting_parent_iova + c.length - 1 > LAST:
-        raise Errno(errno.EOVERFLOW)
-    ctx.get(c.viommu_id, Viommu)
+    viommu = Viommu(parent)
+    try:
+        ctx.driver.init_viommu(UserData(c.type, c.data_uptr, c.data_len))
+        c.out_viommu_id = viommu.id
+        cmd.respond()
+    except Errno:
+        ctx.remove(viommu)
+        raise
