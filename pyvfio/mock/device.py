@@ -206,6 +206,9 @@ class Device(Handlers):
     def dma_unmap(self, iova: int, size: int) -> None:
         """Mappings go away: pages that are pinned there are to be let go of."""
 
+    def before_report(self) -> None:
+        """A report of its log is about to be answered."""
+
     # Its regions.
 
     def region(self, index: int) -> Region:

@@ -137,6 +137,7 @@ def _log_report(device: Device, feature: Feature) -> None:
         raise Errno(errno.EINVAL)
     if report.iova + report.length > LARGEST:
         raise Errno(errno.EOVERFLOW)
+    device.before_report()
     device.log.report(report.iova, report.length, report.page_size, report.bitmap)
 
 

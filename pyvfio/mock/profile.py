@@ -78,8 +78,8 @@ PROFILES = {
         # What no IOMMU of the others has: dirty tracking, nesting, virtual IOMMUs, page faults, PASIDs (CONFIG_IOMMUFD_TEST).
         Profile("selftest", "selftest", 56, 1 << 11 | 1 << 12 | 1 << 20, (), dirty_tracking=True, pasid_bits=20),
         # The same host as intel-48; the devices log as ConnectX does (SPEC: vfio-pci-mlx5) and as Pensando's DSC does.
-        Profile("mlx5", "intel", 48, _INTEL_SIZES),
-        Profile("pds", "intel", 48, _INTEL_SIZES),
+        Profile("mlx5", "intel", 48, _INTEL_SIZES, log=LogLimits(page_size_max=1 << 31)),
+        Profile("pds", "intel", 48, _INTEL_SIZES, log=LogLimits(1, False, 0, 64, 1, 1 << 63)),
     )
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class Space:
     """The DMA of one device: a type1 container's mappings, or an iommufd's IOAS or page table.
@@ -17,6 +19,10 @@ class Space:
 
     def write(self, iova: int, data: bytes) -> None:
         """:raises Errno: as `read`; what lies before the bad page may have been written"""
+        raise NotImplementedError
+
+    def writable(self) -> Iterator[tuple[int, int]]:
+        """Where something is mapped that the device may write, as (start, last), in order."""
         raise NotImplementedError
 
     # For drivers of emulated devices.

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from pyvfio.mock.config import Bar, Function
 from pyvfio.mock.device import Device
-from pyvfio.mock.driver import DRIVERS, E1000E, IGB, MLX5_VF, NETWORK_DRIVERS, NVME, PDS_VF, PORT
+from pyvfio.mock.driver import DRIVERS, E1000E, IGB, NETWORK_DRIVERS, NVME, PORT
 from pyvfio.mock.edu import Edu
+from pyvfio.mock.network import NetworkFunction
 from pyvfio.mock.pci import PciDevice
 from pyvfio.mock.vfio_mock import VfioMock
 
@@ -41,8 +42,7 @@ def populate(host: Host) -> None:
     first = plain("0000:02:00.0", _E1000E, "e1000e", parent="0000:00:09.0")
     bound(Edu(kernel, "0000:02:00.1", parent="0000:00:09.0", group=first.group), None)
     if network:
-        ids = MLX5_VF if kernel.profile.name == "mlx5" else PDS_VF
-        plain("0000:41:10.1", Function(ids, 0x020000, bars={0: Bar(1 << 20)}, express=True), network[1].name)
+        bound(NetworkFunction(kernel, "0000:41:10.1"), network[1].name)
     for index in range(2):
         bound(VfioMock(kernel, f"vfio-mock.{index}"), "vfio-mock")
 

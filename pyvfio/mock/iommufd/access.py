@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pyvfio.mock.errno import Errno
@@ -78,6 +79,9 @@ class Access(Object, Space):
         if self._ioas is None:
             raise Errno(errno.ENOENT)
         return self._ioas
+
+    def writable(self) -> Iterator[tuple[int, int]]:
+        return rw.writable(self._attached().table)
 
     def read(self, iova: int, size: int) -> bytes:
         return rw.read(self._attached().table, iova, size)

@@ -32,6 +32,9 @@ class Domain(Space):
         # The dirty pages of each mapping, by number.
         self._dirty: dict[Area, set[int]] = {}
 
+    def writable(self) -> Iterator[tuple[int, int]]:
+        return rw.writable(self.table)
+
     def read(self, iova: int, size: int) -> bytes:
         return rw.read(self.table, iova, size)
 

@@ -35,6 +35,11 @@ def accessible(table: IoPageTable, iova: int, size: int, prot: int) -> Iterator[
         raise Errno(errno.ENOENT)
 
 
+def writable(table: IoPageTable) -> Iterator[tuple[int, int]]:
+    """The mappings that a device may write, as (start, last)."""
+    return ((area.iova, area.last) for area in table.areas if area.prot & WRITE)
+
+
 def read(table: IoPageTable, iova: int, size: int) -> bytes:
     """:raises Errno: as `accessible`, and EFAULT"""
     parts = accessible(table, iova, size, READ)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pyvfio.mock import caller
@@ -13,6 +14,10 @@ from pyvfio.mock.type1.mapping import READ, WRITE, Type1Mapping
 
 if TYPE_CHECKING:
     from pyvfio.mock.type1.iommu import Type1
+
+
+def _writable(iommu: Type1) -> Iterator[tuple[int, int]]:
+    return ((mapping.iova, mapping.last) for mapping in iommu.mappings if mapping.prot & WRITE)
 
 
 class EmulatedSpace(Space):
@@ -28,6 +33,9 @@ class EmulatedSpace(Space):
         if mapping.prot & prot != prot:
             raise Errno(errno.EPERM)
         return mapping
+
+    def writable(self) -> Iterator[tuple[int, int]]:
+        return _writable(self._iommu)
 
     def read(self, iova: int, size: int) -> bytes:
         data = bytearray()
@@ -100,6 +108,9 @@ class DomainSpace(Space):
             parts.append((mapping.address + iova - mapping.iova, count))
             iova, size = iova + count, size - count
         return parts
+
+    def writable(self) -> Iterator[tuple[int, int]]:
+        return _writable(self._iommu)
 
     def read(self, iova: int, size: int) -> bytes:
         return b"".join(bytes(caller.read(address, count)) for address, count in self._parts(iova, size, READ))
