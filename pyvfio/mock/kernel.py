@@ -19,6 +19,7 @@ from pyvfio.mock.file import File
 from pyvfio.mock.group import Group
 from pyvfio.mock.host import Host
 from pyvfio.mock.memlock import Memlock
+from pyvfio.mock.parameter import Parameter
 from pyvfio.mock.profile import Profile, profile
 from pyvfio.mock.tree import Special, Tree, os_error
 
@@ -37,7 +38,7 @@ class Kernel(PythonKernel):
     :ivar locked: the memory that type1 has pinned, and its limit; `locked_by_user`: what iommufd has, which is counted apart
     :ivar watcher: what acts when eventfds of the caller's are signalled
     :ivar faults: what devices wanted of memory and their IOMMU did not let through
-    :ivar locked: the memory that type1 has pinned, and its limit
+    :ivar dma_entry_limit: the most mappings of a type1 container, from its VFIO_SET_IOMMU on
     :ivar lock: held while a request runs, and by what runs by itself (a device's engine) while it touches anything shared
     """
 
@@ -54,11 +55,18 @@ class Kernel(PythonKernel):
         self.locked_by_user = Memlock(self.profile.memlock, self.profile.page_size)
         self.watcher = Watcher(self.lock)
         self.faults: list[DmaFault] = []
+        self.dma_entry_limit = Parameter(
+            self.tree, "vfio_iommu_type1", "dma_entry_limit", self.profile.dma_entry_limit
+        )
         self.host = Host(self)
         topology.populate(self.host)
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
+
+    def limit_memlock(self, size: int | None) -> None:
+        """Set RLIMIT_MEMLOCK, in bytes; None for CAP_IPC_LOCK, which lifts it."""
+        self.locked.limit = self.locked_by_user.limit = size
 
     # Descriptors.
 

@@ -64,7 +64,7 @@ class Type1(Handlers):
         self.devices: list[Device] = []
         self.usable = Usable()
         self.mappings: Mappings[Type1Mapping] = Mappings()
-        self.available = kernel.profile.dma_entry_limit
+        self.available = kernel.dma_entry_limit.value
         self.invalid = 0
         self.tracking = Tracking(self)
 

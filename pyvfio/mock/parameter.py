@@ -1,0 +1,35 @@
+"""Module parameters, as below /sys/module."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.tree import Text
+
+if TYPE_CHECKING:
+    from pyvfio.mock.tree import Tree
+
+
+class Parameter:
+    """A module parameter of the type uint, which can be written.
+
+    :ivar value: what it is now
+    """
+
+    def __init__(self, tree: Tree, module: str, name: str, value: int) -> None:
+        self.value = value
+        tree.add(f"/sys/module/{module}/parameters/{name}", Text(self._read, self._write))
+
+    def _read(self) -> bytes:
+        return f"{self.value}\n".encode()
+
+    def _write(self, data: bytes) -> None:
+        try:
+            value = int(data.strip(), 0)
+        except ValueError:
+            raise Errno(errno.EINVAL) from None
+        if not 0 <= value < 1 << 32:
+            raise Errno(errno.ERANGE)
+        self.value = value

@@ -1,0 +1,69 @@
+"""Comparing two kernels' answers to the same episodes."""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from typing import NamedTuple
+
+from steps import Answer, Episode, Step
+
+
+class Disagreement(NamedTuple):
+    """The first step of an episode that two kernels answer differently. What comes after it is not compared."""
+
+    episode: int
+    step: int
+    what: Step
+    expected: Answer
+    got: Answer
+
+    def __str__(self) -> str:
+        return f"episode {self.episode}, step {self.step}: {described(self.what)}\n  kernel {self.expected}\n  mock   {self.got}"
+
+
+def disagreements(
+    episodes: list[Episode], expected: list[list[Answer]], got: list[list[Answer]]
+) -> list[Disagreement]:
+    found = []
+    for number, (steps, ours, theirs) in enumerate(zip(episodes, expected, got, strict=True)):
+        for index, (step, one, other) in enumerate(zip(steps, ours, theirs, strict=True)):
+            if one != other:
+                found.append(Disagreement(number, index, step, one, other))
+                break
+    return found
+
+
+def described(step: Step) -> str:
+    return ", ".join(f"{key}={value}" for key, value in step.items() if key != "look")
+
+
+class Figures(NamedTuple):
+    """What episodes reached.
+
+    :ivar calls: how often each call was made
+    :ivar errnos: how often each call failed with each errno
+    """
+
+    steps: int
+    calls: Counter[str]
+    errnos: Counter[tuple[str, str]]
+
+    def __str__(self) -> str:
+        errnos = {name for _, name in self.errnos}
+        return (
+            f"{self.steps} steps, {len(self.calls)} distinct calls, {len(errnos)} distinct errnos "
+            f"({' '.join(sorted(errnos))}), {len(self.errnos)} pairs of call and errno"
+        )
+
+
+def figures(episodes: list[Episode], answers: list[list[Answer]]) -> Figures:
+    calls: Counter[str] = Counter()
+    errnos: Counter[tuple[str, str]] = Counter()
+    for steps, results in zip(episodes, answers, strict=True):
+        for step, answer in zip(steps, results, strict=True):
+            name = str(step.get("request", step["do"]))
+            calls[name] += 1
+            if answer["r"] < 0:
+                errnos[name, errno.errorcode.get(-answer["r"], str(answer["r"]))] += 1
+    return Figures(sum(calls.values()), calls, errnos)

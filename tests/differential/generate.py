@@ -1,0 +1,33 @@
+"""Episodes by the number: the same seed makes the same episodes."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import type1
+from steps import Episode
+
+SUBJECTS: dict[str, Any] = {"type1": type1}
+
+
+def episodes(seed: int, steps: int, subjects: list[str] | None = None) -> list[Episode]:
+    """Episodes of so many steps together, a little more."""
+    random = Random(seed)
+    chosen = [SUBJECTS[name] for name in subjects or SUBJECTS]
+    made: list[Episode] = []
+    count = 0
+    while count < steps:
+        subject = random.choice(chosen)
+        kinds, weights = zip(*subject.KINDS, strict=True)
+        (kind,) = random.choices(kinds, weights)
+        make = subject.MAKER(Random(random.getrandbits(64)))
+        kind(make)
+        made.append(make.steps)
+        count += len(make.steps)
+    return made
+
+
+def devices(subjects: list[str] | None = None) -> list[str]:
+    """What must be bound to VFIO drivers for them."""
+    return sorted({name for subject in subjects or SUBJECTS for name in SUBJECTS[subject].DEVICES})

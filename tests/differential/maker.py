@@ -1,0 +1,55 @@
+"""What all generators of episodes share: a seeded source of choices, and steps in short."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, TypeVar
+
+from steps import PAGE, Episode, Step
+
+from pyvfio._abi import ffi
+
+T = TypeVar("T")
+
+
+class Maker:
+    """Builds one episode."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.steps: Episode = []
+
+    def chance(self, percent: float) -> bool:
+        return self.random.random() * 100 < percent
+
+    def one_of(self, *values: T) -> T:
+        return self.random.choice(values)
+
+    def step(self, do: str, **fields: Any) -> None:
+        step: Step = {"do": do, **fields}
+        self.steps.append(step)
+
+    def ioctl(
+        self, slot: str, request: str | int, struct: str | None, values: Any = None, *, extra: bytes = b"", **fields: Any
+    ) -> None:
+        """A request with a struct as its argument; now and then with an argument that cannot be read or written."""
+        data = b"" if struct is None else bytes(ffi.buffer(ffi.new(f"{struct} *", values or {})))
+        arg = data + extra
+        if self.chance(0.4):
+            # NULL, an address of nobody's, of the kernel's half.
+            self.step("ioctl", slot=slot, request=request, value=self.one_of(0, 0x1000, 1 << 46, 1 << 63, 2**64 - 4096))
+            return
+        self.step("ioctl", slot=slot, request=request, arg=arg.hex(), **fields)
+
+    def argsz(self, size: int, *others: int) -> int:
+        """Nearly always right."""
+        if self.chance(93):
+            return size
+        return self.one_of(0, size - 1, size + 1, size + 64, 4, 8, size - 4, 0xFFFFFFFF, *others)
+
+    def pages(self, count: int) -> int:
+        return PAGE * self.random.randrange(count)
+
+
+def offset(struct: str, field: str) -> int:
+    return int(ffi.offsetof(struct, field))

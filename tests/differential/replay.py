@@ -1,0 +1,305 @@
+"""Replays traces on a kernel, at the level of raw calls: `python tests/differential/replay.py TRACE ANSWERS` inside scripts/vm.
+
+What differs between two runs on the same kernel is left out of the answers: addresses, descriptors, and what a trace names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import mmap
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from steps import HOLE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
+
+from pyvfio import requests
+from pyvfio._abi import ffi, lib
+from pyvfio.kernel import Kernel, LinuxKernel
+
+#: no process has this many descriptors open
+CLOSED = 0x7FFF_0000
+CAP_IPC_LOCK = 14
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+class Arena:
+    """The memory that a trace maps, and has its bitmaps in."""
+
+    def __init__(self) -> None:
+        # Aligned so that what a kernel makes of alignments is the same in every run.
+        size = WRITABLE + READ_ONLY + HOLE
+        align = 1 << 21
+        address = _libc.mmap(None, size + align, mmap.PROT_READ | mmap.PROT_WRITE, 0x22, -1, 0)
+        self.address = -(-address // align) * align
+        self.memory = ffi.buffer(ffi.cast("char *", self.address), WRITABLE + READ_ONLY)
+        self.reset()
+        _libc.mprotect(self.address + WRITABLE, READ_ONLY, mmap.PROT_READ)
+        _libc.munmap(self.address + WRITABLE + READ_ONLY, HOLE)
+
+    def reset(self) -> None:
+        self.memory[0:WRITABLE] = _PATTERN
+
+
+# Every word of 8 bytes is another one.
+_PATTERN = b"".join((word * 0x9E3779B97F4A7C15 & 2**64 - 1).to_bytes(8, "little") for word in range(WRITABLE // 8))
+
+
+class Replayer:
+    """A kernel, and what a trace has open on it.
+
+    :param setup: called with the kernel before the first episode: binds devices
+    """
+
+    def __init__(self, kernel: Kernel, memlock: Callable[[int | None], None]) -> None:
+        self.kernel = kernel
+        self._set_memlock = memlock
+        self._arena = Arena()
+        self._fds: dict[str, int] = {}
+        self._kinds: dict[str, str] = {}
+        self._doors: dict[str, Any] = {}
+        self._variables: dict[str, int] = {}
+        self._undo: list[Callable[[], None]] = []
+        self._paths: dict[str, str] = {}
+        self._keep: list[Any] = []
+
+    def episode(self, steps: Episode) -> list[Answer]:
+        """What is answered to each step; everything is closed and put back at the end."""
+        try:
+            return [self.step(step) for step in steps]
+        finally:
+            for slot in reversed(list(self._fds)):
+                self._close(slot)
+            for undo in reversed(self._undo):
+                undo()
+            self._undo.clear()
+            self._variables.clear()
+            self._keep.clear()
+            self._arena.reset()
+
+    def step(self, step: Step) -> Answer:
+        try:
+            return getattr(self, f"_do_{step['do']}")(step)  # type: ignore[no-any-return]
+        except OSError as error:
+            return {"r": -(error.errno or errno.EIO)}
+
+    # Descriptors.
+
+    def _new(self, slot: str, fd: int, kind: str) -> None:
+        self._close(slot)
+        self._fds[slot] = fd
+        self._kinds[slot] = kind
+        self._doors[slot] = self.kernel.door(fd, kind)
+
+    def _close(self, slot: str) -> None:
+        fd = self._fds.pop(slot, None)
+        self._doors.pop(slot, None)
+        if fd is not None:
+            self.kernel.close(fd)
+
+    def _fd(self, slot: str) -> int:
+        return self._fds.get(slot, CLOSED)
+
+    def _do_open(self, step: Step) -> Answer:
+        kind, _, name = step["what"].partition(":")
+        path = {"container": "/dev/vfio/vfio", "iommufd": "/dev/iommu"}.get(kind) or self._path(kind, name)
+        self._new(step["as"], self.kernel.open(path), "device" if kind == "cdev" else kind)
+        return {"r": 0}
+
+    def _path(self, kind: str, name: str) -> str:
+        found = self._paths.get(f"{kind}:{name}")
+        if found is None:
+            root = f"/sys/bus/{'platform' if name.startswith('vfio-mock') else 'pci'}/devices/{name}"
+            if kind == "group":
+                found = "/dev/vfio/" + self.kernel.readlink(f"{root}/iommu_group").rpartition("/")[2]
+            else:
+                found = "/dev/vfio/devices/" + self.kernel.listdir(f"{root}/vfio-dev")[0]
+            self._paths[f"{kind}:{name}"] = found
+        return found
+
+    def _do_close(self, step: Step) -> Answer:
+        self._close(step["slot"])
+        return {"r": 0}
+
+    # ioctls.
+
+    def _do_ioctl(self, step: Step) -> Answer:
+        slot = step["slot"]
+        door = self._doors.get(slot)
+        if door is None:
+            door = self.kernel.door(CLOSED, self._kinds.get(slot, "container"))
+        request = step["request"]
+        number = request if isinstance(request, int) else requests.number(request)
+        if "value" in step:
+            result = lib.pyvfio_ioctl(door, number, ffi.cast("void *", step["value"]))
+            return self._result(step, result, {})
+        data = bytearray.fromhex(step["arg"])
+        for offset, size, ref in step.get("put", ()):
+            data[offset : offset + size] = (self._refer(ref) & (1 << 8 * size) - 1).to_bytes(size, "little")
+        at = step.get("at")
+        if at is None:
+            argument = ffi.from_buffer(data)
+        else:
+            argument = ffi.cast("void *", self._arena.address + at)
+            # What lies in the hole cannot be written.
+            room = max(0, min(len(data), (WRITABLE if at < WRITABLE else 0) - at))
+            self._arena.memory[at : at + room] = data[:room]
+        result = lib.pyvfio_ioctl(door, number, argument)
+        if at is not None:
+            data[:room] = self._arena.memory[at : at + room]
+        answer = self._result(step, result, {})
+        for name, (offset, size) in step.get("keep", {}).items():
+            if result >= 0:
+                self._variables[name] = int.from_bytes(data[offset : offset + size], "little")
+            data[offset : offset + size] = bytes(size)
+        for offset, size, _ in step.get("put", ()):
+            data[offset : offset + size] = bytes(size)
+        for offset, size in step.get("mask", ()):
+            data[offset : offset + size] = bytes(size)
+        answer["out"] = data.hex()
+        if looks := step.get("look"):
+            answer["look"] = [self._look(at, size) for at, size in looks]
+        return answer
+
+    def _result(self, step: Step, result: int, answer: Answer) -> Answer:
+        answer["r"] = result
+        if "as" in step and result >= 0:
+            self._new(step["as"], result, step.get("kind", "device"))
+            answer["r"] = 0
+        return answer
+
+    def _refer(self, ref: list[Any]) -> int:
+        kind, name, *more = ref
+        if kind == "arena":
+            return self._arena.address + int(name)
+        if kind == "fd":
+            return self._fd(name)
+        return self._variables.get(name, 0) + (int(more[0]) if more else 0)
+
+    # Other calls on descriptors.
+
+    def _do_pread(self, step: Step) -> Answer:
+        data = self.kernel.pread(self._fd(step["slot"]), step["size"], step["offset"])
+        return {"r": len(data), "out": _brief(data)}
+
+    def _do_pwrite(self, step: Step) -> Answer:
+        return {"r": self.kernel.pwrite(self._fd(step["slot"]), bytes.fromhex(step["data"]), step["offset"])}
+
+    def _do_until(self, step: Step) -> Answer:
+        limit = time.monotonic() + 60
+        while True:
+            data = self.kernel.pread(self._fd(step["slot"]), step["size"], step["offset"])
+            if int.from_bytes(data, "little") & step["mask"] == step["value"]:
+                return {"r": 0}
+            if time.monotonic() > limit:
+                return {"r": -errno.ETIMEDOUT}
+            time.sleep(0.002)
+
+    def _do_eventfd(self, step: Step) -> Answer:
+        self._new(step["as"], self.kernel.eventfd(0, os.EFD_NONBLOCK), "eventfd")
+        return {"r": 0}
+
+    def _do_read(self, step: Step) -> Answer:
+        data = self.kernel.read(self._fd(step["slot"]), step["size"])
+        return {"r": len(data), "out": _brief(data)}
+
+    def _do_write(self, step: Step) -> Answer:
+        return {"r": self.kernel.write(self._fd(step["slot"]), bytes.fromhex(step["data"]))}
+
+    # Memory.
+
+    def _do_fill(self, step: Step) -> Answer:
+        self._arena.memory[step["at"] : step["at"] + step["size"]] = bytes([step["byte"]]) * step["size"]
+        return {"r": 0}
+
+    def _do_look(self, step: Step) -> Answer:
+        return {"r": 0, "out": self._look(step["at"], step["size"])}
+
+    def _look(self, at: int, size: int) -> str:
+        return _brief(bytes(self._arena.memory[at : at + size]))
+
+    # The system.
+
+    def _do_write_file(self, step: Step) -> Answer:
+        path, kernel = step["path"], self.kernel
+        before = kernel.read_file(path)
+        kernel.write_file(path, step["text"].encode())
+        self._undo.append(lambda: kernel.write_file(path, before))
+        return {"r": 0}
+
+    def _do_memlock(self, step: Step) -> Answer:
+        self._set_memlock(step["bytes"])
+        self._undo.append(lambda: self._set_memlock(None))
+        return {"r": 0}
+
+
+def _brief(data: bytes) -> str:
+    """Bytes as they are compared: in hex while they are few or mostly zeros, else as a digest."""
+    stripped = data.rstrip(b"\0")
+    if len(stripped) <= 64:
+        return f"{len(data)}:{stripped.hex()}"
+    return f"{len(data)}#{hashlib.blake2s(data, digest_size=10).hexdigest()}"
+
+
+def linux_memlock(size: int | None) -> None:
+    """A limit on locked memory that counts, or none: CAP_IPC_LOCK in effect, or not."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    assert _libc.capget(header, data) == 0
+    data[0] = data[0] | 1 << CAP_IPC_LOCK if size is None else data[0] & ~(1 << CAP_IPC_LOCK)
+    assert _libc.capset(header, data) == 0
+    if size is not None:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (size, resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]))
+
+
+@contextlib.contextmanager
+def on_linux(devices: list[str]) -> Iterator[Replayer]:
+    """The real kernel of a machine of scripts/vm, with these devices bound to VFIO drivers."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
+    from guest import load_mock, ready
+
+    load_mock()
+    with contextlib.ExitStack() as stack:
+        for address in devices:
+            stack.enter_context(ready(address))
+        yield Replayer(LinuxKernel(), linux_memlock)
+
+
+@contextlib.contextmanager
+def on_mock(devices: list[str], profile: str) -> Iterator[Replayer]:
+    """A mock kernel, with these devices bound."""
+    from pyvfio import host, mock
+
+    kernel = mock.Kernel(profile)
+    with contextlib.ExitStack() as stack:
+        for address in devices:
+            if not address.startswith("vfio-mock"):
+                stack.enter_context(host.bind(address, "vfio-pci", kernel=kernel))
+        yield Replayer(kernel, kernel.limit_memlock)
+
+
+def main() -> None:
+    source, target = map(Path, sys.argv[1:])
+    trace = load(source)
+    begun = time.monotonic()
+    with on_linux(trace["devices"]) as replayer:
+        answers = [replayer.episode(episode) for episode in trace["episodes"]]
+    save(target, answers)
+    print(f"{sum(map(len, answers))} steps in {time.monotonic() - begun:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""A trace: calls as data, made in one place, replayed on any kernel, compared in another.
+
+A trace is a list of episodes, an episode a list of steps, a step a dict that is plain JSON:
+
+    {"do": "open", "as": SLOT, "what": "container" | "iommufd" | "group:NAME" | "cdev:NAME"}
+    {"do": "close", "slot": SLOT}
+    {"do": "ioctl", "slot": SLOT, "request": NAME, "value": NUMBER}
+    {"do": "ioctl", "slot": SLOT, "request": NAME, "arg": HEX, ...}        the argument is the address of these bytes
+        "put": [[OFFSET, SIZE, REF], ...]   what is put into them first
+        "at": OFFSET                        where in the arena they are; else in memory of their own
+        "as": SLOT                          the result is a new descriptor of that name
+        "keep": {VAR: [OFFSET, SIZE]}       what the answer says there is called VAR from now on, and not compared
+        "mask": [[OFFSET, SIZE], ...]       what of the answer is not compared
+        "look": [[OFFSET, SIZE], ...]       parts of the arena that belong to the answer
+    {"do": "pread", "slot", "offset", "size"}, {"do": "pwrite", "slot", "offset", "data": HEX}
+    {"do": "until", "slot", "offset", "size", "mask", "value"}     wait until a register says so
+    {"do": "fill", "at", "size", "byte"}, {"do": "look", "at", "size"}     the arena
+    {"do": "write_file", "path", "text"}, {"do": "memlock", "bytes": NUMBER | null}
+    {"do": "eventfd", "as": SLOT}, {"do": "read", "slot", "size"}, {"do": "write", "slot", "data"}
+
+REF is ["arena", OFFSET], ["fd", SLOT] or ["var", VAR, ADDEND]. NAME as in :mod:`pyvfio.requests`, or a number.
+
+The arena is memory at an address that differs from run to run: WRITABLE bytes, then READ_ONLY, then a HOLE. An answer is a dict too:
+`r` (the result, or -errno), `out` (the argument's bytes afterwards), `look`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+Step = dict[str, Any]
+Answer = dict[str, Any]
+Episode = list[Step]
+
+PAGE = 4096
+WRITABLE = 256 * PAGE
+READ_ONLY = 8 * PAGE
+HOLE = 8 * PAGE
+
+#: an offset in the arena of each kind
+RO_AT = WRITABLE
+HOLE_AT = WRITABLE + READ_ONLY
+
+
+def load(path: Path) -> Any:
+    data = path.read_bytes()
+    return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+
+
+def save(path: Path, value: Any) -> None:
+    data = json.dumps(value, separators=(",", ":")).encode()
+    # No time and no name in it, so that the same trace is the same file.
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
