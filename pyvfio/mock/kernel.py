@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from threading import RLock
 from typing import Any
 
+from pyvfio import requests
 from pyvfio.kernel import PythonKernel, SysfsDevice
 from pyvfio.mock import topology
 from pyvfio.mock.device import Device, DmaFault
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.eventfd import Watcher
+from pyvfio.mock.failures import Failures
 from pyvfio.mock.file import File
 from pyvfio.mock.group import Group
 from pyvfio.mock.host import Host
@@ -39,6 +41,7 @@ class Kernel(PythonKernel):
     :ivar watcher: what acts when eventfds of the caller's are signalled
     :ivar faults: what devices wanted of memory and their IOMMU did not let through
     :ivar dma_entry_limit: the most mappings of a type1 container, from its VFIO_SET_IOMMU on
+    :ivar failures: calls that are to fail
     :ivar lock: held while a request runs, and by what runs by itself (a device's engine) while it touches anything shared
     """
 
@@ -51,6 +54,7 @@ class Kernel(PythonKernel):
         self.devices: dict[str, Device] = {}
         self.groups: dict[int, Group] = {}
         self.lock = RLock()
+        self.failures = Failures()
         self.locked = Memlock(self.profile.memlock, self.profile.page_size)
         self.locked_by_user = Memlock(self.profile.memlock, self.profile.page_size)
         self.watcher = Watcher(self.lock)
@@ -104,6 +108,8 @@ class Kernel(PythonKernel):
             return -errno.EBADF
         with self.lock:
             try:
+                if self.failures.planned:
+                    self.failures.check(requests.name(file.kind, request), file.kind)
                 return file.ioctl(request & 0xFFFFFFFF, argument)
             except Errno as error:
                 return -error.number
@@ -111,6 +117,7 @@ class Kernel(PythonKernel):
     def open(self, path: str, flags: int = os.O_RDWR | os.O_CLOEXEC) -> int:
         with self.lock:
             try:
+                self.failures.check("open")
                 return self.tree.special(path).open(flags)
             except Errno as error:
                 raise os_error(error, path) from None
@@ -127,35 +134,40 @@ class Kernel(PythonKernel):
         if file is None:
             return os.read(fd, size)
         with self.lock, _raised():
-            return file.read(size)
+            return file.read(self._part("read", file, size))
 
     def write(self, fd: int, data: Any) -> int:
         file = self.files.get(fd)
         if file is None:
             return os.write(fd, data)
         with self.lock, _raised():
-            return file.write(bytes(data))
+            return file.write(bytes(data)[: self._part("write", file, len(data))])
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         file = self.files.get(fd)
         if file is None:
             return os.pread(fd, size, offset)
         with self.lock, _raised():
-            return file.pread(size, offset)
+            return file.pread(self._part("pread", file, size), offset)
 
     def pwrite(self, fd: int, data: Any, offset: int) -> int:
         file = self.files.get(fd)
         if file is None:
             return os.pwrite(fd, data, offset)
         with self.lock, _raised():
-            return file.pwrite(bytes(data), offset)
+            return file.pwrite(bytes(data)[: self._part("pwrite", file, len(data))], offset)
 
     def mmap(self, fd: int, size: int, *, offset: int, prot: int) -> _mmap.mmap:
         file = self.files.get(fd)
         if file is not None:
             with self.lock, _raised():
+                self.failures.check("mmap", file.kind)
                 file.check_mmap(size, offset, prot)
         return super().mmap(fd, size, offset=offset, prot=prot)
+
+    def _part(self, call: str, file: File, size: int) -> int:
+        """How much of a transfer is to be done."""
+        return self.failures.check(call, file.kind, size=size) or 0
 
     # Paths.
 

@@ -295,9 +295,14 @@ def main() -> None:
     source, target = map(Path, sys.argv[1:])
     trace = load(source)
     begun = time.monotonic()
+    answers: list[list[Answer]] = []
     with on_linux(trace["devices"]) as replayer:
-        answers = [replayer.episode(episode) for episode in trace["episodes"]]
-    save(target, answers)
+        try:
+            for episode in trace["episodes"]:
+                answers.append(replayer.episode(episode))
+        finally:
+            # What there is helps to find what went wrong.
+            save(target, answers)
     print(f"{sum(map(len, answers))} steps in {time.monotonic() - begun:.1f} s")
 
 
