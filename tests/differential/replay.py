@@ -298,8 +298,7 @@ def main() -> None:
     answers: list[list[Answer]] = []
     with on_linux(trace["devices"]) as replayer:
         try:
-            for episode in trace["episodes"]:
-                answers.append(replayer.episode(episode))
+            answers.extend(map(replayer.episode, trace["episodes"]))
         finally:
             # What there is helps to find what went wrong.
             save(target, answers)
