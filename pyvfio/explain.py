@@ -19,6 +19,7 @@ from pyvfio.iova import IovaRange, IovaSet
 
 if TYPE_CHECKING:
     from pyvfio.fd import Fd
+    from pyvfio.guest import mapping
     from pyvfio.kernel import Kernel
     from pyvfio.space import AddressSpace
 
@@ -160,31 +161,19 @@ def map_failed(
     if space.closed:
         return Closed(f"{space!r} has been closed")
     number = -error
-    page = _page(space)
     permission = ("r" if read else "") + ("w" if write else "") or "none"
 
     def clue() -> tuple[str | None, list[str]]:
         if (unready := space._unready()) is not None:
             return unready, []
-        if number in (errno.EINVAL, errno.EOVERFLOW, errno.EFAULT, errno.EADDRNOTAVAIL, errno.ENOENT):
-            place = iova or 0
-            found = _first(
-                lambda: ("the size is 0" if size_ == 0 else None, []),
-                lambda: (_misaligned(page, iova=place, size=size_, address=address), []),
-                lambda: (_wraps(place, size_), []),
-                lambda: (None if read or write else "neither read nor write is allowed", []),
-                lambda: unusable(IovaRange.of(place, size_), space.iova_ranges or IovaSet(), page),
-            )
-            if found != (None, []):
-                return found
+        refused = _refusal(space, iova, size_, address, read=read, write=write)
+        # Before Linux 7.0 a range that wraps is EINVAL in type1.
+        if refused and number in (refused.errno, errno.EINVAL):
+            return _because(space, refused.because, iova, size_, address)
         if number == errno.EFAULT:
             return f"the memory at address {address:#x} is not mapped, or not writable, in this process", []
-        if number == errno.EEXIST and iova is not None:
-            wanted = IovaRange.of(iova, size_)
-            there = [r for r in space.mapped_ranges if r.overlaps(wanted)]
-            return f"overlaps what is mapped at {ranges(there)}" if there else None, [
-                "unmap that first, or leave iova out: then a free place is found"
-            ]
+        if number == errno.EEXIST:
+            return "it overlaps what was mapped by other means than this object", []
         if number == errno.ENOMEM:
             return memlock(space._fd.kernel, size_)
         if number == errno.ENOSPC:
@@ -198,6 +187,43 @@ def map_failed(
     place = "any" if iova is None else hex(iova)
     arguments = f"{row + ', ' if row else ''}iova={place}, size={size_:#x}, address={address:#x}, {permission}"
     return failed(space._fd, error, call or space._map_call, arguments, clue)
+
+
+def _refusal(
+    space: AddressSpace, iova: int | None, size_: int, address: int, *, read: bool, write: bool
+) -> mapping.Refusal | None:
+    """Why the kernel must refuse a map, by what is known of the address space."""
+    from pyvfio.guest import mapping
+
+    known = mapping.Space(page_sizes=_page(space))
+    if iova is not None:
+        known = known._replace(usable=space.iova_ranges, mapped=space.mapped_ranges)
+    if space.mode.startswith("iommufd"):
+        compat = space.mode != "iommufd"
+        return mapping.iommufd_refusal(
+            known, iova or 0, size_, address=address, read=read, write=write, compat=compat
+        )
+    return mapping.type1_refusal(known, iova or 0, size_, address=address, read=read, write=write)
+
+
+def _because(
+    space: AddressSpace, because: mapping.Because, iova: int | None, size_: int, address: int
+) -> tuple[str | None, list[str]]:
+    place = iova or 0
+    match because.name:
+        case "WRAPS":
+            return _wraps(place, size_) or _wraps(address, size_), []
+        case "MISALIGNED":
+            return _misaligned(_page(space), iova=place, size=size_, address=address), []
+        case "MAPPED":
+            wanted = IovaRange.of(place, size_)
+            there = [r for r in space.mapped_ranges if r.overlaps(wanted)]
+            return f"overlaps what is mapped at {ranges(there)}", [
+                "unmap that first, or leave iova out: then a free place is found"
+            ]
+        case "UNUSABLE":
+            return unusable(IovaRange.of(place, size_), space.iova_ranges or IovaSet(), _page(space))
+    return because.value, []
 
 
 def unmap_failed(space: AddressSpace, error: int, iova: int, size_: int, *, row: str | None = None) -> Exception:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import NamedTuple
 
 from pyvfio.iova import IovaRange, IovaSet
@@ -43,33 +43,74 @@ class Space(NamedTuple):
     """The Intel IOMMU's width, for kernels before 5.4."""
 
 
+class Because(Enum):
+    """Which of its checks makes the kernel refuse a mapping."""
+
+    SIZE = "the size is 0"
+    WRAPS = "it goes past the end of the 64-bit address space"
+    PERMISSION = "neither read nor write is allowed"
+    MISALIGNED = "it is no multiple of the smallest page size"
+    MAPPED = "something is mapped there"
+    ENTRIES = "no entries are left"
+    UNUSABLE = "it is not whole within what is usable"
+    WIDTH = "it is beyond the IOMMU's width"
+
+
+class Refusal(NamedTuple):
+    """The kernel's answer to a mapping that it refuses."""
+
+    errno: int
+    because: Because
+
+
+def type1_refusal(
+    space: Space,
+    iova: int,
+    size: int,
+    *,
+    address: int = 0,
+    read: bool = True,
+    write: bool = True,
+    era: Era = Era.CHECKED_SUMS,
+) -> Refusal | None:
+    """Why VFIO_IOMMU_MAP_DMA on a type1 container is refused; None if it is not, as far as can be known beforehand.
+
+    The memory itself can still be missing (EFAULT) or the limit on locked memory reached (ENOMEM).
+
+    :param address: of the memory in this process
+    """
+    page = space.page_sizes & -space.page_sizes
+    if not size:
+        return Refusal(errno.EINVAL, Because.SIZE)
+    if iova + size > _U64 or address + size > _U64:
+        return Refusal(errno.EOVERFLOW if era >= Era.CHECKED_SUMS else errno.EINVAL, Because.WRAPS)
+    if not (read or write):
+        return Refusal(errno.EINVAL, Because.PERMISSION)
+    if (iova | size | address) & (page - 1):
+        return Refusal(errno.EINVAL, Because.MISALIGNED)
+    wanted = IovaRange.of(iova, size)
+    if space.mapped.overlaps(wanted):
+        return Refusal(errno.EEXIST, Because.MAPPED)
+    if space.entries_left == 0:
+        return Refusal(errno.ENOSPC, Because.ENTRIES)
+    if era >= Era.SINCE_5_4:
+        if space.usable and not any(each.start <= iova and wanted.last <= each.last for each in space.usable):
+            return Refusal(errno.EINVAL, Because.UNUSABLE)
+    elif space.intel_width is not None and (refused := intel_map(space.intel_width, iova, size)):
+        return Refusal(refused, Because.WIDTH)
+    return None
+
+
 def type1_map(
     space: Space, iova: int, size: int, *, read: bool = True, write: bool = True, era: Era = Era.CHECKED_SUMS
 ) -> int:
-    """The errno of VFIO_IOMMU_MAP_DMA on a type1 container.
+    """The errno of VFIO_IOMMU_MAP_DMA on a type1 container; 0 if nothing speaks against it (:func:`type1_refusal`).
 
     EINVAL: no permission, misaligned, zero size, or not whole within *one* of the usable ranges; EOVERFLOW: wraps;
     EEXIST: overlaps a mapping; ENOSPC: no entries left.
     """
-    page = space.page_sizes & -space.page_sizes
-    if not size:
-        return errno.EINVAL
-    if iova + size > _U64:
-        return errno.EOVERFLOW if era >= Era.CHECKED_SUMS else errno.EINVAL
-    if not (read or write) or (iova | size) & (page - 1):
-        return errno.EINVAL
-    wanted = IovaRange.of(iova, size)
-    if space.mapped.overlaps(wanted):
-        return errno.EEXIST
-    if space.entries_left == 0:
-        return errno.ENOSPC
-    if era >= Era.SINCE_5_4:
-        if space.usable and not any(each.start <= iova and wanted.last <= each.last for each in space.usable):
-            return errno.EINVAL
-        return 0
-    if space.intel_width is not None:
-        return intel_map(space.intel_width, iova, size)
-    return 0
+    refusal = type1_refusal(space, iova, size, read=read, write=write, era=era)
+    return refusal.errno if refusal else 0
 
 
 def intel_map(width: int, iova: int, size: int) -> int:
@@ -80,23 +121,54 @@ def intel_map(width: int, iova: int, size: int) -> int:
     return errno.EFAULT if iova + size > 1 << width else 0
 
 
-def iommufd_map(space: Space, iova: int, length: int, *, read: bool = True, write: bool = True) -> int:
-    """The errno of IOMMU_IOAS_MAP with a fixed IOVA (Linux 6.2 on).
-
-    EINVAL: no permission, misaligned, zero length, or meets a reserved region; EOVERFLOW: wraps; EEXIST: already mapped.
+def iommufd_refusal(
+    space: Space,
+    iova: int,
+    length: int,
+    *,
+    address: int = 0,
+    read: bool = True,
+    write: bool = True,
+    compat: bool = False,
+) -> Refusal | None:
+    """Why IOMMU_IOAS_MAP with a fixed IOVA is refused; None if it is not, as far as can be known beforehand.
 
     Here ``space.usable`` is the complement of the IOAS's reserved regions; unlike type1's, a map may span neighbours.
+
+    :param compat: it is VFIO_IOMMU_MAP_DMA, and iommufd stands in for the container: then it is the IOMMU that refuses a
+        mapping without permissions, and where there is none (emulated devices only) nobody does
     """
     alignment = space.page_sizes & -space.page_sizes
-    if iova >= _U64 - 1 or length >= _U64 - 1:
-        return errno.EOVERFLOW
-    if not (read or write) or not length or (iova | length) & (alignment - 1):
-        return errno.EINVAL
+    if not compat:
+        if iova >= _U64 - 1 or length >= _U64 - 1:
+            return Refusal(errno.EOVERFLOW, Because.WRAPS)
+        if not (read or write):
+            return Refusal(errno.EINVAL, Because.PERMISSION)
+    # The memory's end, and not its last byte.
+    if address + length >= _U64:
+        return Refusal(errno.EOVERFLOW, Because.WRAPS)
+    if not length:
+        return Refusal(errno.EINVAL, Because.SIZE)
+    if (iova | length) & (alignment - 1):
+        return Refusal(errno.EINVAL, Because.MISALIGNED)
     if iova + length > _U64:
-        return errno.EOVERFLOW
+        return Refusal(errno.EOVERFLOW, Because.WRAPS)
     wanted = IovaRange.of(iova, length)
     if space.usable and wanted not in IovaSet(space.usable):
-        return errno.EINVAL
+        return Refusal(errno.EINVAL, Because.UNUSABLE)
     if space.mapped.overlaps(wanted):
-        return errno.EEXIST
-    return 0
+        return Refusal(errno.EEXIST, Because.MAPPED)
+    if address & (alignment - 1):
+        return Refusal(errno.EINVAL, Because.MISALIGNED)
+    if space.usable and not (read or write):
+        return Refusal(errno.EINVAL, Because.PERMISSION)
+    return None
+
+
+def iommufd_map(space: Space, iova: int, length: int, *, read: bool = True, write: bool = True) -> int:
+    """The errno of IOMMU_IOAS_MAP with a fixed IOVA (Linux 6.2 on); 0 if nothing speaks against it (:func:`iommufd_refusal`).
+
+    EINVAL: no permission, misaligned, zero length, or meets a reserved region; EOVERFLOW: wraps; EEXIST: already mapped.
+    """
+    refusal = iommufd_refusal(space, iova, length, read=read, write=write)
+    return refusal.errno if refusal else 0

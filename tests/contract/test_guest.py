@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyvfio import DirtyLog, DmaBuffer, IovaRange
-from pyvfio.guest import tracking, x86
+from pyvfio._abi import lib
+from pyvfio.guest import mapping, tracking, x86
 from pyvfio.guest.sections import MemorySection
 
 if TYPE_CHECKING:
@@ -83,3 +84,29 @@ def test_a_guest_of_1_tib_maps_only_around_the_hypertransport_hole(space: Addres
             assert space.map(piece, iova).mapped
     assert sum(ram.range.size for ram in layout.regions()) == 1024 * GIB
     assert space.unmap_all() == 2 * len(layout.regions()) * piece.size
+
+
+@pytest.mark.only(device=["edu", "vfio-mock"])
+def test_the_kernels_answer_to_a_map_is_foretold(space: AddressSpace, mode: str) -> None:
+    buffer = DmaBuffer(4 * PAGE)
+    space.map(DmaBuffer(2 * PAGE), 0x10_0000)
+    known = mapping.Space(space.iova_ranges, space.mapped_ranges, space.page_sizes)
+    edges = {0, 0x10_0000, 0x10_2000, 2**64 - PAGE, *(each.start for each in space.iova_ranges or ())}
+    edges |= {each.last + 1 for each in space.iova_ranges or ()}
+    places = {edge + by for edge in edges for by in (-2 * PAGE, -PAGE, -1, 0, 0x800) if 0 <= edge + by < 2**64}
+    foretold: dict[int | None, int] = {}
+    for iova in sorted(places):
+        for size in (0, 0x800, PAGE, 2 * PAGE, 3 * PAGE):
+            for offset, prot in ((0, 3), (0x800, 3), (0, 1), (0, 0)):
+                memory = {"address": buffer.address + offset, "read": bool(prot & 1), "write": bool(prot & 2)}
+                if mode.startswith("iommufd"):
+                    refused = mapping.iommufd_refusal(known, iova, size, **memory, compat=mode != "iommufd")
+                else:
+                    refused = mapping.type1_refusal(known, iova, size, **memory)
+                answer = -lib.pyvfio_map(space._native, memory["address"], iova, size, prot)
+                if not answer:
+                    assert space.unmap(iova, size) == size
+                expected = refused.errno if refused else 0
+                assert answer == expected, f"iova={iova:#x}, size={size:#x}, {memory}: {answer}, not {refused}"
+                foretold[answer] = foretold.get(answer, 0) + 1
+    assert set(foretold) == {0, errno.EINVAL, errno.EEXIST, errno.EOVERFLOW}
