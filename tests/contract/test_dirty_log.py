@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from drivers.vfio_mock import VALUES
 
 import pyvfio
 from pyvfio import DirtyBitmap, DmaBuffer, IovaRange, Refused, Unsupported
@@ -136,6 +137,29 @@ def test_ranges_that_cannot_be_logged_are_refused(
     assert logger["LOG_ACTIVE"] == 0
     with device.dirty_log([IovaRange.of(BASE, PAGE)]):
         assert logger["LOG_ACTIVE"] == 1
+
+
+def test_a_page_of_ranges_is_taken(device: Device, logger: VfioMock, space: AddressSpace) -> None:
+    ranges = [space.map(DmaBuffer(PAGE), BASE + 2 * page * PAGE).range for page in range(256)]
+    with device.dirty_log(ranges) as log:
+        logger.touch_each([ranges[0].start, ranges[255].start])
+        assert pages(log.read()) == [ranges[0].start, ranges[255].start]
+
+
+def test_reads_while_the_device_writes_report_each_page_once(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+    with device.dirty_log([logged]) as log:
+        logger["DMA_DELAY"] = 5000  # microseconds before each page
+        logger.start("TOUCH", iova=BASE, length=64 * PAGE, stride=PAGE)
+        found: list[int] = []
+        reads = 0
+        while logger["DMA_STATUS"] == VALUES["DMA_BUSY"]:
+            found += pages(log.read())
+            reads += 1
+        logger.finish()
+        assert reads > 1
+        found += pages(log.read())
+        # In the order of the writing, since no page was written twice.
+        assert found == [BASE + page * PAGE for page in range(64)]
 
 
 @pytest.mark.parametrize("page_size", [0, 512, 0x3000])
