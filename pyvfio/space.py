@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from pyvfio import explain
 from pyvfio._abi import ffi, lib
+from pyvfio.errors import Refused
 from pyvfio.fd import Fd
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.lifetime import Resource
@@ -211,11 +212,14 @@ class AddressSpace(Resource):
         :param iova: where; None for a free and usable place, aligned so that the IOMMU can use large pages
         :param read: the devices may read it
         :param write: the devices may write it
-        :raises OSError: EINVAL outside the usable IOVAs, misaligned, or without any permission; EEXIST over another mapping;
+        :raises Refused: neither `read` nor `write`: nobody has a use for it, type1 and iommufd refuse it, and in the modes between
+            the kernel takes it from emulated devices and warns of it in its own log for others
+        :raises OSError: EINVAL outside the usable IOVAs or misaligned; EEXIST over another mapping;
             ENOMEM above the limit on locked memory; ENOSPC above the limit on mappings; EFAULT for memory that is not
             there; EOVERFLOW (EINVAL before Linux 7.0) past the end of the 64 bits
         :raises BufferError: read-only memory with `write`
         """
+        prot = 3 if read and write else _prot(read, write)
         if type(buffer) is DmaBuffer:
             address = buffer.address
             size = buffer.size
@@ -223,8 +227,8 @@ class AddressSpace(Resource):
         else:
             address, size, held = pinned(buffer, writable=write)
         if iova is None:
-            return self._map_anywhere(address, size, read + 2 * write, buffer, held)
-        while error := _map(self._native, address, iova, size, 3 if read and write else read + 2 * write):
+            return self._map_anywhere(address, size, prot, buffer, held)
+        while error := _map(self._native, address, iova, size, prot):
             if error != -_EINTR:
                 raise explain.map_failed(self, error, address, iova, size, read=read, write=write)
         mapping = self._mapped[iova] = _new(Mapping)
@@ -247,12 +251,13 @@ class AddressSpace(Resource):
         :param keep: what the addresses point into, kept alive as long as one of the mappings is
         :raises OSError: as for :meth:`map`; the text names the row, and the rows before it have been unmapped again
         """
+        prot = _prot(read, write)
         rows = _rows(rows, 3)
         native = ffi.from_buffer("uint64_t[]", rows.obj)  # not of a view: see memory.address_of
         done = ffi.new("size_t *")
         count = len(rows) // 3
         try:
-            while error := lib.pyvfio_map_many(self._native, native, count, read + 2 * write, done):
+            while error := lib.pyvfio_map_many(self._native, native, count, prot, done):
                 if error == -_EINTR:
                     continue  # a signal's handler runs here, and may raise
                 address, iova, size = rows[3 * done[0] : 3 * done[0] + 3]
@@ -442,6 +447,12 @@ class AddressSpace(Resource):
         # The next one starts behind this one.
         self._gap = IovaRange(min(iova + size, self._gap.last), self._gap.last)
         return iova
+
+
+def _prot(read: bool, write: bool) -> int:
+    if not (read or write):
+        raise Refused("a mapping that the devices may neither read nor write")
+    return read + 2 * write
 
 
 def _rows(source: Any, columns: int) -> memoryview:

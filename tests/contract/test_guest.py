@@ -95,9 +95,11 @@ def test_the_kernels_answer_to_a_map_is_foretold(space: AddressSpace, mode: str)
     edges |= {each.last + 1 for each in space.iova_ranges or ()}
     places = {edge + by for edge in edges for by in (-2 * PAGE, -PAGE, -1, 0, 0x800) if 0 <= edge + by < 2**64}
     foretold: dict[int | None, int] = {}
+    # Under iommufd's compatibility modes the kernel itself warns of a mapping without permissions (iommu_pt.h on 7.3.4).
+    permissions = (0, 1, 3) if mode in ("type1", "type1v2", "iommufd") else (1, 3)
     for iova in sorted(places):
         for size in (0, 0x800, PAGE, 2 * PAGE, 3 * PAGE):
-            for offset, prot in ((0, 3), (0x800, 3), (0, 1), (0, 0)):
+            for offset, prot in ((0x800, 3), *((0, prot) for prot in permissions)):
                 memory = {"address": buffer.address + offset, "read": bool(prot & 1), "write": bool(prot & 2)}
                 if mode.startswith("iommufd"):
                     refused = mapping.iommufd_refusal(known, iova, size, **memory, compat=mode != "iommufd")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pyvfio
-from pyvfio import DmaBuffer, IovaRange, IovaSet
+from pyvfio import DmaBuffer, IovaRange, IovaSet, Refused
 
 if TYPE_CHECKING:
     from pyvfio.space import AddressSpace
@@ -292,3 +292,9 @@ def test_memory_outlives_its_names_while_it_is_mapped(space: AddressSpace, dma: 
     del low
     dma.copy(0x10_1000, 0x10_0000, PAGE)
     assert bytes(view[PAGE:]) == wanted
+
+
+def test_a_mapping_without_permissions_is_refused(space: AddressSpace) -> None:
+    with pytest.raises(Refused, match="neither read nor write"):
+        space.map(DmaBuffer(PAGE), 0x10_0000, read=False, write=False)
+    assert space.mappings == []
