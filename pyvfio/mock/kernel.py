@@ -169,6 +169,10 @@ class Kernel(PythonKernel):
         """How much of a transfer is to be done."""
         return self.failures.check(call, file.kind, size=size) or 0
 
+    def memory(self, size: int, *, huge: int | None = None) -> _mmap.mmap:
+        # Its huge pages are its own: the process's real kernel need not have any.
+        return super().memory(size)
+
     # Paths.
 
     def exists(self, path: str) -> bool:

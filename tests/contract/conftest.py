@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from drivers.vfio_mock import VfioMock
 
     from pyvfio import Device, Migration
+    from pyvfio.kernel import Kernel
     from pyvfio.space import AddressSpace
 
 
@@ -62,22 +63,28 @@ def mode(cell: Cell) -> str:
 
 
 @pytest.fixture(scope="session")
-def address(cell: Cell) -> Iterator[str]:
+def machine(cell: Cell) -> Kernel:
+    """The kernel that the cell is about, one for all of its tests."""
+    import guest
+
+    if cell.kernel != guest.KERNEL or guest.IOMMU not in (cell.iommu, None):
+        pytest.exit(f"cell {cell} on a machine with IOMMU {guest.IOMMU}, kernel {guest.KERNEL}; see scripts/vm", 4)
+    return guest.kernel_of(cell)
+
+
+@pytest.fixture(scope="session")
+def address(cell: Cell, machine: Kernel) -> Iterator[str]:
     """The address of the cell's device, which is in the hands of a VFIO driver."""
     import guest
 
-    if (cell.iommu, cell.kernel) != (guest.IOMMU, guest.KERNEL):
-        pytest.exit(f"cell {cell} on a machine with IOMMU {guest.IOMMU}, kernel {guest.KERNEL}; see scripts/vm", 4)
-    with guest.ready(guest.address_of(cell.device)) as found:
+    with guest.ready(guest.address_of(cell.device), machine) as found:
         yield found
 
 
 @pytest.fixture
-def kernel(request: pytest.FixtureRequest) -> Iterator[Any]:
+def kernel(request: pytest.FixtureRequest, machine: Kernel) -> Iterator[Any]:
     """The kernel, which notes each request for scripts/matrix. Give it to everything that takes `kernel=`."""
-    from pyvfio.kernel import LinuxKernel
-
-    kernel = TracingKernel(LinuxKernel())
+    kernel = TracingKernel(machine)
     yield kernel
     request.config.stash[RUN].traced(request.node.nodeid, kernel)
 
@@ -127,7 +134,7 @@ def migration(device: Device) -> Migration:
 
 
 @pytest.fixture
-def other(kernel: Any) -> Iterator[Callable[..., str]]:
+def other(machine: Kernel) -> Iterator[Callable[..., str]]:
     """More devices of the machine: `other("e1000e")`, `other("0000:00:05.1")` is an address in a VFIO driver's hands."""
     from contextlib import ExitStack
 
@@ -137,6 +144,6 @@ def other(kernel: Any) -> Iterator[Callable[..., str]]:
 
         def ready(which: str) -> str:
             name = guest.address_of(which) if which in (*guest.DEVICES.values(), guest.MOCK) else which
-            return stack.enter_context(guest.ready(name))
+            return stack.enter_context(guest.ready(name, machine))
 
         yield ready

@@ -1,4 +1,4 @@
-"""The machine that the suite runs in: scripts/vm, as it tells of itself in the environment."""
+"""The machine that the suite runs in: scripts/vm, as it tells of itself in the environment; outside of it, pyvfio's own mock."""
 
 from __future__ import annotations
 
@@ -10,21 +10,41 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from matrix import Cell
+
 from pyvfio import host
+from pyvfio.kernel import Kernel
 
 IOMMU = os.environ.get("PYVFIO_VM_IOMMU")
-#: such as `7.3`
-KERNEL = ".".join(os.environ.get("PYVFIO_VM_KERNEL", "").split(".")[:2])
+#: such as `7.3`; `mock` for the kernel in this process
+IN_PROCESS = "mock"
+KERNEL = ".".join(os.environ.get("PYVFIO_VM_KERNEL", IN_PROCESS).split(".")[:2])
+#: a cell's IOMMU -> the mock's profile
+PROFILES = {"intel": "intel-39", "amd": "amd", "virtio": "virtio"}
 #: address -> name of every emulated PCI device
-DEVICES: dict[str, str] = json.loads(os.environ.get("PYVFIO_VM_DEVICES", "{}"))
+DEVICES: dict[str, str] = json.loads(os.environ.get("PYVFIO_VM_DEVICES", "{}")) or {
+    "0000:00:03.0": "edu", "0000:00:04.0": "nvme", "0000:00:06.0": "e1000e",
+}  # fmt: skip
 
 MOCK = "vfio-mock"
+
+
+def kernel_of(cell: Cell) -> Kernel:
+    """The kernel that a cell runs on."""
+    if cell.kernel != IN_PROCESS:
+        from pyvfio.kernel import LinuxKernel
+
+        return LinuxKernel()
+    from pyvfio import mock
+
+    return mock.Kernel(PROFILES[cell.iommu])
 
 
 def address_of(device: str) -> str:
     """The address of the first device of that name; it is alone in its group."""
     if device == MOCK:
-        load_mock()
+        if KERNEL != IN_PROCESS:
+            load_mock()
         return f"{MOCK}.0"
     return next(address for address, name in DEVICES.items() if name == device)
 
@@ -53,10 +73,10 @@ def mtty(ports: int = 2) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def ready(address: str) -> Iterator[str]:
+def ready(address: str, kernel: Kernel) -> Iterator[str]:
     """A device in the hands of a VFIO driver."""
     if address.startswith(MOCK):
         yield address
         return
-    with host.bind(address, "vfio-pci"):
+    with host.bind(address, "vfio-pci", kernel=kernel):
         yield address

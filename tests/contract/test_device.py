@@ -28,8 +28,8 @@ def test_regions_and_interrupts_are_as_many_as_the_device_says(device: Device) -
 
 
 @pytest.mark.require("pci")
-def test_configuration_space_names_the_device(device: Device, address: str, cell: Any) -> None:
-    found = pyvfio.host.device(address)
+def test_configuration_space_names_the_device(device: Device, address: str, cell: Any, kernel: Any) -> None:
+    found = pyvfio.host.device(address, kernel)
     assert (device.config.vendor, device.config.device_id) == (found.vendor, found.device)
     names = [capability.name for capability in device.config.capabilities]
     assert ("MSI" in names) == (device.irqs.msi.count > 0)
@@ -59,6 +59,7 @@ def test_reading_beyond_configuration_space_is_refused(device: Device) -> None:
 
 
 @pytest.mark.only(device="edu")
+@pytest.mark.require("bar_mmap")
 def test_registers_are_accessed_in_the_width_that_was_asked_for(device: Device) -> None:
     region = device.regions[0]
     bar = region.map()
@@ -99,6 +100,7 @@ def test_a_mapped_region_is_gone_with_its_device(device: Device) -> None:
 
 
 @pytest.mark.only(mode=["type1", "type1v2"], device=["edu", "nvme", "e1000e"])
+@pytest.mark.require("bar_mmap")
 def test_type1_maps_a_bar_for_other_devices_by_its_address(device: Device, space: AddressSpace) -> None:
     bar = device.regions[0].map()
     mapping = space.map(bar.view, 0x10_0000)

@@ -240,7 +240,7 @@ def test_a_device_that_cannot_log_says_so(device: Device) -> None:
         device.dirty_log([IovaRange.of(BASE, PAGE)])
 
 
-@pytest.mark.require("dirty_log")
+@pytest.mark.require("linux", "dirty_log")
 def test_a_process_killed_while_logging_leaves_the_device_usable(address: str, mode: str, kernel: Any) -> None:
     code = (
         "import sys, time, pyvfio\n"

@@ -84,7 +84,7 @@ def test_what_may_only_be_read_is_not_written(space: AddressSpace, dma: Dma) -> 
     assert bytes(target.buffer.view) == bytes(PAGE)
 
 
-@pytest.mark.require("iommu")
+@pytest.mark.require("linux", "iommu")
 @pytest.mark.only(iommu="intel")
 def test_the_iommus_own_page_table_shows_the_mapping(space: AddressSpace, device: Device) -> None:
     table = Path(f"/sys/kernel/debug/iommu/intel/{device.address}/domain_translation_struct")
@@ -95,7 +95,7 @@ def test_the_iommus_own_page_table_shows_the_mapping(space: AddressSpace, device
     assert not row.search(table.read_text())
 
 
-@pytest.mark.require("iommu")
+@pytest.mark.require("linux", "iommu")
 def test_pinned_memory_is_let_go_when_the_process_is_killed(address: str, mode: str) -> None:
     def unevictable() -> int:
         fields = dict(line.split(":", 1) for line in Path("/proc/vmstat").read_text().replace(" ", ":").splitlines())

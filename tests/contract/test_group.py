@@ -205,7 +205,7 @@ def test_a_group_has_one_container(device: Device, mode: str, kernel: Any) -> No
 
 @pytest.mark.only(mode=["type1v2", "type1"])
 def test_a_device_is_not_opened_by_a_group_in_no_container(address: str, kernel: Any) -> None:
-    number = pyvfio.host.device(address).group
+    number = pyvfio.host.device(address, kernel).group
     assert number is not None
     with pyvfio.Group(number, kernel=kernel) as group, pytest.raises(OSError, match="in no container") as caught:
         group.device_fd(address)

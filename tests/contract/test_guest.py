@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -60,7 +60,7 @@ def test_a_plan_with_too_many_ranges_is_tried_with_fewer(device: Device, logger:
 
 @pytest.mark.require("iommu")
 @pytest.mark.only(iommu="amd", device="edu", mode="type1v2")
-def test_a_guest_of_1_tib_maps_only_around_the_hypertransport_hole(space: AddressSpace) -> None:
+def test_a_guest_of_1_tib_maps_only_around_the_hypertransport_hole(space: AddressSpace, kernel: Any) -> None:
     machine = x86.Machine(1024 * GIB, amd_cpu=True, amd_host=True, phys_bits=42)
     usable = space.iova_ranges
     assert usable is not None
@@ -77,7 +77,7 @@ def test_a_guest_of_1_tib_maps_only_around_the_hypertransport_hole(space: Addres
     assert layout.error is None
     assert layout.conflicts(usable.complement()) == []
     # All of it would be 268 million pages to pin, minutes under emulation: a little memory stands for both ends of each region.
-    piece = DmaBuffer(64 << 20, huge=2 << 20)
+    piece = DmaBuffer(64 << 20, huge=2 << 20, kernel=kernel)
     for ram in layout.regions():
         assert ram.range.size > 2 * piece.size
         for iova in (ram.range.start, ram.range.last + 1 - piece.size):

@@ -25,6 +25,8 @@ from pyvfio.iova import IovaRange
 behind_each_iommu = pytest.mark.only(iommu=["intel", "amd", "virtio"], mode="type1v2", device="vfio-mock")
 once = pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock")
 
+pytestmark = pytest.mark.require("linux")
+
 EDU = (0x1234, 0x11E8)
 NVME = (0x1B36, 0x0010)
 MSI = (IovaRange(0xFEE00000, 0xFEEFFFFF), "msi")

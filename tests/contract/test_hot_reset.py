@@ -28,7 +28,7 @@ def test_a_device_alone_behind_a_port_is_hot_reset(other: Callable[[str], str], 
     with bare_space.attach(other("0000:01:00.0")) as device:
         info = device.hot_reset_info
         assert [one.address for one in info.devices] == ["0000:01:00.0"]
-        bar = device.regions[0].map()
+        bar = device.regions[0]
         bar.write32(0x04, 0x1234)
         assert bar.read32(0x04) == ~0x1234 & 0xFFFFFFFF
         device.hot_reset()
@@ -59,7 +59,6 @@ def test_a_group_that_is_left_out_is_named(other: Callable[[str], str], device: 
 
 def test_an_eventfd_stores_a_value(device: Device) -> None:
     region = device.regions[0]
-    bar = region.map()
     event = os.eventfd(0)
     try:
         region.write_on(event, 0x04, 4, 0xCAFE0001)
@@ -67,9 +66,9 @@ def test_an_eventfd_stores_a_value(device: Device) -> None:
             region.write_on(event, 0x04, 4, 0xCAFE0001)
         os.eventfd_write(event, 1)
         limit = time.monotonic() + 10
-        while bar.read32(0x04) != ~0xCAFE0001 & 0xFFFFFFFF and time.monotonic() < limit:
+        while region.read32(0x04) != ~0xCAFE0001 & 0xFFFFFFFF and time.monotonic() < limit:
             time.sleep(0.01)
-        assert bar.read32(0x04) == ~0xCAFE0001 & 0xFFFFFFFF
+        assert region.read32(0x04) == ~0xCAFE0001 & 0xFFFFFFFF
         region.write_on(-1, 0x04, 4, 0xCAFE0001)
         with pytest.raises(pyvfio.Refused):
             region.write_on(event, 0x04, 3, 0)

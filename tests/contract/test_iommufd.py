@@ -45,8 +45,8 @@ def test_a_bound_device_is_not_bound_again(device: Device, address: str, kernel:
         other.bind(address)
 
 
-def test_attaching_to_what_is_not_there_is_refused(device: Device, space: Ioas) -> None:
-    with Iommufd() as other, pytest.raises(pyvfio.Refused):
+def test_attaching_to_what_is_not_there_is_refused(device: Device, space: Ioas, kernel: Any) -> None:
+    with Iommufd(kernel=kernel) as other, pytest.raises(pyvfio.Refused):
         device.attach(other.ioas())
     gone = space.iommufd.ioas()
     gone.destroy()

@@ -18,7 +18,7 @@ from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import Ioas, Viommu
 
 # These need no device: one cell of each machine is enough.
-pytestmark = pytest.mark.only(mode="iommufd", device="vfio-mock")
+pytestmark = [pytest.mark.only(mode="iommufd", device="vfio-mock"), pytest.mark.require("linux")]
 
 PAGE = 4096
 

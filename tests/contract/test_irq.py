@@ -121,7 +121,7 @@ def test_a_legacy_interrupt_is_masked_and_unmasked(device: Device) -> None:
 
 @pytest.mark.only(device="edu")
 def test_edu_raises_its_interrupt(device: Device) -> None:
-    bar = device.regions[0].map()
+    bar = device.regions[0]
     device.config.bus_master = True
     (vector,) = device.irqs.msi.enable()
     bar.write32(0x60, 0x2A)  # raise
@@ -132,7 +132,7 @@ def test_edu_raises_its_interrupt(device: Device) -> None:
 
 @pytest.mark.only(device="edu")
 def test_a_level_triggered_interrupt_fires_again_when_it_is_unmasked(device: Device) -> None:
-    bar = device.regions[0].map()
+    bar = device.regions[0]
     (vector,) = device.irqs.intx.enable()
     bar.write32(0x60, 1)
     assert vector.wait(10) == 1

@@ -17,6 +17,8 @@ import pytest
 if TYPE_CHECKING:
     from pyvfio.space import AddressSpace
 
+pytestmark = pytest.mark.require("linux")
+
 PAGE = 4096
 PARAMETERS = Path("/sys/module/vfio_iommu_type1/parameters")
 CAP_IPC_LOCK = 14

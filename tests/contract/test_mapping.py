@@ -236,7 +236,7 @@ def test_a_64_bit_iommu_maps_near_the_top(space: AddressSpace) -> None:
     assert space.map(DmaBuffer(0x4000), 0xFFFF_FFFF_FEBE_0000).unmap() == 0x4000
 
 
-@pytest.mark.require("iommu")
+@pytest.mark.require("linux", "iommu")
 def test_the_limit_on_locked_memory_is_explained(mode: str, address: str) -> None:
     # In a child, which gives up CAP_IPC_LOCK for good.
     child = os.fork()
