@@ -1,22 +1,24 @@
-"""The devices of the mock's host, and what an open one answers."""
+"""The devices of the mock's host, and the drivers that serve them."""
 
 from __future__ import annotations
 
 import errno
 import mmap
 import os
+import re
+import uuid
 from threading import Condition
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pyvfio._abi import ffi, lib
 from pyvfio.mock import caller, feature
-from pyvfio.mock.cdev import Cdev
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.file import Handlers, request
 from pyvfio.mock.irq import REQ, Irqs, take_set
-from pyvfio.mock.region import OFFSET_MASK, OFFSET_SHIFT, Region, give_info
+from pyvfio.mock.region import OFFSET_SHIFT, Region
 
 if TYPE_CHECKING:
+    from pyvfio.mock.device_file import DeviceFile
     from pyvfio.mock.group import Group, GroupFile
     from pyvfio.mock.kernel import Kernel
     from pyvfio.mock.log import Log
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 #: seconds between two signals of the request interrupt while an unbinding waits
 _REQUEST_PERIOD = 10
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class DmaFault(NamedTuple):
@@ -52,6 +55,7 @@ class Device(Handlers):
     :ivar driver: the name of the driver that it is bound to, or None
     :ivar override: its `driver_override`
     :ivar group: its IOMMU group
+    :ivar parent: the name of the bridge that it is behind, or None
     :ivar space: what its DMA goes through; None while it is attached to nothing
     :ivar files: the open files of it that may use it, all of one owner
     :ivar irqs: its interrupts
@@ -73,7 +77,8 @@ class Device(Handlers):
     def __init__(self, kernel: Kernel, name: str, *, group: Group | None = None, parent: str | None = None) -> None:
         self.kernel = kernel
         self.name = name
-        self.path = self._place(parent)
+        self.parent = parent
+        self.path = self._place()
         self.driver: str | None = None
         self.override: str | None = None
         self.space: Space | None = None
@@ -94,16 +99,20 @@ class Device(Handlers):
 
     # What the host shows of it.
 
-    def _place(self, parent: str | None) -> str:
+    def _place(self) -> str:
         if self.bus != "pci":
             return f"/sys/devices/{self.bus}/{self.name}"
-        if parent is not None:
-            return f"{self.kernel.devices[parent].path}/{self.name}"
+        if self.parent is not None:
+            return f"{self.kernel.devices[self.parent].path}/{self.name}"
         return f"/sys/devices/pci{self.name[:7]}/{self.name}"
 
     def attributes(self) -> dict[str, Text]:
         """What sysfs shows of it, besides links."""
         return {}
+
+    def properties(self) -> dict[str, str]:
+        """What its uevents say of it."""
+        return {} if self.driver is None else {"DRIVER": self.driver}
 
     @property
     def vfio(self) -> bool:
@@ -120,18 +129,30 @@ class Device(Handlers):
     # Opening and closing, by the first and the last of its files.
 
     def match(self, name: bytes) -> bool:
-        """Whether VFIO_GROUP_GET_DEVICE_FD means this one.
+        """Whether VFIO_GROUP_GET_DEVICE_FD means this one: the name, and words behind it, of which `vf_token=UUID` is known.
 
-        :raises Errno: it does, with words behind the name that the driver refuses
+        :raises Errno: EINVAL, other words; as :meth:`check_token`
         """
-        return name == self.name.encode()
+        own = self.name.encode()
+        if not name.startswith(own) or name[len(own) :][:1] not in (b"", b" "):
+            return False
+        token = None
+        for word in name[len(own) :].split(b" "):
+            if not word:
+                continue
+            text = word.removeprefix(b"vf_token=").decode("ascii", "replace")
+            if token is not None or not word.startswith(b"vf_token=") or not _UUID.fullmatch(text):
+                raise Errno(errno.EINVAL)
+            token = uuid.UUID(text).bytes
+        self.check_token(token)
+        return True
 
-    def check_token(self, uuid: bytes | None) -> None:
-        """Whether VFIO_DEVICE_BIND_IOMMUFD with that token, or none, may have it.
+    def check_token(self, token: bytes | None) -> None:
+        """Whether somebody with that token (a UUID), or none, may open it.
 
         :raises Errno: EINVAL, it wants none; EACCES, it wants another
         """
-        if uuid is not None:
+        if token is not None:
             raise Errno(errno.EINVAL)
 
     def open(self) -> None:
@@ -150,6 +171,8 @@ class Device(Handlers):
 
     def open_cdev(self, flags: int) -> int:
         """open(2) of its own file below /dev/vfio/devices."""
+        from pyvfio.mock.device_file import DeviceFile
+
         return self.kernel.install(DeviceFile(self.kernel, self, by_group=False))
 
     def open_by_group(self, group: GroupFile) -> int:
@@ -157,6 +180,8 @@ class Device(Handlers):
 
         :raises Errno: EINVAL without a container, or with one that has no IOMMU; what `open` raises
         """
+        from pyvfio.mock.device_file import DeviceFile
+
         file = DeviceFile(self.kernel, self, by_group=True)
         fd = self.kernel.install(file)
         try:
@@ -254,6 +279,9 @@ class Device(Handlers):
         """
         raise Errno(errno.ENOTTY)
 
+    def resume(self) -> None:
+        """Called before it is used in any way: it may be asleep."""
+
     def check_call(self, kind: str) -> None:
         """Called first by the requests below.
 
@@ -305,84 +333,3 @@ class Device(Handlers):
         :raises Errno: EINVAL, it has none
         """
         raise Errno(errno.EINVAL)
-
-
-class DeviceFile(Cdev):
-    """An open VFIO device: by its group's GET_DEVICE_FD, or by its own file below /dev/vfio/devices.
-
-    Who opens it by group, or binds it to an iommufd, calls :meth:`grant` once the device is attached to what it then goes through.
-
-    :ivar by_group: opened by its group, so usable at once; a cdev must be bound to an iommufd first
-    :ivar group: the group's file that it was opened by
-    :ivar granted: it may be used
-    """
-
-    kind = "device"
-
-    def __init__(self, kernel: Kernel, device: Device, *, by_group: bool) -> None:
-        super().__init__(kernel, device)
-        self.by_group = by_group
-        self.group: GroupFile | None = None
-        self.granted = False
-
-    def grant(self) -> None:
-        """From now on it may be used (vfio_df_open).
-
-        :raises Errno: EINVAL by cdev when the device is in use, what the device's driver answers
-        """
-        if self.device.files and not self.by_group:
-            raise Errno(errno.EINVAL)
-        if not self.device.files:
-            self.device.open()
-        self.device.files.append(self)
-        self.granted = True
-
-    def release(self) -> None:
-        if self.granted:
-            self.granted = False
-            self.device.leave(self)
-        self.unbind()
-        if self.group is not None:
-            self.group.unuse(self.device)
-
-    def descriptor(self) -> int:
-        # Each opening of the memory has a file of its own, as each opening of a device has.
-        return os.open(f"/proc/self/fd/{self.device.file}", os.O_RDWR | os.O_CLOEXEC)
-
-    def ioctl(self, number: int, argument: int) -> int:
-        if number == lib.VFIO_DEVICE_BIND_IOMMUFD:
-            return super().ioctl(number, argument)
-        self._check_granted()
-        if number in self.handlers:
-            return super().ioctl(number, argument)
-        return self.device.ioctl(number, argument)
-
-    def _check_granted(self) -> None:
-        if not self.granted:
-            raise Errno(errno.EINVAL)
-
-    @request(lib.VFIO_DEVICE_FEATURE)
-    def _feature(self, argument: int) -> int:
-        return feature.answer(self.device, argument)
-
-    @request(lib.VFIO_DEVICE_GET_REGION_INFO)
-    def _get_region_info(self, argument: int) -> None:
-        info = caller.take("struct vfio_region_info", argument)
-        if info.argsz < ffi.sizeof("struct vfio_region_info"):
-            raise Errno(errno.EINVAL)
-        self.device.check_call("REGION_INFO")
-        give_info(argument, info, self.device.region(info.index))
-
-    def pread(self, size: int, offset: int) -> bytes:
-        self._check_granted()
-        return self.device.pread(size, offset)
-
-    def pwrite(self, data: bytes, offset: int) -> int:
-        self._check_granted()
-        return self.device.pwrite(data, offset)
-
-    def check_mmap(self, size: int, offset: int, prot: int) -> None:
-        self._check_granted()
-        page = self.kernel.profile.page_size
-        size = -(-size // page) * page
-        self.device.check_mmap(offset >> OFFSET_SHIFT, offset & OFFSET_MASK, size)

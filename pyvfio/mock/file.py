@@ -57,6 +57,8 @@ class File(Handlers):
 
     #: as in :mod:`pyvfio.requests`
     kind: ClassVar[str]
+    #: what /proc/PID/fd shows that it is, where somebody looks at it
+    target: str | None = None
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -79,6 +81,10 @@ class File(Handlers):
 
     def release(self) -> None:
         """The last reference is gone."""
+
+    def fdinfo(self) -> bytes:
+        """What /proc/PID/fdinfo says of it."""
+        return b""
 
     # What the other calls on the descriptor do; EINVAL, as for a file without the operation.
 

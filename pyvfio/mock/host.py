@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pyvfio.kernel import SysfsDevice
+from pyvfio.mock import names
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.group import Group
 from pyvfio.mock.sysfs import Sysfs
+from pyvfio.mock.uevent import Uevents
 
 if TYPE_CHECKING:
     from pyvfio.mock.device import Device
@@ -25,6 +29,7 @@ class Host:
         self.kernel = kernel
         self.drivers: dict[tuple[str, str], Driver] = {}
         self.sysfs = Sysfs(self)
+        self.uevents = Uevents()
         #: number of `vfioN` -> the device that has it
         self._vfio: dict[int, Device] = {}
 
@@ -45,6 +50,26 @@ class Host:
     def plug(self, device: Device) -> None:
         self.kernel.devices[device.name] = device
         self.sysfs.show_device(device)
+        self.uevents.tell("add", device.bus, device.path, **device.properties())
+
+    def unplug(self, device: Device) -> None:
+        """Take a device away: first from its driver, and so from who has it open, who is asked by the request interrupt."""
+        with self.kernel.lock:
+            if device.driver is not None:
+                self.unbind(device)
+            self.sysfs.hide_device(device)
+            del self.kernel.devices[device.name]
+            device.group.devices.remove(device)
+            if not device.group.devices:
+                self.sysfs.hide_group(device.group)
+                del self.kernel.groups[device.group.number]
+            self.uevents.tell("remove", device.bus, device.path, **device.properties())
+
+    def udev_devices(self, match: dict[str, str]) -> Iterator[SysfsDevice]:
+        """The devices of a `subsystem`, with what udev says of them."""
+        for device in list(self.kernel.devices.values()):
+            if match.get("subsystem", device.bus) == device.bus:
+                yield SysfsDevice(device.bus, device.name, device.path, {**device.properties(), **names.of(device)})
 
     def add_driver(self, driver: Driver) -> None:
         self.drivers[driver.bus, driver.name] = driver
@@ -109,22 +134,31 @@ class Host:
         return device
 
     def bind(self, device: Device, driver: Driver) -> None:
+        """Give a device that has no driver one."""
+        is_first = not any(one.vfio for one in device.group.devices)
         device.driver = driver.name
         self.sysfs.show_binding(device)
         if driver.vfio:
+            if is_first:
+                path = self.sysfs.show_group_node(device.group)
+                self.uevents.tell("add", "vfio", path)
             number = next(n for n in range(len(self._vfio) + 1) if n not in self._vfio)
             self._vfio[number] = device
-            self.sysfs.show_vfio(device, number)
-            self.sysfs.show_group_node(device.group)
+            path = self.sysfs.show_vfio(device, number)
+            self.uevents.tell("add", "vfio-dev", path)
+        self.uevents.tell("bind", device.bus, device.path, **device.properties())
 
     def unbind(self, device: Device) -> None:
-        if self.is_vfio(device):
+        """Take its driver away; a VFIO driver waits until the device is closed."""
+        if device.vfio:
             number = next(n for n, one in self._vfio.items() if one is device)
-            self.sysfs.hide_vfio(device, number)
+            path = self.sysfs.hide_vfio(device, number)
+            self.uevents.tell("remove", "vfio-dev", path)
             device.wait_closed()
             del self._vfio[number]
-            others = [one for one in device.group.devices if one is not device and self.is_vfio(one)]
-            if not others:
-                self.sysfs.hide_group_node(device.group)
+            if not any(one.vfio for one in device.group.devices if one is not device):
+                path = self.sysfs.hide_group_node(device.group)
+                self.uevents.tell("remove", "vfio", path)
         self.sysfs.hide_binding(device)
         device.driver = None
+        self.uevents.tell("unbind", device.bus, device.path)

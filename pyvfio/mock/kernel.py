@@ -6,12 +6,13 @@ import errno
 import fcntl
 import mmap as _mmap
 import os
+import sys
 from collections.abc import Iterator
 from threading import RLock
 from typing import Any
 
 from pyvfio import requests
-from pyvfio.kernel import PythonKernel, SysfsDevice
+from pyvfio.kernel import PythonKernel, SysfsDevice, UdevMonitor
 from pyvfio.mock import topology
 from pyvfio.mock.device import Device, DmaFault
 from pyvfio.mock.errno import Errno
@@ -23,7 +24,7 @@ from pyvfio.mock.host import Host
 from pyvfio.mock.memlock import Memlock
 from pyvfio.mock.parameter import Parameter
 from pyvfio.mock.profile import Profile, profile
-from pyvfio.mock.tree import Special, Tree, os_error
+from pyvfio.mock.tree import Link, Special, Text, Tree, os_error
 
 
 class Kernel(PythonKernel):
@@ -87,6 +88,7 @@ class Kernel(PythonKernel):
         except OSError as error:
             raise Errno(error.errno or errno.EMFILE) from None
         self.files[fd] = file
+        self._show_open(fd, file)
         return fd
 
     def file(self, fd: int, kind: type[Any] = File) -> Any:
@@ -118,13 +120,18 @@ class Kernel(PythonKernel):
         with self.lock:
             try:
                 self.failures.check("open")
-                return self.tree.special(path).open(flags)
+                fd = self.tree.special(path).open(flags)
             except Errno as error:
                 raise os_error(error, path) from None
+            if (file := self.files.get(fd)) is not None:
+                file.target = path
+                self._show_open(fd, file)
+            return fd
 
     def close(self, fd: int) -> None:
         with self.lock:
             file = self.files.pop(fd, None)
+            self.tree.remove(f"/proc/{os.getpid()}/fd/{fd}")
             os.close(fd)
             if file is not None:
                 file.drop()
@@ -173,6 +180,13 @@ class Kernel(PythonKernel):
         # Its huge pages are its own: the process's real kernel need not have any.
         return super().memory(size)
 
+    def _show_open(self, fd: int, file: File) -> None:
+        if file.target is not None:
+            root = f"/proc/{os.getpid()}"
+            self.tree.add(f"{root}/comm", Text(f"{os.path.basename(sys.executable)}\n".encode()))
+            self.tree.add(f"{root}/fd/{fd}", Link(file.target))
+            self.tree.add(f"{root}/fdinfo/{fd}", Text(file.fdinfo))
+
     # Paths.
 
     def exists(self, path: str) -> bool:
@@ -202,7 +216,8 @@ class Kernel(PythonKernel):
         """A file in memory, kept in the tree while the kernel lives."""
         with _raised(path):
             if not self.tree.exists(path):
-                self.tree.add(path, Special(_Memory(path).open))
+                memory = _Memory(path)
+                self.tree.add(path, Special(memory.open, memory.content))
             return self.tree.special(path).open(os.O_RDWR)
 
     def flock(self, fd: int, operation: int) -> None:
@@ -211,7 +226,11 @@ class Kernel(PythonKernel):
     # udev.
 
     def udev_devices(self, **match: str) -> Iterator[SysfsDevice]:
-        return iter(())
+        return self.host.udev_devices(match)
+
+    def udev_monitor(self) -> UdevMonitor:
+        with self.lock:
+            return self.host.uevents.listen(self)
 
 
 class _Memory:
@@ -222,6 +241,9 @@ class _Memory:
 
     def open(self, flags: int) -> int:
         return os.open(f"/proc/self/fd/{self._fd}", flags | os.O_CLOEXEC)
+
+    def content(self) -> bytes:
+        return os.pread(self._fd, os.fstat(self._fd).st_size, 0)
 
     def __del__(self) -> None:
         os.close(self._fd)

@@ -6,20 +6,30 @@ import errno
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyvfio._abi import ffi, lib
+from pyvfio.mock import hot_reset
 from pyvfio.mock.config import BAR0, CAP_INTX_DISABLE, CAP_MASTER, CAP_MEMORY, COMMAND, Bar, Config, Function
 from pyvfio.mock.device import Device, DmaFault
 from pyvfio.mock.errno import Errno
+from pyvfio.mock.file import request
+from pyvfio.mock.ioeventfd import Ioeventfds
 from pyvfio.mock.irq import INTX, MSI, MSIX
 from pyvfio.mock.pci_irq import PciIrqs
+from pyvfio.mock.power import LowPower
 from pyvfio.mock.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, READ, WRITE, Region
 from pyvfio.mock.sysfs import text
 
 if TYPE_CHECKING:
+    from pyvfio.mock.feature import Feature
     from pyvfio.mock.kernel import Kernel
     from pyvfio.mock.tree import Text
 
 CONFIG, VGA = lib.VFIO_PCI_CONFIG_REGION_INDEX, lib.VFIO_PCI_VGA_REGION_INDEX
 _BARS = range(6)
+_LOW_POWER = (
+    lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
+    lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
+    lib.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
+)
 
 
 class PciDevice(Device):
@@ -45,6 +55,8 @@ class PciDevice(Device):
         self.config.on_write(COMMAND, 2, self._command_written)
         counts = (int(self.function.intx), self.function.msi, self.function.msix, int(self.function.express), 1)
         self.irqs = PciIrqs(kernel, counts)
+        self._ioeventfds = Ioeventfds(self)
+        self._low_power = LowPower()
         super().__init__(kernel, name, **more)
 
     # What a subclass gives.
@@ -103,12 +115,18 @@ class PciDevice(Device):
 
     def close(self) -> None:
         super().close()
+        self._ioeventfds.clear()
+        self._low_power.exit()
         self._power_on()
         self.config.command = 0
 
     def reset(self) -> None:
         if not self.function.resets:
             raise Errno(errno.EINVAL)
+        self.bus_reset()
+
+    def bus_reset(self) -> None:
+        """A reset, of this function alone or of all on its bus."""
         command = self.config.command
         self._power_on()
         # The kernel puts back what of it a reset loses, but for the bus master.
@@ -145,9 +163,11 @@ class PciDevice(Device):
         index, offset, size = self._located(position, size)
         if index == CONFIG:
             return self.config.read(offset, size)
-        return b"".join(
-            self.read(index, at, width).to_bytes(width, "little") for at, width in self._accesses(offset, size)
-        )
+        parts = []
+        for at, width in self._accesses(index, offset, size):
+            hidden = self.hides(index, at, width)
+            parts.append(b"\xff" * width if hidden else self.read(index, at, width).to_bytes(width, "little"))
+        return b"".join(parts)
 
     def pwrite(self, data: bytes, position: int) -> int:
         if not data:
@@ -156,9 +176,9 @@ class PciDevice(Device):
         if index == CONFIG:
             self.config.write(offset, data[:size])
             return size
-        for at, width in self._accesses(offset, size):
-            value = int.from_bytes(data[at - offset : at - offset + width], "little")
-            self.write(index, at, width, value)
+        for at, width in self._accesses(index, offset, size):
+            if not self.hides(index, at, width):
+                self.write(index, at, width, int.from_bytes(data[at - offset : at - offset + width], "little"))
         return size
 
     def _located(self, position: int, size: int) -> tuple[int, int, int]:
@@ -169,19 +189,54 @@ class PciDevice(Device):
         index, offset = position >> OFFSET_SHIFT, position & OFFSET_MASK
         if index >= self.num_regions or offset >= self.region(index).size:
             raise Errno(errno.EINVAL)
-        if index in _BARS and not self.config.command & CAP_MEMORY:
+        if index in _BARS and not self.decodes_memory:
             raise Errno(errno.EIO)
         return index, offset, min(size, self.region(index).size - offset)
 
-    @staticmethod
-    def _accesses(offset: int, size: int) -> list[tuple[int, int]]:
+    def _accesses(self, bar: int, offset: int, size: int) -> list[tuple[int, int]]:
         """Offset and width of the accesses that a transfer is made of: as wide as they can be."""
         accesses, end = [], offset + size
+        table = 16 * self.function.msix if bar == self.config.msix_bar else 0
         while offset < end:
-            width = next(width for width in (8, 4, 2, 1) if not offset % width and offset + width <= end)
+            # What is hidden is no access at all.
+            stop = min(end, table) if offset < table else end
+            width = next(width for width in (8, 4, 2, 1) if not offset % width and offset + width <= stop)
             accesses.append((offset, width))
             offset += width
         return accesses
+
+    @property
+    def decodes_memory(self) -> bool:
+        """Whether it answers at its BARs."""
+        return bool(self.config.command & CAP_MEMORY) and not self._low_power.engaged
+
+    def hides(self, bar: int, offset: int, size: int) -> bool:
+        """Whether a part of a BAR touches the MSI-X table, which vfio-pci keeps to itself."""
+        table = 16 * self.function.msix
+        return bool(table) and bar == self.config.msix_bar and offset < table and size > 0
+
+    def resume(self) -> None:
+        self._low_power.resume()
+
+    # Its requests.
+
+    def feature(self, asked: Feature) -> int | None:
+        if asked.number not in _LOW_POWER:
+            return super().feature(asked)
+        self._low_power.feature(asked)
+        return None
+
+    @request(lib.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO)
+    def _hot_reset_info(self, argument: int) -> None:
+        hot_reset.info(self, argument)
+
+    @request(lib.VFIO_DEVICE_PCI_HOT_RESET)
+    def _hot_reset(self, argument: int) -> None:
+        hot_reset.reset(self, argument)
+
+    @request(lib.VFIO_DEVICE_IOEVENTFD)
+    def _ioeventfd(self, argument: int) -> None:
+        self._ioeventfds.request(argument)
 
     # What it tells.
 

@@ -105,30 +105,34 @@ class Sysfs:
 
     # VFIO's own.
 
-    def show_vfio(self, device: Device, number: int) -> None:
-        """`vfioN` below a device that a VFIO driver has, and its node."""
+    def show_vfio(self, device: Device, number: int) -> str:
+        """`vfioN` below a device that a VFIO driver has, and its node; returns its path."""
         path = f"{device.path}/vfio-dev/vfio{number}"
         self._tree.add(f"{path}/dev", text(f"511:{number}"))
         self._tree.add(f"{path}/device", Link(f"../../../{device.name}"))
         self._tree.add(f"/sys/class/vfio-dev/vfio{number}", Link(f"../..{path.removeprefix('/sys')}"))
         self._tree.add(f"/dev/vfio/devices/vfio{number}", Special(device.open_cdev))
+        return path
 
-    def hide_vfio(self, device: Device, number: int) -> None:
+    def hide_vfio(self, device: Device, number: int) -> str:
         self._tree.remove(f"/dev/vfio/devices/vfio{number}")
         self._tree.remove(f"/sys/class/vfio-dev/vfio{number}")
         self._tree.remove(f"{device.path}/vfio-dev")
+        return f"{device.path}/vfio-dev/vfio{number}"
 
-    def show_group_node(self, group: Group) -> None:
-        """/dev/vfio/N, there while a member is in the hands of a VFIO driver."""
+    def show_group_node(self, group: Group) -> str:
+        """/dev/vfio/N, there while a member is in the hands of a VFIO driver; returns its path in sysfs."""
         kernel = self._host.kernel
         self._tree.add(f"/sys/devices/virtual/vfio/{group.number}/dev", text(f"240:{group.number}"))
         self._tree.add(f"/sys/class/vfio/{group.number}", Link(f"../../devices/virtual/vfio/{group.number}"))
         self._tree.add(f"/dev/vfio/{group.number}", Special(lambda flags: group.open(kernel, flags)))
+        return f"/sys/devices/virtual/vfio/{group.number}"
 
-    def hide_group_node(self, group: Group) -> None:
+    def hide_group_node(self, group: Group) -> str:
         self._tree.remove(f"/dev/vfio/{group.number}")
         self._tree.remove(f"/sys/class/vfio/{group.number}")
         self._tree.remove(f"/sys/devices/virtual/vfio/{group.number}")
+        return f"/sys/devices/virtual/vfio/{group.number}"
 
 
 def _word(data: bytes) -> str:

@@ -34,10 +34,14 @@ class Link:
 
 
 class Special:
-    """A device node: `open(flags)` returns a descriptor."""
+    """A device node, or a regular file: `open(flags)` returns a descriptor.
 
-    def __init__(self, open: Callable[[int], int]) -> None:
+    :param content: what a regular file holds; None for a device node
+    """
+
+    def __init__(self, open: Callable[[int], int], content: Callable[[], bytes] | None = None) -> None:
         self.open = open
+        self.content = content
 
 
 Node: TypeAlias = "Directory | Text | Link | Special"
@@ -108,7 +112,7 @@ class Tree:
         node = self._find(self.realpath(path))
         if isinstance(node, dict):
             raise Errno(errno.EISDIR)
-        if not isinstance(node, Text) or node.content is None:
+        if isinstance(node, Link) or node.content is None:
             raise Errno(errno.EACCES)
         return node.content() if callable(node.content) else node.content
 

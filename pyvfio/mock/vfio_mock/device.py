@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 REGISTERS, MEMORY, SPARSE, TYPED, EMPTY, ROM = range(6)
 _MSI, _MSIX = 4, 8
 _ROM_SIZE = 0x1000
-_WORD = re.compile(rb" *([^ ]+)")
 
 
 class MockLog(Log):
@@ -105,25 +103,10 @@ class VfioMock(Device):
 
     # Opening, closing, resetting.
 
-    def match(self, name: bytes) -> bool:
-        """The name, and words behind it, of which `vf_token=UUID` is known."""
-        own = self.name.encode()
-        if not name.startswith(own) or name[len(own) :][:1] not in (b"", b" "):
-            return False
-        found = None
-        for word in _WORD.findall(name[len(own) :]):
-            text = word.removeprefix(b"vf_token=").decode("ascii", "replace")
-            if found is not None or not word.startswith(b"vf_token=") or not _UUID.fullmatch(text):
-                raise Errno(errno.EINVAL)
-            found = uuid.UUID(text).bytes
-        self.check_token(found)
-        return True
-
-    def check_token(self, uuid: bytes | None) -> None:
+    def check_token(self, token: bytes | None) -> None:
         if self.token is None:
-            if uuid is not None:
-                raise Errno(errno.EINVAL)
-        elif uuid != self.token.bytes:
+            super().check_token(token)
+        elif token != self.token.bytes:
             raise Errno(errno.EACCES)
 
     def open(self) -> None:
@@ -219,9 +202,6 @@ class VfioMock(Device):
         self.failures.check("REGION_MMAP")
         super().check_mmap(index, offset, size)
         self.states.mapped(index)
-
-
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def _check_register(size: int) -> None:
