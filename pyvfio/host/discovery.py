@@ -24,7 +24,8 @@ class HostDevice(NamedTuple):
     :ivar path: its directory under /sys/devices
     :ivar vendor: PCI vendor id, None on other buses; so `device` (id), `class_code` (24 bits)
     :ivar driver: the driver it is bound to
-    :ivar driver_override: the only driver that it may be bound to; None for any that matches
+    :ivar driver_override: the only driver that it may be bound to; None for any that matches, and while an unbinding waits for
+        a process that has the device open
     :ivar group: number of its IOMMU group. An emulated device (mdev, vfio-mock) has one too, of itself alone
     :ivar group_path: the group's node, `/dev/vfio/N`; None while no member is bound to a VFIO driver
     :ivar vfio: what VFIO calls it, `vfioN`; None while it is not bound to a VFIO driver. Since Linux 6.1
@@ -178,7 +179,6 @@ def look(kernel: Kernel, path: str) -> HostDevice | None:
             "total_vfs": number(kernel, f"{path}/sriov_totalvfs"),
         }
     group = link_name(kernel, f"{path}/iommu_group")
-    override = attribute(kernel, f"{path}/driver_override")
     node = number(kernel, f"{path}/numa_node")
     names = entries(kernel, path)
     vfio = next(iter(entries(kernel, f"{path}/vfio-dev") if "vfio-dev" in names else []), None)
@@ -190,7 +190,6 @@ def look(kernel: Kernel, path: str) -> HostDevice | None:
         path,
         **ids,
         driver=link_name(kernel, f"{path}/driver"),
-        driver_override=None if override in ("", "(null)") else override,
         group=None if group is None else int(group),
         group_path=None if group is None else _group_path(kernel, group),
         vfio=vfio,
@@ -200,8 +199,19 @@ def look(kernel: Kernel, path: str) -> HostDevice | None:
         physical_function=link_name(kernel, f"{path}/physfn"),
         virtual_functions=tuple(name for name in virtual if name),
     )
+    found = found._replace(driver_override=_override(kernel, found))
     # A device that went away while its files were read may look like one with little to tell.
     return found if kernel.exists(f"{path}/subsystem") else None
+
+
+def _override(kernel: Kernel, found: HostDevice) -> str | None:
+    from pyvfio.host.holders import unbinding_waits
+
+    # In Linux 6.1 and 6.12 the read takes the device's lock: it would wait with the unbinding, deaf to SIGKILL.
+    if unbinding_waits(kernel, found):
+        return None
+    override = attribute(kernel, f"{found.path}/driver_override")
+    return None if override in ("", "(null)") else override
 
 
 def _group_path(kernel: Kernel, group: str) -> str | None:

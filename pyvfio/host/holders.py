@@ -39,16 +39,36 @@ def holders_of(where: str | HostDevice, kernel: Kernel | None = None) -> list[Ho
     """
     kernel = kernel or default()
     found = device(where, kernel) if isinstance(where, str) else where
+    holders, _ = _search(kernel, found)
+    return holders
+
+
+def unbinding_waits(kernel: Kernel, found: HostDevice) -> bool:
+    """Whether a device is being unbound from a VFIO driver, which waits, the device's lock in its hand, until it is closed.
+
+    True also where that cannot be ruled out: in doubt, for who may not see the processes of others.
+    """
+    # The driver's link goes before the waiting, the group's node after it.
+    if found.driver is not None or found.group_path is None:
+        return False
+    holders, saw_all = _search(kernel, found)
+    return bool(holders) or not saw_all
+
+
+def _search(kernel: Kernel, found: HostDevice) -> tuple[list[Holder], bool]:
+    """The device's holders, and whether all processes could be looked into."""
     holders = []
+    saw_all = True
     for pid in sorted(int(name) for name in entries(kernel, "/proc") if name.isdecimal()):
         try:
             opened = _opened(kernel, pid)
         except PermissionError:
+            saw_all = False
             continue
         number = _descriptor_of(kernel, found, pid, opened)
         if number is not None:
             holders.append(Holder(pid, attribute(kernel, f"/proc/{pid}/comm") or "?", number))
-    return holders
+    return holders, saw_all
 
 
 def _opened(kernel: Kernel, pid: int) -> dict[int, str]:
@@ -77,8 +97,10 @@ def _descriptor_of(kernel: Kernel, found: HostDevice, pid: int, opened: dict[int
             holds = found.path in paths
         elif target == _DEVICE:
             holds = found.group_path in opened.values()
+        elif target.endswith(" (deleted)") and found.cdev is None:
+            # An unbind that waits for the close has taken the node away already, and which device had it is not told.
+            holds = found.driver is None and found.group_path is not None
         else:
-            # An unbind that waits for the close has taken the node away already.
             holds = target.removesuffix(" (deleted)") == found.cdev
         if holds:
             return number

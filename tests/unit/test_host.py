@@ -37,6 +37,7 @@ class FakeHost(Kernel):
         self.root = str(root)
         self.writes: list[tuple[str, str]] = []
         self.before_read: Callable[[str], None] = _nothing
+        self.before_list: Callable[[str], None] = _nothing
         self.failing: dict[str, int] = {}
         self.blocked: dict[str, threading.Event] = {}
         self.udev: list[SysfsDevice] = []
@@ -126,6 +127,7 @@ class FakeHost(Kernel):
         return os.path.exists(self.root + path)
 
     def listdir(self, path: str) -> list[str]:
+        self.before_list(path)
         return os.listdir(self.root + path)
 
     def readlink(self, path: str) -> str:
@@ -558,6 +560,36 @@ class TestOpenDevices:
         machine.remove("/proc/77")
         assert host.restore(kernel=machine) == [NVME]
         assert host.device(NVME, machine).driver == "nvme"
+
+    def test_the_override_of_a_device_whose_unbinding_still_waits_is_not_read(self, machine: FakeHost) -> None:
+        # On Linux 6.1 and 6.12 the read would wait too, whatever signal comes.
+        machine.attach("pci", EDU, "vfio-pci")
+        machine.detach("pci", EDU)
+        machine.write_file(f"{PATH}{EDU}/driver_override", b"vfio-pci\n")
+        assert host.device(EDU, machine).driver_override == "vfio-pci"
+        for target in ("/dev/vfio/devices/vfio0 (deleted)", "anon_inode:[vfio-device]"):
+            machine.open_in(77, 5, target)
+            machine.open_in(77, 6, "/dev/vfio/1")
+            read: list[str] = []
+            machine.before_read = read.append
+            assert host.device(EDU, machine).driver_override is None
+            assert f"{PATH}{EDU}/driver_override" not in read
+            machine.remove("/proc/77")
+
+    def test_what_cannot_be_looked_into_may_be_what_an_unbinding_waits_for(self, machine: FakeHost) -> None:
+        machine.attach("pci", EDU, "vfio-pci")
+        machine.detach("pci", EDU)
+        machine.write_file(f"{PATH}{EDU}/driver_override", b"vfio-pci\n")
+        machine.directory("/proc/77/fd")
+
+        def refuse(path: str) -> None:
+            if path.startswith("/proc/77"):
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+
+        machine.before_list = refuse
+        assert host.device(EDU, machine).driver_override is None
+        assert host.device(NVME, machine).driver == "nvme"
+        assert host.holders_of(EDU, machine) == []
 
     def test_holders_are_told_by_node_by_fdinfo_or_by_group(self, machine: FakeHost) -> None:
         machine.attach("pci", EDU, "vfio-pci")
