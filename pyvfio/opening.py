@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyvfio.errors import NO_IOMMUFD, Unsupported
 from pyvfio.kernel import default
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def address_space(mode: str | None = None, *, kernel: Kernel | None = None) -> A
         mode = "iommufd" if kernel.exists("/dev/iommu") and kernel.exists("/dev/vfio/devices") else "type1v2"
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: one of {', '.join(MODES)}")
+    if mode.startswith("iommufd") and not kernel.exists("/dev/iommu"):
+        raise Unsupported(f"mode {mode}: {NO_IOMMUFD}")
     if mode == "iommufd":
         from pyvfio.iommufd.ioas import owned
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pyvfio import explain, host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
-from pyvfio.errors import Unsupported
+from pyvfio.errors import NO_IOMMUFD, Unsupported
 from pyvfio.fd import Fd
 from pyvfio.iommufd.object import address, call
 from pyvfio.kernel import Kernel
@@ -154,7 +154,7 @@ def open_iommu(kernel: Kernel) -> Fd:
     except OSError as error:
         reason = None
         if error.errno == errno.ENOENT:
-            reason = "this kernel has no iommufd (Linux 6.2 has it, built with CONFIG_IOMMUFD; module iommufd)"
+            reason = NO_IOMMUFD
         elif error.errno in (errno.EACCES, errno.EPERM):
             reason = "root, or the owner of the file, may open it"
         raise explain.os_error(error.errno or errno.EIO, "open /dev/iommu", "", reason) from None
