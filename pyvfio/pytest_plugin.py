@@ -21,6 +21,7 @@ does not know yet, would send it there.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--vfio-device",
         metavar="ADDRESS",
-        help="run the tests that use vfio_device on this device of the real kernel, which a VFIO driver must have",
+        help="run the tests that use vfio_device on this device of the real kernel",
     )
     group.addoption(
         "--vectors",
@@ -96,9 +97,18 @@ def vfio_space(request: pytest.FixtureRequest, vfio_kernel: Kernel) -> Iterator[
 
 @pytest.fixture
 def vfio_device(request: pytest.FixtureRequest, vfio_kernel: Kernel, vfio_space: AddressSpace) -> Iterator[Device]:
-    """A device attached to ``vfio_space``: the one of ``--vfio-device``, or the mark's, or the mock kernel's own choice."""
+    """A device attached to ``vfio_space``: the one of ``--vfio-device``, or the mark's, or the mock kernel's own choice.
+
+    A PCI device that no VFIO driver has is given to vfio-pci for the test.
+    """
+    from pyvfio import host
+
     address = request.config.getoption("--vfio-device") or _marked(request).get("device") or _usual(vfio_kernel)
-    with vfio_space.attach(address) as device:
+    found = host.device(address, kernel=vfio_kernel)
+    with contextlib.ExitStack() as stack:
+        if found.vfio is None and found.bus == "pci":
+            stack.enter_context(host.bind(found.address, "vfio-pci", kernel=vfio_kernel))
+        device = stack.enter_context(vfio_space.attach(address))
         for marker in request.node.iter_markers("vfio_require"):
             for ability in marker.args:
                 if reason := _lacks(device, ability):
