@@ -1,4 +1,7 @@
-/* What needs Python's own C interface: the place of a buffer in memory, and the base of classes that are buffers.
+/* What needs Python's own C interface: the place of a buffer in memory, and the bases of classes that are buffers or windows.
+ *
+ * pyvfio._buffer.Window: the base of Python classes by which the registers of a device are reached in memory: loads and stores of
+ * exactly one width, each an instruction, in a fourth of the time that a function of _abi takes.
  *
  * pyvfio._buffer.Buffer: the base of Python classes that are buffers of u64. From CPython 3.12 on a class can do that itself,
  * by __buffer__; when 3.11 is not supported any more, it goes.
@@ -113,18 +116,6 @@ static PyType_Spec buffer_spec = {
 	.slots = buffer_slots,
 };
 
-static int module_exec(PyObject *module)
-{
-	PyObject *type = PyType_FromModuleAndSpec(module, &buffer_spec, NULL);
-	int result;
-
-	if (!type)
-		return -1;
-	result = PyModule_AddObjectRef(module, "Buffer", type);
-	Py_DECREF(type);
-	return result;
-}
-
 PyDoc_STRVAR(pinned_doc,
 "pinned(buffer, writable)\n\n"
 "Address and size in bytes of a contiguous buffer, and a memoryview that keeps it in place. No export is left behind but\n"
@@ -151,10 +142,184 @@ static PyObject *module_pinned(PyObject *module, PyObject *arguments)
 	return arguments;
 }
 
+typedef struct {
+	PyObject_HEAD
+	uintptr_t address;
+	size_t size;	/* bytes; 0 refuses everything */
+} Window;
+
+PyDoc_STRVAR(open_doc,
+"_open(address, size)\n\n"
+"Reach the memory at an address; of size 0, none. It is the caller's business that the memory is there.");
+
+static PyObject *window_open(PyObject *object, PyObject *arguments)
+{
+	Window *self = (Window *)object;
+	unsigned long long address;
+	Py_ssize_t size;
+
+	if (!PyArg_ParseTuple(arguments, "Kn:_open", &address, &size))
+		return NULL;
+	self->address = (uintptr_t)address;
+	self->size = (size_t)size;
+	Py_INCREF(Py_None);
+	return Py_None;
+}
+
+/* An int, or what has __index__. */
+static unsigned long long number(PyObject *object)
+{
+	unsigned long long value;
+
+	if (PyLong_Check(object))
+		return PyLong_AsUnsignedLongLong(object);
+	object = PyNumber_Index(object);
+	if (!object)
+		return (unsigned long long)-1;
+	value = PyLong_AsUnsignedLongLong(object);
+	Py_DECREF(object);
+	return value;
+}
+
+/* Where an access goes; 0 with an exception, which self._refuse(offset, width) raises if nothing here does. */
+static uintptr_t window_place(Window *self, PyObject *offset, size_t width)
+{
+	unsigned long long at = number(offset);
+	PyObject *result;
+
+	if (at == (unsigned long long)-1 && PyErr_Occurred()) {
+		if (!PyErr_ExceptionMatches(PyExc_OverflowError))
+			return 0;
+		PyErr_Clear();
+	} else if (at < self->size && width <= self->size - at && !(at & (width - 1))) {
+		return self->address + (uintptr_t)at;
+	}
+	result = PyObject_CallMethod((PyObject *)self, "_refuse", "On", offset, (Py_ssize_t)width);
+	if (result) {
+		Py_DECREF(result);
+		PyErr_SetString(PyExc_SystemError, "_refuse() raised nothing");
+	}
+	return 0;
+}
+
+static PyObject *window_load(PyObject *object, PyObject *offset, size_t width)
+{
+	uintptr_t at = window_place((Window *)object, offset, width);
+	unsigned long long value;
+
+	if (!at)
+		return NULL;
+	switch (width) {
+	case 1: value = *(const volatile uint8_t *)at; break;
+	case 2: value = *(const volatile uint16_t *)at; break;
+	case 4: value = *(const volatile uint32_t *)at; break;
+	default: value = *(const volatile uint64_t *)at;
+	}
+	return PyLong_FromUnsignedLongLong(value);
+}
+
+static PyObject *window_store(PyObject *object, PyObject *const *arguments, Py_ssize_t count, size_t width)
+{
+	unsigned long long value;
+	uintptr_t at;
+
+	if (count != 2) {
+		PyErr_Format(PyExc_TypeError, "an offset and a value are needed, not %zd arguments", count);
+		return NULL;
+	}
+	at = window_place((Window *)object, arguments[0], width);
+	if (!at)
+		return NULL;
+	value = number(arguments[1]);
+	if (value == (unsigned long long)-1 && PyErr_Occurred())
+		return NULL;
+	if (width < sizeof(value) && value >> 8 * width) {
+		PyErr_Format(PyExc_OverflowError, "%R is too large for a register of %zd bits", arguments[1], (Py_ssize_t)(8 * width));
+		return NULL;
+	}
+	switch (width) {
+	case 1: *(volatile uint8_t *)at = (uint8_t)value; break;
+	case 2: *(volatile uint16_t *)at = (uint16_t)value; break;
+	case 4: *(volatile uint32_t *)at = (uint32_t)value; break;
+	default: *(volatile uint64_t *)at = (uint64_t)value;
+	}
+	Py_INCREF(Py_None);
+	return Py_None;
+}
+
+#define ACCESS(bits) \
+	static PyObject *window_read##bits(PyObject *self, PyObject *offset) \
+	{ \
+		return window_load(self, offset, bits / 8); \
+	} \
+	static PyObject *window_write##bits(PyObject *self, PyObject *const *arguments, Py_ssize_t count) \
+	{ \
+		return window_store(self, arguments, count, bits / 8); \
+	}
+
+ACCESS(8)
+ACCESS(16)
+ACCESS(32)
+ACCESS(64)
+
+#define METHODS(bits) \
+	{"read" #bits, window_read##bits, METH_O, NULL}, \
+	{"write" #bits, (PyCFunction)(void (*)(void))window_write##bits, METH_FASTCALL, NULL}
+
+static PyMethodDef window_methods[] = {
+	{"_open", window_open, METH_VARARGS, open_doc},
+	METHODS(8),
+	METHODS(16),
+	METHODS(32),
+	METHODS(64),
+	{NULL, NULL, 0, NULL}
+};
+
+static void window_dealloc(PyObject *object)
+{
+	PyTypeObject *type = Py_TYPE(object);
+	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+	release(object);
+	Py_DECREF(type);
+}
+
+static PyType_Slot window_slots[] = {
+	{Py_tp_doc, "Registers of a device that are reached in memory."},
+	{Py_tp_new, (void *)PyType_GenericNew},
+	{Py_tp_dealloc, (void *)window_dealloc},
+	{Py_tp_methods, window_methods},
+	{0, NULL}
+};
+
+static PyType_Spec window_spec = {
+	.name = "pyvfio._buffer.Window",
+	.basicsize = sizeof(Window),
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+	.slots = window_slots,
+};
+
 static PyMethodDef module_methods[] = {
 	{"pinned", module_pinned, METH_VARARGS, pinned_doc},
 	{NULL, NULL, 0, NULL}
 };
+
+static int add_type(PyObject *module, const char *name, PyType_Spec *spec)
+{
+	PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+	int result;
+
+	if (!type)
+		return -1;
+	result = PyModule_AddObjectRef(module, name, type);
+	Py_DECREF(type);
+	return result;
+}
+
+static int module_exec(PyObject *module)
+{
+	return add_type(module, "Buffer", &buffer_spec) || add_type(module, "Window", &window_spec) ? -1 : 0;
+}
 
 static PyModuleDef_Slot module_slots[] = {
 	{Py_mod_exec, (void *)module_exec},

@@ -164,46 +164,6 @@ int64_t pyvfio_wait(int eventfd, double seconds)
 	return limit ? -EINTR : 0;	/* another thread was faster: again, with the time that is left */
 }
 
-uint8_t pyvfio_read8(uintptr_t address)
-{
-	return *(const volatile uint8_t *)address;
-}
-
-uint16_t pyvfio_read16(uintptr_t address)
-{
-	return *(const volatile uint16_t *)address;
-}
-
-uint32_t pyvfio_read32(uintptr_t address)
-{
-	return *(const volatile uint32_t *)address;
-}
-
-uint64_t pyvfio_read64(uintptr_t address)
-{
-	return *(const volatile uint64_t *)address;
-}
-
-void pyvfio_write8(uintptr_t address, uint8_t value)
-{
-	*(volatile uint8_t *)address = value;
-}
-
-void pyvfio_write16(uintptr_t address, uint16_t value)
-{
-	*(volatile uint16_t *)address = value;
-}
-
-void pyvfio_write32(uintptr_t address, uint32_t value)
-{
-	*(volatile uint32_t *)address = value;
-}
-
-void pyvfio_write64(uintptr_t address, uint64_t value)
-{
-	*(volatile uint64_t *)address = value;
-}
-
 /* The system calls themselves: libc declares their wrappers only for _GNU_SOURCE, too late for a file that is included. */
 static int copy_own(long call, uintptr_t address, void *other, size_t size)
 {

@@ -41,16 +41,6 @@ int pyvfio_unmap_many(const pyvfio_space *space, const uint64_t *rows, size_t co
  * they are negative. It takes no door: eventfds are the process's own, whatever kernel signals them. */
 int64_t pyvfio_wait(int eventfd, double seconds);
 
-/* One load or store of exactly that width, for memory of a device. */
-uint8_t pyvfio_read8(uintptr_t address);
-uint16_t pyvfio_read16(uintptr_t address);
-uint32_t pyvfio_read32(uintptr_t address);
-uint64_t pyvfio_read64(uintptr_t address);
-void pyvfio_write8(uintptr_t address, uint8_t value);
-void pyvfio_write16(uintptr_t address, uint16_t value);
-void pyvfio_write32(uintptr_t address, uint32_t value);
-void pyvfio_write64(uintptr_t address, uint64_t value);
-
 /* This process's own memory, copied by the kernel (process_vm_readv and _writev): an address that is not there, or that forbids it,
  * is -EFAULT and not the end of the process. For kernels made of Python, whose callers pass addresses. All of it is
  * copied, or the copy is an error; what was copied before the bad page stays copied, as with a kernel's copy_to_user. */

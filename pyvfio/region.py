@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from pyvfio import capability, explain
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import Window
 from pyvfio.errors import Closed, Refused, Unsupported
 from pyvfio.lifetime import Resource
 from pyvfio.memory import address_of
@@ -49,28 +50,28 @@ class RegionInfo(NamedTuple):
 class Registers:
     """Loads and stores of exactly 8, 16, 32 or 64 bits, at naturally aligned offsets, in the machine's byte order."""
 
-    def read8(self, offset: int) -> int:
+    def read8(self, offset: int, /) -> int:
         return self._load(offset, 1)
 
-    def read16(self, offset: int) -> int:
+    def read16(self, offset: int, /) -> int:
         return self._load(offset, 2)
 
-    def read32(self, offset: int) -> int:
+    def read32(self, offset: int, /) -> int:
         return self._load(offset, 4)
 
-    def read64(self, offset: int) -> int:
+    def read64(self, offset: int, /) -> int:
         return self._load(offset, 8)
 
-    def write8(self, offset: int, value: int) -> None:
+    def write8(self, offset: int, value: int, /) -> None:
         self._store(offset, 1, value)
 
-    def write16(self, offset: int, value: int) -> None:
+    def write16(self, offset: int, value: int, /) -> None:
         self._store(offset, 2, value)
 
-    def write32(self, offset: int, value: int) -> None:
+    def write32(self, offset: int, value: int, /) -> None:
         self._store(offset, 4, value)
 
-    def write64(self, offset: int, value: int) -> None:
+    def write64(self, offset: int, value: int, /) -> None:
         self._store(offset, 8, value)
 
     def _load(self, offset: int, width: int) -> int:
@@ -264,33 +265,7 @@ class Region(Registers):
         return f"<Region {self.name} of {self.device.address}>"
 
 
-_LOADS = {1: lib.pyvfio_read8, 2: lib.pyvfio_read16, 4: lib.pyvfio_read32, 8: lib.pyvfio_read64}
-_STORES = {1: lib.pyvfio_write8, 2: lib.pyvfio_write16, 4: lib.pyvfio_write32, 8: lib.pyvfio_write64}
-
-
-def _loader(width: int, load: Callable[[int], int]) -> Callable[[RegionMapping, int], int]:
-    unaligned = width - 1
-
-    def read(self: RegionMapping, offset: int) -> int:
-        if offset & unaligned or offset < 0 or offset + width > self._accessible:
-            self._refuse(offset, width)
-        return load(self.address + offset)
-
-    return read
-
-
-def _storer(width: int, store: Callable[[int, int], None]) -> Callable[[RegionMapping, int, int], None]:
-    unaligned = width - 1
-
-    def write(self: RegionMapping, offset: int, value: int) -> None:
-        if offset & unaligned or offset < 0 or offset + width > self._accessible:
-            self._refuse(offset, width)
-        store(self.address + offset, value)
-
-    return write
-
-
-class RegionMapping(Registers, Resource):
+class RegionMapping(Window, Registers, Resource):
     """A mapped part of a region. Closed with its device.
 
     Reading a PCI BAR while the device does not decode memory raises SIGBUS in this process, as the kernel has it.
@@ -309,16 +284,10 @@ class RegionMapping(Registers, Resource):
         self._memory = memory
         self.address = address_of(memory)
         self.view = memoryview(memory)
-        #: the size, or 0 once it is closed
-        self._accessible = size
-
-    if not TYPE_CHECKING:
-        # What Registers declares, in one step each: by way of _load and _store an access takes twice as long.
-        read8, read16, read32, read64 = (_loader(width, load) for width, load in _LOADS.items())
-        write8, write16, write32, write64 = (_storer(width, store) for width, store in _STORES.items())
+        self._open(self.address, size)
 
     def _refuse(self, offset: int, width: int) -> None:
-        """Raise what is wrong with an access."""
+        """Say what is wrong with an access; Window asks."""
         if self._closed:
             raise Closed(f"{self!r} is closed")
         self._check_access(offset, width, self.size)
@@ -327,7 +296,7 @@ class RegionMapping(Registers, Resource):
         """
         :raises BufferError: a slice of the view, or an array over it, is still in use; the memory goes with the last of them
         """
-        self._accessible = 0
+        self._open(0, 0)
         try:
             self.view.release()
             self._memory.close()

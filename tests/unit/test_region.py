@@ -69,6 +69,17 @@ def test_a_value_that_is_too_large_is_refused(bar: RegionMapping, width: int) ->
     assert bar.read64(0) == 0
 
 
+def test_any_integer_will_do_and_nothing_else(bar: RegionMapping) -> None:
+    bar.write32(numpy.uint64(8), numpy.uint32(0xFFFF_FFFF))
+    assert bar.read64(numpy.int8(8)) == 0xFFFF_FFFF
+    for offset, value in ((8.0, 1), (8, 1.0), ("8", 1), (8, None)):
+        with pytest.raises(TypeError):
+            bar.write32(offset, value)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="not 1 arguments"):
+        bar.write32(8)  # type: ignore[call-arg]
+    assert bar.read64(8) == 0xFFFF_FFFF
+
+
 # --- closing ------------------------------------------------------------------------------------------------------------
 
 
