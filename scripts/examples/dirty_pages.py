@@ -15,8 +15,8 @@ import pyvfio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "contract"))
 
-from drivers.edu import Edu
 from drivers.vfio_mock import VfioMock
+from edu import Edu
 
 
 def edu_copies(address: str) -> None:
@@ -29,8 +29,8 @@ def edu_copies(address: str) -> None:
         mapping = space.alloc(2 << 20, 0x100000)
         source, target = mapping.buffer.view[:4096], mapping.buffer.view[0x5000:0x6000]
         source[:] = os.urandom(4096)
-        device.config.bus_master = True
-        Edu(device).copy(mapping.iova + 0x5000, mapping.iova, 4096)
+        with Edu(device) as edu:
+            edu.copy(mapping.iova + 0x5000, mapping.iova, 4096)
         print(f"edu copied {mapping.iova:#x} to {mapping.iova + 0x5000:#x} by DMA: {'equal' if source == target else 'DIFFERENT'}")
         try:
             space.map(pyvfio.DmaBuffer(4 << 20), 0xFC_FFE0_0000)

@@ -38,6 +38,11 @@ def test_the_buffer_type_compiles_without_a_warning(tmp_path: Path) -> None:
     gcc("-O2", "-DPy_LIMITED_API=0x030b0000", "-isystem", python, "-c", CDEFS / "buffer.c", "-o", tmp_path / "buffer.o")
 
 
+@pytest.mark.parametrize("source", sorted(path.name for path in (CDEFS.parent / "scripts").glob("*.c")))
+def test_what_the_benchmarks_compare_with_compiles_without_a_warning(source: str, tmp_path: Path) -> None:
+    gcc("-O2", "-fPIC", "-c", CDEFS.parent / "scripts" / source, "-o", tmp_path / "bench.o")
+
+
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_it_agrees_with_loops_over_bits_and_stays_in_bounds(processor: str, tmp_path: Path) -> None:
     sanitize = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

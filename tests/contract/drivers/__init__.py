@@ -1,12 +1,16 @@
-"""Small drivers that make a device copy memory, for the `dma` fixture."""
+"""Small drivers that make a device copy memory, for the `dma` fixture: those of scripts/examples, and vfio-mock's."""
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol, cast
 
 from pyvfio import Device, IovaRange
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))  # examples.edu, and so on
 
 
 class Dma(Protocol):

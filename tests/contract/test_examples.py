@@ -1,0 +1,120 @@
+"""The drivers of scripts/examples: what they show works in every cell that has their device."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import drivers  # noqa: F401  (it tells where the examples are)
+import pytest
+
+if TYPE_CHECKING:
+    from pyvfio import Device
+    from pyvfio.space import AddressSpace
+
+PAGE = 4096
+
+
+def random_memory(space: AddressSpace, size: int) -> tuple[memoryview, int]:
+    """Memory of that size, full of random bytes, and its IOVA."""
+    mapping = space.alloc(size)
+    mapping.buffer.view[:size] = os.urandom(size)
+    return mapping.buffer.view, mapping.iova
+
+
+# --- edu ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.only(device="edu")
+@pytest.mark.parametrize("interrupt", [False, True], ids=["looking", "by MSI"])
+def test_edu_computes_and_moves_bytes(device: Device, interrupt: bool) -> None:
+    from examples.edu import Edu
+
+    view, iova = random_memory(device.address_space, 2 * PAGE)
+    with Edu(device, interrupt=interrupt) as edu:
+        assert edu.version == (1, 0)
+        assert edu.is_alive()
+        assert edu.factorial(12) == 479001600
+        before = bytes(view)
+        edu.copy(iova + PAGE + 4, iova + 8, 2500)
+        assert view[PAGE + 4 : PAGE + 2504] == before[8:2508]
+        assert view[: PAGE + 4] == before[: PAGE + 4]
+        assert view[PAGE + 2504 :] == before[PAGE + 2504 :]
+    assert not device.config.bus_master
+
+
+@pytest.mark.only(device="edu")
+def test_edu_works_through_the_kernel_as_through_its_mapped_bar(device: Device) -> None:
+    from examples.edu import Edu
+
+    view, iova = random_memory(device.address_space, PAGE)
+    edu = Edu(device, interrupt=True)
+    edu.registers = device.regions[0]
+    with edu:
+        assert edu.is_alive()
+        assert edu.factorial(5) == 120
+        edu.copy(iova + 2048, iova, 1024)
+        edu.raise_interrupt(0x2A)
+        assert edu.interrupted() == 0x2A
+    assert view[2048:3072] == view[:1024]
+
+
+# --- nvme ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.only(device="nvme")
+def test_nvme_says_what_it_is(device: Device) -> None:
+    from examples.nvme import Nvme
+
+    with Nvme(device) as nvme:
+        controller = nvme.controller()
+        disk = nvme.namespace()
+    assert controller.serial == "pyvfio0"
+    assert controller.model == "QEMU NVMe Ctrl"
+    assert disk.blocks * disk.block_size == 64 << 20
+    assert not device.config.bus_master
+
+
+@pytest.mark.only(device="nvme")
+@pytest.mark.parametrize("interrupt", [False, True], ids=["polling", "by MSI-X"])
+def test_nvme_reads_what_was_written(device: Device, interrupt: bool) -> None:
+    from examples.nvme import Nvme, exercise
+
+    mapped = device.address_space.mapped_ranges
+    with Nvme(device) as nvme:
+        disk = nvme.namespace(1, device.irqs.msix.enable([1])[0] if interrupt else None)
+        writes = exercise(disk, device, 500, area=1 << 18)
+        assert 200 < writes < 300
+        # An interrupt for each command: 4 that write zeros, 500 that are random.
+        assert disk.queue.interrupts == (504 if interrupt else 0)
+    assert device.address_space.mapped_ranges == mapped
+
+
+@pytest.mark.only(device="nvme")
+@pytest.mark.parametrize("pages", [1, 2, 3, 16], ids=["one page", "two", "a list", "a longer list"])
+def test_nvme_finds_its_data_page_by_page(device: Device, pages: int) -> None:
+    from examples.nvme import Nvme
+
+    size = pages * PAGE - 512
+    view, iova = random_memory(device.address_space, size)
+    back = device.address_space.alloc(size + PAGE)
+    with Nvme(device) as nvme:
+        disk = nvme.namespace()
+        disk.write(100, iova, size // 512)
+        # To another place within its page, so that the list is another one.
+        disk.read(100, back.iova + 1024, size // 512)
+    assert back.buffer.view[1024 : 1024 + size] == view[:size]
+    assert not any(back.buffer.view[:1024])
+    assert not any(back.buffer.view[1024 + size :])
+
+
+@pytest.mark.only(device="nvme")
+def test_nvme_tells_of_a_command_that_failed_and_goes_on(device: Device) -> None:
+    from examples.nvme import Nvme
+
+    _, iova = random_memory(device.address_space, PAGE)
+    with Nvme(device) as nvme:
+        disk = nvme.namespace()
+        with pytest.raises(OSError, match="opcode 2: status"):
+            disk.read(disk.blocks, iova)
+        disk.read(disk.blocks - 1, iova)
