@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyvfio.errors import BadReply as BadReply
     from pyvfio.errors import Closed as Closed
     from pyvfio.errors import Error as Error
+    from pyvfio.errors import NoIommuWarning as NoIommuWarning
     from pyvfio.errors import NotViable as NotViable
     from pyvfio.errors import Refused as Refused
     from pyvfio.errors import Unsupported as Unsupported
@@ -60,6 +61,7 @@ _HOMES = {
     "IovaSet": "iova",
     "Mapping": "space",
     "Migration": "migration",
+    "NoIommuWarning": "errors",
     "NotViable": "errors",
     "Refused": "errors",
     "Unsupported": "errors",

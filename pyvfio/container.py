@@ -1,4 +1,4 @@
-"""A container, `/dev/vfio/vfio`: groups that share one address space, in the modes `type1` and `type1v2`."""
+"""A container, `/dev/vfio/vfio`: groups that share one address space, or have none (`noiommu`)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from pyvfio.host.discovery import no_group_reason
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.kernel import Kernel
 from pyvfio.memory import DmaBuffer, pinned
+from pyvfio.no_iommu import admit
 from pyvfio.space import AddressSpace, Mapping, made
+from pyvfio.vf_token import uuid_of
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from pyvfio.bitmap import DirtyBitmap
     from pyvfio.device import Device
 
@@ -27,7 +31,10 @@ _MODES = {
     "type1": ("/dev/vfio/vfio", lib.VFIO_TYPE1_IOMMU),
     "iommufd-type1v2": ("/dev/iommu", lib.VFIO_TYPE1v2_IOMMU),
     "iommufd-type1": ("/dev/iommu", lib.VFIO_TYPE1_IOMMU),
+    "noiommu": ("/dev/vfio/vfio", lib.VFIO_NOIOMMU_IOMMU),
+    "iommufd-noiommu": ("/dev/iommu", lib.VFIO_NOIOMMU_IOMMU),
 }
+_NOTHING_MAPPED = "its devices have no IOMMU: nothing can be mapped, their DMA takes physical addresses"
 
 
 class IommuInfo(NamedTuple):
@@ -52,10 +59,11 @@ class IommuInfo(NamedTuple):
 class Container(AddressSpace):
     """A VFIO container with a type1 IOMMU, or an iommufd that behaves like one (modes `iommufd-type1v2`, `iommufd-type1`).
 
-    The IOMMU type is set when the first device is attached, as the kernel wants it; until then nothing can be mapped.
+    The IOMMU type is set when the first device is attached, as the kernel wants it; until then nothing can be mapped. In the modes
+    `noiommu` and `iommufd-noiommu` nothing ever can: they take devices without an IOMMU, which reach all memory by its physical address.
 
     :param mode: `type1v2`, or `type1` for the old behaviour on unmapping (see :meth:`unmap`), or one of the two that
-        iommufd stands in for
+        iommufd stands in for; or, for devices without an IOMMU, `noiommu` or `iommufd-noiommu`
     :raises OSError: ENOENT without VFIO, EACCES
     :raises Unsupported: the kernel has no such IOMMU type
     """
@@ -75,6 +83,7 @@ class Container(AddressSpace):
             self.mode = mode
             self._splits = mode == "iommufd-type1"
             self._iommu_set = False
+            self._no_iommu = self._type == lib.VFIO_NOIOMMU_IOMMU
             self._groups: dict[int, Group] = {}
             self._usable: tuple[IovaSet | None] | None = None
             self._sizes: int | None = None
@@ -82,7 +91,11 @@ class Container(AddressSpace):
             if version != lib.VFIO_API_VERSION:
                 raise BadReply(f"VFIO API version {version}; {lib.VFIO_API_VERSION} is the only one there is")
             if not self.has_extension(self._type):
-                raise Unsupported(f"this kernel's VFIO has no {mode} IOMMU (is vfio_iommu_type1 loaded?)")
+                raise Unsupported(
+                    "no-IOMMU mode is off in this kernel (vfio.enable_unsafe_noiommu_mode=1, a module parameter)"
+                    if self._no_iommu
+                    else f"this kernel's VFIO has no {mode} IOMMU (is vfio_iommu_type1 loaded?)"
+                )
         except BaseException:
             fd.close()
             raise
@@ -116,15 +129,17 @@ class Container(AddressSpace):
         """The groups in this container, in the order in which they came."""
         return list(self._groups.values())
 
-    def attach(self, where: str, *, vf_token: str | None = None) -> Device:
+    def attach(self, where: str, *, vf_token: UUID | str | bytes | None = None, no_iommu: bool = False) -> Device:
         """Open a device; its group is put into this container if it is not there yet, and stays until the container closes.
 
         VFIO_GROUP_SET_CONTAINER and, for the first, VFIO_SET_IOMMU; then VFIO_GROUP_GET_DEVICE_FD.
 
         :param where: the device's address, "0000:00:03.0", or its name on another bus
-        :param vf_token: UUID that the driver of a virtual function's physical function has set
+        :param vf_token: see :meth:`Device.set_vf_token`
+        :param no_iommu: take a device without an IOMMU too; the modes that are for these say so themselves
         :raises NotViable: another device of the group is bound to a driver that is not VFIO's
-        :raises Unsupported: the device is in no IOMMU group
+        :raises Refused: it has no IOMMU, and nobody said that it may be opened so
+        :raises Unsupported: the device is in no IOMMU group; it has an IOMMU and the mode is for those without, or the other way
         :raises OSError: ENODEV no such device, or not bound to a VFIO driver; EBUSY group or device open elsewhere; EPERM the IOMMU
             cannot isolate interrupts and that has not been allowed
         """
@@ -134,12 +149,16 @@ class Container(AddressSpace):
         found = host.device(where, kernel=self._fd.kernel)
         if found.group is None:
             raise Unsupported(no_group_reason(self._fd.kernel, found.address))
+        if self._no_iommu != found.no_iommu and (no_iommu or self._no_iommu):
+            has, taken = ("has no IOMMU", "noiommu") if found.no_iommu else ("has an IOMMU, or needs none", "type1v2")
+            raise Unsupported(f"{found.address} {has}: mode {self.mode} does not take it, {taken} does")
+        admit(found, allowed=self._no_iommu)
         group = self._groups.get(found.group)
         fresh = group is None
         if group is None:
             group = self.add_group(found.group)
         try:
-            name = found.address if vf_token is None else f"{found.address} vf_token={vf_token}"
+            name = found.address if vf_token is None else f"{found.address} vf_token={uuid_of(vf_token)}"
             fd = group.device_fd(name)
             try:
                 return Device(fd, found.address, self, group=group)
@@ -158,7 +177,7 @@ class Container(AddressSpace):
         """
         if number in self._groups:
             return self._groups[number]
-        group = Group(number, kernel=self._fd.kernel, parent=self)
+        group = Group(number, no_iommu=self._no_iommu, kernel=self._fd.kernel, parent=self)
         try:
             group.set_container(self)
             if not self._iommu_set:
@@ -195,6 +214,8 @@ class Container(AddressSpace):
         self._iommu_set = True
 
     def _unready(self) -> str | None:
+        if self._no_iommu:
+            return _NOTHING_MAPPED
         return None if self._iommu_set else "no IOMMU type is set yet: attach a device first"
 
     # What the IOMMU says of itself.
@@ -204,7 +225,10 @@ class Container(AddressSpace):
         """VFIO_IOMMU_GET_INFO, asked anew each time.
 
         :raises OSError: EINVAL before a device is attached
+        :raises Unsupported: its devices have no IOMMU
         """
+        if self._no_iommu:
+            raise Unsupported(f"{self!r}: {_NOTHING_MAPPED}")
         if (unready := self._unready()) is not None and not self._fd.closed:
             raise explain.os_error(errno.EINVAL, f"VFIO_IOMMU_GET_INFO on {self._fd.name}", "", unready)
         answer, data = capability.ask(self._fd, "VFIO_IOMMU_GET_INFO", "struct vfio_iommu_type1_info")

@@ -16,8 +16,11 @@ from pyvfio.feature import Features
 from pyvfio.lifetime import Resource
 from pyvfio.region import Regions
 from pyvfio.space import AddressSpace
+from pyvfio.vf_token import uuid_of
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from pyvfio.dirty import DirtyLog
     from pyvfio.group import Group
     from pyvfio.hot_reset import HotResetInfo
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from pyvfio.iommufd.object import IommufdObject
     from pyvfio.iova import IovaRange
     from pyvfio.irq import Irqs
+    from pyvfio.low_power import LowPower, LowPowerWithWakeup
     from pyvfio.migration import Migration
     from pyvfio.pci import PciConfig
 
@@ -211,6 +215,77 @@ class Device(Resource):
         from pyvfio.migration import Migration
 
         return Migration(self)
+
+    # What some devices can do (VFIO_DEVICE_FEATURE).
+
+    def low_power(self) -> LowPower:
+        """VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: let the device sleep until the result is closed, or this device is; see :class:`LowPower`.
+
+        :raises Unsupported: its driver has no such feature
+        :raises OSError: EINVAL, it is in low power already
+        """
+        from pyvfio.low_power import LowPower
+
+        return LowPower(self)
+
+    def low_power_with_wakeup(self) -> LowPowerWithWakeup:
+        """VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP: let it sleep once, and be told when it is woken; see :class:`LowPowerWithWakeup`.
+
+        :raises Unsupported: its driver has no such feature
+        :raises OSError: EINVAL, it is in low power already
+        """
+        from pyvfio.low_power import LowPowerWithWakeup
+
+        return LowPowerWithWakeup(self)
+
+    def set_bus_master(self, on: bool) -> None:
+        """Let the device do DMA, or not: by the command register of PCI (as `config.bus_master`), by VFIO_DEVICE_FEATURE_BUS_MASTER on
+        other buses (CDX has it, since Linux 6.7).
+
+        :raises Unsupported: its driver has no such switch
+        """
+        if self.info.is_pci:
+            self.config.bus_master = on
+            return
+        kind = "struct vfio_device_feature_bus_master"
+        op = lib.VFIO_DEVICE_FEATURE_SET_MASTER if on else lib.VFIO_DEVICE_FEATURE_CLEAR_MASTER
+        self.features.set(lib.VFIO_DEVICE_FEATURE_BUS_MASTER, ffi.new(f"{kind} *", {"op": op}))
+
+    def set_vf_token(self, token: UUID | str | bytes) -> None:
+        """VFIO_DEVICE_FEATURE_PCI_VF_TOKEN: the UUID that must be given, as `vf_token`, to open a virtual function of this device.
+
+        For a physical function in vfio-pci's hands (whose virtual functions are in vfio-pci's hands too). Until it is set it is random, so
+        that nobody opens them. While one is open, this device too can only be opened with it. Since Linux 5.7.
+
+        :raises ValueError: it is no UUID
+        :raises Unsupported: the device has no virtual functions, or its driver no tokens
+        """
+        memory = ffi.new("uint8_t[16]", uuid_of(token).bytes)
+        self.features.set(lib.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN, memory)
+
+    def zpci_error(self) -> bytes | None:
+        """VFIO_DEVICE_FEATURE_ZPCI_ERROR: what the firmware of an s390 machine said of an error of the device (`struct zpci_ccdf_err`); None when
+        none is pending. Since Linux 7.3.
+
+        :raises Unsupported: the device is in no s390 machine, or its kernel does not tell
+        """
+        number = lib.VFIO_DEVICE_INFO_CAP_ZPCI_BASE
+        base = next((cap for cap in self.info.capabilities if cap.id == number), None)
+        size = 0
+        if base is not None and base.version >= 3:
+            size = base.read("struct vfio_device_info_cap_zpci_base").ccdf_err_length
+        if not size:
+            raise Unsupported(f"{self.address} tells no errors of s390's firmware (VFIO_DEVICE_FEATURE_ZPCI_ERROR): err is the interrupt for others")
+        error = ffi.new("uint8_t[]", size)
+        kind = "struct vfio_device_feature_zpci_err"
+        asked = ffi.new(f"{kind} *", {"data": int(ffi.cast("uintptr_t", error))})
+        try:
+            self.features.exchange(lib.VFIO_DEVICE_FEATURE_ZPCI_ERROR | lib.VFIO_DEVICE_FEATURE_GET, asked)
+        except OSError as failure:
+            if failure.errno == errno.ENOMSG:
+                return None
+            raise
+        return bytes(ffi.buffer(error))
 
     def reset(self) -> None:
         """VFIO_DEVICE_RESET: a reset of this function alone. It ends a migration: the device is RUNNING afterwards.

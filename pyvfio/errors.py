@@ -47,6 +47,10 @@ class BadReply(Error):
     """The kernel's answer breaks the kernel's own ABI, for example a capability chain that never ends."""
 
 
+class NoIommuWarning(UserWarning):
+    """A device is opened that no IOMMU holds back."""
+
+
 class Refused(Error, OSError, ValueError):
     """The library refuses what the kernel would let pass, because it would lose data or say nothing true.
 

@@ -411,8 +411,20 @@ def iommufd_failed(fd: Fd, error: int, call: str, arguments: str) -> Exception:
     return failed(fd, error, call, arguments, lambda: (_IOMMUFD.get(-error), []))
 
 
-def bind_failed(fd: Fd, error: int) -> Exception:
-    """The exception for a VFIO_DEVICE_BIND_IOMMUFD that returned -errno."""
+def token_refused(error: int, *, given: bool) -> str | None:
+    """What a driver's answer to a vf_token, or to none, means."""
+    if -error == errno.EACCES:
+        return f"the vf_token is {'wrong' if given else 'missing'}: it is set by who has the physical function open"
+    if -error == errno.EINVAL and given:
+        return "nobody wants a vf_token for it: it is no virtual function, or its physical function is not vfio-pci's"
+    return None
+
+
+def bind_failed(fd: Fd, error: int, *, token: bool) -> Exception:
+    """The exception for a VFIO_DEVICE_BIND_IOMMUFD that returned -errno.
+
+    :param token: whether it was given a vf_token
+    """
 
     def clue() -> tuple[str | None, list[str]]:
         if -error == errno.EPERM:
@@ -420,8 +432,10 @@ def bind_failed(fd: Fd, error: int) -> Exception:
                 "the kernel log says which; to allow the latter anyway: iommufd.allow_unsafe_interrupts=1 (a module "
                 "parameter, also on the kernel's command line)"
             ]
+        if (refused := token_refused(error, given=token)) is not None:
+            return refused, []
         if -error == errno.EINVAL:
-            return "it is bound already, or its driver wants another vf_token", []
+            return "it is bound already", []
         if -error == errno.EBUSY:
             return "its group is in use by a driver that is not VFIO's, or by VFIO through the group's file", []
         return None, []

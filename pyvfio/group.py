@@ -23,16 +23,19 @@ class Group(Resource):
     """An open group. Only one open at a time is allowed by the kernel, whoever has it.
 
     :param number: the IOMMU group's number
+    :param no_iommu: it is a group that VFIO made for a device without an IOMMU, `/dev/vfio/noiommu-N`
     :ivar number: the same
     :raises OSError: ENOENT when none of the group's devices is bound to a VFIO driver, EBUSY when it is open elsewhere,
         EACCES, EPERM
     """
 
-    def __init__(self, number: int, *, kernel: Kernel | None = None, parent: Resource | None = None) -> None:
+    def __init__(
+        self, number: int, *, no_iommu: bool = False, kernel: Kernel | None = None, parent: Resource | None = None
+    ) -> None:
         super().__init__(parent)
         self.number = number
         kernel = kernel or _kernel.default()
-        path = f"/dev/vfio/{number}"
+        path = f"/dev/vfio/{'noiommu-' if no_iommu else ''}{number}"
         try:
             self._fd = Fd.open(kernel, path, "group")
         except OSError as error:
@@ -52,6 +55,8 @@ class Group(Resource):
             reason = "the group is open already, in this process or another: a group can be opened only once"
         elif number in (errno.EACCES, errno.EPERM):
             reason = "root, or the owner of the file, may open it"
+            if "noiommu" in path:
+                reason = "it takes CAP_SYS_RAWIO"
         notes = []
         if number == errno.ENOENT:
             with suppress(OSError):
@@ -128,7 +133,7 @@ class Group(Resource):
 
         :param name: the device's address, with ` vf_token=UUID` behind it where its driver wants one
         :raises OSError: ENODEV when it is not in the group or not bound to a VFIO driver; EINVAL without a container;
-            EACCES or EINVAL for a token that is wrong or missing
+            EACCES for a token that is wrong or missing, EINVAL for one that nobody wants
         """
         text = ffi.new("char[]", os.fsencode(name))
         number = self._fd.ioctl(lib.VFIO_GROUP_GET_DEVICE_FD, text)
@@ -140,8 +145,10 @@ class Group(Resource):
                     return f"{name} is not in group {self.number}, or not bound to a VFIO driver", notes
                 if -number == errno.EINVAL and self._container is None:
                     return "the group is in no container", []
+                if (refused := explain.token_refused(number, given="vf_token=" in name)) is not None:
+                    return refused, []
                 if -number == errno.EINVAL:
-                    return "the group's container has no IOMMU type set, or the device wants another vf_token", []
+                    return "the group's container has no IOMMU type set", []
                 return None, notes
 
             raise explain.failed(self._fd, number, "VFIO_GROUP_GET_DEVICE_FD", repr(name), clue)

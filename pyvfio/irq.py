@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 from pyvfio import capability, explain
 from pyvfio._abi import ffi, lib
 from pyvfio.errors import Unsupported
-from pyvfio.fd import Fd
-from pyvfio.lifetime import Resource
+from pyvfio.event import Event
 
 if TYPE_CHECKING:
-    import asyncio
-
     from pyvfio.device import Device
 
 PCI_NAMES = ("intx", "msi", "msix", "err", "req")
@@ -53,61 +49,15 @@ class IrqInfo(NamedTuple):
         return not self.flags & lib.VFIO_IRQ_INFO_NORESIZE
 
 
-class Vector(Resource):
+class Vector(Event):
     """One enabled vector and its eventfd. The eventfd counts: interrupts that come together are one wake-up, none is lost."""
 
+    _noun = "interrupt"
+
     def __init__(self, irq: Irq, index: int) -> None:
-        super().__init__(irq.device)
+        super().__init__(irq.device, f"{irq.name}[{index}]")
         self.irq = irq
         self.index = index
-        kernel = irq.device._fd.kernel
-        name = f"{irq.device.address} {irq.name}[{index}]"
-        self._fd = Fd(kernel, kernel.eventfd(0, os.EFD_NONBLOCK), "eventfd", name)
-        #: the asyncio tasks that wait for it
-        self._waiting: list[asyncio.Future[None]] = []
-
-    def fileno(self) -> int:
-        """The eventfd, for select and its kin. Reading it yourself takes the count from :meth:`wait`."""
-        return self._fd.fileno()
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for an interrupt.
-
-        :param timeout: seconds; 0 only looks; None waits for ever
-        :returns: how often it has fired since the last wait, at least 1
-        :raises TimeoutError: it has not fired
-        """
-        fd = self._fd
-        count = fd.kernel.wait(fd.fileno(), timeout)
-        if not count:
-            raise TimeoutError(errno.ETIMEDOUT, f"{fd.name}: no interrupt within {timeout} seconds")
-        return count
-
-    async def wait_async(self) -> int:
-        """As :meth:`wait`, in a running asyncio loop; use asyncio.timeout for a limit.
-
-        :raises Closed: it has been closed meanwhile
-        """
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        while not (count := self._fd.kernel.wait(number := self.fileno(), 0)):
-            ready: asyncio.Future[None] = loop.create_future()
-            if not self._waiting:
-                loop.add_reader(number, self._wake)
-            self._waiting.append(ready)
-            try:
-                await ready
-            finally:
-                self._waiting.remove(ready)
-                if not self._waiting:
-                    loop.remove_reader(number)
-        return count
-
-    def _wake(self) -> None:
-        for ready in self._waiting:
-            if not ready.done():
-                ready.set_result(None)
 
     def trigger(self) -> None:
         """Fire it in software (loopback): the eventfd is signalled as if by the device."""
@@ -147,15 +97,6 @@ class Vector(Resource):
             # The kind as a whole was disabled meanwhile (a reset does that), or the device is gone.
         finally:
             self._dispose()
-
-    def _dispose(self) -> None:
-        """Close the eventfd, of which the device knows nothing any more."""
-        self._closed = True
-        self._fd.close()
-        self._wake()
-
-    def __repr__(self) -> str:
-        return f"<Vector {self._fd.name}{' (closed)' if self.closed else ''}>"
 
 
 class Irq:

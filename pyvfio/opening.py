@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyvfio import host
 from pyvfio.errors import NO_IOMMUFD, Unsupported
 from pyvfio.kernel import default
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from pyvfio.device import Device
     from pyvfio.kernel import Kernel
     from pyvfio.space import AddressSpace
 
 #: every way of talking to the kernel, best first
-MODES = ("iommufd", "type1v2", "iommufd-type1v2", "iommufd-type1", "type1")
+MODES = ("iommufd", "type1v2", "iommufd-type1v2", "iommufd-type1", "type1", "noiommu", "iommufd-noiommu")
 
 
 def address_space(mode: str | None = None, *, kernel: Kernel | None = None) -> AddressSpace:
     """A new, empty address space; `attach` devices to it.
 
     :param mode: `iommufd` (devices by their own files), `type1v2` or `type1` (by group), `iommufd-type1v2` or `iommufd-type1` (by
-        group, iommufd standing in for the container); None for `iommufd` where the host has devices' own files, else `type1v2`
+        group, iommufd standing in for the container); `noiommu` or `iommufd-noiommu` for devices without an IOMMU, likewise by group;
+        None for `iommufd` where the host has devices' own files, else `type1v2`
     :param kernel: see :mod:`pyvfio.kernel`
     :raises ValueError: there is no such mode
     :raises Unsupported: the kernel lacks it
@@ -42,18 +46,34 @@ def address_space(mode: str | None = None, *, kernel: Kernel | None = None) -> A
     return Container(mode, kernel=kernel)
 
 
-def open(where: str, *, mode: str | None = None, kernel: Kernel | None = None) -> Device:
+def open(
+    where: str,
+    *,
+    mode: str | None = None,
+    vf_token: UUID | str | bytes | None = None,
+    no_iommu: bool = False,
+    kernel: Kernel | None = None,
+) -> Device:
     """Open a device with an address space of its own, which closes with it.
 
     :param where: its address, "0000:00:03.0", or its name on another bus
     :param mode: see :func:`address_space`
+    :param vf_token: what the owner of its physical function, or of its virtual functions, has set; see :meth:`Device.set_vf_token`
+    :param no_iommu: take it though no IOMMU keeps its DMA from any of the host's memory (a :class:`NoIommuWarning` says what that means). By
+        cdev, since Linux 7.3, what is mapped has physical addresses (:meth:`Ioas.physical_address`); by group nothing can be mapped
+    :raises Refused: it has no IOMMU, and neither `no_iommu` nor `mode` says that this is known
     :raises NotViable: another device of its group is bound to a driver that is not VFIO's
     :raises Unsupported: it is in no IOMMU group, or the kernel lacks the mode
     :raises OSError: see :meth:`pyvfio.Container.attach`
     """
+    kernel = kernel or default()
+    if mode is None and no_iommu:
+        found = host.device(where, kernel)
+        if found.no_iommu and found.cdev is None:
+            mode = "noiommu"
     space = address_space(mode, kernel=kernel)
     try:
-        device = space.attach(where)
+        device = space.attach(where, vf_token=vf_token, no_iommu=no_iommu)
         device._owned = space
         return device
     except BaseException:

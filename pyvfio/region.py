@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from pyvfio import capability, explain
@@ -16,6 +16,7 @@ from pyvfio.memory import address_of
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
+    from pyvfio.dma_buf import DmaBuf
 
 #: names of vfio-pci's fixed regions
 PCI_NAMES = ("BAR0", "BAR1", "BAR2", "BAR3", "BAR4", "BAR5", "ROM", "CONFIG", "VGA")
@@ -181,6 +182,17 @@ class Region(Registers):
         except OSError as error:
             raise self._failed(error, "mmap", offset, size) from None
         return RegionMapping(self, offset, size, memory)
+
+    def dma_buf(self, areas: Iterable[Area] | None = None) -> DmaBuf:
+        """VFIO_DEVICE_FEATURE_DMA_BUF: the region, or parts of it, as a dma-buf, for another device to reach. BARs only; since Linux 6.19.
+
+        :param areas: whole pages; None for the whole region
+        :raises Unsupported: the kernel, or the device's driver, does not have it
+        :raises OSError: EINVAL outside the BAR or no whole pages, ENODEV no BAR, EOPNOTSUPP the driver exports none
+        """
+        from pyvfio.dma_buf import DmaBuf
+
+        return DmaBuf(self, [Area(0, self.size)] if areas is None else [Area(*area) for area in areas])
 
     def write_on(self, eventfd: int, offset: int, width: int, value: int) -> None:
         """VFIO_DEVICE_IOEVENTFD: whenever `eventfd` is signalled, have the kernel store `value` at `offset`, without a call. Since Linux 4.17.

@@ -21,6 +21,8 @@ from pyvfio.lifetime import Resource
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from pyvfio.device import Device
     from pyvfio.tracking import DirtyTracking
 
@@ -181,7 +183,7 @@ class AddressSpace(Resource):
 
     # What each kind of address space answers in its own way.
 
-    def attach(self, where: str) -> Device:
+    def attach(self, where: str, *, vf_token: UUID | str | bytes | None = None, no_iommu: bool = False) -> Device:
         """Open a device, by its address or name, and let its DMA go through this address space."""
         raise NotImplementedError
 

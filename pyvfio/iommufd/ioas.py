@@ -16,6 +16,8 @@ from pyvfio.memory import PAGE_SIZE
 from pyvfio.space import AddressSpace, Mapping
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from pyvfio.device import Device
     from pyvfio.iommufd.bound import BoundDevice
     from pyvfio.iommufd.hwpt import Hwpt
@@ -259,12 +261,14 @@ class Ioas(AddressSpace, IommufdObject):
         """The devices that are attached to it."""
         return self._devices()
 
-    def attach(self, where: str, *, vf_token: bytes | None = None) -> Device:
+    def attach(self, where: str, *, vf_token: UUID | str | bytes | None = None, no_iommu: bool = False) -> Device:
         """Open a device by its cdev, bind it to this address space's Iommufd and attach it.
+
+        A device without an IOMMU takes the physical addresses of what is mapped: :meth:`physical_address`.
 
         :raises OSError: see :meth:`Iommufd.bind` and :meth:`Device.attach`
         """
-        device = self.iommufd.bind(where, vf_token=vf_token)
+        device = self.iommufd.bind(where, vf_token=vf_token, no_iommu=no_iommu)
         try:
             device.attach(self)
             device._live_under(self)

@@ -13,8 +13,12 @@ from pyvfio.fd import Fd
 from pyvfio.iommufd.object import address, call
 from pyvfio.kernel import Kernel
 from pyvfio.lifetime import Resource
+from pyvfio.no_iommu import admit
+from pyvfio.vf_token import uuid_of
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from pyvfio.device import Device
     from pyvfio.iommufd.fault_queue import FaultQueue
     from pyvfio.iommufd.ioas import Ioas
@@ -50,36 +54,41 @@ class Iommufd(Resource):
         fd = Fd(self._fd.kernel, native.out_fault_fd, "fault", f"fault queue {native.out_fault_id}")
         return FaultQueue(self, native.out_fault_id, fd)
 
-    def bind(self, where: str, *, vf_token: bytes | None = None) -> Device:
+    def bind(self, where: str, *, vf_token: UUID | str | bytes | None = None, no_iommu: bool = False) -> Device:
         """Open a device by its cdev and bind it to this file. VFIO_DEVICE_BIND_IOMMUFD, since Linux 6.6.
 
         Until it is attached to an address space it can do no DMA; see :meth:`Device.attach`.
 
         :param where: its address, "0000:00:03.0", or its name on another bus
-        :param vf_token: 16 bytes that the driver of a virtual function's physical function has set; since Linux 6.18
+        :param vf_token: see :meth:`Device.set_vf_token`; since Linux 6.18
+        :param no_iommu: open it though no IOMMU stands between it and all memory; since Linux 7.3
+        :raises Refused: it has no IOMMU, and `no_iommu` does not say that this is known
         :raises Unsupported: the device has no cdev: it is not bound to a VFIO driver, or the kernel has none
-        :raises OSError: EBUSY it is open elsewhere; EINVAL it is bound; EPERM the IOMMU cannot isolate interrupts and that has not
+        :raises OSError: EBUSY it is open elsewhere; EINVAL it is bound, or wants no vf_token; EACCES it wants another one; EPERM the IOMMU cannot isolate interrupts and that has not
             been allowed, or another program owns a device of its group
         """
         from pyvfio.device import Device
         from pyvfio.iommufd.bound import BoundDevice
 
         self._fd.check_open()
-        if vf_token is not None and len(vf_token) != 16:
-            raise ValueError(f"vf_token of {len(vf_token)} bytes: a UUID has 16")
+        uuid = None if vf_token is None else uuid_of(vf_token)
         found = host.device(where, kernel=self._fd.kernel)
         if found.cdev is None:
             raise Unsupported(
                 found.advice
                 or f"{found.address} has no file under /dev/vfio/devices: this kernel opens devices by group only"
             )
+        admit(found, allowed=no_iommu)
         try:
             fd = Fd.open(self._fd.kernel, found.cdev, "device")
         except OSError as error:
-            raise explain.os_error(error.errno or errno.EIO, f"open {found.cdev}", found.address) from None
+            reason = None
+            if error.errno in (errno.EACCES, errno.EPERM):
+                reason = "it takes CAP_SYS_RAWIO" if found.no_iommu else "root, or the owner of the file, may open it"
+            raise explain.os_error(error.errno or errno.EIO, f"open {found.cdev}", found.address, reason) from None
         fd.name = found.address
         try:
-            number = _bind(self, fd, vf_token)
+            number = _bind(self, fd, uuid)
             return Device(fd, found.address, None, bound=BoundDevice(self, number, found.address))
         except BaseException:
             fd.close()
@@ -160,21 +169,21 @@ def open_iommu(kernel: Kernel) -> Fd:
         raise explain.os_error(error.errno or errno.EIO, "open /dev/iommu", "", reason) from None
 
 
-def _bind(iommufd: Iommufd, fd: Fd, vf_token: bytes | None) -> int:
+def _bind(iommufd: Iommufd, fd: Fd, vf_token: UUID | None) -> int:
     native = ffi.new(
         "struct vfio_device_bind_iommufd *",
         {"argsz": ffi.sizeof("struct vfio_device_bind_iommufd"), "iommufd": iommufd.fileno()},
     )
     if vf_token is not None:
-        token = ffi.new("uint8_t[16]", vf_token)
+        given = ffi.new("uint8_t[16]", vf_token.bytes)
         native.flags = lib.VFIO_DEVICE_BIND_FLAG_TOKEN
-        native.token_uuid_ptr = address(token)
+        native.token_uuid_ptr = address(given)
     else:
         # Kernels that do not know tokens take the shorter struct only as such.
         native.argsz = ffi.offsetof("struct vfio_device_bind_iommufd", "token_uuid_ptr")
     error = fd.ioctl(lib.VFIO_DEVICE_BIND_IOMMUFD, native)
     if error < 0:
-        raise explain.bind_failed(fd, error)
+        raise explain.bind_failed(fd, error, token=vf_token is not None)
     return int(native.out_devid)
 
 

@@ -99,9 +99,14 @@ def bare_space(mode: str, kernel: Any) -> Iterator[AddressSpace]:
 
 
 @pytest.fixture
-def device(bare_space: AddressSpace, address: str) -> Device:
+def device(bare_space: AddressSpace, address: str, cell: Cell) -> Device:
     """The cell's device, open, in an address space of its own."""
-    return bare_space.attach(address)
+    import pyvfio
+
+    if cell.iommu != "none":
+        return bare_space.attach(address)
+    with pytest.warns(pyvfio.NoIommuWarning):
+        return bare_space.attach(address, no_iommu=True)
 
 
 @pytest.fixture

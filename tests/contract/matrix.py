@@ -66,6 +66,11 @@ class Matrix:
             Absence(entry["ability"], entry["reason"], {k: v for k, v in entry.items() if k in Cell._fields})
             for entry in self._data["absent"]
         ]
+        #: (cells, reason): there only the tests run that name all of that in a mark
+        self.by_name_only: list[tuple[dict[str, Any], str]] = [
+            ({k: v for k, v in entry.items() if k in Cell._fields}, entry["reason"])
+            for entry in self._data.get("by_name_only", ())
+        ]
         if unknown := {absence.ability for absence in self.absences} - set(self.abilities):
             raise ValueError(f"{FILE.name}: absent, but no ability: {', '.join(sorted(unknown))}")
 
@@ -107,8 +112,12 @@ class Matrix:
         """
         if unknown := set(needs.abilities) - set(self.abilities):
             raise ValueError(f"no such ability in {FILE.name}: {', '.join(sorted(unknown))}")
-        if needs.only and not any(cell.matches(where) for where in needs.only):
+        about = [where for where in needs.only if cell.matches(where)]
+        if needs.only and not about:
             return "is about other cells"
+        for cells, reason in self.by_name_only:
+            if cell.matches(cells) and not any(cells.keys() <= where.keys() for where in about):
+                return reason
         absent = self.absent(cell)
         return next((f"{ability}: {absent[ability]}" for ability in needs.abilities if ability in absent), None)
 

@@ -46,6 +46,14 @@ def test_a_test_is_left_out_where_its_ability_is_absent_with_the_reason() -> Non
     assert matrix.expected(EDU, {"a": Needs(("dma",)), "b": Needs(("reset",))}) == {"a"}
 
 
+def test_in_some_cells_only_tests_that_name_them_run() -> None:
+    matrix = Matrix(DATA | {"by_name_only": [{"iommu": "amd", "reason": "it is odd"}]})
+    assert matrix.left_out(EDU, Needs(("dma",))) == "it is odd"
+    assert matrix.left_out(EDU, Needs((), ({"device": "edu"},))) == "it is odd"
+    assert matrix.left_out(EDU, Needs((), ({"device": "edu", "iommu": ["amd", "intel"]},))) is None
+    assert matrix.left_out(EDU._replace(iommu="intel"), Needs()) is None
+
+
 def test_an_ability_that_is_not_listed_is_an_error() -> None:
     with pytest.raises(ValueError, match="fly"):
         Matrix(DATA).left_out(EDU, Needs(("fly",)))

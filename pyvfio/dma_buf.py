@@ -1,0 +1,67 @@
+"""A part of a BAR as a dma-buf: what other devices can be allowed to reach."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pyvfio._abi import ffi, lib
+from pyvfio.errors import Unsupported
+from pyvfio.fd import Fd
+from pyvfio.lifetime import Resource
+
+if TYPE_CHECKING:
+    from pyvfio.region import Area, Region
+
+_HEAD = "struct vfio_device_feature_dma_buf"
+_RANGE = "struct vfio_region_dma_range"
+_REASONS = {
+    errno.EINVAL: "the parts must be whole pages, not empty, and lie within the BAR",
+    errno.ENODEV: "only BARs can be exported, those that the device has",
+    errno.EOPNOTSUPP: "the device's driver does not export its BARs",
+}
+
+
+class DmaBuf(Resource):
+    """A dma-buf of parts of a BAR, VFIO_DEVICE_FEATURE_DMA_BUF. Since Linux 6.19; CONFIG_VFIO_PCI_DMABUF, CONFIG_PCI_P2PDMA.
+
+    Mapped into another device's :class:`pyvfio.Ioas` (:meth:`~pyvfio.Ioas.map_file`; one part, there) it lets that device reach the BAR: peer to
+    peer. Whenever the BAR goes away (memory decoding off, a reset, low power, closing the device) the kernel takes it out of the IOMMU.
+
+    Closing it leaves what was mapped of it. It closes with its device.
+
+    :ivar areas: the parts, in the order in which they follow each other in the dma-buf
+    :ivar size: bytes, of all of them
+    """
+
+    def __init__(self, region: Region, areas: Sequence[Area]) -> None:
+        super().__init__(region.device)
+        self.region = region
+        self.areas = tuple(areas)
+        self.size = sum(area.size for area in self.areas)
+        memory = ffi.new("char[]", ffi.sizeof(_HEAD) + len(areas) * ffi.sizeof(_RANGE))
+        asked = ffi.cast(f"{_HEAD} *", memory)
+        asked.region_index = region.info.index
+        asked.open_flags = os.O_RDWR | os.O_CLOEXEC
+        asked.nr_ranges = len(areas)
+        for index, area in enumerate(areas):
+            asked.dma_ranges[index].offset, asked.dma_ranges[index].length = area
+        fd = region.device._fd
+        try:
+            number = region.device.features.exchange(
+                lib.VFIO_DEVICE_FEATURE_DMA_BUF | lib.VFIO_DEVICE_FEATURE_GET, memory, reasons=_REASONS
+            )
+        except Unsupported as error:
+            raise Unsupported(f"{error}: the kernel needs CONFIG_VFIO_PCI_DMABUF, the device a driver that exports BARs") from None
+        self._fd = Fd(fd.kernel, number, "dma-buf", f"dma-buf of {region.name} of {region.device.address}")
+
+    def fileno(self) -> int:
+        return self._fd.fileno()
+
+    def _release(self) -> None:
+        self._fd.close()
+
+    def __repr__(self) -> str:
+        return f"<DmaBuf of {self.region!r}, {self.size:#x} bytes{' (closed)' if self.closed else ''}>"

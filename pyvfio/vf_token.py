@@ -1,0 +1,27 @@
+"""VF tokens: what the owner of a physical function and those of its virtual functions must agree on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+
+def uuid_of(token: UUID | str | bytes) -> UUID:
+    """
+    :param token: a UUID, as object, as text or as its 16 bytes
+    :raises ValueError: it is none
+    """
+    import uuid
+
+    if isinstance(token, uuid.UUID):
+        return token
+    if isinstance(token, bytes):
+        if len(token) != 16:
+            raise ValueError(f"vf_token of {len(token)} bytes: a UUID has 16")
+        return uuid.UUID(bytes=token)
+    try:
+        return uuid.UUID(token)
+    except ValueError:
+        raise ValueError(f"vf_token {token!r} is no UUID, such as 01234567-89ab-cdef-0123-456789abcdef") from None

@@ -1,0 +1,62 @@
+"""QEMU's monitor, from inside of the machine: devices are unplugged, plugged in, and made to report errors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PORTS = Path("/sys/class/virtio-ports")
+
+
+class Monitor:
+    """QMP over a virtio port."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._rest = b""
+        self._number = time.monotonic_ns()
+        # The session may have been begun by an earlier test.
+        with contextlib.suppress(RuntimeError):
+            self.execute("qmp_capabilities")
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """
+        :raises RuntimeError: QEMU refused
+        :raises TimeoutError: it did not answer
+        """
+        self._number += 1
+        request = {"execute": command, "arguments": arguments, "id": self._number}
+        os.write(self._fd, json.dumps(request).encode() + b"\n")
+        while (answer := json.loads(self._line())).get("id") != self._number:
+            pass  # the greeting, an event, an answer that an earlier test did not wait for
+        if "error" in answer:
+            raise RuntimeError(f"{command}: {answer['error']['desc']}")
+        return answer["return"]
+
+    def human(self, line: str) -> str:
+        """A command of the monitor for humans."""
+        return str(self.execute("human-monitor-command", **{"command-line": line}))
+
+    def _line(self) -> bytes:
+        while b"\n" not in self._rest:
+            if not select.select([self._fd], [], [], 30)[0]:
+                raise TimeoutError("QEMU's monitor does not answer")
+            self._rest += os.read(self._fd, 1 << 16)
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
+@contextlib.contextmanager
+def monitor() -> Iterator[Monitor]:
+    port = next(one for one in PORTS.iterdir() if (one / "name").read_text().strip() == "pyvfio.qmp")
+    fd = os.open(f"/dev/{port.name}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield Monitor(fd)
+    finally:
+        os.close(fd)

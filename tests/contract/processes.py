@@ -1,0 +1,63 @@
+"""Another process that does one thing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+
+
+class Process:
+    """A forked child.
+
+    :ivar pid: its number
+    """
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                action()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        self._handle = os.pidfd_open(self.pid)
+
+    def join(self, timeout: float) -> int:
+        """Its exit code, negative for a signal.
+
+        :raises TimeoutError: it has not ended
+        """
+        if self._code is None:
+            if not select.select([self._handle], [], [], timeout)[0]:
+                raise TimeoutError(f"process {self.pid} has not ended after {timeout:g} s")
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._code
+
+    def kill(self) -> int:
+        """SIGKILL; its exit code."""
+        if self._code is None:
+            os.kill(self.pid, signal.SIGKILL)
+        return self.join(60)
+
+
+@contextlib.contextmanager
+def in_another_process(action: Callable[[], object]) -> Iterator[Process]:
+    """It is killed at the end, if it has not ended by then."""
+    process = Process(action)
+    try:
+        yield process
+    finally:
+        process.kill()
+        os.close(process._handle)

@@ -1,0 +1,261 @@
+"""What VFIO_DEVICE_FEATURE offers besides migration and logging: low power, dma-bufs, peer to peer, tokens."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pyvfio
+from pyvfio import DmaBuffer, Unsupported, host
+from pyvfio._abi import lib
+from pyvfio.region import Area
+
+if TYPE_CHECKING:
+    from drivers import Dma
+
+    from pyvfio import Device
+    from pyvfio.iommufd import Ioas
+    from pyvfio.region import RegionMapping
+    from pyvfio.space import AddressSpace
+
+PAGE = 4096
+BEHIND_PORT = "0000:01:00.0"
+LIVENESS = 0x04  # an edu register that reads as the inverse of what was written
+
+on_pci = pytest.mark.require("pci")
+
+
+def power_status(device: Device, wanted: str) -> str:
+    """What the kernel's power management says of the device; it gets time to change to what is wanted."""
+    file = Path(host.device(device.address).path, "power", "runtime_status")
+    limit = time.monotonic() + 20
+    while (status := file.read_text().strip()) != wanted and time.monotonic() < limit:
+        time.sleep(0.05)
+    return status
+
+
+# --- which there are --------------------------------------------------------------------------------------------------
+
+
+@on_pci
+def test_the_features_of_vfio_pci(device: Device) -> None:
+    expected = ["LOW_POWER_ENTRY", "LOW_POWER_ENTRY_WITH_WAKEUP", "LOW_POWER_EXIT", "DMA_BUF"]
+    if host.device(device.address).total_vfs:
+        expected.insert(0, "PCI_VF_TOKEN")
+    assert device.features.available == expected
+
+
+@pytest.mark.only(device="vfio-mock")
+def test_the_features_of_a_device_that_is_not_pci(device: Device) -> None:
+    there = device.features.available
+    assert {"MIGRATION", "DMA_LOGGING_START"} <= set(there)
+    assert not {"PCI_VF_TOKEN", "LOW_POWER_ENTRY", "BUS_MASTER", "DMA_BUF", "ZPCI_ERROR"} & set(there)
+    with pytest.raises(Unsupported, match="LOW_POWER_ENTRY"):
+        device.low_power()
+    with pytest.raises(Unsupported, match="LOW_POWER_ENTRY_WITH_WAKEUP"):
+        device.low_power_with_wakeup()
+    with pytest.raises(Unsupported, match="BUS_MASTER"):
+        device.set_bus_master(True)
+    with pytest.raises(Unsupported, match="PCI_VF_TOKEN"):
+        device.set_vf_token("01234567-89ab-cdef-0123-456789abcdef")
+    with pytest.raises(Unsupported, match="CONFIG_VFIO_PCI_DMABUF"):
+        device.regions[1].dma_buf()
+
+
+def test_what_s390_alone_has_is_refused_clearly(device: Device) -> None:
+    with pytest.raises(Unsupported, match="s390"):
+        device.zpci_error()
+    with pytest.raises(Unsupported, match="ZPCI_ERROR"):
+        device.features.get(lib.VFIO_DEVICE_FEATURE_ZPCI_ERROR, "struct vfio_device_feature_zpci_err")
+
+
+@on_pci
+def test_bus_master_is_switched_by_one_method_on_any_bus(device: Device) -> None:
+    device.set_bus_master(True)
+    assert device.config.bus_master
+    device.set_bus_master(False)
+    assert not device.config.bus_master
+
+
+# --- low power --------------------------------------------------------------------------------------------------------
+
+
+@on_pci
+def test_a_device_sleeps_and_calls_wake_it_for_as_long_as_they_take(device: Device) -> None:
+    vendor = device.config.vendor
+    with device.low_power() as asleep:
+        assert power_status(device, "suspended") == "suspended"
+        assert device.config.vendor == vendor
+        assert power_status(device, "suspended") == "suspended"
+        with pytest.raises(OSError, match="in low power already") as caught:
+            device.low_power()
+        assert caught.value.errno == errno.EINVAL
+    assert power_status(device, "active") == "active"
+    assert asleep.closed
+    with device.low_power():
+        pass
+    assert device.config.vendor == vendor
+
+
+@on_pci
+def test_who_is_woken_is_told_and_stays_awake(device: Device) -> None:
+    with device.low_power_with_wakeup() as asleep:
+        assert power_status(device, "suspended") == "suspended"
+        with pytest.raises(TimeoutError, match="wakeup"):
+            asleep.wakeup.wait(0)
+        _ = device.config.vendor
+        assert asleep.wakeup.wait(10) == 1
+        time.sleep(0.2)
+        assert power_status(device, "active") == "active"
+        # It is awake: low power can be entered anew.
+        with device.low_power():
+            assert power_status(device, "suspended") == "suspended"
+    assert power_status(device, "active") == "active"
+    with pytest.raises(pyvfio.Closed):
+        asleep.wakeup.fileno()
+
+
+@pytest.mark.require("bar_mmap")
+def test_a_mapped_region_cannot_be_reached_during_low_power(device: Device) -> None:
+    bar = device.regions[0].map()
+
+    def touched() -> int:
+        child = os.fork()
+        if child == 0:
+            ctypes.c_uint32.from_address(bar.address).value  # noqa: B018
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    with device.low_power():
+        assert touched() == -signal.SIGBUS
+    assert touched() == 0
+    bar.read32(0)
+
+
+@on_pci
+def test_a_device_that_is_closed_asleep_can_be_opened_again(address: str, mode: str, kernel: Any) -> None:
+    for _ in range(2):
+        with pyvfio.open(address, mode=mode, kernel=kernel) as device:
+            asleep = device.low_power()
+        assert asleep.closed
+    with pyvfio.open(address, mode=mode, kernel=kernel) as device:
+        assert device.config.vendor == host.device(address).vendor
+        assert power_status(device, "active") == "active"
+
+
+# --- dma-bufs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def peer(other: Callable[[str], str], bare_space: AddressSpace, device: Device) -> Iterator[Device]:
+    """A second edu, in the address space of the first."""
+    with bare_space.attach(other(BEHIND_PORT)) as peer:
+        yield peer
+
+
+def write_by_dma(edu: Dma, space: AddressSpace, iova: int, value: int) -> None:
+    """Have an edu store 32 bits at an IOVA."""
+    with space.map(DmaBuffer(PAGE), 0x800_0000) as source:
+        source.buffer.view[:4] = value.to_bytes(4, "little")
+        edu.copy(iova, source.iova, 4)
+
+
+def liveness(bar: RegionMapping, value: int) -> bool:
+    return bar.read32(LIVENESS) == ~value & 0xFFFFFFFF
+
+
+@pytest.mark.only(mode="iommufd", device="edu")
+class TestPeerToPeer:
+    def test_one_device_writes_into_anothers_bar(self, space: Ioas, dma: Dma, peer: Device) -> None:
+        bar = peer.regions[0].map()
+        bar.write32(LIVENESS, 0)
+        with peer.regions[0].dma_buf([Area(0, PAGE)]) as exported:
+            assert exported.size == PAGE
+            window = space.map_file(exported.fileno(), 0, PAGE, 0x400_0000)
+        write_by_dma(dma, space, window.iova + LIVENESS, 0x1234ABCD)
+        assert liveness(bar, 0x1234ABCD)
+        # And back: from the BAR into memory.
+        with space.alloc(PAGE, 0x500_0000) as target:
+            dma.copy(target.iova, window.iova + LIVENESS, 4)
+            assert target.buffer.view[:4] == (~0x1234ABCD & 0xFFFFFFFF).to_bytes(4, "little")
+        window.unmap()
+        write_by_dma(dma, space, window.iova + LIVENESS, 0x55)
+        assert liveness(bar, 0x1234ABCD)
+
+    def test_what_is_mapped_ends_with_the_bar_behind_it(self, space: Ioas, dma: Dma, peer: Device) -> None:
+        bar = peer.regions[0].map()
+        bar.write32(LIVENESS, 0x77)
+        with peer.regions[0].dma_buf([Area(0, PAGE)]) as exported:
+            window = space.map_file(exported.fileno(), 0, PAGE, 0x400_0000)
+            peer.config.memory_enabled = False
+            with pytest.raises(OSError) as caught:
+                space.map_file(exported.fileno(), 0, PAGE, 0x500_0000)
+            assert caught.value.errno == errno.ENODEV
+            peer.config.memory_enabled = True
+            # The kernel took it out of the IOMMU for good.
+            write_by_dma(dma, space, window.iova + LIVENESS, 0x88)
+            assert liveness(bar, 0x77)
+            window.unmap()
+            again = space.map_file(exported.fileno(), 0, PAGE, 0x400_0000)
+        write_by_dma(dma, space, again.iova + LIVENESS, 0x99)
+        assert liveness(bar, 0x99)
+
+    def test_closing_the_device_ends_its_dma_bufs(self, space: Ioas, dma: Dma, peer: Device) -> None:
+        exported = peer.regions[0].dma_buf()
+        assert exported.size == peer.regions[0].size
+        window = space.map_file(exported.fileno(), 0, exported.size, 0x400_0000)
+        peer.close()
+        assert exported.closed
+        write_by_dma(dma, space, window.iova + LIVENESS, 0x88)
+        assert window.unmap() == exported.size
+
+    def test_parts_that_are_no_pages_or_not_there_are_refused(self, peer: Device, space: Ioas) -> None:
+        region = peer.regions[0]
+        for area in (Area(0, 100), Area(100, PAGE), Area(0, 0), Area(0, region.size + PAGE)):
+            with pytest.raises(OSError, match="whole pages") as caught:
+                region.dma_buf([area])
+            assert caught.value.errno == errno.EINVAL
+        with pytest.raises(OSError, match="whole pages"):
+            region.dma_buf([])
+        for none in (peer.regions[1], peer.regions[lib.VFIO_PCI_CONFIG_REGION_INDEX]):
+            with pytest.raises(OSError, match="only BARs") as caught:
+                none.dma_buf([Area(0, PAGE)])
+            assert caught.value.errno == errno.ENODEV
+        # Two parts make one dma-buf; iommufd takes such of one part.
+        with region.dma_buf([Area(0, PAGE), Area(2 * PAGE, PAGE)]) as two:
+            with pytest.raises(OSError) as caught:
+                space.map_file(two.fileno(), 0, two.size)
+            assert caught.value.errno == errno.EOPNOTSUPP
+
+    def test_a_bar_is_not_mapped_by_its_virtual_address(self, space: Ioas, peer: Device) -> None:
+        bar = peer.regions[0].map()
+        with pytest.raises(OSError) as caught:
+            space.map(bar.view, 0x400_0000)
+        assert caught.value.errno == errno.EFAULT
+
+
+@pytest.mark.only(mode=["type1", "type1v2"], device="edu")
+def test_type1_lets_one_device_reach_anothers_bar_by_its_virtual_address(
+    space: AddressSpace, dma: Dma, peer: Device
+) -> None:
+    bar = peer.regions[0].map(0, PAGE)
+    window = space.map(bar.view, 0x400_0000)
+    write_by_dma(dma, space, window.iova + LIVENESS, 0xCAFE)
+    assert liveness(bar, 0xCAFE)
+    window.unmap()
+
+
+@pytest.mark.only(mode=["iommufd-type1", "iommufd-type1v2"], device="edu")
+def test_iommufd_in_place_of_a_container_maps_no_bar(space: AddressSpace, peer: Device) -> None:
+    bar = peer.regions[0].map(0, PAGE)
+    with pytest.raises(OSError) as caught:
+        space.map(bar.view, 0x400_0000)
+    assert caught.value.errno == errno.EFAULT

@@ -1,0 +1,95 @@
+"""A program that is killed, wherever it is: the devices work afterwards, and what it bound can be put back."""
+
+from __future__ import annotations
+
+import mmap
+import random
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import guest
+import pytest
+from processes import in_another_process
+
+import pyvfio
+from pyvfio import host
+
+if TYPE_CHECKING:
+    from drivers.vfio_mock import VfioMock
+
+    from pyvfio.kernel import Kernel
+
+PAGE = 4096
+STAGES = ("begin", "bind", "open", "map", "interrupts", "log", "read", "unmap", "close")
+
+
+@pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="vfio-mock")
+def test_a_program_killed_at_any_point_leaves_nothing_that_restore_does_not_put_right(
+    address: str, mode: str, kernel: Kernel
+) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    nvme = guest.address_of("nvme")
+    reached = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def stage(name: str) -> None:
+        reached[0] = STAGES.index(name)
+
+    def work() -> None:
+        from drivers.vfio_mock import VfioMock
+
+        while True:
+            stage("begin")
+            with host.bind(nvme, "vfio-pci"):
+                stage("bind")
+                with pyvfio.open(nvme, mode=mode) as device, pyvfio.open(address, mode=mode) as mock:
+                    stage("open")
+                    device.address_space.alloc(1 << 20)
+                    bar = device.regions[0].map()
+                    mapping = mock.address_space.alloc(16 * PAGE)
+                    stage("map")
+                    device.config.bus_master = True
+                    device.irqs.msix.enable(range(2))
+                    stage("interrupts")
+                    with mock.dirty_log([mapping.range]) as log:
+                        VfioMock(mock).start("TOUCH", "REPEAT", iova=mapping.iova, length=mapping.size, stride=PAGE)
+                        stage("log")
+                        log.read()
+                        stage("read")
+                    VfioMock(mock).stop()
+                    mapping.unmap()
+                    bar.close()
+                    stage("unmap")
+                stage("close")
+
+    stages: list[str] = []
+    for _ in range(20):
+        with in_another_process(work) as program:
+            time.sleep(chance.uniform(0.02, 1.2))
+            program.kill()
+        stages.append(STAGES[reached[0]])
+        host.restore()
+        found = host.device(nvme)
+        assert (found.driver, found.driver_override) == ("nvme", None)
+        assert host.bindings() == []
+        assert host.holders_of(nvme) == host.holders_of(address) == []
+        with pyvfio.open(address, mode=mode, kernel=kernel) as mock:
+            still_logs(mock)
+    print(f"killed at {', '.join(stages)}")
+    assert len(set(stages)) > 3, stages
+    disk = next(one for one in Path("/sys/class/block").iterdir() if nvme in str(one.resolve()))
+    assert len(Path("/dev", disk.name).read_bytes()[:PAGE]) == PAGE
+    with host.bind(nvme, "vfio-pci"), pyvfio.open(nvme, mode=mode, kernel=kernel) as device:
+        assert device.address_space.alloc(PAGE).mapped
+
+
+def still_logs(mock: pyvfio.Device) -> None:
+    from drivers.vfio_mock import VfioMock
+
+    logger: VfioMock = VfioMock(mock)
+    with mock.address_space.alloc(4 * PAGE) as mapping, mock.dirty_log([mapping.range]) as log:
+        assert log.read().count() == 0
+        logger.touch_each([mapping.iova + PAGE])
+        assert list(log.read().pages()) == [mapping.iova + PAGE]
