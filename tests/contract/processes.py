@@ -1,4 +1,4 @@
-"""Another process that does one thing."""
+"""Other processes, which do one thing."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import contextlib
 import os
 import select
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 
 
 class Process:
-    """A forked child.
+    """A forked child. It has what is open here open too, mapped BARs above all: it must not wait for the end of that.
 
     :ivar pid: its number
     """
@@ -61,3 +62,14 @@ def in_another_process(action: Callable[[], object]) -> Iterator[Process]:
     finally:
         process.kill()
         os.close(process._handle)
+
+
+@contextlib.contextmanager
+def writing(text: str, path: str | os.PathLike[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that writes to a file, which may take as long as a device is open. It has nothing else open."""
+    command = ["/bin/sh", "-c", 'printf %s "$1" > "$2"', "sh", text, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as writer:
+        try:
+            yield writer
+        finally:
+            writer.kill()

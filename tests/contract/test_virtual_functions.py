@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import guest
 import pytest
-from processes import in_another_process
+from processes import writing
 
 import pyvfio
 from pyvfio import host
@@ -158,10 +158,10 @@ def test_a_program_is_asked_to_give_back_one_that_is_taken_away(
     with pytest.raises(OSError, match="still open in this process"):
         host.remove_vfs(physical)
     path = Path(host.device(physical).path, "sriov_numvfs")
-    with in_another_process(lambda: path.write_text("0")) as removal:
+    with writing("0", path) as removal:
         assert request.wait(10) >= 1
         function.close()
-        assert removal.join(30) == 0
+        assert removal.wait(30) == 0
     assert host.device(physical).virtual_functions == ()
     with pytest.raises(OSError, match=virtual[0]):
         host.device(virtual[0])
