@@ -45,6 +45,7 @@ PROBES = {
     "dirty_pages": lambda device: has_dirty_pages(device.address_space),
     "iommu": lambda device: not device.address.startswith("vfio-mock"),
     "pci": lambda device: device.info.is_pci,
+    "dma_buf": lambda device: lib.VFIO_DEVICE_FEATURE_DMA_BUF in device.features,
     "reset": lambda device: device.info.resettable,
     "bar_mmap": lambda device: device.info.is_pci and device.regions[0].mmappable,
     "intx": lambda device: irqs(device, lib.VFIO_PCI_INTX_IRQ_INDEX) > 0,

@@ -24,6 +24,7 @@ PAGE = 4096
 STAGES = ("begin", "bind", "open", "map", "interrupts", "log", "read", "unmap", "close")
 
 
+@pytest.mark.require("linux")
 @pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="vfio-mock")
 def test_a_program_killed_at_any_point_leaves_nothing_that_restore_does_not_put_right(
     address: str, mode: str, kernel: Kernel

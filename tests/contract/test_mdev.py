@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import guest
 import pytest
 
 import pyvfio
 from pyvfio import host
 
-pytestmark = pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="vfio-mock")
-
-PARENT = Path("/sys/devices/virtual/mtty/mtty")
+pytestmark = [
+    pytest.mark.require("linux"),
+    pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="vfio-mock"),
+]
 
 
 @pytest.fixture
 def mdev() -> Iterator[str]:
     """The UUID of a new mediated device."""
-    for name, variable in (("mdev", "PYVFIO_MDEV_MODULE"), ("mtty", "PYVFIO_MTTY_MODULE")):
-        if not Path("/sys/module", name).exists():
-            subprocess.run(["insmod", os.environ[variable]], check=True)
-    name = str(uuid.uuid4())
-    (PARENT / "mdev_supported_types" / "mtty-2" / "create").write_text(name)
-    yield name
-    (PARENT / name / "remove").write_text("1")
+    with guest.mtty() as name:
+        yield name
     with pytest.raises(OSError, match=name):
         host.device(name)
 
@@ -44,12 +38,10 @@ def test_one_is_found_by_its_uuid(mdev: str) -> None:
         assert not found.no_iommu
         assert host.group_members(mdev) == {mdev: found.driver}
         assert host.reserved_regions(mdev) == []
-        other = str(uuid.uuid4())
-        (PARENT / "mdev_supported_types" / "mtty-1" / "create").write_text(other)
-        seen = []
-        while change := changes.wait(2):
-            seen.append((change.action, change.bus, change.address))
-        (PARENT / other / "remove").write_text("1")
+        with guest.mtty(1) as other:
+            seen = []
+            while change := changes.wait(2):
+                seen.append((change.action, change.bus, change.address))
         assert ("add", "mdev", other) in seen
 
 

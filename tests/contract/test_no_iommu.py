@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyvfio import Device
     from pyvfio.space import AddressSpace
 
-pytestmark = pytest.mark.only(iommu="none")
+pytestmark = [pytest.mark.require("linux"), pytest.mark.only(iommu="none")]
 
 PAGE = 4096
 EDU_FAR = "0000:00:05.1"  # it reaches 4 GiB, which is all memory of the machine

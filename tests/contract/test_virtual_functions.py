@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from pyvfio import Device
 
 # The firmware's table for QEMU's AMD IOMMU lists the functions that there were at start: virtual ones get no group.
-pytestmark = pytest.mark.only(iommu=["intel", "virtio"], mode=["type1v2", "iommufd"], device="edu")
+pytestmark = [
+    pytest.mark.require("linux"),
+    pytest.mark.only(iommu=["intel", "virtio"], mode=["type1v2", "iommufd"], device="edu"),
+]
 
 ENABLE_SRIOV = Path("/sys/module/vfio_pci/parameters/enable_sriov")
 TOKEN = uuid.UUID("01234567-89ab-cdef-0123-456789abcdef")
