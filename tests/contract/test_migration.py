@@ -33,8 +33,9 @@ MEMORY = 1
 #: bytes of a record of vfio-mock's stream before its payload; of its header; of a page
 RECORD, HEADER, PAGE_RECORD = 32, 64, 32 + PAGE
 ASKED = sorted(set(State) - {State.ERROR})
-#: where the matrix of all transitions is run: by group and by cdev
-twice = pytest.mark.only(mode=["type1v2", "iommufd"], device="vfio-mock")
+#: A stream knows nothing of address spaces: most of this is run once by group and once by cdev.
+pytestmark = pytest.mark.only(mode=["type1v2", "iommufd"], device="vfio-mock")
+everywhere = pytest.mark.only(device="vfio-mock")
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_the_device_says_what_it_can(migration: Migration) -> None:
         _ = migration.stream
 
 
-@pytest.mark.require("pci")
+@pytest.mark.only(device=["edu", "nvme", "e1000e"])
 def test_a_device_that_cannot_migrate_says_so(device: Device) -> None:
     with pytest.raises(Unsupported, match="cannot be migrated"):
         _ = device.migration
@@ -191,7 +192,6 @@ def check_every_transition(device: Device, data: bytes, reached: Callable[[], tu
     device.reset()
 
 
-@twice
 def test_every_transition_goes_the_kernels_way(mock: VfioMock, kernel: Any) -> None:
     before = descriptors()
     check_every_transition(mock.device, saved(mock.device), lambda: passed(mock), kernel)
@@ -199,7 +199,6 @@ def test_every_transition_goes_the_kernels_way(mock: VfioMock, kernel: Any) -> N
     assert descriptors() == before
 
 
-@twice
 @pytest.mark.require("linux")
 def test_every_transition_of_the_kernels_own_sample_ends_where_it_was_asked_for(cards: list[Device], kernel: Any) -> None:
     check_every_transition(cards[0], saved(cards[0]), lambda: None, kernel)
@@ -207,7 +206,6 @@ def test_every_transition_of_the_kernels_own_sample_ends_where_it_was_asked_for(
     assert not streams_open(kernel)
 
 
-@twice
 def test_a_failing_step_leaves_the_device_in_the_state_before_it(mock: VfioMock, migration: Migration, kernel: Any) -> None:
     data = saved(mock.device)
     for origin, target in itertools.product(ASKED, repeat=2):
@@ -231,7 +229,6 @@ def test_a_failing_step_leaves_the_device_in_the_state_before_it(mock: VfioMock,
     assert (migration.state, streams_open(kernel)) == (State.RUNNING, 0)
 
 
-@twice
 def test_what_the_library_refuses_the_kernel_refuses_too(mock: VfioMock, migration: Migration) -> None:
     for origin in (State.RUNNING, State.STOP_COPY):
         migration.state = origin
@@ -269,6 +266,7 @@ def test_only_a_reset_leads_out_of_error(mock: VfioMock, migration: Migration) -
     load(mock.device, saved(mock.device))
 
 
+@everywhere
 def test_the_device_works_in_running_and_pre_copy_alone(mock: VfioMock, migration: Migration) -> None:
     data = saved(mock.device)
     for state in ASKED:
@@ -350,6 +348,7 @@ def test_a_call_that_fails_once_works_afterwards(
 # --- the stream -----------------------------------------------------------------------------------------------------------
 
 
+@everywhere
 def test_what_one_device_saves_another_loads(mock: VfioMock, second: Device) -> None:
     from drivers.vfio_mock import VfioMock
 
@@ -363,7 +362,6 @@ def test_what_one_device_saves_another_loads(mock: VfioMock, second: Device) -> 
     assert (target["SCRATCH64"], target["DMA_SEED"], target["MIG_STATE"]) == (0x1122334455667788, 77, State.RUNNING)
 
 
-@twice
 @pytest.mark.require("linux")
 def test_the_kernels_own_sample_saves_and_loads(cards: list[Device]) -> None:
     scratch = 7  # a register of a serial port that means nothing
@@ -482,6 +480,7 @@ def test_new_initial_data_is_told_once_to_who_allows_it(mock: VfioMock, migratio
     migration.state = State.RUNNING
 
 
+@everywhere
 def test_pre_copy_leaves_little_for_the_stop(mock: VfioMock, space: AddressSpace, migration: Migration, mode: str, kernel: Any) -> None:
     """The engine writes to its own memory and the host's all the while; both are copied, and it goes on in the other device."""
     from drivers.vfio_mock import VfioMock
@@ -608,7 +607,6 @@ def test_a_stream_that_is_no_good_is_refused_and_the_device_can_be_reset(
     assert second.migration.state == State.RUNNING
 
 
-@twice
 @pytest.mark.require("linux")
 def test_streams_of_other_devices_are_refused(mock: VfioMock, second: Device, cards: list[Device], kernel: Any) -> None:
     foreign, own = saved(cards[0]), saved(mock.device)
@@ -628,7 +626,6 @@ def test_streams_of_other_devices_are_refused(mock: VfioMock, second: Device, ca
     assert streams_open(kernel) == 0
 
 
-@twice
 @pytest.mark.require("linux")
 def test_the_kernels_own_sample_refuses_what_is_no_good(cards: list[Device], bare_space: AddressSpace, kernel: Any) -> None:
     migration, good = cards[1].migration, saved(cards[0])
@@ -685,7 +682,6 @@ def migrate_for_ever(mode: str, ready: int) -> None:
         first, second = second, first
 
 
-@twice
 @pytest.mark.require("linux")
 def test_a_process_killed_at_any_moment_of_a_migration_leaves_the_devices_usable(address: str, mode: str, kernel: Any) -> None:
     rng = random.Random(9)
