@@ -176,6 +176,11 @@ def map_failed(
             return "it overlaps what was mapped by other means than this object", []
         if number == errno.ENOMEM:
             return memlock(space._fd.kernel, size_)
+        if number == errno.ENOSPC and iova is None:
+            return "no free range of that size and alignment is left", [
+                f"the usable ranges are {ranges(list(space.iova_ranges or ()))}",
+                f"mapped through this object: {len(space.mapped_ranges)} ranges",
+            ]
         if number == errno.ENOSPC:
             return "the limit on the number of mappings is reached", [
                 "raise it with the module parameter vfio_iommu_type1.dma_entry_limit, or map fewer, larger pieces "

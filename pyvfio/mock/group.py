@@ -109,7 +109,7 @@ class GroupFile(File):
     """An open /dev/vfio/N.
 
     :ivar container: what it was put into
-    :ivar users: its devices that are open in a container of type1's
+    :ivar users: its devices that are open, and what they were opened through: it may have left that since
     """
 
     kind = "group"
@@ -118,7 +118,7 @@ class GroupFile(File):
         super().__init__(kernel)
         self.group = group
         self.container: GroupContainer | None = None
-        self.users = 0
+        self.users: dict[Device, GroupContainer] = {}
 
     @request(lib.VFIO_GROUP_GET_STATUS)
     def _get_status(self, argument: int) -> None:
@@ -169,15 +169,13 @@ class GroupFile(File):
             raise Errno(errno.EINVAL)
         if not device.files:
             self.container.use(device)
-            self.users += 1
+            self.users[device] = self.container
             self.hold()
 
     def unuse(self, device: Device) -> None:
         """A file of a device is gone; the last time counts."""
         if not device.files:
-            if self.container is not None:
-                self.container.unuse(device)
-            self.users -= 1
+            self.users.pop(device).unuse(device)
             self.drop()
 
     def _leave(self) -> None:

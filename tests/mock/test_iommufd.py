@@ -156,7 +156,7 @@ def test_a_place_that_was_freed_is_found_with_what_is_free_around_it(ioas: Ioas)
     page, pages = buffer.view[odd : odd + PAGE], buffer.view[odd : odd + 3 * PAGE]
     ioas.allow([IovaRange(0x10000, 0x10000 + 9 * PAGE - 1)])
     pieces = [ioas.map(page) for _ in range(9)]
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="no free range of that size") as caught:
         ioas.map(pages)
     assert caught.value.errno == errno.ENOSPC
     for index in (3, 5, 4):
