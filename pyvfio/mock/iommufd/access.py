@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd import rw
+from pyvfio.mock.iommufd.area import LAST, READ, WRITE
 from pyvfio.mock.iommufd.ioas import Ioas
-from pyvfio.mock.iommufd.iopt import LAST, READ, WRITE
 from pyvfio.mock.iommufd.object import Object
 from pyvfio.mock.space import Space
 

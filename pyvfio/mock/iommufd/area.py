@@ -7,6 +7,11 @@ import errno
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.pages import Pages
 
+#: the last IOVA that there is
+LAST = 2**64 - 1
+#: what devices may do
+READ, WRITE = 1, 2
+
 
 class Area:
     """One mapping.

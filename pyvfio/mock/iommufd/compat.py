@@ -10,10 +10,10 @@ from pyvfio._abi import ffi, lib
 from pyvfio.mock import caller
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.file import request
+from pyvfio.mock.iommufd.area import LAST, READ, WRITE
 from pyvfio.mock.iommufd.command import Command, command
 from pyvfio.mock.iommufd.context import Context
 from pyvfio.mock.iommufd.ioas import Ioas, unmap_range
-from pyvfio.mock.iommufd.iopt import LAST, READ, WRITE
 from pyvfio.mock.iommufd.pages import UserPages
 
 if TYPE_CHECKING:

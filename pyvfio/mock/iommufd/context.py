@@ -45,14 +45,14 @@ class Context(GroupContainer):
         self.account_by_process = False
 
     def ioctl(self, number: int, argument: int) -> int:
+        request = REQUESTS.get(number)
+        if request is not None:
+            request.execute(self, Command(request, argument))
+            return 0
         if not lib.IOMMUFD_CMD_BASE <= number & 0xFF <= _LAST_NR:
             return super().ioctl(number, argument)
-        request = REQUESTS.get(number)
-        if request is None:
-            caller.read(argument, 4)
-            raise Errno(errno.ENOTTY)
-        request.execute(self, Command(request, argument))
-        return 0
+        caller.read(argument, 4)
+        raise Errno(errno.ENOTTY)
 
     def compat_ioas(self) -> Ioas:
         """:raises Errno: ENODEV, there is none"""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd import rw
-from pyvfio.mock.iommufd.iopt import LAST, IoPageTable
+from pyvfio.mock.iommufd.area import LAST
+from pyvfio.mock.iommufd.iopt import IoPageTable
 from pyvfio.mock.space import Space
 
 if TYPE_CHECKING:

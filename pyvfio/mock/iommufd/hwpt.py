@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import lib
 from pyvfio.mock.errno import Errno
+from pyvfio.mock.iommufd.area import LAST
 from pyvfio.mock.iommufd.command import Command, command
 from pyvfio.mock.iommufd.domain import Domain
 from pyvfio.mock.iommufd.ioas import Ioas
-from pyvfio.mock.iommufd.iopt import LAST
 from pyvfio.mock.iommufd.object import Object
 from pyvfio.mock.iommufd.user_data import UserArray, UserData
 from pyvfio.mock.iova_bitmap import IovaBitmap

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pyvfio._abi import ffi, lib
 from pyvfio.mock import caller
 from pyvfio.mock.errno import Errno
+from pyvfio.mock.iommufd.area import LAST, READ, WRITE
 from pyvfio.mock.iommufd.command import Command, command
-from pyvfio.mock.iommufd.iopt import LAST, READ, WRITE, IoPageTable
+from pyvfio.mock.iommufd.iopt import IoPageTable
 from pyvfio.mock.iommufd.object import Object
 from pyvfio.mock.iommufd.pages import FilePages, UserPages
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context
     from pyvfio.mock.iommufd.hwpt import PagingHwpt
 
-_FLAGS = lib.IOMMU_IOAS_MAP_FIXED_IOVA | lib.IOMMU_IOAS_MAP_WRITEABLE | lib.IOMMU_IOAS_MAP_READABLE
+_FIXED, _WRITEABLE, _READABLE = (
+    lib.IOMMU_IOAS_MAP_FIXED_IOVA, lib.IOMMU_IOAS_MAP_WRITEABLE, lib.IOMMU_IOAS_MAP_READABLE
+)  # fmt: skip
 
 
 class Ioas(Object):
@@ -91,16 +94,12 @@ def _allow_iovas(ctx: Context, cmd: Command) -> None:
 # Mapping.
 
 
-def _prot(flags: int) -> int:
-    return (READ if flags & lib.IOMMU_IOAS_MAP_READABLE else 0) | (WRITE if flags & lib.IOMMU_IOAS_MAP_WRITEABLE else 0)
-
-
 def _checked_prot(flags: int, *numbers: int) -> int:
-    if flags & ~_FLAGS:
+    if flags & ~(_FIXED | _WRITEABLE | _READABLE):
         raise Errno(errno.EOPNOTSUPP)
-    if any(number == LAST for number in numbers):
+    if LAST in numbers:
         raise Errno(errno.EOVERFLOW)
-    prot = _prot(flags)
+    prot = (READ if flags & _READABLE else 0) | (WRITE if flags & _WRITEABLE else 0)
     if not prot:
         raise Errno(errno.EINVAL)
     return prot
@@ -115,7 +114,7 @@ def _map(ctx: Context, cmd: Command) -> None:
     table = ctx.get(c.ioas_id, Ioas).table
     size, address = c.length, c.user_va
     pages = UserPages(ctx, address, size, writable=bool(prot & WRITE))
-    place = c.iova if c.flags & lib.IOMMU_IOAS_MAP_FIXED_IOVA else None
+    place = c.iova if c.flags & _FIXED else None
     c.iova = table.map([(pages, address - pages.address, size)], size, place, prot)
     cmd.respond()
 
@@ -131,7 +130,7 @@ def _map_file(ctx: Context, cmd: Command) -> None:
     if start + size - 1 > LAST:
         raise Errno(errno.EOVERFLOW)
     pages = FilePages(ctx, c.fd, start, size, writable=bool(prot & WRITE))
-    place = c.iova if c.flags & lib.IOMMU_IOAS_MAP_FIXED_IOVA else None
+    place = c.iova if c.flags & _FIXED else None
     c.iova = table.map([(pages, start - pages.address, size)], size, place, prot)
     cmd.respond()
 
@@ -142,7 +141,7 @@ def _copy(ctx: Context, cmd: Command) -> None:
     prot = _checked_prot(c.flags, c.length, c.src_iova, c.dst_iova)
     slices = ctx.get(c.src_ioas_id, Ioas).table.slices(c.src_iova, c.length)
     table = ctx.get(c.dst_ioas_id, Ioas).table
-    place = c.dst_iova if c.flags & lib.IOMMU_IOAS_MAP_FIXED_IOVA else None
+    place = c.dst_iova if c.flags & _FIXED else None
     c.dst_iova = table.map(slices, c.length, place, prot)
     cmd.respond()
 

@@ -7,18 +7,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from pyvfio.mock.errno import Errno
-from pyvfio.mock.iommufd.area import Area
+from pyvfio.mock.iommufd.area import LAST, WRITE, Area
 from pyvfio.mock.iommufd.pages import Pages
+from pyvfio.mock.iommufd.places import Places, holes
 from pyvfio.mock.mappings import Mappings
 
 if TYPE_CHECKING:
     from pyvfio.mock.profile import Profile
 
-LAST = 2**64 - 1
-READ, WRITE = 1, 2
 #: a slice of pages: the pages, the byte of them that it starts with, its size
 Slice = tuple[Pages, int, int]
-_HUGE = 2 << 20
 
 
 class Access(Protocol):
@@ -61,31 +59,35 @@ class IoPageTable:
         self.accesses: list[Access] = []
         self._reserved: list[tuple[int, int, object]] = []
         self._allowed: list[tuple[int, int]] = []
-        self._used_up: dict[tuple[int, int, int], int] = {}
+        self._places = Places(self.areas, profile.page_size)
+        self._limit()
 
     # Usable IOVAs.
 
     def reserve(self, start: int, last: int, owner: object) -> None:
         """:raises Errno: EADDRINUSE, something is mapped there, or the caller has it allowed"""
-        if self.areas.first(start, last) or any(a <= last and start <= b for a, b in self._allowed):
+        if self.areas.first(start, last) is not None or any(a <= last and start <= b for a, b in self._allowed):
             raise Errno(errno.EADDRINUSE)
         self._reserved.append((start, last, owner))
-        self._used_up.clear()
+        self._limit()
 
     def unreserve(self, owner: object) -> None:
         self._reserved = [entry for entry in self._reserved if entry[2] is not owner]
-        self._used_up.clear()
+        self._limit()
 
     def usable(self) -> Iterator[tuple[int, int]]:
         """The ranges between the reserved regions."""
-        return _holes(self._reserved_spans(), 0, LAST)
+        return holes(self._reserved_spans(), 0, LAST)
 
     def allow(self, ranges: list[tuple[int, int]]) -> None:
         """:raises Errno: EADDRINUSE, a reserved region is among them"""
         if any(a <= last and start <= b for a, b, _ in self._reserved for start, last in ranges):
             raise Errno(errno.EADDRINUSE)
         self._allowed = sorted(ranges)
-        self._used_up.clear()
+        self._limit()
+
+    def _limit(self) -> None:
+        self._places.limit(self._reserved_spans(), self._allowed)
 
     def _reserved_spans(self) -> list[tuple[int, int]]:
         spans: list[tuple[int, int]] = []
@@ -107,7 +109,7 @@ class IoPageTable:
             raise Errno(errno.EINVAL)
         if iova is None:
             pages, start, _ = slices[0]
-            iova = self._place(pages.address + start, size)
+            iova = self._places.find(pages.address + start, size, self.alignment)
         else:
             self._check_free(iova, size)
         areas = []
@@ -133,55 +135,11 @@ class IoPageTable:
         last = iova + size - 1
         if last > LAST:
             raise Errno(errno.EOVERFLOW)
-        if any(start <= last and iova <= end for start, end, _ in self._reserved):
-            raise Errno(errno.EINVAL)
-        if self.areas.first(iova, last):
+        for start, end, _ in self._reserved:
+            if start <= last and iova <= end:
+                raise Errno(errno.EINVAL)
+        if self.areas.first(iova, last) is not None:
             raise Errno(errno.EEXIST)
-
-    def _place(self, address: int, size: int) -> int:
-        """The lowest free IOVA but 0, as aligned as the memory is, so that a huge page may cover it."""
-        if not 0 < size < LAST // 2:
-            raise Errno(errno.EOVERFLOW)
-        alignment = 1 << (size - 1).bit_length()
-        if address:
-            alignment = min(alignment, address & -address)
-        alignment = min(alignment, max(_HUGE, self._page_size))
-        if alignment < self.alignment:
-            raise Errno(errno.EINVAL)
-        offset = address % self._page_size
-
-        def fit(start: int, last: int) -> int | None:
-            start = (start + alignment - 1 & -alignment) | offset
-            return start if start < last and last - start >= size - 1 else None
-
-        reserved = self._reserved_spans()
-        lowest, highest = self._page_size, LAST - self._page_size
-        # Nothing of this size and alignment begins below `known`.
-        known = self._used_up.get((size, alignment, offset), 0)
-        for first, last in self._allowed or [(lowest, highest)]:
-            begin = fit(max(first, lowest), min(last, highest))
-            if begin is None:
-                continue
-            last = min(last, highest)
-            for hole in _holes(reserved, max(begin, known), last):
-                for free in self._free_in(*hole):
-                    found = fit(*free)
-                    if found is not None:
-                        if len(self._used_up) > 64:
-                            self._used_up.clear()
-                        self._used_up[size, alignment, offset] = found
-                        return found
-        raise Errno(errno.ENOSPC)
-
-    def _free_in(self, start: int, last: int) -> Iterator[tuple[int, int]]:
-        while start <= last:
-            area = self.areas.first(start, last)
-            if area is None:
-                yield start, last
-                return
-            if area.iova > start:
-                yield start, area.iova - 1
-            start = area.last + 1
 
     # Unmapping.
 
@@ -210,17 +168,11 @@ class IoPageTable:
             for domain in self.domains:
                 domain.unmapped(area)
             done += area.size
-            self._freed(area.iova)
+            self._places.freed(area)
             if area.last >= last:
                 break
             start = area.last + 1
         return done, 0
-
-    def _freed(self, iova: int) -> None:
-        for key, known in self._used_up.items():
-            # What is free from here on may have been too short with what is free before it.
-            if known > iova - key[0]:
-                self._used_up[key] = max(0, iova - key[0] + 1)
 
     def cut(self, iovas: list[int]) -> None:
         """Split mappings, so that each of `iovas` is the last of one.
@@ -362,13 +314,3 @@ def _pin(areas: list[Area]) -> None:
             area.unpin()
         raise
 
-
-def _holes(spans: list[tuple[int, int]], start: int, last: int) -> Iterator[tuple[int, int]]:
-    for first, end in spans:
-        if first > last:
-            break
-        if first > start:
-            yield start, first - 1
-        start = max(start, end + 1)
-    if start <= last:
-        yield start, last

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pyvfio.mock.errno import Errno
-from pyvfio.mock.iommufd.iopt import LAST, READ, WRITE
+from pyvfio.mock.iommufd.area import LAST, READ, WRITE
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.area import Area
