@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 class BoundGroup:
     """An IOMMU group in an iommufd: all of its devices share their page table.
 
-    :ivar attached: PASID, or None for DMA without one -> the page table, and the devices that were attached to it
+    :ivar attached: PASID, or 0 for DMA without one -> the page table, and the devices that were attached to it
     """
 
     def __init__(self, group: Group) -> None:
         self.group = group
         self.devices = 0
-        self.attached: dict[int | None, tuple[Hwpt, list[BoundDevice]]] = {}
+        self.attached: dict[int, tuple[Hwpt, list[BoundDevice]]] = {}
 
     def show(self) -> None:
         """What the IOMMU does with the DMA of all devices of the group now."""
-        hwpt, _ = self.attached.get(None, (None, None))
+        hwpt, _ = self.attached.get(0, (None, None))
         for device in self.group.devices:
             device.space = hwpt.domain if hwpt is not None else None
 
-    def check_pasid(self, hwpt: Hwpt, pasid: int | None) -> None:
+    def check_pasid(self, hwpt: Hwpt, pasid: int) -> None:
         """:raises Errno: EINVAL, a page table that is not made for PASIDs with one that needs it"""
-        if pasid is None:
-            if not hwpt.pasid_compatible and any(other is not None for other in self.attached):
+        if not pasid:
+            if not hwpt.pasid_compatible and any(self.attached):
                 raise Errno(errno.EINVAL)
             return
         if not hwpt.pasid_compatible:
             raise Errno(errno.EINVAL)
-        plain = self.attached.get(None)
+        plain = self.attached.get(0)
         if plain is not None and not plain[0].pasid_compatible:
             raise Errno(errno.EINVAL)
 
@@ -63,13 +63,17 @@ class BoundDevice(Object):
         self.group = ctx.groups.setdefault(device.group.number, BoundGroup(device.group))
         self.group.devices += 1
         self.vdevice: Vdevice | None = None
+        # What the driver of the device believes: attached without a PASID, and with these.
+        self._plain = False
+        self._pasids: set[int] = set()
         # The driver that bound it.
         self.users += 1
 
     def unbind(self) -> None:
         """The driver lets go."""
-        for pasid in [pasid for pasid, (_, devices) in self.group.attached.items() if self in devices]:
+        for pasid in sorted(self._pasids):
             self.detach(pasid)
+        self.detach()
         if self.vdevice is not None:
             # Its number is not given again: whoever has it must not find another object there.
             self.ctx.remove(self.vdevice, tombstone=True)
@@ -85,33 +89,49 @@ class BoundDevice(Object):
 
     # Attaching.
 
-    def is_attached(self, pasid: int | None = None) -> bool:
-        return pasid in self.group.attached and self in self.group.attached[pasid][1]
-
     def attach(self, number: int, pasid: int | None = None) -> int:
         """Attach it to an IOAS or a page table, or to another one: the number of the page table.
 
-        :raises Errno: ENOENT; EINVAL, it does not fit; EADDRINUSE, a mapping is in the way
+        :raises Errno: ENOENT; ENOSPC, no PASID is so large; EINVAL, it does not fit; EADDRINUSE, a mapping is in the way; EBUSY, it is
+            attached by way of PASID 0, or without one, which is the same, and the driver does not know
         """
-        replace = self.is_attached(pasid)
+        if pasid is not None and pasid >> 31:
+            raise Errno(errno.ENOSPC)
+        replace = self._plain if pasid is None else pasid in self._pasids
         object_ = self.ctx.get(number)
         if isinstance(object_, Ioas):
-            number = self._attach_ioas(object_, pasid, replace)
+            number = self._attach_ioas(object_, pasid or 0, replace)
         elif isinstance(object_, Hwpt):
-            self._change(object_, pasid)
+            self._change(object_, pasid or 0, replace)
         else:
             raise Errno(errno.EINVAL)
         if not replace:
             self.users += 1
+        if pasid is None:
+            self._plain = True
+        else:
+            self._pasids.add(pasid)
         return number
 
-    def _attach_ioas(self, ioas: Ioas, pasid: int | None, replace: bool) -> int:
+    def detach(self, pasid: int | None = None) -> None:
+        """Nothing happens if it is not attached."""
+        if pasid is None and self._plain:
+            self._plain = False
+        elif pasid is not None and pasid in self._pasids:
+            self._pasids.remove(pasid)
+        else:
+            return
+        if self in self.group.attached.get(pasid or 0, (None, []))[1]:
+            self.detach_from(pasid or 0).let_go()
+            self.drop()
+
+    def _attach_ioas(self, ioas: Ioas, pasid: int, replace: bool) -> int:
         """Attach it to a page table that the kernel made by itself, of those that fit the first, else to a new one."""
         for hwpt in ioas.hwpts:
             if not hwpt.automatic:
                 continue
             try:
-                self._change(hwpt, pasid)
+                self._change(hwpt, pasid, replace)
             except Errno as error:
                 if error.number != errno.EINVAL:
                     raise
@@ -120,33 +140,35 @@ class BoundDevice(Object):
         hwpt = PagingHwpt(ioas, 0, self, automatic=not replace, pasid=pasid)
         if replace:
             try:
-                self._change(hwpt, pasid)
+                self._change(hwpt, pasid, replace)
             except Errno:
                 self.ctx.remove(hwpt)
                 raise
             hwpt.automatic = True
         return hwpt.id
 
-    def _change(self, hwpt: Hwpt, pasid: int | None) -> None:
-        if self.is_attached(pasid):
+    def _change(self, hwpt: Hwpt, pasid: int, replace: bool) -> None:
+        if replace:
             self._replace_by(hwpt, pasid)
         else:
             self.attach_to(hwpt, pasid)
 
-    def attach_to(self, hwpt: Hwpt, pasid: int | None) -> None:
-        """:raises Errno: EINVAL, EADDRINUSE; nothing has changed then"""
+    def attach_to(self, hwpt: Hwpt, pasid: int) -> None:
+        """:raises Errno: EBUSY, EINVAL, EADDRINUSE; nothing has changed then"""
         current, devices = self.group.attached.get(pasid, (None, []))
+        if self in devices:
+            raise Errno(errno.EBUSY)
         if current is not None and current is not hwpt:
             raise Errno(errno.EINVAL)
         table = hwpt.paging.ioas.table
-        if pasid is None:
+        if not pasid:
             _reserve(self, hwpt)
         if current is None:
             try:
                 self._check_attach(hwpt, pasid)
                 self._check_pasid_range(pasid)
             except Errno:
-                if pasid is None:
+                if not pasid:
                     table.unreserve(self)
                 raise
             self.group.attached[pasid] = hwpt, devices
@@ -154,18 +176,22 @@ class BoundDevice(Object):
         hwpt.users += 1
         self.group.show()
 
-    def _check_attach(self, hwpt: Hwpt, pasid: int | None) -> None:
+    def _check_attach(self, hwpt: Hwpt, pasid: int) -> None:
         """:raises Errno: EINVAL; ENOENT, the device is not in the virtual IOMMU that the page table is of"""
         self.group.check_pasid(hwpt, pasid)
+        if hwpt.fault_queue is not None:
+            self.ctx.driver.check_faults()
         viommu = hwpt.viommu
         if viommu is not None and (self.vdevice is None or self.vdevice.viommu is not viommu):
             raise Errno(errno.ENOENT)
 
-    def _check_pasid_range(self, pasid: int | None) -> None:
-        if pasid is not None and (pasid == 0 or pasid >> self.ctx.kernel.profile.pasid_bits):
+    def _check_pasid_range(self, pasid: int) -> None:
+        # A device without any is not asked.
+        bits = self.ctx.kernel.profile.pasid_bits
+        if bits and pasid >> bits:
             raise Errno(errno.EINVAL)
 
-    def _replace_by(self, hwpt: Hwpt, pasid: int | None) -> None:
+    def _replace_by(self, hwpt: Hwpt, pasid: int) -> None:
         """Attach all devices of the group to another page table.
 
         :raises Errno: EINVAL, EADDRINUSE; nothing has changed then
@@ -174,7 +200,7 @@ class BoundDevice(Object):
         if hwpt is old:
             return
         ioas, old_ioas = hwpt.paging.ioas, old.paging.ioas
-        moves = pasid is None and ioas is not old_ioas
+        moves = not pasid and ioas is not old_ioas
         if moves:
             done: list[BoundDevice] = []
             try:
@@ -197,20 +223,14 @@ class BoundDevice(Object):
         _forget(old, devices, pasid)
         old.let_go()
 
-    def detach(self, pasid: int | None = None) -> None:
-        """Nothing happens if it is not attached."""
-        if self.is_attached(pasid):
-            self.detach_from(pasid).let_go()
-            self.drop()
-
-    def detach_from(self, pasid: int | None) -> Hwpt:
+    def detach_from(self, pasid: int) -> Hwpt:
         """Take it off its page table, which still has it as a user."""
         hwpt, devices = self.group.attached[pasid]
         devices.remove(self)
         if not devices:
             _forget(hwpt, [self], pasid)
             del self.group.attached[pasid]
-        if pasid is None:
+        if not pasid:
             hwpt.paging.ioas.table.unreserve(self)
         self.group.show()
         return hwpt
@@ -224,7 +244,7 @@ class BoundDevice(Object):
 
         :raises LookupError: nobody is there to hear it
         """
-        hwpt, _ = self.group.attached.get(pasid, (None, []))
+        hwpt, _ = self.group.attached.get(pasid or 0, (None, []))
         if hwpt is None or hwpt.fault_queue is None:
             raise LookupError("the device is attached to no page table with a fault queue")
         hwpt.fault_queue.report([Fault(self, pasid, group, permissions, address) for address in addresses])
@@ -239,7 +259,7 @@ class BoundDevice(Object):
         self.vdevice.viommu.event_queues[type_].report(data)
 
 
-def _forget(hwpt: Hwpt, devices: list[BoundDevice], pasid: int | None) -> None:
+def _forget(hwpt: Hwpt, devices: list[BoundDevice], pasid: int) -> None:
     """Devices are attached to it no more: the kernel answers their page faults."""
     if hwpt.fault_queue is not None:
         for device in devices:

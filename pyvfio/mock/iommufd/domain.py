@@ -14,7 +14,7 @@ from pyvfio.mock.space import Space
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.area import Area
-    from pyvfio.mock.profile import Profile
+    from pyvfio.mock.iommufd.driver import Driver
 
 
 class Domain(Space):
@@ -23,8 +23,10 @@ class Domain(Space):
     :ivar tracks: it can keep dirty bits
     """
 
-    def __init__(self, profile: Profile, table: IoPageTable, *, tracks: bool) -> None:
+    def __init__(self, driver: Driver, table: IoPageTable, *, tracks: bool) -> None:
+        profile = driver.profile
         self.table = table
+        self._driver = driver
         self.page_sizes = profile.page_sizes
         self.aperture_last = min(LAST, (1 << profile.width) - 1)
         self.tracks = tracks
@@ -43,6 +45,11 @@ class Domain(Space):
         for area, start, last in rw.write(self.table, iova, data):
             if self._tracking:
                 self._dirty.setdefault(area, set()).update(range(start // self._page_size, last // self._page_size + 1))
+
+    def check(self, area: Area) -> None:
+        """:raises Errno: EINVAL, the IOMMU cannot show it"""
+        if not area.prot and not self._driver.maps_nothing:
+            raise Errno(errno.EINVAL)
 
     # Dirty bits.
 

@@ -26,11 +26,13 @@ class Driver:
     :ivar flags: IOMMU_HWPT_ALLOC_* that it takes for a page table; dirty tracking if the profile has it
     :ivar info: type and data of IOMMU_GET_HW_INFO
     :ivar nests: page tables of guests can be made on its own
+    :ivar maps_nothing: it takes mappings that allow neither reading nor writing
     """
 
     flags: ClassVar[int] = 0
-    info: ClassVar[tuple[int, bytes]] = (lib.IOMMU_HW_INFO_TYPE_NONE, b"")
+    info: tuple[int, bytes] = (lib.IOMMU_HW_INFO_TYPE_NONE, b"")
     nests: ClassVar[bool] = False
+    maps_nothing: ClassVar[bool] = True
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
@@ -49,6 +51,10 @@ class Driver:
         possible = self.flags | (_DIRTY if self.profile.dirty_tracking else 0)
         if flags & ~possible or data.size:
             raise Errno(errno.EOPNOTSUPP)
+
+    def check_faults(self) -> None:
+        """:raises Errno: ENODEV, devices cannot ask for pages"""
+        raise Errno(errno.ENODEV)
 
     def check_nested(self, data: UserData) -> NestedState:
         """What a guest's page table of that content is to it.
@@ -84,10 +90,17 @@ class NestedState:
 
 
 class Intel(Driver):
-    # A second stage; a legacy one in QEMU's.
+    # QEMU's in legacy mode: a second stage alone.
     flags = _PASID | _FAULT
-    info = (lib.IOMMU_HW_INFO_TYPE_INTEL_VTD, struct.pack("=2I2Q", 0, 0, 0xD2008C22260206, 0xF00F4A))
     nests = True
+    maps_nothing = False
+
+    def __init__(self, profile: Profile) -> None:
+        super().__init__(profile)
+        # The widths of addresses (SAGAW, MGAW) that its page tables have, and the one that it is set to.
+        widths = sum(1 << bit for bit, width in enumerate((30, 39, 48, 57)) if 30 < width <= profile.width)
+        capabilities = 0xD2008C22000086 | (profile.width - 1) << 16 | widths << 8
+        self.info = lib.IOMMU_HW_INFO_TYPE_INTEL_VTD, struct.pack("=2I2Q", 1, 0, capabilities, 0xF00F4A)
 
 
 class Amd(Driver):
@@ -129,6 +142,9 @@ class Selftest(Driver):
             kind = struct.unpack("=2I", data.read(_HWPT_DATA, 4, 8))[1]
             if kind > 1:
                 raise Errno(errno.EOPNOTSUPP)
+
+    def check_faults(self) -> None:
+        pass
 
     def check_nested(self, data: UserData) -> NestedState:
         if data.type != _HWPT_DATA:

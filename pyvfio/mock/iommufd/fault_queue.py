@@ -59,11 +59,11 @@ class FaultQueue(Object):
         if self.file is not None:
             self.file.show(ready=bool(self.waiting))
 
-    def forget(self, device: BoundDevice, pasid: int | None) -> None:
+    def forget(self, device: BoundDevice, pasid: int) -> None:
         """The device has been detached: its faults are answered by the kernel."""
 
         def of_device(group: list[Fault]) -> bool:
-            return group[0].device is device and group[0].pasid == pasid
+            return group[0].device is device and (group[0].pasid or 0) == pasid
 
         gone = [group for group in self.waiting if of_device(group)]
         gone += [group for group in self.pending.values() if of_device(group)]

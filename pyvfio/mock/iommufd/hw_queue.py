@@ -113,8 +113,12 @@ def _alloc(ctx: Context, cmd: Command) -> None:
     queue = HwQueue(viommu)
     try:
         page = ctx.kernel.profile.page_size
-        if c.nesting_parent_iova % page + c.length + page - 1 > LAST:
+        end = c.nesting_parent_iova % page + c.length + page - 1
+        if end > LAST:
             raise Errno(errno.ERANGE)
+        # The kernel wants an array of all of them.
+        if end // page * 8 >= 1 << 31:
+            raise Errno(errno.ENOMEM)
         queue.pin(c.nesting_parent_iova, c.length)
         ctx.driver.init_hw_queue(queue, c.index)
         queue.index = c.index

@@ -61,18 +61,17 @@ class PagingHwpt(Hwpt):
     """
 
     def __init__(
-        self, ioas: Ioas, flags: int, device: BoundDevice, *, automatic: bool = False, pasid: int | None = None
+        self, ioas: Ioas, flags: int, device: BoundDevice, *, automatic: bool = False, pasid: int = 0
     ) -> None:
         """
         :param automatic: attach the device to it before it is filled, as `pasid`
         """
-        profile = ioas.ctx.kernel.profile
         super().__init__(ioas.ctx, flags)
         self.ioas = ioas
         self.paging = self
         self.automatic = automatic
         self.nest_parent = bool(flags & _NEST)
-        self.domain = Domain(profile, ioas.table, tracks=bool(flags & lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING))
+        self.domain = Domain(ioas.ctx.driver, ioas.table, tracks=bool(flags & lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING))
         try:
             if automatic:
                 device.attach_to(self, pasid)

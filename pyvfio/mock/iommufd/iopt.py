@@ -38,6 +38,9 @@ class Domain(Protocol):
     @property
     def aperture_last(self) -> int: ...
 
+    def check(self, area: Area) -> None:
+        """:raises Errno: it cannot show the mapping"""
+
     def unmapped(self, area: Area) -> None:
         """The mapping is gone."""
 
@@ -124,7 +127,7 @@ class IoPageTable:
             areas.append(Area(at, at + length - 1, pages, start, prot))
             at += length
         if self.domains:
-            _pin(areas)
+            _pin(areas, self.domains)
         for area in areas:
             self.areas.insert(area)
         return iova
@@ -243,7 +246,7 @@ class IoPageTable:
             self.reserve(domain.aperture_last + 1, LAST, domain)
         if not self.domains:
             try:
-                _pin(list(self.areas))
+                _pin(list(self.areas), [domain])
             except Errno:
                 self.unreserve(domain)
                 raise
@@ -303,12 +306,14 @@ class IoPageTable:
                 raise Errno(errno.EADDRINUSE)
 
 
-def _pin(areas: list[Area]) -> None:
+def _pin(areas: list[Area], domains: list[Domain]) -> None:
     done = []
     try:
         for area in areas:
             area.pin()
             done.append(area)
+            for domain in domains:
+                domain.check(area)
     except Errno:
         for area in done:
             area.unpin()
