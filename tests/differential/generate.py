@@ -5,10 +5,12 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import devices as devices_
+import iommufd
 import type1
 from steps import Episode
 
-SUBJECTS: dict[str, Any] = {"type1": type1}
+SUBJECTS: dict[str, Any] = {"type1": type1, "iommufd": iommufd, "devices": devices_}
 
 
 def episodes(seed: int, steps: int, subjects: list[str] | None = None) -> list[Episode]:

@@ -164,7 +164,11 @@ class Replayer:
         for name, (offset, size) in step.get("keep", {}).items():
             if result >= 0:
                 self._variables[name] = int.from_bytes(data[offset : offset + size], "little")
-            data[offset : offset + size] = bytes(size)
+        for slot, (offset, size) in step.get("take", {}).items():
+            fd = int.from_bytes(data[offset : offset + size], "little", signed=True)
+            if result >= 0 and fd >= 0:
+                self._new(slot, fd, step.get("kind", "iommufd"))
+                data[offset : offset + size] = bytes(size)
         for offset, size, _ in step.get("put", ()):
             data[offset : offset + size] = bytes(size)
         for offset, size in step.get("mask", ()):
@@ -212,6 +216,12 @@ class Replayer:
         self._new(step["as"], self.kernel.eventfd(0, os.EFD_NONBLOCK), "eventfd")
         return {"r": 0}
 
+    def _do_memfd(self, step: Step) -> Answer:
+        fd = os.memfd_create("trace", os.MFD_CLOEXEC)
+        os.write(fd, _PATTERN[: step["size"]])
+        self._new(step["as"], fd, "memfd")
+        return {"r": 0}
+
     def _do_read(self, step: Step) -> Answer:
         data = self.kernel.read(self._fd(step["slot"]), step["size"])
         return {"r": len(data), "out": _brief(data)}
@@ -222,7 +232,8 @@ class Replayer:
     # Memory.
 
     def _do_fill(self, step: Step) -> Answer:
-        self._arena.memory[step["at"] : step["at"] + step["size"]] = bytes([step["byte"]]) * step["size"]
+        data = bytes.fromhex(step["data"]) * step.get("times", 1)
+        self._arena.memory[step["at"] : step["at"] + len(data)] = data
         return {"r": 0}
 
     def _do_look(self, step: Step) -> Answer:

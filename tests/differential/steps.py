@@ -9,14 +9,15 @@ A trace is a list of episodes, an episode a list of steps, a step a dict that is
         "put": [[OFFSET, SIZE, REF], ...]   what is put into them first
         "at": OFFSET                        where in the arena they are; else in memory of their own
         "as": SLOT                          the result is a new descriptor of that name
-        "keep": {VAR: [OFFSET, SIZE]}       what the answer says there is called VAR from now on, and not compared
+        "keep": {VAR: [OFFSET, SIZE]}       what the answer says there is called VAR from now on
+        "take": {SLOT: [OFFSET, SIZE]}      what the answer says there is a new descriptor
         "mask": [[OFFSET, SIZE], ...]       what of the answer is not compared
         "look": [[OFFSET, SIZE], ...]       parts of the arena that belong to the answer
     {"do": "pread", "slot", "offset", "size"}, {"do": "pwrite", "slot", "offset", "data": HEX}
     {"do": "until", "slot", "offset", "size", "mask", "value"}     wait until a register says so
-    {"do": "fill", "at", "size", "byte"}, {"do": "look", "at", "size"}     the arena
+    {"do": "fill", "at", "data": HEX, "times": NUMBER}, {"do": "look", "at", "size"}     the arena
     {"do": "write_file", "path", "text"}, {"do": "memlock", "bytes": NUMBER | null}
-    {"do": "eventfd", "as": SLOT}, {"do": "read", "slot", "size"}, {"do": "write", "slot", "data"}
+    {"do": "eventfd", "as": SLOT}, {"do": "memfd", "as": SLOT, "size"}, {"do": "read", "slot", "size"}, {"do": "write", "slot", "data"}
 
 REF is ["arena", OFFSET], ["fd", SLOT] or ["var", VAR, ADDEND]. NAME as in :mod:`pyvfio.requests`, or a number.
 

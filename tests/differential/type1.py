@@ -73,6 +73,8 @@ class Type1Maker(Maker):
 
     def map(self) -> None:
         iova, size = self.iova(), self.size()
+        if iova in EDGES and self.chance(40):
+            iova = (iova - size) % 2**64
         flags = self.one_of(3, 3, 3, 3, 3, 3, 1, 2, 0, 4, 7, 8, 1 << 31) if self.chance(35) else 3
         if flags == 4 or (self.mapped and flags & 4):
             iova, size = self.random.choice(self.mapped) if self.mapped and self.chance(70) else (iova, size)
@@ -154,7 +156,7 @@ class Type1Maker(Maker):
         self.ioctl("c", "VFIO_IOMMU_DIRTY_PAGES", DIRTY, {"argsz": argsz, "flags": flags}, extra=extra, put=put, look=look)
 
     def info(self) -> None:
-        argsz = self.argsz(160, 0, 15, 16, 20, 23, 24, 72, 80, 104, 120, 128, 136)
+        argsz = 160 if self.chance(50) else self.one_of(0, 15, 16, 17, 20, 23, 24, 72, 80, 104, 120, 127, 128, 136, 2**32 - 1)
         self.ioctl("c", "VFIO_IOMMU_GET_INFO", INFO, {"argsz": argsz}, extra=b"\xa5" * 136)
 
     def extension(self) -> None:
@@ -173,7 +175,8 @@ class Type1Maker(Maker):
         iova = self.iova()
         if self.mapped and self.chance(60):
             start, size = self.random.choice(self.mapped)
-            iova = (start + self.random.randrange(max(min(size, 1 << 20), 1))) % 2**64
+            last = max(size - 1, 0)
+            iova = (start + self.one_of(last, last - 1, self.random.randrange(max(min(size, 1 << 20), 1)))) % 2**64
         length = self.one_of(1, 8, 100, 4096, 4097, 10000, 20000) if self.chance(95) else self.one_of(0, 2**64 - 1)
         command = self.one_of(3, 3, 3, 2, 1)
         for register, value in ((0x100, iova), (0x108, length), (0x118, self.random.randrange(1 << 12)), (0x120, self.random.getrandbits(64))):
@@ -203,7 +206,7 @@ class Type1Maker(Maker):
     def group(self) -> None:
         number = self.random.randrange(3)
         group = f"g{number}"
-        self.one_of(self.status, self.status, self.leave, self.join, self.reopen, self.device, self.shut)(group)
+        self.one_of(self.status, self.leave, self.join, self.reopen, self.device, self.shut)(group)
 
     def status(self, group: str) -> None:
         self.ioctl(group, "VFIO_GROUP_GET_STATUS", "struct vfio_group_status", {"argsz": self.argsz(8), "flags": 0xFF})
@@ -220,11 +223,23 @@ class Type1Maker(Maker):
         self.step("open", **{"as": self.one_of(group, "g9"), "what": f"group:{self.random.choice((*MOCKS, *EDUS, *SHARED))}"})
 
     def device(self, group: str) -> None:
-        name = self.random.choice((*MOCKS, *EDUS, *SHARED, "", "x" * 4095, "x" * 4096, "0000:00:03", "0000:00:03.0 ", "0000:00:03.0x", "vfio-mock.00"))
+        name = self.random.choice((*MOCKS, *EDUS, *SHARED, "", "x" * 4094, "x" * 4095, "x" * 4096, "0000:00:03", "0000:00:03.0 ", "0000:00:03.0x", "vfio-mock.00"))
         self.get_device(group, name, self.one_of("d0", "d1", "d9"))
 
     def shut(self, group: str) -> None:
         self.step("close", slot=self.one_of(group, f"d{group[1:]}", "c", "d9", "g9"))
+
+    def swap(self) -> None:
+        """A device's group leaves the container, or comes."""
+        index = self.random.randrange(len(self.devices))
+        if self.chance(50):
+            self.step("close", slot=f"d{index}")
+            self.leave(f"g{index}")
+        else:
+            self.set_container(f"g{index}")
+            self.get_device(f"g{index}", self.devices[index], f"d{index}")
+        if self.chance(30):
+            self.info()
 
     def wrong(self) -> None:
         """A request of another kind of descriptor, of nobody, or on one that is closed."""
@@ -263,7 +278,7 @@ def mixed(make: Type1Maker) -> None:
     devices = [*MOCKS[: make.one_of(1, 2)], *EDUS[:1]]
     make.random.shuffle(devices)
     make.open(tuple(devices), _types(make, 10))
-    make.run(40, map=10, unmap=6, info=3, extension=1, dirty=3, dma=4, group=2, pin=2)
+    make.run(45, map=10, unmap=5, info=3, extension=1, dirty=5, dma=4, group=1, swap=5, pin=2)
 
 
 def dirty(make: Type1Maker) -> None:
@@ -276,10 +291,10 @@ def dirty(make: Type1Maker) -> None:
 
 def addresses(make: Type1Maker) -> None:
     """VFIO_UPDATE_VADDR."""
-    make.open(EDUS[:1], _types(make, 15))
+    make.open(make.one_of(EDUS[:1], EDUS), _types(make, 15))
     make.run(6, map=1)
     for _ in range(20):
-        make.run(1, map=2, unmap=2, extension=1, group=1)
+        make.run(1, map=2, unmap=2, extension=1, group=1, swap=3)
         if make.mapped and make.chance(80):
             iova, size = make.random.choice(make.mapped)
             if make.chance(25):

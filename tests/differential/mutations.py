@@ -1,0 +1,120 @@
+"""Faults planted in the mock, one at a time, to see whether the recorded episodes find them.
+
+`python tests/differential/mutations.py NUMBER RECORD ...` plants one, and prints the first disagreement that it makes.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from steps import load
+
+ROOT = Path(__file__).parents[2] / "pyvfio" / "mock"
+
+
+class Mutation(NamedTuple):
+    """In a file below pyvfio/mock, `old`, which is there once, becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+
+MUTATIONS = (
+    # An errno.
+    Mutation("type1/iommu.py", "            raise Errno(errno.EEXIST)", "            raise Errno(errno.EBUSY)"),
+    Mutation("type1/iommu.py", "            raise Errno(errno.ENOENT)", "            raise Errno(errno.EINVAL)"),
+    Mutation("type1/tracking.py", "            raise Errno(errno.EOVERFLOW)", "            raise Errno(errno.EINVAL)"),
+    Mutation("group.py", "            raise Errno(errno.EBADFD)", "            raise Errno(errno.EBADF)"),
+    # One off, at the end of a range.
+    Mutation("type1/iommu.py", "        last = iova + size - 1\n        if last > _U64 or", "        last = iova + size\n        if last > _U64 or"),
+    Mutation("type1/usable.py", "range_.start <= iova and last <= range_.last", "range_.start <= iova and last < range_.last"),
+    Mutation("mappings.py", "return item if iova <= item.last else None", "return item if iova < item.last else None"),
+    Mutation("mappings.py", "return item if item.iova <= last else None", "return item if item.iova < last else None"),
+    Mutation("type1/space.py", "(offset + count - 1) // self._iommu.granule", "(offset + count) // self._iommu.granule"),
+    Mutation("memlock.py", "self.pages + pages > self.limit", "self.pages + pages >= self.limit"),
+    Mutation("caller.py", "while len(text) < limit:", "while len(text) < limit - 1:"),
+    # A bit that is not cleared, or too many.
+    Mutation("type1/tracking.py", "            dirty.clear()\n", ""),
+    Mutation("type1/dirty.py", "            left[whole] &= _WORD << rest", "            del left[whole]"),
+    Mutation("type1/dirty.py", "            if before:\n", "            if False:\n"),
+    Mutation("type1/tracking.py", "        if mapping.pinned:\n            mapping.dirty.mark_all()\n", ""),
+    Mutation("type1/tracking.py", "            self._mark_pins(mapping, dirty)\n", ""),
+    # A flag that is ignored.
+    Mutation("type1/iommu.py", "if invalidates and self.emulated:", "if False:"),
+    Mutation("type1/iommu.py", "if self.v2 and not everything:", "if not everything:"),
+    Mutation("type1/space.py", "self._mapping(iova, READ | WRITE)\n", "self._mapping(iova, WRITE)\n"),
+    Mutation("type1/iommu.py", "bool(prot) == bool(updates) or", "not prot and not updates or"),
+    # What is forgotten.
+    Mutation("type1/iommu.py", "            self.available += 1\n", ""),
+    Mutation("type1/iommu.py", "            self.invalid -= not mapping.valid\n", ""),
+    Mutation("type1/iommu.py", "        self.tracking.mark_all()\n", ""),
+    Mutation("type1/iommu.py", "            mapping.unpin(self.locked, self.page)\n            self.mappings.remove", "            self.mappings.remove"),
+    Mutation("type1/usable.py", "if groups else _WHOLE", ""),
+    Mutation("group.py", "        if self.users and not self.container.lets_go:", "        if False:"),
+    # An order of checks; a size.
+    Mutation("type1/iommu.py", "        if not self.available:\n            raise Errno(errno.ENOSPC)\n        if not self.usable.allows(iova, last):\n            raise Errno(errno.EINVAL)\n",
+             "        if not self.usable.allows(iova, last):\n            raise Errno(errno.EINVAL)\n        if not self.available:\n            raise Errno(errno.ENOSPC)\n"),
+    Mutation("type1/iommu.py", "size = min(info.argsz, behind)", "size = behind"),
+    Mutation("type1/iommu.py", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL):", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL, lib.VFIO_UPDATE_VADDR):"),
+)  # fmt: skip
+
+
+class _Planted(importlib.machinery.SourceFileLoader):
+    def __init__(self, name: str, path: str, source: str) -> None:
+        super().__init__(name, path)
+        self._source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self._source, self.path, "exec")
+
+
+class Planter(importlib.abc.MetaPathFinder):
+    """Has one module imported as a mutation has it."""
+
+    def __init__(self, mutation: Mutation) -> None:
+        self._path = ROOT / mutation.file
+        source = self._path.read_text()
+        if source.count(mutation.old) != 1:
+            raise ValueError(f"{mutation.file} has {mutation.old!r} {source.count(mutation.old)} times")
+        self._source = source.replace(mutation.old, mutation.new)
+        self._name = ".".join(("pyvfio", "mock", *self._path.relative_to(ROOT).with_suffix("").parts))
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self._name:
+            return None
+        loader = _Planted(fullname, str(self._path), self._source)
+        return importlib.util.spec_from_file_location(fullname, self._path, loader=loader)
+
+
+def main() -> None:
+    number, *records = sys.argv[1:]
+    if number != "none":
+        sys.meta_path.insert(0, Planter(MUTATIONS[int(number)]))
+    import replay
+    from compare import Disagreement
+
+    for file in records:
+        record = load(Path(file))
+        with replay.on_mock(record["devices"], record["profile"]) as replayer:
+            for index, (episode, answers) in enumerate(zip(record["episodes"], record["answers"], strict=True)):
+                for at, (step, expected, got) in enumerate(zip(episode, answers, replayer.episode(episode), strict=True)):
+                    if got != expected:
+                        print(Disagreement(index, at, step, expected, got))
+                        return
+    print("no disagreement")
+
+
+if __name__ == "__main__":
+    main()
