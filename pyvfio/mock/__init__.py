@@ -5,7 +5,10 @@ scripts and notebooks run on it unchanged: `pyvfio.open("vfio-mock.0", kernel=py
 `PYVFIO_KERNEL=mock:amd` in the environment.
 """
 
-from pyvfio.mock.kernel import Kernel as Kernel
-from pyvfio.mock.profile import LogLimits as LogLimits
-from pyvfio.mock.profile import Profile as Profile
-from pyvfio.mock.profile import Reserved as Reserved
+from pyvfio.mock.config import Bar, Function
+from pyvfio.mock.device import DmaFault
+from pyvfio.mock.kernel import Kernel
+from pyvfio.mock.pci import PciDevice as Device
+from pyvfio.mock.profile import LogLimits, Profile, Reserved
+
+__all__ = ["Bar", "Device", "DmaFault", "Function", "Kernel", "LogLimits", "Profile", "Reserved"]

@@ -33,6 +33,7 @@ class Function(NamedTuple):
     :ivar intx: it has the interrupt pin A
     :ivar express: it is PCI Express, with 4096 bytes of configuration space
     :ivar resets: it can be reset alone
+    :ivar bus_resets: a reset of its bus works
     """
 
     ids: tuple[int, int]
@@ -46,6 +47,7 @@ class Function(NamedTuple):
     express: bool = False
     power_management: bool = False
     resets: bool = False
+    bus_resets: bool = True
     multifunction: bool = False
     bridge: bool = False
 

@@ -30,9 +30,9 @@ class Edu(PciDevice):
     def __init__(self, kernel: Kernel, name: str, **more: Any) -> None:
         super().__init__(kernel, name, **more)
         self._buffer = bytearray(_BUFFER_SIZE)
-        self._clear()
+        self.power_on()
 
-    def _clear(self) -> None:
+    def power_on(self) -> None:
         self._liveness = self._factorial = self._status = self._interrupts = 0
         self._source = self._destination = self._count = self._command = 0
 

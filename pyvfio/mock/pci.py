@@ -33,8 +33,16 @@ _LOW_POWER = (
 
 
 class PciDevice(Device):
-    """A PCI function. Subclasses say what is behind its BARs: :meth:`read`, :meth:`write`.
+    """A PCI function: the base of one's own, which is on the host as soon as it is made.
 
+    A subclass says what it is (`function`), and what its registers do: :meth:`read`, :meth:`write`, :meth:`power_on`. It has
+    :meth:`dma_read`, :meth:`dma_write`, :meth:`interrupt`. All of these run under the kernel's lock; a thread of the device's own
+    takes `kernel.lock` itself.
+
+    :param name: its address; no other device of the host may have it
+    :param driver: bind it to this driver
+    :param parent: address of a bridge that it is behind
+    :param group: the group of another device, to share it; None for one of its own
     :ivar function: what it is
     :ivar config: its configuration space
     """
@@ -47,7 +55,9 @@ class PciDevice(Device):
 
     irqs: PciIrqs
 
-    def __init__(self, kernel: Kernel, name: str, *, function: Function | None = None, **more: Any) -> None:
+    def __init__(
+        self, kernel: Kernel, name: str, *, function: Function | None = None, driver: str | None = None, **more: Any
+    ) -> None:
         if function is not None:
             self.function = function  # type: ignore[misc]
         self.ids = self.function.ids
@@ -58,15 +68,24 @@ class PciDevice(Device):
         self._ioeventfds = Ioeventfds(self)
         self._low_power = LowPower()
         super().__init__(kernel, name, **more)
+        if driver is not None:
+            kernel.host.bind(self, kernel.host.drivers[self.bus, driver])
 
     # What a subclass gives.
 
+    def power_on(self) -> None:
+        """After a reset, and at the open of a device that can be reset: nothing is as it was. Registers are zeros."""
+        for index in self.function.bars:
+            memory = self.memory(index)
+            memory[:] = bytes(len(memory))
+
     def read(self, bar: int, offset: int, width: int) -> int:
-        """The value of a register; `width` is 1, 2, 4 or 8 bytes, and `offset` a multiple of it."""
+        """The value of a register; `width` is 1, 2, 4 or 8 bytes, and `offset` a multiple of it. What was written, if a subclass
+        does not say otherwise."""
         return int.from_bytes(self.memory(bar)[offset : offset + width], "little")
 
     def write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """A register is written."""
+        """A register is written: it holds the value, if a subclass does not say otherwise."""
         self.memory(bar)[offset : offset + width] = value.to_bytes(width, "little")
 
     def interrupt(self, vector: int = 0) -> None:
@@ -111,13 +130,15 @@ class PciDevice(Device):
     # Opening and resetting.
 
     def open(self) -> None:
-        self._power_on()
+        self._restore()
+        if self.function.resets:
+            self.power_on()
 
     def close(self) -> None:
         super().close()
         self._ioeventfds.clear()
         self._low_power.exit()
-        self._power_on()
+        self._restore()
         self.config.command = 0
 
     def reset(self) -> None:
@@ -128,11 +149,12 @@ class PciDevice(Device):
     def bus_reset(self) -> None:
         """A reset, of this function alone or of all on its bus."""
         command = self.config.command
-        self._power_on()
+        self._restore()
+        self.power_on()
         # The kernel puts back what of it a reset loses, but for the bus master.
         self.config.command = command & ~CAP_MASTER
 
-    def _power_on(self) -> None:
+    def _restore(self) -> None:
         self.config.reset()
         # vfio-pci enables the device; the bus master stays off.
         self.config.command = CAP_MEMORY if self.function.bars else 0

@@ -48,9 +48,11 @@ def populate(host: Host) -> None:
 
 
 _NVME = Function(NVME, 0x010802, 0x02, bars={0: Bar(1 << 14, wide=True)}, msix=65, intx=True, express=True, resets=True)
+# In the machine, a bus with an 82574L and an edu is listed and yet cannot be reset.
 _E1000E = Function(
-    E1000E, 0x020000, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 3: Bar(1 << 14)}, msi=1, msix=5, intx=True, express=True
-)
+    E1000E, 0x020000, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 3: Bar(1 << 14)}, msi=1, msix=5, intx=True, express=True,
+    bus_resets=False,
+)  # fmt: skip
 _IGB = Function(
     IGB, 0x020000, 1, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 3: Bar(1 << 14)}, msi=1, msix=10, intx=True, express=True, resets=True
 )
