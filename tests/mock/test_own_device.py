@@ -1,0 +1,93 @@
+"""A device of one's own: the README's example runs as it stands there, and its corners."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyvfio
+from pyvfio import mock
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def example() -> dict[str, Any]:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    (source,) = [block for block in blocks if "class Adder" in block]
+    names: dict[str, Any] = {}
+    exec(source, names)
+    return names
+
+
+def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    example()
+    assert capsys.readouterr().out == "6\n[]\n"
+
+
+def test_the_example_is_short() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    (source,) = [block for block in blocks if "class Adder" in block]
+    assert len(source.splitlines()) <= 33
+
+
+def test_what_is_not_mapped_is_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    kernel = mock.Kernel()
+    example()["Adder"](kernel, "0000:00:0a.0", driver="vfio-pci")
+    with pyvfio.open("0000:00:0a.0", kernel=kernel) as device:
+        device.config.bus_master = True
+        device.regions[0].write32(0x00, 0x5000)
+        device.regions[0].write32(0x08, 1)
+        assert device.regions[0].read32(0x10) == 0
+    assert [(fault.device, fault.iova, fault.write) for fault in kernel.faults] == [("0000:00:0a.0", 0x5000, False)]
+
+
+class Plain(mock.Device):
+    function = mock.Function(
+        (0x1234, 1), bars={0: mock.Bar(8192, memory=True), 2: mock.Bar(4096, wide=True)}, msix=4, express=True, resets=True
+    )
+
+
+def test_registers_hold_what_was_written_until_a_reset() -> None:
+    kernel = mock.Kernel()
+    Plain(kernel, "0000:00:0a.0", driver="vfio-pci")
+    with pyvfio.open("0000:00:0a.0", kernel=kernel) as device:
+        device.regions[0].write32(0x10, 7)
+        mapped = device.regions[0].map()
+        assert mapped.read32(0x10) == 7
+        mapped.write32(0x14, 8)
+        assert device.regions[0].read32(0x14) == 8
+        device.reset()
+        assert device.regions[0].read32(0x10) == 0
+
+
+def test_the_msix_table_is_the_kernels() -> None:
+    kernel = mock.Kernel()
+    Plain(kernel, "0000:00:0a.0", driver="vfio-pci")
+    with pyvfio.open("0000:00:0a.0", kernel=kernel) as device:
+        table = device.regions[2]
+        table.write32(0x00, 0)
+        assert table.read32(0x00) == 0xFFFFFFFF
+        table.write32(0x40, 5)
+        assert table.read32(0x40) == 5
+
+
+def test_configuration_space_has_its_capabilities() -> None:
+    kernel = mock.Kernel()
+    Plain(kernel, "0000:00:0a.0", driver="vfio-pci")
+    with pyvfio.open("0000:00:0a.0", kernel=kernel) as device:
+        config = device.config
+        assert config.size == 4096
+        assert [capability.name for capability in config.capabilities] == ["PCI Express", "MSI-X"]
+        config.write32(0x18, 0xFFFFFFFF)
+        config.write32(0x1C, 0xFFFFFFFF)
+        assert (config.read32(0x1C) << 32 | config.read32(0x18)) & ~0xF == 2**64 - 4096
+
+
+def test_two_kernels_know_nothing_of_each_other() -> None:
+    one, two = mock.Kernel(), mock.Kernel()
+    Plain(one, "0000:00:0a.0", driver="vfio-pci")
+    with pytest.raises(OSError, match="no device"):
+        pyvfio.open("0000:00:0a.0", kernel=two)
