@@ -255,6 +255,9 @@ class Device(Handlers):
         if not self.region(index).may_map(offset, size):
             raise Errno(errno.EINVAL)
 
+    def mapped(self, index: int, memory: mmap.mmap) -> None:
+        """A program has mapped a part of a region."""
+
     @property
     def file(self) -> int:
         """The memory file that its descriptors share, with the regions where they are in the descriptors."""

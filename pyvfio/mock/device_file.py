@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import ffi, lib
@@ -105,6 +106,9 @@ class DeviceFile(Cdev):
         self._check_granted()
         self.device.resume()
         return self.device.pwrite(data, offset)
+
+    def mapped(self, memory: mmap, offset: int) -> None:
+        self.device.mapped(offset >> OFFSET_SHIFT, memory)
 
     def check_mmap(self, size: int, offset: int, prot: int) -> None:
         self._check_granted()

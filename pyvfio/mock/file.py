@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from mmap import mmap
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pyvfio.mock.errno import Errno
@@ -106,3 +107,6 @@ class File(Handlers):
         :raises Errno: ENODEV for a file that cannot be mapped at all
         """
         raise Errno(errno.ENODEV)
+
+    def mapped(self, memory: mmap, offset: int) -> None:
+        """A part of the file has been mapped."""

@@ -170,7 +170,10 @@ class Kernel(PythonKernel):
             with self.lock, _raised():
                 self.failures.check("mmap", file.kind)
                 file.check_mmap(size, offset, prot)
-        return super().mmap(fd, size, offset=offset, prot=prot)
+        memory = super().mmap(fd, size, offset=offset, prot=prot)
+        if file is not None:
+            file.mapped(memory, offset)
+        return memory
 
     def _part(self, call: str, file: File, size: int) -> int:
         """How much of a transfer is to be done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import uuid
+from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import lib
@@ -201,7 +202,9 @@ class VfioMock(Device):
     def check_mmap(self, index: int, offset: int, size: int) -> None:
         self.failures.check("REGION_MMAP")
         super().check_mmap(index, offset, size)
-        self.states.mapped(index)
+
+    def mapped(self, index: int, memory: mmap) -> None:
+        self.states.mapped(index, memory)
 
 
 def _check_register(size: int) -> None:

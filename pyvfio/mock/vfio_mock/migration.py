@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import struct
+from mmap import mmap
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.irq import INTX
@@ -54,8 +56,10 @@ class MockMigration(Migration):
         self.path = 0
         self.sent = self.received = 0
         self.session: Session | None = None
-        #: regions that may be mapped by programs, and so be written unseen
+        #: regions that were mapped at some time in this session, and so may have been written unseen
         self._mapped: set[int] = set()
+        #: the mappings of programs, by region
+        self._mappings: list[tuple[int, ref[mmap]]] = []
 
     # What a stream carries.
 
@@ -104,9 +108,15 @@ class MockMigration(Migration):
             self.session.dirty.update(range(first + offset // stream.PAGE, first + (offset + size - 1) // stream.PAGE + 1))
             self.session.show()
 
-    def mapped(self, region: int) -> None:
-        """A program maps a region. That it does so no more is not seen."""
+    def mapped(self, region: int, memory: mmap) -> None:
+        """A program has mapped a region."""
+        self._mappings.append((region, ref(memory)))
         self._mapped.add(region)
+
+    def _still_mapped(self) -> set[int]:
+        alive = ((region, one) for region, one in self._mappings if (memory := one()) is not None and not memory.closed)
+        self._mappings = list(alive)
+        return {region for region, _ in self._mappings}
 
     # The states.
 
@@ -138,6 +148,7 @@ class MockMigration(Migration):
         if new in _SAVING and old not in _SAVING:
             fd = self._begin(Saving(device, pre_copy=new != STOP_COPY))
             self.sent = 0
+            self._mapped = self._still_mapped()
         elif new == RESUMING:
             fd = self._begin(Resuming(device))
             self.received = 0
