@@ -34,6 +34,7 @@ class Function(NamedTuple):
     :ivar express: it is PCI Express, with 4096 bytes of configuration space
     :ivar resets: it can be reset alone
     :ivar bus_resets: a reset of its bus works
+    :ivar virtual: most virtual functions that can be made of it
     """
 
     ids: tuple[int, int]
@@ -48,6 +49,7 @@ class Function(NamedTuple):
     power_management: bool = False
     resets: bool = False
     bus_resets: bool = True
+    virtual: int = 0
     multifunction: bool = False
     bridge: bool = False
 

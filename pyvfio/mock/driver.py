@@ -10,6 +10,7 @@ class Driver(NamedTuple):
 
     :ivar ids: (vendor, device) of what it takes; with `driver_override` it takes anything on its bus
     :ivar vfio: its devices are VFIO's: they get `vfioN`, and their group gets `/dev/vfio/N`
+    :ivar virtual: it makes virtual functions
     :ivar harmless: its devices leave their group viable all the same (`driver_managed_dma`)
     :ivar module: as below /sys/module
     """
@@ -19,6 +20,7 @@ class Driver(NamedTuple):
     ids: frozenset[tuple[int, int]] = frozenset()
     vfio: bool = False
     harmless: bool = False
+    virtual: bool = False
 
     @property
     def module(self) -> str:
@@ -34,7 +36,7 @@ DRIVERS = (
     Driver("pci", "pcieport", frozenset({PORT}), harmless=True),
     Driver("pci", "nvme", frozenset({NVME})),
     Driver("pci", "e1000e", frozenset({E1000E})),
-    Driver("pci", "igb", frozenset({IGB})),
+    Driver("pci", "igb", frozenset({IGB}), virtual=True),
     Driver("platform", "vfio-mock", vfio=True),
 )
 #: those of the hosts whose network card has virtual functions that log

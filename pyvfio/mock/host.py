@@ -10,6 +10,7 @@ from pyvfio.kernel import SysfsDevice
 from pyvfio.mock import names
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.group import Group
+from pyvfio.mock.parameter import Flag
 from pyvfio.mock.sysfs import Sysfs
 from pyvfio.mock.uevent import Uevents
 
@@ -23,6 +24,8 @@ class Host:
     """What is plugged into the mock. A device plugs itself in when it is made.
 
     :ivar drivers: (bus, name) -> driver
+    :ivar uevents: who is told of changes
+    :ivar enable_sriov: vfio-pci's module parameter
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -30,6 +33,8 @@ class Host:
         self.drivers: dict[tuple[str, str], Driver] = {}
         self.sysfs = Sysfs(self)
         self.uevents = Uevents()
+        self.enable_sriov = Flag(kernel.tree, "vfio_pci", "enable_sriov")
+        self._removed: list[Device] = []
         #: number of `vfioN` -> the device that has it
         self._vfio: dict[int, Device] = {}
 
@@ -64,6 +69,20 @@ class Host:
                 self.sysfs.hide_group(device.group)
                 del self.kernel.groups[device.group.number]
             self.uevents.tell("remove", device.bus, device.path, **device.properties())
+
+    def remove(self, device: Device) -> None:
+        """A write to a device's `remove`: it is away until the bus is scanned again."""
+        self.unplug(device)
+        self._removed.append(device)
+
+    def rescan(self) -> None:
+        """A write to a bus's `rescan`: what was removed is found again, and gets its driver."""
+        for device in self._removed:
+            device.group = self.new_group(emulated=device.emulated)
+            device.group.devices.append(device)
+            self.plug(device)
+            self.probe_driver(device)
+        self._removed.clear()
 
     def udev_devices(self, match: dict[str, str]) -> Iterator[SysfsDevice]:
         """The devices of a `subsystem`, with what udev says of them."""
@@ -120,12 +139,15 @@ class Host:
         :raises Errno: ENODEV, no such device; EINVAL, no driver takes it
         """
         device = self._on(bus, name)
-        if device.driver is not None:
-            return
-        driver = next((driver for driver in self.drivers.values() if self.matches(device, driver)), None)
-        if driver is None:
+        if device.driver is None and not self.probe_driver(device):
             raise Errno(errno.EINVAL)
-        self.bind(device, driver)
+
+    def probe_driver(self, device: Device) -> bool:
+        """Bind a device to the first driver that takes it; whether there is one."""
+        driver = next((driver for driver in self.drivers.values() if self.matches(device, driver)), None)
+        if driver is not None:
+            self.bind(device, driver)
+        return driver is not None
 
     def _on(self, bus: str, name: str) -> Device:
         device = self.kernel.devices.get(name)

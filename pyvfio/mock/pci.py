@@ -6,16 +6,18 @@ import errno
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyvfio._abi import ffi, lib
-from pyvfio.mock import hot_reset
+from pyvfio.mock import caller, hot_reset
 from pyvfio.mock.config import BAR0, CAP_INTX_DISABLE, CAP_MASTER, CAP_MEMORY, COMMAND, Bar, Config, Function
 from pyvfio.mock.device import Device, DmaFault
 from pyvfio.mock.errno import Errno
+from pyvfio.mock.feature import SET
 from pyvfio.mock.file import request
 from pyvfio.mock.ioeventfd import Ioeventfds
 from pyvfio.mock.irq import INTX, MSI, MSIX
 from pyvfio.mock.pci_irq import PciIrqs
 from pyvfio.mock.power import LowPower
 from pyvfio.mock.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, READ, WRITE, Region
+from pyvfio.mock.sriov import VirtualFunctions
 from pyvfio.mock.sysfs import text
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class PciDevice(Device):
     :param group: the group of another device, to share it; None for one of its own
     :ivar function: what it is
     :ivar config: its configuration space
+    :ivar virtual: its virtual functions, if it can have any
+    :ivar physical: those that it is one of
     """
 
     bus = "pci"
@@ -67,6 +71,8 @@ class PciDevice(Device):
         self.irqs = PciIrqs(kernel, counts)
         self._ioeventfds = Ioeventfds(self)
         self._low_power = LowPower()
+        self.virtual = VirtualFunctions(self) if self.function.virtual else None
+        self.physical: VirtualFunctions | None = None
         super().__init__(kernel, name, **more)
         if driver is not None:
             kernel.host.bind(self, kernel.host.drivers[self.bus, driver])
@@ -243,10 +249,22 @@ class PciDevice(Device):
     # Its requests.
 
     def feature(self, asked: Feature) -> int | None:
-        if asked.number not in _LOW_POWER:
+        if asked.number in _LOW_POWER:
+            self._low_power.feature(asked)
+        elif asked.number == lib.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN and self.virtual is not None:
+            if asked.is_meant(SET, 16):
+                self.virtual.set_token(bytes(caller.read(asked.address, 16)))
+        else:
             return super().feature(asked)
-        self._low_power.feature(asked)
         return None
+
+    def check_token(self, token: bytes | None) -> None:
+        if self.physical is not None:
+            self.physical.check_virtual(token)
+        elif self.virtual is not None:
+            self.virtual.check_physical(token)
+        else:
+            super().check_token(token)
 
     @request(lib.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO)
     def _hot_reset_info(self, argument: int) -> None:
@@ -275,6 +293,7 @@ class PciDevice(Device):
             "device": text(f"{self.ids[1]:#06x}"),
             "class": text(f"{self.function.class_code:#08x}"),
             "numa_node": text(-1),
+            **(self.virtual.attributes() if self.virtual is not None else {}),
         }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyvfio.mock.container import ContainerFile
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd import Iommufd
+from pyvfio.mock.parameter import truth
 from pyvfio.mock.tree import Link, Special, Text
 
 if TYPE_CHECKING:
@@ -19,6 +21,15 @@ if TYPE_CHECKING:
 
 def text(value: object) -> Text:
     return Text(f"{value}\n".encode())
+
+
+def shown(value: Callable[[], object], write: Callable[[bytes], None] | None = None) -> Text:
+    """An attribute that is asked for its value at each read."""
+
+    def line() -> bytes:
+        return f"{value()}\n".encode()
+
+    return Text(line, write)
 
 
 class Sysfs:
@@ -36,6 +47,8 @@ class Sysfs:
             self._tree.directory(f"/sys/bus/{bus}/drivers")
             self._tree.add(f"/sys/bus/{bus}/drivers_probe", Text(None, lambda data, bus=bus: host.probe(bus, _word(data))))  # type: ignore[misc]
 
+        self._tree.add("/sys/bus/pci/rescan", Text(None, lambda data: host.rescan() if truth(data) else None))
+
     # Devices.
 
     def show_device(self, device: Device) -> None:
@@ -47,8 +60,10 @@ class Sysfs:
             tree.add(f"{path}/{name}", value)
         tree.add(
             f"{path}/driver_override",
-            Text(lambda: self._override(device), lambda data: self._set_override(device, data)),
+            shown(lambda: device.override or "(null)", lambda data: self._set_override(device, data)),
         )
+        if device.bus == "pci":
+            tree.add(f"{path}/remove", Text(None, lambda data: self._host.remove(device) if truth(data) else None))
         group = device.group
         root = f"/sys/kernel/iommu_groups/{group.number}"
         tree.add(f"{path}/iommu_group", Link(f"{up}kernel/iommu_groups/{group.number}"))
@@ -58,10 +73,6 @@ class Sysfs:
         self._tree.remove(f"/sys/bus/{device.bus}/devices/{device.name}")
         self._tree.remove(f"/sys/kernel/iommu_groups/{device.group.number}/devices/{device.name}")
         self._tree.remove(device.path)
-
-    @staticmethod
-    def _override(device: Device) -> bytes:
-        return f"{device.override or '(null)'}\n".encode()
 
     @staticmethod
     def _set_override(device: Device, data: bytes) -> None:

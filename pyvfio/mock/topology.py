@@ -54,6 +54,7 @@ _E1000E = Function(
     bus_resets=False,
 )  # fmt: skip
 _IGB = Function(
-    IGB, 0x020000, 1, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 3: Bar(1 << 14)}, msi=1, msix=10, intx=True, express=True, resets=True
-)
+    IGB, 0x020000, 1, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 3: Bar(1 << 14)}, msi=1, msix=10, intx=True, express=True,
+    resets=True, virtual=7,
+)  # fmt: skip
 _PORT = Function(PORT, 0x060400, msi=1, express=True, bridge=True)

@@ -183,3 +183,51 @@ def test_a_token_that_nobody_asked_for_is_refused(kernel: mock.Kernel) -> None:
             with space.attach("vfio-mock.0", vf_token=given):  # type: ignore[call-arg]
                 pass
             mocked.token = None  # type: ignore[attr-defined]
+
+
+def test_a_removed_device_comes_back_with_a_scan(kernel: mock.Kernel) -> None:
+    before = host.device("0000:00:06.0", kernel)
+    with host.Changes(kernel) as changes:
+        kernel.write_file(f"{before.path}/remove", b"1")
+        with pytest.raises(OSError, match="no device"):
+            host.device("0000:00:06.0", kernel)
+        kernel.write_file("/sys/bus/pci/rescan", b"1")
+        told = []
+        while (change := changes.wait(0)) is not None:
+            told.append(change.action)
+    assert host.device("0000:00:06.0", kernel) == before
+    assert told == ["unbind", "remove", "add", "bind"]
+
+
+def test_virtual_functions_are_made_bound_and_removed(kernel: mock.Kernel) -> None:
+    physical = "0000:00:07.0"
+    functions = host.create_vfs(physical, 2, probe=False, kernel=kernel)
+    assert [one.address for one in functions] == ["0000:00:17.0", "0000:00:17.2"]
+    assert {one.physical_function for one in functions} == {physical}
+    assert functions[0].group != functions[1].group
+    with (
+        host.bind("0000:00:17.2", "vfio-pci", kernel=kernel),
+        pyvfio.open("0000:00:17.2", kernel=kernel),
+        pytest.raises(OSError, match="still open in this process"),
+    ):
+        host.remove_vfs(physical, kernel=kernel)
+    with pytest.raises(OSError, match="has 2 virtual functions"):
+        host.create_vfs(physical, 1, kernel=kernel)
+    host.remove_vfs(physical, kernel=kernel)
+    assert host.device(physical, kernel).virtual_functions == ()
+
+
+def test_a_virtual_function_of_vfio_pci_needs_the_token(kernel: mock.Kernel) -> None:
+    physical, token = "0000:00:07.0", "2ab74924-c335-45f4-9b16-8569e5b08258"
+    with host.bind(physical, "vfio-pci", kernel=kernel), pyvfio.open(physical, kernel=kernel) as device:
+        with pytest.raises(OSError, match="makes no virtual functions"):
+            host.create_vfs(physical, 1, kernel=kernel)
+        kernel.write_file("/sys/module/vfio_pci/parameters/enable_sriov", b"Y")
+        device.set_vf_token(token)
+        (function,) = host.create_vfs(physical, 1, kernel=kernel)
+        with host.bind(function.address, "vfio-pci", kernel=kernel):
+            for mode in ("type1v2", "iommufd"):
+                with pytest.raises(PermissionError):
+                    pyvfio.open(function.address, mode=mode, kernel=kernel)
+                pyvfio.open(function.address, mode=mode, vf_token=token, kernel=kernel).close()
+        host.remove_vfs(physical, kernel=kernel)

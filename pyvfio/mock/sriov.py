@@ -1,0 +1,120 @@
+"""Virtual functions: made and removed through files of the physical function's."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from pyvfio.mock.config import Function
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.parameter import truth
+from pyvfio.mock.sysfs import shown, text
+from pyvfio.mock.tree import Link, Text
+
+if TYPE_CHECKING:
+    from pyvfio.mock.pci import PciDevice
+
+#: where QEMU's igb has them: from the physical function's own number on, in steps
+_OFFSET, _STRIDE = 0x80, 2
+
+
+class VirtualFunctions:
+    """Those of one physical function, and the token that opening it and them needs.
+
+    :ivar functions: them, in order
+    """
+
+    def __init__(self, physical: PciDevice) -> None:
+        self._physical = physical
+        self.functions: list[PciDevice] = []
+        self._probe = True
+        self._token = os.urandom(16)
+
+    def attributes(self) -> dict[str, Text]:
+        return {
+            "sriov_totalvfs": text(self._physical.function.virtual),
+            "sriov_numvfs": shown(lambda: len(self.functions), self._set_number),
+            "sriov_drivers_autoprobe": shown(lambda: int(self._probe), self._set_probe),
+            "sriov_offset": text(_OFFSET),
+            "sriov_stride": text(_STRIDE),
+        }
+
+    def _set_probe(self, data: bytes) -> None:
+        self._probe = truth(data)
+
+    def _set_number(self, data: bytes) -> None:
+        physical = self._physical
+        if not data.strip().isdigit():
+            raise Errno(errno.EINVAL)
+        count = int(data)
+        if count > physical.function.virtual:
+            raise Errno(errno.ERANGE)
+        if count == len(self.functions):
+            return
+        driver = physical.kernel.host.driver_of(physical)
+        may = driver is not None and (driver.virtual or (driver.vfio and physical.kernel.host.enable_sriov.value))
+        if not may:
+            raise Errno(errno.ENOENT)
+        if count and self.functions:
+            raise Errno(errno.EBUSY)
+        if count:
+            self._make(count)
+        else:
+            self.remove()
+
+    def _make(self, count: int) -> None:
+        from pyvfio.mock.pci import PciDevice
+
+        physical = self._physical
+        segment_and_bus, _, slot_and_function = physical.name.rpartition(":")
+        slot, _, number = slot_and_function.partition(".")
+        first = (int(slot, 16) << 3 | int(number)) + _OFFSET
+        function = Function(
+            (physical.ids[0], physical.ids[1] + 1), physical.function.class_code, bars=dict(physical.function.bars),
+            msix=3, express=True, resets=True,
+        )  # fmt: skip
+        tree = physical.kernel.tree
+        for index in range(count):
+            at = first + index * _STRIDE
+            name = f"{segment_and_bus}:{at >> 3:02x}.{at & 7}"
+            one = PciDevice(physical.kernel, name, function=function, parent=physical.parent)
+            one.physical = self
+            self.functions.append(one)
+            tree.add(f"{one.path}/physfn", Link(f"../{physical.name}"))
+            tree.add(f"{physical.path}/virtfn{index}", Link(f"../{name}"))
+            if self._probe:
+                physical.kernel.host.probe_driver(one)
+
+    def remove(self) -> None:
+        """Away with all; who has one open is asked for it."""
+        physical = self._physical
+        while self.functions:
+            physical.kernel.host.unplug(self.functions[-1])
+            self.functions.pop()
+            physical.kernel.tree.remove(f"{physical.path}/virtfn{len(self.functions)}")
+
+    # The token, by vfio-pci's rules.
+
+    def set_token(self, token: bytes) -> None:
+        self._token = token
+
+    def check_physical(self, token: bytes | None) -> None:
+        """
+        :raises Errno: EACCES, virtual functions are open, and it is not theirs
+        """
+        if any(one.files for one in self.functions):
+            if token != self._token:
+                raise Errno(errno.EACCES)
+        elif token is not None:
+            self._token = token
+
+    def check_virtual(self, token: bytes | None) -> None:
+        """
+        :raises Errno: EINVAL, the physical function is not vfio-pci's, and nobody has a token; EACCES, another is needed
+        """
+        if not self._physical.vfio:
+            if token is not None:
+                raise Errno(errno.EINVAL)
+        elif token != self._token:
+            raise Errno(errno.EACCES)
