@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import select
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio._abi import ffi, lib
 from pyvfio.errors import BadReply
 from pyvfio.fd import Fd
-from pyvfio.iommufd.object import IommufdObject
+from pyvfio.iommufd.queue import Queue
 
 if TYPE_CHECKING:
     from pyvfio.iommufd.viommu import Viommu
@@ -33,15 +32,11 @@ class Event(NamedTuple):
         return bool(self.flags & lib.IOMMU_VEVENTQ_FLAG_LOST_EVENTS)
 
 
-class EventQueue(IommufdObject):
+class EventQueue(Queue):
     """A queue of events, with a descriptor of its own for select and its kin. Made by :meth:`Viommu.event_queue`."""
 
     def __init__(self, viommu: Viommu, id_: int, fd: Fd) -> None:
-        super().__init__(viommu.iommufd, id_, viommu)
-        self._queue = fd
-
-    def fileno(self) -> int:
-        return self._queue.fileno()
+        super().__init__(viommu.iommufd, id_, fd, viommu)
 
     def read(self, event_size: int, timeout: float | None = 0) -> list[Event]:
         """The events that have come.
@@ -50,11 +45,8 @@ class EventQueue(IommufdObject):
             16 for IOMMU_VEVENTQ_TYPE_TEGRA241_CMDQV
         :param timeout: seconds to wait for the first; 0 not at all, None for ever
         """
-        kernel, number = self._queue.kernel, self.fileno()
-        if not kernel.poll(number, select.POLLIN, timeout):
-            return []
         header = ffi.sizeof(_HEADER)
-        data = kernel.read(number, 64 * (header + event_size))
+        data = self._wait_and_read(64 * (header + event_size), timeout)
         events: list[Event] = []
         at = 0
         while at < len(data):
@@ -67,12 +59,3 @@ class EventQueue(IommufdObject):
             events.append(Event(native.flags, native.sequence, data[at + header : at + header + size]))
             at += header + size
         return events
-
-    def destroy(self) -> None:
-        _ = self.id
-        self._queue.close()
-        super().destroy()
-
-    def _release(self) -> None:
-        self._queue.close()
-        super()._release()

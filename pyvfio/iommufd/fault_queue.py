@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import select
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pyvfio import explain
 from pyvfio._abi import ffi, lib
 from pyvfio.errors import BadReply
-from pyvfio.fd import Fd
-from pyvfio.iommufd.object import IommufdObject
-
-if TYPE_CHECKING:
-    from pyvfio.iommufd.iommufd import Iommufd
+from pyvfio.iommufd.queue import Queue
 
 _RECORD = "struct iommu_hwpt_pgfault"
 
@@ -44,26 +39,16 @@ class Fault(NamedTuple):
         return bool(self.flags & lib.IOMMU_PGFAULT_FLAGS_LAST_PAGE)
 
 
-class FaultQueue(IommufdObject):
+class FaultQueue(Queue):
     """A queue of faults, with a descriptor of its own for select and its kin. Made by :meth:`Iommufd.fault_queue`."""
-
-    def __init__(self, iommufd: Iommufd, id_: int, fd: Fd) -> None:
-        super().__init__(iommufd, id_)
-        self._queue = fd
-
-    def fileno(self) -> int:
-        return self._queue.fileno()
 
     def read(self, timeout: float | None = 0) -> list[Fault]:
         """The faults that have come; whole groups.
 
         :param timeout: seconds to wait for the first; 0 not at all, None for ever
         """
-        kernel, number = self._queue.kernel, self.fileno()
-        if not kernel.poll(number, select.POLLIN, timeout):
-            return []
         size = ffi.sizeof(_RECORD)
-        data = kernel.read(number, 64 * size)
+        data = self._wait_and_read(64 * size, timeout)
         if len(data) % size:
             raise BadReply(f"{self!r}: {len(data)} bytes are no whole number of faults of {size} bytes")
         records = ffi.from_buffer(f"{_RECORD}[]", data)
@@ -82,13 +67,3 @@ class FaultQueue(IommufdObject):
             raise explain.os_error(
                 error.errno or 0, f"page response on {self._queue.name}", f"cookie={cookie}, code={code}"
             ) from None
-
-    def destroy(self) -> None:
-        # The queue's own descriptor is one of its users.
-        _ = self.id
-        self._queue.close()
-        super().destroy()
-
-    def _release(self) -> None:
-        self._queue.close()
-        super()._release()

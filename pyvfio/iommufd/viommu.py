@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 from typing import TYPE_CHECKING, Any
 
+from pyvfio import explain
 from pyvfio.errors import Refused
 from pyvfio.fd import Fd
 from pyvfio.iommufd.bound import BoundDevice, bound
@@ -81,6 +84,22 @@ class Viommu(IommufdObject):
         from pyvfio.iommufd.hw_queue import HwQueue
 
         return HwQueue(self, type, index, iova, size)
+
+    def mmap(self, offset: int, size: int) -> mmap.mmap:
+        """Registers of the hardware's own that a guest may use directly. Since Linux 6.17.
+
+        Until it is closed, the virtual IOMMU cannot be destroyed.
+
+        :param offset: where they are, and
+        :param size: how large: both as the struct of the virtual IOMMU's type told when it was made
+        :raises OSError: ENXIO for any other place, or a part of it
+        """
+        try:
+            return self._fd.kernel.mmap(self._fd.fileno(), size, offset=offset, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        except OSError as error:
+            raise explain.os_error(
+                error.errno or errno.EIO, f"mmap of {self!r}", f"offset={offset:#x}, size={size:#x}"
+            ) from None
 
     def invalidate(self, data_type: int, entries: Any) -> int:
         """IOMMU_HWPT_INVALIDATE of the virtual IOMMU's caches; see :meth:`Hwpt.invalidate`."""

@@ -18,8 +18,10 @@ from tracing import TracingKernel
 if TYPE_CHECKING:
     from drivers import Dma
     from drivers.vfio_mock import VfioMock
+    from mock_domain import MockDevice
 
-    from pyvfio import Device, Migration
+    from pyvfio import Device, Iommufd, Migration
+    from pyvfio.iommufd import Ioas
     from pyvfio.kernel import Kernel
     from pyvfio.space import AddressSpace
 
@@ -136,6 +138,29 @@ def logger(device: Device) -> VfioMock:
 def migration(device: Device) -> Migration:
     """The device's side of a migration; it is RUNNING."""
     return device.migration
+
+
+@pytest.fixture
+def iommufd(kernel: Any) -> Iterator[Iommufd]:
+    """An open /dev/iommu with nothing in it."""
+    from pyvfio import Iommufd
+
+    with Iommufd(kernel=kernel) as iommufd:
+        yield iommufd
+
+
+@pytest.fixture
+def ioas(iommufd: Iommufd) -> Ioas:
+    """An address space of `iommufd`, with nothing attached."""
+    return iommufd.ioas()
+
+
+@pytest.fixture
+def mock(ioas: Ioas) -> MockDevice:
+    """A device of the kernel's mock IOMMU, attached to `ioas`."""
+    from mock_domain import MockDevice
+
+    return MockDevice(ioas)
 
 
 @pytest.fixture

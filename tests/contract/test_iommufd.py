@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import uuid
 from typing import Any
 
@@ -105,69 +104,12 @@ def test_pasids_that_are_not_there_are_refused(device: Device, space: Ioas) -> N
     assert device.address_space is space
 
 
-def test_a_file_is_mapped_and_stays_pinned(space: Ioas, dma: Any) -> None:
-    fd = os.memfd_create("shared")
-    try:
-        os.truncate(fd, 4 * PAGE)
-        data = os.urandom(PAGE)
-        os.pwrite(fd, data, PAGE)
-        mapping = space.map_file(fd, 0, 4 * PAGE, 0x10_0000)
-        dma.copy(mapping.iova + 2 * PAGE, mapping.iova + PAGE, PAGE)
-        assert os.pread(fd, PAGE, 2 * PAGE) == data
-        assert space.map_file(fd, PAGE, PAGE).unmap() == PAGE
-    finally:
-        os.close(fd)
-    with pytest.raises(OSError) as caught:
-        space.map_file(fd, 0, PAGE)
-    assert caught.value.errno == errno.EBADF
-
-
-@pytest.mark.require("iommu")
-def test_a_file_is_not_mapped_beyond_its_end(space: Ioas) -> None:
-    fd = os.memfd_create("shared")
-    try:
-        os.truncate(fd, 4 * PAGE)
-        with pytest.raises(OSError) as caught:
-            space.map_file(fd, 0, 8 * PAGE, 0x20_0000)
-    finally:
-        os.close(fd)
-    assert caught.value.errno == errno.EINVAL
-    assert space.unmap_all() == 0
-
-
 def test_only_files_can_be_handed_to_another_process(space: Ioas) -> None:
     space.iommufd.change_process()
     space.map(DmaBuffer(PAGE), 0x10_0000)
     with pytest.raises(OSError) as caught:
         space.iommufd.change_process()
     assert caught.value.errno == errno.EINVAL
-
-
-def test_options_are_set_and_read(kernel: Any) -> None:
-    with Iommufd(kernel=kernel) as iommufd:
-        assert not iommufd.rlimit_mode
-        iommufd.rlimit_mode = True
-        assert iommufd.rlimit_mode
-        ioas = iommufd.ioas()
-        with pytest.raises(OSError) as caught:
-            iommufd.rlimit_mode = False
-        assert caught.value.errno == errno.EBUSY
-        assert ioas.huge_pages
-        ioas.huge_pages = False
-        assert not ioas.huge_pages
-
-
-def test_the_compatibility_address_space_is_set_and_cleared(kernel: Any) -> None:
-    with Iommufd(kernel=kernel) as iommufd:
-        with pytest.raises(OSError) as caught:
-            _ = iommufd.vfio_ioas_id
-        assert caught.value.errno == errno.ENODEV
-        ioas = iommufd.ioas()
-        iommufd.set_vfio_ioas(ioas)
-        assert iommufd.vfio_ioas_id == ioas.id
-        iommufd.clear_vfio_ioas()
-        with pytest.raises(OSError):
-            _ = iommufd.vfio_ioas_id
 
 
 def test_physical_addresses_are_for_devices_without_an_iommu(space: Ioas) -> None:

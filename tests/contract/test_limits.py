@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import resource
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from capabilities import without_capability
 
 if TYPE_CHECKING:
     from pyvfio.space import AddressSpace
@@ -21,7 +21,6 @@ pytestmark = pytest.mark.require("linux")
 
 PAGE = 4096
 PARAMETERS = Path("/sys/module/vfio_iommu_type1/parameters")
-CAP_IPC_LOCK = 14
 
 type1_edu = pytest.mark.only(mode=["type1v2", "type1"], device="edu")
 
@@ -40,21 +39,13 @@ def parameter(name: str, value: str) -> Iterator[None]:
 @contextmanager
 def locked_memory_limit(size: int) -> Iterator[None]:
     """RLIMIT_MEMLOCK, and no CAP_IPC_LOCK in effect, which would lift it."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    data = (ctypes.c_uint32 * 6)()
-    assert libc.capget(header, data) == 0
-    effective = data[0]
     limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    data[0] = effective & ~(1 << CAP_IPC_LOCK)
-    assert libc.capset(header, data) == 0
-    try:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (size, limits[1]))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, limits)
-        data[0] = effective
-        assert libc.capset(header, data) == 0
+    with without_capability("CAP_IPC_LOCK"):
+        try:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (size, limits[1]))
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, limits)
 
 
 @type1_edu

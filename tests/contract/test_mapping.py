@@ -10,6 +10,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from process import pinned
 
 import pyvfio
 from pyvfio import DmaBuffer, IovaRange, IovaSet, Refused
@@ -24,16 +25,6 @@ def highest_page(space: AddressSpace) -> int:
     """The last page that can be mapped."""
     usable = space.iova_ranges
     return (2**64 if usable is None else usable[len(usable) - 1].last + 1) - PAGE
-
-
-def pinned() -> int:
-    """Bytes that this process has locked or pinned."""
-    values = {}
-    with open("/proc/self/status", encoding="ascii") as status:
-        for line in status:
-            key, _, value = line.partition(":")
-            values[key] = value
-    return sum(int(values[key].split()[0]) << 10 for key in ("VmLck", "VmPin"))
 
 
 @pytest.mark.parametrize("size", [PAGE, 16 * PAGE, 2 << 20], ids=["4K", "64K", "2M"])

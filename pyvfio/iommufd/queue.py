@@ -1,0 +1,39 @@
+"""What the queues of an iommufd share: a descriptor of their own that records are read from."""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING
+
+from pyvfio.fd import Fd
+from pyvfio.iommufd.object import IommufdObject
+
+if TYPE_CHECKING:
+    from pyvfio.iommufd.iommufd import Iommufd
+
+
+class Queue(IommufdObject):
+    """A queue, with a descriptor for select and its kin."""
+
+    def __init__(self, iommufd: Iommufd, id_: int, fd: Fd, *parents: IommufdObject) -> None:
+        super().__init__(iommufd, id_, *parents)
+        self._queue = fd
+
+    def fileno(self) -> int:
+        return self._queue.fileno()
+
+    def _wait_and_read(self, size: int, timeout: float | None) -> bytes:
+        """What has come, `size` bytes at most; nothing when `timeout` seconds have passed, None for no limit."""
+        kernel, number = self._queue.kernel, self.fileno()
+        return kernel.read(number, size) if kernel.poll(number, select.POLLIN, timeout) else b""
+
+    def destroy(self) -> None:
+        # The queue's own descriptor is one of its users. It stays open if the kernel is going to refuse for another's sake.
+        _ = self.id
+        if not self._in_the_way():
+            self._queue.close()
+        super().destroy()
+
+    def _release(self) -> None:
+        self._queue.close()
+        super()._release()

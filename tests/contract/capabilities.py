@@ -1,0 +1,27 @@
+"""Being less than root for a while."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+CAPABILITIES = {"CAP_IPC_LOCK": 14, "CAP_SYS_RAWIO": 17, "CAP_SYS_RESOURCE": 24}
+_VERSION_3 = 0x20080522
+
+
+@contextmanager
+def without_capability(name: str) -> Iterator[None]:
+    """This thread does without a capability."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, data) == 0
+    effective = data[0]
+    data[0] = effective & ~(1 << CAPABILITIES[name])
+    assert libc.capset(header, data) == 0
+    try:
+        yield
+    finally:
+        data[0] = effective
+        assert libc.capset(header, data) == 0

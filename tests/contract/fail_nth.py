@@ -1,0 +1,125 @@
+"""A kernel in which the n-th allocation of memory fails: the real one, through /proc/thread-self/fail-nth.
+
+Needs CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC and debugfs. Only what a call of the library allocates in the kernel counts, and not
+what Python allocates around it: the failure is armed just before an ioctl or an open, and disarmed just after it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pyvfio._abi import ffi, lib
+from pyvfio.kernel import PythonKernel
+
+_DEBUGFS = Path("/sys/kernel/debug")
+#: By default only allocations that may not wait fail, and no single pages.
+_SETTINGS = {
+    "failslab/ignore-gfp-wait": "N",
+    "failslab/verbose": "0",
+    "fail_page_alloc/ignore-gfp-wait": "N",
+    "fail_page_alloc/ignore-gfp-highmem": "N",
+    "fail_page_alloc/min-order": "0",
+    "fail_page_alloc/verbose": "0",
+}
+#: More than any call makes: a sweep that comes so far does not end.
+_MOST = 5000
+
+T = TypeVar("T")
+
+
+@contextmanager
+def every_allocation_may_fail() -> Iterator[None]:
+    """Within, `fail-nth` counts allocations of every kind."""
+    before = {name: (_DEBUGFS / name).read_text().strip() for name in _SETTINGS}
+    try:
+        for name, value in _SETTINGS.items():
+            (_DEBUGFS / name).write_text(value)
+        yield
+    finally:
+        for name, value in before.items():
+            (_DEBUGFS / name).write_text(value)
+
+
+class Attempt:
+    """A block of calls in which one allocation fails. The OSError that comes of it ends the block.
+
+    :ivar nth: which allocation
+    :ivar hit: whether there were so many
+    :ivar error: what was raised
+    """
+
+    def __init__(self, kernel: FailingKernel, nth: int) -> None:
+        self._kernel = kernel
+        self.nth = nth
+        self.hit = False
+        self.error: OSError | None = None
+
+    def __enter__(self) -> Self:
+        self._kernel.left = self.nth
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self.hit = self._kernel.left == 0
+        self._kernel.left = 0
+        if self.hit and isinstance(error, OSError):
+            self.error = error
+            return True
+        return False
+
+
+class FailingKernel(PythonKernel):
+    """The real kernel.
+
+    :ivar left: which allocation from now on fails, counted over calls; 0 for none
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._file = os.open("/proc/thread-self/fail-nth", os.O_RDWR | os.O_CLOEXEC)
+        self.left = 0
+
+    def ioctl(self, fd: int, request: int, argument: int) -> int:
+        return int(self._armed(lib.pyvfio_linux_ioctl, ffi.NULL, fd, request, ffi.cast("void *", argument)))
+
+    def open(self, path: str, flags: int = os.O_RDWR | os.O_CLOEXEC) -> int:
+        return int(self._armed(os.open, path, flags))
+
+    def _armed(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        if not self.left:
+            return call(*arguments)
+        left = b"%d" % self.left
+        os.pwrite(self._file, left, 0)
+        try:
+            return call(*arguments)
+        finally:
+            self.left = int(os.pread(self._file, 16, 0))
+            os.pwrite(self._file, b"0", 0)
+
+    def faults(self) -> Iterator[Attempt]:
+        """The first allocation fails, the second, ... until one attempt has no such allocation left."""
+        for nth in itertools.count(1):
+            assert nth < _MOST, "there is no end of allocations"
+            attempt = Attempt(self, nth)
+            yield attempt
+            if not attempt.hit:
+                return
+
+    def sweep(self, action: Callable[[], T], undo: Callable[[T], object]) -> int:
+        """Do `action` with each allocation failing in turn, and `undo` it where it succeeded nonetheless; how many there were."""
+        for attempt in self.faults():
+            with attempt:
+                result = action()
+            if attempt.error is None:
+                undo(result)
+        return attempt.nth - 1
+
+    def end(self) -> None:
+        os.close(self._file)

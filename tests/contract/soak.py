@@ -1,0 +1,100 @@
+"""Rounds of open, attach, map, unmap, close, and what the process holds in between.
+
+    scripts/vm -- .venv/bin/python tests/contract/soak.py [--rounds 10000] [--mode MODE] [DEVICE]
+
+DEVICE is edu, nvme, e1000e or vfio-mock. Prints ten lines of figures, and ends with 1 if something grew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import guest
+import process
+
+import pyvfio
+from pyvfio import DmaBuffer
+from pyvfio.opening import MODES
+
+PAGE = 4096
+#: Python and the C library take memory in pieces of such sizes, and give it back when they like.
+SLACK = 1 << 20
+
+
+class Figures(NamedTuple):
+    """After so many rounds; sizes in bytes."""
+
+    rounds: int
+    descriptors: int
+    pinned: int
+    resident: int
+    slab: int
+
+
+def figures(rounds: int) -> Figures:
+    # Descriptors and memory go with the objects, and those in cycles go with the collector.
+    gc.collect()
+    return Figures(rounds, len(process.descriptors()), process.pinned(), process.resident(), process.slab())
+
+
+def one_round(address: str, mode: str, buffer: DmaBuffer) -> None:
+    with pyvfio.open(address, mode=mode) as device:
+        device.address_space.map(buffer, 0x10_0000).unmap()
+        if device.regions[0].mmappable:
+            device.regions[0].map()
+
+
+def rounds(address: str, mode: str, count: int, stops: int) -> Iterator[Figures]:
+    """The figures when all is warm, and at each of `stops` equal parts of `count` rounds."""
+    buffer = DmaBuffer(16 * PAGE)
+    for _ in range(5):
+        one_round(address, mode, buffer)
+    yield figures(0)
+    for done in range(1, count + 1):
+        one_round(address, mode, buffer)
+        if done * stops % count < stops:
+            yield figures(done)
+
+
+def grown(first: Figures, last: Figures) -> list[str]:
+    """What is not flat between the two."""
+    found = []
+    if last.descriptors != first.descriptors:
+        found.append(f"descriptors: {first.descriptors}, then {last.descriptors}")
+    if last.pinned != first.pinned:
+        found.append(f"pinned memory: {first.pinned} bytes, then {last.pinned}")
+    if last.resident > first.resident + SLACK:
+        found.append(f"resident size: {first.resident} bytes, then {last.resident}")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10_000)
+    parser.add_argument("--mode", choices=MODES, default="iommufd")
+    parser.add_argument("device", nargs="?", default="edu", metavar="DEVICE")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    seen: list[Figures] = []
+    with guest.ready(guest.address_of(arguments.device)) as address:
+        print(f"{'rounds':>8}{'descriptors':>13}{'pinned KiB':>12}{'resident KiB':>14}{'slab KiB':>10}{'s':>8}")
+        for now in rounds(address, arguments.mode, arguments.rounds, 10):
+            seen.append(now)
+            print(
+                f"{now.rounds:8}{now.descriptors:13}{now.pinned >> 10:12}{now.resident >> 10:14}{now.slab >> 10:10}"
+                f"{time.monotonic() - began:8.1f}",
+                flush=True,
+            )
+    problems = grown(seen[0], seen[-1])
+    for problem in problems:
+        print(f"soak: {problem}")
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

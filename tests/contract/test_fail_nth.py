@@ -1,0 +1,331 @@
+"""Every allocation of the kernel fails in turn: what was there still works, what failed left nothing, and all of it can be closed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import mock_domain
+import pytest
+from fail_nth import FailingKernel, every_allocation_may_fail
+from mock_domain import MockDevice
+from process import held
+
+import pyvfio
+from pyvfio import DmaBuffer, Iommufd, IovaRange
+from pyvfio._abi import lib
+from pyvfio.iommufd import Hwpt, Ioas, Viommu
+
+if TYPE_CHECKING:
+    from drivers.vfio_mock import VfioMock
+
+    from pyvfio import Device
+    from pyvfio.space import AddressSpace
+
+# A device with an IOMMU and one without, by each of the kernel's three ways.
+pytestmark = pytest.mark.only(mode=["type1v2", "iommufd-type1v2", "iommufd"], device=["edu", "vfio-mock"])
+on_the_mock_iommu = pytest.mark.only(mode="iommufd", device="vfio-mock")
+native = pytest.mark.only(mode="iommufd", device=["edu", "vfio-mock"])
+
+PAGE = 4096
+IOVA = mock_domain.APERTURE_START
+
+
+@pytest.fixture(scope="module", autouse=True)
+def injection() -> Iterator[None]:
+    with every_allocation_may_fail():
+        yield
+
+
+@pytest.fixture
+def kernel() -> Iterator[FailingKernel]:
+    """The kernel, untraced: an ENOMEM of these tests says nothing about when it comes by itself."""
+    kernel = FailingKernel()
+    yield kernel
+    kernel.end()
+
+
+@pytest.fixture
+def memory() -> DmaBuffer:
+    """2 MiB, there already: what is mapped in them takes page tables, and 512 pages to pin."""
+    buffer = DmaBuffer(2 << 20)
+    buffer.view[:] = bytes(buffer.size)
+    return buffer
+
+
+def unpinned(memory: DmaBuffer) -> None:
+    """Nothing holds a page of it, by the pages' own count."""
+    with Iommufd() as iommufd:
+        mock_domain.check_refs(iommufd, memory, 0)
+
+
+def test_a_device_is_opened(kernel: FailingKernel, address: str, mode: str) -> None:
+    # What is made once and kept is made here.
+    pyvfio.open(address, mode=mode).close()
+    before = held()
+    for attempt in kernel.faults():
+        with attempt:
+            device = pyvfio.open(address, mode=mode, kernel=kernel)
+        if attempt.error is None:
+            device.close()
+        else:
+            # And not an ability that is absent, or any of the other things that an errno can mean here.
+            assert attempt.error.errno == errno.ENOMEM
+        assert held() == before
+    assert attempt.nth > 10
+
+
+def test_memory_is_mapped_and_unmapped(kernel: FailingKernel, space: AddressSpace, memory: DmaBuffer) -> None:
+    before = held()
+    for attempt in kernel.faults():
+        # Elsewhere each time, so that the page tables are new.
+        iova = attempt.nth << 30
+        with attempt:
+            space.map(memory, iova)
+        if attempt.error is not None:
+            assert attempt.error.errno == errno.ENOMEM
+            assert space.mappings == []
+            assert held() == before
+            assert space.map(memory, iova).mapped
+        assert space.unmap_all() == memory.size
+        assert held() == before
+    unpinned(memory)
+    assert attempt.nth > 2
+
+
+def test_many_are_mapped_or_none(kernel: FailingKernel, space: AddressSpace, memory: DmaBuffer) -> None:
+    rows = memoryview(bytearray(8 * 3 * 8)).cast("Q")
+    for index in range(8):
+        rows[3 * index : 3 * index + 3] = memoryview(
+            struct.pack("=3Q", memory.address + index * PAGE, 0x100_0000 + (index << 21), PAGE)
+        ).cast("Q")
+    before = held()
+    for attempt in kernel.faults():
+        with attempt:
+            space.map_many(rows, keep=memory)
+        if attempt.error is None:
+            assert space.unmap_all() == 8 * PAGE
+        assert space.unmap_all() == 0
+        assert held() == before
+    assert attempt.nth > 8
+
+
+def test_what_is_mapped_is_unmapped_in_the_end(kernel: FailingKernel, space: AddressSpace, memory: DmaBuffer) -> None:
+    before = held()
+    for attempt in kernel.faults():
+        mapping = space.map(memory, 0x4000_0000)
+        with attempt:
+            mapping.unmap()
+        if attempt.error is not None:
+            assert mapping.unmap() == memory.size
+        assert held() == before
+
+
+@pytest.mark.require("dirty_log")
+def test_a_log_starts_reports_and_stops(kernel: FailingKernel, device: Device, logger: VfioMock) -> None:
+    tracked = IovaRange.of(0x4000_0000, 1 << 30)
+    mapping = device.address_space.alloc(16 * PAGE, tracked.start)
+    for attempt in kernel.faults():
+        with attempt:
+            log = device.dirty_log([tracked])
+        if attempt.error is None:
+            log.close()
+    assert attempt.nth > 1
+    # A page that was reported while an allocation failed is not lost.
+    with device.dirty_log([tracked]) as log:
+        for attempt in kernel.faults():
+            logger.touch(mapping.iova, mapping.size)
+            with attempt:
+                found = log.read()
+            if attempt.error is not None:
+                found = log.read()
+            assert found.count() == 16
+        for attempt in kernel.faults():
+            with attempt:
+                log.stop()
+            if attempt.error is None:
+                break
+
+
+@pytest.mark.only(mode="type1v2", device=["edu", "vfio-mock"])
+def test_a_container_tracks_dirty_pages(kernel: FailingKernel, device: Device, memory: DmaBuffer) -> None:
+    space = device.address_space
+    assert isinstance(space, pyvfio.Container)
+    mapping = space.map(memory, 0x4000_0000)
+    for attempt in kernel.faults():
+        with attempt:
+            space.start_dirty_tracking()
+        space.stop_dirty_tracking()
+    space.start_dirty_tracking()
+    for attempt in kernel.faults():
+        with attempt:
+            space.read_dirty(mapping.iova, mapping.size)
+    for attempt in kernel.faults():
+        with attempt:
+            space.unmap_dirty(mapping.iova, mapping.size)
+        if attempt.error is None:
+            mapping = space.map(memory, 0x4000_0000)
+    space.stop_dirty_tracking()
+    space.unmap_all()
+    unpinned(memory)
+
+
+@native
+def test_a_device_is_attached_to_what_is_mapped(kernel: FailingKernel, address: str, memory: DmaBuffer) -> None:
+    with Iommufd(kernel=kernel) as iommufd, iommufd.bind(address) as device:
+        ioas, other = iommufd.ioas(), iommufd.ioas()
+        for space in (ioas, other):
+            space.map(memory, 0x4000_0000)
+        before = held()
+        for attempt in kernel.faults():
+            with attempt:
+                device.attach(ioas)
+            if attempt.error is not None:
+                assert held() == before
+                ioas.unmap_all()
+                ioas.map(memory, 0x4000_0000)
+            device.detach()
+            assert held() == before
+        assert attempt.nth > 3
+        # In place of another: what failed leaves the old one.
+        for attempt in kernel.faults():
+            device.attach(ioas)
+            with attempt:
+                device.attach(other)
+            assert device.address_space is (other if attempt.error is None else ioas)
+            assert device.address_space.unmap_all() == memory.size
+            device.address_space.map(memory, 0x4000_0000)
+    unpinned(memory)
+
+
+@native
+@pytest.mark.require("iommu")
+def test_a_page_table_is_made(kernel: FailingKernel, device: Device, space: Ioas, memory: DmaBuffer) -> None:
+    space.map(memory, 0x4000_0000)
+    before = held()
+    assert kernel.sweep(lambda: space.hwpt(device), Hwpt.destroy) > 3
+    assert held() == before
+    space.unmap_all()
+    unpinned(memory)
+
+
+@native
+def test_requests_of_an_address_space(kernel: FailingKernel, device: Device, memory: DmaBuffer) -> None:
+    space = device.address_space
+    assert isinstance(space, Ioas)
+    iommufd = space.iommufd
+    source = space.map(memory, 0x4000_0000)
+    fd = os.memfd_create("shared")
+    os.truncate(fd, 1 << 20)
+    before = held()
+    counts = [
+        kernel.sweep(iommufd.ioas, Ioas.destroy),
+        kernel.sweep(lambda: space.map_file(fd, 0, 1 << 20, 0x5000_0000), lambda mapping: mapping.unmap()),
+        kernel.sweep(lambda: space.map_file(fd, 0, 1 << 20), lambda mapping: mapping.unmap()),
+        kernel.sweep(lambda: space.map(memory), lambda mapping: mapping.unmap()),
+        kernel.sweep(lambda: space.copy(source, 0x6000_0000), lambda mapping: mapping.unmap()),
+        kernel.sweep(lambda: space.allow([IovaRange(0x4000_0000, 0x7FFF_FFFF)]), lambda _: space.allow([])),
+    ]
+    assert all(counts), counts
+    kernel.sweep(lambda: space.iova_ranges, lambda _: None)
+    assert held() == before
+    os.close(fd)
+    space.unmap_all()
+    unpinned(memory)
+
+
+@pytest.fixture
+def mock_ioas(kernel: FailingKernel) -> Iterator[Ioas]:
+    with Iommufd(kernel=kernel) as iommufd:
+        yield iommufd.ioas()
+
+
+@on_the_mock_iommu
+def test_memory_is_mapped_for_devices_of_two_page_tables(
+    kernel: FailingKernel, mock_ioas: Ioas, memory: DmaBuffer
+) -> None:
+    mock_domain.limit_memory(mock_ioas.iommufd, 32)
+    try:
+        first, second = MockDevice(mock_ioas), MockDevice(mock_ioas)
+        before = held()
+        assert kernel.sweep(lambda: mock_ioas.map(memory, IOVA), lambda mapping: mapping.unmap()) > 5
+        assert held() == before
+        mapping = mock_ioas.map(memory, IOVA)
+        second.destroy()
+        assert kernel.sweep(lambda: MockDevice(mock_ioas), MockDevice.destroy) > 5
+        first.check_map(IOVA, memory, 0, memory.size)
+        assert mapping.unmap() == memory.size
+    finally:
+        mock_domain.limit_memory(mock_ioas.iommufd, 0)
+    unpinned(memory)
+
+
+@on_the_mock_iommu
+def test_dirty_pages_are_read(kernel: FailingKernel, mock_ioas: Ioas, memory: DmaBuffer) -> None:
+    mock = MockDevice(mock_ioas)
+    mock_ioas.huge_pages = False
+    mapping = mock_ioas.map(memory, IOVA)
+    make = lambda: mock_ioas.hwpt(mock.bound, flags=lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING)  # noqa: E731
+    assert kernel.sweep(make, Hwpt.destroy) > 3
+    table = make()
+    kernel.sweep(lambda: table.set_dirty_tracking(True), lambda _: table.set_dirty_tracking(False))
+    table.set_dirty_tracking(True)
+    bits = bytearray(2 << 20 >> 12 >> 3)
+    bits[0] = bits[-1] = 0x11
+    for attempt in kernel.faults():
+        assert mock.make_dirty(table, IOVA, memory.size, PAGE, bytes(bits)) == 4
+        with attempt:
+            found = table.read_dirty(mapping.range)
+        if attempt.error is not None:
+            found = table.read_dirty(mapping.range)
+        assert found.count() == 4
+    assert attempt.nth > 1
+
+
+@on_the_mock_iommu
+def test_objects_of_a_virtual_iommu_are_made(kernel: FailingKernel, mock_ioas: Ioas, memory: DmaBuffer) -> None:
+    iommufd = mock_ioas.iommufd
+    mock = MockDevice(mock_ioas, mock_domain.PASID)
+    mapping = mock_ioas.map(memory, IOVA)
+    data = struct.pack("=2I", mock_domain.IOTLB_DEFAULT, 0)
+    parent = mock_ioas.hwpt(mock.bound, flags=lib.IOMMU_HWPT_ALLOC_NEST_PARENT | lib.IOMMU_HWPT_ALLOC_PASID)
+    before = held()
+    counts = {
+        "hw_info": kernel.sweep(mock.bound.hw_info, lambda _: None),
+        "fault queue": kernel.sweep(iommufd.fault_queue, lambda queue: queue.destroy()),
+        "nested": kernel.sweep(
+            lambda: parent.nested(mock.bound, mock_domain.HWPT_DATA, data, flags=lib.IOMMU_HWPT_ALLOC_PASID), Hwpt.destroy
+        ),
+        "viommu": kernel.sweep(lambda: Viommu(parent, mock.bound, mock_domain.VIOMMU_TYPE), Viommu.destroy),
+    }
+    assert held() == before
+    viommu = Viommu(parent, mock.bound, mock_domain.VIOMMU_TYPE)
+    queue = iommufd.fault_queue()
+    counts |= {
+        "vdevice": kernel.sweep(lambda: viommu.vdevice(mock.bound, 7), lambda vdevice: vdevice.destroy()),
+        "event queue": kernel.sweep(
+            lambda: viommu.event_queue(mock_domain.VEVENTQ_TYPE, 4), lambda events: events.destroy()
+        ),
+        "hw queue": kernel.sweep(
+            lambda: viommu.hw_queue(mock_domain.HW_QUEUE_TYPE, 0, mapping.iova, PAGE), lambda hw_queue: hw_queue.destroy()
+        ),
+        "with faults": kernel.sweep(
+            lambda: viommu.hwpt(mock.bound, mock_domain.HWPT_DATA, data, fault_queue=queue), Hwpt.destroy
+        ),
+    }
+    # All but hw_info, which has nothing to keep.
+    assert all(count for name, count in counts.items() if name != "hw_info"), counts
+    mock.attach(parent)
+    counts["pasid"] = kernel.sweep(
+        lambda: mock.pasid(mock_domain.PASID_ATTACH, 200, parent), lambda _: mock.pasid(mock_domain.PASID_DETACH, 200)
+    )
+    mock.attach(mock_ioas)
+    queue.destroy()
+    viommu.destroy()
+    parent.destroy()
+    mock.destroy()
+    mock_ioas.unmap_all()
+    unpinned(memory)
