@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pyvfio.bitmap import DirtyBitmap
     from pyvfio.device import Device
+    from pyvfio.iommufd.iommufd import Iommufd
 
 #: mode -> what is opened, and the IOMMU type that VFIO_SET_IOMMU takes
 _MODES = {
@@ -85,6 +86,7 @@ class Container(AddressSpace):
             self._iommu_set = False
             self._no_iommu = self._type == lib.VFIO_NOIOMMU_IOMMU
             self._groups: dict[int, Group] = {}
+            self._iommufd: Iommufd | None = None
             self._usable: tuple[IovaSet | None] | None = None
             self._sizes: int | None = None
             version = self.api_version
@@ -217,6 +219,21 @@ class Container(AddressSpace):
         if self._no_iommu:
             return _NOTHING_MAPPED
         return None if self._iommu_set else "no IOMMU type is set yet: attach a device first"
+
+    @property
+    def iommufd(self) -> Iommufd:
+        """The iommufd that stands in for a container, for its own requests beside VFIO's: other address spaces, what this one's
+        mappings are copied to (:attr:`Iommufd.vfio_ioas_id`, :meth:`Ioas.copy_range`).
+
+        :raises Unsupported: modes `type1v2` and `type1`, which are VFIO's own
+        """
+        from pyvfio.iommufd.iommufd import Iommufd
+
+        if self._fd.kind != "iommufd":
+            raise Unsupported(f"mode {self.mode} is VFIO's own, without an iommufd; see iommufd-{self.mode}")
+        if self._iommufd is None or self._iommufd.closed:
+            self._iommufd = Iommufd._of(self)
+        return self._iommufd
 
     # What the IOMMU says of itself.
 

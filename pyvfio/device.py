@@ -125,8 +125,9 @@ class Device(Resource):
 
         :param pasid: attach DMA with that PASID only; since Linux 6.15
         :raises Refused: `to` belongs to another Iommufd
-        :raises OSError: EADDRINUSE something is mapped in a region that the device has reserved, or not aligned for its IOMMU; EINVAL,
-            EOPNOTSUPP for PASIDs that the device or the IOMMU does not have
+        :raises OSError: EADDRINUSE something is mapped in a region that the device has reserved, or not aligned for its IOMMU; EINVAL
+            another device of its group is attached elsewhere, or the IOMMU cannot do it; EINVAL, EOPNOTSUPP for PASIDs that the
+            device or the IOMMU does not have
         """
         bound = self.bound
         number = to._id_in(bound.iommufd)

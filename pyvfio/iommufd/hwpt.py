@@ -68,7 +68,8 @@ class Hwpt(IommufdObject):
         :param page_size: bytes to one bit, a power of two
         :param clear: forget them in the page table; otherwise the next read gives them again
         :raises Refused: a range or page size that is not like that
-        :raises OSError: EINVAL unless tracking is on
+        :raises OSError: EINVAL unless tracking is on and the range is mapped; EOPNOTSUPP unless made with
+            IOMMU_HWPT_ALLOC_DIRTY_TRACKING
         """
         if page_size < 1 or page_size & (page_size - 1) or not range.is_aligned(page_size):
             raise Refused(f"{explain.span(range)}, page_size={page_size:#x}: whole pages of a power of two are needed")
@@ -102,7 +103,7 @@ class Hwpt(IommufdObject):
         :param data_type: IOMMU_HWPT_INVALIDATE_DATA_*
         :param entries: array of the C structs of that type
         :returns: how many entries were handled: all
-        :raises OSError: as the driver says; the text tells how many entries were handled before
+        :raises OSError: EINVAL, EOPNOTSUPP, as the driver says; the text tells how many entries were handled before
         """
         return invalidate(self, data_type, entries)
 
@@ -123,7 +124,8 @@ def allocate(
     :param flags: IOMMU_HWPT_ALLOC_*
     :param fault_queue: where faults are to be reported; sets IOMMU_HWPT_FAULT_ID_VALID
     :raises Refused: the parts belong to different Iommufds
-    :raises OSError: EOPNOTSUPP the IOMMU cannot do that; EINVAL
+    :raises OSError: EOPNOTSUPP the IOMMU cannot do that; EINVAL the parent is none, or the data is not what the type wants; ENOENT for
+        emulated devices, which have no IOMMU
     """
     from pyvfio.iommufd.ioas import Ioas
 

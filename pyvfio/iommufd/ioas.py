@@ -91,7 +91,7 @@ class Ioas(AddressSpace, IommufdObject):
 
         What is mapped outside of it stays.
 
-        :raises OSError: EADDRINUSE over a region that an attached device has reserved, EINVAL, EOVERFLOW
+        :raises OSError: EADDRINUSE over a region that an attached device has reserved; EINVAL for ranges that overlap, or of one byte
         """
         list_ = list(ranges)
         native = ffi.new(f"{_RANGE}[]", max(len(list_), 1))
@@ -108,9 +108,9 @@ class Ioas(AddressSpace, IommufdObject):
 
     @property
     def huge_pages(self) -> bool:
-        """IOMMU_OPTION_HUGE_PAGES: whether large pages may be used. Set it before anything is mapped.
+        """IOMMU_OPTION_HUGE_PAGES: whether large pages may be used, and mappings smaller than a page of the processor.
 
-        :raises OSError: as the kernel says; setting it EBUSY when something is mapped
+        :raises OSError: setting it EBUSY when something is mapped for a device, EADDRINUSE when something is smaller than a page
         """
         return bool(self.iommufd._option(lib.IOMMU_OPTION_HUGE_PAGES, lib.IOMMU_OPTION_OP_GET, self.id, 0))
 
@@ -145,7 +145,8 @@ class Ioas(AddressSpace, IommufdObject):
 
         :param fd: descriptor of the file; it may be closed afterwards
         :param start: offset in the file, a multiple of the page size
-        :raises OSError: as :meth:`map`; EBADF; EINVAL for what is no such file, or past its end
+        :raises OSError: as :meth:`map`; EBADF; EINVAL for what is no such file, or past its end; ENODEV for a dma-buf whose owner
+            has taken its memory away
         """
         kind = "struct iommu_ioas_map_file"
         flags = _flags(read + 2 * write) | (0 if iova is None else lib.IOMMU_IOAS_MAP_FIXED_IOVA)

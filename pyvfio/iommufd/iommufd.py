@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pyvfio import explain, host
 from pyvfio import kernel as _kernel
@@ -19,6 +19,7 @@ from pyvfio.vf_token import uuid_of
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from pyvfio.container import Container
     from pyvfio.device import Device
     from pyvfio.iommufd.fault_queue import FaultQueue
     from pyvfio.iommufd.ioas import Ioas
@@ -33,6 +34,16 @@ class Iommufd(Resource):
     def __init__(self, *, kernel: Kernel | None = None) -> None:
         super().__init__(None)
         self._fd = open_iommu(kernel or _kernel.default())
+        self._container: Container | None = None
+
+    @classmethod
+    def _of(cls, container: Container) -> Self:
+        """The one that stands in for a container, which keeps the descriptor."""
+        self = cls.__new__(cls)
+        super().__init__(self, container)
+        self._fd = container._fd
+        self._container = container
+        return self
 
     def fileno(self) -> int:
         return self._fd.fileno()
@@ -64,8 +75,9 @@ class Iommufd(Resource):
         :param no_iommu: open it though no IOMMU stands between it and all memory; since Linux 7.3
         :raises Refused: it has no IOMMU, and `no_iommu` does not say that this is known
         :raises Unsupported: the device has no cdev: it is not bound to a VFIO driver, or the kernel has none
-        :raises OSError: EBUSY it is open elsewhere; EINVAL it is bound, or wants no vf_token; EACCES it wants another one; EPERM the IOMMU cannot isolate interrupts and that has not
-            been allowed, or another program owns a device of its group
+        :raises OSError: EINVAL it is bound already, here or elsewhere, or wants no vf_token; EACCES it wants another one; EBUSY it is
+            open through its group's file; EPERM another program or driver owns a device of its group, or the IOMMU cannot isolate
+            interrupts and that has not been allowed
         """
         from pyvfio.device import Device
         from pyvfio.iommufd.bound import BoundDevice
@@ -100,7 +112,7 @@ class Iommufd(Resource):
     def rlimit_mode(self) -> bool:
         """IOMMU_OPTION_RLIMIT_MODE: whether locked memory is counted by process as VFIO's type1 does (True), or by user.
 
-        :raises OSError: setting it EBUSY once an object exists, EPERM without CAP_SYS_RESOURCE
+        :raises OSError: setting it EBUSY while an object exists, EPERM without CAP_SYS_RESOURCE
         """
         return bool(self._option(lib.IOMMU_OPTION_RLIMIT_MODE, lib.IOMMU_OPTION_OP_GET, 0, 0))
 
@@ -147,7 +159,13 @@ class Iommufd(Resource):
         call(self._fd, "IOMMU_IOAS_CHANGE_PROCESS", "struct iommu_ioas_change_process")
 
     def _release(self) -> None:
-        self._fd.close()
+        if self._container is None:
+            self._fd.close()
+
+    @property
+    def _gone_as_a_whole(self) -> bool:
+        """Whether its objects went with the descriptor, at once and in the right order."""
+        return self._fd.closed or (self._closed and self._container is None)
 
     def __repr__(self) -> str:
         kernel = self._fd.kernel.name

@@ -109,8 +109,7 @@ class IommufdObject(Resource):
         self._part()
 
     def _release(self) -> None:
-        # Closing the file ends all of its objects at once, and in the right order.
-        if not self._fd.closed and not self.iommufd.closed:
+        if not self.iommufd._gone_as_a_whole:
             for device in self._devices():
                 device._detach_from(self)
             try:

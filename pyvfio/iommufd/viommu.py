@@ -27,7 +27,7 @@ class Viommu(IommufdObject):
     :param device: a device behind the physical IOMMU
     :param type: IOMMU_VIOMMU_TYPE_*
     :param data: pointer to the C struct of that type, which the kernel may write to, or bytes
-    :raises OSError: EOPNOTSUPP the IOMMU has no such type; EINVAL
+    :raises OSError: EOPNOTSUPP the IOMMU has no such type; EINVAL the page table is no nesting parent
 
     :ivar parent: the page table
     """
@@ -51,7 +51,10 @@ class Viommu(IommufdObject):
         return allocate(self, device, flags=flags, data_type=data_type, data=data, **more)
 
     def vdevice(self, device: Device | BoundDevice, virtual_id: int) -> Vdevice:
-        """IOMMU_VDEVICE_ALLOC: what the guest calls a device (a stream id, a requester id)."""
+        """IOMMU_VDEVICE_ALLOC: what the guest calls a device (a stream id, a requester id).
+
+        :raises OSError: EEXIST the device, or the name, has one already
+        """
         from pyvfio.iommufd.vdevice import Vdevice
 
         return Vdevice(self, device, virtual_id)
@@ -61,6 +64,8 @@ class Viommu(IommufdObject):
 
         :param type: IOMMU_VEVENTQ_TYPE_*
         :param depth: how many events are kept until they are read
+        :raises OSError: EEXIST there is one of the type; EOPNOTSUPP the virtual IOMMU has no such events; EINVAL for a depth of 0, or
+            of more than 2^19
         """
         from pyvfio.iommufd.event_queue import EventQueue
 
@@ -79,7 +84,10 @@ class Viommu(IommufdObject):
         """IOMMU_HW_QUEUE_ALLOC: let the hardware read a guest's queue by itself. Since Linux 6.17.
 
         :param type: IOMMU_HW_QUEUE_TYPE_*
+        :param index: 0 for the first; the next can be made when it is there
         :param iova: the queue's memory, in the address space of the parent page table
+        :raises OSError: ENOENT nothing is mapped there; EEXIST there is one of the index; EOPNOTSUPP, EINVAL, EIO as the hardware wants
+            its queues
         """
         from pyvfio.iommufd.hw_queue import HwQueue
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import struct
 
+import pytest
+
 from pyvfio import DmaBuffer, Iommufd
 from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import BoundDevice, Ioas
@@ -15,6 +17,9 @@ from pyvfio.iommufd.object import IommufdObject
 from pyvfio.iommufd.object import call as object_call
 from pyvfio.lifetime import Resource
 from pyvfio.memory import address_of
+
+#: Where what needs no device of the machine's is tested: one cell of one machine is enough.
+one_cell = pytest.mark.only(iommu="intel", mode="iommufd", device="vfio-mock")
 
 IOMMU_TEST_CMD = ord(";") << 8 | 0x80 + 32
 (

@@ -11,21 +11,32 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, *[ctypes.c_size_t] * 2, *[ctypes.c_int] * 2, ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_MAP_FIXED_NOREPLACE = 0x10_0000
 _FAILED = ctypes.c_void_p(-1).value
 
 
 class RawMemory:
     """mmap(2) and munmap(2) of shared memory.
 
-    :param fd: of a file; -1 for memory of no file
+    :param fd: of a file, whose bytes from `offset` on it shows; -1 for memory of no file
+    :param aligned_to: put it at an address which is a multiple of that, plus `but_for`
 
     :ivar address: where it is
     :ivar size: bytes; as they are unmapped from the end on, fewer
     """
 
-    def __init__(self, size: int, fd: int = -1) -> None:
+    def __init__(self, size: int, fd: int = -1, offset: int = 0, *, aligned_to: int = 1, but_for: int = 0) -> None:
         flags = mmap.MAP_SHARED | (mmap.MAP_ANONYMOUS if fd < 0 else 0)
-        address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
+        place = None
+        if aligned_to > 1:
+            # What is reserved is large enough to hold such an address, and is given back before it is used.
+            length = size + aligned_to + but_for
+            reserved = _libc.mmap(None, length, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE, -1, 0)
+            assert reserved not in (None, _FAILED)
+            place = reserved + -reserved % aligned_to + but_for
+            assert _libc.munmap(reserved, length) == 0
+            flags |= _MAP_FIXED_NOREPLACE
+        address = _libc.mmap(place, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, offset)
         assert address not in (None, _FAILED)
         self.address: int = address
         self.size = size

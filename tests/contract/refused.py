@@ -9,7 +9,7 @@ import pytest
 
 
 @contextmanager
-def refused(number: int, words: str = "") -> Iterator[None]:
+def refused(number: int, words: str | None = None) -> Iterator[None]:
     with pytest.raises(OSError, match=words) as caught:
         yield
     assert caught.value.errno == number, caught.value

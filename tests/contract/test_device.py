@@ -6,10 +6,13 @@ import errno
 import os
 import re
 import subprocess
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import soak
+from raw_memory import RawMemory
+from refused import refused
 
 import pyvfio
 from pyvfio import DmaBuffer, Refused, Unsupported
@@ -100,13 +103,28 @@ def test_a_mapped_region_is_gone_with_its_device(device: Device) -> None:
         bar.read32(0)
 
 
-@pytest.mark.only(mode=["type1", "type1v2"], device=["edu", "nvme", "e1000e"])
-@pytest.mark.require("bar_mmap")
-def test_type1_maps_a_bar_for_other_devices_by_its_address(device: Device, space: AddressSpace) -> None:
-    bar = device.regions[0].map()
-    mapping = space.map(bar.view, 0x10_0000)
-    assert mapping.size == bar.size
-    assert mapping.unmap() == bar.size
+@pytest.mark.require("bar_mmap", "linux")
+def test_type1_maps_a_bar_for_other_devices_by_its_address_and_iommufd_does_not(
+    device: Device, space: AddressSpace, mode: str
+) -> None:
+    region = device.regions[0]
+    bar = region.map()
+    parts = [bar.view, bar.view[:4096], bar.view[-4096:]]
+    with RawMemory(region.size, device.fileno(), region.info.offset, aligned_to=1 << 30, but_for=4096) as misaligned:
+        for part in parts:
+            if mode in ("type1", "type1v2"):
+                with space.map(part, 0x10_0000) as mapping:
+                    assert mapping.size == part.nbytes
+            else:
+                with refused(errno.EFAULT):
+                    space.map(part, 0x10_0000)
+        rows = array("Q", [misaligned.address, 0x4000_0000, misaligned.size])
+        if mode in ("type1", "type1v2"):
+            assert space.map_many(rows).unmap() == region.size
+        else:
+            with refused(errno.EFAULT):
+                space.map_many(rows)
+    assert space.unmap_all() == 0
 
 
 @pytest.mark.only(device="vfio-mock")

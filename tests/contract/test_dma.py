@@ -67,13 +67,16 @@ def test_what_may_only_be_read_is_not_written(space: AddressSpace, dma: Dma) -> 
 
 @pytest.mark.require("linux", "iommu")
 @pytest.mark.only(iommu="intel")
-def test_the_iommus_own_page_table_shows_the_mapping(space: AddressSpace, device: Device) -> None:
+def test_the_iommus_own_page_table_shows_the_mapping_in_pages_of_its_size(space: AddressSpace, device: Device) -> None:
     table = Path(f"/sys/kernel/debug/iommu/intel/{device.address}/domain_translation_struct")
-    mapping = mapped(space, 0x1234_5000)
-    row = re.compile(rf"^0x0*{mapping.iova >> 12:x}\b", re.M | re.I)
-    assert row.search(table.read_text())
-    mapping.unmap()
-    assert not row.search(table.read_text())
+    for iova, size, huge in ((0x1234_5000, PAGE, None), (0x4000_0000, 2 << 20, 2 << 20)):
+        mapping = space.alloc(size, iova, huge=huge)
+        # A line has the number of the page, a stroke, and the entries of five levels, without those below a large page.
+        row = re.compile(rf"^0x0*{mapping.iova >> 12:x}\s.*$", re.M | re.I)
+        (line,) = row.findall(table.read_text())
+        assert len(line.split()) == (7 if huge is None else 6)
+        mapping.unmap()
+        assert not row.search(table.read_text())
 
 
 @pytest.mark.require("linux", "iommu")

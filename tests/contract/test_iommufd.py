@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import errno
 import uuid
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from capabilities import without_capability
+from process import held
+from refused import refused
 
 import pyvfio
 from pyvfio import Device, DmaBuffer, Iommufd
-from pyvfio._abi import lib
+from pyvfio._abi import ffi, lib
+from pyvfio.fd import Fd
 from pyvfio.iommufd import Ioas
 
 pytestmark = pytest.mark.only(mode="iommufd")
@@ -40,12 +46,105 @@ def test_a_device_is_bound_attached_replaced_and_detached(kernel: Any, address: 
 
 
 def test_a_bound_device_is_not_bound_again(device: Device, address: str, kernel: Any) -> None:
-    with Iommufd(kernel=kernel) as other, pytest.raises(OSError, match=r"bound|owns|in use"):
+    with Iommufd(kernel=kernel) as other, refused(errno.EINVAL, "bound already"):
         other.bind(address)
+    with pyvfio.address_space("type1v2", kernel=kernel) as container, refused(errno.EBUSY):
+        container.attach(address)
+
+
+def test_a_device_that_is_open_by_its_group_is_not_bound(address: str, kernel: Any) -> None:
+    with (
+        pyvfio.open(address, mode="type1v2", kernel=kernel),
+        Iommufd(kernel=kernel) as iommufd,
+        refused(errno.EBUSY, "group"),
+    ):
+        iommufd.bind(address)
+
+
+@pytest.mark.require("linux")
+def test_a_device_does_nothing_until_it_is_bound_and_is_bound_once(address: str, kernel: Any) -> None:
+    """As the kernel's own test of a cdev's set-up, past the objects, which bind what they open."""
+    cdev = pyvfio.host.device(address, kernel=kernel).cdev
+    assert cdev is not None
+    info = ffi.new("struct vfio_device_info *", {"argsz": ffi.sizeof("struct vfio_device_info")})
+    attach = ffi.new("struct vfio_device_attach_iommufd_pt *", {"argsz": 12, "pt_id": 2**32 - 1})
+    detach = ffi.new("struct vfio_device_detach_iommufd_pt *", {"argsz": 8})
+    kind = "struct vfio_device_bind_iommufd"
+    bind = ffi.new(f"{kind} *", {"argsz": ffi.offsetof(kind, "token_uuid_ptr")})
+    with Iommufd(kernel=kernel) as iommufd, open("/dev/null", "rb") as null:
+        fd = Fd.open(kernel, cdev, "device")
+        try:
+            assert fd.ioctl(lib.VFIO_DEVICE_GET_INFO, info) == -errno.EINVAL
+            assert fd.ioctl(lib.VFIO_DEVICE_ATTACH_IOMMUFD_PT, attach) == -errno.EINVAL
+            for wrong, number in ((-2, errno.EINVAL), (null.fileno(), errno.EBADFD)):
+                bind.iommufd = wrong
+                assert fd.ioctl(lib.VFIO_DEVICE_BIND_IOMMUFD, bind) == -number
+            bind.iommufd = iommufd.fileno()
+            bind.flags = 1 << 31
+            assert fd.ioctl(lib.VFIO_DEVICE_BIND_IOMMUFD, bind) == -errno.EINVAL
+            bind.flags = 0
+            assert fd.ioctl(lib.VFIO_DEVICE_BIND_IOMMUFD, bind) == 0
+            assert fd.ioctl(lib.VFIO_DEVICE_GET_INFO, info) == 0
+            assert fd.ioctl(lib.VFIO_DEVICE_BIND_IOMMUFD, bind) == -errno.EINVAL
+            assert fd.ioctl(lib.VFIO_DEVICE_ATTACH_IOMMUFD_PT, attach) == -errno.ENOENT
+            attach.pt_id = iommufd.ioas().id
+            for flags, number in ((1 << 31, errno.EINVAL), (0, 0)):
+                attach.flags = detach.flags = flags
+                assert fd.ioctl(lib.VFIO_DEVICE_ATTACH_IOMMUFD_PT, attach) == -number
+                assert fd.ioctl(lib.VFIO_DEVICE_DETACH_IOMMUFD_PT, detach) == -number
+        finally:
+            fd.close()
+
+
+@pytest.mark.only(mode="iommufd", device="edu")
+@pytest.mark.require("linux")
+def test_the_devices_of_a_group_belong_to_one_iommufd(kernel: Any, other: Callable[..., str]) -> None:
+    one, its_neighbour = other("0000:00:05.0"), other("0000:00:05.1")
+    with Iommufd(kernel=kernel) as owner, Iommufd(kernel=kernel) as stranger, owner.bind(one) as first:
+        before = held()
+        with refused(errno.EPERM, "another program owns a device of its group"):
+            stranger.bind(its_neighbour)
+        assert held() == before
+        with owner.bind(its_neighbour) as second:
+            ioas = owner.ioas()
+            first.attach(ioas)
+            # They share what they are attached to: the IOMMU cannot tell them apart.
+            with refused(errno.EINVAL):
+                second.attach(owner.ioas())
+            second.attach(ioas)
+
+
+@pytest.mark.only(mode="iommufd", device="edu")
+@pytest.mark.require("linux")
+def test_a_group_with_a_device_that_another_driver_has_is_refused(kernel: Any, other: Callable[..., str]) -> None:
+    address = other("0000:02:00.1")
+    with Iommufd(kernel=kernel) as iommufd:
+        before = held()
+        with pytest.raises(OSError, match="group") as caught:
+            iommufd.bind(address)
+        assert caught.value.errno in (errno.EPERM, errno.EBUSY)
+        assert held() == before
+
+
+@pytest.mark.only(mode="iommufd", device="edu", iommu=["amd", "virtio"])
+@pytest.mark.require("linux")
+def test_an_iommu_that_does_not_isolate_interrupts_is_refused_until_that_is_allowed(
+    kernel: Any, address: str
+) -> None:
+    parameter = Path("/sys/module/iommufd/parameters/allow_unsafe_interrupts")
+    with Iommufd(kernel=kernel) as iommufd:
+        parameter.write_text("N")
+        try:
+            with refused(errno.EPERM, "does not isolate interrupts") as _, iommufd.bind(address) as device:
+                device.attach(iommufd.ioas())
+        finally:
+            parameter.write_text("Y")
+        with iommufd.bind(address) as device:
+            device.attach(iommufd.ioas())
 
 
 def test_attaching_to_what_is_not_there_is_refused(device: Device, space: Ioas, kernel: Any) -> None:
-    with Iommufd(kernel=kernel) as other, pytest.raises(pyvfio.Refused):
+    with Iommufd(kernel=kernel) as other, pytest.raises(pyvfio.Refused, match="not of"):
         device.attach(other.ioas())
     gone = space.iommufd.ioas()
     gone.destroy()
@@ -114,9 +213,17 @@ def test_only_files_can_be_handed_to_another_process(space: Ioas) -> None:
 
 def test_physical_addresses_are_for_devices_without_an_iommu(space: Ioas) -> None:
     mapping = space.alloc(PAGE, 0x10_0000)
-    with pytest.raises(OSError) as caught:
+    with refused(errno.EOPNOTSUPP):
         space.physical_address(mapping.iova)
-    assert caught.value.errno in (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL)
+    with refused(errno.ENOENT):
+        space.physical_address(mapping.iova + PAGE)
+
+
+@pytest.mark.require("linux")
+def test_physical_addresses_are_not_for_everyone(space: Ioas) -> None:
+    mapping = space.alloc(PAGE, 0x10_0000)
+    with without_capability("CAP_SYS_RAWIO"), refused(errno.EPERM):
+        space.physical_address(mapping.iova)
 
 
 def test_a_token_of_the_wrong_length_is_refused(space: Ioas, address: str) -> None:

@@ -57,6 +57,8 @@ def test_the_last_page_can_be_mapped(space: AddressSpace) -> None:
     mapping = space.map(DmaBuffer(PAGE), last)
     assert mapping.iova == last
     assert mapping.unmap() == PAGE
+    space.map(DmaBuffer(PAGE), last)
+    assert space.unmap_all() == PAGE
 
 
 @pytest.mark.require("iommu")

@@ -14,8 +14,7 @@ from refused import refused
 from pyvfio import DmaBuffer, Iommufd
 from pyvfio.iommufd import Ioas
 
-# These need no device: one cell of one machine is enough.
-pytestmark = pytest.mark.only(iommu="intel", mode="iommufd", device="vfio-mock")
+pytestmark = mock_domain.one_cell
 
 PAGE = 4096
 BASE = mock_domain.APERTURE_START

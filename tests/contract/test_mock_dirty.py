@@ -15,8 +15,7 @@ from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import Hwpt, Ioas
 from pyvfio.iommufd.object import address, call
 
-# These need no device: one cell of one machine is enough.
-pytestmark = pytest.mark.only(iommu="intel", mode="iommufd", device="vfio-mock")
+pytestmark = mock_domain.one_cell
 
 PAGE = 4096
 BASE = mock_domain.APERTURE_START

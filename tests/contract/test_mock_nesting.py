@@ -15,8 +15,7 @@ from pyvfio import Iommufd
 from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import FaultQueue, Hwpt, Ioas
 
-# These need no device: one cell of one machine is enough.
-pytestmark = pytest.mark.only(iommu="intel", mode="iommufd", device="vfio-mock")
+pytestmark = mock_domain.one_cell
 
 DATA, NESTED = mock_domain.HWPT_DATA, mock_domain.NESTED
 PARENT = lib.IOMMU_HWPT_ALLOC_NEST_PARENT

@@ -21,8 +21,7 @@ from pyvfio.iommufd import Ioas
 from pyvfio.memory import address_of
 from pyvfio.space import Mapping
 
-# These need no device: one cell of one machine is enough.
-pytestmark = pytest.mark.only(iommu="intel", mode="iommufd", device="vfio-mock")
+pytestmark = mock_domain.one_cell
 
 PAGE = 4096
 BASE = mock_domain.APERTURE_START

@@ -14,8 +14,7 @@ from pyvfio._abi import lib
 from pyvfio.iommufd import FaultQueue, Hwpt, Ioas, Viommu
 from pyvfio.iommufd.object import IommufdObject
 
-# These need no device: one cell of one machine is enough.
-pytestmark = pytest.mark.only(iommu="intel", mode="iommufd", device="vfio-mock")
+pytestmark = mock_domain.one_cell
 
 PASID = lib.IOMMU_HWPT_ALLOC_PASID
 

@@ -16,8 +16,7 @@ from pyvfio import DmaBuffer
 from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import EventQueue, Hwpt, Ioas, Viommu
 
-# These need no device: one cell of one machine is enough.
-pytestmark = pytest.mark.only(iommu="intel", mode="iommufd", device="vfio-mock")
+pytestmark = mock_domain.one_cell
 
 PAGE = 4096
 DATA, NESTED = mock_domain.HWPT_DATA, mock_domain.NESTED
