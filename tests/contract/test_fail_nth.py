@@ -21,6 +21,7 @@ from pyvfio.iommufd import Hwpt, Ioas, Viommu
 
 if TYPE_CHECKING:
     from drivers.vfio_mock import VfioMock
+    from matrix import Cell
 
     from pyvfio import Device
     from pyvfio.space import AddressSpace
@@ -40,10 +41,14 @@ def injection() -> Iterator[None]:
         yield
 
 
+#: Opening a PCI device has ACPI interpret a table, and the interpreter (of Linux 7.3) crashes when it is out of memory.
+_THROUGH_ACPI = (lib.VFIO_GROUP_GET_DEVICE_FD, lib.VFIO_DEVICE_BIND_IOMMUFD)
+
+
 @pytest.fixture
-def kernel() -> Iterator[FailingKernel]:
+def kernel(cell: Cell) -> Iterator[FailingKernel]:
     """The kernel, untraced: an ENOMEM of these tests says nothing about when it comes by itself."""
-    kernel = FailingKernel()
+    kernel = FailingKernel(spared=_THROUGH_ACPI if cell.device == "edu" else ())
     yield kernel
     kernel.end()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import weakref
 
 import mock_domain
 import pytest
@@ -192,3 +193,43 @@ def test_a_page_table_of_a_pasid_tracks_as_well(ioas: Ioas, mock: MockDevice) ->
     unable = MockDevice(ioas.iommufd.ioas(), mock_domain.PASID | mock_domain.NO_DIRTY)
     with refused(errno.EINVAL):
         unable.pasid(mock_domain.PASID_ATTACH, 100, table)
+
+
+class NoFeatures:
+    """Of a device that cannot log: the IOMMU is the next to be asked."""
+
+    def probe(self, feature: int, **_: bool) -> bool:
+        return False
+
+
+def test_an_address_space_tracks_by_page_tables_that_replace_its_own(ioas: Ioas, mock: MockDevice) -> None:
+    """What pyvfio.Device has for `track_dirty`, the mock is given here."""
+    mock.features = NoFeatures()  # type: ignore[attr-defined]
+    ioas._attached[id(mock)] = weakref.ref(mock)  # type: ignore[assignment]
+    mapping = ioas.alloc(1 << 20, BASE)
+    before = mock.hwpt_id
+    with ioas.track_dirty([mapping.range]) as tracking:
+        assert tracking.source == "iommu"
+        table = next(child for child in ioas._children.values() if isinstance(child(), Hwpt))()
+        assert isinstance(table, Hwpt)
+        assert mock.hwpt_id == table.id != before
+        assert not tracking.read()
+        # One entry of the page table, as large as may be, is dirty as a whole.
+        mock.make_dirty(table, BASE, mapping.size, PAGE, bits(range(3, 4), 256))
+        assert BASE + 3 * PAGE in tracking.read()
+        assert not tracking.read()
+    assert table.closed
+    assert mock.hwpt_id != table.id
+    mock.check_map(BASE, mapping.buffer, 0, mapping.size)
+    with ioas.track_dirty([mapping.range]) as tracking:
+        assert not tracking.read()
+
+
+def test_nobody_tracks_where_the_iommu_cannot(ioas: Ioas) -> None:
+    mock = MockDevice(ioas, mock_domain.NO_DIRTY)
+    mock.features = NoFeatures()  # type: ignore[attr-defined]
+    ioas._attached[id(mock)] = weakref.ref(mock)  # type: ignore[assignment]
+    mapping = ioas.alloc(16 * PAGE, BASE)
+    with ioas.track_dirty([mapping.range]) as tracking:
+        assert tracking.source == "nobody"
+        assert tracking.read().count() == 16
