@@ -31,7 +31,7 @@ class RawMemory:
         if aligned_to > 1:
             # What is reserved is large enough to hold such an address, and is given back before it is used.
             length = size + aligned_to + but_for
-            reserved = _libc.mmap(None, length, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE, -1, 0)
+            reserved = _libc.mmap(None, length, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
             assert reserved not in (None, _FAILED)
             place = reserved + -reserved % aligned_to + but_for
             assert _libc.munmap(reserved, length) == 0

@@ -19,6 +19,7 @@ import process
 
 import pyvfio
 from pyvfio import DmaBuffer
+from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.opening import MODES
 
 PAGE = 4096
@@ -42,21 +43,21 @@ def figures(rounds: int) -> Figures:
     return Figures(rounds, len(process.descriptors()), process.pinned(), process.resident(), process.slab())
 
 
-def one_round(address: str, mode: str, buffer: DmaBuffer) -> None:
-    with pyvfio.open(address, mode=mode) as device:
+def one_round(address: str, mode: str, kernel: Kernel, buffer: DmaBuffer) -> None:
+    with pyvfio.open(address, mode=mode, kernel=kernel) as device:
         device.address_space.map(buffer, 0x10_0000).unmap()
         if device.regions[0].mmappable:
             device.regions[0].map()
 
 
-def rounds(address: str, mode: str, count: int, stops: int) -> Iterator[Figures]:
+def rounds(address: str, mode: str, kernel: Kernel, count: int, stops: int) -> Iterator[Figures]:
     """The figures when all is warm, and at each of `stops` equal parts of `count` rounds."""
     buffer = DmaBuffer(16 * PAGE)
     for _ in range(5):
-        one_round(address, mode, buffer)
+        one_round(address, mode, kernel, buffer)
     yield figures(0)
     for done in range(1, count + 1):
-        one_round(address, mode, buffer)
+        one_round(address, mode, kernel, buffer)
         if done * stops % count < stops:
             yield figures(done)
 
@@ -81,9 +82,10 @@ def main() -> int:
     arguments = parser.parse_args()
     began = time.monotonic()
     seen: list[Figures] = []
-    with guest.ready(guest.address_of(arguments.device)) as address:
+    kernel = LinuxKernel()
+    with guest.ready(guest.address_of(arguments.device), kernel) as address:
         print(f"{'rounds':>8}{'descriptors':>13}{'pinned KiB':>12}{'resident KiB':>14}{'slab KiB':>10}{'s':>8}")
-        for now in rounds(address, arguments.mode, arguments.rounds, 10):
+        for now in rounds(address, arguments.mode, kernel, arguments.rounds, 10):
             seen.append(now)
             print(
                 f"{now.rounds:8}{now.descriptors:13}{now.pinned >> 10:12}{now.resident >> 10:14}{now.slab >> 10:10}"

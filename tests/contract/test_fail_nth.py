@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from pyvfio.space import AddressSpace
 
 # A device with an IOMMU and one without, by each of the kernel's three ways.
-pytestmark = pytest.mark.only(mode=["type1v2", "iommufd-type1v2", "iommufd"], device=["edu", "vfio-mock"])
+pytestmark = [
+    pytest.mark.only(mode=["type1v2", "iommufd-type1v2", "iommufd"], device=["edu", "vfio-mock"]),
+    pytest.mark.require("linux"),
+]
 on_the_mock_iommu = pytest.mark.only(mode="iommufd", device="vfio-mock")
 native = pytest.mark.only(mode="iommufd", device=["edu", "vfio-mock"])
 

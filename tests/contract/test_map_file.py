@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pyvfio.iommufd import Ioas
 
-pytestmark = pytest.mark.only(mode="iommufd")
+pytestmark = [pytest.mark.only(mode="iommufd"), pytest.mark.require("linux")]
 
 PAGE = 4096
 
