@@ -19,7 +19,7 @@ from pyvfio.lifetime import Resource
 from pyvfio.memory import address_of
 
 #: Where what needs no device of the machine's is tested: one cell of one machine is enough.
-one_cell = [pytest.mark.only(iommu="intel", mode="iommufd", device="vfio-mock"), pytest.mark.require("linux")]
+one_cell = [pytest.mark.only(iommu="none", mode="iommufd", device="edu"), pytest.mark.require("linux")]
 
 IOMMU_TEST_CMD = ord(";") << 8 | 0x80 + 32
 (

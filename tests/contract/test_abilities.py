@@ -58,7 +58,7 @@ PROBES = {
 
 def test_every_ability_can_be_probed() -> None:
     # A driver is there or is not, and so is a machine: that is no property of the device.
-    assert set(Matrix().abilities) - set(PROBES) == {"dma", "linux"}
+    assert set(Matrix().abilities) - set(PROBES) == {"dma", "functions", "linux"}
 
 
 @pytest.mark.parametrize("ability", sorted(PROBES))

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import subprocess
-from array import array
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import soak
-from raw_memory import RawMemory
-from refused import refused
 
 import pyvfio
-from pyvfio import DmaBuffer, Refused, Unsupported
+from pyvfio import Refused, Unsupported
 from pyvfio._abi import lib
 
 if TYPE_CHECKING:
     from pyvfio import Device
-    from pyvfio.space import AddressSpace
+
+pytestmark = pytest.mark.require("functions")
 
 
 def test_regions_and_interrupts_are_as_many_as_the_device_says(device: Device) -> None:
@@ -103,29 +98,6 @@ def test_a_mapped_region_is_gone_with_its_device(device: Device) -> None:
         bar.read32(0)
 
 
-@pytest.mark.require("bar_mmap", "linux")
-def test_type1_maps_a_bar_by_its_address_and_iommufd_does_not(
-    device: Device, space: AddressSpace, mode: str
-) -> None:
-    region = device.regions[0]
-    bar = region.map()
-    # All of it, its first and its last page; and all of it at an address that is worse aligned than the device's own.
-    with RawMemory(bar.size, device.fileno(), region.info.offset, aligned_to=1 << 30, but_for=4096) as misaligned:
-        for address, size in (
-            (bar.address, bar.size),
-            (bar.address, 4096),
-            (bar.address + bar.size - 4096, 4096),
-            (misaligned.address, bar.size),
-        ):
-            rows = array("Q", [address, 0x4000_0000, size])
-            if mode in ("type1", "type1v2"):
-                assert space.map_many(rows, keep=bar).unmap() == size
-            else:
-                with refused(errno.EFAULT):
-                    space.map_many(rows)
-    assert space.unmap_all() == 0
-
-
 @pytest.mark.only(device="vfio-mock")
 def test_sparse_areas_alone_can_be_mapped_and_show_what_is_written(device: Device) -> None:
     region = device.regions[2]
@@ -201,24 +173,3 @@ def test_a_feature_that_is_not_there_is_told_by_probe_and_call(device: Device) -
     assert nothing not in device.features
     with pytest.raises(Unsupported, match="no feature"):
         device.features.set(nothing)
-
-
-def test_rounds_of_open_and_close_leave_nothing(address: str, mode: str, kernel: Any) -> None:
-    first, last = soak.rounds(address, mode, kernel, 10, 1)
-    assert soak.grown(first, last) == []
-
-
-@pytest.mark.require("iommu", "dma")
-def test_dma_after_unmap_changes_nothing(device: Device, space: AddressSpace, dma: Any) -> None:
-    buffer = DmaBuffer(4096)
-    source = space.map(DmaBuffer(4096), 0x10_0000)
-    source.buffer.view[:] = b"\xab" * 4096
-    target = space.map(buffer, 0x20_0000)
-    target.unmap()
-    try:
-        dma.copy(0x20_0000, 0x10_0000, 2048)
-    except OSError:
-        assert dma.tells
-    assert bytes(buffer.view) == bytes(4096)
-    log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
-    assert re.search(r"fault|FAULT", log), log[-2000:]

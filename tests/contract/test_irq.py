@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pyvfio import Device
     from pyvfio.irq import Irq
 
+pytestmark = pytest.mark.require("functions")
+
 
 @pytest.fixture
 def irq(device: Device, cell: Any) -> Irq:

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from process import pinned
+from raw_memory import RawMemory
+from refused import refused
 
 import pyvfio
 from pyvfio import DmaBuffer, IovaRange, IovaSet, Refused
 
 if TYPE_CHECKING:
+    from pyvfio import Device
     from pyvfio.space import AddressSpace
 
 PAGE = 4096
@@ -291,3 +294,26 @@ def test_a_mapping_without_permissions_is_refused(space: AddressSpace) -> None:
     with pytest.raises(Refused, match="neither read nor write"):
         space.map(DmaBuffer(PAGE), 0x10_0000, read=False, write=False)
     assert space.mappings == []
+
+
+@pytest.mark.require("bar_mmap", "linux")
+def test_type1_maps_a_bar_by_its_address_and_iommufd_does_not(
+    device: Device, space: AddressSpace, mode: str
+) -> None:
+    region = device.regions[0]
+    bar = region.map()
+    # All of it, its first and its last page; and all of it at an address that is worse aligned than the device's own.
+    with RawMemory(bar.size, device.fileno(), region.info.offset, aligned_to=1 << 30, but_for=4096) as misaligned:
+        for address, size in (
+            (bar.address, bar.size),
+            (bar.address, 4096),
+            (bar.address + bar.size - 4096, 4096),
+            (misaligned.address, bar.size),
+        ):
+            rows = array("Q", [address, 0x4000_0000, size])
+            if mode in ("type1", "type1v2"):
+                assert space.map_many(rows, keep=bar).unmap() == size
+            else:
+                with refused(errno.EFAULT):
+                    space.map_many(rows)
+    assert space.unmap_all() == 0

@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import soak
 
 import pyvfio
 
@@ -49,3 +50,8 @@ def test_a_device_can_be_opened_again_after_it_was_closed(address: str, mode: st
     assert device.closed
     with pytest.raises(pyvfio.Closed):
         device.fileno()
+
+
+def test_rounds_of_open_and_close_leave_nothing(address: str, mode: str, kernel: Any) -> None:
+    first, last = soak.rounds(address, mode, kernel, 10, 1)
+    assert soak.grown(first, last) == []
