@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from pyvfio import explain
 from pyvfio._abi import ffi, lib
-from pyvfio.bitmap import DirtyBitmap
+from pyvfio.bitmap import DirtyBitmap, Segment
 from pyvfio.errors import Refused
 from pyvfio.iommufd.bound import BoundDevice, bound
 from pyvfio.iommufd.object import IommufdObject, address, call
-from pyvfio.iova import IovaRange
+from pyvfio.iova import IovaRange, IovaSet
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
@@ -37,6 +37,7 @@ class Hwpt(IommufdObject):
         super().__init__(parent.iommufd, id_, parent)
         self.ioas = ioas
         self.device = device
+        self._tracking = False
 
     def nested(self, device: Device | BoundDevice, data_type: int, data: Any, *, flags: int = 0, **more: Any) -> Hwpt:
         """A page table on top of this one (which must have been made with IOMMU_HWPT_ALLOC_NEST_PARENT).
@@ -60,16 +61,15 @@ class Hwpt(IommufdObject):
             hwpt_id=self.id,
             flags=lib.IOMMU_HWPT_DIRTY_TRACKING_ENABLE if on else 0,
         )
+        self._tracking = on
 
     def read_dirty(self, range: IovaRange, page_size: int = 4096, *, clear: bool = True) -> DirtyBitmap:
         """IOMMU_HWPT_GET_DIRTY_BITMAP: which pages of a range devices wrote.
 
-        :param range: whole pages, mapped as a whole
+        :param range: whole pages; what is not mapped of it is clean
         :param page_size: bytes to one bit, a power of two
         :param clear: forget them in the page table; otherwise the next read gives them again
-        :raises Refused: a range or page size that is not like that
-        :raises OSError: EINVAL unless tracking is on and the range is mapped; EOPNOTSUPP unless made with
-            IOMMU_HWPT_ALLOC_DIRTY_TRACKING
+        :raises Refused: a range or page size that is not like that; tracking is off, and the kernel would say that nothing is dirty
         """
         if page_size < 1 or page_size & (page_size - 1) or not range.is_aligned(page_size):
             raise Refused(f"{explain.span(range)}, page_size={page_size:#x}: whole pages of a power of two are needed")
@@ -79,21 +79,37 @@ class Hwpt(IommufdObject):
 
     def read_dirty_into(self, bitmap: DirtyBitmap, *, clear: bool = True) -> None:
         """As :meth:`read_dirty`, into a bitmap of one's own: its dirty pages stay dirty."""
+        _ = self.id
+        if not self._tracking:
+            raise Refused(f"{self!r}: dirty tracking is off; see set_dirty_tracking")
+        mapped = self.ioas.mapped_ranges
         for segment in bitmap.segments:
-            try:
-                call(
-                    self._fd,
-                    "IOMMU_HWPT_GET_DIRTY_BITMAP",
-                    "struct iommu_hwpt_get_dirty_bitmap",
-                    hwpt_id=self.id,
-                    flags=0 if clear else lib.IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR,
-                    iova=segment.range.start,
-                    length=segment.range.size,
-                    page_size=bitmap.page_size,
-                    data=segment.address,
-                )
-            finally:
-                segment.check_guards()
+            pieces = tuple(IovaSet([segment.range]) & mapped)
+            if pieces == (segment.range,):
+                self._read_segment(segment, clear)
+                continue
+            # At the first gap the kernel (7.3) stops, and returns success: what follows would never be seen.
+            if wrong := [piece for piece in pieces if not piece.is_aligned(bitmap.page_size)]:
+                raise Refused(f"{explain.ranges(wrong)}: mapped in less than pages of {explain.size(bitmap.page_size)}")
+            for piece in DirtyBitmap(pieces, bitmap.page_size).segments:
+                self._read_segment(piece, clear)
+                segment._add(piece)
+
+    def _read_segment(self, segment: Segment, clear: bool) -> None:
+        try:
+            call(
+                self._fd,
+                "IOMMU_HWPT_GET_DIRTY_BITMAP",
+                "struct iommu_hwpt_get_dirty_bitmap",
+                hwpt_id=self.id,
+                flags=0 if clear else lib.IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR,
+                iova=segment.range.start,
+                length=segment.range.size,
+                page_size=segment.page_size,
+                data=segment.address,
+            )
+        finally:
+            segment.check_guards()
 
     # Invalidation of what a guest has changed in a nested table.
 

@@ -110,7 +110,7 @@ class Ioas(AddressSpace, IommufdObject):
     def huge_pages(self) -> bool:
         """IOMMU_OPTION_HUGE_PAGES: whether large pages may be used, and mappings smaller than a page of the processor.
 
-        :raises OSError: setting it EBUSY when something is mapped for a device, EADDRINUSE when something is smaller than a page
+        :raises OSError: setting it EINVAL when something is mapped for a device, EADDRINUSE when something is smaller than a page
         """
         return bool(self.iommufd._option(lib.IOMMU_OPTION_HUGE_PAGES, lib.IOMMU_OPTION_OP_GET, self.id, 0))
 

@@ -64,8 +64,8 @@ class Viommu(IommufdObject):
 
         :param type: IOMMU_VEVENTQ_TYPE_*
         :param depth: how many events are kept until they are read
-        :raises OSError: EEXIST there is one of the type; EOPNOTSUPP the virtual IOMMU has no such events; EINVAL for a depth of 0, or
-            of more than 2^19
+        :raises OSError: EEXIST there is one of the type; EOPNOTSUPP the virtual IOMMU has no events; EINVAL for the default type, a depth
+            of 0, or one of more than 2^19
         """
         from pyvfio.iommufd.event_queue import EventQueue
 

@@ -109,13 +109,31 @@ def test_one_bitmap_adds_up_several_reads(ioas: Ioas, mock: MockDevice) -> None:
     assert not table.read_dirty(whole)
 
 
+def test_pages_behind_a_gap_are_seen_too(ioas: Ioas, mock: MockDevice) -> None:
+    table = tracked(ioas, mock, 64 << 10, huge=False)
+    ioas.map(DmaBuffer(64 << 10), BASE + (1 << 20))
+    whole = IovaRange.of(BASE, 2 << 20)
+    dirty = [BASE + PAGE, BASE + (1 << 20) + 2 * PAGE]
+    for iova in dirty:
+        mock.make_dirty(table, iova, PAGE, PAGE, b"\x01")
+    # The kernel itself stops at the gap, and says nothing of it.
+    bitmap = pyvfio.DirtyBitmap([whole])
+    table._read_segment(bitmap.segments[0], clear=False)
+    assert list(bitmap.pages()) == dirty[:1]
+    assert list(table.read_dirty(whole, clear=False).pages()) == dirty
+    assert list(table.read_dirty(whole).pages()) == dirty
+    assert not table.read_dirty(whole)
+    with pytest.raises(pyvfio.Refused, match="less than pages of"):
+        table.read_dirty(whole, 1 << 20)
+
+
 def test_what_was_dirty_before_is_forgotten_when_tracking_begins(ioas: Ioas, mock: MockDevice) -> None:
     table = tracked(ioas, mock, 1 << 20, huge=False)
     whole = IovaRange.of(BASE, 1 << 20)
     table.set_dirty_tracking(True)
     mock.make_dirty(table, BASE, whole.size, PAGE, bits(range(256), 256))
     table.set_dirty_tracking(False)
-    with refused(errno.EINVAL):
+    with pytest.raises(pyvfio.Refused, match="tracking is off"):
         table.read_dirty(whole)
     table.set_dirty_tracking(False)
     table.set_dirty_tracking(True)
@@ -132,17 +150,11 @@ def test_reads_that_cannot_be_true_are_refused(ioas: Ioas, mock: MockDevice) -> 
     ):
         with pytest.raises(pyvfio.Refused, match="power of two"):
             table.read_dirty(range_, page_size)
-    # Pages smaller than the page table's smallest, and memory that is not mapped.
-    with refused(errno.EINVAL):
-        table.read_dirty(IovaRange.of(BASE, PAGE), 1024)
-    with refused(errno.EINVAL):
-        table.read_dirty(IovaRange.of(BASE, 1 << 20))
     # The same, asked past the library.
     whole = {"hwpt_id": table.id, "iova": BASE, "length": 64 << 10, "page_size": PAGE}
     bitmap = ffi.new("uint64_t[64]")
     for wrong in (
         {"page_size": 0},
-        {"page_size": 3000},
         {"length": 0},
         {"iova": BASE + 512},
         {"length": PAGE + 512},
@@ -163,7 +175,7 @@ def test_a_page_table_that_was_not_made_for_it_tracks_nothing(ioas: Ioas, mock: 
     plain = ioas.hwpt(mock.bound)
     with refused(errno.EOPNOTSUPP):
         plain.set_dirty_tracking(True)
-    with refused(errno.EOPNOTSUPP):
+    with pytest.raises(pyvfio.Refused, match="tracking is off"):
         plain.read_dirty(IovaRange.of(BASE, PAGE))
 
 
@@ -212,14 +224,15 @@ def test_an_address_space_tracks_by_page_tables_that_replace_its_own(ioas: Ioas,
         assert tracking.source == "iommu"
         table = next(child for child in ioas._children.values() if isinstance(child(), Hwpt))()
         assert isinstance(table, Hwpt)
-        assert mock.hwpt_id == table.id != before
+        number = table.id
+        assert mock.hwpt_id == number != before
         assert not tracking.read()
         # One entry of the page table, as large as may be, is dirty as a whole.
         mock.make_dirty(table, BASE, mapping.size, PAGE, bits(range(3, 4), 256))
         assert BASE + 3 * PAGE in tracking.read()
         assert not tracking.read()
     assert table.closed
-    assert mock.hwpt_id != table.id
+    assert mock.hwpt_id != number
     mock.check_map(BASE, mapping.buffer, 0, mapping.size)
     with ioas.track_dirty([mapping.range]) as tracking:
         assert not tracking.read()

@@ -114,8 +114,10 @@ def test_the_kernel_finds_places_that_are_aligned_free_and_allowed(ioas: Ioas, s
 
 def test_an_address_space_that_is_all_reserved_has_no_place(ioas: Ioas, setting: str) -> None:
     mock_domain.reserve(ioas, 6, 0xFFFF_FFFF_FFFF_8001)
+    buffer = DmaBuffer(32 * PAGE)
+    start = -buffer.address % (16 * PAGE)
     with refused(errno.ENOSPC):
-        ioas.map(DmaBuffer(5 * PAGE))
+        ioas.map(buffer.view[start : start + 5 * PAGE])
 
 
 def test_what_is_allowed_cannot_be_reserved_and_the_other_way_round(ioas: Ioas, setting: str) -> None:
@@ -128,7 +130,7 @@ def test_what_is_allowed_cannot_be_reserved_and_the_other_way_round(ioas: Ioas, 
     mock_domain.reserve(ioas, BASE + PAGE, PAGE)
     with refused(errno.EADDRINUSE):
         ioas.allow([allowed])
-    with refused(errno.EINVAL, "reserved" if setting == "no device" else ""):
+    with refused(errno.EINVAL, "reserved" if setting == "no device" else None):
         ioas.map(DmaBuffer(PAGE), BASE + PAGE)
 
 
@@ -253,7 +255,7 @@ def test_without_large_pages_all_is_aligned_to_whole_pages(ioas: Ioas) -> None:
     assert ioas.unmap_all() == 2 * PAGE
     MockDevice(ioas)
     ioas.map(buffer, BASE)
-    with refused(errno.EBUSY):
+    with refused(errno.EINVAL):
         ioas.huge_pages = False
 
 
