@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyvfio._abi import ffi, lib
-from pyvfio.mock import caller, hot_reset
+from pyvfio.mock import caller, dma_buf, hot_reset
 from pyvfio.mock.config import BAR0, CAP_INTX_DISABLE, CAP_MASTER, CAP_MEMORY, COMMAND, Bar, Config, Function
 from pyvfio.mock.device import Device, DmaFault
 from pyvfio.mock.errno import Errno
@@ -47,6 +47,7 @@ class PciDevice(Device):
     :param group: the group of another device, to share it; None for one of its own
     :ivar function: what it is
     :ivar config: its configuration space
+    :ivar era: counts how often its BARs have gone away
     :ivar virtual: its virtual functions, if it can have any
     :ivar physical: those that it is one of
     """
@@ -71,6 +72,7 @@ class PciDevice(Device):
         self.irqs = PciIrqs(kernel, counts)
         self._ioeventfds = Ioeventfds(self)
         self._low_power = LowPower()
+        self.era = 0
         self.virtual = VirtualFunctions(self) if self.function.virtual else None
         self.physical: VirtualFunctions | None = None
         super().__init__(kernel, name, **more)
@@ -161,11 +163,14 @@ class PciDevice(Device):
         self.config.command = command & ~CAP_MASTER
 
     def _restore(self) -> None:
+        self.era += 1
         self.config.reset()
         # vfio-pci enables the device; the bus master stays off.
         self.config.command = CAP_MEMORY if self.function.bars else 0
 
     def _command_written(self) -> None:
+        if not self.config.command & CAP_MEMORY:
+            self.era += 1
         masked = bool(self.config.command & CAP_INTX_DISABLE)
         if masked != self.irqs.virtually_masked:
             self.irqs.virtually_masked = masked
@@ -189,8 +194,10 @@ class PciDevice(Device):
         if not size:
             return b""
         index, offset, size = self._located(position, size)
-        if index == CONFIG:
-            return self.config.read(offset, size)
+        return self.config.read(offset, size) if index == CONFIG else self.bar_read(index, offset, size)
+
+    def bar_read(self, index: int, offset: int, size: int) -> bytes:
+        """What a processor or another device reads of a BAR."""
         parts = []
         for at, width in self._accesses(index, offset, size):
             hidden = self.hides(index, at, width)
@@ -203,11 +210,15 @@ class PciDevice(Device):
         index, offset, size = self._located(position, len(data))
         if index == CONFIG:
             self.config.write(offset, data[:size])
-            return size
-        for at, width in self._accesses(index, offset, size):
+        else:
+            self.bar_write(index, offset, data[:size])
+        return size
+
+    def bar_write(self, index: int, offset: int, data: bytes) -> None:
+        """A processor or another device writes a BAR."""
+        for at, width in self._accesses(index, offset, len(data)):
             if not self.hides(index, at, width):
                 self.write(index, at, width, int.from_bytes(data[at - offset : at - offset + width], "little"))
-        return size
 
     def _located(self, position: int, size: int) -> tuple[int, int, int]:
         """Region, offset, and how much of it a transfer moves.
@@ -251,9 +262,12 @@ class PciDevice(Device):
     def feature(self, asked: Feature) -> int | None:
         if asked.number in _LOW_POWER:
             self._low_power.feature(asked)
+            self.era += self._low_power.engaged
         elif asked.number == lib.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN and self.virtual is not None:
             if asked.is_meant(SET, 16):
                 self.virtual.set_token(bytes(caller.read(asked.address, 16)))
+        elif asked.number == lib.VFIO_DEVICE_FEATURE_DMA_BUF:
+            return dma_buf.export(self, asked)
         else:
             return super().feature(asked)
         return None

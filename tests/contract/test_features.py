@@ -101,7 +101,7 @@ def liveness(bar: RegionMapping, value: int) -> bool:
     return bar.read32(LIVENESS) == ~value & 0xFFFFFFFF
 
 
-@pytest.mark.require("dma_buf")
+@pytest.mark.require("dma_buf", "bar_mmap")
 @pytest.mark.only(mode="iommufd", device="edu")
 class TestPeerToPeer:
     def test_one_device_writes_into_anothers_bar(self, space: Ioas, dma: Dma, peer: Device) -> None:

@@ -11,8 +11,10 @@ import pytest
 from drivers.edu import Edu
 
 import pyvfio
-from pyvfio import Device, mock
+from pyvfio import Device, host, mock
+from pyvfio.iommufd import Ioas
 from pyvfio.mock.device import DmaFault
+from pyvfio.region import Area
 
 ADDRESS = "0000:00:03.0"
 PAGE = 4096
@@ -164,3 +166,46 @@ def test_asleep_it_does_not_answer_and_an_access_wakes_it(device: Device) -> Non
     assert device.config.vendor == 0x1234
     device.features.set(lib.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT)
     assert device.regions[0].read32(0) == 0x010000ED
+
+
+def write_by_dma(device: Device, iova: int, value: int) -> None:
+    """Have an edu store 32 bits at an IOVA."""
+    with device.address_space.map(pyvfio.DmaBuffer(PAGE), 0x8000000) as source:
+        source.buffer.view[:4] = value.to_bytes(4, "little")
+        Edu(device).copy(iova, source.iova, 4)
+
+
+def test_one_device_writes_into_anothers_bar(kernel: mock.Kernel) -> None:
+    behind = "0000:01:00.0"
+    with (
+        host.bind(ADDRESS, "vfio-pci", kernel=kernel),
+        host.bind(behind, "vfio-pci", kernel=kernel),
+        pyvfio.open(ADDRESS, mode="iommufd", kernel=kernel) as device,
+    ):
+        space = device.address_space
+        assert isinstance(space, Ioas)
+        with space.attach(behind) as peer:
+            device.config.bus_master = True
+            registers = peer.regions[0]
+            with registers.dma_buf([Area(0, PAGE)]) as exported:
+                window = space.map_file(exported.fileno(), 0, PAGE, 0x4000000)
+                write_by_dma(device, window.iova + 0x04, 0x1234ABCD)
+                assert registers.read32(0x04) == ~0x1234ABCD & 0xFFFFFFFF
+                # It goes with the BAR, and does not come back with it.
+                peer.config.memory_enabled = False
+                with pytest.raises(OSError, match="IOMMU_IOAS_MAP_FILE") as away:
+                    space.map_file(exported.fileno(), 0, PAGE, 0x5000000)
+                assert away.value.errno == errno.ENODEV
+                peer.config.memory_enabled = True
+                write_by_dma(device, window.iova + 0x04, 0)
+                assert registers.read32(0x04) == ~0x1234ABCD & 0xFFFFFFFF
+                assert len(kernel.faults) == 1
+            with registers.dma_buf([Area(0, PAGE), Area(2 * PAGE, PAGE)]) as two:
+                with pytest.raises(OSError, match="IOMMU_IOAS_MAP_FILE") as parts:
+                    space.map_file(two.fileno(), 0, two.size)
+                assert parts.value.errno == errno.EOPNOTSUPP
+            for area in (Area(0, 100), Area(100, PAGE), Area(0, 0), Area(0, registers.size + PAGE)):
+                with pytest.raises(OSError, match="whole pages"):
+                    registers.dma_buf([area])
+            with pytest.raises(OSError, match="only BARs"):
+                peer.regions[1].dma_buf([Area(0, PAGE)])

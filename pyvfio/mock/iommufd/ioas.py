@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import ffi, lib
 from pyvfio.mock import caller
+from pyvfio.mock.dma_buf import DmaBuf
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.area import LAST, READ, WRITE
 from pyvfio.mock.iommufd.command import Command, command
+from pyvfio.mock.iommufd.dma_buf_pages import DmaBufPages
 from pyvfio.mock.iommufd.iopt import IoPageTable
 from pyvfio.mock.iommufd.object import Object
-from pyvfio.mock.iommufd.pages import FilePages, UserPages
+from pyvfio.mock.iommufd.pages import FilePages, Pages, UserPages
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context
@@ -129,7 +131,12 @@ def _map_file(ctx: Context, cmd: Command) -> None:
         raise Errno(errno.EINVAL)
     if start + size - 1 > LAST:
         raise Errno(errno.EOVERFLOW)
-    pages = FilePages(ctx, c.fd, start, size, writable=bool(prot & WRITE))
+    exported = ctx.kernel.files.get(c.fd)
+    pages: Pages
+    if isinstance(exported, DmaBuf):
+        pages = DmaBufPages(ctx, exported, start, size, writable=bool(prot & WRITE))
+    else:
+        pages = FilePages(ctx, c.fd, start, size, writable=bool(prot & WRITE))
     place = c.iova if c.flags & _FIXED else None
     c.iova = table.map([(pages, start - pages.address, size)], size, place, prot)
     cmd.respond()

@@ -1,0 +1,51 @@
+"""What is mapped: a part of a dma-buf, which is a device's BAR."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.iommufd.pages import Pages
+
+if TYPE_CHECKING:
+    from pyvfio.mock.dma_buf import DmaBuf
+    from pyvfio.mock.iommufd.context import Context
+
+
+class DmaBufPages(Pages):
+    """A part of a dma-buf. When the BAR behind it goes away it is out of the IOMMU for good."""
+
+    def __init__(self, ctx: Context, file: DmaBuf, start: int, size: int, *, writable: bool) -> None:
+        """
+        :raises Errno: EINVAL outside of it; EOPNOTSUPP, it has several parts; ENODEV, the BAR is away
+        """
+        if start + size > file.size:
+            raise Errno(errno.EINVAL)
+        offset = start % ctx.kernel.profile.page_size
+        super().__init__(ctx, start - offset, offset, size, writable=writable)
+        if len(file.areas) > 1:
+            raise Errno(errno.EOPNOTSUPP)
+        if file.era is None:
+            raise Errno(errno.ENODEV)
+        self._file = file
+        self._era = file.era
+
+    def _count(self) -> None:
+        """It is no memory of the caller's: nothing of it is locked."""
+
+    def check(self, start: int, last: int) -> None:
+        if self._file.era is None:
+            raise Errno(errno.ENODEV)
+
+    def _check_reach(self) -> None:
+        if self._file.era != self._era:
+            raise Errno(errno.EFAULT)
+
+    def read(self, offset: int, size: int) -> bytes:
+        self._check_reach()
+        return self._file.load(self.address + offset, size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._check_reach()
+        self._file.store(self.address + offset, data)
