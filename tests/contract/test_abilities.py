@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ from matrix import Cell, Matrix
 
 from pyvfio import DmaBuffer, Unsupported
 from pyvfio._abi import lib
+from pyvfio.iommufd import Ioas
 
 if TYPE_CHECKING:
     from pyvfio import Device
@@ -35,6 +37,20 @@ def unmaps_parts(space: AddressSpace) -> bool:
     return True
 
 
+def maps_files(space: AddressSpace) -> bool:
+    if not isinstance(space, Ioas):
+        return False
+    fd = os.memfd_create("ability")
+    try:
+        os.truncate(fd, 0x1000)
+        space.map_file(fd, 0, 0x1000)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 def irqs(device: Device, index: int) -> int:
     return device.irqs[index].count
 
@@ -51,6 +67,7 @@ PROBES = {
     "intx": lambda device: irqs(device, lib.VFIO_PCI_INTX_IRQ_INDEX) > 0,
     "msi": lambda device: irqs(device, lib.VFIO_PCI_MSI_IRQ_INDEX) > 0,
     "msix": lambda device: irqs(device, lib.VFIO_PCI_MSIX_IRQ_INDEX) > 0,
+    "map_file": lambda device: maps_files(device.address_space),
     "splitting": lambda device: unmaps_parts(device.address_space),
     "whole_mappings": lambda device: not unmaps_parts(device.address_space),
 }

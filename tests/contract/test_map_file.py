@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pyvfio.iommufd import Ioas
 
-pytestmark = [pytest.mark.only(mode="iommufd"), pytest.mark.require("linux")]
+pytestmark = [pytest.mark.only(mode="iommufd"), pytest.mark.require("linux", "map_file")]
 
 PAGE = 4096
 
