@@ -17,7 +17,7 @@ from pyvfio.iommufd import Ioas, Viommu
 from pyvfio.iova import IovaRange
 from pyvfio.mock.cdev import Cdev
 from pyvfio.mock.iommufd.bound import BoundDevice
-from pyvfio.mock.iommufd.driver import EVENT
+from pyvfio.mock.iommufd.selftest_driver import EVENT
 
 EDU = "0000:00:03.0"
 PAGE = 4096

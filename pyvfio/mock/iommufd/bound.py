@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyvfio.mock.device import Device
     from pyvfio.mock.group import Group
     from pyvfio.mock.iommufd.context import Context
+    from pyvfio.mock.iommufd.driver import Driver
     from pyvfio.mock.iommufd.vdevice import Vdevice
 
 
@@ -52,16 +53,21 @@ class BoundGroup:
 class BoundDevice(Object):
     """A device that an iommufd has."""
 
-    def __init__(self, ctx: Context, device: Device) -> None:
+    def __init__(self, ctx: Context, device: Device, driver: Driver | None = None) -> None:
         """
+        :param driver: that of its IOMMU, if it is not the host's: a device of the selftest, which goes with the iommufd
         :raises Errno: EPERM, somebody else has its group
         """
         device.group.claim(ctx)
         super().__init__(ctx)
-        ctx.hold()
+        self._keeps = driver is None
+        if self._keeps:
+            ctx.hold()
         self.device = device
         self.group = ctx.groups.setdefault(device.group.number, BoundGroup(device.group))
         self.group.devices += 1
+        self.driver = driver or ctx.driver
+        self.cache = self.driver.cache()
         self.vdevice: Vdevice | None = None
         # What the driver of the device believes: attached without a PASID, and with these.
         self._plain = False
@@ -85,7 +91,8 @@ class BoundDevice(Object):
         self.group.devices -= 1
         if not self.group.devices:
             del self.ctx.groups[self.device.group.number]
-        self.ctx.drop()
+        if self._keeps:
+            self.ctx.drop()
 
     # Attaching.
 
@@ -95,22 +102,30 @@ class BoundDevice(Object):
         :raises Errno: ENOENT; ENOSPC, no PASID is so large; EINVAL, it does not fit; EADDRINUSE, a mapping is in the way; EBUSY, it is
             attached by way of PASID 0, or without one, which is the same, and the driver does not know
         """
-        if pasid is not None and pasid >> 31:
+        if pasid is None:
+            number = self._attach(number, 0, replace=self._plain)
+            self._plain = True
+            return number
+        if pasid >> 31:
             raise Errno(errno.ENOSPC)
-        replace = self._plain if pasid is None else pasid in self._pasids
+        return self.attach_pasid(number, pasid, replace=pasid in self._pasids)
+
+    def attach_pasid(self, number: int, pasid: int, *, replace: bool) -> int:
+        """As `attach`, by somebody who keeps account of PASIDs."""
+        number = self._attach(number, pasid, replace=replace)
+        self._pasids.add(pasid)
+        return number
+
+    def _attach(self, number: int, pasid: int, *, replace: bool) -> int:
         object_ = self.ctx.get(number)
         if isinstance(object_, Ioas):
-            number = self._attach_ioas(object_, pasid or 0, replace)
+            number = self._attach_ioas(object_, pasid, replace)
         elif isinstance(object_, Hwpt):
-            self._change(object_, pasid or 0, replace)
+            self._change(object_, pasid, replace)
         else:
             raise Errno(errno.EINVAL)
         if not replace:
             self.users += 1
-        if pasid is None:
-            self._plain = True
-        else:
-            self._pasids.add(pasid)
         return number
 
     def detach(self, pasid: int | None = None) -> None:
@@ -179,15 +194,16 @@ class BoundDevice(Object):
     def _check_attach(self, hwpt: Hwpt, pasid: int) -> None:
         """:raises Errno: EINVAL; ENOENT, the device is not in the virtual IOMMU that the page table is of"""
         self.group.check_pasid(hwpt, pasid)
-        if hwpt.fault_queue is not None:
-            self.ctx.driver.check_faults()
+        if type(hwpt.driver) is not type(self.driver):
+            raise Errno(errno.EINVAL)
+        self.driver.check_attach(hwpt, self)
         viommu = hwpt.viommu
         if viommu is not None and (self.vdevice is None or self.vdevice.viommu is not viommu):
             raise Errno(errno.ENOENT)
 
     def _check_pasid_range(self, pasid: int) -> None:
         # A device without any is not asked.
-        bits = self.ctx.kernel.profile.pasid_bits
+        bits = self.driver.pasid_bits
         if bits and pasid >> bits:
             raise Errno(errno.EINVAL)
 
@@ -196,7 +212,9 @@ class BoundDevice(Object):
 
         :raises Errno: EINVAL, EADDRINUSE; nothing has changed then
         """
-        old, devices = self.group.attached[pasid]
+        old, devices = self.group.attached.get(pasid, (None, []))
+        if old is None or self not in devices:
+            raise Errno(errno.EINVAL)
         if hwpt is old:
             return
         ioas, old_ioas = hwpt.paging.ioas, old.paging.ioas
@@ -244,10 +262,15 @@ class BoundDevice(Object):
 
         :raises LookupError: nobody is there to hear it
         """
-        hwpt, _ = self.group.attached.get(pasid or 0, (None, []))
+        attached = self.group.attached
+        by = pasid or 0
+        # A guest's page table has the guest's PASIDs in it.
+        if by not in attached and 0 in attached and attached[0][0].paging is not attached[0][0]:
+            by = 0
+        hwpt, _ = attached.get(by, (None, []))
         if hwpt is None or hwpt.fault_queue is None:
             raise LookupError("the device is attached to no page table with a fault queue")
-        hwpt.fault_queue.report([Fault(self, pasid, group, permissions, address) for address in addresses])
+        hwpt.fault_queue.report([Fault(self, by, pasid, group, permissions, address) for address in addresses])
 
     def report_event(self, type_: int, data: bytes) -> None:
         """The IOMMU has something to tell the guest about the device.

@@ -35,7 +35,11 @@ class Request:
         self.pointer = ffi.typeof(f"{struct} *")
         self.size = ffi.sizeof(struct)
         self.least = end_of(struct, last)
-        self.execute = execute
+        self._execute = execute
+
+    def __call__(self, ctx: Context, address: int) -> None:
+        """:raises Errno: it failed"""
+        self._execute(ctx, Command(self, address))
 
 
 class Command:
@@ -87,7 +91,7 @@ def check_zero(address: int, size: int) -> None:
 
 
 #: request number -> what answers it; each object's module adds its own
-REQUESTS: dict[int, Request] = {}
+REQUESTS: dict[int, Callable[[Context, int], None]] = {}
 
 
 def command(number: int, struct: str, last: str) -> Callable[[_E], _E]:

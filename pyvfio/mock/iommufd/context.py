@@ -11,7 +11,7 @@ from pyvfio.mock import caller
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.group import GroupContainer
 from pyvfio.mock.iommufd.command import REQUESTS, Command, command
-from pyvfio.mock.iommufd.driver import DRIVERS
+from pyvfio.mock.iommufd.drivers import DRIVERS
 
 if TYPE_CHECKING:
     from pyvfio.mock.file import File
@@ -29,7 +29,7 @@ class Context(GroupContainer):
     """The objects of an open /dev/iommu.
 
     :ivar objects: id -> object; None for the id of a virtual device whose device is gone, which is not given again
-    :ivar driver: that of the host's IOMMU
+    :ivar driver: that of the host's IOMMU; devices of the selftest have another
     :ivar groups: number of an IOMMU group -> what its devices are attached to
     :ivar vfio_ioas: the one that VFIO's old requests mean
     :ivar account_by_process: IOMMU_OPTION_RLIMIT_MODE
@@ -47,7 +47,7 @@ class Context(GroupContainer):
     def ioctl(self, number: int, argument: int) -> int:
         request = REQUESTS.get(number)
         if request is not None:
-            request.execute(self, Command(request, argument))
+            request(self, argument)
             return 0
         if not lib.IOMMUFD_CMD_BASE <= number & 0xFF <= _LAST_NR:
             return super().ioctl(number, argument)
@@ -113,7 +113,11 @@ class Context(GroupContainer):
     def release(self) -> None:
         """Leaves first, until nothing is left."""
         while self.objects:
-            for number, object_ in sorted(self.objects.items()):
+            for number in sorted(self.objects):
+                # Ending one may end others.
+                if number not in self.objects:
+                    continue
+                object_ = self.objects[number]
                 if object_ is None or object_.users == 1:
                     del self.objects[number]
                 if object_ is not None and object_.users == 1:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd import rw
-from pyvfio.mock.iommufd.area import LAST
 from pyvfio.mock.iommufd.iopt import IoPageTable
 from pyvfio.mock.space import Space
 
@@ -21,17 +20,17 @@ class Domain(Space):
     """The mappings of an IOAS as an IOMMU sees them.
 
     :ivar tracks: it can keep dirty bits
+    :ivar tracking: it keeps them now
     """
 
     def __init__(self, driver: Driver, table: IoPageTable, *, tracks: bool) -> None:
-        profile = driver.profile
         self.table = table
         self._driver = driver
-        self.page_sizes = profile.page_sizes
-        self.aperture_last = min(LAST, (1 << profile.width) - 1)
+        self.page_sizes = driver.page_sizes
+        self.aperture = driver.aperture
         self.tracks = tracks
-        self._page_size = profile.page_sizes & -profile.page_sizes
-        self._tracking = False
+        self._page_size = driver.page_sizes & -driver.page_sizes
+        self.tracking = False
         # The dirty pages of each mapping, by number.
         self._dirty: dict[Area, set[int]] = {}
 
@@ -43,8 +42,8 @@ class Domain(Space):
 
     def write(self, iova: int, data: bytes) -> None:
         for area, start, last in rw.write(self.table, iova, data):
-            if self._tracking:
-                self._dirty.setdefault(area, set()).update(range(start // self._page_size, last // self._page_size + 1))
+            if self.tracking:
+                self._mark(area, start, last)
 
     def check(self, area: Area) -> None:
         """:raises Errno: EINVAL, the IOMMU cannot show it"""
@@ -53,13 +52,23 @@ class Domain(Space):
 
     # Dirty bits.
 
+    def mark(self, iova: int) -> None:
+        """As if a device had written there; nothing happens where nothing is mapped."""
+        area = self.table.areas.at(iova)
+        if area is not None:
+            self._mark(area, iova, iova)
+
+    def _mark(self, area: Area, start: int, last: int) -> None:
+        pages = range(start // self._page_size, last // self._page_size + 1)
+        self._dirty.setdefault(area, set()).update(pages)
+
     def track(self, on: bool) -> None:
         """:raises Errno: EOPNOTSUPP"""
         if not self.tracks:
             raise Errno(errno.EOPNOTSUPP)
         if on:
             self._dirty.clear()
-        self._tracking = on
+        self.tracking = on
 
     def dirty(self, start: int, last: int, *, clear: bool) -> Iterator[tuple[int, int]]:
         """The dirty pages of a range, as (IOVA, size), up to the first gap in the mappings."""

@@ -25,11 +25,13 @@ assert _FAULT.size == ffi.sizeof("struct iommu_hwpt_pgfault")
 class Fault(NamedTuple):
     """One page fault.
 
+    :ivar attached: the PASID, or 0, by which the device is attached to the page table that the fault is of
     :ivar pasid: None for DMA without one
     :ivar permissions: IOMMU_PGFAULT_PERM_* that were asked for
     """
 
     device: BoundDevice
+    attached: int
     pasid: int | None
     group: int
     permissions: int
@@ -63,7 +65,7 @@ class FaultQueue(Object):
         """The device has been detached: its faults are answered by the kernel."""
 
         def of_device(group: list[Fault]) -> bool:
-            return group[0].device is device and (group[0].pasid or 0) == pasid
+            return group[0].device is device and group[0].attached == pasid
 
         gone = [group for group in self.waiting if of_device(group)]
         gone += [group for group in self.pending.values() if of_device(group)]

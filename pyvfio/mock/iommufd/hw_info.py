@@ -21,17 +21,16 @@ def _get_hw_info(ctx: Context, cmd: Command) -> None:
     if c.flags & ~lib.IOMMU_HW_INFO_FLAG_INPUT_TYPE or any(c.__reserved):
         raise Errno(errno.EOPNOTSUPP)
     wanted = c.in_data_type if c.flags & lib.IOMMU_HW_INFO_FLAG_INPUT_TYPE else lib.IOMMU_HW_INFO_TYPE_DEFAULT
-    ctx.get(c.dev_id, BoundDevice)
-    kind, data = ctx.driver.hw_info(wanted)
+    driver = ctx.get(c.dev_id, BoundDevice).driver
+    kind, data = driver.hw_info(wanted)
     caller.write(c.data_uptr, data[: c.data_len])
     fill(c.data_uptr + len(data), c.data_len - len(data))
-    profile = ctx.kernel.profile
     c.out_data_type = kind
     c.data_len = len(data)
     c.out_capabilities = lib.IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED
-    if profile.dirty_tracking:
+    if driver.dirty_tracking:
         c.out_capabilities |= lib.IOMMU_HW_CAP_DIRTY_TRACKING
-    c.out_max_pasid_log2 = profile.pasid_bits
+    c.out_max_pasid_log2 = driver.pasid_bits
     cmd.respond()
 
 

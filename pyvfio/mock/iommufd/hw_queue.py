@@ -109,7 +109,7 @@ def _alloc(ctx: Context, cmd: Command) -> None:
     if c.nesting_parent_iova + c.length - 1 > LAST:
         raise Errno(errno.EOVERFLOW)
     viommu = ctx.get(c.viommu_id, Viommu)
-    ctx.driver.check_hw_queue(c.type)
+    viommu.driver.check_hw_queue(c.type)
     queue = HwQueue(viommu)
     try:
         page = ctx.kernel.profile.page_size
@@ -120,7 +120,7 @@ def _alloc(ctx: Context, cmd: Command) -> None:
         if end // page * 8 >= 1 << 31:
             raise Errno(errno.ENOMEM)
         queue.pin(c.nesting_parent_iova, c.length)
-        ctx.driver.init_hw_queue(queue, c.index)
+        viommu.driver.init_hw_queue(queue, c.index)
         queue.index = c.index
         viommu.hw_queues[c.index] = queue
         c.out_hw_queue_id = queue.id

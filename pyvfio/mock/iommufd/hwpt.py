@@ -18,6 +18,7 @@ from pyvfio.mock.iova_bitmap import IovaBitmap
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.bound import BoundDevice
     from pyvfio.mock.iommufd.context import Context
+    from pyvfio.mock.iommufd.driver import Driver
     from pyvfio.mock.iommufd.fault_queue import FaultQueue
     from pyvfio.mock.iommufd.viommu import Viommu
 
@@ -28,6 +29,7 @@ _FAULT, _NEST, _PASID = lib.IOMMU_HWPT_FAULT_ID_VALID, lib.IOMMU_HWPT_ALLOC_NEST
 class Hwpt(Object):
     """A page table.
 
+    :ivar driver: that of the IOMMU
     :ivar domain: what devices' DMA goes through
     :ivar paging: the one that the kernel keeps: itself, or the one below a guest's
     :ivar viommu: the virtual IOMMU that it belongs to, if it does
@@ -39,8 +41,9 @@ class Hwpt(Object):
     paging: PagingHwpt
     viommu: Viommu | None = None
 
-    def __init__(self, ctx: Context, flags: int) -> None:
+    def __init__(self, ctx: Context, driver: Driver, flags: int) -> None:
         super().__init__(ctx)
+        self.driver = driver
         self.pasid_compatible = bool(flags & _PASID)
         self.fault_queue: FaultQueue | None = None
 
@@ -66,12 +69,12 @@ class PagingHwpt(Hwpt):
         """
         :param automatic: attach the device to it before it is filled, as `pasid`
         """
-        super().__init__(ioas.ctx, flags)
+        super().__init__(ioas.ctx, device.driver, flags)
         self.ioas = ioas
         self.paging = self
         self.automatic = automatic
         self.nest_parent = bool(flags & _NEST)
-        self.domain = Domain(ioas.ctx.driver, ioas.table, tracks=bool(flags & lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING))
+        self.domain = Domain(device.driver, ioas.table, tracks=bool(flags & lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING))
         try:
             if automatic:
                 device.attach_to(self, pasid)
@@ -131,7 +134,7 @@ def _made(parent: Object, device: BoundDevice, c: Any) -> Hwpt:
     from pyvfio.mock.iommufd.nested import NestedHwpt
     from pyvfio.mock.iommufd.viommu import Viommu
 
-    driver = parent.ctx.driver
+    driver = device.driver
     data = UserData(c.data_type, c.data_uptr, c.data_len)
     if isinstance(parent, Ioas):
         if c.flags & _FAULT and c.flags & _NEST:
@@ -139,13 +142,13 @@ def _made(parent: Object, device: BoundDevice, c: Any) -> Hwpt:
         # The core of iommufd keeps the fault queue to itself, but for drivers that take no flags at all.
         driver.check_paging(c.flags & ~_FAULT if driver.flags else c.flags, data)
         return PagingHwpt(parent, c.flags, device)
-    if not isinstance(parent, PagingHwpt | Viommu):
+    if not isinstance(parent, PagingHwpt | Viommu) or (isinstance(parent, Viommu) and type(parent.driver) is not type(driver)):
         raise Errno(errno.EINVAL)
     if c.flags & ~(_FAULT | _PASID) or not c.data_len or not driver.nests:
         raise Errno(errno.EOPNOTSUPP)
-    if isinstance(parent, PagingHwpt) and (parent.automatic or not parent.nest_parent):
+    if isinstance(parent, PagingHwpt) and (parent.automatic or not parent.nest_parent or type(parent.driver) is not type(driver)):
         raise Errno(errno.EINVAL)
-    return NestedHwpt(parent, c.flags, driver.check_nested(data))
+    return NestedHwpt(parent, c.flags, driver.nested(data))
 
 
 # Dirty tracking.
@@ -209,7 +212,7 @@ def _invalidated(object_: Object, array: UserArray) -> tuple[int, int]:
     from pyvfio.mock.iommufd.viommu import Viommu
 
     if isinstance(object_, NestedHwpt):
-        return object_.ctx.driver.invalidate_nested(object_, array)
+        return object_.driver.invalidate_nested(object_, array)
     if isinstance(object_, Viommu):
-        return object_.ctx.driver.invalidate_viommu(object_, array)
+        return object_.driver.invalidate_viommu(object_, array)
     return 0, errno.EINVAL

@@ -36,7 +36,7 @@ class Domain(Protocol):
     def page_sizes(self) -> int: ...
 
     @property
-    def aperture_last(self) -> int: ...
+    def aperture(self) -> tuple[int, int]: ...
 
     def check(self, area: Area) -> None:
         """:raises Errno: it cannot show the mapping"""
@@ -242,14 +242,17 @@ class IoPageTable:
             raise Errno(errno.EINVAL)
         if alignment != self.alignment:
             self._check_alignment(alignment)
-        if domain.aperture_last != LAST:
-            self.reserve(domain.aperture_last + 1, LAST, domain)
-        if not self.domains:
-            try:
+        first, last = domain.aperture
+        try:
+            if first:
+                self.reserve(0, first - 1, domain)
+            if last != LAST:
+                self.reserve(last + 1, LAST, domain)
+            if not self.domains:
                 _pin(list(self.areas), [domain])
-            except Errno:
-                self.unreserve(domain)
-                raise
+        except Errno:
+            self.unreserve(domain)
+            raise
         self.alignment = alignment
         self.domains.append(domain)
 

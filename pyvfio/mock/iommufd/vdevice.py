@@ -38,6 +38,8 @@ class Vdevice(Object):
 def _alloc(ctx: Context, cmd: Command) -> None:
     viommu = ctx.get(cmd.c.viommu_id, Viommu)
     device = ctx.get(cmd.c.dev_id, BoundDevice)
+    if type(device.driver) is not type(viommu.driver):
+        raise Errno(errno.EINVAL)
     if device.vdevice is not None or cmd.c.virt_id in viommu.vdevices:
         raise Errno(errno.EEXIST)
     vdevice = Vdevice(viommu, device, cmd.c.virt_id)

@@ -15,6 +15,7 @@ from pyvfio.mock.iommufd.user_data import UserData
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context
+    from pyvfio.mock.iommufd.driver import Driver
     from pyvfio.mock.iommufd.event_queue import EventQueue
     from pyvfio.mock.iommufd.hw_queue import HwQueue
     from pyvfio.mock.iommufd.vdevice import Vdevice
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
 class Viommu(Object):
     """A virtual IOMMU.
 
+    :ivar driver: that of the IOMMU
     :ivar parent: the page table that those of its guest are made on
     :ivar vdevices: the guest's id of a device -> the device
     :ivar event_queues: by type
     :ivar hw_queues: by index
     """
 
-    def __init__(self, parent: PagingHwpt) -> None:
+    def __init__(self, parent: PagingHwpt, driver: Driver) -> None:
         super().__init__(parent.ctx)
+        self.driver = driver
         self.parent = parent
         parent.users += 1
         self.vdevices: dict[int, Vdevice] = {}
@@ -46,14 +49,14 @@ def _alloc(ctx: Context, cmd: Command) -> None:
     c = cmd.c
     if c.flags or c.type == lib.IOMMU_VIOMMU_TYPE_DEFAULT:
         raise Errno(errno.EOPNOTSUPP)
-    ctx.get(c.dev_id, BoundDevice)
-    ctx.driver.viommu(c.type)
+    driver = ctx.get(c.dev_id, BoundDevice).driver
+    driver.viommu(c.type)
     parent = ctx.get(c.hwpt_id, PagingHwpt)
     if not parent.nest_parent:
         raise Errno(errno.EINVAL)
-    viommu = Viommu(parent)
+    viommu = Viommu(parent, driver)
     try:
-        ctx.driver.init_viommu(UserData(c.type, c.data_uptr, c.data_len))
+        driver.init_viommu(UserData(c.type, c.data_uptr, c.data_len))
         c.out_viommu_id = viommu.id
         cmd.respond()
     except Errno:

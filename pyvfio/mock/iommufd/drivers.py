@@ -1,0 +1,8 @@
+"""Which driver an IOMMU has, by what a profile calls it."""
+
+from __future__ import annotations
+
+from pyvfio.mock.iommufd.driver import Amd, Driver, Intel, Smmu
+from pyvfio.mock.iommufd.selftest_driver import Selftest
+
+DRIVERS: dict[str, type[Driver]] = {"intel": Intel, "amd": Amd, "smmu": Smmu, "virtio": Driver, "selftest": Selftest}
