@@ -48,7 +48,7 @@ class Eventfd:
 
 
 class Watcher:
-    """A thread that acts when eventfds are signalled (the kernel's virqfd); it lives while there is something to watch.
+    """Acts when eventfds are signalled (the kernel's virqfd), in a thread that lives while there is one to watch.
 
     :param lock: held while something is done
     """
@@ -57,6 +57,7 @@ class Watcher:
         self._lock = lock
         self._watched: dict[int, tuple[Eventfd, Callable[[], object]]] = {}
         self._epoll: select.epoll | None = None
+        self._end = -1
 
     def watch(self, fd: int, act: Callable[[], object]) -> Eventfd:
         """Call `act` whenever the caller's `fd` is signalled, and now if it has been, until :meth:`leave`.
@@ -66,7 +67,10 @@ class Watcher:
         eventfd = Eventfd(fd)
         if self._epoll is None:
             self._epoll = select.epoll()
-            Thread(target=self._run, args=(self._epoll,), name="pyvfio.mock: eventfds", daemon=True).start()
+            self._end = os.eventfd(0, os.EFD_CLOEXEC)
+            self._epoll.register(self._end, select.EPOLLIN)
+            thread = Thread(target=self._run, args=(self._epoll, self._end), name="pyvfio.mock: eventfds", daemon=True)
+            thread.start()
         self._watched[eventfd.fileno()] = eventfd, act
         self._epoll.register(eventfd.fileno(), select.EPOLLIN)
         return eventfd
@@ -76,17 +80,20 @@ class Watcher:
             self._epoll.unregister(eventfd.fileno())
         self._watched.pop(eventfd.fileno())
         eventfd.close()
+        if not self._watched and self._epoll is not None:
+            # The thread closes both: it may be waiting for them.
+            os.eventfd_write(self._end, 1)
+            self._epoll = None
 
-    def _run(self, epoll: select.epoll) -> None:
-        while True:
-            # Woken now and then to see whether there is still something to do.
-            ready = epoll.poll(1)
-            with self._lock:
-                if not self._watched:
-                    epoll.close()
-                    self._epoll = None
-                    return
-                for fd, _ in ready:
-                    eventfd, act = self._watched.get(fd, (None, None))
-                    if eventfd is not None and act is not None and eventfd.take():
-                        act()
+    def _run(self, epoll: select.epoll, end: int) -> None:
+        with epoll:
+            while True:
+                ready = epoll.poll()
+                if any(fd == end for fd, _ in ready):
+                    break
+                with self._lock:
+                    for fd, _ in ready:
+                        eventfd, act = self._watched.get(fd, (None, None))
+                        if eventfd is not None and act is not None and eventfd.take():
+                            act()
+        os.close(end)
