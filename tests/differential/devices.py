@@ -134,6 +134,39 @@ class DeviceMaker(Type1Maker):
         if self.events:
             self.step("read", slot=self.random.choice(self.events), size=8)
 
+    # edu's registers, in its BAR 0. What is read has been written before, for edu cannot be reset.
+
+    def edu_register(self) -> None:
+        place, data = self.one_of((0x00, b""), (0x04, self.random.randbytes(4)), (0x80, self.random.randbytes(8)), (0x88, self.random.randbytes(4) + bytes(4)), (0x90, bytes(8)))
+        if data:
+            self.step("pwrite", slot="d0", offset=place, data=data.hex())
+        self.step("pread", slot="d0", offset=place, size=self.one_of(1, 2, 4, 4, 4, 8))
+
+    def edu_dma(self) -> None:
+        """The engine's buffer to memory, or the other way."""
+        out = self.chance(60)
+        iova = self.pages(8) + self.one_of(0, 100, 4000)
+        count = self.one_of(1, 8, 100, 1000, 2048)
+        values = (0x40000, iova, count) if out else (iova, 0x40000, count)
+        if not out:
+            iova %= 4 * PAGE  # where it may read
+            values = (iova, 0x40000, count)
+        for place, value in zip((0x80, 0x88, 0x90), values, strict=True):
+            self.step("pwrite", slot="d0", offset=place, data=value.to_bytes(8, "little").hex())
+        self.step("pwrite", slot="d0", offset=0x98, data=(3 if out else 1).to_bytes(8, "little").hex())
+        self.step("until", slot="d0", offset=0x98, size=8, mask=1, value=0)
+        self.step("look", at=0, size=16 * PAGE)
+
+    def edu_irq(self) -> None:
+        value = self.one_of(0, 1, 0x100, 0x80000000)
+        self.step("pwrite", slot="d0", offset=0x60, data=value.to_bytes(4, "little").hex())
+        self.step("settle")
+        self.step("pread", slot="d0", offset=0x24, size=4)
+        self.step("pwrite", slot="d0", offset=0x64, data="ffffffff")
+        self.step("pread", slot="d0", offset=0x24, size=4)
+        if self.events:
+            self.step("read", slot=self.random.choice(self.events), size=8)
+
     # Features.
 
     def feature(self, number: int, flags: int, data: bytes, argsz: int | None = None, **more: Any) -> None:
@@ -241,12 +274,22 @@ def informed(make: DeviceMaker) -> None:
     if make.mock:
         make.run(50, device_info=2, region_info=5, irq_info=3, reset=1, hot_reset=1, region=8, register=6, setting=5, probe=4, plain_feature=4, failing=2)
     else:
-        make.run(40, device_info=2, region_info=5, irq_info=3, reset=1, hot_reset=1, probe=4, plain_feature=3, config=8)
+        make.run(40, device_info=2, region_info=5, irq_info=3, reset=1, hot_reset=1, probe=4, plain_feature=3, config=8, edu_register=4)
 
 
 def interrupts(make: DeviceMaker) -> None:
     make.start(make.one_of(*MOCKS, EDU))
-    make.run(50, set_irqs=12, raise_irq=8, reset=1, irq_info=1, **({"failing": 1, "register": 3} if make.mock else {"config": 2}))
+    make.run(50, set_irqs=12, raise_irq=8, reset=1, irq_info=1, **({"failing": 1, "register": 3} if make.mock else {"config": 2, "edu_irq": 5}))
+
+
+def edu_engine(make: DeviceMaker) -> None:
+    make.start(EDU)
+    make.step("pwrite", slot="d0", offset=(7 << 40) + 4, data="0600")
+    for index, flags in enumerate((3, 2)):
+        call = struct.pack("<IIQQQ", 32, flags, 0, index * 4 * PAGE, 4 * PAGE)
+        make.step("ioctl", slot="c", request="VFIO_IOMMU_MAP_DMA", arg=call.hex(), put=[[8, 8, ["arena", index * 4 * PAGE]]])
+    make.run(6, edu_dma=1)
+    make.step("pwrite", slot="d0", offset=(7 << 40) + 4, data="0200")
 
 
 def migration(make: DeviceMaker) -> None:
@@ -254,6 +297,28 @@ def migration(make: DeviceMaker) -> None:
     make.run(40, migrate=8, stream=8, region=2, plain_feature=2, reset=1, failing=1, setting=1)
 
 
-KINDS = ((logging, 6), (informed, 4), (interrupts, 4), (migration, 2))
+def moved(make: DeviceMaker) -> None:
+    """One device's state goes to another, whole or cut short."""
+    make.open(MOCKS, 3)
+    make.mock, make.events = True, []
+    make.run(6, region=3, setting=1)
+    states = make.one_of((2,), (6, 2), (7, 2), (6, 2, 1), (2, 1, 2))
+    for state in states:
+        make.feature(2, 2 << 16, struct.pack("<Ii", state, 0), take={"stream": [12, 4]}, kind="migration")
+        make.feature(9, 1 << 16, bytes(8))
+        if state == 6 and make.chance(50):
+            make.step("read", slot="stream", size=4096)
+    make.ioctl("d1", "VFIO_DEVICE_FEATURE", None, extra=struct.pack("<IIIi", 16, 2 | 2 << 16, 4, 0) + bytes(8), take={"into": [12, 4]}, kind="migration")
+    make.step("pipe", **{"from": "stream", "to": "into", "limit": 1 << 24 if make.chance(70) else make.one_of(100, 5000, 70000)})
+    for state in make.one_of((1, 2), (1,), (0,), (3,)):
+        make.ioctl("d1", "VFIO_DEVICE_FEATURE", None, extra=struct.pack("<IIIi", 16, 2 | 2 << 16, state, 0) + bytes(8))
+    make.ioctl("d1", "VFIO_DEVICE_FEATURE", None, extra=struct.pack("<IIIi", 16, 2 | 1 << 16, 0, 0) + bytes(8))
+    for index in (MEMORY, SPARSE, TYPED):
+        make.step("pread", slot="d1", offset=index << 40, size=0x4000)
+    for place, width in SETTINGS:
+        make.step("pread", slot="d1", offset=place, size=width)
+
+
+KINDS = ((logging, 6), (informed, 4), (interrupts, 4), (migration, 2), (moved, 1), (edu_engine, 1))
 MAKER = DeviceMaker
 DEVICES = type1.DEVICES

@@ -210,6 +210,13 @@ class IommufdMaker(Type1Maker):
         name = self.called("fault")
         self.request("IOMMU_FAULT_QUEUE_ALLOC", "iommu_fault_alloc", {"flags": int(self.chance(10))}, keep={name: [8, 4]}, take={f"q{name}": [12, 4]})
 
+    def fault_io(self) -> None:
+        slot = f"q{self.random.choice(self.names.get('fault', ['fault0']))}"
+        if self.chance(50):
+            self.step("read", slot=slot, size=self.one_of(48, 96, 0, 7))
+        else:
+            self.step("write", slot=slot, data=self.random.randbytes(self.one_of(8, 16, 0, 7)).hex())
+
     def viommu(self) -> None:
         which = self.random.randrange(4)
         if which == 0:
@@ -299,13 +306,17 @@ def spaces(make: IommufdMaker) -> None:
     for _ in range(2):
         make.alloc()
     make.run(45, alloc=1, destroy=2, ioas_map=12, ioas_map_file=2, ioas_unmap=7, ioas_copy=4, ranges=3, allow=2, option=3,
-             change_process=1, get_pa=1, fault_queue=1, hw_info=1, viommu=1, hwpt=1, track=1, invalidate=1)  # fmt: skip
+             change_process=1, get_pa=1, fault_queue=1, fault_io=1, hw_info=1, viommu=1, hwpt=1, track=1, invalidate=1)  # fmt: skip
 
 
-def with_devices(make: IommufdMaker, devices: tuple[str, ...]) -> None:
+def with_devices(make: IommufdMaker, devices: tuple[str, ...], first: int | None = None) -> None:
+    """Devices that are bound, most of them, and attached; `first` is an IOVA where something is mapped before."""
     make.start(devices)
     make.step("memfd", **{"as": "m", "size": 8 * PAGE})
     make.alloc()
+    if first is not None:
+        refs = {"ioas_id": make.id("ioas"), "user_va": ["arena", first % PAGE]}
+        make.request("IOMMU_IOAS_MAP", "iommu_ioas_map", {"flags": 7, "iova": first, "length": PAGE}, refs)
     for index in range(len(devices)):
         if make.chance(80):
             struct = "struct vfio_device_bind_iommufd"
@@ -320,7 +331,7 @@ def with_devices(make: IommufdMaker, devices: tuple[str, ...]) -> None:
 
 WITH_DEVICES = {
     "alloc": 1, "destroy": 2, "ioas_map": 12, "ioas_map_file": 1, "ioas_unmap": 7, "ioas_copy": 3, "ranges": 3, "allow": 1, "option": 1,
-    "hwpt": 3, "hw_info": 2, "track": 1, "dirty_bitmap": 1, "invalidate": 1, "fault_queue": 1, "viommu": 1,
+    "hwpt": 3, "hw_info": 2, "track": 1, "dirty_bitmap": 1, "invalidate": 1, "fault_queue": 1, "fault_io": 1, "viommu": 1,
     "bind": 2, "attach": 4, "detach": 3, "reopen_cdev": 1, "before_bind": 1,
 }  # fmt: skip
 
@@ -331,7 +342,7 @@ def accesses(make: IommufdMaker) -> None:
 
 
 def domains(make: IommufdMaker) -> None:
-    with_devices(make, make.one_of((EDU,), (EDU, "0000:01:00.0"), (EDU, MOCKS[0])))
+    with_devices(make, make.one_of((EDU,), (EDU, "0000:01:00.0"), (EDU, MOCKS[0])), make.one_of(None, None, 0xFEE00000, 1 << 40, 512))
     make.run(45, **WITH_DEVICES)
 
 

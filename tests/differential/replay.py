@@ -229,6 +229,25 @@ class Replayer:
     def _do_write(self, step: Step) -> Answer:
         return {"r": self.kernel.write(self._fd(step["slot"]), bytes.fromhex(step["data"]))}
 
+    def _do_pipe(self, step: Step) -> Answer:
+        """Everything that one descriptor gives, up to a limit, goes to another."""
+        moved, digest = 0, hashlib.blake2s(digest_size=10)
+        while moved < step["limit"]:
+            data = self.kernel.read(self._fd(step["from"]), min(1 << 16, step["limit"] - moved))
+            if not data:
+                break
+            digest.update(data)
+            moved += len(data)
+            while data:
+                data = data[self.kernel.write(self._fd(step["to"]), data) :]
+        return {"r": moved, "out": digest.hexdigest()}
+
+    def _do_settle(self, step: Step) -> Answer:
+        # An interrupt of real hardware takes its time.
+        if isinstance(self.kernel, LinuxKernel):
+            time.sleep(0.02)
+        return {"r": 0}
+
     # Memory.
 
     def _do_fill(self, step: Step) -> Answer:

@@ -16,6 +16,7 @@ A trace is a list of episodes, an episode a list of steps, a step a dict that is
     {"do": "pread", "slot", "offset", "size"}, {"do": "pwrite", "slot", "offset", "data": HEX}
     {"do": "until", "slot", "offset", "size", "mask", "value"}     wait until a register says so
     {"do": "fill", "at", "data": HEX, "times": NUMBER}, {"do": "look", "at", "size"}     the arena
+    {"do": "pipe", "from": SLOT, "to": SLOT, "limit"}, {"do": "settle"}
     {"do": "write_file", "path", "text"}, {"do": "memlock", "bytes": NUMBER | null}
     {"do": "eventfd", "as": SLOT}, {"do": "memfd", "as": SLOT, "size"}, {"do": "read", "slot", "size"}, {"do": "write", "slot", "data"}
 

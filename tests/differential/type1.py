@@ -92,6 +92,25 @@ class Type1Maker(Maker):
         if flags in (1, 2, 3) and size % PAGE == 0 and iova % PAGE == 0:
             self.mapped.append((iova, size))
 
+    def huge(self) -> None:
+        """As much as dirty pages are tracked of at once, or a page more; where tracking is started, or on."""
+        size = 1 << 43
+        if self.chance(50):
+            self.ioctl("c", "VFIO_IOMMU_DIRTY_PAGES", DIRTY, {"argsz": 8, "flags": 2})
+            size -= self.one_of(0, PAGE)
+        call = {"argsz": 32, "flags": 3, "iova": 1 << 50, "size": size}
+        self.ioctl("c", "VFIO_IOMMU_MAP_DMA", MAP, call, put=[[offset(MAP, "vaddr"), 8, ["arena", 0]]])
+        if size == 1 << 43:  # the bitmap of the other would take 256 MiB
+            self.ioctl("c", "VFIO_IOMMU_DIRTY_PAGES", DIRTY, {"argsz": 8, "flags": 1})
+        self.ioctl("c", "VFIO_IOMMU_UNMAP_DMA", UNMAP, {"argsz": 24, "flags": 0, "iova": 1 << 50, "size": size})
+
+    def edge(self) -> None:
+        """A mapping where an IOMMU that comes may not allow it."""
+        iova = self.random.choice(EDGES) - self.one_of(0, PAGE)
+        call = {"argsz": 32, "flags": 3, "iova": iova, "size": PAGE}
+        self.ioctl("c", "VFIO_IOMMU_MAP_DMA", MAP, call, put=[[offset(MAP, "vaddr"), 8, ["arena", 0]]])
+        self.mapped.append((iova, PAGE))
+
     def unmap(self) -> None:
         iova, size = self.iova(), self.size()
         if self.mapped and self.chance(55):
@@ -278,7 +297,24 @@ def mixed(make: Type1Maker) -> None:
     devices = [*MOCKS[: make.one_of(1, 2)], *EDUS[:1]]
     make.random.shuffle(devices)
     make.open(tuple(devices), _types(make, 10))
-    make.run(45, map=10, unmap=5, info=3, extension=1, dirty=5, dma=4, group=1, swap=5, pin=2)
+    make.run(45, map=10, edge=2, unmap=5, info=3, extension=1, dirty=5, dma=4, group=1, swap=5, pin=2)
+
+
+def joined(make: Type1Maker) -> None:
+    """A device with an IOMMU comes to where something is mapped that it may not have, or that cannot be pinned."""
+    make.open(MOCKS[:1], _types(make, 10))
+    make.run(make.random.randrange(3), map=1)
+    make.run(make.random.randrange(3), edge=1)
+    if make.chance(40):
+        make.step("memlock", bytes=make.one_of(0, 8 * PAGE, 100 * PAGE))
+    make.devices = (MOCKS[0], make.random.choice(EDUS))
+    for _ in range(4):
+        make.step("open", **{"as": "g1", "what": f"group:{make.devices[1]}"})
+        make.set_container("g1")
+        make.info()
+        make.run(3, map=2, unmap=2, edge=1)
+        make.step("close", slot="g1")
+        make.info()
 
 
 def dirty(make: Type1Maker) -> None:
@@ -286,7 +322,7 @@ def dirty(make: Type1Maker) -> None:
     make.space = make.one_of(12, 24, 150)
     make.run(8, map=1)
     make.ioctl("c", "VFIO_IOMMU_DIRTY_PAGES", DIRTY, {"argsz": 8, "flags": 1})
-    make.run(40, map=5, unmap=4, dirty=8, dma=8, pin=3)
+    make.run(40, map=5, unmap=4, dirty=8, dma=8, pin=3, huge=1)
 
 
 def addresses(make: Type1Maker) -> None:
@@ -323,7 +359,7 @@ def groups(make: Type1Maker) -> None:
         if make.chance(50):
             index = make.random.randrange(3)
             make.set_container(f"g{index}")
-            make.ioctl_value("c", "VFIO_SET_IOMMU", 3)
+            make.ioctl_value("c", "VFIO_SET_IOMMU", 3 if make.chance(75) else make.one_of(0, 1, 4, 6, 8, 9, 10, 2**64 - 1))
             make.get_device(f"g{index}", make.devices[index], f"d{index}")
 
 
@@ -342,6 +378,6 @@ def entries(make: Type1Maker) -> None:
     make.run(30, map=10, unmap=5, info=4)
 
 
-KINDS = ((emulated, 5), (backed, 5), (mixed, 4), (dirty, 5), (addresses, 2), (groups, 3), (memlock, 2), (entries, 1))
+KINDS = ((emulated, 5), (backed, 5), (mixed, 4), (dirty, 5), (addresses, 2), (groups, 3), (memlock, 2), (entries, 1), (joined, 2))
 MAKER = Type1Maker
 DEVICES = (*EDUS, SHARED[0])

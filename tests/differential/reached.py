@@ -1,0 +1,71 @@
+"""Where the mock can fail, and where it has."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[2] / "pyvfio" / "mock"
+
+
+class Site(NamedTuple):
+    """A `raise Errno(...)` of the mock's.
+
+    :ivar name: `file::function::ERRNO`; the last is `?` where it is computed
+    """
+
+    file: str
+    first: int
+    last: int
+    name: str
+
+
+def sites() -> list[Site]:
+    """All of them."""
+    found: list[Site] = []
+    for path in sorted(ROOT.rglob("*.py")):
+        file = str(path.relative_to(ROOT))
+        _visit(ast.parse(path.read_text()), file, "", found)
+    return found
+
+
+def _visit(node: ast.AST, file: str, where: str, found: list[Site]) -> None:
+    for child in ast.iter_child_nodes(node):
+        inside = where
+        if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
+            inside = f"{where}.{child.name}".lstrip(".")
+        if isinstance(child, ast.Raise) and isinstance(child.exc, ast.Call) and ast.unparse(child.exc.func) == "Errno":
+            what = ast.unparse(child.exc.args[0])
+            name = what.removeprefix("errno.") if what.startswith("errno.") and what[6:].isidentifier() else "?"
+            found.append(Site(file, child.lineno, child.end_lineno or child.lineno, f"{file}::{where}::{name}"))
+        _visit(child, file, inside, found)
+
+
+@contextmanager
+def noted() -> Iterator[set[tuple[str, int]]]:
+    """Notes where the mock fails from now on: files and lines."""
+    from pyvfio.mock.errno import Errno
+
+    places: set[tuple[str, int]] = set()
+    original = Errno.__init__
+
+    def init(self: Any, number: int) -> None:
+        frame = sys._getframe(1)
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(ROOT):
+            places.add((str(path.relative_to(ROOT)), frame.f_lineno))
+        original(self, number)
+
+    Errno.__init__ = init  # type: ignore[method-assign]
+    try:
+        yield places
+    finally:
+        Errno.__init__ = original  # type: ignore[method-assign]
+
+
+def unreached(places: set[tuple[str, int]]) -> list[Site]:
+    return [site for site in sites() if not any(file == site.file and site.first <= line <= site.last for file, line in places)]
