@@ -69,3 +69,33 @@ def noted() -> Iterator[set[tuple[str, int]]]:
 
 def unreached(places: set[tuple[str, int]]) -> list[Site]:
     return [site for site in sites() if not any(file == site.file and site.first <= line <= site.last for file, line in places)]
+
+
+class Branches:
+    """Counts the branches of the mock that are taken, if coverage is installed: `with Branches() as branches`, then `str(branches)`."""
+
+    def __init__(self) -> None:
+        try:
+            from coverage import Coverage
+        except ImportError:
+            self._coverage: Any = None
+        else:
+            self._coverage = Coverage(branch=True, include=[f"{ROOT}/*"], data_file=None)
+
+    def __enter__(self) -> Branches:
+        if self._coverage is not None:
+            self._coverage.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._coverage is not None:
+            self._coverage.stop()
+
+    def __str__(self) -> str:
+        if self._coverage is None:
+            return "branches of the mock reached: not counted, coverage is not installed"
+        total = taken = 0
+        for path in sorted(ROOT.rglob("*.py")):
+            for exits, reached in self._coverage.branch_stats(str(path)).values():
+                total, taken = total + exits, taken + reached
+        return f"{taken} of {total} branches of the mock reached"
