@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyvfio.errors import Closed as Closed
     from pyvfio.errors import Error as Error
     from pyvfio.errors import NoIommuWarning as NoIommuWarning
+    from pyvfio.errors import NotInMode as NotInMode
     from pyvfio.errors import NotViable as NotViable
     from pyvfio.errors import Refused as Refused
     from pyvfio.errors import Unsupported as Unsupported
@@ -62,6 +63,7 @@ _HOMES = {
     "Mapping": "space",
     "Migration": "migration",
     "NoIommuWarning": "errors",
+    "NotInMode": "errors",
     "NotViable": "errors",
     "Refused": "errors",
     "Unsupported": "errors",

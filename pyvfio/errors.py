@@ -23,6 +23,10 @@ class Unsupported(Error):
     """The device, the kernel, or the mode in use does not have what was asked for."""
 
 
+class NotInMode(Unsupported, AttributeError):
+    """An address space of another mode can do that; the text says which."""
+
+
 class NotViable(Error):
     """The group cannot be used: some of its devices are bound to a driver that is not VFIO's.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from pyvfio import explain
 from pyvfio._abi import ffi, lib
-from pyvfio.errors import Refused
+from pyvfio.errors import NotInMode, Refused
 from pyvfio.fd import Fd
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.lifetime import Resource
@@ -180,6 +180,22 @@ class AddressSpace(Resource):
         self._mapped: dict[int, Mapping] = {}
         self._arrays: list[MappingArray] = []
         self._gap = IovaRange(0, 0)
+
+    if not TYPE_CHECKING:  # a checker is to see what there is
+
+        def __getattr__(self, name: str) -> Any:
+            """What is not there, and is in another mode.
+
+            :raises NotInMode: naming that
+            """
+            if not name.startswith("_"):
+                from pyvfio.container import Container
+                from pyvfio.iommufd.ioas import Ioas
+
+                for other, words in ((Ioas, "iommufd has"), (Container, "type1v2, and others by group, have")):
+                    if not isinstance(self, other) and hasattr(other, name):
+                        raise NotInMode(f"mode {self.mode} has no {name}: {words} it")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # What each kind of address space answers in its own way.
 

@@ -55,3 +55,13 @@ def test_a_device_can_be_opened_again_after_it_was_closed(address: str, mode: st
 def test_rounds_of_open_and_close_leave_nothing(address: str, mode: str, kernel: Any) -> None:
     first, last = soak.rounds(address, mode, kernel, 10, 1)
     assert soak.grown(first, last) == []
+
+
+def test_what_only_another_mode_can_do_is_said_to_be_so(bare_space: AddressSpace, mode: str) -> None:
+    name, other = ("start_dirty_tracking", "type1v2") if mode == "iommufd" else ("map_file", "iommufd")
+    with pytest.raises(pyvfio.NotInMode, match=f"mode {mode} has no {name}: {other}") as caught:
+        getattr(bare_space, name)
+    assert isinstance(caught.value, pyvfio.Unsupported)
+    assert not hasattr(bare_space, name)
+    with pytest.raises(AttributeError, match="no attribute 'fly'"):
+        _ = bare_space.fly
