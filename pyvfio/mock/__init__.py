@@ -6,7 +6,7 @@ scripts and notebooks run on it unchanged: `pyvfio.open("vfio-mock.0", kernel=py
 """
 
 from pyvfio.mock.config import Bar, Function
-from pyvfio.mock.device import DmaFault
+from pyvfio.mock.dma_fault import DmaFault
 from pyvfio.mock.kernel import Kernel
 from pyvfio.mock.pci import PciDevice as Device
 from pyvfio.mock.profile import LogLimits, Profile, Reserved

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import errno
 import mmap
-import os
-import re
-import uuid
 from threading import Condition
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from pyvfio._abi import ffi, lib
-from pyvfio.mock import caller, feature
+from pyvfio.mock import caller, feature, token
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.file import Handlers, request
 from pyvfio.mock.irq import REQ, Irqs, take_set
-from pyvfio.mock.region import OFFSET_SHIFT, Region
+from pyvfio.mock.region import Region, RegionFile
 
 if TYPE_CHECKING:
     from pyvfio.mock.device_file import DeviceFile
@@ -28,20 +25,6 @@ if TYPE_CHECKING:
 
 #: seconds between two signals of the request interrupt while an unbinding waits
 _REQUEST_PERIOD = 10
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
-
-class DmaFault(NamedTuple):
-    """A device's access that its IOMMU did not let through.
-
-    :ivar device: its name
-    :ivar errno: what vfio_dma_rw would have said
-    """
-
-    device: str
-    iova: int
-    write: bool
-    errno: int
 
 
 class Device(Handlers):
@@ -58,6 +41,7 @@ class Device(Handlers):
     :ivar parent: the name of the bridge that it is behind, or None
     :ivar space: what its DMA goes through; None while it is attached to nothing
     :ivar files: the open files of it that may use it, all of one owner
+    :ivar region_file: the memory that programs map of its regions
     :ivar irqs: its interrupts
     :ivar log: its log of DMA, if it has one; so `migration`
     """
@@ -84,18 +68,13 @@ class Device(Handlers):
         self.space: Space | None = None
         self.files: list[DeviceFile] = []
         self._closed = Condition(kernel.lock)
-        self._file: int | None = None
-        self._memory: dict[int, mmap.mmap] = {}
+        self.region_file = RegionFile(name)
         self.group = group or kernel.host.new_group(emulated=self.emulated)
         self.group.devices.append(self)
         kernel.host.plug(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} of {self.kernel!r}>"
-
-    def __del__(self) -> None:
-        if getattr(self, "_file", None) is not None:
-            os.close(self._file)  # type: ignore[arg-type]
 
     # What the host shows of it.
 
@@ -133,26 +112,18 @@ class Device(Handlers):
 
         :raises Errno: EINVAL, other words; as :meth:`check_token`
         """
-        own = self.name.encode()
-        if not name.startswith(own) or name[len(own) :][:1] not in (b"", b" "):
+        words = token.words(name, self.name)
+        if words is None:
             return False
-        token = None
-        for word in name[len(own) :].split(b" "):
-            if not word:
-                continue
-            text = word.removeprefix(b"vf_token=").decode("ascii", "replace")
-            if token is not None or not word.startswith(b"vf_token=") or not _UUID.fullmatch(text):
-                raise Errno(errno.EINVAL)
-            token = uuid.UUID(text).bytes
-        self.check_token(token)
+        self.check_token(token.token(words))
         return True
 
-    def check_token(self, token: bytes | None) -> None:
+    def check_token(self, given: bytes | None) -> None:
         """Whether somebody with that token (a UUID), or none, may open it.
 
         :raises Errno: EINVAL, it wants none; EACCES, it wants another
         """
-        if token is not None:
+        if given is not None:
             raise Errno(errno.EINVAL)
 
     def open(self) -> None:
@@ -258,20 +229,9 @@ class Device(Handlers):
     def mapped(self, index: int, memory: mmap.mmap) -> None:
         """A program has mapped a part of a region."""
 
-    @property
-    def file(self) -> int:
-        """The memory file that its descriptors share, with the regions where they are in the descriptors."""
-        if self._file is None:
-            self._file = os.memfd_create(f"pyvfio-mock {self.name}", os.MFD_CLOEXEC)
-            # As large as can be, and without memory but where it is written.
-            os.truncate(self._file, 64 << OFFSET_SHIFT)
-        return self._file
-
     def memory(self, index: int) -> mmap.mmap:
         """The memory of a region, which is also what a program maps."""
-        if index not in self._memory:
-            self._memory[index] = mmap.mmap(self.file, self.region(index).size, offset=index << OFFSET_SHIFT)
-        return self._memory[index]
+        return self.region_file.memory(index, self.region(index).size)
 
     # Its requests.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +62,7 @@ class DeviceFile(Cdev):
         return f"vfio-device-syspath: {self.device.path}\n".encode()
 
     def descriptor(self) -> int:
-        # Each opening of the memory has a file of its own, as each opening of a device has.
-        return os.open(f"/proc/self/fd/{self.device.file}", os.O_RDWR | os.O_CLOEXEC)
+        return self.device.region_file.open()
 
     def ioctl(self, number: int, argument: int) -> int:
         if number == lib.VFIO_DEVICE_BIND_IOMMUFD:

@@ -14,7 +14,8 @@ from typing import Any
 from pyvfio import requests
 from pyvfio.kernel import PythonKernel, SysfsDevice, UdevMonitor
 from pyvfio.mock import topology
-from pyvfio.mock.device import Device, DmaFault
+from pyvfio.mock.device import Device
+from pyvfio.mock.dma_fault import DmaFault
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.eventfd import Watcher
 from pyvfio.mock.failures import Failures

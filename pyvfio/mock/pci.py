@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyvfio._abi import ffi, lib
 from pyvfio.mock import caller, dma_buf, hot_reset
-from pyvfio.mock.config import BAR0, CAP_INTX_DISABLE, CAP_MASTER, CAP_MEMORY, COMMAND, Bar, Config, Function
-from pyvfio.mock.device import Device, DmaFault
+from pyvfio.mock.config import CAP_INTX_DISABLE, CAP_MASTER, CAP_MEMORY, COMMAND, Config, Function
+from pyvfio.mock.dma_fault import DmaFault
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.feature import SET
 from pyvfio.mock.file import request
 from pyvfio.mock.ioeventfd import Ioeventfds
 from pyvfio.mock.irq import INTX, MSI, MSIX
 from pyvfio.mock.pci_irq import PciIrqs
+from pyvfio.mock.pci_region import PciRegions
 from pyvfio.mock.power import LowPower
-from pyvfio.mock.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, READ, WRITE, Region
 from pyvfio.mock.sriov import VirtualFunctions
 from pyvfio.mock.sysfs import text
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from pyvfio.mock.kernel import Kernel
     from pyvfio.mock.tree import Text
 
-CONFIG, VGA = lib.VFIO_PCI_CONFIG_REGION_INDEX, lib.VFIO_PCI_VGA_REGION_INDEX
-_BARS = range(6)
 _LOW_POWER = (
     lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
     lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
@@ -34,7 +32,7 @@ _LOW_POWER = (
 )
 
 
-class PciDevice(Device):
+class PciDevice(PciRegions):
     """A PCI function: the base of one's own, which is on the host as soon as it is made.
 
     A subclass says what it is (`function`), and what its registers do: :meth:`read`, :meth:`write`, :meth:`power_on`. It has
@@ -53,7 +51,6 @@ class PciDevice(Device):
     """
 
     bus = "pci"
-    num_regions = lib.VFIO_PCI_NUM_REGIONS
     num_irqs = lib.VFIO_PCI_NUM_IRQS
     #: what a class of devices is; an instance may be given another
     function: ClassVar[Function] = Function((0, 0))
@@ -86,15 +83,6 @@ class PciDevice(Device):
         for index in self.function.bars:
             memory = self.memory(index)
             memory[:] = bytes(len(memory))
-
-    def read(self, bar: int, offset: int, width: int) -> int:
-        """The value of a register; `width` is 1, 2, 4 or 8 bytes, and `offset` a multiple of it. What was written, if a subclass
-        does not say otherwise."""
-        return int.from_bytes(self.memory(bar)[offset : offset + width], "little")
-
-    def write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """A register is written: it holds the value, if a subclass does not say otherwise."""
-        self.memory(bar)[offset : offset + width] = value.to_bytes(width, "little")
 
     def interrupt(self, vector: int = 0) -> None:
         """Send an interrupt: the vector of MSI-X or MSI, whichever is on, else INTx, until :meth:`deassert`."""
@@ -156,11 +144,10 @@ class PciDevice(Device):
 
     def bus_reset(self) -> None:
         """A reset, of this function alone or of all on its bus."""
-        command = self.config.command
-        self._restore()
+        self.era += 1
         self.power_on()
-        # The kernel puts back what of it a reset loses, but for the bus master.
-        self.config.command = command & ~CAP_MASTER
+        # Of what it has in configuration space the kernel puts everything back but the bus master.
+        self.config.command &= ~CAP_MASTER
 
     def _restore(self) -> None:
         self.era += 1
@@ -178,81 +165,10 @@ class PciDevice(Device):
                 self.irqs.masked = masked
                 self.irqs.update_intx()
 
-    # Regions.
-
-    def region(self, index: int) -> Region:
-        if index in self.function.bars:
-            bar = self.function.bars[index]
-            return Region(bar.size, READ | WRITE | (MMAP if bar.memory else 0))
-        if index == CONFIG:
-            return Region(self.config.size, READ | WRITE)
-        if index == VGA or index >= self.num_regions:
-            raise Errno(errno.EINVAL)
-        return Region()
-
-    def pread(self, size: int, position: int) -> bytes:
-        if not size:
-            return b""
-        index, offset, size = self._located(position, size)
-        return self.config.read(offset, size) if index == CONFIG else self.bar_read(index, offset, size)
-
-    def bar_read(self, index: int, offset: int, size: int) -> bytes:
-        """What a processor or another device reads of a BAR."""
-        parts = []
-        for at, width in self._accesses(index, offset, size):
-            hidden = self.hides(index, at, width)
-            parts.append(b"\xff" * width if hidden else self.read(index, at, width).to_bytes(width, "little"))
-        return b"".join(parts)
-
-    def pwrite(self, data: bytes, position: int) -> int:
-        if not data:
-            return 0
-        index, offset, size = self._located(position, len(data))
-        if index == CONFIG:
-            self.config.write(offset, data[:size])
-        else:
-            self.bar_write(index, offset, data[:size])
-        return size
-
-    def bar_write(self, index: int, offset: int, data: bytes) -> None:
-        """A processor or another device writes a BAR."""
-        for at, width in self._accesses(index, offset, len(data)):
-            if not self.hides(index, at, width):
-                self.write(index, at, width, int.from_bytes(data[at - offset : at - offset + width], "little"))
-
-    def _located(self, position: int, size: int) -> tuple[int, int, int]:
-        """Region, offset, and how much of it a transfer moves.
-
-        :raises Errno: EINVAL, nothing is there; EIO, the device does not decode memory
-        """
-        index, offset = position >> OFFSET_SHIFT, position & OFFSET_MASK
-        if index >= self.num_regions or offset >= self.region(index).size:
-            raise Errno(errno.EINVAL)
-        if index in _BARS and not self.decodes_memory:
-            raise Errno(errno.EIO)
-        return index, offset, min(size, self.region(index).size - offset)
-
-    def _accesses(self, bar: int, offset: int, size: int) -> list[tuple[int, int]]:
-        """Offset and width of the accesses that a transfer is made of: as wide as they can be."""
-        accesses, end = [], offset + size
-        table = 16 * self.function.msix if bar == self.config.msix_bar else 0
-        while offset < end:
-            # What is hidden is no access at all.
-            stop = min(end, table) if offset < table else end
-            width = next(width for width in (8, 4, 2, 1) if not offset % width and offset + width <= stop)
-            accesses.append((offset, width))
-            offset += width
-        return accesses
-
     @property
     def decodes_memory(self) -> bool:
         """Whether it answers at its BARs."""
         return bool(self.config.command & CAP_MEMORY) and not self._low_power.engaged
-
-    def hides(self, bar: int, offset: int, size: int) -> bool:
-        """Whether a part of a BAR touches the MSI-X table, which vfio-pci keeps to itself."""
-        table = 16 * self.function.msix
-        return bool(table) and bar == self.config.msix_bar and offset < table and size > 0
 
     def resume(self) -> None:
         self._low_power.resume()
@@ -272,13 +188,13 @@ class PciDevice(Device):
             return super().feature(asked)
         return None
 
-    def check_token(self, token: bytes | None) -> None:
+    def check_token(self, given: bytes | None) -> None:
         if self.physical is not None:
-            self.physical.check_virtual(token)
+            self.physical.check_virtual(given)
         elif self.virtual is not None:
-            self.virtual.check_physical(token)
+            self.virtual.check_physical(given)
         else:
-            super().check_token(token)
+            super().check_token(given)
 
     @request(lib.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO)
     def _hot_reset_info(self, argument: int) -> None:
@@ -310,5 +226,3 @@ class PciDevice(Device):
             **(self.virtual.attributes() if self.virtual is not None else {}),
         }
 
-
-__all__ = ["BAR0", "Bar", "Function", "PciDevice"]

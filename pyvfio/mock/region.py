@@ -1,7 +1,9 @@
-"""Regions of the mock's devices: how they are described."""
+"""Regions of the mock's devices: how they are described, and the memory of those that can be mapped."""
 
 from __future__ import annotations
 
+import os
+from mmap import mmap
 from typing import NamedTuple
 
 from pyvfio._abi import ffi, lib
@@ -10,6 +12,8 @@ from pyvfio.mock import caller
 #: where a region starts in its device's file: its index, shifted by this; vfio-pci's own choice, and vfio-mock's
 OFFSET_SHIFT = 40
 OFFSET_MASK = (1 << OFFSET_SHIFT) - 1
+#: more than any device has
+_INDICES = 64
 
 READ = lib.VFIO_REGION_INFO_FLAG_READ
 WRITE = lib.VFIO_REGION_INFO_FLAG_WRITE
@@ -54,6 +58,39 @@ class Region(NamedTuple):
         if self.msix_mappable:
             chain.append(Capability(lib.VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, b""))
         return chain
+
+
+class RegionFile:
+    """The memory of a device's regions, where they are in its descriptors; those are all of this file.
+
+    :param name: the device's
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._fd: int | None = None
+        self._memory: dict[int, mmap] = {}
+
+    def fileno(self) -> int:
+        if self._fd is None:
+            self._fd = os.memfd_create(f"pyvfio-mock {self._name}", os.MFD_CLOEXEC)
+            # As large as can be, and without memory but where it is written.
+            os.truncate(self._fd, _INDICES << OFFSET_SHIFT)
+        return self._fd
+
+    def open(self) -> int:
+        """A descriptor, with a file of its own as each opening of a device has."""
+        return os.open(f"/proc/self/fd/{self.fileno()}", os.O_RDWR | os.O_CLOEXEC)
+
+    def memory(self, index: int, size: int) -> mmap:
+        """The memory of a region, `size` bytes."""
+        if index not in self._memory:
+            self._memory[index] = mmap(self.fileno(), size, offset=index << OFFSET_SHIFT)
+        return self._memory[index]
+
+    def __del__(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
 
 
 class Capability(NamedTuple):

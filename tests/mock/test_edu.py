@@ -13,7 +13,7 @@ from drivers.edu import Edu
 import pyvfio
 from pyvfio import Device, host, mock
 from pyvfio.iommufd import Ioas
-from pyvfio.mock.device import DmaFault
+from pyvfio.mock import DmaFault
 from pyvfio.region import Area
 
 ADDRESS = "0000:00:03.0"

@@ -104,10 +104,10 @@ class VfioMock(Device):
 
     # Opening, closing, resetting.
 
-    def check_token(self, token: bytes | None) -> None:
+    def check_token(self, given: bytes | None) -> None:
         if self.token is None:
-            super().check_token(token)
-        elif token != self.token.bytes:
+            super().check_token(given)
+        elif given != self.token.bytes:
             raise Errno(errno.EACCES)
 
     def open(self) -> None:

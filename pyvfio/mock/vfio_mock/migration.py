@@ -24,7 +24,7 @@ from pyvfio.mock.migration import (
     next_state,
 )
 from pyvfio.mock.vfio_mock import stream
-from pyvfio.mock.vfio_mock.engine import BUSY, FAILED, Job
+from pyvfio.mock.vfio_mock.job import BUSY, FAILED, Job
 from pyvfio.mock.vfio_mock.registers import HELD
 from pyvfio.mock.vfio_mock.session import Resuming, Saving, Session
 

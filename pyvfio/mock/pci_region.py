@@ -1,0 +1,109 @@
+"""Regions of PCI functions, by vfio-pci: BARs, of which each access is one of the device's, and configuration space."""
+
+from __future__ import annotations
+
+import errno
+from typing import ClassVar
+
+from pyvfio._abi import lib
+from pyvfio.mock.config import Config, Function
+from pyvfio.mock.device import Device
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, READ, WRITE, Region
+
+CONFIG, VGA = lib.VFIO_PCI_CONFIG_REGION_INDEX, lib.VFIO_PCI_VGA_REGION_INDEX
+_BARS = range(6)
+
+
+class PciRegions(Device):
+    """
+    :ivar function: what it is
+    :ivar config: its configuration space
+    """
+
+    num_regions = lib.VFIO_PCI_NUM_REGIONS
+    function: ClassVar[Function]
+    config: Config
+
+    def read(self, bar: int, offset: int, width: int) -> int:
+        """The value of a register; `width` is 1, 2, 4 or 8 bytes, and `offset` a multiple of it. What was written, if a subclass
+        does not say otherwise."""
+        return int.from_bytes(self.memory(bar)[offset : offset + width], "little")
+
+    def write(self, bar: int, offset: int, width: int, value: int) -> None:
+        """A register is written: it holds the value, if a subclass does not say otherwise."""
+        self.memory(bar)[offset : offset + width] = value.to_bytes(width, "little")
+
+    @property
+    def decodes_memory(self) -> bool:
+        """Whether it answers at its BARs."""
+        raise NotImplementedError
+
+    def region(self, index: int) -> Region:
+        if index in self.function.bars:
+            bar = self.function.bars[index]
+            return Region(bar.size, READ | WRITE | (MMAP if bar.memory else 0))
+        if index == CONFIG:
+            return Region(self.config.size, READ | WRITE)
+        if index == VGA or index >= self.num_regions:
+            raise Errno(errno.EINVAL)
+        return Region()
+
+    def pread(self, size: int, position: int) -> bytes:
+        if not size:
+            return b""
+        index, offset, size = self._located(position, size)
+        return self.config.read(offset, size) if index == CONFIG else self.bar_read(index, offset, size)
+
+    def bar_read(self, index: int, offset: int, size: int) -> bytes:
+        """What a processor or another device reads of a BAR."""
+        parts = []
+        for at, width in self._accesses(index, offset, size):
+            hidden = self.hides(index, at, width)
+            parts.append(b"\xff" * width if hidden else self.read(index, at, width).to_bytes(width, "little"))
+        return b"".join(parts)
+
+    def pwrite(self, data: bytes, position: int) -> int:
+        if not data:
+            return 0
+        index, offset, size = self._located(position, len(data))
+        if index == CONFIG:
+            self.config.write(offset, data[:size])
+        else:
+            self.bar_write(index, offset, data[:size])
+        return size
+
+    def bar_write(self, index: int, offset: int, data: bytes) -> None:
+        """A processor or another device writes a BAR."""
+        for at, width in self._accesses(index, offset, len(data)):
+            if not self.hides(index, at, width):
+                self.write(index, at, width, int.from_bytes(data[at - offset : at - offset + width], "little"))
+
+    def _located(self, position: int, size: int) -> tuple[int, int, int]:
+        """Region, offset, and how much of it a transfer moves.
+
+        :raises Errno: EINVAL, nothing is there; EIO, the device does not decode memory
+        """
+        index, offset = position >> OFFSET_SHIFT, position & OFFSET_MASK
+        if index >= self.num_regions or offset >= self.region(index).size:
+            raise Errno(errno.EINVAL)
+        if index in _BARS and not self.decodes_memory:
+            raise Errno(errno.EIO)
+        return index, offset, min(size, self.region(index).size - offset)
+
+    def _accesses(self, bar: int, offset: int, size: int) -> list[tuple[int, int]]:
+        """Offset and width of the accesses that a transfer is made of: as wide as they can be."""
+        accesses, end = [], offset + size
+        table = 16 * self.function.msix if bar == self.config.msix_bar else 0
+        while offset < end:
+            # What is hidden is no access at all.
+            stop = min(end, table) if offset < table else end
+            width = next(width for width in (8, 4, 2, 1) if not offset % width and offset + width <= stop)
+            accesses.append((offset, width))
+            offset += width
+        return accesses
+
+    def hides(self, bar: int, offset: int, size: int) -> bool:
+        """Whether a part of a BAR touches the MSI-X table, which vfio-pci keeps to itself."""
+        table = 16 * self.function.msix
+        return bool(table) and bar == self.config.msix_bar and offset < table and size > 0
