@@ -172,6 +172,8 @@ def map_failed(
             return _because(space, refused.because, iova, size_, address)
         if number == errno.EFAULT:
             return f"the memory at address {address:#x} is not mapped, or not writable, in this process", []
+        if number == errno.ENOTTY:
+            return _IOMMUFD[number], []
         if number == errno.EEXIST:
             return "it overlaps what was mapped by other means than this object", []
         if number == errno.ENOMEM:

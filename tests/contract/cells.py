@@ -25,7 +25,7 @@ from tracing import TracingKernel
 RUN = pytest.StashKey["CellRun"]()
 
 #: a fixture that takes an ability -> that ability
-FIXTURE_NEEDS = {"dma": "dma", "logger": "dirty_log", "migration": "migration"}
+FIXTURE_NEEDS = {"dma": "dma", "logger": "dirty_log", "migration": "migration", "cards": "mtty"}
 #: seconds that the tests of one cell may take
 TIME_LIMIT = 900
 

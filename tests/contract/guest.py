@@ -10,14 +10,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from matrix import Cell
+from matrix import IN_PROCESS, Cell
 
 from pyvfio import host
 from pyvfio.kernel import Kernel
 
 IOMMU = os.environ.get("PYVFIO_VM_IOMMU")
 #: such as `7.3`; `mock` for the kernel in this process
-IN_PROCESS = "mock"
 KERNEL = ".".join(os.environ.get("PYVFIO_VM_KERNEL", IN_PROCESS).split(".")[:2])
 #: a cell's IOMMU -> the mock's profile
 PROFILES = {"intel": "intel-39", "amd": "amd", "virtio": "virtio"}

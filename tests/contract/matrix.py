@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Self
 FILE = Path(__file__).parents[1] / "matrix.toml"
 #: what the kernel of a cell is called in matrix.toml if it is the newest that there is
 NEWEST = "newest"
+#: and the kernel in this process, which needs no machine
+IN_PROCESS = "mock"
 
 
 class Cell(NamedTuple):
@@ -63,8 +65,9 @@ class Matrix:
         #: ability -> what it means
         self.abilities: dict[str, str] = self._data["abilities"]
         self.absences = [
-            Absence(entry["ability"], entry["reason"], {k: v for k, v in entry.items() if k in Cell._fields})
+            Absence(ability, entry["reason"], {k: v for k, v in entry.items() if k in Cell._fields})
             for entry in self._data["absent"]
+            for ability in ([entry["ability"]] if isinstance(entry["ability"], str) else entry["ability"])
         ]
         #: (cells, reason): there only the tests run that name all of that in a mark
         self.by_name_only: list[tuple[dict[str, Any], str]] = [
@@ -103,7 +106,12 @@ class Matrix:
 
     def absent(self, cell: Cell) -> dict[str, str]:
         """Ability -> the reason why the cell lacks it."""
-        return {absence.ability: absence.reason for absence in self.absences if cell.matches(absence.where)}
+        return {absence.ability: absence.reason for absence in self.absences if self._matches(cell, absence.where)}
+
+    def _matches(self, cell: Cell, where: Mapping[str, Any]) -> bool:
+        """Whether it does; `newest` means each kernel that has no name in the file."""
+        other = cell if cell.kernel in self._data["kernels"] else cell._replace(kernel=NEWEST)
+        return cell.matches(where) or other.matches(where)
 
     def left_out(self, cell: Cell, needs: Needs) -> str | None:
         """Why a test with these needs does not run in a cell; None when it does.
@@ -112,7 +120,7 @@ class Matrix:
         """
         if unknown := set(needs.abilities) - set(self.abilities):
             raise ValueError(f"no such ability in {FILE.name}: {', '.join(sorted(unknown))}")
-        about = [where for where in needs.only if cell.matches(where)]
+        about = [where for where in needs.only if self._matches(cell, where)]
         if needs.only and not about:
             return "is about other cells"
         for cells, reason in self.by_name_only:

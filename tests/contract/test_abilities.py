@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from matrix import Cell, Matrix
 
-from pyvfio import DmaBuffer, Unsupported
+from pyvfio import DmaBuffer, Unsupported, host
 from pyvfio._abi import lib
 from pyvfio.iommufd import Ioas
 
@@ -51,14 +52,31 @@ def maps_files(space: AddressSpace) -> bool:
     return True
 
 
+def page_table(address: str) -> Path:
+    return Path(f"/sys/kernel/debug/iommu/intel/{address}/domain_translation_struct")
+
+
 def irqs(device: Device, index: int) -> int:
     return device.irqs[index].count
 
 
+def migrates(device: Device, flag: int = 0) -> bool:
+    try:
+        return device.migration.flags & flag == flag
+    except Unsupported:
+        return False
+
+
 PROBES = {
     "dirty_log": lambda device: lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START in device.features,
-    "migration": lambda device: lib.VFIO_DEVICE_FEATURE_MIGRATION in device.features,
+    "migration": migrates,
+    "pre_copy": lambda device: migrates(device, lib.VFIO_MIGRATION_PRE_COPY),
+    "reinit": lambda device: lib.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 in device.features,
+    "mtty": lambda _: "PYVFIO_MTTY_MODULE" in os.environ,
     "dirty_pages": lambda device: has_dirty_pages(device.address_space),
+    "fault_injection": lambda device: device._fd.kernel.exists("/proc/self/fail-nth"),
+    "cdev": lambda device: host.device(device.address, device._fd.kernel).cdev is not None,
+    "page_table": lambda device: page_table(device.address).exists(),
     "iommu": lambda device: not device.address.startswith("vfio-mock"),
     "pci": lambda device: device.info.is_pci,
     "dma_buf": lambda device: lib.VFIO_DEVICE_FEATURE_DMA_BUF in device.features,

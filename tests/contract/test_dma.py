@@ -67,8 +67,7 @@ def test_what_may_only_be_read_is_not_written(space: AddressSpace, dma: Dma) -> 
     assert bytes(target.buffer.view) == bytes(PAGE)
 
 
-@pytest.mark.require("linux", "iommu")
-@pytest.mark.only(iommu="intel")
+@pytest.mark.require("page_table")
 def test_the_iommus_own_page_table_shows_the_mapping_in_pages_of_its_size(
     space: AddressSpace, device: Device, mode: str
 ) -> None:

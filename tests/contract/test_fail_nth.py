@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.only(mode="iommufd", device=["edu", "vfio-mock"]),
     pytest.mark.only(mode=["type1v2", "iommufd-type1v2"], device=["edu", "vfio-mock"], iommu="intel"),
-    pytest.mark.require("linux"),
+    pytest.mark.require("linux", "fault_injection"),
 ]
 on_the_mock_iommu = pytest.mark.only(mode="iommufd", device="vfio-mock", iommu="intel")
 native = pytest.mark.only(mode="iommufd", device=["edu", "vfio-mock"])

@@ -17,6 +17,7 @@ from pathlib import Path
 import guest
 import pytest
 
+import pyvfio
 from pyvfio import host
 from pyvfio.errors import Unsupported
 from pyvfio.iova import IovaRange
@@ -75,13 +76,12 @@ def first_page_of(disk: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def opened_elsewhere(cdev: str | None, seconds: float) -> Iterator[int]:
-    """Another process has the node open for some seconds, or until the end."""
-    assert cdev is not None
-    code = f"import os, time; os.open({cdev!r}, os.O_RDWR); print('open', flush=True); time.sleep({seconds})"
-    with subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE) as other:
+def opened_elsewhere(address: str, seconds: float) -> Iterator[int]:
+    """Another process has the device open for some seconds, or until the end: by its own node, else by its group."""
+    code = f"import pyvfio, time; device = pyvfio.open({address!r}); print('open', flush=True); time.sleep({seconds})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
-        other.stdout.readline()
+        assert other.stdout.readline() == b"open\n"
         try:
             yield other.pid
         finally:
@@ -126,14 +126,17 @@ class TestEmulatedDevices:
         guest.load_mock()
         return next(one for one in host.devices() if one.address == f"{guest.MOCK}.0")
 
-    def test_they_are_found_with_nodes_and_are_not_in_no_iommu_mode(self, mock: host.HostDevice) -> None:
+    def test_they_are_found_and_are_not_in_no_iommu_mode(self, mock: host.HostDevice) -> None:
         assert (mock.bus, mock.vendor, mock.iommu) == ("platform", None, None)
         assert not mock.no_iommu
         assert mock.group_path == f"/dev/vfio/{mock.group}"
-        for node in (mock.group_path, mock.cdev):
-            assert node is not None
-            assert os.path.exists(node)
+        assert os.path.exists(mock.group_path)
         assert host.device(mock.address) == mock
+
+    @pytest.mark.require("cdev")
+    def test_they_have_a_node_of_their_own(self, mock: host.HostDevice) -> None:
+        assert mock.cdev == f"/dev/vfio/devices/{mock.vfio}"
+        assert os.path.exists(mock.cdev)
 
     def test_their_group_has_the_misleading_name_and_no_reserved_regions(self, mock: host.HostDevice) -> None:
         assert mock.group is not None
@@ -144,15 +147,15 @@ class TestEmulatedDevices:
 
 @once
 class TestBind:
-    def test_a_bound_device_has_its_nodes_and_loses_them(self, edu: host.HostDevice) -> None:
+    @pytest.mark.parametrize("field", ["group_path", pytest.param("cdev", marks=pytest.mark.require("cdev"))])
+    def test_a_bound_device_has_its_node_and_loses_it(self, edu: host.HostDevice, field: str) -> None:
         with host.bind(edu.address, "vfio-pci") as bound:
             assert bound.driver == "vfio-pci"
-            nodes = [node for node in (bound.group_path, bound.cdev) if node is not None]
-            assert len(nodes) == 2
-            assert all(os.path.exists(node) for node in nodes)
             assert not bound.no_iommu
+            node = getattr(bound, field)
+            assert os.path.exists(node)
         assert state(edu.address) == (None, None)
-        assert not any(os.path.exists(node) for node in nodes)
+        assert not os.path.exists(node)
 
     def test_the_native_driver_comes_back_and_works(self, nvme: host.HostDevice) -> None:
         with host.bind(nvme.address, "vfio-pci"):
@@ -246,26 +249,26 @@ class TestOpenDevices:
         begun = time.monotonic()
         with (
             pytest.raises(OSError, match="still open in this process") as caught,
-            host.bind(edu.address, "vfio-pci") as bound,
+            host.bind(edu.address, "vfio-pci"),
         ):
-            descriptor = os.open(str(bound.cdev), os.O_RDWR)
+            device = pyvfio.open(edu.address)
         assert time.monotonic() - begun < 10
         assert caught.value.errno == errno.EBUSY
         assert host.device(edu.address).driver == "vfio-pci"
-        os.close(descriptor)
+        device.close()
         assert host.restore() == [edu.address]
         assert state(edu.address) == (None, None)
 
     def test_another_process_gets_time_to_close(self, nvme: host.HostDevice, stack: contextlib.ExitStack) -> None:
-        with host.bind(nvme.address, "vfio-pci") as bound:
-            other = stack.enter_context(opened_elsewhere(bound.cdev, 3))
+        with host.bind(nvme.address, "vfio-pci"):
+            other = stack.enter_context(opened_elsewhere(nvme.address, 3))
             assert [one.pid for one in host.holders_of(nvme.address)] == [other]
         assert host.device(nvme.address).driver == "nvme"
 
     def test_a_process_that_does_not_close_is_named_and_restore_does_the_rest(self, nvme: host.HostDevice) -> None:
         context = host.bind(nvme.address, "vfio-pci", timeout=1)
-        bound = context.__enter__()
-        with opened_elsewhere(bound.cdev, 600) as pid:
+        context.__enter__()
+        with opened_elsewhere(nvme.address, 600) as pid:
             with pytest.raises(TimeoutError, match=f"process {pid}"):
                 context.__exit__(None, None, None)
             # The unbinding waits in the kernel: nothing may be asked of the device meanwhile.
@@ -275,7 +278,7 @@ class TestOpenDevices:
         assert host.restore() == [nvme.address]
 
     def test_a_device_that_another_program_uses_is_not_taken_from_it(self, edu: host.HostDevice) -> None:
-        with host.bind(edu.address, "vfio-pci") as bound, opened_elsewhere(bound.cdev, 600) as pid:
+        with host.bind(edu.address, "vfio-pci"), opened_elsewhere(edu.address, 600) as pid:
             (holder,) = host.holders_of(edu.address)
             assert holder.pid == pid
 
@@ -408,11 +411,12 @@ class TestVirtualFunctions:
                 with pytest.raises(OSError, match="in no IOMMU group"):
                     host.bind(functions[1].address, "vfio-pci").__enter__()
                 return
-            with host.bind(functions[1].address, "vfio-pci") as bound:
-                descriptor = os.open(str(bound.cdev), os.O_RDWR)
-                with pytest.raises(OSError, match="still open in this process"):
-                    host.remove_vfs(physical.address)
-                os.close(descriptor)
+            with (
+                host.bind(functions[1].address, "vfio-pci"),
+                pyvfio.open(functions[1].address),
+                pytest.raises(OSError, match="still open in this process"),
+            ):
+                host.remove_vfs(physical.address)
             with pytest.raises(OSError, match="has 2 virtual functions"):
                 host.create_vfs(physical.address, 1)
         finally:

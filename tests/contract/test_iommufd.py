@@ -203,6 +203,7 @@ def test_pasids_that_are_not_there_are_refused(device: Device, space: Ioas) -> N
     assert device.address_space is space
 
 
+@pytest.mark.only(mode="iommufd", kernel=["newest", "mock"])  # Linux 6.14 brought it
 def test_only_files_can_be_handed_to_another_process(space: Ioas) -> None:
     space.iommufd.change_process()
     space.map(DmaBuffer(PAGE), 0x10_0000)
@@ -211,6 +212,23 @@ def test_only_files_can_be_handed_to_another_process(space: Ioas) -> None:
     assert caught.value.errno == errno.EINVAL
 
 
+@pytest.mark.only(mode="iommufd", kernel="6.12")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda ioas: ioas.map_file(0, 0, PAGE),
+        lambda ioas: ioas.iommufd.change_process(),
+        lambda ioas: ioas.physical_address(0),
+    ],
+    ids=["map-file", "change-process", "physical-address"],
+)
+def test_a_request_that_is_newer_than_the_kernel_says_so(space: Ioas, call: Callable[[Ioas], object]) -> None:
+    with pytest.raises(OSError, match="this kernel does not know the request") as caught:
+        call(space)
+    assert caught.value.errno == errno.ENOTTY
+
+
+@pytest.mark.only(mode="iommufd", kernel=["newest", "mock"])  # Linux 7.3 brought it
 def test_physical_addresses_are_for_devices_without_an_iommu(space: Ioas) -> None:
     mapping = space.alloc(PAGE, 0x10_0000)
     with refused(errno.EOPNOTSUPP):

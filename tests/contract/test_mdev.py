@@ -13,7 +13,7 @@ import pyvfio
 from pyvfio import host
 
 pytestmark = [
-    pytest.mark.require("linux"),
+    pytest.mark.require("linux", "mtty"),
     pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="vfio-mock"),
 ]
 

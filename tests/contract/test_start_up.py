@@ -11,6 +11,8 @@ import soak
 import pyvfio
 
 if TYPE_CHECKING:
+    from matrix import Cell
+
     from pyvfio import Device
     from pyvfio.space import AddressSpace
 
@@ -29,6 +31,30 @@ def test_nothing_can_be_mapped_before_a_device_is_attached(bare_space: AddressSp
         bare_space.map(pyvfio.DmaBuffer(4096), 0)
     # iommufd, standing in for a container, has no address space yet.
     assert caught.value.errno == (errno.ENODEV if mode.startswith("iommufd") else errno.EINVAL)
+
+
+@pytest.mark.only(kernel="6.1")
+@pytest.mark.parametrize("missing", ["iommufd", "iommufd-type1v2", "iommufd-type1"])
+def test_a_mode_that_the_kernel_lacks_is_named_with_what_is_missing(address: str, missing: str, kernel: Any) -> None:
+    with pytest.raises(pyvfio.Unsupported, match=f"mode {missing}: this kernel has no iommufd"):
+        pyvfio.open(address, mode=missing, kernel=kernel)
+
+
+@pytest.mark.only(kernel="6.1")
+def test_without_iommufd_its_file_is_not_opened_and_that_says_why(kernel: Any) -> None:
+    with pytest.raises(FileNotFoundError, match=r"open /dev/iommu.*this kernel has no iommufd"):
+        pyvfio.Iommufd(kernel=kernel)
+
+
+@pytest.mark.only(kernel="6.1")
+def test_without_iommufd_a_device_is_in_no_iommufd(device: Device) -> None:
+    with pytest.raises(pyvfio.Unsupported, match="opened by group"):
+        _ = device.bound
+
+
+def test_without_a_mode_the_best_that_there_is_is_taken(address: str, cell: Cell, kernel: Any) -> None:
+    with pyvfio.open(address, kernel=kernel) as device:
+        assert device.address_space.mode == ("type1v2" if cell.kernel == "6.1" else "iommufd")
 
 
 def test_a_group_that_is_open_is_not_opened_again(device: Device, address: str, mode: str, kernel: Any) -> None:

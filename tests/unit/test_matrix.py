@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,7 @@ sys.path.append(str(ROOT / "tests" / "contract"))
 
 from matrix import Cell, Matrix, Needs  # noqa: E402
 
-DATA = {
+DATA: dict[str, Any] = {
     "kernels": {
         "newest": [
             {"iommus": ["amd", "intel"], "modes": ["type1"], "devices": ["edu", "nvme"]},
@@ -65,6 +68,30 @@ def test_an_ability_that_is_not_listed_is_an_error() -> None:
 def test_what_is_no_cell_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="IOMMU/MODE/DEVICE/KERNEL"):
         Cell.parse(text)
+
+
+def script() -> Any:
+    loader = SourceFileLoader("scripts_matrix", str(ROOT / "scripts" / "matrix"))
+    module = module_from_spec(spec_from_loader(loader.name, loader))  # type: ignore[arg-type]
+    loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("choice", [[], ["--newest"]])
+def test_the_machines_are_those_of_the_newest_kernel_and_then_of_older_ones(choice: list[str]) -> None:
+    command = [sys.executable, ROOT / "scripts" / "matrix", "--machines", *choice]
+    machines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    newest = [f"{iommu} newest" for iommu in Matrix().iommus("newest")]
+    assert machines[: len(newest)] == newest
+    assert ("intel 6.1" in machines) == ("intel 6.12" in machines) == (not choice)
+
+
+def test_the_newest_kernel_is_the_newest_that_ran_and_none_that_has_a_name() -> None:
+    matrix = Matrix(DATA | {"kernels": DATA["kernels"] | {"9.1": [{"iommus": ["amd"], "modes": ["type1"], "devices": ["edu"]}]}})
+    ran = {Cell("amd", "type1", "edu", kernel): {} for kernel in ("9.1", "7.3", "7.10")}
+    kernels = [cell.kernel for cell in script().expected_cells(matrix, ["newest", "9.1"], ran)]
+    assert kernels == ["7.10"] * (len(kernels) - 1) + ["9.1"]
+    assert {cell.kernel for cell in script().expected_cells(matrix, ["newest"], ran)} == {"7.10"}
 
 
 def test_vanished_tests_missing_cells_and_stale_reasons_are_problems(tmp_path: Path) -> None:
