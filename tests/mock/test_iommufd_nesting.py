@@ -101,6 +101,7 @@ def test_dirty_bits_come_back_and_are_cleared(profile: str) -> None:
         assert table.read_dirty(again.range).count() == 0
         table.set_dirty_tracking(False)
         dma.write(again.iova, b"after")
+        table.set_dirty_tracking(True)
         assert table.read_dirty(again.range).count() == 0
         with pytest.raises(OSError) as caught:
             ioas.hwpt(device).set_dirty_tracking(True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from heapq import heappop, heappush
+from mmap import mmap
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pyvfio._abi import lib
@@ -12,6 +13,7 @@ from pyvfio.mock.errno import Errno
 from pyvfio.mock.group import GroupContainer
 from pyvfio.mock.iommufd.command import REQUESTS, Command, command
 from pyvfio.mock.iommufd.drivers import DRIVERS
+from pyvfio.mock.iommufd.shared import Shared
 
 if TYPE_CHECKING:
     from pyvfio.mock.file import File
@@ -30,6 +32,7 @@ class Context(GroupContainer):
 
     :ivar objects: id -> object; None for the id of a virtual device whose device is gone, which is not given again
     :ivar driver: that of the host's IOMMU; devices of the selftest have another
+    :ivar shared: what of it can be mapped
     :ivar groups: number of an IOMMU group -> what its devices are attached to
     :ivar vfio_ioas: the one that VFIO's old requests mean
     :ivar account_by_process: IOMMU_OPTION_RLIMIT_MODE
@@ -40,6 +43,7 @@ class Context(GroupContainer):
         self.objects: dict[int, Object | None] = {}
         self._free: list[int] = []
         self.driver = DRIVERS[kernel.profile.iommu](kernel.profile)
+        self.shared = Shared(kernel.profile.page_size)
         self.groups: dict[int, BoundGroup] = {}
         self.vfio_ioas: Ioas | None = None
         self.account_by_process = False
@@ -53,6 +57,15 @@ class Context(GroupContainer):
             return super().ioctl(number, argument)
         caller.read(argument, 4)
         raise Errno(errno.ENOTTY)
+
+    def descriptor(self) -> int:
+        return self.shared.descriptor()
+
+    def check_mmap(self, size: int, offset: int, prot: int) -> None:
+        self.shared.find(offset, size)
+
+    def mapped(self, memory: mmap, offset: int) -> None:
+        self.shared.find(offset, len(memory)).keep(memory)
 
     def compat_ioas(self) -> Ioas:
         """:raises Errno: ENODEV, there is none"""
@@ -84,7 +97,7 @@ class Context(GroupContainer):
 
         :raises Errno: EBUSY, something else uses it
         """
-        if object_.users != 1:
+        if object_.busy:
             raise Errno(errno.EBUSY)
         if tombstone:
             self.objects[object_.id] = None
@@ -122,6 +135,7 @@ class Context(GroupContainer):
                     del self.objects[number]
                 if object_ is not None and object_.users == 1:
                     object_.destroyed()
+        self.shared.close()
 
 
 @command(lib.IOMMU_DESTROY, "struct iommu_destroy", "id")

@@ -23,13 +23,14 @@ class Domain(Space):
     :ivar tracking: it keeps them now
     """
 
-    def __init__(self, driver: Driver, table: IoPageTable, *, tracks: bool) -> None:
+    def __init__(self, driver: Driver, table: IoPageTable, processor_page: int, *, tracks: bool) -> None:
         self.table = table
         self._driver = driver
         self.page_sizes = driver.page_sizes
         self.aperture = driver.aperture
         self.tracks = tracks
         self._page_size = driver.page_sizes & -driver.page_sizes
+        self._processor_page = processor_page
         self.tracking = False
         # The dirty pages of each mapping, by number.
         self._dirty: dict[Area, set[int]] = {}
@@ -59,6 +60,10 @@ class Domain(Space):
             self._mark(area, iova, iova)
 
     def _mark(self, area: Area, start: int, last: int) -> None:
+        # What fills a page of the processor's is one entry of the page table.
+        page = self._processor_page
+        if (area.iova - area.at) % page == 0:
+            start, last = max(start & -page, area.iova), min(last | page - 1, area.last)
         pages = range(start // self._page_size, last // self._page_size + 1)
         self._dirty.setdefault(area, set()).update(pages)
 

@@ -82,7 +82,7 @@ class Driver:
         """:raises Errno: EOPNOTSUPP, it has no virtual IOMMU of that type"""
         raise Errno(errno.EOPNOTSUPP)
 
-    def init_viommu(self, data: UserData) -> None:
+    def init_viommu(self, viommu: Viommu, data: UserData) -> None:
         """What the driver says to the data of a new virtual IOMMU."""
 
     def invalidate_nested(self, hwpt: NestedHwpt, array: UserArray) -> tuple[int, int]:

@@ -74,7 +74,7 @@ class PagingHwpt(Hwpt):
         self.paging = self
         self.automatic = automatic
         self.nest_parent = bool(flags & _NEST)
-        self.domain = Domain(device.driver, ioas.table, tracks=bool(flags & lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING))
+        self.domain = Domain(device.driver, ioas.table, ioas.ctx.kernel.profile.page_size, tracks=bool(flags & lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING))
         try:
             if automatic:
                 device.attach_to(self, pasid)

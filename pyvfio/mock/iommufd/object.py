@@ -21,6 +21,10 @@ class Object:
         self.users = 1
         self.id = ctx.add(self)
 
+    @property
+    def busy(self) -> bool:
+        return self.users != 1
+
     def destroyed(self) -> None:
         """Its last user is gone."""
 

@@ -65,11 +65,12 @@ class Selftest(Driver):
         if type_ != _VIOMMU:
             raise Errno(errno.EOPNOTSUPP)
 
-    def init_viommu(self, data: UserData) -> None:
+    def init_viommu(self, viommu: Viommu, data: UserData) -> None:
         if data.size:
             (value,) = struct.unpack_from("=I", data.read(_VIOMMU, 8, 24))
-            # What could be mapped of it: nothing here, and it says so.
-            data.write(struct.pack("=2I2Q", value, value, 0, 0))
+            content = struct.pack("=I", value).ljust(2 * viommu.ctx.kernel.profile.page_size, b"\0")
+            viommu.part = part = viommu.ctx.shared.add(content)
+            data.write(struct.pack("=2I2Q", value, value, part.offset, part.size))
 
     def invalidate_nested(self, hwpt: NestedHwpt, array: UserArray) -> tuple[int, int]:
         if array.type != _INVALIDATE:

@@ -11,6 +11,7 @@ from pyvfio.mock.iommufd.bound import BoundDevice
 from pyvfio.mock.iommufd.command import Command, command
 from pyvfio.mock.iommufd.hwpt import PagingHwpt
 from pyvfio.mock.iommufd.object import Object
+from pyvfio.mock.iommufd.shared import Part
 from pyvfio.mock.iommufd.user_data import UserData
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Viommu(Object):
 
     :ivar driver: that of the IOMMU
     :ivar parent: the page table that those of its guest are made on
+    :ivar part: of it, what can be mapped
     :ivar vdevices: the guest's id of a device -> the device
     :ivar event_queues: by type
     :ivar hw_queues: by index
@@ -36,11 +38,18 @@ class Viommu(Object):
         self.driver = driver
         self.parent = parent
         parent.users += 1
+        self.part: Part | None = None
         self.vdevices: dict[int, Vdevice] = {}
         self.event_queues: dict[int, EventQueue] = {}
         self.hw_queues: dict[int, HwQueue] = {}
 
+    @property
+    def busy(self) -> bool:
+        return super().busy or (self.part is not None and self.part.mapped)
+
     def destroyed(self) -> None:
+        if self.part is not None:
+            self.ctx.shared.remove(self.part)
         self.parent.drop()
 
 
@@ -56,7 +65,7 @@ def _alloc(ctx: Context, cmd: Command) -> None:
         raise Errno(errno.EINVAL)
     viommu = Viommu(parent, driver)
     try:
-        driver.init_viommu(UserData(c.type, c.data_uptr, c.data_len))
+        driver.init_viommu(viommu, UserData(c.type, c.data_uptr, c.data_len))
         c.out_viommu_id = viommu.id
         cmd.respond()
     except Errno:
