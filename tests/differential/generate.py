@@ -7,10 +7,11 @@ from typing import Any
 
 import devices as devices_
 import iommufd
+import selftest
 import type1
 from steps import Episode
 
-SUBJECTS: dict[str, Any] = {"type1": type1, "iommufd": iommufd, "devices": devices_}
+SUBJECTS: dict[str, Any] = {"type1": type1, "iommufd": iommufd, "devices": devices_, "selftest": selftest}
 
 
 def episodes(seed: int, steps: int, subjects: list[str] | None = None) -> list[Episode]:
