@@ -110,9 +110,10 @@ class Places:
     def _search(self, fit: _Fit, start: int, last: int) -> int | None:
         """The first place between `start` and `last`."""
         for first, end in self._allowed:
-            if fit(first, end) is None:
+            begin = fit(first, end)
+            if begin is None:
                 continue
-            for hole in holes(self._reserved, max(first, start), min(end, last)):
+            for hole in holes(self._reserved, max(begin, start), min(end, last)):
                 for gap in self._gaps(*hole):
                     found = fit(*gap)
                     if found is not None:
