@@ -65,6 +65,8 @@ class Config:
         self.data = bytearray(self.size)
         self._writable = bytearray(self.size)
         self._function = function
+        #: offset of MSI's control register; 0 without MSI
+        self.msi_control = 0
         self._acts: list[tuple[int, int, Callable[[], None]]] = []
         self._header(base)
         self._capabilities()
@@ -105,7 +107,7 @@ class Config:
         if function.msi:
             control = function.msi.bit_length() - 1 << 1 | 1 << 7
             body = _le(2, control) + bytes(10)
-            found.append((_MSI, body, _le(2, 0x0071) + _le(4, 0xFFFFFFFC) + _le(4, 0xFFFFFFFF) + _le(2, 0xFFFF)))
+            found.append((_MSI, body, b"\xff\0" + b"\xff" * 10))
         if function.express:
             body = _le(2, 0x0002) + _le(4, 0x8000 | function.resets << 28) + _le(4, 0) + bytes(48)
             found.append((_EXPRESS, body, bytes(6) + _le(2, 0x7000) + bytes(50)))
@@ -118,6 +120,8 @@ class Config:
             self.data[at] = id_
             self.data[at + 2 : at + 2 + len(body)] = body
             self._writable[at + 2 : at + 2 + len(body)] = writable
+            if id_ == _MSI:
+                self.msi_control = at + 2
             link, at = at + 1, at + 2 + len(body) + 3 & ~3
         if found:
             self.data[STATUS] |= _HAS_CAPABILITIES

@@ -71,9 +71,6 @@ class Irqs:
     :ivar signalled: eventfds signalled so far
     """
 
-    #: INTx is masked in the command register
-    virtually_masked = False
-
     def __init__(self, kernel: Kernel, counts: Sequence[int]) -> None:
         self.kernel = kernel
         self.counts = tuple(counts)
@@ -139,8 +136,10 @@ class Irqs:
                 raise Errno(errno.ENOTTY)
             self._unmask_by(what.data[0])
         elif what.type == NONE or what.data[0]:
-            self.masked = what.action == MASK
-            self.update_intx()
+            if what.action == MASK:
+                self.masked = True
+            else:
+                self.unmask()
 
     def _unmask_by(self, fd: int) -> None:
         if fd < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyvfio._abi import ffi, lib
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from pyvfio.mock.kernel import Kernel
     from pyvfio.mock.tree import Text
 
+#: no request of a device on PCI crosses a boundary of this
+_PAGE = 4096
+_MSI_ENABLE, _MSI_SIZE = 0x01, 0x70
 _LOW_POWER = (
     lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
     lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
@@ -65,6 +69,8 @@ class PciDevice(PciRegions):
         self.ids = self.function.ids
         self.config = Config(self.function, 0xE0000000)
         self.config.on_write(COMMAND, 2, self._command_written)
+        if self.config.msi_control:
+            self.config.on_write(self.config.msi_control, 1, self._msi_written)
         counts = (int(self.function.intx), self.function.msi, self.function.msix, int(self.function.express), 1)
         self.irqs = PciIrqs(kernel, counts)
         self._ioeventfds = Ioeventfds(self)
@@ -105,9 +111,12 @@ class PciDevice(PciRegions):
         return bool(self.config.command & CAP_MASTER)
 
     def dma_read(self, iova: int, size: int) -> bytes:
-        """What is in memory there; zeros where the IOMMU lets nothing through, or without bus master."""
+        """What is in memory there; zeros in pages where the IOMMU lets nothing through, or without bus master."""
         if not self.bus_master:
             return bytes(size)
+        return b"".join(self._page_read(at, count) for at, count in _by_pages(iova, size))
+
+    def _page_read(self, iova: int, size: int) -> bytes:
         try:
             return super().dma_read(iova, size)
         except Errno as error:
@@ -115,9 +124,13 @@ class PciDevice(PciRegions):
             return bytes(size)
 
     def dma_write(self, iova: int, data: bytes) -> None:
-        """Write to memory; nothing is written where the IOMMU lets nothing through, or without bus master."""
+        """Write to memory; pages stay as they are where the IOMMU lets nothing through, and all without bus master."""
         if not self.bus_master:
             return
+        for at, count in _by_pages(iova, len(data)):
+            self._page_write(at, data[at - iova : at - iova + count])
+
+    def _page_write(self, iova: int, data: bytes) -> None:
         try:
             super().dma_write(iova, data)
         except Errno as error:
@@ -155,15 +168,22 @@ class PciDevice(PciRegions):
         # vfio-pci enables the device; the bus master stays off.
         self.config.command = CAP_MEMORY if self.function.bars else 0
 
+    def _msi_written(self) -> None:
+        """MSI is switched by the ioctl alone, and has as many vectors as that allows; other bits are the program's own."""
+        control = self.config.data[self.config.msi_control]
+        if not self.irqs.enabled[MSI]:
+            control &= ~_MSI_ENABLE
+        most = max(self.irqs.enabled[MSI] * 2 - 1, 1).bit_length() - 1
+        if control >> 4 & 7 > most:
+            control = control & ~_MSI_SIZE | most << 4
+        self.config.data[self.config.msi_control] = control
+
     def _command_written(self) -> None:
         if not self.config.command & CAP_MEMORY:
             self.era += 1
         masked = bool(self.config.command & CAP_INTX_DISABLE)
         if masked != self.irqs.virtually_masked:
-            self.irqs.virtually_masked = masked
-            if self.irqs.enabled[INTX]:
-                self.irqs.masked = masked
-                self.irqs.update_intx()
+            self.irqs.mask_virtually(masked)
 
     @property
     def decodes_memory(self) -> bool:
@@ -226,3 +246,11 @@ class PciDevice(PciRegions):
             **(self.virtual.attributes() if self.virtual is not None else {}),
         }
 
+
+def _by_pages(iova: int, size: int) -> Iterator[tuple[int, int]]:
+    """IOVA and size of the parts of a transfer: no request of a device crosses a page."""
+    end = iova + size
+    while iova < end:
+        count = min(end - iova, _PAGE - iova % _PAGE)
+        yield iova, count
+        iova += count

@@ -13,6 +13,21 @@ class PciIrqs(Irqs):
     """INTx, MSI and MSI-X exclude each other; MSI cannot grow while it is on, MSI-X can. A failure leaves
     none of the vectors up to the one that failed."""
 
+    #: INTx is off in the command register
+    virtually_masked = False
+
+    def mask_virtually(self, on: bool) -> None:
+        """The command register's bit has changed."""
+        self.virtually_masked = on
+        if self.enabled[INTX]:
+            self.masked = on or self.masked
+            if not on:
+                self.unmask()
+
+    def unmask(self) -> None:
+        if not self.virtually_masked:
+            super().unmask()
+
     def set_trigger(self, what: IrqSet) -> None:
         index, on = what.index, self.enabled[what.index] > 0
         if on and not what.count and what.type == NONE:
@@ -26,6 +41,8 @@ class PciIrqs(Irqs):
             if not on:
                 raise Errno(errno.EINVAL)
             for vector in range(what.start, what.start + what.count):
+                if index == INTX and self.virtually_masked:
+                    return
                 if what.type == NONE or (what.type == BOOL and what.data[vector - what.start]):
                     self.fire(index, vector)
         elif index == INTX:
@@ -36,7 +53,9 @@ class PciIrqs(Irqs):
     def _set_intx(self, fd: int) -> None:
         # It can be on without an eventfd.
         self.replace(INTX, 0, Eventfd(fd) if fd >= 0 else None)
-        self.enabled[INTX] = 1
+        if not self.enabled[INTX]:
+            self.enabled[INTX] = 1
+            self.masked = self.virtually_masked
         self.update_intx()
 
     def _set_vectors(self, what: IrqSet, on: bool) -> None:

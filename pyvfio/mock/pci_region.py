@@ -82,9 +82,13 @@ class PciRegions(Device):
     def _located(self, position: int, size: int) -> tuple[int, int, int]:
         """Region, offset, and how much of it a transfer moves.
 
-        :raises Errno: EINVAL, nothing is there; EIO, the device does not decode memory
+        :raises Errno: EINVAL, nothing is there; EFAULT, not all of it is in configuration space; EIO, the device does not decode memory
         """
         index, offset = position >> OFFSET_SHIFT, position & OFFSET_MASK
+        if index == CONFIG:
+            if offset + size > self.config.size:
+                raise Errno(errno.EFAULT)
+            return index, offset, size
         if index >= self.num_regions or offset >= self.region(index).size:
             raise Errno(errno.EINVAL)
         if index in _BARS and not self.decodes_memory:

@@ -59,6 +59,26 @@ def test_what_the_iommu_refuses_is_a_fault_that_is_counted(kernel: mock.Kernel, 
     assert isinstance(kernel.faults[0], DmaFault)
 
 
+def test_a_transfer_into_a_hole_gets_as_far_as_there_is_memory(kernel: mock.Kernel, device: Device) -> None:
+    mapping = device.address_space.map(pyvfio.DmaBuffer(PAGE), 0x100000)
+    mapping.buffer.view[:] = b"m" * PAGE
+    edu = Edu(device)
+    edu.read(mapping.iova, 64)
+    mapping.buffer.view[:] = bytes(PAGE)
+    edu.write(mapping.range.last + 1 - 32, 64)
+    assert bytes(mapping.buffer.view[-33:]) == b"\0" + b"m" * 32
+    assert [(fault.iova, fault.write) for fault in kernel.faults] == [(mapping.range.last + 1, True)]
+
+
+def test_configuration_space_is_read_whole_or_not_at_all(kernel: mock.Kernel, device: Device) -> None:
+    base = 7 << 40
+    assert len(kernel.pread(device.fileno(), 4, base + 252)) == 4
+    for offset in (254, 256):
+        with pytest.raises(OSError, match="Bad address") as refused:
+            kernel.pread(device.fileno(), 4, base + offset)
+        assert refused.value.errno == errno.EFAULT
+
+
 def test_without_bus_master_it_does_no_dma_and_sends_no_msi(kernel: mock.Kernel, device: Device) -> None:
     mapping = device.address_space.map(pyvfio.DmaBuffer(PAGE), 0x100000)
     mapping.buffer.view[:4] = b"test"
