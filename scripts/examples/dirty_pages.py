@@ -1,6 +1,7 @@
 """Which pages did a device write? By its own log, and by looking at the memory: edu copies by real DMA, vfio-mock logs its own.
 
-Runs as root where both devices are: `scripts/vm --iommu amd -- .venv/bin/python scripts/examples/dirty_pages.py`.
+On the kernel in this process: `PYVFIO_KERNEL=mock:amd .venv/bin/python scripts/examples/dirty_pages.py`. On a real one, as root where
+both devices are: `scripts/vm --iommu amd -- .venv/bin/python scripts/examples/dirty_pages.py`.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ def main() -> None:
     edu_copies(edu.address)
     if module := os.environ.get("PYVFIO_MOCK_MODULE"):
         subprocess.run(["insmod", module], check=True)
+    if any(device.address == "vfio-mock.0" for device in pyvfio.host.devices()):
         mock_logs("vfio-mock.0")
-    print(f"{time.monotonic() - started:.1f} s in the machine")
+    print(f"{time.monotonic() - started:.1f} s")
 
 
 if __name__ == "__main__":
