@@ -12,6 +12,8 @@ from type1 import BITMAPS_AT, MOCKS, Type1Maker
 from pyvfio._abi import ffi
 
 EDU = "0000:00:03.0"
+#: below a root port, so that its bus can be reset
+FAR_EDU = "0000:01:00.0"
 LOG = BITMAPS_AT
 REGISTERS, MEMORY, SPARSE, TYPED, EMPTY, ROM = range(6)
 #: registers of vfio-mock: offset, width, and whether writing them does little more than that
@@ -79,6 +81,34 @@ class DeviceMaker(Type1Maker):
         value = self.one_of(0, 1, 2, 3, 12, 20, 42, 64, PAGE, 8192, 1 << 20, self.random.getrandbits(64)) & (1 << 8 * width) - 1
         self.step("pwrite", slot="d0", offset=place, data=value.to_bytes(width, "little").hex())
         self.step("pread", slot="d0", offset=place, size=width)
+
+    def engine(self) -> None:
+        """A job of vfio-mock's engine, possible or not, in the caller's time."""
+        size = 1 << 20
+        for place, values in (
+            (0x100, (0, PAGE, 2**64 - 1, 2**64 - PAGE)), (0x108, (0, 1, 100, size, size + 1, 2**64 - 1)), (0x110, (0, 8, PAGE)),
+            (0x118, (0, 8, size - 8, size, size + 1, 2**64 - 1)), (0x128, (0, 1, 5, size // 8, 2**64 - 1)), (0x130, (0, 1, 7, 8, 100, 4096, 2**64 - 1)),
+        ):  # fmt: skip
+            if self.chance(70):
+                self.step("pwrite", slot="d0", offset=place, data=self.random.choice(values).to_bytes(8, "little").hex())
+        command = self.one_of(0, 1, 2, 3, 4, 5, 6, 7, 8, 0xFF) | self.one_of(0, 0, 0, 0x400, 0x800, 0x1000, 0x2000, 0x4000, 0x200, 0x8000)
+        if command & 0xFF == 6 or command & 0xFF == 7:
+            # Not a million of them.
+            self.step("pwrite", slot="d0", offset=0x130, data=self.one_of(8192, 100000, 0).to_bytes(8, "little").hex())
+            self.step("pwrite", slot="d0", offset=0x128, data=self.one_of(0, 3, 50).to_bytes(8, "little").hex())
+            self.step("pwrite", slot="d0", offset=0x108, data=self.one_of(0, 100, 1 << 20).to_bytes(8, "little").hex())
+        self.step("pwrite", slot="d0", offset=0x148, data=command.to_bytes(4, "little").hex())
+        for place, width in ((0x14C, 4), (0x150, 4), (0x158, 8), (0x160, 8), (0x168, 8), (0x170, 8)):
+            self.step("pread", slot="d0", offset=place, size=width)
+
+    def ioeventfd(self) -> None:
+        """An eventfd of edu's; there are no KVM and no signals, so only what is asked is seen."""
+        flags = self.one_of(1, 2, 4, 8, 4, 4, 0, 12, 16, 1 << 31)
+        place = self.one_of(0x04, 0x80, 0x88, 0x60, 1 << 20, (7 << 40) + 4, (6 << 40), (1 << 20) - 4, 0x81)
+        event = self.event()
+        body = struct.pack("<IIQQiI", self.argsz(32, 28, 24), flags, place, self.one_of(0, 1, 2**64 - 1), -1, 0)
+        put = [[24, 4, ["fd", event if self.chance(90) else "closed"]]] if self.chance(80) else []
+        self.ioctl("d0", "VFIO_DEVICE_IOEVENTFD", None, extra=body + bytes(8), put=put)
 
     def failing(self) -> None:
         """Let a call of vfio-mock's fail."""
@@ -270,11 +300,11 @@ def logging(make: DeviceMaker) -> None:
 
 
 def informed(make: DeviceMaker) -> None:
-    make.start(make.one_of(*MOCKS, EDU))
+    make.start(make.one_of(*MOCKS, EDU, FAR_EDU))
     if make.mock:
-        make.run(50, device_info=2, region_info=5, irq_info=3, reset=1, hot_reset=1, region=8, register=6, setting=5, probe=4, plain_feature=4, failing=2)
+        make.run(50, engine=4, device_info=2, region_info=5, irq_info=3, reset=1, hot_reset=1, region=8, register=6, setting=5, probe=4, plain_feature=4, failing=2)
     else:
-        make.run(40, device_info=2, region_info=5, irq_info=3, reset=1, hot_reset=1, probe=4, plain_feature=3, config=8, edu_register=4)
+        make.run(40, device_info=2, region_info=5, irq_info=3, reset=1, hot_reset=3, probe=4, plain_feature=3, config=8, edu_register=4, ioeventfd=4)
 
 
 def interrupts(make: DeviceMaker) -> None:

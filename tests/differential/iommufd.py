@@ -248,7 +248,7 @@ class IommufdMaker(Type1Maker):
         if name not in self.names["dev"]:
             self.names["dev"].append(name)
         struct = "struct vfio_device_bind_iommufd"
-        flags = 0 if self.chance(94) else self.one_of(1, 2, 1 << 31)
+        flags = 0 if self.chance(88) else self.one_of(1, 1, 1, 2, 1 << 31)
         fd = self.one_of("f", "f", "f", "f", "f", "f", "f", "c", "d0", "closed")
         put = [[offset(struct, "iommufd"), 4, ["fd", fd]]]
         if flags & 1:
@@ -260,7 +260,7 @@ class IommufdMaker(Type1Maker):
 
     def attach(self) -> None:
         struct = "struct vfio_device_attach_iommufd_pt"
-        flags = 0 if self.chance(90) else self.one_of(1, 2)
+        flags = 0 if self.chance(80) else self.one_of(1, 1, 1, 2)
         values = {"argsz": self.argsz(16, 12, 8), "flags": flags, "pasid": self.one_of(0, 1, 1 << 20)}
         put = [[offset(struct, "pt_id"), 4, self.id("ioas", "ioas", "hwpt", "auto")]]
         # The id of the page table that it then has comes back where the IOAS's was.
@@ -277,6 +277,13 @@ class IommufdMaker(Type1Maker):
         if self.chance(60):
             self.step("close", slot=f"d{index}")
         self.step("open", **{"as": self.one_of(f"d{index}", "d9"), "what": f"cdev:{self.devices[index]}"})
+
+    def group_open(self) -> None:
+        """The group of a device, which excludes its own file, or is excluded by it."""
+        if self.chance(60):
+            self.step("open", **{"as": "g5", "what": f"group:{self.devices[self._index()]}"})
+        else:
+            self.step("close", slot="g5")
 
     def before_bind(self) -> None:
         """What a cdev that is not bound, or is, says to other requests."""
@@ -332,7 +339,7 @@ def with_devices(make: IommufdMaker, devices: tuple[str, ...], first: int | None
 WITH_DEVICES = {
     "alloc": 1, "destroy": 2, "ioas_map": 12, "ioas_map_file": 1, "ioas_unmap": 7, "ioas_copy": 3, "ranges": 3, "allow": 1, "option": 1,
     "hwpt": 3, "hw_info": 2, "track": 1, "dirty_bitmap": 1, "invalidate": 1, "fault_queue": 1, "fault_io": 1, "viommu": 1,
-    "bind": 2, "attach": 4, "detach": 3, "reopen_cdev": 1, "before_bind": 1,
+    "bind": 2, "attach": 4, "detach": 3, "reopen_cdev": 1, "before_bind": 1, "group_open": 1,
 }  # fmt: skip
 
 

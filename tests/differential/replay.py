@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from steps import HOLE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
+from steps import HOLE, PAGE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
 
 from pyvfio import requests
 from pyvfio._abi import ffi, lib
@@ -49,6 +49,13 @@ class Arena:
         self.reset()
         _libc.mprotect(self.address + WRITABLE, READ_ONLY, mmap.PROT_READ)
         _libc.munmap(self.address + WRITABLE + READ_ONLY, HOLE)
+
+        # A page of the caller's that cannot be written, but through another mapping.
+        fd = os.memfd_create("read-only", os.MFD_CLOEXEC)
+        os.truncate(fd, PAGE)
+        self.scratch = mmap.mmap(fd, PAGE)
+        self.read_only = _libc.mmap(None, PAGE, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        os.close(fd)
 
     def reset(self) -> None:
         self.memory[0:WRITABLE] = _PATTERN
@@ -149,17 +156,12 @@ class Replayer:
         data = bytearray.fromhex(step["arg"])
         for offset, size, ref in step.get("put", ()):
             data[offset : offset + size] = (self._refer(ref) & (1 << 8 * size) - 1).to_bytes(size, "little")
-        at = step.get("at")
-        if at is None:
-            argument = ffi.from_buffer(data)
+        if step.get("readonly"):
+            self._arena.scratch[: len(data)] = bytes(data)
+            argument = ffi.cast("void *", self._arena.read_only)
         else:
-            argument = ffi.cast("void *", self._arena.address + at)
-            # What lies in the hole cannot be written.
-            room = max(0, min(len(data), (WRITABLE if at < WRITABLE else 0) - at))
-            self._arena.memory[at : at + room] = data[:room]
+            argument = ffi.from_buffer(data)
         result = lib.pyvfio_ioctl(door, number, argument)
-        if at is not None:
-            data[:room] = self._arena.memory[at : at + room]
         answer = self._result(step, result, {})
         for name, (offset, size) in step.get("keep", {}).items():
             if result >= 0:

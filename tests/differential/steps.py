@@ -7,7 +7,7 @@ A trace is a list of episodes, an episode a list of steps, a step a dict that is
     {"do": "ioctl", "slot": SLOT, "request": NAME, "value": NUMBER}
     {"do": "ioctl", "slot": SLOT, "request": NAME, "arg": HEX, ...}        the argument is the address of these bytes
         "put": [[OFFSET, SIZE, REF], ...]   what is put into them first
-        "at": OFFSET                        where in the arena they are; else in memory of their own
+        "readonly": true                    they can be read, but not written
         "as": SLOT                          the result is a new descriptor of that name
         "keep": {VAR: [OFFSET, SIZE]}       what the answer says there is called VAR from now on
         "take": {SLOT: [OFFSET, SIZE]}      what the answer says there is a new descriptor

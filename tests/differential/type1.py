@@ -17,6 +17,13 @@ MOCKS = ("vfio-mock.0", "vfio-mock.1")
 EDUS = ("0000:00:03.0", "0000:01:00.0")
 #: two functions of one group, of which nothing or one is bound
 SHARED = ("0000:00:05.0", "0000:00:05.1")
+_UUID = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"
+#: names with words behind them
+TOKENS = tuple(
+    f"{name} {words}"
+    for name in ("vfio-mock.0", "0000:00:03.0")
+    for words in (f"vf_token={_UUID}", f" vf_token={_UUID} ", f"vf_token={_UUID[:-1]}", f"vf_token={_UUID} vf_token={_UUID}", "token", "vf_token=")
+)
 #: where IOVAs are special: around the MSI window, AMD's hole, the widths of IOMMUs, the end
 EDGES = (
     0xFEE00000, 0xFEDFF000, 0xFEEFF000, 0xFEF00000, 1 << 32, 0xFCFFFFF000, 0xFD00000000, 0xFFFFFFF000, 1 << 40,
@@ -242,7 +249,7 @@ class Type1Maker(Maker):
         self.step("open", **{"as": self.one_of(group, "g9"), "what": f"group:{self.random.choice((*MOCKS, *EDUS, *SHARED))}"})
 
     def device(self, group: str) -> None:
-        name = self.random.choice((*MOCKS, *EDUS, *SHARED, "", "x" * 4094, "x" * 4095, "x" * 4096, "0000:00:03", "0000:00:03.0 ", "0000:00:03.0x", "vfio-mock.00"))
+        name = self.random.choice((*MOCKS, *EDUS, *SHARED, "", "x" * 4094, "x" * 4095, "x" * 4096, "0000:00:03", "0000:00:03.0 ", "0000:00:03.0x", "vfio-mock.00", *TOKENS))
         self.get_device(group, name, self.one_of("d0", "d1", "d9"))
 
     def shut(self, group: str) -> None:
