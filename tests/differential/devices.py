@@ -251,7 +251,7 @@ class DeviceMaker(Type1Maker):
         iova, size = self.random.choice(ranges)
         if self.chance(35):
             iova, size = self.one_of((0, 128 * PAGE), (iova + PAGE, size), (iova, PAGE), (0, 0), (iova, 512), (2**64 - PAGE, PAGE), (2**64 - PAGE, 2 * PAGE), (iova + 512, PAGE))
-        size = min(size, 1 << 26)
+        iova, size = iova % 2**64, min(size, 1 << 26)
         page = PAGE if self.chance(88) else self.one_of(2048, 6000, 8192, 1 << 21)
         if self.chance(70):
             self.step("fill", at=LOG + PAGE, data="00", times=PAGE)
