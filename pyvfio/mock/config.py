@@ -60,7 +60,10 @@ class Config:
     :ivar data: what is read
     """
 
-    def __init__(self, function: Function, base: int) -> None:
+    def __init__(self, function: Function, addresses: dict[int, int]) -> None:
+        """
+        :param addresses: of the BARs
+        """
         self.size = 4096 if function.express else 256
         self.data = bytearray(self.size)
         self._writable = bytearray(self.size)
@@ -68,7 +71,7 @@ class Config:
         #: offset of MSI's control register; 0 without MSI
         self.msi_control = 0
         self._acts: list[tuple[int, int, Callable[[], None]]] = []
-        self._header(base)
+        self._header(addresses)
         self._capabilities()
         self._reset_data = bytes(self.data)
 
@@ -81,7 +84,7 @@ class Config:
         self.data[offset : offset + size] = value.to_bytes(size, "little")
         self._writable[offset : offset + size] = writable.to_bytes(size, "little")
 
-    def _header(self, base: int) -> None:
+    def _header(self, addresses: dict[int, int]) -> None:
         function = self._function
         self._put(0x00, 2, function.ids[0])
         self._put(0x02, 2, function.ids[1])
@@ -92,8 +95,7 @@ class Config:
         for index, bar in function.bars.items():
             at = BAR0 + 4 * index
             width = 8 if bar.wide else 4
-            # Addresses as a host's firmware gives them out; nothing else of the mock knows them.
-            self._put(at, width, base + (index << 24) | bar.wide << 2 | bar.prefetchable << 3, (1 << 8 * width) - bar.size)
+            self._put(at, width, addresses[index] | bar.wide << 2 | bar.prefetchable << 3, (1 << 8 * width) - bar.size)
         self._put(0x2C, 2, function.subsystem[0])
         self._put(0x2E, 2, function.subsystem[1])
         self._put(INTERRUPT_LINE, 1, 0xB if function.intx else 0, 0xFF)
@@ -130,6 +132,12 @@ class Config:
     def msix_bar(self) -> int:
         """The BAR that the MSI-X table is in: the last one."""
         return max(self._function.bars, default=0)
+
+    def address(self, bar: int) -> int:
+        """Where a BAR is."""
+        at = BAR0 + 4 * bar
+        width = 8 if self._function.bars[bar].wide else 4
+        return int.from_bytes(self._reset_data[at : at + width], "little") & ~0xF
 
     # Using it.
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pyvfio.mock.kernel import Kernel
 
 
+#: the windows for BARs: below the interrupts' addresses, and where QEMU's firmware has the one for wide BARs
+_LOW_START, _LOW_END, _HIGH_START = 0xC0000000, 0xFEC00000, 0x383800000000
+
+
 class Host:
     """What is plugged into the mock. A device plugs itself in when it is made.
 
@@ -35,6 +39,8 @@ class Host:
         self.uevents = Uevents()
         self.enable_sriov = Flag(kernel.tree, "vfio_pci", "enable_sriov")
         self._removed: list[Device] = []
+        #: where there is room for BARs
+        self._free, self._high = _LOW_START, _HIGH_START
         #: number of `vfioN` -> the device that has it
         self._vfio: dict[int, Device] = {}
 
@@ -51,6 +57,17 @@ class Host:
         return group
 
     # Devices.
+
+    def place(self, size: int, *, wide: bool) -> int:
+        """An address for a BAR, as the firmware gives them out."""
+        at = -(-self._free // size) * size
+        if at + size <= _LOW_END:
+            self._free = at + size
+            return at
+        at = -(-self._high // size) * size
+        self._high = at + size
+        # A narrow BAR for which there is no place has address 0, as firmware leaves it.
+        return at if wide else 0
 
     def plug(self, device: Device) -> None:
         self.kernel.devices[device.name] = device

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyvfio._abi import ffi, lib
-from pyvfio.mock import caller, dma_buf, hot_reset
+from pyvfio.mock import caller, dma_buf, hot_reset, pci_sysfs
 from pyvfio.mock.config import CAP_INTX_DISABLE, CAP_MASTER, CAP_MEMORY, COMMAND, Config, Function
 from pyvfio.mock.dma_fault import DmaFault
 from pyvfio.mock.errno import Errno
@@ -19,7 +19,6 @@ from pyvfio.mock.pci_irq import PciIrqs
 from pyvfio.mock.pci_region import PciRegions
 from pyvfio.mock.power import LowPower
 from pyvfio.mock.sriov import VirtualFunctions
-from pyvfio.mock.sysfs import text
 
 if TYPE_CHECKING:
     from pyvfio.mock.feature import Feature
@@ -67,7 +66,8 @@ class PciDevice(PciRegions):
         if function is not None:
             self.function = function  # type: ignore[misc]
         self.ids = self.function.ids
-        self.config = Config(self.function, 0xE0000000)
+        bars = self.function.bars
+        self.config = Config(self.function, {index: kernel.host.place(bars[index].size, wide=bars[index].wide) for index in bars})
         self.config.on_write(COMMAND, 2, self._command_written)
         if self.config.msi_control:
             self.config.on_write(self.config.msi_control, 1, self._msi_written)
@@ -238,13 +238,10 @@ class PciDevice(PciRegions):
         return min(argsz, int(ffi.sizeof("struct vfio_device_info")))
 
     def attributes(self) -> dict[str, Text]:
-        return {
-            "vendor": text(f"{self.ids[0]:#06x}"),
-            "device": text(f"{self.ids[1]:#06x}"),
-            "class": text(f"{self.function.class_code:#08x}"),
-            "numa_node": text(-1),
-            **(self.virtual.attributes() if self.virtual is not None else {}),
-        }
+        return {**pci_sysfs.attributes(self), **(self.virtual.attributes() if self.virtual is not None else {})}
+
+    def properties(self) -> dict[str, str]:
+        return {**super().properties(), **pci_sysfs.properties(self)}
 
 
 def _by_pages(iova: int, size: int) -> Iterator[tuple[int, int]]:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pyvfio.mock.host import Host
 
 
+#: what the kernel calls the IOMMU
+_IOMMUS = {"intel": "dmar0", "amd": "ivhd0", "smmu": "smmu3.0x0000000009050000", "virtio": "virtio0", "selftest": "selftest_iommu0"}
+
+
 def text(value: object) -> Text:
     return Text(f"{value}\n".encode())
 
@@ -49,6 +53,10 @@ class Sysfs:
 
         self._tree.add("/sys/bus/pci/rescan", Text(None, lambda data: host.rescan() if truth(data) else None))
 
+        self._iommu = _IOMMUS.get(host.kernel.profile.iommu, f"{host.kernel.profile.iommu}0")
+        self._tree.directory(f"/sys/devices/virtual/iommu/{self._iommu}")
+        self._tree.add(f"/sys/class/iommu/{self._iommu}", Link(f"../../devices/virtual/iommu/{self._iommu}"))
+
     # Devices.
 
     def show_device(self, device: Device) -> None:
@@ -66,6 +74,8 @@ class Sysfs:
             tree.add(f"{path}/remove", Text(None, lambda data: self._host.remove(device) if truth(data) else None))
         group = device.group
         root = f"/sys/kernel/iommu_groups/{group.number}"
+        if not device.emulated:
+            tree.add(f"{path}/iommu", Link(f"{up}devices/virtual/iommu/{self._iommu}"))
         tree.add(f"{path}/iommu_group", Link(f"{up}kernel/iommu_groups/{group.number}"))
         tree.add(f"{root}/devices/{device.name}", Link(f"../../../..{path.removeprefix('/sys')}"))
 

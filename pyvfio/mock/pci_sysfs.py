@@ -1,0 +1,68 @@
+"""What sysfs and udev say of a PCI function."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyvfio.mock.sysfs import shown, text
+from pyvfio.mock.tree import Text
+
+if TYPE_CHECKING:
+    from pyvfio.mock.pci import PciDevice
+
+_MEMORY, _PREFETCHABLE, _WIDE = 0x00040200, 0x00002000, 0x00100000
+#: BARs, the ROM, and the windows of bridges
+_LINES = 13
+
+
+def attributes(device: PciDevice) -> dict[str, Text]:
+    function = device.function
+    method = "flr" if function.resets else "bus" if device.parent is not None and function.bus_resets else ""
+    return {
+        "vendor": text(f"{function.ids[0]:#06x}"),
+        "device": text(f"{function.ids[1]:#06x}"),
+        "class": text(f"{function.class_code:#08x}"),
+        "revision": text(f"{function.revision:#04x}"),
+        "subsystem_vendor": text(f"{function.subsystem[0]:#06x}"),
+        "subsystem_device": text(f"{function.subsystem[1]:#06x}"),
+        "modalias": text(modalias(device)),
+        "config": Text(lambda: device.config.read(0, device.config.size)),
+        "resource": Text(_resources(device)),
+        "reset_method": text(method),
+        "enable": shown(lambda: int(device.driver is not None)),
+        "numa_node": text(-1),
+        "uevent": Text(lambda: "".join(f"{key}={value}\n" for key, value in device.properties().items()).encode()),
+    }
+
+
+def properties(device: PciDevice) -> dict[str, str]:
+    """Those of its uevents."""
+    function = device.function
+    return {
+        "PCI_CLASS": f"{function.class_code:X}",
+        "PCI_ID": f"{function.ids[0]:04X}:{function.ids[1]:04X}",
+        "PCI_SUBSYS_ID": f"{function.subsystem[0]:04X}:{function.subsystem[1]:04X}",
+        "PCI_SLOT_NAME": device.name,
+        "MODALIAS": modalias(device),
+    }
+
+
+def modalias(device: PciDevice) -> str:
+    function, code = device.function, device.function.class_code
+    return (
+        f"pci:v{function.ids[0]:08X}d{function.ids[1]:08X}sv{function.subsystem[0]:08X}sd{function.subsystem[1]:08X}"
+        f"bc{code >> 16:02X}sc{code >> 8 & 0xFF:02X}i{code & 0xFF:02X}"
+    )
+
+
+def _resources(device: PciDevice) -> bytes:
+    lines = []
+    for index in range(_LINES):
+        bar = device.function.bars.get(index)
+        if bar is None:
+            lines.append((0, 0, 0))
+            continue
+        start = device.config.address(index)
+        flags = _MEMORY | (_PREFETCHABLE if bar.prefetchable else 0) | (_WIDE if bar.wide else 0)
+        lines.append((start, start + bar.size - 1, flags))
+    return "".join(f"{start:#018x} {last:#018x} {flags:#018x}\n" for start, last, flags in lines).encode()
