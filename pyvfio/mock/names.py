@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyvfio.mock.driver import E1000E, EDU, IGB, MLX5_VF, NVME, PDS_VF, PORT
+from pyvfio.mock.driver import E1000E, EDU, IGB, MLX5, MLX5_VF, NVME, PDS, PDS_VF, PORT
 
 if TYPE_CHECKING:
     from pyvfio.mock.device import Device
@@ -22,6 +22,8 @@ _MODELS = {
     PORT: "QEMU PCIe Root port",
     E1000E: "82574L Gigabit Network Connection",
     IGB: "82576 Gigabit Network Connection",
+    MLX5: "MT2892 Family [ConnectX-6 Dx]",
+    PDS: "DSC Ethernet Controller",
     MLX5_VF: "ConnectX Family mlx5Gen Virtual Function",
     PDS_VF: "DSC Ethernet Controller VF",
 }

@@ -74,17 +74,21 @@ class VirtualFunctions:
             (physical.ids[0], physical.ids[1] + 1), physical.function.class_code, bars=dict(physical.function.bars),
             msix=3, express=True, resets=True,
         )  # fmt: skip
-        tree = physical.kernel.tree
         for index in range(count):
             at = first + index * _STRIDE
             name = f"{segment_and_bus}:{at >> 3:02x}.{at & 7}"
             one = PciDevice(physical.kernel, name, function=function, parent=physical.parent)
-            one.physical = self
-            self.functions.append(one)
-            tree.add(f"{one.path}/physfn", Link(f"../{physical.name}"))
-            tree.add(f"{physical.path}/virtfn{index}", Link(f"../{name}"))
+            self.adopt(one)
             if self._probe:
                 physical.kernel.host.probe_driver(one)
+
+    def adopt(self, one: PciDevice) -> None:
+        """It is the next of them."""
+        physical, tree = self._physical, self._physical.kernel.tree
+        tree.add(f"{one.path}/physfn", Link(f"../{physical.name}"))
+        tree.add(f"{physical.path}/virtfn{len(self.functions)}", Link(f"../{one.name}"))
+        one.physical = self
+        self.functions.append(one)
 
     def remove(self) -> None:
         """Away with all; who has one open is asked for it."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyvfio.mock.config import Bar, Function
 from pyvfio.mock.device import Device
-from pyvfio.mock.driver import DRIVERS, E1000E, IGB, NETWORK_DRIVERS, NVME, PORT
+from pyvfio.mock.driver import DRIVERS, E1000E, IGB, MLX5, NETWORK_DRIVERS, NVME, PDS, PORT
 from pyvfio.mock.edu import Edu
 from pyvfio.mock.network import NetworkFunction
 from pyvfio.mock.pci import PciDevice
@@ -42,7 +42,13 @@ def populate(host: Host) -> None:
     first = plain("0000:02:00.0", _E1000E, "e1000e", parent="0000:00:09.0")
     bound(Edu(kernel, "0000:02:00.1", parent="0000:00:09.0", group=first.group), None)
     if network:
-        bound(NetworkFunction(kernel, "0000:41:10.1"), network[1].name)
+        ids = MLX5 if kernel.profile.name == "mlx5" else PDS
+        card = PciDevice(kernel, "0000:41:00.0", function=Function(ids, 0x020000, msix=64, express=True, resets=True, virtual=127))
+        bound(card, network[0].name)
+        function = NetworkFunction(kernel, "0000:41:10.1")
+        bound(function, network[1].name)
+        assert card.virtual is not None
+        card.virtual.adopt(function)
     for index in range(2):
         bound(VfioMock(kernel, f"vfio-mock.{index}"), "vfio-mock")
 

@@ -80,3 +80,11 @@ def test_no_other_host_has_it() -> None:
     with pytest.raises(OSError, match="no device") as missing:
         pyvfio.open(ADDRESS, kernel=mock.Kernel("amd"))
     assert missing.value.errno == errno.ENODEV
+
+
+def test_it_belongs_to_a_card() -> None:
+    kernel = mock.Kernel("mlx5")
+    function = pyvfio.host.device(ADDRESS, kernel)
+    assert function.physical_function == "0000:41:00.0"
+    card = pyvfio.host.device("0000:41:00.0", kernel)
+    assert (card.driver, card.virtual_functions) == ("mlx5_core", (ADDRESS,))
