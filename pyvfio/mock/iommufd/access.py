@@ -84,10 +84,10 @@ class Access(Object, Space):
         return rw.writable(self._attached().table)
 
     def read(self, iova: int, size: int) -> bytes:
-        return rw.read(self._attached().table, iova, size)
+        return rw.read(self._attached().table, iova, size, copied=True)
 
     def write(self, iova: int, data: bytes) -> None:
-        for _ in rw.write(self._attached().table, iova, data):
+        for _ in rw.write(self._attached().table, iova, data, copied=True):
             pass
 
     def pin(self, iova: int, *, write: bool) -> int:

@@ -55,6 +55,8 @@ class Area:
         """:raises Errno: EPERM; what pinning the pages fails with"""
         if write and not self.pages.writable:
             raise Errno(errno.EPERM)
+        if self.pages.is_dma_buf:
+            raise Errno(errno.EINVAL)
         self.pages.pin(self.offset(start), self.offset(last))
         self.accesses += 1
 

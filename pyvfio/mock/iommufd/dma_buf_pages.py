@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class DmaBufPages(Pages):
     """A part of a dma-buf. When the BAR behind it goes away it is out of the IOMMU for good."""
 
+    is_dma_buf = True
+
     def __init__(self, ctx: Context, file: DmaBuf, start: int, size: int, *, writable: bool) -> None:
         """
         :raises Errno: EINVAL outside of it; EOPNOTSUPP, it has several parts; ENODEV, the BAR is away

@@ -189,6 +189,8 @@ class IoPageTable:
             start = iova + 1
             if area.closing:
                 raise Errno(errno.EBUSY)
+            if area.pages.is_dma_buf:
+                raise Errno(errno.EOPNOTSUPP)
             if (start | area.offset(start)) & self.alignment - 1 or area.accesses or (self.domains and self.huge_pages):
                 raise Errno(errno.EINVAL)
             self.areas.remove(area)

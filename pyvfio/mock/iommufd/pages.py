@@ -24,6 +24,8 @@ class Pages:
     """
 
     is_file: ClassVar[bool] = False
+    #: a device's own, which the kernel does not copy from and to, and which is mapped as a whole
+    is_dma_buf: ClassVar[bool] = False
 
     def __init__(self, ctx: Context, address: int, offset: int, size: int, *, writable: bool) -> None:
         self._page_size = ctx.kernel.profile.page_size
@@ -115,12 +117,14 @@ class FilePages(Pages):
             self._fd = os.dup(fd)
         except (OSError, OverflowError):
             raise Errno(errno.EBADF) from None
+        # A descriptor of the mock's is no memory, whatever is behind it really.
+        self._in_memory = fd not in ctx.kernel.files and _in_memory(fd)
         offset = start % ctx.kernel.profile.page_size
         super().__init__(ctx, start - offset, offset, size, writable=writable)
 
     def check(self, start: int, last: int) -> None:
         end = self.address + (last // self._page_size + 1) * self._page_size
-        if not _in_memory(self._fd) or end > os.fstat(self._fd).st_size:
+        if not self._in_memory or end > os.fstat(self._fd).st_size:
             raise Errno(errno.EINVAL)
 
     def read(self, offset: int, size: int) -> bytes:

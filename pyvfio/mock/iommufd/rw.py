@@ -40,19 +40,28 @@ def writable(table: IoPageTable) -> Iterator[tuple[int, int]]:
     return ((area.iova, area.last) for area in table.areas if area.prot & WRITE)
 
 
-def read(table: IoPageTable, iova: int, size: int) -> bytes:
-    """:raises Errno: as `accessible`, and EFAULT"""
-    parts = accessible(table, iova, size, READ)
-    return b"".join(area.pages.read(area.offset(start), last - start + 1) for area, start, last in parts)
+def read(table: IoPageTable, iova: int, size: int, *, copied: bool = False) -> bytes:
+    """
+    :param copied: by the kernel, for a device without an IOMMU; a dma-buf is not
+    :raises Errno: as `accessible`, and EFAULT
+    """
+    data = b""
+    for area, start, last in accessible(table, iova, size, READ):
+        if copied and area.pages.is_dma_buf:
+            raise Errno(errno.EINVAL)
+        data += area.pages.read(area.offset(start), last - start + 1)
+    return data
 
 
-def write(table: IoPageTable, iova: int, data: bytes) -> Iterator[tuple[Area, int, int]]:
-    """Write, and tell what has been written, part by part.
+def write(table: IoPageTable, iova: int, data: bytes, *, copied: bool = False) -> Iterator[tuple[Area, int, int]]:
+    """Write, and tell what has been written, part by part; `copied` as for `read`.
 
     :raises Errno: as `accessible`, and EFAULT
     """
     for area, start, last in accessible(table, iova, len(data), WRITE):
         if not area.pages.writable:
             raise Errno(errno.EPERM)
+        if copied and area.pages.is_dma_buf:
+            raise Errno(errno.EINVAL)
         area.pages.write(area.offset(start), data[start - iova : last + 1 - iova])
         yield area, start, last
