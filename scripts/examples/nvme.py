@@ -40,8 +40,8 @@ LIMIT = 10
 #: Looks for a completion before the clock is read and others may run.
 LOOKS = 1000
 
-#: opcode and command id, namespace, 2 reserved words, metadata, PRP entries 1 and 2, command words 10 to 15
-COMMAND = struct.Struct("<IIQQQQ6I")
+#: opcode and command id, namespace, 2 reserved words, metadata, PRP entries 1 and 2, words 10 to 12; 13 to 15 are 0
+COMMAND = struct.Struct("<IIQQQQ3I12x")
 
 
 class Controller(NamedTuple):
@@ -76,7 +76,7 @@ class Queue:
         self._at = 0
         self._phase = 1  # of a completion that is new; it changes with each round
 
-    def run(self, opcode: int, namespace: int = 0, page: int = 0, more: int = 0, *words: int) -> None:
+    def run(self, opcode: int, namespace: int, page: int, more: int = 0, w10: int = 0, w11: int = 0, w12: int = 0) -> None:
         """Submit one command, and wait until it is completed.
 
         :param page: IOVA of its data
@@ -84,9 +84,7 @@ class Queue:
         :raises OSError: EIO with the device's status
         """
         at = self._at
-        COMMAND.pack_into(
-            self._submitted, 64 * at, opcode | at << 16, namespace, 0, 0, page, more, *words, *(0,) * (6 - len(words))
-        )
+        COMMAND.pack_into(self._submitted, 64 * at, opcode | at << 16, namespace, 0, 0, page, more, w10, w11, w12)
         self._at = following = (at + 1) % ENTRIES
         self._registers.write32(self._tail, following)
         status = self._status(8 * at + 7)
@@ -116,9 +114,10 @@ class Queue:
 
         What is one range for the IOMMU is still named page by page, as the device would have it.
         """
-        rest = range((iova & -PAGE) + PAGE, iova + size, PAGE)
-        if len(rest) < 2:
-            return iova, rest[0] if rest else 0
+        second = (iova & -PAGE) + PAGE
+        if iova + size <= second + PAGE:
+            return iova, second if iova + size > second else 0
+        rest = range(second, iova + size, PAGE)
         for index, page in enumerate(rest):
             self._pages[index] = page
         return iova, self.pages
