@@ -11,6 +11,7 @@ from pyvfio.mock.edu import Edu
 from pyvfio.mock.network import NetworkFunction
 from pyvfio.mock.pci import PciDevice
 from pyvfio.mock.vfio_mock import VfioMock
+from pyvfio.mock.vfio_mock.parameters import Parameters
 
 if TYPE_CHECKING:
     from pyvfio.mock.host import Host
@@ -49,8 +50,9 @@ def populate(host: Host) -> None:
         bound(function, network[1].name)
         assert card.virtual is not None
         card.virtual.adopt(function)
+    parameters = Parameters(kernel.tree, kernel.profile.log)
     for index in range(2):
-        bound(VfioMock(kernel, f"vfio-mock.{index}"), "vfio-mock")
+        bound(VfioMock(kernel, f"vfio-mock.{index}", parameters=parameters), "vfio-mock")
 
 
 _NVME = Function(NVME, 0x010802, 0x02, bars={0: Bar(1 << 14, wide=True)}, msix=65, intx=True, express=True, resets=True)

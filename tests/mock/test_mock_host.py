@@ -170,19 +170,19 @@ def test_a_token_that_nobody_asked_for_is_refused(kernel: mock.Kernel) -> None:
     import uuid
 
     token = uuid.UUID("2ab74924-c335-45f4-9b16-8569e5b08258")
-    mocked = kernel.devices["vfio-mock.0"]
+    parameter = "/sys/module/vfio_mock/parameters/token"
     for mode in ("type1v2", "iommufd"):
         with pyvfio.address_space(mode, kernel=kernel) as space:
             given = str(token) if mode == "type1v2" else token.bytes
             with pytest.raises(OSError, match="Errno") as refused:
                 space.attach("vfio-mock.0", vf_token=given)  # type: ignore[call-arg]
             assert refused.value.errno == errno.EINVAL
-            mocked.token = token  # type: ignore[attr-defined]
+            kernel.write_file(parameter, f"{token}\n".encode())
             with pytest.raises(PermissionError):
                 space.attach("vfio-mock.0")
             with space.attach("vfio-mock.0", vf_token=given):  # type: ignore[call-arg]
                 pass
-            mocked.token = None  # type: ignore[attr-defined]
+            kernel.write_file(parameter, b"\n")
 
 
 def test_a_removed_device_comes_back_with_a_scan(kernel: mock.Kernel) -> None:

@@ -353,7 +353,17 @@ def test_the_bits_of_a_report_that_has_no_bitmap_are_lost(device: Device, engine
         assert log.read().count() == 0
 
 
-# Failures, pinning, tokens.
+def test_the_modules_parameters_hold_from_the_next_open_on(kernel: mock.Kernel) -> None:
+    with pyvfio.open("vfio-mock.0", kernel=kernel) as device:
+        kernel.write_file("/sys/module/vfio_mock/parameters/log_max_ranges", b"7\n")
+        kernel.write_file("/sys/module/vfio_mock/parameters/log_page_max", b"70000\n")
+        assert VfioMock(device)["LOG_MAX_RANGES"] == 255
+    with pyvfio.open("vfio-mock.0", kernel=kernel) as device:
+        assert VfioMock(device)["LOG_MAX_RANGES"] == 7
+        assert VfioMock(device)["LOG_PAGE_MAX"] == 65536
+
+
+# Failures, pinning.
 
 
 def test_the_nth_call_fails_once(device: Device, engine: VfioMock, mapping: Mapping) -> None:

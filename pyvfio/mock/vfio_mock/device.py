@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import uuid
 from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from pyvfio.mock.vfio_mock.engine import Engine
 from pyvfio.mock.vfio_mock.failures import Failures
 from pyvfio.mock.vfio_mock.irqs import MockIrqs
 from pyvfio.mock.vfio_mock.migration import MockMigration
+from pyvfio.mock.vfio_mock.parameters import Parameters
 from pyvfio.mock.vfio_mock.pins import Pins
 from pyvfio.mock.vfio_mock.registers import Registers
 
@@ -32,7 +32,7 @@ class MockLog(Log):
     """The log of a device whose calls can be made to fail."""
 
     def __init__(self, device: VfioMock) -> None:
-        super().__init__(device.kernel.profile.log)
+        super().__init__(device.parameters.limits)
         self._failures = device.failures
 
     def start(self, ranges: list[LoggedRange], page_size: int) -> int:
@@ -51,8 +51,8 @@ class MockLog(Log):
 class VfioMock(Device):
     """vfio-mock.N.
 
+    :param parameters: the module's
     :param memory_size: bytes of the memory region; the module's parameter `memory`
-    :ivar token: UUID that opening needs, or None; the module's parameter `token`
     """
 
     bus = "platform"
@@ -74,11 +74,13 @@ class VfioMock(Device):
     unmaps: int
     resets: int
 
-    def __init__(self, kernel: Kernel, name: str, *, memory_size: int = 1 << 20, **more: Any) -> None:
+    def __init__(
+        self, kernel: Kernel, name: str, *, parameters: Parameters, memory_size: int = 1 << 20, **more: Any
+    ) -> None:
         super().__init__(kernel, name, **more)
+        self.parameters = parameters
         self.number = int(name.rpartition(".")[2])
         self.memory_size = memory_size
-        self.token: uuid.UUID | None = None
         self.regions = self._regions()
         self.failures = Failures()
         self.irqs = MockIrqs(kernel, (1, _MSI, _MSIX, 1, 1))
@@ -105,16 +107,13 @@ class VfioMock(Device):
     # Opening, closing, resetting.
 
     def check_token(self, given: bytes | None) -> None:
-        if self.token is None:
-            super().check_token(given)
-        elif given != self.token.bytes:
-            raise Errno(errno.EACCES)
+        self.parameters.check_token(given)
 
     def open(self) -> None:
         self.failures.check("OPEN")
         self._power_on()
         self.failures.reset()
-        self.log.limits = self.kernel.profile.log
+        self.log.limits = self.parameters.limits
         self.log_selected = 0
         self.log.marked = 0
         self.irqs.signalled = 0
