@@ -94,6 +94,12 @@ class Fd:
             self.close()
 
 
+def device_of(number: int) -> str | None:
+    """The address of the device that a descriptor of this process stands for; None if it is none of the library's."""
+    # A name may go on with the token that it was opened with.
+    return next((fd.name.partition(" ")[0] for fd in list(_live) if fd.kind == "device" and fd._number == number), None)
+
+
 def _after_fork() -> None:
     # What the parent's descriptors stand for (mappings of *its* memory, its locked pages) is not the child's to use.
     for fd in list(_live):

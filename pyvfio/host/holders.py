@@ -6,6 +6,7 @@ import errno
 import os
 from typing import NamedTuple
 
+from pyvfio.fd import device_of
 from pyvfio.host.discovery import HostDevice, device
 from pyvfio.host.sysfs import attribute, entries
 from pyvfio.kernel import Kernel, default
@@ -32,8 +33,8 @@ class Holder(NamedTuple):
 def holders_of(where: str | HostDevice, kernel: Kernel | None = None) -> list[Holder]:
     """The processes that have a device open; of other users' processes only root sees them.
 
-    Which device it is, the descriptor's fdinfo tells. Where it does not (Linux 6.1 and 6.12 are such) the node's name
-    does, or the group's own descriptor in the same process.
+    Which device it is, the descriptor's fdinfo tells. Where it does not (Linux 6.1 and 6.12 are such) the library knows its own;
+    else the node's name does, or the group's own descriptor in the same process.
 
     :raises OSError: ENODEV, no such device
     """
@@ -95,6 +96,8 @@ def _descriptor_of(kernel: Kernel, found: HostDevice, pid: int, opened: dict[int
         paths = [path.strip() for key, _, path in lines if key == "vfio-device-syspath"]
         if paths:
             holds = found.path in paths
+        elif pid == os.getpid() and (address := device_of(number)) is not None:
+            holds = address == found.address
         elif target == _DEVICE:
             holds = found.group_path in opened.values()
         elif target.endswith(" (deleted)") and found.cdev is None:

@@ -15,9 +15,10 @@ import pytest
 
 from pyvfio import host
 from pyvfio.errors import BadReply, Closed, Unsupported
+from pyvfio.fd import Fd
 from pyvfio.host.uevents import Changes
 from pyvfio.iova import IovaRange
-from pyvfio.kernel import Kernel, SysfsDevice
+from pyvfio.kernel import Kernel, LinuxKernel, SysfsDevice
 
 EDU = "0000:00:03.0"
 NVME = "0000:00:04.0"
@@ -598,6 +599,17 @@ class TestOpenDevices:
         machine.open_in(3, 5, "anon_inode:[vfio-device]")
         machine.open_in(3, 6, "/dev/vfio/1")
         assert [(one.pid, one.descriptor) for one in host.holders_of(EDU, machine)] == [(1, 3), (2, 4), (3, 5)]
+
+    def test_the_librarys_own_devices_are_known_where_the_kernel_tells_nothing(self, machine: FakeHost) -> None:
+        machine.attach("pci", EDU, "vfio-pci")
+        number = os.memfd_create("device")
+        machine.open_in(os.getpid(), number + 1, "/dev/vfio/1")
+        machine.open_in(os.getpid(), number, "anon_inode:[vfio-device]")
+        assert [one.descriptor for one in host.holders_of(EDU, machine)] == [number]
+        own = Fd(LinuxKernel(), number, "device", f"{NVME} vf_token=00112233-4455-6677-8899-aabbccddeeff")
+        assert host.holders_of(EDU, machine) == []
+        assert [one.descriptor for one in host.holders_of(NVME, machine)] == [number]
+        own.close()
 
     def test_others_devices_and_a_group_alone_hold_nothing(self, machine: FakeHost) -> None:
         machine.attach("pci", EDU, "vfio-pci")
