@@ -2,7 +2,7 @@
 
     scripts/vm -- .venv/bin/python tests/contract/soak.py [--rounds 10000] [--mode MODE] [DEVICE]
 
-DEVICE is edu, nvme, e1000e or vfio-mock. Prints ten lines of figures, and ends with 1 if something grew.
+DEVICE is edu, nvme, e1000e, vfio-mock, or an address. Prints ten lines of figures, and ends with 1 if something grew.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def main() -> int:
     began = time.monotonic()
     seen: list[Figures] = []
     kernel = LinuxKernel()
-    with guest.ready(guest.address_of(arguments.device), kernel) as address:
+    names = (*guest.DEVICES.values(), guest.MOCK)
+    where = guest.address_of(arguments.device) if arguments.device in names else arguments.device
+    with guest.ready(where, kernel) as address:
         print(f"{'rounds':>8}{'descriptors':>13}{'pinned KiB':>12}{'resident KiB':>14}{'slab KiB':>10}{'s':>8}")
         for now in rounds(address, arguments.mode, kernel, arguments.rounds, 10):
             seen.append(now)
