@@ -126,27 +126,52 @@ class Host:
             return False
         if device.override is not None:
             return device.override == driver.name
-        return device.ids in driver.ids
+        # On the platform bus they find each other by name.
+        return device.ids in driver.ids or (driver.bus == "platform" and device.name.rpartition(".")[0] == driver.name)
 
-    def bind_by_name(self, driver: Driver, name: str) -> None:
+    def add_id(self, bus: str, name: str, data: bytes) -> None:
+        """A write to a driver's `new_id`: it takes such devices too, and those that are there at once.
+
+        :raises Errno: EINVAL, these are no ids; EEXIST, it takes them already
+        """
+        driver, ids = self.drivers[bus, name], _ids(data)
+        if ids in driver.ids:
+            raise Errno(errno.EEXIST)
+        self.drivers[bus, name] = driver._replace(ids=driver.ids | {ids})
+        for device in list(self.kernel.devices.values()):
+            if device.driver is None and self.matches(device, self.drivers[bus, name]):
+                self.bind(device, self.drivers[bus, name])
+
+    def remove_id(self, bus: str, name: str, data: bytes) -> None:
+        """A write to a driver's `remove_id`.
+
+        :raises Errno: EINVAL, these are no ids; ENODEV, it does not take them
+        """
+        driver, ids = self.drivers[bus, name], _ids(data)
+        if ids not in driver.ids:
+            raise Errno(errno.ENODEV)
+        self.drivers[bus, name] = driver._replace(ids=driver.ids - {ids})
+
+    def bind_by_name(self, bus: str, driver_name: str, name: str) -> None:
         """A write to a driver's `bind`.
 
         :raises Errno: ENODEV, no such device or not one of the driver's; EBUSY, bound to another
         """
-        device = self._on(driver.bus, name)
+        driver = self.drivers[bus, driver_name]
+        device = self._on(bus, name)
         if not self.matches(device, driver):
             raise Errno(errno.ENODEV)
         if device.driver is not None:
             raise Errno(errno.EBUSY)
         self.bind(device, driver)
 
-    def unbind_by_name(self, driver: Driver, name: str) -> None:
+    def unbind_by_name(self, bus: str, driver_name: str, name: str) -> None:
         """A write to a driver's `unbind`, which waits while a VFIO device is open.
 
         :raises Errno: ENODEV, no such device, or it is not bound to this driver
         """
-        device = self._on(driver.bus, name)
-        if device.driver != driver.name:
+        device = self._on(bus, name)
+        if device.driver != driver_name:
             raise Errno(errno.ENODEV)
         self.unbind(device)
 
@@ -201,3 +226,15 @@ class Host:
         self.sysfs.hide_binding(device)
         device.driver = None
         self.uevents.tell("unbind", device.bus, device.path)
+
+
+def _ids(data: bytes) -> tuple[int, int]:
+    """Vendor and device, as they are written to `new_id`; what may follow them narrows nothing here.
+
+    :raises Errno: EINVAL
+    """
+    try:
+        vendor, device, *_ = (int(word, 16) for word in data.split())
+    except ValueError:
+        raise Errno(errno.EINVAL) from None
+    return vendor, device

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _IOMMUS = {"intel": "dmar0", "amd": "ivhd0", "smmu": "smmu3.0x0000000009050000", "virtio": "virtio0", "selftest": "selftest_iommu0"}
 
 
+#: what an attribute of sysfs holds
+_LONGEST = 4095
+
+
 def text(value: object) -> Text:
     return Text(f"{value}\n".encode())
 
@@ -86,6 +90,8 @@ class Sysfs:
 
     @staticmethod
     def _set_override(device: Device, data: bytes) -> None:
+        if len(data) >= _LONGEST:
+            raise Errno(errno.EINVAL)
         # The kernel keeps what comes before the first newline; nothing at all takes the override away.
         name = data.split(b"\n")[0].decode()
         device.override = name or None
@@ -109,8 +115,12 @@ class Sysfs:
         host = self._host
         root = f"/sys/bus/{driver.bus}/drivers/{driver.name}"
         self._tree.directory(root)
-        self._tree.add(f"{root}/bind", Text(None, lambda data: host.bind_by_name(driver, _word(data))))
-        self._tree.add(f"{root}/unbind", Text(None, lambda data: host.unbind_by_name(driver, _word(data))))
+        key = driver.bus, driver.name
+        self._tree.add(f"{root}/bind", Text(None, lambda data: host.bind_by_name(*key, _word(data))))
+        self._tree.add(f"{root}/unbind", Text(None, lambda data: host.unbind_by_name(*key, _word(data))))
+        if driver.bus == "pci":
+            self._tree.add(f"{root}/new_id", Text(None, lambda data: host.add_id(*key, data)))
+            self._tree.add(f"{root}/remove_id", Text(None, lambda data: host.remove_id(*key, data)))
         self._tree.directory(f"/sys/module/{driver.module}")
 
     def show_binding(self, device: Device) -> None:

@@ -231,3 +231,24 @@ def test_a_virtual_function_of_vfio_pci_needs_the_token(kernel: mock.Kernel) -> 
                     pyvfio.open(function.address, mode=mode, kernel=kernel)
                 pyvfio.open(function.address, mode=mode, vf_token=token, kernel=kernel).close()
         host.remove_vfs(physical, kernel=kernel)
+
+
+def test_vfio_mock_is_bound_by_its_name(kernel: mock.Kernel) -> None:
+    driver = "/sys/bus/platform/drivers/vfio-mock"
+    kernel.write_file(f"{driver}/unbind", b"vfio-mock.1")
+    assert host.device("vfio-mock.1", kernel).vfio is None
+    kernel.write_file(f"{driver}/bind", b"vfio-mock.1")
+    assert host.device("vfio-mock.1", kernel).vfio is not None
+
+
+def test_a_driver_takes_devices_of_a_new_id_at_once(kernel: mock.Kernel) -> None:
+    driver = "/sys/bus/pci/drivers/vfio-pci"
+    kernel.write_file(f"{driver}/new_id", b"1234 11e8")
+    assert host.device(EDU, kernel).driver == "vfio-pci"
+    with pytest.raises(FileExistsError):
+        kernel.write_file(f"{driver}/new_id", b"1234 11e8")
+    kernel.write_file(f"{driver}/remove_id", b"1234 11e8")
+    with pytest.raises(OSError, match="No such device"):
+        kernel.write_file(f"{driver}/remove_id", b"1234 11e8")
+    with pytest.raises(OSError, match="Invalid argument"):
+        kernel.write_file(f"{driver}/new_id", b"zz")

@@ -11,6 +11,7 @@ from pyvfio.mock.device import Device
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.log import Log, LoggedRange
 from pyvfio.mock.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, READ, WRITE, Area, Region
+from pyvfio.mock.sysfs import text
 from pyvfio.mock.vfio_mock import failures, registers
 from pyvfio.mock.vfio_mock.engine import Engine
 from pyvfio.mock.vfio_mock.failures import Failures
@@ -22,6 +23,7 @@ from pyvfio.mock.vfio_mock.registers import Registers
 
 if TYPE_CHECKING:
     from pyvfio.mock.kernel import Kernel
+    from pyvfio.mock.tree import Text
 
 REGISTERS, MEMORY, SPARSE, TYPED, EMPTY, ROM = range(6)
 _MSI, _MSIX = 4, 8
@@ -103,6 +105,9 @@ class VfioMock(Device):
             EMPTY: Region(),
             ROM: Region(_ROM_SIZE, READ),
         }
+
+    def attributes(self) -> dict[str, Text]:
+        return {"modalias": text("platform:vfio-mock"), "uevent": text("DRIVER=vfio-mock\nMODALIAS=platform:vfio-mock")}
 
     # Opening, closing, resetting.
 
