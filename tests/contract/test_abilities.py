@@ -74,7 +74,6 @@ PROBES = {
     "reinit": lambda device: lib.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 in device.features,
     "mtty": lambda _: "PYVFIO_MTTY_MODULE" in os.environ,
     "dirty_pages": lambda device: has_dirty_pages(device.address_space),
-    "fault_injection": lambda device: device._fd.kernel.exists("/proc/self/fail-nth"),
     "cdev": lambda device: host.device(device.address, device._fd.kernel).cdev is not None,
     "page_table": lambda device: page_table(device.address).exists(),
     "iommu": lambda device: not device.address.startswith("vfio-mock"),
