@@ -84,8 +84,8 @@ class Cdev(File):
             raise
 
     def _check_token(self, bind_: Any) -> None:
-        if bind_.flags & lib.VFIO_DEVICE_BIND_FLAG_TOKEN:
-            raise Errno(errno.EINVAL)
+        """:raises Errno: EACCES, EINVAL, EFAULT"""
+        raise NotImplementedError
 
     def unbind(self) -> None:
         """The end of it, after the driver's own: the file is closed, or could not be opened."""

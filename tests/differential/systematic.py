@@ -11,10 +11,11 @@ from random import Random
 from typing import Any
 
 import iommufd
+import selftest
 from iommufd import EDU, POINTED_AT, IommufdMaker
 from maker import offset
 from steps import HOLE_AT, PAGE, RO_AT, Episode
-from type1 import SHARED
+from type1 import INFO, MAP, SHARED, UNMAP
 
 from pyvfio import requests
 from pyvfio._abi import ffi
@@ -89,6 +90,20 @@ class Asker(IommufdMaker):
 
     def detach(self, slot: str = "d", **values: Any) -> None:
         self.ioctl(slot, "VFIO_DEVICE_DETACH_IOMMUFD_PT", DETACH, {"argsz": 16, **values})
+
+    def engine(self, command: int, iova: int, size: int) -> None:
+        """vfio-mock reads (2) or fills (3) memory: status, errno, and where it failed."""
+        for register, value in ((0x100, iova), (0x108, size), (0x118, 0), (0x120, 0x1122334455667788)):
+            self.step("pwrite", slot="d", offset=register, data=value.to_bytes(8, "little").hex())
+        self.step("pwrite", slot="d", offset=0x148, data=command.to_bytes(4, "little").hex())
+        for register, width in ((0x14C, 4), (0x150, 4), (0x158, 8), (0x160, 8), (0x168, 8)):
+            self.step("pread", slot="d", offset=register, size=width)
+
+    def pins(self, command: int, iova: int, count: int) -> None:
+        for register, value in ((0x300, iova), (0x308, count)):
+            self.step("pwrite", slot="d", offset=register, data=value.to_bytes(8, "little").hex())
+        self.step("pwrite", slot="d", offset=0x310, data=command.to_bytes(4, "little").hex())
+        self.step("pread", slot="d", offset=0x318, size=8)
 
     def begin(self) -> tuple[Ref, Ref]:
         """Two address spaces; the device, if there is one, is in the first."""
@@ -481,6 +496,156 @@ def sharing_a_group(_: str | None) -> Episode:
     return make.steps
 
 
+# Devices that reach memory.
+
+
+def reaching(device: str | None) -> Episode:
+    make = Asker(device)
+    one, other = make.begin()
+    make.map(one, 0x10000, 2 * PAGE)
+    make.map(one, 0x12000, PAGE, 4 * PAGE, 5)
+    make.map(one, 0x13000, PAGE, 5 * PAGE, 3)
+    make.map(one, 0x14000, PAGE, HOLE_AT)
+    places = ((0x10000, 8), (0x11FFC, 8), (0x11FFC, 5000), (0x12000, 8), (0x13000, 8), (0x14000, 8), (0x20000, 8), (0x10000, 0), (LAST, 2), (LAST, 1))
+    for command, (iova, size) in product((3, 2), places):
+        make.engine(command, iova, size)
+    for iova, count in ((0x10000, 1), (0x10000, 1), (0x11000, 2), (0x12000, 1), (0x13000, 1), (0x14000, 1), (0x20000, 1), (0x10800, 1)):
+        make.pins(1, iova, count)
+    make.unmap(one, 0x10000, 2 * PAGE)
+    make.pins(1, 0x12000, 1)
+    make.attach(other)
+    make.unmap(one)
+    make.detach()
+    make.engine(3, 0x10000, 8)
+    make.pins(1, 0x10000, 1)
+    return make.steps
+
+
+# The container that it stands in for.
+
+
+def standing_in(device: str, type: int) -> Episode:
+    make = Asker()
+    make.step("open", **{"as": "c", "what": "iommufd"})
+    make.step("open", **{"as": "g0", "what": f"group:{device}"})
+
+    def extensions() -> None:
+        for number in range(14):
+            make.ioctl_value("c", "VFIO_CHECK_EXTENSION", number)
+
+    def info(size: int) -> None:
+        make.ioctl("c", "VFIO_IOMMU_GET_INFO", INFO, {"argsz": size}, extra=b"\xa5" * 176)
+
+    def map(iova: int, size: int, at: int = 0, flags: int = 3, argsz: int = 32) -> None:
+        values = {"argsz": argsz, "flags": flags, "iova": iova, "size": size}
+        make.ioctl("c", "VFIO_IOMMU_MAP_DMA", MAP, values, put=[[offset(MAP, "vaddr"), 8, ["arena", at]]])
+
+    def unmap(iova: int = 0, size: int = 0, flags: int = 2, argsz: int = 24) -> None:
+        make.ioctl("c", "VFIO_IOMMU_UNMAP_DMA", UNMAP, {"argsz": argsz, "flags": flags, "iova": iova, "size": size}, extra=bytes(24))
+
+    extensions()
+    for number in range(9):
+        make.ioctl_value("c", "VFIO_SET_IOMMU", number)
+    for size in (8, 24):
+        info(size)
+    for argsz, flags in ((32, 3), (8, 3), (32, 4)):
+        map(0, PAGE, flags=flags, argsz=argsz)
+    unmap(0, PAGE, 0)
+    make.status("g0")
+    make.leave("g0")
+    make.get_device("g0", device, "d")
+    for fd in ("closed", "m", "g0", "c", "c"):
+        make.set_container("g0", fd)
+    make.status("g0")
+    make.ask("IOMMU_VFIO_IOAS")
+    extensions()
+    for number in (0, 2, 4, 5, 6, 7, 8, type):
+        make.ioctl_value("c", "VFIO_SET_IOMMU", number)
+    info(200)
+    make.get_device("g0", device, "d")
+    make.get_device("g0", "nobody", "n")
+    make.get_device("g0", device, "s")
+    make.step("close", slot="s")
+    make.attach(NOBODY)
+    make.detach()
+    make.bind()
+    for size in (0, 8, 15, 16, 19, 20, 23, 24, 32, 39, 40, 41, 48, 56, 57, 63, 64, 71, 72, 80, 87, 88, 96, 104, 120, 200):
+        info(size)
+    extensions()
+    for flags in range(9):
+        map(0x10000, PAGE, flags=flags)
+        unmap()
+    for iova, size in (
+        (0, 0), (0, PAGE), (1, PAGE), (0x800, 0x800), (0xFEE00000, PAGE), (0x8000000000, PAGE), (2**64 - PAGE, PAGE), (2**64 - PAGE, 2 * PAGE), (LAST, 1),
+        (0, LAST), (0, 2**64 - PAGE), (2**64 - 2 * PAGE, PAGE),
+    ):  # fmt: skip
+        map(iova, size)
+        unmap()
+    for at, size in product((1, RO_AT, HOLE_AT - PAGE, HOLE_AT), (PAGE, 2 * PAGE)):
+        map(0x10000, size, at)
+        unmap()
+    for iova, size, flags, argsz in (
+        (0, PAGE, 2, 24), (PAGE, 0, 2, 24), (0, 0, 1, 24), (0, 0, 4, 24), (0, PAGE, 0, 16), (0, PAGE, 0, 23), (0, 0, 0, 24), (0, LAST, 0, 24),
+        (LAST, 1, 0, 24), (LAST, 2, 0, 24), (1, 1, 0, 24), (0, 1, 0, 24), (0x10000, 0, 0, 24), (0x10000, PAGE, 0, 24), (0x13000, PAGE, 0, 24),
+        (0x11000, PAGE, 0, 24), (0xF000, 2 * PAGE, 0, 24), (0x13000, 2 * PAGE, 0, 24), (0x10001, PAGE, 0, 24), (0x10800, PAGE, 0, 24),
+        (0x10000, 0x800, 0, 24), (0xF000, 6 * PAGE, 0, 24), (0x20000, PAGE, 0, 24), (0x11000, 2**64 - PAGE, 0, 24),
+    ):  # fmt: skip
+        unmap()
+        map(0x10000, 4 * PAGE)
+        unmap(iova, size, flags, argsz)
+        unmap()
+    for request in ("VFIO_IOMMU_UNMAP_DMA", "VFIO_IOMMU_MAP_DMA", "VFIO_IOMMU_GET_INFO", "VFIO_IOMMU_DIRTY_PAGES"):
+        make.ioctl_value("c", request, 0)
+    map(0x10000, 4 * PAGE)
+    for number in (1, 3):
+        make.ioctl_value("c", "VFIO_SET_IOMMU", number)
+    make.leave("g0")
+    make.status("g0")
+    make.ask("IOMMU_VFIO_IOAS")
+    make.set_container("g0")
+    make.step("close", slot="d")
+    make.leave("g0")
+    return make.steps
+
+
+# What the selftest itself does not take.
+
+
+def selftest_arguments(_: str | None) -> Episode:
+    make = selftest.SelftestMaker(Random(0))
+    selftest.begin(make)
+    selftest.guest(make)
+    make.step("open", **{"as": "d", "what": f"cdev:{EDU}"})
+    asker = Asker()
+    asker.steps = make.steps
+    asker.bind(keep="edu")
+    asker.attach(["var", "ioas1", 0])
+    edu: Ref = ["var", "edu", 0]
+    asker.ask("IOMMU_VDEVICE_ALLOC", {"viommu_id": ["var", "viommu0", 0], "dev_id": edu}, virt_id=7)
+    for parent in ("hwpt0", "viommu0"):
+        refs = {"dev_id": edu, "pt_id": ["var", parent, 0], "data_uptr": ["arena", POINTED_AT]}
+        asker.ask("IOMMU_HWPT_ALLOC", refs, data_type=1, data_len=24)
+    for name in ("hwpt0", "auto0", "nested0"):
+        asker.attach(["var", name, 0])
+    for size in (0, 8, 67, 68, 72):
+        make.step("ioctl", slot="f", request=selftest.TEST, arg=(size.to_bytes(4, "little") + bytes(96)).hex())
+    for op in (0, 22 + 100, 2**32 - 1):
+        make.test(op, 0)
+    ioas: Ref = ["var", "ioas0", 0]
+    for start, size in ((0, 0), (LAST, 2), (0x5000000, PAGE), (0x5000000, PAGE)):
+        make.test(selftest.RESERVE, ioas, start.to_bytes(8, "little") + size.to_bytes(8, "little"))
+    for name in ("auto", "auto0", "ioas0"):
+        table: Ref = ["var", name, 0]
+        for iova, size, unit in ((0, PAGE, PAGE), (1, PAGE, PAGE), (0, 0, PAGE), (0, PAGE, 0), (0, 1 << 50, PAGE)):
+            union = bytes(8) + b"".join(number.to_bytes(8, "little") for number in (iova, size, unit))
+            make.test(selftest.DIRTY, table, union, [[32, 8, ["arena", POINTED_AT]]])
+        for iova, size, at in ((1, PAGE, 0), (selftest.BASE, 1, 0), (selftest.BASE, PAGE, 1), (selftest.BASE, PAGE, 0), (LAST - PAGE + 1, PAGE, 0)):
+            make.test(selftest.CHECK_MAP, table, iova.to_bytes(8, "little") + size.to_bytes(8, "little"), [[16, 8, ["arena", at]]])
+    for iova, size in ((selftest.BASE, 2**64 - selftest.BASE), (selftest.BASE + 8, LAST - selftest.BASE - 8), (selftest.BASE, 1 << 60)):
+        asker.ask("IOMMU_HW_QUEUE_ALLOC", {"viommu_id": ["var", "viommu0", 0]}, type=selftest.TYPE, nesting_parent_iova=iova, length=size)
+    return make.steps
+
+
 _OF_SPACES = (mappings, unmappings, places, copies_and_files, page_tables)
 
 
@@ -488,4 +653,5 @@ def episodes() -> list[Episode]:
     made = [sizes(None), options(None), sharing_a_group(None)]
     made += [kind(device) for kind, device in product(_OF_SPACES, (None, MOCK, EDU))]
     made += [kind(device) for kind, device in product((attaching, binding), (MOCK, EDU))]
-    return made
+    made += [standing_in(device, type) for device, type in product((MOCK, EDU), (1, 3))]
+    return [*made, reaching(MOCK), selftest_arguments(None)]

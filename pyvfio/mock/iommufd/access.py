@@ -92,10 +92,9 @@ class Access(Object, Space):
 
     def pin(self, iova: int, *, write: bool) -> int:
         iova -= iova % self.alignment
-        for area, _, _ in rw.accessible(self._attached().table, iova, self.alignment, WRITE if write else READ):
-            area.pin_access(iova, iova + self.alignment - 1, write=write)
-            return area.pages.address + area.offset(iova)
-        raise Errno(errno.ENOENT)
+        area, _, _ = next(rw.accessible(self._attached().table, iova, self.alignment, WRITE if write else READ))
+        area.pin_access(iova, iova + self.alignment - 1)
+        return area.pages.address + area.offset(iova)
 
     def unpin(self, iova: int) -> None:
         iova -= iova % self.alignment

@@ -51,10 +51,8 @@ class Area:
 
     # Pins by devices without an IOMMU.
 
-    def pin_access(self, start: int, last: int, *, write: bool) -> None:
-        """:raises Errno: EPERM; what pinning the pages fails with"""
-        if write and not self.pages.writable:
-            raise Errno(errno.EPERM)
+    def pin_access(self, start: int, last: int) -> None:
+        """:raises Errno: EINVAL; what pinning the pages fails with"""
         if self.pages.is_dma_buf:
             raise Errno(errno.EINVAL)
         self.pages.pin(self.offset(start), self.offset(last))

@@ -76,7 +76,7 @@ class Driver:
 
         :raises Errno: EOPNOTSUPP, EINVAL, EFAULT
         """
-        raise Errno(errno.EOPNOTSUPP)
+        raise NotImplementedError  # nothing can be its parent
 
     def viommu(self, type_: int) -> None:
         """:raises Errno: EOPNOTSUPP, it has no virtual IOMMU of that type"""
@@ -94,7 +94,7 @@ class Driver:
 
     def check_hw_queue(self, type_: int) -> None:
         """:raises Errno: EOPNOTSUPP, it has no queue of that type"""
-        raise Errno(errno.EOPNOTSUPP)
+        raise NotImplementedError  # there is no virtual IOMMU to have one
 
     def init_hw_queue(self, queue: HwQueue, index: int) -> None:
         """:raises Errno: EINVAL, EEXIST, EIO: that queue cannot be"""

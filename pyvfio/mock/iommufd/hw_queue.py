@@ -36,7 +36,7 @@ class InternalAccess(Object):
             for area, first, end in rw.accessible(self._ioas.table, start, last - start + 1, READ):
                 if self._pinned:
                     raise Errno(errno.EFAULT)
-                area.pin_access(first, end, write=False)
+                area.pin_access(first, end)
                 area.locks += 1
                 self._pinned.append((area, first, end))
         except Errno:

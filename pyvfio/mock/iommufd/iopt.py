@@ -122,8 +122,6 @@ class IoPageTable:
                 raise Errno(errno.EPERM)
             if start % self._page_size & self.alignment - 1:
                 raise Errno(errno.EINVAL)
-            if start + length - 1 > LAST:
-                raise Errno(errno.EOVERFLOW)
             areas.append(Area(at, at + length - 1, pages, start, prot))
             at += length
         if self.domains:

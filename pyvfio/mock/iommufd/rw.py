@@ -59,8 +59,6 @@ def write(table: IoPageTable, iova: int, data: bytes, *, copied: bool = False) -
     :raises Errno: as `accessible`, and EFAULT
     """
     for area, start, last in accessible(table, iova, len(data), WRITE):
-        if not area.pages.writable:
-            raise Errno(errno.EPERM)
         if copied and area.pages.is_dma_buf:
             raise Errno(errno.EINVAL)
         area.pages.write(area.offset(start), data[start - iova : last + 1 - iova])
