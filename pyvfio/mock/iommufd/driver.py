@@ -116,7 +116,7 @@ class Intel(Driver):
 
 class Amd(Driver):
     flags = _FAULT
-    info = (lib.IOMMU_HW_INFO_TYPE_AMD, struct.pack("=2Q", 0, 0))
+    info = (lib.IOMMU_HW_INFO_TYPE_AMD, struct.pack("=2Q", 0x29D3, 0))
 
 
 class Smmu(Driver):
