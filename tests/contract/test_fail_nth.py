@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from pyvfio.space import AddressSpace
 
 # A device with an IOMMU and one without, by each of the kernel's three ways; what differs between IOMMUs is native to iommufd.
-# These sweeps are long, and what they find is a matter of the newest kernel.
+# These sweeps are long, and what they find is a matter of the newest kernel. Not under virtio's: its driver (Linux 7.3) allocates
+# memory to unmap, and what it has none for stays mapped, and pinned for ever.
 pytestmark = [
-    pytest.mark.only(mode="iommufd", device=["edu", "vfio-mock"], kernel="newest"),
+    pytest.mark.only(mode="iommufd", device=["edu", "vfio-mock"], iommu=["intel", "amd"], kernel="newest"),
     pytest.mark.only(mode=["type1v2", "iommufd-type1v2"], device=["edu", "vfio-mock"], iommu="intel", kernel="newest"),
     pytest.mark.require("linux"),
 ]
 on_the_mock_iommu = pytest.mark.only(mode="iommufd", device="vfio-mock", iommu="intel", kernel="newest")
-native = pytest.mark.only(mode="iommufd", device=["edu", "vfio-mock"], kernel="newest")
+native = pytest.mark.only(mode="iommufd", device=["edu", "vfio-mock"], iommu=["intel", "amd"], kernel="newest")
 
 PAGE = 4096
 IOVA = mock_domain.APERTURE_START
