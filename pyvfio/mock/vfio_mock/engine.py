@@ -121,14 +121,17 @@ class Engine:
 
     def _run_behind(self) -> None:
         with self._changed:
+            # What ends in no other way has broken off; nobody is to wait for it.
+            error, stopped = errno.EIO, False
             try:
-                while self._may_go_on() and self._advance():
+                while not (stopped := not self._may_go_on()) and self._advance():
                     # Let others have the lock between any two steps; one that is only let go of would be had at once again.
                     self._changed.wait(1e-5)
-            except Errno as error:
-                self._finish(error.number)
-            else:
-                self._finish(0, stopped=self._stop)
+                error = 0
+            except Errno as failure:
+                error = failure.number
+            finally:
+                self._finish(error, stopped=stopped)
 
     def _may_go_on(self) -> bool:
         """Sleep for the delay, and while paused; False if it is to stop."""
