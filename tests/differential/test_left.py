@@ -1,0 +1,34 @@
+"""When everything is closed, nothing is left of it in the mock: the kernel's counts are its own only."""
+
+from __future__ import annotations
+
+import generate
+import replay
+
+from pyvfio import mock
+
+STEPS = 4000
+
+
+def left(kernel: mock.Kernel) -> dict[str, object]:
+    """What a host on which nothing is open would not have."""
+    groups = [group for group in kernel.groups.values() if group.file or group.owner is not None or group.cdevs]
+    devices = [device for device in kernel.devices.values() if device.files or device.space is not None]
+    found = {
+        "files": kernel.files,
+        "groups": [group.number for group in groups],
+        "devices": [device.name for device in devices],
+        "locked": kernel.locked.pages,
+        "locked by user": kernel.locked_by_user.pages,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def test_nothing_is_left_of_an_episode() -> None:
+    subjects = ["type1", "iommufd", "devices"]
+    with replay.on_mock(generate.devices(subjects), "intel-39") as replayer:
+        kernel = replayer.kernel
+        assert isinstance(kernel, mock.Kernel)
+        for number, episode in enumerate(generate.episodes(21, STEPS, subjects)):
+            replayer.episode(episode)
+            assert not left(kernel), f"episode {number}: {left(kernel)}"
