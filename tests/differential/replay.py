@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from steps import HOLE, PAGE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
+from steps import PAGE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
 
 from pyvfio import requests
 from pyvfio._abi import ffi, lib
@@ -29,27 +29,28 @@ from pyvfio.kernel import Kernel, LinuxKernel
 #: no process has this many descriptors open
 CLOSED = 0x7FFF_0000
 CAP_IPC_LOCK = 14
+MAP_NORESERVE = 0x4000
+#: address space around the arena
+RESERVED = 1 << 45
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 class Arena:
     """The memory that a trace maps, and has its bitmaps in."""
 
     def __init__(self) -> None:
-        # Aligned so that what a kernel makes of alignments is the same in every run.
-        size = WRITABLE + READ_ONLY + HOLE
+        # Behind it nothing can be read or written, as far as a trace's mappings and transfers go, for what they reach is the
+        # process's own memory. It is aligned so that what a kernel makes of alignments is the same in every run.
         align = 1 << 21
-        address = _libc.mmap(None, size + align, mmap.PROT_READ | mmap.PROT_WRITE, 0x22, -1, 0)
-        self.address = -(-address // align) * align
+        reserved = _libc.mmap(None, RESERVED, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        self.address = -(-reserved // align) * align
+        _libc.mprotect(self.address, WRITABLE + READ_ONLY, mmap.PROT_READ | mmap.PROT_WRITE)
         self.memory = ffi.buffer(ffi.cast("char *", self.address), WRITABLE + READ_ONLY)
         self.reset()
         _libc.mprotect(self.address + WRITABLE, READ_ONLY, mmap.PROT_READ)
-        _libc.munmap(self.address + WRITABLE + READ_ONLY, HOLE)
-
         # A page of the caller's that cannot be written, but through another mapping.
         fd = os.memfd_create("read-only", os.MFD_CLOEXEC)
         os.truncate(fd, PAGE)
