@@ -59,6 +59,8 @@ class Device(Handlers):
     migration: Migration | None = None
 
     def __init__(self, kernel: Kernel, name: str, *, group: Group | None = None, parent: str | None = None) -> None:
+        if name in kernel.devices:
+            raise ValueError(f"{kernel!r} has a device {name} already")
         self.kernel = kernel
         self.name = name
         self.parent = parent

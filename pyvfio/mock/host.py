@@ -116,11 +116,6 @@ class Host:
     def driver_of(self, device: Device) -> Driver | None:
         return None if device.driver is None else self.drivers[device.bus, device.driver]
 
-    def is_vfio(self, device: Device) -> bool:
-        """Whether a VFIO driver has it."""
-        driver = self.driver_of(device)
-        return driver is not None and driver.vfio
-
     def matches(self, device: Device, driver: Driver) -> bool:
         if driver.bus != device.bus:
             return False
@@ -183,6 +178,15 @@ class Host:
         device = self._on(bus, name)
         if device.driver is None and not self.probe_driver(device):
             raise Errno(errno.EINVAL)
+
+    def named_driver(self, bus: str, name: str) -> Driver:
+        """
+        :raises ValueError: the bus has no driver of that name
+        """
+        if (bus, name) not in self.drivers:
+            there = ", ".join(sorted(other for on, other in self.drivers if on == bus))
+            raise ValueError(f"no driver {name!r} on the {bus} bus; there are {there}")
+        return self.drivers[bus, name]
 
     def probe_driver(self, device: Device) -> bool:
         """Bind a device to the first driver that takes it; whether there is one."""

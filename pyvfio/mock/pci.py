@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pyvfio.mock.kernel import Kernel
     from pyvfio.mock.tree import Text
 
+_ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 #: no request of a device on PCI crosses a boundary of this
 _PAGE = 4096
 _MSI_ENABLE, _MSI_SIZE = 0x01, 0x70
@@ -46,6 +48,8 @@ class PciDevice(PciRegions):
     :param driver: bind it to this driver
     :param parent: address of a bridge that it is behind
     :param group: the group of another device, to share it; None for one of its own
+    :raises ValueError: `name` is no address, or taken; there is no such driver
+
     :ivar function: what it is
     :ivar config: its configuration space
     :ivar era: counts how often its BARs have gone away
@@ -63,6 +67,9 @@ class PciDevice(PciRegions):
     def __init__(
         self, kernel: Kernel, name: str, *, function: Function | None = None, driver: str | None = None, **more: Any
     ) -> None:
+        if not _ADDRESS.fullmatch(name):
+            raise ValueError(f"{name!r} is no address of a PCI function, such as 0000:00:0a.0")
+        found = None if driver is None else kernel.host.named_driver(self.bus, driver)
         if function is not None:
             self.function = function  # type: ignore[misc]
         self.ids = self.function.ids
@@ -79,8 +86,8 @@ class PciDevice(PciRegions):
         self.virtual = VirtualFunctions(self) if self.function.virtual else None
         self.physical: VirtualFunctions | None = None
         super().__init__(kernel, name, **more)
-        if driver is not None:
-            kernel.host.bind(self, kernel.host.drivers[self.bus, driver])
+        if found is not None:
+            kernel.host.bind(self, found)
 
     # What a subclass gives.
 

@@ -91,3 +91,13 @@ def test_two_kernels_know_nothing_of_each_other() -> None:
     Plain(one, "0000:00:0a.0", driver="vfio-pci")
     with pytest.raises(OSError, match="no device"):
         pyvfio.open("0000:00:0a.0", kernel=two)
+
+
+def test_what_cannot_be_plugged_in_is_refused() -> None:
+    kernel = mock.Kernel()
+    with pytest.raises(ValueError, match="no address"):
+        Plain(kernel, "00:0a.0")
+    with pytest.raises(ValueError, match="already"):
+        Plain(kernel, "0000:00:03.0")
+    with pytest.raises(ValueError, match="there are e1000e"):
+        Plain(kernel, "0000:00:0a.0", driver="vfio_pci")
