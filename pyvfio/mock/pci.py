@@ -78,7 +78,7 @@ class PciDevice(PciRegions):
         self.config.on_write(COMMAND, 2, self._command_written)
         if self.config.msi_control:
             self.config.on_write(self.config.msi_control, 1, self._msi_written)
-        counts = (int(self.function.intx), self.function.msi, self.function.msix, int(self.function.express), 1)
+        counts = (int(self.function.intx), self.function.msi, self.function.msix, 1, 1)
         self.irqs = PciIrqs(kernel, counts)
         self._ioeventfds = Ioeventfds(self)
         self._low_power = LowPower()
@@ -147,7 +147,7 @@ class PciDevice(PciRegions):
 
     def open(self) -> None:
         self._restore()
-        if self.function.resets:
+        if self.resets:
             self.power_on()
 
     def close(self) -> None:
@@ -157,8 +157,15 @@ class PciDevice(PciRegions):
         self._restore()
         self.config.command = 0
 
+    @property
+    def resets(self) -> bool:
+        """Whether it has a reset: one of its own, or that of its bus, if it is alone there."""
+        if self.function.resets or self.parent is None or not self.function.bus_resets:
+            return self.function.resets
+        return not any(one is not self and getattr(one, "parent", None) == self.parent for one in self.kernel.devices.values())
+
     def reset(self) -> None:
-        if not self.function.resets:
+        if not self.resets:
             raise Errno(errno.EINVAL)
         self.bus_reset()
 
@@ -239,7 +246,7 @@ class PciDevice(PciRegions):
 
     @property
     def flags(self) -> int:  # type: ignore[override]
-        return int(lib.VFIO_DEVICE_FLAGS_PCI | (lib.VFIO_DEVICE_FLAGS_RESET if self.function.resets else 0))
+        return int(lib.VFIO_DEVICE_FLAGS_PCI | (lib.VFIO_DEVICE_FLAGS_RESET if self.resets else 0))
 
     def info_size(self, argsz: int) -> int:
         return min(argsz, int(ffi.sizeof("struct vfio_device_info")))

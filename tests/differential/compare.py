@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from steps import Answer, Episode, Step
 
+#: VFIO_REGION_INFO_FLAG_MMAP
+_MMAP = 4
+
 
 class Disagreement(NamedTuple):
     """The first step of an episode that two kernels answer differently. What comes after it is not compared."""
@@ -28,10 +31,22 @@ def disagreements(
     found = []
     for number, (steps, ours, theirs) in enumerate(zip(episodes, expected, got, strict=True)):
         for index, (step, one, other) in enumerate(zip(steps, ours, theirs, strict=True)):
-            if one != other:
+            if differ(step, one, other):
                 found.append(Disagreement(number, index, step, one, other))
                 break
     return found
+
+
+def differ(step: Step, kernel: Answer, mock: Answer) -> bool:
+    """Whether a kernel and the mock answer a step differently.
+
+    The mock does not offer to map registers, for it could not see what is stored there: the one difference that is meant to be.
+    """
+    if kernel != mock and step.get("request") == "VFIO_DEVICE_GET_REGION_INFO" and "out" in kernel and "out" in mock:
+        data = bytearray.fromhex(kernel["out"])
+        data[4] &= ~_MMAP
+        return {**kernel, "out": data.hex()} != mock
+    return kernel != mock
 
 
 def described(step: Step) -> str:

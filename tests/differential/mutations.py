@@ -99,14 +99,14 @@ def main() -> None:
     if number != "none":
         sys.meta_path.insert(0, Planter(MUTATIONS[int(number)]))
     import replay
-    from compare import Disagreement
+    from compare import Disagreement, differ
 
     for file in records:
         record = load(Path(file))
         with replay.on_mock(record["devices"], record["profile"]) as replayer:
             for index, (episode, answers) in enumerate(zip(record["episodes"], record["answers"], strict=True)):
                 for at, (step, expected, got) in enumerate(zip(episode, answers, replayer.episode(episode), strict=True)):
-                    if got != expected:
+                    if differ(step, expected, got):
                         print(Disagreement(index, at, step, expected, got))
                         return
     print("no disagreement")

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from steps import PAGE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
 
-from pyvfio import requests
+from pyvfio import host, requests
 from pyvfio._abi import ffi, lib
 from pyvfio.kernel import Kernel, LinuxKernel
 
@@ -299,28 +299,34 @@ def linux_memlock(size: int | None) -> None:
 
 
 @contextlib.contextmanager
+def bound(devices: list[str], kernel: Kernel) -> Iterator[None]:
+    """These devices in the hands of vfio-pci; vfio-mock is VFIO's anyway."""
+    with contextlib.ExitStack() as stack:
+        for address in devices:
+            if not address.startswith("vfio-mock"):
+                stack.enter_context(host.bind(address, "vfio-pci", kernel=kernel))
+        yield
+
+
+@contextlib.contextmanager
 def on_linux(devices: list[str]) -> Iterator[Replayer]:
     """The real kernel of a machine of scripts/vm, with these devices bound to VFIO drivers."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-    from guest import load_mock, ready
+    from guest import load_mock
 
     load_mock()
-    with contextlib.ExitStack() as stack:
-        for address in devices:
-            stack.enter_context(ready(address))
-        yield Replayer(LinuxKernel(), linux_memlock)
+    kernel = LinuxKernel()
+    with bound(devices, kernel):
+        yield Replayer(kernel, linux_memlock)
 
 
 @contextlib.contextmanager
 def on_mock(devices: list[str], profile: str) -> Iterator[Replayer]:
     """A mock kernel, with these devices bound."""
-    from pyvfio import host, mock
+    from pyvfio import mock
 
     kernel = mock.Kernel(profile)
-    with contextlib.ExitStack() as stack:
-        for address in devices:
-            if not address.startswith("vfio-mock"):
-                stack.enter_context(host.bind(address, "vfio-pci", kernel=kernel))
+    with bound(devices, kernel):
         yield Replayer(kernel, kernel.limit_memlock)
 
 

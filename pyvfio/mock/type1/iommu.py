@@ -88,8 +88,8 @@ class Type1(Handlers):
     def attach(self, group: Group) -> None:
         """A group comes: its IOMMU's IOVAs and page sizes count from now on, and all that is mapped is mapped for it too.
 
-        :raises Errno: EBUSY while a virtual address is invalid; EINVAL when something is mapped where it may not be; ENOMEM, EFAULT of
-            pinning what had not been pinned
+        :raises Errno: EBUSY while a virtual address is invalid; EINVAL when something is mapped where it may not be, ERANGE beyond what the
+            first IOMMU reaches; ENOMEM, EFAULT of pinning what had not been pinned
         """
         if self.invalid:
             raise Errno(errno.EBUSY)
@@ -97,9 +97,10 @@ class Type1(Handlers):
             self.emulated.insert(0, group)
         else:
             profile = self.kernel.profile
-            usable = self.usable.narrowed(IovaRange(0, 2**profile.width - 1), group, self.mappings)
+            aperture = IovaRange(0, 2**profile.width - 1)
+            usable = self.usable.narrowed(aperture, group, self.mappings)
             if not self.backed:
-                self._pin_all()
+                self._pin_all(aperture)
                 self._set_page_sizes(profile.page_sizes)
             self.usable.ranges = usable
             self.backed.append(group)
@@ -139,12 +140,15 @@ class Type1(Handlers):
         if device in self.devices:
             self.devices.remove(device)
 
-    def _pin_all(self) -> None:
+    def _pin_all(self, aperture: IovaRange) -> None:
+        """Map for the first IOMMU what is mapped for none yet, in ascending order."""
         done: list[Type1Mapping] = []
         try:
             for mapping in self.mappings:
                 mapping.pin(self.locked, self.page)
                 done.append(mapping)
+                if mapping.last > aperture.last:
+                    raise Errno(errno.ERANGE)
         except Errno:
             for mapping in done:
                 mapping.unpin(self.locked, self.page)
