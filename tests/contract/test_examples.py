@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import drivers  # noqa: F401  (it tells where the examples are)
 import pytest
@@ -29,20 +26,6 @@ def random_memory(space: AddressSpace, size: int) -> tuple[memoryview, int]:
     mapping = space.alloc(size)
     mapping.buffer.view[:size] = os.urandom(size)
     return mapping.buffer.view, mapping.iova
-
-
-@pytest.mark.require("linux")
-@pytest.mark.only(mode="type1v2", device=["edu", "nvme", "e1000e"])
-def test_an_example_runs_by_hand(
-    address: str, cell: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", [f"{cell.device}.py", address])
-    # It is bound already, by the cell.
-    monkeypatch.setattr(pyvfio.host, "bind", lambda *_: contextlib.nullcontext())
-    import_module(f"examples.{cell.device}").main()
-    printed = capsys.readouterr().out
-    assert address in printed
-    assert "DIFFERENT" not in printed
 
 
 # --- edu ----------------------------------------------------------------------------------------------------------------
@@ -176,7 +159,6 @@ def test_e1000e_receives_what_it_sends_to_itself(device: Device, interrupt: bool
 def test_e1000e_sends_over_the_wire_to_another(device: Device, mode: str, other: Callable[..., str]) -> None:
     from examples.e1000e import E1000e
 
-    import pyvfio
 
     view, iova = random_memory(device.address_space, 1024)
     with (
