@@ -56,7 +56,8 @@ def test_data_of_a_table_that_the_iommu_does_not_take(parent: Hwpt, mock: MockDe
             parent.nested(mock.bound, data_type, data, flags=flags)
     with refused(errno.EINVAL):
         parent.nested(mock.bound, DATA, NESTED + b"\x01")
-    with refused(errno.EFAULT):
+    # Longer than the struct of the mock IOMMU, which is refused before any of it is read.
+    with refused(errno.EINVAL):
         parent.nested(mock.bound, DATA, ffi.cast("struct iommu_hwpt_vtd_s1 *", 0x1000))
     with refused(errno.ENOENT):
         mock_domain.allocate_by_id(ioas.iommufd, device=0xFFFF, parent=ioas.id)
