@@ -36,6 +36,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_MAP_FAILED = 2**64 - 1
 
 
 class Arena:
@@ -45,8 +47,10 @@ class Arena:
         # Behind it nothing can be read or written, as far as a trace's mappings and transfers go, for what they reach is the
         # process's own memory. It is aligned so that what a kernel makes of alignments is the same in every run.
         align = 1 << 21
-        reserved = _libc.mmap(None, RESERVED, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        self.address = -(-reserved // align) * align
+        self._reserved = _libc.mmap(None, RESERVED, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if self._reserved == _MAP_FAILED:
+            raise OSError(ctypes.get_errno(), "no room for an arena: is an earlier one still there?")
+        self.address = -(-self._reserved // align) * align
         _libc.mprotect(self.address, WRITABLE + READ_ONLY, mmap.PROT_READ | mmap.PROT_WRITE)
         self.memory = ffi.buffer(ffi.cast("char *", self.address), WRITABLE + READ_ONLY)
         self.reset()
@@ -60,6 +64,13 @@ class Arena:
 
     def reset(self) -> None:
         self.memory[0:WRITABLE] = _PATTERN
+
+    def close(self) -> None:
+        """Four of them fill a process."""
+        self.memory = None
+        _libc.munmap(self._reserved, RESERVED)
+        _libc.munmap(self.read_only, PAGE)
+        self.scratch.close()
 
 
 # Every word of 8 bytes is another one.
@@ -83,6 +94,9 @@ class Replayer:
         self._undo: list[Callable[[], None]] = []
         self._paths: dict[str, str] = {}
         self._keep: list[Any] = []
+
+    def close(self) -> None:
+        self._arena.close()
 
     def episode(self, steps: Episode) -> list[Answer]:
         """What is answered to each step; everything is closed and put back at the end."""
@@ -316,8 +330,8 @@ def on_linux(devices: list[str]) -> Iterator[Replayer]:
 
     load_mock()
     kernel = LinuxKernel()
-    with bound(devices, kernel):
-        yield Replayer(kernel, linux_memlock)
+    with bound(devices, kernel), contextlib.closing(Replayer(kernel, linux_memlock)) as replayer:
+        yield replayer
 
 
 @contextlib.contextmanager
@@ -326,8 +340,8 @@ def on_mock(devices: list[str], profile: str) -> Iterator[Replayer]:
     from pyvfio import mock
 
     kernel = mock.Kernel(profile)
-    with bound(devices, kernel):
-        yield Replayer(kernel, kernel.limit_memlock)
+    with bound(devices, kernel), contextlib.closing(Replayer(kernel, kernel.limit_memlock)) as replayer:
+        yield replayer
 
 
 def main() -> None:
