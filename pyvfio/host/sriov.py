@@ -30,7 +30,8 @@ def create_vfs(
     With vfio-pci as the physical function's driver this takes its module's parameter `enable_sriov`.
 
     :param count: how many, 1 to the device's `total_vfs`
-    :param probe: whether the kernel looks for drivers for them; without, they are bound to none
+    :param probe: whether the kernel looks for drivers for them; without, they are bound to none. The physical function's
+        `sriov_drivers_autoprobe` keeps that: a driver may be looked for long after this returns
     :raises Unsupported: the device has no SR-IOV
     :raises ValueError: `count` is not possible
     :raises OSError: EBUSY, it has some already (only all of them can be removed); ENOENT, its driver makes
@@ -52,8 +53,9 @@ def create_vfs(
         raise OSError(error.errno, f"making virtual functions of {found.address}: {error.strerror}") from error
     try:
         _set(kernel, found, count, timeout)
-    finally:
+    except BaseException:
         kernel.write_file(probing, before)
+        raise
     return [device(name, kernel) for name in device(found.address, kernel).virtual_functions]
 
 
