@@ -22,7 +22,7 @@ def request(number: int) -> Callable[[_H], _H]:
     would (None for 0), and raises :class:`Errno` to fail."""
 
     def mark(handler: _H) -> _H:
-        handler._request = number  # type: ignore[attr-defined]
+        handler._request = number  # type: ignore[attr-defined]  # a mark for Handlers, of no use to callers
         return handler
 
     return mark

@@ -96,7 +96,7 @@ def _affected(device: PciDevice) -> list[PciDevice]:
     if device.parent is None:
         raise Errno(errno.ENODEV)
     on_bus = (one for one in device.kernel.devices.values() if getattr(one, "parent", None) == device.parent)
-    return sorted(on_bus, key=lambda one: one.name)  # type: ignore[arg-type]
+    return sorted(on_bus, key=lambda one: one.name)  # type: ignore[arg-type]  # what has a parent is a PciDevice
 
 
 def _context(device: PciDevice) -> Context | None:

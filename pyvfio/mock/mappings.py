@@ -29,6 +29,9 @@ class Mappings(Generic[T]):
     """
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
         # The first IOVA of each block; of each item, block by block; and the items likewise.
         self._heads: list[int] = []
         self._keys: list[list[int]] = []
@@ -108,6 +111,3 @@ class Mappings(Generic[T]):
             self._heads[block] = keys[0]
         else:
             del self._heads[block], self._keys[block], self._items[block]
-
-    def clear(self) -> None:
-        self.__init__()  # type: ignore[misc]
