@@ -435,7 +435,7 @@ def bind_failed(fd: Fd, error: int, *, token: bool) -> Exception:
 
     def clue() -> tuple[str | None, list[str]]:
         if -error == errno.EPERM:
-            return "another program owns a device of its group, or this host's IOMMU does not isolate interrupts", [
+            return "another program owns a device of its group, one has a driver that is not VFIO's, or this host's IOMMU does not isolate interrupts", [
                 "the kernel log says which; to allow the latter anyway: iommufd.allow_unsafe_interrupts=1 (a module "
                 "parameter, also on the kernel's command line)"
             ]

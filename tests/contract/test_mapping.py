@@ -71,7 +71,7 @@ def test_behind_the_last_usable_page_is_nothing(space: AddressSpace) -> None:
     beyond = highest_page(space) + PAGE
     with pytest.raises(OSError) as caught:
         space.map(DmaBuffer(2 * PAGE), beyond - PAGE)
-    assert caught.value.errno in (errno.EINVAL, errno.EOVERFLOW)
+    assert caught.value.errno == (errno.EOVERFLOW if beyond == 2**64 else errno.EINVAL)
 
 
 def errno_of_wrapping(cell: Cell) -> int:
@@ -147,12 +147,12 @@ def test_unmap_all_takes_everything(space: AddressSpace) -> None:
 
 
 @pytest.mark.require("whole_mappings")
-def test_a_part_of_a_mapping_is_not_unmapped(space: AddressSpace) -> None:
+def test_a_part_of_a_mapping_is_not_unmapped(space: AddressSpace, mode: str) -> None:
     mapping = space.map(DmaBuffer(4 * PAGE), 0x10_0000)
     for at in (0x10_0000, 0x10_1000, 0x10_3000):
         with pytest.raises(OSError, match="split") as caught:
             space.unmap(at, PAGE)
-        assert caught.value.errno in (errno.EINVAL, errno.ENOENT)
+        assert caught.value.errno == (errno.EINVAL if mode == "type1v2" else errno.ENOENT)
     assert mapping.mapped
     assert mapping.unmap() == 4 * PAGE
 
