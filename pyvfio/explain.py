@@ -170,8 +170,14 @@ def map_failed(
         # Before Linux 7.0 a range that wraps is EINVAL in type1.
         if refused and number in (refused.errno, errno.EINVAL):
             return _because(space, refused.because, iova, size_, address)
+        if call == "IOMMU_IOAS_MAP_FILE" and number == errno.EOPNOTSUPP:
+            return "of dma-bufs only those that VFIO makes can be mapped, of one part each", []
+        if call == "IOMMU_IOAS_MAP_FILE" and number == errno.ENODEV:
+            return "the BAR behind the dma-buf is not to be reached now: its device is closed, asleep, or does not decode memory", []
         if number == errno.EFAULT:
-            return f"the memory at address {address:#x} is not mapped, or not writable, in this process", []
+            notes = ["iommufd pins memory, and a mapped BAR is none: Region.dma_buf() and Ioas.map_file() let a device reach it"]
+            reason = f"the memory at address {address:#x} is not mapped, or not writable, in this process"
+            return reason, notes if space.mode.startswith("iommufd") else []
         if number == errno.ENOTTY:
             return _IOMMUFD[number], []
         if number == errno.EEXIST:
