@@ -16,6 +16,7 @@ from pathlib import Path
 
 import guest
 import pytest
+from processes import in_another_process
 
 import pyvfio
 from pyvfio import host
@@ -235,6 +236,35 @@ class TestBind:
         with host.bind(function, "vfio-pci") as bound:
             assert bound.group is not None
             assert host.group(bound.group).in_the_way == {neighbour.address: neighbour.driver}
+
+
+@once
+class TestOpening:
+    def test_without_permission_it_is_said_what_it_takes(self, edu: host.HostDevice) -> None:
+        def as_nobody() -> None:
+            os.setgid(65534)
+            os.setuid(65534)
+            for mode in ("iommufd", "type1v2"):
+                with pytest.raises(PermissionError, match="root, or the owner of the file"):
+                    pyvfio.open(edu.address, mode=mode)
+            with pytest.raises(PermissionError, match="takes root"), host.bind(edu.address, "vfio-pci"):
+                pass
+            with pytest.raises(PermissionError):
+                host.restore()
+            # To look takes nothing.
+            assert edu.address in [one.address for one in host.devices()]
+
+        with host.bind(edu.address, "vfio-pci"), in_another_process(as_nobody) as nobody:
+            assert nobody.join(120) == 0
+
+    def test_a_device_with_no_driver_comes_with_advice(self, edu: host.HostDevice, nvme: host.HostDevice) -> None:
+        with pytest.raises(Unsupported, match=rf"bound to no driver: pyvfio.host.bind\('{edu.address}', 'vfio-pci'\)"):
+            pyvfio.open(edu.address, mode="iommufd")
+        with pytest.raises(Unsupported, match="bound to nvme, not to a VFIO driver"):
+            pyvfio.open(nvme.address, mode="iommufd")
+        with pytest.raises(FileNotFoundError, match="no device of group") as caught:
+            pyvfio.open(edu.address, mode="type1v2")
+        assert any(edu.address in note for note in caught.value.__notes__)
 
 
 @once

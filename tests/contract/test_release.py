@@ -1,0 +1,264 @@
+"""Devices that are taken away from a program that uses them: unbound, unplugged, in error."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from monitor import Monitor, monitor
+from processes import in_another_process, writing
+
+import pyvfio
+from pyvfio import host
+from pyvfio._abi import lib
+
+if TYPE_CHECKING:
+    from drivers.vfio_mock import VfioMock
+
+    from pyvfio import Device
+    from pyvfio.irq import Vector
+    from pyvfio.space import AddressSpace
+
+PAGE = 4096
+PLUGGABLE = "0000:01:00.0"
+REPORTER = "0000:02:00.0"
+pytestmark = pytest.mark.require("linux")
+# How the kernel asks is the same for all IOMMUs.
+by_group_and_by_cdev = pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="edu")
+
+
+def request_of(device: Device) -> Vector:
+    (request,) = device.irqs[lib.VFIO_PCI_REQ_IRQ_INDEX].enable()
+    return request
+
+
+def asked_within(request: Vector, limit: float = 30) -> float:
+    """Seconds until the kernel asks to have the device back."""
+    begun = time.monotonic()
+    request.wait(limit)
+    return time.monotonic() - begun
+
+
+@contextlib.contextmanager
+def plugged_in(qemu: Monitor) -> Iterator[None]:
+    """At the end the device that can be unplugged is there again."""
+    try:
+        yield
+    finally:
+        with host.Changes() as changes:
+            if not os.path.exists(f"/sys/bus/pci/devices/{PLUGGABLE}"):
+                with contextlib.suppress(RuntimeError):  # it was removed by the kernel alone, and QEMU still has it
+                    qemu.execute("device_add", driver="edu", id="pluggable", bus="port1", addr="0")
+                Path("/sys/bus/pci/rescan").write_text("1")
+                limit = time.monotonic() + 30
+                while not os.path.exists(f"/sys/bus/pci/devices/{PLUGGABLE}") and time.monotonic() < limit:
+                    changes.wait(0.1)
+        assert host.device(PLUGGABLE).driver is None
+
+
+@pytest.fixture
+def qemu() -> Iterator[Monitor]:
+    with monitor() as qemu:
+        yield qemu
+
+
+# --- unbinding --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.only(device="vfio-mock", mode=["type1v2", "iommufd"])
+class TestUnbinding:
+    @pytest.fixture
+    def driver(self, address: str) -> Iterator[Path]:
+        """The device's driver, which has it again after the test."""
+        driver = Path("/sys/bus/platform/drivers/vfio-mock")
+        yield driver
+        if host.device(address).driver is None:
+            (driver / "bind").write_text(address)
+
+    def test_a_device_that_logs_under_load_is_given_back(
+        self, driver: Path, device: Device, logger: VfioMock, space: AddressSpace, address: str
+    ) -> None:
+        mapping = space.alloc(64 * PAGE, 0x10_0000)
+        memory = device.regions[2].map(0x1000)
+        request = request_of(device)
+        with device.dirty_log([mapping.range]) as log:
+            logger.start("TOUCH", "REPEAT", iova=mapping.iova, length=mapping.size, stride=PAGE)
+            with writing(address, driver / "unbind") as unbinding:
+                seconds = asked_within(request)
+                print(f"asked after {seconds:.3f} s")
+                assert seconds < 5
+                # Until it is closed the device works on.
+                assert log.read().count() == 64
+                assert memory.read32(0) == 0
+                device.close()
+                assert unbinding.wait(30) == 0
+        gone = host.device(address)
+        assert (gone.driver, gone.vfio, gone.cdev) == (None, None, None)
+        assert host.holders_of(address) == []
+
+    def test_a_program_that_does_not_listen_is_asked_again(self, driver: Path, device: Device, address: str) -> None:
+        request = request_of(device)
+        with writing(address, driver / "unbind") as unbinding:
+            request.wait(30)
+            # Every ten seconds.
+            request.wait(60)
+            assert unbinding.poll() is None
+            device.close()
+            assert unbinding.wait(30) == 0
+
+    def test_a_program_that_is_killed_lets_go(self, driver: Path, address: str, mode: str) -> None:
+        def use() -> None:
+            from drivers.vfio_mock import VfioMock
+
+            device = pyvfio.open(address, mode=mode)
+            mapping = device.address_space.alloc(16 * PAGE)
+            log = device.dirty_log([mapping.range])
+            VfioMock(device).start("TOUCH", "REPEAT", iova=mapping.iova, length=mapping.size, stride=PAGE)
+            while log.read().count() >= 0:
+                time.sleep(0.01)
+
+        with in_another_process(use) as program:
+            limit = time.monotonic() + 30
+            while not host.holders_of(address) and time.monotonic() < limit:
+                time.sleep(0.05)
+            time.sleep(0.3)
+            with writing(address, driver / "unbind") as unbinding:
+                program.kill()
+                assert unbinding.wait(30) == 0
+        assert host.device(address).vfio is None
+
+
+@by_group_and_by_cdev
+class TestBindsEnd:
+    def test_it_waits_for_a_program_that_closes_when_asked(self, mode: str) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(host.bind(PLUGGABLE, "vfio-pci"))
+            ready, told = os.pipe()
+
+            def use() -> None:
+                with pyvfio.open(PLUGGABLE, mode=mode) as device:
+                    request = request_of(device)
+                    device.config.bus_master = True
+                    device.address_space.alloc(1 << 20)
+                    os.write(told, b"x")
+                    request.wait(60)
+
+            with in_another_process(use) as program:
+                os.read(ready, 1)
+                begun = time.monotonic()
+                stack.close()
+                seconds = time.monotonic() - begun
+                print(f"bind() ended after {seconds:.3f} s")
+                assert seconds < 10
+                assert program.join(30) == 0
+            os.close(ready)
+            os.close(told)
+        assert host.device(PLUGGABLE).driver is None
+        assert host.bindings() == []
+
+
+# --- unplugging -------------------------------------------------------------------------------------------------------
+
+
+@by_group_and_by_cdev
+class TestUnplugging:
+    @contextlib.contextmanager
+    def used(self, mode: str, kernel: Any) -> Iterator[tuple[Device, Vector]]:
+        """A device that is open, mapped and at work."""
+        with host.bind(PLUGGABLE, "vfio-pci"), pyvfio.open(PLUGGABLE, mode=mode, kernel=kernel) as device:
+            bar = device.regions[0].map()
+            mapping = device.address_space.alloc(1 << 20, 0x10_0000)
+            device.config.bus_master = True
+            device.irqs.msi.enable()
+            request = request_of(device)
+            # A transfer into the memory is under way: edu takes 100 ms.
+            for register, value in ((0x80, 0x40000), (0x88, mapping.iova), (0x90, 2048), (0x98, 3)):
+                bar.write64(register, value)
+            yield device, request
+
+    def gone(self) -> None:
+        with pytest.raises(OSError, match=f"no device {PLUGGABLE}") as caught:
+            host.device(PLUGGABLE)
+        assert caught.value.errno == errno.ENODEV
+        assert PLUGGABLE not in {one.address for one in host.devices()}
+        assert len(os.listdir("/dev/vfio/devices")) == len(os.listdir("/sys/class/vfio-dev"))
+
+    def test_by_the_kernel(self, qemu: Monitor, mode: str, kernel: Any) -> None:
+        with plugged_in(qemu), self.used(mode, kernel) as (device, request):
+            path = Path(host.device(PLUGGABLE).path, "remove")
+            with writing("1", path) as removal:
+                seconds = asked_within(request)
+                print(f"asked after {seconds:.3f} s")
+                assert seconds < 5
+                assert device.regions[0].read32(0) == 0x010000ED
+                device.close()
+                assert removal.wait(30) == 0
+            self.gone()
+
+    def test_by_the_machine(self, qemu: Monitor, mode: str, kernel: Any) -> None:
+        with plugged_in(qemu), host.Changes() as changes, self.used(mode, kernel) as (device, request):
+            qemu.execute("device_del", id="pluggable")
+            seconds = asked_within(request)
+            print(f"asked after {seconds:.3f} s")
+            assert seconds < 10
+            device.close()
+            limit = time.monotonic() + 30
+            actions = set()
+            while time.monotonic() < limit and ("remove", PLUGGABLE) not in actions:
+                if change := changes.wait(1):
+                    actions.add((change.action, change.address))
+            assert ("remove", PLUGGABLE) in actions
+            self.gone()
+        with host.bind(PLUGGABLE, "vfio-pci"), pyvfio.open(PLUGGABLE, mode=mode, kernel=kernel) as again:
+            assert again.regions[0].read32(0) == 0x010000ED
+
+    def test_the_list_of_devices_tells_it(self, qemu: Monitor) -> None:
+        seen = []
+
+        def look() -> None:
+            with host.Changes() as changes:
+                while change := changes.wait(5):
+                    seen.append((change.action, change.address))
+
+        with plugged_in(qemu):
+            watcher = threading.Thread(target=look)
+            watcher.start()
+            time.sleep(0.5)
+            qemu.execute("device_del", id="pluggable")
+            limit = time.monotonic() + 30
+            while os.path.exists(f"/sys/bus/pci/devices/{PLUGGABLE}") and time.monotonic() < limit:
+                time.sleep(0.1)
+            self.gone()
+            qemu.execute("device_add", driver="edu", id="pluggable", bus="port1", addr="0")
+            while not os.path.exists(f"/sys/bus/pci/devices/{PLUGGABLE}") and time.monotonic() < limit:
+                time.sleep(0.1)
+            watcher.join(30)
+        assert ("remove", PLUGGABLE) in seen
+        assert ("add", PLUGGABLE) in seen
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@by_group_and_by_cdev
+def test_an_error_that_the_bus_reports_reaches_the_program(
+    qemu: Monitor, other: Callable[[str], str], bare_space: AddressSpace
+) -> None:
+    other("0000:02:00.1")
+    with bare_space.attach(other(REPORTER)) as device:
+        (error,) = device.irqs.err.enable()
+        with pytest.raises(TimeoutError):
+            error.wait(0)
+        error.trigger()
+        assert error.wait(10) == 1
+        # Completer abort: uncorrectable, and not fatal.
+        print(qemu.human("pcie_aer_inject_error reporter CA"))
+        assert error.wait(30) == 1
+        assert device.config.vendor == host.device(REPORTER).vendor
