@@ -238,7 +238,7 @@ class TestBind:
             assert host.group(bound.group).in_the_way == {neighbour.address: neighbour.driver}
 
 
-@once
+@pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock", kernel="newest")
 class TestOpening:
     def test_without_permission_it_is_said_what_it_takes(self, edu: host.HostDevice) -> None:
         def as_nobody() -> None:

@@ -31,7 +31,7 @@ PLUGGABLE = "0000:01:00.0"
 REPORTER = "0000:02:00.0"
 pytestmark = pytest.mark.require("linux")
 # How the kernel asks is the same for all IOMMUs.
-by_group_and_by_cdev = pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="edu")
+by_group_and_by_cdev = pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="edu", kernel="newest")
 
 
 def request_of(device: Device) -> Vector:
@@ -72,7 +72,7 @@ def qemu() -> Iterator[Monitor]:
 # --- unbinding --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.only(device="vfio-mock", mode=["type1v2", "iommufd"])
+@pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="vfio-mock", kernel="newest")
 class TestUnbinding:
     @pytest.fixture
     def driver(self, address: str) -> Iterator[Path]:
