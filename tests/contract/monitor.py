@@ -54,8 +54,9 @@ class Monitor:
 
 @contextlib.contextmanager
 def monitor() -> Iterator[Monitor]:
-    port = next(one for one in PORTS.iterdir() if (one / "name").read_text().strip() == "pyvfio.qmp")
-    fd = os.open(f"/dev/{port.name}", os.O_RDWR | os.O_CLOEXEC)
+    # A port that has no name has no such file.
+    name = next(name for name in PORTS.glob("*/name") if name.read_text().strip() == "pyvfio.qmp")
+    fd = os.open(f"/dev/{name.parent.name}", os.O_RDWR | os.O_CLOEXEC)
     try:
         yield Monitor(fd)
     finally:

@@ -161,7 +161,7 @@ class TestBindsEnd:
             os.close(ready)
             os.close(told)
         assert host.device(PLUGGABLE).driver is None
-        assert host.bindings() == []
+        assert PLUGGABLE not in {left.address for left in host.bindings()}
 
 
 # --- unplugging -------------------------------------------------------------------------------------------------------
