@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
 
 import drivers  # noqa: F401  (it tells where the examples are)
 import pytest
@@ -14,6 +18,7 @@ from examples.nvme import Nvme, exercise
 import pyvfio
 from pyvfio import Device, mock
 
+EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
 ADDRESS = "0000:00:0a.0"
 PAGE = 4096
 BLOCK, BLOCKS = 512, 4096
@@ -245,3 +250,65 @@ def test_e1000e_says_when_no_frame_comes_and_goes_on(card: Device, monkeypatch: 
         view[:PAGE] = os.urandom(PAGE)
         nic.copy(mapping.iova + PAGE, mapping.iova, PAGE)
         assert view[PAGE:] == view[:PAGE]
+
+
+# --- by hand ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("edu", ["edu 1.0, alive", "12! = 479001600", "by DMA in", "by MSI, with status 0x2a"]),
+        ("dirty_pages", ["edu copied 0x100000 to 0x105000 by DMA: equal", "AMD HyperTransport hole", "dirty: 4 pages", "read again: 0 pages"]),
+    ],
+)
+def test_an_example_needs_nothing_but_the_kernels_name(name: str, lines: list[str]) -> None:
+    command = [sys.executable, "-W", "error", EXAMPLES / f"{name}.py"]
+    done = subprocess.run(command, env=os.environ | {"PYVFIO_KERNEL": "mock:amd"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in lines if line not in done.stdout] == []
+    assert "DIFFERENT" not in done.stdout
+
+
+@pytest.fixture
+def by_hand(kernel: mock.Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What an example prints when it is run on this kernel with these arguments."""
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.setattr("pyvfio.kernel._default", kernel)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        import_module(f"examples.{name}").main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_nvme_by_hand(kernel: mock.Kernel, by_hand: Callable[..., str]) -> None:
+    NvmeDevice(kernel, ADDRESS)
+    polling, told = by_hand("nvme", ADDRESS).splitlines()[1:]
+    assert "4096 blocks of 512 bytes, by polling: 1000 random transfers" in polling
+    assert " 0 interrupts" in polling
+    assert "1016 interrupts" in told
+    assert kernel.faults == []
+    assert pyvfio.host.device(ADDRESS, kernel).driver is None
+
+
+def test_e1000e_by_hand(kernel: mock.Kernel, by_hand: Callable[..., str]) -> None:
+    NetworkCard(kernel, ADDRESS)
+    printed = by_hand("e1000e", ADDRESS)
+    assert "52:54:00:12:34:56 at 0000:00:0a.0 sent" in printed
+    assert "64 KiB copied in frames to itself: equal" in printed
+    assert "DIFFERENT" not in printed
+    assert kernel.faults == []
+
+
+def test_migrate_by_hand(by_hand: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import examples.migrate
+
+    # The devices are there, and have 1 MiB.
+    monkeypatch.setenv("PYVFIO_MOCK_MODULE", "vfio_mock.ko")
+    monkeypatch.setattr(examples.migrate.subprocess, "run", lambda command, check: None)
+    monkeypatch.setattr(examples.migrate, "BUSY", 1 << 18)
+    printed = by_hand("migrate", "1")
+    assert "stands still" in printed
+    assert "Contents were equal both times" in printed
