@@ -35,6 +35,8 @@ class Function(NamedTuple):
     :ivar resets: it can be reset alone
     :ivar bus_resets: a reset of its bus works
     :ivar virtual: most virtual functions that can be made of it
+    :ivar virtual_device: their device ID
+    :ivar virtual_at: how far behind it the first of them is, and the next behind that, in functions
     """
 
     ids: tuple[int, int]
@@ -50,6 +52,8 @@ class Function(NamedTuple):
     resets: bool = False
     bus_resets: bool = True
     virtual: int = 0
+    virtual_device: int = 0
+    virtual_at: tuple[int, int] = (0x80, 2)
     multifunction: bool = False
     bridge: bool = False
 

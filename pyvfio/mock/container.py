@@ -9,6 +9,7 @@ from pyvfio._abi import lib
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.file import request
 from pyvfio.mock.group import Group, GroupContainer
+from pyvfio.mock.no_iommu import NoIommu
 from pyvfio.mock.type1 import Type1, extension
 
 if TYPE_CHECKING:
@@ -23,12 +24,14 @@ class ContainerFile(GroupContainer):
     :ivar iommu: once VFIO_SET_IOMMU has been called, until the last group leaves
     """
 
+    iommu: Type1 | NoIommu | None
+
     kind = "container"
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel)
         self.groups: list[Group] = []
-        self.iommu: Type1 | None = None
+        self.iommu = None
 
     def ioctl(self, number: int, argument: int) -> int:
         if number in self.handlers:
@@ -43,15 +46,27 @@ class ContainerFile(GroupContainer):
 
     @request(lib.VFIO_CHECK_EXTENSION)
     def _check_extension(self, argument: int) -> int:
-        return extension(self.iommu, argument)
+        return int(self._has(argument))
+
+    def _has(self, number: int) -> bool:
+        """Whether what the groups in it can have knows an extension; without a group, whether anything does."""
+        if self.iommu is not None:
+            return bool(self.iommu.extension(number))
+        by_type1, without = bool(extension(None, number)), NoIommu(self.kernel).extension(number)
+        return by_type1 or without if not self.groups else without if self.groups[0].no_iommu else by_type1
 
     @request(lib.VFIO_SET_IOMMU)
     def _set_iommu(self, argument: int) -> None:
         if not self.groups or self.iommu is not None:
             raise Errno(errno.EINVAL)
-        if not extension(None, argument):
+        if not self._has(argument):
             raise Errno(errno.ENODEV)
-        iommu = Type1.of_type(self.kernel, argument)
+        iommu: Type1 | NoIommu
+        if self.groups[0].no_iommu:
+            self.kernel.check_raw_io(self.groups[0])
+            iommu = NoIommu(self.kernel)
+        else:
+            iommu = Type1.of_type(self.kernel, argument)
         for group in self.groups:
             iommu.attach(group)
         self.iommu = iommu
@@ -59,13 +74,16 @@ class ContainerFile(GroupContainer):
     # Groups, and the devices that are opened by them.
 
     def attach_group(self, group: Group) -> None:
-        if not group.emulated:
+        self.kernel.check_raw_io(group)
+        if self.groups and self.groups[0].no_iommu != group.no_iommu:
+            raise Errno(errno.EPERM)
+        if group.backed:
             group.claim(self)
         if self.iommu is not None:
             try:
                 self.iommu.attach(group)
             except Errno:
-                if not group.emulated:
+                if group.backed:
                     group.release()
                 raise
         self.groups.insert(0, group)
@@ -73,7 +91,7 @@ class ContainerFile(GroupContainer):
     def detach_group(self, group: Group) -> None:
         if self.iommu is not None:
             self.iommu.detach(group)
-        if not group.emulated:
+        if group.backed:
             group.release()
         self.groups.remove(group)
         if not self.groups and self.iommu is not None:

@@ -71,7 +71,8 @@ class Device(Handlers):
         self.files: list[DeviceFile] = []
         self._closed = Condition(kernel.lock)
         self.region_file = RegionFile(name)
-        self.group = group or kernel.host.new_group(emulated=self.emulated)
+        # What has no IOMMU shares no group.
+        self.group = (None if kernel.physical else group) or kernel.host.new_group(emulated=self.emulated)
         self.group.devices.append(self)
         kernel.host.plug(self)
 
@@ -143,9 +144,13 @@ class Device(Handlers):
             self.migration.close()
 
     def open_cdev(self, flags: int) -> int:
-        """open(2) of its own file below /dev/vfio/devices."""
+        """open(2) of its own file below /dev/vfio/devices.
+
+        :raises Errno: EPERM
+        """
         from pyvfio.mock.device_file import DeviceFile
 
+        self.kernel.check_raw_io(self.group)
         return self.kernel.install(DeviceFile(self.kernel, self, by_group=False))
 
     def open_by_group(self, group: GroupFile) -> int:
@@ -181,23 +186,28 @@ class Device(Handlers):
 
     # Its DMA.
 
+    @property
+    def reach(self) -> Space | None:
+        """What its DMA goes through: without an IOMMU all memory, whatever it is attached to."""
+        return self.kernel.physical if self.group.no_iommu else self.space
+
     def dma_read(self, iova: int, size: int) -> bytes:
         """What is in memory there.
 
         :raises Errno: nothing is mapped there, or not for reading
         """
-        if self.space is None:
+        if self.reach is None:
             raise Errno(errno.ENOENT)
-        return self.space.read(iova, size)
+        return self.reach.read(iova, size)
 
     def dma_write(self, iova: int, data: bytes) -> None:
         """Write to memory; what was written is logged.
 
         :raises Errno: nothing is mapped there, or not for writing
         """
-        if self.space is None:
+        if self.reach is None:
             raise Errno(errno.ENOENT)
-        self.space.write(iova, data)
+        self.reach.write(iova, data)
         if self.log is not None:
             self.log.mark(iova, len(data))
 

@@ -41,10 +41,8 @@ class DeviceFile(Cdev):
     def grant(self) -> None:
         """From now on it may be used (vfio_df_open).
 
-        :raises Errno: EINVAL by cdev when the device is in use, what the device's driver answers
+        :raises Errno: what the device's driver answers
         """
-        if self.device.files and not self.by_group:
-            raise Errno(errno.EINVAL)
         if not self.device.files:
             self.device.open()
         self.device.files.append(self)

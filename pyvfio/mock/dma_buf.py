@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _HEAD, _RANGE = "struct vfio_device_feature_dma_buf", "struct vfio_region_dma_range"
 _BARS = 6
+#: bytes of the longest array that the kernel allocates in one piece
+_ARRAY = 1 << 22
 
 
 class DmaBuf(File):
@@ -62,6 +64,8 @@ def export(device: PciDevice, asked: Feature) -> int | None:
     if head.region_index >= _BARS or not device.region(head.region_index).size:
         raise Errno(errno.ENODEV)
     each = ffi.sizeof(_RANGE)
+    if head.nr_ranges * each > _ARRAY:
+        raise Errno(errno.ENOMEM)
     words = memoryview(caller.read(asked.address + ffi.sizeof(_HEAD), head.nr_ranges * each)).cast("Q")
     areas = tuple(Area(*words[at : at + 2]) for at in range(0, len(words), 2))
     page = device.kernel.profile.page_size

@@ -34,7 +34,7 @@ DRIVERS = (
     Driver("pci", "vfio-pci", vfio=True),
     Driver("pci", "pci-stub", harmless=True),
     Driver("pci", "pcieport", frozenset({PORT}), harmless=True),
-    Driver("pci", "nvme", frozenset({NVME})),
+    Driver("pci", "nvme", frozenset({NVME}), virtual=True),
     Driver("pci", "e1000e", frozenset({E1000E})),
     Driver("pci", "igb", frozenset({IGB}), virtual=True),
     Driver("platform", "vfio-mock", vfio=True),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno as _errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Errno(Exception):
@@ -14,3 +16,15 @@ class Errno(Exception):
 
     def __str__(self) -> str:
         return _errno.errorcode.get(self.number, str(self.number))
+
+
+@contextmanager
+def descriptors() -> Iterator[None]:
+    """Here the mock takes descriptors for itself: where the process has none left, the caller is told.
+
+    :raises Errno: EMFILE
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Errno(error.errno or _errno.EMFILE) from None

@@ -8,7 +8,7 @@ import select
 from collections.abc import Callable
 from threading import RLock, Thread
 
-from pyvfio.mock.errno import Errno
+from pyvfio.mock.errno import Errno, descriptors
 
 _EVENTFD = "anon_inode:[eventfd]"
 
@@ -26,7 +26,8 @@ class Eventfd:
             raise Errno(errno.EBADF) from None
         if target != _EVENTFD:
             raise Errno(errno.EINVAL)
-        self._fd = os.dup(fd)
+        with descriptors():
+            self._fd = os.dup(fd)
 
     def fileno(self) -> int:
         return self._fd

@@ -26,15 +26,19 @@ class Group:
     :ivar devices: all members, whatever drives them
     :ivar reserved: the regions that its IOMMU keeps back
     :ivar emulated: its device has no IOMMU behind it, and the group is VFIO's own
+    :ivar no_iommu: neither has it, nor does the kernel copy for it: the group is there while a VFIO driver has the device
     :ivar file: the open file of it, of which there is one at most
     :ivar cdevs: how many of its devices are open by files of their own, which keeps the group's from being opened
     :ivar owner: who has its DMA: the group's file or an iommufd
     """
 
-    def __init__(self, number: int, reserved: tuple[Reserved, ...] = (), *, emulated: bool = False) -> None:
+    def __init__(
+        self, number: int, reserved: tuple[Reserved, ...] = (), *, emulated: bool = False, no_iommu: bool = False
+    ) -> None:
         self.number = number
         self.reserved = reserved
         self.emulated = emulated
+        self.no_iommu = no_iommu
         self.devices: list[Device] = []
         self.file: GroupFile | None = None
         self.cdevs = 0
@@ -44,8 +48,9 @@ class Group:
     def open(self, kernel: Kernel, flags: int) -> int:
         """open(2) of /dev/vfio/N.
 
-        :raises Errno: EBUSY when it or one of its devices is open, ENODEV without a device of VFIO's
+        :raises Errno: EBUSY when it or one of its devices is open, ENODEV without a device of VFIO's, EPERM
         """
+        kernel.check_raw_io(self)
         if not any(device.vfio for device in self.devices):
             raise Errno(errno.ENODEV)
         if self.cdevs or self.file is not None:
@@ -54,6 +59,16 @@ class Group:
         fd = kernel.install(file)
         self.file = file
         return fd
+
+    @property
+    def backed(self) -> bool:
+        """Whether an IOMMU is behind it."""
+        return not self.emulated and not self.no_iommu
+
+    @property
+    def node(self) -> str:
+        """What VFIO calls it."""
+        return f"noiommu-{self.number}" if self.no_iommu else str(self.number)
 
     # Who has its DMA: the host's drivers, or one owner of VFIO's.
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: the windows for BARs: below the interrupts' addresses, and where QEMU's firmware has the one for wide BARs
 _LOW_START, _LOW_END, _HIGH_START = 0xC0000000, 0xFEC00000, 0x383800000000
+#: the number of a group that nobody sees
+_NOWHERE = -1
 
 
 class Host:
@@ -29,7 +31,7 @@ class Host:
 
     :ivar drivers: (bus, name) -> driver
     :ivar uevents: who is told of changes
-    :ivar enable_sriov: vfio-pci's module parameter
+    :ivar enable_sriov: vfio-pci's module parameter; `enable_no_iommu`: vfio's
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -38,6 +40,7 @@ class Host:
         self.sysfs = Sysfs(self)
         self.uevents = Uevents()
         self.enable_sriov = Flag(kernel.tree, "vfio_pci", "enable_sriov")
+        self.enable_no_iommu = Flag(kernel.tree, "vfio", "enable_unsafe_noiommu_mode", value=kernel.profile.iommu == "none")
         self._removed: list[Device] = []
         #: where there is room for BARs
         self._free, self._high = _LOW_START, _HIGH_START
@@ -47,14 +50,25 @@ class Host:
     # Groups.
 
     def new_group(self, *, emulated: bool = False) -> Group:
-        kernel = self.kernel
-        number = next(n for n in range(len(kernel.groups) + 1) if n not in kernel.groups)
-        group = kernel.groups[number] = Group(
-            number, () if emulated else kernel.profile.reserved, emulated=emulated
-        )
-        reserved = "".join(f"{r.start:#018x} {r.last:#018x} {r.type}\n" for r in group.reserved)
-        self.sysfs.show_group(group, reserved, "unknown" if emulated else "DMA-FQ", "vfio-noiommu" if emulated else None)
+        """A group for a device: on a host without an IOMMU one that nobody sees until VFIO has the device."""
+        if self.kernel.physical is not None and not emulated:
+            return Group(_NOWHERE, no_iommu=True)
+        group = Group(_NOWHERE, () if emulated else self.kernel.profile.reserved, emulated=emulated)
+        self._number(group)
         return group
+
+    def _number(self, group: Group) -> None:
+        groups = self.kernel.groups
+        group.number = next(n for n in range(len(groups) + 1) if n not in groups)
+        groups[group.number] = group
+        reserved = "".join(f"{r.start:#018x} {r.last:#018x} {r.type}\n" for r in group.reserved)
+        self.sysfs.show_group(group, reserved, "DMA-FQ" if group.backed else "unknown", None if group.backed else "vfio-noiommu")
+
+    def _unnumber(self, group: Group) -> None:
+        if group.number != _NOWHERE:
+            self.sysfs.hide_group(group)
+            del self.kernel.groups[group.number]
+            group.number = _NOWHERE
 
     # Devices.
 
@@ -83,8 +97,7 @@ class Host:
             del self.kernel.devices[device.name]
             device.group.devices.remove(device)
             if not device.group.devices:
-                self.sysfs.hide_group(device.group)
-                del self.kernel.groups[device.group.number]
+                self._unnumber(device.group)
             self.uevents.tell("remove", device.bus, device.path, **device.properties())
 
     def remove(self, device: Device) -> None:
@@ -202,8 +215,16 @@ class Host:
         return device
 
     def bind(self, device: Device, driver: Driver) -> None:
-        """Give a device that has no driver one."""
+        """Give a device that has no driver one.
+
+        :raises Errno: EINVAL, no IOMMU is behind it, and VFIO is not to take such
+        """
         is_first = not any(one.vfio for one in device.group.devices)
+        if driver.vfio and device.group.no_iommu:
+            if not self.enable_no_iommu.value:
+                raise Errno(errno.EINVAL)
+            self._number(device.group)
+            self.sysfs.show_membership(device)
         device.driver = driver.name
         self.sysfs.show_binding(device)
         if driver.vfio:
@@ -227,6 +248,9 @@ class Host:
             if not any(one.vfio for one in device.group.devices if one is not device):
                 path = self.sysfs.hide_group_node(device.group)
                 self.uevents.tell("remove", "vfio", path)
+            if device.group.no_iommu:
+                self.sysfs.hide_membership(device)
+                self._unnumber(device.group)
         self.sysfs.hide_binding(device)
         device.driver = None
         self.uevents.tell("unbind", device.bus, device.path)

@@ -16,7 +16,7 @@ from pyvfio.kernel import PythonKernel, SysfsDevice, UdevMonitor
 from pyvfio.mock import topology
 from pyvfio.mock.device import Device
 from pyvfio.mock.dma_fault import DmaFault
-from pyvfio.mock.errno import Errno
+from pyvfio.mock.errno import Errno, descriptors
 from pyvfio.mock.eventfd import Watcher
 from pyvfio.mock.failures import Failures
 from pyvfio.mock.file import File
@@ -24,6 +24,7 @@ from pyvfio.mock.group import Group
 from pyvfio.mock.host import Host
 from pyvfio.mock.memlock import Memlock
 from pyvfio.mock.parameter import Parameter
+from pyvfio.mock.physical import PhysicalMemory
 from pyvfio.mock.profile import Profile, profile
 from pyvfio.mock.tree import Link, Special, Text, Tree, os_error
 
@@ -43,7 +44,9 @@ class Kernel(PythonKernel):
     :ivar watcher: what acts when eventfds of the caller's are signalled
     :ivar faults: what devices wanted of memory and their IOMMU did not let through
     :ivar dma_entry_limit: the most mappings of a type1 container, from its VFIO_SET_IOMMU on
+    :ivar physical: the memory that devices without an IOMMU reach; None where they all have one
     :ivar failures: calls that are to fail
+    :ivar capabilities: what the caller may, of what requests ask for
     :ivar lock: held while a request runs, and by what runs by itself (a device's engine) while it touches anything shared
     """
 
@@ -57,10 +60,12 @@ class Kernel(PythonKernel):
         self.groups: dict[int, Group] = {}
         self.lock = RLock()
         self.failures = Failures()
+        self.capabilities = {"CAP_SYS_RAWIO", "CAP_SYS_RESOURCE"}
         self.locked = Memlock(self.profile.memlock, self.profile.page_size)
         self.locked_by_user = Memlock(self.profile.memlock, self.profile.page_size)
         self.watcher = Watcher(self.lock)
         self.faults: list[DmaFault] = []
+        self.physical = PhysicalMemory(self.profile.page_size) if self.profile.iommu == "none" else None
         self.dma_entry_limit = Parameter(
             self.tree, "vfio_iommu_type1", "dma_entry_limit", self.profile.dma_entry_limit
         )
@@ -74,6 +79,14 @@ class Kernel(PythonKernel):
         """Set RLIMIT_MEMLOCK, in bytes; None for CAP_IPC_LOCK, which lifts it."""
         self.locked.limit = self.locked_by_user.limit = size
 
+    def check_raw_io(self, group: Group) -> None:
+        """Whether the caller may have a device of a group, if all memory is open to it.
+
+        :raises Errno: EPERM
+        """
+        if group.no_iommu and "CAP_SYS_RAWIO" not in self.capabilities:
+            raise Errno(errno.EPERM)
+
     # Descriptors.
 
     def install(self, file: File) -> int:
@@ -84,10 +97,8 @@ class Kernel(PythonKernel):
         limit = self.profile.descriptors
         if limit is not None and len(self.files) >= limit:
             raise Errno(errno.EMFILE)
-        try:
+        with descriptors():
             fd = file.descriptor()
-        except OSError as error:
-            raise Errno(error.errno or errno.EMFILE) from None
         self.files[fd] = file
         self._show_open(fd, file)
         return fd

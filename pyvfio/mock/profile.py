@@ -33,7 +33,7 @@ class Profile(NamedTuple):
     """:class:`pyvfio.mock.Kernel` takes one by name, and any field of it by keyword.
 
     :ivar iommu: `intel`, `amd`, `smmu`, `virtio`, or `selftest`, the kernel's own mock IOMMU: what it can, and what its hardware
-        information says
+        information says; `none`: the host has none, and vfio.enable_unsafe_noiommu_mode is on
     :ivar width: bits of an IOVA
     :ivar page_sizes: bitmap of those that the IOMMU has
     :ivar coherent: the IOMMU keeps devices from bypassing the processor's caches (VFIO_DMA_CC_IOMMU)
@@ -77,6 +77,8 @@ PROFILES = {
         Profile("virtio", "virtio", 64, 2**64 - 4096),
         # What no IOMMU of the others has: dirty tracking, nesting, virtual IOMMUs, page faults, PASIDs (CONFIG_IOMMUFD_TEST).
         Profile("selftest", "selftest", 56, 1 << 11 | 1 << 12 | 1 << 20, (), dirty_tracking=True, pasid_bits=20),
+        # What iommufd keeps account with, for devices that do not ask it.
+        Profile("none", "none", 64, 0x7F7FFFFFF000, ()),
         # The same host as intel-48; the devices log as ConnectX does (SPEC: vfio-pci-mlx5) and as Pensando's DSC does.
         Profile("mlx5", "intel", 48, _INTEL_SIZES, log=LogLimits(page_size_max=1 << 31)),
         Profile("pds", "intel", 48, _INTEL_SIZES, log=LogLimits(1, False, 0, 64, 1, 1 << 63)),

@@ -15,9 +15,6 @@ from pyvfio.mock.tree import Link, Text
 if TYPE_CHECKING:
     from pyvfio.mock.pci import PciDevice
 
-#: where QEMU's igb has them: from the physical function's own number on, in steps
-_OFFSET, _STRIDE = 0x80, 2
-
 
 class VirtualFunctions:
     """Those of one physical function, and the token that opening it and them needs.
@@ -36,8 +33,8 @@ class VirtualFunctions:
             "sriov_totalvfs": text(self._physical.function.virtual),
             "sriov_numvfs": shown(lambda: len(self.functions), self._set_number),
             "sriov_drivers_autoprobe": shown(lambda: int(self._probe), self._set_probe),
-            "sriov_offset": text(_OFFSET),
-            "sriov_stride": text(_STRIDE),
+            "sriov_offset": text(self._physical.function.virtual_at[0]),
+            "sriov_stride": text(self._physical.function.virtual_at[1]),
         }
 
     def _set_probe(self, data: bytes) -> None:
@@ -69,13 +66,14 @@ class VirtualFunctions:
         physical = self._physical
         segment_and_bus, _, slot_and_function = physical.name.rpartition(":")
         slot, _, number = slot_and_function.partition(".")
-        first = (int(slot, 16) << 3 | int(number)) + _OFFSET
+        offset, stride = physical.function.virtual_at
+        first = (int(slot, 16) << 3 | int(number)) + offset
         function = Function(
-            (physical.ids[0], physical.ids[1] + 1), physical.function.class_code, bars=dict(physical.function.bars),
+            (physical.ids[0], physical.function.virtual_device), physical.function.class_code, bars=dict(physical.function.bars),
             msix=3, express=True, resets=True,
         )  # fmt: skip
         for index in range(count):
-            at = first + index * _STRIDE
+            at = first + index * stride
             name = f"{segment_and_bus}:{at >> 3:02x}.{at & 7}"
             one = PciDevice(physical.kernel, name, function=function, parent=physical.parent)
             self.adopt(one)

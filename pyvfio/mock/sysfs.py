@@ -58,8 +58,10 @@ class Sysfs:
         self._tree.add("/sys/bus/pci/rescan", Text(None, lambda data: host.rescan() if truth(data) else None))
 
         self._iommu = _IOMMUS.get(host.kernel.profile.iommu, f"{host.kernel.profile.iommu}0")
-        self._tree.directory(f"/sys/devices/virtual/iommu/{self._iommu}")
-        self._tree.add(f"/sys/class/iommu/{self._iommu}", Link(f"../../devices/virtual/iommu/{self._iommu}"))
+        self._tree.directory("/sys/class/iommu")
+        if host.kernel.physical is None:
+            self._tree.directory(f"/sys/devices/virtual/iommu/{self._iommu}")
+            self._tree.add(f"/sys/class/iommu/{self._iommu}", Link(f"../../devices/virtual/iommu/{self._iommu}"))
 
     # Devices.
 
@@ -76,17 +78,26 @@ class Sysfs:
         )
         if device.bus == "pci":
             tree.add(f"{path}/remove", Text(None, lambda data: self._host.remove(device) if truth(data) else None))
-        group = device.group
-        root = f"/sys/kernel/iommu_groups/{group.number}"
-        if not device.emulated:
+        if device.group.backed:
             tree.add(f"{path}/iommu", Link(f"{up}devices/virtual/iommu/{self._iommu}"))
-        tree.add(f"{path}/iommu_group", Link(f"{up}kernel/iommu_groups/{group.number}"))
-        tree.add(f"{root}/devices/{device.name}", Link(f"../../../..{path.removeprefix('/sys')}"))
+        if not device.group.no_iommu:
+            self.show_membership(device)
 
     def hide_device(self, device: Device) -> None:
         self._tree.remove(f"/sys/bus/{device.bus}/devices/{device.name}")
-        self._tree.remove(f"/sys/kernel/iommu_groups/{device.group.number}/devices/{device.name}")
+        self.hide_membership(device)
         self._tree.remove(device.path)
+
+    def show_membership(self, device: Device) -> None:
+        """Links between a device and its group."""
+        up = "../" * (device.path.count("/") - 1)
+        root = f"/sys/kernel/iommu_groups/{device.group.number}"
+        self._tree.add(f"{device.path}/iommu_group", Link(f"{up}kernel/iommu_groups/{device.group.number}"))
+        self._tree.add(f"{root}/devices/{device.name}", Link(f"../../../..{device.path.removeprefix('/sys')}"))
+
+    def hide_membership(self, device: Device) -> None:
+        self._tree.remove(f"{device.path}/iommu_group")
+        self._tree.remove(f"/sys/kernel/iommu_groups/{device.group.number}/devices/{device.name}")
 
     @staticmethod
     def _set_override(device: Device, data: bytes) -> None:
@@ -138,32 +149,39 @@ class Sysfs:
 
     def show_vfio(self, device: Device, number: int) -> str:
         """`vfioN` below a device that a VFIO driver has, and its node; returns its path."""
-        path = f"{device.path}/vfio-dev/vfio{number}"
+        name = _vfio(device, number)
+        path = f"{device.path}/vfio-dev/{name}"
         self._tree.add(f"{path}/dev", text(f"511:{number}"))
         self._tree.add(f"{path}/device", Link(f"../../../{device.name}"))
-        self._tree.add(f"/sys/class/vfio-dev/vfio{number}", Link(f"../..{path.removeprefix('/sys')}"))
-        self._tree.add(f"/dev/vfio/devices/vfio{number}", Special(device.open_cdev))
+        self._tree.add(f"/sys/class/vfio-dev/{name}", Link(f"../..{path.removeprefix('/sys')}"))
+        self._tree.add(f"/dev/vfio/devices/{name}", Special(device.open_cdev))
         return path
 
     def hide_vfio(self, device: Device, number: int) -> str:
-        self._tree.remove(f"/dev/vfio/devices/vfio{number}")
-        self._tree.remove(f"/sys/class/vfio-dev/vfio{number}")
+        name = _vfio(device, number)
+        self._tree.remove(f"/dev/vfio/devices/{name}")
+        self._tree.remove(f"/sys/class/vfio-dev/{name}")
         self._tree.remove(f"{device.path}/vfio-dev")
-        return f"{device.path}/vfio-dev/vfio{number}"
+        return f"{device.path}/vfio-dev/{name}"
 
     def show_group_node(self, group: Group) -> str:
         """/dev/vfio/N, there while a member is in the hands of a VFIO driver; returns its path in sysfs."""
         kernel = self._host.kernel
-        self._tree.add(f"/sys/devices/virtual/vfio/{group.number}/dev", text(f"240:{group.number}"))
-        self._tree.add(f"/sys/class/vfio/{group.number}", Link(f"../../devices/virtual/vfio/{group.number}"))
-        self._tree.add(f"/dev/vfio/{group.number}", Special(lambda flags: group.open(kernel, flags)))
-        return f"/sys/devices/virtual/vfio/{group.number}"
+        self._tree.add(f"/sys/devices/virtual/vfio/{group.node}/dev", text(f"240:{group.number}"))
+        self._tree.add(f"/sys/class/vfio/{group.node}", Link(f"../../devices/virtual/vfio/{group.node}"))
+        self._tree.add(f"/dev/vfio/{group.node}", Special(lambda flags: group.open(kernel, flags)))
+        return f"/sys/devices/virtual/vfio/{group.node}"
 
     def hide_group_node(self, group: Group) -> str:
-        self._tree.remove(f"/dev/vfio/{group.number}")
-        self._tree.remove(f"/sys/class/vfio/{group.number}")
-        self._tree.remove(f"/sys/devices/virtual/vfio/{group.number}")
-        return f"/sys/devices/virtual/vfio/{group.number}"
+        self._tree.remove(f"/dev/vfio/{group.node}")
+        self._tree.remove(f"/sys/class/vfio/{group.node}")
+        self._tree.remove(f"/sys/devices/virtual/vfio/{group.node}")
+        return f"/sys/devices/virtual/vfio/{group.node}"
+
+
+def _vfio(device: Device, number: int) -> str:
+    """What VFIO calls a device."""
+    return f"{'noiommu-' if device.group.no_iommu else ''}vfio{number}"
 
 
 def _word(data: bytes) -> str:

@@ -44,7 +44,7 @@ def populate(host: Host) -> None:
     bound(Edu(kernel, "0000:02:00.1", parent="0000:00:09.0", group=first.group), None)
     if network:
         ids = MLX5 if kernel.profile.name == "mlx5" else PDS
-        card = PciDevice(kernel, "0000:41:00.0", function=Function(ids, 0x020000, msix=64, express=True, resets=True, virtual=127))
+        card = PciDevice(kernel, "0000:41:00.0", function=Function(ids, 0x020000, msix=64, express=True, resets=True, virtual=127, virtual_device=ids[1] + 1))
         bound(card, network[0].name)
         function = NetworkFunction(kernel, "0000:41:10.1")
         bound(function, network[1].name)
@@ -55,7 +55,10 @@ def populate(host: Host) -> None:
         bound(VfioMock(kernel, f"vfio-mock.{index}", parameters=parameters), "vfio-mock")
 
 
-_NVME = Function(NVME, 0x010802, 0x02, bars={0: Bar(1 << 14, wide=True)}, msix=65, intx=True, express=True, resets=True)
+_NVME = Function(
+    NVME, 0x010802, 0x02, bars={0: Bar(1 << 14, wide=True)}, msix=65, intx=True, express=True, resets=True,
+    virtual=2, virtual_device=NVME[1], virtual_at=(1, 1),
+)  # fmt: skip
 # In the machine, a bus with an 82574L and an edu is listed and yet cannot be reset.
 _E1000E = Function(
     E1000E, 0x020000, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 3: Bar(1 << 14)}, msi=1, msix=5, intx=True, express=True,
@@ -63,6 +66,6 @@ _E1000E = Function(
 )  # fmt: skip
 _IGB = Function(
     IGB, 0x020000, 1, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 3: Bar(1 << 14)}, msi=1, msix=10, intx=True, express=True,
-    resets=True, virtual=7,
+    resets=True, virtual=7, virtual_device=0x10CA,
 )  # fmt: skip
 _PORT = Function(PORT, 0x060400, msi=1, express=True, bridge=True)

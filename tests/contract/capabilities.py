@@ -5,14 +5,22 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 CAPABILITIES = {"CAP_IPC_LOCK": 14, "CAP_SYS_RAWIO": 17, "CAP_SYS_RESOURCE": 24}
 _VERSION_3 = 0x20080522
 
 
 @contextmanager
-def without_capability(name: str) -> Iterator[None]:
-    """This thread does without a capability."""
+def without_capability(name: str, kernel: Any = None) -> Iterator[None]:
+    """This thread does without a capability; `kernel` may be one in this process, which has an account of its own."""
+    if (held := getattr(kernel, "capabilities", None)) is not None:
+        held.remove(name)
+        try:
+            yield
+        finally:
+            held.add(name)
+        return
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
     data = (ctypes.c_uint32 * 6)()

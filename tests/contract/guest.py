@@ -19,7 +19,7 @@ IOMMU = os.environ.get("PYVFIO_VM_IOMMU")
 #: such as `7.3`; `mock` for the kernel in this process
 KERNEL = ".".join(os.environ.get("PYVFIO_VM_KERNEL", IN_PROCESS).split(".")[:2])
 #: a cell's IOMMU -> the mock's profile
-PROFILES = {"intel": "intel-39", "amd": "amd", "virtio": "virtio"}
+PROFILES = {"intel": "intel-39", "amd": "amd", "virtio": "virtio", "none": "none"}
 #: address -> name of every emulated PCI device
 DEVICES: dict[str, str] = json.loads(os.environ.get("PYVFIO_VM_DEVICES", "{}")) or {
     "0000:00:03.0": "edu", "0000:00:04.0": "nvme", "0000:00:06.0": "e1000e",

@@ -237,10 +237,10 @@ def test_physical_addresses_are_for_devices_without_an_iommu(space: Ioas) -> Non
         space.physical_address(mapping.iova + PAGE)
 
 
-@pytest.mark.require("linux")
-def test_physical_addresses_are_not_for_everyone(space: Ioas) -> None:
+@pytest.mark.only(mode="iommufd", kernel=["newest", "mock"])
+def test_physical_addresses_are_not_for_everyone(space: Ioas, kernel: Any) -> None:
     mapping = space.alloc(PAGE, 0x10_0000)
-    with without_capability("CAP_SYS_RAWIO"), refused(errno.EPERM):
+    with without_capability("CAP_SYS_RAWIO", kernel), refused(errno.EPERM):
         space.physical_address(mapping.iova)
 
 

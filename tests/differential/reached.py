@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[2] / "pyvfio" / "mock"
 class Site(NamedTuple):
     """A `raise Errno(...)` of the mock's.
 
-    :ivar name: `file::function::ERRNO`; the last is `?` where it is computed
+    :ivar name: `file::function::ERRNO`, with ` 2` for the second in a function, and so on; the errno is `?` where it is computed
     """
 
     file: str
@@ -30,6 +31,11 @@ def sites() -> list[Site]:
     for path in sorted(ROOT.rglob("*.py")):
         file = str(path.relative_to(ROOT))
         _visit(ast.parse(path.read_text()), file, "", found)
+    counts: Counter[str] = Counter()
+    for index, site in enumerate(found):
+        counts[site.name] += 1
+        if counts[site.name] > 1:
+            found[index] = site._replace(name=f"{site.name} {counts[site.name]}")
     return found
 
 

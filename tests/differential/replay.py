@@ -26,9 +26,14 @@ from pyvfio import host, requests
 from pyvfio._abi import ffi, lib
 from pyvfio.kernel import Kernel, LinuxKernel
 
+#: where the kernel warns of what it lets callers do: a mapping without permissions, a device of the mock IOMMU's that goes before what
+#: has been made of it
+WARNINGS = r"WARNING: drivers/iommu/(iommu\.c|generic_pt/.*/iommu_pt\.h|iommufd/iommufd_private\.h)"
 #: no process has this many descriptors open
 CLOSED = 0x7FFF_0000
 CAP_IPC_LOCK = 14
+#: those that a trace does without
+CAPABILITIES = {"CAP_SYS_RAWIO": 17, "CAP_SYS_RESOURCE": 24}
 MAP_NORESERVE = 0x4000
 #: address space around the arena
 RESERVED = 1 << 45
@@ -54,6 +59,8 @@ class Arena:
         _libc.mprotect(self.address, WRITABLE + READ_ONLY, mmap.PROT_READ | mmap.PROT_WRITE)
         self.memory = ffi.buffer(ffi.cast("char *", self.address), WRITABLE + READ_ONLY)
         self.reset()
+        # What looks like the size of a struct, and the struct goes on where there is nothing.
+        self.memory[-4:] = (16).to_bytes(4, "little")
         _libc.mprotect(self.address + WRITABLE, READ_ONLY, mmap.PROT_READ)
         # A page of the caller's that cannot be written, but through another mapping.
         fd = os.memfd_create("read-only", os.MFD_CLOEXEC)
@@ -137,7 +144,7 @@ class Replayer:
 
     def _do_open(self, step: Step) -> Answer:
         kind, _, name = step["what"].partition(":")
-        path = {"container": "/dev/vfio/vfio", "iommufd": "/dev/iommu"}.get(kind) or self._path(kind, name)
+        path = {"container": "/dev/vfio/vfio", "iommufd": "/dev/iommu", "path": name}.get(kind) or self._path(kind, name)
         self._new(step["as"], self.kernel.open(path), "device" if kind == "cdev" else kind)
         return {"r": 0}
 
@@ -165,8 +172,9 @@ class Replayer:
             door = self.kernel.door(CLOSED, self._kinds.get(slot, "container"))
         request = step["request"]
         number = request if isinstance(request, int) else requests.number(request)
-        if "value" in step:
-            result = lib.pyvfio_ioctl(door, number, ffi.cast("void *", step["value"]))
+        if "value" in step or "at" in step:
+            value = step["value"] if "value" in step else self._arena.address + step["at"]
+            result = lib.pyvfio_ioctl(door, number, ffi.cast("void *", value))
             return self._result(step, result, {})
         data = bytearray.fromhex(step["arg"])
         for offset, size, ref in step.get("put", ()):
@@ -246,6 +254,10 @@ class Replayer:
     def _do_write(self, step: Step) -> Answer:
         return {"r": self.kernel.write(self._fd(step["slot"]), bytes.fromhex(step["data"]))}
 
+    def _do_mmap(self, step: Step) -> Answer:
+        self.kernel.mmap(self._fd(step["slot"]), step["size"], offset=step["offset"], prot=step["prot"]).close()
+        return {"r": 0}
+
     def _do_pipe(self, step: Step) -> Answer:
         """Everything that one descriptor gives, up to a limit, goes to another."""
         moved, digest = 0, hashlib.blake2s(digest_size=10)
@@ -287,6 +299,52 @@ class Replayer:
         self._undo.append(lambda: kernel.write_file(path, before))
         return {"r": 0}
 
+    def _do_descriptors(self, step: Step) -> Answer:
+        """From now on the process gets only so many new ones."""
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + step["room"], before[1]))
+        self._undo.append(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, before))
+        return {"r": 0}
+
+    def _do_tell(self, step: Step) -> Answer:
+        self.kernel.write_file(step["path"], bytes.fromhex(step["data"]))
+        return {"r": 0}
+
+    def _do_file(self, step: Step) -> Answer:
+        """Look at a path."""
+        found = getattr(self.kernel, step["how"])(step["path"])
+        return {"r": 0} if step.get("blind") else {"r": 0, "out": found.decode() if isinstance(found, bytes) else found}
+
+    def _do_listen(self, step: Step) -> Answer:
+        self._monitor = self.kernel.udev_monitor()
+        self._undo.append(self._monitor.close)
+        return {"r": 0}
+
+    def _do_heard(self, step: Step) -> Answer:
+        """What devices' uevents have said since the last time; which numbers VFIO gave is left out."""
+        heard = []
+        while (event := self._monitor.poll(0.05)) is not None:
+            action, device = event
+            if device.subsystem in ("pci", "platform", "vfio", "vfio-dev"):
+                name = device.name if device.subsystem in ("pci", "platform") else device.name.rstrip("0123456789")
+                heard.append([action, device.subsystem, name, device.properties.get("DRIVER")])
+        return {"r": len(heard), "out": heard}
+
+    def _do_without(self, step: Step) -> Answer:
+        self._set_capability(step["capability"], have=False)
+        self._undo.append(lambda: self._set_capability(step["capability"], have=True))
+        return {"r": 0}
+
+    def _set_capability(self, name: str, *, have: bool) -> None:
+        if isinstance(self.kernel, LinuxKernel):
+            set_effective(CAPABILITIES[name], have=have)
+        elif have:
+            self.kernel.capabilities.add(name)  # type: ignore[attr-defined]  # the mock's
+        else:
+            self.kernel.capabilities.discard(name)  # type: ignore[attr-defined]
+
     def _do_memlock(self, step: Step) -> Answer:
         self._set_memlock(step["bytes"])
         self._undo.append(lambda: self._set_memlock(None))
@@ -301,13 +359,18 @@ def _brief(data: bytes) -> str:
     return f"{len(data)}#{hashlib.blake2s(data, digest_size=10).hexdigest()}"
 
 
-def linux_memlock(size: int | None) -> None:
-    """A limit on locked memory that counts, or none: CAP_IPC_LOCK in effect, or not."""
+def set_effective(capability: int, *, have: bool) -> None:
+    """A capability is in effect, or not; it stays permitted."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)()
     assert _libc.capget(header, data) == 0
-    data[0] = data[0] | 1 << CAP_IPC_LOCK if size is None else data[0] & ~(1 << CAP_IPC_LOCK)
+    data[0] = data[0] | 1 << capability if have else data[0] & ~(1 << capability)
     assert _libc.capset(header, data) == 0
+
+
+def linux_memlock(size: int | None) -> None:
+    """A limit on locked memory that counts, or none: CAP_IPC_LOCK in effect, or not."""
+    set_effective(CAP_IPC_LOCK, have=size is None)
     if size is not None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (size, resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]))
 
@@ -329,6 +392,7 @@ def on_linux(devices: list[str]) -> Iterator[Replayer]:
     from guest import load_mock
 
     load_mock()
+    Path("/dev/kmsg").write_text(f"pyvfio-vm: expect {WARNINGS}\n")
     kernel = LinuxKernel()
     with bound(devices, kernel), contextlib.closing(Replayer(kernel, linux_memlock)) as replayer:
         yield replayer

@@ -2,9 +2,10 @@
 
 A trace is a list of episodes, an episode a list of steps, a step a dict that is plain JSON:
 
-    {"do": "open", "as": SLOT, "what": "container" | "iommufd" | "group:NAME" | "cdev:NAME"}
+    {"do": "open", "as": SLOT, "what": "container" | "iommufd" | "group:NAME" | "cdev:NAME" | "path:PATH"}
     {"do": "close", "slot": SLOT}
     {"do": "ioctl", "slot": SLOT, "request": NAME, "value": NUMBER}
+    {"do": "ioctl", "slot": SLOT, "request": NAME, "at": OFFSET}           the argument is this place in the arena
     {"do": "ioctl", "slot": SLOT, "request": NAME, "arg": HEX, ...}        the argument is the address of these bytes
         "put": [[OFFSET, SIZE, REF], ...]   what is put into them first
         "readonly": true                    they can be read, but not written
@@ -16,8 +17,14 @@ A trace is a list of episodes, an episode a list of steps, a step a dict that is
     {"do": "pread", "slot", "offset", "size"}, {"do": "pwrite", "slot", "offset", "data": HEX}
     {"do": "until", "slot", "offset", "size", "mask", "value"}     wait until a register says so
     {"do": "fill", "at", "data": HEX, "times": NUMBER}, {"do": "look", "at", "size"}     the arena
+    {"do": "mmap", "slot", "offset", "size", "prot"}                and unmap it at once
     {"do": "pipe", "from": SLOT, "to": SLOT, "limit"}, {"do": "settle"}
-    {"do": "write_file", "path", "text"}, {"do": "memlock", "bytes": NUMBER | null}
+    {"do": "write_file", "path", "text"}, {"do": "memlock", "bytes": NUMBER | null}     put back at the end
+    {"do": "without", "capability": "CAP_SYS_RAWIO" | "CAP_SYS_RESOURCE"}               put back at the end
+    {"do": "descriptors", "room": NUMBER}   so many new ones can be had at a time; put back at the end
+    {"do": "listen"}, {"do": "heard"}       uevents
+    {"do": "tell", "path", "data": HEX}     write a file, for good
+    {"do": "file", "path", "how": "read_file" | "readlink" | "listdir" | "exists", "blind": true if what it says is not compared}
     {"do": "eventfd", "as": SLOT}, {"do": "memfd", "as": SLOT, "size"}, {"do": "read", "slot", "size"}, {"do": "write", "slot", "data"}
 
 REF is ["arena", OFFSET], ["fd", SLOT] or ["var", VAR, ADDEND]. NAME as in :mod:`pyvfio.requests`, or a number.

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import replay
 from compare import disagreements, figures
-from steps import load
+from conftest import RECORDED
 
-RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.json.gz"))
+if TYPE_CHECKING:
+    from conftest import Replayed
 
 
 @pytest.mark.parametrize("file", RECORDED, ids=lambda path: path.name.partition(".")[0])
-def test_the_mock_answers_as_the_kernel_did(file: Path) -> None:
-    record = load(file)
-    with replay.on_mock(record["devices"], record["profile"]) as replayer:
-        got = [replayer.episode(episode) for episode in record["episodes"]]
+def test_the_mock_answers_as_the_kernel_did(file: Path, replayed: Callable[[Path], Replayed]) -> None:
+    record, got, _ = replayed(file)
     found = disagreements(record["episodes"], record["answers"], got)
     print(figures(record["episodes"], record["answers"]))
     assert not found, "\n".join(map(str, found))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context
     from pyvfio.mock.iommufd.driver import Driver
     from pyvfio.mock.iommufd.vdevice import Vdevice
+    from pyvfio.mock.iommufd.viommu import Viommu
 
 
 class BoundGroup:
@@ -69,6 +70,8 @@ class BoundDevice(Object):
         self.driver = driver or ctx.driver
         self.cache = self.driver.cache()
         self.vdevice: Vdevice | None = None
+        #: the virtual IOMMU of the page table that it is attached to, and what it was called there when it came
+        self.listener: tuple[Viommu, int] | None = None
         # What the driver of the device believes: attached without a PASID, and with these.
         self._plain = False
         self._pasids: set[int] = set()
@@ -190,6 +193,7 @@ class BoundDevice(Object):
         devices.append(self)
         hwpt.users += 1
         self.group.show()
+        self._follow(pasid)
 
     def _check_attach(self, hwpt: Hwpt, pasid: int) -> None:
         """:raises Errno: EINVAL; ENOENT, the device is not in the virtual IOMMU that the page table is of"""
@@ -238,6 +242,8 @@ class BoundDevice(Object):
         hwpt.users += len(devices)
         old.users -= len(devices) - 1
         self.group.show()
+        for device in devices:
+            device._follow(pasid)
         _forget(old, devices, pasid)
         old.let_go()
 
@@ -251,7 +257,19 @@ class BoundDevice(Object):
         if not pasid:
             hwpt.paging.ioas.table.unreserve(self)
         self.group.show()
+        self._follow(pasid)
         return hwpt
+
+    def _follow(self, pasid: int) -> None:
+        """Its events go to the virtual IOMMU of its page table from now on."""
+        if pasid:
+            return
+        hwpt, devices = self.group.attached.get(0, (None, []))
+        viommu = hwpt.viommu if hwpt is not None and self in devices else None
+        if viommu is None or self.vdevice is None:
+            self.listener = None
+        elif self.listener is None or self.listener[0] is not viommu:
+            self.listener = viommu, self.vdevice.virtual_id
 
     # What the device, or the IOMMU for it, has to say. Here it is a test that says so.
 
@@ -275,11 +293,11 @@ class BoundDevice(Object):
     def report_event(self, type_: int, data: bytes) -> None:
         """The IOMMU has something to tell the guest about the device.
 
-        :raises LookupError: the device is in no virtual IOMMU, or that has no queue for this type
+        :raises LookupError: the device is attached to no virtual IOMMU's page table, or that has no queue for this type
         """
-        if self.vdevice is None:
-            raise LookupError("the device is in no virtual IOMMU")
-        self.vdevice.viommu.event_queues[type_].report(data)
+        if self.listener is None:
+            raise LookupError("the device is attached to no page table of a virtual IOMMU")
+        self.listener[0].event_queues[type_].report(data)
 
 
 def _forget(hwpt: Hwpt, devices: list[BoundDevice], pasid: int) -> None:

@@ -36,11 +36,19 @@ class Iommufd(Context):
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel)
         self._opened: dict[Device, BoundDevice | Access] = {}
+        #: groups without an IOMMU have been put into it
+        self._no_iommu = False
 
     # Groups.
 
     def attach_group(self, group: Group) -> None:
-        if self.vfio_ioas is None:
+        if group.no_iommu:
+            if self.vfio_ioas is not None:
+                raise Errno(errno.EINVAL)
+            self._no_iommu = True
+        elif self._no_iommu:
+            raise Errno(errno.EINVAL)
+        elif self.vfio_ioas is None:
             self.vfio_ioas = Ioas(self)
 
     def detach_group(self, group: Group) -> None:
@@ -49,6 +57,11 @@ class Iommufd(Context):
     def use(self, device: Device) -> None:
         from pyvfio.mock.cdev import bind
 
+        if device.group.no_iommu:
+            self.kernel.check_raw_io(device.group)
+            if self.vfio_ioas is not None:
+                raise Errno(errno.EPERM)
+            return
         bound = bind(self, device)
         try:
             bound.attach(self.compat_ioas().id)
@@ -58,7 +71,8 @@ class Iommufd(Context):
         self._opened[device] = bound
 
     def unuse(self, device: Device) -> None:
-        self._opened.pop(device).unbind()
+        if not device.group.no_iommu:
+            self._opened.pop(device).unbind()
 
     # Requests.
 
@@ -71,13 +85,17 @@ class Iommufd(Context):
         if argument == lib.VFIO_DMA_CC_IOMMU:
             coherent = self.kernel.profile.coherent
             return int(coherent or not self.compat_ioas().hwpts)
-        return int(
-            argument in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL, lib.VFIO_NOIOMMU_IOMMU)
-        )
+        if argument in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL):
+            return int(not self._no_iommu)
+        return int(argument == lib.VFIO_NOIOMMU_IOMMU)
 
     @request(lib.VFIO_SET_IOMMU)
     def _set_iommu(self, argument: int) -> None:
-        if argument not in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU):
+        if argument == lib.VFIO_NOIOMMU_IOMMU and self._no_iommu:
+            if "CAP_SYS_RAWIO" not in self.kernel.capabilities:
+                raise Errno(errno.EPERM)
+            return
+        if argument not in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU) or self._no_iommu:
             raise Errno(errno.EINVAL)
         ioas = self.compat_ioas()
         # The first version could unmap within mappings, for which these must be of small pages.

@@ -121,3 +121,12 @@ class Amd(Driver):
 
 class Smmu(Driver):
     flags = _FAULT
+
+
+class NoIommu(Driver):
+    """Page tables that no hardware looks at: they tell the physical addresses which devices without an IOMMU are to be given."""
+
+    maps_nothing = False
+
+    def hw_info(self, wanted: int) -> tuple[int, bytes]:
+        raise Errno(errno.EOPNOTSUPP)

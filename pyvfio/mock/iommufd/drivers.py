@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pyvfio.mock.iommufd.driver import Amd, Driver, Intel, Smmu
+from pyvfio.mock.iommufd.driver import Amd, Driver, Intel, NoIommu, Smmu
 from pyvfio.mock.iommufd.selftest_driver import Selftest
 
-DRIVERS: dict[str, type[Driver]] = {"intel": Intel, "amd": Amd, "smmu": Smmu, "virtio": Driver, "selftest": Selftest}
+DRIVERS: dict[str, type[Driver]] = {
+    "intel": Intel, "amd": Amd, "smmu": Smmu, "virtio": Driver, "selftest": Selftest, "none": NoIommu,
+}  # fmt: skip

@@ -8,7 +8,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import lib
-from pyvfio.mock.errno import Errno
+from pyvfio.mock.errno import Errno, descriptors
 from pyvfio.mock.file import File
 from pyvfio.mock.iommufd.command import Command, command
 from pyvfio.mock.iommufd.object import Object
@@ -95,7 +95,8 @@ class EventQueueFile(File):
         super().__init__(queue.ctx.kernel)
         self._queue = queue
         self._shown = False
-        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        with descriptors():
+            self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         queue.users += 1
         queue.file = self
         queue.ctx.hold()

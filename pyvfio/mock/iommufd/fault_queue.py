@@ -8,7 +8,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio._abi import ffi, lib
-from pyvfio.mock.errno import Errno
+from pyvfio.mock.errno import Errno, descriptors
 from pyvfio.mock.file import File
 from pyvfio.mock.iommufd.command import Command, command
 from pyvfio.mock.iommufd.object import Object
@@ -124,7 +124,8 @@ class FaultQueueFile(File):
     def __init__(self, queue: FaultQueue) -> None:
         super().__init__(queue.ctx.kernel)
         self._queue = queue
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        with descriptors():
+            self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._shown = False
         queue.users += 1
         queue.file = self

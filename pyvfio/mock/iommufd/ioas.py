@@ -184,16 +184,25 @@ def unmap_range(table: IoPageTable, iova: int, size: int) -> tuple[int, int]:
 @command(lib.IOMMU_IOAS_NOIOMMU_GET_PA, "struct iommu_ioas_noiommu_get_pa", "out_phys")
 def _get_pa(ctx: Context, cmd: Command) -> None:
     c = cmd.c
+    if "CAP_SYS_RAWIO" not in ctx.kernel.capabilities:
+        raise Errno(errno.EPERM)
     if c.flags or c.__reserved:
         raise Errno(errno.EOPNOTSUPP)
     if not c.length:
         raise Errno(errno.EINVAL)
     if c.iova == LAST:
         raise Errno(errno.EOVERFLOW)
-    if ctx.get(c.ioas_id, Ioas).table.areas.at(c.iova) is None:
+    table = ctx.get(c.ioas_id, Ioas).table
+    area = table.areas.at(c.iova)
+    if area is None:
         raise Errno(errno.ENOENT)
-    # There are no devices without an IOMMU here that are not emulated.
-    raise Errno(errno.EOPNOTSUPP)
+    # The page table of a real IOMMU tells nobody.
+    if ctx.kernel.physical is None or not table.domains:
+        raise Errno(errno.EOPNOTSUPP)
+    page = ctx.kernel.profile.page_size
+    c.out_phys = ctx.kernel.physical.address(area.pages, area.offset(c.iova))
+    c.length = min(c.length, page - c.iova % page, area.last - c.iova + 1)
+    cmd.respond()
 
 
 @command(lib.IOMMU_IOAS_CHANGE_PROCESS, "struct iommu_ioas_change_process", "__reserved")
@@ -227,6 +236,8 @@ def _rlimit_mode(ctx: Context, c: Any) -> None:
     if c.op == lib.IOMMU_OPTION_OP_GET:
         c.val64 = ctx.account_by_process
     elif c.op == lib.IOMMU_OPTION_OP_SET:
+        if "CAP_SYS_RESOURCE" not in ctx.kernel.capabilities:
+            raise Errno(errno.EPERM)
         if ctx.objects:
             raise Errno(errno.EBUSY)
         if c.val64 > 1:

@@ -59,6 +59,10 @@ class Pages:
         self._pinned.remove((start // self._page_size, last // self._page_size))
         self._count()
 
+    def holds(self, start: int, last: int) -> bool:
+        """Whether these bytes are held in place."""
+        return any(first <= start // self._page_size and last // self._page_size <= end for first, end in self._pinned)
+
     def _count(self) -> None:
         if not self._limited:
             return

@@ -200,12 +200,12 @@ def _fault(ctx: Context, _: int, union: bytes) -> None:
 @operation(17)
 def _event(ctx: Context, _: int, union: bytes) -> None:
     device = ctx.get(struct.unpack_from("=I", union)[0], BoundDevice)
-    hwpt, _devices = device.group.attached.get(0, (None, []))
-    if hwpt is None or hwpt.viommu is None or device.vdevice is None or not device.vdevice.virtual_id:
+    if device.listener is None or not device.listener[1]:
         raise Errno(errno.ENOENT)
-    if EVENT not in hwpt.viommu.event_queues:
+    viommu, number = device.listener
+    if EVENT not in viommu.event_queues:
         raise Errno(errno.EOPNOTSUPP)
-    device.report_event(EVENT, (device.vdevice.virtual_id & 0xFFFFFFFF).to_bytes(4, "little"))
+    device.report_event(EVENT, (number & 0xFFFFFFFF).to_bytes(4, "little"))
 
 
 # Looks into it.

@@ -7,7 +7,7 @@ import os
 import weakref
 from mmap import mmap
 
-from pyvfio.mock.errno import Errno
+from pyvfio.mock.errno import Errno, descriptors
 
 
 class Part:
@@ -32,7 +32,8 @@ class Shared:
 
     def __init__(self, page_size: int) -> None:
         self._page_size = page_size
-        self._fd = os.memfd_create("pyvfio-mock-iommufd", os.MFD_CLOEXEC)
+        with descriptors():
+            self._fd = os.memfd_create("pyvfio-mock-iommufd", os.MFD_CLOEXEC)
         self._parts: list[Part] = []
 
     def descriptor(self) -> int:

@@ -83,6 +83,9 @@ class Type1(Handlers):
         self.page_sizes = sizes & -self.page | (self.page if sizes & self.page - 1 else 0)
         self.granule = self.page_sizes & -self.page_sizes
 
+    def extension(self, number: int) -> int:
+        return extension(self, number)
+
     # Groups and devices.
 
     def attach(self, group: Group) -> None:

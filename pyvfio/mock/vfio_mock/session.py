@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyvfio._abi import ffi, lib
 from pyvfio.mock import caller
-from pyvfio.mock.errno import Errno
+from pyvfio.mock.errno import Errno, descriptors
 from pyvfio.mock.file import File, request
 from pyvfio.mock.vfio_mock import stream
 from pyvfio.mock.vfio_mock.stream import Record
@@ -24,19 +24,22 @@ class Session(File):
     """
 
     kind = "migration"
+    _poll = -1
 
     def __init__(self, device: VfioMock) -> None:
         super().__init__(device.kernel)
         self.device = device
         self.ended = False
         # The counter of an eventfd stands for what poll is to say of it.
-        self._poll = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        with descriptors():
+            self._poll = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def descriptor(self) -> int:
         return os.dup(self._poll)
 
     def __del__(self) -> None:
-        os.close(self._poll)
+        if self._poll >= 0:
+            os.close(self._poll)
 
     def end(self) -> None:
         self.ended = True
