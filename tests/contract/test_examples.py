@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import drivers  # noqa: F401  (it tells where the examples are)
+import drivers  # it tells where the examples are
+import guest
 import pytest
 
 import pyvfio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from matrix import Cell
 
     from pyvfio import Device
     from pyvfio.space import AddressSpace
@@ -26,6 +34,56 @@ def random_memory(space: AddressSpace, size: int) -> tuple[memoryview, int]:
     mapping = space.alloc(size)
     mapping.buffer.view[:size] = os.urandom(size)
     return mapping.buffer.view, mapping.iova
+
+
+# --- by hand ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.require("linux")
+@pytest.mark.only(iommu="intel", mode="iommufd", device=["edu", "nvme", "e1000e"], kernel="newest")
+def test_an_example_finds_its_device_and_shows_it_at_work(
+    address: str, cell: Cell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{cell.device}.py"])
+    # It is bound already, by the cell.
+    monkeypatch.setattr(pyvfio.host, "bind", lambda *_: contextlib.nullcontext())
+    import_module(f"examples.{cell.device}").main()
+    printed = capsys.readouterr().out
+    assert address in printed
+    assert "DIFFERENT" not in printed
+    assert "NOT" not in printed
+
+
+@pytest.mark.require("linux")
+@pytest.mark.only(iommu="intel", mode="iommufd", device="vfio-mock", kernel="newest")
+class TestWithTheModule:
+    """Examples that load the module themselves, with the memory that they want."""
+
+    @pytest.fixture(autouse=True)
+    def unloaded(self) -> Iterator[None]:
+        if Path("/sys/module/vfio_mock").exists():
+            subprocess.run(["rmmod", "vfio_mock"], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["rmmod", "vfio_mock"], check=True)
+            guest.load_mock()
+
+    def test_migrate_finds_equal_contents(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setattr(sys, "argv", ["migrate.py", "8"])
+        import_module("examples.migrate").main()
+        printed = capsys.readouterr().out
+        print(printed, end="")
+        assert "A device with 8 MiB of memory" in printed
+        assert "Contents were equal both times" in printed
+
+    def test_dirty_pages_are_told_by_the_log(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        # The example next to it, as for who runs it.
+        monkeypatch.syspath_prepend(str(Path(drivers.__file__).parents[3] / "scripts" / "examples"))
+        import_module("examples.dirty_pages").main()
+        printed = capsys.readouterr().out
+        for line in ("by DMA: equal", "not usable for DMA here", "dirty: 4 pages", "read again: 0 pages"):
+            assert line in printed
 
 
 # --- edu ----------------------------------------------------------------------------------------------------------------
@@ -158,7 +216,6 @@ def test_e1000e_receives_what_it_sends_to_itself(device: Device, interrupt: bool
 @pytest.mark.only(device="e1000e", iommu=["intel", "virtio"])
 def test_e1000e_sends_over_the_wire_to_another(device: Device, mode: str, other: Callable[..., str]) -> None:
     from examples.e1000e import E1000e
-
 
     view, iova = random_memory(device.address_space, 1024)
     with (
