@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from monitor import Monitor, monitor
+from process import held
 from processes import in_another_process, writing
 
 import pyvfio
@@ -46,6 +47,16 @@ def asked_within(request: Vector, limit: float = 30) -> float:
     return time.monotonic() - begun
 
 
+def told(changes: host.Changes, action: str, limit: float = 30) -> bool:
+    """Whether the kernel tells within so many seconds that this has happened to the device that can be unplugged."""
+    end = time.monotonic() + limit
+    while (left := end - time.monotonic()) > 0:
+        change = changes.wait(left)
+        if change is not None and (change.action, change.address) == (action, PLUGGABLE):
+            return True
+    return False
+
+
 @contextlib.contextmanager
 def plugged_in(qemu: Monitor) -> Iterator[None]:
     """At the end the device that can be unplugged is there again."""
@@ -57,9 +68,7 @@ def plugged_in(qemu: Monitor) -> Iterator[None]:
                 with contextlib.suppress(RuntimeError):  # it was removed by the kernel alone, and QEMU still has it
                     qemu.execute("device_add", driver="edu", id="pluggable", bus="port1", addr="0")
                 Path("/sys/bus/pci/rescan").write_text("1")
-                limit = time.monotonic() + 30
-                while not os.path.exists(f"/sys/bus/pci/devices/{PLUGGABLE}") and time.monotonic() < limit:
-                    changes.wait(0.1)
+                assert os.path.exists(f"/sys/bus/pci/devices/{PLUGGABLE}") or told(changes, "add")
         assert host.device(PLUGGABLE).driver is None
 
 
@@ -93,7 +102,7 @@ class TestUnbinding:
             with writing(address, driver / "unbind") as unbinding:
                 seconds = asked_within(request)
                 print(f"asked after {seconds:.3f} s")
-                assert seconds < 5
+                assert seconds < 1
                 # Until it is closed the device works on.
                 assert log.read().count() == 64
                 assert memory.read32(0) == 0
@@ -107,11 +116,14 @@ class TestUnbinding:
         request = request_of(device)
         with writing(address, driver / "unbind") as unbinding:
             request.wait(30)
-            # Every ten seconds.
-            request.wait(60)
+            # The next time is after ten seconds, or when who unbinds is interrupted; it waits on, then, and deaf.
+            unbinding.terminate()
+            request.wait(5)
+            assert host.holders_of(address) != []
             assert unbinding.poll() is None
             device.close()
-            assert unbinding.wait(30) == 0
+            assert unbinding.wait(30) == -signal.SIGTERM
+        assert host.device(address).driver is None
 
     def test_a_program_that_is_killed_lets_go(self, driver: Path, address: str, mode: str) -> None:
         def use() -> None:
@@ -171,8 +183,9 @@ class TestBindsEnd:
 class TestUnplugging:
     @contextlib.contextmanager
     def used(self, mode: str, kernel: Any) -> Iterator[tuple[Device, Vector]]:
-        """A device that is open, mapped and at work."""
-        with host.bind(PLUGGABLE, "vfio-pci"), pyvfio.open(PLUGGABLE, mode=mode, kernel=kernel) as device:
+        """A device that is open, mapped and at work; of which nothing is to remain."""
+        before = held()
+        with host.bind(PLUGGABLE, "vfio-pci") as bound, pyvfio.open(PLUGGABLE, mode=mode, kernel=kernel) as device:
             bar = device.regions[0].map()
             mapping = device.address_space.alloc(1 << 20, 0x10_0000)
             device.config.bus_master = True
@@ -181,14 +194,20 @@ class TestUnplugging:
             # A transfer into the memory is under way: edu takes 100 ms.
             for register, value in ((0x80, 0x40000), (0x88, mapping.iova), (0x90, 2048), (0x98, 3)):
                 bar.write64(register, value)
+            nodes = (bound.cdev, bound.group_path)
             yield device, request
+        assert not any(map(os.path.exists, nodes))
+        assert held() == before
 
     def gone(self) -> None:
+        # The kernel tells it a moment before.
+        limit = time.monotonic() + 5
+        while os.path.exists(f"/sys/bus/pci/devices/{PLUGGABLE}") and time.monotonic() < limit:
+            time.sleep(0.02)
         with pytest.raises(OSError, match=f"no device {PLUGGABLE}") as caught:
             host.device(PLUGGABLE)
         assert caught.value.errno == errno.ENODEV
         assert PLUGGABLE not in {one.address for one in host.devices()}
-        assert len(os.listdir("/dev/vfio/devices")) == len(os.listdir("/sys/class/vfio-dev"))
 
     def test_by_the_kernel(self, qemu: Monitor, mode: str, kernel: Any) -> None:
         with plugged_in(qemu), self.used(mode, kernel) as (device, request):
@@ -196,7 +215,7 @@ class TestUnplugging:
             with writing("1", path) as removal:
                 seconds = asked_within(request)
                 print(f"asked after {seconds:.3f} s")
-                assert seconds < 5
+                assert seconds < 1
                 assert device.regions[0].read32(0) == 0x010000ED
                 device.close()
                 assert removal.wait(30) == 0
@@ -207,41 +226,21 @@ class TestUnplugging:
             qemu.execute("device_del", id="pluggable")
             seconds = asked_within(request)
             print(f"asked after {seconds:.3f} s")
-            assert seconds < 10
+            assert seconds < 1
             device.close()
-            limit = time.monotonic() + 30
-            actions = set()
-            while time.monotonic() < limit and ("remove", PLUGGABLE) not in actions:
-                if change := changes.wait(1):
-                    actions.add((change.action, change.address))
-            assert ("remove", PLUGGABLE) in actions
+            assert told(changes, "remove")
             self.gone()
         with host.bind(PLUGGABLE, "vfio-pci"), pyvfio.open(PLUGGABLE, mode=mode, kernel=kernel) as again:
             assert again.regions[0].read32(0) == 0x010000ED
 
     def test_the_list_of_devices_tells_it(self, qemu: Monitor) -> None:
-        seen = []
-
-        def look() -> None:
-            with host.Changes() as changes:
-                while change := changes.wait(5):
-                    seen.append((change.action, change.address))
-
-        with plugged_in(qemu):
-            watcher = threading.Thread(target=look)
-            watcher.start()
-            time.sleep(0.5)
+        with plugged_in(qemu), host.Changes() as changes:
             qemu.execute("device_del", id="pluggable")
-            limit = time.monotonic() + 30
-            while os.path.exists(f"/sys/bus/pci/devices/{PLUGGABLE}") and time.monotonic() < limit:
-                time.sleep(0.1)
+            assert told(changes, "remove")
             self.gone()
             qemu.execute("device_add", driver="edu", id="pluggable", bus="port1", addr="0")
-            while not os.path.exists(f"/sys/bus/pci/devices/{PLUGGABLE}") and time.monotonic() < limit:
-                time.sleep(0.1)
-            watcher.join(30)
-        assert ("remove", PLUGGABLE) in seen
-        assert ("add", PLUGGABLE) in seen
+            assert told(changes, "add")
+            assert PLUGGABLE in {one.address for one in host.devices()}
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -259,6 +258,6 @@ def test_an_error_that_the_bus_reports_reaches_the_program(
         error.trigger()
         assert error.wait(10) == 1
         # Completer abort: uncorrectable, and not fatal.
-        print(qemu.human("pcie_aer_inject_error reporter CA"))
+        assert qemu.human("pcie_aer_inject_error reporter COMP_ABORT").startswith("OK")
         assert error.wait(30) == 1
         assert device.config.vendor == host.device(REPORTER).vendor
