@@ -430,6 +430,8 @@ class TestVirtualFunctions:
         with pytest.raises(Unsupported, match="no SR-IOV"):
             host.create_vfs(edu.address, 1)
 
+    # Linux 6.1 and 6.12 take 65 s to open one: in vain they wait for QEMU's function to come back from its reset.
+    @pytest.mark.only(iommu=["intel", "amd", "virtio"], mode="type1v2", device="vfio-mock", kernel="newest")
     def test_they_are_made_bound_and_removed(self) -> None:
         physical = next(one for one in host.devices() if one.total_vfs)
         functions = host.create_vfs(physical.address, 2, probe=False)
