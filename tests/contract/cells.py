@@ -159,6 +159,7 @@ class CellRun:
         self._tests: dict[str, str] = {}
         self._left_out: dict[str, str] = {}
         self._messages: dict[str, str] = {}
+        self._durations: dict[str, float] = {}
         self._trace: list[tuple[str, ...]] = []
         self._started = time.monotonic()
 
@@ -190,6 +191,7 @@ class CellRun:
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._durations[report.nodeid] = round(self._durations.get(report.nodeid, 0) + report.duration, 3)
         if report.failed:
             self._tests[report.nodeid] = "failed"
             self._messages[report.nodeid] = report.longreprtext[-4000:]
@@ -209,6 +211,7 @@ class CellRun:
             "tests": self._tests,
             "left_out": self._left_out,
             "messages": self._messages,
+            "durations": self._durations,
             "trace": self._trace,
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)

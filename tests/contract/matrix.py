@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -57,11 +58,16 @@ class Absence(NamedTuple):
     where: dict[str, Any]
 
 
+@functools.cache
+def _read() -> dict[str, Any]:
+    return tomllib.loads(FILE.read_text())
+
+
 class Matrix:
     """tests/matrix.toml."""
 
     def __init__(self, data: Mapping[str, Any] | None = None) -> None:
-        self._data = data if data is not None else tomllib.loads(FILE.read_text())
+        self._data = data if data is not None else _read()
         #: ability -> what it means
         self.abilities: dict[str, str] = self._data["abilities"]
         self.absences = [
