@@ -66,10 +66,16 @@ def in_another_process(action: Callable[[], object]) -> Iterator[Process]:
 
 @contextlib.contextmanager
 def writing(text: str, path: str | os.PathLike[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that writes to a file, which may take as long as a device is open. It has nothing else open."""
-    command = ["/bin/sh", "-c", 'printf %s "$1" > "$2"', "sh", text, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as writer:
+    """A process that writes to a file, now, which may take as long as a device is open. It has nothing else open."""
+    command = ["/bin/sh", "-c", 'echo; read -r _; printf %s "$1" > "$2"', "sh", text, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
         try:
+            # Until here it took time to start.
+            writer.stdout.readline()
+            writer.stdin.write(b"\n")
+            writer.stdin.flush()
             yield writer
         finally:
             writer.kill()
