@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -51,10 +51,27 @@ def test_a_group_that_is_left_out_is_named(other: Callable[[str], str], device: 
     from pyvfio import hot_reset
 
     with device.address_space.attach(other("0000:01:00.0")) as behind:
-        with pytest.raises(OSError, match="not all of the affected") as caught:
-            hot_reset.reset(behind, [device.group.fileno()])  # type: ignore[union-attr]
+        for groups in ([device.group.fileno()], []):  # type: ignore[union-attr]
+            with pytest.raises(OSError, match="not all of the affected") as caught:
+                hot_reset.reset(behind, groups)
+            assert caught.value.errno == errno.EINVAL
+            assert any("0000:01:00.0" in note for note in caught.value.__notes__)
+        behind.hot_reset()
+
+
+@pytest.mark.only(device="edu", mode="iommufd")
+def test_by_cdev_no_group_is_proof_of_ownership(other: Callable[[str], str], space: AddressSpace, kernel: Any) -> None:
+    from pyvfio import hot_reset
+
+    with (
+        pyvfio.open(other("nvme"), mode="type1v2", kernel=kernel) as by_group,
+        space.attach(other("0000:01:00.0")) as behind,
+    ):
+        with pytest.raises(OSError, match="VFIO_DEVICE_PCI_HOT_RESET") as caught:
+            hot_reset.reset(behind, [by_group.group.fileno()])  # type: ignore[union-attr]
         assert caught.value.errno == errno.EINVAL
-        assert any("0000:01:00.0" in note for note in caught.value.__notes__)
+        assert behind.hot_reset_info.owned
+        behind.hot_reset()
 
 
 def test_an_eventfd_stores_a_value(device: Device) -> None:
