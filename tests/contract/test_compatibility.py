@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import random
 from typing import TYPE_CHECKING
 
 import pytest
 from refused import refused
 
-from pyvfio import Container, DmaBuffer, Unsupported
-from pyvfio._abi import lib
+from pyvfio import Container, DmaBuffer, IovaRange, IovaSet, Unsupported, capability
+from pyvfio._abi import ffi, lib
 
 if TYPE_CHECKING:
     from pyvfio.space import AddressSpace
@@ -42,6 +43,59 @@ def test_what_vfio_mapped_is_copied_to_an_address_space_of_iommufds_own(space: A
     with refused(errno.ENOENT):
         space.iommufd._option(lib.IOMMU_OPTION_HUGE_PAGES, lib.IOMMU_OPTION_OP_GET, number, 0)
     assert space.map(DmaBuffer(PAGE), 0x10_0000).unmap() == PAGE
+
+
+def test_large_pages_are_taken_apart_in_any_order_or_not_at_all(space: AddressSpace, mode: str) -> None:
+    whole = space.alloc(4 << 20, 0x4000_0000, huge=2 << 20)
+    size = whole.size // 16
+    pieces = [IovaRange.of(whole.iova + index * size, size) for index in range(16)]
+    left = IovaSet([whole.range])
+    for piece in random.Random(11).sample(pieces, 16):
+        if mode == "iommufd-type1v2":
+            with refused(errno.ENOENT, "split"):
+                space.unmap(piece.start, piece.size)
+            continue
+        assert space.unmap(piece.start, piece.size) == size
+        left -= IovaSet([piece])
+        assert IovaSet(mapping.range for mapping in space.mappings) == left
+    assert space.unmap_all() == left.total
+
+
+containers = pytest.mark.only(mode=["type1v2", "type1", "iommufd-type1v2", "iommufd-type1"], device="edu")
+
+
+@containers
+def test_all_is_unmapped_without_a_range(space: AddressSpace) -> None:
+    assert isinstance(space, Container)
+    mapping = space.map(DmaBuffer(PAGE), 0x10_0000)
+    for iova, size in ((0x10_0000, PAGE), (0x10_0000, 0), (0, PAGE)):
+        with refused(errno.EINVAL):
+            space._unmap_with(lib.VFIO_DMA_UNMAP_FLAG_ALL, iova, size)
+    assert mapping.mapped
+    assert space.unmap_all() == PAGE
+
+
+@containers
+def test_what_the_iommu_tells_fits_into_the_room_that_there_is(space: AddressSpace, mode: str) -> None:
+    assert isinstance(space, Container)
+    struct = "struct vfio_iommu_type1_info"
+    fixed = ffi.sizeof(struct)
+    answer, complete = capability.ask(space._fd, "VFIO_IOMMU_GET_INFO", struct)
+    everything = [cap.id for cap in capability.chain(complete, answer.cap_offset, least=fixed)]
+    assert lib.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE in everything
+    # From before there were capabilities, up to more than there are.
+    for size in range(ffi.offsetof(struct, "cap_offset"), len(complete) + 16):
+        memory = bytearray(b"\xaa" * (len(complete) + 32))
+        answer = ffi.from_buffer(f"{struct} *", memory)
+        answer.argsz, answer.flags = size, 0
+        assert space._fd.ioctl(lib.VFIO_IOMMU_GET_INFO, answer) == 0
+        assert memory[size:] == b"\xaa" * (len(memory) - size)
+        assert answer.iova_pgsizes == space.page_sizes
+        # iommufd says so too where there was more room than that.
+        assert answer.argsz == (len(complete) if mode.startswith("iommufd") else max(size, len(complete)))
+        if size >= fixed:
+            told = [cap.id for cap in capability.chain(memoryview(memory)[:size], answer.cap_offset, least=fixed)]
+            assert told == (everything if size >= len(complete) else [])
 
 
 @pytest.mark.only(mode="type1v2", device="vfio-mock")

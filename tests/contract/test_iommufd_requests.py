@@ -15,6 +15,7 @@ from process import held
 from pyvfio import Container, DmaBuffer, Iommufd, requests
 from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import FaultQueue, Ioas, Viommu
+from pyvfio.iommufd.object import address, call
 
 pytestmark = mock_domain.one_cell
 
@@ -193,6 +194,47 @@ def test_numbers_of_nothing_and_of_other_kinds_are_refused(good: Good, request_:
             assert good.ask(request_, **{name: good.queue.id}) in other, name
     assert good.ask(request_) == RESULTS.get(request_, 0)
     assert held() == before
+
+
+@pytest.mark.parametrize(
+    ("request_", "instead", "number"),
+    [
+        ("IOMMU_HWPT_ALLOC", {"data_type": mock_domain.HWPT_DATA, "data_len": len(mock_domain.NESTED)}, errno.EFAULT),
+        ("IOMMU_VIOMMU_ALLOC", {"data_len": 24}, errno.EFAULT),
+        ("IOMMU_GET_HW_INFO", {"data_len": len(mock_domain.HW_INFO)}, errno.EFAULT),
+        ("IOMMU_IOAS_IOVA_RANGES", {"allowed_iovas": 0}, errno.EFAULT),
+        ("IOMMU_IOAS_ALLOW_IOVAS", {"num_iovas": 1}, errno.EFAULT),
+        # Entries that are said to be there, and are not.
+        ("IOMMU_HWPT_INVALIDATE", {"entry_num": 1, "data_uptr": 0}, errno.EINVAL),
+        ("IOMMU_HWPT_INVALIDATE", {"entry_num": 1, "entry_len": 0}, errno.EINVAL),
+    ],
+    ids=["nested-data", "viommu-data", "hw-info", "ranges", "allowed", "entries", "entries-of-nothing"],
+)
+def test_data_that_is_said_to_be_there_and_is_not(
+    good: Good, request_: str, instead: dict[str, int], number: int
+) -> None:
+    if request_ == "IOMMU_HWPT_ALLOC":
+        instead = {**instead, "pt_id": good.values["IOMMU_VIOMMU_ALLOC"]["hwpt_id"]}
+    assert good.ask(request_, **instead) == -number
+    if request_ == "IOMMU_HWPT_INVALIDATE":
+        # The same of a virtual IOMMU's caches.
+        instead = {**instead, "hwpt_id": good.values["IOMMU_VDEVICE_ALLOC"]["viommu_id"]}
+        assert good.ask(request_, **instead, data_type=mock_domain.VIOMMU_INVALIDATE) == -number
+
+
+@pytest.mark.parametrize("room", [0, 4, 8, 16])
+def test_hardware_info_fills_the_room_that_there_is_and_no_more(ioas: Ioas, mock: MockDevice, room: int) -> None:
+    memory = ffi.new("uint8_t[32]", b"\xaa" * 32)
+    answer = call(
+        ioas.iommufd._fd,
+        "IOMMU_GET_HW_INFO",
+        "struct iommu_hw_info",
+        dev_id=mock.bound.id,
+        data_len=room,
+        data_uptr=address(memory) if room else 0,
+    )
+    assert answer.data_len == len(mock_domain.HW_INFO)
+    assert bytes(ffi.buffer(memory)) == mock_domain.HW_INFO.ljust(room, b"\0")[:room].ljust(32, b"\xaa")
 
 
 def test_a_bad_pointer_and_a_request_that_is_none(iommufd: Iommufd) -> None:

@@ -45,15 +45,15 @@ class Memory:
         self.step = SMALL
         self.fd: int | None = None
         size = 8 * PAGE
-        if kind == "huge":
+        huge = kind.startswith("huge")
+        if huge:
             size, self.step = 2 << 20, (2 << 20) // 16
-            self.buffer = DmaBuffer(size, huge=2 << 20)
-        elif kind == "file":
-            self.fd = os.memfd_create("memory")
+        if kind.endswith("file"):
+            self.fd = os.memfd_create("memory", os.MFD_CLOEXEC | (os.MFD_HUGETLB | os.MFD_HUGE_2MB if huge else 0))
             os.truncate(self.fd, size)
             self.buffer = MappedFile(mmap.mmap(self.fd, size))
         else:
-            self.buffer = DmaBuffer(size)
+            self.buffer = DmaBuffer(size, huge=2 << 20 if huge else None)
         self.size = size
 
     def map(self, ioas: Ioas, offset: int, size: int) -> Mapping:
@@ -75,7 +75,7 @@ class Memory:
             os.close(self.fd)
 
 
-@pytest.fixture(params=["anonymous", "huge", "file"])
+@pytest.fixture(params=["anonymous", "huge", "file", "huge file"])
 def memory(request: pytest.FixtureRequest) -> Iterator[Memory]:
     memory = Memory(request.param)
     yield memory
@@ -158,6 +158,12 @@ def test_an_address_space_takes_the_place_of_another(iommufd: Iommufd, ioas: Ioa
         with refused(errno.ENOENT):
             device.attach_to_id(old)
     device.attach(other)
+    for sibling in devices[1:]:
+        # Of one that has it, also twice.
+        for _ in range(2):
+            device.attach_to_id(sibling.hwpt_id)
+    if len(devices) > 1:
+        device.attach(other)
     with refused(errno.EBUSY):
         other.destroy()
     device.attach(ioas)
