@@ -195,8 +195,11 @@ def test_caches_of_a_device_are_invalidated_by_entry(mock: MockDevice, viommu: V
             invalidate(*entries)
         held[:done] = [0] * done
         check()
-    for entries in (ffi.new("uint8_t[1][1]"), ffi.new("uint8_t[1][13]", [bytes(12) + b"\x01"])):
-        with pytest.raises(OSError, match="0 of 1"):
+    for number, entries in (
+        (errno.EINVAL, ffi.new("uint8_t[1][1]")),
+        (errno.E2BIG, ffi.new("uint8_t[1][13]", [bytes(12) + b"\x01"])),
+    ):
+        with refused(number, "0 of 1"):
             viommu.invalidate(mock_domain.VIOMMU_INVALIDATE, entries)
     with refused(errno.EINVAL):
         viommu.invalidate(mock_domain.VIOMMU_INVALIDATE ^ 1, ffi.new("uint32_t[1][3]"))
