@@ -164,6 +164,11 @@ int64_t pyvfio_wait(int eventfd, double seconds)
 	return limit ? -EINTR : 0;	/* another thread was faster: again, with the time that is left */
 }
 
+int pyvfio_map_over(void *there, size_t size, int prot, int fd, int64_t offset)
+{
+	return mmap(there, size, prot, MAP_SHARED | MAP_FIXED, fd, offset) == MAP_FAILED ? -errno : 0;
+}
+
 /* The system calls themselves: libc declares their wrappers only for _GNU_SOURCE, too late for a file that is included. */
 static int copy_own(long call, uintptr_t address, void *other, size_t size)
 {

@@ -41,6 +41,9 @@ int pyvfio_unmap_many(const pyvfio_space *space, const uint64_t *rows, size_t co
  * they are negative. It takes no door: eventfds are the process's own, whatever kernel signals them. */
 int64_t pyvfio_wait(int eventfd, double seconds);
 
+/* Put a descriptor's memory, shared, in the place of memory that is there already. 0 or -errno. */
+int pyvfio_map_over(void *there, size_t size, int prot, int fd, int64_t offset);
+
 /* This process's own memory, copied by the kernel (process_vm_readv and _writev): an address that is not there, or that forbids it,
  * is -EFAULT and not the end of the process. For kernels made of Python, whose callers pass addresses. All of it is
  * copied, or the copy is an error; what was copied before the bad page stays copied, as with a kernel's copy_to_user. */

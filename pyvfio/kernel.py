@@ -17,6 +17,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import pinned as _pinned
+
+_MAP_NORESERVE = 0x4000
 
 
 class SysfsDevice(NamedTuple):
@@ -109,10 +112,15 @@ class Kernel:
 
     def mmap(self, fd: int, size: int, *, offset: int, prot: int) -> _mmap.mmap:
         """Shared memory of a descriptor, closed by `close()` or when nothing refers to it any more."""
-        options: dict[str, Any] = {}
         if sys.version_info >= (3, 13):
-            options["trackfd"] = False  # before that, mmap keeps a second descriptor open
-        return _mmap.mmap(fd, size, flags=_mmap.MAP_SHARED, prot=prot, offset=offset, **options)
+            return _mmap.mmap(fd, size, flags=_mmap.MAP_SHARED, prot=prot, offset=offset, trackfd=False)
+        # Before that, mmap keeps a second descriptor open, and nothing on an older kernel tells of which device: what is mapped
+        # first is of no file.
+        memory = _mmap.mmap(-1, size, flags=_mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS | _MAP_NORESERVE, prot=prot)
+        if error := lib.pyvfio_map_over(ffi.cast("void *", _pinned(memory, False)[0]), size, prot, fd, offset):
+            memory.close()
+            raise OSError(-error, os.strerror(-error))
+        return memory
 
     def memory(self, size: int, *, huge: int | None = None) -> _mmap.mmap:
         """New private memory that a forked child does not see; `huge` asks for huge pages of that size."""

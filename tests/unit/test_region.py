@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy
 import pytest
@@ -10,6 +14,7 @@ from fake_pci import FakePciKernel
 
 import pyvfio
 from pyvfio import Device
+from pyvfio.kernel import LinuxKernel
 from pyvfio.region import RegionMapping
 
 WIDTHS = [8, 16, 32, 64]
@@ -127,3 +132,30 @@ def test_the_error_of_a_with_is_not_replaced_by_memory_in_use(bar: RegionMapping
         raise KeyError("the body's own")
     assert any("still in use" in note for note in caught.value.__notes__)
     held.release()
+
+
+# --- the memory itself --------------------------------------------------------------------------------------------------
+
+
+def test_a_descriptors_memory_is_mapped_and_no_second_descriptor_kept() -> None:
+    fd = os.memfd_create("bar")
+    os.truncate(fd, 3 * mmap.PAGESIZE)
+    before = os.listdir("/proc/self/fd")
+    memory = LinuxKernel().mmap(fd, mmap.PAGESIZE, offset=mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    assert os.listdir("/proc/self/fd") == before
+    memory[:4] = b"here"
+    assert os.pread(fd, 4, mmap.PAGESIZE) == b"here"
+    os.close(fd)
+    assert memory[:4] == b"here"
+    memory.close()
+
+
+def test_what_cannot_be_mapped_leaves_nothing() -> None:
+    fd = os.memfd_create("bar")
+    before = Path("/proc/self/maps").read_text()
+    for number, offset, error in ((-2, 0, errno.EBADF), (fd, 1, errno.EINVAL), (fd, 2**63 - mmap.PAGESIZE, errno.EOVERFLOW)):
+        with pytest.raises(OSError) as caught:
+            LinuxKernel().mmap(number, 1 << 30, offset=offset, prot=mmap.PROT_READ)
+        assert caught.value.errno == error
+    os.close(fd)
+    assert len(Path("/proc/self/maps").read_text().splitlines()) <= len(before.splitlines())
