@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from pyvfio import explain
 from pyvfio._abi import ffi, lib
-from pyvfio.errors import NotInMode, Refused
+from pyvfio.errors import BadReply, NotInMode, Refused
 from pyvfio.fd import Fd
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.lifetime import Resource
@@ -304,6 +304,7 @@ class AddressSpace(Resource):
 
         :returns: bytes unmapped
         :raises OSError: see above; EINVAL misaligned or of no size; EOVERFLOW (EINVAL before 7.0) past the end
+        :raises BadReply: an older type1 (Linux 6.1 and 6.12) does not find what ends with the 64 bits; :meth:`unmap_all` does
         """
         while (unmapped := _unmap(self._native, iova, size)) >= _ERRORS:
             if (error := unmapped - 2**64) != -_EINTR:
@@ -313,6 +314,11 @@ class AddressSpace(Resource):
             del self._mapped[iova]
         elif unmapped:
             self._forget(iova, size)
+        elif mapping is not None and iova + mapping.size == 2**64:
+            raise BadReply(
+                f"{self!r} unmapped nothing of {explain.span(mapping.range)}, and devices still reach it: this kernel does not "
+                "find a mapping that ends with the address space; unmap_all() takes it away"
+            )
         return unmapped
 
     def unmap_all(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import random
 import signal
@@ -13,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from drivers.vfio_mock import VALUES
+from refused import refused
 
 import pyvfio
 from pyvfio import DirtyBitmap, DmaBuffer, IovaRange, Refused, Unsupported
-from pyvfio._abi import lib
+from pyvfio._abi import ffi, lib
+from pyvfio.memory import address_of
 
 if TYPE_CHECKING:
     from drivers.vfio_mock import VfioMock
+    from matrix import Cell
 
     from pyvfio import Device
     from pyvfio.space import AddressSpace
@@ -214,6 +218,27 @@ def test_a_report_that_fails_loses_nothing(device: Device, logger: VfioMock, spa
             log.read()
         assert caught.value.errno == errno.EIO
         assert pages(log.read()) == [BASE, 0x4000_0000]
+
+
+@pytest.mark.parametrize("where", ["nowhere", "in memory that may only be read"])
+def test_a_bitmap_that_cannot_be_written_loses_what_it_was_to_hold(
+    device: Device, logger: VfioMock, logged: IovaRange, cell: Cell, where: str
+) -> None:
+    """Asked past the library, which therefore has the bitmaps to itself."""
+    memory = mmap.mmap(-1, PAGE, prot=mmap.PROT_READ)
+    bitmap = 0 if where == "nowhere" else address_of(memory)
+    report = ffi.new("struct vfio_device_feature_dma_logging_report *", (logged.start, logged.size, PAGE, bitmap))
+    request = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT | lib.VFIO_DEVICE_FEATURE_GET
+    with device.dirty_log([logged]) as log:
+        logger.touch_each([BASE + 3 * PAGE])
+        if cell.kernel == "6.1":
+            # It looks at the bitmap before it asks the device.
+            with refused(errno.EFAULT):
+                device.features.exchange(request, report)
+            assert pages(log.read()) == [BASE + 3 * PAGE]
+        else:
+            device.features.exchange(request, report)
+            assert log.read().count() == 0
 
 
 def test_several_devices_log_together_or_none_does(

@@ -89,7 +89,7 @@ def test_a_guest_of_1_tib_maps_only_around_the_hypertransport_hole(space: Addres
 
 @pytest.mark.only(device=["edu", "vfio-mock"])
 def test_the_kernels_answer_to_a_map_is_foretold(space: AddressSpace, mode: str, cell: Cell) -> None:
-    old = cell.kernel in ("6.1", "6.12")
+    old = ("type1", "type1v2") if cell.kernel in ("6.1", "6.12") else ()
     era = mapping.Era.SINCE_5_4 if old else mapping.Era.CHECKED_SUMS
     buffer = DmaBuffer(4 * PAGE)
     space.map(DmaBuffer(2 * PAGE), 0x10_0000)
@@ -109,10 +109,15 @@ def test_the_kernels_answer_to_a_map_is_foretold(space: AddressSpace, mode: str,
                 else:
                     refused = mapping.type1_refusal(known, iova, size, **memory, era=era)
                 answer = -lib.pyvfio_map(space._native, memory["address"], iova, size, prot)
-                if not answer:
+                if not answer and iova + size == 2**64 and cell.mode in old:
+                    # An older kernel does not find it again.
+                    assert space.unmap(iova, size) == 0
+                    assert space.unmap_all() == 2 * PAGE + size
+                    space.map(DmaBuffer(2 * PAGE), 0x10_0000)
+                elif not answer:
                     assert space.unmap(iova, size) == size
                 expected = refused.errno if refused else 0
                 assert answer == expected, f"iova={iova:#x}, size={size:#x}, {memory}: {answer}, not {refused}"
                 foretold[answer] = foretold.get(answer, 0) + 1
-    overflow = set() if old and mode in ("type1", "type1v2") else {errno.EOVERFLOW}
+    overflow = set() if mode in old else {errno.EOVERFLOW}
     assert set(foretold) == {0, errno.EINVAL, errno.EEXIST} | overflow

@@ -15,7 +15,7 @@ from raw_memory import RawMemory
 from refused import refused
 
 import pyvfio
-from pyvfio import DmaBuffer, IovaRange, IovaSet, Refused
+from pyvfio import BadReply, DmaBuffer, IovaRange, IovaSet, Refused
 
 if TYPE_CHECKING:
     from matrix import Cell
@@ -64,6 +64,21 @@ def test_the_last_page_can_be_mapped(space: AddressSpace) -> None:
     assert mapping.unmap() == PAGE
     space.map(DmaBuffer(PAGE), last)
     assert space.unmap_all() == PAGE
+
+
+@pytest.mark.only(mode=["type1v2", "type1"], device="vfio-mock")
+@pytest.mark.only(mode=["type1v2", "type1"], device="edu", iommu="virtio")
+@pytest.mark.only(mode=["type1v2", "type1"], device="edu", iommu="amd", kernel="6.1")  # since then AMD's has 48 bits
+def test_what_ends_with_the_address_space_is_unmapped_or_that_is_said(space: AddressSpace, cell: Cell) -> None:
+    mapping = space.map(DmaBuffer(PAGE), 2**64 - PAGE)
+    if cell.kernel in ("6.1", "6.12"):
+        with pytest.raises(BadReply, match="unmap_all"):
+            mapping.unmap()
+        assert mapping.mapped
+        assert space.unmap_all() == PAGE
+    else:
+        assert mapping.unmap() == PAGE
+    assert not mapping.mapped
 
 
 @pytest.mark.require("iommu")
