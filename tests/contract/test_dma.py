@@ -83,6 +83,21 @@ def test_the_iommus_own_page_table_shows_the_mapping_in_pages_of_its_size(
         assert not row.search(table.read_text())
 
 
+@pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="edu", kernel="newest")
+def test_a_page_of_1_gib_is_one_in_the_iommus_page_table_too(space: AddressSpace, device: Device, dma: Dma) -> None:
+    table = Path(f"/sys/kernel/debug/iommu/intel/{device.address}/domain_translation_struct")
+    mapping = space.alloc(1 << 30, 0, huge=1 << 30)
+    (line,) = re.findall(r"^0x0+\s.*$", table.read_text(), re.M)
+    # The number of the page, a stroke, and the entries of the upper three of five levels.
+    assert len(line.split()) == 5
+    view = mapping.buffer.view
+    view[:PAGE] = os.urandom(PAGE)
+    far = 100 << 20  # as far as edu reaches, and in another large page
+    dma.copy(far, 0, PAGE)
+    assert view[far : far + PAGE] == view[:PAGE]
+    assert mapping.unmap() == 1 << 30
+
+
 @pytest.mark.require("linux", "iommu")
 def test_pinned_memory_is_let_go_when_the_process_is_killed(address: str, mode: str) -> None:
     def unevictable() -> int:
