@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from pyvfio import explain
 from pyvfio._abi import ffi, lib
-from pyvfio.errors import BadReply, NotInMode, Refused
+from pyvfio.errors import NotInMode, Refused
 from pyvfio.fd import Fd
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.lifetime import Resource
@@ -32,6 +32,8 @@ _new: Callable[[type[Mapping]], Mapping] = object.__new__
 _EINTR = errno.EINTR
 #: results of pyvfio_unmap from here on are errors
 _ERRORS = 2**64 - 4095
+#: behind the last IOVA
+_END = 2**64
 #: Automatic placement leaves this much free at the bottom, so that a device that follows a null pointer faults.
 _LOWEST = 1 << 16
 _WHOLE = IovaRange(0, 2**64 - 1)
@@ -210,6 +212,10 @@ class AddressSpace(Resource):
         """Why nothing can be mapped yet; None when that is not so."""
         return None
 
+    def _finds_the_end(self) -> bool:
+        """Whether an unmap finds a mapping that ends with the 64 bits."""
+        return True
+
     @property
     def iova_ranges(self) -> IovaSet | None:
         """The usable IOVAs; None where the kernel reports none, which is not the same as none being usable."""
@@ -231,7 +237,8 @@ class AddressSpace(Resource):
         :param read: the devices may read it
         :param write: the devices may write it
         :raises Refused: neither `read` nor `write`: nobody has a use for it, type1 and iommufd refuse it, and in the modes between
-            the kernel takes it from emulated devices and warns of it in its own log for others
+            the kernel takes it from emulated devices and warns of it in its own log for others; under an older type1 (Linux 6.1 and
+            6.12) the very last page, for it never finds that again
         :raises OSError: EINVAL outside the usable IOVAs or misaligned; EEXIST over another mapping;
             ENOMEM above the limit on locked memory; ENOSPC above the limit on mappings; EFAULT for memory that is not
             there; EOVERFLOW (EINVAL before Linux 7.0) past the end of the 64 bits
@@ -246,6 +253,11 @@ class AddressSpace(Resource):
             address, size, held = pinned(buffer, writable=write)
         if iova is None:
             return self._map_anywhere(address, size, prot, buffer, held)
+        if iova + size == _END and not self._finds_the_end():
+            raise Refused(
+                f"{self!r}: this kernel would not find {explain.span(IovaRange.of(iova, size))} again, since it ends with the "
+                "64 bits, and devices would reach it until the container is closed"
+            )
         while error := _map(self._native, address, iova, size, prot):
             if error != -_EINTR:
                 raise explain.map_failed(self, error, address, iova, size, read=read, write=write)
@@ -304,7 +316,6 @@ class AddressSpace(Resource):
 
         :returns: bytes unmapped
         :raises OSError: see above; EINVAL misaligned or of no size; EOVERFLOW (EINVAL before 7.0) past the end
-        :raises BadReply: an older type1 (Linux 6.1 and 6.12) does not find what ends with the 64 bits; :meth:`unmap_all` does
         """
         while (unmapped := _unmap(self._native, iova, size)) >= _ERRORS:
             if (error := unmapped - 2**64) != -_EINTR:
@@ -314,11 +325,6 @@ class AddressSpace(Resource):
             del self._mapped[iova]
         elif unmapped:
             self._forget(iova, size)
-        elif mapping is not None and iova + mapping.size == 2**64:
-            raise BadReply(
-                f"{self!r} unmapped nothing of {explain.span(mapping.range)}, and devices still reach it: this kernel does not "
-                "find a mapping that ends with the address space; unmap_all() takes it away"
-            )
         return unmapped
 
     def unmap_all(self) -> int:

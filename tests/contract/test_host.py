@@ -26,6 +26,8 @@ from pyvfio.iova import IovaRange
 # The cells whose own device is none of those that are bound and unbound here.
 behind_each_iommu = pytest.mark.only(iommu=["intel", "amd", "virtio"], mode="type1v2", device="vfio-mock")
 once = pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock")
+# Binding is the driver core's work, and slow: it says nothing of an older release.
+once_on_the_newest = pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock", kernel="newest")
 
 pytestmark = pytest.mark.require("linux")
 
@@ -146,7 +148,7 @@ class TestEmulatedDevices:
         assert group.members == {mock.address: mock.driver}
 
 
-@once
+@once_on_the_newest
 class TestBind:
     @pytest.mark.parametrize("field", ["group_path", pytest.param("cdev", marks=pytest.mark.require("cdev"))])
     def test_a_bound_device_has_its_node_and_loses_it(self, edu: host.HostDevice, field: str) -> None:
@@ -238,7 +240,7 @@ class TestBind:
             assert host.group(bound.group).in_the_way == {neighbour.address: neighbour.driver}
 
 
-@pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock", kernel="newest")
+@once_on_the_newest
 class TestOpening:
     def test_without_permission_it_is_said_what_it_takes(self, edu: host.HostDevice) -> None:
         def as_nobody() -> None:
@@ -313,7 +315,7 @@ class TestOpenDevices:
             assert holder.pid == pid
 
 
-@once
+@once_on_the_newest
 class TestKilled:
     def test_a_second_program_is_refused_while_the_first_has_the_device(self, nvme: host.HostDevice) -> None:
         code = f"import pyvfio.host\nwith pyvfio.host.bind({nvme.address!r}, 'vfio-pci'): pass"
@@ -370,7 +372,7 @@ class TestKilled:
         assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
 
 
-@once
+@once_on_the_newest
 class TestHotplug:
     def test_changes_are_told_as_they_happen(self, edu: host.HostDevice) -> None:
         with host.Changes() as changes:
@@ -424,7 +426,7 @@ class TestHotplug:
         assert seen == {True, False}
 
 
-@behind_each_iommu
+@pytest.mark.only(iommu=["intel", "amd", "virtio"], mode="type1v2", device="vfio-mock", kernel="newest")
 class TestVirtualFunctions:
     def test_a_device_without_them_says_so(self, edu: host.HostDevice) -> None:
         with pytest.raises(Unsupported, match="no SR-IOV"):
