@@ -70,11 +70,11 @@ class TestWithTheModule:
             guest.load_mock()
 
     def test_migrate_finds_equal_contents(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        monkeypatch.setattr(sys, "argv", ["migrate.py", "8"])
+        monkeypatch.setattr(sys, "argv", ["migrate.py", "4"])
         import_module("examples.migrate").main()
         printed = capsys.readouterr().out
         print(printed, end="")
-        assert "A device with 8 MiB of memory" in printed
+        assert "A device with 4 MiB of memory" in printed
         assert "Contents were equal both times" in printed
 
     def test_dirty_pages_are_told_by_the_log(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
