@@ -426,14 +426,13 @@ class TestHotplug:
         assert seen == {True, False}
 
 
+# Linux 6.1 and 6.12 take 65 s to open one: in vain they wait for QEMU's function to come back from its reset.
 @pytest.mark.only(iommu=["intel", "amd", "virtio"], mode="type1v2", device="vfio-mock", kernel="newest")
 class TestVirtualFunctions:
     def test_a_device_without_them_says_so(self, edu: host.HostDevice) -> None:
         with pytest.raises(Unsupported, match="no SR-IOV"):
             host.create_vfs(edu.address, 1)
 
-    # Linux 6.1 and 6.12 take 65 s to open one: in vain they wait for QEMU's function to come back from its reset.
-    @pytest.mark.only(iommu=["intel", "amd", "virtio"], mode="type1v2", device="vfio-mock", kernel="newest")
     def test_they_are_made_bound_and_removed(self) -> None:
         physical = next(one for one in host.devices() if one.total_vfs)
         functions = host.create_vfs(physical.address, 2, probe=False)
