@@ -6,6 +6,7 @@ Python's start and pytest's take ten seconds under emulation; a fork takes none.
 from __future__ import annotations
 
 import fnmatch
+import gc
 import importlib
 import importlib.util
 import json
@@ -109,6 +110,9 @@ class Cells:
         for name in _WARM:
             if importlib.util.find_spec(name):
                 importlib.import_module(name)
+        # The collector would visit all of pytest's objects in each child, and so copy their pages.
+        gc.collect()
+        gc.freeze()
         for cell in cells:
             begun = time.monotonic()
             # What is buffered would come out twice.

@@ -70,7 +70,8 @@ def test_a_program_killed_at_any_point_leaves_nothing_that_restore_does_not_put_
         assert program.join(120) == 0
         round_takes = time.monotonic() - begun
     stages: list[str] = []
-    for number in range(20):
+    # Ten times in each mode, and each stage at least once.
+    for number in range(10):
         reached[0] = len(STAGES)
         with in_another_process(work) as program:
             # Wherever it is at a moment by chance after it came by a stage: each of them has its turn.

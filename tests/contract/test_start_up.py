@@ -79,7 +79,7 @@ def test_a_device_can_be_opened_again_after_it_was_closed(address: str, mode: st
 
 
 def test_rounds_of_open_and_close_leave_nothing(address: str, mode: str, kernel: Any) -> None:
-    first, last = soak.rounds(address, mode, kernel, 10, 1)
+    first, last = soak.rounds(address, mode, kernel, 5, 1)
     assert soak.grown(first, last) == []
 
 
