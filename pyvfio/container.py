@@ -122,6 +122,7 @@ class Container(AddressSpace):
         return result
 
     def fileno(self) -> int:
+        """The descriptor of /dev/vfio/vfio, or of the /dev/iommu in its place."""
         return self._fd.fileno()
 
     # Groups and devices.
@@ -265,12 +266,16 @@ class Container(AddressSpace):
 
     @property
     def iova_ranges(self) -> IovaSet | None:
+        """What the IOMMU can translate and nothing reserves, of all attached devices together, as VFIO_IOMMU_GET_INFO told at the last change of
+        the devices (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, since Linux 5.4); None where the kernel does not tell.
+        """
         if self._usable is None:
             self._usable = (self.info.iova_ranges,)
         return self._usable[0]
 
     @property
     def page_sizes(self) -> int:
+        """The sizes in bytes that the IOMMU maps, one bit each (VFIO_IOMMU_GET_INFO, `iova_pgsizes`)."""
         if self._sizes is None:
             self._sizes = self.info.page_sizes
         return self._sizes

@@ -51,6 +51,7 @@ class DeviceInfo(NamedTuple):
 
     @property
     def is_pci(self) -> bool:
+        """Whether it is a PCI device (VFIO_DEVICE_FLAGS_PCI): its regions are BARs, and it has a configuration space."""
         return bool(self.flags & lib.VFIO_DEVICE_FLAGS_PCI)
 
     @property
@@ -96,6 +97,7 @@ class Device(Resource):
             raise
 
     def fileno(self) -> int:
+        """The descriptor of the device, by group or by cdev."""
         return self._fd.fileno()
 
     @property
@@ -173,6 +175,7 @@ class Device(Resource):
 
     @cached_property
     def info(self) -> DeviceInfo:
+        """What it is, and how many regions and interrupts it has (VFIO_DEVICE_GET_INFO, struct vfio_device_info). Asked once."""
         answer, data = capability.ask(self._fd, "VFIO_DEVICE_GET_INFO", "struct vfio_device_info")
         chain: list[capability.Capability] = []
         if answer.flags & lib.VFIO_DEVICE_FLAGS_CAPS:
@@ -205,6 +208,7 @@ class Device(Resource):
 
     @cached_property
     def features(self) -> Features:
+        """Its features (VFIO_DEVICE_FEATURE): asked for, read, set. Since Linux 5.7."""
         return Features(self)
 
     @cached_property

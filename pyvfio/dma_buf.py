@@ -58,6 +58,7 @@ class DmaBuf(Resource):
         self._fd = Fd(fd.kernel, number, "dma-buf", f"dma-buf of {region.name} of {region.device.address}")
 
     def fileno(self) -> int:
+        """The descriptor of the dma-buf: what `Ioas.map_file()` takes, and what can be sent to another process."""
         return self._fd.fileno()
 
     def _release(self) -> None:

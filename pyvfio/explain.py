@@ -78,6 +78,7 @@ def size(bytes_: int) -> str:
 
 
 def span(range_: IovaRange) -> str:
+    """A range as messages show it, with its last address: `[0xfd00000000, 0xffffffffff]`."""
     return f"[{range_.start:#x}, {range_.last:#x}]"
 
 

@@ -49,6 +49,7 @@ class Fd:
 
     @property
     def closed(self) -> bool:
+        """Whether it was closed, here or by the fork that this process comes from."""
         return bool(self.door.fd < 0)
 
     def fileno(self) -> int:
@@ -67,6 +68,7 @@ class Fd:
             raise self.closed_error()
 
     def closed_error(self) -> Closed:
+        """What a call on it raises now that it is closed."""
         if self.forked:
             return Closed(f"{self.name} was opened before the fork: in the child it can only be closed")
         return Closed(f"{self.name} is closed")

@@ -83,6 +83,7 @@ class Group(Resource):
         return host.group_members(self.number, self._fd.kernel)
 
     def fileno(self) -> int:
+        """The descriptor of /dev/vfio/N."""
         return self._fd.fileno()
 
     def set_container(self, container: Container) -> None:

@@ -36,6 +36,7 @@ class IrqInfo(NamedTuple):
 
     @property
     def maskable(self) -> bool:
+        """Whether the vectors can be masked and unmasked (VFIO_IRQ_INFO_MASKABLE)."""
         return bool(self.flags & lib.VFIO_IRQ_INFO_MASKABLE)
 
     @property
@@ -228,14 +229,17 @@ class Irqs(Sequence[Irq]):
 
     @property
     def intx(self) -> Irq:
+        """The legacy interrupt: one, level-triggered."""
         return self._named("intx")
 
     @property
     def msi(self) -> Irq:
+        """Message-signalled interrupts."""
         return self._named("msi")
 
     @property
     def msix(self) -> Irq:
+        """Message-signalled interrupts by a table in a BAR: up to 2048."""
         return self._named("msix")
 
     @property

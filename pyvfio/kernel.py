@@ -69,21 +69,27 @@ class Kernel:
     # Files.
 
     def open(self, path: str, flags: int = os.O_RDWR | os.O_CLOEXEC) -> int:
+        """open(2)."""
         return os.open(path, flags)
 
     def close(self, fd: int) -> None:
+        """close(2)."""
         os.close(fd)
 
     def read(self, fd: int, size: int) -> bytes:
+        """read(2)."""
         return os.read(fd, size)
 
     def write(self, fd: int, data: Any) -> int:
+        """write(2)."""
         return os.write(fd, data)
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """pread(2)."""
         return os.pread(fd, size, offset)
 
     def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        """pwrite(2)."""
         return os.pwrite(fd, data, offset)
 
     def poll(self, fd: int, events: int, timeout: float | None) -> int:
@@ -94,6 +100,7 @@ class Kernel:
         return ready[0][1] if ready else 0
 
     def eventfd(self, initial: int = 0, flags: int = 0) -> int:
+        """eventfd(2), closed on exec."""
         return os.eventfd(initial, flags | os.EFD_CLOEXEC)
 
     def wait(self, eventfd: int, timeout: float | None) -> int:
@@ -135,22 +142,31 @@ class Kernel:
     # sysfs and procfs.
 
     def exists(self, path: str) -> bool:
+        """Whether there is such a file, links followed."""
         return os.path.exists(path)
 
     def listdir(self, path: str) -> list[str]:
+        """The names in a directory, in any order."""
         return os.listdir(path)
 
     def readlink(self, path: str) -> str:
+        """Where a link leads, as it is written."""
         return os.readlink(path)
 
     def realpath(self, path: str) -> str:
+        """The path with all links followed."""
         return os.path.realpath(path)
 
     def read_file(self, path: str) -> bytes:
+        """A whole file."""
         with open(path, "rb") as file:
             return file.read()
 
     def write_file(self, path: str, data: bytes) -> None:
+        """Write a file of sysfs, by one write(2).
+
+        :raises OSError: EIO: only a part was taken
+        """
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             # One write: sysfs takes a write as a whole command.
@@ -174,6 +190,7 @@ class Kernel:
         fcntl.flock(fd, operation)
 
     def truncate(self, fd: int, size: int) -> None:
+        """ftruncate(2)."""
         os.truncate(fd, size)
 
     # udev.

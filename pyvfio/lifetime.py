@@ -40,6 +40,7 @@ class Resource:
 
     @property
     def closed(self) -> bool:
+        """Whether it was closed, by itself or with what it was made from."""
         return self._closed
 
     def close(self) -> None:

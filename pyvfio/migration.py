@@ -145,10 +145,12 @@ class Stream(io.RawIOBase):
 
     @property
     def name(self) -> str:
+        """Which stream it is, for messages."""
         return self._fd.name
 
     @property
     def mode(self) -> str:
+        """`rb` while the device saves, `wb` while it resumes."""
         return "rb" if self._saving else "wb"
 
     def fileno(self) -> int:
@@ -158,9 +160,11 @@ class Stream(io.RawIOBase):
         return self._fd.fileno()
 
     def readable(self) -> bool:
+        """Whether the device saves."""
         return self._saving
 
     def writable(self) -> bool:
+        """Whether the device resumes."""
         return not self._saving
 
     def readinto(self, buffer: Any, /) -> int | None:

@@ -76,10 +76,12 @@ class PciConfig(Registers):
 
     @property
     def vendor(self) -> int:
+        """The vendor ID, 16 bits."""
         return self.read16(VENDOR_ID)
 
     @property
     def device_id(self) -> int:
+        """The device ID, 16 bits."""
         return self.read16(DEVICE_ID)
 
     @property

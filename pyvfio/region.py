@@ -52,27 +52,35 @@ class Registers:
     """Loads and stores of exactly 8, 16, 32 or 64 bits, at naturally aligned offsets, in the machine's byte order."""
 
     def read8(self, offset: int, /) -> int:
+        """Load 8 bits."""
         return self._load(offset, 1)
 
     def read16(self, offset: int, /) -> int:
+        """Load 16 bits."""
         return self._load(offset, 2)
 
     def read32(self, offset: int, /) -> int:
+        """Load 32 bits."""
         return self._load(offset, 4)
 
     def read64(self, offset: int, /) -> int:
+        """Load 64 bits, at once or not at all."""
         return self._load(offset, 8)
 
     def write8(self, offset: int, value: int, /) -> None:
+        """Store 8 bits."""
         self._store(offset, 1, value)
 
     def write16(self, offset: int, value: int, /) -> None:
+        """Store 16 bits."""
         self._store(offset, 2, value)
 
     def write32(self, offset: int, value: int, /) -> None:
+        """Store 32 bits."""
         self._store(offset, 4, value)
 
     def write64(self, offset: int, value: int, /) -> None:
+        """Store 64 bits, at once or not at all."""
         self._store(offset, 8, value)
 
     def _load(self, offset: int, width: int) -> int:
@@ -103,14 +111,17 @@ class Region(Registers):
 
     @property
     def readable(self) -> bool:
+        """Whether it can be read (VFIO_REGION_INFO_FLAG_READ)."""
         return bool(self.info.flags & lib.VFIO_REGION_INFO_FLAG_READ)
 
     @property
     def writable(self) -> bool:
+        """Whether it can be written (VFIO_REGION_INFO_FLAG_WRITE)."""
         return bool(self.info.flags & lib.VFIO_REGION_INFO_FLAG_WRITE)
 
     @property
     def mmappable(self) -> bool:
+        """Whether a part of it can be mapped; which, :attr:`RegionInfo.areas` tells."""
         return bool(self.info.areas)
 
     def read(self, offset: int, size: int) -> bytes:

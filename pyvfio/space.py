@@ -58,6 +58,7 @@ class Mapping:
 
     @property
     def range(self) -> IovaRange:
+        """The IOVAs from first to last."""
         return IovaRange(self.iova, self.iova + self.size - 1)
 
     @property

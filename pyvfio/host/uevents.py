@@ -40,6 +40,7 @@ class Changes:
         self._known = {one.path for one in devices(self._kernel)}
 
     def fileno(self) -> int:
+        """What poll(2) and an event loop wait for: it is readable when a change has come."""
         return self._open().fileno()
 
     def wait(self, timeout: float | None = None) -> Change | None:
@@ -69,6 +70,7 @@ class Changes:
         return self._monitor
 
     def close(self) -> None:
+        """Stop listening. Harmless when already closed."""
         monitor, self._monitor = self._monitor, None
         if monitor is not None:
             monitor.close()

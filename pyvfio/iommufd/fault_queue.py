@@ -36,6 +36,7 @@ class Fault(NamedTuple):
 
     @property
     def last(self) -> bool:
+        """Whether it is the last of the faults that are answered together (IOMMU_PGFAULT_FLAGS_LAST_PAGE)."""
         return bool(self.flags & lib.IOMMU_PGFAULT_FLAGS_LAST_PAGE)
 
 

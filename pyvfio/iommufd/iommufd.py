@@ -46,6 +46,7 @@ class Iommufd(Resource):
         return self
 
     def fileno(self) -> int:
+        """The descriptor of /dev/iommu."""
         return self._fd.fileno()
 
     # What is made in it.

@@ -20,6 +20,7 @@ class Queue(IommufdObject):
         self._queue = fd
 
     def fileno(self) -> int:
+        """The descriptor of the queue: readable when something has come."""
         return self._queue.fileno()
 
     def _wait_and_read(self, size: int, timeout: float | None) -> bytes:
@@ -28,6 +29,10 @@ class Queue(IommufdObject):
         return kernel.read(number, size) if kernel.poll(number, select.POLLIN, timeout) else b""
 
     def destroy(self) -> None:
+        """Destroy the queue (IOMMU_DESTROY), and with it what it holds unread.
+
+        :raises OSError: EBUSY: something that reports to it is alive; the note says which
+        """
         # The queue's own descriptor is one of its users. It stays open if the kernel is going to refuse for another's sake.
         _ = self.id
         if not self._in_the_way():
