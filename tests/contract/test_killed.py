@@ -25,7 +25,7 @@ STAGES = ("begin", "bind", "open", "map", "interrupts", "log", "read", "unmap", 
 
 
 @pytest.mark.require("linux")
-@pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="vfio-mock")
+@pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="vfio-mock", kernel="newest")
 def test_a_program_killed_at_any_point_leaves_nothing_that_restore_does_not_put_right(
     address: str, mode: str, kernel: Kernel
 ) -> None:
