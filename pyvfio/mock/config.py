@@ -8,6 +8,8 @@ from typing import NamedTuple
 COMMAND, STATUS, BAR0, ROM, INTERRUPT_LINE = 0x04, 0x06, 0x10, 0x30, 0x3C
 CAP_IO, CAP_MEMORY, CAP_MASTER, CAP_INTX_DISABLE = 1 << 0, 1 << 1, 1 << 2, 1 << 10
 _SERR = 1 << 8
+#: what firmware leaves in the command register
+FIRMWARE = CAP_IO | CAP_MEMORY | _SERR
 _HAS_CAPABILITIES = 1 << 4
 _POWER_MANAGEMENT, _MSI, _EXPRESS, _MSIX = 0x01, 0x05, 0x10, 0x11
 
@@ -92,7 +94,7 @@ class Config:
         function = self._function
         self._put(0x00, 2, function.ids[0])
         self._put(0x02, 2, function.ids[1])
-        self._put(COMMAND, 2, 0, CAP_IO | CAP_MEMORY | CAP_MASTER | CAP_INTX_DISABLE | _SERR)
+        self._put(COMMAND, 2, FIRMWARE, CAP_IO | CAP_MEMORY | CAP_MASTER | CAP_INTX_DISABLE | _SERR)
         self._put(0x08, 4, function.revision | function.class_code << 8)
         self._put(0x0C, 1, 0, 0xFF)  # the cache line's size
         self._put(0x0E, 1, function.bridge | function.multifunction << 7)

@@ -26,6 +26,8 @@ class DmaBuf(File):
     """
     :ivar areas: the parts of the BAR, one behind the other
     :ivar size: bytes, of all of them
+    :ivar asleep: its device was put into low power since it was made, and has not been told to leave it: what merely wakes it does not
+        bring this back
     """
 
     kind = "dma-buf"
@@ -34,13 +36,16 @@ class DmaBuf(File):
         super().__init__(device.kernel)
         self._device = device
         self._bar = bar
+        self.asleep = False
+        device.dma_bufs.add(self)
         self.areas = areas
         self.size = sum(area.size for area in areas)
 
     @property
     def era(self) -> int | None:
         """What it may be reached in: whenever the BAR goes away, so does the access of all who had it. None while it is away."""
-        return self._device.era if self._device.files and self._device.decodes_memory else None
+        there = self._device.files and self._device.decodes_memory and not self.asleep
+        return self._device.era if there else None
 
     def load(self, offset: int, size: int) -> bytes:
         """A device reads it, in one part."""

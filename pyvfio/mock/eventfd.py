@@ -86,6 +86,18 @@ class Watcher:
             os.eventfd_write(self._end, 1)
             self._epoll = None
 
+    def settle(self) -> None:
+        """Act now on what has been signalled: in the kernel nobody comes between."""
+        if self._epoll is not None:
+            with self._lock:
+                self._act(self._epoll.poll(0))
+
+    def _act(self, ready: list[tuple[int, int]]) -> None:
+        for fd, _ in ready:
+            eventfd, act = self._watched.get(fd, (None, None))
+            if eventfd is not None and act is not None and eventfd.take():
+                act()
+
     def _run(self, epoll: select.epoll, end: int) -> None:
         with epoll:
             while True:
@@ -93,8 +105,5 @@ class Watcher:
                 if any(fd == end for fd, _ in ready):
                     break
                 with self._lock:
-                    for fd, _ in ready:
-                        eventfd, act = self._watched.get(fd, (None, None))
-                        if eventfd is not None and act is not None and eventfd.take():
-                            act()
+                    self._act(ready)
         os.close(end)

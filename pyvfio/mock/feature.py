@@ -42,6 +42,10 @@ class Feature:
     def is_set(self) -> bool:
         return bool(self.flags & SET)
 
+    @property
+    def is_probe(self) -> bool:
+        return bool(self.flags & PROBE)
+
     def is_meant(self, operations: int, least: int = 0) -> bool:
         """Whether it is to be done, and not only asked for (vfio_check_feature).
 

@@ -86,7 +86,8 @@ class Irqs:
         """VFIO_IRQ_INFO_* of an index."""
         if index == INTX:
             return int(lib.VFIO_IRQ_INFO_EVENTFD | lib.VFIO_IRQ_INFO_MASKABLE | lib.VFIO_IRQ_INFO_AUTOMASKED)
-        return int(lib.VFIO_IRQ_INFO_EVENTFD | (0 if index == MSIX else lib.VFIO_IRQ_INFO_NORESIZE))
+        grows = index == MSIX and self.counts[MSIX]
+        return int(lib.VFIO_IRQ_INFO_EVENTFD | (0 if grows else lib.VFIO_IRQ_INFO_NORESIZE))
 
     def set(self, what: IrqSet) -> None:
         """VFIO_DEVICE_SET_IRQS.

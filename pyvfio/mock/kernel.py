@@ -151,6 +151,7 @@ class Kernel(PythonKernel):
     def read(self, fd: int, size: int) -> bytes:
         file = self.files.get(fd)
         if file is None:
+            self.watcher.settle()
             return os.read(fd, size)
         with self.lock, _raised():
             return file.read(self._part("read", file, size))

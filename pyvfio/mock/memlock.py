@@ -22,9 +22,16 @@ class Memlock:
 
     def charge(self, pages: int) -> None:
         """:raises Errno: ENOMEM, above the limit"""
+        self.check(pages)
+        self.pages += pages
+
+    def check(self, pages: int) -> None:
+        """Whether so many more can be locked.
+
+        :raises Errno: ENOMEM
+        """
         if self.limit is not None and self.pages + pages > self.limit // self._page_size:
             raise Errno(errno.ENOMEM)
-        self.pages += pages
 
     def release(self, pages: int) -> None:
         self.pages -= pages
@@ -37,3 +44,15 @@ def check_pinnable(address: int, size: int, *, write: bool) -> None:
     """
     if lib.pyvfio_pinnable(address, size, write):
         raise Errno(errno.EFAULT)
+
+
+def pinnable(address: int, pages: int, page: int, *, write: bool) -> int:
+    """How many of these pages could be pinned, one after the other."""
+    good, bad = 0, pages + 1
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if lib.pyvfio_pinnable(address, middle * page, write):
+            bad = middle
+        else:
+            good = middle
+    return good

@@ -6,6 +6,7 @@ import errno
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
 
 from pyvfio._abi import ffi, lib
 from pyvfio.mock import caller, dma_buf, hot_reset, pci_sysfs
@@ -52,7 +53,7 @@ class PciDevice(PciRegions):
 
     :ivar function: what it is
     :ivar config: its configuration space
-    :ivar era: counts how often its BARs have gone away
+    :ivar era: counts how often its BARs have gone away; `dma_bufs`: what of them is exported
     :ivar virtual: its virtual functions, if it can have any
     :ivar physical: those that it is one of
     """
@@ -82,6 +83,7 @@ class PciDevice(PciRegions):
         self.irqs = PciIrqs(kernel, counts)
         self._ioeventfds = Ioeventfds(self)
         self._low_power = LowPower()
+        self.dma_bufs: WeakSet[dma_buf.DmaBuf] = WeakSet()
         self.era = 0
         self.virtual = VirtualFunctions(self) if self.function.virtual else None
         self.physical: VirtualFunctions | None = None
@@ -155,7 +157,6 @@ class PciDevice(PciRegions):
         self._ioeventfds.clear()
         self._low_power.exit()
         self._restore()
-        self.config.command = 0
 
     @property
     def resets(self) -> bool:
@@ -179,8 +180,6 @@ class PciDevice(PciRegions):
     def _restore(self) -> None:
         self.era += 1
         self.config.reset()
-        # vfio-pci enables the device; the bus master stays off.
-        self.config.command = CAP_MEMORY if self.function.bars else 0
 
     def _msi_written(self) -> None:
         """MSI is switched by the ioctl alone, and has as many vectors as that allows; other bits are the program's own."""
@@ -195,14 +194,22 @@ class PciDevice(PciRegions):
     def _command_written(self) -> None:
         if not self.config.command & CAP_MEMORY:
             self.era += 1
+        else:
+            self._let_sleep(False)
         masked = bool(self.config.command & CAP_INTX_DISABLE)
         if masked != self.irqs.virtually_masked:
             self.irqs.mask_virtually(masked)
 
     @property
     def decodes_memory(self) -> bool:
-        """Whether it answers at its BARs."""
-        return bool(self.config.command & CAP_MEMORY) and not self._low_power.engaged
+        """Whether it answers at its BARs, also in low power: who reads it wakes it."""
+        return bool(self.config.command & CAP_MEMORY)
+
+    def _let_sleep(self, sleeps: bool) -> None:
+        """It goes into low power, if only somebody wants it to, or leaves it."""
+        self.era += sleeps
+        for one in self.dma_bufs:
+            one.asleep = sleeps
 
     def resume(self) -> None:
         self._low_power.resume()
@@ -211,8 +218,9 @@ class PciDevice(PciRegions):
 
     def feature(self, asked: Feature) -> int | None:
         if asked.number in _LOW_POWER:
+            if asked.is_set and not asked.is_probe:
+                self._let_sleep(asked.number != lib.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT)
             self._low_power.feature(asked)
-            self.era += self._low_power.engaged
         elif asked.number == lib.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN and self.virtual is not None:
             if asked.is_meant(SET, 16):
                 self.virtual.set_token(bytes(caller.read(asked.address, 16)))

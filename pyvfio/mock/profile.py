@@ -70,7 +70,7 @@ PROFILES = {
         Profile("intel-39", "intel", 39, _INTEL_SIZES),
         Profile("intel-48", "intel", 48, _INTEL_SIZES),
         Profile("intel-57", "intel", 57, _INTEL_SIZES),
-        Profile("amd", "amd", 48, 0x7F7FFFFFF000, (_MSI, _AMD_HOLE)),
+        Profile("amd", "amd", 48, 0x7F7FFFFFF000, (_MSI, _AMD_HOLE), coherent=True),
         Profile(
             "smmu-64k", "smmu", 48, 1 << 16 | 1 << 29, (Reserved(0x8000000, 0x80FFFFF, "msi"),), page_size=1 << 16
         ),

@@ -91,7 +91,7 @@ class DeviceMaker(Type1Maker):
         ):  # fmt: skip
             if self.chance(70):
                 self.step("pwrite", slot="d0", offset=place, data=self.random.choice(values).to_bytes(8, "little").hex())
-        command = self.one_of(0, 1, 2, 3, 4, 5, 6, 7, 8, 0xFF) | self.one_of(0, 0, 0, 0x400, 0x800, 0x1000, 0x2000, 0x4000, 0x200, 0x8000)
+        command = self.one_of(0, 1, 2, 3, 4, 5, 6, 7, 8, 0xFF) | self.one_of(0, 0, 0, 0x400, 0x800, 0x1000, 0x2000, 0x4000, 0x8000)
         if command & 0xFF == 6 or command & 0xFF == 7:
             # Not a million of them.
             self.step("pwrite", slot="d0", offset=0x130, data=self.one_of(8192, 100000, 0).to_bytes(8, "little").hex())
@@ -128,7 +128,10 @@ class DeviceMaker(Type1Maker):
             place, data = self.one_of((4, b"\7\0"), (4, b"\0\0"), (0x10, b"\xff" * 4), (0x3C, b"\5"), (0, b"\xff\xff"), (0x0C, b"\x10"), (6, b"\xff\xff"), (0x30, b"\xff" * 4))
             self.step("pwrite", slot="d0", offset=base + place, data=data.hex())
         place = self.one_of(0, 2, 4, 6, 8, 0x0C, 0x0E, 0x10, 0x14, 0x2C, 0x30, 0x34, 0x3C, 0x40, 0x42, 0x44, 0x50, 0xFC, 0xFF, 0x100)
-        self.step("pread", slot="d0", offset=base + place, size=self.one_of(1, 2, 4, 4, 8, 64))
+        # Where its BAR is, is the firmware's choice.
+        size, bar = self.one_of(1, 2, 4, 4, 8, 64), max(0x12 - place, 0)
+        mask = [[bar, min(0x14 - place, size) - bar]] if place < 0x14 and bar < size else []
+        self.step("pread", slot="d0", offset=base + place, size=size, mask=mask)
 
     # Interrupts.
 
@@ -214,8 +217,6 @@ class DeviceMaker(Type1Maker):
     def plain_feature(self) -> None:
         """Those with little or no data."""
         number, flags, data = self.one_of((1, 1, bytes(8)), (2, 1, bytes(8)), (9, 1, bytes(8)), (10, 2, b"\1\0\0\0"), (10, 2, b"\0\0\0\0"), (3, 2, bytes(8)), (5, 2, b""), (12, 2, b""), (0, 2, bytes(16)))
-        if not self.mock and number in (3, 5):
-            return  # power is what the machine has
         self.feature(number, flags << 16, data, None if self.chance(92) else self.one_of(8, 12, 0))
 
     def log_ranges(self) -> tuple[list[tuple[int, int]], bytes]:

@@ -57,7 +57,9 @@ class IommufdMaker(Type1Maker):
             size += self.one_of(-8, -4, -1, 8, 8, -size, 4096 - size, 8192)
             extra = self.one_of(bytes(8), bytes(8), b"\1" + bytes(7), bytes(7) + b"\1")
         put = [[offset(struct, field), _size(struct, field), ref] for field, ref in (refs or {}).items()]
-        self.ioctl(slot, name, struct, {"size": max(size, 0), **values}, extra=extra + bytes(16), put=put, **more)
+        # As much of it as it says that there is: what lies behind is the process's own.
+        extra = extra.ljust(max(size - int(ffi.sizeof(struct)), 16), b"\0")
+        self.ioctl(slot, name, struct, {"size": max(size, 0), **values}, extra=extra, put=put, **more)
 
     def alloc(self) -> None:
         name = self.called("ioas")

@@ -26,9 +26,9 @@ from pyvfio import host, requests
 from pyvfio._abi import ffi, lib
 from pyvfio.kernel import Kernel, LinuxKernel
 
-#: where the kernel warns of what it lets callers do: a mapping without permissions, a device of the mock IOMMU's that goes before what
-#: has been made of it
-WARNINGS = r"WARNING: drivers/iommu/(iommu\.c|generic_pt/.*/iommu_pt\.h|iommufd/iommufd_private\.h)"
+#: where the kernel warns of what it lets callers do: a mapping without permissions; a device of the mock IOMMU's that goes, unlike any
+#: real one, while there still is what has been made of it
+WARNINGS = r"WARNING: drivers/iommu/(iommu\.c|generic_pt/.*/iommu_pt\.h|iommufd/(main\.c|hw_pagetable\.c|iommufd_private\.h))"
 #: no process has this many descriptors open
 CLOSED = 0x7FFF_0000
 CAP_IPC_LOCK = 14
@@ -153,7 +153,8 @@ class Replayer:
         if found is None:
             root = f"/sys/bus/{'platform' if name.startswith('vfio-mock') else 'pci'}/devices/{name}"
             if kind == "group":
-                found = "/dev/vfio/" + self.kernel.readlink(f"{root}/iommu_group").rpartition("/")[2]
+                number = self.kernel.readlink(f"{root}/iommu_group").rpartition("/")[2]
+                found = next(path for path in (f"/dev/vfio/{number}", f"/dev/vfio/noiommu-{number}") if self.kernel.exists(path))
             else:
                 found = "/dev/vfio/devices/" + self.kernel.listdir(f"{root}/vfio-dev")[0]
             self._paths[f"{kind}:{name}"] = found
@@ -221,8 +222,10 @@ class Replayer:
     # Other calls on descriptors.
 
     def _do_pread(self, step: Step) -> Answer:
-        data = self.kernel.pread(self._fd(step["slot"]), step["size"], step["offset"])
-        return {"r": len(data), "out": _brief(data)}
+        data = bytearray(self.kernel.pread(self._fd(step["slot"]), step["size"], step["offset"]))
+        for offset, size in step.get("mask", ()):
+            data[offset : offset + size] = bytes(len(data[offset : offset + size]))
+        return {"r": len(data), "out": _brief(bytes(data))}
 
     def _do_pwrite(self, step: Step) -> Answer:
         return {"r": self.kernel.pwrite(self._fd(step["slot"]), bytes.fromhex(step["data"]), step["offset"])}
@@ -274,7 +277,7 @@ class Replayer:
     def _do_settle(self, step: Step) -> Answer:
         # An interrupt of real hardware takes its time.
         if isinstance(self.kernel, LinuxKernel):
-            time.sleep(0.02)
+            time.sleep(step.get("seconds", 0.02))
         return {"r": 0}
 
     # Memory.

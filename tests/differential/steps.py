@@ -14,11 +14,11 @@ A trace is a list of episodes, an episode a list of steps, a step a dict that is
         "take": {SLOT: [OFFSET, SIZE]}      what the answer says there is a new descriptor
         "mask": [[OFFSET, SIZE], ...]       what of the answer is not compared
         "look": [[OFFSET, SIZE], ...]       parts of the arena that belong to the answer
-    {"do": "pread", "slot", "offset", "size"}, {"do": "pwrite", "slot", "offset", "data": HEX}
+    {"do": "pread", "slot", "offset", "size", "mask"}, {"do": "pwrite", "slot", "offset", "data": HEX}
     {"do": "until", "slot", "offset", "size", "mask", "value"}     wait until a register says so
     {"do": "fill", "at", "data": HEX, "times": NUMBER}, {"do": "look", "at", "size"}     the arena
     {"do": "mmap", "slot", "offset", "size", "prot"}                and unmap it at once
-    {"do": "pipe", "from": SLOT, "to": SLOT, "limit"}, {"do": "settle"}
+    {"do": "pipe", "from": SLOT, "to": SLOT, "limit"}, {"do": "settle", "seconds"}
     {"do": "write_file", "path", "text"}, {"do": "memlock", "bytes": NUMBER | null}     put back at the end
     {"do": "without", "capability": "CAP_SYS_RAWIO" | "CAP_SYS_RESOURCE"}               put back at the end
     {"do": "descriptors", "room": NUMBER}   so many new ones can be had at a time; put back at the end

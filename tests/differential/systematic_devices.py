@@ -165,6 +165,7 @@ def low_power() -> Episode:
         data = struct.pack("<iI", -1, 0) if number == 4 else b""
         put = [] if fd is None else [[8, 4, ["fd", fd]]]
         make.ask("VFIO_DEVICE_FEATURE", struct.pack("<II", 8 + len(data), number | 2 << 16) + data + bytes(8), put=put)
+        make.step("settle", seconds=0.5)  # it falls asleep in its own time
 
     for exits in (5, None):
         entry()

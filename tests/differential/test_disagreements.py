@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
+import os
+import resource
+import struct
 from contextlib import closing
+from random import Random
 
 import pytest
+import replay
+import selftest
+from iommufd import POINTED_AT
+from selftest import SelftestMaker
+from steps import PAGE
 
 import pyvfio
 from pyvfio import mock
@@ -70,3 +81,168 @@ def test_a_device_alone_on_its_bus_is_reset_with_it() -> None:
             assert bool(device.info.flags & lib.VFIO_DEVICE_FLAGS_RESET) == resets
             if resets:
                 device.reset()
+
+
+def test_an_msi_x_that_a_device_has_not_does_not_grow() -> None:
+    kernel = mock.Kernel()
+    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode="type1v2", kernel=kernel) as device:
+        info = ffi.new("struct vfio_irq_info *", {"argsz": 16, "index": lib.VFIO_PCI_MSIX_IRQ_INDEX})
+        assert lib.pyvfio_ioctl(kernel.door(device.fileno(), "device"), lib.VFIO_DEVICE_GET_IRQ_INFO, info) == 0
+        assert (info.count, info.flags) == (0, lib.VFIO_IRQ_INFO_EVENTFD | lib.VFIO_IRQ_INFO_NORESIZE)
+
+
+def test_the_command_register_is_as_firmware_leaves_it() -> None:
+    kernel = mock.Kernel()
+    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode="type1v2", kernel=kernel) as device:
+        assert device.config.read(4, 2) == b"\x03\x01"
+
+
+def test_who_reads_a_device_in_low_power_wakes_it() -> None:
+    kernel = mock.Kernel()
+    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode="type1v2", kernel=kernel) as device, device.low_power():
+        assert device.regions[0].read32(0) == 0x010000ED
+
+
+def test_a_limit_on_locked_memory_is_met_before_memory_that_is_not_there() -> None:
+    kernel = mock.Kernel(memlock=0)
+    with (
+        pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel),
+        pyvfio.open(EDU, mode="type1v2", kernel=kernel) as device,
+    ):
+        # Two pages of address space, of which the second is not there.
+        memory = mmap.mmap(-1, 2 * PAGE)
+        start = ffi.cast("uintptr_t", ffi.from_buffer(memory))
+        ctypes.CDLL(None).munmap(ctypes.c_void_p(int(start) + PAGE), ctypes.c_size_t(PAGE))
+        assert isinstance(device.address_space, pyvfio.Container)
+        call = ffi.new("struct vfio_iommu_type1_dma_map *", {"argsz": 32, "flags": 3, "vaddr": int(start), "size": 2 * PAGE})
+        door = kernel.door(device.address_space.fileno(), "container")
+        assert lib.pyvfio_ioctl(door, lib.VFIO_IOMMU_MAP_DMA, call) == -errno.ENOMEM
+        kernel.limit_memlock(None)
+        assert lib.pyvfio_ioctl(door, lib.VFIO_IOMMU_MAP_DMA, call) == -errno.EFAULT
+        # Python would unmap both.
+        ctypes.CDLL(None).mmap(ctypes.c_void_p(int(start) + PAGE), ctypes.c_size_t(PAGE), 3, 0x32, -1, 0)
+        memory.close()
+
+
+def test_the_mode_of_the_limit_takes_a_capability() -> None:
+    kernel = mock.Kernel()
+    with pyvfio.Iommufd(kernel=kernel) as iommufd:
+        kernel.capabilities.remove("CAP_SYS_RESOURCE")
+        assert _results(kernel, iommufd.fileno(), rlimit=1) == -errno.EPERM
+        kernel.capabilities.add("CAP_SYS_RESOURCE")
+        assert _results(kernel, iommufd.fileno(), rlimit=1) == 0
+
+
+def _results(kernel: mock.Kernel, fd: int, *, rlimit: int) -> int:
+    call = ffi.new("struct iommu_option *", {"size": ffi.sizeof("struct iommu_option"), "val64": rlimit})
+    return int(lib.pyvfio_ioctl(kernel.door(fd, "iommufd"), lib.IOMMU_OPTION, call))
+
+
+def test_where_no_descriptor_is_left_nothing_is_left_of_what_was_asked() -> None:
+    kernel = mock.Kernel()
+    with pyvfio.Iommufd(kernel=kernel) as iommufd:
+        call = ffi.new("struct iommu_fault_alloc *", {"size": ffi.sizeof("struct iommu_fault_alloc")})
+        door = kernel.door(iommufd.fileno(), "iommufd")
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        try:
+            assert lib.pyvfio_ioctl(door, lib.IOMMU_FAULT_QUEUE_ALLOC, call) == -errno.EMFILE
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert not kernel.files[iommufd.fileno()].objects  # type: ignore[attr-defined]  # an iommufd's
+
+
+# What only the kernel's own mock IOMMU shows, by the steps that showed it.
+
+
+def _answered(make: SelftestMaker, profile: str = "intel-39") -> list[int]:
+    with replay.on_mock([EDU], profile) as replayer:
+        return [answer["r"] for answer in replayer.episode(make.steps)]
+
+
+def _selftest() -> SelftestMaker:
+    class Maker(SelftestMaker):
+        def chance(self, percent: float) -> bool:
+            return False
+
+    make = Maker(Random(0))
+    selftest.begin(make)
+    return make
+
+
+def test_a_device_that_left_by_way_of_pasid_0_is_attached_to_nothing() -> None:
+    make = _selftest()
+    make.test(selftest.PASID_DETACH, ["var", "self0", 0])
+    make.test(selftest.REPLACE, ["var", "self0", 0], put=[[0, 4, ["var", "ioas0", 0]]])
+    assert _answered(make)[-2:] == [0, -errno.EINVAL]
+
+
+def test_a_device_is_not_found_before_it_is_made() -> None:
+    make = _selftest()
+    make.request("IOMMU_DESTROY", "iommu_destroy", {}, {"id": ["var", "ioas1", 0]})
+    # Its own number is the one that was given back.
+    make.test(selftest.DOMAIN, ["var", "ioas1", 0])
+    assert _answered(make)[-2:] == [0, -errno.ENOENT]
+
+
+def test_a_device_without_pasids_has_none() -> None:
+    make = _selftest()
+    make.test(selftest.DOMAIN, ["var", "ioas0", 0], keep={"self1": [16, 4], "auto1": [20, 4], "dev1": [24, 4]})
+    selftest.table(make, "hwpt0", 8)
+    for device in ("self0", "self1"):
+        make.test(selftest.REPLACE, ["var", device, 0], put=[[0, 4, ["var", "hwpt0", 0]]])
+        make.test(selftest.PASID_ATTACH, ["var", device, 0], struct.pack("=2I", 5, 0), [[4, 4, ["var", "hwpt0", 0]]])
+    assert _answered(make)[-4:] == [0, 0, 0, -errno.EINVAL]
+
+
+def test_the_other_kind_of_page_table_has_pages_of_4096_bytes_and_starts_at_0() -> None:
+    make = _selftest()
+    make.step("fill", at=POINTED_AT, data=struct.pack("=2I", 0, 1).hex())
+    refs = {"dev_id": ["var", "dev0", 0], "pt_id": ["var", "ioas0", 0], "data_uptr": ["arena", POINTED_AT]}
+    make.request("IOMMU_HWPT_ALLOC", "iommu_hwpt_alloc", {"data_type": selftest.DATA, "data_len": 8}, refs, keep={"huge": [16, 4]})
+    for size in (2048, 4096):
+        union = struct.pack("=2Q", selftest.BASE, size)
+        make.test(selftest.CHECK_MAP, ["var", "huge", 0], union, [[16, 8, ["arena", 0]]])
+    assert _answered(make)[-3:] == [0, -errno.EINVAL, 0]
+
+
+def test_events_go_where_the_page_table_is_of_under_the_name_that_the_device_had_when_it_came() -> None:
+    make = _selftest()
+    selftest.table(make, "hwpt0", 1)
+    dev: list[object] = ["var", "dev0", 0]
+    for name in ("one", "two"):
+        refs = {"dev_id": dev, "hwpt_id": ["var", "hwpt0", 0]}
+        make.request("IOMMU_VIOMMU_ALLOC", "iommu_viommu_alloc", {"type": selftest.TYPE}, refs, keep={name: [20, 4]})
+    make.step("fill", at=POINTED_AT, data=bytes(8).hex())
+    refs = {"dev_id": dev, "pt_id": ["var", "one", 0], "data_uptr": ["arena", POINTED_AT]}
+    make.request("IOMMU_HWPT_ALLOC", "iommu_hwpt_alloc", {"data_type": selftest.DATA, "data_len": 8}, refs, keep={"table": [16, 4]})
+    for name, number in (("one", 7), ("two", 8)):
+        refs = {"viommu_id": ["var", name, 0], "dev_id": dev}
+        make.request("IOMMU_VDEVICE_ALLOC", "iommu_vdevice_alloc", {"virt_id": number}, refs, keep={"vdevice": [12, 4]})
+        if name == "one":
+            make.test(selftest.REPLACE, ["var", "self0", 0], put=[[0, 4, ["var", "table", 0]]])
+            make.request("IOMMU_DESTROY", "iommu_destroy", {}, {"id": ["var", "vdevice", 0]})
+    # The device is the second's now, which has no queue, and nor has the first.
+    make.test(selftest.EVENT, 0, put=[[0, 4, dev]])
+    values = {"type": selftest.EVENTS, "veventq_depth": 2}
+    make.request("IOMMU_VEVENTQ_ALLOC", "iommu_veventq_alloc", values, {"viommu_id": ["var", "one", 0]}, take={"q": [24, 4]})
+    make.test(selftest.EVENT, 0, put=[[0, 4, dev]])
+    make.step("read", slot="q", size=100)
+    assert _answered(make)[-4:] == [-errno.EOPNOTSUPP, 0, 0, 12]
+
+
+def test_amd_s_iommu_enforces_coherency_and_takes_any_fault_queue() -> None:
+    kernel = mock.Kernel("amd")
+    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.Iommufd(kernel=kernel) as iommufd:
+        device, ioas = iommufd.bind(EDU), iommufd.ioas()
+        with device:
+            table = ioas.hwpt(device, fault_queue=iommufd.fault_queue())
+            device.attach(table)
+            with pytest.raises(OSError, match="IOMMU_VIOMMU_ALLOC") as caught:
+                pyvfio.iommufd.Viommu(table, device, 1)
+            assert caught.value.errno == errno.EINVAL
+    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode="type1v2", kernel=kernel) as device:
+        assert isinstance(device.address_space, pyvfio.Container)
+        assert device.address_space.has_extension(lib.VFIO_DMA_CC_IOMMU)

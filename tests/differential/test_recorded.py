@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from compare import disagreements, figures
-from conftest import RECORDED
-
-if TYPE_CHECKING:
-    from conftest import Replayed
+from records import FILES, replayed
 
 
-@pytest.mark.parametrize("file", RECORDED, ids=lambda path: path.name.partition(".")[0])
-def test_the_mock_answers_as_the_kernel_did(file: Path, replayed: Callable[[Path], Replayed]) -> None:
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.name.partition(".")[0])
+def test_the_mock_answers_as_the_kernel_did(file: Path) -> None:
     record, got, _ = replayed(file)
     found = disagreements(record["episodes"], record["answers"], got)
     print(figures(record["episodes"], record["answers"]))
@@ -23,4 +18,4 @@ def test_the_mock_answers_as_the_kernel_did(file: Path, replayed: Callable[[Path
 
 
 def test_something_is_recorded() -> None:
-    assert RECORDED
+    assert FILES

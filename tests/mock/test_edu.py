@@ -167,7 +167,7 @@ def test_a_store_by_eventfd(device: Device) -> None:
         os.close(event)
 
 
-def test_asleep_it_does_not_answer_and_an_access_wakes_it(device: Device) -> None:
+def test_asleep_an_access_wakes_it(device: Device) -> None:
     from pyvfio._abi import ffi, lib
 
     event = os.eventfd(0, os.EFD_NONBLOCK)
@@ -182,8 +182,7 @@ def test_asleep_it_does_not_answer_and_an_access_wakes_it(device: Device) -> Non
     with pytest.raises(OSError, match="VFIO_DEVICE_FEATURE") as twice:
         device.features.set(lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY)
     assert twice.value.errno == errno.EINVAL
-    with pytest.raises(OSError, match="pread"):
-        device.regions[0].read32(0)
+    assert device.regions[0].read32(0) == 0x010000ED
     assert device.config.vendor == 0x1234
     device.features.set(lib.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT)
     assert device.regions[0].read32(0) == 0x010000ED

@@ -133,14 +133,22 @@ class BoundDevice(Object):
 
     def detach(self, pasid: int | None = None) -> None:
         """Nothing happens if it is not attached."""
-        if pasid is None and self._plain:
-            self._plain = False
-        elif pasid is not None and pasid in self._pasids:
-            self._pasids.remove(pasid)
-        else:
-            return
-        if self in self.group.attached.get(pasid or 0, (None, []))[1]:
-            self.detach_from(pasid or 0).let_go()
+        if self._plain if pasid is None else pasid in self._pasids:
+            self.leave(pasid or 0)
+            if pasid is None:
+                self._plain = False
+
+    # The same by somebody who keeps no account.
+
+    def replace(self, number: int) -> int:
+        """:raises Errno: EINVAL, it is attached to nothing; as `attach`"""
+        return self._attach(number, 0, replace=True)
+
+    def leave(self, pasid: int) -> None:
+        """Detach it; nothing happens if it is not attached."""
+        self._pasids.discard(pasid)
+        if self in self.group.attached.get(pasid, (None, []))[1]:
+            self.detach_from(pasid).let_go()
             self.drop()
 
     def _attach_ioas(self, ioas: Ioas, pasid: int, replace: bool) -> int:
@@ -206,9 +214,7 @@ class BoundDevice(Object):
             raise Errno(errno.ENOENT)
 
     def _check_pasid_range(self, pasid: int) -> None:
-        # A device without any is not asked.
-        bits = self.driver.pasid_bits
-        if bits and pasid >> bits:
+        if 0 < self.driver.max_pasids <= pasid:
             raise Errno(errno.EINVAL)
 
     def _replace_by(self, hwpt: Hwpt, pasid: int) -> None:

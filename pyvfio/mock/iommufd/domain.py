@@ -13,7 +13,7 @@ from pyvfio.mock.space import Space
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.area import Area
-    from pyvfio.mock.iommufd.driver import Driver
+    from pyvfio.mock.iommufd.driver import Driver, Shape
 
 
 class Domain(Space):
@@ -23,13 +23,12 @@ class Domain(Space):
     :ivar tracking: it keeps them now
     """
 
-    def __init__(self, driver: Driver, table: IoPageTable, processor_page: int, *, tracks: bool) -> None:
+    def __init__(self, driver: Driver, shape: Shape, table: IoPageTable, processor_page: int, *, tracks: bool) -> None:
         self.table = table
         self._driver = driver
-        self.page_sizes = driver.page_sizes
-        self.aperture = driver.aperture
+        self.page_sizes, self.aperture = shape
         self.tracks = tracks
-        self._page_size = driver.page_sizes & -driver.page_sizes
+        self._page_size = self.page_sizes & -self.page_sizes
         self._processor_page = processor_page
         self.tracking = False
         # The dirty pages of each mapping, by number.

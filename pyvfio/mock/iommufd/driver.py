@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pyvfio._abi import lib
 from pyvfio.mock.errno import Errno
@@ -23,6 +23,17 @@ _DIRTY, _PASID = lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING, lib.IOMMU_HWPT_ALLOC_PASID
 _NEST, _FAULT = lib.IOMMU_HWPT_ALLOC_NEST_PARENT, lib.IOMMU_HWPT_FAULT_ID_VALID
 
 
+class Shape(NamedTuple):
+    """What a page table can show.
+
+    :ivar page_sizes: bitmap of those that it has
+    :ivar aperture: first and last IOVA
+    """
+
+    page_sizes: int
+    aperture: tuple[int, int]
+
+
 class Driver:
     """An IOMMU of which only the page tables can be used, as virtio's.
 
@@ -34,6 +45,7 @@ class Driver:
     :ivar aperture: first and last IOVA of these
     :ivar dirty_tracking: they can keep dirty bits
     :ivar pasid_bits: of the PASIDs that devices can use
+    :ivar max_pasids: how many there are, and none above is attached by; 0 for a device that is not asked
     """
 
     flags: ClassVar[int] = 0
@@ -46,6 +58,7 @@ class Driver:
         self.aperture = (0, min(LAST, (1 << profile.width) - 1))
         self.dirty_tracking = profile.dirty_tracking
         self.pasid_bits = profile.pasid_bits
+        self.max_pasids = 1 << self.pasid_bits if self.pasid_bits else 0
 
     def hw_info(self, wanted: int) -> tuple[int, bytes]:
         """:raises Errno: EOPNOTSUPP, it has no data of that type"""
@@ -61,6 +74,10 @@ class Driver:
         possible = self.flags | (_DIRTY if self.dirty_tracking else 0)
         if flags & ~possible or data.size:
             raise Errno(errno.EOPNOTSUPP)
+
+    def shape(self, data: UserData) -> Shape:
+        """Of a page table that it makes by such data; `check_paging` has found that it does."""
+        return Shape(self.page_sizes, self.aperture)
 
     def check_attach(self, hwpt: Hwpt, device: BoundDevice) -> None:
         """:raises Errno: ENODEV, devices cannot ask for pages; what else the driver has against it"""
@@ -117,6 +134,15 @@ class Intel(Driver):
 class Amd(Driver):
     flags = _FAULT
     info = (lib.IOMMU_HW_INFO_TYPE_AMD, struct.pack("=2Q", 0x29D3, 0))
+    maps_nothing = False
+
+    def check_attach(self, hwpt: Hwpt, device: BoundDevice) -> None:
+        # It takes a page table with a fault queue for devices that will never have a fault.
+        pass
+
+    def viommu(self, type_: int) -> None:
+        # It does not ask; but none of its page tables can be a virtual IOMMU's.
+        pass
 
 
 class Smmu(Driver):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyvfio.mock.iommufd.viommu import Viommu
 
 _MOST_ENTRIES = 1 << 19
+_NO_DATA = UserData(lib.IOMMU_HWPT_DATA_NONE, 0, 0)
 _FAULT, _NEST, _PASID = lib.IOMMU_HWPT_FAULT_ID_VALID, lib.IOMMU_HWPT_ALLOC_NEST_PARENT, lib.IOMMU_HWPT_ALLOC_PASID
 
 
@@ -64,9 +65,10 @@ class PagingHwpt(Hwpt):
     """
 
     def __init__(
-        self, ioas: Ioas, flags: int, device: BoundDevice, *, automatic: bool = False, pasid: int = 0
+        self, ioas: Ioas, flags: int, device: BoundDevice, *, data: UserData = _NO_DATA, automatic: bool = False, pasid: int = 0
     ) -> None:
         """
+        :param data: what its maker has told the driver
         :param automatic: attach the device to it before it is filled, as `pasid`
         """
         super().__init__(ioas.ctx, device.driver, flags)
@@ -74,7 +76,8 @@ class PagingHwpt(Hwpt):
         self.paging = self
         self.automatic = automatic
         self.nest_parent = bool(flags & _NEST)
-        self.domain = Domain(device.driver, ioas.table, ioas.ctx.kernel.profile.page_size, tracks=bool(flags & lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING))
+        shape, tracks = device.driver.shape(data), bool(flags & lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING)
+        self.domain = Domain(device.driver, shape, ioas.table, ioas.ctx.kernel.profile.page_size, tracks=tracks)
         try:
             if automatic:
                 device.attach_to(self, pasid)
@@ -141,7 +144,7 @@ def _made(parent: Object, device: BoundDevice, c: Any) -> Hwpt:
             raise Errno(errno.EOPNOTSUPP)
         # The core of iommufd keeps the fault queue to itself, but for drivers that take no flags at all.
         driver.check_paging(c.flags & ~_FAULT if driver.flags else c.flags, data)
-        return PagingHwpt(parent, c.flags, device)
+        return PagingHwpt(parent, c.flags, device, data=data)
     if not isinstance(parent, PagingHwpt | Viommu) or (isinstance(parent, Viommu) and type(parent.driver) is not type(driver)):
         raise Errno(errno.EINVAL)
     if c.flags & ~(_FAULT | _PASID) or not c.data_len or not driver.nests:

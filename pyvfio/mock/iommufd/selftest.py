@@ -91,6 +91,8 @@ class SelftestObject(Object):
 
     def __init__(self, ctx: Context, ioas: int, flags: int) -> None:
         super().__init__(ctx)
+        # Nobody finds it before it is finished.
+        ctx.objects[self.id] = None
         try:
             if flags & ~(_NO_DIRTY | _PASID):
                 raise Errno(errno.EINVAL)
@@ -98,6 +100,8 @@ class SelftestObject(Object):
             driver.page_sizes, driver.aperture = _PAGE_SIZES, _APERTURE
             driver.dirty_tracking = not flags & _NO_DIRTY
             driver.pasid_bits = 20 if flags & _PASID else 0
+            # A device without has one all the same: none.
+            driver.max_pasids = 1 << driver.pasid_bits
             self.device = BoundDevice(ctx, _SelftestDevice(ctx.kernel, self.id), driver)
             try:
                 self.hwpt = self.device.attach(ioas)
@@ -107,6 +111,7 @@ class SelftestObject(Object):
         except Errno:
             ctx.abort(self)
             raise
+        ctx.objects[self.id] = self
 
     def destroyed(self) -> None:
         self.device.unbind()
@@ -123,7 +128,7 @@ def _mock_domain(ctx: Context, number: int, union: bytes) -> bytes:
 @operation(10)
 def _replace(ctx: Context, number: int, union: bytes) -> bytes:
     made = ctx.get(number, SelftestObject)
-    return struct.pack("=I", made.device.attach(struct.unpack_from("=I", union)[0]))
+    return struct.pack("=I", made.device.replace(struct.unpack_from("=I", union)[0]))
 
 
 @operation(18)
@@ -142,7 +147,7 @@ def _pasid_replace(ctx: Context, number: int, union: bytes) -> bytes:
 
 @operation(20)
 def _pasid_detach(ctx: Context, number: int, union: bytes) -> None:
-    ctx.get(number, SelftestObject).device.detach(struct.unpack_from("=I", union)[0])
+    ctx.get(number, SelftestObject).device.leave(struct.unpack_from("=I", union)[0])
 
 
 @operation(21)
@@ -221,8 +226,8 @@ def _page_table(ctx: Context, number: int) -> PagingHwpt:
 @operation(3)
 def _check_map(ctx: Context, number: int, union: bytes) -> None:
     iova, size, address = struct.unpack_from("=3Q", union)
-    table = _page_table(ctx, number).domain.table
-    unit = _PAGE_SIZES & -_PAGE_SIZES
+    domain = _page_table(ctx, number).domain
+    table, unit = domain.table, domain.page_sizes & -domain.page_sizes
     if (iova | size | address) % unit or address + size > LAST:
         raise Errno(errno.EINVAL)
     end = iova

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyvfio._abi import lib
 from pyvfio.mock.errno import Errno
-from pyvfio.mock.iommufd.driver import Driver
+from pyvfio.mock.iommufd.driver import Driver, Shape
 from pyvfio.mock.iommufd.user_data import UserArray, UserData
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ _HWPT_DATA, _INVALIDATE, _VIOMMU, _HW_QUEUE = 0xDEAD, 0xDEADBEEF, 0xDEADBEEF, 0x
 #: the type of its events, which are the device's virtual id as a u32
 EVENT = 0xBEEFBEEF
 _ENTRIES, _CACHE, _QUEUES = 4, 4, 2
+#: the other kind of page table that it has
+_HUGE = Shape(1 << 12 | 1 << 20, (0, 2**38 - 1))
 _CACHED = 0xBADDAD
 _ALL = 1
 
@@ -48,6 +50,10 @@ class Selftest(Driver):
             kind = struct.unpack("=2I", data.read(_HWPT_DATA, 4, 8))[1]
             if kind > 1:
                 raise Errno(errno.EOPNOTSUPP)
+
+    def shape(self, data: UserData) -> Shape:
+        huge = data.size and struct.unpack("=2I", data.read(_HWPT_DATA, 4, 8))[1]
+        return _HUGE if huge else super().shape(data)
 
     def check_attach(self, hwpt: Hwpt, device: BoundDevice) -> None:
         if hwpt.paging is hwpt and hwpt.domain.tracks and not self.dirty_tracking:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pyvfio.mock.memlock import Memlock, check_pinnable
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.memlock import Memlock, check_pinnable, pinnable
 from pyvfio.mock.type1.dirty import DirtyPages
 
 READ, WRITE = 1, 2
@@ -40,7 +41,13 @@ class Type1Mapping:
 
         :raises Errno: EFAULT, ENOMEM above the limit
         """
-        check_pinnable(self.address, self.size, write=bool(self.prot & WRITE))
+        write = bool(self.prot & WRITE)
+        try:
+            check_pinnable(self.address, self.size, write=write)
+        except Errno:
+            # What comes before the page that is not there counts first.
+            locked.check(pinnable(self.address, self.size // page, page, write=write) - len(self.pins or ()))
+            raise
         locked.charge(self.size // page - len(self.pins or ()))
         self.pinned = True
 

@@ -1,0 +1,34 @@
+"""What is recorded, and what the mock answers to it."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import reached
+import replay
+from steps import Answer, load
+
+FILES = sorted((Path(__file__).parent / "recorded").glob("*.json.gz"))
+
+
+class Replayed(NamedTuple):
+    """
+    :ivar record: what is recorded: profile, devices, episodes, answers
+    :ivar got: the mock's answers
+    :ivar places: where it failed: files and lines
+    """
+
+    record: dict[str, Any]
+    got: list[list[Answer]]
+    places: set[tuple[str, int]]
+
+
+@cache
+def replayed(file: Path) -> Replayed:
+    """What is in a file, replayed on the mock, once for all tests."""
+    record = load(file)
+    with reached.noted() as places, replay.on_mock(record["devices"], record["profile"]) as replayer:
+        got = [replayer.episode(episode) for episode in record["episodes"]]
+    return Replayed(record, got, places)
