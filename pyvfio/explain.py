@@ -447,7 +447,8 @@ def bind_failed(fd: Fd, error: int, *, token: bool) -> Exception:
                 "parameter, also on the kernel's command line)"
             ]
         if (refused := token_refused(error, given=token)) is not None:
-            return refused, []
+            note = "before Linux 6.18 no device that is opened by its own node is asked for a token, or takes one; by its group it is"
+            return refused, [note] if -error == errno.EINVAL else []
         if -error == errno.EINVAL:
             return "it is bound already", []
         if -error == errno.EBUSY:
