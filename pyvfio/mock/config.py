@@ -18,12 +18,14 @@ class Bar(NamedTuple):
     """
     :ivar size: bytes, a power of two; with `wide` it takes the next BAR's place too
     :ivar memory: programs may map it: it is memory, and nothing happens when it is written
+    :ivar ports: it is not in memory, but among the processor's ports
     """
 
     size: int
     wide: bool = False
     prefetchable: bool = False
     memory: bool = False
+    ports: bool = False
 
 
 class Function(NamedTuple):
@@ -34,7 +36,7 @@ class Function(NamedTuple):
     :ivar msi: vectors, a power of two; 0: no such capability. So `msix`
     :ivar intx: it has the interrupt pin A
     :ivar express: it is PCI Express, with 4096 bytes of configuration space
-    :ivar resets: it can be reset alone
+    :ivar resets: it can be reset alone; with power management by that, else, on PCI Express, by a reset for functions
     :ivar bus_resets: a reset of its bus works
     :ivar virtual: most virtual functions that can be made of it
     :ivar virtual_device: their device ID
@@ -101,7 +103,8 @@ class Config:
         for index, bar in function.bars.items():
             at = BAR0 + 4 * index
             width = 8 if bar.wide else 4
-            self._put(at, width, addresses[index] | bar.wide << 2 | bar.prefetchable << 3, (1 << 8 * width) - bar.size)
+            kind = 1 if bar.ports else bar.wide << 2 | bar.prefetchable << 3
+            self._put(at, width, addresses[index] | kind, (1 << 8 * width) - bar.size)
         self._put(0x2C, 2, function.subsystem[0])
         self._put(0x2E, 2, function.subsystem[1])
         self._put(INTERRUPT_LINE, 1, 0xB if function.intx else 0, 0xFF)
@@ -117,7 +120,7 @@ class Config:
             body = _le(2, control) + bytes(10)
             found.append((_MSI, body, b"\xff\0" + b"\xff" * 10))
         if function.express:
-            body = _le(2, 0x0002) + _le(4, 0x8000 | function.resets << 28) + _le(4, 0) + bytes(48)
+            body = _le(2, 0x0002) + _le(4, 0x8000 | (function.resets and not function.power_management) << 28) + _le(4, 0) + bytes(48)
             found.append((_EXPRESS, body, bytes(6) + _le(2, 0x7000) + bytes(50)))
         if function.msix:
             body = _le(2, function.msix - 1) + _le(4, self.msix_bar) + _le(4, self.msix_bar | 0x800)

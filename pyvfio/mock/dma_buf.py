@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import mmap
+import os
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import ffi
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 _HEAD, _RANGE = "struct vfio_device_feature_dma_buf", "struct vfio_region_dma_range"
 _BARS = 6
+_LAST = 2**64 - 1
 #: bytes of the longest array that the kernel allocates in one piece
 _ARRAY = 1 << 22
 
@@ -32,14 +35,21 @@ class DmaBuf(File):
 
     kind = "dma-buf"
 
-    def __init__(self, device: PciDevice, bar: int, areas: tuple[Area, ...]) -> None:
+    def __init__(self, device: PciDevice, bar: int, areas: tuple[Area, ...], *, writable: bool) -> None:
         super().__init__(device.kernel)
         self._device = device
         self._bar = bar
         self.asleep = False
+        self._writable = writable
         device.dma_bufs.add(self)
         self.areas = areas
         self.size = sum(area.size for area in areas)
+
+    def check_mmap(self, size: int, offset: int, prot: int) -> None:
+        """It is not for programs; the kernel looks at the leave to write first."""
+        if prot & mmap.PROT_WRITE and not self._writable:
+            raise Errno(errno.EACCES)
+        raise Errno(errno.EINVAL)
 
     @property
     def era(self) -> int | None:
@@ -74,8 +84,12 @@ def export(device: PciDevice, asked: Feature) -> int | None:
     words = memoryview(caller.read(asked.address + ffi.sizeof(_HEAD), head.nr_ranges * each)).cast("Q")
     areas = tuple(Area(*words[at : at + 2]) for at in range(0, len(words), 2))
     page = device.kernel.profile.page_size
-    if any(not area.size or area.offset % page or area.size % page for area in areas):
+    if any(not area.size or area.offset % page or area.size % page for area in areas) or sum(area.size for area in areas) >> 63:
         raise Errno(errno.EINVAL)
-    if any(area.offset + area.size > device.region(head.region_index).size for area in areas):
-        raise Errno(errno.EINVAL)
-    return device.kernel.install(DmaBuf(device, head.region_index, areas))
+    for area in areas:
+        if area.offset + area.size > _LAST:
+            raise Errno(errno.EOVERFLOW)
+        if area.offset + area.size > device.region(head.region_index).size:
+            raise Errno(errno.EINVAL)
+    writable = head.open_flags & os.O_ACCMODE == os.O_RDWR
+    return device.kernel.install(DmaBuf(device, head.region_index, areas, writable=writable))

@@ -169,11 +169,12 @@ def _migration_state(device: Device, feature: Feature) -> None:
     failure = None
     if feature.is_set:
         try:
-            fd = migration.set_state(state.device_state)
+            file = migration.set_state(state.device_state)
         except Errno as error:
-            failure, fd = error, None
-        if fd is not None:
-            state.data_fd = fd
+            failure, file = error, None
+        if file is not None:
+            # Where no descriptor is left the state has changed all the same, and the caller's struct has not.
+            fd = state.data_fd = device.kernel.install(file)
             try:
                 feature.give(state)
             except Errno:

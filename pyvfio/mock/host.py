@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 #: the windows for BARs: below the interrupts' addresses, and where QEMU's firmware has the one for wide BARs
 _LOW_START, _LOW_END, _HIGH_START = 0xC0000000, 0xFEC00000, 0x383800000000
+#: the type of the kernel's own page tables: without a queue where QEMU wants to hear of each change at once
+_TYPES = {"intel": "DMA", "amd": "DMA"}
+#: the first port for BARs
+_PORTS = 0xC000
 #: the number of a group that nobody sees
 _NOWHERE = -1
 
@@ -43,7 +47,7 @@ class Host:
         self.enable_no_iommu = Flag(kernel.tree, "vfio", "enable_unsafe_noiommu_mode", value=kernel.profile.iommu == "none")
         self._removed: list[Device] = []
         #: where there is room for BARs
-        self._free, self._high = _LOW_START, _HIGH_START
+        self._free, self._high, self._ports = _LOW_START, _HIGH_START, _PORTS
         #: number of `vfioN` -> the device that has it
         self._vfio: dict[int, Device] = {}
 
@@ -62,7 +66,7 @@ class Host:
         group.number = next(n for n in range(len(groups) + 1) if n not in groups)
         groups[group.number] = group
         reserved = "".join(f"{r.start:#018x} {r.last:#018x} {r.type}\n" for r in group.reserved)
-        self.sysfs.show_group(group, reserved, "DMA-FQ" if group.backed else "unknown", None if group.backed else "vfio-noiommu")
+        self.sysfs.show_group(group, reserved, _TYPES.get(self.kernel.profile.iommu, "DMA-FQ") if group.backed else "unknown", None if group.backed else "vfio-noiommu")
 
     def _unnumber(self, group: Group) -> None:
         if group.number != _NOWHERE:
@@ -72,8 +76,11 @@ class Host:
 
     # Devices.
 
-    def place(self, size: int, *, wide: bool) -> int:
+    def place(self, size: int, *, wide: bool, ports: bool = False) -> int:
         """An address for a BAR, as the firmware gives them out."""
+        if ports:
+            self._ports = -(-self._ports // size) * size + size
+            return self._ports - size
         at = -(-self._free // size) * size
         if at + size <= _LOW_END:
             self._free = at + size
@@ -184,13 +191,13 @@ class Host:
         self.unbind(device)
 
     def probe(self, bus: str, name: str) -> None:
-        """A write to `drivers_probe`.
+        """A write to `drivers_probe`: that no driver takes it is no error.
 
-        :raises Errno: ENODEV, no such device; EINVAL, no driver takes it
+        :raises Errno: ENODEV, no such device
         """
         device = self._on(bus, name)
-        if device.driver is None and not self.probe_driver(device):
-            raise Errno(errno.EINVAL)
+        if device.driver is None:
+            self.probe_driver(device)
 
     def named_driver(self, bus: str, name: str) -> Driver:
         """
@@ -201,12 +208,11 @@ class Host:
             raise ValueError(f"no driver {name!r} on the {bus} bus; there are {there}")
         return self.drivers[bus, name]
 
-    def probe_driver(self, device: Device) -> bool:
-        """Bind a device to the first driver that takes it; whether there is one."""
+    def probe_driver(self, device: Device) -> None:
+        """Bind a device to the first driver that takes it, if there is one."""
         driver = next((driver for driver in self.drivers.values() if self.matches(device, driver)), None)
         if driver is not None:
             self.bind(device, driver)
-        return driver is not None
 
     def _on(self, bus: str, name: str) -> Device:
         device = self.kernel.devices.get(name)

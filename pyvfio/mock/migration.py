@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 from pyvfio._abi import lib
 from pyvfio.mock.errno import Errno
+
+if TYPE_CHECKING:
+    from pyvfio.mock.file import File
 
 ERROR = lib.VFIO_DEVICE_STATE_ERROR
 STOP = lib.VFIO_DEVICE_STATE_STOP
@@ -67,8 +71,8 @@ class Migration:
     flags = 0
     second_info = False
 
-    def set_state(self, wanted: int) -> int | None:
-        """VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE; returns the data's descriptor if one comes of it.
+    def set_state(self, wanted: int) -> File | None:
+        """VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE; returns the session's file, for the data, if one comes of it.
 
         :raises Errno: EINVAL, there is no way; what a step failed with
         """

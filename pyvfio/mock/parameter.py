@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from typing import TYPE_CHECKING
 
 from pyvfio.mock.errno import Errno
@@ -26,13 +27,7 @@ class Parameter:
         return f"{self.value}\n".encode()
 
     def _write(self, data: bytes) -> None:
-        try:
-            value = int(data.strip(), 0)
-        except ValueError:
-            raise Errno(errno.EINVAL) from None
-        if not 0 <= value < 1 << 32:
-            raise Errno(errno.ERANGE)
-        self.value = value
+        self.value = number(data, 32)
 
 
 class Flag:
@@ -52,12 +47,29 @@ class Flag:
         self.value = truth(data)
 
 
+_NUMBER = re.compile(rb"\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))\n?")
+
+
+def number(data: bytes, bits: int) -> int:
+    """What a number written to sysfs is (kstrtouint and the like): hexadecimal, octal or decimal as in C.
+
+    :raises Errno: EINVAL, it is none; ERANGE, it has more bits
+    """
+    found = _NUMBER.fullmatch(data)
+    if found is None:
+        raise Errno(errno.EINVAL)
+    value = next(int(digits, base) for digits, base in zip(found.groups(), (16, 8, 10), strict=True) if digits)
+    if value >> bits:
+        raise Errno(errno.ERANGE)
+    return value
+
+
 def truth(data: bytes) -> bool:
     """What a word written to sysfs means (kstrtobool).
 
     :raises Errno: EINVAL
     """
-    word = data.strip().lower()
+    word = data.lower()
     if word[:1] in (b"y", b"t", b"1") or word[:2] == b"on":
         return True
     if word[:1] in (b"n", b"f", b"0") or word[:2] == b"of":

@@ -75,7 +75,7 @@ class PciDevice(PciRegions):
             self.function = function  # type: ignore[misc]
         self.ids = self.function.ids
         bars = self.function.bars
-        self.config = Config(self.function, {index: kernel.host.place(bars[index].size, wide=bars[index].wide) for index in bars})
+        self.config = Config(self.function, {index: kernel.host.place(bars[index].size, wide=bars[index].wide, ports=bars[index].ports) for index in bars})
         self.config.on_write(COMMAND, 2, self._command_written)
         if self.config.msi_control:
             self.config.on_write(self.config.msi_control, 1, self._msi_written)

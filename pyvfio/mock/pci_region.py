@@ -91,7 +91,7 @@ class PciRegions(Device):
             return index, offset, size
         if index >= self.num_regions or offset >= self.region(index).size:
             raise Errno(errno.EINVAL)
-        if index in _BARS and not self.decodes_memory:
+        if index in _BARS and not self.function.bars[index].ports and not self.decodes_memory:
             raise Errno(errno.EIO)
         return index, offset, min(size, self.region(index).size - offset)
 

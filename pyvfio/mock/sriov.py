@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyvfio.mock.config import Function
 from pyvfio.mock.errno import Errno
-from pyvfio.mock.parameter import truth
+from pyvfio.mock.parameter import number, truth
 from pyvfio.mock.sysfs import shown, text
 from pyvfio.mock.tree import Link, Text
 
@@ -42,9 +42,10 @@ class VirtualFunctions:
 
     def _set_number(self, data: bytes) -> None:
         physical = self._physical
-        if not data.strip().isdigit():
-            raise Errno(errno.EINVAL)
-        count = int(data)
+        try:
+            count = number(data, 16)
+        except Errno:
+            raise Errno(errno.EINVAL) from None
         if count > physical.function.virtual:
             raise Errno(errno.ERANGE)
         if count == len(self.functions):
@@ -77,8 +78,13 @@ class VirtualFunctions:
             name = f"{segment_and_bus}:{at >> 3:02x}.{at & 7}"
             one = PciDevice(physical.kernel, name, function=function, parent=physical.parent)
             self.adopt(one)
-            if self._probe:
+            physical.kernel.host.uevents.tell("change", one.bus, one.path, **one.properties())
+            if physical.vfio:
+                # Those of a function that VFIO has are VFIO's too.
+                one.override = physical.driver
+            if self._probe or one.override is not None:
                 physical.kernel.host.probe_driver(one)
+        physical.kernel.host.uevents.tell("change", physical.bus, physical.path, **physical.properties())
 
     def adopt(self, one: PciDevice) -> None:
         """It is the next of them."""
@@ -91,10 +97,10 @@ class VirtualFunctions:
     def remove(self) -> None:
         """Away with all; who has one open is asked for it."""
         physical = self._physical
-        while self.functions:
-            physical.kernel.host.unplug(self.functions[-1])
-            self.functions.pop()
-            physical.kernel.tree.remove(f"{physical.path}/virtfn{len(self.functions)}")
+        for index in range(len(self.functions)):
+            physical.kernel.tree.remove(f"{physical.path}/virtfn{index}")
+            physical.kernel.host.unplug(self.functions[0])
+            self.functions.pop(0)
 
     # The token, by vfio-pci's rules.
 

@@ -113,7 +113,7 @@ class Sysfs:
         root = f"/sys/kernel/iommu_groups/{group.number}"
         self._tree.directory(f"{root}/devices")
         self._tree.add(f"{root}/reserved_regions", Text(reserved.encode()))
-        self._tree.add(f"{root}/type", text(type_))
+        self._tree.add(f"{root}/type", shown(lambda: type_, _change_type))
         if name is not None:
             self._tree.add(f"{root}/name", text(name))
 
@@ -179,17 +179,16 @@ class Sysfs:
         return f"/sys/devices/virtual/vfio/{group.node}"
 
 
+def _change_type(_: bytes) -> None:
+    """:raises Errno: EINVAL, there is no such type; or not for this group: what can be changed is not done here"""
+    raise Errno(errno.EINVAL)
+
+
 def _vfio(device: Device, number: int) -> str:
     """What VFIO calls a device."""
     return f"{'noiommu-' if device.group.no_iommu else ''}vfio{number}"
 
 
 def _word(data: bytes) -> str:
-    """A device's name as it is written to sysfs, with a newline or without.
-
-    :raises Errno: EINVAL, no name can be so
-    """
-    try:
-        return data.removesuffix(b"\n").decode()
-    except UnicodeDecodeError:
-        raise Errno(errno.EINVAL) from None
+    """A device's name as it is written to sysfs, with a newline or without."""
+    return data.removesuffix(b"\n").decode("ascii", "replace")

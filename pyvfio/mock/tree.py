@@ -99,6 +99,8 @@ class Tree:
     def readlink(self, path: str) -> str:
         above, _, name = path.rpartition("/")
         directory = self._find(self.realpath(above or "/"))
+        if isinstance(directory, dict) and not name:
+            raise Errno(errno.EINVAL)  # a directory by a path that says so
         if not isinstance(directory, dict):
             raise Errno(errno.ENOTDIR)
         if name not in directory:
@@ -122,7 +124,8 @@ class Tree:
             raise Errno(errno.EISDIR)
         if not isinstance(node, Text) or node.write is None:
             raise Errno(errno.EACCES)
-        node.write(data)
+        if data:
+            node.write(data)
 
     def special(self, path: str) -> Special:
         node = self._find(self.realpath(path))

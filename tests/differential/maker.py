@@ -39,7 +39,7 @@ class Maker:
             # NULL, an address of nobody's, of the kernel's half.
             self.step("ioctl", slot=slot, request=request, value=self.one_of(0, 0x1000, 1 << 46, 1 << 63, 2**64 - 4096))
             return
-        if self.chance(0.7):
+        if self.chance(0.7) and len(arg) <= PAGE:
             # What would be a new descriptor, or the id of one, is not to be lost.
             fields = {key: value for key, value in fields.items() if key not in ("take", "keep")} | {"readonly": True}
         self.step("ioctl", slot=slot, request=request, arg=arg.hex(), **fields)

@@ -211,7 +211,8 @@ def begin(make: SelftestMaker) -> None:
     for name in make.names["ioas"]:
         make.request("IOMMU_IOAS_ALLOC", "iommu_ioas_alloc", {}, keep={name: [8, 4]})
     # What is mapped in small entries only is dirty in small entries, wherever its pages are.
-    make.request("IOMMU_OPTION", "iommu_option", {"option_id": 1}, {"object_id": ["var", "ioas0", 0]})
+    option = struct.pack("=2I2HIQ", 24, 1, 0, 0, 0, 0)
+    make.step("ioctl", slot="f", request="IOMMU_OPTION", arg=option.hex(), put=[[12, 4, ["var", "ioas0", 0]]])
     make.names |= {"self": ["self0"], "auto": ["auto0"], "dev": ["dev0"]}
     union = struct.pack("=4I", 0, 0, 0, 4)
     make.test(DOMAIN, ["var", "ioas0", 0], union, keep={"self0": [16, 4], "auto0": [20, 4], "dev0": [24, 4]})

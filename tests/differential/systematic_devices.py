@@ -359,7 +359,8 @@ def region_infos(device: str) -> Episode:
     make = DeviceAsker(device)
     make.ask("VFIO_DEVICE_GET_INFO", struct.pack("<5I", 20, 0, 0, 0, 0))
     for index, argsz in product((*range(11), 2**32 - 1), (0, 31, 32, 200)):
-        if (device, index) not in ((NVME, 6), (E1000E, 6), (CARD, 6)):  # its ROM's size is QEMU's business
+        # The ROM's size is QEMU's business; of a BAR with an MSI-X table it is said that this can be mapped, where anything can.
+        if (device, index) not in ((NVME, 6), (E1000E, 6), (NVME, 0), (E1000E, 3)):
             make.ask("VFIO_DEVICE_GET_REGION_INFO", struct.pack("<IIIIQQ", argsz, 0xA5, index, 0xA5, 0xA5, 0xA5) + b"\xa5" * 168)
     return make.steps
 
@@ -410,7 +411,8 @@ def dma_bufs_mapped(other: str | None) -> Episode:
         file("two", start, size, 0x10000)
         make.unmap(one, 0x10000)
     file("b", 0, 4 * PAGE, 0x20000)
-    make.step("mmap", slot="b", offset=0, size=PAGE, prot=3)
+    for prot in (1, 3):
+        make.step("mmap", slot="b", offset=0, size=PAGE, prot=prot)
     if other == MOCK:
         for command in (2, 3):
             make.engine(command, 0x20000, 8)
@@ -694,6 +696,33 @@ def saving() -> Episode:
     return make.steps
 
 
+def invalid_addresses() -> Episode:
+    """While a virtual address is invalid nobody joins; and what is asked about dirty pages."""
+    make = DeviceAsker(EDU)
+    make.step("open", **{"as": "g1", "what": f"group:{FAR_EDU}"})
+    make.map(0, PAGE)
+    for flags in (4, 4):
+        make.ask("VFIO_IOMMU_UNMAP_DMA", struct.pack("<IIQQ", 24, flags, 0, PAGE), "c")
+    make.set_container("g1")
+    make.ask("VFIO_IOMMU_MAP_DMA", struct.pack("<IIQQQ", 32, 4, 0, 0, PAGE), "c", put=[[8, 8, ["arena", 0]]])
+    make.set_container("g1")
+    make.ask("VFIO_IOMMU_DIRTY_PAGES", struct.pack("<II", 8, 1), "c")
+    for iova, size in ((0, 0), (0, PAGE), (1, PAGE), (0, PAGE + 1), (0, 2 * PAGE), (_U64 - PAGE, PAGE), (_U64 - PAGE, 2 * PAGE)):
+        data = struct.pack("<IIQQQQQ", 48, 4, iova, size, PAGE, 8, 0)
+        make.ask("VFIO_IOMMU_DIRTY_PAGES", data, "c", put=[[40, 8, ["arena", LOG]]], look=[[LOG, 8]])
+    make.ask("VFIO_IOMMU_DIRTY_PAGES", struct.pack("<II", 8, 2), "c")
+    return make.steps
+
+
+def no_way_back() -> Episode:
+    """From stop-copy there is none to pre-copy."""
+    make = DeviceAsker(MOCK)
+    for state in (3, 6, 7, 1, 3, 0, 8, 2):
+        make.state(state)
+        make.feature(2, 1 << 16, bytes(8))
+    return make.steps
+
+
 def engine_faults() -> Episode:
     """edu's DMA where the IOMMU lets nothing through."""
     make = DeviceAsker(EDU)
@@ -717,4 +746,4 @@ def episodes() -> list[Episode]:
     made += [kind(device) for kind, device in product((features, interrupts, region_infos), (MOCK, EDU, E1000E, NVME)) if not (kind is region_infos and device == MOCK)]
     made += [configuration(device) for device in (EDU, E1000E, NVME)]
     made += [dma_bufs_mapped(other) for other in (None, MOCK, EDU)]
-    return [*made, registers(), jobs(), logs(), pins(), tokens(), streams(), saving(), engine_faults()]
+    return [*made, registers(), jobs(), logs(), pins(), tokens(), streams(), saving(), engine_faults(), invalid_addresses(), no_way_back()]

@@ -15,7 +15,7 @@ NVME = "0000:00:04.0"
 PORT = "0000:00:08.0"
 DEVICES = sorted({EDU, FAR_EDU, NVME, *SHARED})
 PCI, PLATFORM = "/sys/bus/pci", "/sys/bus/platform"
-VFIO, STUB = f"{PCI}/drivers/vfio-pci", f"{PCI}/drivers/pci-stub"
+VFIO, OTHER = f"{PCI}/drivers/vfio-pci", f"{PCI}/drivers/e1000e"
 
 
 class HostAsker(Maker):
@@ -75,10 +75,10 @@ def binding() -> Episode:
     make = HostAsker()
     override = f"{PCI}/devices/{PORT}/driver_override"
     make.bound(EDU, PORT)
-    for driver in (VFIO, STUB):
+    for driver in (VFIO, OTHER):
         for name in (PORT, EDU, "0000:00:04", "none", "", "\n", f"{EDU}\n", f"{EDU} ", b"\xff\xfe"):
             make.tell(f"{driver}/bind", name)
-            if name in (PORT, "none", "", b"\xff\xfe") or driver == STUB:
+            if name in (PORT, "none", "", b"\xff\xfe") or driver == OTHER:
                 make.tell(f"{driver}/unbind", name)
     make.bound(EDU, PORT)
     for name in (PORT, EDU, "none", "", b"\xff\xfe"):
@@ -105,29 +105,28 @@ def another_driver() -> Episode:
     make.tell(override, "none")
     make.bound(device)
     make.tell(f"{PCI}/drivers_probe", device)
-    for driver in ("pci-stub", "vfio-pci"):
-        make.tell(override, driver)
-        make.tell(f"{PCI}/drivers/{driver}/bind", device)
+    for _ in range(2):
+        make.tell(override, "vfio-pci")
+        make.tell(f"{VFIO}/bind", device)
         make.step("heard")
-        make.tell(f"{PCI}/drivers/{driver}/bind", device)
+        make.tell(f"{VFIO}/bind", device)
         make.bound(device)
         make.tell(f"{PCI}/drivers_probe", device)
-        for other in (VFIO, STUB):
-            if not other.endswith(driver):
-                make.tell(f"{other}/unbind", device)
-        make.tell(f"{PCI}/drivers/{driver}/unbind", device)
+        make.tell(f"{OTHER}/bind", device)
+        make.tell(f"{OTHER}/unbind", device)
+        make.tell(f"{VFIO}/unbind", device)
         make.step("heard")
         make.bound(device)
         make.tell(f"{PCI}/drivers_probe", device)
         make.step("heard")
         make.bound(device)
-        make.tell(f"{PCI}/drivers/{driver}/unbind", device)
+        make.tell(f"{VFIO}/unbind", device)
         make.step("heard")
     make.tell(override, "\n")
-    for ids in ("", "x", "1234", "1234 11e9", "1234 11e9", "1234 11e9 1 2", "1234 x", "1234 11e9 0 0 0 0 0"):
-        make.tell(f"{STUB}/new_id", ids)
+    for ids in ("", "x", "1234", "1234 11e9", "1234 11e9", "1234 11e9 1 2", "1234 x"):
+        make.tell(f"{VFIO}/new_id", ids)
     for ids in ("", "x", "1234", "1234 11e9", "1234 11e9", "1234 11ea"):
-        make.tell(f"{STUB}/remove_id", ids)
+        make.tell(f"{VFIO}/remove_id", ids)
     make.tell(override, "vfio-pci")
     make.tell(f"{PCI}/drivers_probe", device)
     make.bound(device)

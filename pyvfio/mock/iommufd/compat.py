@@ -83,8 +83,8 @@ class Iommufd(Context):
     @request(lib.VFIO_CHECK_EXTENSION)
     def _check_extension(self, argument: int) -> int:
         if argument == lib.VFIO_DMA_CC_IOMMU:
-            coherent = self.kernel.profile.coherent
-            return int(coherent or not self.compat_ioas().hwpts)
+            backed = self.compat_ioas().hwpts
+            return int(self.kernel.profile.coherent or not backed)
         if argument in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL):
             return int(not self._no_iommu)
         return int(argument == lib.VFIO_NOIOMMU_IOMMU)

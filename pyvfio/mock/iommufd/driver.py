@@ -152,6 +152,7 @@ class Smmu(Driver):
 class NoIommu(Driver):
     """Page tables that no hardware looks at: they tell the physical addresses which devices without an IOMMU are to be given."""
 
+    flags = _FAULT
     maps_nothing = False
 
     def hw_info(self, wanted: int) -> tuple[int, bytes]:

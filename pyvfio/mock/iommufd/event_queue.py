@@ -111,6 +111,14 @@ class EventQueueFile(File):
             os.read(self._reader, 1)
         self._shown = ready
 
+    # It has no position.
+
+    def pread(self, size: int, offset: int) -> bytes:
+        raise Errno(errno.ESPIPE)
+
+    def pwrite(self, data: bytes, offset: int) -> int:
+        raise Errno(errno.ESPIPE)
+
     def read(self, size: int) -> bytes:
         return self._queue.take(size)
 

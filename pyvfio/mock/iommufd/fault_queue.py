@@ -141,6 +141,14 @@ class FaultQueueFile(File):
             os.eventfd_read(self._event)
         self._shown = ready
 
+    # It has no position.
+
+    def pread(self, size: int, offset: int) -> bytes:
+        raise Errno(errno.ESPIPE)
+
+    def pwrite(self, data: bytes, offset: int) -> int:
+        raise Errno(errno.ESPIPE)
+
     def read(self, size: int) -> bytes:
         return self._queue.take(size)
 

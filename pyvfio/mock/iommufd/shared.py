@@ -59,9 +59,8 @@ class Shared:
         self._parts.remove(part)
 
     def find(self, offset: int, size: int) -> Part:
-        """:raises Errno: EINVAL, no whole pages; ENXIO, that is no part, or not the whole of one"""
-        if size % self._page_size:
-            raise Errno(errno.EINVAL)
+        """:raises Errno: ENXIO, that is no part, or not the whole of one"""
+        size = -(-size // self._page_size) * self._page_size
         for part in self._parts:
             if (part.offset, part.size) == (offset, size):
                 return part

@@ -124,18 +124,18 @@ class MockMigration(Migration):
         self._device.failures.check("MIG_GET_STATE")
         return self.state
 
-    def set_state(self, wanted: int) -> int | None:
+    def set_state(self, wanted: int) -> Session | None:
         self.path = 0
         if ERROR in (self.state, wanted):
             raise Errno(errno.EINVAL)
         while self.state != wanted:
-            fd = self._step(next_state(self.flags, self.state, wanted))
-            # The arc that opens a descriptor is the last of every way.
-            if fd is not None:
-                return fd
+            session = self._step(next_state(self.flags, self.state, wanted))
+            # The arc that begins one is the last of every way.
+            if session is not None:
+                return session
         return None
 
-    def _step(self, new: int) -> int | None:
+    def _step(self, new: int) -> Session | None:
         """One arc. What fails leaves the state as it was, or loses the device."""
         device, old = self._device, self.state
         try:
@@ -144,13 +144,13 @@ class MockMigration(Migration):
             if error.number == errno.ENOTRECOVERABLE:
                 self._lose()
             raise
-        fd = None
+        session: Session | None = None
         if new in _SAVING and old not in _SAVING:
-            fd = self._begin(Saving(device, pre_copy=new != STOP_COPY))
+            session = self.session = Saving(device, pre_copy=new != STOP_COPY)
             self.sent = 0
             self._mapped = self._still_mapped()
         elif new == RESUMING:
-            fd = self._begin(Resuming(device))
+            session = self.session = Resuming(device)
             self.received = 0
             device.engine.stop()
             device.engine.reset()
@@ -164,18 +164,13 @@ class MockMigration(Migration):
                 raise
         if old in _SAVING and new in _SAVING:
             self._change_stage(pre_copy=new != STOP_COPY)
-        elif fd is None:
+        elif session is None:
             self._end()
         if new in _RUNNING:
             device.engine.pause(False)
         self.state = new
         self.path = (self.path << 4 | new) % 2**64
-        return fd
-
-    def _begin(self, session: Session) -> int:
-        fd = self._device.kernel.install(session)
-        self.session = session
-        return fd
+        return session
 
     def _end(self) -> None:
         if self.session is not None:

@@ -22,7 +22,7 @@ _TOKEN_SIZE = 37
 class Parameters:
     """
     :param limits: what `log_*` say at first
-    :ivar token: as it was written, without blanks around it
+    :ivar token: as it was written, with what may be around it
     """
 
     def __init__(self, tree: Tree, limits: LogLimits) -> None:
@@ -55,18 +55,18 @@ class Parameters:
     def _set_token(self, data: bytes) -> None:
         if len(data) > _TOKEN_SIZE:
             raise Errno(errno.ENOSPC)
-        self.token = data.decode("ascii", "replace").strip()
+        self.token = data.decode("ascii", "replace")
 
     def check_token(self, given: bytes | None) -> None:
         """
         :raises Errno: EACCES, it is missing or wrong; EINVAL, nobody asked for one, or the parameter is no UUID
         """
-        if not self.token:
+        if not self.token.strip():
             if given is not None:
                 raise Errno(errno.EINVAL)
             return
         try:
-            wanted = uuid.UUID(self.token).bytes
+            wanted = uuid.UUID(self.token.strip()).bytes
         except ValueError:
             raise Errno(errno.EINVAL) from None
         if given != wanted:

@@ -30,11 +30,12 @@ class Session(File):
         super().__init__(device.kernel)
         self.device = device
         self.ended = False
-        # The counter of an eventfd stands for what poll is to say of it.
-        with descriptors():
-            self._poll = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._readable = False
 
     def descriptor(self) -> int:
+        # The counter of an eventfd stands for what poll is to say of it.
+        with descriptors():
+            self._poll = os.eventfd(int(self._readable), os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         return os.dup(self._poll)
 
     def __del__(self) -> None:
@@ -46,6 +47,9 @@ class Session(File):
         self.show_readable(True)
 
     def show_readable(self, readable: bool) -> None:
+        self._readable = readable
+        if self._poll < 0:
+            return
         with suppress(BlockingIOError):
             os.eventfd_read(self._poll)
         if readable:

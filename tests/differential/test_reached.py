@@ -1,0 +1,28 @@
+"""Every error that the mock can answer with, a real kernel has been seen to answer with, or it cannot be provoked there."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import reached
+from records import FILES, replayed
+
+UNREACHED: dict[str, str] = tomllib.loads((Path(__file__).parent / "unreached.toml").read_text())["unreached"]
+
+
+def test_each_error_of_the_mock_is_seen_from_the_kernel_or_listed() -> None:
+    places = {place for file in FILES for place in replayed(file).places}
+    missing = {site.name for site in reached.unreached(places)}
+    unlisted, reached_after_all = missing - UNREACHED.keys(), UNREACHED.keys() - missing
+    assert not unlisted, "neither recorded nor in unreached.toml"
+    assert not reached_after_all, "in unreached.toml, and yet reached, or no more there"
+
+
+def test_each_reason_is_given() -> None:
+    assert all(reason and not reason.endswith(".") for reason in UNREACHED.values())
+
+
+def test_sites_have_names_of_their_own() -> None:
+    names = [site.name for site in reached.sites()]
+    assert len(names) == len(set(names))
