@@ -246,3 +246,96 @@ def test_amd_s_iommu_enforces_coherency_and_takes_any_fault_queue() -> None:
     with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode="type1v2", kernel=kernel) as device:
         assert isinstance(device.address_space, pyvfio.Container)
         assert device.address_space.has_extension(lib.VFIO_DMA_CC_IOMMU)
+
+
+# The host's files.
+
+
+def test_nothing_that_is_written_is_nothing_that_is_done() -> None:
+    kernel = mock.Kernel()
+    for path in ("/sys/bus/pci/drivers/vfio-pci/bind", "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"):
+        kernel.write_file(path, b"")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [(b"010", 8), (b"0x10\n", 16), (b"+5", 5), (b" 7", errno.EINVAL), (b"7 ", errno.EINVAL), (b"08", errno.EINVAL), (b"-1", errno.EINVAL), (b"4294967296", errno.ERANGE)],
+)  # fmt: skip
+def test_numbers_are_read_as_c_reads_them(text: bytes, value: int) -> None:
+    path = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
+    kernel = mock.Kernel()
+    if value in (errno.EINVAL, errno.ERANGE):
+        with pytest.raises(OSError) as caught:
+            kernel.write_file(path, text)
+        assert caught.value.errno == value
+    else:
+        kernel.write_file(path, text)
+        assert int(kernel.read_file(path)) == value
+
+
+def test_that_no_driver_takes_a_device_is_no_error_of_drivers_probe() -> None:
+    kernel = mock.Kernel()
+    kernel.write_file("/sys/bus/pci/drivers_probe", EDU.encode())
+    assert kernel.devices[EDU].driver is None
+
+
+def test_virtual_functions_of_what_vfio_has_are_vfio_s_too() -> None:
+    kernel, nvme = mock.Kernel(), "0000:00:04.0"
+    with pyvfio.host.bind(nvme, "vfio-pci", kernel=kernel):
+        kernel.write_file("/sys/module/vfio_pci/parameters/enable_sriov", b"Y")
+        kernel.write_file(f"/sys/bus/pci/devices/{nvme}/sriov_drivers_autoprobe", b"0")
+        with closing(kernel.udev_monitor()) as monitor:
+            kernel.write_file(f"/sys/bus/pci/devices/{nvme}/sriov_numvfs", b"1")
+            heard = []
+            while (event := monitor.poll(0)) is not None:
+                heard.append((event[0], event[1].subsystem))
+        kind = [("add", "pci"), ("change", "pci"), ("add", "vfio"), ("add", "vfio-dev"), ("bind", "pci"), ("change", "pci")]
+        assert heard == kind
+        assert kernel.devices["0000:00:04.1"].driver == "vfio-pci"
+        kernel.write_file(f"/sys/bus/pci/devices/{nvme}/sriov_numvfs", b"0")
+
+
+def test_a_dma_buf_is_not_for_programs() -> None:
+    kernel = mock.Kernel()
+    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode="iommufd", kernel=kernel) as device, device.regions[0].dma_buf() as exported:
+        with pytest.raises(OSError) as caught:
+            kernel.mmap(exported.fileno(), PAGE, offset=0, prot=mmap.PROT_READ)
+        assert caught.value.errno == errno.EINVAL
+
+
+def test_ports_are_a_region_and_power_management_is_a_reset() -> None:
+    kernel, card = mock.Kernel(), "0000:00:06.0"
+    with pyvfio.host.bind(card, "vfio-pci", kernel=kernel), pyvfio.open(card, mode="type1v2", kernel=kernel) as device:
+        assert device.regions[2].size == 32
+        assert device.info.flags & lib.VFIO_DEVICE_FLAGS_RESET
+
+
+def test_without_an_iommu_a_fault_queue_is_looked_for_first() -> None:
+    kernel = mock.Kernel("none")
+    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel):
+        with pytest.warns(pyvfio.NoIommuWarning):
+            device = pyvfio.open(EDU, mode="iommufd", no_iommu=True, kernel=kernel)
+        space = device.address_space
+        assert isinstance(space, pyvfio.iommufd.Ioas)
+        call = ffi.new("struct iommu_hwpt_alloc *", {"size": ffi.sizeof("struct iommu_hwpt_alloc"), "flags": 4, "pt_id": space.id})
+        call.dev_id, call.fault_id = device.bound.id, 99
+        door = kernel.door(space.iommufd.fileno(), "iommufd")
+        assert lib.pyvfio_ioctl(door, lib.IOMMU_HWPT_ALLOC, call) == -errno.ENOENT
+        device.close()
+
+
+def test_a_state_changes_though_no_descriptor_is_left_for_its_data() -> None:
+    kernel = mock.Kernel()
+    with pyvfio.open("vfio-mock.0", mode="type1v2", kernel=kernel) as device:
+        call = ffi.new("uint32_t[4]", [16, lib.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | lib.VFIO_DEVICE_FEATURE_SET, lib.VFIO_DEVICE_STATE_STOP_COPY, 0x55])
+        door = kernel.door(device.fileno(), "device")
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        try:
+            assert lib.pyvfio_ioctl(door, lib.VFIO_DEVICE_FEATURE, call) == -errno.EMFILE
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert call[3] == 0x55
+        assert device.migration.state.name == "STOP_COPY"
