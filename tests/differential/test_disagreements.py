@@ -124,6 +124,20 @@ def test_a_limit_on_locked_memory_is_met_before_memory_that_is_not_there() -> No
         memory.close()
 
 
+def test_what_was_mapped_without_a_limit_is_pinned_without_one() -> None:
+    kernel = mock.Kernel("virtio")
+    with (
+        pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel),
+        pyvfio.open("vfio-mock.0", mode="type1v2", kernel=kernel) as device,
+    ):
+        device.address_space.alloc(PAGE)
+        kernel.limit_memlock(0)
+        with device.address_space.attach(EDU):
+            assert kernel.locked.pages == 1
+            with pytest.raises(OSError, match="Cannot allocate memory"):
+                device.address_space.alloc(PAGE)
+
+
 def test_the_mode_of_the_limit_takes_a_capability() -> None:
     kernel = mock.Kernel()
     with pyvfio.Iommufd(kernel=kernel) as iommufd:

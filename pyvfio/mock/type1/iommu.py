@@ -199,7 +199,7 @@ class Type1(Handlers):
             raise Errno(errno.ENOSPC)
         if not self.usable.allows(iova, last):
             raise Errno(errno.EINVAL)
-        mapping = Type1Mapping(iova, last, address, prot)
+        mapping = Type1Mapping(iova, last, address, prot, limited=self.locked.limit is not None)
         if self.backed:
             mapping.pin(self.locked, self.page)
         try:

@@ -14,19 +14,21 @@ class Type1Mapping:
 
     :ivar address: of the caller's memory
     :ivar prot: what devices may do: READ, WRITE
+    :ivar limited: who made it had no CAP_IPC_LOCK, so the limit on locked memory holds whenever it is pinned
     :ivar valid: the address has not been invalidated (VFIO_DMA_UNMAP_FLAG_VADDR)
     :ivar pinned: all of it is pinned, for an IOMMU
     :ivar pins: what drivers of emulated devices have pinned: IOVA of a page -> how often
     :ivar dirty: its dirty pages, while they are tracked
     """
 
-    __slots__ = ("address", "dirty", "iova", "last", "pinned", "pins", "prot", "valid")
+    __slots__ = ("address", "dirty", "iova", "last", "limited", "pinned", "pins", "prot", "valid")
 
-    def __init__(self, iova: int, last: int, address: int, prot: int) -> None:
+    def __init__(self, iova: int, last: int, address: int, prot: int, *, limited: bool) -> None:
         self.iova = iova
         self.last = last
         self.address = address
         self.prot = prot
+        self.limited = limited
         self.valid = True
         self.pinned = False
         self.pins: dict[int, int] | None = None
@@ -46,9 +48,10 @@ class Type1Mapping:
             check_pinnable(self.address, self.size, write=write)
         except Errno:
             # What comes before the page that is not there counts first.
-            locked.check(pinnable(self.address, self.size // page, page, write=write) - len(self.pins or ()))
+            if self.limited and (there := pinnable(self.address, self.size // page, page, write=write)):
+                locked.check(there - len(self.pins or ()))
             raise
-        locked.charge(self.size // page - len(self.pins or ()))
+        locked.charge(self.size // page - len(self.pins or ()), limited=self.limited)
         self.pinned = True
 
     def unpin(self, locked: Memlock, page: int) -> None:

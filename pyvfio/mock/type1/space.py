@@ -69,7 +69,7 @@ class EmulatedSpace(Space):
         if iova not in mapping.pins:
             check_pinnable(mapping.address + offset, iommu.page, write=bool(mapping.prot & WRITE))
             if not mapping.pinned:
-                iommu.locked.charge(1)
+                iommu.locked.charge(1, limited=mapping.limited)
             if mapping.dirty is not None:
                 mapping.dirty.mark(offset // iommu.granule, offset // iommu.granule)
         mapping.pins[iova] = mapping.pins.get(iova, 0) + 1
