@@ -58,9 +58,7 @@ MUTATIONS = (
     Mutation("type1/iommu.py", "            mapping.unpin(self.locked, self.page)\n            self.mappings.remove", "            self.mappings.remove"),
     Mutation("type1/usable.py", "if groups else _WHOLE", ""),
     Mutation("group.py", "        if self.users and not self.container.lets_go:", "        if False:"),
-    # An order of checks; a size.
-    Mutation("type1/iommu.py", "        if not self.available:\n            raise Errno(errno.ENOSPC)\n        if not self.usable.allows(iova, last):\n            raise Errno(errno.EINVAL)\n",
-             "        if not self.usable.allows(iova, last):\n            raise Errno(errno.EINVAL)\n        if not self.available:\n            raise Errno(errno.ENOSPC)\n"),
+    # A case too many.
     Mutation("type1/iommu.py", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL):", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL, lib.VFIO_UPDATE_VADDR):"),
     # In what only other subjects reach.
     Mutation("log.py", "                self._words[word] = held ^ taken", "                self._words[word] = held"),
@@ -79,8 +77,6 @@ MUTATIONS = (
     Mutation("iommufd/fault_queue.py", "            self.answers.append((self.pending.pop(cookie), code))", "            self.answers.append((self.pending[cookie], code))"),
     Mutation("iommufd/event_queue.py", "& 0x7FFFFFFF\n", "& 0x7FFFFFFE\n"),
     Mutation("host.py", "        if ids in driver.ids:\n            raise Errno(errno.EEXIST)\n", ""),
-    Mutation("caller.py", "limit - len(text)))", "limit - 1 - len(text)))"),
-    Mutation("mappings.py", "return item if item.iova <= last else None", "return item if item.iova < last else None"),
 )  # fmt: skip
 
 
