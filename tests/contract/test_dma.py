@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from kernel_log import logs_a_fault
+from processes import in_another_process
 
 import pyvfio
 from pyvfio import DmaBuffer
@@ -106,24 +107,20 @@ def test_pinned_memory_is_let_go_when_the_process_is_killed(address: str, mode: 
 
     before = unevictable()
     reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            device = pyvfio.open(address, mode=mode)
-            device.address_space.alloc(1 << 20)
-            os.write(writer, b"x")
-            signal.pause()
-        finally:
-            os._exit(1)
-    os.close(writer)
-    try:
-        assert os.read(reader, 1) == b"x"
+
+    def use() -> None:
+        device = pyvfio.open(address, mode=mode)
+        device.address_space.alloc(1 << 20)
+        os.write(writer, b"x")
+        signal.pause()
+
+    with in_another_process(use) as program:
+        os.close(writer)
+        with open(reader, "rb") as told:
+            assert told.read(1) == b"x"
         # The counters are the machine's, and others' pages come and go in them.
         assert unevictable() - before >= 200
-    finally:
-        os.close(reader)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        program.kill()
     limit = time.monotonic() + 5
     while unevictable() - before >= 50 and time.monotonic() < limit:
         time.sleep(0.05)
