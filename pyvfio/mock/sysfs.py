@@ -90,10 +90,14 @@ class Sysfs:
 
     def show_membership(self, device: Device) -> None:
         """Links between a device and its group."""
+        group = f"kernel/iommu_groups/{device.group.number}"
+        self._link(device, "iommu_group", group, f"{group}/devices")
+
+    def _link(self, device: Device, name: str, target: str, directory: str) -> None:
+        """From a device to something below /sys, and from a directory of that, which is four deep, back."""
         up = "../" * (device.path.count("/") - 1)
-        root = f"/sys/kernel/iommu_groups/{device.group.number}"
-        self._tree.add(f"{device.path}/iommu_group", Link(f"{up}kernel/iommu_groups/{device.group.number}"))
-        self._tree.add(f"{root}/devices/{device.name}", Link(f"../../../..{device.path.removeprefix('/sys')}"))
+        self._tree.add(f"{device.path}/{name}", Link(f"{up}{target}"))
+        self._tree.add(f"/sys/{directory}/{device.name}", Link(f"../../../..{device.path.removeprefix('/sys')}"))
 
     def hide_membership(self, device: Device) -> None:
         self._tree.remove(f"{device.path}/iommu_group")
@@ -136,10 +140,8 @@ class Sysfs:
 
     def show_binding(self, device: Device) -> None:
         """Links between a device and the driver that it is bound to."""
-        up = "../" * (device.path.count("/") - 1)
-        root = f"bus/{device.bus}/drivers/{device.driver}"
-        self._tree.add(f"{device.path}/driver", Link(f"{up}{root}"))
-        self._tree.add(f"/sys/{root}/{device.name}", Link(f"../../../..{device.path.removeprefix('/sys')}"))
+        driver = f"bus/{device.bus}/drivers/{device.driver}"
+        self._link(device, "driver", driver, driver)
 
     def hide_binding(self, device: Device) -> None:
         self._tree.remove(f"{device.path}/driver")

@@ -76,7 +76,7 @@ def test_a_mapped_region_cannot_be_reached_during_low_power(device: Device) -> N
         child = os.fork()
         if child == 0:
             faulthandler.disable()
-            ctypes.c_uint32.from_address(bar.address).value  # noqa: B018
+            ctypes.c_uint32.from_address(bar.address).value  # noqa: B018  # the access is what is tried
             os._exit(0)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 

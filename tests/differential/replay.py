@@ -346,7 +346,7 @@ class Replayer:
         elif have:
             self.kernel.capabilities.add(name)  # type: ignore[attr-defined]  # the mock's
         else:
-            self.kernel.capabilities.discard(name)  # type: ignore[attr-defined]
+            self.kernel.capabilities.discard(name)  # type: ignore[attr-defined]  # the mock's
 
     def _do_memlock(self, step: Step) -> Answer:
         self._set_memlock(step["bytes"])

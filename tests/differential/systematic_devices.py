@@ -121,9 +121,9 @@ def full(room: int) -> Episode:
     make = Asker()
     make.step("open", **{"as": "c", "what": "container"})
     make.step("open", **{"as": "g0", "what": f"group:{MOCK}"})
-    DeviceMaker.set_container(make, "g0")  # type: ignore[arg-type]
+    make.set_container("g0")
     make.ioctl_value("c", "VFIO_SET_IOMMU", 3)
-    DeviceMaker.get_device(make, "g0", MOCK, "d0")  # type: ignore[arg-type]
+    make.get_device("g0", MOCK, "d0")
     make.step("open", **{"as": "d", "what": f"cdev:{EDU}"})
     make.bind()
     make.step("descriptors", room=room)
@@ -132,7 +132,7 @@ def full(room: int) -> Episode:
         make.step("close", slot="n")
     make.ask("IOMMU_FAULT_QUEUE_ALLOC", take={"q": [12, 4]})
     make.step("close", slot="q")
-    DeviceMaker.get_device(make, "g0", MOCK, "s")  # type: ignore[arg-type]
+    make.get_device("g0", MOCK, "s")
     make.step("close", slot="s")
     for state in (3, 1, 4, 1):
         make.ioctl("d0", "VFIO_DEVICE_FEATURE", None, extra=struct.pack("<IIIi", 16, 2 | 2 << 16, state, 0) + bytes(8), take={"stream": [12, 4]}, kind="migration")
@@ -586,7 +586,7 @@ def tokens() -> Episode:
     make = Asker()
     make.step("open", **{"as": "c", "what": "container"})
     make.step("open", **{"as": "g0", "what": f"group:{MOCK}"})
-    DeviceMaker.set_container(make, "g0")  # type: ignore[arg-type]
+    make.set_container("g0")
     make.ioctl_value("c", "VFIO_SET_IOMMU", 3)
     make.step("open", **{"as": "d", "what": f"cdev:{MOCKS[1]}"})
     right, wrong = bytes.fromhex(_UUID.replace("-", "")), bytes(16)
@@ -594,7 +594,7 @@ def tokens() -> Episode:
         make.step("tell", path=_TOKEN, data=text.encode().hex())
         make.step("file", path=_TOKEN, how="read_file")
         for words in ("", f" vf_token={_UUID}", f" vf_token={_UUID[:-1]}0", " vf_token=", " other=1"):
-            DeviceMaker.get_device(make, "g0", MOCK + words, "s")  # type: ignore[arg-type]
+            make.get_device("g0", MOCK + words, "s")
             make.step("close", slot="s")
         for token in (None, wrong, right):
             if token is not None:

@@ -84,6 +84,16 @@ class Asker(IommufdMaker):
         at = offset(ATTACH, "pt_id")
         self.ioctl(slot, "VFIO_DEVICE_ATTACH_IOMMUFD_PT", ATTACH, {"argsz": 16, **values}, put=[[at, 4, to]], keep={keep: [at, 4]})
 
+    def attach_to_what_is_mapped(self, iova: int, size: int, at: int) -> None:
+        """To an address space where that is mapped, and which goes again."""
+        space = self.ioas("space")
+        self.map(space, iova, size, at)
+        self.attach(space)
+        self.ranges(space)
+        self.detach()
+        self.unmap(space)
+        self.destroy(space)
+
     def detach(self, slot: str = "d", **values: Any) -> None:
         self.ioctl(slot, "VFIO_DEVICE_DETACH_IOMMUFD_PT", DETACH, {"argsz": 16, **values})
 
@@ -414,13 +424,7 @@ def attaching(device: str | None) -> Episode:
         (0x10001, 1, 1), (0x10000, 0x800, 0), (0x10800, 0x800, 0x800), (0xFEE00000, PAGE, 0), (0xFEDFF000, 2 * PAGE, 0), (0x8000000000, PAGE, 0),
         (1 << 48, PAGE, 0), (2**64 - 2 * PAGE, PAGE, 0), (0xFD00000000, PAGE, 0), (0x10000, PAGE, HOLE_AT), (0x10000, PAGE, RO_AT),
     ):  # fmt: skip
-        space = make.ioas("space")
-        make.map(space, iova, size, at)
-        make.attach(space)
-        make.ranges(space)
-        make.detach()
-        make.unmap(space)
-        make.destroy(space)
+        make.attach_to_what_is_mapped(iova, size, at)
     make.attach(one)
     make.bind()
     make.step("open", **{"as": "g", "what": "iommufd"})

@@ -8,7 +8,8 @@ import mmap
 import os
 import resource
 import struct
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from random import Random
 
 import pytest
@@ -23,6 +24,18 @@ from pyvfio import mock
 from pyvfio._abi import ffi, lib
 
 EDU = "0000:00:03.0"
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_blanks_behind_a_device_s_name_are_nothing() -> None:
@@ -157,14 +170,8 @@ def test_where_no_descriptor_is_left_nothing_is_left_of_what_was_asked() -> None
     with pyvfio.Iommufd(kernel=kernel) as iommufd:
         call = ffi.new("struct iommu_fault_alloc *", {"size": ffi.sizeof("struct iommu_fault_alloc")})
         door = kernel.door(iommufd.fileno(), "iommufd")
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        lowest = os.dup(0)
-        os.close(lowest)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
-        try:
+        with no_descriptor_left():
             assert lib.pyvfio_ioctl(door, lib.IOMMU_FAULT_QUEUE_ALLOC, call) == -errno.EMFILE
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert not kernel.files[iommufd.fileno()].objects  # type: ignore[attr-defined]  # an iommufd's
 
 
@@ -343,13 +350,7 @@ def test_a_state_changes_though_no_descriptor_is_left_for_its_data() -> None:
     with pyvfio.open("vfio-mock.0", mode="type1v2", kernel=kernel) as device:
         call = ffi.new("uint32_t[4]", [16, lib.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | lib.VFIO_DEVICE_FEATURE_SET, lib.VFIO_DEVICE_STATE_STOP_COPY, 0x55])
         door = kernel.door(device.fileno(), "device")
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        lowest = os.dup(0)
-        os.close(lowest)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
-        try:
+        with no_descriptor_left():
             assert lib.pyvfio_ioctl(door, lib.VFIO_DEVICE_FEATURE, call) == -errno.EMFILE
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert call[3] == 0x55
         assert device.migration.state.name == "STOP_COPY"
