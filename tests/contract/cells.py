@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matrix import NEWEST, Cell, Matrix, Needs
+from kernel_log import kernel_log
+from matrix import IN_PROCESS, NEWEST, Cell, Matrix, Needs
 from tracing import TracingKernel
 
 RUN = pytest.StashKey["CellRun"]()
@@ -192,13 +193,17 @@ class CellRun:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
             report.outcome = "failed"
             report.longrepr = f"a test here says what it needs beforehand, and skips nothing: {reason}"
+        if report.failed and self.cell.kernel != IN_PROCESS:
+            # Such as a child that crashed, of which only the kernel tells.
+            report.sections.append(("Kernel log call", kernel_log()[-2000:]))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._durations[report.nodeid] = round(self._durations.get(report.nodeid, 0) + report.duration, 3)
         if report.failed:
             self._tests[report.nodeid] = "failed"
-            self._messages[report.nodeid] = report.longreprtext[-4000:]
+            told = "".join(f"\n--- {title}\n{text}" for title, text in report.sections)
+            self._messages[report.nodeid] = (report.longreprtext + told)[-6000:]
         elif report.when == "call":
             self._tests.setdefault(report.nodeid, "passed")
 

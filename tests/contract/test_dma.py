@@ -117,7 +117,8 @@ def test_pinned_memory_is_let_go_when_the_process_is_killed(address: str, mode: 
     with in_another_process(use) as program:
         os.close(writer)
         with open(reader, "rb") as told:
-            assert told.read(1) == b"x"
+            answer = told.read(1)
+        assert answer == b"x", f"the process ended with {program.join(10)}"
         # The counters are the machine's, and others' pages come and go in them.
         assert unevictable() - before >= 200
         program.kill()
