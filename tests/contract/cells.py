@@ -185,6 +185,7 @@ class CellRun:
 
     def traced(self, test: str, kernel: TracingKernel) -> None:
         self._trace.extend((test, *call) for call in kernel.calls)
+        kernel.calls.clear()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, Any, Any]:

@@ -83,12 +83,17 @@ def address(cell: Cell, machine: Kernel) -> Iterator[str]:
         yield found
 
 
+@pytest.fixture(scope="session")
+def tracing(machine: Kernel) -> TracingKernel:
+    """The kernel, which notes each request."""
+    return TracingKernel(machine)
+
+
 @pytest.fixture
-def kernel(request: pytest.FixtureRequest, machine: Kernel) -> Iterator[Any]:
+def kernel(request: pytest.FixtureRequest, tracing: TracingKernel) -> Iterator[Any]:
     """The kernel, which notes each request for scripts/matrix. Give it to everything that takes `kernel=`."""
-    kernel = TracingKernel(machine)
-    yield kernel
-    request.config.stash[RUN].traced(request.node.nodeid, kernel)
+    yield tracing
+    request.config.stash[RUN].traced(request.node.nodeid, tracing)
 
 
 @pytest.fixture
@@ -109,6 +114,15 @@ def device(bare_space: AddressSpace, address: str, cell: Cell) -> Device:
         return bare_space.attach(address)
     with pytest.warns(pyvfio.NoIommuWarning):
         return bare_space.attach(address, no_iommu=True)
+
+
+@pytest.fixture(scope="module")
+def kept(mode: str, address: str, tracing: Any, cell: Cell) -> Iterator[Device]:
+    """The same, but open as long as a module's tests run, which leave it as they found it: for a `device` of the module's own."""
+    import pyvfio
+
+    with pyvfio.address_space(mode, kernel=tracing) as space:
+        yield space.attach(address)
 
 
 @pytest.fixture

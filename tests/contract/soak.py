@@ -51,10 +51,10 @@ def one_round(address: str, mode: str, kernel: Kernel, buffer: DmaBuffer) -> Non
             device.regions[0].map()
 
 
-def rounds(address: str, mode: str, kernel: Kernel, count: int, stops: int) -> Iterator[Figures]:
-    """The figures when all is warm, and at each of `stops` equal parts of `count` rounds."""
+def rounds(address: str, mode: str, kernel: Kernel, count: int, stops: int, warm: int = 5) -> Iterator[Figures]:
+    """The figures when all is warm, after `warm` rounds, and at each of `stops` equal parts of `count` rounds."""
     buffer = DmaBuffer(16 * PAGE)
-    for _ in range(5):
+    for _ in range(warm):
         one_round(address, mode, kernel, buffer)
     yield figures(0)
     for done in range(1, count + 1):

@@ -96,14 +96,3 @@ def test_the_abilities_are_those_that_are_listed(device: Device, cell: Cell) -> 
     assert set(Matrix().abilities) - set(PROBES) == {"dma", "functions", "linux"}
     there = {ability for ability, probe in PROBES.items() if probe(device)}
     assert there == set(PROBES) - set(Matrix().absent(cell))
-
-
-def test_the_device_copies_memory(device: Device, dma: object) -> None:
-    space = device.address_space
-    mapping = space.map(DmaBuffer(0x4000), 0x20_0000)
-    view = mapping.buffer.view
-    view[:0x1800] = bytes(range(256)) * 24
-    dma.copy(0x20_2000, 0x20_0000, 0x1800)  # type: ignore[attr-defined]
-    assert view[0x2000:0x3800] == view[:0x1800]
-    assert not any(view[0x1800:0x2000])
-    assert not any(view[0x3800:])

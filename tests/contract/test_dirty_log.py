@@ -7,13 +7,11 @@ import mmap
 import os
 import random
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from drivers.vfio_mock import VALUES
+from processes import in_another_process
 from refused import refused
 
 import pyvfio
@@ -267,19 +265,20 @@ def test_a_device_that_cannot_log_says_so(device: Device) -> None:
 
 @pytest.mark.require("linux", "dirty_log")
 def test_a_process_killed_while_logging_leaves_the_device_usable(address: str, mode: str, kernel: Any) -> None:
-    code = (
-        "import sys, time, pyvfio\n"
-        f"device = pyvfio.open({address!r}, mode={mode!r})\n"
-        "mapping = device.address_space.alloc(1 << 20)\n"
-        "log = device.dirty_log([mapping.range])\n"
-        "print('logging', flush=True)\n"
-        "time.sleep(600)\n"
-    )
-    root = Path(__file__).parents[2]
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=root) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"logging\n"
-        os.kill(child.pid, signal.SIGKILL)
+    reader, writer = os.pipe()
+
+    def use() -> None:
+        device = pyvfio.open(address, mode=mode)
+        device.dirty_log([device.address_space.alloc(1 << 20).range])
+        os.write(writer, b"x")
+        signal.pause()
+
+    with in_another_process(use) as program:
+        os.close(writer)
+        with open(reader, "rb") as told:
+            answer = told.read(1)
+        assert answer == b"x", f"the process ended with {program.join(10)}"
+        assert program.kill() == -signal.SIGKILL
     with pyvfio.open(address, mode=mode, kernel=kernel) as device:
         mapping = device.address_space.alloc(1 << 20)
         with device.dirty_log([mapping.range]) as log:

@@ -33,10 +33,13 @@ def mapped(space: AddressSpace, iova: int, pages: int = 2) -> Any:
 
 
 def test_memory_is_copied_by_the_device(space: AddressSpace, dma: Dma) -> None:
-    mapping = mapped(space, 0x10_0000)
+    mapping = space.map(DmaBuffer(4 * PAGE), 0x10_0000)
     view = mapping.buffer.view
-    dma.copy(mapping.iova + PAGE, mapping.iova, PAGE)
-    assert view[PAGE:] == view[:PAGE]
+    view[:0x1800] = bytes(range(256)) * 24
+    dma.copy(mapping.iova + 0x2000, mapping.iova, 0x1800)
+    assert view[0x2000:0x3800] == view[:0x1800]
+    assert not any(view[0x1800:0x2000])
+    assert not any(view[0x3800:])
 
 
 def test_nothing_is_written_after_the_unmap(space: AddressSpace, dma: Dma, cell: Any, kernel: Any) -> None:

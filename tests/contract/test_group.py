@@ -29,7 +29,7 @@ def test_a_container_tells_its_version_and_extensions(bare_space: Container) -> 
     assert not bare_space.has_extension(999)
 
 
-@pytest.mark.only(mode=["type1v2", "type1"], device="edu")
+@pytest.mark.only(mode="type1v2", device="edu")
 def test_a_group_that_is_not_viable_names_the_members_in_the_way(
     other: Callable[[str], str], bare_space: Container
 ) -> None:

@@ -35,6 +35,8 @@ def test_a_device_alone_behind_a_port_is_hot_reset(other: Callable[[str], str], 
         assert bar.read32(0x00) == 0x010000ED
 
 
+# By groups, and by identifiers.
+@pytest.mark.only(device="edu", mode=["type1v2", "iommufd"])
 def test_the_devices_of_a_bus_are_listed_whoever_has_them(
     other: Callable[[str], str], bare_space: AddressSpace
 ) -> None:

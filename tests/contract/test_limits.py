@@ -9,10 +9,13 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from capabilities import without_capability
+from process import pinned
+
+import pyvfio
 
 if TYPE_CHECKING:
     from pyvfio.space import AddressSpace
@@ -59,6 +62,19 @@ def test_the_limit_on_locked_memory_is_named_with_what_is_used(space: AddressSpa
         assert any("ulimit -l" in note for note in caught.value.__notes__)
         assert space.alloc(256 << 10).mapped
     space.unmap_all()
+
+
+@pytest.mark.require("iommu")
+def test_a_device_is_opened_and_used_within_the_limit_on_locked_memory(address: str, mode: str, kernel: Any) -> None:
+    with locked_memory_limit(1 << 20), pyvfio.open(address, mode=mode, kernel=kernel) as device:
+        space = device.address_space
+        space.alloc(512 << 10)
+        before = pinned()
+        with pytest.raises(OSError, match="RLIMIT_MEMLOCK") as caught:
+            space.alloc(1 << 20)
+        assert caught.value.errno == errno.ENOMEM
+        assert pinned() == before
+        assert space.alloc(256 << 10).mapped
 
 
 @type1_edu

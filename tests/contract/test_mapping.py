@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import resource
 from array import array
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +13,6 @@ from process import pinned
 from raw_memory import RawMemory
 from refused import refused
 
-import pyvfio
 from pyvfio import DmaBuffer, IovaRange, IovaSet, Refused
 
 if TYPE_CHECKING:
@@ -24,6 +22,13 @@ if TYPE_CHECKING:
     from pyvfio.space import AddressSpace
 
 PAGE = 4096
+
+
+@pytest.fixture
+def device(kept: Device, kernel: Any) -> Iterator[Device]:
+    """One for all: it takes longer to open it than most of these tests take."""
+    yield kept
+    kept.address_space.unmap_all()
 
 
 def highest_page(space: AddressSpace) -> int:
@@ -254,46 +259,6 @@ def test_beyond_the_width_is_refused_and_the_width_named(space: AddressSpace) ->
 @pytest.mark.only(iommu="virtio")
 def test_a_64_bit_iommu_maps_near_the_top(space: AddressSpace) -> None:
     assert space.map(DmaBuffer(0x4000), 0xFFFF_FFFF_FEBE_0000).unmap() == 0x4000
-
-
-@pytest.mark.require("linux", "iommu")
-def test_the_limit_on_locked_memory_is_explained(mode: str, address: str) -> None:
-    # In a child, which gives up CAP_IPC_LOCK for good.
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            code = _map_above_memlock(mode, address)
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-def _map_above_memlock(mode: str, address: str) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    data = (ctypes.c_uint32 * 6)()
-    if libc.capget(header, data):
-        return 2
-    data[0] &= ~(1 << 14)  # effective, CAP_IPC_LOCK
-    if libc.capset(header, data):
-        return 3
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, 1 << 20))
-    with pyvfio.open(address, mode=mode) as device:
-        space = device.address_space
-        space.alloc(512 << 10)
-        before = pinned()
-        try:
-            space.alloc(1 << 20)
-        except OSError as error:
-            if error.errno != errno.ENOMEM or "RLIMIT_MEMLOCK" not in str(error):
-                return 4
-        else:
-            return 5
-        if pinned() != before:
-            return 6
-        space.alloc(256 << 10)
-    return 0
 
 
 def test_automatic_places_are_free_and_usable(space: AddressSpace) -> None:
