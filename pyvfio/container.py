@@ -12,6 +12,7 @@ from pyvfio.errors import BadReply, Closed, Refused, Unsupported
 from pyvfio.fd import Fd
 from pyvfio.group import Group
 from pyvfio.host.discovery import no_group_reason
+from pyvfio.host.nodes import find
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.kernel import Kernel
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
@@ -149,9 +150,10 @@ class Container(AddressSpace):
         from pyvfio.device import Device
 
         self._fd.check_open()
-        found = host.device(where, kernel=self._fd.kernel)
+        found = find(where, self._fd.kernel)
         if found.group is None:
-            raise Unsupported(no_group_reason(self._fd.kernel, found.address))
+            # Looked at again: it may have gone meanwhile, which is another error.
+            raise Unsupported(no_group_reason(self._fd.kernel, host.device(where, self._fd.kernel).address))
         if self._no_iommu != found.no_iommu and (no_iommu or self._no_iommu):
             has, taken = ("has no IOMMU", "noiommu") if found.no_iommu else ("has an IOMMU, or needs none", "type1v2")
             raise Unsupported(f"{found.address} {has}: mode {self.mode} does not take it, {taken} does")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pyvfio.errors import NoIommuWarning, Refused
 
 if TYPE_CHECKING:
-    from pyvfio.host import HostDevice
+    from pyvfio.host.nodes import Nodes
 
 _GIVEN_UP = (
     "no IOMMU stands between it and the host. Its DMA takes physical addresses and reaches all memory, the kernel's too: one wrong address "
@@ -17,7 +17,7 @@ _GIVEN_UP = (
 )
 
 
-def admit(found: HostDevice, *, allowed: bool) -> None:
+def admit(found: Nodes, *, allowed: bool) -> None:
     """Let a device without an IOMMU pass if the caller has asked for that, with a warning.
 
     :raises Refused: it has none, and the caller has not

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyvfio import host
 from pyvfio.errors import NO_IOMMUFD, Unsupported
+from pyvfio.host.nodes import find
 from pyvfio.kernel import default
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def open(
     """
     kernel = kernel or default()
     if mode is None and no_iommu:
-        found = host.device(where, kernel)
+        found = find(where, kernel)
         if found.no_iommu and found.cdev is None:
             mode = "noiommu"
     space = address_space(mode, kernel=kernel)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import re
 from typing import Any, NamedTuple
 
-from pyvfio.host.sysfs import attribute, checked_name, entries, link_name, number
+from pyvfio.host.nodes import Nodes, find, no_device, nodes_of, without_iommu
+from pyvfio.host.sysfs import attribute, entries, link_name, linked, number
 from pyvfio.kernel import Kernel, default
 
-_PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])", re.IGNORECASE)
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 # Bridges to PCI, CardBus, and semi-transparent ones: no VFIO driver takes their type of configuration header.
 _BRIDGES = (0x0604, 0x0607, 0x0609)
 
@@ -62,12 +58,8 @@ class HostDevice(NamedTuple):
 
     @property
     def no_iommu(self) -> bool:
-        """Whether VFIO serves it in no-IOMMU mode: the device can reach all memory.
-
-        The nodes' names tell. The group's own name does not: emulated devices' groups are called
-        `vfio-noiommu` too.
-        """
-        return any("noiommu-" in node for node in (self.group_path, self.cdev, self.vfio) if node)
+        """Whether VFIO serves it in no-IOMMU mode: the device can reach all memory."""
+        return without_iommu(self.group_path, self.cdev, self.vfio)
 
     @property
     def is_bridge(self) -> bool:
@@ -119,13 +111,10 @@ def devices(kernel: Kernel | None = None) -> list[HostDevice]:
     away meanwhile is left out.
     """
     kernel = kernel or default()
-    paths: set[str] = set()
-    for bus in ("pci", "mdev"):
-        root = f"/sys/bus/{bus}/devices"
-        paths.update(kernel.realpath(f"{root}/{name}") for name in entries(kernel, root))
-    for number_ in entries(kernel, "/sys/kernel/iommu_groups"):
-        root = f"/sys/kernel/iommu_groups/{number_}/devices"
-        paths.update(kernel.realpath(f"{root}/{name}") for name in entries(kernel, root))
+    roots = [f"/sys/bus/{bus}/devices" for bus in ("pci", "mdev")]
+    roots += [f"/sys/kernel/iommu_groups/{group}/devices" for group in entries(kernel, "/sys/kernel/iommu_groups")]
+    links = [f"{root}/{name}" for root in roots for name in entries(kernel, root)]
+    paths = {path for link in links if (path := linked(kernel, link)) is not None}
     for vfio in entries(kernel, "/sys/class/vfio-dev"):
         paths.add(kernel.realpath(f"/sys/class/vfio-dev/{vfio}/device"))
     found = [snapshot for path in paths if (snapshot := look(kernel, path)) and not snapshot.is_bridge]
@@ -141,67 +130,49 @@ def device(where: str, kernel: Kernel | None = None) -> HostDevice:
     :raises OSError: ENODEV, there is none; the text says which there are
     """
     kernel = kernel or default()
-    name = canonical(where)
-    buses = ["pci"] if _PCI.fullmatch(name) else entries(kernel, "/sys/bus")
-    found = []
-    for bus in buses:
-        path = f"/sys/bus/{bus}/devices/{name}"
-        if kernel.exists(path) and (snapshot := look(kernel, kernel.realpath(path))):
-            found.append(snapshot)
-    if not found:
-        raise OSError(errno.ENODEV, _nothing_called(kernel, name))
-    # Two buses may use one name; VFIO's is the one meant.
-    return max(found, key=lambda one: (one.vfio is not None, one.group is not None))
-
-
-def canonical(where: str) -> str:
-    """A device's name as sysfs spells it.
-
-    :raises ValueError: it cannot be a device's name
-    """
-    checked_name(where, "device")
-    if pci := _PCI.fullmatch(where):
-        return f"{pci[1] or '0000'}:{pci[2]}".lower()
-    return where.lower() if _UUID.fullmatch(where) else where
+    nodes = find(where, kernel)
+    if (found := _described(kernel, nodes)) is None:
+        raise no_device(kernel, nodes.address)
+    return found
 
 
 def look(kernel: Kernel, path: str) -> HostDevice | None:
     """The device at a path under /sys/devices; None if it is no device of a bus, or has gone."""
     bus = link_name(kernel, f"{path}/subsystem")
-    if bus is None:
-        return None
-    ids: dict[str, Any] = {}
-    if bus == "pci":
-        ids = {
+    return None if bus is None else _described(kernel, nodes_of(kernel, bus, path))
+
+
+def _described(kernel: Kernel, nodes: Nodes) -> HostDevice | None:
+    """A device with all that sysfs says of it; None if it has gone."""
+    path = nodes.path
+    pci: dict[str, Any] = {}
+    if nodes.bus == "pci":
+        pci = {
             "vendor": number(kernel, f"{path}/vendor"),
             "device": number(kernel, f"{path}/device"),
             "class_code": number(kernel, f"{path}/class"),
+            "physical_function": link_name(kernel, f"{path}/physfn"),
             "total_vfs": number(kernel, f"{path}/sriov_totalvfs"),
         }
-    group = link_name(kernel, f"{path}/iommu_group")
+        if pci["total_vfs"] is not None:
+            pci["virtual_functions"] = _virtual_functions(kernel, path)
     node = number(kernel, f"{path}/numa_node")
-    names = entries(kernel, path)
-    vfio = next(iter(entries(kernel, f"{path}/vfio-dev") if "vfio-dev" in names else []), None)
-    functions = sorted(int(name[6:]) for name in names if re.fullmatch(r"virtfn[0-9]+", name))
-    virtual = [link_name(kernel, f"{path}/virtfn{index}") for index in functions]
     found = HostDevice(
-        os.path.basename(path),
-        bus,
-        path,
-        **ids,
+        **nodes._asdict(),
+        **pci,
         driver=link_name(kernel, f"{path}/driver"),
-        group=None if group is None else int(group),
-        group_path=None if group is None else _group_path(kernel, group),
-        vfio=vfio,
-        cdev=_cdev(kernel, path, vfio),
         iommu=link_name(kernel, f"{path}/iommu"),
         numa_node=None if node is None or node < 0 else node,
-        physical_function=link_name(kernel, f"{path}/physfn"),
-        virtual_functions=tuple(name for name in virtual if name),
     )
     found = found._replace(driver_override=_override(kernel, found))
     # A device that went away while its files were read may look like one with little to tell.
     return found if kernel.exists(f"{path}/subsystem") else None
+
+
+def _virtual_functions(kernel: Kernel, path: str) -> tuple[str, ...]:
+    links = [name for name in entries(kernel, path) if name.startswith("virtfn")]
+    names = [link_name(kernel, f"{path}/{link}") for link in sorted(links, key=lambda link: int(link[6:]))]
+    return tuple(name for name in names if name is not None)
 
 
 def _override(kernel: Kernel, found: HostDevice) -> str | None:
@@ -212,20 +183,6 @@ def _override(kernel: Kernel, found: HostDevice) -> str | None:
         return None
     override = attribute(kernel, f"{found.path}/driver_override")
     return None if override in ("", "(null)") else override
-
-
-def _group_path(kernel: Kernel, group: str) -> str | None:
-    for node in (group, f"noiommu-{group}"):
-        if kernel.exists(f"/sys/class/vfio/{node}"):
-            return f"/dev/vfio/{node}"
-    return None
-
-
-def _cdev(kernel: Kernel, path: str, vfio: str | None) -> str | None:
-    # Without CONFIG_VFIO_DEVICE_CDEV the directory is there, with no device number in it.
-    if vfio is None or not kernel.exists(f"{path}/vfio-dev/{vfio}/dev"):
-        return None
-    return f"/dev/vfio/devices/{vfio}"
 
 
 def _names(kernel: Kernel) -> dict[str, dict[str, Any]]:
@@ -242,18 +199,3 @@ def _names(kernel: Kernel) -> dict[str, dict[str, Any]]:
         }
     except ImportError:  # pyudev's, where the host has no libudev
         return {}
-
-
-def _nothing_called(kernel: Kernel, name: str) -> str:
-    if _PCI.fullmatch(name):
-        there = entries(kernel, "/sys/bus/pci/devices")
-        near = [one for one in there if one.startswith(name[: name.rindex(":")])] or there
-        what = "PCI functions there"
-    else:
-        near = [
-            os.path.basename(kernel.realpath(f"/sys/class/vfio-dev/{one}/device"))
-            for one in entries(kernel, "/sys/class/vfio-dev")
-        ]
-        what = "bound to VFIO drivers"
-    shown = ", ".join(near[:8]) + (", ..." if len(near) > 8 else "") if near else "none"
-    return f"no device {name} on any bus; {what}: {shown}"

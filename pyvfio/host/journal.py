@@ -12,7 +12,8 @@ import os
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from pyvfio.host.discovery import HostDevice, canonical
+from pyvfio.host.discovery import HostDevice
+from pyvfio.host.nodes import canonical
 from pyvfio.host.sysfs import checked_name, entries
 from pyvfio.kernel import Kernel, default
 

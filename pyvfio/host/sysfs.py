@@ -40,8 +40,22 @@ def number(kernel: Kernel, path: str) -> int | None:
 
 def link_name(kernel: Kernel, path: str) -> str | None:
     """The last part of what a link points to; None where there is no link, or no longer."""
+    target = _target(kernel, path)
+    return None if target is None else os.path.basename(target)
+
+
+def linked(kernel: Kernel, path: str) -> str | None:
+    """The path that a link in a directory of sysfs leads to; None where there is no link, or no longer.
+
+    The links of buses, groups and classes lead to /sys/devices, where no directory is a link: one call, and the way is known.
+    """
+    target = _target(kernel, path)
+    return None if target is None else os.path.normpath(f"{os.path.dirname(path)}/{target}")
+
+
+def _target(kernel: Kernel, path: str) -> str | None:
     try:
-        return os.path.basename(kernel.readlink(path))
+        return kernel.readlink(path)
     except OSError as error:
         if error.errno in (*_VANISHED, errno.EINVAL):
             return None

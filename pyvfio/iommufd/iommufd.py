@@ -10,6 +10,7 @@ from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
 from pyvfio.errors import NO_IOMMUFD, Unsupported
 from pyvfio.fd import Fd
+from pyvfio.host.nodes import find
 from pyvfio.iommufd.object import address, call
 from pyvfio.kernel import Kernel
 from pyvfio.lifetime import Resource
@@ -85,10 +86,10 @@ class Iommufd(Resource):
 
         self._fd.check_open()
         uuid = None if vf_token is None else uuid_of(vf_token)
-        found = host.device(where, kernel=self._fd.kernel)
+        found = find(where, self._fd.kernel)
         if found.cdev is None:
             raise Unsupported(
-                found.advice
+                host.device(where, self._fd.kernel).advice
                 or f"{found.address} has no file under /dev/vfio/devices: this kernel opens devices by group only"
             )
         admit(found, allowed=no_iommu)

@@ -82,10 +82,9 @@ class FakeKernel(PythonKernel):
             return ["platform"]
         raise FileNotFoundError(errno.ENOENT, "not in the fake", path)
 
-    def realpath(self, path: str) -> str:
-        return SYSFS.get(path, path)
-
     def readlink(self, path: str) -> str:
+        if path in SYSFS:
+            return f"../../..{SYSFS[path].removeprefix('/sys')}"
         for name, group in GROUPS.items():
             if path == f"/sys/devices/platform/{name}/iommu_group":
                 return f"../../../kernel/iommu_groups/{group}"

@@ -16,6 +16,7 @@ import pytest
 from pyvfio import host
 from pyvfio.errors import BadReply, Closed, Unsupported
 from pyvfio.fd import Fd
+from pyvfio.host.nodes import find
 from pyvfio.host.uevents import Changes
 from pyvfio.iova import IovaRange
 from pyvfio.kernel import Kernel, LinuxKernel, SysfsDevice
@@ -206,6 +207,14 @@ class TestDiscovery:
         assert (edu.vfio, edu.cdev, edu.group_path) == ("vfio0", "/dev/vfio/devices/vfio0", "/dev/vfio/1")
         assert not edu.no_iommu
         assert edu.advice is None
+
+    def test_what_opens_a_device_looks_at_its_nodes_and_at_nothing_else(self, machine: FakeHost) -> None:
+        machine.attach("pci", EDU, "vfio-pci")
+        edu = host.device(EDU, machine)
+        read: list[str] = []
+        machine.before_read = machine.before_list = read.append
+        assert find(EDU, machine)._asdict().items() <= edu._asdict().items()
+        assert read == [f"/sys/bus/pci/devices/{EDU}", f"{PATH}{EDU}/iommu_group", f"{PATH}{EDU}/vfio-dev"]
 
     def test_a_kernel_without_device_nodes_shows_no_cdev(self, machine: FakeHost) -> None:
         machine.attach("pci", EDU, "vfio-pci")
