@@ -184,8 +184,7 @@ class CellRun:
         session.config.hook.pytest_deselected(items=out)
 
     def traced(self, test: str, kernel: TracingKernel) -> None:
-        self._trace.extend((test, *call) for call in kernel.calls)
-        kernel.calls.clear()
+        self._trace.extend((test, *call) for call in kernel.told())
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, Any, Any]:
