@@ -88,8 +88,7 @@ class Container(AddressSpace):
             self._no_iommu = self._type == lib.VFIO_NOIOMMU_IOMMU
             self._groups: dict[int, Group] = {}
             self._iommufd: Iommufd | None = None
-            self._usable: tuple[IovaSet | None] | None = None
-            self._sizes: int | None = None
+            self._told: IommuInfo | None = None
             version = self.api_version
             if version != lib.VFIO_API_VERSION:
                 raise BadReply(f"VFIO API version {version}; {lib.VFIO_API_VERSION} is the only one there is")
@@ -191,13 +190,13 @@ class Container(AddressSpace):
             group.close()
             raise
         self._groups[number] = group
-        self._usable = self._sizes = None
+        self._told = None
         return group
 
     def _drop_group(self, group: Group) -> None:
         self._groups.pop(group.number, None)
         group.close()
-        self._usable = self._sizes = None
+        self._told = None
         if not self._groups:
             # The last group takes the IOMMU with it.
             self._iommu_set = False
@@ -271,16 +270,19 @@ class Container(AddressSpace):
         """What the IOMMU can translate and nothing reserves, of all attached devices together, as VFIO_IOMMU_GET_INFO told at the last change of
         the devices (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, since Linux 5.4); None where the kernel does not tell.
         """
-        if self._usable is None:
-            self._usable = (self.info.iova_ranges,)
-        return self._usable[0]
+        return self._lasting.iova_ranges
 
     @property
     def page_sizes(self) -> int:
         """The sizes in bytes that the IOMMU maps, one bit each (VFIO_IOMMU_GET_INFO, `iova_pgsizes`)."""
-        if self._sizes is None:
-            self._sizes = self.info.page_sizes
-        return self._sizes
+        return self._lasting.page_sizes
+
+    @property
+    def _lasting(self) -> IommuInfo:
+        """The info, of which only what changes with the devices alone may be taken."""
+        if self._told is None:
+            self._told = self.info
+        return self._told
 
     # Unmapping, besides what every address space has.
 

@@ -16,7 +16,7 @@ from operator import index
 from typing import TYPE_CHECKING, NamedTuple, Self, overload
 
 from pyvfio._abi import ffi, lib
-from pyvfio._buffer import Buffer
+from pyvfio._buffer import Buffer, pinned
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer as AnyBuffer
@@ -151,9 +151,9 @@ class IovaSet(Buffer):
         self._pairs = memoryview(pairs).toreadonly()
         self._starts = self._pairs[0::2]
         self._lasts = self._pairs[1::2]
-        # The collector of CPython 3.11 to 3.13 may crash on a memoryview that C code keeps an export of.
-        with ffi.from_buffer(self._pairs) as exported:
-            self._export(self._pairs, int(ffi.cast("uintptr_t", exported)), len(self._starts), 2, True)
+        # Not by cffi: the collector of CPython 3.11 to 3.13 may crash on a memoryview that C code keeps an export of.
+        address, _, _ = pinned(self._pairs, False)
+        self._export(self._pairs, address, len(self._starts), 2, True)
 
     @property
     def array(self) -> memoryview:

@@ -227,38 +227,39 @@ class Region(Registers):
                 self.device._fd, error, "VFIO_DEVICE_IOEVENTFD", f"{self.name}, offset={offset:#x}, width={width}"
             )
 
+    # One access of the whole width: a register is not to be read in two halves.
+
     def _load(self, offset: int, width: int) -> int:
-        self._check_width(width)
-        self._check_access(offset, width, self.size)
-        return int.from_bytes(self._once("pread", offset, width), "little")
+        self._check_register(offset, width)
+        fd = self.device._fd
+        number = fd.fileno()
+        try:
+            data = fd.kernel.pread(number, width, self.info.offset + offset)
+        except OSError as error:
+            raise self._failed(error, "pread", offset, width) from None
+        if len(data) != width:
+            raise self._stopped("pread", offset, len(data), width)
+        return int.from_bytes(data, "little")
 
     def _store(self, offset: int, width: int, value: int) -> None:
-        self._check_width(width)
-        self._check_access(offset, width, self.size)
-        self._once("pwrite", offset, width, value.to_bytes(width, "little"))
-
-    def _once(self, call: str, offset: int, width: int, data: bytes = b"") -> bytes:
-        """One access of the whole width: a register is not to be read in two halves."""
+        self._check_register(offset, width)
+        data = value.to_bytes(width, "little")
         fd = self.device._fd
-        number, at = fd.fileno(), self.info.offset + offset
+        number = fd.fileno()
         try:
-            if call == "pread":
-                data = fd.kernel.pread(number, width, at)
-                count = len(data)
-            else:
-                count = fd.kernel.pwrite(number, data, at)
+            count = fd.kernel.pwrite(number, data, self.info.offset + offset)
         except OSError as error:
-            raise self._failed(error, call, offset, width) from None
+            raise self._failed(error, "pwrite", offset, width) from None
         if count != width:
-            raise self._stopped(call, offset, count, width)
-        return data
+            raise self._stopped("pwrite", offset, count, width)
 
-    def _check_width(self, width: int) -> None:
+    def _check_register(self, offset: int, width: int) -> None:
         if width == 8 and self.device.info.is_pci:
             raise Unsupported(
                 f"{self!r}: vfio-pci may split a 64-bit access in two; map() the region for one that is not, "
                 "or use two accesses of 32 bits"
             )
+        self._check_access(offset, width, self.size)
 
     def _check_range(self, verb: str, offset: int, size: int, possible: bool) -> None:
         if not possible:

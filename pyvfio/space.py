@@ -34,9 +34,8 @@ _EINTR = errno.EINTR
 _ERRORS = 2**64 - 4095
 #: behind the last IOVA
 _END = 2**64
-#: Automatic placement leaves this much free at the bottom, so that a device that follows a null pointer faults.
-_LOWEST = 1 << 16
-_WHOLE = IovaRange(0, 2**64 - 1)
+#: Automatic placement leaves 64 KiB free at the bottom, so that a device that follows a null pointer faults.
+_PLACES = IovaSet([IovaRange(1 << 16, 2**64 - 1)])
 
 
 class Mapping:
@@ -454,17 +453,16 @@ class AddressSpace(Resource):
 
     def _place(self, size: int, *, fresh: bool) -> int:
         """A free and usable IOVA; from the gap that is being filled, else from a new one."""
-        alignment = max(self.page_sizes & -self.page_sizes, PAGE_SIZE)
+        sizes = self.page_sizes
+        alignment = max(sizes & -sizes, PAGE_SIZE)
         for large in (1 << 21, 1 << 30):
             # As far as the IOMMU can use a large page there, let it.
-            if size >= large and self.page_sizes & large:
+            if size >= large and sizes & large:
                 alignment = large
         iova = -(-self._gap.start // alignment) * alignment
         if fresh or iova + size - 1 > self._gap.last:
             usable = self.iova_ranges
-            if usable is None:
-                usable = IovaSet([_WHOLE])
-            free = (usable - self.mapped_ranges) & IovaSet([IovaRange(_LOWEST, _WHOLE.last)])
+            free = (_PLACES if usable is None else usable & _PLACES) - self.mapped_ranges
             for gap in free:
                 iova = -(-gap.start // alignment) * alignment
                 if iova + size - 1 <= gap.last:
