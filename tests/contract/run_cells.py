@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-# Hypothesis would be imported at the end for nothing, which takes half a minute under emulation.
-OPTIONS = ("-q", "--no-header", "--tb=short", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
+# Hypothesis would be imported at the end for nothing, which takes half a minute under emulation; no test logs anything.
+OPTIONS = ("-q", "--no-header", "--tb=short", "-p", "no:hypothesispytest", "-p", "no:cacheprovider", "-p", "no:logging")
 
 
 def main() -> int:
