@@ -257,7 +257,7 @@ def test_several_devices_log_together_or_none_does(
         assert (logger["LOG_ACTIVE"], second["LOG_ACTIVE"]) == (0, 0)
 
 
-@pytest.mark.require("pci")
+@pytest.mark.require("functions", "pci")
 def test_a_device_that_cannot_log_says_so(device: Device) -> None:
     with pytest.raises(Unsupported, match="cannot log DMA"):
         device.dirty_log([IovaRange.of(BASE, PAGE)])

@@ -29,7 +29,7 @@ LIVENESS = 0x04  # an edu register that reads as the inverse of what was written
 # --- which there are --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.require("pci", "linux")
+@pytest.mark.require("functions", "pci", "linux")
 def test_the_features_of_vfio_pci(device: Device, cell: Cell) -> None:
     expected = ["LOW_POWER_ENTRY", "LOW_POWER_ENTRY_WITH_WAKEUP", "LOW_POWER_EXIT"]
     if "dma_buf" not in Matrix().absent(cell):
@@ -56,6 +56,7 @@ def test_the_features_of_a_device_that_is_not_pci(device: Device) -> None:
         device.regions[1].dma_buf()
 
 
+@pytest.mark.require("functions")
 def test_what_s390_alone_has_is_refused_clearly(device: Device) -> None:
     with pytest.raises(Unsupported, match="s390"):
         device.zpci_error()
@@ -63,7 +64,7 @@ def test_what_s390_alone_has_is_refused_clearly(device: Device) -> None:
         device.features.get(lib.VFIO_DEVICE_FEATURE_ZPCI_ERROR, "struct vfio_device_feature_zpci_err")
 
 
-@pytest.mark.require("pci")
+@pytest.mark.require("functions", "pci")
 def test_bus_master_is_switched_by_one_method_on_any_bus(device: Device) -> None:
     device.set_bus_master(True)
     assert device.config.bus_master

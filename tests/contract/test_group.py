@@ -73,7 +73,7 @@ def test_a_group_leaves_its_container_when_its_device_is_closed(
     assert caught.value.errno == errno.EINVAL
 
 
-@pytest.mark.only(mode=BY_GROUP)
+@pytest.mark.only(mode="type1v2")
 def test_a_device_that_is_not_in_the_group_is_not_opened(device: Device) -> None:
     assert device.group is not None
     with pytest.raises(OSError, match="0000:ff:1f") as caught:
@@ -94,7 +94,7 @@ def test_a_container_closes_its_devices_before_itself(address: str, mode: str, k
         space.unmap(0, PAGE)
 
 
-@pytest.mark.only(mode=BY_GROUP)
+@pytest.mark.only(mode="type1v2")
 def test_after_a_fork_only_closing_works(device: Device, space: AddressSpace) -> None:
     child = os.fork()
     if child == 0:
