@@ -99,8 +99,14 @@ class Matrix:
         return dict(self._data.get("unreached", {}))
 
     def iommus(self, kernel: str) -> list[str]:
-        """The machines to boot with a kernel of the file."""
+        """The IOMMUs of a kernel of the file."""
         return list(dict.fromkeys(iommu for block in self._data["kernels"][kernel] for iommu in block["iommus"]))
+
+    def machines(self, kernel: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The machines to boot with a kernel of the file: IOMMU, and the devices of its cells if they are not all."""
+        for iommu in self.iommus(kernel):
+            split = next((one for one in self._data.get("several_machines", ()) if (one["iommu"], one["kernel"]) == (iommu, kernel)), None)
+            yield from ((iommu, tuple(devices)) for devices in (split["devices"] if split else [()]))
 
     def cells(self, iommu: str, kernel: str) -> Iterator[Cell]:
         """The cells of one machine, `kernel` as in the file. Those of one device follow each other."""

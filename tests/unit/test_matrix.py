@@ -78,12 +78,15 @@ def script() -> Any:
 
 
 @pytest.mark.parametrize("choice", [[], ["--newest"]])
-def test_the_machines_are_those_of_the_newest_kernel_and_then_of_older_ones(choice: list[str]) -> None:
+def test_the_machines_have_each_cell_once_those_of_the_newest_kernel_first(choice: list[str]) -> None:
     command = [sys.executable, ROOT / "scripts" / "matrix", "--machines", *choice]
-    machines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    newest = [f"{iommu} newest" for iommu in Matrix().iommus("newest")]
-    assert machines[: len(newest)] == newest
-    assert ("intel 6.1" in machines) == ("intel 6.12" in machines) == (not choice)
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    machines = [(words[0], words[1], words[2:]) for words in map(str.split, lines)]
+    kernels = list(dict.fromkeys(kernel for _, kernel, _ in machines))
+    assert kernels == (["newest"] if choice else ["newest", "6.1", "6.12"])
+    matrix = Matrix()
+    run = [cell for iommu, kernel, devices in machines for cell in matrix.cells(iommu, kernel) if cell.device in (devices or [cell.device])]
+    assert sorted(run) == sorted(cell for kernel in kernels for iommu in matrix.iommus(kernel) for cell in matrix.cells(iommu, kernel))
 
 
 def test_the_newest_kernel_is_the_newest_that_ran_and_none_that_has_a_name() -> None:
