@@ -13,7 +13,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pyvfio._abi import ffi, lib
@@ -28,7 +28,7 @@ class SysfsDevice(NamedTuple):
     subsystem: str
     name: str
     path: str
-    properties: dict[str, str]
+    properties: Mapping[str, str]
 
 
 class UdevMonitor:
@@ -197,14 +197,27 @@ class Kernel:
 
     def udev_devices(self, **match: str) -> Iterator[SysfsDevice]:
         """Devices by udev's enumeration; `match` as for pyudev (`subsystem="pci"`)."""
-        import pyudev
-
-        for device in pyudev.Context().list_devices(**match):
-            yield SysfsDevice(device.subsystem or "", device.sys_name, device.sys_path, dict(device.properties))
+        for device in _udev().list_devices(**match):
+            yield SysfsDevice(device.subsystem or "", device.sys_name, device.sys_path, device.properties)
 
     def udev_monitor(self) -> UdevMonitor:
         """The changes to devices from now on."""
         return UdevMonitor()
+
+
+_contexts: dict[int, Any] = {}
+
+
+def _udev() -> Any:
+    """This thread's context of libudev: threads cannot share one, and to make one takes a process that looks for the library."""
+    from threading import get_ident
+
+    import pyudev
+
+    thread = get_ident()
+    if thread not in _contexts:
+        _contexts[thread] = pyudev.Context()
+    return _contexts[thread]
 
 
 class LinuxKernel(Kernel):
