@@ -159,7 +159,7 @@ class Kernel:
 
     def read_file(self, path: str) -> bytes:
         """A whole file."""
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             return file.read()
 
     def write_file(self, path: str, data: bytes) -> None:

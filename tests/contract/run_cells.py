@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-# Hypothesis would be imported at the end for nothing, which takes half a minute under emulation; no test logs anything.
-OPTIONS = ("-q", "--no-header", "--tb=short", "-p", "no:hypothesispytest", "-p", "no:cacheprovider", "-p", "no:logging")
+# Hypothesis would be imported at the end for nothing, which takes half a minute under emulation; no test logs anything; and each file is
+# asked twice whether it is a virtual environment, by a call that the host answers.
+OPTIONS = (
+    "-q", "--no-header", "--tb=short", "-p", "no:hypothesispytest", "-p", "no:cacheprovider", "-p", "no:logging", "--collect-in-virtualenv",
+)  # fmt: skip
 
 
 def main() -> int:
