@@ -1,82 +1,91 @@
 """Faults planted in the mock, one at a time, to see whether the recorded episodes find them.
 
-`python tests/differential/mutations.py NUMBER RECORD ...` plants one, and prints the first disagreement that it makes.
+`python tests/differential/mutations.py [NUMBER ...]` plants each, or these, and tells which step of what is recorded the mock then
+answers wrongly; `none` plants nothing.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from steps import load
 
-ROOT = Path(__file__).parents[2] / "pyvfio" / "mock"
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1] / "pyvfio" / "mock"
 
 
 class Mutation(NamedTuple):
-    """In a file below pyvfio/mock, `old`, which is there once, becomes `new`."""
+    """In a file below pyvfio/mock, `old`, which is there once, becomes `new`.
+
+    :ivar subject: with `episode`, where it was found last: what is looked at first. All the rest is, if it is not found there
+    """
 
     file: str
     old: str
     new: str
+    subject: str
+    episode: int
 
 
 MUTATIONS = (
     # An errno.
-    Mutation("type1/iommu.py", "            raise Errno(errno.EEXIST)", "            raise Errno(errno.EBUSY)"),
-    Mutation("type1/iommu.py", "            raise Errno(errno.ENOENT)", "            raise Errno(errno.EINVAL)"),
-    Mutation("type1/tracking.py", "            raise Errno(errno.EOVERFLOW)", "            raise Errno(errno.EINVAL)"),
-    Mutation("group.py", "            raise Errno(errno.EBADFD)", "            raise Errno(errno.EBADF)"),
+    Mutation("type1/iommu.py", "            raise Errno(errno.EEXIST)", "            raise Errno(errno.EBUSY)", "type1", 0),
+    Mutation("type1/iommu.py", "            raise Errno(errno.ENOENT)", "            raise Errno(errno.EINVAL)", "type1", 5),
+    Mutation("type1/tracking.py", "            raise Errno(errno.EOVERFLOW)", "            raise Errno(errno.EINVAL)", "type1", 2),
+    Mutation("group.py", "            raise Errno(errno.EBADFD)", "            raise Errno(errno.EBADF)", "systematic", 22),
     # One off, at the end of a range.
-    Mutation("type1/iommu.py", "        last = iova + size - 1\n        if last > _U64 or", "        last = iova + size\n        if last > _U64 or"),
-    Mutation("type1/usable.py", "range_.start <= iova and last <= range_.last", "range_.start <= iova and last < range_.last"),
-    Mutation("mappings.py", "return item if iova <= item.last else None", "return item if iova < item.last else None"),
-    Mutation("mappings.py", "following = item.last + 1", "following = item.last + 4097"),
-    Mutation("type1/space.py", "(offset + count - 1) // self._iommu.granule", "(offset + count) // self._iommu.granule"),
-    Mutation("memlock.py", "self.pages + pages > self.limit", "self.pages + pages >= self.limit"),
+    Mutation("type1/iommu.py", "        last = iova + size - 1\n        if last > _U64 or", "        last = iova + size\n        if last > _U64 or", "type1", 0),
+    Mutation("type1/usable.py", "range_.start <= iova and last <= range_.last", "range_.start <= iova and last < range_.last", "type1", 8),
+    Mutation("mappings.py", "return item if iova <= item.last else None", "return item if iova < item.last else None", "iommufd", 1),
+    Mutation("mappings.py", "following = item.last + 1", "following = item.last + 4097", "type1", 18),
+    Mutation("type1/space.py", "(offset + count - 1) // self._iommu.granule", "(offset + count) // self._iommu.granule", "type1", 43),
+    Mutation("memlock.py", "self.pages + pages > self.limit", "self.pages + pages >= self.limit", "type1", 84),
     # A bit that is not cleared, or too many.
-    Mutation("type1/tracking.py", "            dirty.clear()\n", ""),
-    Mutation("type1/dirty.py", "            left[whole] &= _WORD << rest", "            del left[whole]"),
-    Mutation("type1/dirty.py", "            if before:\n", "            if False:\n"),
-    Mutation("type1/tracking.py", "        if mapping.pinned:\n            mapping.dirty.mark_all()\n", ""),
-    Mutation("type1/tracking.py", "            self._mark_pins(mapping, dirty)\n", ""),
+    Mutation("type1/tracking.py", "            dirty.clear()\n", "", "type1", 0),
+    Mutation("type1/dirty.py", "            left[whole] &= _WORD << rest", "            del left[whole]", "type1", 0),
+    Mutation("type1/dirty.py", "            if before:\n", "            if False:\n", "type1", 0),
+    Mutation("type1/tracking.py", "        if mapping.pinned:\n            mapping.dirty.mark_all()\n", "", "type1", 27),
+    Mutation("type1/tracking.py", "            self._mark_pins(mapping, dirty)\n", "", "type1", 83),
     # A flag that is ignored.
-    Mutation("type1/iommu.py", "if invalidates and self.emulated:", "if False:"),
-    Mutation("type1/iommu.py", "if self.v2 and not everything:", "if not everything:"),
-    Mutation("type1/space.py", "self._mapping(iova, READ | WRITE)\n", "self._mapping(iova, WRITE)\n"),
-    Mutation("type1/iommu.py", "bool(prot) == bool(updates) or", "not prot and not updates or"),
+    Mutation("type1/iommu.py", "if invalidates and self.emulated:", "if False:", "type1", 2),
+    Mutation("type1/iommu.py", "if self.v2 and not everything:", "if not everything:", "type1", 3),
+    Mutation("type1/space.py", "self._mapping(iova, READ | WRITE)\n", "self._mapping(iova, WRITE)\n", "type1", 21),
+    Mutation("type1/iommu.py", "bool(prot) == bool(updates) or", "not prot and not updates or", "type1", 1),
     # What is forgotten.
-    Mutation("type1/iommu.py", "            self.available += 1\n", ""),
-    Mutation("type1/iommu.py", "            mapping.unpin(self.locked, self.page)\n            self.mappings.remove", "            self.mappings.remove"),
-    Mutation("type1/usable.py", "if groups else _WHOLE", ""),
-    Mutation("group.py", "        if self.users and not self.container.lets_go:", "        if False:"),
+    Mutation("type1/iommu.py", "            self.available += 1\n", "", "type1", 1),
+    Mutation("type1/iommu.py", "            mapping.unpin(self.locked, self.page)\n            self.mappings.remove", "            self.mappings.remove", "type1", 69),
+    Mutation("type1/usable.py", "if groups else _WHOLE", "", "type1", 2),
+    Mutation("group.py", "        if self.users and not self.container.lets_go:", "        if False:", "type1", 11),
     # A case too many.
-    Mutation("type1/iommu.py", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL):", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL, lib.VFIO_UPDATE_VADDR):"),
+    Mutation("type1/iommu.py", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL):", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL, lib.VFIO_UPDATE_VADDR):", "type1", 7),
     # In what only other subjects reach.
-    Mutation("log.py", "                self._words[word] = held ^ taken", "                self._words[word] = held"),
-    Mutation("feature.py", "        if start + length > LARGEST:", "        if start + length - 1 > LARGEST:"),
-    Mutation("pci_irq.py", "        if index == INTX and (what.start or what.count != 1):\n            raise Errno(errno.EINVAL)\n", ""),
-    Mutation("config.py", "self.data[at] & ~mask | byte & mask", "self.data[at] & ~mask | byte"),
-    Mutation("pci_region.py", "            if offset + size > self.config.size:", "            if offset + size >= self.config.size:"),
-    Mutation("dma_buf.py", "        if area.offset + area.size > device", "        if area.offset + area.size >= device"),
-    Mutation("ioeventfd.py", "len(self._set) >= _MOST", "len(self._set) > _MOST"),
-    Mutation("power.py", "            self._eventfd.signal()\n", ""),
-    Mutation("vfio_mock/migration.py", "session.error is not None or not session.whole or", "session.error is not None or"),
-    Mutation("iommufd/rw.py", "        if not area.prot & prot:\n            raise Errno(errno.EPERM)\n", ""),
-    Mutation("iommufd/iopt.py", "        if sum(length for _, _, length in found) != size:\n            raise Errno(errno.ENOENT)\n", ""),
-    Mutation("iommufd/ioas.py", "        if ctx.objects:\n            raise Errno(errno.EBUSY)\n", ""),
-    Mutation("iommufd/domain.py", "                pages.difference_update(found)", "                pass"),
-    Mutation("iommufd/fault_queue.py", "            self.answers.append((self.pending.pop(cookie), code))", "            self.answers.append((self.pending[cookie], code))"),
-    Mutation("iommufd/event_queue.py", "& 0x7FFFFFFF\n", "& 0x7FFFFFFE\n"),
-    Mutation("host.py", "        if ids in driver.ids:\n            raise Errno(errno.EEXIST)\n", ""),
+    Mutation("log.py", "                self._words[word] = held ^ taken", "                self._words[word] = held", "devices", 3),
+    Mutation("feature.py", "        if start + length > LARGEST:", "        if start + length - 1 > LARGEST:", "devices", 17),
+    Mutation("pci_irq.py", "        if index == INTX and (what.start or what.count != 1):\n            raise Errno(errno.EINVAL)\n", "", "systematic", 45),
+    Mutation("config.py", "self.data[at] & ~mask | byte & mask", "self.data[at] & ~mask | byte", "devices", 2),
+    Mutation("pci_region.py", "            if offset + size > self.config.size:", "            if offset + size >= self.config.size:", "systematic", 51),
+    Mutation("dma_buf.py", "        if area.offset + area.size > device", "        if area.offset + area.size >= device", "systematic", 39),
+    Mutation("ioeventfd.py", "len(self._set) >= _MOST", "len(self._set) > _MOST", "systematic", 36),
+    Mutation("power.py", "            self._eventfd.signal()\n", "", "systematic", 35),
+    Mutation("vfio_mock/migration.py", "session.error is not None or not session.whole or", "session.error is not None or", "systematic", 62),
+    Mutation("iommufd/rw.py", "        if not area.prot & prot:\n            raise Errno(errno.EPERM)\n", "", "iommufd", 46),
+    Mutation("iommufd/iopt.py", "        if sum(length for _, _, length in found) != size:\n            raise Errno(errno.ENOENT)\n", "", "iommufd", 3),
+    Mutation("iommufd/ioas.py", "        if ctx.objects:\n            raise Errno(errno.EBUSY)\n", "", "iommufd", 7),
+    Mutation("iommufd/domain.py", "                pages.difference_update(found)", "                pass", "selftest", 80),
+    Mutation("iommufd/fault_queue.py", "            self.answers.append((self.pending.pop(cookie), code))", "            self.answers.append((self.pending[cookie], code))", "selftest", 22),
+    Mutation("iommufd/event_queue.py", "& 0x7FFFFFFF\n", "& 0x7FFFFFFE\n", "selftest", 37),
+    Mutation("host.py", "        if ids in driver.ids:\n            raise Errno(errno.EEXIST)\n", "", "systematic", 68),
 )  # fmt: skip
 
 
@@ -109,22 +118,60 @@ class Planter(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_file_location(fullname, self._path, loader=loader)
 
 
-def main() -> None:
-    number, *records = sys.argv[1:]
-    if number != "none":
-        sys.meta_path.insert(0, Planter(MUTATIONS[int(number)]))
-    import replay
-    from compare import Disagreement, differ
+class Place(NamedTuple):
+    """An episode of a recorded file."""
 
-    for file in records:
-        record = load(Path(file))
-        with replay.on_mock(record["devices"], record["profile"]) as replayer:
-            for index, (episode, answers) in enumerate(zip(record["episodes"], record["answers"], strict=True)):
-                for at, (step, expected, got) in enumerate(zip(episode, answers, replayer.episode(episode), strict=True)):
-                    if differ(step, expected, got):
-                        print(Disagreement(index, at, step, expected, got))
-                        return
-    print("no disagreement")
+    subject: str
+    episode: int
+
+
+def found(records: dict[str, Any], first: Iterable[Place]) -> str:
+    """The first step that the mock answers otherwise than the kernel did: in these episodes, each on a mock of its own, or else in all."""
+    whole = [(subject, range(len(record["episodes"]))) for subject, record in records.items()]
+    # After something was recorded anew there need be no such episode.
+    known = [(subject, range(episode, episode + 1)) for subject, episode in first if episode < len(records[subject]["episodes"])]
+    for subject, episodes in (*known, *whole):
+        if place := _found(records[subject], episodes):
+            return f"{subject}, {place}"
+        # An episode counts descriptors: none may be left of the mock before.
+        gc.collect()
+    return "no disagreement"
+
+
+def _found(record: dict[str, Any], episodes: range) -> str | None:
+    import replay
+    from compare import differ
+
+    with replay.on_mock(record["devices"], record["profile"]) as replayer:
+        for episode in episodes:
+            steps, answers = record["episodes"][episode], record["answers"][episode]
+            for at, (step, expected, got) in enumerate(zip(steps, answers, replayer.episode(steps), strict=True)):
+                if differ(step, expected, got):
+                    return f"episode {episode}, step {at}"
+    return None
+
+
+def main() -> None:
+    numbers = sys.argv[1:] or list(map(str, range(len(MUTATIONS))))
+    # All but the mock is there before the fork.
+    import replay  # noqa: F401
+
+    records = {file.name.split(".")[0].partition("-")[2]: load(file) for file in sorted((HERE / "recorded").glob("*.json.gz"))}
+    gc.freeze()
+    places = {number: Place(mutation.subject, mutation.episode) for number, mutation in enumerate(MUTATIONS)}
+    for number in numbers:
+        child = os.fork()
+        if child == 0:
+            if number == "none":
+                outcome = found(records, sorted(set(places.values())))
+            else:
+                sys.meta_path.insert(0, Planter(MUTATIONS[int(number)]))
+                outcome = found(records, [places[int(number)]])
+            print(f"{number}: {outcome}", flush=True)
+            # Threads of the mock's need not end.
+            os._exit(0)
+        if code := os.waitpid(child, 0)[1]:
+            sys.exit(f"{number}: ended with {os.waitstatus_to_exitcode(code)}")
 
 
 if __name__ == "__main__":
