@@ -84,14 +84,17 @@ def first_page_of(disk: Path) -> bytes:
 @contextlib.contextmanager
 def opened_elsewhere(address: str, seconds: float) -> Iterator[int]:
     """Another process has the device open for some seconds, or until the end: by its own node, else by its group."""
-    code = f"import pyvfio, time; device = pyvfio.open({address!r}); print('open', flush=True); time.sleep({seconds})"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"open\n"
-        try:
-            yield other.pid
-        finally:
-            other.kill()
+    reader, writer = os.pipe()
+
+    def hold() -> None:
+        with pyvfio.open(address):
+            os.write(writer, b"open")
+            time.sleep(seconds)
+
+    with open(reader, "rb", buffering=0) as told, in_another_process(hold) as other:
+        os.close(writer)
+        assert told.read(4) == b"open"
+        yield other.pid
 
 
 @behind_each_iommu
