@@ -7,8 +7,9 @@ import os
 from typing import NamedTuple
 
 from pyvfio.errors import BadReply
-from pyvfio.host.discovery import device, no_group_reason
-from pyvfio.host.sysfs import attribute, entries, link_name
+from pyvfio.host.discovery import no_group_reason
+from pyvfio.host.nodes import find
+from pyvfio.host.sysfs import attribute, entries, link_name, linked
 from pyvfio.iova import IovaRange
 from pyvfio.kernel import Kernel, default
 
@@ -111,7 +112,7 @@ def reserved_regions(where: int | str, kernel: Kernel | None = None) -> list[Res
 
 def _root(kernel: Kernel, where: int | str) -> str:
     if not isinstance(where, int):
-        found = device(where, kernel)
+        found = find(where, kernel)
         if found.group is None:
             raise OSError(errno.ENODEV, no_group_reason(kernel, found.address))
         where = found.group
@@ -125,8 +126,8 @@ def _members(kernel: Kernel, root: str) -> dict[str, str | None]:
     members = {}
     for name in entries(kernel, f"{root}/devices"):
         # The link's own name gets a suffix where two buses use the same.
-        path = kernel.realpath(f"{root}/devices/{name}")
-        members[os.path.basename(path)] = link_name(kernel, f"{path}/driver")
+        if (path := linked(kernel, f"{root}/devices/{name}")) is not None:
+            members[os.path.basename(path)] = link_name(kernel, f"{path}/driver")
     return members
 
 
