@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,11 +162,8 @@ class Declarations:
 
     def _is_number(self, text: str) -> bool:
         """Whether the compiler can work out what a macro expands to: it is no type or piece of syntax."""
-        try:
-            tree = CParser().parse(f"int value = {text};")
-        except ParseError:
-            return False
-        return len(tree.ext) == 1 and all(name in self.enumerators for name in _names(tree))
+        names = _names_in(text)
+        return names is not None and names <= set(self.enumerators)
 
     def _read_types(self) -> None:
         for node in CParser().parse(self._preprocess(self.source, *PLAIN_C)):
@@ -294,6 +292,16 @@ static void bits(const char *type, const char *name, const unsigned char *byte, 
 
 def _type_name(node: c_ast.Node) -> str:
     return f"{type(node).__name__.lower()} {node.name or ''}".rstrip()
+
+
+@cache
+def _names_in(expression: str) -> frozenset[str] | None:
+    """The names in what may be an expression; None if it is none."""
+    try:
+        tree = CParser().parse(f"int value = {expression};")
+    except ParseError:
+        return None
+    return frozenset(_names(tree)) if len(tree.ext) == 1 else None
 
 
 def _names(node: c_ast.Node) -> Iterator[str]:

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,8 @@ class Site(NamedTuple):
     name: str
 
 
-def sites() -> list[Site]:
+@cache
+def sites() -> tuple[Site, ...]:
     """All of them."""
     found: list[Site] = []
     for path in sorted(ROOT.rglob("*.py")):
@@ -36,7 +38,7 @@ def sites() -> list[Site]:
         counts[site.name] += 1
         if counts[site.name] > 1:
             found[index] = site._replace(name=f"{site.name} {counts[site.name]}")
-    return found
+    return tuple(found)
 
 
 def _visit(node: ast.AST, file: str, where: str, found: list[Site]) -> None:
@@ -58,12 +60,13 @@ def noted() -> Iterator[set[tuple[str, int]]]:
 
     places: set[tuple[str, int]] = set()
     original = Errno.__init__
+    root = f"{ROOT}/"
 
     def init(self: Any, number: int) -> None:
         frame = sys._getframe(1)
-        path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT):
-            places.add((str(path.relative_to(ROOT)), frame.f_lineno))
+        path = frame.f_code.co_filename
+        if path.startswith(root):
+            places.add((path.removeprefix(root), frame.f_lineno))
         original(self, number)
 
     Errno.__init__ = init  # type: ignore[method-assign]
