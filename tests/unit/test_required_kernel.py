@@ -25,7 +25,9 @@ def test_fails_as_known(): assert False
 
 
 def summary(suite: Path, **environment: str) -> str:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", "-c", os.devnull]
+    # Hypothesis would be imported at the end for nothing.
+    without = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", *without, "-c", os.devnull]
     path = {"PYTHONPATH": str(TESTS), **environment}
     kept = {name: value for name, value in os.environ.items() if name != "PYVFIO_REQUIRE"}
     result = subprocess.run([*command, suite], env=kept | path, capture_output=True, text=True, check=False)
