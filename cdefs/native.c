@@ -126,6 +126,16 @@ int pyvfio_map_many(const pyvfio_space *space, const uint64_t *rows, size_t coun
 	return result < 0 ? result : 0;
 }
 
+size_t pyvfio_row_at_the_end(const uint64_t *rows, size_t count)
+{
+	size_t at;
+
+	for (at = 0; at < count; at++)
+		if (rows[3 * at + 2] && rows[3 * at + 1] + rows[3 * at + 2] == 0)
+			break;
+	return at;
+}
+
 int pyvfio_unmap_many(const pyvfio_space *space, const uint64_t *rows, size_t count, size_t *done, uint64_t *bytes)
 {
 	union unmap_request unmap;

@@ -36,6 +36,8 @@ uint64_t pyvfio_unmap(const pyvfio_space *space, uint64_t iova, uint64_t size);
  * index of the row that failed; the caller decides what becomes of the rows before it. `bytes` adds up what was unmapped. */
 int pyvfio_map_many(const pyvfio_space *space, const uint64_t *rows, size_t count, uint32_t prot, size_t *done);
 int pyvfio_unmap_many(const pyvfio_space *space, const uint64_t *rows, size_t count, size_t *done, uint64_t *bytes);
+/* The first row of three that ends with the 64 bits; `count` if none does. */
+size_t pyvfio_row_at_the_end(const uint64_t *rows, size_t count);
 
 /* What a non-blocking eventfd has counted, as soon as that is not 0; 0 when so many seconds have passed, which never happens if
  * they are negative. It takes no door: eventfds are the process's own, whatever kernel signals them. */

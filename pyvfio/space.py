@@ -216,6 +216,13 @@ class AddressSpace(Resource):
         """Whether an unmap finds a mapping that ends with the 64 bits."""
         return True
 
+    def _would_stay(self, iova: int, size: int, row: str = "") -> Refused:
+        """Why what ends with the 64 bits is not mapped where `_finds_the_end` is false."""
+        return Refused(
+            f"{self!r}: {row}this kernel would not find {explain.span(IovaRange.of(iova, size))} again, since it ends with the "
+            "64 bits, and devices would reach it until the container is closed"
+        )
+
     @property
     def iova_ranges(self) -> IovaSet | None:
         """The usable IOVAs; None where the kernel reports none, which is not the same as none being usable."""
@@ -254,10 +261,7 @@ class AddressSpace(Resource):
         if iova is None:
             return self._map_anywhere(address, size, prot, buffer, held)
         if iova + size == _END and not self._finds_the_end():
-            raise Refused(
-                f"{self!r}: this kernel would not find {explain.span(IovaRange.of(iova, size))} again, since it ends with the "
-                "64 bits, and devices would reach it until the container is closed"
-            )
+            raise self._would_stay(iova, size)
         while error := _map(self._native, address, iova, size, prot):
             if error != -_EINTR:
                 raise explain.map_failed(self, error, address, iova, size, read=read, write=write)
@@ -279,6 +283,7 @@ class AddressSpace(Resource):
         :param rows: C-contiguous u64 values, three to a row: virtual address, IOVA, size in bytes, the order of
             `struct vfio_iommu_type1_dma_map` (a numpy array of shape (n, 3), an `array.array("Q")`, ...)
         :param keep: what the addresses point into, kept alive as long as one of the mappings is
+        :raises Refused: as for :meth:`map`
         :raises OSError: as for :meth:`map`; the text names the row, and the rows before it have been unmapped again
         """
         prot = _prot(read, write)
@@ -286,6 +291,9 @@ class AddressSpace(Resource):
         native = ffi.from_buffer("uint64_t[]", rows.obj)  # not of a view: see memory.address_of
         done = ffi.new("size_t *")
         count = len(rows) // 3
+        if (at := lib.pyvfio_row_at_the_end(native, count)) < count and not self._finds_the_end():
+            _, iova, size = rows[3 * at : 3 * at + 3]
+            raise self._would_stay(iova, size, row=f"row {at} of {count}: ")
         try:
             while error := lib.pyvfio_map_many(self._native, native, count, prot, done):
                 if error == -_EINTR:

@@ -66,7 +66,11 @@ class Host:
         group.number = next(n for n in range(len(groups) + 1) if n not in groups)
         groups[group.number] = group
         reserved = "".join(f"{r.start:#018x} {r.last:#018x} {r.type}\n" for r in group.reserved)
-        self.sysfs.show_group(group, reserved, _TYPES.get(self.kernel.profile.iommu, "DMA-FQ") if group.backed else "unknown", None if group.backed else "vfio-noiommu")
+        if group.backed:
+            kind, name = _TYPES.get(self.kernel.profile.iommu, "DMA-FQ"), None
+        else:
+            kind, name = "unknown", "vfio-noiommu"
+        self.sysfs.show_group(group, reserved, kind, name)
 
     def _unnumber(self, group: Group) -> None:
         if group.number != _NOWHERE:

@@ -14,6 +14,7 @@ from raw_memory import RawMemory
 from refused import refused
 
 from pyvfio import DmaBuffer, IovaRange, IovaSet, Refused
+from pyvfio._abi import lib
 
 if TYPE_CHECKING:
     from matrix import Cell
@@ -81,9 +82,12 @@ def test_what_ends_with_the_address_space_is_mapped_where_it_can_be_unmapped(spa
         return
     with pytest.raises(Refused, match="would not find"):
         space.map(buffer, 2**64 - PAGE)
+    with pytest.raises(Refused, match=r"row 1 of 2: .*would not find"):
+        space.map_many(array("Q", [buffer.address, 0x10_0000, PAGE, buffer.address, 2**64 - PAGE, PAGE]), keep=buffer)
+    assert space.mappings == []
     assert space.map(buffer, 2**64 - 2 * PAGE).unmap() == PAGE
     # Past the library the kernel takes it, and does not find it.
-    space.map_many(array("Q", [buffer.address, 2**64 - PAGE, PAGE]), keep=buffer)
+    assert lib.pyvfio_map(space._native, buffer.address, 2**64 - PAGE, PAGE, 3) == 0
     assert space.unmap(2**64 - PAGE, PAGE) == 0
     assert space.unmap_all() == 0
 

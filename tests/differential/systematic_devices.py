@@ -42,10 +42,12 @@ class DeviceAsker(DeviceMaker):
     def ask(self, request: str | int, data: bytes, slot: str = "d0", **more: Any) -> None:
         self.ioctl(slot, request, None, extra=data, **more)
 
-    def map(self, iova: int, size: int, at: int = 0, flags: int = 3) -> None:  # type: ignore[override]
+    # Of the same names it chooses nothing itself, and so is told more.
+
+    def map(self, iova: int, size: int, at: int = 0, flags: int = 3) -> None:  # type: ignore[override]  # as above
         self.ask("VFIO_IOMMU_MAP_DMA", struct.pack("<IIQQQ", 32, flags, 0, iova, size), "c", put=[[8, 8, ["arena", at]]])
 
-    def write(self, offset: int, width: int, value: int, slot: str = "d0") -> None:  # type: ignore[override]
+    def write(self, offset: int, width: int, value: int, slot: str = "d0") -> None:  # type: ignore[override]  # as above
         self.step("pwrite", slot=slot, offset=offset, data=value.to_bytes(width, "little").hex())
 
     def read(self, offset: int, width: int, slot: str = "d0") -> None:
