@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +193,26 @@ def test_a_virtual_address_is_not_moved_under_an_emulated_device(space: Containe
         with pytest.raises(Unsupported, match="VFIO_UPDATE_VADDR"):
             space.invalidate_addresses(mapping)
     assert mapping.unmap() == PAGE
+
+
+@pytest.mark.only(mode=["type1v2", "type1"], device="vfio-mock")
+@pytest.mark.only(mode=["type1v2", "type1"], device="edu", iommu="virtio")
+@pytest.mark.only(mode=["type1v2", "type1"], device="edu", iommu="amd", kernel="6.1")  # since then AMD's has 48 bits
+def test_what_ends_with_the_address_space_is_mapped_where_it_can_be_unmapped(space: Container, cell: Any) -> None:
+    buffer = DmaBuffer(PAGE)
+    if cell.kernel not in ("6.1", "6.12"):
+        assert space.map(buffer, 2**64 - PAGE).unmap() == PAGE
+        return
+    with pytest.raises(Refused, match="would not find"):
+        space.map(buffer, 2**64 - PAGE)
+    with pytest.raises(Refused, match=r"row 1 of 2: .*would not find"):
+        space.map_many(array("Q", [buffer.address, 0x10_0000, PAGE, buffer.address, 2**64 - PAGE, PAGE]), keep=buffer)
+    assert space.mappings == []
+    assert space.map(buffer, 2**64 - 2 * PAGE).unmap() == PAGE
+    # Past the library the kernel takes it, and does not find it.
+    assert lib.pyvfio_map(space._native, buffer.address, 2**64 - PAGE, PAGE, 3) == 0
+    assert space.unmap(2**64 - PAGE, PAGE) == 0
+    assert space.unmap_all() == 0
 
 
 @pytest.mark.only(mode=["type1v2", "type1"])

@@ -14,7 +14,6 @@ from raw_memory import RawMemory
 from refused import refused
 
 from pyvfio import DmaBuffer, IovaRange, IovaSet, Refused
-from pyvfio._abi import lib
 
 if TYPE_CHECKING:
     from matrix import Cell
@@ -70,26 +69,6 @@ def test_the_last_page_can_be_mapped(space: AddressSpace) -> None:
     assert mapping.unmap() == PAGE
     space.map(DmaBuffer(PAGE), last)
     assert space.unmap_all() == PAGE
-
-
-@pytest.mark.only(mode=["type1v2", "type1"], device="vfio-mock")
-@pytest.mark.only(mode=["type1v2", "type1"], device="edu", iommu="virtio")
-@pytest.mark.only(mode=["type1v2", "type1"], device="edu", iommu="amd", kernel="6.1")  # since then AMD's has 48 bits
-def test_what_ends_with_the_address_space_is_mapped_where_it_can_be_unmapped(space: AddressSpace, cell: Cell) -> None:
-    buffer = DmaBuffer(PAGE)
-    if cell.kernel not in ("6.1", "6.12"):
-        assert space.map(buffer, 2**64 - PAGE).unmap() == PAGE
-        return
-    with pytest.raises(Refused, match="would not find"):
-        space.map(buffer, 2**64 - PAGE)
-    with pytest.raises(Refused, match=r"row 1 of 2: .*would not find"):
-        space.map_many(array("Q", [buffer.address, 0x10_0000, PAGE, buffer.address, 2**64 - PAGE, PAGE]), keep=buffer)
-    assert space.mappings == []
-    assert space.map(buffer, 2**64 - 2 * PAGE).unmap() == PAGE
-    # Past the library the kernel takes it, and does not find it.
-    assert lib.pyvfio_map(space._native, buffer.address, 2**64 - PAGE, PAGE, 3) == 0
-    assert space.unmap(2**64 - PAGE, PAGE) == 0
-    assert space.unmap_all() == 0
 
 
 @pytest.mark.require("iommu")
