@@ -65,6 +65,24 @@ def in_another_process(action: Callable[[], object]) -> Iterator[Process]:
 
 
 @contextlib.contextmanager
+def holding(make: Callable[[], object]) -> Iterator[Process]:
+    """A process that has what `make` returns, and keeps it until it is killed."""
+    reader, writer = os.pipe()
+
+    def hold() -> None:
+        _held = make()
+        os.write(writer, b"x")
+        signal.pause()
+
+    with in_another_process(hold) as program:
+        os.close(writer)
+        with open(reader, "rb") as told:
+            answer = told.read(1)
+        assert answer == b"x", f"the process ended with {program.join(10)}"
+        yield program
+
+
+@contextlib.contextmanager
 def writing(text: str, path: str | os.PathLike[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process that writes to a file, now, which may take as long as a device is open. It has nothing else open."""
     command = ["/bin/sh", "-c", 'echo; read -r _; printf %s "$1" > "$2"', "sh", text, str(path)]

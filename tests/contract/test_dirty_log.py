@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import mmap
-import os
 import random
 import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from drivers.vfio_mock import VALUES
-from processes import in_another_process
+from processes import holding
 from refused import refused
 
 import pyvfio
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from drivers.vfio_mock import VfioMock
     from matrix import Cell
 
-    from pyvfio import Device
+    from pyvfio import Device, DirtyLog
     from pyvfio.space import AddressSpace
 
 PAGE = 4096
@@ -265,19 +264,11 @@ def test_a_device_that_cannot_log_says_so(device: Device) -> None:
 
 @pytest.mark.require("linux", "dirty_log")
 def test_a_process_killed_while_logging_leaves_the_device_usable(address: str, mode: str, kernel: Any) -> None:
-    reader, writer = os.pipe()
-
-    def use() -> None:
+    def use() -> tuple[Device, DirtyLog]:
         device = pyvfio.open(address, mode=mode)
-        device.dirty_log([device.address_space.alloc(1 << 20).range])
-        os.write(writer, b"x")
-        signal.pause()
+        return device, device.dirty_log([device.address_space.alloc(1 << 20).range])
 
-    with in_another_process(use) as program:
-        os.close(writer)
-        with open(reader, "rb") as told:
-            answer = told.read(1)
-        assert answer == b"x", f"the process ended with {program.join(10)}"
+    with holding(use) as program:
         assert program.kill() == -signal.SIGKILL
     with pyvfio.open(address, mode=mode, kernel=kernel) as device:
         mapping = device.address_space.alloc(1 << 20)

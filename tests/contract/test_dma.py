@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from kernel_log import logs_a_fault
-from processes import in_another_process
+from processes import holding
 
 import pyvfio
 from pyvfio import DmaBuffer
@@ -108,20 +107,13 @@ def test_pinned_memory_is_let_go_when_the_process_is_killed(address: str, mode: 
         fields = dict(line.split(":", 1) for line in Path("/proc/vmstat").read_text().replace(" ", ":").splitlines())
         return int(fields["nr_foll_pin_acquired"]) - int(fields["nr_foll_pin_released"])
 
-    before = unevictable()
-    reader, writer = os.pipe()
-
-    def use() -> None:
+    def use() -> Device:
         device = pyvfio.open(address, mode=mode)
         device.address_space.alloc(1 << 20)
-        os.write(writer, b"x")
-        signal.pause()
+        return device
 
-    with in_another_process(use) as program:
-        os.close(writer)
-        with open(reader, "rb") as told:
-            answer = told.read(1)
-        assert answer == b"x", f"the process ended with {program.join(10)}"
+    before = unevictable()
+    with holding(use) as program:
         # The counters are the machine's, and others' pages come and go in them.
         assert unevictable() - before >= 200
         program.kill()

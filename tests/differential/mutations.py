@@ -153,8 +153,7 @@ def _found(record: dict[str, Any], episodes: range) -> str | None:
 
 def main() -> None:
     numbers = sys.argv[1:] or list(map(str, range(len(MUTATIONS))))
-    # All but the mock is there before the fork.
-    import replay  # noqa: F401
+    import replay  # noqa: F401  # all but the mock is there before the fork
 
     records = {file.name.split(".")[0].partition("-")[2]: load(file) for file in sorted((HERE / "recorded").glob("*.json.gz"))}
     gc.freeze()
