@@ -383,7 +383,10 @@ class Container(AddressSpace):
         error = self._fd.ioctl(lib.VFIO_IOMMU_MAP_DMA, map_)
         if error < 0:
             raise explain.failed(
-                self._fd, error, "VFIO_IOMMU_MAP_DMA", f"VADDR, iova={mapping.iova:#x}, size={size:#x}",
+                self._fd,
+                error,
+                "VFIO_IOMMU_MAP_DMA",
+                f"VADDR, iova={mapping.iova:#x}, size={size:#x}",
                 lambda: ("its address was not invalidated before" if -error == errno.EINVAL else None, []),
             )
         replaced = self._mapped[mapping.iova] = made(self, mapping.iova, size, buffer, held)
@@ -466,7 +469,9 @@ class Container(AddressSpace):
 
         info = self.info
         if info.dirty_page_sizes is None or self.mode != "type1v2":
-            raise Unsupported(f"mode {self.mode} does not track dirty pages on this kernel; type1v2 does since Linux 5.8")
+            raise Unsupported(
+                f"mode {self.mode} does not track dirty pages on this kernel; type1v2 does since Linux 5.8"
+            )
         page = info.dirty_page_sizes & -info.dirty_page_sizes
         if size <= 0 or iova % page or size % page:
             raise Refused(f"iova={iova:#x}, size={size:#x}: whole pages of {page:#x} bytes are tracked")
@@ -483,7 +488,9 @@ class Container(AddressSpace):
 
     def __repr__(self) -> str:
         kernel = self._fd.kernel.name
-        return f"<Container {self.mode}{'' if kernel == 'linux' else ' on ' + kernel}{' (closed)' if self.closed else ''}>"
+        return (
+            f"<Container {self.mode}{'' if kernel == 'linux' else ' on ' + kernel}{' (closed)' if self.closed else ''}>"
+        )
 
 
 def _iova_ranges(cap: capability.Capability) -> IovaSet:

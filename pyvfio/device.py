@@ -119,7 +119,9 @@ class Device(Resource):
         :raises Unsupported: it was opened by group
         """
         if self._bound is None:
-            raise Unsupported(f"{self.address} was opened by group, in mode {self.address_space.mode}: no iommufd has it")
+            raise Unsupported(
+                f"{self.address} was opened by group, in mode {self.address_space.mode}: no iommufd has it"
+            )
         return self._bound
 
     def attach(self, to: Ioas | Hwpt, *, pasid: int | None = None) -> None:
@@ -280,7 +282,9 @@ class Device(Resource):
         if base is not None and base.version >= 3:
             size = base.read("struct vfio_device_info_cap_zpci_base").ccdf_err_length
         if not size:
-            raise Unsupported(f"{self.address} tells no errors of s390's firmware (VFIO_DEVICE_FEATURE_ZPCI_ERROR): err is the interrupt for others")
+            raise Unsupported(
+                f"{self.address} tells no errors of s390's firmware (VFIO_DEVICE_FEATURE_ZPCI_ERROR): err is the interrupt for others"
+            )
         error = ffi.new("uint8_t[]", size)
         kind = "struct vfio_device_feature_zpci_err"
         asked = ffi.new(f"{kind} *", {"data": int(ffi.cast("uintptr_t", error))})
@@ -353,5 +357,3 @@ class Device(Resource):
             f"<Device {self.address} by {'iommufd' if self._bound else self.address_space.mode}"
             f"{'' if kernel == 'linux' else ' on ' + kernel}{' (closed)' if self.closed else ''}>"
         )
-
-

@@ -199,7 +199,9 @@ class DirtyLog(Resource):
                 f"VFIO_DEVICE_FEATURE on {device.address}",
                 f"GET DMA_LOGGING_REPORT, {explain.span(segment.range)}, page_size={self.page_size:#x}",
                 None,
-                ["what other devices and ranges reported in this read is in the bitmap given, or part of the next read"],
+                [
+                    "what other devices and ranges reported in this read is in the bitmap given, or part of the next read"
+                ],
             ) from None
         finally:
             segment.check_guards()

@@ -54,7 +54,9 @@ class DmaBuf(Resource):
                 lib.VFIO_DEVICE_FEATURE_DMA_BUF | lib.VFIO_DEVICE_FEATURE_GET, memory, reasons=_REASONS
             )
         except Unsupported as error:
-            raise Unsupported(f"{error}: the kernel needs CONFIG_VFIO_PCI_DMABUF, the device a driver that exports BARs") from None
+            raise Unsupported(
+                f"{error}: the kernel needs CONFIG_VFIO_PCI_DMABUF, the device a driver that exports BARs"
+            ) from None
         self._fd = Fd(fd.kernel, number, "dma-buf", f"dma-buf of {region.name} of {region.device.address}")
 
     def fileno(self) -> int:

@@ -174,9 +174,14 @@ def map_failed(
         if call == "IOMMU_IOAS_MAP_FILE" and number == errno.EOPNOTSUPP:
             return "of dma-bufs only those that VFIO makes can be mapped, of one part each", []
         if call == "IOMMU_IOAS_MAP_FILE" and number == errno.ENODEV:
-            return "the BAR behind the dma-buf is not to be reached now: its device is closed, asleep, or does not decode memory", []
+            return (
+                "the BAR behind the dma-buf is not to be reached now: its device is closed, asleep, or does not decode memory",
+                [],
+            )
         if number == errno.EFAULT:
-            notes = ["iommufd pins memory, and a mapped BAR is none: Region.dma_buf() and Ioas.map_file() let a device reach it"]
+            notes = [
+                "iommufd pins memory, and a mapped BAR is none: Region.dma_buf() and Ioas.map_file() let a device reach it"
+            ]
             reason = f"the memory at address {address:#x} is not mapped, or not writable, in this process"
             return reason, notes if space.mode.startswith("iommufd") else []
         if number == errno.ENOTTY:
@@ -214,9 +219,7 @@ def _refusal(
         known = known._replace(usable=space.iova_ranges, mapped=space.mapped_ranges)
     if space.mode.startswith("iommufd"):
         compat = space.mode != "iommufd"
-        return mapping.iommufd_refusal(
-            known, iova or 0, size_, address=address, read=read, write=write, compat=compat
-        )
+        return mapping.iommufd_refusal(known, iova or 0, size_, address=address, read=read, write=write, compat=compat)
     return mapping.type1_refusal(known, iova or 0, size_, address=address, read=read, write=write)
 
 
@@ -258,9 +261,7 @@ def unmap_failed(space: AddressSpace, error: int, iova: int, size_: int, *, row:
         if found != (None, []):
             return found
         wanted = IovaRange.of(iova, size_)
-        split = [
-            m.range for m in space.mappings if m.range.overlaps(wanted) and m.range not in IovaSet([wanted])
-        ]
+        split = [m.range for m in space.mappings if m.range.overlaps(wanted) and m.range not in IovaSet([wanted])]
         if split and number in (errno.EINVAL, errno.ENOENT):
             return f"it would split what is mapped at {ranges(split)}; mode {space.mode} unmaps whole mappings only", [
                 "unmap whole mappings, or map in the pieces that are to be unmapped"
@@ -303,8 +304,7 @@ def memlock(kernel: Kernel, size_: int) -> tuple[str | None, list[str]]:
         f"(RLIMIT_MEMLOCK), of which {size(used)} are used"
     )
     return reason, [
-        "raise it with `ulimit -l`, LimitMEMLOCK= of a service, or /etc/security/limits.conf; "
-        "CAP_IPC_LOCK lifts it",
+        "raise it with `ulimit -l`, LimitMEMLOCK= of a service, or /etc/security/limits.conf; CAP_IPC_LOCK lifts it",
         f"locked {size(used)}, pinned {size(pinned)} by this process",
     ]
 
@@ -326,7 +326,9 @@ def logging_failed(address: str, error: OSError, logged: Sequence[IovaRange], pa
             ]
         elif number == errno.E2BIG:
             reason = f"{len(logged)} ranges are more than the kernel, or the device, takes"
-            notes = ["the kernel takes a page of them, 256 where pages have 4 KiB; IovaSet.coalesce(limit) joins the nearest"]
+            notes = [
+                "the kernel takes a page of them, 256 where pages have 4 KiB; IovaSet.coalesce(limit) joins the nearest"
+            ]
         elif number == errno.EOVERFLOW:
             reason = "a range reaches the last byte of the 64-bit address space, where its end cannot be expressed"
     return os_error(
@@ -373,7 +375,11 @@ def migration_failed(
     elif now == "RESUMING":
         notes.append("a load that cannot be finished is given up with a reset: Device.reset()")
     elif now is not None and has_target:
-        notes.append(f"from {now} it can be asked for {target} again, or for {origin}" if now != origin else "nothing has changed")
+        notes.append(
+            f"from {now} it can be asked for {target} again, or for {origin}"
+            if now != origin
+            else "nothing has changed"
+        )
     return os_error(
         number,
         f"VFIO_DEVICE_FEATURE on {address}",
@@ -392,7 +398,9 @@ def stream_failed(name: str, call: str, count: int, error: OSError) -> OSError:
         reason = "its session is over: the device has been reset, or has left the states that it belongs to"
     elif call == "write":
         reason = "the device does not take these data"
-        notes = ["they are damaged, come twice, or were not saved by a device like it; a load is given up with a reset: Device.reset()"]
+        notes = [
+            "they are damaged, come twice, or were not saved by a device like it; a load is given up with a reset: Device.reset()"
+        ]
     return os_error(number, f"{call} on {name}", size(count), reason, notes)
 
 
@@ -442,10 +450,13 @@ def bind_failed(fd: Fd, error: int, *, token: bool) -> Exception:
 
     def clue() -> tuple[str | None, list[str]]:
         if -error == errno.EPERM:
-            return "another program owns a device of its group, one has a driver that is not VFIO's, or this host's IOMMU does not isolate interrupts", [
-                "the kernel log says which; to allow the latter anyway: iommufd.allow_unsafe_interrupts=1 (a module "
-                "parameter, also on the kernel's command line)"
-            ]
+            return (
+                "another program owns a device of its group, one has a driver that is not VFIO's, or this host's IOMMU does not isolate interrupts",
+                [
+                    "the kernel log says which; to allow the latter anyway: iommufd.allow_unsafe_interrupts=1 (a module "
+                    "parameter, also on the kernel's command line)"
+                ],
+            )
         if (refused := token_refused(error, given=token)) is not None:
             note = "before Linux 6.18 no device that is opened by its own node is asked for a token, or takes one; by its group it is"
             return refused, [note] if -error == errno.EINVAL else []

@@ -60,7 +60,9 @@ class Group(Resource):
         notes = []
         if number == errno.ENOENT:
             with suppress(OSError):
-                notes.append(f"the group's devices and their drivers: {_listed(host.group_members(self.number, kernel))}")
+                notes.append(
+                    f"the group's devices and their drivers: {_listed(host.group_members(self.number, kernel))}"
+                )
         return explain.os_error(number, f"open {path}", "", reason, notes)
 
     @property
@@ -108,12 +110,12 @@ class Group(Resource):
                 if self._container is not None:
                     return "the group is in a container already", []
                 if -error == errno.EINVAL:
-                    return None, ["a group has one container at a time, and all groups of a container the same kind of IOMMU"]
+                    return None, [
+                        "a group has one container at a time, and all groups of a container the same kind of IOMMU"
+                    ]
                 return None, []
 
-            raise explain.failed(
-                self._fd, error, "VFIO_GROUP_SET_CONTAINER", f"container={container._fd.name}", clue
-            )
+            raise explain.failed(self._fd, error, "VFIO_GROUP_SET_CONTAINER", f"container={container._fd.name}", clue)
         self._container = container
 
     def unset_container(self) -> None:
@@ -124,7 +126,10 @@ class Group(Resource):
         error = self._fd.ioctl(lib.VFIO_GROUP_UNSET_CONTAINER)
         if error < 0:
             raise explain.failed(
-                self._fd, error, "VFIO_GROUP_UNSET_CONTAINER", "",
+                self._fd,
+                error,
+                "VFIO_GROUP_UNSET_CONTAINER",
+                "",
                 lambda: ("a device of the group is still open" if -error == errno.EBUSY else None, []),
             )
         self._container = None

@@ -275,5 +275,8 @@ def named(name: str) -> Kernel:
     from pyvfio import mock
 
     kernel = mock.Kernel(profile) if profile else mock.Kernel()
-    print(f"pyvfio: PYVFIO_KERNEL={name}: this is {kernel.name}, a kernel in this process; no device is touched", file=sys.stderr)
+    print(
+        f"pyvfio: PYVFIO_KERNEL={name}: this is {kernel.name}, a kernel in this process; no device is touched",
+        file=sys.stderr,
+    )
     return kernel

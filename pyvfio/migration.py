@@ -298,7 +298,9 @@ class Migration(Resource):
         try:
             state = State(answer.device_state)
         except ValueError:
-            raise BadReply(f"{self._device.address} is in migration state {answer.device_state}, of which there is none") from None
+            raise BadReply(
+                f"{self._device.address} is in migration state {answer.device_state}, of which there is none"
+            ) from None
         self._settle(state)
         return state
 
@@ -324,7 +326,9 @@ class Migration(Resource):
         if target == State.ERROR:
             raise Refused(f"{address}: ERROR is a state that a device gets into, and not one to be asked for")
         if _blocked(origin, target) and target != origin:
-            raise Refused(f"{address}: there is no way from STOP_COPY back to {target.name}; go to RUNNING, and begin anew from there")
+            raise Refused(
+                f"{address}: there is no way from STOP_COPY back to {target.name}; go to RUNNING, and begin anew from there"
+            )
 
     def _change(self, target: State) -> Stream | None:
         """The request, and the stream if it opened one."""
@@ -482,7 +486,11 @@ class Migration(Resource):
             self._stream.close()
 
     def __repr__(self) -> str:
-        words = [word for bit, word in ((_STOP_COPY, "STOP_COPY"), (_P2P, "P2P"), (_PRE_COPY, "PRE_COPY")) if self.flags & bit]
+        words = [
+            word
+            for bit, word in ((_STOP_COPY, "STOP_COPY"), (_P2P, "P2P"), (_PRE_COPY, "PRE_COPY"))
+            if self.flags & bit
+        ]
         return f"<Migration of {self._device.address}: {', '.join(words)}{' (closed)' if self.closed else ''}>"
 
 

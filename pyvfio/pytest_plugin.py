@@ -67,7 +67,9 @@ def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for marker in request.node.iter_markers("vfio"):
         if marker.args:
-            raise pytest.UsageError(f"{request.node.nodeid}: the mark vfio takes keywords only, for example profile='amd'")
+            raise pytest.UsageError(
+                f"{request.node.nodeid}: the mark vfio takes keywords only, for example profile='amd'"
+            )
         found = marker.kwargs | found
     return found
 
@@ -118,7 +120,9 @@ def vfio_device(request: pytest.FixtureRequest, vfio_kernel: Kernel, vfio_space:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("vfio_require") and "vfio_device" not in getattr(item, "fixturenames", ()):
-        raise pytest.UsageError(f"{item.nodeid}: the mark vfio_require is about vfio_device, which the test does not use")
+        raise pytest.UsageError(
+            f"{item.nodeid}: the mark vfio_require is about vfio_device, which the test does not use"
+        )
 
 
 def _usual(kernel: Kernel) -> str:

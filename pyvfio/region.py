@@ -219,7 +219,13 @@ class Region(Registers):
         kind = "struct vfio_device_ioeventfd"
         native = ffi.new(
             f"{kind} *",
-            {"argsz": ffi.sizeof(kind), "flags": width, "offset": self.info.offset + offset, "data": value, "fd": eventfd},
+            {
+                "argsz": ffi.sizeof(kind),
+                "flags": width,
+                "offset": self.info.offset + offset,
+                "data": value,
+                "fd": eventfd,
+            },
         )
         error = self.device._fd.ioctl(lib.VFIO_DEVICE_IOEVENTFD, native)
         if error < 0:
@@ -279,7 +285,10 @@ class Region(Registers):
 
     def _stopped(self, call: str, offset: int, done: int, size: int) -> OSError:
         return explain.os_error(
-            errno.EIO, f"{call} {self!r}", f"offset={offset:#x}, size={size:#x}", f"only {done} of {size} bytes went through"
+            errno.EIO,
+            f"{call} {self!r}",
+            f"offset={offset:#x}, size={size:#x}",
+            f"only {done} of {size} bytes went through",
         )
 
     def __len__(self) -> int:

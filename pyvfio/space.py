@@ -453,9 +453,7 @@ class AddressSpace(Resource):
             if not error:
                 return self._record(iova, size, buffer, held)
             if error != -errno.EEXIST or fresh:
-                raise explain.map_failed(
-                    self, error, address, iova, size, read=bool(prot & 1), write=bool(prot & 2)
-                )
+                raise explain.map_failed(self, error, address, iova, size, read=bool(prot & 1), write=bool(prot & 2))
             # Somebody chose an IOVA of their own inside the gap that was being filled.
             fresh = True
 
@@ -497,9 +495,7 @@ def _rows(source: Any, columns: int) -> memoryview:
     try:
         view = memoryview(source)
     except TypeError:
-        raise TypeError(
-            f"an array of u64 values is needed, {columns} to a row, not {type(source).__name__}"
-        ) from None
+        raise TypeError(f"an array of u64 values is needed, {columns} to a row, not {type(source).__name__}") from None
     if view.format not in ("Q", "L", "N") or view.itemsize != 8 or not view.c_contiguous:
         raise TypeError(f"C-contiguous u64 values are needed, not format {view.format!r}")
     if view.nbytes % (8 * columns) or (view.ndim > 1 and view.shape is not None and view.shape[-1] != columns):

@@ -62,7 +62,9 @@ class DirtyTracking(Resource):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<DirtyTracking by {self.source}: {explain.ranges(self.ranges, 3)}{' (stopped)' if self.closed else ''}>"
+        return (
+            f"<DirtyTracking by {self.source}: {explain.ranges(self.ranges, 3)}{' (stopped)' if self.closed else ''}>"
+        )
 
 
 class DeviceTracking(DirtyTracking):

@@ -82,7 +82,7 @@ class build_ext(_build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
         for ext in self.extensions or ():
-            ext.py_limited_api = STABLE_ABI     # decides the name of the file, so before any is asked for
+            ext.py_limited_api = STABLE_ABI  # decides the name of the file, so before any is asked for
 
 
 class bdist_wheel(_bdist_wheel):

@@ -149,7 +149,12 @@ def allocate(
     target = bound(device)
     if target.iommufd is not owner:
         raise Refused(f"{target!r} is bound to {target.iommufd!r}, not to {owner!r}")
-    fields: dict[str, Any] = {"flags": flags, "dev_id": target.id, "pt_id": parent._id_in(owner), "data_type": data_type}
+    fields: dict[str, Any] = {
+        "flags": flags,
+        "dev_id": target.id,
+        "pt_id": parent._id_in(owner),
+        "data_type": data_type,
+    }
     held = None
     if data is not None:
         held, length = native_data(data)
@@ -195,5 +200,3 @@ def native_data(data: Any) -> tuple[Any, int]:
         held = ffi.from_buffer(data if isinstance(data, bytearray) else bytearray(data))
         return held, len(held)
     return data, ffi.sizeof(data[0])
-
-

@@ -311,5 +311,3 @@ def owned(kernel: Any) -> Ioas:
     except BaseException:
         iommufd.close()
         raise
-
-

@@ -205,5 +205,3 @@ def _bind(iommufd: Iommufd, fd: Fd, vf_token: UUID | None) -> int:
     if error < 0:
         raise explain.bind_failed(fd, error, token=vf_token is not None)
     return int(native.out_devid)
-
-

@@ -120,5 +120,3 @@ class IommufdObject(Resource):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._id} of {self._fd.name}{' (destroyed)' if self._closed else ''}>"
-
-

@@ -112,5 +112,3 @@ class Viommu(IommufdObject):
     def invalidate(self, data_type: int, entries: Any) -> int:
         """IOMMU_HWPT_INVALIDATE of the virtual IOMMU's caches; see :meth:`Hwpt.invalidate`."""
         return invalidate(self, data_type, entries)
-
-

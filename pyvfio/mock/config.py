@@ -120,7 +120,12 @@ class Config:
             body = _le(2, control) + bytes(10)
             found.append((_MSI, body, b"\xff\0" + b"\xff" * 10))
         if function.express:
-            body = _le(2, 0x0002) + _le(4, 0x8000 | (function.resets and not function.power_management) << 28) + _le(4, 0) + bytes(48)
+            body = (
+                _le(2, 0x0002)
+                + _le(4, 0x8000 | (function.resets and not function.power_management) << 28)
+                + _le(4, 0)
+                + bytes(48)
+            )
             found.append((_EXPRESS, body, bytes(6) + _le(2, 0x7000) + bytes(50)))
         if function.msix:
             body = _le(2, function.msix - 1) + _le(4, self.msix_bar) + _le(4, self.msix_bar | 0x800)
@@ -181,5 +186,3 @@ def _le(size: int, value: int) -> bytes:
 def bars(*sizes: int) -> dict[int, Bar]:
     """BARs of registers, of these sizes, from the first on."""
     return {index: Bar(size) for index, size in enumerate(sizes)}
-
-

@@ -84,7 +84,10 @@ def export(device: PciDevice, asked: Feature) -> int | None:
     words = memoryview(caller.read(asked.address + ffi.sizeof(_HEAD), head.nr_ranges * each)).cast("Q")
     areas = tuple(Area(*words[at : at + 2]) for at in range(0, len(words), 2))
     page = device.kernel.profile.page_size
-    if any(not area.size or area.offset % page or area.size % page for area in areas) or sum(area.size for area in areas) >> 63:
+    if (
+        any(not area.size or area.offset % page or area.size % page for area in areas)
+        or sum(area.size for area in areas) >> 63
+    ):
         raise Errno(errno.EINVAL)
     for area in areas:
         if area.offset + area.size > _LAST:

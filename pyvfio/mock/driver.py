@@ -41,6 +41,9 @@ DRIVERS = (
 )
 #: those of the hosts whose network card has virtual functions that log
 NETWORK_DRIVERS = {
-    "mlx5": (Driver("pci", "mlx5_core", frozenset({MLX5, MLX5_VF}), virtual=True), Driver("pci", "mlx5_vfio_pci", vfio=True)),
+    "mlx5": (
+        Driver("pci", "mlx5_core", frozenset({MLX5, MLX5_VF}), virtual=True),
+        Driver("pci", "mlx5_vfio_pci", vfio=True),
+    ),
     "pds": (Driver("pci", "pds_core", frozenset({PDS}), virtual=True), Driver("pci", "pds_vfio_pci", vfio=True)),
 }

@@ -44,7 +44,9 @@ class Host:
         self.sysfs = Sysfs(self)
         self.uevents = Uevents()
         self.enable_sriov = Flag(kernel.tree, "vfio_pci", "enable_sriov")
-        self.enable_no_iommu = Flag(kernel.tree, "vfio", "enable_unsafe_noiommu_mode", value=kernel.profile.iommu == "none")
+        self.enable_no_iommu = Flag(
+            kernel.tree, "vfio", "enable_unsafe_noiommu_mode", value=kernel.profile.iommu == "none"
+        )
         self._removed: list[Device] = []
         #: where there is room for BARs
         self._free, self._high, self._ports = _LOW_START, _HIGH_START, _PORTS

@@ -66,9 +66,7 @@ class Kernel(PythonKernel):
         self.watcher = Watcher(self.lock)
         self.faults: list[DmaFault] = []
         self.physical = PhysicalMemory(self.profile.page_size) if self.profile.iommu == "none" else None
-        self.dma_entry_limit = Parameter(
-            self.tree, "vfio_iommu_type1", "dma_entry_limit", self.profile.dma_entry_limit
-        )
+        self.dma_entry_limit = Parameter(self.tree, "vfio_iommu_type1", "dma_entry_limit", self.profile.dma_entry_limit)
         self.host = Host(self)
         topology.populate(self.host)
 

@@ -75,7 +75,13 @@ class PciDevice(PciRegions):
             self.function = function  # type: ignore[misc]
         self.ids = self.function.ids
         bars = self.function.bars
-        self.config = Config(self.function, {index: kernel.host.place(bars[index].size, wide=bars[index].wide, ports=bars[index].ports) for index in bars})
+        self.config = Config(
+            self.function,
+            {
+                index: kernel.host.place(bars[index].size, wide=bars[index].wide, ports=bars[index].ports)
+                for index in bars
+            },
+        )
         self.config.on_write(COMMAND, 2, self._command_written)
         if self.config.msi_control:
             self.config.on_write(self.config.msi_control, 1, self._msi_written)
@@ -163,7 +169,9 @@ class PciDevice(PciRegions):
         """Whether it has a reset: one of its own, or that of its bus, if it is alone there."""
         if self.function.resets or self.parent is None or not self.function.bus_resets:
             return self.function.resets
-        return not any(one is not self and getattr(one, "parent", None) == self.parent for one in self.kernel.devices.values())
+        return not any(
+            one is not self and getattr(one, "parent", None) == self.parent for one in self.kernel.devices.values()
+        )
 
     def reset(self) -> None:
         if not self.resets:

@@ -71,9 +71,7 @@ PROFILES = {
         Profile("intel-48", "intel", 48, _INTEL_SIZES),
         Profile("intel-57", "intel", 57, _INTEL_SIZES),
         Profile("amd", "amd", 48, 0x7F7FFFFFF000, (_MSI, _AMD_HOLE), coherent=True),
-        Profile(
-            "smmu-64k", "smmu", 48, 1 << 16 | 1 << 29, (Reserved(0x8000000, 0x80FFFFF, "msi"),), page_size=1 << 16
-        ),
+        Profile("smmu-64k", "smmu", 48, 1 << 16 | 1 << 29, (Reserved(0x8000000, 0x80FFFFF, "msi"),), page_size=1 << 16),
         Profile("virtio", "virtio", 64, 2**64 - 4096),
         # What no IOMMU of the others has: dirty tracking, nesting, virtual IOMMUs, page faults, PASIDs (CONFIG_IOMMUFD_TEST).
         Profile("selftest", "selftest", 56, 1 << 11 | 1 << 12 | 1 << 20, (), dirty_tracking=True, pasid_bits=20),

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 
 #: what the kernel calls the IOMMU
-_IOMMUS = {"intel": "dmar0", "amd": "ivhd0", "smmu": "smmu3.0x0000000009050000", "virtio": "virtio0", "selftest": "selftest_iommu0"}
+_IOMMUS = {
+    "intel": "dmar0",
+    "amd": "ivhd0",
+    "smmu": "smmu3.0x0000000009050000",
+    "virtio": "virtio0",
+    "selftest": "selftest_iommu0",
+}
 
 
 #: what an attribute of sysfs holds
@@ -46,14 +52,20 @@ class Sysfs:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._tree = host.kernel.tree
-        for path in ("/sys/class/vfio", "/sys/class/vfio-dev", "/sys/kernel/iommu_groups", "/dev/vfio/devices", "/proc"):
+        for path in (
+            "/sys/class/vfio",
+            "/sys/class/vfio-dev",
+            "/sys/kernel/iommu_groups",
+            "/dev/vfio/devices",
+            "/proc",
+        ):
             self._tree.directory(path)
         self._tree.add("/dev/iommu", Special(lambda _: host.kernel.install(Iommufd(host.kernel))))
         self._tree.add("/dev/vfio/vfio", Special(lambda _: host.kernel.install(ContainerFile(host.kernel))))
         for bus in ("pci", "platform"):
             self._tree.directory(f"/sys/bus/{bus}/devices")
             self._tree.directory(f"/sys/bus/{bus}/drivers")
-            self._tree.add(f"/sys/bus/{bus}/drivers_probe", Text(None, lambda data, bus=bus: host.probe(bus, _word(data))))  # type: ignore[misc]
+            self._tree.add(f"/sys/bus/{bus}/drivers_probe", Text(None, self._probe_on(bus)))
 
         self._tree.add("/sys/bus/pci/rescan", Text(None, lambda data: host.rescan() if truth(data) else None))
 
@@ -62,6 +74,10 @@ class Sysfs:
         if host.kernel.physical is None:
             self._tree.directory(f"/sys/devices/virtual/iommu/{self._iommu}")
             self._tree.add(f"/sys/class/iommu/{self._iommu}", Link(f"../../devices/virtual/iommu/{self._iommu}"))
+
+    def _probe_on(self, bus: str) -> Callable[[bytes], None]:
+        """Return the store function of a bus's drivers_probe."""
+        return lambda data: self._host.probe(bus, _word(data))
 
     # Devices.
 

@@ -44,7 +44,13 @@ def populate(host: Host) -> None:
     bound(Edu(kernel, "0000:02:00.1", parent="0000:00:09.0", group=first.group), None)
     if network:
         ids = MLX5 if kernel.profile.name == "mlx5" else PDS
-        card = PciDevice(kernel, "0000:41:00.0", function=Function(ids, 0x020000, msix=64, express=True, resets=True, virtual=127, virtual_device=ids[1] + 1))
+        card = PciDevice(
+            kernel,
+            "0000:41:00.0",
+            function=Function(
+                ids, 0x020000, msix=64, express=True, resets=True, virtual=127, virtual_device=ids[1] + 1
+            ),
+        )
         bound(card, network[0].name)
         function = NetworkFunction(kernel, "0000:41:10.1")
         bound(function, network[1].name)

@@ -36,7 +36,9 @@ class Uevents:
         """
         self._number += 1
         own = {"ACTION": action, "DEVPATH": path.removeprefix("/sys"), "SUBSYSTEM": subsystem}
-        device = SysfsDevice(subsystem, os.path.basename(path), path, {**own, "SEQNUM": str(self._number), **properties})
+        device = SysfsDevice(
+            subsystem, os.path.basename(path), path, {**own, "SEQNUM": str(self._number), **properties}
+        )
         for monitor in self._monitors:
             monitor.put((action, device))
 

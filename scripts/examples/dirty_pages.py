@@ -32,7 +32,9 @@ def edu_copies(address: str) -> None:
         source[:] = os.urandom(4096)
         with Edu(device) as edu:
             edu.copy(mapping.iova + 0x5000, mapping.iova, 4096)
-        print(f"edu copied {mapping.iova:#x} to {mapping.iova + 0x5000:#x} by DMA: {'equal' if source == target else 'DIFFERENT'}")
+        print(
+            f"edu copied {mapping.iova:#x} to {mapping.iova + 0x5000:#x} by DMA: {'equal' if source == target else 'DIFFERENT'}"
+        )
         try:
             space.map(pyvfio.DmaBuffer(4 << 20), 0xFC_FFE0_0000)
         except OSError as error:

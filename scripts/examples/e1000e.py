@@ -176,14 +176,18 @@ def main() -> None:
             cards.append(stack.enter_context(E1000e(device, loopback=len(addresses) == 1, interrupt=True)))
         sender, receiver = cards[0], cards[-1]
         out, in_ = sender.device.address_space.alloc(PAGE), receiver.device.address_space.alloc(PAGE)
-        frame = receiver.mac + sender.mac + ETHERTYPE.to_bytes(2, "big") + b"written by one device, read by the other" * 30
+        frame = (
+            receiver.mac + sender.mac + ETHERTYPE.to_bytes(2, "big") + b"written by one device, read by the other" * 30
+        )
         out.buffer.view[: len(frame)] = frame
         receiver.offer(*range(in_.iova, in_.iova + len(frame), BUFFER))
         sender.send((out.iova, 14), (out.iova + 14, len(frame) - 14))
         size = receiver.receive()
         print(f"{sender.mac.hex(':')} at {sender.device.address} sent {len(frame)} bytes, gathered from 2 pieces,")
         print(f"{receiver.mac.hex(':')} at {receiver.device.address} received {size}, ", end="")
-        print(f"scattered into {-(-size // BUFFER)} buffers: {'equal' if in_.buffer.view[:size] == frame else 'DIFFERENT'}")
+        print(
+            f"scattered into {-(-size // BUFFER)} buffers: {'equal' if in_.buffer.view[:size] == frame else 'DIFFERENT'}"
+        )
         if sender is receiver:
             mapping = sender.device.address_space.alloc(1 << 17)
             view = mapping.buffer.view

@@ -100,7 +100,9 @@ def check_equal(source: Device, target: Device, guest: Mapping, copy: Mapping) -
     regions = [device.regions[VALUES["REGION_MEMORY"]] for device in (source, target)]
     for at in range(0, guest.size, MIB):
         part = slice(at, at + MIB)
-        contents = {bytes(mapping.buffer.view[part]) for mapping in (guest, copy)} | {region.read(at, MIB) for region in regions}
+        contents = {bytes(mapping.buffer.view[part]) for mapping in (guest, copy)} | {
+            region.read(at, MIB) for region in regions
+        }
         assert len(contents) == 1, f"contents differ within the MiB at {at:#x}"
     assert VfioMock(source)["DMA_STEPS"] == VfioMock(target)["DMA_STEPS"]
 
@@ -143,7 +145,9 @@ def main() -> None:
     size = parser.parse_args().mib * MIB
     subprocess.run(["insmod", os.environ["PYVFIO_MOCK_MODULE"], f"memory={size}"], check=True)
     results = run(size)
-    print(f"A device with {size // MIB} MiB of memory, whose engine writes to {BUSY // MIB} MiB of it and of the guest's all the while:")
+    print(
+        f"A device with {size // MIB} MiB of memory, whose engine writes to {BUSY // MIB} MiB of it and of the guest's all the while:"
+    )
     print(f"{'':18}{'stands still':>14}{'sent before':>14}{'sent after':>14}{'in all':>14}{'pages again':>16}")
     for pre_copy, r in results.items():
         sent = "".join(f"{bytes_ / MIB:>10.2f} MiB" for bytes_ in (r.before, r.after, r.before + r.after))

@@ -76,7 +76,9 @@ class Queue:
         self._at = 0
         self._phase = 1  # of a completion that is new; it changes with each round
 
-    def run(self, opcode: int, namespace: int, page: int, more: int = 0, w10: int = 0, w11: int = 0, w12: int = 0) -> None:
+    def run(
+        self, opcode: int, namespace: int, page: int, more: int = 0, w10: int = 0, w11: int = 0, w12: int = 0
+    ) -> None:
         """Submit one command, and wait until it is completed.
 
         :param page: IOVA of its data
@@ -251,7 +253,9 @@ def exercise(disk: Namespace, device: Device, times: int, seed: int = 0, *, area
                 writes += 1
             else:
                 disk.read(block, mapping.iova + at, count)
-                assert view[at : at + length] == written[there : there + length], f"turn {turn}: {count} at block {block}"
+                assert view[at : at + length] == written[there : there + length], (
+                    f"turn {turn}: {count} at block {block}"
+                )
     return writes
 
 

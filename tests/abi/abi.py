@@ -24,10 +24,10 @@ HEADERS = VFIO, ZDEV, IOMMUFD = ("linux/vfio.h", "linux/vfio_zdev.h", "linux/iom
 class Field(NamedTuple):
     """A field of a struct; one of an unnamed type is called `a.b`, or `b` if that has no name either."""
 
-    offset: int     # bits
-    size: int       # bits, 0 for a flexible array
-    element: int    # bits of one element of an array, else as size
-    kind: str       # signed, unsigned, pointer, union, struct, or struct with its name
+    offset: int  # bits
+    size: int  # bits, 0 for a flexible array
+    element: int  # bits of one element of an array, else as size
+    kind: str  # signed, unsigned, pointer, union, struct, or struct with its name
 
     def __str__(self) -> str:
         return f"{self.kind} of {self.element} bits, {self.size} in all, at bit {self.offset}"
@@ -35,18 +35,18 @@ class Field(NamedTuple):
 
 @dataclass
 class Struct:
-    size: int       # bytes
+    size: int  # bytes
     alignment: int
     fields: dict[str, Field] = field(default_factory=dict)
 
 
 @dataclass
 class Abi:
-    structs: dict[str, Struct] = field(default_factory=dict)            # "struct x", "union x"
-    enums: dict[str, dict[str, int]] = field(default_factory=dict)      # "enum x", those with a name
-    constants: dict[str, int | str] = field(default_factory=dict)       # enumerators and macros
-    requests: dict[str, str] = field(default_factory=dict)              # macros made by _IO, and their header
-    others: set[str] = field(default_factory=set)                       # without a number: "f()", "typedef t"
+    structs: dict[str, Struct] = field(default_factory=dict)  # "struct x", "union x"
+    enums: dict[str, dict[str, int]] = field(default_factory=dict)  # "enum x", those with a name
+    constants: dict[str, int | str] = field(default_factory=dict)  # enumerators and macros
+    requests: dict[str, str] = field(default_factory=dict)  # macros made by _IO, and their header
+    others: set[str] = field(default_factory=set)  # without a number: "f()", "typedef t"
 
     def names(self) -> set[str]:
         return {*self.structs, *self.enums, *self.constants, *self.others}
@@ -90,7 +90,11 @@ def _differing(name: str, what: str, kernel: dict[str, Any], ours: dict[str, Any
 
 # Only for the parser, which knows no GNU C; no number comes from what it reads.
 PLAIN_C = (
-    "-D__attribute__(x)=", "-D__extension__=", "-D__signed__=signed", "-D__inline__=", "-D__volatile__=",
+    "-D__attribute__(x)=",
+    "-D__extension__=",
+    "-D__signed__=signed",
+    "-D__inline__=",
+    "-D__volatile__=",
     "-U__SIZEOF_INT128__",
 )
 
@@ -98,9 +102,9 @@ PLAIN_C = (
 class _Member(NamedTuple):
     """A field as the parser sees it, before the compiler has said where it is."""
 
-    path: str           # as in C: `errors[0].code`
-    kind: str           # as in Field, "integer" where the compiler must tell the sign
-    dimensions: int     # of an array
+    path: str  # as in C: `errors[0].code`
+    kind: str  # as in Field, "integer" where the compiler must tell the sign
+    dimensions: int  # of an array
     flexible: bool
     bits: bool
 

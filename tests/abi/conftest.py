@@ -26,9 +26,7 @@ def kernel_headers() -> Path:
         return Path(named)
     built = [header.parent.parent for header in CACHE.glob("*/include/linux/vfio.h")]
     if not built:
-        pytest.skip(
-            "no kernel headers: run scripts/build_kernel, or set PYVFIO_KERNEL_HEADERS to a directory"
-        )
+        pytest.skip("no kernel headers: run scripts/build_kernel, or set PYVFIO_KERNEL_HEADERS to a directory")
     return max(built, key=_release)
 
 

@@ -185,9 +185,5 @@ def test_an_editable_install_uses_the_checkout(checkout: Path, tmp_path: Path) -
         "import site, sys; site.addsitedir(sys.argv[1]); sys.path.append(sys.argv[2])\n"
         "from pyvfio import _abi; print(_abi.__file__)\n"
     )
-    dependencies = Path(
-        _cffi_backend.__file__
-    ).parent  # appended bare: no other editable install comes with it
-    assert (
-        run(sys.executable, "-I", "-S", "-c", program, site, dependencies, cwd=tmp_path) == f"{extension}\n"
-    )
+    dependencies = Path(_cffi_backend.__file__).parent  # appended bare: no other editable install comes with it
+    assert run(sys.executable, "-I", "-S", "-c", program, site, dependencies, cwd=tmp_path) == f"{extension}\n"

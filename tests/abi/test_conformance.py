@@ -24,21 +24,15 @@ def test_the_kernel_has_34_requests_of_vfio_24_of_them_in_scope_and_22_of_iommuf
     assert requests[IOMMUFD] <= ours.constants.keys()
 
 
-def test_nothing_that_a_plain_search_finds_in_the_headers_is_overlooked(
-    kernel: Abi, kernel_headers: Path
-) -> None:
+def test_nothing_that_a_plain_search_finds_in_the_headers_is_overlooked(kernel: Abi, kernel_headers: Path) -> None:
     text = "".join((kernel_headers / name).read_text() for name in HEADERS)
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     found = set(re.findall(r"^\s*#\s*define\s+(\w+)", text, re.MULTILINE))
     found |= {f"{kind} {name}" for kind, name in re.findall(r"\b(struct|union|enum)\s+(\w+)\s*\{", text)}
     words = {
-        word
-        for body in re.findall(r"\benum\b[^{;]*\{([^}]*)\}", text)
-        for word in re.findall(r"\b[A-Z]\w+", body)
+        word for body in re.findall(r"\benum\b[^{;]*\{([^}]*)\}", text) for word in re.findall(r"\b[A-Z]\w+", body)
     }
-    members = {
-        word for struct in kernel.structs.values() for path in struct.fields for word in path.split(".")
-    }
+    members = {word for struct in kernel.structs.values() for path in struct.fields for word in path.split(".")}
     fields = set(re.findall(r"\b__(?:aligned_)?[a-z]+\d+\s+\**(\w+)\s*[;\[]", text))
 
     assert len(found) > 250

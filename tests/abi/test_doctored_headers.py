@@ -14,9 +14,7 @@ NEW_STRUCT = "struct vfio_new {\n\t__u32 argsz;\n};\n"
 
 
 @pytest.fixture
-def report(
-    kernel_headers: Path, ours: Abi, excluded: set[str], tmp_path: Path
-) -> Callable[[str, str, str], list[str]]:
+def report(kernel_headers: Path, ours: Abi, excluded: set[str], tmp_path: Path) -> Callable[[str, str, str], list[str]]:
     """What is reported once a pattern in a header has been replaced."""
 
     def report(header: str, pattern: str, replacement: str) -> list[str]:
@@ -266,12 +264,8 @@ def test_the_same_memory_and_numbers_in_other_words_are_no_difference(
     assert report(header, pattern, replacement) == []
 
 
-def test_a_name_that_is_both_excluded_and_declared_is_reported(
-    kernel: Abi, ours: Abi, excluded: set[str]
-) -> None:
-    assert differences(kernel, ours, excluded | {"VFIO_UNMAP_ALL"}) == [
-        "VFIO_UNMAP_ALL: excluded, but declared"
-    ]
+def test_a_name_that_is_both_excluded_and_declared_is_reported(kernel: Abi, ours: Abi, excluded: set[str]) -> None:
+    assert differences(kernel, ours, excluded | {"VFIO_UNMAP_ALL"}) == ["VFIO_UNMAP_ALL: excluded, but declared"]
 
 
 def test_a_name_that_is_not_excluded_any_more_is_reported(kernel: Abi, ours: Abi, excluded: set[str]) -> None:

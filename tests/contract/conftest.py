@@ -33,7 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where to run, with wildcards too: amd/type1v2/edu/7.3; without it in every cell of this machine",
     )  # fmt: skip
     group.addoption("--results", metavar="DIR", type=Path, help="write what was seen as JSON, a file for each cell")
-    group.addoption("--needs", metavar="FILE", type=Path, help="run nothing; write which tests there are, and their needs")
+    group.addoption(
+        "--needs", metavar="FILE", type=Path, help="run nothing; write which tests there are, and their needs"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -37,8 +37,7 @@ class Cell(NamedTuple):
     def matches(self, selectors: Mapping[str, Any]) -> bool:
         """Whether each of the selectors (`iommu`, `mode`, `device`, `kernel`: a word, or several) names this cell."""
         return all(
-            getattr(self, field) in ([words] if isinstance(words, str) else words)
-            for field, words in selectors.items()
+            getattr(self, field) in ([words] if isinstance(words, str) else words) for field, words in selectors.items()
         )
 
     def __str__(self) -> str:
@@ -105,7 +104,14 @@ class Matrix:
     def machines(self, kernel: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         """The machines to boot with a kernel of the file: IOMMU, and the devices of its cells if they are not all."""
         for iommu in self.iommus(kernel):
-            split = next((one for one in self._data.get("several_machines", ()) if (one["iommu"], one["kernel"]) == (iommu, kernel)), None)
+            split = next(
+                (
+                    one
+                    for one in self._data.get("several_machines", ())
+                    if (one["iommu"], one["kernel"]) == (iommu, kernel)
+                ),
+                None,
+            )
             yield from ((iommu, tuple(devices)) for devices in (split["devices"] if split else [()]))
 
     def cells(self, iommu: str, kernel: str) -> Iterator[Cell]:

@@ -87,9 +87,7 @@ class MockDevice(IommufdObject):
 
     def check_map(self, iova: int, memory: DmaBuffer, offset: int, size: int) -> None:
         """Have the kernel compare the page table with the memory's own pages."""
-        call(
-            self.iommufd, CHECK_MAP, self.hwpt_id, struct.pack("=3Q", iova, size, memory.address + offset)
-        )
+        call(self.iommufd, CHECK_MAP, self.hwpt_id, struct.pack("=3Q", iova, size, memory.address + offset))
 
     def make_dirty(self, hwpt: IommufdObject, iova: int, size: int, page_size: int, bits: bytes) -> int:
         """Set dirty bits as a device's writes would; how many pages are dirty then."""

@@ -147,7 +147,9 @@ def test_a_page_of_ranges_is_taken(device: Device, logger: VfioMock, space: Addr
         assert pages(log.read()) == [ranges[0].start, ranges[255].start]
 
 
-def test_reads_while_the_device_writes_report_each_page_once(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+def test_reads_while_the_device_writes_report_each_page_once(
+    device: Device, logger: VfioMock, logged: IovaRange
+) -> None:
     with device.dirty_log([logged]) as log:
         logger["DMA_DELAY"] = 5000  # microseconds before each page
         logger.start("TOUCH", iova=BASE, length=64 * PAGE, stride=PAGE)
@@ -183,7 +185,9 @@ def test_a_second_log_names_the_first(device: Device, logger: VfioMock, logged: 
         device.dirty_log([logged])
 
 
-def test_a_stopped_log_can_be_stopped_again_and_reads_no_more(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+def test_a_stopped_log_can_be_stopped_again_and_reads_no_more(
+    device: Device, logger: VfioMock, logged: IovaRange
+) -> None:
     log = device.dirty_log([logged])
     log.stop()
     log.stop()

@@ -69,7 +69,9 @@ class TestWithTheModule:
             subprocess.run(["rmmod", "vfio_mock"], check=True)
             guest.load_mock()
 
-    def test_migrate_finds_equal_contents(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_migrate_finds_equal_contents(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         monkeypatch.setattr(sys, "argv", ["migrate.py", "4"])
         import_module("examples.migrate").main()
         printed = capsys.readouterr().out
@@ -77,7 +79,9 @@ class TestWithTheModule:
         assert "A device with 4 MiB of memory" in printed
         assert "Contents were equal both times" in printed
 
-    def test_dirty_pages_are_told_by_the_log(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_dirty_pages_are_told_by_the_log(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         # The example next to it, as for who runs it.
         monkeypatch.syspath_prepend(str(Path(drivers.__file__).parents[3] / "scripts" / "examples"))
         import_module("examples.dirty_pages").main()

@@ -309,7 +309,8 @@ def test_objects_of_a_virtual_iommu_are_made(kernel: FailingKernel, mock_ioas: I
         "hw_info": kernel.sweep(mock.bound.hw_info, lambda _: None),
         "fault queue": kernel.sweep(iommufd.fault_queue, lambda queue: queue.destroy()),
         "nested": kernel.sweep(
-            lambda: parent.nested(mock.bound, mock_domain.HWPT_DATA, data, flags=lib.IOMMU_HWPT_ALLOC_PASID), Hwpt.destroy
+            lambda: parent.nested(mock.bound, mock_domain.HWPT_DATA, data, flags=lib.IOMMU_HWPT_ALLOC_PASID),
+            Hwpt.destroy,
         ),
         "viommu": kernel.sweep(lambda: Viommu(parent, mock.bound, mock_domain.VIOMMU_TYPE), Viommu.destroy),
     }
@@ -322,7 +323,8 @@ def test_objects_of_a_virtual_iommu_are_made(kernel: FailingKernel, mock_ioas: I
             lambda: viommu.event_queue(mock_domain.VEVENTQ_TYPE, 4), lambda events: events.destroy()
         ),
         "hw queue": kernel.sweep(
-            lambda: viommu.hw_queue(mock_domain.HW_QUEUE_TYPE, 0, mapping.iova, PAGE), lambda hw_queue: hw_queue.destroy()
+            lambda: viommu.hw_queue(mock_domain.HW_QUEUE_TYPE, 0, mapping.iova, PAGE),
+            lambda hw_queue: hw_queue.destroy(),
         ),
         "with faults": kernel.sweep(
             lambda: viommu.hwpt(mock.bound, mock_domain.HWPT_DATA, data, fault_queue=queue), Hwpt.destroy

@@ -47,9 +47,7 @@ def test_a_group_that_is_not_viable_names_the_members_in_the_way(
 
 
 @pytest.mark.only(mode=["type1v2", "type1"], device="edu")
-def test_two_devices_of_two_groups_share_a_container(
-    other: Callable[[str], str], space: Container
-) -> None:
+def test_two_devices_of_two_groups_share_a_container(other: Callable[[str], str], space: Container) -> None:
     with space.attach(other("nvme")) as second:
         assert second.address_space is space
         assert len(space.groups) == 2
@@ -58,9 +56,7 @@ def test_two_devices_of_two_groups_share_a_container(
 
 
 @pytest.mark.only(mode=["type1v2", "type1"], device=["edu", "vfio-mock"])
-def test_a_group_leaves_its_container_when_its_device_is_closed(
-    bare_space: Container, address: str, mode: str
-) -> None:
+def test_a_group_leaves_its_container_when_its_device_is_closed(bare_space: Container, address: str, mode: str) -> None:
     device = bare_space.attach(address)
     group = device.group
     assert group is not None

@@ -128,9 +128,7 @@ def test_a_group_with_a_device_that_another_driver_has_is_refused(kernel: Any, o
 
 @pytest.mark.only(mode="iommufd", device="edu", iommu=["amd", "virtio"])
 @pytest.mark.require("linux")
-def test_an_iommu_that_does_not_isolate_interrupts_is_refused_until_that_is_allowed(
-    kernel: Any, address: str
-) -> None:
+def test_an_iommu_that_does_not_isolate_interrupts_is_refused_until_that_is_allowed(kernel: Any, address: str) -> None:
     parameter = Path("/sys/module/iommufd/parameters/allow_unsafe_interrupts")
     with Iommufd(kernel=kernel) as iommufd:
         parameter.write_text("N")

@@ -35,7 +35,15 @@ IGNORED = {
     ("IOMMU_VIOMMU_ALLOC", "__reserved"),
 }
 #: what a request makes, to be ended again: the field with its id, or its descriptor
-_MADE = ("out_ioas_id", "out_hwpt_id", "out_viommu_id", "out_vdevice_id", "out_hw_queue_id", "out_fault_id", "out_veventq_id")
+_MADE = (
+    "out_ioas_id",
+    "out_hwpt_id",
+    "out_viommu_id",
+    "out_vdevice_id",
+    "out_hw_queue_id",
+    "out_fault_id",
+    "out_veventq_id",
+)
 _OPENED = ("out_fault_fd", "out_veventq_fd")
 
 

@@ -113,4 +113,3 @@ def test_an_iommu_that_does_not_isolate_interrupts_is_refused_until_that_is_allo
     assert caught.value.errno == errno.EPERM
     with bare_space.attach(address) as device:
         assert device.address_space.alloc(PAGE).mapped
-

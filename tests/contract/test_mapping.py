@@ -269,9 +269,7 @@ def test_a_mapping_without_permissions_is_refused(space: AddressSpace) -> None:
 
 
 @pytest.mark.require("bar_mmap", "linux")
-def test_type1_maps_a_bar_by_its_address_and_iommufd_does_not(
-    device: Device, space: AddressSpace, mode: str
-) -> None:
+def test_type1_maps_a_bar_by_its_address_and_iommufd_does_not(device: Device, space: AddressSpace, mode: str) -> None:
     region = device.regions[0]
     bar = region.map()
     # All of it, its first and its last page; and all of it at an address that is worse aligned than the device's own.

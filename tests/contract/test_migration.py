@@ -84,7 +84,9 @@ def descriptors() -> list[str]:
 
 
 def streams_open(kernel: Any) -> int:
-    if (files := getattr(kernel, "files", None)) is not None:  # the kernel in this process names its descriptors otherwise
+    if (
+        files := getattr(kernel, "files", None)
+    ) is not None:  # the kernel in this process names its descriptors otherwise
         return sum(file.kind == "migration" for file in files.values())
     return sum("mig" in name for name in descriptors())
 
@@ -166,7 +168,9 @@ def test_the_data_size_is_what_is_sent(mock: VfioMock, migration: Migration) -> 
 # --- transitions ----------------------------------------------------------------------------------------------------------
 
 
-def check_every_transition(device: Device, data: bytes, reached: Callable[[], tuple[State, ...] | None], kernel: Any) -> None:
+def check_every_transition(
+    device: Device, data: bytes, reached: Callable[[], tuple[State, ...] | None], kernel: Any
+) -> None:
     migration = device.migration
     for origin, target in itertools.product(sorted(migration.states), repeat=2):
         go(device, origin, data)
@@ -204,13 +208,17 @@ def test_every_transition_goes_the_kernels_way(mock: VfioMock, kernel: Any) -> N
 
 
 @pytest.mark.require("linux")
-def test_every_transition_of_the_kernels_own_sample_ends_where_it_was_asked_for(cards: list[Device], kernel: Any) -> None:
+def test_every_transition_of_the_kernels_own_sample_ends_where_it_was_asked_for(
+    cards: list[Device], kernel: Any
+) -> None:
     check_every_transition(cards[0], saved(cards[0]), lambda: None, kernel)
     assert cards[0].migration.state == State.RUNNING
     assert not streams_open(kernel)
 
 
-def test_a_failing_step_leaves_the_device_in_the_state_before_it(mock: VfioMock, migration: Migration, kernel: Any) -> None:
+def test_a_failing_step_leaves_the_device_in_the_state_before_it(
+    mock: VfioMock, migration: Migration, kernel: Any
+) -> None:
     data = saved(mock.device)
     for origin, target in itertools.product(sorted(migration.states), repeat=2):
         try:
@@ -220,7 +228,9 @@ def test_a_failing_step_leaves_the_device_in_the_state_before_it(mock: VfioMock,
         for nth, before in enumerate((origin, *way[:-1]) if way else (), start=1):
             go(mock.device, origin, data)
             mock.fail("MIG_SET_STATE", nth=nth)
-            with pytest.raises(OSError, match=f"{target.name}, from {origin.name}.* it is (still )?in {before.name}") as caught:
+            with pytest.raises(
+                OSError, match=f"{target.name}, from {origin.name}.* it is (still )?in {before.name}"
+            ) as caught:
                 migration.state = target
             assert caught.value.errno == errno.EIO
             assert migration.state == before
@@ -492,7 +502,9 @@ def test_new_initial_data_is_told_once_to_who_allows_it(mock: VfioMock, migratio
 
 @everywhere
 @pytest.mark.require("pre_copy")
-def test_pre_copy_leaves_little_for_the_stop(mock: VfioMock, space: AddressSpace, migration: Migration, mode: str, kernel: Any) -> None:
+def test_pre_copy_leaves_little_for_the_stop(
+    mock: VfioMock, space: AddressSpace, migration: Migration, mode: str, kernel: Any
+) -> None:
     """The engine writes to its own memory and the host's all the while; both are copied, and it goes on in the other device."""
     from drivers.vfio_mock import VfioMock
 
@@ -526,7 +538,9 @@ def test_pre_copy_leaves_little_for_the_stop(mock: VfioMock, space: AddressSpace
         target.migration.state = State.STOP
         assert running > size
         assert stopped < size // 8
-        assert target.regions[MEMORY].read(0, size) == mock.device.regions[MEMORY].read(0, size) == bytes(ram.buffer.view)
+        assert (
+            target.regions[MEMORY].read(0, size) == mock.device.regions[MEMORY].read(0, size) == bytes(ram.buffer.view)
+        )
         assert copy.buffer.view == ram.buffer.view
         twin = VfioMock(target)
         assert twin["DMA_STEPS"] == steps
@@ -638,7 +652,9 @@ def test_streams_of_other_devices_are_refused(mock: VfioMock, second: Device, ca
 
 
 @pytest.mark.require("linux")
-def test_the_kernels_own_sample_refuses_what_is_no_good(cards: list[Device], bare_space: AddressSpace, kernel: Any) -> None:
+def test_the_kernels_own_sample_refuses_what_is_no_good(
+    cards: list[Device], bare_space: AddressSpace, kernel: Any
+) -> None:
     migration, good = cards[1].migration, saved(cards[0])
     with guest.mtty(ports=1) as one_port, bare_space.attach(one_port) as smaller:
         of_one_port = saved(smaller)
@@ -694,7 +710,9 @@ def migrate_for_ever(mode: str, ready: int) -> None:
 
 
 @pytest.mark.require("linux", "pre_copy")
-def test_a_process_killed_at_any_moment_of_a_migration_leaves_the_devices_usable(address: str, mode: str, kernel: Any) -> None:
+def test_a_process_killed_at_any_moment_of_a_migration_leaves_the_devices_usable(
+    address: str, mode: str, kernel: Any
+) -> None:
     rng = random.Random(9)
     for _ in range(8):
         readable, writable = os.pipe()
@@ -710,7 +728,11 @@ def test_a_process_killed_at_any_moment_of_a_migration_leaves_the_devices_usable
         time.sleep(rng.random() / 2)
         os.kill(child, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-        with pyvfio.address_space(mode, kernel=kernel) as space, space.attach(address) as one, space.attach("vfio-mock.1") as two:
+        with (
+            pyvfio.address_space(mode, kernel=kernel) as space,
+            space.attach(address) as one,
+            space.attach("vfio-mock.1") as two,
+        ):
             assert (one.migration.state, two.migration.state) == (State.RUNNING, State.RUNNING)
             one.regions[MEMORY].write(0, b"still works")
             load(two, saved(one))

@@ -63,7 +63,9 @@ def test_bytes_are_read_and_written_across_pages(
         access.read(mapping.iova + buffer.size - 1, 2, slow=slow)
 
 
-def test_what_may_only_be_read_is_not_written(ioas: Ioas, seen: MockDevice | None, access: Access, buffer: DmaBuffer) -> None:
+def test_what_may_only_be_read_is_not_written(
+    ioas: Ioas, seen: MockDevice | None, access: Access, buffer: DmaBuffer
+) -> None:
     mapping = ioas.map(buffer, BASE, write=False)
     before = bytes(buffer.view)
     with refused(errno.EPERM):

@@ -222,7 +222,15 @@ def test_an_object_of_another_iommufd_is_refused(iommufd: Iommufd, ioas: Ioas, k
 
 def test_sizes_are_multiples_of_the_smallest_page_of_all_devices(ioas: Ioas, setting: str) -> None:
     buffer = DmaBuffer(2 * PAGE)
-    for size in (1, 511, mock_domain.PAGE_SIZE - 1, mock_domain.PAGE_SIZE, mock_domain.PAGE_SIZE + 1, 2 * PAGE - 1, PAGE):
+    for size in (
+        1,
+        511,
+        mock_domain.PAGE_SIZE - 1,
+        mock_domain.PAGE_SIZE,
+        mock_domain.PAGE_SIZE + 1,
+        2 * PAGE - 1,
+        PAGE,
+    ):
         if setting == "no device" or size % mock_domain.PAGE_SIZE == 0:
             assert ioas.map(buffer.view[:size]).unmap() == size
         else:
@@ -377,9 +385,7 @@ def test_a_dma_buf_is_mapped_within_its_bounds(ioas: Ioas, setting: str, shared:
     assert ioas.map_file(shared, 0, 4 * PAGE).unmap() == 4 * PAGE
 
 
-def test_a_dma_buf_that_was_taken_away_can_be_unmapped_and_mapped_again(
-    ioas: Ioas, setting: str, shared: int
-) -> None:
+def test_a_dma_buf_that_was_taken_away_can_be_unmapped_and_mapped_again(ioas: Ioas, setting: str, shared: int) -> None:
     mapping = ioas.map_file(shared, 0, 4 * PAGE)
     mock_domain.revoke(ioas.iommufd, shared, True)
     if setting != "no device":

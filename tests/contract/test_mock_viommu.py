@@ -66,7 +66,12 @@ def test_data_goes_both_ways_and_the_hardwares_page_is_mapped(parent: Hwpt, mock
     viommu = Viommu(parent, mock.bound, TYPE, data)
     sent, came_back, offset, size = struct.unpack("=2I2Q", data)
     assert came_back == sent == 0xBEEF
-    for wrong_offset, wrong_size in ((offset + PAGE, size), (offset + 2 * PAGE, size), (offset, size // 2), (offset, size * 2)):
+    for wrong_offset, wrong_size in (
+        (offset + PAGE, size),
+        (offset + 2 * PAGE, size),
+        (offset, size // 2),
+        (offset, size * 2),
+    ):
         with refused(errno.ENXIO, "mmap of <Viommu"):
             viommu.mmap(wrong_offset, wrong_size)
     page = viommu.mmap(offset, size)

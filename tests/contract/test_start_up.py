@@ -58,7 +58,10 @@ def test_without_a_mode_the_best_that_there_is_is_taken(address: str, cell: Cell
 
 
 def test_a_group_that_is_open_is_not_opened_again(device: Device, address: str, mode: str, kernel: Any) -> None:
-    with pyvfio.address_space(mode, kernel=kernel) as other, pytest.raises(OSError, match=r"open|in use|bound") as caught:
+    with (
+        pyvfio.address_space(mode, kernel=kernel) as other,
+        pytest.raises(OSError, match=r"open|in use|bound") as caught,
+    ):
         other.attach(address)
     assert caught.value.errno == (errno.EINVAL if mode == "iommufd" else errno.EBUSY)
 

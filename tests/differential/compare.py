@@ -25,9 +25,7 @@ class Disagreement(NamedTuple):
         return f"episode {self.episode}, step {self.step}: {described(self.what)}\n  kernel {self.expected}\n  mock   {self.got}"
 
 
-def disagreements(
-    episodes: list[Episode], expected: list[list[Answer]], got: list[list[Answer]]
-) -> list[Disagreement]:
+def disagreements(episodes: list[Episode], expected: list[list[Answer]], got: list[list[Answer]]) -> list[Disagreement]:
     found = []
     for number, (steps, ours, theirs) in enumerate(zip(episodes, expected, got, strict=True)):
         for index, (step, one, other) in enumerate(zip(steps, ours, theirs, strict=True)):

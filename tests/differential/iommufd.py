@@ -47,7 +47,15 @@ class IommufdMaker(Type1Maker):
         names = [name for kind in kinds for name in self.names.get(kind, ())]
         return ["var", self.random.choice(names), 0] if names else ["var", "nobody", 0]
 
-    def request(self, name: str, struct: str, values: dict[str, Any], refs: dict[str, list[Any]] | None = None, slot: str = "f", **more: Any) -> None:
+    def request(
+        self,
+        name: str,
+        struct: str,
+        values: dict[str, Any],
+        refs: dict[str, list[Any]] | None = None,
+        slot: str = "f",
+        **more: Any,
+    ) -> None:
         """A request of iommufd's, whose first field is its size."""
         struct = f"struct {struct}"
         size = int(ffi.sizeof(struct))
@@ -97,7 +105,10 @@ class IommufdMaker(Type1Maker):
 
     def ioas_map_file(self) -> None:
         iova, size = self.iova(), self.size()
-        refs: dict[str, list[Any]] = {"ioas_id": self.id("ioas"), "fd": ["fd", self.one_of("m", "m", "m", "m", "f", "closed")]}
+        refs: dict[str, list[Any]] = {
+            "ioas_id": self.id("ioas"),
+            "fd": ["fd", self.one_of("m", "m", "m", "m", "f", "closed")],
+        }
         self.request(
             "IOMMU_IOAS_MAP_FILE", "iommu_ioas_map_file",
             {"flags": self.flags(), "iova": iova, "length": size, "start": self.pages(6) + self.one_of(0, 0, 0, 512)}, refs,
@@ -111,12 +122,16 @@ class IommufdMaker(Type1Maker):
                 size += self.one_of(PAGE, -PAGE, 4 * PAGE)
         if self.chance(7):
             iova, size = self.one_of((0, 2**64 - 1), (2**64 - 1, 1), (PAGE, 2**64 - 1), (0, 2**64 - PAGE))
-        self.request("IOMMU_IOAS_UNMAP", "iommu_ioas_unmap", {"iova": iova, "length": size % 2**64}, {"ioas_id": self.id("ioas")})
+        self.request(
+            "IOMMU_IOAS_UNMAP", "iommu_ioas_unmap", {"iova": iova, "length": size % 2**64}, {"ioas_id": self.id("ioas")}
+        )
         if (iova, size) in self.mapped:
             self.mapped.remove((iova, size))
 
     def ioas_copy(self) -> None:
-        source, size = self.random.choice(self.mapped) if self.mapped and self.chance(80) else (self.iova(), self.size())
+        source, size = (
+            self.random.choice(self.mapped) if self.mapped and self.chance(80) else (self.iova(), self.size())
+        )
         if self.chance(25):
             source, size = source + self.one_of(0, PAGE, 512), max(size - self.one_of(PAGE, 512, 2 * PAGE), 0)
         target = self.iova()
@@ -152,7 +167,12 @@ class IommufdMaker(Type1Maker):
         which = self.one_of(0, 1, 1, 1, 2)
         refs = {"object_id": self.id("ioas")} if which == 1 or self.chance(10) else {}
         op, value = self.one_of(0, 0, 1, 2), self.one_of(0, 1, 1, 2, 2**63)
-        self.request("IOMMU_OPTION", "iommu_option", {"option_id": which, "op": op, "val64": value, "__reserved": int(self.chance(3))}, refs)
+        self.request(
+            "IOMMU_OPTION",
+            "iommu_option",
+            {"option_id": which, "op": op, "val64": value, "__reserved": int(self.chance(3))},
+            refs,
+        )
 
     def change_process(self) -> None:
         self.request("IOMMU_IOAS_CHANGE_PROCESS", "iommu_ioas_change_process", {"__reserved": int(self.chance(20))})
@@ -172,7 +192,11 @@ class IommufdMaker(Type1Maker):
         refs = {"dev_id": self.id("dev"), "pt_id": self.id("ioas", "ioas", "hwpt", "fault")}
         if flags & 4:
             refs["fault_id"] = self.id("fault")
-        values = {"flags": flags, "data_type": kind, "data_len": self.one_of(0, 0, 24, 32) if kind else int(self.chance(10))}
+        values = {
+            "flags": flags,
+            "data_type": kind,
+            "data_len": self.one_of(0, 0, 24, 32) if kind else int(self.chance(10)),
+        }
         if values["data_len"]:
             refs["data_uptr"] = ["arena", POINTED_AT]
         if self.chance(3):
@@ -185,12 +209,19 @@ class IommufdMaker(Type1Maker):
         length = self.one_of(0, 0, 8, 24, 24, 64)
         if length or self.chance(10):
             refs["data_uptr"] = ["arena", POINTED_AT]
-        values = {"flags": self.one_of(0, 0, 0, 1, 2), "data_len": length, "in_data_type": self.one_of(0, 0, 0, 1, 2, 4)}
+        values = {
+            "flags": self.one_of(0, 0, 0, 1, 2),
+            "data_len": length,
+            "in_data_type": self.one_of(0, 0, 0, 1, 2, 4),
+        }
         self.request("IOMMU_GET_HW_INFO", "iommu_hw_info", values, refs, look=[[POINTED_AT, 128]])
 
     def track(self) -> None:
         self.request(
-            "IOMMU_HWPT_SET_DIRTY_TRACKING", "iommu_hwpt_set_dirty_tracking", {"flags": self.one_of(0, 1, 1, 2)}, {"hwpt_id": self.id("hwpt")}
+            "IOMMU_HWPT_SET_DIRTY_TRACKING",
+            "iommu_hwpt_set_dirty_tracking",
+            {"flags": self.one_of(0, 1, 1, 2)},
+            {"hwpt_id": self.id("hwpt")},
         )
 
     def dirty_bitmap(self) -> None:
@@ -210,7 +241,13 @@ class IommufdMaker(Type1Maker):
 
     def fault_queue(self) -> None:
         name = self.called("fault")
-        self.request("IOMMU_FAULT_QUEUE_ALLOC", "iommu_fault_alloc", {"flags": int(self.chance(10))}, keep={name: [8, 4]}, take={f"q{name}": [12, 4]})
+        self.request(
+            "IOMMU_FAULT_QUEUE_ALLOC",
+            "iommu_fault_alloc",
+            {"flags": int(self.chance(10))},
+            keep={name: [8, 4]},
+            take={f"q{name}": [12, 4]},
+        )
 
     def fault_io(self) -> None:
         slot = f"q{self.random.choice(self.names.get('fault', ['fault0']))}"
@@ -231,11 +268,20 @@ class IommufdMaker(Type1Maker):
             self.request("IOMMU_VDEVICE_ALLOC", "iommu_vdevice_alloc", {"virt_id": self.one_of(0, 5, 2**32)}, refs)
         elif which == 2:
             refs = {"viommu_id": self.id("viommu", "ioas")}
-            values = {"flags": int(self.chance(10)), "type": self.one_of(0, 1, 2), "veventq_depth": self.one_of(0, 1, 8)}
+            values = {
+                "flags": int(self.chance(10)),
+                "type": self.one_of(0, 1, 2),
+                "veventq_depth": self.one_of(0, 1, 8),
+            }
             self.request("IOMMU_VEVENTQ_ALLOC", "iommu_veventq_alloc", values, refs)
         else:
             refs = {"viommu_id": self.id("viommu", "ioas")}
-            values = {"flags": int(self.chance(10)), "type": self.one_of(0, 1), "index": self.one_of(0, 1), "length": self.one_of(0, PAGE)}
+            values = {
+                "flags": int(self.chance(10)),
+                "type": self.one_of(0, 1),
+                "index": self.one_of(0, 1),
+                "length": self.one_of(0, PAGE),
+            }
             self.request("IOMMU_HW_QUEUE_ALLOC", "iommu_hw_queue_alloc", values, refs)
 
     # Devices by their own files.
@@ -267,12 +313,24 @@ class IommufdMaker(Type1Maker):
         put = [[offset(struct, "pt_id"), 4, self.id("ioas", "ioas", "hwpt", "auto")]]
         # The id of the page table that it then has comes back where the IOAS's was.
         name = self.called("auto")
-        self.ioctl(f"d{self._index()}", "VFIO_DEVICE_ATTACH_IOMMUFD_PT", struct, values, put=put, keep={name: [offset(struct, "pt_id"), 4]})
+        self.ioctl(
+            f"d{self._index()}",
+            "VFIO_DEVICE_ATTACH_IOMMUFD_PT",
+            struct,
+            values,
+            put=put,
+            keep={name: [offset(struct, "pt_id"), 4]},
+        )
 
     def detach(self) -> None:
         struct = "struct vfio_device_detach_iommufd_pt"
         flags = 0 if self.chance(90) else self.one_of(1, 2)
-        self.ioctl(f"d{self._index()}", "VFIO_DEVICE_DETACH_IOMMUFD_PT", struct, {"argsz": self.argsz(12, 8), "flags": flags, "pasid": self.one_of(0, 1)})
+        self.ioctl(
+            f"d{self._index()}",
+            "VFIO_DEVICE_DETACH_IOMMUFD_PT",
+            struct,
+            {"argsz": self.argsz(12, 8), "flags": flags, "pasid": self.one_of(0, 1)},
+        )
 
     def reopen_cdev(self) -> None:
         index = self._index()
@@ -290,12 +348,23 @@ class IommufdMaker(Type1Maker):
     def before_bind(self) -> None:
         """What a cdev that is not bound, or is, says to other requests."""
         slot = self.one_of(f"d{self._index()}", "d9")
-        self.ioctl(slot, self.one_of("VFIO_DEVICE_GET_INFO", "VFIO_DEVICE_RESET", "VFIO_DEVICE_GET_REGION_INFO", 0x3BFF), None, extra=(20).to_bytes(4, "little") + bytes(60))
+        self.ioctl(
+            slot,
+            self.one_of("VFIO_DEVICE_GET_INFO", "VFIO_DEVICE_RESET", "VFIO_DEVICE_GET_REGION_INFO", 0x3BFF),
+            None,
+            extra=(20).to_bytes(4, "little") + bytes(60),
+        )
 
     # The container that it stands in for.
 
     def vfio_ioas(self) -> None:
-        self.request("IOMMU_VFIO_IOAS", "iommu_vfio_ioas", {"op": self.one_of(0, 0, 1, 2, 3), "__reserved": int(self.chance(3))}, {"ioas_id": self.id("ioas")}, keep={"compat": [4, 4]})
+        self.request(
+            "IOMMU_VFIO_IOAS",
+            "iommu_vfio_ioas",
+            {"op": self.one_of(0, 0, 1, 2, 3), "__reserved": int(self.chance(3))},
+            {"ioas_id": self.id("ioas")},
+            keep={"compat": [4, 4]},
+        )
         self.names.setdefault("ioas", [])
         if "compat" not in self.names["ioas"]:
             self.names["ioas"].append("compat")
@@ -351,7 +420,11 @@ def accesses(make: IommufdMaker) -> None:
 
 
 def domains(make: IommufdMaker) -> None:
-    with_devices(make, make.one_of((EDU,), (EDU, "0000:01:00.0"), (EDU, MOCKS[0])), make.one_of(None, None, 0xFEE00000, 1 << 40, 512))
+    with_devices(
+        make,
+        make.one_of((EDU,), (EDU, "0000:01:00.0"), (EDU, MOCKS[0])),
+        make.one_of(None, None, 0xFEE00000, 1 << 40, 512),
+    )
     make.run(45, **WITH_DEVICES)
 
 

@@ -30,7 +30,14 @@ class Maker:
         self.steps.append(step)
 
     def ioctl(
-        self, slot: str, request: str | int, struct: str | None, values: Any = None, *, extra: bytes = b"", **fields: Any
+        self,
+        slot: str,
+        request: str | int,
+        struct: str | None,
+        values: Any = None,
+        *,
+        extra: bytes = b"",
+        **fields: Any,
     ) -> None:
         """A request with a struct as its argument; now and then with an argument that cannot be read or written."""
         data = b"" if struct is None else bytes(ffi.buffer(ffi.new(f"{struct} *", values or {})))

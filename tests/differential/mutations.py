@@ -129,7 +129,11 @@ def found(records: dict[str, Any], first: Iterable[Place]) -> str:
     """The first step that the mock answers otherwise than the kernel did: in these episodes, each on a mock of its own, or else in all."""
     whole = [(subject, range(len(record["episodes"]))) for subject, record in records.items()]
     # After something was recorded anew there need be no such episode.
-    known = [(subject, range(episode, episode + 1)) for subject, episode in first if episode < len(records[subject]["episodes"])]
+    known = [
+        (subject, range(episode, episode + 1))
+        for subject, episode in first
+        if episode < len(records[subject]["episodes"])
+    ]
     for subject, episodes in (*known, *whole):
         if place := _found(records[subject], episodes):
             return f"{subject}, {place}"
@@ -155,7 +159,9 @@ def main() -> None:
     numbers = sys.argv[1:] or list(map(str, range(len(MUTATIONS))))
     import replay  # noqa: F401  # all but the mock is there before the fork
 
-    records = {file.name.split(".")[0].partition("-")[2]: load(file) for file in sorted((HERE / "recorded").glob("*.json.gz"))}
+    records = {
+        file.name.split(".")[0].partition("-")[2]: load(file) for file in sorted((HERE / "recorded").glob("*.json.gz"))
+    }
     gc.freeze()
     places = {number: Place(mutation.subject, mutation.episode) for number, mutation in enumerate(MUTATIONS)}
     for number in numbers:

@@ -77,7 +77,11 @@ def noted() -> Iterator[set[tuple[str, int]]]:
 
 
 def unreached(places: set[tuple[str, int]]) -> list[Site]:
-    return [site for site in sites() if not any(file == site.file and site.first <= line <= site.last for file, line in places)]
+    return [
+        site
+        for site in sites()
+        if not any(file == site.file and site.first <= line <= site.last for file, line in places)
+    ]
 
 
 class Branches:

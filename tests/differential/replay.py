@@ -28,7 +28,9 @@ from pyvfio.kernel import Kernel, LinuxKernel
 
 #: where the kernel warns of what it lets callers do: a mapping without permissions; a device of the mock IOMMU's that goes, unlike any
 #: real one, while there still is what has been made of it
-WARNINGS = r"WARNING: drivers/iommu/(iommu\.c|generic_pt/.*/iommu_pt\.h|iommufd/(main\.c|hw_pagetable\.c|iommufd_private\.h))"
+WARNINGS = (
+    r"WARNING: drivers/iommu/(iommu\.c|generic_pt/.*/iommu_pt\.h|iommufd/(main\.c|hw_pagetable\.c|iommufd_private\.h))"
+)
 #: no process has this many descriptors open
 CLOSED = 0x7FFF_0000
 CAP_IPC_LOCK = 14
@@ -144,7 +146,9 @@ class Replayer:
 
     def _do_open(self, step: Step) -> Answer:
         kind, _, name = step["what"].partition(":")
-        path = {"container": "/dev/vfio/vfio", "iommufd": "/dev/iommu", "path": name}.get(kind) or self._path(kind, name)
+        path = {"container": "/dev/vfio/vfio", "iommufd": "/dev/iommu", "path": name}.get(kind) or self._path(
+            kind, name
+        )
         self._new(step["as"], self.kernel.open(path), "device" if kind == "cdev" else kind)
         return {"r": 0}
 
@@ -154,7 +158,9 @@ class Replayer:
             root = f"/sys/bus/{'platform' if name.startswith('vfio-mock') else 'pci'}/devices/{name}"
             if kind == "group":
                 number = self.kernel.readlink(f"{root}/iommu_group").rpartition("/")[2]
-                found = next(path for path in (f"/dev/vfio/{number}", f"/dev/vfio/noiommu-{number}") if self.kernel.exists(path))
+                found = next(
+                    path for path in (f"/dev/vfio/{number}", f"/dev/vfio/noiommu-{number}") if self.kernel.exists(path)
+                )
             else:
                 found = "/dev/vfio/devices/" + self.kernel.listdir(f"{root}/vfio-dev")[0]
             self._paths[f"{kind}:{name}"] = found

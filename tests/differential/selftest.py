@@ -143,12 +143,16 @@ class SelftestMaker(IommufdMaker):
             refs |= self.data(size)
         values = {"type": TYPE if self.chance(93) else self.one_of(0, 1), "data_len": size}
         look = [[POINTED_AT, 24]] if size else []
-        self.request("IOMMU_VIOMMU_ALLOC", "iommu_viommu_alloc", values, refs, keep={self.called("viommu"): [20, 4]}, look=look)
+        self.request(
+            "IOMMU_VIOMMU_ALLOC", "iommu_viommu_alloc", values, refs, keep={self.called("viommu"): [20, 4]}, look=look
+        )
 
     def vdevice(self) -> None:
         refs = {"viommu_id": self.id("viommu"), "dev_id": self.id("dev")}
         keep = {self.called("vdevice"): [12, 4]}
-        self.request("IOMMU_VDEVICE_ALLOC", "iommu_vdevice_alloc", {"virt_id": self.one_of(1, 2, 3, 0x99, 0)}, refs, keep=keep)
+        self.request(
+            "IOMMU_VDEVICE_ALLOC", "iommu_vdevice_alloc", {"virt_id": self.one_of(1, 2, 3, 0x99, 0)}, refs, keep=keep
+        )
 
     def event_queue(self) -> None:
         name = self.called("events")
@@ -166,7 +170,9 @@ class SelftestMaker(IommufdMaker):
             "length": self.one_of(1, 512, PAGE, 0) if self.chance(97) else 2**64 - 1,
         }  # fmt: skip
         keep = {self.called("queue"): [20, 4]}
-        self.request("IOMMU_HW_QUEUE_ALLOC", "iommu_hw_queue_alloc", values, {"viommu_id": self.id("viommu")}, keep=keep)
+        self.request(
+            "IOMMU_HW_QUEUE_ALLOC", "iommu_hw_queue_alloc", values, {"viommu_id": self.id("viommu")}, keep=keep
+        )
 
     def happen(self) -> None:
         """A page fault or an event, and who reads it."""
@@ -183,7 +189,9 @@ class SelftestMaker(IommufdMaker):
             if self.chance(70):
                 self.step("read", slot=slot, size=self.one_of(40, 80, 12, 24, 100, 400, 0, 7, 8))
             elif "fault" in slot:
-                self.step("write", slot=slot, data=struct.pack("=2I", self.one_of(1, 1, 2, 3), self.one_of(0, 0, 1, 2)).hex())
+                self.step(
+                    "write", slot=slot, data=struct.pack("=2I", self.one_of(1, 1, 2, 3), self.one_of(0, 0, 1, 2)).hex()
+                )
             elif self.chance(20):
                 self.step("close", slot=slot)
 
@@ -195,7 +203,9 @@ def mapped(make: SelftestMaker, ioas: str = "ioas0") -> None:
     for at in (0, 4, 16):
         iova, size = BASE + at * PAGE, 4 * PAGE
         values = {"flags": 7, "iova": iova, "length": size}
-        make.request("IOMMU_IOAS_MAP", "iommu_ioas_map", values, {"ioas_id": ["var", ioas, 0], "user_va": ["arena", at * PAGE]})
+        make.request(
+            "IOMMU_IOAS_MAP", "iommu_ioas_map", values, {"ioas_id": ["var", ioas, 0], "user_va": ["arena", at * PAGE]}
+        )
         make.mapped.append((iova, size))
 
 
@@ -224,11 +234,30 @@ def guest(make: SelftestMaker) -> None:
     table(make, "hwpt0", 1)
     dev, parent = ["var", "dev0", 0], ["var", "hwpt0", 0]
     make.names |= {name: [f"{name}0"] for name in ("viommu", "vdevice", "events", "fault", "nested")}
-    make.request("IOMMU_VIOMMU_ALLOC", "iommu_viommu_alloc", {"type": TYPE}, {"dev_id": dev, "hwpt_id": parent}, keep={"viommu0": [20, 4]})
+    make.request(
+        "IOMMU_VIOMMU_ALLOC",
+        "iommu_viommu_alloc",
+        {"type": TYPE},
+        {"dev_id": dev, "hwpt_id": parent},
+        keep={"viommu0": [20, 4]},
+    )
     viommu = ["var", "viommu0", 0]
-    make.request("IOMMU_VDEVICE_ALLOC", "iommu_vdevice_alloc", {"virt_id": 0x99}, {"viommu_id": viommu, "dev_id": dev}, keep={"vdevice0": [12, 4]})
+    make.request(
+        "IOMMU_VDEVICE_ALLOC",
+        "iommu_vdevice_alloc",
+        {"virt_id": 0x99},
+        {"viommu_id": viommu, "dev_id": dev},
+        keep={"vdevice0": [12, 4]},
+    )
     values = {"type": EVENTS, "veventq_depth": 2}
-    make.request("IOMMU_VEVENTQ_ALLOC", "iommu_veventq_alloc", values, {"viommu_id": viommu}, keep={"events0": [20, 4]}, take={"qevents0": [24, 4]})
+    make.request(
+        "IOMMU_VEVENTQ_ALLOC",
+        "iommu_veventq_alloc",
+        values,
+        {"viommu_id": viommu},
+        keep={"events0": [20, 4]},
+        take={"qevents0": [24, 4]},
+    )
     make.request("IOMMU_FAULT_QUEUE_ALLOC", "iommu_fault_alloc", {}, keep={"fault0": [8, 4]}, take={"qfault0": [12, 4]})
     make.step("fill", at=POINTED_AT, data=struct.pack("=2I", 1, 0).hex())
     make.request(
@@ -245,13 +274,30 @@ def guest(make: SelftestMaker) -> None:
 
 def page_tables(make: SelftestMaker) -> None:
     begin(make)
-    make.run(60, alloc=1, destroy=2, ioas_map=12, ioas_unmap=5, ranges=2, allow=1, device=2, replace=5, hwpt=6, nested=2, hw_info=2, reserve=1, check=4)
+    make.run(
+        60,
+        alloc=1,
+        destroy=2,
+        ioas_map=12,
+        ioas_unmap=5,
+        ranges=2,
+        allow=1,
+        device=2,
+        replace=5,
+        hwpt=6,
+        nested=2,
+        hw_info=2,
+        reserve=1,
+        check=4,
+    )
 
 
 def tracking(make: SelftestMaker) -> None:
     begin(make)
     table(make, "hwpt0", 2)
-    make.request("IOMMU_HWPT_SET_DIRTY_TRACKING", "iommu_hwpt_set_dirty_tracking", {"flags": 1}, {"hwpt_id": ["var", "hwpt0", 0]})
+    make.request(
+        "IOMMU_HWPT_SET_DIRTY_TRACKING", "iommu_hwpt_set_dirty_tracking", {"flags": 1}, {"hwpt_id": ["var", "hwpt0", 0]}
+    )
     make.run(50, destroy=1, ioas_map=7, ioas_unmap=4, replace=2, hwpt=2, track=2, write=12, dirty_bitmap=14)
 
 

@@ -45,7 +45,9 @@ class DeviceAsker(DeviceMaker):
     # Of the same names it chooses nothing itself, and so is told more.
 
     def map(self, iova: int, size: int, at: int = 0, flags: int = 3) -> None:  # type: ignore[override]  # as above
-        self.ask("VFIO_IOMMU_MAP_DMA", struct.pack("<IIQQQ", 32, flags, 0, iova, size), "c", put=[[8, 8, ["arena", at]]])
+        self.ask(
+            "VFIO_IOMMU_MAP_DMA", struct.pack("<IIQQQ", 32, flags, 0, iova, size), "c", put=[[8, 8, ["arena", at]]]
+        )
 
     def write(self, offset: int, width: int, value: int, slot: str = "d0") -> None:  # type: ignore[override]  # as above
         self.step("pwrite", slot=slot, offset=offset, data=value.to_bytes(width, "little").hex())
@@ -53,14 +55,33 @@ class DeviceAsker(DeviceMaker):
     def read(self, offset: int, width: int, slot: str = "d0") -> None:
         self.step("pread", slot=slot, offset=offset, size=width)
 
-    def irqs(self, flags: int, index: int, start: int = 0, count: int = 1, fds: tuple[str | int, ...] = (), bools: bytes = b"", argsz: int | None = None) -> None:
+    def irqs(
+        self,
+        flags: int,
+        index: int,
+        start: int = 0,
+        count: int = 1,
+        fds: tuple[str | int, ...] = (),
+        bools: bytes = b"",
+        argsz: int | None = None,
+    ) -> None:
         """VFIO_DEVICE_SET_IRQS; a descriptor is a slot, or a number as it stands."""
         body = bools or b"".join(struct.pack("<i", fd if isinstance(fd, int) else -1) for fd in fds)
         put = [[20 + 4 * n, 4, ["fd", fd]] for n, fd in enumerate(fds) if isinstance(fd, str)]
         header = struct.pack("<5I", 20 + len(body) if argsz is None else argsz, flags, index, start, count)
         self.ask("VFIO_DEVICE_SET_IRQS", header + body + bytes(8), put=put)
 
-    def dma_buf(self, *areas: tuple[int, int], index: int = 0, flags: int = 0, count: int | None = None, operation: int = 1, argsz: int | None = None, slot: str = "d0", to: str = "b") -> None:
+    def dma_buf(
+        self,
+        *areas: tuple[int, int],
+        index: int = 0,
+        flags: int = 0,
+        count: int | None = None,
+        operation: int = 1,
+        argsz: int | None = None,
+        slot: str = "d0",
+        to: str = "b",
+    ) -> None:
         ranges = b"".join(struct.pack("<QQ", *area) for area in areas)
         data = struct.pack("<IIII", index, 0, flags, len(areas) if count is None else count) + ranges
         size = 8 + len(data) if argsz is None else argsz
@@ -68,11 +89,26 @@ class DeviceAsker(DeviceMaker):
         self.ask("VFIO_DEVICE_FEATURE", struct.pack("<II", size, 11 | operation << 16) + data + bytes(8), slot, **made)
 
     def state(self, state: int, slot: str = "d0", to: str = "stream") -> None:
-        self.ask("VFIO_DEVICE_FEATURE", struct.pack("<IIIi", 16, 2 | 2 << 16, state, 0) + bytes(8), slot, take={to: [12, 4]}, kind="migration")
+        self.ask(
+            "VFIO_DEVICE_FEATURE",
+            struct.pack("<IIIi", 16, 2 | 2 << 16, state, 0) + bytes(8),
+            slot,
+            take={to: [12, 4]},
+            kind="migration",
+        )
 
     def job(self, command: int, **values: int) -> None:
         """A job of vfio-mock's engine, and what has become of it."""
-        places = {"iova": 0x100, "length": 0x108, "source": 0x110, "memory": 0x118, "pattern": 0x120, "count": 0x128, "stride": 0x130, "seed": 0x138}
+        places = {
+            "iova": 0x100,
+            "length": 0x108,
+            "source": 0x110,
+            "memory": 0x118,
+            "pattern": 0x120,
+            "count": 0x128,
+            "stride": 0x130,
+            "seed": 0x138,
+        }
         for name, value in values.items():
             self.write(places[name], 8, value)
         self.write(0x148, 4, command)
@@ -99,7 +135,17 @@ def descriptors() -> Episode:
         for offset in (0, PAGE):
             make.step("mmap", slot=slot, offset=offset, size=PAGE, prot=1)
         make.ask(0x3BFF, bytes(64), slot)
-    for index, offset, size in ((MEMORY, 0, PAGE), (MEMORY, 1 << 20, PAGE), (SPARSE, 0x1000, 0x2000), (SPARSE, 0, PAGE), (TYPED, 0x2000, PAGE), (REGISTERS, 0, PAGE), (ROM, 0, PAGE), (4, 0, PAGE), (6, 0, PAGE)):
+    for index, offset, size in (
+        (MEMORY, 0, PAGE),
+        (MEMORY, 1 << 20, PAGE),
+        (SPARSE, 0x1000, 0x2000),
+        (SPARSE, 0, PAGE),
+        (TYPED, 0x2000, PAGE),
+        (REGISTERS, 0, PAGE),
+        (ROM, 0, PAGE),
+        (4, 0, PAGE),
+        (6, 0, PAGE),
+    ):
         make.step("mmap", slot="d0", offset=(index << 40) + offset, size=size, prot=3)
     make.step("pread", slot="d0", offset=6 << 40, size=4)
     make.step("pwrite", slot="d0", offset=6 << 40, data="00000000")
@@ -137,7 +183,14 @@ def full(room: int) -> Episode:
     make.get_device("g0", MOCK, "s")
     make.step("close", slot="s")
     for state in (3, 1, 4, 1):
-        make.ioctl("d0", "VFIO_DEVICE_FEATURE", None, extra=struct.pack("<IIIi", 16, 2 | 2 << 16, state, 0) + bytes(8), take={"stream": [12, 4]}, kind="migration")
+        make.ioctl(
+            "d0",
+            "VFIO_DEVICE_FEATURE",
+            None,
+            extra=struct.pack("<IIIi", 16, 2 | 2 << 16, state, 0) + bytes(8),
+            take={"stream": [12, 4]},
+            kind="migration",
+        )
         make.step("close", slot="stream")
     data = struct.pack("<IIIIIIQQ", 40, 11 | 1 << 16, 0, 0, 0, 1, 0, PAGE)
     make.ioctl("d", "VFIO_DEVICE_FEATURE", None, extra=data, **{"as": "b", "kind": "dma-buf"})
@@ -202,7 +255,11 @@ def interrupts(device: str) -> Episode:
     make = DeviceAsker(device)
     for event in ("e0", "e1", "e2"):
         make.step("eventfd", **{"as": event})
-    vectors = (1, 4, 8, 1, 1) if make.mock else {EDU: (1, 1, 0, 1, 1), NVME: (1, 0, 65, 1, 1), E1000E: (1, 1, 5, 1, 1)}[device]
+    vectors = (
+        (1, 4, 8, 1, 1)
+        if make.mock
+        else {EDU: (1, 1, 0, 1, 1), NVME: (1, 0, 65, 1, 1), E1000E: (1, 1, 5, 1, 1)}[device]
+    )
     for index in (*range(6), 2**32 - 1):
         make.ask("VFIO_DEVICE_GET_IRQ_INFO", struct.pack("<4I", 16, 0, index, 0))
     for index in range(5):
@@ -210,7 +267,9 @@ def interrupts(device: str) -> Episode:
             for action, kind, count in product((0, 8, 16, 32, 24), (0, 1, 2, 4, 3), (0, 1, 2)):
                 if on:
                     make.irqs(4 | 32, index, fds=("e0",))
-                data: Any = {"bools": bytes([1] * count)} if kind == 2 else {"fds": ("e1", "e2")[:count]} if kind == 4 else {}
+                data: Any = (
+                    {"bools": bytes([1] * count)} if kind == 2 else {"fds": ("e1", "e2")[:count]} if kind == 4 else {}
+                )
                 make.irqs(kind | action, index, 0, count, **data)
             for fd in (-1, -2, "closed", "c"):
                 for action in (8, 16, 32):
@@ -220,7 +279,16 @@ def interrupts(device: str) -> Episode:
             make.irqs(2 | 32, index, bools=b"\0")
             make.irqs(2 | 32, index, bools=b"\1")
             make.irqs(1 | 32, index)
-        for start, count in ((0, 2), (1, 1), (0, 0), (vectors[index], 0), (vectors[index], 1), (2**32 - 1, 1), (2**32 - 2, 1), (0, 2**32 - 1)):
+        for start, count in (
+            (0, 2),
+            (1, 1),
+            (0, 0),
+            (vectors[index], 0),
+            (vectors[index], 1),
+            (2**32 - 1, 1),
+            (2**32 - 2, 1),
+            (0, 2**32 - 1),
+        ):
             make.irqs(4 | 32, index, start, count, fds=("e1", "e2"))
         make.irqs(1 | 32, index, 0, 0)
         # Two more than one, and one more than there was.
@@ -252,7 +320,9 @@ def ioeventfds() -> Episode:
         put = [] if fd is None else [[24, 4, ["fd", fd]]]
         make.ask("VFIO_DEVICE_IOEVENTFD", struct.pack("<IIQQiI", argsz, flags, offset, value, -1, 0), put=put)
 
-    for flags, offset in product((0, 1, 2, 3, 4, 8, 16, 12), (0, 1, 2, 4, (1 << 20) - 4, 1 << 20, 1 << 40, 6 << 40, CONFIG, 9 << 40)):
+    for flags, offset in product(
+        (0, 1, 2, 3, 4, 8, 16, 12), (0, 1, 2, 4, (1 << 20) - 4, 1 << 20, 1 << 40, 6 << 40, CONFIG, 9 << 40)
+    ):
         ask(offset, flags=flags)
         ask(offset, fd=None, flags=flags)
     for fd in ("closed", "c"):
@@ -273,14 +343,24 @@ def hot_resets() -> Episode:
     make.get_device("g1", CARDS_EDU, "d3")
     for slot in ("d0", "d1", "d2", "d3"):
         for argsz in (0, 8, 12, 19, 20, 27, 28, 200):
-            make.ask("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", struct.pack("<3I", argsz, 9, 9) + b"\xa5" * 40, slot, mask=[[12, 4], [20, 4]])
+            make.ask(
+                "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO",
+                struct.pack("<3I", argsz, 9, 9) + b"\xa5" * 40,
+                slot,
+                mask=[[12, 4], [20, 4]],
+            )
         make.step("ioctl", slot=slot, request="VFIO_DEVICE_PCI_HOT_RESET", value=0)
         for argsz, flags, fds in (
             (8, 0, ()), (12, 1, ()), (12, 0, ()), (16, 0, ("g0",)), (16, 0, ("g1",)), (16, 0, ("g2",)), (16, 0, ("c",)), (16, 0, ("closed",)),
             (20, 0, ("g0", "g1")), (20, 0, ("g1", "g1")), (24, 0, ("g0", "g1", "g2")), (12, 0, ("g0",) * 200),
         ):  # fmt: skip
             put = [[12 + 4 * n, 4, ["fd", fd]] for n, fd in enumerate(fds)]
-            make.ask("VFIO_DEVICE_PCI_HOT_RESET", struct.pack("<3I", argsz, flags, len(fds)) + bytes(4 * len(fds) + 8), slot, put=put)
+            make.ask(
+                "VFIO_DEVICE_PCI_HOT_RESET",
+                struct.pack("<3I", argsz, flags, len(fds)) + bytes(4 * len(fds) + 8),
+                slot,
+                put=put,
+            )
     return make.steps
 
 
@@ -293,10 +373,18 @@ def hot_resets_by_cdev() -> Episode:
 
     def ask() -> None:
         for slot in "xyzr":
-            make.ioctl(slot, "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", None, extra=struct.pack("<3I", 200, 0, 0) + bytes(188))
+            make.ioctl(
+                slot, "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", None, extra=struct.pack("<3I", 200, 0, 0) + bytes(188)
+            )
             for argsz, count, fds in ((12, 0, ()), (16, 1, ("d",))):
                 put = [[12, 4, ["fd", fd]] for fd in fds]
-                make.ioctl(slot, "VFIO_DEVICE_PCI_HOT_RESET", None, extra=struct.pack("<3I", argsz, 0, count) + bytes(8), put=put)
+                make.ioctl(
+                    slot,
+                    "VFIO_DEVICE_PCI_HOT_RESET",
+                    None,
+                    extra=struct.pack("<3I", argsz, 0, count) + bytes(8),
+                    put=put,
+                )
 
     ask()
     for slot in "xyr":
@@ -363,7 +451,10 @@ def region_infos(device: str) -> Episode:
     for index, argsz in product((*range(11), 2**32 - 1), (0, 31, 32, 200)):
         # The ROM's size is QEMU's business; of a BAR with an MSI-X table it is said that this can be mapped, where anything can.
         if (device, index) not in ((NVME, 6), (E1000E, 6), (NVME, 0), (E1000E, 3)):
-            make.ask("VFIO_DEVICE_GET_REGION_INFO", struct.pack("<IIIIQQ", argsz, 0xA5, index, 0xA5, 0xA5, 0xA5) + b"\xa5" * 168)
+            make.ask(
+                "VFIO_DEVICE_GET_REGION_INFO",
+                struct.pack("<IIIIQQ", argsz, 0xA5, index, 0xA5, 0xA5, 0xA5) + b"\xa5" * 168,
+            )
     return make.steps
 
 
@@ -404,9 +495,19 @@ def dma_bufs_mapped(other: str | None) -> Episode:
     make.ioctl("p", "VFIO_DEVICE_FEATURE", None, extra=several, **{"as": "two", "kind": "dma-buf"})
 
     def file(slot: str, start: int, size: int, iova: int, ioas: Ref = one) -> None:
-        make.ask("IOMMU_IOAS_MAP_FILE", {"ioas_id": ioas, "fd": ["fd", slot]}, start=start, length=size, iova=iova, flags=7)
+        make.ask(
+            "IOMMU_IOAS_MAP_FILE", {"ioas_id": ioas, "fd": ["fd", slot]}, start=start, length=size, iova=iova, flags=7
+        )
 
-    for start, size in ((0, 0), (0, PAGE), (PAGE, 3 * PAGE), (4 * PAGE, PAGE), (3 * PAGE, 2 * PAGE), (0x800, PAGE), (0, 1)):
+    for start, size in (
+        (0, 0),
+        (0, PAGE),
+        (PAGE, 3 * PAGE),
+        (4 * PAGE, PAGE),
+        (3 * PAGE, 2 * PAGE),
+        (0x800, PAGE),
+        (0, 1),
+    ):
         file("b", start, size, 0x10000 + start % PAGE)
         make.unmap(one, 0x10000)
     for start, size in ((0, PAGE), (PAGE, PAGE), (0, 2 * PAGE), (0, 3 * PAGE)):
@@ -468,7 +569,10 @@ def registers() -> Episode:
     make = DeviceAsker(MOCK)
     for offset, width in product(range(0, 0x400, 4), (1, 2, 4, 8)):
         make.read(offset, width)
-    for offset, width in product((0x000, 0x00C, 0x14C, 0x220, 0x384, 0x3A0, 0x400, 0x402, 0x404, 0x408, 0x40C, 0x53C, 0x540, 0xFFC, 0x1000), (2, 4, 8, 16)):
+    for offset, width in product(
+        (0x000, 0x00C, 0x14C, 0x220, 0x384, 0x3A0, 0x400, 0x402, 0x404, 0x408, 0x40C, 0x53C, 0x540, 0xFFC, 0x1000),
+        (2, 4, 8, 16),
+    ):
         make.read(offset, width)
         make.write(offset, width, 0)
     for value in (0, 1, 2):
@@ -572,7 +676,21 @@ def pins() -> Episode:
     make.map(0, 4 * PAGE)
     make.map(0x10000, PAGE, flags=1)
     make.map(0x20000, PAGE, HOLE_AT)
-    for iova, count in ((0, 1), (0, 1), (0, 2), (PAGE, 2), (3 * PAGE, 2), (1, 1), (0x10000, 1), (0x20000, 1), (0x30000, 1), (0, 0), (_U64 - PAGE, 1), (_U64 - PAGE, 2), (0, _U64 - 1)):
+    for iova, count in (
+        (0, 1),
+        (0, 1),
+        (0, 2),
+        (PAGE, 2),
+        (3 * PAGE, 2),
+        (1, 1),
+        (0x10000, 1),
+        (0x20000, 1),
+        (0x30000, 1),
+        (0, 0),
+        (_U64 - PAGE, 1),
+        (_U64 - PAGE, 2),
+        (0, _U64 - 1),
+    ):
         for command in (1, 3):
             make.write(0x300, 8, iova)
             make.write(0x308, 8, count)
@@ -640,7 +758,11 @@ def streams() -> Episode:
     ):  # fmt: skip
         make.state(4)
         for record in records:
-            data = record.encoded() if record.type in (1, 2, 3, 4) else _HEADER.encoded().replace(b"\1\0\0\0", b"\7\0\0\0", 1)
+            data = (
+                record.encoded()
+                if record.type in (1, 2, 3, 4)
+                else _HEADER.encoded().replace(b"\1\0\0\0", b"\7\0\0\0", 1)
+            )
             make.step("write", slot="stream", data=data.hex())
         make.step("write", slot="stream", data="")
         make.state(1, to="none")
@@ -709,7 +831,15 @@ def invalid_addresses() -> Episode:
     make.ask("VFIO_IOMMU_MAP_DMA", struct.pack("<IIQQQ", 32, 4, 0, 0, PAGE), "c", put=[[8, 8, ["arena", 0]]])
     make.set_container("g1")
     make.ask("VFIO_IOMMU_DIRTY_PAGES", struct.pack("<II", 8, 1), "c")
-    for iova, size in ((0, 0), (0, PAGE), (1, PAGE), (0, PAGE + 1), (0, 2 * PAGE), (_U64 - PAGE, PAGE), (_U64 - PAGE, 2 * PAGE)):
+    for iova, size in (
+        (0, 0),
+        (0, PAGE),
+        (1, PAGE),
+        (0, PAGE + 1),
+        (0, 2 * PAGE),
+        (_U64 - PAGE, PAGE),
+        (_U64 - PAGE, 2 * PAGE),
+    ):
         data = struct.pack("<IIQQQQQ", 48, 4, iova, size, PAGE, 8, 0)
         make.ask("VFIO_IOMMU_DIRTY_PAGES", data, "c", put=[[40, 8, ["arena", LOG]]], look=[[LOG, 8]])
     make.ask("VFIO_IOMMU_DIRTY_PAGES", struct.pack("<II", 8, 2), "c")
@@ -744,8 +874,33 @@ def engine_faults() -> Episode:
 
 
 def episodes() -> list[Episode]:
-    made = [descriptors(), numbers(), full(0), low_power(), ioeventfds(), hot_resets(), hot_resets_by_cdev(), dma_bufs()]
-    made += [kind(device) for kind, device in product((features, interrupts, region_infos), (MOCK, EDU, E1000E, NVME)) if not (kind is region_infos and device == MOCK)]
+    made = [
+        descriptors(),
+        numbers(),
+        full(0),
+        low_power(),
+        ioeventfds(),
+        hot_resets(),
+        hot_resets_by_cdev(),
+        dma_bufs(),
+    ]
+    made += [
+        kind(device)
+        for kind, device in product((features, interrupts, region_infos), (MOCK, EDU, E1000E, NVME))
+        if not (kind is region_infos and device == MOCK)
+    ]
     made += [configuration(device) for device in (EDU, E1000E, NVME)]
     made += [dma_bufs_mapped(other) for other in (None, MOCK, EDU)]
-    return [*made, registers(), jobs(), logs(), pins(), tokens(), streams(), saving(), engine_faults(), invalid_addresses(), no_way_back()]
+    return [
+        *made,
+        registers(),
+        jobs(),
+        logs(),
+        pins(),
+        tokens(),
+        streams(),
+        saving(),
+        engine_faults(),
+        invalid_addresses(),
+        no_way_back(),
+    ]

@@ -48,9 +48,18 @@ def files() -> Episode:
             special = how == "read_file" and path in ("/dev/vfio/vfio", "/dev/iommu")
             if not special:  # a read of these says what descriptors() asks for
                 make.look(how, path, blind=how == "listdir")
-        if path not in ("/dev/vfio/vfio", "/dev/iommu", f"{PCI}/drivers_probe", f"{device}/driver/bind", f"{device}/driver_override", LIMIT):
+        if path not in (
+            "/dev/vfio/vfio",
+            "/dev/iommu",
+            f"{PCI}/drivers_probe",
+            f"{device}/driver/bind",
+            f"{device}/driver_override",
+            LIMIT,
+        ):
             make.tell(path, "\n")
-        if not path.endswith(("bind", "driver_override", "drivers_probe", "limit", "vendor", "type", "modalias", "/vfio", "/iommu")):
+        if not path.endswith(
+            ("bind", "driver_override", "drivers_probe", "limit", "vendor", "type", "modalias", "/vfio", "/iommu")
+        ):
             make.step("open", **{"as": "f", "what": f"path:{path}"})
     return make.steps
 
@@ -59,7 +68,25 @@ def parameters() -> Episode:
     """Numbers and truths."""
     make = HostAsker()
     make.step("write_file", path=LIMIT, text="65535")
-    for text in ("1", "0", "-1", "x", "", "\n", " 7", "7 ", "0x10", "010", "4294967295", "4294967296", "18446744073709551616", "1 2", "1\n\n", "08", "+5"):
+    for text in (
+        "1",
+        "0",
+        "-1",
+        "x",
+        "",
+        "\n",
+        " 7",
+        "7 ",
+        "0x10",
+        "010",
+        "4294967295",
+        "4294967296",
+        "18446744073709551616",
+        "1 2",
+        "1\n\n",
+        "08",
+        "+5",
+    ):
         make.tell(LIMIT, text)
         make.look("read_file", LIMIT)
     flag = "/sys/module/vfio_pci/parameters/enable_sriov"
@@ -168,7 +195,9 @@ def virtual_functions() -> Episode:
 
     def device(group: str, name: str, token: str | None, slot: str) -> None:
         words = "" if token is None else f" vf_token={token}"
-        make.ioctl(group, "VFIO_GROUP_GET_DEVICE_FD", None, extra=f"{name}{words}\0".encode(), **{"as": slot, "kind": "device"})
+        make.ioctl(
+            group, "VFIO_GROUP_GET_DEVICE_FD", None, extra=f"{name}{words}\0".encode(), **{"as": slot, "kind": "device"}
+        )
 
     one, other = "01234567-89ab-cdef-0123-456789abcdef", "fedcba98-7654-3210-fedc-ba9876543210"
     for token in (None, one, "0" * 8 + "-0000-0000-0000-" + "0" * 12):
@@ -183,13 +212,21 @@ def virtual_functions() -> Episode:
     for token in (None, other, one):
         device("g0", NVME, token, "p")
     token = bytes.fromhex(other.replace("-", ""))
-    make.ioctl("p", "VFIO_DEVICE_FEATURE", None, extra=(24).to_bytes(4, "little") + (2 << 16).to_bytes(4, "little") + token)
+    make.ioctl(
+        "p", "VFIO_DEVICE_FEATURE", None, extra=(24).to_bytes(4, "little") + (2 << 16).to_bytes(4, "little") + token
+    )
     make.step("open", **{"as": "f", "what": "iommufd"})
     make.step("open", **{"as": "w", "what": f"cdev:{second}"})
     for name in (one, other):
         make.step("fill", at=POINTED_AT, data=name.replace("-", ""))
         put: list[list[object]] = [[8, 4, ["fd", "f"]], [16, 8, ["arena", POINTED_AT]]]
-        make.ioctl("w", "VFIO_DEVICE_BIND_IOMMUFD", None, extra=(24).to_bytes(4, "little") + (1).to_bytes(4, "little") + bytes(16), put=put)
+        make.ioctl(
+            "w",
+            "VFIO_DEVICE_BIND_IOMMUFD",
+            None,
+            extra=(24).to_bytes(4, "little") + (1).to_bytes(4, "little") + bytes(16),
+            put=put,
+        )
     for slot in ("v", "w", "p", "q", "g0", "g1"):
         make.step("close", slot=slot)
     make.tell(f"{root}/sriov_numvfs", "0")

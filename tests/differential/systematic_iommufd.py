@@ -73,16 +73,40 @@ class Asker(IommufdMaker):
 
     # Devices.
 
-    def bind(self, slot: str = "d", fd: str = "f", *, keep: str = "dev", argsz: int = 24, flags: int = 0, token: int | None = None) -> None:
+    def bind(
+        self,
+        slot: str = "d",
+        fd: str = "f",
+        *,
+        keep: str = "dev",
+        argsz: int = 24,
+        flags: int = 0,
+        token: int | None = None,
+    ) -> None:
         put: list[Any] = [[offset(BIND, "iommufd"), 4, ["fd", fd]]]
         if token is not None:
             put.append([offset(BIND, "token_uuid_ptr"), 8, ["arena", token]])
         values = {"argsz": argsz, "flags": flags}
-        self.ioctl(slot, "VFIO_DEVICE_BIND_IOMMUFD", BIND, values, extra=bytes(16), put=put, keep={keep: [offset(BIND, "out_devid"), 4]})
+        self.ioctl(
+            slot,
+            "VFIO_DEVICE_BIND_IOMMUFD",
+            BIND,
+            values,
+            extra=bytes(16),
+            put=put,
+            keep={keep: [offset(BIND, "out_devid"), 4]},
+        )
 
     def attach(self, to: Ref, slot: str = "d", *, keep: str = "auto", **values: Any) -> None:
         at = offset(ATTACH, "pt_id")
-        self.ioctl(slot, "VFIO_DEVICE_ATTACH_IOMMUFD_PT", ATTACH, {"argsz": 16, **values}, put=[[at, 4, to]], keep={keep: [at, 4]})
+        self.ioctl(
+            slot,
+            "VFIO_DEVICE_ATTACH_IOMMUFD_PT",
+            ATTACH,
+            {"argsz": 16, **values},
+            put=[[at, 4, to]],
+            keep={keep: [at, 4]},
+        )
 
     def attach_to_what_is_mapped(self, iova: int, size: int, at: int) -> None:
         """To an address space where that is mapped, and which goes again."""
@@ -190,7 +214,9 @@ def mappings(device: str | None) -> Episode:
     for at, size, flags in product((1, 0x800, RO_AT, HOLE_AT - PAGE, HOLE_AT), (PAGE, 2 * PAGE, 2048, 1), (5, 7, 3)):
         make.map(one, 0x10000, size, at, flags)
         make.unmap(one)
-    for address, size in product((0, 1, 1 << 63, 2**64 - PAGE, LAST, 0x7FFFFFFFE000, 0x7FFFFFFFF000), (PAGE, 2 * PAGE, 1)):
+    for address, size in product(
+        (0, 1, 1 << 63, 2**64 - PAGE, LAST, 0x7FFFFFFFE000, 0x7FFFFFFFF000), (PAGE, 2 * PAGE, 1)
+    ):
         make.ask("IOMMU_IOAS_MAP", {"ioas_id": one}, flags=7, iova=0x10000, user_va=address, length=size)
         make.unmap(one)
     make.map(one, 0x10000, 4 * PAGE)
@@ -234,9 +260,15 @@ def places(device: str | None) -> Episode:
     make.unmap(one)
     make.unmap(other)
 
-    def allow(*ranges: tuple[int, int], id: Ref = one, at: int | None = POINTED_AT, count: int | None = None, **values: Any) -> None:
+    def allow(
+        *ranges: tuple[int, int], id: Ref = one, at: int | None = POINTED_AT, count: int | None = None, **values: Any
+    ) -> None:
         for index, (start, last) in enumerate(ranges):
-            make.step("fill", at=POINTED_AT + 16 * index, data=(start.to_bytes(8, "little") + last.to_bytes(8, "little")).hex())
+            make.step(
+                "fill",
+                at=POINTED_AT + 16 * index,
+                data=(start.to_bytes(8, "little") + last.to_bytes(8, "little")).hex(),
+            )
         refs = {"ioas_id": id, **({} if at is None else {"allowed_iovas": ["arena", at]})}
         make.ask("IOMMU_IOAS_ALLOW_IOVAS", refs, num_iovas=len(ranges) if count is None else count, **values)
         make.map(one, 0, flags=6)
@@ -295,7 +327,9 @@ def copies_and_files(device: str | None) -> Episode:
     make.unmap(one)
 
     def file(slot: str, start: int, size: int, iova: int = 0x10000, flags: int = 7, id: Ref = one) -> None:
-        make.ask("IOMMU_IOAS_MAP_FILE", {"ioas_id": id, "fd": ["fd", slot]}, start=start, length=size, iova=iova, flags=flags)
+        make.ask(
+            "IOMMU_IOAS_MAP_FILE", {"ioas_id": id, "fd": ["fd", slot]}, start=start, length=size, iova=iova, flags=flags
+        )
         make.unmap(one)
 
     make.step("eventfd", **{"as": "e"})
@@ -349,11 +383,28 @@ def page_tables(device: str | None) -> Episode:
     for id in (table, pasids, one, NOBODY):
         for flags in range(4):
             make.ask("IOMMU_HWPT_SET_DIRTY_TRACKING", {"hwpt_id": id}, flags=flags, __reserved=flags >> 1)
-        for iova, size, unit in product((0, 0x800, PAGE, 2**64 - PAGE, LAST), (0, 0x800, PAGE, 2 * PAGE, LAST), (0, 0x800, 3000, PAGE)):
-            make.ask("IOMMU_HWPT_GET_DIRTY_BITMAP", {"hwpt_id": id, "data": ["arena", POINTED_AT]}, iova=iova, length=size, page_size=unit)
+        for iova, size, unit in product(
+            (0, 0x800, PAGE, 2**64 - PAGE, LAST), (0, 0x800, PAGE, 2 * PAGE, LAST), (0, 0x800, 3000, PAGE)
+        ):
+            make.ask(
+                "IOMMU_HWPT_GET_DIRTY_BITMAP",
+                {"hwpt_id": id, "data": ["arena", POINTED_AT]},
+                iova=iova,
+                length=size,
+                page_size=unit,
+            )
         for flags, reserved in ((1, 0), (2, 0), (0, 1)):
-            make.ask("IOMMU_HWPT_GET_DIRTY_BITMAP", {"hwpt_id": id}, flags=flags, __reserved=reserved, length=PAGE, page_size=PAGE)
-        for reserved, there, size, count in product((0, 1), (0, 1), (0, 8, PAGE, PAGE + 1), (0, 1, 1 << 19, (1 << 19) + 1)):
+            make.ask(
+                "IOMMU_HWPT_GET_DIRTY_BITMAP",
+                {"hwpt_id": id},
+                flags=flags,
+                __reserved=reserved,
+                length=PAGE,
+                page_size=PAGE,
+            )
+        for reserved, there, size, count in product(
+            (0, 1), (0, 1), (0, 8, PAGE, PAGE + 1), (0, 1, 1 << 19, (1 << 19) + 1)
+        ):
             refs = {"hwpt_id": id, **({"data_uptr": ["arena", POINTED_AT]} if there else {})}
             make.ask("IOMMU_HWPT_INVALIDATE", refs, __reserved=reserved, entry_len=size, entry_num=count)
     for id, flags, kind, size in product((dev, NOBODY), (0, 1, 2), (0, 1, 2, 4, 99), (0, 8, 24, 64)):
@@ -439,7 +490,12 @@ def attaching(device: str | None) -> Episode:
 def binding(device: str | None) -> Episode:
     make = Asker()
     make.step("open", **{"as": "d", "what": f"cdev:{device}"})
-    for request in ("VFIO_DEVICE_GET_INFO", "VFIO_DEVICE_ATTACH_IOMMUFD_PT", "VFIO_DEVICE_RESET", "VFIO_DEVICE_FEATURE"):
+    for request in (
+        "VFIO_DEVICE_GET_INFO",
+        "VFIO_DEVICE_ATTACH_IOMMUFD_PT",
+        "VFIO_DEVICE_RESET",
+        "VFIO_DEVICE_FEATURE",
+    ):
         make.step("ioctl", slot="d", request=request, value=0)
     for size in (0, 8, 15, 16, 20, 24, 32):
         make.step("open", **{"as": "s", "what": f"cdev:{device}"})
@@ -508,10 +564,30 @@ def reaching(device: str | None) -> Episode:
     make.map(one, 0x12000, PAGE, 4 * PAGE, 5)
     make.map(one, 0x13000, PAGE, 5 * PAGE, 3)
     make.map(one, 0x14000, PAGE, HOLE_AT)
-    places = ((0x10000, 8), (0x11FFC, 8), (0x11FFC, 5000), (0x12000, 8), (0x13000, 8), (0x14000, 8), (0x20000, 8), (0x10000, 0), (LAST, 2), (LAST, 1))
+    places = (
+        (0x10000, 8),
+        (0x11FFC, 8),
+        (0x11FFC, 5000),
+        (0x12000, 8),
+        (0x13000, 8),
+        (0x14000, 8),
+        (0x20000, 8),
+        (0x10000, 0),
+        (LAST, 2),
+        (LAST, 1),
+    )
     for command, (iova, size) in product((3, 2), places):
         make.engine(command, iova, size)
-    for iova, count in ((0x10000, 1), (0x10000, 1), (0x11000, 2), (0x12000, 1), (0x13000, 1), (0x14000, 1), (0x20000, 1), (0x10800, 1)):
+    for iova, count in (
+        (0x10000, 1),
+        (0x10000, 1),
+        (0x11000, 2),
+        (0x12000, 1),
+        (0x13000, 1),
+        (0x14000, 1),
+        (0x20000, 1),
+        (0x10800, 1),
+    ):
         make.pins(1, iova, count)
     make.unmap(one, 0x10000, 2 * PAGE)
     make.pins(1, 0x12000, 1)
@@ -543,7 +619,13 @@ def standing_in(device: str, type: int) -> Episode:
         make.ioctl("c", "VFIO_IOMMU_MAP_DMA", MAP, values, put=[[offset(MAP, "vaddr"), 8, ["arena", at]]])
 
     def unmap(iova: int = 0, size: int = 0, flags: int = 2, argsz: int = 24) -> None:
-        make.ioctl("c", "VFIO_IOMMU_UNMAP_DMA", UNMAP, {"argsz": argsz, "flags": flags, "iova": iova, "size": size}, extra=bytes(24))
+        make.ioctl(
+            "c",
+            "VFIO_IOMMU_UNMAP_DMA",
+            UNMAP,
+            {"argsz": argsz, "flags": flags, "iova": iova, "size": size},
+            extra=bytes(24),
+        )
 
     extensions()
     for number in range(9):
@@ -571,7 +653,34 @@ def standing_in(device: str, type: int) -> Episode:
     make.attach(NOBODY)
     make.detach()
     make.bind()
-    for size in (0, 8, 15, 16, 19, 20, 23, 24, 32, 39, 40, 41, 48, 56, 57, 63, 64, 71, 72, 80, 87, 88, 96, 104, 120, 200):
+    for size in (
+        0,
+        8,
+        15,
+        16,
+        19,
+        20,
+        23,
+        24,
+        32,
+        39,
+        40,
+        41,
+        48,
+        56,
+        57,
+        63,
+        64,
+        71,
+        72,
+        80,
+        87,
+        88,
+        96,
+        104,
+        120,
+        200,
+    ):
         info(size)
     extensions()
     for flags in range(9):
@@ -655,10 +764,34 @@ def selftest_arguments(_: str | None) -> Episode:
         for iova, size, unit in ((0, PAGE, PAGE), (1, PAGE, PAGE), (0, 0, PAGE), (0, PAGE, 0), (0, 1 << 50, PAGE)):
             union = bytes(8) + b"".join(number.to_bytes(8, "little") for number in (iova, size, unit))
             make.test(selftest.DIRTY, table, union, [[32, 8, ["arena", POINTED_AT]]])
-        for iova, size, at in ((1, PAGE, 0), (selftest.BASE, 1, 0), (selftest.BASE, PAGE, 1), (selftest.BASE, PAGE, 0), (LAST - PAGE + 1, PAGE, 0)):
-            make.test(selftest.CHECK_MAP, table, iova.to_bytes(8, "little") + size.to_bytes(8, "little"), [[16, 8, ["arena", at]]])
-    for iova, size in ((LAST - 1, 1), (LAST, 1), (0x800, 2**64 - 0x800), (selftest.BASE, 2**64 - selftest.BASE), (selftest.BASE + 8, LAST - selftest.BASE - 8), (selftest.BASE, 1 << 60)):
-        asker.ask("IOMMU_HW_QUEUE_ALLOC", {"viommu_id": ["var", "viommu0", 0]}, type=selftest.TYPE, nesting_parent_iova=iova, length=size)
+        for iova, size, at in (
+            (1, PAGE, 0),
+            (selftest.BASE, 1, 0),
+            (selftest.BASE, PAGE, 1),
+            (selftest.BASE, PAGE, 0),
+            (LAST - PAGE + 1, PAGE, 0),
+        ):
+            make.test(
+                selftest.CHECK_MAP,
+                table,
+                iova.to_bytes(8, "little") + size.to_bytes(8, "little"),
+                [[16, 8, ["arena", at]]],
+            )
+    for iova, size in (
+        (LAST - 1, 1),
+        (LAST, 1),
+        (0x800, 2**64 - 0x800),
+        (selftest.BASE, 2**64 - selftest.BASE),
+        (selftest.BASE + 8, LAST - selftest.BASE - 8),
+        (selftest.BASE, 1 << 60),
+    ):
+        asker.ask(
+            "IOMMU_HW_QUEUE_ALLOC",
+            {"viommu_id": ["var", "viommu0", 0]},
+            type=selftest.TYPE,
+            nesting_parent_iova=iova,
+            length=size,
+        )
     return make.steps
 
 
@@ -686,7 +819,14 @@ def events(_: str | None) -> Episode:
 
     def queue(viommu: str) -> None:
         take = {f"q{viommu}": [24, 4]}
-        asker.ask("IOMMU_VEVENTQ_ALLOC", {"viommu_id": ["var", viommu, 0]}, type=selftest.EVENTS, veventq_depth=4, keep={f"queue{viommu}": [20, 4]}, take=take)
+        asker.ask(
+            "IOMMU_VEVENTQ_ALLOC",
+            {"viommu_id": ["var", viommu, 0]},
+            type=selftest.EVENTS,
+            veventq_depth=4,
+            keep={f"queue{viommu}": [20, 4]},
+            take=take,
+        )
         queues[viommu] = ["var", f"queue{viommu}", 0]
 
     def attach(name: str) -> None:
@@ -749,14 +889,38 @@ def several_pages(_: str | None) -> Episode:
     asker.map(ioas, 0x5000000, PAGE, 0)
     asker.map(ioas, 0x5001000, PAGE, 2 * PAGE)
     asker.map(ioas, 0x5002000, PAGE, 3 * PAGE, 5)
-    for iova, size in ((0x5000000, 2 * PAGE), (0x5002000, PAGE), (0x5003000, PAGE), (0x5000000, PAGE), (LAST - PAGE + 1, PAGE - 1)):
-        asker.ask("IOMMU_HW_QUEUE_ALLOC", {"viommu_id": viommu}, type=selftest.TYPE, nesting_parent_iova=iova, length=size, keep={"queue": [20, 4]})
+    for iova, size in (
+        (0x5000000, 2 * PAGE),
+        (0x5002000, PAGE),
+        (0x5003000, PAGE),
+        (0x5000000, PAGE),
+        (LAST - PAGE + 1, PAGE - 1),
+    ):
+        asker.ask(
+            "IOMMU_HW_QUEUE_ALLOC",
+            {"viommu_id": viommu},
+            type=selftest.TYPE,
+            nesting_parent_iova=iova,
+            length=size,
+            keep={"queue": [20, 4]},
+        )
         asker.destroy(["var", "queue", 0])
     for size in (39, 20, 0, 80):
         make.step("read", slot="qfault0", size=size)
     table: Ref = ["var", "hwpt0", 0]
-    for iova, size, at in ((1, PAGE, 0), (0x5000000, 1, 0), (0x5000000, PAGE, 1), (0x5000000, PAGE, 0), (0x5000000, 2 * PAGE, 0), (0x5000000, PAGE, PAGE), (0x5003000, PAGE, 0), (0x5002000, 2 * PAGE, 3 * PAGE)):
-        make.test(selftest.CHECK_MAP, table, iova.to_bytes(8, "little") + size.to_bytes(8, "little"), [[16, 8, ["arena", at]]])
+    for iova, size, at in (
+        (1, PAGE, 0),
+        (0x5000000, 1, 0),
+        (0x5000000, PAGE, 1),
+        (0x5000000, PAGE, 0),
+        (0x5000000, 2 * PAGE, 0),
+        (0x5000000, PAGE, PAGE),
+        (0x5003000, PAGE, 0),
+        (0x5002000, 2 * PAGE, 3 * PAGE),
+    ):
+        make.test(
+            selftest.CHECK_MAP, table, iova.to_bytes(8, "little") + size.to_bytes(8, "little"), [[16, 8, ["arena", at]]]
+        )
     for place, size in ((0, PAGE), (0x1000, PAGE), (0x1000, 2 * PAGE), (0x1000, 100), (1 << 40, PAGE)):
         make.step("mmap", slot="f", offset=place, size=size, prot=1)
     return make.steps

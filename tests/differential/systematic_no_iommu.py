@@ -139,7 +139,9 @@ def addresses() -> Episode:
         ask(iova, size)
     ask(0x10000, 4, 1)
     for flags in (0, 1, 2, 4, 8):
-        make.ask("IOMMU_HWPT_ALLOC", {"dev_id": ["var", "dev", 0], "pt_id": other}, flags=flags, keep={"table": [16, 4]})
+        make.ask(
+            "IOMMU_HWPT_ALLOC", {"dev_id": ["var", "dev", 0], "pt_id": other}, flags=flags, keep={"table": [16, 4]}
+        )
     make.attach(["var", "table", 0])
     make.ask("IOMMU_GET_HW_INFO", {"dev_id": ["var", "dev", 0]})
     ask(0x10000, 4)
@@ -148,7 +150,13 @@ def addresses() -> Episode:
     ask(0x10000, 4)
     make.detach()
     ask(0x10000, 4)
-    for iova, size, at in ((0xFEE00000, PAGE, 0), (1 << 48, PAGE, 0), (1 << 56, PAGE, 0), (2**64 - 2 * PAGE, PAGE, 0), (0x800, 0x800, 0x800)):
+    for iova, size, at in (
+        (0xFEE00000, PAGE, 0),
+        (1 << 48, PAGE, 0),
+        (1 << 56, PAGE, 0),
+        (2**64 - 2 * PAGE, PAGE, 0),
+        (0x800, 0x800, 0x800),
+    ):
         make.attach_to_what_is_mapped(iova, size, at)
     return make.steps
 
@@ -172,4 +180,11 @@ def switched_off() -> Episode:
 
 
 def episodes() -> list[Episode]:
-    return [containers("container"), containers("iommufd"), address_space_first(), unprivileged(), addresses(), switched_off()]
+    return [
+        containers("container"),
+        containers("iommufd"),
+        address_space_first(),
+        unprivileged(),
+        addresses(),
+        switched_off(),
+    ]

@@ -90,7 +90,10 @@ def test_a_device_alone_on_its_bus_is_reset_with_it() -> None:
     kernel = mock.Kernel()
     alone, shared = "0000:01:00.0", EDU
     for address, resets in ((alone, True), (shared, False)):
-        with pyvfio.host.bind(address, "vfio-pci", kernel=kernel), pyvfio.open(address, mode="type1v2", kernel=kernel) as device:
+        with (
+            pyvfio.host.bind(address, "vfio-pci", kernel=kernel),
+            pyvfio.open(address, mode="type1v2", kernel=kernel) as device,
+        ):
             assert bool(device.info.flags & lib.VFIO_DEVICE_FLAGS_RESET) == resets
             if resets:
                 device.reset()
@@ -112,7 +115,11 @@ def test_the_command_register_is_as_firmware_leaves_it() -> None:
 
 def test_who_reads_a_device_in_low_power_wakes_it() -> None:
     kernel = mock.Kernel()
-    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode="type1v2", kernel=kernel) as device, device.low_power():
+    with (
+        pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel),
+        pyvfio.open(EDU, mode="type1v2", kernel=kernel) as device,
+        device.low_power(),
+    ):
         assert device.regions[0].read32(0) == 0x010000ED
 
 
@@ -127,7 +134,9 @@ def test_a_limit_on_locked_memory_is_met_before_memory_that_is_not_there() -> No
         start = ffi.cast("uintptr_t", ffi.from_buffer(memory))
         ctypes.CDLL(None).munmap(ctypes.c_void_p(int(start) + PAGE), ctypes.c_size_t(PAGE))
         assert isinstance(device.address_space, pyvfio.Container)
-        call = ffi.new("struct vfio_iommu_type1_dma_map *", {"argsz": 32, "flags": 3, "vaddr": int(start), "size": 2 * PAGE})
+        call = ffi.new(
+            "struct vfio_iommu_type1_dma_map *", {"argsz": 32, "flags": 3, "vaddr": int(start), "size": 2 * PAGE}
+        )
         door = kernel.door(device.address_space.fileno(), "container")
         assert lib.pyvfio_ioctl(door, lib.VFIO_IOMMU_MAP_DMA, call) == -errno.ENOMEM
         kernel.limit_memlock(None)
@@ -222,7 +231,13 @@ def test_the_other_kind_of_page_table_has_pages_of_4096_bytes_and_starts_at_0() 
     make = _selftest()
     make.step("fill", at=POINTED_AT, data=struct.pack("=2I", 0, 1).hex())
     refs = {"dev_id": ["var", "dev0", 0], "pt_id": ["var", "ioas0", 0], "data_uptr": ["arena", POINTED_AT]}
-    make.request("IOMMU_HWPT_ALLOC", "iommu_hwpt_alloc", {"data_type": selftest.DATA, "data_len": 8}, refs, keep={"huge": [16, 4]})
+    make.request(
+        "IOMMU_HWPT_ALLOC",
+        "iommu_hwpt_alloc",
+        {"data_type": selftest.DATA, "data_len": 8},
+        refs,
+        keep={"huge": [16, 4]},
+    )
     for size in (2048, 4096):
         union = struct.pack("=2Q", selftest.BASE, size)
         make.test(selftest.CHECK_MAP, ["var", "huge", 0], union, [[16, 8, ["arena", 0]]])
@@ -238,7 +253,13 @@ def test_events_go_where_the_page_table_is_of_under_the_name_that_the_device_had
         make.request("IOMMU_VIOMMU_ALLOC", "iommu_viommu_alloc", {"type": selftest.TYPE}, refs, keep={name: [20, 4]})
     make.step("fill", at=POINTED_AT, data=bytes(8).hex())
     refs = {"dev_id": dev, "pt_id": ["var", "one", 0], "data_uptr": ["arena", POINTED_AT]}
-    make.request("IOMMU_HWPT_ALLOC", "iommu_hwpt_alloc", {"data_type": selftest.DATA, "data_len": 8}, refs, keep={"table": [16, 4]})
+    make.request(
+        "IOMMU_HWPT_ALLOC",
+        "iommu_hwpt_alloc",
+        {"data_type": selftest.DATA, "data_len": 8},
+        refs,
+        keep={"table": [16, 4]},
+    )
     for name, number in (("one", 7), ("two", 8)):
         refs = {"viommu_id": ["var", name, 0], "dev_id": dev}
         make.request("IOMMU_VDEVICE_ALLOC", "iommu_vdevice_alloc", {"virt_id": number}, refs, keep={"vdevice": [12, 4]})
@@ -248,7 +269,9 @@ def test_events_go_where_the_page_table_is_of_under_the_name_that_the_device_had
     # The device is the second's now, which has no queue, and nor has the first.
     make.test(selftest.EVENT, 0, put=[[0, 4, dev]])
     values = {"type": selftest.EVENTS, "veventq_depth": 2}
-    make.request("IOMMU_VEVENTQ_ALLOC", "iommu_veventq_alloc", values, {"viommu_id": ["var", "one", 0]}, take={"q": [24, 4]})
+    make.request(
+        "IOMMU_VEVENTQ_ALLOC", "iommu_veventq_alloc", values, {"viommu_id": ["var", "one", 0]}, take={"q": [24, 4]}
+    )
     make.test(selftest.EVENT, 0, put=[[0, 4, dev]])
     make.step("read", slot="q", size=100)
     assert _answered(make)[-4:] == [-errno.EOPNOTSUPP, 0, 0, 12]
@@ -310,7 +333,14 @@ def test_virtual_functions_of_what_vfio_has_are_vfio_s_too() -> None:
             heard = []
             while (event := monitor.poll(0)) is not None:
                 heard.append((event[0], event[1].subsystem))
-        kind = [("add", "pci"), ("change", "pci"), ("add", "vfio"), ("add", "vfio-dev"), ("bind", "pci"), ("change", "pci")]
+        kind = [
+            ("add", "pci"),
+            ("change", "pci"),
+            ("add", "vfio"),
+            ("add", "vfio-dev"),
+            ("bind", "pci"),
+            ("change", "pci"),
+        ]
         assert heard == kind
         assert kernel.devices["0000:00:04.1"].driver == "vfio-pci"
         kernel.write_file(f"/sys/bus/pci/devices/{nvme}/sriov_numvfs", b"0")
@@ -318,7 +348,11 @@ def test_virtual_functions_of_what_vfio_has_are_vfio_s_too() -> None:
 
 def test_a_dma_buf_is_not_for_programs() -> None:
     kernel = mock.Kernel()
-    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode="iommufd", kernel=kernel) as device, device.regions[0].dma_buf() as exported:
+    with (
+        pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel),
+        pyvfio.open(EDU, mode="iommufd", kernel=kernel) as device,
+        device.regions[0].dma_buf() as exported,
+    ):
         with pytest.raises(OSError) as caught:
             kernel.mmap(exported.fileno(), PAGE, offset=0, prot=mmap.PROT_READ)
         assert caught.value.errno == errno.EINVAL
@@ -338,7 +372,9 @@ def test_without_an_iommu_a_fault_queue_is_looked_for_first() -> None:
             device = pyvfio.open(EDU, mode="iommufd", no_iommu=True, kernel=kernel)
         space = device.address_space
         assert isinstance(space, pyvfio.iommufd.Ioas)
-        call = ffi.new("struct iommu_hwpt_alloc *", {"size": ffi.sizeof("struct iommu_hwpt_alloc"), "flags": 4, "pt_id": space.id})
+        call = ffi.new(
+            "struct iommu_hwpt_alloc *", {"size": ffi.sizeof("struct iommu_hwpt_alloc"), "flags": 4, "pt_id": space.id}
+        )
         call.dev_id, call.fault_id = device.bound.id, 99
         door = kernel.door(space.iommufd.fileno(), "iommufd")
         assert lib.pyvfio_ioctl(door, lib.IOMMU_HWPT_ALLOC, call) == -errno.ENOENT
@@ -348,7 +384,15 @@ def test_without_an_iommu_a_fault_queue_is_looked_for_first() -> None:
 def test_a_state_changes_though_no_descriptor_is_left_for_its_data() -> None:
     kernel = mock.Kernel()
     with pyvfio.open("vfio-mock.0", mode="type1v2", kernel=kernel) as device:
-        call = ffi.new("uint32_t[4]", [16, lib.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | lib.VFIO_DEVICE_FEATURE_SET, lib.VFIO_DEVICE_STATE_STOP_COPY, 0x55])
+        call = ffi.new(
+            "uint32_t[4]",
+            [
+                16,
+                lib.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | lib.VFIO_DEVICE_FEATURE_SET,
+                lib.VFIO_DEVICE_STATE_STOP_COPY,
+                0x55,
+            ],
+        )
         door = kernel.door(device.fileno(), "device")
         with no_descriptor_left():
             assert lib.pyvfio_ioctl(door, lib.VFIO_DEVICE_FEATURE, call) == -errno.EMFILE

@@ -18,7 +18,9 @@ def outcomes(*numbers: str) -> list[str]:
 
 
 def test_every_planted_fault_is_found() -> None:
-    missed = [mutation for mutation, said in zip(MUTATIONS, outcomes(), strict=True) if said.endswith(": no disagreement")]
+    missed = [
+        mutation for mutation, said in zip(MUTATIONS, outcomes(), strict=True) if said.endswith(": no disagreement")
+    ]
     assert not missed, "\n".join(f"{one.file}: {one.old!r} -> {one.new!r}" for one in missed)
 
 

@@ -10,8 +10,15 @@ from steps import Answer, Episode
 
 
 def test_a_disagreement_is_shrunk_to_the_steps_that_it_takes() -> None:
-    episodes = [one for one in generate.episodes(3, 250, ["type1"]) if any(step.get("request") == "VFIO_IOMMU_MAP_DMA" for step in one)]
-    with replay.on_mock(generate.devices(["type1"]), "intel-39") as mock, replay.on_mock(generate.devices(["type1"]), "intel-39") as other:
+    episodes = [
+        one
+        for one in generate.episodes(3, 250, ["type1"])
+        if any(step.get("request") == "VFIO_IOMMU_MAP_DMA" for step in one)
+    ]
+    with (
+        replay.on_mock(generate.devices(["type1"]), "intel-39") as mock,
+        replay.on_mock(generate.devices(["type1"]), "intel-39") as other,
+    ):
 
         def wrong(episode: Episode) -> list[Answer]:
             """A kernel that says EIO to every map that fails because something is there."""

@@ -22,7 +22,14 @@ _UUID = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"
 TOKENS = tuple(
     f"{name} {words}"
     for name in ("vfio-mock.0", "0000:00:03.0")
-    for words in (f"vf_token={_UUID}", f" vf_token={_UUID} ", f"vf_token={_UUID[:-1]}", f"vf_token={_UUID} vf_token={_UUID}", "token", "vf_token=")
+    for words in (
+        f"vf_token={_UUID}",
+        f" vf_token={_UUID} ",
+        f"vf_token={_UUID[:-1]}",
+        f"vf_token={_UUID} vf_token={_UUID}",
+        "token",
+        "vf_token=",
+    )
 )
 #: where IOVAs are special: around the MSI window, AMD's hole, the widths of IOMMUs, the end
 EDGES = (
@@ -59,7 +66,9 @@ class Type1Maker(Maker):
         self.ioctl(group, "VFIO_GROUP_SET_CONTAINER", None, extra=bytes(4), put=[[0, 4, ["fd", container]]])
 
     def get_device(self, group: str, name: str, slot: str) -> None:
-        self.ioctl(group, "VFIO_GROUP_GET_DEVICE_FD", None, extra=name.encode() + bytes(1), **{"as": slot, "kind": "device"})
+        self.ioctl(
+            group, "VFIO_GROUP_GET_DEVICE_FD", None, extra=name.encode() + bytes(1), **{"as": slot, "kind": "device"}
+        )
 
     # What is asked of the container.
 
@@ -75,7 +84,9 @@ class Type1Maker(Maker):
 
     def size(self) -> int:
         if self.chance(4):
-            return self.one_of(0, 1, 512, 4095, 1 << 21, 1 << 32, 1 << 43, (1 << 43) - PAGE, 1 << 44, 1 << 63, 2**64 - PAGE, 2**64 - 1)
+            return self.one_of(
+                0, 1, 512, 4095, 1 << 21, 1 << 32, 1 << 43, (1 << 43) - PAGE, 1 << 44, 1 << 63, 2**64 - PAGE, 2**64 - 1
+            )
         return PAGE * self.one_of(1, 1, 1, 2, 2, 3, 4, 5, 8)
 
     def map(self) -> None:
@@ -95,7 +106,13 @@ class Type1Maker(Maker):
             if where in ("end", "null"):
                 put, vaddr = [], 2**64 - PAGE if where == "end" else 0
         argsz = self.argsz(32, 24, 31)
-        self.ioctl("c", "VFIO_IOMMU_MAP_DMA", MAP, {"argsz": argsz, "flags": flags, "iova": iova, "vaddr": vaddr, "size": size}, put=put)
+        self.ioctl(
+            "c",
+            "VFIO_IOMMU_MAP_DMA",
+            MAP,
+            {"argsz": argsz, "flags": flags, "iova": iova, "vaddr": vaddr, "size": size},
+            put=put,
+        )
         if flags in (1, 2, 3) and size % PAGE == 0 and iova % PAGE == 0:
             self.mapped.append((iova, size))
 
@@ -173,16 +190,24 @@ class Type1Maker(Maker):
                 iova = max(0, iova - PAGE * self.one_of(0, 1, 3, 5))
                 size += PAGE * self.one_of(0, 1, 6, 9)
         else:
-            iova, size = (0, self.space * PAGE + PAGE * self.one_of(0, 8)) if self.chance(60) else (self.iova(), self.size())
+            iova, size = (
+                (0, self.space * PAGE + PAGE * self.one_of(0, 8)) if self.chance(60) else (self.iova(), self.size())
+            )
         size %= 1 << 64
         bitmap, put, look = self.bitmap(size, 24)
         get = ffi.new(f"{GET} *", {"iova": iova, "size": size})
         extra = bytes(ffi.buffer(get))[:16] + bitmap
         argsz = self.argsz(48, 8, 16, 47)
-        self.ioctl("c", "VFIO_IOMMU_DIRTY_PAGES", DIRTY, {"argsz": argsz, "flags": flags}, extra=extra, put=put, look=look)
+        self.ioctl(
+            "c", "VFIO_IOMMU_DIRTY_PAGES", DIRTY, {"argsz": argsz, "flags": flags}, extra=extra, put=put, look=look
+        )
 
     def info(self) -> None:
-        argsz = 160 if self.chance(50) else self.one_of(0, 15, 16, 17, 20, 23, 24, 72, 80, 104, 120, 127, 128, 136, 2**32 - 1)
+        argsz = (
+            160
+            if self.chance(50)
+            else self.one_of(0, 15, 16, 17, 20, 23, 24, 72, 80, 104, 120, 127, 128, 136, 2**32 - 1)
+        )
         self.ioctl("c", "VFIO_IOMMU_GET_INFO", INFO, {"argsz": argsz}, extra=b"\xa5" * 136)
 
     def extension(self) -> None:
@@ -205,7 +230,12 @@ class Type1Maker(Maker):
             iova = (start + self.one_of(last, last - 1, self.random.randrange(max(min(size, 1 << 20), 1)))) % 2**64
         length = self.one_of(1, 8, 100, 4096, 4097, 10000, 20000) if self.chance(95) else self.one_of(0, 2**64 - 1)
         command = self.one_of(3, 3, 3, 2, 1)
-        for register, value in ((0x100, iova), (0x108, length), (0x118, self.random.randrange(1 << 12)), (0x120, self.random.getrandbits(64))):
+        for register, value in (
+            (0x100, iova),
+            (0x108, length),
+            (0x118, self.random.randrange(1 << 12)),
+            (0x120, self.random.getrandbits(64)),
+        ):
             self.step("pwrite", slot=slot, offset=register, data=value.to_bytes(8, "little").hex())
         self.step("pwrite", slot=slot, offset=0x148, data=command.to_bytes(4, "little").hex())
         # Status and errno, then steps, bytes and the IOVA of the fault; and what has become of the memory.
@@ -243,13 +273,32 @@ class Type1Maker(Maker):
     def join(self, group: str) -> None:
         self.set_container(group, self.one_of("c", "c", "c", "c2", "g0", "d0", "nothing"))
         if self.chance(40):
-            self.ioctl_value(self.one_of("c", "c", "c2"), "VFIO_SET_IOMMU", self.one_of(1, 3, 3, 3, 0, 4, 6, 8, 9, 10, 2**64 - 1))
+            self.ioctl_value(
+                self.one_of("c", "c", "c2"), "VFIO_SET_IOMMU", self.one_of(1, 3, 3, 3, 0, 4, 6, 8, 9, 10, 2**64 - 1)
+            )
 
     def reopen(self, group: str) -> None:
-        self.step("open", **{"as": self.one_of(group, "g9"), "what": f"group:{self.random.choice((*MOCKS, *EDUS, *SHARED))}"})
+        self.step(
+            "open", **{"as": self.one_of(group, "g9"), "what": f"group:{self.random.choice((*MOCKS, *EDUS, *SHARED))}"}
+        )
 
     def device(self, group: str) -> None:
-        name = self.random.choice((*MOCKS, *EDUS, *SHARED, "", "x" * 4094, "x" * 4095, "x" * 4096, "0000:00:03", "0000:00:03.0 ", "0000:00:03.0x", "vfio-mock.00", *TOKENS))
+        name = self.random.choice(
+            (
+                *MOCKS,
+                *EDUS,
+                *SHARED,
+                "",
+                "x" * 4094,
+                "x" * 4095,
+                "x" * 4096,
+                "0000:00:03",
+                "0000:00:03.0 ",
+                "0000:00:03.0x",
+                "vfio-mock.00",
+                *TOKENS,
+            )
+        )
         self.get_device(group, name, self.one_of("d0", "d1", "d9"))
 
     def shut(self, group: str) -> None:
@@ -366,7 +415,9 @@ def groups(make: Type1Maker) -> None:
         if make.chance(50):
             index = make.random.randrange(3)
             make.set_container(f"g{index}")
-            make.ioctl_value("c", "VFIO_SET_IOMMU", 3 if make.chance(75) else make.one_of(0, 1, 4, 6, 8, 9, 10, 2**64 - 1))
+            make.ioctl_value(
+                "c", "VFIO_SET_IOMMU", 3 if make.chance(75) else make.one_of(0, 1, 4, 6, 8, 9, 10, 2**64 - 1)
+            )
             make.get_device(f"g{index}", make.devices[index], f"d{index}")
 
 
@@ -385,6 +436,16 @@ def entries(make: Type1Maker) -> None:
     make.run(30, map=10, unmap=5, info=4)
 
 
-KINDS = ((emulated, 5), (backed, 5), (mixed, 4), (dirty, 5), (addresses, 2), (groups, 3), (memlock, 2), (entries, 1), (joined, 2))
+KINDS = (
+    (emulated, 5),
+    (backed, 5),
+    (mixed, 4),
+    (dirty, 5),
+    (addresses, 2),
+    (groups, 3),
+    (memlock, 2),
+    (entries, 1),
+    (joined, 2),
+)
 MAKER = Type1Maker
 DEVICES = (*EDUS, SHARED[0])

@@ -27,7 +27,10 @@ def kernel() -> mock.Kernel:
 
 @pytest.fixture(params=["type1v2", "iommufd"])
 def device(kernel: mock.Kernel, request: pytest.FixtureRequest) -> Iterator[Device]:
-    with pyvfio.host.bind(ADDRESS, "vfio-pci", kernel=kernel), pyvfio.open(ADDRESS, mode=request.param, kernel=kernel) as device:
+    with (
+        pyvfio.host.bind(ADDRESS, "vfio-pci", kernel=kernel),
+        pyvfio.open(ADDRESS, mode=request.param, kernel=kernel) as device,
+    ):
         device.config.bus_master = True
         yield device
 

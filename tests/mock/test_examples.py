@@ -259,19 +259,31 @@ def test_e1000e_says_when_no_frame_comes_and_goes_on(card: Device, monkeypatch: 
     ("name", "lines"),
     [
         ("edu", ["edu 1.0, alive", "12! = 479001600", "by DMA in", "by MSI, with status 0x2a"]),
-        ("dirty_pages", ["edu copied 0x100000 to 0x105000 by DMA: equal", "AMD HyperTransport hole", "dirty: 4 pages", "read again: 0 pages"]),
+        (
+            "dirty_pages",
+            [
+                "edu copied 0x100000 to 0x105000 by DMA: equal",
+                "AMD HyperTransport hole",
+                "dirty: 4 pages",
+                "read again: 0 pages",
+            ],
+        ),
     ],
 )
 def test_an_example_needs_nothing_but_the_kernels_name(name: str, lines: list[str]) -> None:
     command = [sys.executable, "-W", "error", EXAMPLES / f"{name}.py"]
-    done = subprocess.run(command, env=os.environ | {"PYVFIO_KERNEL": "mock:amd"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=os.environ | {"PYVFIO_KERNEL": "mock:amd"}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert [line for line in lines if line not in done.stdout] == []
     assert "DIFFERENT" not in done.stdout
 
 
 @pytest.fixture
-def by_hand(kernel: mock.Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def by_hand(
+    kernel: mock.Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
     """What an example prints when it is run on this kernel with these arguments."""
 
     def run(name: str, *arguments: str) -> str:

@@ -274,7 +274,9 @@ def test_numbers_are_the_lowest_that_are_free(iommufd: Iommufd) -> None:
     assert [iommufd.ioas().id, iommufd.ioas().id, iommufd.ioas().id] == [1, 2, 4]
 
 
-def test_a_page_table_of_the_kernels_own_goes_with_its_devices(kernel: mock.Kernel, iommufd: Iommufd, ioas: Ioas) -> None:
+def test_a_page_table_of_the_kernels_own_goes_with_its_devices(
+    kernel: mock.Kernel, iommufd: Iommufd, ioas: Ioas
+) -> None:
     with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), iommufd.bind(EDU) as device:
         device.attach(ioas)
         with pytest.raises(OSError) as caught:

@@ -18,7 +18,9 @@ class Memory:
     """Pages that are not there: places are chosen without looking at them."""
 
 
-def first(areas: Mappings[Area], reserved: list[tuple[int, int]], allowed: list[tuple[int, int]], address: int, size: int) -> int | None:
+def first(
+    areas: Mappings[Area], reserved: list[tuple[int, int]], allowed: list[tuple[int, int]], address: int, size: int
+) -> int | None:
     """As the kernel goes about it: gap after gap, the first that fits."""
     alignment = min(1 << (size - 1).bit_length(), address & -address or 1 << 63, 2 << 20)
     offset = address % PAGE

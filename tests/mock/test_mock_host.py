@@ -146,7 +146,11 @@ def test_hot_reset_of_a_bus_needs_all_of_it(kernel: mock.Kernel) -> None:
         device.config.bus_master = True
         device.hot_reset()
         assert not device.config.bus_master
-    with host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, kernel=kernel) as device, pytest.raises(pyvfio.Unsupported):
+    with (
+        host.bind(EDU, "vfio-pci", kernel=kernel),
+        pyvfio.open(EDU, kernel=kernel) as device,
+        pytest.raises(pyvfio.Unsupported),
+    ):
         _ = device.hot_reset_info
 
 

@@ -94,8 +94,12 @@ def test_a_job_goes_on_in_the_other_device_where_it_was(source: Device, target: 
     assert done == list(range(steps, 16))
 
 
-@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data[:64], lambda data: data + data, lambda data: b""])
-def test_a_stream_that_is_not_whole_ends_in_error_and_a_reset_leaves_that(source: Device, target: Device, change: object) -> None:
+@pytest.mark.parametrize(
+    "change", [lambda data: data[:-1], lambda data: data[:64], lambda data: data + data, lambda data: b""]
+)
+def test_a_stream_that_is_not_whole_ends_in_error_and_a_reset_leaves_that(
+    source: Device, target: Device, change: object
+) -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         target.migration.load(io.BytesIO(change(saved(source))))  # type: ignore[operator]
     target.reset()

@@ -46,7 +46,11 @@ def test_what_is_not_mapped_is_a_fault(capsys: pytest.CaptureFixture[str]) -> No
 
 class Plain(mock.Device):
     function = mock.Function(
-        (0x1234, 1), bars={0: mock.Bar(8192, memory=True), 2: mock.Bar(4096, wide=True)}, msix=4, express=True, resets=True
+        (0x1234, 1),
+        bars={0: mock.Bar(8192, memory=True), 2: mock.Bar(4096, wide=True)},
+        msix=4,
+        express=True,
+        resets=True,
     )
 
 

@@ -239,7 +239,9 @@ def test_closing_ends_a_job(kernel: mock.Kernel) -> None:
 # Interrupts.
 
 
-def test_a_job_raises_its_interrupt_when_its_status_is_final(device: Device, engine: VfioMock, mapping: Mapping) -> None:
+def test_a_job_raises_its_interrupt_when_its_status_is_final(
+    device: Device, engine: VfioMock, mapping: Mapping
+) -> None:
     (vector,) = device.irqs[VALUES["IRQ_MSIX"]].enable([3])
     engine["DMA_IRQ"] = VALUES["IRQ_MSIX"] << 16 | 3
     engine.start("FILL", "RAISE", iova=mapping.iova, length=PAGE)
@@ -322,7 +324,9 @@ def test_ranges_beyond_the_limit_are_combined_or_refused(device: Device, engine:
         device.dirty_log(ranges)
 
 
-def test_a_report_in_larger_pages_and_of_a_part_clears_that_part(device: Device, engine: VfioMock, mapping: Mapping) -> None:
+def test_a_report_in_larger_pages_and_of_a_part_clears_that_part(
+    device: Device, engine: VfioMock, mapping: Mapping
+) -> None:
     engine["LOG_PAGE_MIN"] = 1 << 16
     with device.dirty_log([mapping.range]) as log:
         assert log.page_size == 1 << 16
@@ -382,7 +386,9 @@ def test_open_fails_once_and_then_works(kernel: mock.Kernel) -> None:
     pyvfio.open("vfio-mock.0", kernel=kernel).close()
 
 
-def test_pinned_pages_are_written_directly_and_let_go_at_unmap(device: Device, engine: VfioMock, mapping: Mapping) -> None:
+def test_pinned_pages_are_written_directly_and_let_go_at_unmap(
+    device: Device, engine: VfioMock, mapping: Mapping
+) -> None:
     engine["PIN_IOVA"], engine["PIN_COUNT"], engine["PIN_COMMAND"] = mapping.iova, 4, VALUES["PIN_PIN"]
     assert engine["PIN_PINNED"] == 4
     with refused(errno.EEXIST):

@@ -46,7 +46,9 @@ class FakePciKernel(FakeKernel):
         info = ffi.cast("struct vfio_region_info *", argument)
         if info.index == lib.VFIO_PCI_BAR0_REGION_INDEX:
             info.size = len(self.bar)
-            info.flags = lib.VFIO_REGION_INFO_FLAG_READ | lib.VFIO_REGION_INFO_FLAG_WRITE | lib.VFIO_REGION_INFO_FLAG_MMAP
+            info.flags = (
+                lib.VFIO_REGION_INFO_FLAG_READ | lib.VFIO_REGION_INFO_FLAG_WRITE | lib.VFIO_REGION_INFO_FLAG_MMAP
+            )
         elif info.index == lib.VFIO_PCI_CONFIG_REGION_INDEX:
             info.size, info.offset = len(self.config), CONFIG_AT
             info.flags = lib.VFIO_REGION_INFO_FLAG_READ

@@ -32,7 +32,11 @@ def bitmap_of(*ranges: IovaRange, dirty: Iterable[int] = (), page_size: int = PA
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[int, list[IovaRange]]:
     page_size = draw(st.sampled_from([4096, 65536, 2 << 20]))
-    parts = draw(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 300) | st.sampled_from([64, 128, 512])), min_size=1, max_size=4))
+    parts = draw(
+        st.lists(
+            st.tuples(st.integers(0, 2), st.integers(1, 300) | st.sampled_from([64, 128, 512])), min_size=1, max_size=4
+        )
+    )
     at = 0
     ranges = []
     for gap, pages in parts:

@@ -59,7 +59,9 @@ def test_every_call_goes_through_the_door(kernel: FakeKernel, space: Container, 
     assert {"VFIO_GROUP_GET_STATUS", "VFIO_GROUP_SET_CONTAINER", "VFIO_SET_IOMMU", "VFIO_DEVICE_GET_INFO"} <= set(names)
 
 
-def test_a_call_that_a_signal_interrupts_is_made_again_after_its_handler(kernel: FakeKernel, space: Container, device: Device) -> None:
+def test_a_call_that_a_signal_interrupts_is_made_again_after_its_handler(
+    kernel: FakeKernel, space: Container, device: Device
+) -> None:
     seen: list[str] = []
 
     def interrupted(fd: int, argument: int) -> int:
@@ -211,7 +213,13 @@ def test_a_chain_is_walked_in_its_order() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "first"),
-    [(_chain((1, 1, 16)), 16), (_chain((1, 1, 24), (1, 1, 16)), 16), (_chain((1, 1, 999)), 16), (_chain((1, 1, 0)), 8), (_chain(), 16)],
+    [
+        (_chain((1, 1, 16)), 16),
+        (_chain((1, 1, 24), (1, 1, 16)), 16),
+        (_chain((1, 1, 999)), 16),
+        (_chain((1, 1, 0)), 8),
+        (_chain(), 16),
+    ],
     ids=["to itself", "in a circle", "beyond the end", "into the head", "cut short"],
 )
 def test_a_chain_that_breaks_the_abi_is_a_bad_reply(answer: memoryview, first: int) -> None:
@@ -426,7 +434,9 @@ def test_a_kernel_that_writes_beyond_the_bitmap_is_found_out(kernel: FakeKernel,
 def test_importing_loads_no_more_than_it_uses() -> None:
     code = "import sys, pyvfio; pyvfio.open; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert not {"pyudev", "asyncio", "dataclasses", "numpy", "inspect", "pyvfio.guest.tracking", "pyvfio.irq"} & set(loaded)
+    assert not {"pyudev", "asyncio", "dataclasses", "numpy", "inspect", "pyvfio.guest.tracking", "pyvfio.irq"} & set(
+        loaded
+    )
 
 
 def test_the_kernel_is_chosen_by_name() -> None:

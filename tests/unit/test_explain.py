@@ -97,12 +97,17 @@ def out_of_memory(kernel: FakeKernel, space: Container) -> OSError:
 
 def test_the_limit_on_locked_memory_is_told_with_what_is_used(kernel: FakeIommu, space: Container, limit: None) -> None:
     error = out_of_memory(kernel, space)
-    assert "8 KiB more would exceed the limit on locked memory, 64 KiB (RLIMIT_MEMLOCK), of which 60 KiB are used" in str(error)
+    assert (
+        "8 KiB more would exceed the limit on locked memory, 64 KiB (RLIMIT_MEMLOCK), of which 60 KiB are used"
+        in str(error)
+    )
     assert "ulimit -l" in notes(error)
     assert "locked 60 KiB, pinned 32 KiB by this process" in notes(error)
 
 
-def test_a_process_that_the_limit_does_not_bind_is_not_told_to_raise_it(kernel: FakeIommu, space: Container, limit: None) -> None:
+def test_a_process_that_the_limit_does_not_bind_is_not_told_to_raise_it(
+    kernel: FakeIommu, space: Container, limit: None
+) -> None:
     kernel.status = kernel.status.replace("CapEff:\t0000000000000000", f"CapEff:\t{1 << 14:016x}")
     error = out_of_memory(kernel, space)
     assert "limit" not in str(error)
@@ -176,7 +181,9 @@ def test_what_nothing_can_hold_is_said_so(kernel: FakeIommu, space: Container) -
 )
 def test_an_unmap_that_would_cut_a_mapping_names_it(space: Container, iova: int, pages: int) -> None:
     mapping = space.map(DmaBuffer(4 * PAGE), 0x10_0000)
-    with pytest.raises(OSError, match=r"it would split what is mapped at \[0x100000, 0x103fff\]; mode type1v2") as caught:
+    with pytest.raises(
+        OSError, match=r"it would split what is mapped at \[0x100000, 0x103fff\]; mode type1v2"
+    ) as caught:
         space.unmap(iova, pages * PAGE)
     assert caught.value.errno == errno.EINVAL
     assert "unmap whole mappings" in notes(caught.value)

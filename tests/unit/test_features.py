@@ -237,7 +237,9 @@ class TestNoIommu:
             pyvfio.open("fake.0", mode=mode, kernel=kernel)
         assert not kernel.fds
 
-    @pytest.mark.parametrize("arguments", [{"no_iommu": True}, {"mode": "noiommu"}, {"mode": "noiommu", "no_iommu": True}])
+    @pytest.mark.parametrize(
+        "arguments", [{"no_iommu": True}, {"mode": "noiommu"}, {"mode": "noiommu", "no_iommu": True}]
+    )
     def test_with_that_word_it_opens_and_warns(self, kernel: NoIommuKernel, arguments: dict[str, object]) -> None:
         with pytest.warns(NoIommuWarning, match="reaches all memory") as caught:
             device = pyvfio.open("fake.0", kernel=kernel, **arguments)  # type: ignore[arg-type]

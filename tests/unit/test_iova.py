@@ -339,7 +339,11 @@ def test_coalesce_gives_what_the_kernel_gives(steps: list[tuple[int, int]], limi
 def test_no_cover_of_so_few_ranges_is_smaller(steps: list[tuple[int, int]], limit: int) -> None:
     set_ = laid_out(steps)
     covers = (
-        sum(set_[last].last - set_[first].start + 1 for first, last in itertools.pairwise([*cuts, len(set_)]) for last in [last - 1])
+        sum(
+            set_[last].last - set_[first].start + 1
+            for first, last in itertools.pairwise([*cuts, len(set_)])
+            for last in [last - 1]
+        )
         for count in range(min(limit, len(set_)))
         for cuts in ([0, *rest] for rest in itertools.combinations(range(1, len(set_)), count))
     )
@@ -375,9 +379,7 @@ def test_a_set_is_not_coalesced_to_nothing() -> None:
 
 
 @given(worlds(), st.sampled_from([1, 2, 4, 8]))
-def test_align_leaves_the_whole_pages(
-    world: tuple[int, IovaSet, set[int], IovaSet, set[int]], page: int
-) -> None:
+def test_align_leaves_the_whole_pages(world: tuple[int, IovaSet, set[int], IovaSet, set[int]], page: int) -> None:
     base, one, in_one, _, _ = world
 
     aligned = one.align(page)

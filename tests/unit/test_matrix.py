@@ -85,12 +85,21 @@ def test_the_machines_have_each_cell_once_those_of_the_newest_kernel_first(choic
     kernels = list(dict.fromkeys(kernel for _, kernel, _ in machines))
     assert kernels == (["newest"] if choice else ["newest", "6.1", "6.12"])
     matrix = Matrix()
-    run = [cell for iommu, kernel, devices in machines for cell in matrix.cells(iommu, kernel) if cell.device in (devices or [cell.device])]
-    assert sorted(run) == sorted(cell for kernel in kernels for iommu in matrix.iommus(kernel) for cell in matrix.cells(iommu, kernel))
+    run = [
+        cell
+        for iommu, kernel, devices in machines
+        for cell in matrix.cells(iommu, kernel)
+        if cell.device in (devices or [cell.device])
+    ]
+    assert sorted(run) == sorted(
+        cell for kernel in kernels for iommu in matrix.iommus(kernel) for cell in matrix.cells(iommu, kernel)
+    )
 
 
 def test_the_newest_kernel_is_the_newest_that_ran_and_none_that_has_a_name() -> None:
-    matrix = Matrix(DATA | {"kernels": DATA["kernels"] | {"9.1": [{"iommus": ["amd"], "modes": ["type1"], "devices": ["edu"]}]}})
+    matrix = Matrix(
+        DATA | {"kernels": DATA["kernels"] | {"9.1": [{"iommus": ["amd"], "modes": ["type1"], "devices": ["edu"]}]}}
+    )
     ran = {Cell("amd", "type1", "edu", kernel): {} for kernel in ("9.1", "7.3", "7.10")}
     kernels = [cell.kernel for cell in script().expected_cells(matrix, ["newest", "9.1"], ran)]
     assert kernels == ["7.10"] * (len(kernels) - 1) + ["9.1"]

@@ -320,7 +320,9 @@ def test_a_reset_ends_the_session(kernel: MigratingKernel, device: Device, migra
     assert descriptors(kernel) == []
 
 
-def test_closing_the_device_closes_the_stream_first(kernel: MigratingKernel, device: Device, migration: Migration) -> None:
+def test_closing_the_device_closes_the_stream_first(
+    kernel: MigratingKernel, device: Device, migration: Migration
+) -> None:
     migration.state = State.STOP_COPY
     device.close()
     assert kernel.closed[:2] == ["stream", "fake.0"]
@@ -339,7 +341,9 @@ def test_a_stream_that_was_closed_is_gone(kernel: MigratingKernel, migration: Mi
     migration.state = State.RUNNING
 
 
-def test_a_failing_close_of_the_ended_stream_does_not_lose_the_new_one(kernel: MigratingKernel, migration: Migration) -> None:
+def test_a_failing_close_of_the_ended_stream_does_not_lose_the_new_one(
+    kernel: MigratingKernel, migration: Migration
+) -> None:
     migration.state = State.STOP_COPY
     close = kernel.close
 
@@ -360,14 +364,18 @@ def test_a_failing_close_of_the_ended_stream_does_not_lose_the_new_one(kernel: M
 
 def test_a_failed_change_says_where_the_device_is(kernel: MigratingKernel, migration: Migration) -> None:
     kernel.fail = (State.RUNNING_P2P, -errno.EIO)
-    with pytest.raises(OSError, match=r"STOP_COPY, from RUNNING by RUNNING_P2P, STOP\).* it is in RUNNING_P2P now") as caught:
+    with pytest.raises(
+        OSError, match=r"STOP_COPY, from RUNNING by RUNNING_P2P, STOP\).* it is in RUNNING_P2P now"
+    ) as caught:
         migration.state = State.STOP_COPY
     assert caught.value.errno == errno.EIO
     assert caught.value.__notes__ == ["from RUNNING_P2P it can be asked for STOP_COPY again, or for RUNNING"]
     assert migration.state == State.RUNNING_P2P
 
 
-def test_a_change_that_ends_in_error_points_to_the_reset(kernel: MigratingKernel, device: Device, migration: Migration) -> None:
+def test_a_change_that_ends_in_error_points_to_the_reset(
+    kernel: MigratingKernel, device: Device, migration: Migration
+) -> None:
     kernel.fail = (State.ERROR, -errno.ENOTRECOVERABLE)
     with pytest.raises(OSError, match="it is in ERROR now") as caught:
         migration.state = State.STOP
@@ -418,7 +426,9 @@ def test_what_older_kernels_never_return_from_is_refused(kernel: MigratingKernel
         migration.state = 99  # type: ignore[assignment]
 
 
-def test_a_state_that_there_is_not_is_a_bad_reply(kernel: MigratingKernel, device: Device, migration: Migration) -> None:
+def test_a_state_that_there_is_not_is_a_bad_reply(
+    kernel: MigratingKernel, device: Device, migration: Migration
+) -> None:
     kernel.states[device.fileno()] = 12
     with pytest.raises(pyvfio.BadReply, match="12"):
         _ = migration.state
@@ -459,8 +469,12 @@ def test_flags_of_precopy_info_mean_nothing_without_the_opt_in(kernel: Migrating
     assert migration.precopy_info.reinit
 
 
-@pytest.mark.parametrize(("number", "words"), [(errno.EINVAL, "PRE_COPY_P2P alone"), (errno.ENOTTY, "loading"), (errno.ENODEV, "over")])
-def test_precopy_info_that_fails_says_why(kernel: MigratingKernel, migration: Migration, number: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.EINVAL, "PRE_COPY_P2P alone"), (errno.ENOTTY, "loading"), (errno.ENODEV, "over")]
+)
+def test_precopy_info_that_fails_says_why(
+    kernel: MigratingKernel, migration: Migration, number: int, words: str
+) -> None:
     kernel.answers["migration", "VFIO_MIG_GET_PRECOPY_INFO"] = lambda fd, argument: -number
     migration.state = State.PRE_COPY
     with pytest.raises(OSError, match=words) as caught:
@@ -473,7 +487,9 @@ def test_precopy_info_without_a_session_says_so(migration: Migration) -> None:
         _ = migration.precopy_info
 
 
-def test_pre_copy_and_save_make_one_stream_and_load_takes_it(kernel: MigratingKernel, space: Container, migration: Migration) -> None:
+def test_pre_copy_and_save_make_one_stream_and_load_takes_it(
+    kernel: MigratingKernel, space: Container, migration: Migration
+) -> None:
     kernel.piece, kernel.change = 7, b"changed"
     file = io.BytesIO()
     for rounds, _ in enumerate(migration.pre_copy(file)):

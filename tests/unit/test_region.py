@@ -100,7 +100,9 @@ def test_nothing_is_read_or_written_after_the_close(bar: RegionMapping) -> None:
     bar.close()
 
 
-@pytest.mark.parametrize("export", [lambda view: view[:16], lambda view: numpy.frombuffer(view, "u4")], ids=["slice", "array"])
+@pytest.mark.parametrize(
+    "export", [lambda view: view[:16], lambda view: numpy.frombuffer(view, "u4")], ids=["slice", "array"]
+)
 def test_a_close_says_what_keeps_the_memory(device: Device, bar: RegionMapping, export: object) -> None:
     held = export(bar.view)  # type: ignore[operator]
     with pytest.raises(BufferError, match="an array or a view of its memory is still in use"):
@@ -153,7 +155,11 @@ def test_a_descriptors_memory_is_mapped_and_no_second_descriptor_kept() -> None:
 def test_what_cannot_be_mapped_leaves_nothing() -> None:
     fd = os.memfd_create("bar")
     before = Path("/proc/self/maps").read_text()
-    for number, offset, error in ((-2, 0, errno.EBADF), (fd, 1, errno.EINVAL), (fd, 2**63 - mmap.PAGESIZE, errno.EOVERFLOW)):
+    for number, offset, error in (
+        (-2, 0, errno.EBADF),
+        (fd, 1, errno.EINVAL),
+        (fd, 2**63 - mmap.PAGESIZE, errno.EOVERFLOW),
+    ):
         with pytest.raises(OSError) as caught:
             LinuxKernel().mmap(number, 1 << 30, offset=offset, prot=mmap.PROT_READ)
         assert caught.value.errno == error

@@ -93,7 +93,9 @@ def fields_that_matter(index: int) -> set[str]:
     return {mutation.field for mutation in every if matters(mutation)}
 
 
-@pytest.mark.parametrize("index", [pytest.param(index, id=str(vector["id"])) for index, vector in enumerate(VECTORS) if vector["input"]])
+@pytest.mark.parametrize(
+    "index", [pytest.param(index, id=str(vector["id"])) for index, vector in enumerate(VECTORS) if vector["input"]]
+)
 def test_changing_an_input_that_matters_changes_the_answer(index: int) -> None:
     assert fields_that_matter(index)
 

@@ -108,7 +108,9 @@ class Iommufd(Context):
         flags = native.flags
         if native.argsz < ffi.sizeof(native[0]) or flags & ~(lib.VFIO_DMA_MAP_FLAG_READ | lib.VFIO_DMA_MAP_FLAG_WRITE):
             raise Errno(errno.EINVAL)
-        prot = (READ if flags & lib.VFIO_DMA_MAP_FLAG_READ else 0) | (WRITE if flags & lib.VFIO_DMA_MAP_FLAG_WRITE else 0)
+        prot = (READ if flags & lib.VFIO_DMA_MAP_FLAG_READ else 0) | (
+            WRITE if flags & lib.VFIO_DMA_MAP_FLAG_WRITE else 0
+        )
         table = self.compat_ioas().table
         pages = UserPages(self, native.vaddr, native.size, writable=bool(prot & WRITE))
         table.map([(pages, native.vaddr - pages.address, native.size)], native.size, native.iova, prot)

@@ -141,4 +141,3 @@ class Context(GroupContainer):
 @command(lib.IOMMU_DESTROY, "struct iommu_destroy", "id")
 def _destroy(ctx: Context, cmd: Command) -> None:
     ctx.remove(ctx.get(cmd.c.id))
-

@@ -95,7 +95,15 @@ class FaultQueue(Object):
                 if fault.pasid is not None:
                     flags |= lib.IOMMU_PGFAULT_FLAGS_PASID_VALID
                 taken += _FAULT.pack(
-                    flags, fault.device.id, fault.pasid or 0, fault.group, fault.permissions, 0, fault.address, 0, cookie
+                    flags,
+                    fault.device.id,
+                    fault.pasid or 0,
+                    fault.group,
+                    fault.permissions,
+                    0,
+                    fault.address,
+                    0,
+                    cookie,
                 )
         self.show()
         return taken

@@ -65,7 +65,14 @@ class PagingHwpt(Hwpt):
     """
 
     def __init__(
-        self, ioas: Ioas, flags: int, device: BoundDevice, *, data: UserData = _NO_DATA, automatic: bool = False, pasid: int = 0
+        self,
+        ioas: Ioas,
+        flags: int,
+        device: BoundDevice,
+        *,
+        data: UserData = _NO_DATA,
+        automatic: bool = False,
+        pasid: int = 0,
     ) -> None:
         """
         :param data: what its maker has told the driver
@@ -145,11 +152,15 @@ def _made(parent: Object, device: BoundDevice, c: Any) -> Hwpt:
         # The core of iommufd keeps the fault queue to itself, but for drivers that take no flags at all.
         driver.check_paging(c.flags & ~_FAULT if driver.flags else c.flags, data)
         return PagingHwpt(parent, c.flags, device, data=data)
-    if not isinstance(parent, PagingHwpt | Viommu) or (isinstance(parent, Viommu) and type(parent.driver) is not type(driver)):
+    if not isinstance(parent, PagingHwpt | Viommu) or (
+        isinstance(parent, Viommu) and type(parent.driver) is not type(driver)
+    ):
         raise Errno(errno.EINVAL)
     if c.flags & ~(_FAULT | _PASID) or not c.data_len or not driver.nests:
         raise Errno(errno.EOPNOTSUPP)
-    if isinstance(parent, PagingHwpt) and (parent.automatic or not parent.nest_parent or type(parent.driver) is not type(driver)):
+    if isinstance(parent, PagingHwpt) and (
+        parent.automatic or not parent.nest_parent or type(parent.driver) is not type(driver)
+    ):
         raise Errno(errno.EINVAL)
     return NestedHwpt(parent, c.flags, driver.nested(data))
 
@@ -198,9 +209,7 @@ def _invalidate(ctx: Context, cmd: Command) -> None:
         if c.__reserved:
             raise Errno(errno.EOPNOTSUPP)
         page_size = ctx.kernel.profile.page_size
-        if c.entry_num and (
-            not c.data_uptr or not 0 < c.entry_len <= page_size or c.entry_num > _MOST_ENTRIES
-        ):
+        if c.entry_num and (not c.data_uptr or not 0 < c.entry_len <= page_size or c.entry_num > _MOST_ENTRIES):
             raise Errno(errno.EINVAL)
         done, error = _invalidated(ctx.get(c.hwpt_id), UserArray(c.data_type, c.data_uptr, c.entry_len, c.entry_num))
         if error:

@@ -321,4 +321,3 @@ def _pin(areas: list[Area], domains: list[Domain]) -> None:
         for area in done:
             area.unpin()
         raise
-

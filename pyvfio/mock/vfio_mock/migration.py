@@ -105,7 +105,9 @@ class MockMigration(Migration):
         """The device's memory was written."""
         if isinstance(self.session, Saving):
             first = self._first_page(region)
-            self.session.dirty.update(range(first + offset // stream.PAGE, first + (offset + size - 1) // stream.PAGE + 1))
+            self.session.dirty.update(
+                range(first + offset // stream.PAGE, first + (offset + size - 1) // stream.PAGE + 1)
+            )
             self.session.show()
 
     def mapped(self, region: int, memory: mmap) -> None:

@@ -37,7 +37,14 @@ class Parameters:
         self._size_min = writable("log_size_min", limits.log2_size_min)
         self._size_max = writable("log_size_max", limits.log2_size_max)
         tree.add(f"{_ROOT}/token", shown(lambda: self.token, self._set_token))
-        for name, value in (("devices", 2), ("memory", 1 << 20), ("msi", 4), ("msix", 8), ("migration", 7), ("reset_set", 1)):
+        for name, value in (
+            ("devices", 2),
+            ("memory", 1 << 20),
+            ("msi", 4),
+            ("msix", 8),
+            ("migration", 7),
+            ("reset_set", 1),
+        ):
             tree.add(f"{_ROOT}/{name}", text(value))
 
     @property

@@ -96,7 +96,9 @@ class Saving(Session):
     def show(self) -> None:
         """What poll says: with PRE_COPY there may be nothing for now."""
         if not self.ended:
-            self.show_readable(not self.pre_copy or bool(self._buffer or self.initial or self.dirty) or not self._headed)
+            self.show_readable(
+                not self.pre_copy or bool(self._buffer or self.initial or self.dirty) or not self._headed
+            )
 
     @property
     def _headed(self) -> bool:
