@@ -1,0 +1,29 @@
+"""The exit codes of scripts/vm, and the exception that ends it with one of them."""
+
+from __future__ import annotations
+
+import enum
+import sys
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes that are the machine's. Every other one is the command's own."""
+
+    USAGE = 2
+    KERNEL_COMPLAINED = 200
+    TIME_LIMIT = 201
+    MACHINE_FAILED = 202
+    CANNOT_RUN = 203
+
+
+class MachineError(Exception):
+    """The machine cannot run or did not run. The text is for people."""
+
+    def __init__(self, text: str, code: ExitCode) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def say(text: str) -> None:
+    """Print a line about the machine to stderr."""
+    print(f"vm: {text}", file=sys.stderr, flush=True)

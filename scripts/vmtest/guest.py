@@ -1,0 +1,124 @@
+"""The guest's user space: process 1, which runs the command, its mounts and its environment."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vmtest.devices import Device
+from vmtest.shares import HIDDEN, Share
+
+# Names of environment variables that the command inherits from the host.
+PASSED_ON = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|CI|TERM|COLUMNS|NO_COLOR|FORCE_COLOR|VIRTUAL_ENV"
+    r"|(PYVFIO|PYTHON|PYTEST|PYENV|HYPOTHESIS|COVERAGE|MYPY|GITHUB)_?\w*"
+)
+
+MOUNTS = (
+    "sysfs /sys sysfs defaults",
+    "devpts /dev/pts devpts X-mount.mkdir",
+    "debugfs /sys/kernel/debug debugfs defaults",
+    "configfs /sys/kernel/config configfs defaults",
+    "hugetlbfs /dev/hugepages hugetlbfs X-mount.mkdir",
+)
+
+# Process 1 of the guest. Ports: 1 and 2 the command's output, 3 the conversation with the host, which sends keys for
+# /proc/sysrq-trigger and is told the exit code.
+INIT = r"""#!/bin/sh
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+mount -t proc proc /proc
+mount -a -T @FSTAB@
+ln -sf /proc/self/fd /dev/fd
+for stream in 0:stdin 1:stdout 2:stderr; do ln -sf /proc/self/fd/${stream%%:*} /dev/${stream#*:}; done
+{ ip link set lo up || ifconfig lo up; } >/dev/null 2>&1 </dev/null
+# The number in the ports' names is the virtio device's.
+while port=$(echo /dev/vport*p3) && ! [ -e $port ]; do sleep 0.02; done
+port=${port%3}
+exec 3<>${port}3
+mkfifo /run/out /run/err
+{ cat /run/out; printf '\000@MARK@'; } >${port}1 & out=$!
+{ cat /run/err; printf '\000@MARK@'; } >${port}2 & err=$!
+while read -r key <&3; do echo $key >/proc/sysrq-trigger; done & keys=$!
+echo start >&3
+(
+    exec >/run/out 2>/run/err </dev/null 3>&-
+    cd @DIRECTORY@ || exit
+    exec setsid env -i @ENVIRONMENT@ @COMMAND@
+)
+status=$?
+# What the command left running would keep its output open.
+for directory in /proc/[0-9]*; do
+    { read -r line <$directory/stat; } 2>/dev/null || continue
+    process=${directory#/proc/}
+    # After the command's name in parentheses: state, parent. Process 2 is the parent of the kernel's threads.
+    set -- ${line##*) }
+    case $process,$2 in 1,*|2,*|*,2|$out,*|$err,*|$keys,*|*,$out|*,$err) continue;; esac
+    kill -9 $process 2>/dev/null
+done
+wait $out $err
+sync
+echo "<5>pyvfio-vm: end @MARK@" >/dev/kmsg
+echo "exit $status" >&3
+while :; do sleep 1000; done
+"""
+
+
+def guest_environment(
+    host: Mapping[str, str], iommu: str, devices: Sequence[Device], kernel: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the command's environment in the guest.
+
+    :param host: the environment on the host
+    :param iommu: the name of the IOMMU
+    :param devices: the machine's devices
+    :param kernel: the paths that `scripts/build_kernel --json` prints
+    """
+    environment = {name: value for name, value in host.items() if PASSED_ON.fullmatch(name)}
+    named = {device.guest_address: device.name for device in devices if device.name != "pcie-root-port"}
+    environment |= {
+        "PYVFIO_VM_KERNEL": kernel["release"],
+        "PYVFIO_VM_IOMMU": iommu,
+        "PYVFIO_VM_DEVICES": json.dumps(named),
+    }
+    files = {
+        "PYVFIO_KERNEL_HEADERS": kernel["headers"],
+        "PYVFIO_MOCK_MODULE": kernel["mock_module"],
+        "PYVFIO_MDEV_MODULE": kernel["mdev_module"],
+        "PYVFIO_MTTY_MODULE": kernel["mtty_module"],
+    }
+    return environment | {name: path for name, path in files.items() if path}
+
+
+def write_init(
+    directory: Path,
+    *,
+    mark: str,
+    here: Path,
+    shares: Sequence[Share],
+    environment: Mapping[str, str],
+    command: Sequence[str],
+) -> Path:
+    """Write process 1 and its fstab into a directory, and return the path of process 1.
+
+    :param mark: a text that ends the command's output and the kernel's log
+    :param here: the command's current directory
+    """
+    mounts = [*MOUNTS, *(f"tmpfs {hidden} tmpfs mode=1777,X-mount.mkdir" for hidden in HIDDEN)]
+    mounts += [share.mount for share in shares[1:]]
+    fstab = directory / "fstab"
+    fstab.write_text("".join(f"{mount} 0 0\n" for mount in mounts))
+    words = {
+        "FSTAB": shlex.quote(str(fstab)),
+        "MARK": mark,
+        "DIRECTORY": shlex.quote(str(here)),
+        "ENVIRONMENT": shlex.join(f"{name}={value}" for name, value in environment.items()),
+        "COMMAND": shlex.join(command),
+    }
+    init = directory / "init"
+    init.write_text(re.sub("@([A-Z]+)@", lambda match: words[match[1]], INIT))
+    init.chmod(0o755)
+    return init

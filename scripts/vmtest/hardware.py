@@ -1,0 +1,81 @@
+"""The machine's hardware as QEMU's options, and the kernel's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vmtest.devices import devices_of
+from vmtest.iommus import Iommu
+from vmtest.qemu import Qemu
+from vmtest.shares import NINE_P, Share
+
+KERNEL_PARAMETERS = (
+    f"console=ttyS0 root=root rootfstype=9p rootflags={NINE_P},cache=loose ro "
+    # A panic ends the machine, for QEMU does not restart it.
+    "panic=-1 oops=panic printk.time=1 "
+    # A busy host stops the guest for seconds; that is no hang of the guest's.
+    "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 no_timer_check hugepages=64 hugepagesz=1G hugepages=1 "
+    # The time stamp counter is the host's, and a busy host makes its calibration wrong.
+    "tsc=reliable clocksource=hpet"
+)
+# For a kernel of the distribution's: what costs time and protects nothing here. Ours is built without.
+READY_PARAMETERS = "nokaslr mitigations=off"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The machine's processors, memory, IOMMU and devices."""
+
+    qemu: Qemu
+    iommu: Iommu
+    memory: str
+    cpus: int
+
+    def options(
+        self, shares: Sequence[Share], channels: Mapping[str, int], monitor: tuple[int, int], drive: Path
+    ) -> list[str]:
+        """Return QEMU's options for all hardware.
+
+        :param channels: descriptors of sockets for log, out, err and control
+        :param monitor: descriptors of the two ends of the guest's connection to QEMU's monitor
+        :param drive: a file with the contents of the nvme device
+        """
+        options = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg,thread=multi"]
+        options += [*self.iommu.options, "-cpu", "max,la57=off", "-smp", str(self.cpus), "-m", self.memory]
+        options += ["-device", "virtio-serial-pci,addr=18.0"]
+        for slot, share in enumerate(shares, 0x19):
+            options += share.options(f"{slot:x}.0")
+        for name, descriptor in channels.items():
+            options += ["-chardev", f"socket,id={name},fd={descriptor}"]
+        options += ["-serial", "chardev:log"]
+        for number, name in enumerate(("out", "err", "control"), 1):
+            options += ["-device", f"virtserialport,nr={number},chardev={name}"]
+        # The monitor talks to the guest with nobody in between.
+        for name, descriptor in zip(("monitor", "port"), monitor, strict=True):
+            options += ["-chardev", f"socket,id={name},fd={descriptor}"]
+        options += ["-mon", "chardev=monitor,mode=control"]
+        options += ["-device", "virtserialport,nr=4,chardev=port,name=pyvfio.qmp"]
+        options += ["-blockdev", f"driver=file,node-name=drive0,filename={drive}"]
+        for number in range(3):
+            options += ["-netdev", f"hubport,id=net{number},hubid=0"]
+        options += ["-device", "nvme-subsys,id=subsystem0"]
+        for device in devices_of(self.qemu):
+            options += ["-device", device.option]
+        return [*options, "-device", "nvme-ns,drive=drive0,bus=nvme0"]
+
+    def kernel_options(self, kernel: Mapping[str, Any], init: Path, further: str) -> list[str]:
+        """Return QEMU's options to boot a kernel.
+
+        :param kernel: the paths that `scripts/build_kernel --json` prints
+        :param init: the guest's process 1
+        :param further: parameters that the caller adds
+        """
+        parameters = [KERNEL_PARAMETERS, self.iommu.parameters, f"init={init}", further]
+        options = ["-kernel", f"{kernel['kernel']}/bzImage"]
+        if kernel["initramfs"]:
+            options += ["-initrd", kernel["initramfs"]]
+            parameters.append(READY_PARAMETERS)
+        return [*options, "-append", " ".join(parameters)]

@@ -1,0 +1,74 @@
+"""The guest's kernel log, and the complaints in it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+# How the kernel speaks of its own bugs; soft lockups begin with "BUG: " and lockdep's reports with "WARNING: ".
+COMPLAINT = re.compile(
+    r"\b(BUG: |kernel BUG at |WARNING: |Oops\b|Kernel panic|UBSAN: |KASAN: |refcount_t: )"
+    r"|INFO: task .* blocked for more than"
+    r"|INFO: (rcu_\w+ )?(self-)?detected .*stall"
+    r"|(general protection fault|divide error|invalid opcode|stack segment)\b.*\[#\d+\]"
+    r"|\bBad page (state|map)\b"
+    r"|unregister_netdevice: waiting"
+)
+EXPECTED = re.compile(r"pyvfio-vm: expect (.*)")
+
+
+class KernelLog:
+    """The guest's serial console: kept in a file, and read for complaints.
+
+    :param path: the file
+    :param end: a text that ends the log
+    :param verbose: print each line to stderr as it comes
+    """
+
+    def __init__(self, path: Path, end: str, *, verbose: bool) -> None:
+        self._file = path.open("wb")
+        self._end, self._verbose = end, verbose
+        self._rest = b""
+        self._expected: list[re.Pattern[str]] = []
+        self._lines: list[str] = []
+        self._first_complaint: int | None = None
+        self.ended = False
+
+    def receive(self, data: bytes) -> None:
+        """Take in what the serial console sent."""
+        self._file.write(data)
+        self._file.flush()
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._receive_line(line.decode(errors="replace").rstrip("\r"))
+
+    def _receive_line(self, line: str) -> None:
+        self._lines.append(line)
+        if self._verbose:
+            print(line, file=sys.stderr, flush=True)
+        if match := EXPECTED.search(line):
+            self._expected.append(re.compile(match[1]))
+        elif self._end in line:
+            self.ended = True
+        elif self._first_complaint is None and self._is_complaint(line):
+            self._first_complaint = len(self._lines) - 1
+
+    def _is_complaint(self, line: str) -> bool:
+        return bool(COMPLAINT.search(line)) and not any(expected.search(line) for expected in self._expected)
+
+    @property
+    def complaint(self) -> str | None:
+        """The first line that is a complaint."""
+        return None if self._first_complaint is None else self._lines[self._first_complaint]
+
+    def show(self) -> None:
+        """Print the end of the log, or the part around the first complaint, to stderr."""
+        first = self._first_complaint
+        lines = self._lines[-60:] if first is None else self._lines[max(0, first - 15) : first + 100]
+        if not self._verbose:
+            sys.stderr.write("".join(f"| {line}\n" for line in lines))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,110 @@
+"""The command line of scripts/vm."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from vmtest.exit_code import ExitCode, MachineError, say
+from vmtest.iommus import IOMMUS
+from vmtest.machine import Machine, Settings
+from vmtest.qemu import require_qemu
+
+BUILD_KERNEL = Path(__file__).resolve().parents[1] / "build_kernel"
+MISSING, NO_MOCK = 3, 5  # exit codes of build_kernel
+
+
+def require_kernel(version: str | None) -> dict[str, Any]:
+    """Return what `scripts/build_kernel --json` prints, after it has built the kernel if need be."""
+    command = [sys.executable, str(BUILD_KERNEL), "--json"]
+    if version:
+        command += ["--kernel", version]
+    built = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if built.returncode == NO_MOCK:
+        say("without vfio_mock, which does not build")
+    elif built.returncode:
+        raise MachineError("no kernel", ExitCode.CANNOT_RUN if built.returncode == MISSING else ExitCode.MACHINE_FAILED)
+    paths: dict[str, Any] = json.loads(built.stdout)
+    return paths
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description="Run a command on a real kernel with /dev/vfio, in a virtual machine.")
+    parser.add_argument("--iommu", choices=IOMMUS, default="intel", help="the emulated IOMMU (default: %(default)s)")
+    parser.add_argument("--kernel", metavar="VERSION", help="such as 7.3, 6.12 or 6.1; without it the newest")
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=600, help="default: %(default)s; from power-on"
+    )
+    parser.add_argument("--memory", metavar="SIZE", default="2800M", help="of the guest (default: %(default)s)")
+    parser.add_argument("--cpus", metavar="NUMBER", type=int, default=2, help="default: %(default)s")
+    parser.add_argument(
+        "--frozen", metavar="DIR", type=Path, action="append", default=[],
+        help="a part of the current directory that nobody changes meanwhile, CMD neither: read-only, and faster",
+    )  # fmt: skip
+    parser.add_argument("--append", metavar="PARAMETERS", default="", help="further kernel parameters")
+    parser.add_argument("--log", metavar="FILE", type=Path, help="keep the kernel's log there")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the kernel's log on stderr as it comes")
+    parser.add_argument("command", metavar="CMD", nargs="+")
+    return parser.parse_args(arguments)
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Check the arguments, and find or install all that the machine needs.
+
+    :raises MachineError: an argument is wrong, or something is missing
+    """
+    here = Path.cwd()
+    if here == Path("/"):
+        raise MachineError(
+            "the current directory becomes writable in the guest; change to one that is not /", ExitCode.USAGE
+        )
+    for path in arguments.frozen:
+        if not (path.is_dir() and path.absolute().is_relative_to(here)):
+            raise MachineError(f"--frozen {path}: not a directory below the current one", ExitCode.USAGE)
+    qemu = require_qemu()
+    return Settings(
+        command=arguments.command,
+        qemu=qemu,
+        kernel=require_kernel(arguments.kernel),
+        here=here,
+        iommu=arguments.iommu,
+        timeout=arguments.timeout,
+        memory=arguments.memory,
+        cpus=arguments.cpus,
+        frozen=[path.absolute() for path in arguments.frozen],
+        append=arguments.append,
+        log=arguments.log,
+        verbose=arguments.verbose,
+    )
+
+
+def _raise_interrupt(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def main() -> int:
+    """Run the command of the command line in a machine, and return the exit code."""
+    arguments = parse_arguments()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _raise_interrupt)
+    try:
+        settings = settings_of(arguments)
+    except MachineError as error:
+        say(str(error))
+        return error.code
+    with tempfile.TemporaryDirectory(prefix="pyvfio-vm-") as directory:
+        machine = Machine(settings, Path(directory))
+        try:
+            return machine.run()
+        except BrokenPipeError:
+            return 128 + signal.SIGPIPE
+        finally:
+            machine.close()
