@@ -174,9 +174,21 @@ int64_t pyvfio_wait(int eventfd, double seconds)
 	return limit ? -EINTR : 0;	/* another thread was faster: again, with the time that is left */
 }
 
+/* Mapped elsewhere first, then moved: mmap(MAP_FIXED) that fails in the driver has already unmapped what was there (Linux before
+ * 6.12), and another thread's memory may be in that place by the time its owner unmaps it. */
 int pyvfio_map_over(void *there, size_t size, int prot, int fd, int64_t offset)
 {
-	return mmap(there, size, prot, MAP_SHARED | MAP_FIXED, fd, offset) == MAP_FAILED ? -errno : 0;
+	enum { MAYMOVE = 1, FIXED = 2 }; /* MREMAP_*, which sys/mman.h has for _GNU_SOURCE only */
+	void *mapped = mmap(NULL, size, prot, MAP_SHARED, fd, offset);
+	int error;
+
+	if (mapped == MAP_FAILED)
+		return -errno;
+	if (syscall(SYS_mremap, mapped, size, size, (long)(MAYMOVE | FIXED), there) != -1)
+		return 0;
+	error = errno;
+	munmap(mapped, size);
+	return -error;
 }
 
 /* The system calls themselves: libc declares their wrappers only for _GNU_SOURCE, too late for a file that is included. */

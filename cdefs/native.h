@@ -43,7 +43,7 @@ size_t pyvfio_row_at_the_end(const uint64_t *rows, size_t count);
  * they are negative. It takes no door: eventfds are the process's own, whatever kernel signals them. */
 int64_t pyvfio_wait(int eventfd, double seconds);
 
-/* Put a descriptor's memory, shared, in the place of memory that is there already. 0 or -errno. */
+/* Put a descriptor's memory, shared, in the place of memory that is there already, which a failure leaves as it was. 0 or -errno. */
 int pyvfio_map_over(void *there, size_t size, int prot, int fd, int64_t offset);
 
 /* This process's own memory, copied by the kernel (process_vm_readv and _writev): an address that is not there, or that forbids it,

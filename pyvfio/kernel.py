@@ -22,6 +22,13 @@ from pyvfio._buffer import pinned as _pinned
 _MAP_NORESERVE = 0x4000
 
 
+def _check_length(size: int) -> None:
+    """Refuse as mmap(2) does what mmap.mmap refuses with OverflowError or ValueError."""
+    if size <= 0 or size > sys.maxsize:
+        number = errno.EINVAL if size <= 0 else errno.ENOMEM
+        raise OSError(number, os.strerror(number))
+
+
 class SysfsDevice(NamedTuple):
     """One device as sysfs shows it."""
 
@@ -118,11 +125,17 @@ class Kernel:
     # Memory.
 
     def mmap(self, fd: int, size: int, *, offset: int, prot: int) -> _mmap.mmap:
-        """Shared memory of a descriptor, closed by `close()` or when nothing refers to it any more."""
-        if sys.version_info >= (3, 13):
-            return _mmap.mmap(fd, size, flags=_mmap.MAP_SHARED, prot=prot, offset=offset, trackfd=False)
-        # Before that, mmap keeps a second descriptor open, and nothing on an older kernel tells of which device: what is mapped
-        # first is of no file.
+        """Map a descriptor's memory, shared. `close()` unmaps it, or the end of the last reference to it.
+
+        :raises OSError: as mmap(2), whatever the size and the offset are: EINVAL for no size or an offset that is not a
+            multiple of the page size, ENOMEM for more than the address space has, EOVERFLOW for an offset past 2^63
+        """
+        _check_length(size)
+        if not 0 <= offset < 1 << 63:
+            raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW))
+        # Not mmap.mmap(fd, ...): before Python 3.13 that keeps a second descriptor of the device open. With trackfd=False it does
+        # not, but it compares the size with the file's and raises ValueError. So the memory that mmap.mmap owns is of no file at
+        # first, and the descriptor's memory takes its place.
         memory = _mmap.mmap(-1, size, flags=_mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS | _MAP_NORESERVE, prot=prot)
         if error := lib.pyvfio_map_over(ffi.cast("void *", _pinned(memory, False)[0]), size, prot, fd, offset):
             memory.close()
@@ -130,7 +143,11 @@ class Kernel:
         return memory
 
     def memory(self, size: int, *, huge: int | None = None) -> _mmap.mmap:
-        """New private memory that a forked child does not see; `huge` asks for huge pages of that size."""
+        """New private memory that a forked child does not see; `huge` asks for huge pages of that size.
+
+        :raises OSError: as mmap(2): ENOMEM for more than there is, or than the address space has
+        """
+        _check_length(size)
         flags = _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS
         if huge is not None:
             # MAP_HUGETLB, and log2 of the page size where mmap(2) looks for it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ from fake_pci import FakePciKernel
 
 import pyvfio
 from pyvfio import Device
+from pyvfio._abi import ffi, lib
 from pyvfio.kernel import LinuxKernel
+from pyvfio.memory import address_of
 from pyvfio.region import RegionMapping
 
 WIDTHS = [8, 16, 32, 64]
@@ -152,16 +155,70 @@ def test_a_descriptors_memory_is_mapped_and_no_second_descriptor_kept() -> None:
     memory.close()
 
 
-def test_what_cannot_be_mapped_leaves_nothing() -> None:
+@pytest.mark.parametrize(
+    ("size", "offset", "error"),
+    [
+        (0, 0, errno.EINVAL),
+        (-1, 0, errno.EINVAL),
+        (mmap.PAGESIZE, 1, errno.EINVAL),
+        (mmap.PAGESIZE, -mmap.PAGESIZE, errno.EOVERFLOW),
+        (mmap.PAGESIZE, 2**63 - mmap.PAGESIZE, errno.EOVERFLOW),
+        (mmap.PAGESIZE, 2**63, errno.EOVERFLOW),
+        (2**62, 0, errno.ENOMEM),
+        (2**63 - 1, 0, errno.ENOMEM),
+        (2**63, 0, errno.ENOMEM),
+        (2**64, 0, errno.ENOMEM),
+    ],
+)
+def test_mmap_of_a_bad_size_or_offset_fails_with_its_errno(size: int, offset: int, error: int) -> None:
     fd = os.memfd_create("bar")
-    before = Path("/proc/self/maps").read_text()
-    for number, offset, error in (
-        (-2, 0, errno.EBADF),
-        (fd, 1, errno.EINVAL),
-        (fd, 2**63 - mmap.PAGESIZE, errno.EOVERFLOW),
-    ):
-        with pytest.raises(OSError) as caught:
-            LinuxKernel().mmap(number, 1 << 30, offset=offset, prot=mmap.PROT_READ)
-        assert caught.value.errno == error
+    os.truncate(fd, 2 * mmap.PAGESIZE)
+    before = len(Path("/proc/self/maps").read_text().splitlines())
+    with pytest.raises(OSError) as caught:
+        LinuxKernel().mmap(fd, size, offset=offset, prot=mmap.PROT_READ)
     os.close(fd)
-    assert len(Path("/proc/self/maps").read_text().splitlines()) <= len(before.splitlines())
+    assert caught.value.errno == error
+    assert len(Path("/proc/self/maps").read_text().splitlines()) <= before
+
+
+def test_mmap_of_a_closed_descriptor_fails_with_ebadf() -> None:
+    with pytest.raises(OSError) as caught:
+        LinuxKernel().mmap(-2, mmap.PAGESIZE, offset=0, prot=mmap.PROT_READ)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_a_file_is_mapped_past_its_end() -> None:
+    """As mmap(2) does it; mmap.mmap, which raises ValueError here, compares with the file's size first."""
+    fd = os.memfd_create("bar")
+    memory = LinuxKernel().mmap(fd, 2 * mmap.PAGESIZE, offset=0, prot=mmap.PROT_READ)
+    os.truncate(fd, mmap.PAGESIZE)
+    os.pwrite(fd, b"here", 0)
+    os.close(fd)
+    assert memory[:4] == b"here"
+    memory.close()
+
+
+def test_mapping_over_memory_leaves_it_as_it_was_on_failure() -> None:
+    fd = os.memfd_create("bar", os.MFD_ALLOW_SEALING)
+    os.truncate(fd, mmap.PAGESIZE)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    memory = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory[:4] = b"here"
+    there = ffi.cast("void *", address_of(memory))
+    error = lib.pyvfio_map_over(there, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE, fd, 0)
+    os.close(fd)
+    assert error == -errno.EPERM
+    assert memory[:4] == b"here"
+
+
+@pytest.mark.parametrize(("size", "error"), [(0, errno.EINVAL), (2**62, errno.ENOMEM), (2**64, errno.ENOMEM)])
+def test_memory_of_a_bad_size_fails_with_its_errno(size: int, error: int) -> None:
+    with pytest.raises(OSError) as caught:
+        LinuxKernel().memory(size)
+    assert caught.value.errno == error
+
+
+def test_a_buffer_larger_than_the_address_space_fails_with_enomem() -> None:
+    with pytest.raises(OSError) as caught:
+        pyvfio.DmaBuffer(1 << 64)
+    assert caught.value.errno == errno.ENOMEM
