@@ -8,85 +8,122 @@
             ...                                        # the device works
             for run in log.read().runs():
                 print(run)
+
+Names are loaded when they are first used, so that `import pyvfio` costs next to nothing.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pyvfio import kernel as _kernel
+
 if TYPE_CHECKING:
+    from pyvfio import guest as guest
     from pyvfio import host as host
+    from pyvfio import iommufd as iommufd
     from pyvfio import migration as migration
+    from pyvfio import mock as mock
     from pyvfio.bitmap import DirtyBitmap as DirtyBitmap
-    from pyvfio.container import Container as Container
     from pyvfio.device import Device as Device
-    from pyvfio.dirty import DirtyLog as DirtyLog
-    from pyvfio.dirty import dirty_log as dirty_log
+    from pyvfio.dirty.log import DirtyLog as DirtyLog
+    from pyvfio.dirty.log import dirty_log as dirty_log
+    from pyvfio.dirty.tracker import DirtyTracker as DirtyTracker
     from pyvfio.errors import BadReply as BadReply
     from pyvfio.errors import Closed as Closed
     from pyvfio.errors import Error as Error
+    from pyvfio.errors import InvalidRequest as InvalidRequest
     from pyvfio.errors import NoIommuWarning as NoIommuWarning
     from pyvfio.errors import NotInMode as NotInMode
     from pyvfio.errors import NotViable as NotViable
-    from pyvfio.errors import Refused as Refused
     from pyvfio.errors import Unsupported as Unsupported
-    from pyvfio.group import Group as Group
-    from pyvfio.iommufd import Hwpt as Hwpt
-    from pyvfio.iommufd import Ioas as Ioas
-    from pyvfio.iommufd import Iommufd as Iommufd
+    from pyvfio.iommufd.hwpt import Hwpt as Hwpt
+    from pyvfio.iommufd.ioas import Ioas as Ioas
+    from pyvfio.iommufd.iommufd import Iommufd as Iommufd
     from pyvfio.iova import IovaRange as IovaRange
     from pyvfio.iova import IovaSet as IovaSet
+    from pyvfio.irq import Irq as Irq
+    from pyvfio.irq import Vector as Vector
+    from pyvfio.kernel import Kernel as Kernel
     from pyvfio.memory import DmaBuffer as DmaBuffer
     from pyvfio.migration import Migration as Migration
-    from pyvfio.opening import address_space as address_space
-    from pyvfio.opening import open as open
-    from pyvfio.space import AddressSpace as AddressSpace
-    from pyvfio.space import Mapping as Mapping
+    from pyvfio.pci import PciConfig as PciConfig
+    from pyvfio.region import Region as Region
+    from pyvfio.spaces.base import AddressSpace as AddressSpace
+    from pyvfio.spaces.base import Mapping as Mapping
+    from pyvfio.spaces.container import Container as Container
+    from pyvfio.spaces.group import Group as Group
+    from pyvfio.spaces.opening import address_space as address_space
+    from pyvfio.spaces.opening import open as open
 
-#: public name -> the module that has it; loaded when first used
-_HOMES = {
-    "AddressSpace": "space",
-    "BadReply": "errors",
-    "Closed": "errors",
-    "Container": "container",
-    "Device": "device",
-    "DirtyBitmap": "bitmap",
-    "DirtyLog": "dirty",
-    "DmaBuffer": "memory",
-    "Error": "errors",
-    "Group": "group",
-    "Hwpt": "iommufd",
-    "Ioas": "iommufd",
-    "Iommufd": "iommufd",
-    "IovaRange": "iova",
-    "IovaSet": "iova",
-    "Mapping": "space",
-    "Migration": "migration",
-    "NoIommuWarning": "errors",
-    "NotInMode": "errors",
-    "NotViable": "errors",
-    "Refused": "errors",
-    "Unsupported": "errors",
-    "address_space": "opening",
-    "dirty_log": "dirty",
-    "open": "opening",
+__version__ = "0.1.0"
+
+#: module -> its public names; the empty string stands for submodules
+_PUBLIC = {
+    "": ("guest", "host", "iommufd", "migration", "mock"),
+    "bitmap": ("DirtyBitmap",),
+    "device": ("Device",),
+    "dirty.log": ("DirtyLog", "dirty_log"),
+    "dirty.tracker": ("DirtyTracker",),
+    "errors": (
+        "BadReply",
+        "Closed",
+        "Error",
+        "InvalidRequest",
+        "NoIommuWarning",
+        "NotInMode",
+        "NotViable",
+        "Unsupported",
+    ),
+    "iommufd.hwpt": ("Hwpt",),
+    "iommufd.ioas": ("Ioas",),
+    "iommufd.iommufd": ("Iommufd",),
+    "iova": ("IovaRange", "IovaSet"),
+    "irq": ("Irq", "Vector"),
+    "kernel": ("Kernel",),
+    "memory": ("DmaBuffer",),
+    "migration": ("Migration",),
+    "pci": ("PciConfig",),
+    "region": ("Region",),
+    "spaces.base": ("AddressSpace", "Mapping"),
+    "spaces.container": ("Container",),
+    "spaces.group": ("Group",),
+    "spaces.opening": ("address_space", "open"),
 }
-_MODULES = frozenset({"host", "migration"})
+_HOMES = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604 (strings, all of them)
+# Without `open`, which would hide the builtin from who imports all names.
+__all__ = ["__version__", *(name for name in _HOMES if name != "open")]  # noqa: PLE0604 (strings, all of them)
 
 
-def __getattr__(name: str) -> object:
-    from importlib import import_module
-
-    if name in _MODULES:
+def _load(name: str) -> object:
+    module = _HOMES[name]
+    if not module:
         return import_module(f"pyvfio.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'pyvfio' has no attribute {name!r}")
-    value = getattr(import_module(f"pyvfio.{_HOMES[name]}"), name)
+    value: object = getattr(import_module(f"pyvfio.{module}"), name)
     globals()[name] = value
     return value
 
 
+if not TYPE_CHECKING:  # a checker is to refuse a name that does not exist
+
+    def __getattr__(name: str) -> object:
+        """Load a public name when it is first used."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'pyvfio' has no attribute {name!r}")
+        return _load(name)
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOMES})
+
+
+def _kernel_named(name: str) -> Kernel:
+    """Load the registry of kernels, which stands above all that asks for one."""
+    kernels = import_module("pyvfio.kernels")
+    found: Kernel = kernels.named(name)
+    return found
+
+
+_kernel.resolver = _kernel_named

@@ -8,31 +8,32 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyvfio import capability, explain
+from pyvfio import hot_reset
 from pyvfio._abi import ffi, lib
+from pyvfio._core import capability, explain
+from pyvfio._core.fd import Fd
+from pyvfio._core.resource import Resource
+from pyvfio._core.vf_token import uuid_of
+from pyvfio.dirty.log import DirtyLog
 from pyvfio.errors import Closed, Unsupported
-from pyvfio.fd import Fd
 from pyvfio.feature import Features
-from pyvfio.lifetime import Resource
+from pyvfio.irq import Irqs
+from pyvfio.low_power import LowPower, LowPowerWithWakeup
+from pyvfio.migration import Migration
+from pyvfio.pci import PciConfig
 from pyvfio.region import Regions
-from pyvfio.space import AddressSpace
-from pyvfio.vf_token import uuid_of
+from pyvfio.spaces.base import AddressSpace
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from pyvfio.dirty import DirtyLog
-    from pyvfio.group import Group
     from pyvfio.hot_reset import HotResetInfo
     from pyvfio.iommufd.bound import BoundDevice
     from pyvfio.iommufd.hwpt import Hwpt
     from pyvfio.iommufd.ioas import Ioas
     from pyvfio.iommufd.object import IommufdObject
     from pyvfio.iova import IovaRange
-    from pyvfio.irq import Irqs
-    from pyvfio.low_power import LowPower, LowPowerWithWakeup
-    from pyvfio.migration import Migration
-    from pyvfio.pci import PciConfig
+    from pyvfio.spaces.group import Group
 
 _ATTACH = "struct vfio_device_attach_iommufd_pt"
 _DETACH = "struct vfio_device_detach_iommufd_pt"
@@ -128,7 +129,7 @@ class Device(Resource):
         """VFIO_DEVICE_ATTACH_IOMMUFD_PT: let its DMA go through an address space or a page table, in place of what it was attached to.
 
         :param pasid: attach DMA with that PASID only; since Linux 6.15
-        :raises Refused: `to` belongs to another Iommufd
+        :raises InvalidRequest: `to` belongs to another Iommufd
         :raises OSError: EADDRINUSE something is mapped in a region that the device has reserved, or not aligned for its IOMMU; EINVAL
             another device of its group is attached elsewhere, or the IOMMU cannot do it; EINVAL, EOPNOTSUPP for PASIDs that the
             device or the IOMMU does not have
@@ -192,8 +193,6 @@ class Device(Resource):
     @cached_property
     def irqs(self) -> Irqs:
         """Its interrupts, by index; for PCI also by name: `device.irqs.msi`."""
-        from pyvfio.irq import Irqs
-
         return Irqs(self)
 
     @cached_property
@@ -202,8 +201,6 @@ class Device(Resource):
 
         :raises Unsupported: it is no PCI device
         """
-        from pyvfio.pci import PciConfig
-
         if not self.info.is_pci:
             raise Unsupported(f"{self.address} is no PCI device: it has no configuration space")
         return PciConfig(self)
@@ -219,8 +216,6 @@ class Device(Resource):
 
         :raises Unsupported: its driver cannot migrate it
         """
-        from pyvfio.migration import Migration
-
         return Migration(self)
 
     # What some devices can do (VFIO_DEVICE_FEATURE).
@@ -231,8 +226,6 @@ class Device(Resource):
         :raises Unsupported: its driver has no such feature
         :raises OSError: EINVAL, it is in low power already
         """
-        from pyvfio.low_power import LowPower
-
         return LowPower(self)
 
     def low_power_with_wakeup(self) -> LowPowerWithWakeup:
@@ -241,8 +234,6 @@ class Device(Resource):
         :raises Unsupported: its driver has no such feature
         :raises OSError: EINVAL, it is in low power already
         """
-        from pyvfio.low_power import LowPowerWithWakeup
-
         return LowPowerWithWakeup(self)
 
     def set_bus_master(self, on: bool) -> None:
@@ -317,8 +308,6 @@ class Device(Resource):
 
         :raises Unsupported: it cannot be reset in this way: it is on a root bus, or no PCI device
         """
-        from pyvfio import hot_reset
-
         return hot_reset.info(self)
 
     def hot_reset(self) -> None:
@@ -330,8 +319,6 @@ class Device(Resource):
         :raises Unsupported: it cannot be reset in this way
         :raises OSError: EINVAL, EPERM when another device is not owned here; a note says which are affected
         """
-        from pyvfio import hot_reset
-
         groups: list[int] = []
         if self._bound is None:
             affected = {one.id for one in hot_reset.info(self).devices}
@@ -340,8 +327,6 @@ class Device(Resource):
 
     def dirty_log(self, ranges: Iterable[IovaRange], page_size: int = 4096) -> DirtyLog:
         """Have the device log which pages it writes; see :class:`pyvfio.DirtyLog`."""
-        from pyvfio.dirty import DirtyLog
-
         return DirtyLog([self], ranges, page_size)
 
     def _release(self) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import ffi, lib
+from pyvfio._core.fd import Fd
+from pyvfio._core.resource import Resource
 from pyvfio.errors import Unsupported
-from pyvfio.fd import Fd
-from pyvfio.lifetime import Resource
 
 if TYPE_CHECKING:
     from pyvfio.region import Area, Region

@@ -55,7 +55,7 @@ class NoIommuWarning(UserWarning):
     """A device is opened that no IOMMU holds back."""
 
 
-class Refused(Error, OSError, ValueError):
+class InvalidRequest(Error, OSError, ValueError):
     """The library refuses what the kernel would let pass, because it would lose data or say nothing true.
 
     A page size that is no power of two, a dirty report outside the logged ranges, a register access that is not aligned, and the

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pyvfio import explain
 from pyvfio._abi import ffi, lib
+from pyvfio._core import explain
 from pyvfio.errors import Unsupported
 
 if TYPE_CHECKING:

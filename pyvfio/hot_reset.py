@@ -6,8 +6,8 @@ import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyvfio import explain
 from pyvfio._abi import ffi, lib
+from pyvfio._core import explain
 from pyvfio.errors import Unsupported
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, overload
 
-from pyvfio import capability, explain
 from pyvfio._abi import ffi, lib
+from pyvfio._core import capability, explain
+from pyvfio._core.event import Event
 from pyvfio.errors import Unsupported
-from pyvfio.event import Event
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
@@ -78,11 +78,19 @@ class Vector(Event):
         self.irq._require(self.irq.info.maskable, "masked")
         self.irq._set(_NONE | _UNMASK, self.index, 1)
 
-    def unmask_by(self, eventfd: int) -> None:
-        """Unmask whenever `eventfd` is signalled, without a call; -1 ends that. The eventfd stays yours.
+    def set_unmask_eventfd(self, eventfd: int) -> None:
+        """Have the kernel unmask whenever `eventfd` is signalled. VFIO_DEVICE_SET_IRQS, ACTION_UNMASK with DATA_EVENTFD.
 
+        :param eventfd: a descriptor of eventfd(2); it stays the caller's
         :raises Unsupported: vectors of this kind cannot be masked
         """
+        self._set_unmask_eventfd(eventfd)
+
+    def clear_unmask_eventfd(self) -> None:
+        """Undo :meth:`set_unmask_eventfd`. VFIO_DEVICE_SET_IRQS with descriptor -1."""
+        self._set_unmask_eventfd(-1)
+
+    def _set_unmask_eventfd(self, eventfd: int) -> None:
         self.irq._require(self.irq.info.maskable, "masked")
         self.irq._set(_EVENTFD | _UNMASK, self.index, 1, [eventfd])
 

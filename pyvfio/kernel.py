@@ -13,7 +13,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pyvfio._abi import ffi, lib
@@ -70,7 +70,7 @@ class Kernel:
     name = "linux"
 
     def door(self, fd: int, kind: str) -> Any:
-        """A new `pyvfio_door` for this descriptor; `kind` is one of :mod:`pyvfio.requests`' kinds."""
+        """A new `pyvfio_door` for this descriptor; `kind` is one of :mod:`pyvfio._core.requests`' kinds."""
         raise NotImplementedError
 
     # Files.
@@ -268,32 +268,35 @@ def pyvfio_python_ioctl(context: Any, fd: int, request: int, argument: Any) -> i
     return kernel.ioctl(fd, request, int(ffi.cast("uintptr_t", argument)))
 
 
+def _resolve_linux(name: str) -> Kernel:
+    if name != LinuxKernel.name:
+        raise ValueError(f"no kernel is named {name!r}")
+    return LinuxKernel()
+
+
+#: Returns the kernel of a name. The package replaces it: the registry, :mod:`pyvfio.kernels`, knows the mock, which stands above.
+resolver: Callable[[str], Kernel] = _resolve_linux
 _default: Kernel | None = None
 
 
 def default() -> Kernel:
-    """The kernel that objects use when they are given none: the real one, or what `PYVFIO_KERNEL` names."""
+    """Return the kernel that objects use when they are given none: the real one, or what `PYVFIO_KERNEL` names."""
     global _default
     if _default is None:
-        _default = named(os.environ.get("PYVFIO_KERNEL") or LinuxKernel.name)
+        name = os.environ.get("PYVFIO_KERNEL")
+        try:
+            _default = resolver(name) if name else LinuxKernel()
+        except ValueError as error:
+            raise ValueError(f"PYVFIO_KERNEL: {error}") from None
     return _default
 
 
-def named(name: str) -> Kernel:
-    """The kernel of that name: `linux`, or `mock` or `mock:PROFILE`, which is announced once on stderr.
-
-    :raises ValueError: there is none of that name
-    """
-    kind, _, profile = name.partition(":")
-    if name == LinuxKernel.name:
-        return LinuxKernel()
-    if kind != "mock":
-        raise ValueError(f"PYVFIO_KERNEL={name!r}: no such kernel; known: linux, mock, mock:PROFILE")
-    from pyvfio import mock
-
-    kernel = mock.Kernel(profile) if profile else mock.Kernel()
-    print(
-        f"pyvfio: PYVFIO_KERNEL={name}: this is {kernel.name}, a kernel in this process; no device is touched",
-        file=sys.stderr,
-    )
+def resolve(kernel: Kernel | str | None) -> Kernel:
+    """Return the kernel that an argument `kernel=` means: one as it is, one by name, or for None the default."""
+    if kernel is None:
+        return default()
+    if isinstance(kernel, str):
+        return resolver(kernel)
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"kernel must be a pyvfio.Kernel, its name or None, not {type(kernel).__name__}")
     return kernel

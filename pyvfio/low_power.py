@@ -6,8 +6,8 @@ import errno
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import ffi, lib
-from pyvfio.event import Event
-from pyvfio.lifetime import Resource
+from pyvfio._core.event import Event
+from pyvfio._core.resource import Resource
 
 if TYPE_CHECKING:
     from pyvfio.device import Device

@@ -29,7 +29,7 @@ class DmaBuffer:
 
     __slots__ = ("__weakref__", "_memory", "address", "page_size", "size", "view")
 
-    def __init__(self, size: int, *, huge: int | None = None, kernel: Kernel | None = None) -> None:
+    def __init__(self, size: int, *, huge: int | None = None, kernel: Kernel | str | None = None) -> None:
         if size <= 0:
             raise ValueError(f"a buffer of {size} bytes: at least one is needed")
         if huge is not None and (huge <= PAGE_SIZE or huge & (huge - 1)):
@@ -37,7 +37,7 @@ class DmaBuffer:
         self.page_size = huge or PAGE_SIZE
         self.size = -(-size // self.page_size) * self.page_size
         try:
-            memory = (kernel or _kernel.default()).memory(self.size, huge=huge)
+            memory = (_kernel.resolve(kernel)).memory(self.size, huge=huge)
         except OSError as error:
             if huge is not None:
                 error.add_note(

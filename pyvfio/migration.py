@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pyvfio import explain
 from pyvfio._abi import ffi, lib
-from pyvfio.errors import BadReply, Closed, Refused, Unsupported
-from pyvfio.fd import Fd
-from pyvfio.lifetime import Resource
+from pyvfio._core import explain
+from pyvfio._core.fd import Fd
+from pyvfio._core.resource import Resource
+from pyvfio.errors import BadReply, Closed, InvalidRequest, Unsupported
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
@@ -289,7 +289,7 @@ class Migration(Resource):
         property (the answer of the failed request does not). From ERROR only :meth:`Device.reset` leads out, and so it does from RESUMING
         with a stream that is not whole. Leaving RESUMING is when the device checks what it was given.
 
-        :raises Refused: ERROR cannot be asked for, is not left, and STOP_COPY does not go back to pre-copy. (Older kernels, 6.12.95 and 6.1.192
+        :raises InvalidRequest: ERROR cannot be asked for, is not left, and STOP_COPY does not go back to pre-copy. (Older kernels, 6.12.95 and 6.1.192
             among them, loop for ever over the first and the last.)
         :raises OSError: EINVAL a state that the device lacks (:attr:`states`), or leaving RESUMING with a stream that is cut, damaged, or
             another kind of device's; else as the device says
@@ -322,11 +322,11 @@ class Migration(Resource):
     def _refuse(self, origin: State, target: State) -> None:
         address = self._device.address
         if origin == State.ERROR:
-            raise Refused(f"{address} is in ERROR, and only a reset leads out: Device.reset()")
+            raise InvalidRequest(f"{address} is in ERROR, and only a reset leads out: Device.reset()")
         if target == State.ERROR:
-            raise Refused(f"{address}: ERROR is a state that a device gets into, and not one to be asked for")
+            raise InvalidRequest(f"{address}: ERROR is a state that a device gets into, and not one to be asked for")
         if _blocked(origin, target) and target != origin:
-            raise Refused(
+            raise InvalidRequest(
                 f"{address}: there is no way from STOP_COPY back to {target.name}; go to RUNNING, and begin anew from there"
             )
 

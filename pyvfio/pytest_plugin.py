@@ -31,7 +31,7 @@ import pytest
 if TYPE_CHECKING:
     from pyvfio.device import Device
     from pyvfio.kernel import Kernel
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 _MARKERS = (
     "vfio(profile=, device=, mode=, **fields): the mock kernel's profile and fields of it, the device's address, and the "

@@ -7,11 +7,11 @@ import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from pyvfio import capability, explain
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Window
-from pyvfio.errors import Closed, Refused, Unsupported
-from pyvfio.lifetime import Resource
+from pyvfio._core import capability, explain
+from pyvfio._core.resource import Resource
+from pyvfio.errors import Closed, InvalidRequest, Unsupported
 from pyvfio.memory import address_of
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ class Registers:
 
     def _check_access(self, offset: int, width: int, size: int) -> None:
         if offset % width:
-            raise Refused(f"{self!r}: offset {offset:#x} is not aligned to {width} bytes")
+            raise InvalidRequest(f"{self!r}: offset {offset:#x} is not aligned to {width} bytes")
         if offset < 0 or offset + width > size:
-            raise Refused(f"{self!r}: {width} bytes at {offset:#x} lie outside its {size:#x} bytes")
+            raise InvalidRequest(f"{self!r}: {width} bytes at {offset:#x} lie outside its {size:#x} bytes")
 
 
 class Region(Registers):
@@ -167,8 +167,8 @@ class Region(Registers):
                 raise self._stopped("pwrite", offset, done, size)
             done += count
 
-    def map(self, offset: int = 0, size: int | None = None) -> RegionMapping:
-        """Map the region, or a part of it, into this process.
+    def mmap(self, offset: int = 0, size: int | None = None) -> RegionMapping:
+        """Map the region, or a part of it, into this process. mmap(2) of the device's descriptor.
 
         :param offset: bytes from the region's start, a multiple of the page size
         :param size: None for as far as the mappable area that holds `offset` reaches
@@ -185,7 +185,7 @@ class Region(Registers):
             parts = ", ".join(f"[{a.offset:#x}, {a.offset + a.size - 1:#x}]" for a in areas)
             raise Unsupported(f"{self!r}: only {parts} can be mapped, not {size or 0:#x} bytes at {offset:#x}")
         if offset % mmap.PAGESIZE:
-            raise Refused(f"{self!r}: offset {offset:#x} is no multiple of the page size {mmap.PAGESIZE:#x}")
+            raise InvalidRequest(f"{self!r}: offset {offset:#x} is no multiple of the page size {mmap.PAGESIZE:#x}")
         prot = (mmap.PROT_READ if self.readable else 0) | (mmap.PROT_WRITE if self.writable else 0)
         fd = self.device._fd
         try:
@@ -205,16 +205,26 @@ class Region(Registers):
 
         return DmaBuf(self, [Area(0, self.size)] if areas is None else [Area(*area) for area in areas])
 
-    def write_on(self, eventfd: int, offset: int, width: int, value: int) -> None:
-        """VFIO_DEVICE_IOEVENTFD: whenever `eventfd` is signalled, have the kernel store `value` at `offset`, without a call. Since Linux 4.17.
+    def add_ioeventfd(self, eventfd: int, offset: int, width: int, value: int) -> None:
+        """Have the kernel store `value` at `offset` whenever `eventfd` is signalled. VFIO_DEVICE_IOEVENTFD, since Linux 4.17.
 
-        :param eventfd: it stays yours; -1 ends what was set up with the same offset, width and value
+        :param eventfd: a descriptor of eventfd(2); it stays the caller's
         :param width: 1, 2, 4 or 8 bytes; the offset is a multiple of it
-        :raises OSError: EINVAL, ENOTTY, where the device or that offset cannot (PCI BARs only, not the MSI-X table); EEXIST for
-            the same again; ENOSPC for too many
+        :raises OSError: EINVAL or ENOTTY where the device or that offset does not support it (only PCI BARs do, without the MSI-X
+            table); EEXIST for the same offset, width and value again; ENOSPC for too many
         """
+        self._set_ioeventfd(eventfd, offset, width, value)
+
+    def remove_ioeventfd(self, offset: int, width: int, value: int) -> None:
+        """Undo :meth:`add_ioeventfd` with the same offset, width and value. VFIO_DEVICE_IOEVENTFD with descriptor -1.
+
+        :raises OSError: ENODEV, there is no such ioeventfd
+        """
+        self._set_ioeventfd(-1, offset, width, value)
+
+    def _set_ioeventfd(self, eventfd: int, offset: int, width: int, value: int) -> None:
         if width not in (1, 2, 4, 8):
-            raise Refused(f"{self!r}: no store has {width} bytes")
+            raise InvalidRequest(f"{self!r}: a store has 1, 2, 4 or 8 bytes, not {width}")
         self._check_access(offset, width, self.size)
         kind = "struct vfio_device_ioeventfd"
         native = ffi.new(

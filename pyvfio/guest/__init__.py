@@ -3,7 +3,7 @@
 ==============================  ==========================================================================
 :mod:`~pyvfio.guest.sections`   the pieces of a guest's address space, and which count for DMA
 :mod:`~pyvfio.guest.bars`       PCI base address registers, and what sizing one maps by accident
-:mod:`~pyvfio.guest.tracking`   sections -> the ranges to log dirty pages in, by strategy, fitted to limits
+:mod:`~pyvfio.guest.plan`   sections -> the ranges to log dirty pages in, by strategy, fitted to limits
 :mod:`~pyvfio.guest.limits`     what the kernel and a device's driver answer to a START of logging
 :mod:`~pyvfio.guest.mapping`    what the kernel answers to a DMA mapping
 :mod:`~pyvfio.guest.reserved`   what a virtual IOMMU must reserve, and how it tells the guest

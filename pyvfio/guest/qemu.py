@@ -1,6 +1,6 @@
 """QEMU's own results, hazards and all, to compare with: what it asks devices to log, its trace lines and its messages.
 
-Nothing here is advice; :mod:`pyvfio.guest.tracking` is.  The arithmetic is that of hw/vfio/listener.c (before 2025
+Nothing here is advice; :mod:`pyvfio.guest.plan` is.  The arithmetic is that of hw/vfio/listener.c (before 2025
 hw/vfio/common.c), read from 8.0 to 10.2; where versions differ, the version is a parameter.
 """
 

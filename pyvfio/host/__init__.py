@@ -11,21 +11,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pyvfio.host.discovery import HostDevice, device, devices
-from pyvfio.host.iommu_group import Group, ReservedRegion, group, group_members, groups, reserved_regions
+from pyvfio.host.iommu_group import GroupInfo, ReservedRegion, group, group_members, groups, reserved_regions
 
 if TYPE_CHECKING:
     from pyvfio.host.binding import bind, restore
-    from pyvfio.host.foundations import Use, uses
+    from pyvfio.host.changes import Change, Changes
     from pyvfio.host.holders import Holder, holders_of
+    from pyvfio.host.in_use import Use, uses
     from pyvfio.host.journal import Binding, bindings
     from pyvfio.host.sriov import create_vfs, remove_vfs
-    from pyvfio.host.uevents import Change, Changes
 
 __all__ = [
     "Binding",
     "Change",
     "Changes",
-    "Group",
+    "GroupInfo",
     "Holder",
     "HostDevice",
     "ReservedRegion",
@@ -49,16 +49,16 @@ __all__ = [
 _LAZY = {
     "bind": "binding",
     "restore": "binding",
-    "Use": "foundations",
-    "uses": "foundations",
+    "Use": "in_use",
+    "uses": "in_use",
     "Holder": "holders",
     "holders_of": "holders",
     "Binding": "journal",
     "bindings": "journal",
     "create_vfs": "sriov",
     "remove_vfs": "sriov",
-    "Change": "uevents",
-    "Changes": "uevents",
+    "Change": "changes",
+    "Changes": "changes",
 }
 
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from pyvfio.host.discovery import HostDevice, device, no_group_reason
-from pyvfio.host.foundations import refuse_if_stood_on
 from pyvfio.host.holders import Holder, holders_of
+from pyvfio.host.in_use import refuse_if_in_use
 from pyvfio.host.journal import Binding, Journal, bindings
 from pyvfio.host.sysfs import attribute, checked_name, write_within
-from pyvfio.kernel import Kernel, default
+from pyvfio.kernel import Kernel, resolve
 
 #: seconds that a process which has the device open gets to close it when it is to be unbound
 TIMEOUT = 10.0
@@ -31,9 +31,9 @@ def bind(
     address: str,
     driver: str,
     *,
-    even_if: Collection[str] = (),
+    allow_in_use: Collection[str] = (),
     timeout: float = TIMEOUT,
-    kernel: Kernel | None = None,
+    kernel: Kernel | str | None = None,
 ) -> Iterator[HostDevice]:
     """Have a device bound to a driver; at the end, after an exception too, to what it was bound to before.
 
@@ -52,7 +52,7 @@ def bind(
     interrupt, and `timeout` seconds are waited. In both cases the device stays bound, and in the journal.
 
     :param driver: for example `vfio-pci`; it must be loaded
-    :param even_if: names of uses, as in :func:`uses` and in the refusal's text, that the device may be
+    :param allow_in_use: names of uses, as in :func:`uses` and in the refusal's text, that the device may be
         taken away from
     :param timeout: seconds to wait for unbinding
     :raises ValueError: a name that can be none
@@ -61,7 +61,7 @@ def bind(
         to be root; what the driver said
     :raises TimeoutError: another process did not close the device
     """
-    kernel = kernel or default()
+    kernel = resolve(kernel)
     checked_name(driver, "driver")
     found = device(address, kernel)
     with _journal(kernel, found) as journal:
@@ -71,7 +71,7 @@ def bind(
         if journal.left is not None and _is_as_left(found, journal.left):
             before = _State(journal.left.previous_driver, journal.left.previous_override)
         if found.driver != driver:
-            _check(kernel, found, driver, even_if)
+            _check(kernel, found, driver, allow_in_use)
         journal.record(Binding(found.bus, found.address, driver, *before, os.getpid()))
         owner = os.getpid()
         try:
@@ -97,7 +97,7 @@ def _takes_anything(driver: str) -> bool:
     return "vfio" in driver or driver == "pci-stub"
 
 
-def restore(address: str | None = None, *, timeout: float = TIMEOUT, kernel: Kernel | None = None) -> list[str]:
+def restore(address: str | None = None, *, timeout: float = TIMEOUT, kernel: Kernel | str | None = None) -> list[str]:
     """Put back what killed programs have left bound; returns the addresses.
 
     What a running program keeps bound is left alone, and so is a device that somebody has bound to
@@ -107,7 +107,7 @@ def restore(address: str | None = None, *, timeout: float = TIMEOUT, kernel: Ker
     :param timeout: seconds to wait for each device's unbinding
     :raises OSError: as for the end of :func:`bind`; everything else has been put back
     """
-    kernel = kernel or default()
+    kernel = resolve(kernel)
     restored: list[str] = []
     failures: list[OSError] = []
     for binding in bindings(kernel):
@@ -162,7 +162,7 @@ def _journal(kernel: Kernel, found: HostDevice) -> Journal:
         raise PermissionError(error.errno, f"binding {found.address} takes root: {error.strerror}") from error
 
 
-def _check(kernel: Kernel, found: HostDevice, driver: str, even_if: Collection[str]) -> None:
+def _check(kernel: Kernel, found: HostDevice, driver: str, allow_in_use: Collection[str]) -> None:
     """Refuse what cannot work or would hurt, before anything is changed."""
     name = found.address
     if not kernel.exists(f"{found.path}/driver_override"):
@@ -179,7 +179,7 @@ def _check(kernel: Kernel, found: HostDevice, driver: str, even_if: Collection[s
         raise OSError(errno.ENODEV, no_group_reason(kernel, name))
     if "vfio" in driver and found.is_bridge:
         raise OSError(errno.EINVAL, f"{name} is a bridge, and VFIO takes endpoints only")
-    refuse_if_stood_on(kernel, found, even_if)
+    refuse_if_in_use(kernel, found, allow_in_use)
     if holders := holders_of(found, kernel):
         raise OSError(errno.EBUSY, f"{name} is open in {_listed(holders)}")
 

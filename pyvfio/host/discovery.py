@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pyvfio.host.nodes import Nodes, find, no_device, nodes_of, without_iommu
 from pyvfio.host.sysfs import attribute, entries, link_name, linked, number
-from pyvfio.kernel import Kernel, default
+from pyvfio.kernel import Kernel, resolve
 
 # Bridges to PCI, CardBus, and semi-transparent ones: no VFIO driver takes their type of configuration header.
 _BRIDGES = (0x0604, 0x0607, 0x0609)
@@ -103,14 +103,14 @@ def no_group_reason(kernel: Kernel, address: str) -> str:
     return f"{address} is in no IOMMU group: no IOMMU of the host ({', '.join(iommus)}) translates for it"
 
 
-def devices(kernel: Kernel | None = None) -> list[HostDevice]:
+def devices(kernel: Kernel | str | None = None) -> list[HostDevice]:
     """Every device that VFIO serves or could serve, by bus and address.
 
     These are all PCI functions but bridges (without an IOMMU too: then `group` is None), all mediated
     devices, and on any other bus what is in an IOMMU group or bound to a VFIO driver. A device that goes
     away meanwhile is left out.
     """
-    kernel = kernel or default()
+    kernel = resolve(kernel)
     roots = [f"/sys/bus/{bus}/devices" for bus in ("pci", "mdev")]
     roots += [f"/sys/kernel/iommu_groups/{group}/devices" for group in entries(kernel, "/sys/kernel/iommu_groups")]
     links = [f"{root}/{name}" for root in roots for name in entries(kernel, root)]
@@ -123,13 +123,13 @@ def devices(kernel: Kernel | None = None) -> list[HostDevice]:
     return sorted(named, key=lambda one: (one.bus, one.address))
 
 
-def device(where: str, kernel: Kernel | None = None) -> HostDevice:
+def device(where: str, kernel: Kernel | str | None = None) -> HostDevice:
     """The device of that name, on whichever bus it is; `00:03.0` means `0000:00:03.0`.
 
     :raises ValueError: `where` cannot be a device's name
     :raises OSError: ENODEV, there is none; the text says which there are
     """
-    kernel = kernel or default()
+    kernel = resolve(kernel)
     nodes = find(where, kernel)
     if (found := _described(kernel, nodes)) is None:
         raise no_device(kernel, nodes.address)

@@ -6,10 +6,10 @@ import errno
 import os
 from typing import NamedTuple
 
-from pyvfio.fd import device_of
+from pyvfio._core.fd import device_of
 from pyvfio.host.discovery import HostDevice, device
 from pyvfio.host.sysfs import attribute, entries
-from pyvfio.kernel import Kernel, default
+from pyvfio.kernel import Kernel, resolve
 
 _DEVICE = "anon_inode:[vfio-device]"
 
@@ -30,7 +30,7 @@ class Holder(NamedTuple):
         return f"{who}, descriptor {self.descriptor}"
 
 
-def holders_of(where: str | HostDevice, kernel: Kernel | None = None) -> list[Holder]:
+def holders_of(where: str | HostDevice, kernel: Kernel | str | None = None) -> list[Holder]:
     """The processes that have a device open; of other users' processes only root sees them.
 
     Which device it is, the descriptor's fdinfo tells. Where it does not (Linux 6.1 and 6.12 are such) the library knows its own;
@@ -38,7 +38,7 @@ def holders_of(where: str | HostDevice, kernel: Kernel | None = None) -> list[Ho
 
     :raises OSError: ENODEV, no such device
     """
-    kernel = kernel or default()
+    kernel = resolve(kernel)
     found = device(where, kernel) if isinstance(where, str) else where
     holders, _ = _search(kernel, found)
     return holders

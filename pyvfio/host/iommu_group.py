@@ -11,7 +11,7 @@ from pyvfio.host.discovery import no_group_reason
 from pyvfio.host.nodes import find
 from pyvfio.host.sysfs import attribute, entries, link_name, linked
 from pyvfio.iova import IovaRange
-from pyvfio.kernel import Kernel, default
+from pyvfio.kernel import Kernel, resolve
 
 _ROOT = "/sys/kernel/iommu_groups"
 # Besides VFIO's own, the drivers that leave DMA to others (`driver_managed_dma`, Linux 5.19).
@@ -30,7 +30,7 @@ class ReservedRegion(NamedTuple):
     type: str
 
 
-class Group(NamedTuple):
+class GroupInfo(NamedTuple):
     """What sysfs said of one IOMMU group.
 
     :ivar number: as in `/dev/vfio/N`
@@ -60,14 +60,14 @@ class Group(NamedTuple):
         }
 
 
-def group(number: int, kernel: Kernel | None = None) -> Group:
+def group(number: int, kernel: Kernel | str | None = None) -> GroupInfo:
     """
     :raises OSError: ENODEV, there is no such group
     """
-    kernel = kernel or default()
+    kernel = resolve(kernel)
     root = _root(kernel, number)
     kind = attribute(kernel, f"{root}/type")
-    return Group(
+    return GroupInfo(
         number,
         attribute(kernel, f"{root}/name"),
         None if kind == "unknown" else kind,
@@ -76,9 +76,9 @@ def group(number: int, kernel: Kernel | None = None) -> Group:
     )
 
 
-def groups(kernel: Kernel | None = None) -> list[Group]:
+def groups(kernel: Kernel | str | None = None) -> list[GroupInfo]:
     """All groups, by number. One that goes away meanwhile is left out."""
-    kernel = kernel or default()
+    kernel = resolve(kernel)
     found = []
     for number in sorted(int(name) for name in entries(kernel, _ROOT)):
         try:
@@ -89,16 +89,16 @@ def groups(kernel: Kernel | None = None) -> list[Group]:
     return found
 
 
-def group_members(where: int | str, kernel: Kernel | None = None) -> dict[str, str | None]:
+def group_members(where: int | str, kernel: Kernel | str | None = None) -> dict[str, str | None]:
     """The devices of a group, given its number or one of them: address -> driver, None where none is bound.
 
     :raises OSError: ENODEV, no such group or device, or a device in no group
     """
-    kernel = kernel or default()
+    kernel = resolve(kernel)
     return _members(kernel, _root(kernel, where))
 
 
-def reserved_regions(where: int | str, kernel: Kernel | None = None) -> list[ReservedRegion]:
+def reserved_regions(where: int | str, kernel: Kernel | str | None = None) -> list[ReservedRegion]:
     """The reserved regions of a group, given its number or one of its devices, by address.
 
     The kernel takes them out of what VFIO_IOMMU_GET_INFO and IOMMU_IOAS_IOVA_RANGES report as usable,
@@ -106,7 +106,7 @@ def reserved_regions(where: int | str, kernel: Kernel | None = None) -> list[Res
 
     :raises OSError: ENODEV, no such group or device, or a device in no group
     """
-    kernel = kernel or default()
+    kernel = resolve(kernel)
     return list(_reserved(kernel, _root(kernel, where)))
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 from pyvfio.host.discovery import HostDevice
 from pyvfio.host.nodes import canonical
 from pyvfio.host.sysfs import checked_name, entries
-from pyvfio.kernel import Kernel, default
+from pyvfio.kernel import Kernel, resolve
 
 DIRECTORY = "/run/pyvfio"
 
@@ -97,12 +97,12 @@ class Journal:
         self.close()
 
 
-def bindings(kernel: Kernel | None = None) -> list[Binding]:
+def bindings(kernel: Kernel | str | None = None) -> list[Binding]:
     """What the journal holds: bindings kept by running programs, and those that killed ones have left.
 
     :raises OSError: EACCES, the journal is root's
     """
-    kernel = kernel or default()
+    kernel = resolve(kernel)
     found = []
     for name in entries(kernel, DIRECTORY):
         try:

@@ -8,10 +8,10 @@ from collections.abc import Collection
 
 from pyvfio.errors import Unsupported
 from pyvfio.host.discovery import HostDevice, device
-from pyvfio.host.foundations import refuse_if_stood_on
 from pyvfio.host.holders import holders_of
+from pyvfio.host.in_use import refuse_if_in_use
 from pyvfio.host.sysfs import write_within
-from pyvfio.kernel import Kernel, default
+from pyvfio.kernel import Kernel, resolve
 
 #: seconds: a physical function's driver may start all of its functions' firmware
 TIMEOUT = 30.0
@@ -23,7 +23,7 @@ def create_vfs(
     *,
     probe: bool = True,
     timeout: float = TIMEOUT,
-    kernel: Kernel | None = None,
+    kernel: Kernel | str | None = None,
 ) -> list[HostDevice]:
     """Make virtual functions of a physical function (`sriov_numvfs` in sysfs); returns them in order.
 
@@ -37,7 +37,7 @@ def create_vfs(
     :raises OSError: EBUSY, it has some already (only all of them can be removed); ENOENT, its driver makes
         none; ENODEV, no such device; EACCES, one needs to be root
     """
-    kernel = kernel or default()
+    kernel = resolve(kernel)
     found = device(address, kernel)
     if found.total_vfs is None:
         raise Unsupported(f"{found.address} has no SR-IOV: no virtual functions can be made of it")
@@ -62,24 +62,24 @@ def create_vfs(
 def remove_vfs(
     address: str,
     *,
-    even_if: Collection[str] = (),
+    allow_in_use: Collection[str] = (),
     timeout: float = TIMEOUT,
-    kernel: Kernel | None = None,
+    kernel: Kernel | str | None = None,
 ) -> None:
     """Remove all virtual functions of a physical function; that there are none is as good.
 
-    :param even_if: as for :func:`pyvfio.host.bind`
+    :param allow_in_use: as for :func:`pyvfio.host.bind`
     :raises OSError: EBUSY, one of them is open in this process, or the running system stands on it; ENODEV,
         no such device; EACCES, one needs to be root
     :raises TimeoutError: another process has one open: the kernel asks for it, and waits until it is closed
     """
-    kernel = kernel or default()
+    kernel = resolve(kernel)
     found = device(address, kernel)
     if not found.virtual_functions:
         return
     for name in found.virtual_functions:
         function = device(name, kernel)
-        refuse_if_stood_on(kernel, function, even_if)
+        refuse_if_in_use(kernel, function, allow_in_use)
         own = [holder for holder in holders_of(function, kernel) if holder.pid == os.getpid()]
         if own:
             raise OSError(errno.EBUSY, f"{name} is still open in {own[0]}; close it first")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio._abi import ffi, lib
+from pyvfio._core.fd import Fd
 from pyvfio.errors import BadReply
-from pyvfio.fd import Fd
 from pyvfio.iommufd.queue import Queue
 
 if TYPE_CHECKING:

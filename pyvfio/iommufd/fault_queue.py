@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pyvfio import explain
 from pyvfio._abi import ffi, lib
+from pyvfio._core import explain
 from pyvfio.errors import BadReply
 from pyvfio.iommufd.queue import Queue
 

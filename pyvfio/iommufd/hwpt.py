@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyvfio import explain
 from pyvfio._abi import ffi, lib
+from pyvfio._core import explain
 from pyvfio.bitmap import DirtyBitmap, Segment
-from pyvfio.errors import Refused
+from pyvfio.errors import InvalidRequest
 from pyvfio.iommufd.bound import BoundDevice, bound
 from pyvfio.iommufd.object import IommufdObject, address, call
 from pyvfio.iova import IovaRange, IovaSet
@@ -69,10 +69,12 @@ class Hwpt(IommufdObject):
         :param range: whole pages; what is not mapped of it is clean
         :param page_size: bytes to one bit, a power of two
         :param clear: forget them in the page table; otherwise the next read gives them again
-        :raises Refused: a range or page size that is not like that; tracking is off, and the kernel would say that nothing is dirty
+        :raises InvalidRequest: a range or page size that is not like that; tracking is off, and the kernel would say that nothing is dirty
         """
         if page_size < 1 or page_size & (page_size - 1) or not range.is_aligned(page_size):
-            raise Refused(f"{explain.span(range)}, page_size={page_size:#x}: whole pages of a power of two are needed")
+            raise InvalidRequest(
+                f"{explain.span(range)}, page_size={page_size:#x}: whole pages of a power of two are needed"
+            )
         bitmap = DirtyBitmap([range], page_size)
         self.read_dirty_into(bitmap, clear=clear)
         return bitmap
@@ -81,7 +83,7 @@ class Hwpt(IommufdObject):
         """As :meth:`read_dirty`, into a bitmap of one's own: its dirty pages stay dirty."""
         _ = self.id
         if not self._tracking:
-            raise Refused(f"{self!r}: dirty tracking is off; see set_dirty_tracking")
+            raise InvalidRequest(f"{self!r}: dirty tracking is off; see set_dirty_tracking")
         mapped = self.ioas.mapped_ranges
         for segment in bitmap.segments:
             pieces = tuple(IovaSet([segment.range]) & mapped)
@@ -90,7 +92,9 @@ class Hwpt(IommufdObject):
                 continue
             # At the first gap the kernel (7.3) stops, and returns success: what follows would never be seen.
             if wrong := [piece for piece in pieces if not piece.is_aligned(bitmap.page_size)]:
-                raise Refused(f"{explain.ranges(wrong)}: mapped in less than pages of {explain.size(bitmap.page_size)}")
+                raise InvalidRequest(
+                    f"{explain.ranges(wrong)}: mapped in less than pages of {explain.size(bitmap.page_size)}"
+                )
             for piece in DirtyBitmap(pieces, bitmap.page_size).segments:
                 self._read_segment(piece, clear)
                 segment._add(piece)
@@ -139,16 +143,14 @@ def allocate(
     :param device: whose IOMMU is to walk it
     :param flags: IOMMU_HWPT_ALLOC_*
     :param fault_queue: where faults are to be reported; sets IOMMU_HWPT_FAULT_ID_VALID
-    :raises Refused: the parts belong to different Iommufds
+    :raises InvalidRequest: the parts belong to different Iommufds
     :raises OSError: EOPNOTSUPP the IOMMU cannot do that; EINVAL the parent is none, or the data is not what the type wants; ENOENT for
         emulated devices, which have no IOMMU
     """
-    from pyvfio.iommufd.ioas import Ioas
-
     owner = parent.iommufd
     target = bound(device)
     if target.iommufd is not owner:
-        raise Refused(f"{target!r} is bound to {target.iommufd!r}, not to {owner!r}")
+        raise InvalidRequest(f"{target!r} is bound to {target.iommufd!r}, not to {owner!r}")
     fields: dict[str, Any] = {
         "flags": flags,
         "dev_id": target.id,
@@ -163,7 +165,7 @@ def allocate(
         fields["flags"] |= lib.IOMMU_HWPT_FAULT_ID_VALID
         fields["fault_id"] = fault_queue._id_in(owner)
     native = call(owner._fd, "IOMMU_HWPT_ALLOC", "struct iommu_hwpt_alloc", **fields)
-    hwpt = Hwpt(parent, native.out_hwpt_id, parent if isinstance(parent, Ioas) else parent.ioas, target)
+    hwpt = Hwpt(parent, native.out_hwpt_id, parent.ioas, target)
     if fault_queue is not None:
         hwpt._live_under(fault_queue)
     return hwpt

@@ -6,14 +6,15 @@ import errno
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from pyvfio import explain
 from pyvfio._abi import ffi, lib
-from pyvfio.errors import Refused
-from pyvfio.iommufd.iommufd import Iommufd
+from pyvfio._core import explain
+from pyvfio.dirty.tracker import DirtyTracker, PageTableTracking, iommu_tracks
+from pyvfio.errors import InvalidRequest
+from pyvfio.iommufd.hwpt import allocate
 from pyvfio.iommufd.object import IommufdObject, address, call
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.memory import PAGE_SIZE
-from pyvfio.space import AddressSpace, Mapping
+from pyvfio.spaces.base import AddressSpace, Mapping
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     from pyvfio.device import Device
     from pyvfio.iommufd.bound import BoundDevice
     from pyvfio.iommufd.hwpt import Hwpt
+    from pyvfio.iommufd.iommufd import Iommufd
 
 _RANGE = "struct iommu_iova_range"
 
 
-class Ioas(AddressSpace, IommufdObject):
+class Ioas(AddressSpace, IommufdObject, called="iommufd has"):
     """An address space, mode `iommufd`. Made by :meth:`Iommufd.ioas`, or by :func:`pyvfio.address_space` with an Iommufd of its own.
 
     Its mappings outlive the memory's own: what was mapped stays pinned though the program unmaps it.
@@ -173,12 +175,12 @@ class Ioas(AddressSpace, IommufdObject):
         """IOMMU_IOAS_COPY: map here what `source` maps in another address space of the same file, pinned only once.
 
         :param iova: where; None for a place that the kernel chooses
-        :raises Refused: `source` belongs to another Iommufd
+        :raises InvalidRequest: `source` belongs to another Iommufd
         :raises OSError: ENOENT when it is not mapped any more; as :meth:`map`
         """
         space = source.space
         if not isinstance(space, Ioas):
-            raise Refused(f"{source!r} is no mapping of an Ioas")
+            raise InvalidRequest(f"{source!r} is no mapping of an Ioas")
         source_id = space._id_in(self.iommufd)
         return self.copy_range(source_id, source.range, iova, read=read, write=write, keep=source._held)
 
@@ -258,6 +260,14 @@ class Ioas(AddressSpace, IommufdObject):
     # Devices and page tables.
 
     @property
+    def ioas(self) -> Ioas:
+        """Itself: what a page table made of it shows."""
+        return self
+
+    def _track_by_iommu(self, ranges: Iterable[IovaRange], devices: list[Device]) -> DirtyTracker | None:
+        return PageTableTracking(self, ranges, devices) if all(iommu_tracks(device) for device in devices) else None
+
+    @property
     def devices(self) -> list[Device]:
         """The devices that are attached to it."""
         return self._devices()
@@ -280,8 +290,6 @@ class Ioas(AddressSpace, IommufdObject):
 
     def hwpt(self, device: Device | BoundDevice, *, flags: int = 0, **more: Any) -> Hwpt:
         """IOMMU_HWPT_ALLOC: a page table of this address space for the IOMMU of `device`; see :class:`Hwpt`."""
-        from pyvfio.iommufd.hwpt import allocate
-
         return allocate(self, device, flags=flags, **more)
 
     def _release(self) -> None:
@@ -299,15 +307,3 @@ class Ioas(AddressSpace, IommufdObject):
 
 def _flags(prot: int) -> int:
     return (lib.IOMMU_IOAS_MAP_READABLE if prot & 1 else 0) | (lib.IOMMU_IOAS_MAP_WRITEABLE if prot & 2 else 0)
-
-
-def owned(kernel: Any) -> Ioas:
-    """An Ioas in an Iommufd of its own, which closes with it."""
-    iommufd = Iommufd(kernel=kernel)
-    try:
-        ioas = iommufd.ioas()
-        ioas._owned = iommufd
-        return ioas
-    except BaseException:
-        iommufd.close()
-        raise

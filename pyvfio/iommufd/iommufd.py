@@ -5,25 +5,27 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Self
 
-from pyvfio import explain, host
+from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
+from pyvfio._core import explain
+from pyvfio._core.fd import Fd
+from pyvfio._core.resource import Resource
+from pyvfio._core.vf_token import uuid_of
+from pyvfio.device import Device
 from pyvfio.errors import NO_IOMMUFD, Unsupported
-from pyvfio.fd import Fd
 from pyvfio.host.nodes import find
+from pyvfio.iommufd.bound import BoundDevice
+from pyvfio.iommufd.fault_queue import FaultQueue
+from pyvfio.iommufd.ioas import Ioas
 from pyvfio.iommufd.object import address, call
 from pyvfio.kernel import Kernel
-from pyvfio.lifetime import Resource
-from pyvfio.no_iommu import admit
-from pyvfio.vf_token import uuid_of
+from pyvfio.spaces.no_iommu import admit
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from pyvfio.container import Container
-    from pyvfio.device import Device
-    from pyvfio.iommufd.fault_queue import FaultQueue
-    from pyvfio.iommufd.ioas import Ioas
+    from pyvfio.spaces.container import Container
 
 
 class Iommufd(Resource):
@@ -32,9 +34,9 @@ class Iommufd(Resource):
     :raises OSError: ENOENT when the kernel has no iommufd (before Linux 6.2, or built without), EACCES
     """
 
-    def __init__(self, *, kernel: Kernel | None = None) -> None:
+    def __init__(self, *, kernel: Kernel | str | None = None) -> None:
         super().__init__(None)
-        self._fd = open_iommu(kernel or _kernel.default())
+        self._fd = open_iommu(_kernel.resolve(kernel))
         self._container: Container | None = None
 
     @classmethod
@@ -54,15 +56,11 @@ class Iommufd(Resource):
 
     def ioas(self) -> Ioas:
         """IOMMU_IOAS_ALLOC: a new, empty address space."""
-        from pyvfio.iommufd.ioas import Ioas
-
         native = call(self._fd, "IOMMU_IOAS_ALLOC", "struct iommu_ioas_alloc")
         return Ioas(self, native.out_ioas_id)
 
     def fault_queue(self) -> FaultQueue:
         """IOMMU_FAULT_QUEUE_ALLOC: a queue that page tables can report I/O page faults to. Since Linux 6.11."""
-        from pyvfio.iommufd.fault_queue import FaultQueue
-
         native = call(self._fd, "IOMMU_FAULT_QUEUE_ALLOC", "struct iommu_fault_alloc")
         fd = Fd(self._fd.kernel, native.out_fault_fd, "fault", f"fault queue {native.out_fault_id}")
         return FaultQueue(self, native.out_fault_id, fd)
@@ -75,15 +73,12 @@ class Iommufd(Resource):
         :param where: its address, "0000:00:03.0", or its name on another bus
         :param vf_token: see :meth:`Device.set_vf_token`; since Linux 6.18
         :param no_iommu: open it though no IOMMU stands between it and all memory; since Linux 7.3
-        :raises Refused: it has no IOMMU, and `no_iommu` does not say that this is known
+        :raises InvalidRequest: it has no IOMMU, and `no_iommu` does not say that this is known
         :raises Unsupported: the device has no cdev: it is not bound to a VFIO driver, or the kernel has none
         :raises OSError: EINVAL it is bound already, here or elsewhere, or wants no vf_token; EACCES it wants another one; EBUSY it is
             open through its group's file; EPERM another program or driver owns a device of its group, or the IOMMU cannot isolate
             interrupts and that has not been allowed
         """
-        from pyvfio.device import Device
-        from pyvfio.iommufd.bound import BoundDevice
-
         self._fd.check_open()
         uuid = None if vf_token is None else uuid_of(vf_token)
         found = find(where, self._fd.kernel)

@@ -6,11 +6,11 @@ import errno
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from pyvfio import explain
 from pyvfio._abi import ffi, lib
-from pyvfio.errors import Closed, Refused
-from pyvfio.fd import Fd
-from pyvfio.lifetime import Resource
+from pyvfio._core import explain
+from pyvfio._core.fd import Fd
+from pyvfio._core.resource import Resource
+from pyvfio.errors import Closed, InvalidRequest
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
@@ -72,10 +72,10 @@ class IommufdObject(Resource):
     def _id_in(self, iommufd: Iommufd) -> int:
         """The id, for a request to that file.
 
-        :raises Refused: it lives in another one, where the same number means something else
+        :raises InvalidRequest: it lives in another one, where the same number means something else
         """
         if self.iommufd is not iommufd:
-            raise Refused(f"{self!r} is an object of {self.iommufd!r}, not of {iommufd!r}")
+            raise InvalidRequest(f"{self!r} is an object of {self.iommufd!r}, not of {iommufd!r}")
         return self.id
 
     def destroy(self) -> None:

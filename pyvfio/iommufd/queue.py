@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 from typing import TYPE_CHECKING
 
-from pyvfio.fd import Fd
+from pyvfio._core.fd import Fd
 from pyvfio.iommufd.object import IommufdObject
 
 if TYPE_CHECKING:

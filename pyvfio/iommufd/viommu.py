@@ -6,9 +6,9 @@ import errno
 import mmap
 from typing import TYPE_CHECKING, Any
 
-from pyvfio import explain
-from pyvfio.errors import Refused
-from pyvfio.fd import Fd
+from pyvfio._core import explain
+from pyvfio._core.fd import Fd
+from pyvfio.errors import InvalidRequest
 from pyvfio.iommufd.bound import BoundDevice, bound
 from pyvfio.iommufd.hwpt import Hwpt, allocate, invalidate, native_data
 from pyvfio.iommufd.object import IommufdObject, address, call
@@ -35,7 +35,7 @@ class Viommu(IommufdObject):
     def __init__(self, parent: Hwpt, device: Device | BoundDevice, type: int, data: Any = None) -> None:
         target = bound(device)
         if target.iommufd is not parent.iommufd:
-            raise Refused(f"{target!r} is bound to {target.iommufd!r}, not to {parent.iommufd!r}")
+            raise InvalidRequest(f"{target!r} is bound to {target.iommufd!r}, not to {parent.iommufd!r}")
         fields: dict[str, Any] = {"type": type, "dev_id": target.id, "hwpt_id": parent.id}
         held = None
         if data is not None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from threading import RLock
 from typing import Any
 
-from pyvfio import requests
+from pyvfio._core import requests
 from pyvfio.kernel import PythonKernel, SysfsDevice, UdevMonitor
 from pyvfio.mock import topology
 from pyvfio.mock.device import Device

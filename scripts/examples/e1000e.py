@@ -62,7 +62,7 @@ class E1000e:
         self.device = device
         bar = device.regions[0]
         # Loads and stores where the BAR can be mapped, else the kernel makes each access.
-        self.registers = bar.map() if bar.mmappable else bar
+        self.registers = bar.mmap() if bar.mmappable else bar
         self.vector = device.irqs.msi.enable()[0] if interrupt else None
         self._loopback = LOOPBACK if loopback else 0
         # The ring of what is sent, that of what is received, and room for a header out and in.

@@ -45,7 +45,7 @@ class Edu:
         self.device = device
         bar = device.regions[0]
         # Loads and stores where the BAR can be mapped, else the kernel makes each access.
-        self.registers = bar.map() if bar.mmappable else bar
+        self.registers = bar.mmap() if bar.mmappable else bar
         self.vector = device.irqs.msi.enable()[0] if interrupt else None
 
     def __enter__(self) -> Self:

@@ -137,7 +137,7 @@ class Nvme:
         self.device = device
         bar = device.regions[0]
         # Loads and stores where the BAR can be mapped, else the kernel makes each access.
-        self.registers = bar.map() if bar.mmappable else bar
+        self.registers = bar.mmap() if bar.mmappable else bar
         self.doorbell_stride = 4 << (self.registers.read32(CAPABILITIES + 4) & 15)
         self._queues: list[Queue] = []
 

@@ -35,7 +35,7 @@ TIME_LIMIT = 900
 _WARM = (
     # An extension module that is first loaded in a child now and then crashes it there, under QEMU 7.2.
     "asyncio", "ctypes", "multiprocessing", "numpy", "resource", "subprocess",
-    "pyvfio.opening", "pyvfio.container", "pyvfio.device", "pyvfio.irq", "pyvfio.pci", "pyvfio.dirty", "pyvfio.migration",
+    "pyvfio.spaces.opening", "pyvfio.spaces.container", "pyvfio.device", "pyvfio.irq", "pyvfio.pci", "pyvfio.dirty.log", "pyvfio.migration",
     "pyvfio.iommufd.ioas", "pyvfio.iommufd.hwpt", "pyvfio.host.binding", "drivers.edu", "drivers.nvme", "drivers.vfio_mock",
 )  # fmt: skip
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyvfio import Device, Iommufd, Migration
     from pyvfio.iommufd import Ioas
     from pyvfio.kernel import Kernel
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

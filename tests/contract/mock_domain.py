@@ -12,10 +12,10 @@ import pytest
 
 from pyvfio import DmaBuffer, Iommufd
 from pyvfio._abi import ffi, lib
+from pyvfio._core.resource import Resource
 from pyvfio.iommufd import BoundDevice, Ioas
 from pyvfio.iommufd.object import IommufdObject
 from pyvfio.iommufd.object import call as object_call
-from pyvfio.lifetime import Resource
 from pyvfio.memory import address_of
 
 #: Where what needs no device of the machine's is tested: one cell of one machine is enough.

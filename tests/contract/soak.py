@@ -21,7 +21,7 @@ import process
 import pyvfio
 from pyvfio import DmaBuffer
 from pyvfio.kernel import Kernel, LinuxKernel
-from pyvfio.opening import MODES
+from pyvfio.spaces.opening import MODES
 
 PAGE = 4096
 #: Python and the C library take memory in pieces of such sizes, and give it back when they like.
@@ -48,7 +48,7 @@ def one_round(address: str, mode: str, kernel: Kernel, buffer: DmaBuffer) -> Non
     with pyvfio.open(address, mode=mode, kernel=kernel) as device:
         device.address_space.map(buffer, 0x10_0000).unmap()
         if device.regions[0].mmappable:
-            device.regions[0].map()
+            device.regions[0].mmap()
 
 
 def rounds(address: str, mode: str, kernel: Kernel, count: int, stops: int, warm: int = 5) -> Iterator[Figures]:

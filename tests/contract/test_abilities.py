@@ -14,7 +14,7 @@ from pyvfio.iommufd import Ioas
 
 if TYPE_CHECKING:
     from pyvfio import Device
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 
 def has_dirty_pages(space: AddressSpace) -> bool:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from refused import refused
 
-from pyvfio import Container, DmaBuffer, IovaRange, IovaSet, Unsupported, capability
+from pyvfio import Container, DmaBuffer, IovaRange, IovaSet, Unsupported
 from pyvfio._abi import ffi, lib
+from pyvfio._core import capability
 
 if TYPE_CHECKING:
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 pytestmark = pytest.mark.only(mode=["iommufd-type1v2", "iommufd-type1"])
 

@@ -14,7 +14,7 @@ from processes import holding
 from refused import refused
 
 import pyvfio
-from pyvfio import DirtyBitmap, DmaBuffer, IovaRange, Refused, Unsupported
+from pyvfio import DirtyBitmap, DmaBuffer, InvalidRequest, IovaRange, Unsupported
 from pyvfio._abi import ffi, lib
 from pyvfio.memory import address_of
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matrix import Cell
 
     from pyvfio import Device, DirtyLog
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 PAGE = 4096
 BASE = 0x10_0000
@@ -167,21 +167,21 @@ def test_reads_while_the_device_writes_report_each_page_once(
 
 @pytest.mark.parametrize("page_size", [0, 512, 0x3000])
 def test_page_sizes_that_are_none_are_refused(device: Device, logger: VfioMock, page_size: int) -> None:
-    with pytest.raises(Refused, match="power of two"):
+    with pytest.raises(InvalidRequest, match="power of two"):
         device.dirty_log([IovaRange.of(BASE, 0x3000)], page_size=page_size)
 
 
 def test_reports_outside_the_ranges_are_refused(device: Device, logger: VfioMock, logged: IovaRange) -> None:
     with device.dirty_log([logged]) as log:
         for wrong in (IovaRange.of(BASE - PAGE, 2 * PAGE), IovaRange.of(BASE + 64 * PAGE, PAGE)):
-            with pytest.raises(Refused, match="not logged"):
+            with pytest.raises(InvalidRequest, match="not logged"):
                 log.read(wrong)
-        with pytest.raises(Refused, match="not aligned"):
+        with pytest.raises(InvalidRequest, match="not aligned"):
             log.read(IovaRange.of(BASE + 8, PAGE))
 
 
 def test_a_second_log_names_the_first(device: Device, logger: VfioMock, logged: IovaRange) -> None:
-    with device.dirty_log([logged]), pytest.raises(Refused, match="logging already: <DirtyLog of"):
+    with device.dirty_log([logged]), pytest.raises(InvalidRequest, match="logging already: <DirtyLog of"):
         device.dirty_log([logged])
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from drivers import Dma
 
     from pyvfio import Device
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 PAGE = 4096
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matrix import Cell
 
     from pyvfio import Device
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 pytestmark = pytest.mark.require("functions")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matrix import Cell
 
     from pyvfio import Device
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 # A device with an IOMMU and one without, by each of the kernel's three ways; what differs between IOMMUs is native to iommufd.
 # These sweeps are long, and what they find is a matter of the newest kernel. Not under virtio's: its driver (Linux 7.3) allocates

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyvfio import Device
     from pyvfio.iommufd import Ioas
     from pyvfio.region import RegionMapping
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 PAGE = 4096
 BEHIND_PORT = "0000:01:00.0"
@@ -106,7 +106,7 @@ def liveness(bar: RegionMapping, value: int) -> bool:
 @pytest.mark.only(mode="iommufd", device="edu")
 class TestPeerToPeer:
     def test_one_device_writes_into_anothers_bar(self, space: Ioas, dma: Dma, peer: Device) -> None:
-        bar = peer.regions[0].map()
+        bar = peer.regions[0].mmap()
         bar.write32(LIVENESS, 0)
         with peer.regions[0].dma_buf([Area(0, PAGE)]) as exported:
             assert exported.size == PAGE
@@ -122,7 +122,7 @@ class TestPeerToPeer:
         assert liveness(bar, 0x1234ABCD)
 
     def test_what_is_mapped_ends_with_the_bar_behind_it(self, space: Ioas, dma: Dma, peer: Device) -> None:
-        bar = peer.regions[0].map()
+        bar = peer.regions[0].mmap()
         bar.write32(LIVENESS, 0x77)
         with peer.regions[0].dma_buf([Area(0, PAGE)]) as exported:
             window = space.map_file(exported.fileno(), 0, PAGE, 0x400_0000)
@@ -169,7 +169,7 @@ class TestPeerToPeer:
             assert caught.value.errno == errno.EOPNOTSUPP
 
     def test_a_bar_is_not_mapped_by_its_virtual_address(self, space: Ioas, peer: Device) -> None:
-        bar = peer.regions[0].map()
+        bar = peer.regions[0].mmap()
         assert errno_of_mapping(space, bar) == errno.EFAULT
 
 
@@ -178,7 +178,7 @@ class TestPeerToPeer:
 def test_type1_lets_one_device_reach_anothers_bar_by_its_virtual_address(
     space: AddressSpace, dma: Dma, peer: Device
 ) -> None:
-    bar = peer.regions[0].map(0, PAGE)
+    bar = peer.regions[0].mmap(0, PAGE)
     window = space.map(bar.view, 0x400_0000)
     write_by_dma(dma, space, window.iova + LIVENESS, 0xCAFE)
     assert liveness(bar, 0xCAFE)
@@ -188,5 +188,5 @@ def test_type1_lets_one_device_reach_anothers_bar_by_its_virtual_address(
 @pytest.mark.require("bar_mmap")
 @pytest.mark.only(mode=["iommufd-type1", "iommufd-type1v2"], device="edu")
 def test_iommufd_in_place_of_a_container_maps_no_bar(space: AddressSpace, peer: Device) -> None:
-    bar = peer.regions[0].map(0, PAGE)
+    bar = peer.regions[0].mmap(0, PAGE)
     assert errno_of_mapping(space, bar) == errno.EFAULT

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pyvfio
-from pyvfio import Container, DmaBuffer, NotViable, Refused, Unsupported
+from pyvfio import Container, DmaBuffer, InvalidRequest, NotViable, Unsupported
 from pyvfio._abi import lib
 
 if TYPE_CHECKING:
     from pyvfio import Device
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 BY_GROUP = ["type1v2", "type1", "iommufd-type1v2", "iommufd-type1"]
 PAGE = 4096
@@ -139,7 +139,7 @@ def test_dirty_reads_that_cannot_be_true_are_refused(space: Container) -> None:
     mapping = space.map(DmaBuffer(8 * PAGE), 0x10_0000)
     space.start_dirty_tracking()
     for iova, size in ((0x10_0800, PAGE), (0x10_0000, 0), (0x10_0000, 100)):
-        with pytest.raises(Refused, match="whole pages"):
+        with pytest.raises(InvalidRequest, match="whole pages"):
             space.read_dirty(iova, size)
     with pytest.raises(OSError) as caught:
         space.read_dirty(0x10_1000, 2 * PAGE)
@@ -199,9 +199,9 @@ def test_what_ends_with_the_address_space_is_mapped_where_it_can_be_unmapped(spa
     if cell.kernel not in ("6.1", "6.12"):
         assert space.map(buffer, 2**64 - PAGE).unmap() == PAGE
         return
-    with pytest.raises(Refused, match="would not find"):
+    with pytest.raises(InvalidRequest, match="would not find"):
         space.map(buffer, 2**64 - PAGE)
-    with pytest.raises(Refused, match=r"row 1 of 2: .*would not find"):
+    with pytest.raises(InvalidRequest, match=r"row 1 of 2: .*would not find"):
         space.map_many(array("Q", [buffer.address, 0x10_0000, PAGE, buffer.address, 2**64 - PAGE, PAGE]), keep=buffer)
     assert space.mappings == []
     assert space.map(buffer, 2**64 - 2 * PAGE).unmap() == PAGE

@@ -11,7 +11,8 @@ import pytest
 
 from pyvfio import DirtyLog, DmaBuffer, IovaRange
 from pyvfio._abi import lib
-from pyvfio.guest import mapping, tracking, x86
+from pyvfio.guest import mapping, x86
+from pyvfio.guest import plan as tracking
 from pyvfio.guest.sections import MemorySection
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matrix import Cell
 
     from pyvfio import Device
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 PAGE = 4096
 GIB = 1 << 30

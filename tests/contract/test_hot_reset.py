@@ -14,7 +14,7 @@ import pyvfio
 
 if TYPE_CHECKING:
     from pyvfio import Device
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 pytestmark = pytest.mark.only(device="edu")
 
@@ -80,16 +80,16 @@ def test_an_eventfd_stores_a_value(device: Device) -> None:
     region = device.regions[0]
     event = os.eventfd(0)
     try:
-        region.write_on(event, 0x04, 4, 0xCAFE0001)
+        region.add_ioeventfd(event, 0x04, 4, 0xCAFE0001)
         with pytest.raises(FileExistsError):
-            region.write_on(event, 0x04, 4, 0xCAFE0001)
+            region.add_ioeventfd(event, 0x04, 4, 0xCAFE0001)
         os.eventfd_write(event, 1)
         limit = time.monotonic() + 10
         while region.read32(0x04) != ~0xCAFE0001 & 0xFFFFFFFF and time.monotonic() < limit:
             time.sleep(0.01)
         assert region.read32(0x04) == ~0xCAFE0001 & 0xFFFFFFFF
-        region.write_on(-1, 0x04, 4, 0xCAFE0001)
-        with pytest.raises(pyvfio.Refused):
-            region.write_on(event, 0x04, 3, 0)
+        region.remove_ioeventfd(0x04, 4, 0xCAFE0001)
+        with pytest.raises(pyvfio.InvalidRequest):
+            region.add_ioeventfd(event, 0x04, 3, 0)
     finally:
         os.close(event)

@@ -16,7 +16,7 @@ from refused import refused
 import pyvfio
 from pyvfio import Device, DmaBuffer, Iommufd
 from pyvfio._abi import ffi, lib
-from pyvfio.fd import Fd
+from pyvfio._core.fd import Fd
 from pyvfio.iommufd import Ioas
 
 pytestmark = pytest.mark.only(mode="iommufd")
@@ -142,7 +142,7 @@ def test_an_iommu_that_does_not_isolate_interrupts_is_refused_until_that_is_allo
 
 
 def test_attaching_to_what_is_not_there_is_refused(device: Device, space: Ioas, kernel: Any) -> None:
-    with Iommufd(kernel=kernel) as other, pytest.raises(pyvfio.Refused, match="not of"):
+    with Iommufd(kernel=kernel) as other, pytest.raises(pyvfio.InvalidRequest, match="not of"):
         device.attach(other.ioas())
     gone = space.iommufd.ioas()
     gone.destroy()

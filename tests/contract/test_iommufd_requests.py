@@ -12,8 +12,9 @@ import pytest
 from mock_domain import MockDevice
 from process import held
 
-from pyvfio import Container, DmaBuffer, Iommufd, requests
+from pyvfio import Container, DmaBuffer, Iommufd
 from pyvfio._abi import ffi, lib
+from pyvfio._core import requests
 from pyvfio.iommufd import FaultQueue, Ioas, Viommu
 from pyvfio.iommufd.object import address, call
 

@@ -156,13 +156,13 @@ def test_unmasking_by_eventfd_takes_no_call(device: Device) -> None:
     (vector,) = device.irqs[0].enable()
     unmask = os.eventfd(0)
     try:
-        vector.unmask_by(unmask)
+        vector.set_unmask_eventfd(unmask)
         mock["IRQ_RAISE"] = 0
         assert vector.wait(10) == 1
         os.eventfd_write(unmask, 1)
         assert vector.wait(10) == 1
         mock["IRQ_LINE"] = 1
-        vector.unmask_by(-1)
+        vector.clear_unmask_eventfd()
     finally:
         os.close(unmask)
 

@@ -48,7 +48,7 @@ def test_a_program_killed_at_any_point_leaves_nothing_that_restore_does_not_put_
                 with pyvfio.open(nvme, mode=mode) as device, pyvfio.open(address, mode=mode) as mock:
                     stage("open")
                     device.address_space.alloc(1 << 20)
-                    bar = device.regions[0].map()
+                    bar = device.regions[0].mmap()
                     mapping = mock.address_space.alloc(16 * PAGE)
                     stage("map")
                     device.config.bus_master = True

@@ -18,7 +18,7 @@ from process import pinned
 import pyvfio
 
 if TYPE_CHECKING:
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 pytestmark = pytest.mark.require("linux")
 

@@ -70,7 +70,7 @@ def test_who_is_woken_is_told_and_stays_awake(device: Device) -> None:
 
 @on_pci
 def test_a_mapped_region_cannot_be_reached_during_low_power(device: Device) -> None:
-    bar = device.regions[0].map()
+    bar = device.regions[0].mmap()
 
     def touched() -> int:
         child = os.fork()

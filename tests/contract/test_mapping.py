@@ -13,13 +13,13 @@ from process import pinned
 from raw_memory import RawMemory
 from refused import refused
 
-from pyvfio import DmaBuffer, IovaRange, IovaSet, Refused
+from pyvfio import DmaBuffer, InvalidRequest, IovaRange, IovaSet
 
 if TYPE_CHECKING:
     from matrix import Cell
 
     from pyvfio import Device
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 PAGE = 4096
 
@@ -263,7 +263,7 @@ def test_memory_outlives_its_names_while_it_is_mapped(space: AddressSpace, dma: 
 
 
 def test_a_mapping_without_permissions_is_refused(space: AddressSpace) -> None:
-    with pytest.raises(Refused, match="neither read nor write"):
+    with pytest.raises(InvalidRequest, match="neither read nor write"):
         space.map(DmaBuffer(PAGE), 0x10_0000, read=False, write=False)
     assert space.mappings == []
 
@@ -271,7 +271,7 @@ def test_a_mapping_without_permissions_is_refused(space: AddressSpace) -> None:
 @pytest.mark.require("bar_mmap", "linux")
 def test_type1_maps_a_bar_by_its_address_and_iommufd_does_not(device: Device, space: AddressSpace, mode: str) -> None:
     region = device.regions[0]
-    bar = region.map()
+    bar = region.mmap()
     # All of it, its first and its last page; and all of it at an address that is worse aligned than the device's own.
     with RawMemory(bar.size, device.fileno(), region.info.offset, aligned_to=1 << 30, but_for=4096) as misaligned:
         for address, size in (

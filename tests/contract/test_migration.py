@@ -17,7 +17,7 @@ import guest
 import pytest
 
 import pyvfio
-from pyvfio import Closed, DmaBuffer, Migration, Refused, Unsupported
+from pyvfio import Closed, DmaBuffer, InvalidRequest, Migration, Unsupported
 from pyvfio._abi import ffi, lib
 from pyvfio.migration import SAVING, State, path
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matrix import Cell
 
     from pyvfio import Device
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 PAGE = 4096
 BASE = 0x10_0000
@@ -179,7 +179,7 @@ def check_every_transition(
         fd = duplicate(kernel, stream.fileno()) if stream is not None else -1
         try:
             if origin == State.STOP_COPY and target in (State.PRE_COPY, State.PRE_COPY_P2P):
-                with pytest.raises(Refused, match="no way"):
+                with pytest.raises(InvalidRequest, match="no way"):
                     migration.state = target
                 assert migration.state == origin
                 continue
@@ -250,7 +250,7 @@ def test_what_the_library_refuses_the_kernel_refuses_too(mock: VfioMock, migrati
     for target in (State.PRE_COPY, State.PRE_COPY_P2P):
         assert ask(mock.device, target) == errno.EINVAL
     assert migration.state == State.STOP_COPY
-    with pytest.raises(Refused, match="ERROR is a state that a device gets into"):
+    with pytest.raises(InvalidRequest, match="ERROR is a state that a device gets into"):
         migration.state = State.ERROR
 
 
@@ -272,7 +272,7 @@ def test_only_a_reset_leads_out_of_error(mock: VfioMock, migration: Migration) -
     assert caught.value.errno == errno.ENOTRECOVERABLE
     assert any("Device.reset()" in note for note in caught.value.__notes__)
     for target in (State.RUNNING, State.STOP, State.RESUMING):
-        with pytest.raises(Refused, match="only a reset"):
+        with pytest.raises(InvalidRequest, match="only a reset"):
             migration.state = target
         assert ask(mock.device, target) == errno.EINVAL
     mock.device.reset()

@@ -174,7 +174,7 @@ def test_a_queue_that_a_table_uses_is_not_destroyed(mock: MockDevice, parent: Hw
         queue.destroy()
     assert caught.value.errno == errno.EBUSY
     assert any(repr(nested) in note for note in caught.value.__notes__)
-    # Refused, it works as before.
+    # InvalidRequest, it works as before.
     mock.attach(nested)
     mock.trigger_fault(0x1000)
     assert len(queue.read(timeout=5)) == 1
@@ -188,7 +188,7 @@ def test_faults_need_a_queue_of_the_same_iommufd(
         ioas.hwpt(mock.bound, flags=PARENT, fault_queue=queue)
     with refused(errno.ENOENT):
         mock_domain.allocate_by_id(ioas.iommufd, device=mock.bound.id, parent=parent.id, fault_queue=0xFFFF)
-    with Iommufd(kernel=kernel) as stranger, pytest.raises(pyvfio.Refused, match="not of"):
+    with Iommufd(kernel=kernel) as stranger, pytest.raises(pyvfio.InvalidRequest, match="not of"):
         parent.nested(mock.bound, DATA, NESTED, fault_queue=stranger.fault_queue())
     gone = ioas.iommufd.fault_queue()
     gone.destroy()

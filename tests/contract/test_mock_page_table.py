@@ -19,7 +19,7 @@ from pyvfio import DmaBuffer, Iommufd
 from pyvfio._abi import lib
 from pyvfio.iommufd import Ioas
 from pyvfio.memory import address_of
-from pyvfio.space import Mapping
+from pyvfio.spaces.base import Mapping
 
 pytestmark = mock_domain.one_cell
 

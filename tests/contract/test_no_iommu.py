@@ -11,11 +11,11 @@ import pytest
 from capabilities import without_capability
 
 import pyvfio
-from pyvfio import Container, DmaBuffer, NoIommuWarning, Refused, Unsupported, host
+from pyvfio import Container, DmaBuffer, InvalidRequest, NoIommuWarning, Unsupported, host
 
 if TYPE_CHECKING:
     from pyvfio import Device
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 pytestmark = pytest.mark.only(iommu="none")
 
@@ -37,7 +37,7 @@ def test_discovery_tells_which_devices_have_no_iommu(address: str, other: Callab
 
 @pytest.mark.parametrize("mode", ["iommufd", "type1v2", "type1", "iommufd-type1v2", None])
 def test_a_device_without_an_iommu_is_not_opened_by_accident(mode: str | None, address: str, kernel: Any) -> None:
-    with pytest.raises(Refused, match=r"reaches all memory.*no_iommu=True"):
+    with pytest.raises(InvalidRequest, match=r"reaches all memory.*no_iommu=True"):
         pyvfio.open(address, mode=mode, kernel=kernel)
 
 

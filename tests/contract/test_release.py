@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pyvfio import Device
     from pyvfio.irq import Vector
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 PAGE = 4096
 PLUGGABLE = "0000:01:00.0"
@@ -95,7 +95,7 @@ class TestUnbinding:
         self, driver: Path, device: Device, logger: VfioMock, space: AddressSpace, address: str
     ) -> None:
         mapping = space.alloc(64 * PAGE, 0x10_0000)
-        memory = device.regions[2].map(0x1000)
+        memory = device.regions[2].mmap(0x1000)
         request = request_of(device)
         with device.dirty_log([mapping.range]) as log:
             logger.start("TOUCH", "REPEAT", iova=mapping.iova, length=mapping.size, stride=PAGE)
@@ -186,7 +186,7 @@ class TestUnplugging:
         """A device that is open, mapped and at work; of which nothing is to remain."""
         before = held()
         with host.bind(PLUGGABLE, "vfio-pci") as bound, pyvfio.open(PLUGGABLE, mode=mode, kernel=kernel) as device:
-            bar = device.regions[0].map()
+            bar = device.regions[0].mmap()
             mapping = device.address_space.alloc(1 << 20, 0x10_0000)
             device.config.bus_master = True
             device.irqs.msi.enable()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matrix import Cell
 
     from pyvfio import Device
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 
 def test_a_device_opens_and_tells_what_it_is(device: Device) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from typing import Any, NamedTuple
 
-from pyvfio import requests
 from pyvfio._abi import ffi, lib
+from pyvfio._core import requests
 from pyvfio.feature import feature_name
 from pyvfio.kernel import Kernel
 from pyvfio.migration import State
@@ -19,7 +19,7 @@ _STATES = {int(state): state.name for state in State}
 class Call(NamedTuple):
     """One request and what became of it.
 
-    :ivar kind: of descriptor, as in pyvfio.requests
+    :ivar kind: of descriptor, as in pyvfio._core.requests
     :ivar detail: which of a request's several operations it was
     :ivar result: `ok`, or the errno's name
     """

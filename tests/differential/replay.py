@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from steps import PAGE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
 
-from pyvfio import host, requests
+from pyvfio import host
 from pyvfio._abi import ffi, lib
+from pyvfio._core import requests
 from pyvfio.kernel import Kernel, LinuxKernel
 
 #: where the kernel warns of what it lets callers do: a mapping without permissions; a device of the mock IOMMU's that goes, unlike any

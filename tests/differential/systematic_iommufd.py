@@ -13,8 +13,8 @@ from maker import offset
 from steps import HOLE_AT, PAGE, RO_AT, Episode
 from type1 import INFO, MAP, SHARED, UNMAP
 
-from pyvfio import requests
 from pyvfio._abi import ffi
+from pyvfio._core import requests
 
 MOCK = "vfio-mock.0"
 DEVICES = sorted({*iommufd.DEVICES, *SHARED})

@@ -155,16 +155,16 @@ def test_a_store_by_eventfd(device: Device) -> None:
     region = device.regions[0]
     event = os.eventfd(0)
     try:
-        region.write_on(event, 0x04, 4, 0xCAFE0001)
+        region.add_ioeventfd(event, 0x04, 4, 0xCAFE0001)
         with pytest.raises(FileExistsError):
-            region.write_on(event, 0x04, 4, 0xCAFE0001)
+            region.add_ioeventfd(event, 0x04, 4, 0xCAFE0001)
         os.eventfd_write(event, 1)
         limit = time.monotonic() + 10
         while region.read32(0x04) != ~0xCAFE0001 & 0xFFFFFFFF:
             assert time.monotonic() < limit
-        region.write_on(-1, 0x04, 4, 0xCAFE0001)
+        region.remove_ioeventfd(0x04, 4, 0xCAFE0001)
         with pytest.raises(OSError, match="VFIO_DEVICE_IOEVENTFD") as gone:
-            region.write_on(-1, 0x04, 4, 0xCAFE0001)
+            region.remove_ioeventfd(0x04, 4, 0xCAFE0001)
         assert gone.value.errno == errno.ENODEV
     finally:
         os.close(event)

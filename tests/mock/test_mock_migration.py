@@ -127,7 +127,7 @@ def test_with_pre_copy_the_stop_sends_what_was_written_meanwhile(source: Device)
 
 
 def test_what_is_mapped_is_sent_whole_at_the_stop(source: Device) -> None:
-    mapped = source.regions[3].map(0x2000)
+    mapped = source.regions[3].mmap(0x2000)
     migration = source.migration
     migration.state = State.PRE_COPY
     stream = migration.stream

@@ -59,7 +59,7 @@ def test_registers_hold_what_was_written_until_a_reset() -> None:
     Plain(kernel, "0000:00:0a.0", driver="vfio-pci")
     with pyvfio.open("0000:00:0a.0", kernel=kernel) as device:
         device.regions[0].write32(0x10, 7)
-        mapped = device.regions[0].map()
+        mapped = device.regions[0].mmap()
         assert mapped.read32(0x10) == 7
         mapped.write32(0x14, 8)
         assert device.regions[0].read32(0x14) == 8

@@ -16,7 +16,7 @@ from drivers.vfio_mock import VALUES, WIDTHS, VfioMock
 import pyvfio
 from pyvfio import Device, IovaRange, Unsupported, mock
 from pyvfio.mock.vfio_mock import failures, registers
-from pyvfio.space import Mapping
+from pyvfio.spaces.base import Mapping
 
 PAGE = 4096
 MEMORY = VALUES["REGION_MEMORY"]
@@ -100,7 +100,7 @@ def test_regions_are_those_of_the_module(device: Device) -> None:
 
 
 def test_mapped_memory_is_the_devices_own(device: Device) -> None:
-    region = device.regions[2].map(0x1000)
+    region = device.regions[2].mmap(0x1000)
     region.write32(4, 0xCAFE)
     assert device.regions[2].read32(0x1004) == 0xCAFE
     device.regions[2].write32(0x1008, 0xBEEF)
@@ -268,12 +268,12 @@ def test_intx_is_unmasked_by_an_eventfd(device: Device, engine: VfioMock) -> Non
     (vector,) = device.irqs[0].enable()
     eventfd = os.eventfd(0)
     try:
-        vector.unmask_by(eventfd)
+        vector.set_unmask_eventfd(eventfd)
         engine["IRQ_RAISE"] = 0
         assert vector.wait(1) == 1
         os.eventfd_write(eventfd, 1)
         assert vector.wait(10) == 1
-        vector.unmask_by(-1)
+        vector.clear_unmask_eventfd()
         os.eventfd_write(eventfd, 1)
         with pytest.raises(TimeoutError):
             vector.wait(0.05)

@@ -13,10 +13,10 @@ import pytest
 from fake import FIRST_FD, GROUPS, FakeKernel
 
 import pyvfio
-from pyvfio import Container, Device, NoIommuWarning, Refused, Unsupported
+from pyvfio import Container, Device, InvalidRequest, NoIommuWarning, Unsupported
 from pyvfio._abi import ffi, lib
+from pyvfio._core.vf_token import uuid_of
 from pyvfio.region import Area
-from pyvfio.vf_token import uuid_of
 
 TOKEN = "01234567-89ab-cdef-0123-456789abcdef"
 REQUEST = "VFIO_DEVICE_FEATURE"
@@ -233,7 +233,7 @@ class TestNoIommu:
 
     @pytest.mark.parametrize("mode", [None, "type1", "type1v2"])
     def test_it_takes_an_explicit_word(self, kernel: NoIommuKernel, mode: str | None) -> None:
-        with pytest.raises(Refused, match=r"no IOMMU stands between.*no_iommu=True"):
+        with pytest.raises(InvalidRequest, match=r"no IOMMU stands between.*no_iommu=True"):
             pyvfio.open("fake.0", mode=mode, kernel=kernel)
         assert not kernel.fds
 

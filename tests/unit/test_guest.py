@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import pyvfio.guest
-from pyvfio.guest import bars, blockers, limits, mapping, qemu, reserved, sections, tracking, x86
+from pyvfio.guest import bars, blockers, limits, mapping, qemu, reserved, sections, x86
+from pyvfio.guest import plan as tracking
 from pyvfio.guest.sections import MemorySection, Reason
 from pyvfio.iova import IovaRange, IovaSet
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from pyvfio.guest import limits, qemu, reserved, tracking, x86
+from pyvfio.guest import limits, qemu, reserved, x86
+from pyvfio.guest import plan as tracking
 from pyvfio.guest.sections import MemorySection, Reason, census, trim
 from pyvfio.iova import WHOLE, IovaRange, IovaSet
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from pyvfio import host
+from pyvfio._core.fd import Fd
 from pyvfio.errors import BadReply, Closed, Unsupported
-from pyvfio.fd import Fd
+from pyvfio.host.changes import Changes
 from pyvfio.host.nodes import find
-from pyvfio.host.uevents import Changes
 from pyvfio.iova import IovaRange
 from pyvfio.kernel import Kernel, LinuxKernel, SysfsDevice
 
@@ -786,14 +786,14 @@ class TestFoundations:
         assert host.bindings(rooted) == []
 
     def test_it_is_bound_if_told_by_name(self, rooted: FakeHost) -> None:
-        for even_if in (["disk:nvme0n1p2"], "disk:nvme0n1p2"):
-            with host.bind(NVME, "vfio-pci", even_if=even_if, kernel=rooted) as bound:
+        for allow_in_use in (["disk:nvme0n1p2"], "disk:nvme0n1p2"):
+            with host.bind(NVME, "vfio-pci", allow_in_use=allow_in_use, kernel=rooted) as bound:
                 assert bound.driver == "vfio-pci"
 
     def test_another_name_does_not_help(self, rooted: FakeHost) -> None:
         with (
             pytest.raises(OSError, match="stands on"),
-            host.bind(NVME, "vfio-pci", even_if="disk:nvme0n1p21", kernel=rooted),
+            host.bind(NVME, "vfio-pci", allow_in_use="disk:nvme0n1p21", kernel=rooted),
         ):
             pass
 
@@ -984,4 +984,4 @@ def test_discovery_loads_neither_pyudev_nor_what_binding_needs() -> None:
     )  # fmt: skip
     loaded = set(run.stdout.split())
     assert "pyvfio.host.discovery" in loaded
-    assert loaded.isdisjoint({"pyudev", "json", "threading", "pyvfio.host.binding", "pyvfio.host.foundations"})
+    assert loaded.isdisjoint({"pyudev", "json", "threading", "pyvfio.host.binding", "pyvfio.host.in_use"})

@@ -380,7 +380,7 @@ def test_a_change_that_ends_in_error_points_to_the_reset(
     with pytest.raises(OSError, match="it is in ERROR now") as caught:
         migration.state = State.STOP
     assert "Device.reset()" in caught.value.__notes__[0]
-    with pytest.raises(pyvfio.Refused, match="only a reset"):
+    with pytest.raises(pyvfio.InvalidRequest, match="only a reset"):
         migration.state = State.RUNNING
     device.reset()
     migration.state = State.STOP
@@ -414,12 +414,12 @@ def test_a_state_that_the_device_lacks_is_named(kernel: MigratingKernel, migrati
 
 
 def test_what_older_kernels_never_return_from_is_refused(kernel: MigratingKernel, migration: Migration) -> None:
-    with pytest.raises(pyvfio.Refused, match="not one to be asked for"):
+    with pytest.raises(pyvfio.InvalidRequest, match="not one to be asked for"):
         migration.state = State.ERROR
     migration.state = State.STOP_COPY
     asked = len(kernel.calls)
     for target in (State.PRE_COPY, State.PRE_COPY_P2P):
-        with pytest.raises(pyvfio.Refused, match="go to RUNNING"):
+        with pytest.raises(pyvfio.InvalidRequest, match="go to RUNNING"):
             migration.state = target
     assert len(kernel.calls) - asked == 2  # the state was read, and nothing set
     with pytest.raises(ValueError, match="99"):

@@ -31,7 +31,7 @@ def device() -> Iterator[Device]:
 
 @pytest.fixture
 def bar(device: Device) -> RegionMapping:
-    return device.regions[0].map()
+    return device.regions[0].mmap()
 
 
 # --- accesses -----------------------------------------------------------------------------------------------------------
@@ -55,17 +55,17 @@ def test_the_last_of_each_width_is_reached_and_nothing_beyond(bar: RegionMapping
     write(bar.size - size, 1)
     assert read(bar.size - size) == 1
     for offset in (bar.size, bar.size + size, -size, 1 << 64):
-        with pytest.raises(pyvfio.Refused, match="outside"):
+        with pytest.raises(pyvfio.InvalidRequest, match="outside"):
             read(offset)
-        with pytest.raises(pyvfio.Refused, match="outside"):
+        with pytest.raises(pyvfio.InvalidRequest, match="outside"):
             write(offset, 0)
 
 
 @pytest.mark.parametrize("width", WIDTHS[1:])
 def test_offsets_are_aligned(bar: RegionMapping, width: int) -> None:
-    with pytest.raises(pyvfio.Refused, match=f"not aligned to {width // 8} bytes"):
+    with pytest.raises(pyvfio.InvalidRequest, match=f"not aligned to {width // 8} bytes"):
         getattr(bar, f"read{width}")(width // 16)
-    with pytest.raises(pyvfio.Refused, match=f"not aligned to {width // 8} bytes"):
+    with pytest.raises(pyvfio.InvalidRequest, match=f"not aligned to {width // 8} bytes"):
         getattr(bar, f"write{width}")(width // 16, 0)
 
 
@@ -122,7 +122,7 @@ def test_a_close_says_what_keeps_the_memory(device: Device, bar: RegionMapping, 
 def test_a_device_closes_although_the_memory_of_its_bar_is_in_use() -> None:
     kernel = FakePciKernel()
     device = pyvfio.open("fake.0", mode="type1v2", kernel=kernel)
-    bar = device.regions[0].map()
+    bar = device.regions[0].mmap()
     held = bar.view[:16]
     with pytest.raises(BufferError, match="still in use"):
         device.close()

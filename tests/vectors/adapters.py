@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pyvfio.guest import bars, iova_tree, limits, mapping, qemu, reserved, sections, tracking, x86
+from pyvfio.guest import bars, iova_tree, limits, mapping, qemu, reserved, sections, x86
+from pyvfio.guest import plan as tracking
 from pyvfio.iova import WHOLE, IovaRange, IovaSet
 
 Fields = dict[str, Any]

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyvfio import capability, explain, host
+from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
-from pyvfio.errors import BadReply, Closed, Refused, Unsupported
-from pyvfio.fd import Fd
-from pyvfio.group import Group
+from pyvfio._core import capability, explain
+from pyvfio._core.fd import Fd
+from pyvfio._core.vf_token import uuid_of
+from pyvfio.bitmap import DirtyBitmap
+from pyvfio.device import Device
+from pyvfio.dirty.tracker import ContainerTracking, DirtyTracker
+from pyvfio.errors import BadReply, Closed, InvalidRequest, Unsupported
 from pyvfio.host.discovery import no_group_reason
 from pyvfio.host.nodes import find
+from pyvfio.iommufd.iommufd import Iommufd, open_iommu
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.kernel import Kernel
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
-from pyvfio.no_iommu import admit
-from pyvfio.space import AddressSpace, Mapping, made
-from pyvfio.vf_token import uuid_of
+from pyvfio.spaces.base import AddressSpace, Mapping, made
+from pyvfio.spaces.group import Group
+from pyvfio.spaces.no_iommu import admit
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from pyvfio.bitmap import DirtyBitmap
-    from pyvfio.device import Device
-    from pyvfio.iommufd.iommufd import Iommufd
 
 #: mode -> what is opened, and the IOMMU type that VFIO_SET_IOMMU takes
 _MODES = {
@@ -58,7 +61,7 @@ class IommuInfo(NamedTuple):
     dma_available: int | None
 
 
-class Container(AddressSpace):
+class Container(AddressSpace, called="type1v2, and others by group, have"):
     """A VFIO container with a type1 IOMMU, or an iommufd that behaves like one (modes `iommufd-type1v2`, `iommufd-type1`).
 
     The IOMMU type is set when the first device is attached, as the kernel wants it; until then nothing can be mapped. In the modes
@@ -73,11 +76,11 @@ class Container(AddressSpace):
     _map_call = "VFIO_IOMMU_MAP_DMA"
     _unmap_call = "VFIO_IOMMU_UNMAP_DMA"
 
-    def __init__(self, mode: str = "type1v2", *, kernel: Kernel | None = None) -> None:
+    def __init__(self, mode: str = "type1v2", *, kernel: Kernel | str | None = None) -> None:
         if mode not in _MODES:
             raise ValueError(f"mode {mode!r}: a container has {', '.join(_MODES)}")
         path, self._type = _MODES[mode]
-        fd = _open(kernel or _kernel.default(), path)
+        fd = _open(_kernel.resolve(kernel), path)
         try:
             super().__init__(None)
             self._fd = fd
@@ -141,13 +144,11 @@ class Container(AddressSpace):
         :param vf_token: see :meth:`Device.set_vf_token`
         :param no_iommu: take a device without an IOMMU too; the modes that are for these say so themselves
         :raises NotViable: another device of the group is bound to a driver that is not VFIO's
-        :raises Refused: it has no IOMMU, and nobody said that it may be opened so
+        :raises InvalidRequest: it has no IOMMU, and nobody said that it may be opened so
         :raises Unsupported: the device is in no IOMMU group; it has an IOMMU and the mode is for those without, or the other way
         :raises OSError: ENODEV no such device, or not bound to a VFIO driver; EBUSY group or device open elsewhere; EPERM the IOMMU
             cannot isolate interrupts and that has not been allowed
         """
-        from pyvfio.device import Device
-
         self._fd.check_open()
         found = find(where, self._fd.kernel)
         if found.group is None:
@@ -229,8 +230,6 @@ class Container(AddressSpace):
 
         :raises Unsupported: modes `type1v2` and `type1`, which are VFIO's own
         """
-        from pyvfio.iommufd.iommufd import Iommufd
-
         if self._fd.kind != "iommufd":
             raise Unsupported(f"mode {self.mode} is VFIO's own, without an iommufd; see iommufd-{self.mode}")
         if self._iommufd is None or self._iommufd.closed:
@@ -396,6 +395,14 @@ class Container(AddressSpace):
         if not self.has_extension(lib.VFIO_UPDATE_VADDR):
             raise Unsupported(f"mode {self.mode} on this kernel cannot update virtual addresses (VFIO_UPDATE_VADDR)")
 
+    @property
+    def devices(self) -> list[Device]:
+        children = [reference() for reference in self._children.values()]
+        return [child for child in children if isinstance(child, Device) and not child.closed]
+
+    def _track_by_iommu(self, ranges: Iterable[IovaRange], devices: list[Device]) -> DirtyTracker | None:
+        return ContainerTracking(self, ranges) if self.tracks_dirty_pages else None
+
     # Dirty pages, tracked by the container.
 
     @property
@@ -465,8 +472,6 @@ class Container(AddressSpace):
         return explain.failed(self._fd, error, "VFIO_IOMMU_DIRTY_PAGES", words, clue)
 
     def _dirty_bitmap(self, iova: int, size: int) -> DirtyBitmap:
-        from pyvfio.bitmap import DirtyBitmap
-
         info = self.info
         if info.dirty_page_sizes is None or self.mode != "type1v2":
             raise Unsupported(
@@ -474,11 +479,11 @@ class Container(AddressSpace):
             )
         page = info.dirty_page_sizes & -info.dirty_page_sizes
         if size <= 0 or iova % page or size % page:
-            raise Refused(f"iova={iova:#x}, size={size:#x}: whole pages of {page:#x} bytes are tracked")
+            raise InvalidRequest(f"iova={iova:#x}, size={size:#x}: whole pages of {page:#x} bytes are tracked")
         bitmap = DirtyBitmap([IovaRange.of(iova, size)], page)
         most = info.max_dirty_bitmap_size
         if most is not None and any(segment.nbytes > most for segment in bitmap.segments):
-            raise Refused(f"size={size:#x}: the kernel fills bitmaps of at most {most:#x} bytes; read in pieces")
+            raise InvalidRequest(f"size={size:#x}: the kernel fills bitmaps of at most {most:#x} bytes; read in pieces")
         return bitmap
 
     def _release(self) -> None:
@@ -510,8 +515,6 @@ def _describe(native: Any, page_size: int, segment: Any) -> None:
 
 def _open(kernel: Kernel, path: str) -> Fd:
     if path == "/dev/iommu":
-        from pyvfio.iommufd.iommufd import open_iommu
-
         return open_iommu(kernel)
     try:
         return Fd.open(kernel, path, "container")

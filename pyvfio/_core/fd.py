@@ -19,7 +19,7 @@ _live: weakref.WeakSet[Fd] = weakref.WeakSet()
 class Fd:
     """A descriptor, the kernel that it belongs to, and its door.
 
-    :ivar kind: which requests it takes, one of :data:`pyvfio.requests.NAMES`
+    :ivar kind: which requests it takes, one of :data:`pyvfio._core.requests.NAMES`
     :ivar name: what messages call it, for example `/dev/vfio/7`
     :ivar door: a `pyvfio_door` for native code; its `fd` is -1 once this is closed
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import struct
 from typing import Any, NamedTuple
 
-from pyvfio import explain
 from pyvfio._abi import ffi, lib
+from pyvfio._core import explain
+from pyvfio._core.fd import Fd
 from pyvfio.errors import BadReply
-from pyvfio.fd import Fd
 
 _HEADER = struct.Struct("=HHI")
 #: far beyond any real answer

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 
 from pyvfio.errors import Closed
 from pyvfio.host.discovery import HostDevice, devices, look
-from pyvfio.kernel import Kernel, UdevMonitor, default
+from pyvfio.kernel import Kernel, UdevMonitor, resolve
 
 
 class Change(NamedTuple):
@@ -33,8 +33,8 @@ class Changes:
     The events are udev's, and the kernel's own where no udevd runs. One thread at a time may wait.
     """
 
-    def __init__(self, kernel: Kernel | None = None) -> None:
-        self._kernel = kernel or default()
+    def __init__(self, kernel: Kernel | str | None = None) -> None:
+        self._kernel = resolve(kernel)
         # First listen, then look: what comes between is told twice rather than not at all.
         self._monitor: UdevMonitor | None = self._kernel.udev_monitor()
         self._known = {one.path for one in devices(self._kernel)}

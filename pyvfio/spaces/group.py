@@ -7,16 +7,17 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pyvfio import explain, host
+from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
+from pyvfio._core import explain
+from pyvfio._core.fd import Fd
+from pyvfio._core.resource import Resource
 from pyvfio.errors import NotViable
-from pyvfio.fd import Fd
 from pyvfio.kernel import Kernel
-from pyvfio.lifetime import Resource
 
 if TYPE_CHECKING:
-    from pyvfio.container import Container
+    from pyvfio.spaces.container import Container
 
 
 class Group(Resource):
@@ -30,11 +31,11 @@ class Group(Resource):
     """
 
     def __init__(
-        self, number: int, *, no_iommu: bool = False, kernel: Kernel | None = None, parent: Resource | None = None
+        self, number: int, *, no_iommu: bool = False, kernel: Kernel | str | None = None, parent: Resource | None = None
     ) -> None:
         super().__init__(parent)
         self.number = number
-        kernel = kernel or _kernel.default()
+        kernel = _kernel.resolve(kernel)
         path = f"/dev/vfio/{'noiommu-' if no_iommu else ''}{number}"
         try:
             self._fd = Fd.open(kernel, path, "group")

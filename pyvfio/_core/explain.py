@@ -18,10 +18,10 @@ from pyvfio.errors import Closed
 from pyvfio.iova import IovaRange, IovaSet
 
 if TYPE_CHECKING:
-    from pyvfio.fd import Fd
+    from pyvfio._core.fd import Fd
     from pyvfio.guest import mapping
     from pyvfio.kernel import Kernel
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
 
 _LAST = 2**64 - 1
 #: What makes an IOMMU leave a hole, by the hole. The x86 ones are fixed by the architecture.

@@ -6,16 +6,16 @@ import errno
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
-from pyvfio import explain
 from pyvfio._abi import ffi, lib
+from pyvfio._core import explain
+from pyvfio._core.resource import Resource
 from pyvfio.bitmap import DirtyBitmap, Segment
-from pyvfio.errors import BadReply, Closed, Refused, Unsupported
+from pyvfio.errors import BadReply, Closed, InvalidRequest, Unsupported
 from pyvfio.iova import IovaRange, IovaSet
-from pyvfio.lifetime import Resource
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
-    from pyvfio.guest.tracking import Plan
+    from pyvfio.guest.plan import Plan
 
 _START = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START | lib.VFIO_DEVICE_FEATURE_SET
 _STOP = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP | lib.VFIO_DEVICE_FEATURE_SET
@@ -35,7 +35,7 @@ class DirtyLog(Resource):
     :param ranges: what to log; aligned to `page_size`, not overlapping
     :param page_size: bytes, a power of two from 4096; a device may choose another, see :attr:`page_size`
     :raises Unsupported: a device cannot log
-    :raises Refused: a page size that is none (the kernel lets it pass), a device that is logging already, ranges that are
+    :raises InvalidRequest: a page size that is none (the kernel lets it pass), a device that is logging already, ranges that are
         not aligned to the page size that a device chose
     :raises OSError: EINVAL no ranges, misaligned or overlapping ones; E2BIG more than the kernel (256 where pages have 4 KiB)
         or the device takes; EOPNOTSUPP more in all than the device can log; EOVERFLOW a range that reaches the last byte of the 64 bits
@@ -54,10 +54,10 @@ class DirtyLog(Resource):
         if len(set(self.devices)) < len(self.devices):
             raise ValueError("a device is named twice")
         if page_size < _SMALLEST_PAGE or page_size & (page_size - 1):
-            raise Refused(f"page_size={page_size:#x}: a power of two from {_SMALLEST_PAGE:#x} on is needed")
+            raise InvalidRequest(f"page_size={page_size:#x}: a power of two from {_SMALLEST_PAGE:#x} on is needed")
         for device in self.devices:
             if device._log is not None:
-                raise Refused(f"{device.address} is logging already: {device._log!r}; stop that first")
+                raise InvalidRequest(f"{device.address} is logging already: {device._log!r}; stop that first")
         super().__init__(None)
         self._covered = IovaSet(self.ranges)
         #: read from a device, but not handed out, because another device's report then failed
@@ -83,12 +83,12 @@ class DirtyLog(Resource):
 
     @classmethod
     def planned(cls, devices: Sequence[Device], plan: Plan) -> Self:
-        """Start with the ranges of a plan (:mod:`pyvfio.guest.tracking`), and with one fewer each time that a device takes only
+        """Start with the ranges of a plan (:mod:`pyvfio.guest.plan`), and with one fewer each time that a device takes only
         fewer (E2BIG). A refusal of the size is final: joining ranges only adds to it.
 
         :raises OSError: as above; E2BIG when the device does not take a single range
         """
-        from pyvfio.guest import tracking
+        from pyvfio.guest import plan as tracking
 
         logs: list[Self] = []
         failures: list[OSError] = []
@@ -131,7 +131,7 @@ class DirtyLog(Resource):
                 raise BadReply(f"{device.address} logs pages of {size:#x} bytes, which cannot be reported")
             for range_ in self.ranges:
                 if not range_.is_aligned(size):
-                    raise Refused(
+                    raise InvalidRequest(
                         f"{device.address} logs pages of {explain.size(size)}, and {explain.span(range_)} is not aligned "
                         f"to that; ask for ranges that are"
                     )
@@ -146,14 +146,14 @@ class DirtyLog(Resource):
         :param range: a part of the logged ranges, aligned to :attr:`page_size`; None for all
         :param into: add to this bitmap instead of making one; without `range` its own segments are read
         :returns: the bitmap, one segment for each logged range that was asked for
-        :raises Refused: outside the logged ranges, or not aligned (the kernel would report nothing, or nonsense)
+        :raises InvalidRequest: outside the logged ranges, or not aligned (the kernel would report nothing, or nonsense)
         :raises Closed: it has been stopped
         :raises OSError: as the device says
         """
         if self._closed:
             raise Closed(f"{self!r}: it logs no more")
         if into is not None and into.page_size != self.page_size:
-            raise Refused(f"the bitmap has pages of {into.page_size:#x} bytes, the log of {self.page_size:#x}")
+            raise InvalidRequest(f"the bitmap has pages of {into.page_size:#x} bytes, the log of {self.page_size:#x}")
         if range is not None:
             pieces = self._pieces(range)
         elif into is not None:
@@ -179,9 +179,13 @@ class DirtyLog(Resource):
 
     def _pieces(self, range_: IovaRange) -> list[IovaRange]:
         if not range_.is_aligned(self.page_size):
-            raise Refused(f"{explain.span(range_)} is not aligned to the log's pages of {explain.size(self.page_size)}")
+            raise InvalidRequest(
+                f"{explain.span(range_)} is not aligned to the log's pages of {explain.size(self.page_size)}"
+            )
         if range_ not in self._covered:
-            raise Refused(f"{explain.span(range_)} is not logged as a whole; logged: {explain.ranges(self.ranges)}")
+            raise InvalidRequest(
+                f"{explain.span(range_)} is not logged as a whole; logged: {explain.ranges(self.ranges)}"
+            )
         parts = (logged.intersection(range_) for logged in self.ranges)
         return [part for part in parts if part is not None]
 

@@ -6,24 +6,25 @@ import errno
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pyvfio import explain
 from pyvfio._abi import lib
+from pyvfio._core import explain
+from pyvfio._core.resource import Resource
 from pyvfio.bitmap import DirtyBitmap, Segment
-from pyvfio.errors import Closed, Refused
+from pyvfio.dirty.log import DirtyLog
+from pyvfio.errors import Closed, InvalidRequest
 from pyvfio.iova import IovaRange, IovaSet
-from pyvfio.lifetime import Resource
 
 if TYPE_CHECKING:
-    from pyvfio.container import Container
     from pyvfio.device import Device
     from pyvfio.iommufd.hwpt import Hwpt
     from pyvfio.iommufd.ioas import Ioas
-    from pyvfio.space import AddressSpace
+    from pyvfio.spaces.base import AddressSpace
+    from pyvfio.spaces.container import Container
 
 PAGE_SIZE = 4096
 
 
-class DirtyTracking(Resource):
+class DirtyTracker(Resource):
     """What :meth:`AddressSpace.track_dirty` gives. It ends with :meth:`stop`, `close`, or the address space.
 
     :ivar ranges: what is tracked
@@ -39,10 +40,10 @@ class DirtyTracking(Resource):
         self.ranges = tuple(IovaSet(ranges))
         self.page_size = page_size
         if not self.ranges:
-            raise Refused("there are no ranges to track")
+            raise InvalidRequest("there are no ranges to track")
         for range_ in self.ranges:
             if not range_.is_aligned(page_size):
-                raise Refused(f"{explain.span(range_)} is not aligned to pages of {explain.size(page_size)}")
+                raise InvalidRequest(f"{explain.span(range_)} is not aligned to pages of {explain.size(page_size)}")
 
     def read(self) -> DirtyBitmap:
         """What was written since the last read, which is thereby cleared.
@@ -62,19 +63,15 @@ class DirtyTracking(Resource):
         self.close()
 
     def __repr__(self) -> str:
-        return (
-            f"<DirtyTracking by {self.source}: {explain.ranges(self.ranges, 3)}{' (stopped)' if self.closed else ''}>"
-        )
+        return f"<DirtyTracker by {self.source}: {explain.ranges(self.ranges, 3)}{' (stopped)' if self.closed else ''}>"
 
 
-class DeviceTracking(DirtyTracking):
+class DeviceTracking(DirtyTracker):
     """By the devices' own logs, see :class:`pyvfio.DirtyLog`."""
 
     source = "device"
 
     def __init__(self, space: AddressSpace, ranges: Iterable[IovaRange], devices: list[Device]) -> None:
-        from pyvfio.dirty import DirtyLog
-
         super().__init__(space, ranges, PAGE_SIZE)
         self.log = DirtyLog(devices, self.ranges, PAGE_SIZE)
         self.page_size = self.log.page_size
@@ -86,7 +83,7 @@ class DeviceTracking(DirtyTracking):
         self.log.close()
 
 
-class ContainerTracking(DirtyTracking):
+class ContainerTracking(DirtyTracker):
     """By a type1 container: exact for emulated devices, all that is pinned for others."""
 
     source = "iommu"
@@ -114,7 +111,7 @@ class ContainerTracking(DirtyTracking):
             self._container.stop_dirty_tracking()
 
 
-class PageTableTracking(DirtyTracking):
+class PageTableTracking(DirtyTracker):
     """By the IOMMU: page tables made for it replace those that the devices were attached to, and are replaced again at the end."""
 
     source = "iommu"
@@ -146,7 +143,7 @@ class PageTableTracking(DirtyTracking):
             table.close()
 
 
-class NoTracking(DirtyTracking):
+class NoTracking(DirtyTracker):
     """By nobody: every page is dirty, every time."""
 
     source = "nobody"
@@ -167,24 +164,17 @@ def fill(segment: Segment) -> None:
         bits[whole] = (1 << rest) - 1
 
 
-def track(space: AddressSpace, ranges: Iterable[IovaRange]) -> DirtyTracking:
+def track(space: AddressSpace, ranges: Iterable[IovaRange]) -> DirtyTracker:
     """See :meth:`AddressSpace.track_dirty`. The order is QEMU's (10.2): devices, if all of them can; else the IOMMU; else nobody."""
-    from pyvfio.container import Container
-    from pyvfio.iommufd.ioas import Ioas
-
     devices = space.devices
     if not devices:
-        raise Refused(f"{space!r} has no devices to track")
+        raise InvalidRequest(f"{space!r} has no devices to track")
     if all(device.features.probe(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START, set=True) for device in devices):
         return DeviceTracking(space, ranges, devices)
-    if isinstance(space, Container) and space.tracks_dirty_pages:
-        return ContainerTracking(space, ranges)
-    if isinstance(space, Ioas) and all(_iommu_tracks(device) for device in devices):
-        return PageTableTracking(space, ranges, devices)
-    return NoTracking(space, ranges, PAGE_SIZE)
+    return space._track_by_iommu(ranges, devices) or NoTracking(space, ranges, PAGE_SIZE)
 
 
-def _iommu_tracks(device: Device) -> bool:
+def iommu_tracks(device: Device) -> bool:
     try:
         return device.bound.hw_info().dirty_tracking
     except OSError as error:

@@ -10,21 +10,21 @@ import errno
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
-from pyvfio import explain
 from pyvfio._abi import ffi, lib
-from pyvfio.errors import NotInMode, Refused
-from pyvfio.fd import Fd
+from pyvfio._core import explain
+from pyvfio._core.fd import Fd
+from pyvfio._core.resource import Resource
+from pyvfio.dirty.tracker import DirtyTracker, track
+from pyvfio.errors import InvalidRequest, NotInMode
 from pyvfio.iova import IovaRange, IovaSet
-from pyvfio.lifetime import Resource
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from pyvfio.device import Device
-    from pyvfio.tracking import DirtyTracking
 
 _map = lib.pyvfio_map
 _unmap = lib.pyvfio_unmap
@@ -175,6 +175,13 @@ class AddressSpace(Resource):
     _splits = False
 
     _fd: Fd
+    #: every kind of address space, and how messages call those that have its methods
+    _kinds: ClassVar[list[tuple[type[AddressSpace], str]]] = []
+
+    def __init_subclass__(cls, *, called: str = "", **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if called:
+            AddressSpace._kinds.append((cls, called))
 
     def _prepare(self, ioas: int) -> None:
         """Begin with nothing mapped; `ioas` as in `pyvfio_space`."""
@@ -191,10 +198,7 @@ class AddressSpace(Resource):
             :raises NotInMode: naming that
             """
             if not name.startswith("_"):
-                from pyvfio.container import Container
-                from pyvfio.iommufd.ioas import Ioas
-
-                for other, words in ((Ioas, "iommufd has"), (Container, "type1v2, and others by group, have")):
+                for other, words in self._kinds:
                     if not isinstance(self, other) and hasattr(other, name):
                         raise NotInMode(f"mode {self.mode} has no {name}: {words} it")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -216,9 +220,9 @@ class AddressSpace(Resource):
         """Whether an unmap finds a mapping that ends with the 64 bits."""
         return True
 
-    def _would_stay(self, iova: int, size: int, row: str = "") -> Refused:
+    def _would_stay(self, iova: int, size: int, row: str = "") -> InvalidRequest:
         """Why what ends with the 64 bits is not mapped where `_finds_the_end` is false."""
-        return Refused(
+        return InvalidRequest(
             f"{self!r}: {row}this kernel would not find {explain.span(IovaRange.of(iova, size))} again, since it ends with the "
             "64 bits, and devices would reach it until the container is closed"
         )
@@ -243,7 +247,7 @@ class AddressSpace(Resource):
         :param iova: where; None for a free and usable place, aligned so that the IOMMU can use large pages
         :param read: the devices may read it
         :param write: the devices may write it
-        :raises Refused: neither `read` nor `write`: nobody has a use for it, type1 and iommufd refuse it, and in the modes between
+        :raises InvalidRequest: neither `read` nor `write`: nobody has a use for it, type1 and iommufd refuse it, and in the modes between
             the kernel takes it from emulated devices and warns of it in its own log for others; under an older type1 (Linux 6.1 and
             6.12) the very last page, for it never finds that again
         :raises OSError: EINVAL outside the usable IOVAs or misaligned; EEXIST over another mapping;
@@ -283,7 +287,7 @@ class AddressSpace(Resource):
         :param rows: C-contiguous u64 values, three to a row: virtual address, IOVA, size in bytes, the order of
             `struct vfio_iommu_type1_dma_map` (a numpy array of shape (n, 3), an `array.array("Q")`, ...)
         :param keep: what the addresses point into, kept alive as long as one of the mappings is
-        :raises Refused: as for :meth:`map`
+        :raises InvalidRequest: as for :meth:`map`
         :raises OSError: as for :meth:`map`; the text names the row, and the rows before it have been unmapped again
         """
         prot = _prot(read, write)
@@ -425,22 +429,21 @@ class AddressSpace(Resource):
     @property
     def devices(self) -> list[Device]:
         """The open devices whose DMA goes through it."""
-        from pyvfio.device import Device
+        raise NotImplementedError
 
-        children = [reference() for reference in self._children.values()]
-        return [child for child in children if isinstance(child, Device) and not child.closed]
-
-    def track_dirty(self, ranges: Iterable[IovaRange]) -> DirtyTracking:
+    def track_dirty(self, ranges: Iterable[IovaRange]) -> DirtyTracker:
         """Track which pages of these ranges the devices write: by the devices' own logs where every device has one, else by the
-        IOMMU, else not at all, everything being reported as dirty. Decided now; :attr:`DirtyTracking.source` tells.
+        IOMMU, else not at all, everything being reported as dirty. Decided now; :attr:`DirtyTracker.source` tells.
 
         :param ranges: whole pages
-        :raises Refused: no ranges, ranges that are not aligned, no devices
+        :raises InvalidRequest: no ranges, ranges that are not aligned, no devices
         :raises OSError: a device or the IOMMU refuses to start; nothing is tried in its place
         """
-        from pyvfio.tracking import track
-
         return track(self, ranges)
+
+    def _track_by_iommu(self, ranges: Iterable[IovaRange], devices: list[Device]) -> DirtyTracker | None:
+        """Tracking by the IOMMU; None where it cannot."""
+        raise NotImplementedError
 
     # Placement.
 
@@ -486,7 +489,7 @@ class AddressSpace(Resource):
 
 def _prot(read: bool, write: bool) -> int:
     if not (read or write):
-        raise Refused("a mapping that the devices may neither read nor write")
+        raise InvalidRequest("a mapping that the devices may neither read nor write")
     return read + 2 * write
 
 

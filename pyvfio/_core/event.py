@@ -6,8 +6,8 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from pyvfio.fd import Fd
-from pyvfio.lifetime import Resource
+from pyvfio._core.fd import Fd
+from pyvfio._core.resource import Resource
 
 if TYPE_CHECKING:
     import asyncio

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pyvfio.host.discovery import HostDevice
 from pyvfio.host.sysfs import attribute, entries
-from pyvfio.kernel import Kernel, default
+from pyvfio.kernel import Kernel, resolve
 
 
 class Use(NamedTuple):
@@ -33,24 +33,24 @@ class Use(NamedTuple):
         return f"{self.name} ({self.why})"
 
 
-def uses(kernel: Kernel | None = None) -> list[Use]:
+def uses(kernel: Kernel | str | None = None) -> list[Use]:
     """Everything of the running system that would break with its device."""
-    kernel = kernel or default()
+    kernel = resolve(kernel)
     return [*_disks(kernel), *_shared_file_systems(kernel), *_networks(kernel), *_consoles(kernel)]
 
 
-def refuse_if_stood_on(kernel: Kernel, found: HostDevice, even_if: Collection[str]) -> None:
+def refuse_if_in_use(kernel: Kernel, found: HostDevice, allow_in_use: Collection[str]) -> None:
     """
-    :param even_if: names of uses that do not matter
+    :param allow_in_use: names of uses that do not matter
     :raises OSError: EBUSY, other uses stand on the device
     """
-    allowed = (even_if,) if isinstance(even_if, str) else even_if
+    allowed = (allow_in_use,) if isinstance(allow_in_use, str) else allow_in_use
     stands = [use for use in uses(kernel) if use.carried_by(found.path) and use.name not in allowed]
     if stands:
         raise OSError(
             errno.EBUSY,
             f"the running system stands on {found.address}: {'; '.join(map(str, stands))}. "
-            f"If it may lose that: even_if={sorted({use.name for use in stands})}",
+            f"If it may lose that: allow_in_use={sorted({use.name for use in stands})}",
         )
 
 

@@ -6,7 +6,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from pyvfio.errors import NoIommuWarning, Refused
+from pyvfio.errors import InvalidRequest, NoIommuWarning
 
 if TYPE_CHECKING:
     from pyvfio.host.nodes import Nodes
@@ -20,12 +20,12 @@ _GIVEN_UP = (
 def admit(found: Nodes, *, allowed: bool) -> None:
     """Let a device without an IOMMU pass if the caller has asked for that, with a warning.
 
-    :raises Refused: it has none, and the caller has not
+    :raises InvalidRequest: it has none, and the caller has not
     """
     if not found.no_iommu:
         return
     if not allowed:
-        raise Refused(f"{found.address}: {_GIVEN_UP}. With no_iommu=True it is opened all the same")
+        raise InvalidRequest(f"{found.address}: {_GIVEN_UP}. With no_iommu=True it is opened all the same")
     # The line to be shown is the program's own, through however many of ours the way went.
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pyvfio."):

@@ -1,0 +1,1 @@
+"""Plumbing that the public modules share. Nothing in here is part of the API."""

@@ -1,0 +1,1 @@
+"""Dirty pages: logged by devices, tracked by IOMMUs."""

@@ -1,0 +1,1 @@
+"""I/O address spaces: containers and their groups; the base that iommufd's share; the two ways in."""
