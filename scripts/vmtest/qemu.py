@@ -1,73 +1,261 @@
-"""QEMU, the program that emulates the machine."""
+"""The QEMU that runs the machines: the installed one, or another version in a private directory.
+
+A QEMU that is not the installed one is taken from Debian's packages, with all libraries down to the C library. The
+packages are kept, since backports drop old versions. Below ~/.cache/pyvfio/qemu:
+
+    packages/VERSION/*.deb   QEMU and what it depends on; apt checked their signatures
+    root/VERSION/            the same, unpacked
+    newest                   leads to the root of the version that was the newest when it was looked for
+    devices/KEY.json         the properties of devices, as that QEMU listed them
+
+It is started by the dynamic loader in its own root, so that the host needs nothing but a kernel and is not changed. It
+is told its own directory of modules and its own firmware. A module of the installed QEMU is of another build, and QEMU
+refuses to load it.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
-import sys
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from vmtest.exit_code import ExitCode, MachineError, say
+from vmtest.apt import Apt, Package, install, machine_source, suites_of_interest, version_key
+from vmtest.cache import CACHE, lock, new_directory
+from vmtest.problems import Problem, say
 
 PROGRAM = "qemu-system-x86_64"
 PACKAGE = "qemu-system-x86"
+CHOICES = ("system", "10.0", "newest")
+DIRECTORY = CACHE / "qemu"
 
-
-@functools.cache
-def _output_of(command: tuple[str, ...]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+# Left out of the root: 20 MB that nothing reads.
+NOT_UNPACKED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian")
+LOADER = "ld-linux-x86-64.so.2"
+FIRMWARE = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
 
 
 @dataclass(frozen=True)
 class Qemu:
-    """A QEMU that can be run on this host."""
+    """A QEMU that can be started."""
 
     command: tuple[str, ...]
-    """The program, and what comes before its options."""
+    """The program and its first arguments."""
+    environment: dict[str, str] = field(compare=False)
+    """What it needs in its environment, on top of the caller's."""
     version: str
-    """The exact version, as the program prints it."""
-    environment: dict[str, str] = field(default_factory=dict, hash=False)
-    """What its process has in its environment besides."""
+    """As it says itself: 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)."""
 
     @property
     def release(self) -> tuple[int, ...]:
-        """The version's numbers."""
-        return tuple(int(number) for number in self.version.split(" ")[0].split(".") if number.isdigit())
+        """The upstream version, such as (11, 1, 3)."""
+        return version_key(self.version.split()[0])
 
     def has_device(self, name: str) -> bool:
-        """Whether it can emulate the device."""
-        return f'name "{name}"' in _output_of((*self.command, "-device", "help"))
+        """Whether `-device NAME` is known, built in or as a module that is there."""
+        return _properties(self, name) is not None
 
     def device_properties(self, name: str) -> frozenset[str]:
-        """Return the names of the device's properties."""
-        text = _output_of((*self.command, "-device", f"{name},help"))
-        return frozenset(re.findall(r"^\s+([\w.-]+)=<", text, re.M))
+        """Return the properties that `-device NAME,...` takes.
+
+        :raises Problem: this QEMU has no such device
+        """
+        properties = _properties(self, name)
+        if properties is None:
+            raise Problem(f"QEMU {self.version} has no device {name}")
+        return properties
 
 
-def require_qemu(choice: str = "system") -> Qemu:
-    """Return the QEMU of that choice; as root, install the distribution's if it is missing.
+def require_qemu(choice: str = "system", *, update: bool = False) -> Qemu:
+    """Return a QEMU, which is installed or downloaded first if it is not there.
 
-    :raises MachineError: it is missing and cannot be installed
+    :param choice: `system` is the installed one; `newest` the newest in Debian's stable release and its backports; a
+        version such as `10.0` the newest of that version in the releases of SUITES and their backports
+    :param update: ask the mirror for a newer package even if there is one
+    :raises Missing: the installed one is wanted and not there, and this is not root
+    :raises Problem: the package is not to be had, or does not run here
     """
-    if choice != "system":
-        raise MachineError(f"QEMU {choice} is not available; only `system` is", ExitCode.CANNOT_RUN)
-    if not shutil.which(PROGRAM):
-        _install()
-    version = re.search(r"version (.+)", _output_of((PROGRAM, "--version")))
-    return Qemu((PROGRAM,), version[1] if version else "unknown")
+    if choice == "system":
+        return _installed()
+    if choice != "newest" and not re.fullmatch(r"\d+\.\d+", choice):
+        raise Problem(f"{choice!r} is no choice of QEMU; choose system, newest or a version such as 10.0")
+    if not update and (root := _finished(choice)):
+        return _in_root(root)
+    with lock("qemu"):
+        # Another process may have got it while this one waited.
+        if not update and (root := _finished(choice)):
+            return _in_root(root)
+        return _in_root(_get(choice))
 
 
-def _install() -> None:
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise MachineError(f"{PROGRAM} not found; as root run: apt-get install {PACKAGE}", ExitCode.CANNOT_RUN)
-    say(f"installing {PACKAGE}")
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", PACKAGE]
-    quiet = subprocess.run(install, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    if quiet.returncode:
-        subprocess.run(["apt-get", "update", "-qq"], stdout=sys.stderr, check=False)
-        if subprocess.run(install, env=environment, stdout=sys.stderr, check=False).returncode:
-            raise MachineError(f"could not install {PACKAGE}", ExitCode.CANNOT_RUN)
+def _installed() -> Qemu:
+    if (path := shutil.which(PROGRAM)) is None:
+        install(PACKAGE)
+        path = shutil.which(PROGRAM)
+    if path is None:
+        raise Problem(f"{PROGRAM} is not on the PATH, though {PACKAGE} is installed")
+    return Qemu((path,), {}, _version((path,), {}))
+
+
+def _version(command: tuple[str, ...], environment: dict[str, str]) -> str:
+    result = subprocess.run(
+        [*command, "--version"], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    if match := re.match(r"QEMU emulator version (.*)", result.stdout):
+        return match[1].strip()
+    raise Problem(f"{command[-1]} does not run: {result.stderr.strip() or f'exit code {result.returncode}'}")
+
+
+# --- a QEMU in a root of its own ----------------------------------------------------------------------------------------
+
+
+def matches(choice: str, version: str) -> bool:
+    """Whether a package's version, such as 1:10.0.13+ds-0+deb13u1, is of a choice such as 10.0."""
+    upstream = version.partition(":")[2] or version
+    return choice == "newest" or re.match(re.escape(choice) + r"(?!\d)", upstream) is not None
+
+
+def directory_name(version: str) -> str:
+    """Return a package's version without its epoch, which a path in a list of paths cannot hold."""
+    return version.rpartition(":")[2]
+
+
+def _finished(choice: str) -> Path | None:
+    if choice == "newest":
+        root = (DIRECTORY / "newest").resolve()
+        return root if root.is_dir() else None
+    roots = [path for path in (DIRECTORY / "root").glob("*") if is_complete(path) and matches(choice, path.name)]
+    return max(roots, key=lambda path: version_key(path.name), default=None)
+
+
+def is_complete(path: Path) -> bool:
+    return path.suffix != ".unfinished"
+
+
+def _get(choice: str) -> Path:
+    """Find, download and unpack the newest package of a choice."""
+    with tempfile.TemporaryDirectory(prefix="pyvfio-apt-") as directory:
+        apt, package = _find(choice, Path(directory))
+        name = directory_name(package.version)
+        packages, root = DIRECTORY / "packages" / name, DIRECTORY / "root" / name
+        if not packages.exists():
+            say(f"getting QEMU {name} and its libraries from {package.suite}")
+            with new_directory(packages) as unfinished:
+                apt.download_with_dependencies(package, unfinished)
+    if not root.exists():
+        with new_directory(root) as unfinished:
+            _unpack(packages, unfinished)
+            _in_root(unfinished)
+    if choice == "newest":
+        link = DIRECTORY / "newest.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("root", name))
+        link.rename(DIRECTORY / "newest")
+    return root
+
+
+def _find(choice: str, directory: Path) -> tuple[Apt, Package]:
+    source = machine_source(directory)
+    found = []
+    # Each release by itself: the libraries are to come from the release that QEMU was built for.
+    for suite in suites_of_interest():
+        private = directory / suite
+        private.mkdir()
+        apt = Apt(private, source, (suite, f"{suite}-updates", f"{suite}-backports"))
+        apt.update()
+        found += [(apt, package) for package in apt.packages(f"^{PACKAGE}$")]
+    fitting = [(apt, package) for apt, package in found if matches(choice, package.version)]
+    if not fitting:
+        offered = ", ".join(sorted({package.version for _, package in found})) or "none at all"
+        raise Problem(f"no package of QEMU {choice}; {source.uri} offers {offered}")
+    return max(fitting, key=lambda pair: version_key(pair[1].version))
+
+
+def _unpack(packages: Path, root: Path) -> None:
+    for deb in sorted(packages.glob("*.deb")):
+        if subprocess.run(["dpkg-deb", "-x", str(deb), str(root)], check=False).returncode:
+            raise Problem(f"{deb} cannot be unpacked; remove {packages} and try again")
+    for name in NOT_UNPACKED:
+        shutil.rmtree(root / name, ignore_errors=True)
+
+
+def _in_root(root: Path) -> Qemu:
+    libraries = [path for name in ("usr/lib", "lib") if (path := root / name / "x86_64-linux-gnu").is_dir()]
+    loader = next((path / LOADER for path in libraries if (path / LOADER).is_file()), None)
+    if loader is None:
+        raise Problem(f"{root} has no {LOADER}; remove it and try again")
+    command = [str(loader), "--inhibit-cache", "--library-path", ":".join(map(str, libraries)), "--argv0", PROGRAM]
+    command.append(str(root / "usr" / "bin" / PROGRAM))
+    for name in FIRMWARE:
+        if (root / name).is_dir():
+            command += ["-L", str(root / name)]
+    modules = next((path / "qemu" for path in libraries if (path / "qemu").is_dir()), root)
+    environment = {"QEMU_MODULE_DIR": str(modules)}
+    return Qemu(tuple(command), environment, _version(tuple(command), environment))
+
+
+# --- what it can --------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _properties(qemu: Qemu, device: str) -> frozenset[str] | None:
+    """Return a device's properties from the cache, or ask QEMU; None if it has no such device."""
+    known_to = DIRECTORY / "devices" / f"{_identity(qemu)}.json"
+    known: dict[str, list[str] | None] = json.loads(known_to.read_text()) if known_to.exists() else {}
+    if device not in known:
+        known[device] = _ask_properties(qemu, device)
+        known_to.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = known_to.with_name(f"{known_to.name}.{os.getpid()}")
+        unfinished.write_text(json.dumps(known, indent=1) + "\n")
+        unfinished.rename(known_to)
+    names = known[device]
+    return None if names is None else frozenset(names)
+
+
+def _identity(qemu: Qemu) -> str:
+    """Return a key for this build of QEMU: another of the same version may have other devices."""
+    program = next(Path(word) for word in qemu.command if Path(word).name == PROGRAM and Path(word).is_absolute())
+    stat = program.stat()
+    return hashlib.sha256(f"{qemu.version} {program} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
+
+
+def _ask_properties(qemu: Qemu, device: str) -> list[str] | None:
+    """Ask by QMP. `-device help` would load every module, and a QEMU in its own root aborts at the installed one's."""
+    requests = (
+        {"execute": "qmp_capabilities"},
+        {"execute": "device-list-properties", "arguments": {"typename": device}},
+        {"execute": "quit"},
+    )
+    result = subprocess.run(
+        [
+            *qemu.command,
+            "-machine",
+            "none",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-S",
+            "-qmp",
+            "stdio",
+        ],
+        input="".join(f"{json.dumps(request)}\n" for request in requests),
+        env=os.environ | qemu.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    replies = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    answers = [reply for reply in replies if "return" in reply or "error" in reply]
+    if not answers:
+        raise Problem(f"QEMU {qemu.version} does not answer: {result.stderr.strip() or result.stdout.strip()}")
+    # One that ended at the question has the device in a module only, which is the installed QEMU's.
+    if len(answers) < 2 or "error" in answers[1]:
+        return None
+    return sorted(entry["name"] for entry in answers[1]["return"])

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from vmtest.exit_code import ExitCode, MachineError, say
 from vmtest.iommus import IOMMUS
 from vmtest.machine import Machine, Settings
+from vmtest.problems import Problem
 from vmtest.qemu import require_qemu
 
 BUILD_KERNEL = Path(__file__).resolve().parents[1] / "build_kernel"
@@ -100,6 +101,9 @@ def main() -> int:
     except MachineError as error:
         say(str(error))
         return error.code
+    except Problem as problem:
+        say(str(problem))
+        return ExitCode.CANNOT_RUN
     with tempfile.TemporaryDirectory(prefix="pyvfio-vm-") as directory:
         machine = Machine(settings, Path(directory))
         try:
