@@ -1,0 +1,201 @@
+"""Checks of arguments: `TypeError` names the argument, `ValueError` names the argument and its limit.
+
+Each function returns the argument in its plain form, so that a check and a conversion are one statement. An integer is anything
+with `__index__`, numpy's integers too, but no bool. Nothing here knows about VFIO; the module is below everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from enum import Enum
+from math import inf, isnan
+from operator import index
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
+F = TypeVar("F", bound=Callable[..., Any])
+
+U8_LAST = 2**8 - 1
+U16_LAST = 2**16 - 1
+U32_LAST = 2**32 - 1
+U64_LAST = 2**64 - 1
+#: the largest page size, in bytes, that fits in 64 bits
+PAGE_SIZE_LAST = 2**63
+
+
+def integer(value: object, name: str, least: int | None = None, most: int | None = None) -> int:
+    """Return an integer within limits, both included.
+
+    :param name: the argument's name, for the message
+    :raises TypeError: it is no integer
+    :raises ValueError: it is below `least` or above `most`
+    """
+    if type(value) is int:
+        number = value
+    else:
+        # numpy's bool has no __index__ since numpy 2; before, it had a deprecated one.
+        if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+            raise wrong_type(value, name, "an integer")
+        try:
+            number = index(value)  # type: ignore[arg-type]
+        except TypeError:
+            raise wrong_type(value, name, "an integer") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {limit(least)}, not {limit(number)}")
+    if most is not None and number > most:
+        raise ValueError(f"{name} must be at most {limit(most)}, not {limit(number)}")
+    return number
+
+
+def u8(value: object, name: str) -> int:
+    """Return an unsigned 8-bit integer."""
+    return integer(value, name, 0, U8_LAST)
+
+
+def u16(value: object, name: str) -> int:
+    """Return an unsigned 16-bit integer."""
+    return integer(value, name, 0, U16_LAST)
+
+
+def u32(value: object, name: str) -> int:
+    """Return an unsigned 32-bit integer."""
+    return integer(value, name, 0, U32_LAST)
+
+
+def u64(value: object, name: str) -> int:
+    """Return an unsigned 64-bit integer: an address, or a size that the kernel keeps in 64 bits."""
+    return integer(value, name, 0, U64_LAST)
+
+
+def s32(value: object, name: str) -> int:
+    """Return a signed 32-bit integer, such as a file descriptor."""
+    return integer(value, name, -(2**31), 2**31 - 1)
+
+
+def size(value: object, name: str = "size") -> int:
+    """Return a number of bytes, 1 to 2^64."""
+    return integer(value, name, 1, U64_LAST + 1)
+
+
+def power_of_two(value: object, name: str, most: int = PAGE_SIZE_LAST) -> int:
+    """Return a power of two.
+
+    :raises ValueError: it is none, or above `most`
+    """
+    number = integer(value, name, 1, most)
+    if number & (number - 1):
+        raise ValueError(f"{name} must be a power of two, not {limit(number)}")
+    return number
+
+
+def page_size(value: object, name: str = "page_size") -> int:
+    """Return a page size in bytes: a power of two, 1 to 2^63."""
+    return power_of_two(value, name)
+
+
+def boolean(value: object, name: str) -> bool:
+    """Return a bool; numpy's is one too."""
+    if isinstance(value, bool):
+        return value
+    if type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise wrong_type(value, name, "a bool")
+
+
+def string(value: object, name: str) -> str:
+    """Return a str."""
+    if not isinstance(value, str):
+        raise wrong_type(value, name, "a str")
+    return value
+
+
+def choice(value: T, name: str, choices: Collection[T]) -> T:
+    """Return one of several values.
+
+    :raises ValueError: it is none of them; the message lists them
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}")
+    return value
+
+
+def member(value: object, name: str, kind: type[E]) -> E:
+    """Return a member of an enumeration, given it, its value, or its name in any case (`"stop_copy"`).
+
+    :raises ValueError: there is no such member; the message lists the names
+    """
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, bool):
+        raise wrong_type(value, name, f"a {kind.__name__}")
+    if isinstance(value, str) and value.upper().replace("-", "_") in kind.__members__:
+        return kind[value.upper().replace("-", "_")]
+    try:
+        return kind(value)
+    except ValueError:
+        names = ", ".join(each.lower() for each in kind.__members__)
+        raise ValueError(f"{name} must be one of {names}, not {value!r}") from None
+
+
+def instance(value: object, name: str, kind: type[T], called: str | None = None) -> T:
+    """Return an object of a class.
+
+    :param called: what the message calls the class, for example "a pyvfio.Device"
+    """
+    if not isinstance(value, kind):
+        raise wrong_type(value, name, called or f"a {kind.__name__}")
+    return value
+
+
+def function(value: F, name: str) -> F:
+    """Return something that can be called."""
+    if not callable(value):
+        raise wrong_type(value, name, "a function")
+    return value
+
+
+def seconds(value: object, name: str = "timeout") -> float:
+    """Return a time in seconds, finite and not negative; numpy's numbers are numbers too."""
+    number = _float(value, name)
+    if isnan(number) or number == inf or number < 0:
+        raise ValueError(f"{name} must be a number of seconds, 0 or more and finite, not {value}")
+    return number
+
+
+def seconds_or_none(value: object, name: str = "timeout") -> float | None:
+    """Return a time in seconds, or None for a wait without an end, which `math.inf` means too."""
+    if value is None:
+        return None
+    number = _float(value, name)
+    return None if number == inf else seconds(value, name)
+
+
+def _float(value: object, name: str) -> float:
+    if isinstance(value, bool | str | bytes) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        raise wrong_type(value, name, "a number of seconds")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        raise ValueError(f"{name} must be a number of seconds that a float can hold, not {value}") from None
+    except TypeError:
+        raise wrong_type(value, name, "a number of seconds") from None
+
+
+def wrong_type(value: object, name: str, wanted: str) -> TypeError:
+    """Return the TypeError for an argument of a wrong type.
+
+    :param wanted: what it has to be, with its article: "an integer"
+    """
+    return TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
+
+
+def limit(number: int) -> str:
+    """Return a number as messages show it: powers of two as such, small ones in decimal, others in hex."""
+    if -1024 < number < 1024:
+        return str(number)
+    if number > 0 and not number & (number - 1):
+        return f"2^{number.bit_length() - 1}"
+    if number > 0 and not number & (number + 1):
+        return f"2^{number.bit_length()}-1"
+    return f"{number:#x}"
