@@ -1,15 +1,19 @@
 """The extension's types. Written by scripts/build_abi.py: do not edit."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar, final, overload
+from typing import Any, Final, Literal, Self, TypeVar, final, overload
 
 from typing_extensions import Buffer
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-@final
-class CData:
-    """A C value. The names and types of a struct's fields are cffi's to check, at run time."""
+class CValue:
+    """A C value."""
+
+    def __bool__(self) -> bool: ...
+
+class CData(CValue):
+    """A C value whose type is only known at run time; cffi then checks names and types of its fields."""
 
     def __getattr__(self, name: str, /) -> Any: ...
     def __setattr__(self, name: str, value: Any, /) -> None: ...
@@ -18,7 +22,6 @@ class CData:
     def __call__(self, *args: Any) -> Any: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
-    def __bool__(self) -> bool: ...
     def __int__(self) -> int: ...
     def __add__(self, count: int, /) -> CData: ...
     def __sub__(self, other: Any, /) -> Any: ...
@@ -47,26 +50,1244 @@ class CBuffer:
     def __setitem__(self, index: int | slice, value: Buffer, /) -> None: ...
 
 @final
+class iommu_destroy(CValue):
+    size: int
+    id: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_fault_alloc(CValue):
+    size: int
+    flags: int
+    out_fault_id: int
+    out_fault_fd: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hw_info(CValue):
+    size: int
+    flags: int
+    dev_id: int
+    data_len: int
+    data_uptr: int
+    in_data_type: int
+    out_data_type: int
+    out_max_pasid_log2: int
+    __reserved: CData
+    out_capabilities: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hw_info_amd(CValue):
+    efr: int
+    efr2: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hw_info_arm_smmuv3(CValue):
+    flags: int
+    __reserved: int
+    idr: CData
+    iidr: int
+    aidr: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hw_info_tegra241_cmdqv(CValue):
+    flags: int
+    version: int
+    log2vcmdqs: int
+    log2vsids: int
+    __reserved: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hw_info_vtd(CValue):
+    flags: int
+    __reserved: int
+    cap_reg: int
+    ecap_reg: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hw_queue_alloc(CValue):
+    size: int
+    flags: int
+    viommu_id: int
+    type: int
+    index: int
+    out_hw_queue_id: int
+    nesting_parent_iova: int
+    length: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hwpt_alloc(CValue):
+    size: int
+    flags: int
+    dev_id: int
+    pt_id: int
+    out_hwpt_id: int
+    __reserved: int
+    data_type: int
+    data_len: int
+    data_uptr: int
+    fault_id: int
+    __reserved2: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hwpt_amd_guest(CValue):
+    dte: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hwpt_arm_smmuv3(CValue):
+    ste: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hwpt_get_dirty_bitmap(CValue):
+    size: int
+    hwpt_id: int
+    flags: int
+    __reserved: int
+    iova: int
+    length: int
+    page_size: int
+    data: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hwpt_invalidate(CValue):
+    size: int
+    hwpt_id: int
+    data_uptr: int
+    data_type: int
+    entry_len: int
+    entry_num: int
+    __reserved: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hwpt_page_response(CValue):
+    cookie: int
+    code: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hwpt_pgfault(CValue):
+    flags: int
+    dev_id: int
+    pasid: int
+    grpid: int
+    perm: int
+    __reserved: int
+    addr: int
+    length: int
+    cookie: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hwpt_set_dirty_tracking(CValue):
+    size: int
+    flags: int
+    hwpt_id: int
+    __reserved: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hwpt_vtd_s1(CValue):
+    flags: int
+    pgtbl_addr: int
+    addr_width: int
+    __reserved: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_hwpt_vtd_s1_invalidate(CValue):
+    addr: int
+    npages: int
+    flags: int
+    __reserved: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_ioas_alloc(CValue):
+    size: int
+    flags: int
+    out_ioas_id: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_ioas_allow_iovas(CValue):
+    size: int
+    ioas_id: int
+    num_iovas: int
+    __reserved: int
+    allowed_iovas: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_ioas_change_process(CValue):
+    size: int
+    __reserved: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_ioas_copy(CValue):
+    size: int
+    flags: int
+    dst_ioas_id: int
+    src_ioas_id: int
+    length: int
+    dst_iova: int
+    src_iova: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_ioas_iova_ranges(CValue):
+    size: int
+    ioas_id: int
+    num_iovas: int
+    __reserved: int
+    allowed_iovas: int
+    out_iova_alignment: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_ioas_map(CValue):
+    size: int
+    flags: int
+    ioas_id: int
+    __reserved: int
+    user_va: int
+    length: int
+    iova: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_ioas_map_file(CValue):
+    size: int
+    flags: int
+    ioas_id: int
+    fd: int
+    start: int
+    length: int
+    iova: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_ioas_noiommu_get_pa(CValue):
+    size: int
+    flags: int
+    ioas_id: int
+    __reserved: int
+    iova: int
+    length: int
+    out_phys: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_ioas_unmap(CValue):
+    size: int
+    ioas_id: int
+    iova: int
+    length: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_iova_range(CValue):
+    start: int
+    last: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_option(CValue):
+    size: int
+    option_id: int
+    op: int
+    __reserved: int
+    object_id: int
+    val64: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_vdevice_alloc(CValue):
+    size: int
+    viommu_id: int
+    dev_id: int
+    out_vdevice_id: int
+    virt_id: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_vevent_arm_smmuv3(CValue):
+    evt: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_vevent_tegra241_cmdqv(CValue):
+    lvcmdq_err_map: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_veventq_alloc(CValue):
+    size: int
+    flags: int
+    viommu_id: int
+    type: int
+    veventq_depth: int
+    out_veventq_id: int
+    out_veventq_fd: int
+    __reserved: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_vfio_ioas(CValue):
+    size: int
+    ioas_id: int
+    op: int
+    __reserved: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_viommu_alloc(CValue):
+    size: int
+    flags: int
+    type: int
+    dev_id: int
+    hwpt_id: int
+    out_viommu_id: int
+    data_len: int
+    __reserved: int
+    data_uptr: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_viommu_arm_smmuv3_invalidate(CValue):
+    cmd: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommu_viommu_tegra241_cmdqv(CValue):
+    out_vintf_mmap_offset: int
+    out_vintf_mmap_length: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class iommufd_vevent_header(CValue):
+    flags: int
+    sequence: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_bitmap(CValue):
+    pgsize: int
+    size: int
+    data: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_attach_iommufd_pt(CValue):
+    argsz: int
+    flags: int
+    pt_id: int
+    pasid: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_bind_iommufd(CValue):
+    argsz: int
+    flags: int
+    iommufd: int
+    out_devid: int
+    token_uuid_ptr: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_detach_iommufd_pt(CValue):
+    argsz: int
+    flags: int
+    pasid: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_feature(CValue):
+    argsz: int
+    flags: int
+    data: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_feature_bus_master(CValue):
+    op: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_feature_dma_buf(CValue):
+    region_index: int
+    open_flags: int
+    flags: int
+    nr_ranges: int
+    dma_ranges: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_feature_dma_logging_control(CValue):
+    page_size: int
+    num_ranges: int
+    __reserved: int
+    ranges: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_feature_dma_logging_range(CValue):
+    iova: int
+    length: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_feature_dma_logging_report(CValue):
+    iova: int
+    length: int
+    page_size: int
+    bitmap: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_feature_mig_data_size(CValue):
+    stop_copy_length: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_feature_mig_state(CValue):
+    device_state: int
+    data_fd: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_feature_migration(CValue):
+    flags: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_feature_zpci_err(CValue):
+    data: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_info(CValue):
+    argsz: int
+    flags: int
+    num_regions: int
+    num_irqs: int
+    cap_offset: int
+    pad: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_info_cap_pci_atomic_comp(CValue):
+    header: vfio_info_cap_header
+    flags: int
+    reserved: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_info_cap_zpci_base(CValue):
+    header: vfio_info_cap_header
+    start_dma: int
+    end_dma: int
+    pchid: int
+    vfn: int
+    fmb_length: int
+    pft: int
+    gid: int
+    fh: int
+    ccdf_err_length: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_info_cap_zpci_group(CValue):
+    header: vfio_info_cap_header
+    dasm: int
+    msi_addr: int
+    flags: int
+    mui: int
+    noi: int
+    maxstbl: int
+    version: int
+    reserved: int
+    imaxstbl: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_info_cap_zpci_pfip(CValue):
+    header: vfio_info_cap_header
+    size: int
+    pfip: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_info_cap_zpci_util(CValue):
+    header: vfio_info_cap_header
+    size: int
+    util_str: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_ioeventfd(CValue):
+    argsz: int
+    flags: int
+    offset: int
+    data: int
+    fd: int
+    reserved: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_low_power_entry_with_wakeup(CValue):
+    wakeup_eventfd: int
+    reserved: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_device_migration_info(CValue):
+    device_state: int
+    reserved: int
+    pending_bytes: int
+    data_offset: int
+    data_size: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_group_status(CValue):
+    argsz: int
+    flags: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_info_cap_header(CValue):
+    id: int
+    version: int
+    next: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_iommu_type1_dirty_bitmap(CValue):
+    argsz: int
+    flags: int
+    data: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_iommu_type1_dirty_bitmap_get(CValue):
+    iova: int
+    size: int
+    bitmap: vfio_bitmap
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_iommu_type1_dma_map(CValue):
+    argsz: int
+    flags: int
+    vaddr: int
+    iova: int
+    size: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_iommu_type1_dma_unmap(CValue):
+    argsz: int
+    flags: int
+    iova: int
+    size: int
+    data: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_iommu_type1_info(CValue):
+    argsz: int
+    flags: int
+    iova_pgsizes: int
+    cap_offset: int
+    pad: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_iommu_type1_info_cap_iova_range(CValue):
+    header: vfio_info_cap_header
+    nr_iovas: int
+    reserved: int
+    iova_ranges: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_iommu_type1_info_cap_migration(CValue):
+    header: vfio_info_cap_header
+    flags: int
+    pgsize_bitmap: int
+    max_dirty_bitmap_size: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_iommu_type1_info_dma_avail(CValue):
+    header: vfio_info_cap_header
+    avail: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_iova_range(CValue):
+    start: int
+    end: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_irq_info(CValue):
+    argsz: int
+    flags: int
+    index: int
+    count: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_irq_set(CValue):
+    argsz: int
+    flags: int
+    index: int
+    start: int
+    count: int
+    data: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_pci_dependent_device(CValue):
+    group_id: int
+    devid: int
+    segment: int
+    bus: int
+    devfn: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_pci_hot_reset(CValue):
+    argsz: int
+    flags: int
+    count: int
+    group_fds: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_pci_hot_reset_info(CValue):
+    argsz: int
+    flags: int
+    count: int
+    devices: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_precopy_info(CValue):
+    argsz: int
+    flags: int
+    initial_bytes: int
+    dirty_bytes: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_region_dma_range(CValue):
+    offset: int
+    length: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_region_gfx_edid(CValue):
+    edid_offset: int
+    edid_max_size: int
+    edid_size: int
+    max_xres: int
+    max_yres: int
+    link_state: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_region_info(CValue):
+    argsz: int
+    flags: int
+    index: int
+    cap_offset: int
+    size: int
+    offset: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_region_info_cap_nvlink2_lnkspd(CValue):
+    header: vfio_info_cap_header
+    link_speed: int
+    __pad: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_region_info_cap_nvlink2_ssatgt(CValue):
+    header: vfio_info_cap_header
+    tgt: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_region_info_cap_sparse_mmap(CValue):
+    header: vfio_info_cap_header
+    nr_areas: int
+    reserved: int
+    areas: CData
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_region_info_cap_type(CValue):
+    header: vfio_info_cap_header
+    type: int
+    subtype: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
+class vfio_region_sparse_mmap_area(CValue):
+    offset: int
+    size: int
+    def __getitem__(self, index: int, /) -> Self: ...
+
+@final
 class _FFI:
     NULL: Final[CData]
     buffer: Final[Callable[..., CBuffer]]
     error: Final[type[Exception]]
     errno: int
 
-    def new(self, cdecl: str | CType, init: Any = ..., /) -> CData: ...
-    def cast(self, cdecl: str | CType, value: Any, /) -> CData: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_destroy *"], init: Any = ..., /) -> iommu_destroy: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_fault_alloc *"], init: Any = ..., /) -> iommu_fault_alloc: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_hw_info *"], init: Any = ..., /) -> iommu_hw_info: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_hw_info_amd *"], init: Any = ..., /) -> iommu_hw_info_amd: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct iommu_hw_info_arm_smmuv3 *"], init: Any = ..., /
+    ) -> iommu_hw_info_arm_smmuv3: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct iommu_hw_info_tegra241_cmdqv *"], init: Any = ..., /
+    ) -> iommu_hw_info_tegra241_cmdqv: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_hw_info_vtd *"], init: Any = ..., /) -> iommu_hw_info_vtd: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_hw_queue_alloc *"], init: Any = ..., /) -> iommu_hw_queue_alloc: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_hwpt_alloc *"], init: Any = ..., /) -> iommu_hwpt_alloc: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_hwpt_amd_guest *"], init: Any = ..., /) -> iommu_hwpt_amd_guest: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_hwpt_arm_smmuv3 *"], init: Any = ..., /) -> iommu_hwpt_arm_smmuv3: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct iommu_hwpt_get_dirty_bitmap *"], init: Any = ..., /
+    ) -> iommu_hwpt_get_dirty_bitmap: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_hwpt_invalidate *"], init: Any = ..., /) -> iommu_hwpt_invalidate: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct iommu_hwpt_page_response *"], init: Any = ..., /
+    ) -> iommu_hwpt_page_response: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_hwpt_pgfault *"], init: Any = ..., /) -> iommu_hwpt_pgfault: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct iommu_hwpt_set_dirty_tracking *"], init: Any = ..., /
+    ) -> iommu_hwpt_set_dirty_tracking: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_hwpt_vtd_s1 *"], init: Any = ..., /) -> iommu_hwpt_vtd_s1: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct iommu_hwpt_vtd_s1_invalidate *"], init: Any = ..., /
+    ) -> iommu_hwpt_vtd_s1_invalidate: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_ioas_alloc *"], init: Any = ..., /) -> iommu_ioas_alloc: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_ioas_allow_iovas *"], init: Any = ..., /) -> iommu_ioas_allow_iovas: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct iommu_ioas_change_process *"], init: Any = ..., /
+    ) -> iommu_ioas_change_process: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_ioas_copy *"], init: Any = ..., /) -> iommu_ioas_copy: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_ioas_iova_ranges *"], init: Any = ..., /) -> iommu_ioas_iova_ranges: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_ioas_map *"], init: Any = ..., /) -> iommu_ioas_map: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_ioas_map_file *"], init: Any = ..., /) -> iommu_ioas_map_file: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct iommu_ioas_noiommu_get_pa *"], init: Any = ..., /
+    ) -> iommu_ioas_noiommu_get_pa: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_ioas_unmap *"], init: Any = ..., /) -> iommu_ioas_unmap: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_iova_range *"], init: Any = ..., /) -> iommu_iova_range: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_option *"], init: Any = ..., /) -> iommu_option: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_vdevice_alloc *"], init: Any = ..., /) -> iommu_vdevice_alloc: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct iommu_vevent_arm_smmuv3 *"], init: Any = ..., /
+    ) -> iommu_vevent_arm_smmuv3: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct iommu_vevent_tegra241_cmdqv *"], init: Any = ..., /
+    ) -> iommu_vevent_tegra241_cmdqv: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_veventq_alloc *"], init: Any = ..., /) -> iommu_veventq_alloc: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_vfio_ioas *"], init: Any = ..., /) -> iommu_vfio_ioas: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommu_viommu_alloc *"], init: Any = ..., /) -> iommu_viommu_alloc: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct iommu_viommu_arm_smmuv3_invalidate *"], init: Any = ..., /
+    ) -> iommu_viommu_arm_smmuv3_invalidate: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct iommu_viommu_tegra241_cmdqv *"], init: Any = ..., /
+    ) -> iommu_viommu_tegra241_cmdqv: ...
+    @overload
+    def new(self, cdecl: Literal["struct iommufd_vevent_header *"], init: Any = ..., /) -> iommufd_vevent_header: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_bitmap *"], init: Any = ..., /) -> vfio_bitmap: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_attach_iommufd_pt *"], init: Any = ..., /
+    ) -> vfio_device_attach_iommufd_pt: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_bind_iommufd *"], init: Any = ..., /
+    ) -> vfio_device_bind_iommufd: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_detach_iommufd_pt *"], init: Any = ..., /
+    ) -> vfio_device_detach_iommufd_pt: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_device_feature *"], init: Any = ..., /) -> vfio_device_feature: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_feature_bus_master *"], init: Any = ..., /
+    ) -> vfio_device_feature_bus_master: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_feature_dma_buf *"], init: Any = ..., /
+    ) -> vfio_device_feature_dma_buf: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_feature_dma_logging_control *"], init: Any = ..., /
+    ) -> vfio_device_feature_dma_logging_control: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_feature_dma_logging_range *"], init: Any = ..., /
+    ) -> vfio_device_feature_dma_logging_range: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_feature_dma_logging_report *"], init: Any = ..., /
+    ) -> vfio_device_feature_dma_logging_report: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_feature_mig_data_size *"], init: Any = ..., /
+    ) -> vfio_device_feature_mig_data_size: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_feature_mig_state *"], init: Any = ..., /
+    ) -> vfio_device_feature_mig_state: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_feature_migration *"], init: Any = ..., /
+    ) -> vfio_device_feature_migration: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_feature_zpci_err *"], init: Any = ..., /
+    ) -> vfio_device_feature_zpci_err: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_device_info *"], init: Any = ..., /) -> vfio_device_info: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_info_cap_pci_atomic_comp *"], init: Any = ..., /
+    ) -> vfio_device_info_cap_pci_atomic_comp: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_info_cap_zpci_base *"], init: Any = ..., /
+    ) -> vfio_device_info_cap_zpci_base: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_info_cap_zpci_group *"], init: Any = ..., /
+    ) -> vfio_device_info_cap_zpci_group: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_info_cap_zpci_pfip *"], init: Any = ..., /
+    ) -> vfio_device_info_cap_zpci_pfip: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_info_cap_zpci_util *"], init: Any = ..., /
+    ) -> vfio_device_info_cap_zpci_util: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_device_ioeventfd *"], init: Any = ..., /) -> vfio_device_ioeventfd: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_low_power_entry_with_wakeup *"], init: Any = ..., /
+    ) -> vfio_device_low_power_entry_with_wakeup: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_device_migration_info *"], init: Any = ..., /
+    ) -> vfio_device_migration_info: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_group_status *"], init: Any = ..., /) -> vfio_group_status: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_info_cap_header *"], init: Any = ..., /) -> vfio_info_cap_header: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_iommu_type1_dirty_bitmap *"], init: Any = ..., /
+    ) -> vfio_iommu_type1_dirty_bitmap: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_iommu_type1_dirty_bitmap_get *"], init: Any = ..., /
+    ) -> vfio_iommu_type1_dirty_bitmap_get: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_iommu_type1_dma_map *"], init: Any = ..., /
+    ) -> vfio_iommu_type1_dma_map: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_iommu_type1_dma_unmap *"], init: Any = ..., /
+    ) -> vfio_iommu_type1_dma_unmap: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_iommu_type1_info *"], init: Any = ..., /) -> vfio_iommu_type1_info: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_iommu_type1_info_cap_iova_range *"], init: Any = ..., /
+    ) -> vfio_iommu_type1_info_cap_iova_range: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_iommu_type1_info_cap_migration *"], init: Any = ..., /
+    ) -> vfio_iommu_type1_info_cap_migration: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_iommu_type1_info_dma_avail *"], init: Any = ..., /
+    ) -> vfio_iommu_type1_info_dma_avail: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_iova_range *"], init: Any = ..., /) -> vfio_iova_range: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_irq_info *"], init: Any = ..., /) -> vfio_irq_info: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_irq_set *"], init: Any = ..., /) -> vfio_irq_set: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_pci_dependent_device *"], init: Any = ..., /
+    ) -> vfio_pci_dependent_device: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_pci_hot_reset *"], init: Any = ..., /) -> vfio_pci_hot_reset: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_pci_hot_reset_info *"], init: Any = ..., /
+    ) -> vfio_pci_hot_reset_info: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_precopy_info *"], init: Any = ..., /) -> vfio_precopy_info: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_region_dma_range *"], init: Any = ..., /) -> vfio_region_dma_range: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_region_gfx_edid *"], init: Any = ..., /) -> vfio_region_gfx_edid: ...
+    @overload
+    def new(self, cdecl: Literal["struct vfio_region_info *"], init: Any = ..., /) -> vfio_region_info: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_region_info_cap_nvlink2_lnkspd *"], init: Any = ..., /
+    ) -> vfio_region_info_cap_nvlink2_lnkspd: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_region_info_cap_nvlink2_ssatgt *"], init: Any = ..., /
+    ) -> vfio_region_info_cap_nvlink2_ssatgt: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_region_info_cap_sparse_mmap *"], init: Any = ..., /
+    ) -> vfio_region_info_cap_sparse_mmap: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_region_info_cap_type *"], init: Any = ..., /
+    ) -> vfio_region_info_cap_type: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfio_region_sparse_mmap_area *"], init: Any = ..., /
+    ) -> vfio_region_sparse_mmap_area: ...
+    @overload
+    def new(self, cdecl: str | CType, init: Any = ..., /) -> Any: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_destroy *"], value: Any, /) -> iommu_destroy: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_fault_alloc *"], value: Any, /) -> iommu_fault_alloc: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_hw_info *"], value: Any, /) -> iommu_hw_info: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_hw_info_amd *"], value: Any, /) -> iommu_hw_info_amd: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_hw_info_arm_smmuv3 *"], value: Any, /) -> iommu_hw_info_arm_smmuv3: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct iommu_hw_info_tegra241_cmdqv *"], value: Any, /
+    ) -> iommu_hw_info_tegra241_cmdqv: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_hw_info_vtd *"], value: Any, /) -> iommu_hw_info_vtd: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_hw_queue_alloc *"], value: Any, /) -> iommu_hw_queue_alloc: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_hwpt_alloc *"], value: Any, /) -> iommu_hwpt_alloc: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_hwpt_amd_guest *"], value: Any, /) -> iommu_hwpt_amd_guest: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_hwpt_arm_smmuv3 *"], value: Any, /) -> iommu_hwpt_arm_smmuv3: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct iommu_hwpt_get_dirty_bitmap *"], value: Any, /
+    ) -> iommu_hwpt_get_dirty_bitmap: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_hwpt_invalidate *"], value: Any, /) -> iommu_hwpt_invalidate: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_hwpt_page_response *"], value: Any, /) -> iommu_hwpt_page_response: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_hwpt_pgfault *"], value: Any, /) -> iommu_hwpt_pgfault: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct iommu_hwpt_set_dirty_tracking *"], value: Any, /
+    ) -> iommu_hwpt_set_dirty_tracking: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_hwpt_vtd_s1 *"], value: Any, /) -> iommu_hwpt_vtd_s1: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct iommu_hwpt_vtd_s1_invalidate *"], value: Any, /
+    ) -> iommu_hwpt_vtd_s1_invalidate: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_ioas_alloc *"], value: Any, /) -> iommu_ioas_alloc: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_ioas_allow_iovas *"], value: Any, /) -> iommu_ioas_allow_iovas: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct iommu_ioas_change_process *"], value: Any, /
+    ) -> iommu_ioas_change_process: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_ioas_copy *"], value: Any, /) -> iommu_ioas_copy: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_ioas_iova_ranges *"], value: Any, /) -> iommu_ioas_iova_ranges: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_ioas_map *"], value: Any, /) -> iommu_ioas_map: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_ioas_map_file *"], value: Any, /) -> iommu_ioas_map_file: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct iommu_ioas_noiommu_get_pa *"], value: Any, /
+    ) -> iommu_ioas_noiommu_get_pa: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_ioas_unmap *"], value: Any, /) -> iommu_ioas_unmap: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_iova_range *"], value: Any, /) -> iommu_iova_range: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_option *"], value: Any, /) -> iommu_option: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_vdevice_alloc *"], value: Any, /) -> iommu_vdevice_alloc: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_vevent_arm_smmuv3 *"], value: Any, /) -> iommu_vevent_arm_smmuv3: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct iommu_vevent_tegra241_cmdqv *"], value: Any, /
+    ) -> iommu_vevent_tegra241_cmdqv: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_veventq_alloc *"], value: Any, /) -> iommu_veventq_alloc: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_vfio_ioas *"], value: Any, /) -> iommu_vfio_ioas: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommu_viommu_alloc *"], value: Any, /) -> iommu_viommu_alloc: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct iommu_viommu_arm_smmuv3_invalidate *"], value: Any, /
+    ) -> iommu_viommu_arm_smmuv3_invalidate: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct iommu_viommu_tegra241_cmdqv *"], value: Any, /
+    ) -> iommu_viommu_tegra241_cmdqv: ...
+    @overload
+    def cast(self, cdecl: Literal["struct iommufd_vevent_header *"], value: Any, /) -> iommufd_vevent_header: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_bitmap *"], value: Any, /) -> vfio_bitmap: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_attach_iommufd_pt *"], value: Any, /
+    ) -> vfio_device_attach_iommufd_pt: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_device_bind_iommufd *"], value: Any, /) -> vfio_device_bind_iommufd: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_detach_iommufd_pt *"], value: Any, /
+    ) -> vfio_device_detach_iommufd_pt: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_device_feature *"], value: Any, /) -> vfio_device_feature: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_feature_bus_master *"], value: Any, /
+    ) -> vfio_device_feature_bus_master: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_feature_dma_buf *"], value: Any, /
+    ) -> vfio_device_feature_dma_buf: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_feature_dma_logging_control *"], value: Any, /
+    ) -> vfio_device_feature_dma_logging_control: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_feature_dma_logging_range *"], value: Any, /
+    ) -> vfio_device_feature_dma_logging_range: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_feature_dma_logging_report *"], value: Any, /
+    ) -> vfio_device_feature_dma_logging_report: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_feature_mig_data_size *"], value: Any, /
+    ) -> vfio_device_feature_mig_data_size: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_feature_mig_state *"], value: Any, /
+    ) -> vfio_device_feature_mig_state: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_feature_migration *"], value: Any, /
+    ) -> vfio_device_feature_migration: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_feature_zpci_err *"], value: Any, /
+    ) -> vfio_device_feature_zpci_err: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_device_info *"], value: Any, /) -> vfio_device_info: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_info_cap_pci_atomic_comp *"], value: Any, /
+    ) -> vfio_device_info_cap_pci_atomic_comp: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_info_cap_zpci_base *"], value: Any, /
+    ) -> vfio_device_info_cap_zpci_base: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_info_cap_zpci_group *"], value: Any, /
+    ) -> vfio_device_info_cap_zpci_group: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_info_cap_zpci_pfip *"], value: Any, /
+    ) -> vfio_device_info_cap_zpci_pfip: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_info_cap_zpci_util *"], value: Any, /
+    ) -> vfio_device_info_cap_zpci_util: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_device_ioeventfd *"], value: Any, /) -> vfio_device_ioeventfd: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_low_power_entry_with_wakeup *"], value: Any, /
+    ) -> vfio_device_low_power_entry_with_wakeup: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_device_migration_info *"], value: Any, /
+    ) -> vfio_device_migration_info: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_group_status *"], value: Any, /) -> vfio_group_status: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_info_cap_header *"], value: Any, /) -> vfio_info_cap_header: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_iommu_type1_dirty_bitmap *"], value: Any, /
+    ) -> vfio_iommu_type1_dirty_bitmap: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_iommu_type1_dirty_bitmap_get *"], value: Any, /
+    ) -> vfio_iommu_type1_dirty_bitmap_get: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_iommu_type1_dma_map *"], value: Any, /) -> vfio_iommu_type1_dma_map: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_iommu_type1_dma_unmap *"], value: Any, /
+    ) -> vfio_iommu_type1_dma_unmap: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_iommu_type1_info *"], value: Any, /) -> vfio_iommu_type1_info: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_iommu_type1_info_cap_iova_range *"], value: Any, /
+    ) -> vfio_iommu_type1_info_cap_iova_range: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_iommu_type1_info_cap_migration *"], value: Any, /
+    ) -> vfio_iommu_type1_info_cap_migration: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_iommu_type1_info_dma_avail *"], value: Any, /
+    ) -> vfio_iommu_type1_info_dma_avail: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_iova_range *"], value: Any, /) -> vfio_iova_range: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_irq_info *"], value: Any, /) -> vfio_irq_info: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_irq_set *"], value: Any, /) -> vfio_irq_set: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_pci_dependent_device *"], value: Any, /
+    ) -> vfio_pci_dependent_device: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_pci_hot_reset *"], value: Any, /) -> vfio_pci_hot_reset: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_pci_hot_reset_info *"], value: Any, /) -> vfio_pci_hot_reset_info: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_precopy_info *"], value: Any, /) -> vfio_precopy_info: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_region_dma_range *"], value: Any, /) -> vfio_region_dma_range: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_region_gfx_edid *"], value: Any, /) -> vfio_region_gfx_edid: ...
+    @overload
+    def cast(self, cdecl: Literal["struct vfio_region_info *"], value: Any, /) -> vfio_region_info: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_region_info_cap_nvlink2_lnkspd *"], value: Any, /
+    ) -> vfio_region_info_cap_nvlink2_lnkspd: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_region_info_cap_nvlink2_ssatgt *"], value: Any, /
+    ) -> vfio_region_info_cap_nvlink2_ssatgt: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_region_info_cap_sparse_mmap *"], value: Any, /
+    ) -> vfio_region_info_cap_sparse_mmap: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_region_info_cap_type *"], value: Any, /
+    ) -> vfio_region_info_cap_type: ...
+    @overload
+    def cast(
+        self, cdecl: Literal["struct vfio_region_sparse_mmap_area *"], value: Any, /
+    ) -> vfio_region_sparse_mmap_area: ...
+    @overload
+    def cast(self, cdecl: str | CType, value: Any, /) -> Any: ...
     def typeof(self, of: Any, /) -> CType: ...
-    def sizeof(self, of: str | CType | CData, /) -> int: ...
+    def sizeof(self, of: str | CType | CValue, /) -> int: ...
     def alignof(self, of: str | CType, /) -> int: ...
     def offsetof(self, of: str | CType, /, *path: str | int) -> int: ...
-    def addressof(self, of: CData, /, *path: str | int) -> CData: ...
+    def addressof(self, of: CValue, /, *path: str | int) -> CData: ...
     def getctype(self, of: str | CType, extra: str = "", /) -> str: ...
     def list_types(self) -> tuple[list[str], list[str], list[str]]: ...
     @overload
     def from_buffer(self, of: Buffer, /, require_writable: bool = False) -> CData: ...
     @overload
     def from_buffer(self, cdecl: str | CType, of: Buffer, /, require_writable: bool = False) -> CData: ...
-    def memmove(self, dest: CData | Buffer, src: CData | Buffer, n: int) -> None: ...
+    def memmove(self, dest: CValue | Buffer, src: CValue | Buffer, n: int) -> None: ...
     def string(self, of: CData, maxlen: int = -1) -> bytes: ...
     def unpack(self, of: CData, length: int) -> Any: ...
     def gc(self, of: CData, destructor: Callable[[CData], object] | None, size: int = 0) -> CData: ...
@@ -358,32 +1579,32 @@ class _Lib:
     VFIO_UPDATE_VADDR: Final[int]
     __VFIO_RESERVED_TYPE1_NESTING_IOMMU: Final[int]
     def calloc(self, a0: int, a1: int, /) -> CData: ...
-    def free(self, a0: CData | bytes, /) -> None: ...
-    def pyvfio_array_free(self, a0: CData, /) -> None: ...
-    def pyvfio_array_trim(self, a0: CData, /) -> None: ...
-    def pyvfio_bitmap_any(self, a0: CData, a1: int, /) -> bool: ...
-    def pyvfio_bitmap_clear(self, a0: CData, a1: int, /) -> None: ...
-    def pyvfio_bitmap_count(self, a0: CData, a1: int, /) -> int: ...
-    def pyvfio_bitmap_equal(self, a0: CData, a1: CData, a2: int, /) -> bool: ...
-    def pyvfio_bitmap_or(self, a0: CData, a1: int, a2: CData, a3: int, a4: int, /) -> None: ...
-    def pyvfio_bitmap_pages(self, a0: CData, a1: CData, a2: int, a3: int, a4: int, /) -> int: ...
-    def pyvfio_bitmap_runs(self, a0: CData, a1: CData, a2: int, a3: int, a4: int, /) -> int: ...
-    def pyvfio_ioctl(self, a0: CData, a1: int, a2: CData | bytes, /) -> int: ...
-    def pyvfio_linux_ioctl(self, a0: CData | bytes, a1: int, a2: int, a3: CData | bytes, /) -> int: ...
-    def pyvfio_map(self, a0: CData, a1: int, a2: int, a3: int, a4: int, /) -> int: ...
-    def pyvfio_map_many(self, a0: CData, a1: CData, a2: int, a3: int, a4: CData, /) -> int: ...
-    def pyvfio_map_over(self, a0: CData | bytes, a1: int, a2: int, a3: int, a4: int, /) -> int: ...
-    def pyvfio_peek(self, a0: int, a1: CData | bytes, a2: int, /) -> int: ...
+    def free(self, a0: CValue | bytes, /) -> None: ...
+    def pyvfio_array_free(self, a0: CValue, /) -> None: ...
+    def pyvfio_array_trim(self, a0: CValue, /) -> None: ...
+    def pyvfio_bitmap_any(self, a0: CValue, a1: int, /) -> bool: ...
+    def pyvfio_bitmap_clear(self, a0: CValue, a1: int, /) -> None: ...
+    def pyvfio_bitmap_count(self, a0: CValue, a1: int, /) -> int: ...
+    def pyvfio_bitmap_equal(self, a0: CValue, a1: CValue, a2: int, /) -> bool: ...
+    def pyvfio_bitmap_or(self, a0: CValue, a1: int, a2: CValue, a3: int, a4: int, /) -> None: ...
+    def pyvfio_bitmap_pages(self, a0: CValue, a1: CValue, a2: int, a3: int, a4: int, /) -> int: ...
+    def pyvfio_bitmap_runs(self, a0: CValue, a1: CValue, a2: int, a3: int, a4: int, /) -> int: ...
+    def pyvfio_ioctl(self, a0: CValue, a1: int, a2: CValue | bytes, /) -> int: ...
+    def pyvfio_linux_ioctl(self, a0: CValue | bytes, a1: int, a2: int, a3: CValue | bytes, /) -> int: ...
+    def pyvfio_map(self, a0: CValue, a1: int, a2: int, a3: int, a4: int, /) -> int: ...
+    def pyvfio_map_many(self, a0: CValue, a1: CValue, a2: int, a3: int, a4: CValue, /) -> int: ...
+    def pyvfio_map_over(self, a0: CValue | bytes, a1: int, a2: int, a3: int, a4: int, /) -> int: ...
+    def pyvfio_peek(self, a0: int, a1: CValue | bytes, a2: int, /) -> int: ...
     def pyvfio_pinnable(self, a0: int, a1: int, a2: int, /) -> int: ...
-    def pyvfio_poke(self, a0: int, a1: CData | bytes, a2: int, /) -> int: ...
-    def pyvfio_python_ioctl(self, a0: CData | bytes, a1: int, a2: int, a3: CData | bytes, /) -> int: ...
-    def pyvfio_ranges_coalesce(self, a0: CData, a1: int, a2: int, /) -> int: ...
-    def pyvfio_ranges_complement(self, a0: CData, a1: CData, a2: int, a3: int, a4: int, /) -> int: ...
-    def pyvfio_ranges_intersect(self, a0: CData, a1: CData, a2: int, a3: CData, a4: int, /) -> int: ...
-    def pyvfio_ranges_normalise(self, a0: CData, a1: CData, /) -> int: ...
-    def pyvfio_row_at_the_end(self, a0: CData, a1: int, /) -> int: ...
-    def pyvfio_unmap(self, a0: CData, a1: int, a2: int, /) -> int: ...
-    def pyvfio_unmap_many(self, a0: CData, a1: CData, a2: int, a3: CData, a4: CData, /) -> int: ...
+    def pyvfio_poke(self, a0: int, a1: CValue | bytes, a2: int, /) -> int: ...
+    def pyvfio_python_ioctl(self, a0: CValue | bytes, a1: int, a2: int, a3: CValue | bytes, /) -> int: ...
+    def pyvfio_ranges_coalesce(self, a0: CValue, a1: int, a2: int, /) -> int: ...
+    def pyvfio_ranges_complement(self, a0: CValue, a1: CValue, a2: int, a3: int, a4: int, /) -> int: ...
+    def pyvfio_ranges_intersect(self, a0: CValue, a1: CValue, a2: int, a3: CValue, a4: int, /) -> int: ...
+    def pyvfio_ranges_normalise(self, a0: CValue, a1: CValue, /) -> int: ...
+    def pyvfio_row_at_the_end(self, a0: CValue, a1: int, /) -> int: ...
+    def pyvfio_unmap(self, a0: CValue, a1: int, a2: int, /) -> int: ...
+    def pyvfio_unmap_many(self, a0: CValue, a1: CValue, a2: int, a3: CValue, a4: CValue, /) -> int: ...
     def pyvfio_wait(self, a0: int, a1: float, /) -> int: ...
 
 ffi: Final[_FFI]

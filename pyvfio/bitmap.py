@@ -78,7 +78,8 @@ class Segment(Buffer):
 
     @property
     def _c(self) -> CData:
-        return ffi.cast("uint64_t *", self.address)
+        words: CData = ffi.cast("uint64_t *", self.address)
+        return words
 
     def __repr__(self) -> str:
         return f"<Segment {self.range}: {self.count()} of {self.page_count} pages dirty>"

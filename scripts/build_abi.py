@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import re
 import sysconfig
+from collections.abc import Iterator
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -97,15 +98,19 @@ class bdist_wheel(_bdist_wheel):
 STUB = '''"""The extension's types. Written by scripts/build_abi.py: do not edit."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar, final, overload
+from typing import Any, Final, Literal, Self, TypeVar, final, overload
 
 from typing_extensions import Buffer
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-@final
-class CData:
-    """A C value. The names and types of a struct's fields are cffi's to check, at run time."""
+class CValue:
+    """A C value."""
+
+    def __bool__(self) -> bool: ...
+
+class CData(CValue):
+    """A C value whose type is only known at run time; cffi then checks names and types of its fields."""
 
     def __getattr__(self, name: str, /) -> Any: ...
     def __setattr__(self, name: str, value: Any, /) -> None: ...
@@ -114,7 +119,6 @@ class CData:
     def __call__(self, *args: Any) -> Any: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
-    def __bool__(self) -> bool: ...
     def __int__(self) -> int: ...
     def __add__(self, count: int, /) -> CData: ...
     def __sub__(self, other: Any, /) -> Any: ...
@@ -149,20 +153,24 @@ class _FFI:
     error: Final[type[Exception]]
     errno: int
 
-    def new(self, cdecl: str | CType, init: Any = ..., /) -> CData: ...
-    def cast(self, cdecl: str | CType, value: Any, /) -> CData: ...
+@NEW@
+    @overload
+    def new(self, cdecl: str | CType, init: Any = ..., /) -> Any: ...
+@CAST@
+    @overload
+    def cast(self, cdecl: str | CType, value: Any, /) -> Any: ...
     def typeof(self, of: Any, /) -> CType: ...
-    def sizeof(self, of: str | CType | CData, /) -> int: ...
+    def sizeof(self, of: str | CType | CValue, /) -> int: ...
     def alignof(self, of: str | CType, /) -> int: ...
     def offsetof(self, of: str | CType, /, *path: str | int) -> int: ...
-    def addressof(self, of: CData, /, *path: str | int) -> CData: ...
+    def addressof(self, of: CValue, /, *path: str | int) -> CData: ...
     def getctype(self, of: str | CType, extra: str = "", /) -> str: ...
     def list_types(self) -> tuple[list[str], list[str], list[str]]: ...
     @overload
     def from_buffer(self, of: Buffer, /, require_writable: bool = False) -> CData: ...
     @overload
     def from_buffer(self, cdecl: str | CType, of: Buffer, /, require_writable: bool = False) -> CData: ...
-    def memmove(self, dest: CData | Buffer, src: CData | Buffer, n: int) -> None: ...
+    def memmove(self, dest: CValue | Buffer, src: CValue | Buffer, n: int) -> None: ...
     def string(self, of: CData, maxlen: int = -1) -> bytes: ...
     def unpack(self, of: CData, length: int) -> Any: ...
     def gc(self, of: CData, destructor: Callable[[CData], object] | None, size: int = 0) -> CData: ...
@@ -180,8 +188,41 @@ class _Lib:
 
 def stub(ffi: Any, lib: Any) -> str:
     """The text of _abi.pyi for a built extension's `ffi` and `lib`."""
+    structs = [name for name in sorted(ffi.list_types()[1]) if ffi.typeof(f"struct {name}").fields]
+    unions = [name for name in sorted(ffi.list_types()[2]) if ffi.typeof(f"union {name}").fields]
+    kinds = [*(("struct", name) for name in structs), *(("union", name) for name in unions)]
+    classes = "".join(struct_class(ffi, kind, name) for kind, name in kinds)
+    new = "\n".join(overload(f"{kind} {name} *", name, "new", "init: Any = ...") for kind, name in kinds)
+    cast = "\n".join(overload(f"{kind} {name} *", name, "cast", "value: Any") for kind, name in kinds)
     lines = [member(name, getattr(lib, name), ffi) for name in sorted(dir(lib))]
-    return STUB + "".join(f"    {line}\n" for line in lines) + "\nffi: Final[_FFI]\nlib: Final[_Lib]\n"
+    head, ffi_class, rest = STUB.partition("@final\nclass _FFI:")
+    text = head + classes + ffi_class + rest.replace("@NEW@", new).replace("@CAST@", cast)
+    return text + "".join(f"    {line}\n" for line in lines) + "\nffi: Final[_FFI]\nlib: Final[_Lib]\n"
+
+
+def overload(cdecl: str, returned: str, method: str, argument: str) -> str:
+    """An overload of a method of ffi for one declaration, laid out as the formatter would."""
+    arguments = f'self, cdecl: Literal["{cdecl}"], {argument}, /'
+    line = f"    def {method}({arguments}) -> {returned}: ..."
+    if len(line) > 120:
+        line = f"    def {method}(\n        {arguments}\n    ) -> {returned}: ..."
+    return f"    @overload\n{line}"
+
+
+def struct_fields(ctype: Any) -> Iterator[tuple[str, Any]]:
+    """Each field's name and type; those of anonymous structs and unions belong to the struct that holds them."""
+    for name, field in ctype.fields:
+        if name:
+            yield name, field.type
+        else:
+            yield from struct_fields(field.type)
+
+
+def struct_class(ffi: Any, kind: str, name: str) -> str:
+    """A class for a pointer to a struct, so that a checker refuses a field that does not exist."""
+    fields = struct_fields(ffi.typeof(f"{kind} {name}"))
+    values = "".join(f"    {field}: {python_type(ctype)}\n" for field, ctype in fields)
+    return f"@final\nclass {name}(CValue):\n{values}    def __getitem__(self, index: int, /) -> Self: ...\n\n"
 
 
 def member(name: str, value: Any, ffi: Any) -> str:
@@ -204,9 +245,11 @@ def python_type(ctype: Any, *, argument: bool = False) -> str:
             return {"_Bool": "bool", "char": "bytes"}[ctype.cname]
         case "primitive" | "enum":
             return "int"
+        case "struct" | "union" if not argument and re.fullmatch(r"(struct|union) \w+", ctype.cname) and ctype.fields:
+            return str(ctype.cname.split()[1])
         case "pointer" if argument and ctype.item.cname in ("void", "char", "unsigned char", "uint8_t"):
-            return "CData | bytes"
-    return "CData"
+            return "CValue | bytes"
+    return "CValue" if argument else "CData"
 
 
 def main() -> None:

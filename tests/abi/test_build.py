@@ -64,6 +64,10 @@ def test_a_misspelt_name_of_c_is_found_by_mypy(tmp_path: Path) -> None:
         "lib.VFIO_TYPE2_IOMMU\n"
         "lib.pyvfio_ioctl(ffi.NULL)\n"
         "lib.VFIO_API_VERSION = 1\n"
+        'ffi.new("struct vfio_device_info *", {"argsz": 4})[0].argsz\n'
+        'ffi.new("struct vfio_device_info *").arsgz\n'
+        'ffi.cast("struct iommu_ioas_map *", 0).iova\n'
+        'ffi.cast("struct iommu_ioas_map *", 0).ivoa = 1\n'
     )
     mypy = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "misspelt.py"]
     path = {"MYPYPATH": str(ROOT)}
@@ -74,6 +78,8 @@ def test_a_misspelt_name_of_c_is_found_by_mypy(tmp_path: Path) -> None:
         ("3", "attr-defined"),
         ("4", "call-arg"),
         ("5", "misc"),
+        ("7", "attr-defined"),
+        ("9", "attr-defined"),
     ]
 
 
