@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import mmap as _mmap
 import os
+import resource
 import select
 import sys
 import time
@@ -192,6 +193,12 @@ class Kernel:
             os.close(fd)
         if written != len(data):
             raise OSError(errno.EIO, f"wrote {written} of {len(data)} bytes", path)
+
+    # Limits.
+
+    def getrlimit(self, which: int) -> tuple[int, int]:
+        """Return the soft and the hard limit of this process, as getrlimit(2) does; `which` is one of the resource module's RLIMIT_*."""
+        return resource.getrlimit(which)
 
     # Files that programs share: pyvfio's journal of changed bindings.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import resource
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
@@ -284,9 +285,7 @@ def _page(space: AddressSpace) -> int:
 
 def memlock(kernel: Kernel, size_: int) -> tuple[str | None, list[str]]:
     """What is known of this process's limit on locked memory."""
-    import resource
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    limit, _ = kernel.getrlimit(resource.RLIMIT_MEMLOCK)
     used = pinned = 0
     capabilities = 0
     for line in kernel.read_file("/proc/self/status").decode().splitlines():

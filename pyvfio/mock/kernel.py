@@ -6,6 +6,7 @@ import errno
 import fcntl
 import mmap as _mmap
 import os
+import resource
 import sys
 from collections.abc import Iterator
 from threading import RLock
@@ -69,6 +70,7 @@ class Kernel(PythonKernel):
         self.dma_entry_limit = Parameter(self.tree, "vfio_iommu_type1", "dma_entry_limit", self.profile.dma_entry_limit)
         self.host = Host(self)
         topology.populate(self.host)
+        self.tree.add("/proc/self/status", Text(self._status))
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -84,6 +86,28 @@ class Kernel(PythonKernel):
         """
         if group.no_iommu and "CAP_SYS_RAWIO" not in self.capabilities:
             raise Errno(errno.EPERM)
+
+    # What the caller may and has.
+
+    def getrlimit(self, which: int) -> tuple[int, int]:
+        """Return the profile's limits; those that it has none for are the process's own."""
+        limit = {resource.RLIMIT_MEMLOCK: self.locked.limit, resource.RLIMIT_NOFILE: self.profile.descriptors}.get(
+            which
+        )
+        if limit is None:
+            return super().getrlimit(which)
+        return limit, limit
+
+    def _status(self) -> bytes:
+        """The lines of /proc/self/status about locked memory: type1 counts in VmLck, iommufd in VmPin."""
+        capabilities = 1 << 14 if self.locked.limit is None else 0  # CAP_IPC_LOCK
+        kib = self.profile.page_size >> 10
+        lines = (
+            f"VmLck:\t{self.locked.pages * kib:8} kB",
+            f"VmPin:\t{self.locked_by_user.pages * kib:8} kB",
+            f"CapEff:\t{capabilities:016x}",
+        )
+        return "".join(f"{line}\n" for line in lines).encode()
 
     # Descriptors.
 

@@ -139,3 +139,14 @@ def test_a_virtual_address_moves(backed: Device, kernel: mock.Kernel) -> None:
     assert dma is not None
     dma.write(0, b"moved")
     assert new[:5] == b"moved"
+
+
+def test_error_above_the_memlock_limit_of_the_mock_says_so() -> None:
+    kernel = mock.Kernel("amd", memlock=1 << 20)
+    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode="type1v2", kernel=kernel) as device:
+        space = device.address_space
+        space.alloc(64 << 10)
+        with pytest.raises(
+            OSError, match=r"4 MiB more would exceed the limit on locked memory, 1 MiB .* 64 KiB are used"
+        ):
+            space.alloc(4 << 20)
