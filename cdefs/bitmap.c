@@ -9,9 +9,9 @@
 #endif
 
 enum {
-	PYVFIO_BLOCK = 8,				/* words looked at together: a cache line */
-	PYVFIO_ROOM = 64 * PYVFIO_BLOCK + 16,		/* values a block may write: 16 more than it has */
-	PYVFIO_MANY = 1 << 19				/* values (4 MiB) to have room for before they are counted */
+	PYVFIO_BLOCK = 8,		      /* words looked at together: a cache line */
+	PYVFIO_ROOM = 64 * PYVFIO_BLOCK + 16, /* values a block may write: 16 more than it has */
+	PYVFIO_MANY = 1 << 19		      /* values (4 MiB) to have room for before they are counted */
 };
 
 #define PYVFIO_INLINE static inline __attribute__((always_inline))
@@ -21,12 +21,12 @@ enum {
  * them is the list of pairs. */
 typedef struct {
 	const uint64_t *words;
-	size_t blocks;		/* still to do */
-	uint64_t iova;		/* of the next block */
+	size_t blocks; /* still to do */
+	uint64_t iova; /* of the next block */
 	unsigned page_shift;
-	uint64_t carry;		/* for runs: whether the page before is dirty */
-	uint64_t *values;	/* where the next value goes */
-	uint64_t *full;		/* the last place from which there is room for a block */
+	uint64_t carry;	  /* for runs: whether the page before is dirty */
+	uint64_t *values; /* where the next value goes */
+	uint64_t *full;	  /* the last place from which there is room for a block */
 } pyvfio_walk;
 
 PYVFIO_INLINE uint64_t pyvfio_marks(uint64_t word, uint64_t carry, _Bool runs)
@@ -74,7 +74,8 @@ PYVFIO_INLINE void pyvfio_walk_words(pyvfio_walk *walk, const _Bool runs)
 
 			/* Where a run has ended, its last address is one below. ctz of 0 is undefined, hence the top bit. */
 #define PYVFIO_PUT(n) \
-	(values[n] = first + ((uint64_t)__builtin_ctzll(marks | (uint64_t)1 << 63) << shift) - (runs ? carry ^ ((n) & 1) : 0), \
+	(values[n] = first + ((uint64_t)__builtin_ctzll(marks | (uint64_t)1 << 63) << shift) - \
+		     (runs ? carry ^ ((n) & 1) : 0), \
 	 marks &= marks - 1)
 #define PYVFIO_PUT4(n) (PYVFIO_PUT(n), PYVFIO_PUT((n) + 1), PYVFIO_PUT((n) + 2), PYVFIO_PUT((n) + 3))
 			PYVFIO_PUT4(0);
@@ -111,8 +112,9 @@ PYVFIO_AVX512 PYVFIO_INLINE void pyvfio_walk_avx512(pyvfio_walk *walk, const _Bo
 	const uint64_t *words = walk->words;
 	const unsigned shift = walk->page_shift;
 	const __m128i shifts = _mm_cvtsi32_si128((int)shift);
-	const __m512i numbers = _mm512_set_epi64(0x3f3e3d3c3b3a3938, 0x3736353433323130, 0x2f2e2d2c2b2a2928, 0x2726252423222120,
-						 0x1f1e1d1c1b1a1918, 0x1716151413121110, 0x0f0e0d0c0b0a0908, 0x0706050403020100);
+	const __m512i numbers =
+		_mm512_set_epi64(0x3f3e3d3c3b3a3938, 0x3736353433323130, 0x2f2e2d2c2b2a2928, 0x2726252423222120,
+				 0x1f1e1d1c1b1a1918, 0x1716151413121110, 0x0f0e0d0c0b0a0908, 0x0706050403020100);
 	const __m512i ends = _mm512_set_epi64(1, 0, 1, 0, 1, 0, 1, 0);
 	uint64_t carry = walk->carry, iova = walk->iova, *values = walk->values;
 	size_t blocks = walk->blocks;
@@ -131,7 +133,8 @@ PYVFIO_AVX512 PYVFIO_INLINE void pyvfio_walk_avx512(pyvfio_walk *walk, const _Bo
 
 			values += left;
 			if (runs) {
-				first = _mm512_sub_epi64(first, _mm512_xor_si512(ends, _mm512_set1_epi64((int64_t)carry)));
+				first = _mm512_sub_epi64(first,
+							 _mm512_xor_si512(ends, _mm512_set1_epi64((int64_t)carry)));
 				carry = words[i] >> 63;
 			}
 			for (;;) {
@@ -153,10 +156,25 @@ PYVFIO_AVX512 PYVFIO_INLINE void pyvfio_walk_avx512(pyvfio_walk *walk, const _Bo
 	walk->values = values;
 }
 
-PYVFIO_AVX512 static void pyvfio_walk_runs_avx512(pyvfio_walk *walk) { pyvfio_walk_avx512(walk, 1); }
-PYVFIO_AVX512 static void pyvfio_walk_pages_avx512(pyvfio_walk *walk) { pyvfio_walk_avx512(walk, 0); }
-PYVFIO_POPCNT static void pyvfio_walk_runs_popcnt(pyvfio_walk *walk) { pyvfio_walk_words(walk, 1); }
-PYVFIO_POPCNT static void pyvfio_walk_pages_popcnt(pyvfio_walk *walk) { pyvfio_walk_words(walk, 0); }
+PYVFIO_AVX512 static void pyvfio_walk_runs_avx512(pyvfio_walk *walk)
+{
+	pyvfio_walk_avx512(walk, 1);
+}
+
+PYVFIO_AVX512 static void pyvfio_walk_pages_avx512(pyvfio_walk *walk)
+{
+	pyvfio_walk_avx512(walk, 0);
+}
+
+PYVFIO_POPCNT static void pyvfio_walk_runs_popcnt(pyvfio_walk *walk)
+{
+	pyvfio_walk_words(walk, 1);
+}
+
+PYVFIO_POPCNT static void pyvfio_walk_pages_popcnt(pyvfio_walk *walk)
+{
+	pyvfio_walk_words(walk, 0);
+}
 
 PYVFIO_POPCNT static uint64_t pyvfio_count_popcnt(const uint64_t *words, size_t blocks, uint64_t carry, _Bool runs)
 {
@@ -237,7 +255,7 @@ static int pyvfio_array_grow(pyvfio_array *array, size_t capacity)
 		}
 		values = larger;
 		if (capacity >= PYVFIO_MANY)
-			pyvfio_array_advise(values, capacity, MADV_HUGEPAGE);	/* as well as may be */
+			pyvfio_array_advise(values, capacity, MADV_HUGEPAGE); /* as well as may be */
 	}
 	array->values = values;
 	array->capacity = pyvfio_array_room(values);
@@ -275,7 +293,8 @@ static int pyvfio_walk_blocks(pyvfio_array *array, pyvfio_walk *walk, _Bool runs
 
 			/* The first room is for any bitmap, or for not so many marks. Where those are more, count the rest. */
 			if (more > PYVFIO_MANY)
-				more = array->capacity ? pyvfio_count(walk->words, walk->blocks, walk->carry, runs) : PYVFIO_MANY;
+				more = array->capacity ? pyvfio_count(walk->words, walk->blocks, walk->carry, runs)
+						       : PYVFIO_MANY;
 			if (pyvfio_array_grow(array, array->count + more + 2 * PYVFIO_ROOM) < 0)
 				return -ENOMEM;
 		}
@@ -299,15 +318,20 @@ static size_t pyvfio_tail(uint64_t *block, const uint64_t *words, uint64_t bits)
 	return count - from;
 }
 
-static int pyvfio_bitmap_values(pyvfio_array *array, const uint64_t *words, uint64_t bits, uint64_t iova, unsigned page_shift,
-				_Bool runs)
+static int pyvfio_bitmap_values(pyvfio_array *array, const uint64_t *words, uint64_t bits, uint64_t iova,
+				unsigned page_shift, _Bool runs)
 {
 	uint64_t tail[PYVFIO_BLOCK];
-	pyvfio_walk walk = {.words = words, .blocks = bits / (64 * PYVFIO_BLOCK), .iova = iova, .page_shift = page_shift};
+	pyvfio_walk walk = {
+		.words = words,
+		.blocks = bits / (64 * PYVFIO_BLOCK),
+		.iova = iova,
+		.page_shift = page_shift,
+	};
 	int result;
 
 	if (runs && array->count && array->values[array->count - 1] == iova - 1) {
-		array->count--;		/* the run before may go on here */
+		array->count--; /* the run before may go on here */
 		walk.carry = 1;
 	}
 	result = pyvfio_walk_blocks(array, &walk, runs);
@@ -361,7 +385,8 @@ _Bool pyvfio_bitmap_equal(const uint64_t *one, const uint64_t *other, uint64_t b
 
 	pyvfio_tail(one_tail, one, bits);
 	pyvfio_tail(other_tail, other, bits);
-	return !memcmp(one, other, bits / (64 * PYVFIO_BLOCK) * sizeof(one_tail)) && !memcmp(one_tail, other_tail, sizeof(one_tail));
+	return !memcmp(one, other, bits / (64 * PYVFIO_BLOCK) * sizeof(one_tail)) &&
+	       !memcmp(one_tail, other_tail, sizeof(one_tail));
 }
 
 void pyvfio_bitmap_clear(uint64_t *words, uint64_t bits)
@@ -381,7 +406,7 @@ void pyvfio_bitmap_or(uint64_t *into, uint64_t into_bit, const uint64_t *from, u
 			word |= from[from_bit / 64 + 1] << (64 - down);
 		if (count < 64)
 			word &= ((uint64_t)1 << count) - 1;
-		if (word)	/* memory that was never written to stays so */
+		if (word) /* memory that was never written to stays so */
 			into[into_bit / 64] |= word << up;
 		into_bit += count;
 		from_bit += count;

@@ -5,9 +5,9 @@
 
 /* An array that grows; values is for pyvfio_array_free(). All zero is the empty one. */
 typedef struct {
-	uint64_t *values;
-	size_t count;
-	size_t capacity;
+    uint64_t *values;
+    size_t count;
+    size_t capacity;
 } pyvfio_array;
 
 /* Append the (start, last) pairs of the runs of dirty pages of a range that begins at `iova`, or the address of each dirty

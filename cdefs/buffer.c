@@ -12,7 +12,7 @@
 
 typedef struct {
 	PyObject_HEAD
-	PyObject *owner;	/* whose memory it is; NULL before _export() */
+	PyObject *owner; /* whose memory it is; NULL before _export() */
 	void *address;
 	Py_ssize_t shape[2];
 	Py_ssize_t strides[2];
@@ -20,10 +20,11 @@ typedef struct {
 	int readonly;
 } Buffer;
 
-PyDoc_STRVAR(export_doc,
-"_export(owner, address, rows, columns, readonly)\n\n"
-"Be the u64 values at an address, which stay there as long as owner lives: rows x columns, or rows only if columns is 0.\n"
-"To be called once, by the constructor.");
+PyDoc_STRVAR(
+	export_doc,
+	"_export(owner, address, rows, columns, readonly)\n\n"
+	"Be the u64 values at an address, which stay there as long as owner lives: rows x columns, or rows only if columns is 0.\n"
+	"To be called once, by the constructor.");
 
 static PyObject *buffer_export(PyObject *object, PyObject *arguments)
 {
@@ -96,17 +97,17 @@ static void buffer_dealloc(PyObject *object)
 }
 
 static PyMethodDef buffer_methods[] = {
-	{"_export", buffer_export, METH_VARARGS, export_doc},
-	{NULL, NULL, 0, NULL}
+	{ "_export", buffer_export, METH_VARARGS, export_doc },
+	{ NULL, NULL, 0, NULL },
 };
 
 static PyType_Slot buffer_slots[] = {
-	{Py_tp_doc, "A buffer of u64 values."},
-	{Py_tp_new, (void *)PyType_GenericNew},
-	{Py_tp_dealloc, (void *)buffer_dealloc},
-	{Py_tp_methods, buffer_methods},
-	{Py_bf_getbuffer, (void *)buffer_get},
-	{0, NULL}
+	{ Py_tp_doc, "A buffer of u64 values, whose memory belongs to another object." },
+	{ Py_tp_new, (void *)PyType_GenericNew },
+	{ Py_tp_dealloc, (void *)buffer_dealloc },
+	{ Py_tp_methods, buffer_methods },
+	{ Py_bf_getbuffer, (void *)buffer_get },
+	{ 0, NULL },
 };
 
 static PyType_Spec buffer_spec = {
@@ -116,10 +117,11 @@ static PyType_Spec buffer_spec = {
 	.slots = buffer_slots,
 };
 
-PyDoc_STRVAR(pinned_doc,
-"pinned(buffer, writable)\n\n"
-"Address and size in bytes of a contiguous buffer, and a memoryview that keeps it in place. No export is left behind but\n"
-"the memoryview's own.");
+PyDoc_STRVAR(
+	pinned_doc,
+	"pinned(buffer, writable)\n\n"
+	"Address and size in bytes of a contiguous buffer, and a memoryview that keeps it in place. No export is left behind but\n"
+	"the memoryview's own.");
 
 static PyObject *module_pinned(PyObject *module, PyObject *arguments)
 {
@@ -145,12 +147,12 @@ static PyObject *module_pinned(PyObject *module, PyObject *arguments)
 typedef struct {
 	PyObject_HEAD
 	uintptr_t address;
-	size_t size;	/* bytes; 0 refuses everything */
+	size_t size; /* bytes; 0 refuses everything */
 } Window;
 
 PyDoc_STRVAR(open_doc,
-"_open(address, size)\n\n"
-"Reach the memory at an address; of size 0, none. It is the caller's business that the memory is there.");
+	     "_open(address, size)\n\n"
+	     "Reach the memory at an address; of size 0, none. It is the caller's business that the memory is there.");
 
 static PyObject *window_open(PyObject *object, PyObject *arguments)
 {
@@ -234,7 +236,8 @@ static PyObject *window_store(PyObject *object, PyObject *const *arguments, Py_s
 	if (value == (unsigned long long)-1 && PyErr_Occurred())
 		return NULL;
 	if (width < sizeof(value) && value >> 8 * width) {
-		PyErr_Format(PyExc_OverflowError, "%R is too large for a register of %zd bits", arguments[1], (Py_ssize_t)(8 * width));
+		PyErr_Format(PyExc_OverflowError, "%R is too large for a register of %zd bits", arguments[1],
+			     (Py_ssize_t)(8 * width));
 		return NULL;
 	}
 	switch (width) {
@@ -262,17 +265,20 @@ ACCESS(16)
 ACCESS(32)
 ACCESS(64)
 
-#define METHODS(bits) \
-	{"read" #bits, window_read##bits, METH_O, NULL}, \
-	{"write" #bits, (PyCFunction)(void (*)(void))window_write##bits, METH_FASTCALL, NULL}
+#define READ(bits) { "read" #bits, window_read##bits, METH_O, NULL }
+#define WRITE(bits) { "write" #bits, (PyCFunction)(void (*)(void))window_write##bits, METH_FASTCALL, NULL }
 
 static PyMethodDef window_methods[] = {
-	{"_open", window_open, METH_VARARGS, open_doc},
-	METHODS(8),
-	METHODS(16),
-	METHODS(32),
-	METHODS(64),
-	{NULL, NULL, 0, NULL}
+	{ "_open", window_open, METH_VARARGS, open_doc },
+	READ(8),
+	WRITE(8),
+	READ(16),
+	WRITE(16),
+	READ(32),
+	WRITE(32),
+	READ(64),
+	WRITE(64),
+	{ NULL, NULL, 0, NULL },
 };
 
 static void window_dealloc(PyObject *object)
@@ -285,11 +291,11 @@ static void window_dealloc(PyObject *object)
 }
 
 static PyType_Slot window_slots[] = {
-	{Py_tp_doc, "Registers of a device that are reached in memory."},
-	{Py_tp_new, (void *)PyType_GenericNew},
-	{Py_tp_dealloc, (void *)window_dealloc},
-	{Py_tp_methods, window_methods},
-	{0, NULL}
+	{ Py_tp_doc, "Registers of a device that are reached in memory." },
+	{ Py_tp_new, (void *)PyType_GenericNew },
+	{ Py_tp_dealloc, (void *)window_dealloc },
+	{ Py_tp_methods, window_methods },
+	{ 0, NULL },
 };
 
 static PyType_Spec window_spec = {
@@ -300,8 +306,8 @@ static PyType_Spec window_spec = {
 };
 
 static PyMethodDef module_methods[] = {
-	{"pinned", module_pinned, METH_VARARGS, pinned_doc},
-	{NULL, NULL, 0, NULL}
+	{ "pinned", module_pinned, METH_VARARGS, pinned_doc },
+	{ NULL, NULL, 0, NULL },
 };
 
 static int add_type(PyObject *module, const char *name, PyType_Spec *spec)
@@ -322,8 +328,8 @@ static int module_exec(PyObject *module)
 }
 
 static PyModuleDef_Slot module_slots[] = {
-	{Py_mod_exec, (void *)module_exec},
-	{0, NULL}
+	{ Py_mod_exec, (void *)module_exec },
+	{ 0, NULL },
 };
 
 static struct PyModuleDef module = {

@@ -171,7 +171,7 @@ int64_t pyvfio_wait(int eventfd, double seconds)
 		return (int64_t)count;
 	if (errno != EAGAIN)
 		return -errno;
-	return limit ? -EINTR : 0;	/* another thread was faster: again, with the time that is left */
+	return limit ? -EINTR : 0; /* another thread was faster: again, with the time that is left */
 }
 
 /* Mapped elsewhere first, then moved: mmap(MAP_FIXED) that fails in the driver has already unmapped what was there (Linux before

@@ -6,9 +6,9 @@
  *
  * Results are >= 0, or -errno. EINTR is passed on, so that Python runs the signal's handler before it tries again. */
 typedef struct {
-	int (*ioctl)(void *context, int fd, unsigned long request, void *argument);
-	void *context;
-	int fd;
+    int (*ioctl)(void *context, int fd, unsigned long request, void *argument);
+    void *context;
+    int fd;
 } pyvfio_door;
 
 int pyvfio_linux_ioctl(void *context, int fd, unsigned long request, void *argument);
@@ -16,13 +16,13 @@ int pyvfio_ioctl(const pyvfio_door *door, unsigned long request, void *argument)
 
 /* Where DMA mappings are made: a type1 container (ioas 0), or one IOAS of an iommufd (its object id, never 0). */
 typedef struct {
-	const pyvfio_door *door;
-	uint32_t ioas;
+    const pyvfio_door *door;
+    uint32_t ioas;
 } pyvfio_space;
 
 enum {
-	PYVFIO_PROT_READ = 1,
-	PYVFIO_PROT_WRITE = 2
+    PYVFIO_PROT_READ = 1,
+    PYVFIO_PROT_WRITE = 2
 };
 
 /* VFIO_IOMMU_MAP_DMA or IOMMU_IOAS_MAP. */

@@ -14,7 +14,7 @@ static _Bool pyvfio_ranges_sorted(const uint64_t *pairs, size_t count)
 /* By start, a byte at a time from the lowest (radix sort): each pass keeps the order of the pass before. */
 static int pyvfio_ranges_sort(uint64_t *pairs, size_t count)
 {
-	size_t sums[8][256] = {{0}};
+	size_t sums[8][256] = { { 0 } };
 	uint64_t *from = pairs, *to = malloc(count * 16);
 
 	if (!to)
@@ -27,7 +27,7 @@ static int pyvfio_ranges_sort(uint64_t *pairs, size_t count)
 		uint64_t *swap;
 
 		if (at[pairs[0] >> 8 * byte & 255] == count)
-			continue;	/* all have the same byte here */
+			continue; /* all have the same byte here */
 		for (unsigned value = 0; value < 256; value++) {
 			size_t here = at[value];
 
@@ -95,7 +95,7 @@ size_t pyvfio_ranges_coalesce(uint64_t *pairs, size_t count, size_t limit)
 	 * widest of them is found a byte at a time from the highest; then `equal` are to be closed of that width. */
 	equal = count - limit;
 	for (int shift = 56; shift >= 0; shift -= 8) {
-		size_t with[256] = {0};
+		size_t with[256] = { 0 };
 		unsigned byte = 0;
 
 		for (size_t i = 1; i < count; i++) {
@@ -123,7 +123,8 @@ size_t pyvfio_ranges_coalesce(uint64_t *pairs, size_t count, size_t limit)
 	return left;
 }
 
-size_t pyvfio_ranges_intersect(uint64_t *out, const uint64_t *one, size_t one_count, const uint64_t *other, size_t other_count)
+size_t pyvfio_ranges_intersect(uint64_t *out, const uint64_t *one, size_t one_count, const uint64_t *other,
+			       size_t other_count)
 {
 	size_t made = 0;
 

@@ -9,7 +9,8 @@ int pyvfio_ranges_normalise(uint64_t *pairs, size_t *count);
 size_t pyvfio_ranges_coalesce(uint64_t *pairs, size_t count, size_t limit);
 
 /* What is in both; `out` has room for one_count + other_count pairs. The number written. */
-size_t pyvfio_ranges_intersect(uint64_t *out, const uint64_t *one, size_t one_count, const uint64_t *other, size_t other_count);
+size_t pyvfio_ranges_intersect(uint64_t *out, const uint64_t *one, size_t one_count, const uint64_t *other,
+                               size_t other_count);
 
 /* What of start .. last is in no pair; `out` has room for count + 1 pairs. The number written. */
 size_t pyvfio_ranges_complement(uint64_t *out, const uint64_t *pairs, size_t count, uint64_t start, uint64_t last);

@@ -22,7 +22,7 @@ uint64_t read_once(const uint64_t *words, size_t count)
 size_t runs(const uint64_t *words, size_t count, uint64_t iova, unsigned page_shift, uint64_t *pairs)
 {
 	size_t made = 0;
-	uint64_t before = 0;	/* the page before: 0 or 1 */
+	uint64_t before = 0; /* the page before: 0 or 1 */
 
 	for (size_t i = 0; i < count; i++) {
 		uint64_t word = words[i], changes;

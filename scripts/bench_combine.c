@@ -49,7 +49,7 @@ int main(int argc, char **argv)
 
 		if (fread(pair, sizeof(pair), 1, stdin) != 1)
 			return 1;
-		ranges[i] = (struct range){pair[0], pair[1], i + 1 < count ? &ranges[i + 1] : NULL};
+		ranges[i] = (struct range){ pair[0], pair[1], i + 1 < count ? &ranges[i + 1] : NULL };
 	}
 	clock_gettime(CLOCK_MONOTONIC, &begin);
 	combine(ranges, count, limit);

@@ -24,9 +24,9 @@ struct completion {
 struct queue {
 	struct command *submissions;
 	volatile struct completion *completions;
-	volatile uint32_t *tail, *head;	/* doorbells */
+	volatile uint32_t *tail, *head; /* doorbells */
 	uint32_t entries, at, phase;
-	int eventfd;	/* -1 polls */
+	int eventfd; /* -1 polls */
 };
 
 static double now(void)

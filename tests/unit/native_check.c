@@ -10,19 +10,21 @@
 /* What bitmap.c asks the processor. */
 static int processor;
 #define __builtin_cpu_supports(feature) \
-	(processor == 0 ? __builtin_cpu_supports(feature) : processor == 1 && *(feature) != 'a' && __builtin_cpu_supports(feature))
+	(processor == 0 ? __builtin_cpu_supports(feature) \
+			: processor == 1 && *(feature) != 'a' && __builtin_cpu_supports(feature))
 
 #include "ranges.h"
 #include "bitmap.h"
 #include "ranges.c"
 #include "bitmap.c"
 
-#define CHECK(condition) do { \
-	if (!(condition)) { \
-		fprintf(stderr, "line %d: %s\n", __LINE__, #condition); \
-		exit(1); \
-	} \
-} while (0)
+#define CHECK(condition) \
+	do { \
+		if (!(condition)) { \
+			fprintf(stderr, "line %d: %s\n", __LINE__, #condition); \
+			exit(1); \
+		} \
+	} while (0)
 
 static uint64_t state = 1;
 
@@ -67,9 +69,10 @@ static uint64_t *bitmap(uint64_t bits, unsigned kind)
 	return words;
 }
 
-static void check_runs(const uint64_t *bits, const unsigned *kinds, const uint64_t *iovas, unsigned segments, unsigned shift)
+static void check_runs(const uint64_t *bits, const unsigned *kinds, const uint64_t *iovas, unsigned segments,
+		       unsigned shift)
 {
-	pyvfio_array runs = {0}, pages = {0};
+	pyvfio_array runs = { 0 }, pages = { 0 };
 	size_t run = 0, page = 0;
 	uint64_t run_last = 0;
 
@@ -124,20 +127,21 @@ static void check_all_runs(void)
 			bits[s] = below(2) ? 1 + below(1100) : 64 * (1 + below(17));
 			kinds[s] = (unsigned)below(8);
 			iovas[s] = at;
-			at += (bits[s] + below(2)) << shift;	/* touching, or not */
+			at += (bits[s] + below(2)) << shift; /* touching, or not */
 		}
 		check_runs(bits, kinds, iovas, segments, shift);
 	}
-	for (unsigned kind = 0; kind < 8; kind++) {	/* up to the last address */
-		uint64_t bits[] = {640, 1024}, iovas[] = {-((uint64_t)1664 << 12), -((uint64_t)1024 << 12)};
-		unsigned kinds[] = {kind, kind};
+	for (unsigned kind = 0; kind < 8; kind++) { /* up to the last address */
+		uint64_t bits[] = { 640, 1024 }, iovas[] = { -((uint64_t)1664 << 12), -((uint64_t)1024 << 12) };
+		unsigned kinds[] = { kind, kind };
 
 		check_runs(bits, kinds, iovas, 2, 12);
 	}
-	for (unsigned round = 0; round < 2; round++)	/* more than is made room for at first; then in used memory */
+	for (unsigned round = 0; round < 2; round++) /* more than is made room for at first; then in used memory */
 		for (unsigned kind = 0; kind < 8; kind++) {
-			uint64_t bits[] = {3000000, 100, 1500000}, iovas[] = {0, (uint64_t)1 << 40, (uint64_t)1 << 41};
-			unsigned kinds[] = {kind, 1, 6};
+			uint64_t bits[] = { 3000000, 100, 1500000 },
+				 iovas[] = { 0, (uint64_t)1 << 40, (uint64_t)1 << 41 };
+			unsigned kinds[] = { kind, 1, 6 };
 
 			check_runs(bits, kinds, iovas, 3, 12);
 		}
@@ -200,7 +204,7 @@ static void members(_Bool *in, const uint64_t *pairs, size_t count, uint64_t bas
 static size_t some(uint64_t **pairs, _Bool *in, uint64_t base)
 {
 	size_t count = below(12);
-	_Bool expected[WORLD] = {0};
+	_Bool expected[WORLD] = { 0 };
 
 	*pairs = malloc(count * 16);
 	for (size_t i = 0; i < count; i++) {

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What differs between the kernels 6.1 to 7.3, in one place.
  */
@@ -14,20 +14,20 @@
 #define SINCE(major, minor) (LINUX_VERSION_CODE >= KERNEL_VERSION(major, minor, 0))
 
 /* With it, release stops being the one that frees the device */
-#define HAVE_IOMMUFD_OPS	SINCE(6, 2)
+#define HAVE_IOMMUFD_OPS SINCE(6, 2)
 /* With it, the migration data size */
-#define HAVE_PRE_COPY		SINCE(6, 2)
-#define HAVE_DETACH_IOAS	SINCE(6, 6)
-#define HAVE_MATCH_TOKEN_UUID	SINCE(6, 17)
+#define HAVE_PRE_COPY SINCE(6, 2)
+#define HAVE_DETACH_IOAS SINCE(6, 6)
+#define HAVE_MATCH_TOKEN_UUID SINCE(6, 17)
 /* GET_REGION_INFO no longer reaches .ioctl */
-#define HAVE_REGION_INFO_CAPS	SINCE(6, 19)
+#define HAVE_REGION_INFO_CAPS SINCE(6, 19)
 
 #if SINCE(6, 11)
-#define REMOVE_RETURN		void
+#define REMOVE_RETURN void
 #define REMOVE_RETURN_VALUE
 #else
-#define REMOVE_RETURN		int
-#define REMOVE_RETURN_VALUE	0
+#define REMOVE_RETURN int
+#define REMOVE_RETURN_VALUE 0
 #endif
 
 static inline void compat_eventfd_signal(struct eventfd_ctx *ctx)
@@ -41,9 +41,9 @@ static inline void compat_eventfd_signal(struct eventfd_ctx *ctx)
 
 /* Where iova_bitmap_set() lives: vfio itself before 6.12's move to iommufd */
 #if SINCE(6, 13)
-#define COMPAT_IMPORT_NS()	MODULE_IMPORT_NS("IOMMUFD")
+#define COMPAT_IMPORT_NS() MODULE_IMPORT_NS("IOMMUFD")
 #else
-#define COMPAT_IMPORT_NS()	MODULE_IMPORT_NS(IOMMUFD)
+#define COMPAT_IMPORT_NS() MODULE_IMPORT_NS(IOMMUFD)
 #endif
 
 #endif

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * What the VFIO core calls: open, close, ioctl, read, write, mmap.
  */
@@ -181,7 +181,8 @@ static long mock_set_irqs(struct mock *mock, void __user *arg)
 		return ret;
 	if (copy_from_user(&set, arg, minsz))
 		return -EFAULT;
-	ret = vfio_set_irqs_validate_and_prepare(&set, mock_irq_count(set.index), MOCK_NUM_IRQS, &size);
+	ret = vfio_set_irqs_validate_and_prepare(&set, mock_irq_count(set.index), MOCK_NUM_IRQS,
+						 &size);
 	if (ret)
 		return ret;
 	if (size) {
@@ -214,7 +215,8 @@ static long mock_ioctl_reset(struct mock *mock)
 	return ret;
 }
 
-static int mock_get_region_info(struct vfio_device *vdev, struct vfio_region_info *info, struct vfio_info_cap *caps)
+static int mock_get_region_info(struct vfio_device *vdev, struct vfio_region_info *info,
+				struct vfio_info_cap *caps)
 {
 	struct mock *mock = to_mock(vdev);
 	int ret = mock_fault(mock, MOCK_FAULT_REGION_INFO);
@@ -289,7 +291,8 @@ static ssize_t mock_read(struct vfio_device *vdev, char __user *buf, size_t coun
 	return ret;
 }
 
-static ssize_t mock_write(struct vfio_device *vdev, const char __user *buf, size_t count, loff_t *ppos)
+static ssize_t mock_write(struct vfio_device *vdev, const char __user *buf, size_t count,
+			  loff_t *ppos)
 {
 	ssize_t ret = mock_region_write(to_mock(vdev), buf, count, *ppos);
 

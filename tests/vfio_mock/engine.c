@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * The DMA engine. A job is done in steps of at most one page or one write, so that it can be stopped,
  * paused and slowed down between any two; it runs in the writer's own context, or in a kernel thread.
@@ -116,7 +116,8 @@ static int store(struct mock *mock, u64 target, void *data, size_t size)
 /* Word k of the pattern in this round */
 static __le64 word(const struct mock_job *job, u64 k)
 {
-	return cpu_to_le64(job->command & MOCK_DMA_COUNTING ? job->pattern + k + job->rounds : job->pattern);
+	return cpu_to_le64(job->command & MOCK_DMA_COUNTING ? job->pattern + k + job->rounds
+							    : job->pattern);
 }
 
 /* What is left of the round, up to the end of the page at address */
@@ -173,7 +174,8 @@ static int step_fill(struct mock *mock, struct mock_job *job)
 
 static int step_copy(struct mock *mock, struct mock_job *job)
 {
-	size_t size = min(to_page_end(job, job->iova + job->position), to_page_end(job, job->source + job->position));
+	size_t size = min(to_page_end(job, job->iova + job->position),
+			  to_page_end(job, job->source + job->position));
 	u64 bytes = job->bytes;
 	int ret;
 
@@ -258,8 +260,9 @@ static int step(struct mock *mock, struct mock_job *job)
 /* What can be said of a job before it begins */
 static int check(const struct mock *mock, const struct mock_job *job)
 {
-	const u32 known = MOCK_DMA_OPERATION | MOCK_DMA_BACKGROUND | MOCK_DMA_REPEAT | MOCK_DMA_RAISE |
-			  MOCK_DMA_COUNTING | MOCK_DMA_LOCAL | MOCK_DMA_PINNED | MOCK_DMA_KEEP;
+	const u32 known = MOCK_DMA_OPERATION | MOCK_DMA_BACKGROUND | MOCK_DMA_REPEAT |
+			  MOCK_DMA_RAISE | MOCK_DMA_COUNTING | MOCK_DMA_LOCAL | MOCK_DMA_PINNED |
+			  MOCK_DMA_KEEP;
 	u32 operation = job->command & MOCK_DMA_OPERATION;
 	bool keep = job->command & MOCK_DMA_KEEP;
 	u64 room = job->command & MOCK_DMA_LOCAL ? mock->memory.size - 1 : U64_MAX;
@@ -288,7 +291,8 @@ static int check(const struct mock *mock, const struct mock_job *job)
 	case MOCK_DMA_LIST:
 		if (!job->count || keep)
 			return -EINVAL;
-		if (job->memory > mock->memory.size || job->count > (mock->memory.size - job->memory) / 8)
+		if (job->memory > mock->memory.size ||
+		    job->count > (mock->memory.size - job->memory) / 8)
 			return -ERANGE;
 		return 0;
 	default:
@@ -333,11 +337,14 @@ static int between_steps(struct mock_engine *engine, bool background)
 	if (background) {
 		/* Kernel threads get no signals: interruptible and idle only say that this is no hang */
 		if (engine->job.delay)
-			wait_event_interruptible_hrtimeout(engine->wait, READ_ONCE(engine->stop),
-							   ns_to_ktime((u64)engine->job.delay * NSEC_PER_USEC));
-		wait_event_idle(engine->wait, READ_ONCE(engine->stop) || !READ_ONCE(engine->paused));
+			wait_event_interruptible_hrtimeout(
+				engine->wait, READ_ONCE(engine->stop),
+				ns_to_ktime((u64)engine->job.delay * NSEC_PER_USEC));
+		wait_event_idle(engine->wait,
+				READ_ONCE(engine->stop) || !READ_ONCE(engine->paused));
 	} else if (fatal_signal_pending(current) ||
-		   wait_event_killable(engine->wait, READ_ONCE(engine->stop) || !READ_ONCE(engine->paused))) {
+		   wait_event_killable(engine->wait,
+				       READ_ONCE(engine->stop) || !READ_ONCE(engine->paused))) {
 		return -EINTR;
 	}
 	return READ_ONCE(engine->stop) ? -ECANCELED : 0;
@@ -481,7 +488,8 @@ void mock_engine_unpause(struct mock *mock)
 }
 
 /* Puts registers and a job in place; one that was under way goes on in the background after unpause */
-int mock_engine_restore(struct mock *mock, const struct mock_job *job, const struct mock_registers *registers)
+int mock_engine_restore(struct mock *mock, const struct mock_job *job,
+			const struct mock_registers *registers)
 {
 	struct mock_engine *engine = &mock->engine;
 

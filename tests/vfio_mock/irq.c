@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Interrupts by eventfd, with the rules of vfio-pci: INTx, MSI and MSI-X exclude each other,
  * MSI cannot grow while it is on, INTx masks itself when it fires, loopback triggers by NONE and BOOL.
@@ -33,7 +33,8 @@ int mock_irqs_init(struct mock *mock)
 		struct mock_irq *irq = &irqs->index[index];
 
 		irq->count = mock_irq_count(index);
-		irq->triggers = kcalloc(irq->count ? irq->count : 1, sizeof(*irq->triggers), GFP_KERNEL);
+		irq->triggers = kcalloc(irq->count ? irq->count : 1, sizeof(*irq->triggers),
+					GFP_KERNEL);
 		if (!irq->triggers) {
 			mock_irqs_free(mock);
 			return -ENOMEM;
@@ -54,7 +55,8 @@ int mock_irq_info(struct vfio_irq_info *info)
 {
 	switch (info->index) {
 	case MOCK_IRQ_INTX:
-		info->flags = VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED;
+		info->flags = VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_MASKABLE |
+			      VFIO_IRQ_INFO_AUTOMASKED;
 		break;
 	case MOCK_IRQ_MSIX:
 		info->flags = VFIO_IRQ_INFO_EVENTFD;
@@ -144,7 +146,8 @@ static void intx_unmask_by_eventfd(void *opaque, void *data)
 static int intx_set_unmask_eventfd(struct mock_irqs *irqs, int fd)
 {
 	if (fd >= 0)
-		return vfio_virqfd_enable(irqs, NULL, intx_unmask_by_eventfd, NULL, &irqs->unmask, fd);
+		return vfio_virqfd_enable(irqs, NULL, intx_unmask_by_eventfd, NULL, &irqs->unmask,
+					  fd);
 	vfio_virqfd_disable(&irqs->unmask);
 	return 0;
 }
@@ -156,8 +159,8 @@ static int intx_set_unmask_eventfd(struct mock_irqs *irqs, int fd)
 #endif
 
 /* Called with irqs->gate held. Puts new triggers in place of old ones and drops those. */
-static void replace(struct mock_irqs *irqs, struct mock_irq *irq, unsigned int start, unsigned int count,
-		    struct eventfd_ctx **triggers, unsigned int enabled)
+static void replace(struct mock_irqs *irqs, struct mock_irq *irq, unsigned int start,
+		    unsigned int count, struct eventfd_ctx **triggers, unsigned int enabled)
 {
 	unsigned int i;
 
@@ -172,8 +175,8 @@ static void replace(struct mock_irqs *irqs, struct mock_irq *irq, unsigned int s
 }
 
 /* Called with irqs->gate held. All of the eventfds are set, or none and the error says why. */
-static int set_eventfds(struct mock_irqs *irqs, struct mock_irq *irq, const struct vfio_irq_set *set,
-			const s32 *fds, unsigned int enabled)
+static int set_eventfds(struct mock_irqs *irqs, struct mock_irq *irq,
+			const struct vfio_irq_set *set, const s32 *fds, unsigned int enabled)
 {
 	struct eventfd_ctx **triggers;
 	unsigned int i;
@@ -234,7 +237,8 @@ static bool other_enabled(struct mock_irqs *irqs, unsigned int index)
 }
 
 /* NONE fires every vector of the set, BOOL those with a true byte */
-static void loopback(struct mock_irqs *irqs, struct mock_irq *irq, const struct vfio_irq_set *set, const u8 *bools)
+static void loopback(struct mock_irqs *irqs, struct mock_irq *irq, const struct vfio_irq_set *set,
+		     const u8 *bools)
 {
 	unsigned int i;
 
@@ -335,8 +339,8 @@ int mock_irqs_set(struct mock *mock, const struct vfio_irq_set *set, void *data)
 
 	mutex_lock(&irqs->gate);
 	if (action == VFIO_IRQ_SET_ACTION_TRIGGER)
-		ret = set->index <= MOCK_IRQ_MSIX ? set_trigger(irqs, set, type, data) :
-						    set_single(irqs, set, type, data);
+		ret = set->index <= MOCK_IRQ_MSIX ? set_trigger(irqs, set, type, data)
+						  : set_single(irqs, set, type, data);
 	else if (set->index == MOCK_IRQ_INTX &&
 		 (action == VFIO_IRQ_SET_ACTION_MASK || action == VFIO_IRQ_SET_ACTION_UNMASK))
 		ret = set_mask(irqs, set, type, data);

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * DMA logging: which pages the engine wrote.
  *
@@ -13,7 +13,7 @@
 
 #include "mock.h"
 
-#define CHUNK_BITS	(PAGE_SIZE * BITS_PER_BYTE)
+#define CHUNK_BITS (PAGE_SIZE * BITS_PER_BYTE)
 
 void mock_log_init(struct mock *mock)
 {
@@ -84,7 +84,8 @@ static u32 combine(struct mock_log_range *ranges, u32 count, u32 max)
 			}
 		}
 		ranges[merge].last = ranges[merge + 1].last;
-		memmove(&ranges[merge + 1], &ranges[merge + 2], (count - merge - 2) * sizeof(*ranges));
+		memmove(&ranges[merge + 1], &ranges[merge + 2],
+			(count - merge - 2) * sizeof(*ranges));
 		count--;
 	}
 	return count;
@@ -104,7 +105,8 @@ static unsigned int total_shift(const struct mock_log_range *ranges, u32 count)
 	return ilog2(total - 1) + 1;
 }
 
-static int mock_log_start(struct vfio_device *vdev, struct rb_root_cached *root, u32 nnodes, u64 *page_size)
+static int mock_log_start(struct vfio_device *vdev, struct rb_root_cached *root, u32 nnodes,
+			  u64 *page_size)
 {
 	struct mock *mock = to_mock(vdev);
 	struct mock_log *log = &mock->log;
@@ -180,7 +182,8 @@ static void report_chunk(struct mock_log *log, unsigned long *bits, u64 chunk, u
 {
 	unsigned long from = first - chunk * CHUNK_BITS, to = last - chunk * CHUNK_BITS, start, end;
 
-	for (start = find_next_bit(bits, to + 1, from); start <= to; start = find_next_bit(bits, to + 1, end)) {
+	for (start = find_next_bit(bits, to + 1, from); start <= to;
+	     start = find_next_bit(bits, to + 1, end)) {
 		u64 run, run_last;
 
 		end = find_next_zero_bit(bits, to + 1, start);
@@ -198,8 +201,8 @@ static void report_chunk(struct mock_log *log, unsigned long *bits, u64 chunk, u
  * An address outside the tracked ranges is clean. An empty or wrapping range is EINVAL: the core
  * passes both on.
  */
-static int mock_log_read_and_clear(struct vfio_device *vdev, unsigned long iova, unsigned long length,
-				   struct iova_bitmap *dirty)
+static int mock_log_read_and_clear(struct vfio_device *vdev, unsigned long iova,
+				   unsigned long length, struct iova_bitmap *dirty)
 {
 	struct mock *mock = to_mock(vdev);
 	struct mock_log *log = &mock->log;
@@ -222,7 +225,8 @@ static int mock_log_read_and_clear(struct vfio_device *vdev, unsigned long iova,
 	last = iova_last >> MOCK_LOG_SHIFT;
 	xa_for_each_range(&log->chunks, chunk, bits, first / CHUNK_BITS, last / CHUNK_BITS)
 		report_chunk(log, bits, chunk, max_t(u64, first, (u64)chunk * CHUNK_BITS),
-			     min_t(u64, last, ((u64)chunk + 1) * CHUNK_BITS - 1), iova, iova_last, dirty);
+			     min_t(u64, last, ((u64)chunk + 1) * CHUNK_BITS - 1), iova, iova_last,
+			     dirty);
 	mutex_unlock(&log->lock);
 	return 0;
 }

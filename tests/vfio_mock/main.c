@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * vfio-mock: emulated VFIO devices that log dirty pages through the kernel's own path.
  *
@@ -92,8 +92,8 @@ static int __init mock_init(void)
 	unsigned int i;
 	int ret;
 
-	if (!devices || devices > 64 || !mock_reset_set || mock_reset_set > 64 || !mock_memory_size ||
-	    !mock_msi || mock_msi > 32 || mock_msix > 2048)
+	if (!devices || devices > 64 || !mock_reset_set || mock_reset_set > 64 ||
+	    !mock_memory_size || !mock_msi || mock_msi > 32 || mock_msix > 2048)
 		return -EINVAL;
 	mock_memory_size = PAGE_ALIGN(mock_memory_size);
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Migration: the states, and the stream of records that carries memory, registers and the engine's job.
  *
@@ -17,35 +17,42 @@
 
 #include "mock.h"
 
-#define RECORD_MAGIC	0x6b636f6d6f696676ULL	/* "vfiomock" */
-#define STREAM_VERSION	1
-#define STREAM_PAGE	4096U
+#define RECORD_MAGIC 0x6b636f6d6f696676ULL /* "vfiomock" */
+#define STREAM_VERSION 1
+#define STREAM_PAGE 4096U
 
 #if HAVE_PRE_COPY
-#define KNOWN_FLAGS	(VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY)
+#define KNOWN_FLAGS (VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY)
 #else
-#define KNOWN_FLAGS	(VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P)
-#define VFIO_DEVICE_STATE_PRE_COPY	6
-#define VFIO_DEVICE_STATE_PRE_COPY_P2P	7
+#define KNOWN_FLAGS (VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P)
+#define VFIO_DEVICE_STATE_PRE_COPY 6
+#define VFIO_DEVICE_STATE_PRE_COPY_P2P 7
 #endif
 
 static unsigned int migration = KNOWN_FLAGS;
 module_param(migration, uint, 0444);
-MODULE_PARM_DESC(migration, "VFIO_MIGRATION_* flags, with STOP_COPY (1) or 0 for no migration (all that the kernel knows)");
+MODULE_PARM_DESC(
+	migration,
+	"VFIO_MIGRATION_* flags, with STOP_COPY (1) or 0 for no migration (all that the kernel knows)");
 
-enum record_type { RECORD_HEADER = 1, RECORD_PAGE, RECORD_REGISTERS, RECORD_END };
+enum record_type {
+	RECORD_HEADER = 1,
+	RECORD_PAGE,
+	RECORD_REGISTERS,
+	RECORD_END
+};
 
 struct record {
 	u64 magic;
 	u32 type;
-	u32 length;		/* of what follows */
-	u64 number;		/* PAGE: of the page, END: of records before it */
+	u32 length; /* of what follows */
+	u64 number; /* PAGE: of the page, END: of records before it */
 	u64 check;
 };
 
 struct header_payload {
 	u64 version;
-	u64 sizes[3];		/* of the memory regions */
+	u64 sizes[3]; /* of the memory regions */
 };
 
 struct registers_payload {
@@ -54,17 +61,25 @@ struct registers_payload {
 	u64 asserted;
 };
 
-enum stage { STAGE_PRE_COPY, STAGE_STOP_COPY, STAGE_RESUMING };
-enum tail { TAIL_REGISTERS, TAIL_END, TAIL_DONE };
+enum stage {
+	STAGE_PRE_COPY,
+	STAGE_STOP_COPY,
+	STAGE_RESUMING
+};
+enum tail {
+	TAIL_REGISTERS,
+	TAIL_END,
+	TAIL_DONE
+};
 
 /* What a data descriptor stands for. It may outlive the session (then disabled), and even the device. */
 struct mock_migration_file {
 	struct kref kref;
 	struct mutex lock;
-	struct mock *mock;	/* not to be touched once disabled */
+	struct mock *mock; /* not to be touched once disabled */
 	bool disabled;
 	enum stage stage;
-	u8 *buffer;		/* one record: being read out, or being filled */
+	u8 *buffer; /* one record: being read out, or being filled */
 	size_t filled;
 	size_t taken;
 	u64 records;
@@ -72,7 +87,7 @@ struct mock_migration_file {
 	bool headed;
 	enum tail tail;
 	bool reinit;
-	unsigned long *initial;	/* pages of the first pass that are still to be sent */
+	unsigned long *initial; /* pages of the first pass that are still to be sent */
 	/* resuming */
 	int error;
 	bool ended;
@@ -174,7 +189,10 @@ static void finish_record(struct mock_migration_file *migf, u32 type, u64 number
 {
 	struct record *record = (struct record *)migf->buffer;
 
-	*record = (struct record){ .magic = RECORD_MAGIC, .type = type, .length = payload_length(type), .number = number };
+	*record = (struct record){ .magic = RECORD_MAGIC,
+				   .type = type,
+				   .length = payload_length(type),
+				   .number = number };
 	record->check = checksum(record, payload(migf));
 	migf->filled = record_length(type);
 	migf->taken = 0;
@@ -285,7 +303,8 @@ static int apply_record(struct mock_migration_file *migf)
 	case RECORD_REGISTERS:
 		if (migf->registers)
 			return -EINVAL;
-		migf->registers = kmemdup(payload(migf), sizeof(*migf->registers), GFP_KERNEL_ACCOUNT);
+		migf->registers = kmemdup(payload(migf), sizeof(*migf->registers),
+					  GFP_KERNEL_ACCOUNT);
 		if (!migf->registers)
 			return -ENOMEM;
 		break;
@@ -375,8 +394,9 @@ static __poll_t file_poll(struct file *file, struct poll_table_struct *table)
 		events = EPOLLOUT | EPOLLWRNORM;
 	} else {
 		end = num_pages(migf->mock);
-		if (migf->stage == STAGE_STOP_COPY || !migf->headed || migf->taken != migf->filled ||
-		    find_first_bit(migf->initial, end) < end || find_first_bit(migf->mock->migration.dirty, end) < end)
+		if (migf->stage == STAGE_STOP_COPY || !migf->headed ||
+		    migf->taken != migf->filled || find_first_bit(migf->initial, end) < end ||
+		    find_first_bit(migf->mock->migration.dirty, end) < end)
 			events = EPOLLIN | EPOLLRDNORM;
 	}
 	mutex_unlock(&migf->lock);
@@ -465,7 +485,8 @@ static ssize_t file_write(struct file *file, const char __user *buf, size_t coun
 	if (!done && migf->error)
 		done = migf->error;
 	while (done >= 0 && done < count) {
-		size_t want = migf->filled < sizeof(*record) ? sizeof(*record) : record_length(record->type);
+		size_t want = migf->filled < sizeof(*record) ? sizeof(*record)
+							     : record_length(record->type);
 		size_t piece = min_t(size_t, count - done, want - migf->filled);
 
 		if (copy_from_user(migf->buffer + migf->filled, buf + done, piece)) {
@@ -553,8 +574,8 @@ static struct file *begin_session(struct mock *mock, enum stage stage)
 		file = ERR_PTR(-ENOMEM);
 		goto err;
 	}
-	file = anon_inode_getfile("[vfio-mock-migration]", saving ? &saving_fops : &resuming_fops, migf,
-				  saving ? O_RDONLY : O_WRONLY);
+	file = anon_inode_getfile("[vfio-mock-migration]", saving ? &saving_fops : &resuming_fops,
+				  migf, saving ? O_RDONLY : O_WRONLY);
 	if (IS_ERR(file))
 		goto err;
 	stream_open(file->f_inode, file);
@@ -562,7 +583,8 @@ static struct file *begin_session(struct mock *mock, enum stage stage)
 		bitmap_fill(migf->initial, num_pages(mock));
 		bitmap_zero(mig->dirty, num_pages(mock));
 		for (i = 0; i < 3; i++)
-			WRITE_ONCE(memory_of(mock, i)->mapped, atomic_read(&memory_of(mock, i)->mappings));
+			WRITE_ONCE(memory_of(mock, i)->mapped,
+				   atomic_read(&memory_of(mock, i)->mappings));
 		mig->sent = 0;
 	} else {
 		mig->received = 0;
@@ -588,7 +610,8 @@ static void change_stage(struct mock *mock, enum stage stage)
 		struct mock_memory *memory = memory_of(mock, i);
 
 		if (READ_ONCE(memory->mapped))
-			bitmap_set(mock->migration.dirty, first_page(mock, memory), memory->size / STREAM_PAGE);
+			bitmap_set(mock->migration.dirty, first_page(mock, memory),
+				   memory->size / STREAM_PAGE);
 	}
 	migf->stage = stage;
 	mutex_unlock(&migf->lock);
@@ -628,7 +651,8 @@ static struct file *step(struct mock *mock, u32 new)
 
 	/* What is open is made first, for nothing has to be undone then if that fails */
 	if (is_saving(new) && !is_saving(old)) {
-		file = begin_session(mock, new == VFIO_DEVICE_STATE_STOP_COPY ? STAGE_STOP_COPY : STAGE_PRE_COPY);
+		file = begin_session(mock, new == VFIO_DEVICE_STATE_STOP_COPY ? STAGE_STOP_COPY
+									      : STAGE_PRE_COPY);
 	} else if (new == VFIO_DEVICE_STATE_RESUMING) {
 		file = begin_session(mock, STAGE_RESUMING);
 		if (!IS_ERR(file)) {
@@ -648,7 +672,8 @@ static struct file *step(struct mock *mock, u32 new)
 			goto lost;
 	}
 	if (is_saving(old) && is_saving(new))
-		change_stage(mock, new == VFIO_DEVICE_STATE_STOP_COPY ? STAGE_STOP_COPY : STAGE_PRE_COPY);
+		change_stage(mock,
+			     new == VFIO_DEVICE_STATE_STOP_COPY ? STAGE_STOP_COPY : STAGE_PRE_COPY);
 	else if (!file)
 		end_session(mock);
 	if (is_running(new))
@@ -729,7 +754,8 @@ static int mock_get_data_size(struct vfio_device *vdev, unsigned long *size)
 		mutex_unlock(&mig->file->lock);
 		*size = initial + dirty;
 	} else {
-		*size = record_length(RECORD_HEADER) + num_pages(mock) * record_length(RECORD_PAGE) +
+		*size = record_length(RECORD_HEADER) +
+			num_pages(mock) * record_length(RECORD_PAGE) +
 			record_length(RECORD_REGISTERS) + record_length(RECORD_END);
 	}
 	mutex_unlock(&mig->lock);

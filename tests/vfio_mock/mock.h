@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * vfio-mock: one emulated VFIO device and its parts.
  *
@@ -28,9 +28,9 @@
 #include "compat.h"
 #include "vfio_mock_regs.h"
 
-#define MOCK_NAME		"vfio-mock"
-#define MOCK_OFFSET_SHIFT	40
-#define MOCK_LOG_SHIFT		12	/* the log's own unit: reports are never finer */
+#define MOCK_NAME "vfio-mock"
+#define MOCK_OFFSET_SHIFT 40
+#define MOCK_LOG_SHIFT 12 /* the log's own unit: reports are never finer */
 
 /* The registers that a program writes and that a migration carries */
 struct mock_registers {
@@ -55,10 +55,10 @@ struct mock_registers {
 } __packed;
 
 struct mock_memory {
-	u8 *base;		/* vmalloc_user(): zeroed, may be mapped */
+	u8 *base; /* vmalloc_user(): zeroed, may be mapped */
 	u64 size;
 	atomic_t mappings;
-	bool mapped;		/* at some time since migration began to save */
+	bool mapped; /* at some time since migration began to save */
 };
 
 /* A transfer: its parameters as they were when it started, and how far it is */
@@ -77,7 +77,7 @@ struct mock_job {
 	u64 count;
 	u64 stride;
 	u64 seed;
-	u64 position;		/* in the round: bytes, or writes for LIST, TOUCH, SCATTER */
+	u64 position; /* in the round: bytes, or writes for LIST, TOUCH, SCATTER */
 	u64 random;
 	u64 rounds;
 	u64 steps;
@@ -90,10 +90,10 @@ struct mock_engine {
 	struct mutex step_lock;
 	struct work_struct work;
 	wait_queue_head_t wait;
-	bool running;		/* under mock->lock; a job has been taken up and is not finished */
+	bool running; /* under mock->lock; a job has been taken up and is not finished */
 	bool stop;
 	bool paused;
-	void *page;		/* bounce buffer of the running step */
+	void *page; /* bounce buffer of the running step */
 };
 
 struct mock_log_range {
@@ -108,7 +108,7 @@ struct mock_log {
 	u32 num_ranges;
 	u32 selected;
 	struct mock_log_range *ranges;
-	struct xarray chunks;	/* bitmaps of one page each, by IOVA */
+	struct xarray chunks; /* bitmaps of one page each, by IOVA */
 	u64 dirty;
 	u64 marked;
 	/* limits */
@@ -123,7 +123,7 @@ struct mock_log {
 struct mock_irq {
 	struct eventfd_ctx **triggers;
 	unsigned int count;
-	unsigned int enabled;	/* vectors set up since the index was last off; 0: off */
+	unsigned int enabled; /* vectors set up since the index was last off; 0: off */
 };
 
 struct mock_irqs {
@@ -138,7 +138,7 @@ struct mock_irqs {
 
 struct mock_pins {
 	struct mutex lock;
-	struct xarray pages;	/* struct page *, by IOVA >> PAGE_SHIFT */
+	struct xarray pages; /* struct page *, by IOVA >> PAGE_SHIFT */
 	u64 count;
 };
 
@@ -146,12 +146,12 @@ struct mock_migration_file;
 
 struct mock_migration {
 	struct mutex lock;
-	u32 state;		/* enum vfio_device_mig_state */
-	struct mock_migration_file *file;	/* of the session that is open */
-	unsigned long *dirty;	/* pages of the memory regions, written since they were last sent */
+	u32 state;			  /* enum vfio_device_mig_state */
+	struct mock_migration_file *file; /* of the session that is open */
+	unsigned long *dirty; /* pages of the memory regions, written since they were last sent */
 	u64 sent;
 	u64 received;
-	u64 path;		/* states that the last request reached, 4 bits each */
+	u64 path; /* states that the last request reached, 4 bits each */
 };
 
 struct mock_fault {
@@ -233,7 +233,8 @@ void mock_engine_stop_and_lock(struct mock *mock);
 void mock_engine_reset(struct mock *mock);
 void mock_engine_pause(struct mock *mock);
 void mock_engine_unpause(struct mock *mock);
-int mock_engine_restore(struct mock *mock, const struct mock_job *job, const struct mock_registers *registers);
+int mock_engine_restore(struct mock *mock, const struct mock_job *job,
+			const struct mock_registers *registers);
 
 /* log.c */
 extern const struct vfio_log_ops mock_log_ops;
@@ -263,7 +264,8 @@ int mock_migration_init(struct mock *mock);
 void mock_migration_free(struct mock *mock);
 void mock_migration_restart(struct mock *mock);
 int mock_migration_reinit(struct mock *mock);
-void mock_migration_touch(struct mock *mock, const struct mock_memory *memory, u64 offset, u64 size);
+void mock_migration_touch(struct mock *mock, const struct mock_memory *memory, u64 offset,
+			  u64 size);
 
 /* fault.c */
 void mock_faults_reset(struct mock *mock);

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Pinned pages: held until they are unpinned, unmapped (the core's unmap waits for that) or the device is closed.
  */

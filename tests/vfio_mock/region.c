@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Regions: their description, reading, writing and mapping.
  */
@@ -288,11 +288,14 @@ int mock_region_mmap(struct mock *mock, struct vm_area_struct *vma)
 
 	if (ret)
 		return ret;
-	if (!memory || offset >= memory->size || size > memory->size - offset || !(vma->vm_flags & VM_SHARED))
+	if (!memory || offset >= memory->size || size > memory->size - offset ||
+	    !(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
-	if (index == MOCK_REGION_SPARSE && !within(offset, size, sparse_areas, ARRAY_SIZE(sparse_areas)))
+	if (index == MOCK_REGION_SPARSE &&
+	    !within(offset, size, sparse_areas, ARRAY_SIZE(sparse_areas)))
 		return -EINVAL;
-	if (index == MOCK_REGION_TYPED && !within(offset, size, typed_areas, ARRAY_SIZE(typed_areas)))
+	if (index == MOCK_REGION_TYPED &&
+	    !within(offset, size, typed_areas, ARRAY_SIZE(typed_areas)))
 		return -EINVAL;
 	ret = remap_vmalloc_range(vma, memory->base, page);
 	if (ret)

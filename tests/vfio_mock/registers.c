@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * The register region: a table of registers and what reading and writing them does.
  */
@@ -7,29 +7,23 @@
 #define FIELD(member) \
 	offsetof(struct mock_registers, member), sizeof_field(struct mock_registers, member)
 
-/* Registers that only hold what was written */
+/* Registers that only hold what was written, each on a line */
+/* clang-format off */
 static const struct {
 	u32 offset;
 	u32 field;
 	u32 size;
 } plain[] = {
-	{ MOCK_REG_SCRATCH64, FIELD(scratch64) },
-	{ MOCK_REG_SCRATCH32, FIELD(scratch32) },
-	{ MOCK_REG_SCRATCH16, FIELD(scratch16) },
-	{ MOCK_REG_SCRATCH8, FIELD(scratch8) },
-	{ MOCK_REG_DMA_IOVA, FIELD(dma_iova) },
-	{ MOCK_REG_DMA_LENGTH, FIELD(dma_length) },
-	{ MOCK_REG_DMA_SOURCE, FIELD(dma_source) },
-	{ MOCK_REG_DMA_MEMORY, FIELD(dma_memory) },
-	{ MOCK_REG_DMA_PATTERN, FIELD(dma_pattern) },
-	{ MOCK_REG_DMA_COUNT, FIELD(dma_count) },
-	{ MOCK_REG_DMA_STRIDE, FIELD(dma_stride) },
-	{ MOCK_REG_DMA_SEED, FIELD(dma_seed) },
-	{ MOCK_REG_DMA_DELAY, FIELD(dma_delay) },
-	{ MOCK_REG_DMA_IRQ, FIELD(dma_irq) },
-	{ MOCK_REG_PIN_IOVA, FIELD(pin_iova) },
-	{ MOCK_REG_PIN_COUNT, FIELD(pin_count) },
+	{ MOCK_REG_SCRATCH64, FIELD(scratch64) },     { MOCK_REG_SCRATCH32, FIELD(scratch32) },
+	{ MOCK_REG_SCRATCH16, FIELD(scratch16) },     { MOCK_REG_SCRATCH8, FIELD(scratch8) },
+	{ MOCK_REG_DMA_IOVA, FIELD(dma_iova) },	      { MOCK_REG_DMA_LENGTH, FIELD(dma_length) },
+	{ MOCK_REG_DMA_SOURCE, FIELD(dma_source) },   { MOCK_REG_DMA_MEMORY, FIELD(dma_memory) },
+	{ MOCK_REG_DMA_PATTERN, FIELD(dma_pattern) }, { MOCK_REG_DMA_COUNT, FIELD(dma_count) },
+	{ MOCK_REG_DMA_STRIDE, FIELD(dma_stride) },   { MOCK_REG_DMA_SEED, FIELD(dma_seed) },
+	{ MOCK_REG_DMA_DELAY, FIELD(dma_delay) },     { MOCK_REG_DMA_IRQ, FIELD(dma_irq) },
+	{ MOCK_REG_PIN_IOVA, FIELD(pin_iova) },	      { MOCK_REG_PIN_COUNT, FIELD(pin_count) },
 };
+/* clang-format on */
 
 void mock_registers_reset(struct mock *mock)
 {
@@ -66,7 +60,8 @@ static int read32(struct mock *mock, u64 offset, u64 *value)
 		*value = mock->number;
 		return 0;
 	case MOCK_REG_CAPS:
-		*value = MOCK_CAP_LOG | MOCK_CAP_PIN | (mock->vdev.mig_ops ? MOCK_CAP_MIGRATION : 0);
+		*value = MOCK_CAP_LOG | MOCK_CAP_PIN |
+			 (mock->vdev.mig_ops ? MOCK_CAP_MIGRATION : 0);
 		return 0;
 	case MOCK_REG_TRANSFER_MAX:
 		*value = mock->transfer_max;

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * The vf-token, as a virtual function of vfio-pci asks for it: by the name string of VFIO_GROUP_GET_DEVICE_FD
  * ("vfio-mock.0 vf_token=UUID"), or at VFIO_DEVICE_BIND_IOMMUFD.
@@ -45,8 +45,8 @@ int mock_match(struct vfio_device *vdev, char *buf)
 		return 0;
 	for (buf += length; *(buf = skip_spaces(buf)); buf += strcspn(buf, " ")) {
 		word = buf;
-		if (found || strncmp(word, "vf_token=", 9) || strcspn(word, " ") != 9 + UUID_STRING_LEN ||
-		    uuid_parse(word + 9, &uuid))
+		if (found || strncmp(word, "vf_token=", 9) ||
+		    strcspn(word, " ") != 9 + UUID_STRING_LEN || uuid_parse(word + 9, &uuid))
 			return -EINVAL;
 		found = true;
 	}

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
  * vfio-mock: the device as a program sees it.
  *
@@ -8,6 +8,9 @@
  */
 #ifndef VFIO_MOCK_REGS_H
 #define VFIO_MOCK_REGS_H
+
+/* The columns are aligned by hand over the whole file. */
+/* clang-format off */
 
 /* Regions: index, found at file offset index << 40 */
 #define MOCK_REGION_REGISTERS           0       /* read, write; the registers below */
