@@ -30,11 +30,14 @@ class Call(NamedTuple):
     result: str
 
 
-class TracingKernel:
-    """Stands in for `inner` and notes the ioctls. Everything else goes straight through."""
+class TracingKernel(Kernel):
+    """A kernel that notes the ioctls and leaves everything to `inner`."""
 
     def __init__(self, inner: Kernel) -> None:
         self._inner = inner
+        # What the base class has would otherwise be found there, and not by __getattr__.
+        names = set(dir(Kernel)) - set(vars(TracingKernel))
+        self.__dict__.update((name, getattr(inner, name)) for name in names if not name.startswith("_"))
         self._handle = ffi.new_handle(self)
         self._doors: dict[int, tuple[str, Any]] = {}
         # In numbers, which are given their names at the end: under emulation each step of a call counts.
