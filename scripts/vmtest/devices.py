@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
+
+from vmtest.addresses import ROOT_BUS, Addresses
 
 if TYPE_CHECKING:
     from vmtest.qemu import Qemu
+
+
+class VirtualFunctions(NamedTuple):
+    """The virtual functions that a device can have, as its SR-IOV capability tells them."""
+
+    total: int
+    offset: int
+    """From the number of the physical function to that of the first virtual one."""
+    stride: int
 
 
 class Device(NamedTuple):
@@ -16,7 +28,8 @@ class Device(NamedTuple):
     name: str
     """QEMU's name of the model."""
     properties: str = ""
-    bus: str = "pcie.0"
+    bus: str = ROOT_BUS
+    virtual_functions: VirtualFunctions | None = None
 
     @property
     def option(self) -> str:
@@ -32,7 +45,7 @@ class Device(NamedTuple):
 
 
 # The firmware numbers the buses in the order of their root ports.
-BUS_NUMBERS = {"pcie.0": 0, "port1": 1, "port2": 2}
+BUS_NUMBERS = {ROOT_BUS: 0, "port1": 1, "port2": 2}
 
 DEVICES = (
     Device("3.0", "edu"),
@@ -42,11 +55,13 @@ DEVICES = (
         "id=nvme0,serial=pyvfio0,subsys=subsystem0,"
         # Queues and vectors that are not bound to the physical function are for the virtual ones.
         "sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2,max_ioqpairs=6,msix_qsize=7",
+        virtual_functions=VirtualFunctions(2, offset=1, stride=1),
     ),
     Device("5.0", "edu", "multifunction=on"),
     Device("5.1", "edu", "dma_mask=0xffffffff"),
     Device("6.0", "e1000e", "netdev=net0"),
-    Device("7.0", "igb", "netdev=net1"),
+    # Its TotalVFs is 8; Linux offers 7.
+    Device("7.0", "igb", "netdev=net1", virtual_functions=VirtualFunctions(8, offset=0x80, stride=2)),
     Device("8.0", "pcie-root-port", "id=port1,chassis=1,slot=1"),
     Device("0.0", "edu", "id=pluggable", bus="port1"),
     Device("9.0", "pcie-root-port", "id=port2,chassis=2,slot=2"),
@@ -58,3 +73,17 @@ DEVICES = (
 def devices_of(qemu: Qemu) -> tuple[Device, ...]:
     """Return the devices that this QEMU can emulate: igb came with 8.0."""
     return tuple(device for device in DEVICES if qemu.has_device(device.name))
+
+
+def addresses_of(devices: Iterable[Device]) -> Addresses:
+    """Return an account of the addresses that these devices and their virtual functions have.
+
+    :raises ValueError: two have the same
+    """
+    addresses = Addresses()
+    for device in devices:
+        owner = f"{device.name} at {device.address} of {device.bus}"
+        addresses.take(device.address, owner, device.bus)
+        if functions := device.virtual_functions:
+            addresses.take_virtual_functions(device.address, owner, device.bus, *functions)
+    return addresses

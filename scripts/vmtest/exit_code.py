@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-import sys
+
+from vmtest.problems import Problem
 
 
 class ExitCode(enum.IntEnum):
@@ -16,14 +17,9 @@ class ExitCode(enum.IntEnum):
     CANNOT_RUN = 203
 
 
-class MachineError(Exception):
+class MachineError(Problem):
     """The machine cannot run or did not run. The text is for people."""
 
     def __init__(self, text: str, code: ExitCode) -> None:
         super().__init__(text)
         self.code = code
-
-
-def say(text: str) -> None:
-    """Print a line about the machine to stderr."""
-    print(f"vm: {text}", file=sys.stderr, flush=True)

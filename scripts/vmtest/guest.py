@@ -68,7 +68,7 @@ while :; do sleep 1000; done
 
 
 def guest_environment(
-    host: Mapping[str, str], iommu: str, devices: Sequence[Device], kernel: Mapping[str, Any]
+    host: Mapping[str, str], iommu: str, devices: Sequence[Device], kernel: Mapping[str, Any], qemu: str
 ) -> dict[str, str]:
     """Return the command's environment in the guest.
 
@@ -76,12 +76,14 @@ def guest_environment(
     :param iommu: the name of the IOMMU
     :param devices: the machine's devices
     :param kernel: the paths that `scripts/build_kernel --json` prints
+    :param qemu: QEMU's version
     """
     environment = {name: value for name, value in host.items() if PASSED_ON.fullmatch(name)}
     named = {device.guest_address: device.name for device in devices if device.name != "pcie-root-port"}
     environment |= {
         "PYVFIO_VM_KERNEL": kernel["release"],
         "PYVFIO_VM_IOMMU": iommu,
+        "PYVFIO_VM_QEMU": qemu,
         "PYVFIO_VM_DEVICES": json.dumps(named),
     }
     files = {

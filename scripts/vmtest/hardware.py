@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmtest.devices import devices_of
+from vmtest.devices import addresses_of, devices_of
 from vmtest.iommus import Iommu
 from vmtest.qemu import Qemu
 from vmtest.shares import NINE_P, Share
@@ -42,12 +42,15 @@ class Hardware:
         :param channels: descriptors of sockets for log, out, err and control
         :param monitor: descriptors of the two ends of the guest's connection to QEMU's monitor
         :param drive: a file with the contents of the nvme device
+        :raises MachineError: this QEMU lacks the IOMMU
         """
+        devices = devices_of(self.qemu)
+        addresses = addresses_of(devices)
         options = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg,thread=multi"]
-        options += [*self.iommu.options, "-cpu", "max,la57=off", "-smp", str(self.cpus), "-m", self.memory]
-        options += ["-device", "virtio-serial-pci,addr=18.0"]
-        for slot, share in enumerate(shares, 0x19):
-            options += share.options(f"{slot:x}.0")
+        options += [*self.iommu.options(self.qemu), "-cpu", "max,la57=off", "-smp", str(self.cpus), "-m", self.memory]
+        options += ["-device", f"virtio-serial-pci,addr={addresses.take_free_slot('virtio-serial')}"]
+        for share in shares:
+            options += share.options(addresses.take_free_slot(f"the share {share.tag}"))
         for name, descriptor in channels.items():
             options += ["-chardev", f"socket,id={name},fd={descriptor}"]
         options += ["-serial", "chardev:log"]
@@ -56,13 +59,13 @@ class Hardware:
         # The monitor talks to the guest with nobody in between.
         for name, descriptor in zip(("monitor", "port"), monitor, strict=True):
             options += ["-chardev", f"socket,id={name},fd={descriptor}"]
-        options += ["-mon", "chardev=monitor,mode=control"]
+        options += ["-qmp", "chardev:monitor"]
         options += ["-device", "virtserialport,nr=4,chardev=port,name=pyvfio.qmp"]
         options += ["-blockdev", f"driver=file,node-name=drive0,filename={drive}"]
         for number in range(3):
             options += ["-netdev", f"hubport,id=net{number},hubid=0"]
         options += ["-device", "nvme-subsys,id=subsystem0"]
-        for device in devices_of(self.qemu):
+        for device in devices:
             options += ["-device", device.option]
         return [*options, "-device", "nvme-ns,drive=drive0,bus=nvme0"]
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from vmtest.devices import devices_of
-from vmtest.exit_code import ExitCode, say
+from vmtest.exit_code import ExitCode
 from vmtest.guest import guest_environment, write_init
 from vmtest.hardware import Hardware
 from vmtest.iommus import IOMMUS
 from vmtest.kernel_log import KernelLog
+from vmtest.problems import say
 from vmtest.qemu import Qemu
 from vmtest.shares import shares_of
 from vmtest.stream import Stream
@@ -82,7 +83,7 @@ class Machine:
             mark=mark,
             here=settings.here,
             shares=shares,
-            environment=guest_environment(os.environ, settings.iommu, devices, settings.kernel),
+            environment=guest_environment(os.environ, settings.iommu, devices, settings.kernel, settings.qemu.version),
             command=settings.command,
         )
         drive = directory / "drive0"

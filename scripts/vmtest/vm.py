@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import subprocess
@@ -12,11 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from vmtest.exit_code import ExitCode, MachineError, say
+from vmtest.exit_code import ExitCode, MachineError
 from vmtest.iommus import IOMMUS
 from vmtest.machine import Machine, Settings
-from vmtest.problems import Problem
-from vmtest.qemu import require_qemu
+from vmtest.problems import Problem, say
+from vmtest.qemu import CHOICES, require_qemu
 
 BUILD_KERNEL = Path(__file__).resolve().parents[1] / "build_kernel"
 MISSING, NO_MOCK = 3, 5  # exit codes of build_kernel
@@ -41,6 +42,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run a command on a real kernel with /dev/vfio, in a virtual machine.")
     parser.add_argument("--iommu", choices=IOMMUS, default="intel", help="the emulated IOMMU (default: %(default)s)")
     parser.add_argument("--kernel", metavar="VERSION", help="such as 7.3, 6.12 or 6.1; without it the newest")
+    parser.add_argument(
+        "--qemu", metavar="|".join(CHOICES), default="system",
+        help="the installed QEMU, or another that is taken from Debian's packages (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=float, default=600, help="default: %(default)s; from power-on"
     )
@@ -70,7 +75,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     for path in arguments.frozen:
         if not (path.is_dir() and path.absolute().is_relative_to(here)):
             raise MachineError(f"--frozen {path}: not a directory below the current one", ExitCode.USAGE)
-    qemu = require_qemu()
+    qemu = require_qemu(arguments.qemu)
+    say(f"QEMU {qemu.version}")
     return Settings(
         command=arguments.command,
         qemu=qemu,
@@ -87,6 +93,10 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     )
 
 
+def _exit_code(problem: Problem) -> ExitCode:
+    return problem.code if isinstance(problem, MachineError) else ExitCode.CANNOT_RUN
+
+
 def _raise_interrupt(number: int, _: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
@@ -98,17 +108,15 @@ def main() -> int:
         signal.signal(number, _raise_interrupt)
     try:
         settings = settings_of(arguments)
-    except MachineError as error:
-        say(str(error))
-        return error.code
     except Problem as problem:
         say(str(problem))
-        return ExitCode.CANNOT_RUN
+        return _exit_code(problem)
     with tempfile.TemporaryDirectory(prefix="pyvfio-vm-") as directory:
-        machine = Machine(settings, Path(directory))
         try:
-            return machine.run()
+            with contextlib.closing(Machine(settings, Path(directory))) as machine:
+                return machine.run()
         except BrokenPipeError:
             return 128 + signal.SIGPIPE
-        finally:
-            machine.close()
+        except Problem as problem:
+            say(str(problem))
+            return _exit_code(problem)

@@ -89,13 +89,14 @@ def test_only_the_current_directory_is_writable(tmp_path: Path) -> None:
 
 def test_environment_passes_on_names_of_the_list_alone() -> None:
     host = {"PATH": "/bin", "SECRET": "x", "PYTHONPATH": "/p", "LC_ALL": "C"}
-    environment = guest_environment(host, "amd", [], KERNEL)
+    environment = guest_environment(host, "amd", [], KERNEL, "7.2.22")
     assert environment == {
         "PATH": "/bin",
         "PYTHONPATH": "/p",
         "LC_ALL": "C",
         "PYVFIO_VM_KERNEL": "7.3.4",
         "PYVFIO_VM_IOMMU": "amd",
+        "PYVFIO_VM_QEMU": "7.2.22",
         "PYVFIO_VM_DEVICES": "{}",
         "PYVFIO_MOCK_MODULE": "/m.ko",
     }
