@@ -10,6 +10,7 @@ from typing import Any
 
 from pyvfio._abi import ffi, lib
 from pyvfio.errors import Closed
+from pyvfio.host import holders
 from pyvfio.kernel import Kernel
 
 _ioctl = lib.pyvfio_ioctl
@@ -109,4 +110,5 @@ def _after_fork() -> None:
         fd.door.fd = -1
 
 
+holders.own_device = device_of
 os.register_at_fork(after_in_child=_after_fork)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from pyvfio.host.discovery import HostDevice, device, no_group_reason
+from pyvfio.host.discovery import HostDevice, device, no_group
 from pyvfio.host.holders import Holder, holders_of
 from pyvfio.host.in_use import refuse_if_in_use
 from pyvfio.host.journal import Binding, Journal, bindings
@@ -176,11 +176,11 @@ def _check(kernel: Kernel, found: HostDevice, driver: str, allow_in_use: Collect
         )
     no_iommu = attribute(kernel, "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode") == "Y"
     if "vfio" in driver and found.group is None and not no_iommu:
-        raise OSError(errno.ENODEV, no_group_reason(kernel, name))
+        raise OSError(errno.ENODEV, str(no_group(kernel, name)))
     if "vfio" in driver and found.is_bridge:
         raise OSError(errno.EINVAL, f"{name} is a bridge, and VFIO takes endpoints only")
     refuse_if_in_use(kernel, found, allow_in_use)
-    if holders := holders_of(found, kernel):
+    if holders := holders_of(found.nodes, kernel):
         raise OSError(errno.EBUSY, f"{name} is open in {_listed(holders)}")
 
 
@@ -197,7 +197,7 @@ def _put_back(kernel: Kernel, journal: Journal, found: HostDevice, before: _Stat
 def _move(kernel: Kernel, found: HostDevice, to: _State, timeout: float) -> None:
     """From whatever driver and override a device has now, to these."""
     found = device(found.address, kernel)
-    if found.driver is None and (holders := holders_of(found, kernel)):
+    if found.driver is None and (holders := holders_of(found.nodes, kernel)):
         # An unbind is under way: whatever else is asked of the device's driver would wait with it.
         raise OSError(
             errno.EBUSY,
@@ -225,7 +225,7 @@ def _override(kernel: Kernel, found: HostDevice, override: str | None) -> None:
 
 def _unbind(kernel: Kernel, found: HostDevice, timeout: float) -> None:
     doing = f"unbinding {found.address} from {found.driver}"
-    own = [holder for holder in holders_of(found, kernel) if holder.pid == os.getpid()]
+    own = [holder for holder in holders_of(found.nodes, kernel) if holder.pid == os.getpid()]
     if own:
         # The kernel would wait, deaf to SIGKILL, for a close that only the waiting process can make.
         raise OSError(errno.EBUSY, f"{doing}: it is still open in {own[0]}; close it first")
@@ -233,7 +233,7 @@ def _unbind(kernel: Kernel, found: HostDevice, timeout: float) -> None:
         write_within(kernel, f"/sys/bus/{found.bus}/drivers/{found.driver}/unbind", found.address, timeout)
     except TimeoutError as error:
         # VFIO takes the device's node away before it waits: who has it open is told by what there was.
-        holders = _listed(holders_of(found, kernel)) or "a process that cannot be seen from here"
+        holders = _listed(holders_of(found.nodes, kernel)) or "a process that cannot be seen from here"
         raise TimeoutError(
             error.errno,
             f"{doing}: not done after {timeout:g} s, it is open in {holders}. The kernel goes on once "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from pyvfio.host import diagnosis
+from pyvfio.host.holders import unbinding_waits
 from pyvfio.host.nodes import Nodes, find, no_device, nodes_of, without_iommu
 from pyvfio.host.sysfs import attribute, entries, link_name, linked, number
 from pyvfio.kernel import Kernel, resolve
@@ -62,6 +64,11 @@ class HostDevice(NamedTuple):
         return without_iommu(self.group_path, self.cdev, self.vfio)
 
     @property
+    def nodes(self) -> Nodes:
+        """Its place in sysfs and its nodes under /dev/vfio."""
+        return Nodes(self.address, self.bus, self.path, self.group, self.group_path, self.vfio, self.cdev)
+
+    @property
     def is_bridge(self) -> bool:
         """Whether it is a PCI bridge, which no VFIO driver takes."""
         return self.class_code is not None and self.class_code >> 8 in _BRIDGES
@@ -69,18 +76,21 @@ class HostDevice(NamedTuple):
     @property
     def advice(self) -> str | None:
         """What keeps VFIO from serving it, and what to do; None when it is bound to a VFIO driver."""
+        return None if (finding := self.finding) is None else str(finding)
+
+    @property
+    def finding(self) -> diagnosis.Finding | None:
+        """The first thing that keeps VFIO from serving it; None when it is bound to a VFIO driver.
+
+        This is what sysfs said when the device was looked at; :func:`pyvfio.host.examine` looks at more.
+        """
         if self.vfio is not None:
             return None
-        name = repr(self.address)
-        to = "vfio-platform" if self.bus == "platform" else f"vfio-{self.bus}"
-        held = "is bound to " + (f"{self.driver}, not to a VFIO driver" if self.driver else "no driver")
         if self.is_bridge:
-            return f"{self.address} is a bridge, and VFIO takes endpoints only"
-        if self.bus == "mdev":
-            return f"{self.address} {held}: load its parent's VFIO driver"
-        if self.group is None:
-            return f"{self.address} {held} and is in no IOMMU group: {_NO_GROUP}"
-        return f"{self.address} {held}: pyvfio.host.bind({name}, {to!r})"
+            return diagnosis.bridge(self.address, self.class_code)
+        if self.group is None and self.bus != "mdev":
+            return diagnosis.no_group(self.address, None)
+        return diagnosis.not_bound(self.address, self.bus, self.driver)
 
     def __str__(self) -> str:
         ids = "" if self.vendor is None or self.device is None else f" {self.vendor:04x}:{self.device:04x}"
@@ -89,18 +99,9 @@ class HostDevice(NamedTuple):
         return f"{self.address}{ids} ({driver}, {group})"
 
 
-_NO_GROUP = (
-    "the IOMMU is off or absent. Switch it on in the firmware (VT-d, AMD-Vi, SMMU) and on the kernel's "
-    "command line (intel_iommu=on; AMD's is on by itself)"
-)
-
-
-def no_group_reason(kernel: Kernel, address: str) -> str:
-    """Why a device may be in no IOMMU group."""
-    iommus = entries(kernel, "/sys/class/iommu")
-    if not iommus:
-        return f"{address} is in no IOMMU group: {_NO_GROUP}"
-    return f"{address} is in no IOMMU group: no IOMMU of the host ({', '.join(iommus)}) translates for it"
+def no_group(kernel: Kernel, address: str) -> diagnosis.Finding:
+    """Return why a device is in no IOMMU group."""
+    return diagnosis.no_group(address, entries(kernel, "/sys/class/iommu"))
 
 
 def devices(kernel: Kernel | str | None = None) -> list[HostDevice]:
@@ -157,14 +158,15 @@ def _described(kernel: Kernel, nodes: Nodes) -> HostDevice | None:
         if pci["total_vfs"] is not None:
             pci["virtual_functions"] = _virtual_functions(kernel, path)
     node = number(kernel, f"{path}/numa_node")
+    driver = link_name(kernel, f"{path}/driver")
     found = HostDevice(
         **nodes._asdict(),
         **pci,
-        driver=link_name(kernel, f"{path}/driver"),
+        driver=driver,
+        driver_override=_override(kernel, nodes, driver),
         iommu=link_name(kernel, f"{path}/iommu"),
         numa_node=None if node is None or node < 0 else node,
     )
-    found = found._replace(driver_override=_override(kernel, found))
     # A device that went away while its files were read may look like one with little to tell.
     return found if kernel.exists(f"{path}/subsystem") else None
 
@@ -175,13 +177,11 @@ def _virtual_functions(kernel: Kernel, path: str) -> tuple[str, ...]:
     return tuple(name for name in names if name is not None)
 
 
-def _override(kernel: Kernel, found: HostDevice) -> str | None:
-    from pyvfio.host.holders import unbinding_waits
-
+def _override(kernel: Kernel, nodes: Nodes, driver: str | None) -> str | None:
     # In Linux 6.1 and 6.12 the read takes the device's lock: it would wait with the unbinding, deaf to SIGKILL.
-    if unbinding_waits(kernel, found):
+    if unbinding_waits(kernel, nodes, driver):
         return None
-    override = attribute(kernel, f"{found.path}/driver_override")
+    override = attribute(kernel, f"{nodes.path}/driver_override")
     return None if override in ("", "(null)") else override
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
-from pyvfio._core.fd import device_of
-from pyvfio.host.discovery import HostDevice, device
-from pyvfio.host.sysfs import attribute, entries
+from pyvfio.host.nodes import Nodes, find
+from pyvfio.host.sysfs import attribute, entries, link_name
 from pyvfio.kernel import Kernel, resolve
 
 _DEVICE = "anon_inode:[vfio-device]"
+
+
+#: Returns the address of the device that a descriptor of this process stands for. The library's descriptors, which stand above,
+#: put their own function here.
+own_device: Callable[[int], str | None] = dict[int, str]().get
 
 
 class Holder(NamedTuple):
@@ -30,50 +35,50 @@ class Holder(NamedTuple):
         return f"{who}, descriptor {self.descriptor}"
 
 
-def holders_of(where: str | HostDevice, kernel: Kernel | str | None = None) -> list[Holder]:
-    """The processes that have a device open; of other users' processes only root sees them.
+def holders_of(where: str | Nodes, kernel: Kernel | str | None = None) -> list[Holder]:
+    """Return the processes that have a device open. Other users' processes are seen by root only.
 
-    Which device it is, the descriptor's fdinfo tells. Where it does not (Linux 6.1 and 6.12 are such) the library knows its own;
-    else the node's name does, or the group's own descriptor in the same process.
+    A descriptor's fdinfo says which device it stands for. Where it does not (Linux 6.1 and 6.12) the library knows its own
+    descriptors; of others, the name of the node tells, or the group's descriptor in the same process.
 
+    :param where: the device's address, or its nodes (:attr:`HostDevice.nodes`)
     :raises OSError: ENODEV, no such device
     """
     kernel = resolve(kernel)
-    found = device(where, kernel) if isinstance(where, str) else where
-    holders, _ = _search(kernel, found)
+    nodes = where if isinstance(where, Nodes) else find(where, kernel)
+    holders, _ = _search(kernel, nodes, link_name(kernel, f"{nodes.path}/driver"))
     return holders
 
 
-def unbinding_waits(kernel: Kernel, found: HostDevice) -> bool:
-    """Whether a device is being unbound from a VFIO driver, which waits, the device's lock in its hand, until it is closed.
+def unbinding_waits(kernel: Kernel, nodes: Nodes, driver: str | None) -> bool:
+    """Whether a device is being unbound from a VFIO driver that waits, holding the device's lock, until it is closed.
 
-    True also where that cannot be ruled out: in doubt, for who may not see the processes of others.
+    Also True where the processes of other users cannot be seen, since one of them may have it open.
     """
     # The driver's link goes before the waiting, the group's node after it.
-    if found.driver is not None or found.group_path is None:
+    if driver is not None or nodes.group_path is None:
         return False
-    holders, saw_all = _search(kernel, found)
+    holders, saw_all = _search(kernel, nodes, driver)
     return bool(holders) or not saw_all
 
 
-def _search(kernel: Kernel, found: HostDevice) -> tuple[list[Holder], bool]:
-    """The device's holders, and whether all processes could be looked into."""
+def _search(kernel: Kernel, nodes: Nodes, driver: str | None) -> tuple[list[Holder], bool]:
+    """Return the device's holders, and whether all processes could be looked into."""
     holders = []
     saw_all = True
     for pid in sorted(int(name) for name in entries(kernel, "/proc") if name.isdecimal()):
         try:
-            opened = _opened(kernel, pid)
-        except PermissionError:
+            number = _descriptor_of(kernel, nodes, driver, pid, _opened(kernel, pid))
+        except PermissionError:  # another user's, or one that changes its user meanwhile
             saw_all = False
             continue
-        number = _descriptor_of(kernel, found, pid, opened)
         if number is not None:
             holders.append(Holder(pid, attribute(kernel, f"/proc/{pid}/comm") or "?", number))
     return holders, saw_all
 
 
 def _opened(kernel: Kernel, pid: int) -> dict[int, str]:
-    """A process's descriptors and what they stand for, as far as they concern VFIO."""
+    """Return a process's descriptors and what they stand for, as far as they concern VFIO."""
     opened = {}
     for name in entries(kernel, f"/proc/{pid}/fd"):
         try:
@@ -87,7 +92,8 @@ def _opened(kernel: Kernel, pid: int) -> dict[int, str]:
     return opened
 
 
-def _descriptor_of(kernel: Kernel, found: HostDevice, pid: int, opened: dict[int, str]) -> int | None:
+def _descriptor_of(kernel: Kernel, nodes: Nodes, driver: str | None, pid: int, opened: dict[int, str]) -> int | None:
+    """Return the descriptor of a process that stands for the device."""
     for number, target in opened.items():
         if target != _DEVICE and not target.startswith("/dev/vfio/devices/"):
             continue
@@ -95,16 +101,16 @@ def _descriptor_of(kernel: Kernel, found: HostDevice, pid: int, opened: dict[int
         lines = [line.partition(":") for line in info.splitlines()]
         paths = [path.strip() for key, _, path in lines if key == "vfio-device-syspath"]
         if paths:
-            holds = found.path in paths
-        elif pid == os.getpid() and (address := device_of(number)) is not None:
-            holds = address == found.address
+            holds = nodes.path in paths
+        elif pid == os.getpid() and (address := own_device(number)) is not None:
+            holds = address == nodes.address
         elif target == _DEVICE:
-            holds = found.group_path in opened.values()
-        elif target.endswith(" (deleted)") and found.cdev is None:
-            # An unbind that waits for the close has taken the node away already, and which device had it is not told.
-            holds = found.driver is None and found.group_path is not None
+            holds = nodes.group_path in opened.values()
+        elif target.endswith(" (deleted)") and nodes.cdev is None:
+            # An unbind that waits for the close has removed the node already, and nothing says which device had it.
+            holds = driver is None and nodes.group_path is not None
         else:
-            holds = target.removesuffix(" (deleted)") == found.cdev
+            holds = target.removesuffix(" (deleted)") == nodes.cdev
         if holds:
             return number
     return None

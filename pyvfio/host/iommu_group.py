@@ -7,15 +7,14 @@ import os
 from typing import NamedTuple
 
 from pyvfio.errors import BadReply
-from pyvfio.host.discovery import no_group_reason
+from pyvfio.host.diagnosis import in_the_way
+from pyvfio.host.discovery import no_group
 from pyvfio.host.nodes import find
 from pyvfio.host.sysfs import attribute, entries, link_name, linked
 from pyvfio.iova import IovaRange
 from pyvfio.kernel import Kernel, resolve
 
 _ROOT = "/sys/kernel/iommu_groups"
-# Besides VFIO's own, the drivers that leave DMA to others (`driver_managed_dma`, Linux 5.19).
-_HARMLESS = ("pcieport", "pci-stub")
 
 
 class ReservedRegion(NamedTuple):
@@ -53,11 +52,7 @@ class GroupInfo(NamedTuple):
 
         The kernel alone decides (VFIO_GROUP_GET_STATUS); this is to explain its answer.
         """
-        return {
-            address: driver
-            for address, driver in self.members.items()
-            if driver is not None and "vfio" not in driver and driver not in _HARMLESS
-        }
+        return in_the_way(self.members)
 
 
 def group(number: int, kernel: Kernel | str | None = None) -> GroupInfo:
@@ -114,7 +109,7 @@ def _root(kernel: Kernel, where: int | str) -> str:
     if not isinstance(where, int):
         found = find(where, kernel)
         if found.group is None:
-            raise OSError(errno.ENODEV, no_group_reason(kernel, found.address))
+            raise OSError(errno.ENODEV, str(no_group(kernel, found.address)))
         where = found.group
     root = f"{_ROOT}/{where:d}"
     if not kernel.exists(root):

@@ -80,7 +80,7 @@ def remove_vfs(
     for name in found.virtual_functions:
         function = device(name, kernel)
         refuse_if_in_use(kernel, function, allow_in_use)
-        own = [holder for holder in holders_of(function, kernel) if holder.pid == os.getpid()]
+        own = [holder for holder in holders_of(function.nodes, kernel) if holder.pid == os.getpid()]
         if own:
             raise OSError(errno.EBUSY, f"{name} is still open in {own[0]}; close it first")
     _set(kernel, found, 0, timeout)

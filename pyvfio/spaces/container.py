@@ -16,7 +16,7 @@ from pyvfio.bitmap import DirtyBitmap
 from pyvfio.device import Device
 from pyvfio.dirty.tracker import ContainerTracking, DirtyTracker
 from pyvfio.errors import BadReply, Closed, InvalidRequest, Unsupported
-from pyvfio.host.discovery import no_group_reason
+from pyvfio.host.discovery import no_group
 from pyvfio.host.nodes import find
 from pyvfio.iommufd.iommufd import Iommufd, open_iommu
 from pyvfio.iova import IovaRange, IovaSet
@@ -153,7 +153,7 @@ class Container(AddressSpace, called="type1v2, and others by group, have"):
         found = find(where, self._fd.kernel)
         if found.group is None:
             # Looked at again: it may have gone meanwhile, which is another error.
-            raise Unsupported(no_group_reason(self._fd.kernel, host.device(where, self._fd.kernel).address))
+            raise Unsupported(str(no_group(self._fd.kernel, host.device(where, self._fd.kernel).address)))
         if self._no_iommu != found.no_iommu and (no_iommu or self._no_iommu):
             has, taken = ("has no IOMMU", "noiommu") if found.no_iommu else ("has an IOMMU, or needs none", "type1v2")
             raise Unsupported(f"{found.address} {has}: mode {self.mode} does not take it, {taken} does")

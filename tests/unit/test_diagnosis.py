@@ -1,0 +1,106 @@
+"""The catalogue of findings: each function's answers to plain facts."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from pyvfio.host import diagnosis
+from pyvfio.host.diagnosis import CATALOGUE, Finding
+
+VF = "0000:41:10.1"
+MEMBERS = {VF: "vfio-pci", "0000:41:00.0": "mlx5_core", "0000:40:01.0": "pcieport", "0000:41:10.2": None}
+
+#: one call for each id
+EVERY = [
+    diagnosis.no_group(VF, []),
+    diagnosis.no_group(VF, ["dmar0"]),
+    diagnosis.interrupts_not_isolated(VF, "iommufd.allow_unsafe_interrupts"),
+    diagnosis.direct_region(VF, [(0x1000, 0x1FFF)]),
+    diagnosis.no_iommu_refused(VF, enabled=True),
+    diagnosis.vfio_missing(),
+    diagnosis.iommufd_missing(),
+    diagnosis.driver_missing("vfio-pci", "pci", ["e1000e"]),
+    diagnosis.bridge("0000:00:01.0", 0x060400),
+    diagnosis.not_bound(VF, "pci", None),
+    diagnosis.not_bound(VF, "pci", "mlx5_core"),
+    diagnosis.not_bound("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "mdev", None),
+    diagnosis.group_not_viable(7, MEMBERS),
+    diagnosis.node_missing("/dev/vfio/7", in_sysfs=True),
+    diagnosis.not_permitted("/dev/vfio/7", errno.EACCES, user=1000, owner=0, mode=0o600),
+    diagnosis.not_permitted("/dev/vfio/7", errno.EACCES, user=1000, owner=1000, mode=0o600),
+    diagnosis.not_permitted("/dev/vfio/7", errno.EPERM, user=1000),
+    diagnosis.not_permitted("/dev/vfio/noiommu-0", errno.EPERM, user=1000, raw_io=False),
+    diagnosis.held(VF, ["process 5 (qemu), descriptor 9"]),
+    diagnosis.held("/dev/vfio/7", [], group=True),
+    diagnosis.kept_bound(VF, 5),
+    diagnosis.in_use(VF, {"network:eth0": "the default route"}),
+    diagnosis.not_root(1000),
+    diagnosis.vf_token(VF, given=False, wanted=True),
+    diagnosis.vf_token(VF, given=True, wanted=True),
+    diagnosis.vf_token(VF, given=True, wanted=False),
+    diagnosis.memory_limit(1 << 30, 8 << 20, 0, unlimited=False),
+    diagnosis.mapping_limit(65535),
+]
+
+
+def test_each_id_of_the_catalogue_is_found_by_some_facts() -> None:
+    assert {finding.id for finding in EVERY if finding} == set(CATALOGUE)
+    assert all(meaning.endswith(".") for meaning in CATALOGUE.values())
+
+
+@pytest.mark.parametrize("finding", EVERY, ids=lambda finding: finding.id)
+def test_a_finding_says_what_was_looked_at(finding: Finding) -> None:
+    assert finding.evidence
+    assert not finding.reason.endswith(".")
+    assert finding.reason in str(finding)
+    assert finding.cure is None or finding.cure in str(finding)
+
+
+def test_facts_that_show_nothing_give_no_finding() -> None:
+    assert diagnosis.group_not_viable(7, {VF: "vfio-pci", "0000:40:01.0": "pcieport", "0000:41:10.2": None}) is None
+    assert diagnosis.group_not_viable(7, {VF: "mlx5_core"}, but=VF) is None
+    assert diagnosis.direct_region(VF, []) is None
+    assert diagnosis.vfio_missing(modules=["vfio"]) is None
+    assert diagnosis.driver_missing("vfio-pci", "pci", ["vfio-pci"]) is None
+    assert diagnosis.node_missing("/dev/vfio/7", in_sysfs=False) is None
+    assert diagnosis.in_use(VF, {}) is None
+    assert diagnosis.vf_token(VF, given=False, wanted=False) is None
+    assert diagnosis.memory_limit(1 << 30, None, 0, unlimited=False) is None
+    assert diagnosis.memory_limit(1 << 30, 8 << 20, 0, unlimited=True) is None
+
+
+def test_the_member_in_the_way_is_named_and_bridges_are_not() -> None:
+    finding = diagnosis.group_not_viable(7, MEMBERS)
+    assert finding is not None
+    assert "0000:41:00.0 (mlx5_core)" in finding.reason
+    assert "pcieport" not in finding.reason
+    assert finding.cure is not None
+    assert "pyvfio.host.bind('0000:41:00.0', 'vfio-pci')" in finding.cure
+
+
+def test_a_driver_named_as_its_module_is_recognised() -> None:
+    finding = diagnosis.driver_missing("vfio_pci", "pci", ["e1000e", "vfio-pci"])
+    assert finding is not None
+    assert finding.cure == "the driver is called 'vfio-pci'"
+
+
+def test_a_virtual_machine_is_given_an_iommu_by_its_host() -> None:
+    assert "-device intel-iommu" in str(diagnosis.no_group(VF, [], virtual=True))
+    assert "intel_iommu=on" in str(diagnosis.no_group(VF, []))
+    assert "dmar0" in str(diagnosis.no_group(VF, ["dmar0"]))
+
+
+def test_a_finding_names_this_process_as_such() -> None:
+    assert diagnosis.kept_bound(VF, os.getpid()).reason.endswith("by this process")
+    assert diagnosis.kept_bound(VF, None).reason.endswith("by another program")
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [(4096, "4 KiB"), (3 << 40, "3 TiB"), (5000, "0x1388 bytes"), (100, "0x64 bytes"), (1536 << 20, "1536 MiB")],
+)
+def test_sizes_are_shown_exactly(size: int, shown: str) -> None:
+    assert diagnosis.readable(size) == shown
