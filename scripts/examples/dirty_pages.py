@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
-from pathlib import Path
+
+from edu import Edu
 
 import pyvfio
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "contract"))
-
-from drivers.vfio_mock import VfioMock
-from edu import Edu
+from pyvfio.vfio_mock import VfioMock
 
 
 def edu_copies(address: str) -> None:

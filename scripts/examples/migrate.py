@@ -12,18 +12,14 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyvfio
 from pyvfio import Device, DirtyLog, Mapping
+from pyvfio._core.vfio_mock_registers import VALUES
 from pyvfio.migration import State, Stream
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "contract"))
-
-from drivers.vfio_mock import VALUES, VfioMock
+from pyvfio.vfio_mock import VfioMock
 
 PAGE = 4096
 MIB = 1 << 20

@@ -6,9 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from abi import HEADERS, Abi, Declarations, extension
 
 from pyvfio._abi import ffi, lib
+from tests.abi.abi import HEADERS, Abi, Declarations, extension
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path.home() / ".cache" / "pyvfio" / "kernel"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from abi import HEADERS, IOMMUFD, VFIO, Abi, differences
+from tests.abi.abi import HEADERS, IOMMUFD, VFIO, Abi, differences
 
 
 def test_the_extension_has_every_name_number_and_offset_of_the_kernel(

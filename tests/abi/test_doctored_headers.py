@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from abi import HEADERS, IOMMUFD, VFIO, Abi, Declarations, differences
+
+from tests.abi.abi import HEADERS, IOMMUFD, VFIO, Abi, Declarations, differences
 
 GROUP_STATUS = r"(struct vfio_group_status \{)"
 NEW_STRUCT = "struct vfio_new {\n\t__u32 argsz;\n};\n"

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_log import kernel_log
-from matrix import IN_PROCESS, NEWEST, Cell, Matrix, Needs
-from tracing import TracingKernel
+
+from tests.contract.kernel_log import kernel_log
+from tests.contract.matrix import IN_PROCESS, NEWEST, Cell, Matrix, Needs
+from tests.contract.tracing import TracingKernel
 
 RUN = pytest.StashKey["CellRun"]()
 
@@ -36,7 +37,7 @@ _WARM = (
     # An extension module that is first loaded in a child now and then crashes it there, under QEMU 7.2.
     "asyncio", "ctypes", "multiprocessing", "numpy", "resource", "subprocess",
     "pyvfio.spaces.opening", "pyvfio.spaces.container", "pyvfio.device", "pyvfio.irq", "pyvfio.pci", "pyvfio.dirty.log", "pyvfio.migration",
-    "pyvfio.iommufd.ioas", "pyvfio.iommufd.hwpt", "pyvfio.host.binding", "drivers.edu", "drivers.nvme", "drivers.vfio_mock",
+    "pyvfio.iommufd.ioas", "pyvfio.iommufd.hwpt", "pyvfio.host.binding", "tests.contract.drivers.edu", "tests.contract.drivers.nvme", "tests.contract.drivers.vfio_mock",
 )  # fmt: skip
 
 
@@ -107,7 +108,6 @@ class Cells:
         if len(cells) == 1:
             self._enter(cells[0], session)
             return None
-        sys.path.insert(0, str(Path(__file__).parent))
         for name in (*_WARM, *(("pyvfio.mock",) if cells[0].kernel == IN_PROCESS else ())):
             if importlib.util.find_spec(name):
                 importlib.import_module(name)

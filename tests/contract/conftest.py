@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cells import RUN, Cells, NeedsOnly, chosen
-from matrix import Cell, Matrix
-from tracing import TracingKernel
+
+from tests.contract.cells import RUN, Cells, NeedsOnly, chosen
+from tests.contract.matrix import Cell, Matrix
+from tests.contract.tracing import TracingKernel
 
 if TYPE_CHECKING:
-    from drivers import Dma
-    from drivers.vfio_mock import VfioMock
-    from mock_domain import MockDevice
-
     from pyvfio import Device, Iommufd, Migration
     from pyvfio.iommufd import Ioas
     from pyvfio.kernel import Kernel
     from pyvfio.spaces.base import AddressSpace
+    from pyvfio.vfio_mock import VfioMock
+    from tests.contract.drivers import Dma
+    from tests.contract.mock_domain import MockDevice
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.needs:
         config.pluginmanager.register(NeedsOnly(config.option.needs))
         return
-    import guest
+    from tests.contract import guest
 
     def cells() -> list[Cell]:
         return chosen(Matrix(), config.option.cell, guest.IOMMU, guest.KERNEL)
@@ -69,7 +69,7 @@ def mode(cell: Cell) -> str:
 @pytest.fixture(scope="session")
 def machine(cell: Cell) -> Kernel:
     """The kernel that the cell is about, one for all of its tests."""
-    import guest
+    from tests.contract import guest
 
     if cell.kernel != guest.KERNEL or guest.IOMMU not in (cell.iommu, None):
         pytest.exit(f"cell {cell} on a machine with IOMMU {guest.IOMMU}, kernel {guest.KERNEL}; see scripts/vm", 4)
@@ -79,7 +79,7 @@ def machine(cell: Cell) -> Kernel:
 @pytest.fixture(scope="session")
 def address(cell: Cell, machine: Kernel) -> Iterator[str]:
     """The address of the cell's device, which is in the hands of a VFIO driver."""
-    import guest
+    from tests.contract import guest
 
     with guest.ready(guest.address_of(cell.device), machine) as found:
         yield found
@@ -136,7 +136,7 @@ def space(device: Device) -> AddressSpace:
 @pytest.fixture
 def dma(device: Device, cell: Cell) -> Iterator[Dma]:
     """The device's small memcpy driver: `dma.copy(destination, source, size)` between two IOVAs, by the device."""
-    from drivers import driver_for
+    from tests.contract.drivers import driver_for
 
     with driver_for(cell.device, device) as driver:
         yield driver
@@ -145,7 +145,7 @@ def dma(device: Device, cell: Cell) -> Iterator[Dma]:
 @pytest.fixture
 def logger(device: Device) -> VfioMock:
     """The device as one that logs DMA: what the device writes, its limits, its failures."""
-    from drivers.vfio_mock import VfioMock
+    from pyvfio.vfio_mock import VfioMock
 
     return VfioMock(device)
 
@@ -174,7 +174,7 @@ def ioas(iommufd: Iommufd) -> Ioas:
 @pytest.fixture
 def mock(ioas: Ioas) -> MockDevice:
     """A device of the kernel's mock IOMMU, attached to `ioas`."""
-    from mock_domain import MockDevice
+    from tests.contract.mock_domain import MockDevice
 
     return MockDevice(ioas)
 
@@ -184,7 +184,7 @@ def other(machine: Kernel) -> Iterator[Callable[..., str]]:
     """More devices of the machine: `other("e1000e")`, `other("0000:00:05.1")` is an address in a VFIO driver's hands."""
     from contextlib import ExitStack
 
-    import guest
+    from tests.contract import guest
 
     with ExitStack() as stack:
 

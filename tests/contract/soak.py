@@ -15,13 +15,11 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import guest
-import process
-
 import pyvfio
 from pyvfio import DmaBuffer
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.spaces.opening import MODES
+from tests.contract import guest, process
 
 PAGE = 4096
 #: Python and the C library take memory in pieces of such sizes, and give it back when they like.

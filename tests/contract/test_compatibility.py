@@ -7,11 +7,11 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from refused import refused
 
 from pyvfio import Container, DmaBuffer, IovaRange, IovaSet, Unsupported
 from pyvfio._abi import ffi, lib
 from pyvfio._core import capability
+from tests.contract.refused import refused
 
 if TYPE_CHECKING:
     from pyvfio.spaces.base import AddressSpace

@@ -114,7 +114,7 @@ def test_sparse_areas_alone_can_be_mapped_and_show_what_is_written(device: Devic
 
 @pytest.mark.only(device="vfio-mock")
 def test_short_transfers_are_continued(device: Device) -> None:
-    from drivers.vfio_mock import VfioMock
+    from pyvfio.vfio_mock import VfioMock
 
     mock = VfioMock(device)
     mock["TRANSFER_MAX"] = 7
@@ -137,7 +137,7 @@ def test_a_region_that_cannot_be_written_says_so(device: Device) -> None:
 
 @pytest.mark.only(device="vfio-mock")
 def test_registers_of_each_width_are_read_and_written_whole(device: Device) -> None:
-    from drivers.vfio_mock import VfioMock
+    from pyvfio.vfio_mock import VfioMock
 
     mock = VfioMock(device)
     for width in (8, 16, 32, 64):

@@ -9,21 +9,20 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from drivers.vfio_mock import VALUES
-from processes import holding
-from refused import refused
 
 import pyvfio
 from pyvfio import DirtyBitmap, DmaBuffer, InvalidRequest, IovaRange, Unsupported
 from pyvfio._abi import ffi, lib
+from pyvfio._core.vfio_mock_registers import VALUES
 from pyvfio.memory import address_of
+from tests.contract.processes import holding
+from tests.contract.refused import refused
 
 if TYPE_CHECKING:
-    from drivers.vfio_mock import VfioMock
-    from matrix import Cell
-
     from pyvfio import Device, DirtyLog
     from pyvfio.spaces.base import AddressSpace
+    from pyvfio.vfio_mock import VfioMock
+    from tests.contract.matrix import Cell
 
 PAGE = 4096
 BASE = 0x10_0000
@@ -245,7 +244,7 @@ def test_a_bitmap_that_cannot_be_written_loses_what_it_was_to_hold(
 def test_several_devices_log_together_or_none_does(
     device: Device, space: AddressSpace, logger: VfioMock, logged: IovaRange
 ) -> None:
-    from drivers.vfio_mock import VfioMock
+    from pyvfio.vfio_mock import VfioMock
 
     with space.attach("vfio-mock.1") as other:
         second = VfioMock(other)

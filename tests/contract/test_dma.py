@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kernel_log import logs_a_fault
-from processes import holding
 
 import pyvfio
 from pyvfio import DmaBuffer
+from tests.contract.kernel_log import logs_a_fault
+from tests.contract.processes import holding
 
 if TYPE_CHECKING:
-    from drivers import Dma
-
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
+    from tests.contract.drivers import Dma
 
 PAGE = 4096
 

@@ -10,19 +10,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import drivers  # it tells where the examples are
-import guest
 import pytest
 
 import pyvfio
+from tests.contract import guest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from matrix import Cell
-
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
+    from tests.contract.matrix import Cell
 
 pytestmark = pytest.mark.require("functions")
 
@@ -47,7 +45,7 @@ def test_an_example_finds_its_device_and_shows_it_at_work(
     monkeypatch.setattr(sys, "argv", [f"{cell.device}.py"])
     # It is bound already, by the cell.
     monkeypatch.setattr(pyvfio.host, "bind", lambda *_: contextlib.nullcontext())
-    import_module(f"examples.{cell.device}").main()
+    import_module(f"scripts.examples.{cell.device}").main()
     printed = capsys.readouterr().out
     assert address in printed
     assert "DIFFERENT" not in printed
@@ -73,7 +71,7 @@ class TestWithTheModule:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr(sys, "argv", ["migrate.py", "4"])
-        import_module("examples.migrate").main()
+        import_module("scripts.examples.migrate").main()
         printed = capsys.readouterr().out
         print(printed, end="")
         assert "A device with 4 MiB of memory" in printed
@@ -83,8 +81,8 @@ class TestWithTheModule:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         # The example next to it, as for who runs it.
-        monkeypatch.syspath_prepend(str(Path(drivers.__file__).parents[3] / "scripts" / "examples"))
-        import_module("examples.dirty_pages").main()
+        monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts" / "examples"))
+        import_module("scripts.examples.dirty_pages").main()
         printed = capsys.readouterr().out
         for line in ("by DMA: equal", "not usable for DMA here", "dirty: 4 pages", "read again: 0 pages"):
             assert line in printed
@@ -96,7 +94,7 @@ class TestWithTheModule:
 @pytest.mark.only(device="edu")
 @pytest.mark.parametrize("interrupt", [False, True], ids=["looking", "by MSI"])
 def test_edu_computes_and_moves_bytes(device: Device, interrupt: bool) -> None:
-    from examples.edu import Edu
+    from scripts.examples.edu import Edu
 
     view, iova = random_memory(device.address_space, 2 * PAGE)
     with Edu(device, interrupt=interrupt) as edu:
@@ -113,7 +111,7 @@ def test_edu_computes_and_moves_bytes(device: Device, interrupt: bool) -> None:
 
 @pytest.mark.only(device="edu")
 def test_edu_works_through_the_kernel_as_through_its_mapped_bar(device: Device) -> None:
-    from examples.edu import Edu
+    from scripts.examples.edu import Edu
 
     view, iova = random_memory(device.address_space, PAGE)
     edu = Edu(device, interrupt=True)
@@ -132,7 +130,7 @@ def test_edu_works_through_the_kernel_as_through_its_mapped_bar(device: Device) 
 
 @pytest.mark.only(device="nvme")
 def test_nvme_says_what_it_is(device: Device) -> None:
-    from examples.nvme import Nvme
+    from scripts.examples.nvme import Nvme
 
     with Nvme(device) as nvme:
         controller = nvme.controller()
@@ -146,7 +144,7 @@ def test_nvme_says_what_it_is(device: Device) -> None:
 @pytest.mark.only(device="nvme")
 @pytest.mark.parametrize("interrupt", [False, True], ids=["polling", "by MSI-X"])
 def test_nvme_reads_what_was_written(device: Device, interrupt: bool) -> None:
-    from examples.nvme import Nvme, exercise
+    from scripts.examples.nvme import Nvme, exercise
 
     mapped = device.address_space.mapped_ranges
     with Nvme(device) as nvme:
@@ -161,7 +159,7 @@ def test_nvme_reads_what_was_written(device: Device, interrupt: bool) -> None:
 @pytest.mark.only(device="nvme")
 @pytest.mark.parametrize("pages", [1, 2, 3, 16], ids=["one page", "two", "a list", "a longer list"])
 def test_nvme_finds_its_data_page_by_page(device: Device, pages: int) -> None:
-    from examples.nvme import Nvme
+    from scripts.examples.nvme import Nvme
 
     size = pages * PAGE - 512
     view, iova = random_memory(device.address_space, size)
@@ -178,7 +176,7 @@ def test_nvme_finds_its_data_page_by_page(device: Device, pages: int) -> None:
 
 @pytest.mark.only(device="nvme")
 def test_nvme_tells_of_a_command_that_failed_and_goes_on(device: Device) -> None:
-    from examples.nvme import Nvme
+    from scripts.examples.nvme import Nvme
 
     _, iova = random_memory(device.address_space, PAGE)
     with Nvme(device) as nvme:
@@ -194,7 +192,7 @@ def test_nvme_tells_of_a_command_that_failed_and_goes_on(device: Device) -> None
 @pytest.mark.only(device="e1000e")
 @pytest.mark.parametrize("interrupt", [False, True], ids=["looking", "by MSI"])
 def test_e1000e_receives_what_it_sends_to_itself(device: Device, interrupt: bool) -> None:
-    from examples.e1000e import E1000e
+    from scripts.examples.e1000e import E1000e
 
     view, iova = random_memory(device.address_space, 1400)
     back = device.address_space.alloc(2 * PAGE)
@@ -219,7 +217,7 @@ def test_e1000e_receives_what_it_sends_to_itself(device: Device, interrupt: bool
 # QEMU 7.2's amd-iommu brings no DMA from below a root port, where the second card is.
 @pytest.mark.only(device="e1000e", iommu=["intel", "virtio"])
 def test_e1000e_sends_over_the_wire_to_another(device: Device, mode: str, other: Callable[..., str]) -> None:
-    from examples.e1000e import E1000e
+    from scripts.examples.e1000e import E1000e
 
     view, iova = random_memory(device.address_space, 1024)
     with (
@@ -237,7 +235,7 @@ def test_e1000e_sends_over_the_wire_to_another(device: Device, mode: str, other:
 
 @pytest.mark.only(device="e1000e")
 def test_e1000e_says_when_no_frame_comes_and_goes_on(device: Device) -> None:
-    from examples.e1000e import E1000e
+    from scripts.examples.e1000e import E1000e
 
     view, iova = random_memory(device.address_space, 2 * PAGE)
     with E1000e(device) as card:

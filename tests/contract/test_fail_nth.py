@@ -8,23 +8,22 @@ import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import mock_domain
 import pytest
-from fail_nth import FailingKernel, every_allocation_may_fail
-from mock_domain import MockDevice
-from process import held
 
 import pyvfio
 from pyvfio import DmaBuffer, Iommufd, IovaRange
 from pyvfio._abi import lib
 from pyvfio.iommufd import Hwpt, Ioas, Viommu
+from tests.contract import mock_domain
+from tests.contract.fail_nth import FailingKernel, every_allocation_may_fail
+from tests.contract.mock_domain import MockDevice
+from tests.contract.process import held
 
 if TYPE_CHECKING:
-    from drivers.vfio_mock import VfioMock
-    from matrix import Cell
-
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
+    from pyvfio.vfio_mock import VfioMock
+    from tests.contract.matrix import Cell
 
 # A device with an IOMMU and one without, by each of the kernel's three ways; what differs between IOMMUs is native to iommufd.
 # These sweeps are long, and what they find is a matter of the newest kernel. Not under virtio's: its driver (Linux 7.3) allocates

@@ -7,19 +7,18 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from matrix import Cell, Matrix
 
 from pyvfio import DmaBuffer, Unsupported, host
 from pyvfio._abi import lib
 from pyvfio.region import Area
+from tests.contract.matrix import Cell, Matrix
 
 if TYPE_CHECKING:
-    from drivers import Dma
-
     from pyvfio import Device
     from pyvfio.iommufd import Ioas
     from pyvfio.region import RegionMapping
     from pyvfio.spaces.base import AddressSpace
+    from tests.contract.drivers import Dma
 
 PAGE = 4096
 BEHIND_PORT = "0000:01:00.0"

@@ -117,7 +117,7 @@ def test_the_container_tracks_dirty_pages(space: Container, device: Device, cell
     space.start_dirty_tracking()
     space.start_dirty_tracking()
     if cell.device == "vfio-mock":
-        from drivers.vfio_mock import VfioMock
+        from pyvfio.vfio_mock import VfioMock
 
         space.read_dirty(mapping.iova, mapping.size)
         VfioMock(device).touch_each([0x10_2000])

@@ -16,11 +16,10 @@ from pyvfio.guest import plan as tracking
 from pyvfio.guest.sections import MemorySection
 
 if TYPE_CHECKING:
-    from drivers.vfio_mock import VfioMock
-    from matrix import Cell
-
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
+    from pyvfio.vfio_mock import VfioMock
+    from tests.contract.matrix import Cell
 
 PAGE = 4096
 GIB = 1 << 30

@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import guest
 import pytest
-from processes import in_another_process
 
 import pyvfio
 from pyvfio import host
 from pyvfio.errors import Unsupported
 from pyvfio.iova import IovaRange
+from tests.contract import guest
+from tests.contract.processes import in_another_process
 
 # The cells whose own device is none of those that are bound and unbound here.
 behind_each_iommu = pytest.mark.only(iommu=["intel", "amd", "virtio"], mode="type1v2", device="vfio-mock")

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from capabilities import without_capability
-from process import held
-from refused import refused
 
 import pyvfio
 from pyvfio import Device, DmaBuffer, Iommufd
 from pyvfio._abi import ffi, lib
 from pyvfio._core.fd import Fd
 from pyvfio.iommufd import Ioas
+from tests.contract.capabilities import without_capability
+from tests.contract.process import held
+from tests.contract.refused import refused
 
 pytestmark = pytest.mark.only(mode="iommufd")
 

@@ -7,16 +7,16 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import mock_domain
 import pytest
-from mock_domain import MockDevice
-from process import held
 
 from pyvfio import Container, DmaBuffer, Iommufd
 from pyvfio._abi import ffi, lib
 from pyvfio._core import requests
 from pyvfio.iommufd import FaultQueue, Ioas, Viommu
 from pyvfio.iommufd.object import address, call
+from tests.contract import mock_domain
+from tests.contract.mock_domain import MockDevice
+from tests.contract.process import held
 
 pytestmark = mock_domain.one_cell
 

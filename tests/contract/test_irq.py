@@ -150,7 +150,7 @@ def test_a_level_triggered_interrupt_fires_again_when_it_is_unmasked(device: Dev
 
 @pytest.mark.only(device="vfio-mock")
 def test_unmasking_by_eventfd_takes_no_call(device: Device) -> None:
-    from drivers.vfio_mock import VfioMock
+    from pyvfio.vfio_mock import VfioMock
 
     mock = VfioMock(device)
     (vector,) = device.irqs[0].enable()
@@ -169,7 +169,7 @@ def test_unmasking_by_eventfd_takes_no_call(device: Device) -> None:
 
 @pytest.mark.only(device="vfio-mock")
 def test_the_engine_raises_an_interrupt_at_its_end(device: Device) -> None:
-    from drivers.vfio_mock import VfioMock
+    from pyvfio.vfio_mock import VfioMock
 
     mock = VfioMock(device)
     vectors = device.irqs[2].enable(range(8))

@@ -8,17 +8,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import guest
 import pytest
-from processes import in_another_process
 
 import pyvfio
 from pyvfio import host
+from tests.contract import guest
+from tests.contract.processes import in_another_process
 
 if TYPE_CHECKING:
-    from drivers.vfio_mock import VfioMock
-
     from pyvfio.kernel import Kernel
+    from pyvfio.vfio_mock import VfioMock
 
 PAGE = 4096
 STAGES = ("begin", "bind", "open", "map", "interrupts", "log", "read", "unmap", "close")
@@ -39,7 +38,7 @@ def test_a_program_killed_at_any_point_leaves_nothing_that_restore_does_not_put_
         reached[0] = STAGES.index(name)
 
     def work(rounds: int = 1 << 30) -> None:
-        from drivers.vfio_mock import VfioMock
+        from pyvfio.vfio_mock import VfioMock
 
         for _ in range(rounds):
             stage("begin")
@@ -97,7 +96,7 @@ def test_a_program_killed_at_any_point_leaves_nothing_that_restore_does_not_put_
 
 
 def still_logs(mock: pyvfio.Device) -> None:
-    from drivers.vfio_mock import VfioMock
+    from pyvfio.vfio_mock import VfioMock
 
     logger: VfioMock = VfioMock(mock)
     with mock.address_space.alloc(4 * PAGE) as mapping, mock.dirty_log([mapping.range]) as log:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from capabilities import without_capability
-from process import pinned
 
 import pyvfio
+from tests.contract.capabilities import without_capability
+from tests.contract.process import pinned
 
 if TYPE_CHECKING:
     from pyvfio.spaces.base import AddressSpace

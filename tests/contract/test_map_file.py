@@ -12,17 +12,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kernel_log import logs_a_fault
-from process import pinned
-from raw_memory import RawMemory
-from refused import refused
 
 from pyvfio.memory import address_of
+from tests.contract.kernel_log import logs_a_fault
+from tests.contract.process import pinned
+from tests.contract.raw_memory import RawMemory
+from tests.contract.refused import refused
 
 if TYPE_CHECKING:
-    from drivers import Dma
-
     from pyvfio.iommufd import Ioas
+    from tests.contract.drivers import Dma
 
 pytestmark = [pytest.mark.only(mode="iommufd"), pytest.mark.require("linux", "map_file")]
 

@@ -9,17 +9,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from process import pinned
-from raw_memory import RawMemory
-from refused import refused
 
 from pyvfio import DmaBuffer, InvalidRequest, IovaRange, IovaSet
+from tests.contract.process import pinned
+from tests.contract.raw_memory import RawMemory
+from tests.contract.refused import refused
 
 if TYPE_CHECKING:
-    from matrix import Cell
-
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
+    from tests.contract.matrix import Cell
 
 PAGE = 4096
 

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import guest
 import pytest
 
 import pyvfio
 from pyvfio import host
+from tests.contract import guest
 
 pytestmark = [
     pytest.mark.require("linux", "mtty"),

@@ -13,20 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import guest
 import pytest
 
 import pyvfio
 from pyvfio import Closed, DmaBuffer, InvalidRequest, Migration, Unsupported
 from pyvfio._abi import ffi, lib
 from pyvfio.migration import SAVING, State, path
+from tests.contract import guest
 
 if TYPE_CHECKING:
-    from drivers.vfio_mock import VfioMock
-    from matrix import Cell
-
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
+    from pyvfio.vfio_mock import VfioMock
+    from tests.contract.matrix import Cell
 
 PAGE = 4096
 BASE = 0x10_0000
@@ -41,7 +40,7 @@ everywhere = pytest.mark.only(device="vfio-mock")
 @pytest.fixture
 def mock(device: Device, migration: Migration) -> VfioMock:
     """The device as vfio-mock, whose memory and registers are what migrates."""
-    from drivers.vfio_mock import VfioMock
+    from pyvfio.vfio_mock import VfioMock
 
     return VfioMock(device)
 
@@ -366,7 +365,7 @@ def test_a_call_that_fails_once_works_afterwards(
 
 @everywhere
 def test_what_one_device_saves_another_loads(mock: VfioMock, second: Device) -> None:
-    from drivers.vfio_mock import VfioMock
+    from pyvfio.vfio_mock import VfioMock
 
     memory, target = mock.device.regions[MEMORY], VfioMock(second)
     content = random.Random(1).randbytes(memory.size)
@@ -506,7 +505,7 @@ def test_pre_copy_leaves_little_for_the_stop(
     mock: VfioMock, space: AddressSpace, migration: Migration, mode: str, kernel: Any
 ) -> None:
     """The engine writes to its own memory and the host's all the while; both are copied, and it goes on in the other device."""
-    from drivers.vfio_mock import VfioMock
+    from pyvfio.vfio_mock import VfioMock
 
     size = mock.device.regions[MEMORY].size
     ram = space.map(DmaBuffer(size), BASE)
@@ -675,7 +674,7 @@ def test_the_kernels_own_sample_refuses_what_is_no_good(
 
 
 def test_a_write_that_the_device_fails_can_be_repeated(mock: VfioMock, second: Device) -> None:
-    from drivers.vfio_mock import VfioMock
+    from pyvfio.vfio_mock import VfioMock
 
     good = saved(mock.device)
     VfioMock(second).fail("MIG_WRITE", error=errno.ENOMEM)

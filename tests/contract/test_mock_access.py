@@ -6,13 +6,13 @@ import errno
 import random
 from collections.abc import Iterator
 
-import mock_domain
 import pytest
-from mock_domain import Access, MockDevice
-from refused import refused
 
 from pyvfio import DmaBuffer, Iommufd
 from pyvfio.iommufd import Ioas
+from tests.contract import mock_domain
+from tests.contract.mock_domain import Access, MockDevice
+from tests.contract.refused import refused
 
 pytestmark = mock_domain.one_cell
 

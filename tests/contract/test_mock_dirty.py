@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 import weakref
 
-import mock_domain
 import pytest
-from mock_domain import MockDevice
-from refused import refused
 
 import pyvfio
 from pyvfio import DmaBuffer, IovaRange
 from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import Hwpt, Ioas
 from pyvfio.iommufd.object import address, call
+from tests.contract import mock_domain
+from tests.contract.mock_domain import MockDevice
+from tests.contract.refused import refused
 
 pytestmark = mock_domain.one_cell
 

@@ -9,17 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import mock_domain
-import process
 import pytest
-from capabilities import without_capability
-from mock_domain import Access, MockDevice
-from refused import refused
 
 import pyvfio
 from pyvfio import DmaBuffer, Iommufd, IovaRange, IovaSet
 from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import Ioas
+from tests.contract import mock_domain, process
+from tests.contract.capabilities import without_capability
+from tests.contract.mock_domain import Access, MockDevice
+from tests.contract.refused import refused
 
 pytestmark = mock_domain.one_cell
 

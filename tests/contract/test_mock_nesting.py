@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-import mock_domain
 import pytest
-from mock_domain import MockDevice
-from refused import refused
 
 import pyvfio
 from pyvfio import Iommufd
 from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import FaultQueue, Hwpt, Ioas
+from tests.contract import mock_domain
+from tests.contract.mock_domain import MockDevice
+from tests.contract.refused import refused
 
 pytestmark = mock_domain.one_cell
 

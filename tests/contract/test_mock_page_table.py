@@ -8,11 +8,7 @@ import os
 from array import array
 from collections.abc import Iterator
 
-import mock_domain
 import pytest
-from mock_domain import MockDevice
-from raw_memory import RawMemory
-from refused import refused
 
 import pyvfio
 from pyvfio import DmaBuffer, Iommufd
@@ -20,6 +16,10 @@ from pyvfio._abi import lib
 from pyvfio.iommufd import Ioas
 from pyvfio.memory import address_of
 from pyvfio.spaces.base import Mapping
+from tests.contract import mock_domain
+from tests.contract.mock_domain import MockDevice
+from tests.contract.raw_memory import RawMemory
+from tests.contract.refused import refused
 
 pytestmark = mock_domain.one_cell
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 from typing import NamedTuple
 
-import mock_domain
 import pytest
-from mock_domain import MockDevice
-from refused import refused
 
 from pyvfio._abi import lib
 from pyvfio.iommufd import FaultQueue, Hwpt, Ioas, Viommu
 from pyvfio.iommufd.object import IommufdObject
+from tests.contract import mock_domain
+from tests.contract.mock_domain import MockDevice
+from tests.contract.refused import refused
 
 pytestmark = mock_domain.one_cell
 

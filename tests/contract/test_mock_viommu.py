@@ -7,14 +7,14 @@ import mmap
 import os
 import struct
 
-import mock_domain
 import pytest
-from mock_domain import MockDevice
-from refused import refused
 
 from pyvfio import DmaBuffer
 from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import EventQueue, Hwpt, Ioas, Viommu
+from tests.contract import mock_domain
+from tests.contract.mock_domain import MockDevice
+from tests.contract.refused import refused
 
 pytestmark = mock_domain.one_cell
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from capabilities import without_capability
 
 import pyvfio
 from pyvfio import Container, DmaBuffer, InvalidRequest, NoIommuWarning, Unsupported, host
+from tests.contract.capabilities import without_capability
 
 if TYPE_CHECKING:
     from pyvfio import Device
@@ -98,7 +98,7 @@ def test_an_emulated_device_keeps_its_modes(other: Callable[[str], str], kernel:
 def test_dma_reaches_what_is_mapped_by_its_physical_address(
     other: Callable[[str], str], bare_space: AddressSpace
 ) -> None:
-    from drivers import driver_for
+    from tests.contract.drivers import driver_for
 
     with pytest.warns(NoIommuWarning):
         device = bare_space.attach(other(EDU_FAR), no_iommu=True)

@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from monitor import Monitor, monitor
-from process import held
-from processes import in_another_process, writing
 
 import pyvfio
 from pyvfio import host
 from pyvfio._abi import lib
+from tests.contract.monitor import Monitor, monitor
+from tests.contract.process import held
+from tests.contract.processes import in_another_process, writing
 
 if TYPE_CHECKING:
-    from drivers.vfio_mock import VfioMock
-
     from pyvfio import Device
     from pyvfio.irq import Vector
     from pyvfio.spaces.base import AddressSpace
+    from pyvfio.vfio_mock import VfioMock
 
 PAGE = 4096
 PLUGGABLE = "0000:01:00.0"
@@ -127,7 +126,7 @@ class TestUnbinding:
 
     def test_a_program_that_is_killed_lets_go(self, driver: Path, address: str, mode: str) -> None:
         def use() -> None:
-            from drivers.vfio_mock import VfioMock
+            from pyvfio.vfio_mock import VfioMock
 
             device = pyvfio.open(address, mode=mode)
             mapping = device.address_space.alloc(16 * PAGE)

@@ -6,15 +6,14 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import soak
 
 import pyvfio
+from tests.contract import soak
 
 if TYPE_CHECKING:
-    from matrix import Cell
-
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
+    from tests.contract.matrix import Cell
 
 
 def test_a_device_opens_and_tells_what_it_is(device: Device) -> None:

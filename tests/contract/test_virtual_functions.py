@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import guest
 import pytest
-from processes import writing
 
 import pyvfio
 from pyvfio import host
 from pyvfio._abi import ffi, lib
+from tests.contract import guest
+from tests.contract.processes import writing
 
 if TYPE_CHECKING:
     from pyvfio import Device

@@ -6,7 +6,7 @@ import errno
 from collections import Counter
 from typing import NamedTuple
 
-from steps import Answer, Episode, Step
+from tests.differential.steps import Answer, Episode, Step
 
 #: VFIO_REGION_INFO_FLAG_MMAP
 _MMAP = 4

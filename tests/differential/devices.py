@@ -5,11 +5,10 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-import type1
-from steps import HOLE_AT, PAGE
-from type1 import BITMAPS_AT, MOCKS, Type1Maker
-
 from pyvfio._abi import ffi
+from tests.differential import type1
+from tests.differential.steps import HOLE_AT, PAGE
+from tests.differential.type1 import BITMAPS_AT, MOCKS, Type1Maker
 
 EDU = "0000:00:03.0"
 #: below a root port, so that its bus can be reset

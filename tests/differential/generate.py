@@ -5,11 +5,9 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-import devices as devices_
-import iommufd
-import selftest
-import type1
-from steps import Episode
+from tests.differential import devices as devices_
+from tests.differential import iommufd, selftest, type1
+from tests.differential.steps import Episode
 
 SUBJECTS: dict[str, Any] = {"type1": type1, "iommufd": iommufd, "devices": devices_, "selftest": selftest}
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import type1
-from maker import offset
-from steps import HOLE_AT, PAGE, RO_AT
-from type1 import EDGES, MAPPED, MOCKS, Type1Maker
-
 from pyvfio._abi import ffi
+from tests.differential import type1
+from tests.differential.maker import offset
+from tests.differential.steps import HOLE_AT, PAGE, RO_AT
+from tests.differential.type1 import EDGES, MAPPED, MOCKS, Type1Maker
 
 EDU = "0000:00:03.0"
 #: addresses that a request points to, in the part of the arena that is not mapped

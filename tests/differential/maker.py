@@ -5,9 +5,8 @@ from __future__ import annotations
 from random import Random
 from typing import Any, TypeVar
 
-from steps import PAGE, Episode, Step
-
 from pyvfio._abi import ffi
+from tests.differential.steps import PAGE, Episode, Step
 
 T = TypeVar("T")
 

@@ -17,9 +17,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from steps import load
+from tests.differential.steps import load
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1] / "pyvfio" / "mock"
@@ -143,8 +141,8 @@ def found(records: dict[str, Any], first: Iterable[Place]) -> str:
 
 
 def _found(record: dict[str, Any], episodes: range) -> str | None:
-    import replay
-    from compare import differ
+    from tests.differential import replay
+    from tests.differential.compare import differ
 
     with replay.on_mock(record["devices"], record["profile"]) as replayer:
         for episode in episodes:
@@ -157,7 +155,7 @@ def _found(record: dict[str, Any], episodes: range) -> str | None:
 
 def main() -> None:
     numbers = sys.argv[1:] or list(map(str, range(len(MUTATIONS))))
-    import replay  # noqa: F401  # all but the mock is there before the fork
+    from tests.differential import replay  # noqa: F401  # all but the mock is there before the fork
 
     records = {
         file.name.split(".")[0].partition("-")[2]: load(file) for file in sorted((HERE / "recorded").glob("*.json.gz"))

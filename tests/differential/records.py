@@ -6,9 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import reached
-import replay
-from steps import Answer, load
+from tests.differential import reached, replay
+from tests.differential.steps import Answer, load
 
 FILES = sorted((Path(__file__).parent / "recorded").glob("*.json.gz"))
 

@@ -1,4 +1,4 @@
-"""Replays traces on a kernel, at the level of raw calls: `python tests/differential/replay.py TRACE ANSWERS` inside scripts/vm.
+"""Replays traces on a kernel, at the level of raw calls: `python -m tests.differential.replay TRACE ANSWERS` inside scripts/vm.
 
 What differs between two runs on the same kernel is left out of the answers: addresses, descriptors, and what a trace names.
 """
@@ -18,14 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from steps import PAGE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
-
 from pyvfio import host
 from pyvfio._abi import ffi, lib
 from pyvfio._core import requests
 from pyvfio.kernel import Kernel, LinuxKernel
+from tests.differential.steps import PAGE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
 
 #: where the kernel warns of what it lets callers do: a mapping without permissions; a device of the mock IOMMU's that goes, unlike any
 #: real one, while there still is what has been made of it
@@ -398,8 +395,7 @@ def bound(devices: list[str], kernel: Kernel) -> Iterator[None]:
 @contextlib.contextmanager
 def on_linux(devices: list[str]) -> Iterator[Replayer]:
     """The real kernel of a machine of scripts/vm, with these devices bound to VFIO drivers."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-    from guest import load_mock
+    from tests.contract.guest import load_mock
 
     load_mock()
     Path("/dev/kmsg").write_text(f"pyvfio-vm: expect {WARNINGS}\n")

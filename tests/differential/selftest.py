@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-import iommufd
-from iommufd import POINTED_AT, IommufdMaker
-from steps import HOLE_AT, PAGE
+from tests.differential import iommufd
+from tests.differential.iommufd import POINTED_AT, IommufdMaker
+from tests.differential.steps import HOLE_AT, PAGE
 
 TEST = ord(";") << 8 | 0xA0
 #: operations of IOMMU_TEST_CMD

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from compare import Disagreement, disagreements
-from steps import Answer, Episode
+from tests.differential.compare import Disagreement, disagreements
+from tests.differential.steps import Answer, Episode
 
 #: rounds, each of which is a machine's start
 ROUNDS = 4

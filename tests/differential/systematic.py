@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import systematic_devices
-import systematic_host
-import systematic_iommufd
-from steps import Episode
+from tests.differential import systematic_devices, systematic_host, systematic_iommufd
+from tests.differential.steps import Episode
 
 _PARTS = (systematic_iommufd, systematic_devices, systematic_host)
 #: what must be bound to VFIO drivers for them

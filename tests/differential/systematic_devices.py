@@ -7,14 +7,13 @@ from itertools import product
 from random import Random
 from typing import Any
 
-from devices import EDU, FAR_EDU, LOG, MEMORY, REGISTERS, ROM, SPARSE, TYPED, DeviceMaker
-from iommufd import POINTED_AT
-from steps import HOLE_AT, PAGE, Episode
-from systematic_iommufd import Asker, Ref
-from type1 import MOCKS, SHARED
-
 from pyvfio.mock.vfio_mock import stream
 from pyvfio.mock.vfio_mock.stream import Record
+from tests.differential.devices import EDU, FAR_EDU, LOG, MEMORY, REGISTERS, ROM, SPARSE, TYPED, DeviceMaker
+from tests.differential.iommufd import POINTED_AT
+from tests.differential.steps import HOLE_AT, PAGE, Episode
+from tests.differential.systematic_iommufd import Asker, Ref
+from tests.differential.type1 import MOCKS, SHARED
 
 MOCK = MOCKS[0]
 NVME, E1000E = "0000:00:04.0", "0000:00:06.0"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from random import Random
 
-from devices import EDU, FAR_EDU
-from iommufd import POINTED_AT
-from maker import Maker
-from steps import Episode
-from type1 import LIMIT, SHARED
+from tests.differential.devices import EDU, FAR_EDU
+from tests.differential.iommufd import POINTED_AT
+from tests.differential.maker import Maker
+from tests.differential.steps import Episode
+from tests.differential.type1 import LIMIT, SHARED
 
 NVME = "0000:00:04.0"
 #: a device that no episode has bound

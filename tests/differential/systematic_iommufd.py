@@ -6,15 +6,13 @@ from itertools import product
 from random import Random
 from typing import Any
 
-import iommufd
-import selftest
-from iommufd import EDU, POINTED_AT, IommufdMaker
-from maker import offset
-from steps import HOLE_AT, PAGE, RO_AT, Episode
-from type1 import INFO, MAP, SHARED, UNMAP
-
 from pyvfio._abi import ffi
 from pyvfio._core import requests
+from tests.differential import iommufd, selftest
+from tests.differential.iommufd import EDU, POINTED_AT, IommufdMaker
+from tests.differential.maker import offset
+from tests.differential.steps import HOLE_AT, PAGE, RO_AT, Episode
+from tests.differential.type1 import INFO, MAP, SHARED, UNMAP
 
 MOCK = "vfio-mock.0"
 DEVICES = sorted({*iommufd.DEVICES, *SHARED})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import product
 
-from devices import EDU
-from maker import offset
-from steps import PAGE, Episode
-from systematic_host import PCI, VFIO
-from systematic_iommufd import LAST, Asker
-from type1 import INFO, MAP, MOCKS, SHARED
+from tests.differential.devices import EDU
+from tests.differential.maker import offset
+from tests.differential.steps import PAGE, Episode
+from tests.differential.systematic_host import PCI, VFIO
+from tests.differential.systematic_iommufd import LAST, Asker
+from tests.differential.type1 import INFO, MAP, MOCKS, SHARED
 
 MOCK = MOCKS[0]
 #: two functions, which share no group here

@@ -13,15 +13,14 @@ from contextlib import closing, contextmanager
 from random import Random
 
 import pytest
-import replay
-import selftest
-from iommufd import POINTED_AT
-from selftest import SelftestMaker
-from steps import PAGE
 
 import pyvfio
 from pyvfio import mock
 from pyvfio._abi import ffi, lib
+from tests.differential import replay, selftest
+from tests.differential.iommufd import POINTED_AT
+from tests.differential.selftest import SelftestMaker
+from tests.differential.steps import PAGE
 
 EDU = "0000:00:03.0"
 

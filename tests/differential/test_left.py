@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import generate
-import replay
-
 from pyvfio import mock
+from tests.differential import generate, replay
 
 STEPS = 4000
 

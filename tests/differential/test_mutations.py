@@ -6,14 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mutations import MUTATIONS
+from tests.differential.mutations import MUTATIONS
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 def outcomes(*numbers: str) -> list[str]:
     """What mutations.py, which must not have imported the mock when it plants a fault, says of each."""
-    ran = subprocess.run([sys.executable, HERE / "mutations.py", *numbers], check=True, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.differential.mutations", *numbers],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     return ran.stdout.splitlines()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-import reached
-from records import FILES, replayed
+from tests.differential import reached
+from tests.differential.records import FILES, replayed
 
 UNREACHED: dict[str, str] = tomllib.loads((Path(__file__).parent / "unreached.toml").read_text())["unreached"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from compare import disagreements, figures
-from records import FILES, replayed
+
+from tests.differential.compare import disagreements, figures
+from tests.differential.records import FILES, replayed
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name.partition(".")[0])

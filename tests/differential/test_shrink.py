@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import generate
-import replay
-from compare import disagreements
-from shrink import shrunk
-from steps import Answer, Episode
+from tests.differential import generate, replay
+from tests.differential.compare import disagreements
+from tests.differential.shrink import shrunk
+from tests.differential.steps import Answer, Episode
 
 
 def test_a_disagreement_is_shrunk_to_the_steps_that_it_takes() -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from maker import Maker, offset
-from steps import HOLE_AT, PAGE, RO_AT, WRITABLE
-
 from pyvfio._abi import ffi, lib
+from tests.differential.maker import Maker, offset
+from tests.differential.steps import HOLE_AT, PAGE, RO_AT, WRITABLE
 
 MAP = "struct vfio_iommu_type1_dma_map"
 UNMAP = "struct vfio_iommu_type1_dma_unmap"

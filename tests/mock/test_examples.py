@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
-import drivers  # noqa: F401  (it tells where the examples are)
 import pytest
-from examples.e1000e import E1000e
-from examples.nvme import Nvme, exercise
 
 import pyvfio
 from pyvfio import Device, mock
+from scripts.examples.e1000e import E1000e
+from scripts.examples.nvme import Nvme, exercise
 
 EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
 ADDRESS = "0000:00:0a.0"
@@ -238,9 +237,9 @@ def test_e1000e_copies_by_frames_to_itself(kernel: mock.Kernel, card: Device, in
 
 
 def test_e1000e_says_when_no_frame_comes_and_goes_on(card: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    import examples.e1000e
+    from scripts.examples import e1000e
 
-    monkeypatch.setattr(examples.e1000e, "LIMIT", 0.05)
+    monkeypatch.setattr(e1000e, "LIMIT", 0.05)
     mapping = card.address_space.alloc(2 * PAGE)
     view = mapping.buffer.view
     with E1000e(card) as nic:
@@ -289,7 +288,7 @@ def by_hand(
     def run(name: str, *arguments: str) -> str:
         monkeypatch.setattr("pyvfio.kernel._default", kernel)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
-        import_module(f"examples.{name}").main()
+        import_module(f"scripts.examples.{name}").main()
         return capsys.readouterr().out
 
     return run
@@ -315,12 +314,12 @@ def test_e1000e_by_hand(kernel: mock.Kernel, by_hand: Callable[..., str]) -> Non
 
 
 def test_migrate_by_hand(by_hand: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import examples.migrate
+    from scripts.examples import migrate
 
     # The devices are there, and have 1 MiB.
     monkeypatch.setenv("PYVFIO_MOCK_MODULE", "vfio_mock.ko")
-    monkeypatch.setattr(examples.migrate.subprocess, "run", lambda command, check: None)
-    monkeypatch.setattr(examples.migrate, "BUSY", 1 << 18)
+    monkeypatch.setattr(migrate.subprocess, "run", lambda command, check: None)
+    monkeypatch.setattr(migrate, "BUSY", 1 << 18)
     printed = by_hand("migrate", "1")
     assert "stands still" in printed
     assert "Contents were equal both times" in printed

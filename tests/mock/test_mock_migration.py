@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from drivers.vfio_mock import VfioMock
 
 import pyvfio
 from pyvfio import Device, mock
 from pyvfio.migration import State
 from pyvfio.mock.migration import next_state
+from pyvfio.vfio_mock import VfioMock
 
 PAGE = 4096
 MEMORY = 1

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from drivers.vfio_mock import VALUES, WIDTHS, VfioMock
 
 import pyvfio
 from pyvfio import Device, IovaRange, Unsupported, mock
+from pyvfio._core.vfio_mock_registers import VALUES, WIDTHS
 from pyvfio.mock.vfio_mock import failures, registers
 from pyvfio.spaces.base import Mapping
+from pyvfio.vfio_mock import VfioMock
 
 PAGE = 4096
 MEMORY = VALUES["REGION_MEMORY"]
@@ -56,6 +57,14 @@ def test_every_register_is_where_the_module_has_it() -> None:
     assert here == {name: (offsets[name], WIDTHS[name]) for name in here}
     known = {register.offset for register in registers.HELD.values()} | set(registers._SHOWN) | set(registers._ACTING)
     assert known == set(offsets.values())
+
+
+def test_the_packages_register_map_is_the_headers() -> None:
+    header = Path(__file__).parents[1] / "vfio_mock" / "vfio_mock_regs.h"
+    pattern = r"^#define MOCK_(\w+)\s+(0x[0-9a-f]+|\d+)(?:\s+/\*\s+(8|16|32|64) )?"
+    defined = re.findall(pattern, header.read_text(), re.M)
+    assert {name: int(value, 0) for name, value, _ in defined} == VALUES
+    assert {name: int(width) for name, _, width in defined if width} == WIDTHS
 
 
 def test_widths_and_directions_are_the_modules() -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 
-from fake import FakeKernel
-
 from pyvfio._abi import ffi, lib
+from tests.unit.fake import FakeKernel
 
 CONFIG_AT = 1 << 40
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy
 import pytest
-from fake import FakeKernel
 
 import pyvfio
 from pyvfio import Container, Device, DirtyLog, DmaBuffer, IovaRange, kernels
@@ -24,6 +23,7 @@ from pyvfio._abi import ffi, lib
 from pyvfio._core import capability, explain, requests
 from pyvfio._core.fd import Fd
 from pyvfio._core.resource import Resource
+from tests.unit.fake import FakeKernel
 
 PAGE = 4096
 

@@ -7,10 +7,10 @@ import resource
 from collections.abc import Iterator
 
 import pytest
-from fake import FakeKernel
 
 from pyvfio import Container, DmaBuffer, IovaRange
 from pyvfio._abi import ffi, lib
+from tests.unit.fake import FakeKernel
 
 PAGE = 4096
 #: what VFIO_IOMMU_GET_INFO says in the machine of scripts/vm

@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
-from fake import FIRST_FD, GROUPS, FakeKernel
 
 import pyvfio
 from pyvfio import Container, Device, InvalidRequest, NoIommuWarning, Unsupported
 from pyvfio._abi import ffi, lib
 from pyvfio._core.vf_token import uuid_of
 from pyvfio.region import Area
+from tests.unit.fake import FIRST_FD, GROUPS, FakeKernel
 
 TOKEN = "01234567-89ab-cdef-0123-456789abcdef"
 REQUEST = "VFIO_DEVICE_FEATURE"

@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fake_pci import FakePciKernel
 
 import pyvfio
 from pyvfio import Device
 from pyvfio.irq import Vector
+from tests.unit.fake_pci import FakePciKernel
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests" / "contract"))
+from tests.contract.matrix import Cell, Matrix, Needs
 
-from matrix import Cell, Matrix, Needs  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 DATA: dict[str, Any] = {
     "kernels": {

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fake import FIRST_FD, FakeKernel
 
 import pyvfio
 from pyvfio import Container, Device, Migration
 from pyvfio._abi import ffi, lib
 from pyvfio.migration import SAVING, State, path, states
+from tests.unit.fake import FIRST_FD, FakeKernel
 
 ALL = lib.VFIO_MIGRATION_STOP_COPY | lib.VFIO_MIGRATION_P2P | lib.VFIO_MIGRATION_PRE_COPY
 

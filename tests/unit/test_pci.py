@@ -6,10 +6,10 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from fake_pci import FakePciKernel
 
 import pyvfio
 from pyvfio.pci import CAPABILITY_POINTER, STATUS, STATUS_CAPABILITIES, PciConfig
+from tests.unit.fake_pci import FakePciKernel
 
 
 @pytest.fixture

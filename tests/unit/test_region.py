@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy
 import pytest
-from fake_pci import FakePciKernel
 
 import pyvfio
 from pyvfio import Device
@@ -19,6 +18,7 @@ from pyvfio._abi import ffi, lib
 from pyvfio.kernel import LinuxKernel
 from pyvfio.memory import address_of
 from pyvfio.region import RegionMapping
+from tests.unit.fake_pci import FakePciKernel
 
 WIDTHS = [8, 16, 32, 64]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from vector_file import OWN, load
+
+from tests.vectors.vector_file import OWN, load
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

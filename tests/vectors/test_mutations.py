@@ -9,9 +9,10 @@ from functools import cache
 from typing import Any
 
 import pytest
-from adapters import ADAPTERS
-from mutations import Mutation, fields_of, mutations, words_of
-from vector_file import OWN, load
+
+from tests.vectors.adapters import ADAPTERS
+from tests.vectors.mutations import Mutation, fields_of, mutations, words_of
+from tests.vectors.vector_file import OWN, load
 
 VECTORS = load(OWN)
 WORDS = words_of(VECTORS)

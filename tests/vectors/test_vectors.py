@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from adapters import ADAPTERS
+
+from tests.vectors.adapters import ADAPTERS
 
 
 def test_the_answer_is_the_expected_one(vector: dict[str, Any]) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import AbstractContextManager
 from importlib import import_module
-from pathlib import Path
 from typing import Protocol, cast
 
 from pyvfio import Device, IovaRange
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))  # examples.edu, and so on
 
 
 class Dma(Protocol):
@@ -32,5 +28,5 @@ class Dma(Protocol):
 
 def driver_for(device_name: str, device: Device) -> AbstractContextManager[Dma]:
     """The driver of that device, set up; it leaves the device quiet."""
-    module = import_module(f"drivers.{device_name.replace('-', '_')}")
+    module = import_module(f"tests.contract.drivers.{device_name.replace('-', '_')}")
     return cast("AbstractContextManager[Dma]", module.driver(device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from examples.edu import Edu
+from scripts.examples.edu import Edu
 
 
 class driver(Edu):

@@ -1,8 +1,0 @@
-"""The recorded episodes, with what a real kernel answered."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
