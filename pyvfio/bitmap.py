@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Before and after each segment's bits: whoever writes beyond the bitmap that it was given changes one of them.
 _GUARD = 0x6472_6175_6721_2121
 
+_LARGEST_PAGE = 1 << 63
+
 
 class Segment(Buffer):
     """The pages of one range, as a bitmap that the kernel writes to: bit 0 of word 0 is the first page.
@@ -109,6 +111,8 @@ class DirtyBitmap:
     def __init__(self, ranges: Iterable[IovaRange], page_size: int = 4096) -> None:
         if page_size < 1 or page_size & (page_size - 1):
             raise ValueError(f"page size {page_size:#x} is no power of two")
+        if page_size > _LARGEST_PAGE:
+            raise ValueError(f"page size {page_size:#x}: at most {_LARGEST_PAGE:#x}")
         ranges = tuple(ranges)
         for range_ in ranges:
             if not range_.is_aligned(page_size):
@@ -202,6 +206,15 @@ class DirtyBitmap:
         made |= self
         return made
 
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: object) -> DirtyBitmap:
+        return self.copy()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        bits = [bytes(segment.words) for segment in self.segments]
+        return _restore, (self.ranges, self.page_size, bits)
+
     def check_guards(self) -> None:
         """Make sure that nothing was written around the bitmaps; to be called after every report.
 
@@ -258,3 +271,11 @@ class DirtyBitmap:
             f"<DirtyBitmap: {self.count()} of {pages} pages of {self.page_size} bytes dirty, "
             f"in {len(self.segments)} range{'s' * (len(self.segments) != 1)}>"
         )
+
+
+def _restore(ranges: tuple[IovaRange, ...], page_size: int, bits: list[bytes]) -> DirtyBitmap:
+    """Return a bitmap as it was pickled."""
+    bitmap = DirtyBitmap(ranges, page_size)
+    for segment, words in zip(bitmap.segments, bits, strict=True):
+        segment.words[:] = memoryview(words).cast("Q")
+    return bitmap

@@ -12,7 +12,7 @@ from pyvfio import hot_reset
 from pyvfio._abi import ffi, lib
 from pyvfio._core import capability, explain
 from pyvfio._core.fd import Fd
-from pyvfio._core.resource import Resource
+from pyvfio._core.resource import Attempts, Resource
 from pyvfio._core.vf_token import uuid_of
 from pyvfio.dirty.log import DirtyLog
 from pyvfio.errors import Closed, Unsupported
@@ -91,11 +91,7 @@ class Device(Resource):
         self._owned: AddressSpace | None = None
         #: the log that is running, so that a second start can name it
         self._log: DirtyLog | None = None
-        try:
-            _ = self.info
-        except BaseException:
-            self._closed = True
-            raise
+        _ = self.info
 
     def fileno(self) -> int:
         """The descriptor of the device, by group or by cdev."""
@@ -330,11 +326,16 @@ class Device(Resource):
         return DirtyLog([self], ranges, page_size)
 
     def _release(self) -> None:
-        self._fd.close()
+        attempts = Attempts()
+        attempts.do(self._fd.close)
         for pasid in list(self._attached):
             self._leave(pasid)
         if self._owned is not None:
-            self._owned.close()
+            attempts.do(self._owned.close)
+        attempts.raise_first(f"closing {self!r}")
+
+    def _has_gone(self) -> bool:
+        return self._fd.closed and (self._owned is None or self._owned.closed)
 
     def __repr__(self) -> str:
         kernel = self._fd.kernel.name

@@ -66,5 +66,12 @@ class DmaBuf(Resource):
     def _release(self) -> None:
         self._fd.close()
 
+    def _has_gone(self) -> bool:
+        return self._fd.closed
+
+    def _undo(self) -> None:
+        if "_fd" in self.__dict__:
+            self._fd.close()
+
     def __repr__(self) -> str:
         return f"<DmaBuf of {self.region!r}, {self.size:#x} bytes{' (closed)' if self.closed else ''}>"

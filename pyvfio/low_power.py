@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyvfio._abi import ffi, lib
 from pyvfio._core.event import Event
-from pyvfio._core.resource import Resource
+from pyvfio._core.resource import Attempts, Resource
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
@@ -28,12 +28,7 @@ class LowPower(Resource):
     def __init__(self, device: Device) -> None:
         super().__init__(device)
         self.device = device
-        try:
-            self._enter()
-        except BaseException:
-            self._closed = True
-            self._part()
-            raise
+        self._enter()
 
     def _enter(self) -> None:
         self._set(lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY, None)
@@ -44,6 +39,9 @@ class LowPower(Resource):
     def _release(self) -> None:
         if not self.device._fd.closed:
             self._set(lib.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT, None)
+
+    def _has_gone(self) -> bool:
+        return self.device._fd.closed
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.device.address}{' (closed)' if self.closed else ''}>"
@@ -60,15 +58,15 @@ class LowPowerWithWakeup(LowPower):
 
     def _enter(self) -> None:
         self.wakeup = Event(self.device, "wakeup")
-        try:
-            value = ffi.new(f"{_WAKEUP} *", {"wakeup_eventfd": self.wakeup.fileno()})
-            self._set(lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP, value)
-        except BaseException:
-            self.wakeup.close()
-            raise
+        value = ffi.new(f"{_WAKEUP} *", {"wakeup_eventfd": self.wakeup.fileno()})
+        self._set(lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP, value)
 
     def _release(self) -> None:
-        try:
-            super()._release()
-        finally:
+        attempts = Attempts()
+        attempts.do(super()._release)
+        attempts.do(self.wakeup.close)
+        attempts.raise_first(f"closing {self!r}")
+
+    def _undo(self) -> None:
+        if "wakeup" in self.__dict__:
             self.wakeup.close()

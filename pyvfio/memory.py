@@ -8,11 +8,12 @@ from typing import Any
 from pyvfio import kernel as _kernel
 from pyvfio._buffer import pinned as _pinned
 from pyvfio.kernel import Kernel
+from pyvfio.uncopyable import Uncopyable
 
 PAGE_SIZE = mmap.PAGESIZE
 
 
-class DmaBuffer:
+class DmaBuffer(Uncopyable):
     """Page-aligned anonymous memory, zeroed, never inherited by a forked child.
 
     There is nothing to close: the memory lives as long as this object, a view of it, or a mapping that refers to it.
@@ -28,6 +29,8 @@ class DmaBuffer:
     """
 
     __slots__ = ("__weakref__", "_memory", "address", "page_size", "size", "view")
+
+    _stands_for = "memory at an address"
 
     def __init__(self, size: int, *, huge: int | None = None, kernel: Kernel | str | None = None) -> None:
         if size <= 0:

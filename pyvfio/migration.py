@@ -485,6 +485,9 @@ class Migration(Resource):
         if self._stream is not None:
             self._stream.close()
 
+    def _has_gone(self) -> bool:
+        return self._stream is None or self._stream.closed
+
     def __repr__(self) -> str:
         words = [
             word

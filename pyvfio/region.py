@@ -348,6 +348,9 @@ class RegionMapping(Window, Registers, Resource):
                 f"{self!r}: an array or a view of its memory is still in use; the memory goes with the last of them"
             ) from None
 
+    def _has_gone(self) -> bool:
+        return True  # nothing can be reached by it; the memory goes with the last view
+
     def __repr__(self) -> str:
         return f"<RegionMapping {self.offset:#x}+{self.size:#x} of {self.region!r}>"
 

@@ -74,6 +74,13 @@ class Event(Resource):
     def _release(self) -> None:
         self._dispose()
 
+    def _has_gone(self) -> bool:
+        return self._fd.closed
+
+    def _undo(self) -> None:
+        if "_fd" in self.__dict__:
+            self._fd.close()
+
     def _dispose(self) -> None:
         """Close the eventfd, of which the kernel's part knows nothing any more."""
         self._closed = True

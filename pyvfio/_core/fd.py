@@ -12,12 +12,13 @@ from pyvfio._abi import ffi, lib
 from pyvfio.errors import Closed
 from pyvfio.host import holders
 from pyvfio.kernel import Kernel
+from pyvfio.uncopyable import Uncopyable
 
 _ioctl = lib.pyvfio_ioctl
 _live: weakref.WeakSet[Fd] = weakref.WeakSet()
 
 
-class Fd:
+class Fd(Uncopyable):
     """A descriptor, the kernel that it belongs to, and its door.
 
     :ivar kind: which requests it takes, one of :data:`pyvfio._core.requests.NAMES`

@@ -1,42 +1,128 @@
-"""Who closes what, and in which order.
+"""Resource ownership: a parent closes its children first, newest first.
 
-Children hold their parents. A parent knows its children weakly and closes them before itself, newest first: devices before
-groups before the container.
+Children hold their parents; a parent knows its children weakly. So devices are closed before groups, and groups before the
+container.
+
+A resource is registered with its parents when its constructor has returned, so that nobody meets half an object. `close()`
+attempts everything, whatever fails or interrupts it, and raises the first failure at the end. What could not be undone stays
+open and can be closed again.
 """
 
 from __future__ import annotations
 
+import sys
+import time
 import weakref
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+from threading import get_ident
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pyvfio.errors import Closed
+from pyvfio.uncopyable import Uncopyable
+
+#: seconds between two looks at a resource that another thread is closing
+_PAUSE = 0.0005
+
+#: thread -> the thread whose close() it waits for
+_waits: dict[int, int] = {}
 
 
-class Resource:
+class Attempts:
+    """A series of actions that are all tried; the first failure is raised at the end, with the others as notes."""
+
+    def __init__(self) -> None:
+        self.failures: list[BaseException] = []
+
+    def do(self, action: Callable[[], object]) -> bool:
+        """Call `action`; a failure is kept. Returns whether there was none."""
+        try:
+            action()
+        except BaseException as failure:
+            self.failures.append(failure)
+            return False
+        return True
+
+    def raise_first(self, during: str) -> None:
+        """Raise the first failure, but what is no Exception (KeyboardInterrupt) before all others."""
+        if not self.failures:
+            return
+        first = next((one for one in self.failures if not isinstance(one, Exception)), self.failures[0])
+        for other in self.failures:
+            if other is not first:
+                first.add_note(f"while {during}, besides: {other!r}")
+        raise first
+
+
+class _ResourceType(type):
+    """Registers a resource with its parents when its constructor has returned."""
+
+    if not TYPE_CHECKING:  # a checker is to see the constructor's own parameters
+
+        def __call__(cls, *args: Any, **more: Any) -> Any:
+            self = cls.__new__(cls, *args, **more)
+            try:
+                self.__init__(*args, **more)
+                self._register()
+            except BaseException as failure:
+                self._abandon(failure)
+                raise
+            return self
+
+
+class Resource(Uncopyable, metaclass=_ResourceType):
     """Something that is closed once: by `close()`, at the end of a `with`, or by its parent."""
-
-    def __init__(self, parent: Resource | None) -> None:
-        self._parents: list[Resource] = []
-        self._closed = False
-        self._children: dict[int, Callable[[], Resource | None]] = {}
-        if parent is not None:
-            self._live_under(parent)
 
     #: whether parents keep it alive: for what has no descriptor of its own that could be closed in its stead
     _held_by_parents = False
 
+    def __init__(self, parent: Resource | None) -> None:
+        self._parents: list[Resource] = [] if parent is None else [parent]
+        self._registered = False
+        self._closed = False
+        #: (thread, frame) of each close() that wants to close it. The first that still runs does: an interrupt may have ended
+        #: others at any point, and no lock that they left behind is in the way.
+        self._closers: list[tuple[int, FrameType]] = []
+        self._children: dict[int, Callable[[], Resource | None]] = {}
+
     def _live_under(self, parent: Resource) -> None:
-        """Be closed before `parent` is. The first to close of several parents closes it."""
+        """Be closed before `parent` is, too. The first to close of several parents closes it."""
         self._parents.append(parent)
+        if self._registered:
+            self._register_with(parent)
+
+    def _register(self) -> None:
+        self._registered = True
+        for parent in self._parents:
+            self._register_with(parent)
+
+    def _register_with(self, parent: Resource) -> None:
         children, key = parent._children, id(self)
         if self._held_by_parents:
             children[key] = lambda: self
+        else:
+
+            def forget(_: weakref.ref[Resource]) -> None:
+                children.pop(key, None)
+
+            children[key] = weakref.ref(self, forget)
+        if parent._closed:
+            # It closed while this one was made, and has looked at its children already.
+            raise Closed(f"{parent!r} is closed")
+
+    def _abandon(self, failure: BaseException) -> None:
+        """Undo what a constructor that failed has done."""
+        if not hasattr(self, "_children"):
             return
+        attempts = Attempts()
+        attempts.do(self._undo)
+        self._closed = True
+        attempts.do(self._part)
+        for other in attempts.failures:
+            failure.add_note(f"undoing it failed too: {other!r}")
 
-        def forget(_: weakref.ref[Resource]) -> None:
-            children.pop(key, None)
-
-        children[key] = weakref.ref(self, forget)
+    def _undo(self) -> None:
+        """Close what a constructor that failed has opened; it may have come to any point."""
 
     @property
     def closed(self) -> bool:
@@ -46,29 +132,60 @@ class Resource:
     def close(self) -> None:
         """Close this and everything made from it. Harmless when already closed.
 
-        Everything is closed even if a part of it fails; then the first failure is raised at the end.
+        Everything is closed even if a part of it fails or is interrupted; then the first failure is raised at the end. What
+        could not be closed can be closed again. If another thread is closing it, wait until that is done.
         """
-        if self._closed:
-            return
-        self._closed = True
-        failures: list[Exception] = []
+        claim = (get_ident(), sys._getframe())
+        attempts = Attempts()
+        try:
+            if not self._claim(claim):
+                return
+            self._close_children(attempts)
+            attempts.do(self._release)
+            if not attempts.failures or self._has_gone():
+                self._closed = True
+                # What another thread made meanwhile has been registered, or sees that this is closed.
+                self._close_children(attempts)
+                attempts.do(self._part)
+        finally:
+            if claim in self._closers:
+                self._closers.remove(claim)
+        attempts.raise_first(f"closing {self!r}")
+
+    def _claim(self, claim: tuple[int, FrameType]) -> bool:
+        """Be the one that closes it; false if it is closed, or being closed by a call further down this thread's stack."""
+        me = claim[0]
+        while not self._closed:
+            self._closers.append(claim)
+            first = next(one for one in list(self._closers) if _runs(one))
+            if first is claim:
+                return True
+            self._closers.remove(claim)
+            if first[0] == me or _would_deadlock(me, first[0]):
+                return False
+            _waits[me] = first[0]
+            try:
+                time.sleep(_PAUSE)
+            finally:
+                _waits.pop(me, None)
+        return False
+
+    def _close_children(self, attempts: Attempts) -> None:
         for reference in reversed(list(self._children.values())):
             child = reference()
-            if child is not None:
-                _attempt(child.close, failures)
-        _attempt(self._release, failures)
-        self._part()
-        if failures:
-            for other in failures[1:]:
-                failures[0].add_note(f"while closing {self!r}, besides: {other}")
-            raise failures[0]
+            if child is not None and not child._closed:
+                attempts.do(child.close)
 
     def _part(self) -> None:
         for parent in self._parents:
             parent._children.pop(id(self), None)
 
     def _release(self) -> None:
-        """What closing this one means, after its children are closed."""
+        """What closing this one means, after its children are closed. It may be called again after a failure."""
+
+    def _has_gone(self) -> bool:
+        """Whether nothing is left to be closed, although `_release` failed."""
+        return False
 
     def __enter__(self) -> Self:
         return self
@@ -84,9 +201,33 @@ class Resource:
         except Exception as failure:
             error.add_note(f"closing {self!r} failed too: {failure}")
 
+    async def __aenter__(self) -> Self:
+        return self
 
-def _attempt(action: Callable[[], None], failures: list[Exception]) -> None:
-    try:
-        action()
-    except Exception as failure:
-        failures.append(failure)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+
+def _runs(claim: tuple[int, FrameType]) -> bool:
+    """Whether the frame of a claim is on the stack of its thread."""
+    thread, frame = claim
+    at = sys._current_frames().get(thread)
+    while at is not None:
+        if at is frame:
+            return True
+        at = at.f_back
+    return False
+
+
+def _would_deadlock(me: int, thread: int) -> bool:
+    """Whether a thread waits, by way of others perhaps, for this one."""
+    for _ in range(len(_waits) + 1):
+        waited = _waits.get(thread)
+        if waited is None:
+            return False
+        if waited == me:
+            return True
+        thread = waited
+    return False

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from pyvfio._abi import ffi, lib
 from pyvfio._core import explain
-from pyvfio._core.resource import Resource
+from pyvfio._core.resource import Attempts, Resource
 from pyvfio.bitmap import DirtyBitmap, Segment
 from pyvfio.errors import BadReply, Closed, InvalidRequest, Unsupported
 from pyvfio.iova import IovaRange, IovaSet
@@ -70,7 +71,6 @@ class DirtyLog(Resource):
                 started.append(device)
             self.page_size = self._agreed(sizes)
         except BaseException as failure:
-            self._closed = True
             for device in reversed(started):
                 try:
                     device.features.set(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP)
@@ -78,8 +78,12 @@ class DirtyLog(Resource):
                     failure.add_note(f"stopping the log of {device.address} again failed too: {undoing}")
             raise
         for device in self.devices:
-            device._log = self
             self._live_under(device)
+
+    def _register(self) -> None:
+        for device in self.devices:
+            device._log = self
+        super()._register()
 
     @classmethod
     def planned(cls, devices: Sequence[Device], plan: Plan) -> Self:
@@ -224,22 +228,30 @@ class DirtyLog(Resource):
         self.close()
 
     def _release(self) -> None:
-        failures: list[Exception] = []
+        attempts = Attempts()
         for device in self.devices:
-            device._log = None
-            if not device._fd.closed:
-                try:
-                    device.features.set(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP)
-                except Exception as failure:
-                    failures.append(failure)
-        if failures:
-            for other in failures[1:]:
-                failures[0].add_note(str(other))
-            raise failures[0]
+            if device._log is self and (device._fd.closed or attempts.do(partial(_stop, device))):
+                device._log = None
+        attempts.raise_first(f"stopping {self!r}")
+
+    def _has_gone(self) -> bool:
+        return all(device._log is not self or device._fd.closed for device in self.devices)
+
+    def _undo(self) -> None:
+        attempts = Attempts()
+        for device in self.devices:
+            if device._log is self:
+                device._log = None
+                attempts.do(partial(_stop, device))
+        attempts.raise_first(f"stopping {self!r}")
 
     def __repr__(self) -> str:
         names = ", ".join(device.address for device in self.devices)
         return f"<DirtyLog of {names}: {explain.ranges(self.ranges, 3)}{' (stopped)' if self.closed else ''}>"
+
+
+def _stop(device: Device) -> None:
+    device.features.set(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP)
 
 
 def dirty_log(devices: Sequence[Device], ranges: Iterable[IovaRange], page_size: int = 4096) -> DirtyLog:

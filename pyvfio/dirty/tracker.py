@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pyvfio._abi import lib
 from pyvfio._core import explain
-from pyvfio._core.resource import Resource
+from pyvfio._core.resource import Attempts, Resource
 from pyvfio.bitmap import DirtyBitmap, Segment
 from pyvfio.dirty.log import DirtyLog
 from pyvfio.errors import Closed, InvalidRequest
@@ -82,6 +83,13 @@ class DeviceTracking(DirtyTracker):
     def _release(self) -> None:
         self.log.close()
 
+    def _has_gone(self) -> bool:
+        return self.log.closed
+
+    def _undo(self) -> None:
+        if "log" in self.__dict__:
+            self.log.close()
+
 
 class ContainerTracking(DirtyTracker):
     """By a type1 container: exact for emulated devices, all that is pinned for others."""
@@ -89,9 +97,11 @@ class ContainerTracking(DirtyTracker):
     source = "iommu"
 
     def __init__(self, container: Container, ranges: Iterable[IovaRange]) -> None:
+        self._started = False
         sizes = container.info.dirty_page_sizes or PAGE_SIZE
         super().__init__(container, ranges, sizes & -sizes)
         self._container = container
+        self._started = True
         container.start_dirty_tracking()
 
     def _read(self) -> DirtyBitmap:
@@ -110,6 +120,13 @@ class ContainerTracking(DirtyTracker):
         if not self._container._fd.closed:
             self._container.stop_dirty_tracking()
 
+    def _has_gone(self) -> bool:
+        return self._container._fd.closed
+
+    def _undo(self) -> None:
+        if self._started:
+            self._release()
+
 
 class PageTableTracking(DirtyTracker):
     """By the IOMMU: page tables made for it replace those that the devices were attached to, and are replaced again at the end."""
@@ -120,15 +137,11 @@ class PageTableTracking(DirtyTracker):
         super().__init__(ioas, ranges, PAGE_SIZE)
         self._ioas = ioas
         self._tables: list[tuple[Device, Hwpt]] = []
-        try:
-            for device in devices:
-                table = ioas.hwpt(device, flags=lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING)
-                self._tables.append((device, table))
-                device.attach(table)
-                table.set_dirty_tracking(True)
-        except BaseException:
-            self.close()
-            raise
+        for device in devices:
+            table = ioas.hwpt(device, flags=lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING)
+            self._tables.append((device, table))
+            device.attach(table)
+            table.set_dirty_tracking(True)
 
     def _read(self) -> DirtyBitmap:
         bitmap = DirtyBitmap(self.ranges, self.page_size)
@@ -137,10 +150,23 @@ class PageTableTracking(DirtyTracker):
         return bitmap
 
     def _release(self) -> None:
-        for device, table in self._tables:
-            if not device.closed and not self._ioas.closed:
-                device.attach(self._ioas)
-            table.close()
+        attempts = Attempts()
+        for pair in list(self._tables):
+            if attempts.do(partial(self._restore, *pair)):
+                self._tables.remove(pair)
+        attempts.raise_first(f"stopping {self!r}")
+
+    def _restore(self, device: Device, table: Hwpt) -> None:
+        if not device._fd.closed and not self._ioas.closed and table in device._attached.values():
+            device.attach(self._ioas)
+        table.close()
+
+    def _has_gone(self) -> bool:
+        return self._ioas._fd.closed
+
+    def _undo(self) -> None:
+        if "_tables" in self.__dict__:
+            self._release()
 
 
 class NoTracking(DirtyTracker):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import ffi, lib
 from pyvfio._core import explain
+from pyvfio._core.resource import Attempts
 from pyvfio.dirty.tracker import DirtyTracker, PageTableTracking, iommu_tracks
 from pyvfio.errors import InvalidRequest
 from pyvfio.iommufd.hwpt import allocate
@@ -293,10 +295,14 @@ class Ioas(AddressSpace, IommufdObject, called="iommufd has"):
         return allocate(self, device, flags=flags, **more)
 
     def _release(self) -> None:
-        IommufdObject._release(self)
-        self._forget_all()
+        attempts = Attempts()
+        if attempts.do(partial(IommufdObject._release, self)):
+            self._forget_all()
         if self._owned is not None:
-            self._owned.close()
+            attempts.do(self._owned.close)
+        if self._has_gone():
+            self._forget_all()
+        attempts.raise_first(f"closing {self!r}")
 
     def _gone(self) -> None:
         super()._gone()

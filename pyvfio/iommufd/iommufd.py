@@ -36,8 +36,12 @@ class Iommufd(Resource):
 
     def __init__(self, *, kernel: Kernel | str | None = None) -> None:
         super().__init__(None)
-        self._fd = open_iommu(_kernel.resolve(kernel))
         self._container: Container | None = None
+        self._fd = open_iommu(_kernel.resolve(kernel))
+
+    def _undo(self) -> None:
+        if "_fd" in self.__dict__:
+            self._fd.close()
 
     @classmethod
     def _of(cls, container: Container) -> Self:
@@ -46,6 +50,7 @@ class Iommufd(Resource):
         super().__init__(self, container)
         self._fd = container._fd
         self._container = container
+        self._register()
         return self
 
     def fileno(self) -> int:
@@ -158,6 +163,9 @@ class Iommufd(Resource):
     def _release(self) -> None:
         if self._container is None:
             self._fd.close()
+
+    def _has_gone(self) -> bool:
+        return self._fd.closed
 
     @property
     def _gone_as_a_whole(self) -> bool:

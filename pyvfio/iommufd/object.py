@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import ffi, lib
 from pyvfio._core import explain
 from pyvfio._core.fd import Fd
-from pyvfio._core.resource import Resource
+from pyvfio._core.resource import Attempts, Resource
 from pyvfio.errors import Closed, InvalidRequest
 
 if TYPE_CHECKING:
@@ -109,14 +110,23 @@ class IommufdObject(Resource):
         self._part()
 
     def _release(self) -> None:
-        if not self.iommufd._gone_as_a_whole:
-            for device in self._devices():
-                device._detach_from(self)
-            try:
-                call(self._fd, "IOMMU_DESTROY", "struct iommu_destroy", id=self._id)
-            except OSError as error:
-                if error.errno != errno.ENOENT:
-                    raise
+        if self._has_gone():
+            return
+        attempts = Attempts()
+        for device in self._devices():
+            attempts.do(partial(device._detach_from, self))
+        attempts.do(self._destroy)
+        attempts.raise_first(f"closing {self!r}")
+
+    def _destroy(self) -> None:
+        try:
+            call(self._fd, "IOMMU_DESTROY", "struct iommu_destroy", id=self._id)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+
+    def _has_gone(self) -> bool:
+        return self.iommufd._gone_as_a_whole
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._id} of {self._fd.name}{' (destroyed)' if self._closed else ''}>"

@@ -6,6 +6,7 @@ import select
 from typing import TYPE_CHECKING
 
 from pyvfio._core.fd import Fd
+from pyvfio._core.resource import Attempts
 from pyvfio.iommufd.object import IommufdObject
 
 if TYPE_CHECKING:
@@ -40,5 +41,7 @@ class Queue(IommufdObject):
         super().destroy()
 
     def _release(self) -> None:
-        self._queue.close()
-        super()._release()
+        attempts = Attempts()
+        attempts.do(self._queue.close)
+        attempts.do(super()._release)
+        attempts.raise_first(f"closing {self!r}")

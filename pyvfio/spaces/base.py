@@ -20,6 +20,7 @@ from pyvfio.dirty.tracker import DirtyTracker, track
 from pyvfio.errors import InvalidRequest, NotInMode
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
+from pyvfio.uncopyable import Uncopyable
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -38,7 +39,7 @@ _END = 2**64
 _PLACES = IovaSet([IovaRange(1 << 16, 2**64 - 1)])
 
 
-class Mapping:
+class Mapping(Uncopyable):
     """Memory at an IOVA of an address space. It keeps the memory alive; it can be used in a `with`.
 
     :ivar iova: where devices see it
@@ -48,6 +49,8 @@ class Mapping:
 
     # No __init__: a call of one costs as much as the rest of a map beside the kernel's part.
     __slots__ = ("_held", "buffer", "iova", "size", "space")
+
+    _stands_for = "a mapping in an IOMMU"
 
     space: AddressSpace
     iova: int

@@ -487,9 +487,14 @@ class Container(AddressSpace, called="type1v2, and others by group, have"):
         return bitmap
 
     def _release(self) -> None:
-        self._fd.close()
-        self._forget_all()
-        self._groups.clear()
+        try:
+            self._fd.close()
+        finally:
+            self._forget_all()
+            self._groups.clear()
+
+    def _has_gone(self) -> bool:
+        return self._fd.closed
 
     def __repr__(self) -> str:
         kernel = self._fd.kernel.name

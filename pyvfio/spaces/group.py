@@ -37,12 +37,11 @@ class Group(Resource):
         self.number = number
         kernel = _kernel.resolve(kernel)
         path = f"/dev/vfio/{'noiommu-' if no_iommu else ''}{number}"
+        self._container: Container | None = None
         try:
             self._fd = Fd.open(kernel, path, "group")
         except OSError as error:
-            self._closed = True
             raise self._not_opened(kernel, path, error) from None
-        self._container: Container | None = None
 
     def _not_opened(self, kernel: Kernel, path: str, error: OSError) -> OSError:
         number = error.errno or errno.EIO
@@ -167,6 +166,13 @@ class Group(Resource):
 
     def _release(self) -> None:
         self._fd.close()
+
+    def _has_gone(self) -> bool:
+        return self._fd.closed
+
+    def _undo(self) -> None:
+        if "_fd" in self.__dict__:
+            self._fd.close()
 
     def __repr__(self) -> str:
         return f"<Group {self.number}{' (closed)' if self.closed else ''}>"
