@@ -4,21 +4,21 @@ As a program it builds the extensions in place and rewrites the types of this on
 
     python scripts/build_abi.py
 
-setuptools takes `build_ext` and `bdist_wheel` from here (pyproject.toml), so that the same happens for pip.
+setuptools takes `build_ext` and `sdist` from here (pyproject.toml), so that the same happens for pip.
 
 What is in cdefs/, in the order in which it is read:
 - DECLARATIONS: C for the compiler and cdefs for cffi, so without includes and the like (vfio.h says more);
 - callbacks.h: for cffi only, the `extern "Python"` functions;
 - DEFINITIONS: for the compiler only, all in one unit, so that cffi's wrappers inline what is small.
-A new file is named here and in pyproject.toml's `depends`, which also puts it into the sdist.
+A new file is named here.
 buffer.c is none of these, but an extension of its own, `pyvfio._buffer`.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import sysconfig
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -26,18 +26,16 @@ from pathlib import Path
 from typing import Any
 
 from cffi import FFI
-from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel as _bdist_wheel
+from setuptools import Extension
 from setuptools.command.build_ext import build_ext as _build_ext
+from setuptools.command.sdist import sdist as _sdist
 
 ROOT = Path(__file__).resolve().parent.parent
 CDEFS = ROOT / "cdefs"
 DECLARATIONS = ("vfio.h", "iommufd.h", "native.h", "ranges.h", "bitmap.h")
 DEFINITIONS = ("native.c", "ranges.c", "bitmap.c")
-OLDEST = (3, 11)
-
-# Free-threaded builds before 3.15 have no stable ABI; debug builds can have it, but do not load what has it.
-STABLE_ABI = not (sysconfig.get_config_var("Py_GIL_DISABLED") or sysconfig.get_config_var("Py_DEBUG"))
+SDIST_LICENCE = "MIT AND GPL-2.0-only"
+SDIST_LICENCE_FILES = ("LICENSES/GPL-2.0-only.txt",)
 
 PRELUDE = """
 #include <stddef.h>
@@ -74,25 +72,20 @@ class build_ext(_build_ext):
             written.parent.mkdir(parents=True, exist_ok=True)
             declare().emit_c_code(str(written))
             ext.sources = [str(written)]
-        if STABLE_ABI:
-            ext.define_macros.append(("Py_LIMITED_API", f"0x{OLDEST[0]:02x}{OLDEST[1]:02x}0000"))
-        else:
-            ext.define_macros.append(("_CFFI_NO_LIMITED_API", None))
         super().build_extension(ext)
 
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        for ext in self.extensions or ():
-            ext.py_limited_api = STABLE_ABI  # decides the name of the file, so before any is asked for
 
+class sdist(_sdist):
+    """Names the licence of the kernel modules in tests/ too, which no wheel has."""
 
-class bdist_wheel(_bdist_wheel):
-    """Tags the wheel for every CPython from the oldest on, where that is true."""
-
-    def finalize_options(self) -> None:
-        if STABLE_ABI:
-            self.py_limited_api = f"cp{OLDEST[0]}{OLDEST[1]}"
-        super().finalize_options()
+    def run(self) -> None:
+        metadata: Any = self.distribution.metadata
+        if hasattr(metadata, "license_expression"):
+            metadata.license_expression = SDIST_LICENCE
+        else:
+            metadata.license = SDIST_LICENCE
+        metadata.license_files = [*metadata.license_files, *SDIST_LICENCE_FILES]
+        super().run()
 
 
 STUB = '''"""The extension's types. Written by scripts/build_abi.py: do not edit."""
@@ -253,8 +246,7 @@ def python_type(ctype: Any, *, argument: bool = False) -> str:
 
 
 def main() -> None:
-    os.chdir(ROOT)
-    setup(script_args=["--quiet", "build_ext", "--inplace"])
+    subprocess.run([sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"], cwd=ROOT, check=True)
     [built] = (ROOT / "pyvfio").glob("_abi.*.so")
     loader = ExtensionFileLoader("pyvfio._abi", str(built))
     module = module_from_spec(spec_from_file_location("pyvfio._abi", built, loader=loader))
