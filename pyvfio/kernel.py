@@ -244,11 +244,15 @@ def _udev() -> Any:
     return _contexts[thread]
 
 
+# As a pointer: cffi before 1.17 does not take the function itself for the value of a field.
+_linux_ioctl = ffi.addressof(lib, "pyvfio_linux_ioctl")
+
+
 class LinuxKernel(Kernel):
     """The real kernel."""
 
     def door(self, fd: int, kind: str) -> Any:
-        return ffi.new("pyvfio_door *", (lib.pyvfio_linux_ioctl, ffi.NULL, fd))
+        return ffi.new("pyvfio_door *", (_linux_ioctl, ffi.NULL, fd))
 
     def __repr__(self) -> str:
         return "LinuxKernel()"
