@@ -1,0 +1,79 @@
+"""The command line of scripts/build_kernel."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import json
+from pathlib import Path
+
+from vmtest.kernel import Wanted, finished_kernel, require_kernel
+from vmtest.mock_module import build_mock
+from vmtest.problems import Missing, Problem, say
+
+
+class ExitCode(enum.IntEnum):
+    """The exit codes; argparse ends with 2 for wrong arguments."""
+
+    DONE = 0
+    FAILED = 1
+    MISSING = 3
+    NOT_BUILT = 4
+    NO_MOCK = 5
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description="Build a test kernel and the modules of the tests.")
+    parser.add_argument(
+        "--kernel", metavar="VERSION", help="such as 7.3, 6.12 or 6.1; without it the newest; `debug` is --debug"
+    )
+    parser.add_argument("--debug", action="store_true", help="with lockdep, KASAN and kmemleak")
+    parser.add_argument("--update", action="store_true", help="look for a newer package even if a kernel is built")
+    parser.add_argument(
+        "--print-dir", action="store_true", help="build nothing; print where the kernel is, if it is built"
+    )
+    parser.add_argument("--json", action="store_true", help="print all paths as one JSON object instead")
+    return parser.parse_args(arguments)
+
+
+def wanted_kernel(arguments: argparse.Namespace) -> Wanted:
+    """Return the kernel that the arguments ask for."""
+    wanted = Wanted.named(arguments.kernel)
+    return Wanted(wanted.version, debug=wanted.debug or arguments.debug)
+
+
+def paths_of(kernel: Path, mock: Path | None) -> dict[str, str | None]:
+    """Return what --json prints: the paths, None for what this kernel does not have."""
+
+    def path_of(name: str) -> str | None:
+        return str(kernel / name) if (kernel / name).exists() else None
+
+    return {
+        "kernel": str(kernel),
+        "release": (kernel / "release").read_text().strip(),
+        "initramfs": path_of("initramfs"),
+        "headers": path_of("include"),
+        "mtty_module": path_of("modules/mtty.ko"),
+        "mdev_module": path_of("modules/mdev.ko"),
+        "mock_module": None if mock is None else str(mock),
+    }
+
+
+def main() -> int:
+    """Find or build what the command line asks for, and return the exit code."""
+    arguments = parse_arguments()
+    wanted = wanted_kernel(arguments)
+    if arguments.print_dir:
+        if (found := finished_kernel(wanted)) is None:
+            return ExitCode.NOT_BUILT
+        print(found)
+        return ExitCode.DONE
+    try:
+        kernel = require_kernel(wanted, update=arguments.update)
+        mock = build_mock(kernel)
+    except Problem as problem:
+        say(str(problem))
+        return ExitCode.MISSING if isinstance(problem, Missing) else ExitCode.FAILED
+    print(json.dumps(paths_of(kernel, mock)) if arguments.json else kernel)
+    return ExitCode.NO_MOCK if mock is None else ExitCode.DONE

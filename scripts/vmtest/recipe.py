@@ -1,0 +1,131 @@
+"""What a test kernel is made from. Its hash is the name of the kernel's directory, so that a change here builds anew."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FRAGMENT = Path(__file__).resolve().parents[1] / "kernel.config"
+DEBUG_FRAGMENT = FRAGMENT.with_name("kernel.debug.config")
+
+# The name of the debug kernel where a version is asked for.
+DEBUG = "debug"
+
+# Kernels that are not built but taken as the distribution ships them, by the name of their package. To get and to unpack
+# 6.1 takes 20 seconds and a build 9 minutes of processor time, and what a build could switch on (iommufd) came with 6.2.
+# 6.12 is built, since the ready one comes without iommufd.
+READY = {"6.1": r"^linux-image-6\.1\.0-[0-9]+-amd64$"}
+SOURCE = r"^linux-source-[0-9.]+$"
+# Of a ready kernel's modules those that a machine needs (what they depend on comes by itself), in the order of loading.
+READY_MODULES = (
+    "virtio_pci",
+    "virtio_console",
+    "9pnet_virtio",
+    "9p",
+    "vfio_iommu_type1",
+    "vfio_pci",
+    "nvme",
+    "e1000e",
+    "igb",
+)
+# Process 1 of its initramfs: it makes a kernel with modules look like one that has all built in. Parameters of modules are
+# taken from the kernel's command line by modprobe.
+READY_INIT = r"""#!/busybox sh
+/busybox mount -t proc proc /proc
+for module in @MODULES@; do /busybox modprobe $module; done
+for word in $(/busybox cat /proc/cmdline); do case $word in init=*|rootflags=*) export "$word";; esac; done
+/busybox mount -t 9p -o ro,$rootflags root /root
+/busybox mount -t devtmpfs devtmpfs /root/dev
+/busybox umount /proc
+exec /busybox switch_root /root $init
+"""
+
+MAKE_CONFIG = (
+    ("tinyconfig",),
+    ("merge",),
+    ("olddefconfig",),
+)
+MAKE_BUILD = ("bzImage", "modules", "headers")
+MAKE_VARIABLES = {
+    "KBUILD_BUILD_TIMESTAMP": "1970-01-01",
+    "KBUILD_BUILD_USER": "pyvfio",
+    "KBUILD_BUILD_HOST": "pyvfio",
+}
+KEPT_IN_TREE = (
+    "Makefile",
+    ".config",
+    "Module.symvers",
+    "include",
+    "scripts",
+    "arch/x86/Makefile*",
+    "arch/x86/include",
+    "tools/objtool/objtool",
+    "drivers/iommu/iommufd/*.h",
+)
+LEFT_OUT_OF_TREE = ("*.o", "*.a", "*.cmd", "*.dtsi", "*.dts")
+MODULES = ("drivers/vfio/mdev/mdev.ko", "samples/vfio-mdev/mtty.ko")
+
+
+class Option(NamedTuple):
+    """A line of a fragment of the kernel's configuration."""
+
+    name: str
+    value: str | None
+    """None: it is not set."""
+    is_in_every_release: bool
+
+
+def digest(value: Any) -> str:
+    """Return a short hash of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fragments(*, debug: bool) -> tuple[Path, ...]:
+    """Return the parts of the configuration, in the order in which they are merged."""
+    return (FRAGMENT, DEBUG_FRAGMENT) if debug else (FRAGMENT,)
+
+
+def parse_fragment(text: str) -> list[Option]:
+    """Return the options that a fragment sets."""
+    options, needed = [], True
+    for line in text.splitlines():
+        if line.startswith("# Not in every release"):
+            needed = False
+        elif match := re.fullmatch(r"(CONFIG_\w+)=(.+)", line):
+            options.append(Option(match[1], match[2], needed))
+        elif match := re.fullmatch(r"# (CONFIG_\w+) is not set", line):
+            options.append(Option(match[1], None, needed))
+    return options
+
+
+def without_effect(options: list[Option], config: str) -> list[Option]:
+    """Return the options that a finished configuration has not or has otherwise."""
+    values = dict(re.findall(r"^(CONFIG_\w+)=(.+)$", config, re.M))
+    return [option for option in options if values.get(option.name) != option.value]
+
+
+def local_recipe(version: str | None, *, debug: bool = False) -> dict[str, Any]:
+    """Return all that decides the outcome, but for the package."""
+    tools = {"compiler": _first_line("gcc", "--version"), "linker": _first_line("ld", "--version")}
+    if version in READY:
+        return tools | {"recipe": [READY_MODULES, READY_INIT]}
+    recipe = tools | {
+        "fragment": _hash_of(FRAGMENT),
+        "recipe": [MAKE_CONFIG, MAKE_BUILD, MAKE_VARIABLES, KEPT_IN_TREE, LEFT_OUT_OF_TREE, MODULES],
+    }
+    return recipe | {"debug_fragment": _hash_of(DEBUG_FRAGMENT)} if debug else recipe
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _first_line(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "none"
