@@ -16,7 +16,7 @@ from pyvfio.iova import IovaRange, IovaSet
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
-    from pyvfio.guest.plan import Plan
+    from pyvfio.guest.planning import Plan
 
 _START = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START | lib.VFIO_DEVICE_FEATURE_SET
 _STOP = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP | lib.VFIO_DEVICE_FEATURE_SET
@@ -87,30 +87,23 @@ class DirtyLog(Resource):
 
     @classmethod
     def planned(cls, devices: Sequence[Device], plan: Plan) -> Self:
-        """Start with the ranges of a plan (:mod:`pyvfio.guest.plan`), and with one fewer each time that a device takes only
+        """Start with the ranges of a plan (:mod:`pyvfio.guest.planning`), and with one fewer each time that a device takes only
         fewer (E2BIG). A refusal of the size is final: joining ranges only adds to it.
 
         :raises OSError: as above; E2BIG when the device does not take a single range
         """
-        from pyvfio.guest import plan as tracking
-
-        logs: list[Self] = []
-        failures: list[OSError] = []
-
-        def attempt(tried: Plan) -> int:
+        tried: list[str] = []
+        while True:
             try:
-                logs.append(cls(devices, tried.ranges, tried.page_size))
-            except OSError as failure:
-                failures.append(failure)
-                return failure.errno or errno.EIO
-            return 0
-
-        attempts = tracking.start(plan, attempt)
-        if logs:
-            return logs[0]
-        if len(attempts.tried) > 1:
-            failures[-1].add_note(f"tried before, with more ranges: {', '.join(map(str, attempts.tried[:-1]))}")
-        raise failures[-1]
+                return cls(devices, plan.ranges, plan.page_size)
+            except OSError as refusal:
+                fewer = plan.after(refusal.errno or errno.EIO)
+                if fewer is None:
+                    if tried:
+                        refusal.add_note(f"tried before, with more ranges: {', '.join(tried)}")
+                    raise
+                tried.append(str(len(plan.ranges)))
+                plan = fewer
 
     def _start(self, device: Device, page_size: int) -> int:
         native = ffi.new("struct vfio_device_feature_dma_logging_range[]", max(len(self.ranges), 1))

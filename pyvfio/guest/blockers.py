@@ -12,7 +12,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from pyvfio.guest.limits import CORE, Limits
-from pyvfio.guest.plan import Plan, fit
+from pyvfio.guest.planning import Plan, fit
 from pyvfio.iova import IovaRange
 
 SYSTEM_MEMORY = "system"

@@ -136,6 +136,9 @@ class Layout(NamedTuple):
     """Where everything of a guest lies."""
 
     way: str
+    """The function that made it."""
+    described: str
+    """The same in words, to follow "laid out as"."""
     machine: Machine
     ram: tuple[Ram, ...]
     """The pieces of RAM, from below; the first is below 4 GiB."""
@@ -160,6 +163,8 @@ class Layout(NamedTuple):
     """RAM that the guest has paid for and does not get."""
     no_dma: IovaSet = IovaSet()
     """RAM that must not be mapped for DMA."""
+    srat_ranges: tuple[IovaRange, ...] = (WHOLE,)
+    """The ranges that the SRAT splits a node's memory above 4 GiB by."""
 
     @property
     def relocated(self) -> bool:
@@ -207,14 +212,12 @@ class Layout(NamedTuple):
 
     def srat(self, nodes: Sequence[int]) -> list[Affinity]:
         """The memory entries of the guest's SRAT for NUMA nodes of these sizes."""
-        if self.way == "rfc":
-            return srat_rfc(nodes, self.machine.below_4g, _rfc_ranges(self.machine))
-        return srat(nodes, self.machine.below_4g, self.above_4g_start)
+        return srat(nodes, self.machine.below_4g, self.above_4g_start, self.srat_ranges)
 
     def explain(self, *reserved: IovaSet) -> str:
         """The layout in words, with its conflicts with the reserved regions given (see :meth:`conflicts`)."""
         machine = self.machine
-        lines = [f"{_size(machine.ram_size)} of RAM on {machine.board.value}, laid out as {_WAYS[self.way]}:"]
+        lines = [f"{_size(machine.ram_size)} of RAM on {machine.board.value}, laid out as {self.described}:"]
         lines += [
             f"  {_span(p.range)} {p.name}, {_size(p.range.size)} from RAM offset 0x{p.offset:x}" for p in self.ram
         ]
@@ -254,15 +257,6 @@ class Affinity(NamedTuple):
     size: int
 
 
-_WAYS = {
-    "merged": "QEMU 7.1 and later do it",
-    "rfc": "the RFC of June 2021 did it, split around the AMD hole",
-    "reserved_in_place": "it always was, with the AMD hole reserved in place",
-    "unmapped": "it always was, with the AMD hole left unmapped for DMA",
-    "as_before": "QEMU up to 7.0 did it",
-}
-
-
 def ram_split(board: Board, ram_size: int) -> tuple[int, int]:
     """RAM below and above 4 GiB: the boards keep 1 GiB alignment once there is enough (QEMU, unchanged for years)."""
     if board is Board.Q35:
@@ -283,89 +277,16 @@ def merged(machine: Machine) -> Layout:
     With an AMD *vCPU*: if anything that the guest may use reaches the hole, all RAM above 4 GiB moves to 1 TiB; and if
     the vCPU's address bits reach the hole, it is the memory map's first entry, moved or not.
     """
-    before = _placed(machine, FOUR_GIB)
+    before = place(machine, FOUR_GIB)
     enforced = machine.amd_cpu and machine.enforce_amd_1tb_hole
     start = AMD_ABOVE_1TB_START if enforced and before.max_used >= AMD_HT_START else FOUR_GIB
     told = (E820(AMD_HT_START, AMD_HT_SIZE, E820_RESERVED),) if enforced and machine.phys_bits >= 40 else ()
-    return _in_one_piece("merged", machine, start, before.max_used, told)
+    return in_one_piece("merged", "QEMU 7.1 and later do it", machine, start, before.max_used, told)
 
 
 def as_before(machine: Machine) -> Layout:
     """The layout of QEMU up to 7.0: nothing is moved, nothing reserved."""
-    return _in_one_piece("as_before", machine, FOUR_GIB, _placed(machine, FOUR_GIB).max_used, ())
-
-
-def reserved_in_place(machine: Machine) -> Layout:
-    """RAM stays where it is, and of it what lies in the hole is reserved: the guest loses up to 12 GiB."""
-    plain = as_before(machine)
-    hole = IovaSet([AMD_HT])
-    pieces = [part for piece in plain.ram for part in piece.without(hole)]
-    pieces = [p._replace(name="ram-above-1t") if p.range.start > AMD_HT_END else p for p in pieces]
-    lost = IovaSet(piece.range for piece in plain.ram) & hole
-    told = [E820(AMD_HT_START, AMD_HT_SIZE, E820_RESERVED), *(_e820(piece) for piece in pieces)]
-    return plain._replace(way="reserved_in_place", ram=tuple(pieces), e820=tuple(told), given_up=lost)
-
-
-def unmapped(machine: Machine) -> Layout:
-    """RAM stays where it is, and what lies in the hole is not mapped: the guest can use it, its devices cannot."""
-    plain = as_before(machine)
-    return plain._replace(way="unmapped", no_dma=IovaSet(piece.range for piece in plain.ram) & IovaSet([AMD_HT]))
-
-
-def rfc(machine: Machine) -> Layout:
-    """The layout of the RFC of June 2021 ("Fix creation of >= 1Tb guests on AMD systems with IOMMU", version 1).
-
-    With an AMD *host*, RAM above 4 GiB is split around the hole, and the hot-plug area and the 64-bit PCI window go to
-    the next 1 GiB boundary with room.  Its oddities are kept: the room must be a byte more than is asked for; the room
-    for hot-plug is looked for without the slots' GiB, so that area can reach into the hole; RAM that ends right at the
-    hole makes the size above 1 TiB wrap.
-
-    :raises ValueError: no room; the RFC ended QEMU there
-    """
-    ranges = _rfc_ranges(machine)
-    on_amd = len(ranges) > 1
-    below, above = machine.below_4g, machine.above_4g
-    ram = [Ram("ram-below-4g", IovaRange.of(0, below), 0)]
-    told = [E820(0, below, E820_RAM)]
-    end, offset, left = FOUR_GIB, below, above
-    for index, (name, range_) in enumerate(ranges):
-        if not left:
-            break
-        size = min(left, range_.size)
-        ram.append(Ram(name, IovaRange.of(range_.start, size), offset))
-        told.append(E820(range_.start, size, E820_RAM))
-        left -= size
-        offset += size
-        end = range_.start + size
-        if left and index + 1 < len(ranges):
-            told.append(E820(end, ranges[index + 1][1].start - end, E820_RESERVED))
-    if left:
-        raise ValueError(f"unsupported amount of memory: {above}")
-    above_1t = (end - TIB) % _U64 if on_amd and above and end > AMD_HT_START - 1 else 0
-    devices: IovaRange | None = None
-    hole64 = end
-    if machine.device_memory_size is not None and machine.maxram_size is not None:
-        base = _rfc_room(ranges, end, machine.maxram_size - machine.ram_size)
-        if not base:
-            raise ValueError(f"unable to find device memory base for {end} - {machine.maxram_size - machine.ram_size}")
-        devices = IovaRange.of(base, machine.device_memory_size)
-        hole64 = devices.last + 1
-    hole64 = _rfc_room(ranges, hole64, machine.hole64)
-    before = _placed(machine, FOUR_GIB).max_used
-    return Layout(
-        "rfc",
-        machine,
-        tuple(ram),
-        tuple(told),
-        FOUR_GIB,
-        end,
-        devices,
-        hole64,
-        hole64 + machine.hole64 - 1,
-        before,
-        cmos_above_4g((above - above_1t) % _U64),
-        above_1t,
-    )
+    return in_one_piece("as_before", "QEMU up to 7.0 did it", machine, FOUR_GIB, place(machine, FOUR_GIB).max_used, ())
 
 
 def cmos_above_4g(size: int) -> tuple[int, int, int]:
@@ -378,25 +299,15 @@ def cmos_above_4g(size: int) -> tuple[int, int, int]:
     return units & 0xFF, units >> 8 & 0xFF, units >> 16 & 0xFF
 
 
-def srat(nodes: Iterable[int], below_4g: int, above_4g_start: int = FOUR_GIB) -> list[Affinity]:
-    """The SRAT's memory entries for NUMA nodes of these sizes (build_srat, QEMU 7.1 to 10.2).
+def srat(
+    nodes: Iterable[int], below_4g: int, above_4g_start: int = FOUR_GIB, usable: Sequence[IovaRange] = (WHOLE,)
+) -> list[Affinity]:
+    """Return the SRAT's memory entries for NUMA nodes of these sizes (build_srat, QEMU 7.1 to 10.2).
 
     640 KiB to 1 MiB, and the hole between the RAM's two parts, are cut out.
+
+    :param usable: the ranges above 4 GiB that memory may lie in
     """
-    return _srat(nodes, below_4g, above_4g_start, [WHOLE])
-
-
-def srat_rfc(nodes: Iterable[int], below_4g: int, usable: Sequence[tuple[str, IovaRange]]) -> list[Affinity]:
-    """The RFC's: a node's last piece is split at the AMD hole.
-
-    Its mistake is kept: a node that lies wholly below 4 GiB is told to begin at 4 GiB.
-
-    :param usable: the named ranges above 4 GiB, :data:`RFC_AMD` or :data:`RFC_OTHERS`
-    """
-    return _srat(nodes, below_4g, FOUR_GIB, [range_ for _, range_ in usable])
-
-
-def _srat(nodes: Iterable[int], below_4g: int, above_4g_start: int, usable: Sequence[IovaRange]) -> list[Affinity]:
     entries: list[Affinity] = []
     next_base = 0
     for node, node_size in enumerate(nodes):
@@ -429,30 +340,7 @@ def _srat(nodes: Iterable[int], below_4g: int, above_4g_start: int, usable: Sequ
     return entries
 
 
-RFC_OTHERS = (("ram-above-4g", IovaRange(FOUR_GIB, _U64 - 1)),)
-"""The ranges above 4 GiB that the RFC used on a host that is not AMD's."""
-RFC_AMD = (
-    ("ram-above-4g", IovaRange(FOUR_GIB, AMD_HT_START - 1)),
-    ("ram-above-1t", IovaRange(AMD_ABOVE_1TB_START, _U64 - 1)),
-)
-"""Those on an AMD host."""
-
-
-def _rfc_ranges(machine: Machine) -> Sequence[tuple[str, IovaRange]]:
-    return RFC_AMD if machine.amd_host and machine.enforce_amd_1tb_hole else RFC_OTHERS
-
-
-def _rfc_room(ranges: Sequence[tuple[str, IovaRange]], base: int, size: int) -> int:
-    """The RFC's allowed_round_up: the next 1 GiB boundary with room, 0 if there is none."""
-    base = _round_up(base, GIB)
-    for _, range_ in ranges:
-        start = max(_round_up(range_.start, GIB), base)
-        if start <= range_.last and range_.last - start >= size:
-            return start
-    return 0
-
-
-class _Placed(NamedTuple):
+class Placed(NamedTuple):
     """Where things land when RAM above 4 GiB begins at a given address."""
 
     end: int
@@ -461,32 +349,33 @@ class _Placed(NamedTuple):
     max_used: int
 
 
-def _placed(machine: Machine, start: int) -> _Placed:
+def place(machine: Machine, start: int) -> Placed:
     end = start + machine.above_4g
     size = machine.device_memory_size
-    devices = IovaRange.of(_round_up(end, GIB), size) if size is not None else None
+    devices = IovaRange.of(round_up(end, GIB), size) if size is not None else None
     top = devices.last + 1 if devices else end
     if machine.cxl_windows is not None:
         # CXL begins behind the hot-plug area, even an empty one: 1 MiB of registers, then the windows, 256 MiB aligned.
-        top = (devices.last + 1 if devices else _round_up(end, GIB) + machine.slots * GIB) + MIB
+        top = (devices.last + 1 if devices else round_up(end, GIB) + machine.slots * GIB) + MIB
         if machine.cxl_windows:
-            top = _round_up(top, 256 * MIB) + sum(machine.cxl_windows)
-    hole64 = _round_up(top, GIB)
+            top = round_up(top, 256 * MIB) + sum(machine.cxl_windows)
+    hole64 = round_up(top, GIB)
     if machine.long_mode:
-        return _Placed(end, devices, hole64, hole64 + machine.hole64 - 1)
-    return _Placed(end, devices, hole64, (devices.last + 1 if devices else end) - 1)
+        return Placed(end, devices, hole64, hole64 + machine.hole64 - 1)
+    return Placed(end, devices, hole64, (devices.last + 1 if devices else end) - 1)
 
 
-def _in_one_piece(way: str, machine: Machine, start: int, before: int, told: Sequence[E820]) -> Layout:
-    placed = _placed(machine, start)
+def in_one_piece(way: str, described: str, machine: Machine, start: int, before: int, told: Sequence[E820]) -> Layout:
+    placed = place(machine, start)
     ram = [Ram("ram-below-4g", IovaRange.of(0, machine.below_4g), 0)]
     if machine.above_4g:
         ram.append(Ram("ram-above-4g", IovaRange.of(start, machine.above_4g), machine.below_4g))
     return Layout(
         way,
+        described,
         machine,
         tuple(ram),
-        (*told, *(_e820(piece) for piece in ram)),
+        (*told, *(ram_entry(piece) for piece in ram)),
         start,
         placed.end,
         placed.devices,
@@ -497,11 +386,11 @@ def _in_one_piece(way: str, machine: Machine, start: int, before: int, told: Seq
     )
 
 
-def _e820(piece: Ram) -> E820:
+def ram_entry(piece: Ram) -> E820:
     return E820(piece.range.start, piece.range.size, E820_RAM)
 
 
-def _round_up(value: int, unit: int) -> int:
+def round_up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 

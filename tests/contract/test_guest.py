@@ -11,8 +11,7 @@ import pytest
 
 from pyvfio import DirtyLog, DmaBuffer, IovaRange
 from pyvfio._abi import lib
-from pyvfio.guest import mapping, x86
-from pyvfio.guest import plan as tracking
+from pyvfio.guest import mapping, planning, x86
 from pyvfio.guest.sections import MemorySection
 
 if TYPE_CHECKING:
@@ -36,9 +35,9 @@ def test_the_plan_of_old_is_refused_and_that_with_the_pci_range_split_off_finds_
     device: Device, space: AddressSpace, logger: VfioMock
 ) -> None:
     with pytest.raises(OSError, match="2\\^46") as caught:
-        DirtyLog.planned([device], tracking.plan(SECTIONS, tracking.split_32_64))
+        DirtyLog.planned([device], planning.plan(SECTIONS, planning.split_32_64))
     assert caught.value.errno == errno.EOPNOTSUPP
-    plan = tracking.plan(SECTIONS, tracking.split_32_64_pci)
+    plan = planning.plan(SECTIONS, planning.split_32_64_pci)
     choose = random.Random(46)
     places = [0x10_0000, 0x8000_0000, 0x1_0000_0000, 0x2_7FE0_0000, 0x3838_0000_0000]
     mappings = [space.map(DmaBuffer(1 << 20), place) for place in places]
@@ -55,7 +54,7 @@ def test_a_plan_with_too_many_ranges_is_tried_with_fewer(device: Device, logger:
     logger["LOG_MAX_RANGES"] = 2
     logger["LOG_OVERFLOW"] = 1
     sections = [MemorySection(at << 20, 1 << 20) for at in (1, 3, 10, 40)]
-    with DirtyLog.planned([device], tracking.plan(sections, tracking.exact)) as log:
+    with DirtyLog.planned([device], planning.plan(sections, planning.exact)) as log:
         assert log.ranges == (IovaRange.of(1 << 20, 10 << 20), IovaRange.of(40 << 20, 1 << 20))
 
 

@@ -435,7 +435,7 @@ def test_a_kernel_that_writes_beyond_the_bitmap_is_found_out(kernel: FakeKernel,
 def test_importing_loads_no_more_than_it_uses() -> None:
     code = "import sys, pyvfio; pyvfio.open; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert not {"pyudev", "asyncio", "dataclasses", "numpy", "inspect", "pyvfio.guest.plan"} & set(loaded)
+    assert not {"pyudev", "asyncio", "dataclasses", "numpy", "inspect", "pyvfio.guest.planning"} & set(loaded)
 
 
 def test_the_kernel_is_chosen_by_name() -> None:

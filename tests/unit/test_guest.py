@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import pyvfio.guest
-from pyvfio.guest import bars, blockers, limits, mapping, qemu, reserved, sections, x86
-from pyvfio.guest import plan as tracking
+from pyvfio.guest import bars, blockers, limits, mapping, planning, qemu, reserved, sections, x86
+from pyvfio.guest.qemu import layouts, virtio_iommu
 from pyvfio.guest.sections import MemorySection, Reason
 from pyvfio.iova import IovaRange, IovaSet
 
@@ -41,8 +41,8 @@ def test_guest_imports_nothing_of_pyvfio_but_addresses_and_errors() -> None:
 
 
 def test_the_two_ranges_of_2023_are_too_wide_for_mlx5_and_the_three_are_not() -> None:
-    two = tracking.plan(GUEST, tracking.split_32_64)
-    three = tracking.plan(GUEST, tracking.split_32_64_pci)
+    two = planning.plan(GUEST, planning.split_32_64)
+    three = planning.plan(GUEST, planning.split_32_64_pci)
     assert two.ranges == (LOW, IovaRange(HIGH.start, BAR.last))
     assert three.ranges == (LOW, HIGH, BAR)
     assert two.fit(limits.MLX5).answer.errno == errno.EOPNOTSUPP
@@ -51,7 +51,7 @@ def test_the_two_ranges_of_2023_are_too_wide_for_mlx5_and_the_three_are_not() ->
 
 
 def test_the_best_for_mlx5_is_the_plan_without_the_gap() -> None:
-    held = tracking.plan(GUEST, tracking.exact).fit(limits.mlx5(max_num_range=3))
+    held = planning.plan(GUEST, planning.exact).fit(limits.mlx5(max_num_range=3))
     assert held.accepted
     assert held.best is not None
     assert sum(r.size for r in held.best) <= 9 * GIB
@@ -59,7 +59,7 @@ def test_the_best_for_mlx5_is_the_plan_without_the_gap() -> None:
 
 
 def test_a_device_with_one_range_undoes_the_plan_by_combining() -> None:
-    plan = tracking.plan(GUEST)
+    plan = planning.plan(GUEST)
     held = plan.fit(limits.mlx5(max_num_range=1))
     assert held.answer.errno == errno.EOPNOTSUPP
     assert held.answer.ranges == (IovaRange(0, BAR.last),)
@@ -70,7 +70,7 @@ def test_a_device_with_one_range_undoes_the_plan_by_combining() -> None:
 
 
 def test_a_device_that_does_not_combine_refuses_more_ranges_than_it_has() -> None:
-    held = tracking.plan(GUEST).fit(limits.Limits(max_ranges=2))
+    held = planning.plan(GUEST).fit(limits.Limits(max_ranges=2))
     assert held.answer.errno == errno.E2BIG
     assert held.best == (IovaRange(0, HIGH.last), BAR)
     assert held.explain() == "Too many ranges (E2BIG). 2 ranges would do, 1.992 GiB more than these."
@@ -78,38 +78,38 @@ def test_a_device_that_does_not_combine_refuses_more_ranges_than_it_has() -> Non
 
 def test_the_kernel_itself_takes_as_many_ranges_as_fit_in_a_page() -> None:
     many = [IovaRange.of(i * 0x2000, 0x1000) for i in range(257)]
-    held = tracking.fit(many)
+    held = planning.fit(many)
     assert held.answer.errno == errno.E2BIG
     assert held.best is not None
     assert len(held.best) == 256
-    assert tracking.fit(many, host_page_size=65536).accepted
+    assert planning.fit(many, host_page_size=65536).accepted
 
 
 def test_pds_tracks_less_than_it_says_beyond_16_tib_and_the_best_is_cut_to_pieces() -> None:
     wide = [IovaRange.of(0, 20 << 40)]
-    one, three = tracking.fit(wide, limits.PDS), tracking.fit(wide, limits.pds(3))
+    one, three = planning.fit(wide, limits.PDS), planning.fit(wide, limits.pds(3))
     assert (one.accepted, one.complete, one.best) == (True, False, None)
     assert one.answer.lost == 16 << 40
     assert "loses 16 TiB" in one.explain()
     assert three.best is not None
     assert len(three.best) == 2
-    assert tracking.fit(three.best, limits.pds(3)).complete
+    assert planning.fit(three.best, limits.pds(3)).complete
 
 
 def test_a_device_that_cannot_log_has_no_best() -> None:
-    held = tracking.fit([LOW], limits.pds(0))
+    held = planning.fit([LOW], limits.pds(0))
     assert (held.answer.errno, held.best) == (errno.EOPNOTSUPP, None)
     assert held.explain() == "pds cannot log at all (EOPNOTSUPP)."
 
 
 def test_a_space_below_the_devices_smallest_is_made_larger() -> None:
-    held = tracking.fit([IovaRange.of(0x1000, 0x1000)], limits.mlx5(log_min_addr_space=16))
+    held = planning.fit([IovaRange.of(0x1000, 0x1000)], limits.mlx5(log_min_addr_space=16))
     assert held.answer.errno == errno.EOPNOTSUPP
     assert held.best == (IovaRange.of(0x1000, 0x9000),)
 
 
 def test_a_retry_follows_only_e2big() -> None:
-    plan = tracking.plan(GUEST)
+    plan = planning.plan(GUEST)
     assert plan.after(errno.EOPNOTSUPP) is None
     assert plan.after(errno.EINVAL) is None
     shorter = plan.after(errno.E2BIG)
@@ -121,21 +121,21 @@ def test_a_retry_follows_only_e2big() -> None:
 
 
 def test_start_gives_up_at_a_refusal_of_the_size() -> None:
-    came = tracking.start(tracking.plan(GUEST), lambda plan: errno.E2BIG if len(plan.ranges) > 2 else errno.EOPNOTSUPP)
-    assert came == tracking.Attempts(None, errno.EOPNOTSUPP, (3, 2))
+    came = planning.start(planning.plan(GUEST), lambda plan: errno.E2BIG if len(plan.ranges) > 2 else errno.EOPNOTSUPP)
+    assert came == planning.Attempts(None, errno.EOPNOTSUPP, (3, 2))
 
 
 def test_ours_is_right_where_qemus_ranges_overlap() -> None:
     ivshmem = MemorySection(0x383900000000, 0x100000, ram_device=True, name="ivshmem")
     them = [*GUEST, ivshmem]
     assert qemu.track(them).kernel_errno() == errno.EINVAL
-    plan = tracking.plan(them)
+    plan = planning.plan(them)
     assert plan.ranges == (LOW, HIGH, IovaRange(BAR.start, 0x3839000FFFFF))
     assert plan.fit(limits.MLX5).complete
 
 
 def test_nothing_to_track_is_an_empty_plan_and_enomem_in_qemu() -> None:
-    assert tracking.plan([]).ranges == ()
+    assert planning.plan([]).ranges == ()
     with pytest.raises(OSError, match="Failed to prepare DMA logging: Cannot allocate memory"):
         qemu.track([]).prepare()
 
@@ -144,38 +144,38 @@ def test_all_of_the_address_space_cannot_be_logged() -> None:
     viommu = MemorySection.viommu(0, 1 << 64)
     assert qemu.track([viommu]).ranges == [(0, 0)]
     with pytest.raises(ValueError, match="EOVERFLOW"):
-        tracking.plan([viommu])
+        planning.plan([viommu])
     with pytest.raises(ValueError, match="64 bits"):
-        tracking.max_iova(64)
-    plan = tracking.plan([viommu, MemorySection(0, GIB)], tracking.max_iova(39))
+        planning.max_iova(64)
+    plan = planning.plan([viommu, MemorySection(0, GIB)], planning.max_iova(39))
     assert plan.ranges == (IovaRange(0, (1 << 39) - 1),)
     assert plan.over_tracked == 0
 
 
 def test_memory_mapped_later_is_always_dirty_or_refused() -> None:
-    plan = tracking.plan(GUEST)
+    plan = planning.plan(GUEST)
     outside = IovaRange.of(0x280000000 - 0x1000, 0x2000)
     missing = IovaSet([IovaRange.of(0x280000000, 0x1000)])
-    assert plan.admit(outside, tracking.Later.ALWAYS_DIRTY) == missing
+    assert plan.admit(outside, planning.Later.ALWAYS_DIRTY) == missing
     with pytest.raises(ValueError, match="never be reported as dirty"):
-        plan.admit(outside, tracking.Later.REFUSED)
-    assert not plan.admit(HIGH, tracking.Later.REFUSED)
+        plan.admit(outside, planning.Later.REFUSED)
+    assert not plan.admit(HIGH, planning.Later.REFUSED)
 
 
 def test_a_million_blocks_come_to_256_ranges_from_an_array() -> None:
     blocks = IovaSet(IovaRange.of(i << 22, 1 << 21) for i in range(10_000))
-    plan = tracking.plan_ranges(blocks, 256)
+    plan = planning.plan_ranges(blocks, 256)
     assert len(plan.ranges) == 256
     assert plan.total == sum(r.size for r in limits.combine(list(blocks), 256))
-    assert len(tracking.plan_ranges(blocks).ranges) == 256
+    assert len(planning.plan_ranges(blocks).ranges) == 256
 
 
 @pytest.mark.parametrize("page_size", [0, 0x3000, -4096])
 def test_a_page_size_that_is_no_power_of_two_is_refused(page_size: int) -> None:
     with pytest.raises(ValueError, match="power of two"):
-        tracking.plan(GUEST, page_size=page_size)
+        planning.plan(GUEST, page_size=page_size)
     with pytest.raises(ValueError, match="power of two"):
-        tracking.fit([LOW], page_size=page_size)
+        planning.fit([LOW], page_size=page_size)
 
 
 @pytest.mark.parametrize(
@@ -265,8 +265,8 @@ def test_qemus_log_alone_tells_why_it_failed_and_what_would_not() -> None:
     mapped = qemu.read_sections(LOG)
     assert asked == [LOW, IovaRange(HIGH.start, BAR.last)]
     assert [section.iova for section in mapped] == [LOW.start, HIGH.start, BAR.start]
-    assert tracking.fit(asked, limits.MLX5).answer.errno == errno.EOPNOTSUPP
-    assert tracking.plan(mapped, tracking.coalesced(3)).fit(limits.MLX5).complete
+    assert planning.fit(asked, limits.MLX5).answer.errno == errno.EOPNOTSUPP
+    assert planning.plan(mapped, planning.coalesced(3)).fit(limits.MLX5).complete
 
 
 def test_pairs_that_qemu_did_not_use_are_no_ranges() -> None:
@@ -338,8 +338,8 @@ AMD_HOST = x86.AMD_USABLE
 BUS0 = reserved.Bdf.parse("00:00.0")
 
 
-def a_device(name: str, usable: IovaSet | None, page_sizes: int | None = None) -> reserved.HostIommuDevice:
-    return reserved.HostIommuDevice(name, reserved.Bdf.parse(name), BUS0, usable, page_sizes)
+def a_device(name: str, usable: IovaSet | None, page_sizes: int | None = None) -> virtio_iommu.HostIommuDevice:
+    return virtio_iommu.HostIommuDevice(name, reserved.Bdf.parse(name), BUS0, usable, page_sizes)
 
 
 def test_no_usable_ranges_reported_is_not_all_reserved() -> None:
@@ -348,7 +348,7 @@ def test_no_usable_ranges_reported_is_not_all_reserved() -> None:
 
 
 def test_the_guest_of_an_amd_host_is_told_of_the_hole() -> None:
-    viommu = reserved.VirtioIommu([reserved.Q35_PROPERTY])
+    viommu = virtio_iommu.VirtioIommu([reserved.Q35_PROPERTY])
     assert viommu.regions(BUS0) == [reserved.Q35_PROPERTY]
     assert viommu.set_device(a_device("0000:01:00.0", AMD_HOST)).ok
     assert [str(region) for region in viommu.regions(BUS0)] == [
@@ -361,15 +361,15 @@ def test_the_guest_of_an_amd_host_is_told_of_the_hole() -> None:
 @pytest.mark.parametrize(
     ("conveyance", "text"),
     [
-        (reserved.Conveyance.MEMORY_REGION_2023, "IOMMU mr=virtio-iommu-memory-region-0-0 Conflicting"),
-        (reserved.Conveyance.SEED, "virtio_iommu_set_host_iova_ranges Conflicting"),
-        (reserved.Conveyance.CURRENT, "does not support aliased BDF"),
+        (virtio_iommu.Conveyance.MEMORY_REGION_2023, "IOMMU mr=virtio-iommu-memory-region-0-0 Conflicting"),
+        (virtio_iommu.Conveyance.SEED, "virtio_iommu_set_host_iova_ranges Conflicting"),
+        (virtio_iommu.Conveyance.CURRENT, "does not support aliased BDF"),
     ],
 )
 def test_a_second_device_that_reserves_more_is_refused_in_every_version(
-    conveyance: reserved.Conveyance, text: str
+    conveyance: virtio_iommu.Conveyance, text: str
 ) -> None:
-    viommu = reserved.VirtioIommu(conveyance=conveyance)
+    viommu = virtio_iommu.VirtioIommu(conveyance=conveyance)
     assert viommu.set_device(a_device("01:00.0", IovaSet([IovaRange(0, (1 << 48) - 1)]))).ok
     narrower = viommu.set_device(a_device("02:00.0", IovaSet([IovaRange(0, (1 << 39) - 1)])))
     assert (narrower.ok, narrower.errno) == (False, errno.EINVAL)
@@ -377,24 +377,24 @@ def test_a_second_device_that_reserves_more_is_refused_in_every_version(
 
 
 def test_a_second_device_that_reserves_less_was_accepted_and_is_not_today() -> None:
-    for conveyance in reserved.Conveyance:
-        viommu = reserved.VirtioIommu(conveyance=conveyance)
+    for conveyance in virtio_iommu.Conveyance:
+        viommu = virtio_iommu.VirtioIommu(conveyance=conveyance)
         assert viommu.set_device(a_device("01:00.0", IovaSet([IovaRange(0, (1 << 39) - 1)]))).ok
         before = viommu.host_reserved(BUS0)
         wider = viommu.set_device(a_device("02:00.0", IovaSet([IovaRange(0, (1 << 48) - 1)])))
-        assert wider.ok is (conveyance is not reserved.Conveyance.CURRENT)
+        assert wider.ok is (conveyance is not virtio_iommu.Conveyance.CURRENT)
         assert viommu.host_reserved(BUS0) == before
 
 
 def test_in_the_seeds_version_a_device_after_the_probe_aborts() -> None:
-    viommu = reserved.VirtioIommu(conveyance=reserved.Conveyance.SEED)
+    viommu = virtio_iommu.VirtioIommu(conveyance=virtio_iommu.Conveyance.SEED)
     viommu.probe(BUS0)
     with pytest.raises(AssertionError, match="probe_done"):
         viommu.set_device(a_device("01:00.0", AMD_HOST))
 
 
 def test_unplugging_restores_the_properties_today() -> None:
-    viommu = reserved.VirtioIommu([reserved.Q35_PROPERTY])
+    viommu = virtio_iommu.VirtioIommu([reserved.Q35_PROPERTY])
     device = a_device("01:00.0", AMD_HOST)
     viommu.set_device(device)
     viommu.unset_device(device)
@@ -403,9 +403,9 @@ def test_unplugging_restores_the_properties_today() -> None:
 
 
 def test_a_frozen_granule_must_be_among_the_hosts_page_sizes() -> None:
-    assert reserved.merge_page_sizes(0xFFFFFFFFFFFF0000, 0x20010000, frozen=True) == 0xFFFFFFFFFFFF0000
+    assert virtio_iommu.merge_page_sizes(0xFFFFFFFFFFFF0000, 0x20010000, frozen=True) == 0xFFFFFFFFFFFF0000
     with pytest.raises(ValueError, match="does not support frozen granule 0x1000"):
-        reserved.merge_page_sizes(0xFFFFFFFFFFFFF000, 0x20010000, frozen=True)
+        virtio_iommu.merge_page_sizes(0xFFFFFFFFFFFFF000, 0x20010000, frozen=True)
 
 
 @pytest.mark.parametrize(
@@ -419,18 +419,18 @@ def test_a_frozen_granule_must_be_among_the_hosts_page_sizes() -> None:
 )
 def test_a_property_that_is_none_says_what_is_wrong(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        reserved.parse_property(text, "reserved-regions[0]")
+        virtio_iommu.parse_property(text, "reserved-regions[0]")
 
 
 def test_a_property_of_an_unknown_type_is_refused_when_the_device_is_made() -> None:
     with pytest.raises(ValueError, match="reserved region 0 has an invalid type"):
-        reserved.VirtioIommu([reserved.parse_property("0x1000:0x1fff:2")])
+        virtio_iommu.VirtioIommu([virtio_iommu.parse_property("0x1000:0x1fff:2")])
 
 
 def test_a_probe_conveys_all_regions_or_none() -> None:
     one = reserved.ReservedRegion(0, 0, 0xFFF)
-    assert len(reserved.probe([one] * 21).data) == 504
-    assert reserved.probe([one] * 22) == reserved.ProbeReply(reserved.Status.INVAL, b"")
+    assert len(virtio_iommu.probe([one] * 21).data) == 504
+    assert virtio_iommu.probe([one] * 22) == virtio_iommu.ProbeReply(virtio_iommu.Status.INVAL, b"")
 
 
 # Layouts
@@ -466,8 +466,8 @@ def test_a_terabyte_needs_more_address_bits_when_moved(board: x86.Board, hole64:
 
 def test_ram_in_the_hole_is_given_up_or_kept_from_devices() -> None:
     machine = x86.Machine(x86.TIB, amd_cpu=True)
-    assert x86.reserved_in_place(machine).given_up.total == 12 * GIB
-    left = x86.unmapped(machine)
+    assert layouts.reserved_in_place(machine).given_up.total == 12 * GIB
+    left = layouts.unmapped(machine)
     assert left.no_dma.total == 12 * GIB
     assert [str(part.range) for part in left.regions()[1:]] == [
         "IovaRange(0x100000000..0xfcffffffff)",
@@ -477,13 +477,13 @@ def test_ram_in_the_hole_is_given_up_or_kept_from_devices() -> None:
 
 def test_the_rfc_splits_ram_around_the_hole_and_its_size_above_1_tib_can_wrap() -> None:
     machine = x86.Machine(1010 * GIB, amd_host=True)
-    layout = x86.rfc(machine)
+    layout = layouts.rfc(machine)
     assert layout.above_4g_end == x86.AMD_HT_START
     assert layout.above_1t_size == 2**64 - x86.AMD_HT_SIZE
 
 
 def test_the_rfcs_srat_places_a_node_below_4_gib_above_it() -> None:
-    entries = x86.srat_rfc([GIB, 3 * GIB], 2 * GIB, x86.RFC_AMD)
+    entries = layouts.srat_rfc([GIB, 3 * GIB], 2 * GIB, layouts.RFC_AMD)
     assert x86.Affinity(0, 4 * GIB, GIB - x86.MIB) in entries
     assert x86.srat([GIB, 3 * GIB], 2 * GIB)[1] == x86.Affinity(0, x86.MIB, GIB - x86.MIB)
 
@@ -503,19 +503,19 @@ def kinds(found: list[blockers.Blocker]) -> list[blockers.Kind]:
 
 def test_a_guest_with_a_good_device_has_no_blockers() -> None:
     device = blockers.GuestDevice(VF, limits=limits.MLX5)
-    assert blockers.blockers([device], tracking.plan(GUEST)) == []
+    assert blockers.blockers([device], planning.plan(GUEST)) == []
 
 
 def test_a_plan_that_the_device_will_refuse_is_known_before_start() -> None:
     device = blockers.GuestDevice(VF, limits=limits.MLX5)
-    [found] = blockers.blockers([device], tracking.plan(GUEST, tracking.split_32_64))
+    [found] = blockers.blockers([device], planning.plan(GUEST, planning.split_32_64))
     assert found.kind is blockers.Kind.START_WILL_FAIL
     assert "need 2^46" in found.message
 
 
 def test_loss_is_a_blocker_too() -> None:
     device = blockers.GuestDevice(VF, limits=limits.PDS)
-    plan = tracking.plan([MemorySection(0, 20 << 40)])
+    plan = planning.plan([MemorySection(0, 20 << 40)])
     assert kinds(blockers.blockers([device], plan)) == [blockers.Kind.START_WILL_LOSE]
 
 

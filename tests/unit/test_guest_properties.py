@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from pyvfio.guest import limits, qemu, reserved, x86
-from pyvfio.guest import plan as tracking
+from pyvfio.guest import limits, planning, qemu, reserved, x86
+from pyvfio.guest.qemu import layouts
 from pyvfio.guest.sections import MemorySection, Reason, census, trim
 from pyvfio.iova import WHOLE, IovaRange, IovaSet
 
@@ -59,21 +59,21 @@ def sections(draw: st.DrawFn) -> list[MemorySection]:
 
 
 STRATEGIES = [
-    tracking.min_max,
-    tracking.split_32_64,
-    tracking.split_32_64_pci,
-    tracking.exact,
-    tracking.coalesced(1),
-    tracking.coalesced(3),
-    tracking.split_at_gaps(GIB),
-    tracking.max_iova(39),
+    planning.min_max,
+    planning.split_32_64,
+    planning.split_32_64_pci,
+    planning.exact,
+    planning.coalesced(1),
+    planning.coalesced(3),
+    planning.split_at_gaps(GIB),
+    planning.max_iova(39),
 ]
 any_strategy = st.sampled_from(STRATEGIES)
 
 
 @given(sections(), any_strategy)
-def test_the_ranges_cover_every_counted_byte(them: list[MemorySection], strategy: tracking.Strategy) -> None:
-    plan = tracking.plan(them, strategy)
+def test_the_ranges_cover_every_counted_byte(them: list[MemorySection], strategy: planning.Strategy) -> None:
+    plan = planning.plan(them, strategy)
     covered = IovaSet(plan.ranges)
     for section in them:
         whole = trim(section)
@@ -82,16 +82,16 @@ def test_the_ranges_cover_every_counted_byte(them: list[MemorySection], strategy
 
 
 @given(sections(), any_strategy)
-def test_the_kernel_takes_the_ranges(them: list[MemorySection], strategy: tracking.Strategy) -> None:
-    plan = tracking.plan(them, strategy)
+def test_the_kernel_takes_the_ranges(them: list[MemorySection], strategy: planning.Strategy) -> None:
+    plan = planning.plan(them, strategy)
     assert all(one.last < two.start for one, two in pairwise(plan.ranges))
     if plan.ranges:
         assert limits.core_start([(r.start, r.size) for r in plan.ranges], PAGE) == 0
 
 
 @given(sections(), any_strategy)
-def test_what_is_over_tracked_is_what_nothing_counts_at(them: list[MemorySection], strategy: tracking.Strategy) -> None:
-    plan = tracking.plan(them, strategy)
+def test_what_is_over_tracked_is_what_nothing_counts_at(them: list[MemorySection], strategy: planning.Strategy) -> None:
+    plan = planning.plan(them, strategy)
     counted = IovaSet(census(them).ranges)
     assert plan.over_tracked == (IovaSet(plan.ranges) - counted).total
 
@@ -100,7 +100,7 @@ def test_what_is_over_tracked_is_what_nothing_counts_at(them: list[MemorySection
 def test_the_safe_split_is_qemus_where_the_kernel_takes_qemus(them: list[MemorySection]) -> None:
     theirs = qemu.track(them)
     assume(theirs.ranges and not theirs.kernel_errno())
-    ours = [(r.start, r.size) for r in tracking.plan(them, tracking.split_32_64_pci).ranges]
+    ours = [(r.start, r.size) for r in planning.plan(them, planning.split_32_64_pci).ranges]
     assert ours == sorted(theirs.ranges)
 
 
@@ -145,9 +145,9 @@ def test_the_best_fit_is_accepted_and_covers_and_is_minimal(
     device = limits.Limits(
         max_ranges=most, combines=True, log_min_space=log_min, log_max_space=log_max, max_pages=max_pages
     )
-    held = tracking.fit(ranges, device)
+    held = planning.fit(ranges, device)
     if held.best is not None:
-        again = tracking.fit(held.best, device)
+        again = planning.fit(held.best, device)
         assert again.complete
         assert IovaSet(ranges) - IovaSet(held.best) == IovaSet()
         assert len(held.best) <= most
@@ -195,12 +195,12 @@ def machines(draw: st.DrawFn) -> x86.Machine:
     )
 
 
-WAYS = [x86.merged, x86.rfc, x86.reserved_in_place, x86.unmapped]
+WAYS = [x86.merged, layouts.rfc, layouts.reserved_in_place, layouts.unmapped]
 a_way = st.sampled_from(WAYS)
 
 
-@given(machines(), st.sampled_from([x86.merged, x86.rfc, x86.reserved_in_place]))
-@example(x86.Machine(1010 * GIB, amd_cpu=True, amd_host=True), x86.rfc)
+@given(machines(), st.sampled_from([x86.merged, layouts.rfc, layouts.reserved_in_place]))
+@example(x86.Machine(1010 * GIB, amd_cpu=True, amd_host=True), layouts.rfc)
 def test_no_layout_places_ram_in_the_hole(machine: x86.Machine, way: Way) -> None:
     layout = way(machine)
     assert not any(piece.range.overlaps(x86.AMD_HT) for piece in layout.ram)
@@ -217,7 +217,7 @@ def test_no_layout_maps_the_hole(machine: x86.Machine, way: Way) -> None:
 
 def test_the_rfcs_hot_plug_area_can_reach_into_the_hole() -> None:
     machine = x86.Machine(897 * GIB, maxram_size=1007 * GIB - x86.MIB, slots=4, amd_host=True)
-    layout = x86.rfc(machine)
+    layout = layouts.rfc(machine)
     assert [conflict.name for conflict in layout.conflicts(IovaSet([x86.AMD_HT]))] == ["device-memory"]
 
 
@@ -257,7 +257,7 @@ def test_srat_gives_each_node_all_of_its_memory_but_the_isa_hole(machine: x86.Ma
     assert all(IovaRange.of(entry.start, entry.size) in ram for entry in affinities)
 
 
-@given(machines(), st.sampled_from([x86.merged, x86.rfc]), st.sampled_from([39, 42, 48]))
+@given(machines(), st.sampled_from([x86.merged, layouts.rfc]), st.sampled_from([39, 42, 48]))
 def test_a_layout_without_conflicts_can_be_mapped_on_that_host(machine: x86.Machine, way: Way, width: int) -> None:
     usable = x86.AMD_USABLE & IovaSet([IovaRange(0, (1 << width) - 1)])
     layout = way(machine)

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pyvfio.guest import bars, iova_tree, limits, mapping, qemu, reserved, sections, x86
-from pyvfio.guest import plan as tracking
+from pyvfio.guest import bars, limits, mapping, planning, qemu, reserved, sections, x86
+from pyvfio.guest.qemu import iova_tree, layouts, virtio_iommu
 from pyvfio.iova import WHOLE, IovaRange, IovaSet
 
 Fields = dict[str, Any]
@@ -326,12 +326,12 @@ def collapse_to_limit(given: Fields, variant: str) -> Fields:
 
 @adapts("split_at_gaps")
 def split_at_gaps(given: Fields, variant: str) -> Fields:
-    return {"ranges": pairs(tracking.split_ranges_at_gaps(IovaSet(ranges_of(given)), number(given["min_gap"])))}
+    return {"ranges": pairs(planning.split_ranges_at_gaps(IovaSet(ranges_of(given)), number(given["min_gap"])))}
 
 
 @adapts("single_range")
 def single_range(given: Fields, variant: str) -> Fields:
-    whole = tracking.span(ranges_of(given))
+    whole = planning.span(ranges_of(given))
     return {"range": pair(whole) if whole else None}
 
 
@@ -343,8 +343,8 @@ def collapse_retry(given: Fields, variant: str) -> Fields:
         device = limits.Limits(max_ranges=given["device_accepts_at_most"])
     refusal = error_number(given["reject_errno"])
     asked = ranges_of(given)
-    came = tracking.start(
-        tracking.Plan(tuple(asked), IovaSet(asked), 4096),
+    came = planning.start(
+        planning.Plan(tuple(asked), IovaSet(asked), 4096),
         lambda plan: refusal if device.log_start(plan.ranges).errno else 0,
     )
     return {
@@ -379,7 +379,7 @@ def viommu_blocker(given: Fields, variant: str) -> Fields:
 
 @adapts("viommu_max_iova_range")
 def viommu_max_iova_range(given: Fields, variant: str) -> Fields:
-    plan = tracking.plan([], tracking.max_iova(given["aw_bits"]))
+    plan = planning.plan([], planning.max_iova(given["aw_bits"]))
     return {"ranges": pairs(plan.ranges), "mlx5_log": limits.MLX5.log_start(plan.ranges).log_space}
 
 
@@ -501,10 +501,10 @@ def resolve_reserved(given: Fields, variant: str) -> Fields:
     return {"regions": triples(reserved.resolve(regions_of(given["inserts"])))}
 
 
-def conveyance_of(variant: str) -> reserved.Conveyance:
+def conveyance_of(variant: str) -> virtio_iommu.Conveyance:
     if "2023" in variant:
-        return reserved.Conveyance.MEMORY_REGION_2023
-    return reserved.Conveyance.SEED if "seed" in variant else reserved.Conveyance.CURRENT
+        return virtio_iommu.Conveyance.MEMORY_REGION_2023
+    return virtio_iommu.Conveyance.SEED if "seed" in variant else virtio_iommu.Conveyance.CURRENT
 
 
 FIRST_REGION_OF_THE_COVER_LETTER = 7
@@ -517,8 +517,8 @@ def bdf_of(text_: str) -> reserved.Bdf:
 
 @adapts("set_host_iova_ranges")
 def set_host_iova_ranges(given: Fields, variant: str) -> Fields:
-    viommu = reserved.VirtioIommu(conveyance=conveyance_of(variant), first_index=FIRST_REGION_OF_THE_COVER_LETTER)
-    devices: dict[str, reserved.HostIommuDevice] = {}
+    viommu = virtio_iommu.VirtioIommu(conveyance=conveyance_of(variant), first_index=FIRST_REGION_OF_THE_COVER_LETTER)
+    devices: dict[str, virtio_iommu.HostIommuDevice] = {}
     made: Fields = {"results": []}
     at = bdf_of("bus0/00.0")
     for step in given["steps"]:
@@ -535,7 +535,7 @@ def set_host_iova_ranges(given: Fields, variant: str) -> Fields:
             real = bdf_of(step["bdf"]) if "bdf" in step else reserved.Bdf(1 + sum(name.encode()) % 255, 0, 0)
             at = bdf_of(step["aliased"]) if "aliased" in step else real
             usable = IovaSet(map(range_of, step["usable"])) if "usable" in step else IovaSet([WHOLE])
-            devices[name] = reserved.HostIommuDevice(name, real, at, usable, step.get("page_size_mask"))
+            devices[name] = virtio_iommu.HostIommuDevice(name, real, at, usable, step.get("page_size_mask"))
             try:
                 outcome = viommu.set_device(devices[name])
             except AssertionError as abort:
@@ -551,7 +551,7 @@ def set_host_iova_ranges(given: Fields, variant: str) -> Fields:
     return made | {"host_resv": pairs(viommu.host_reserved(at)), "regions": triples(viommu.regions(at))}
 
 
-def result_of(outcome: reserved.Outcome) -> int | str:
+def result_of(outcome: virtio_iommu.Outcome) -> int | str:
     if outcome.ok:
         return 0 if outcome.recorded else "true, nothing recorded"
     return error(outcome.errno) or "false"
@@ -559,25 +559,25 @@ def result_of(outcome: reserved.Outcome) -> int | str:
 
 @adapts("probe_fill")
 def probe_fill(given: Fields, variant: str) -> Fields:
-    reply = reserved.probe(regions_of(given["regions"]))
+    reply = virtio_iommu.probe(regions_of(given["regions"]))
     return {"bytes_hex": reply.data.hex(), "status": reply.status.value}
 
 
 @adapts("probe_capacity")
 def probe_capacity(given: Fields, variant: str) -> Fields:
     one = reserved.ReservedRegion(reserved.RegionType.RESERVED, 0, 0xFFF)
-    replies = [reserved.probe([one] * count, given["probe_size"]) for count in given["region_counts"]]
+    replies = [virtio_iommu.probe([one] * count, given["probe_size"]) for count in given["region_counts"]]
     return {"status": [reply.status.value for reply in replies]}
 
 
 @adapts("page_size_mask")
 def page_size_mask(given: Fields, variant: str) -> Fields:
-    viommu = reserved.VirtioIommu(page_sizes=number(given["current"]))
+    viommu = virtio_iommu.VirtioIommu(page_sizes=number(given["current"]))
     if given["granule_frozen"]:
         viommu.freeze_granule()
     name = given.get("name", "")
     at = reserved.Bdf(0, 0, 0)
-    outcome = viommu.set_device(reserved.HostIommuDevice(name, at, at, IovaSet([WHOLE]), number(given["host"])))
+    outcome = viommu.set_device(virtio_iommu.HostIommuDevice(name, at, at, IovaSet([WHOLE]), number(given["host"])))
     return {
         "ok": outcome.ok,
         "mask": address(viommu.page_sizes),
@@ -589,12 +589,14 @@ def page_size_mask(given: Fields, variant: str) -> Fields:
 @adapts("input_range")
 def input_range(given: Fields, variant: str) -> Fields:
     asked = given["aw_bits"] if isinstance(given["aw_bits"], list) else [given["aw_bits"]]
-    return {"end": [text(lambda bits: address(reserved.input_range(bits).last), each) for each in asked]}
+    return {"end": [text(lambda bits: address(virtio_iommu.input_range(bits).last), each) for each in asked]}
 
 
 @adapts("reserved_region_property")
 def reserved_region_property(given: Fields, variant: str) -> Fields:
-    return {"parsed": [text(lambda it: triples([reserved.parse_property(it)])[0], each) for each in given["strings"]]}
+    return {
+        "parsed": [text(lambda it: triples([virtio_iommu.parse_property(it)])[0], each) for each in given["strings"]]
+    }
 
 
 BDF = r"([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])"
@@ -669,7 +671,7 @@ def amd_1tb_merged(given: Fields, variant: str) -> Fields:
 
 @adapts("amd_1tb_rfc")
 def amd_1tb_rfc(given: Fields, variant: str) -> Fields:
-    layout = x86.rfc(machine_of(given))
+    layout = layouts.rfc(machine_of(given))
     made: Fields = {
         "below_4g_mem_size": address(layout.machine.below_4g),
         "above_4g_mem_size": address(layout.machine.above_4g),
@@ -694,8 +696,8 @@ def srat(given: Fields, variant: str) -> Fields:
     nodes = [number(each) for each in given["nodes"]]
     below = number(given["below_4g_mem_size"])
     if "RFC" in variant:
-        usable = x86.RFC_AMD if given.get("amd_host", True) else x86.RFC_OTHERS
-        entries = x86.srat_rfc(nodes, below, usable)
+        usable = layouts.RFC_AMD if given.get("amd_host", True) else layouts.RFC_OTHERS
+        entries = layouts.srat_rfc(nodes, below, usable)
     else:
         entries = x86.srat(nodes, below, number(given["above_4g_mem_start"]))
     return {"entries": [[each.node, address(each.start), address(each.size)] for each in entries]}

@@ -1,0 +1,83 @@
+"""QEMU's own results, hazards included, to compare with: what it asks devices to log, its log lines, its messages, its history.
+
+Nothing here is advice; :mod:`pyvfio.guest.planning` is.
+
+=====================================  ==================================================================
+:mod:`~pyvfio.guest.qemu.ranges`       the ranges that QEMU asks devices to log, and its trace lines
+:mod:`~pyvfio.guest.qemu.requests`     the requests, as QEMU fills them in
+:mod:`~pyvfio.guest.qemu.starting`     starting and stopping on all devices; who tracks
+:mod:`~pyvfio.guest.qemu.logs`         reading and writing log lines
+:mod:`~pyvfio.guest.qemu.messages`     messages about virtual IOMMUs and failed mappings
+:mod:`~pyvfio.guest.qemu.virtio_iommu` the virtio-iommu's reserved regions and granule
+:mod:`~pyvfio.guest.qemu.layouts`      layouts of x86 guests that were proposed and not taken
+:mod:`~pyvfio.guest.qemu.iova_tree`    the IOVA tree, which was not used in the end
+=====================================  ==================================================================
+
+The names of the first five are here too.
+"""
+
+from __future__ import annotations
+
+from pyvfio.guest.qemu.logs import query_line, read_sections, read_start
+from pyvfio.guest.qemu.messages import SYSTEM_MEMORY, MapFailure, map_failure, to_user, viommu_blocker, width_refusal
+from pyvfio.guest.qemu.ranges import Algorithm, OneShotListener, Pair, Tracking, dropped_line, track
+from pyvfio.guest.qemu.requests import (
+    PROBE_START,
+    VFIO_DEVICE_FEATURE,
+    Bitmap,
+    Control,
+    ReportRequest,
+    StartRequest,
+    StopRequest,
+    bitmap_size,
+    query_of,
+)
+from pyvfio.guest.qemu.starting import (
+    Backend,
+    Device,
+    Era,
+    Query,
+    Started,
+    Tracker,
+    backend,
+    query,
+    start_all,
+    start_failure,
+)
+
+__all__ = [
+    "PROBE_START",
+    "SYSTEM_MEMORY",
+    "VFIO_DEVICE_FEATURE",
+    "Algorithm",
+    "Backend",
+    "Bitmap",
+    "Control",
+    "Device",
+    "Era",
+    "MapFailure",
+    "OneShotListener",
+    "Pair",
+    "Query",
+    "ReportRequest",
+    "StartRequest",
+    "Started",
+    "StopRequest",
+    "Tracker",
+    "Tracking",
+    "backend",
+    "bitmap_size",
+    "dropped_line",
+    "map_failure",
+    "query",
+    "query_line",
+    "query_of",
+    "read_sections",
+    "read_start",
+    "start_all",
+    "start_failure",
+    "to_user",
+    "track",
+    "viommu_blocker",
+    "width_refusal",
+]

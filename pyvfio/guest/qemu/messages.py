@@ -1,0 +1,60 @@
+"""QEMU's messages about virtual IOMMUs and failed mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+SYSTEM_MEMORY = "address_space_memory"
+_VIOMMU_TEXT = "Migration is currently not supported with vIOMMU enabled"
+
+
+def viommu_blocker(address_spaces: Iterable[str], device: str | None = None) -> str | None:
+    """The message by which QEMU blocks migration because of a virtual IOMMU; None if it does not.
+
+    What counts is that an address space is not the system's memory: a vIOMMU that is present but switched off, or in
+    passthrough mode, blocks too.
+
+    :param address_spaces: of all containers for QEMU 8.1 (e46883204c), where the blocker is global; of the device's own
+        for 8.2 to 10.2 (3c26c80a0a)
+    :param device: the device that the message names, since 8.2
+    """
+    if all(space == SYSTEM_MEMORY for space in address_spaces):
+        return None
+    return f"{device}: {_VIOMMU_TEXT}" if device else _VIOMMU_TEXT
+
+
+class MapFailure(NamedTuple):
+    """What QEMU does when a DMA mapping fails."""
+
+    fatal: bool
+    level: str
+    """How it is reported."""
+    how: str
+    """What follows."""
+    hint: str | None = None
+
+
+def map_failure(*, ram_device: bool, at_init: bool = False, device: str = "") -> MapFailure:
+    """What QEMU (10.2) does about a failed map: it goes on without a BAR, and cannot without RAM.
+
+    :param ram_device: the section is a BAR or other device memory
+    :param at_init: the machine, or the device, is just being made
+    :param device: the PCI device that owns the BAR; QEMU's hint names it
+    """
+    if ram_device:
+        hint = f"{device}: PCI peer-to-peer transactions on BARs are not supported." if device else None
+        return MapFailure(False, "warning, once per process", "the BAR stays unmapped", hint)
+    if at_init:
+        return MapFailure(True, "error", "device realize fails with the first error")
+    return MapFailure(True, "error", 'hw_error("vfio: DMA mapping failed, unable to continue") aborts')
+
+
+def width_refusal(viommu_bits: int, host_bits: int) -> str | None:
+    """intel-iommu's refusal of a host whose IOMMU is narrower than itself (vtd_check_hiod, 9.1 on); None if it fits."""
+    return f"aw-bits {viommu_bits} > host aw-bits {host_bits}" if viommu_bits > host_bits else None
+
+
+def to_user(message: str, device: str = "") -> str:
+    """An error of a virtual IOMMU as the user of -device vfio-pci reads it."""
+    return f"Failed to set vIOMMU: {device}: {message}" if device else f"Failed to set vIOMMU: {message}"

@@ -1,0 +1,184 @@
+"""The ranges that QEMU asks devices to log, and its trace lines while it works them out.
+
+The arithmetic is that of hw/vfio/listener.c (before 2025 hw/vfio/common.c), read from 8.0 to 10.2. How the ranges are chosen has
+changed over time: :class:`Algorithm`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from enum import Enum
+from typing import NamedTuple
+
+from pyvfio.guest.limits import core_start
+from pyvfio.guest.qemu.requests import StartRequest
+from pyvfio.guest.sections import Dropped, MemorySection, Reason, trim
+from pyvfio.iova import IovaRange
+
+_U32_LAST = 2**32 - 1
+_U64 = 2**64
+_U64_LAST = _U64 - 1
+
+
+class Algorithm(Enum):
+    """How QEMU has chosen the ranges over time."""
+
+    SPLIT_32_64 = "min32/min64"
+    """62c1b0024b (March 2023): QEMU 8.0, 8.1."""
+    ALL_PCI = "every vfio-pci section in one pci range"
+    """A proposal of 7 September 2023, superseded: it overlaps the 32-bit range where BARs lie below 4 GiB (SeaBIOS)."""
+    SPLIT_32_64_PCI = "min32/min64/minpci64"
+    """a31fe5daea (September 2023): QEMU 8.2 to 10.2."""
+
+
+class Pair(NamedTuple):
+    """A lowest and a highest address; untouched, the lowest is all ones and the highest 0."""
+
+    min: int
+    max: int
+
+    def with_(self, start: int, last: int) -> Pair:
+        """The pair stretched over these addresses."""
+        return Pair(min(self.min, start), max(self.max, last))
+
+    def __str__(self) -> str:
+        return f"[0x{self.min:x} - 0x{self.max:x}]"
+
+
+class Tracking(NamedTuple):
+    """What QEMU works out for an address space at the start of a migration."""
+
+    algorithm: Algorithm
+    page_size: int
+    pairs: dict[str, Pair]
+    """The pairs by the name that the trace gives them, in the order of the request."""
+    updates: list[str]
+    """A vfio_device_dirty_tracking_update line for each section that counts, in order."""
+    dropped: list[Dropped]
+    log: list[str]
+    """All trace and error lines in order, each with its event's name first, the start line last."""
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The (iova, length) that QEMU asks for.  They may overlap, and the length of all 2^64 bytes is 0."""
+        return [(pair.min, (pair.max - pair.min + 1) % _U64) for pair in self.pairs.values() if pair.max]
+
+    @property
+    def start_line(self) -> str:
+        """The vfio_device_dirty_tracking_start line; QEMU prints none if there is nothing to track."""
+        pairs = ", ".join(f"{name}:{pair}" for name, pair in self.pairs.items())
+        return f"nr_ranges {len(self.ranges)} {pairs}"
+
+    def prepare(self) -> StartRequest:
+        """The request that is made of the ranges.
+
+        :raises OSError: ENOMEM if there are none: QEMU takes the empty allocation for a failed one, and calls no ioctl
+        """
+        if not self.ranges:
+            raise OSError(errno.ENOMEM, f"Failed to prepare DMA logging: {os.strerror(errno.ENOMEM)}")
+        return StartRequest(self.ranges, self.page_size)
+
+    def kernel_errno(self) -> int:
+        """What the kernel's core answers to the request; QEMU makes none without ranges."""
+        return core_start(self.ranges, self.page_size, self.page_size)
+
+
+def track(
+    sections: Iterable[MemorySection],
+    algorithm: Algorithm = Algorithm.SPLIT_32_64_PCI,
+    page_size: int = 4096,
+) -> Tracking:
+    """The replay of an address space through QEMU's temporary listener, bug for bug.
+
+    :param sections: in the order in which QEMU's flat view has them
+    :param page_size: the host's page size, which is also what the request asks for
+    """
+    pairs = {"32": Pair(_U32_LAST, 0), "64": Pair(_U64_LAST, 0)}
+    third = {Algorithm.ALL_PCI: "pci", Algorithm.SPLIT_32_64_PCI: "pci64"}.get(algorithm)
+    if third:
+        pairs[third] = Pair(_U64_LAST, 0)
+    updates: list[str] = []
+    dropped: list[Dropped] = []
+    log: list[str] = []
+    for section in sections:
+        pages = trim(section, page_size)
+        if isinstance(pages, Reason):
+            dropped.append(Dropped(section, pages))
+            log += dropped_line(section, pages, page_size, "tracking_update")
+            continue
+        name = _pair_for(section, pages, algorithm)
+        pairs[name] = pairs[name].with_(*pages)
+        updates.append(f"section 0x{pages.start:x} - 0x{pages.last:x} -> update {pairs[name]}")
+        log.append(f"vfio_device_dirty_tracking_update {updates[-1]}")
+    made = Tracking(algorithm, page_size, pairs, updates, dropped, log)
+    if made.ranges:
+        log.append(f"vfio_device_dirty_tracking_start {made.start_line}")
+    return made
+
+
+def _pair_for(section: MemorySection, pages: IovaRange, algorithm: Algorithm) -> str:
+    if section.device and algorithm is Algorithm.ALL_PCI:
+        return "pci"
+    if section.device and algorithm is Algorithm.SPLIT_32_64_PCI and pages.start >= _U32_LAST:
+        return "pci64"
+    return "32" if pages.last <= _U32_LAST else "64"
+
+
+def dropped_line(section: MemorySection, reason: Reason, page_size: int, event: str) -> list[str]:
+    """What QEMU prints of a section that does not count: a trace line, an error, or nothing.
+
+    :param event: ``region_add``, ``region_del`` or ``tracking_update``
+    """
+    if reason in (Reason.NOT_RAM_NOR_IOMMU, Reason.PROTECTED, Reason.SPURIOUS):
+        last = (section.iova + section.size - 1) % _U64
+        return [f"vfio_listener_region_skip SKIPPING {event} 0x{section.iova:x} - 0x{last:x}"]
+    if reason is Reason.MISALIGNED:
+        offset = section.offset or 0
+        if section.owner == "tpm-crb":
+            return [
+                f'vfio_known_safe_misalignment Region "{section.name}" iova=0x{section.iova:x} '
+                f"offset_within_region=0x{offset:x} qemu_real_host_page_size=0x{page_size:x}"
+            ]
+        return [
+            f"vfio_listener_valid_section received unaligned region {section.name} iova=0x{section.iova:x} "
+            f"offset_within_region=0x{offset:x} qemu_real_host_page_size=0x{page_size:x}"
+        ]
+    return []
+
+
+class OneShotListener:
+    """The listener by which QEMU sees the address space once, when logging starts (62c1b0024b, QEMU 8.0 on).
+
+    Registering it replays all sections at once; it is unregistered right after and has no callback for what goes.
+    """
+
+    callbacks = ("region_add",)
+
+    def __init__(self) -> None:
+        self.registered = False
+        self.fixed_at: str | None = None
+        """The event after which the ranges do not change; None before."""
+        self.sections: list[MemorySection] = []
+
+    def register(self) -> None:
+        """Begin; what was seen in an earlier run is forgotten."""
+        self.registered = True
+        self.fixed_at = None
+        self.sections = []
+
+    def region_add(self, section: MemorySection) -> bool:
+        """A section appears; returns whether it is seen."""
+        if self.registered:
+            self.sections.append(section)
+        return self.registered
+
+    def unregister(self) -> None:
+        """End."""
+        self.registered = False
+        self.fixed_at = "unregister"
+
+    def tracking(self, algorithm: Algorithm = Algorithm.SPLIT_32_64_PCI, page_size: int = 4096) -> Tracking:
+        """What the sections seen come to."""
+        return track(self.sections, algorithm, page_size)

@@ -1,0 +1,127 @@
+"""How QEMU starts and stops logging on all devices of a container, and who tracks where a device cannot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+
+class Era(Enum):
+    """Which QEMU's texts."""
+
+    SEED = "2023"
+    CURRENT = "since 9.1"
+
+
+class Device(NamedTuple):
+    """An assigned device when logging is started."""
+
+    name: str
+    tracking: bool = False
+    """It logs already."""
+    start: int = 0
+    """The errno that its START would give."""
+    stop: int = 0
+    """The errno that its STOP would give."""
+
+
+class Started(NamedTuple):
+    """What starting DMA logging on all devices of a container has come to."""
+
+    ok: bool
+    calls: list[str]
+    """``START name`` and ``STOP name``, in order."""
+    tracking: dict[str, bool]
+    """Each device's flag afterwards."""
+    messages: list[str]
+    """The error's lines, the first one first; since 2024 there is one."""
+    warnings: list[str]
+
+
+def start_all(devices: Sequence[Device], era: Era = Era.CURRENT) -> Started:
+    """Start logging on every device that does not log yet; at the first failure stop *all*, those that logged before
+    too.
+
+    There is no retry with fewer ranges and no falling back to the IOMMU's dirty tracking.
+    """
+    calls: list[str] = []
+    tracking = {device.name: device.tracking for device in devices}
+    messages: list[str] = []
+    warnings: list[str] = []
+    for device in devices:
+        if device.tracking:
+            continue
+        calls.append(f"START {device.name}")
+        if device.start:
+            messages = start_failure(device.name, device.start, era)
+            break
+        tracking[device.name] = True
+    if messages:
+        for device in devices:
+            if not tracking[device.name]:
+                continue
+            calls.append(f"STOP {device.name}")
+            if device.stop:
+                printed = device.stop if era is Era.CURRENT else -device.stop
+                warnings.append(
+                    f"{device.name}: Failed to stop DMA logging, err {printed} ({os.strerror(device.stop)})"
+                )
+            tracking[device.name] = False
+    return Started(not messages, calls, tracking, messages, warnings)
+
+
+def start_failure(name: str, number: int, era: Era = Era.CURRENT) -> list[str]:
+    """What QEMU prints when a device refuses to start logging."""
+    text = os.strerror(number)
+    if era is Era.SEED:
+        return [
+            f"{name}: Failed to start DMA logging, err -{number} ({text})",
+            f"vfio: Could not start dirty page tracking, err: -{number} ({text})",
+        ]
+    return [f"vfio: Could not start dirty page tracking - {name}: Failed to start DMA logging: {text}"]
+
+
+class Backend(Enum):
+    """Who tracks dirty pages in a migration."""
+
+    DEVICE = "device"
+    """Every device logs its own DMA."""
+    CONTAINER = "container"
+    """The IOMMU's dirty tracking (iommufd's HWPT, or type1's pinned pages)."""
+    NONE = "none"
+    """Nobody: everything counts as dirty."""
+
+
+class Tracker(NamedTuple):
+    """What QEMU knows of a device before a migration."""
+
+    supported: bool
+    """It answered the probe for DMA_LOGGING_START."""
+    option: str = "auto"
+    """Its x-device-dirty-page-tracking: ``auto``, ``on`` or ``off``."""
+
+
+def backend(devices: Sequence[Tracker], container_supports: bool) -> Backend:
+    """Who tracks: the devices if all can and none was told not to, else the container.  Decided before anything starts."""
+    if all(device.supported and device.option != "off" for device in devices):
+        return Backend.DEVICE
+    return Backend.CONTAINER if container_supports else Backend.NONE
+
+
+class Query(NamedTuple):
+    """What a dirty bitmap query comes to."""
+
+    ioctls: int
+    marked: tuple[int, int] | None
+    """The (guest RAM address, size) that is marked dirty unseen."""
+
+
+def query(all_devices: bool, container: bool, ram_address: int, size: int, devices: int = 1) -> Query:
+    """A query of one section: without anyone who tracks, all of it is marked dirty and no ioctl is made."""
+    if all_devices:
+        return Query(devices, None)
+    if container:
+        return Query(1, None)
+    return Query(0, (ram_address, size))
