@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vmtest.matrix import IN_PROCESS, NEWEST, Cell, Matrix, Needs
 
 from tests.contract.kernel_log import kernel_log
-from tests.contract.matrix import IN_PROCESS, NEWEST, Cell, Matrix, Needs
 from tests.contract.tracing import TracingKernel
 
 RUN = pytest.StashKey["CellRun"]()
@@ -168,7 +168,7 @@ class CellRun:
 
     def __init__(self, cell: Cell, results: Path | None) -> None:
         self.cell = cell
-        self._file = results / f"{str(cell).replace('/', '-')}.json" if results else None
+        self._file = results / cell.file_name if results else None
         self._tests: dict[str, str] = {}
         self._left_out: dict[str, str] = {}
         self._messages: dict[str, str] = {}

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from vmtest.matrix import Cell, Matrix
 
 from tests.contract.cells import RUN, Cells, NeedsOnly, chosen
-from tests.contract.matrix import Cell, Matrix
 from tests.contract.tracing import TracingKernel
 
 if TYPE_CHECKING:

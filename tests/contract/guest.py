@@ -10,9 +10,10 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from vmtest.matrix import IN_PROCESS, Cell
+
 from pyvfio import host
 from pyvfio.kernel import Kernel
-from tests.contract.matrix import IN_PROCESS, Cell
 
 IOMMU = os.environ.get("PYVFIO_VM_IOMMU")
 #: such as `7.3`; `mock` for the kernel in this process

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vmtest.matrix import Cell, Matrix
+
 from pyvfio import DmaBuffer, Unsupported, host
 from pyvfio._abi import lib
 from pyvfio.iommufd import Ioas
-from tests.contract.matrix import Cell, Matrix
 
 if TYPE_CHECKING:
     from pyvfio import Device

@@ -19,10 +19,11 @@ from tests.contract.processes import holding
 from tests.contract.refused import refused
 
 if TYPE_CHECKING:
+    from vmtest.matrix import Cell
+
     from pyvfio import Device, DirtyLog
     from pyvfio.spaces.base import AddressSpace
     from pyvfio.vfio_mock import VfioMock
-    from tests.contract.matrix import Cell
 
 PAGE = 4096
 BASE = 0x10_0000

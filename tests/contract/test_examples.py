@@ -18,9 +18,10 @@ from tests.contract import guest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from vmtest.matrix import Cell
+
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
-    from tests.contract.matrix import Cell
 
 pytestmark = pytest.mark.require("functions")
 

@@ -20,10 +20,11 @@ from tests.contract.mock_domain import MockDevice
 from tests.contract.process import held
 
 if TYPE_CHECKING:
+    from vmtest.matrix import Cell
+
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
     from pyvfio.vfio_mock import VfioMock
-    from tests.contract.matrix import Cell
 
 # A device with an IOMMU and one without, by each of the kernel's three ways; what differs between IOMMUs is native to iommufd.
 # These sweeps are long, and what they find is a matter of the newest kernel. Not under virtio's: its driver (Linux 7.3) allocates

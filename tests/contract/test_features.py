@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from vmtest.matrix import Cell, Matrix
 
 from pyvfio import DmaBuffer, Unsupported, host
 from pyvfio._abi import lib
 from pyvfio.region import Area
-from tests.contract.matrix import Cell, Matrix
 
 if TYPE_CHECKING:
     from pyvfio import Device

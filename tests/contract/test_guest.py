@@ -15,10 +15,11 @@ from pyvfio.guest import mapping, planning, x86
 from pyvfio.guest.sections import MemorySection
 
 if TYPE_CHECKING:
+    from vmtest.matrix import Cell
+
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
     from pyvfio.vfio_mock import VfioMock
-    from tests.contract.matrix import Cell
 
 PAGE = 4096
 GIB = 1 << 30

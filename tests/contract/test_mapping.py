@@ -16,9 +16,10 @@ from tests.contract.raw_memory import RawMemory
 from tests.contract.refused import refused
 
 if TYPE_CHECKING:
+    from vmtest.matrix import Cell
+
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
-    from tests.contract.matrix import Cell
 
 PAGE = 4096
 

@@ -22,10 +22,11 @@ from pyvfio.migration import SAVING, State, path
 from tests.contract import guest
 
 if TYPE_CHECKING:
+    from vmtest.matrix import Cell
+
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
     from pyvfio.vfio_mock import VfioMock
-    from tests.contract.matrix import Cell
 
 PAGE = 4096
 BASE = 0x10_0000

@@ -11,9 +11,10 @@ import pyvfio
 from tests.contract import soak
 
 if TYPE_CHECKING:
+    from vmtest.matrix import Cell
+
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
-    from tests.contract.matrix import Cell
 
 
 def test_a_device_opens_and_tells_what_it_is(device: Device) -> None:

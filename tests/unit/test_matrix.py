@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.contract.matrix import Cell, Matrix, Needs
+from vmtest.lanes import Lane, suites
+from vmtest.matrix import IN_PROCESS, Cell, Machine, Matrix, Needs
+from vmtest.report import expected_cells
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,43 +68,85 @@ def test_what_is_no_cell_is_refused(text: str) -> None:
         Cell.parse(text)
 
 
-def script() -> Any:
-    loader = SourceFileLoader("scripts_matrix", str(ROOT / "scripts" / "matrix"))
-    module = module_from_spec(spec_from_loader(loader.name, loader))  # type: ignore[arg-type]
-    loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("choice", [[], ["--newest"]])
-def test_the_machines_have_each_cell_once_those_of_the_newest_kernel_first(choice: list[str]) -> None:
-    command = [sys.executable, ROOT / "scripts" / "matrix", "--machines", *choice]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    machines = [(words[0], words[1], words[2:]) for words in map(str.split, lines)]
-    kernels = list(dict.fromkeys(kernel for _, kernel, _ in machines))
-    assert kernels == (["newest"] if choice else ["newest", "6.1", "6.12"])
+@pytest.mark.parametrize("lane", Lane)
+def test_the_machines_of_a_lane_have_each_of_its_cells_once(lane: Lane) -> None:
     matrix = Matrix()
-    run = [
-        cell
-        for iommu, kernel, devices in machines
-        for cell in matrix.cells(iommu, kernel)
-        if cell.device in (devices or [cell.device])
+    machines = matrix.machines(lane)
+    run = [cell for machine in machines for cell in machine.cells]
+    kernels = [kernel for kernel in matrix.kernels if kernel != IN_PROCESS]
+    wanted = [
+        cell for kernel in kernels for iommu in matrix.iommus(kernel) for cell in matrix.cells(iommu, kernel, lane)
     ]
-    assert sorted(run) == sorted(
-        cell for kernel in kernels for iommu in matrix.iommus(kernel) for cell in matrix.cells(iommu, kernel)
+    assert sorted(run) == sorted(wanted)
+    assert len(set(run)) == len(run)
+    for machine in machines:
+        assert {(cell.iommu, cell.kernel, cell.qemu) for cell in machine.cells} == {machine[:3]}
+
+
+def test_a_lane_includes_the_lanes_before_it() -> None:
+    matrix = Matrix()
+    quick, full, slow = (
+        {cell for machine in matrix.machines(lane) for cell in machine.cells}
+        for lane in (Lane.QUICK, Lane.FULL, Lane.SLOW)
     )
+    assert quick < full < slow
+    with pytest.raises(ValueError, match="the lanes are quick, full, slow"):
+        Lane.parse("fast")
 
 
-def test_the_newest_kernel_is_the_newest_that_ran_and_none_that_has_a_name() -> None:
+def test_a_block_names_lane_minutes_and_qemu_of_its_cells() -> None:
+    blocks = [
+        {"iommus": ["amd"], "modes": ["type1"], "devices": ["edu"], "lane": "quick", "minutes": 2},
+        {"iommus": ["amd"], "modes": ["type1"], "devices": ["edu", "nvme"], "lane": "slow", "minutes": 3},
+        {"iommus": ["amd"], "modes": ["type1"], "devices": ["edu"], "qemu": "10.0"},
+    ]
+    matrix = Matrix(DATA | {"kernels": {"newest": blocks}})
+    default, other = Cell("amd", "type1", "edu", "newest"), Cell("amd", "type1", "edu", "newest", "10.0")
+    assert matrix.machines(Lane.QUICK) == [Machine("amd", "newest", "", (default,))]
+    assert matrix.machines(Lane.FULL) == [
+        Machine("amd", "newest", "", (default,)),
+        Machine("amd", "newest", "10.0", (other,)),
+    ]
+    assert [len(machine.cells) for machine in matrix.machines(Lane.SLOW)] == [2, 1]
+    assert (matrix.minutes(default), matrix.minutes(default._replace(device="nvme"))) == (2, 3)
+    assert str(other) == "amd/type1/edu/newest/10.0"
+    assert Cell.parse(str(other)) == other
+
+
+def test_a_variant_of_an_iommu_is_named_by_both_its_names() -> None:
+    first_stage = Cell("intel-fs", "iommufd", "edu", "7.3")
+    assert first_stage.matches({"iommu": "intel"})
+    assert first_stage.matches({"iommu": ["amd", "intel-fs"]})
+    assert not first_stage.matches({"iommu": "amd"})
+    assert not Cell("intel", "iommufd", "edu", "7.3").matches({"iommu": "intel-fs"})
+
+
+def test_the_suites_have_lanes_and_either_tests_or_commands() -> None:
+    assert {suite.name for suite in Matrix().suites} >= {
+        "lint",
+        "types",
+        "unit",
+        "vectors",
+        "mock",
+        "differential",
+        "abi",
+    }
+    with pytest.raises(ValueError, match="suite both: give either"):
+        list(
+            suites({"suites": [{"name": "both", "lane": "quick", "minutes": 1, "pytest": ["a"], "commands": [["b"]]}]})
+        )
+
+
+def test_the_newest_kernel_is_the_newest_that_ran_and_has_no_name() -> None:
     matrix = Matrix(
         DATA | {"kernels": DATA["kernels"] | {"9.1": [{"iommus": ["amd"], "modes": ["type1"], "devices": ["edu"]}]}}
     )
-    ran = {Cell("amd", "type1", "edu", kernel): {} for kernel in ("9.1", "7.3", "7.10")}
-    kernels = [cell.kernel for cell in script().expected_cells(matrix, ["newest", "9.1"], ran)]
+    ran: dict[Cell, dict[str, Any]] = {Cell("amd", "type1", "edu", kernel): {} for kernel in ("9.1", "7.3", "7.10")}
+    kernels = [cell.kernel for cell in expected_cells(matrix, ran, Lane.FULL)]
     assert kernels == ["7.10"] * (len(kernels) - 1) + ["9.1"]
-    assert {cell.kernel for cell in script().expected_cells(matrix, ["newest"], ran)} == {"7.10"}
 
 
-def test_vanished_tests_missing_cells_and_stale_reasons_are_problems(tmp_path: Path) -> None:
+def test_missing_tests_and_cells_and_stale_reasons_are_problems(tmp_path: Path) -> None:
     test = "tests/contract/test_abilities.py::test_the_abilities_are_those_that_are_listed"
     unreached = next(iter(Matrix().unreached))
     result = {

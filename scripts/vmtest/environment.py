@@ -1,0 +1,95 @@
+"""What the tests need on the host: Debian's packages, and pyvfio in `.venv`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+
+#: what pip builds pyvfio with: installed once, where pip's own isolation would fetch it anew each time
+BUILD_TOOLS = ("setuptools>=77", "cffi>=1.17", "wheel")
+
+_WHOLE = """
+import ensurepip, os, sys, sysconfig, venv
+sys.exit(sys.version_info < (3, 11) or not os.path.exists(sysconfig.get_paths()["include"] + "/Python.h"))
+"""
+_USABLE = "import pip, sys; sys.exit(sys.version_info < (3, 11))"
+
+
+class NotInstalled(Exception):
+    """pyvfio and the tools of its tests could not be installed."""
+
+
+def base_python() -> str | None:
+    """Return a Python that can make a virtual environment and build extensions; None if there is none.
+
+    Debian's own is preferred: it is built with a profile, and a third faster than one that is not.
+    """
+    return next((python for python in ("/usr/bin/python3", sys.executable) if _succeeds(python, _WHOLE)), None)
+
+
+def _succeeds(python: str | Path, script: str) -> bool:
+    try:
+        return subprocess.run([python, "-c", script], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def missing_packages(*, machines: bool) -> list[str]:
+    """Return Debian's packages that are needed and not there; `machines`: virtual machines are to run."""
+    missing = []
+    if shutil.which("gcc") is None:
+        missing += ["gcc", "libc6-dev"]
+    if base_python() is None:
+        missing += ["python3-venv", "python3-dev"]
+    if machines and shutil.which("qemu-system-x86_64") is None:
+        missing.append("qemu-system-x86")
+    return missing
+
+
+def install_packages(packages: list[str]) -> None:
+    """Install Debian's packages, or print what to run as root."""
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        print(f"missing; as root run: apt-get install {' '.join(packages)}", flush=True)
+        return
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for command in (
+        ["apt-get", "update", "-qq"],
+        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
+    ):
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            print(f"{done.stdout}{done.stderr}could not install: {' '.join(packages)}", flush=True)
+            return
+
+
+def make_venv() -> None:
+    """Install pyvfio, as it is here, and the tools of its tests into `.venv`.
+
+    :raises NotInstalled: pip's output is its text
+    """
+    if not _succeeds(PYTHON, _USABLE):
+        shutil.rmtree(VENV, ignore_errors=True)
+        _run([base_python() or sys.executable, "-m", "venv", VENV])
+    pip: list[str | Path] = [PYTHON, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
+    _run([*pip, *BUILD_TOOLS])
+    _run([*pip, "--no-build-isolation", "-e", ".[test]"])
+    # In a machine, which compiles fifteen times slower, the package is imported as it was compiled here.
+    _run([PYTHON, "-m", "compileall", "-q", "pyvfio", "scripts", "tests/contract"])
+
+
+def _run(command: list[str | Path]) -> None:
+    done = subprocess.run(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise NotInstalled(f"{' '.join(map(str, command))} returned {done.returncode}:\n{done.stdout}")

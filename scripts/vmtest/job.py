@@ -1,0 +1,116 @@
+"""A job: a command in a process group of its own, whose output is shown line by line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+#: seconds that the processes of a job have to end after SIGTERM
+GRACE = 10.0
+#: seconds for which output is awaited after the command has ended: a process that it left behind may hold the pipe
+AFTERMATH = 2.0
+#: width of the names in front of the lines
+WIDTH = 27
+
+
+class Job:
+    """A command whose process group ends with it.
+
+    :param prefix: is put in front of each line; without it the lines are shown as they are
+    :param log: receives the output; without `echo` the output goes nowhere else
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        prefix: str | None = None,
+        log: Path | None = None,
+        echo: bool = True,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._command = [str(word) for word in command]
+        self._prefix = "" if prefix is None else f"{prefix:<{WIDTH}} | "
+        self._log = log
+        self._echo = echo
+        self._environment = {**os.environ, **(environment or {})}
+
+    async def run(self) -> int:
+        """Run the command and return its exit code, negative for a signal.
+
+        The whole process group is ended if this is cancelled, and what the command left running when it returns.
+        """
+        # asyncio would wait for the end of a pipe of its own before it tells that the process has ended.
+        reading, writing = os.pipe()
+        stream = asyncio.StreamReader(limit=1 << 20)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(reading, "rb", 0)
+        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=asyncio.subprocess.DEVNULL, stdout=writing, stderr=writing, env=self._environment,
+                process_group=0,
+            )  # fmt: skip
+        except OSError:
+            transport.close()
+            raise
+        finally:
+            os.close(writing)
+        reader = asyncio.ensure_future(self._show(stream))
+        try:
+            code = await process.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(reader), AFTERMATH)
+            return code
+        finally:
+            await _end_group(process)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(reader, AFTERMATH)
+            transport.close()
+
+    async def _show(self, stream: asyncio.StreamReader) -> None:
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(self._log.open("ab")) if self._log else None
+            while line := await _read_line(stream):
+                if log:
+                    log.write(line)
+                    log.flush()
+                if self._echo and (line.strip() or not self._prefix):
+                    print(self._prefix + line.decode(errors="replace").rstrip("\r\n"), flush=True)
+
+
+async def _read_line(stream: asyncio.StreamReader) -> bytes:
+    try:
+        return await stream.readuntil(b"\n")
+    except asyncio.IncompleteReadError as error:
+        return error.partial
+    except asyncio.LimitOverrunError as error:
+        return await stream.read(error.consumed)
+
+
+async def _end_group(process: asyncio.subprocess.Process) -> None:
+    """End every process of the group: first by SIGTERM, after GRACE seconds by SIGKILL."""
+    for number, limit in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 1.0)):
+        if not _is_running(process.pid):
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        deadline = asyncio.get_running_loop().time() + limit
+        while _is_running(process.pid) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+
+
+def _is_running(group: int) -> bool:
+    """Whether a process of the group runs. kill(2) would count zombies, which some containers never reap."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                state, _, number = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+                if int(number) == group and state not in "ZX":
+                    return True
+    return False

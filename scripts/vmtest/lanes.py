@@ -1,0 +1,69 @@
+"""Lanes: which part of the tests a run takes, and the suites that need no machine."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+
+class Lane(enum.IntEnum):
+    """A lane includes every lane before it."""
+
+    QUICK = 0
+    FULL = 1
+    SLOW = 2
+
+    @classmethod
+    def parse(cls, text: str) -> Lane:
+        """Return the lane called `text`.
+
+        :raises ValueError: there is no such lane
+        """
+        try:
+            return cls[text.upper()]
+        except KeyError:
+            names = ", ".join(lane.name.lower() for lane in cls)
+            raise ValueError(f"lane {text!r} does not exist; the lanes are {names}") from None
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class Suite(NamedTuple):
+    """Checks that run on the host.
+
+    :ivar minutes: what it takes on a quiet machine with two processors
+    :ivar pytest: arguments of pytest, if it is a suite of tests
+    :ivar commands: programs of the virtual environment, of which each must return 0, if it is not
+    :ivar pythons: versions of Python in which it runs, if not in `.venv`'s; such a suite is a nox session
+    :ivar needs_kernel: it waits until scripts/build_kernel has built the newest kernel
+    """
+
+    name: str
+    lane: Lane
+    minutes: float
+    pytest: tuple[str, ...] = ()
+    commands: tuple[tuple[str, ...], ...] = ()
+    pythons: tuple[str, ...] = ()
+    needs_kernel: bool = False
+
+
+def suites(data: Mapping[str, Any]) -> Iterator[Suite]:
+    """Yield the suites of tests/matrix.toml.
+
+    :raises ValueError: a suite has neither tests nor commands, or both
+    """
+    for entry in data.get("suites", ()):
+        suite = Suite(
+            name=entry["name"],
+            lane=Lane.parse(entry["lane"]),
+            minutes=entry["minutes"],
+            pytest=tuple(entry.get("pytest", ())),
+            commands=tuple(tuple(command) for command in entry.get("commands", ())),
+            pythons=tuple(entry.get("pythons", ())),
+            needs_kernel=entry.get("needs_kernel", False),
+        )
+        if bool(suite.pytest) == bool(suite.commands):
+            raise ValueError(f"suite {suite.name}: give either `pytest` or `commands`")
+        yield suite
