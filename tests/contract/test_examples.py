@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -39,7 +39,7 @@ def random_memory(space: AddressSpace, size: int) -> tuple[memoryview, int]:
 
 
 @pytest.mark.require("linux")
-@pytest.mark.only(iommu="intel", mode="iommufd", device=["edu", "nvme", "e1000e"], kernel="newest")
+@pytest.mark.only(iommu="intel", mode="iommufd", device=["edu", "nvme", "e1000e", "igb"], kernel="newest")
 def test_an_example_finds_its_device_and_shows_it_at_work(
     address: str, cell: Cell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,17 +187,20 @@ def test_nvme_tells_of_a_command_that_failed_and_goes_on(device: Device) -> None
         disk.read(disk.blocks - 1, iova)
 
 
-# --- e1000e -------------------------------------------------------------------------------------------------------------
+# --- network cards: e1000e and igb ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.only(device="e1000e")
-@pytest.mark.parametrize("interrupt", [False, True], ids=["looking", "by MSI"])
-def test_e1000e_receives_what_it_sends_to_itself(device: Device, interrupt: bool) -> None:
-    from scripts.examples.e1000e import E1000e
+def card_driver(name: str) -> Any:
+    """The driver's class for e1000e or igb."""
+    return getattr(import_module(f"scripts.examples.{name}"), name.capitalize())
 
+
+@pytest.mark.only(device=["e1000e", "igb"])
+@pytest.mark.parametrize("interrupt", [False, True], ids=["polling", "by interrupt"])
+def test_a_card_receives_what_it_sends_to_itself(device: Device, cell: Cell, interrupt: bool) -> None:
     view, iova = random_memory(device.address_space, 1400)
     back = device.address_space.alloc(2 * PAGE)
-    with E1000e(device, interrupt=interrupt) as card:
+    with card_driver(cell.device)(device, interrupt=interrupt) as card:
         # More frames than the rings have room for, so that they come round.
         for size in (60, 255, 256, 257, 1024, 1400) * 20:
             view[:6] = card.mac
@@ -215,31 +218,44 @@ def test_e1000e_receives_what_it_sends_to_itself(device: Device, interrupt: bool
                 assert not any(back.buffer.view[at + count : at + 512])
 
 
+def check_the_wire(sender: Any, receiver: Any) -> None:
+    """Send a frame from one card to another."""
+    view, iova = random_memory(sender.device.address_space, 1024)
+    there = receiver.device.address_space.alloc(PAGE)
+    view[:14] = receiver.mac + sender.mac + b"\x88\xb5"
+    receiver.offer(*range(there.iova, there.iova + 1024, 256))
+    sender.send((iova, 1024))
+    assert receiver.receive() == 1024
+    assert there.buffer.view[:1024] == view[:1024]
+
+
 # QEMU 7.2's amd-iommu brings no DMA from below a root port, where the second card is.
 @pytest.mark.only(device="e1000e", iommu=["intel", "virtio"])
 def test_e1000e_sends_over_the_wire_to_another(device: Device, mode: str, other: Callable[..., str]) -> None:
-    from scripts.examples.e1000e import E1000e
-
-    view, iova = random_memory(device.address_space, 1024)
+    e1000e = card_driver("e1000e")
     with (
         pyvfio.open(other("0000:02:00.0"), mode=mode) as second,
-        E1000e(device, loopback=False) as sender,
-        E1000e(second, loopback=False) as receiver,
+        e1000e(device, loopback=False) as sender,
+        e1000e(second, loopback=False) as receiver,
     ):
-        there = second.address_space.alloc(PAGE)
-        view[:14] = receiver.mac + sender.mac + b"\x88\xb5"
-        receiver.offer(*range(there.iova, there.iova + 1024, 256))
-        sender.send((iova, 1024))
-        assert receiver.receive() == 1024
-        assert there.buffer.view[:1024] == view[:1024]
+        check_the_wire(sender, receiver)
 
 
-@pytest.mark.only(device="e1000e")
-def test_e1000e_says_when_no_frame_comes_and_goes_on(device: Device) -> None:
-    from scripts.examples.e1000e import E1000e
+@pytest.mark.only(device="igb")
+def test_igb_and_e1000e_send_over_the_wire_to_each_other(device: Device, mode: str, other: Callable[..., str]) -> None:
+    with (
+        pyvfio.open(other("e1000e"), mode=mode) as second,
+        card_driver("igb")(device, loopback=False) as igb,
+        card_driver("e1000e")(second, loopback=False) as e1000e,
+    ):
+        check_the_wire(igb, e1000e)
+        check_the_wire(e1000e, igb)
 
+
+@pytest.mark.only(device=["e1000e", "igb"])
+def test_a_card_without_a_frame_times_out_and_goes_on(device: Device, cell: Cell) -> None:
     view, iova = random_memory(device.address_space, 2 * PAGE)
-    with E1000e(device) as card:
+    with card_driver(cell.device)(device) as card:
         card.offer(iova)
         with pytest.raises(TimeoutError, match="no frame"):
             card.receive()

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.require("linux")
 # Who is woken by a call does not depend on the IOMMU, nor on how type1 unmaps.
-on_pci = pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device=["edu", "nvme", "e1000e"], kernel="newest")
+on_pci = pytest.mark.only(
+    iommu="intel", mode=["type1v2", "iommufd"], device=["edu", "nvme", "e1000e", "igb"], kernel="newest"
+)
 
 
 def power_status(device: Device, wanted: str) -> str:

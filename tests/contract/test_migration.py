@@ -151,7 +151,7 @@ def test_the_device_says_what_it_can(migration: Migration, cell: Cell) -> None:
 
 
 @pytest.mark.require("functions")
-@pytest.mark.only(device=["edu", "nvme", "e1000e"])
+@pytest.mark.only(device=["edu", "nvme", "e1000e", "igb"])
 def test_a_device_that_cannot_migrate_says_so(device: Device) -> None:
     with pytest.raises(Unsupported, match="cannot be migrated"):
         _ = device.migration
