@@ -27,7 +27,7 @@ MOUNTS = (
 )
 
 # Process 1 of the guest. Ports: 1 and 2 the command's output, 3 the conversation with the host, which sends keys for
-# /proc/sysrq-trigger and is told the exit code.
+# /proc/sysrq-trigger and is told that the command starts, its exit code, or what hindered it from starting.
 INIT = r"""#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
@@ -43,6 +43,10 @@ mkfifo /run/out /run/err
 { cat /run/out; printf '\000@MARK@'; } >${port}1 & out=$!
 { cat /run/err; printf '\000@MARK@'; } >${port}2 & err=$!
 while read -r key <&3; do echo $key >/proc/sysrq-trigger; done & keys=$!
+if ! failure=$(@CHECK@ 2>&1); then
+    echo "failure $failure" >&3
+    while :; do sleep 1000; done
+fi
 echo start >&3
 (
     exec >/run/out 2>/run/err </dev/null 3>&-
@@ -103,11 +107,13 @@ def write_init(
     shares: Sequence[Share],
     environment: Mapping[str, str],
     command: Sequence[str],
+    check: Sequence[str],
 ) -> Path:
     """Write process 1 and its fstab into a directory, and return the path of process 1.
 
     :param mark: a text that ends the command's output and the kernel's log
     :param here: the command's current directory
+    :param check: a program that runs before the command; if it fails, its output is reported and the command does not run
     """
     mounts = [*MOUNTS, *(f"tmpfs {hidden} tmpfs mode=1777,X-mount.mkdir" for hidden in HIDDEN)]
     mounts += [share.mount for share in shares[1:]]
@@ -119,6 +125,7 @@ def write_init(
         "DIRECTORY": shlex.quote(str(here)),
         "ENVIRONMENT": shlex.join(f"{name}={value}" for name, value in environment.items()),
         "COMMAND": shlex.join(command),
+        "CHECK": shlex.join(check),
     }
     init = directory / "init"
     init.write_text(re.sub("@([A-Z]+)@", lambda match: words[match[1]], INIT))

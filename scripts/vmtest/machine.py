@@ -28,6 +28,7 @@ from vmtest.problems import say
 from vmtest.qemu import Qemu
 from vmtest.shares import shares_of
 from vmtest.stream import Stream
+from vmtest.translation import DEVICE
 
 PR_SET_PDEATHSIG = 1
 
@@ -40,6 +41,8 @@ class Settings:
     qemu: Qemu
     kernel: Mapping[str, Any]
     """The paths that `scripts/build_kernel --json` prints."""
+    check: Path
+    """The program of vmtest.translation."""
     here: Path
     """The command's current directory, which it may write to."""
     iommu: str = "intel"
@@ -85,6 +88,8 @@ class Machine:
             shares=shares,
             environment=guest_environment(os.environ, settings.iommu, devices, settings.kernel, settings.qemu.version),
             command=settings.command,
+            # Without an IOMMU there is nothing to check.
+            check=["true"] if settings.iommu == "none" else [str(settings.check), DEVICE],
         )
         drive = directory / "drive0"
         with drive.open("wb") as file:
@@ -130,7 +135,7 @@ class Machine:
         with selectors.DefaultSelector() as selector:
             for name, (ours, _) in self._channels.items():
                 selector.register(ours, selectors.EVENT_READ, receivers[name])
-            while selector.get_map() and not self._is_complete():
+            while selector.get_map() and not self._is_complete() and self._failure is None:
                 left = limit - time.monotonic()
                 if left <= 0 and asked:
                     return self._time_is_up()
@@ -161,6 +166,12 @@ class Machine:
         match = re.search(rb"exit (\d+)\n", self._said)
         return int(match[1]) if match else None
 
+    @property
+    def _failure(self) -> str | None:
+        """What hindered the command from starting."""
+        match = re.search(rb"failure (.*)\n", self._said)
+        return match[1].decode(errors="replace") if match else None
+
     def _judge(self) -> int:
         status = self._status
         if self._log.complaint is not None:
@@ -168,6 +179,10 @@ class Machine:
             ended = "did not end" if status is None else f"returned {status}"
             say(f"the kernel complained: {self._log.complaint.strip()} (the command {ended})")
             return ExitCode.KERNEL_COMPLAINED
+        if self._failure is not None:
+            self._log.show()
+            say(f"the command did not start: {self._failure}")
+            return ExitCode.MACHINE_FAILED
         if status is None:
             self._log.show()
             sys.stderr.write(self._qemu_output.read_text(errors="replace"))

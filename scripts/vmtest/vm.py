@@ -18,6 +18,7 @@ from vmtest.iommus import IOMMUS
 from vmtest.machine import Machine, Settings
 from vmtest.problems import Problem, say
 from vmtest.qemu import CHOICES, require_qemu
+from vmtest.translation import require_check
 
 BUILD_KERNEL = Path(__file__).resolve().parents[1] / "build_kernel"
 MISSING, NO_MOCK = 3, 5  # exit codes of build_kernel
@@ -81,6 +82,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         command=arguments.command,
         qemu=qemu,
         kernel=require_kernel(arguments.kernel),
+        check=require_check(),
         here=here,
         iommu=arguments.iommu,
         timeout=arguments.timeout,

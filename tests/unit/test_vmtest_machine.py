@@ -104,7 +104,13 @@ def test_environment_passes_on_names_of_the_list_alone() -> None:
 
 def test_init_quotes_the_command(tmp_path: Path) -> None:
     init = write_init(
-        tmp_path, mark="MARK", here=Path("/a b"), shares=[], environment={"A": "x y"}, command=["echo", "it's"]
+        tmp_path,
+        mark="MARK",
+        here=Path("/a b"),
+        shares=[],
+        environment={"A": "x y"},
+        command=["echo", "it's"],
+        check=["true"],
     )
     text = init.read_text()
     assert "cd '/a b'" in text

@@ -1,0 +1,51 @@
+"""The check that the IOMMU translates, which process 1 runs before the command: check_translation.c, compiled once."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+from vmtest.apt import install
+from vmtest.cache import CACHE, lock, new_directory
+from vmtest.exit_code import ExitCode, MachineError
+
+SOURCE = Path(__file__).with_name("check_translation.c")
+COMPILER = "gcc"
+FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
+
+# The device that is tried: edu, alone in its group.
+DEVICE = "0000:00:03.0"
+
+
+def require_check(cache: Path = CACHE) -> Path:
+    """Return the compiled program, which is kept below `cache` under a key of its source, the compiler and the flags.
+
+    :raises Missing: there is no compiler, and this is not root
+    :raises MachineError: it does not compile
+    """
+    if shutil.which(COMPILER) is None:
+        install("gcc", "libc6-dev")
+    version = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
+    key = hashlib.sha256("\0".join([SOURCE.read_text(), version, *FLAGS]).encode()).hexdigest()[:16]
+    directory = cache / "check_translation" / key
+    program = directory / "check_translation"
+    if not program.exists():
+        with lock("check_translation"):
+            if not program.exists():
+                with new_directory(directory) as unfinished:
+                    _compile(unfinished / program.name)
+    return program
+
+
+def _compile(program: Path) -> None:
+    result = subprocess.run(
+        [COMPILER, *FLAGS, "-o", str(program), str(SOURCE)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise MachineError(f"{SOURCE.name} does not compile:\n{result.stdout}", ExitCode.CANNOT_RUN)
