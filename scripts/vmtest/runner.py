@@ -272,12 +272,12 @@ class Run:
         return "\n".join((f"{elapsed:.1f} minutes, {total:.1f} in suites and cells", *slower))
 
 
-async def run(plan: Plan, tally: Tally) -> None:
-    """Set up what a plan needs, run it, and print the sum."""
+async def run(plan: Plan, tally: Tally, slots: int | None = None) -> None:
+    """Set up what a plan needs, run it, and check the matrix."""
     shutil.rmtree(RESULTS, ignore_errors=True)
     RESULTS.mkdir()
     with tempfile.TemporaryDirectory(prefix="pyvfio-test-") as scratch:
-        this = Run(plan, tally, RESULTS, Path(scratch))
+        this = Run(plan, tally, RESULTS, Path(scratch), slots=slots)
         if missing := environment.missing_packages(machines=bool(plan.machines)):
             this.say(f"apt-get install {' '.join(missing)}")
             await asyncio.to_thread(environment.install_packages, missing)
@@ -308,7 +308,7 @@ async def run(plan: Plan, tally: Tally) -> None:
                     await kernel
 
 
-def main(lane: Lane, patterns: Sequence[str], *, host_only: bool) -> int:
+def main(lane: Lane, patterns: Sequence[str], *, host_only: bool, slots: int | None = None) -> int:
     """Run the tests of a lane and return the exit code: 0 if nothing failed, 2 if no test is chosen."""
     plan = Plan(Matrix(), lane, patterns, host_only=host_only)
     if not plan.suites and not plan.cells:
@@ -324,7 +324,7 @@ def main(lane: Lane, patterns: Sequence[str], *, host_only: bool) -> int:
         assert task is not None
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        await run(plan, tally)
+        await run(plan, tally, slots)
 
     try:
         asyncio.run(until_interrupted())

@@ -246,7 +246,7 @@ from vmtest import runner
 from vmtest.job import Job
 from vmtest.lanes import Lane
 
-async def run(plan, tally):
+async def run(plan, tally, slots):
     await Job(["sh", "-c", f"echo $$ >{sys.argv[1]}; sleep 1000 & wait"]).run()
 
 runner.run = run
