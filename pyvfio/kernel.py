@@ -12,6 +12,7 @@ import mmap as _mmap
 import os
 import resource
 import select
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,16 @@ def _check_length(size: int) -> None:
     if size <= 0 or size > sys.maxsize:
         number = errno.EINVAL if size <= 0 else errno.ENOMEM
         raise OSError(number, os.strerror(number))
+
+
+def _check_private(found: os.stat_result, path: str, is_kind: Callable[[int], bool]) -> None:
+    """Refuse a file that somebody else could have made or could change."""
+    if not is_kind(found.st_mode):
+        raise PermissionError(errno.EPERM, "not a plain file or directory", path)
+    if found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"it belongs to user {found.st_uid}, not to user {os.geteuid()}", path)
+    if found.st_mode & 0o022:
+        raise PermissionError(errno.EPERM, f"others may write to it (mode {found.st_mode & 0o777:03o})", path)
 
 
 class SysfsDevice(NamedTuple):
@@ -203,9 +214,38 @@ class Kernel:
     # Files that programs share: pyvfio's journal of changed bindings.
 
     def create(self, path: str) -> int:
-        """Open a file for reading and writing, made if need be, with its directory; root's alone."""
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        """Open a file for reading and writing, made if need be, with its directory; for this user alone.
+
+        :raises OSError: EPERM, the directory or the file is a link or of the wrong kind, belongs to another user, or others may write
+            to it
+        """
+        directory, name = os.path.split(path)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        above = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
+        try:
+            _check_private(os.fstat(above), directory, stat.S_ISDIR)
+            # Not to wait for a reader, should it be a FIFO.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            fd = os.open(name, flags, 0o600, dir_fd=above)
+        finally:
+            os.close(above)
+        try:
+            _check_private(os.fstat(fd), path, stat.S_ISREG)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def is_at(self, fd: int, path: str) -> bool:
+        """Whether a path still leads to the file that a descriptor has open."""
+        try:
+            return os.path.samestat(os.fstat(fd), os.lstat(path))
+        except FileNotFoundError:
+            return False
+
+    def unlink(self, path: str) -> None:
+        """unlink(2)."""
+        os.unlink(path)
 
     def flock(self, fd: int, operation: int) -> None:
         """flock(2); `operation` of the fcntl module's LOCK_*."""

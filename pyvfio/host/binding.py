@@ -1,18 +1,23 @@
-"""Binding a device to a driver, and putting back what was there."""
+"""Binding devices to a driver, and restoring what was there before."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
+from pyvfio._core import arguments
+from pyvfio.errors import BadReply
+from pyvfio.host import diagnosis
 from pyvfio.host.discovery import HostDevice, device, no_group
-from pyvfio.host.holders import Holder, holders_of
+from pyvfio.host.holders import holders_of
 from pyvfio.host.in_use import refuse_if_in_use
-from pyvfio.host.journal import Binding, Journal, bindings
-from pyvfio.host.sysfs import attribute, checked_name, write_within
+from pyvfio.host.journal import Journal, JournalEntry, journaled
+from pyvfio.host.nodes import Nodes
+from pyvfio.host.sysfs import attribute, checked_name, entries, write_within
 from pyvfio.kernel import Kernel, resolve
 
 #: seconds that a process which has the device open gets to close it when it is to be unbound
@@ -21,113 +26,303 @@ TIMEOUT = 10.0
 PROBE_TIMEOUT = 60.0
 
 
+class Write(NamedTuple):
+    """One write to a file of sysfs."""
+
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"echo {self.text!r} > {self.path}" if self.text else f"echo > {self.path}"
+
+
 class _State(NamedTuple):
     driver: str | None
     override: str | None
 
 
-@contextmanager
+class _Change:
+    """The binding of one device: its lock in the journal, what it was before, what it is to become."""
+
+    def __init__(self, journal: Journal | None, found: HostDevice, before: _State, to: _State) -> None:
+        self.journal = journal
+        self.device = found
+        self.before = before
+        self.to = to
+
+
+class Binding:
+    """Devices that :func:`bind` has bound to a driver.
+
+    At the end of a `with` they are restored. Without `with` they stay bound, after the end of the program too; then
+    :meth:`restore`, or :func:`pyvfio.host.restore` in any program, puts them back, and :func:`pyvfio.host.bindings` lists them. For as
+    long as this object lives, no other program can bind or restore the devices by these functions.
+
+    :ivar driver: the driver
+    :ivar devices: each device as it was when it had been bound, with its nodes, in the order given
+    :ivar writes: what was written to sysfs; with `dry_run`, what would be written
+    :ivar dry_run: nothing was written
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        changes: list[_Change],
+        driver: str,
+        writes: Sequence[Write],
+        *,
+        timeout: float,
+        dry_run: bool,
+    ) -> None:
+        self._kernel = kernel
+        self._changes = changes
+        self._timeout = timeout
+        self._restored = False
+        self.driver = driver
+        self.devices = tuple(change.device for change in changes)
+        self.writes = tuple(writes)
+        self.dry_run = dry_run
+
+    @property
+    def device(self) -> HostDevice:
+        """The device, where it is only one.
+
+        :raises ValueError: there are several: see :attr:`devices`
+        """
+        if len(self.devices) != 1:
+            raise ValueError(f"{len(self.devices)} devices are bound: use Binding.devices")
+        return self.devices[0]
+
+    @property
+    def address(self) -> str:
+        """The device's address, where it is only one."""
+        return self.device.address
+
+    @property
+    def restored(self) -> bool:
+        """Whether the devices have been restored."""
+        return self._restored
+
+    def restore(self) -> None:
+        """Put each device back to the driver and driver_override that it had before, the last one first. Harmless when that is done.
+
+        The devices must be closed. One that this process has open is not touched, since the kernel would wait for a close that could never
+        come; other processes are sent the device's request interrupt and get the `timeout` of :func:`bind`. In both cases the device
+        stays bound and in the journal, and this can be called again.
+
+        :raises OSError: EBUSY, this process has it open; what the driver answered
+        :raises TimeoutError: another process did not close it
+        :raises Closed: this is a forked child of the process that bound it
+        """
+        if self._restored or self.dry_run:
+            return
+        for change in self._changes:
+            if change.journal is not None:
+                change.journal.check_owner()
+        failures: list[OSError] = []
+        for change in reversed(self._changes):
+            try:
+                self._restore(change)
+            except OSError as failure:
+                failures.append(failure)
+        if failures:
+            raise _first(failures)
+        self._restored = True
+
+    def _restore(self, change: _Change) -> None:
+        journal, change.journal = change.journal, None
+        if journal is None:
+            # An earlier attempt failed and gave up the lock.
+            restore(change.device.address, timeout=self._timeout, kernel=self._kernel)
+            return
+        with journal:
+            _put_back(self._kernel, journal, change.device, change.before, self._timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if any(change.journal is not None and change.journal.forked for change in self._changes):
+            return  # a forked child has nothing to restore
+        if error is None:
+            self.restore()
+            return
+        try:
+            self.restore()
+        except Exception as failure:
+            error.add_note(f"{', '.join(one.address for one in self.devices)}: not restored: {failure}")
+
+    def __repr__(self) -> str:
+        state = "dry run" if self.dry_run else "restored" if self._restored else "bound"
+        were = ", ".join(
+            f"{change.device.address} (was {change.before.driver or 'unbound'})" for change in self._changes
+        )
+        return f"<Binding to {self.driver}, {state}: {were}>"
+
+
 def bind(
-    address: str,
+    where: str | HostDevice | Iterable[str | HostDevice],
+    /,
     driver: str,
     *,
     allow_in_use: Collection[str] = (),
     timeout: float = TIMEOUT,
+    dry_run: bool = False,
     kernel: Kernel | str | None = None,
-) -> Iterator[HostDevice]:
-    """Have a device bound to a driver; at the end, after an exception too, to what it was bound to before.
+) -> Binding:
+    """Bind a device, or several, to a driver. ::
 
-    By `driver_override` and the drivers' `unbind` and `bind` in sysfs; on any bus that has them (PCI,
-    platform, ...). Only this device is bound: what else its group needs is told by
-    `host.group(number).in_the_way`. Gives the device as it is then, with its nodes. A device that has the
-    driver already is left as it is, then and at the end.
+        with pyvfio.host.bind("0000:41:10.1", "vfio-pci"):
+            ...                                         # restored at the end
+        pyvfio.host.bind("0000:41:10.1", "vfio-pci")    # stays bound
 
-    VFIO's drivers and pci-stub are given any device; every other driver only what is in its own list.
+    This writes `driver_override` and the drivers' `unbind` and `bind` in sysfs, on any bus that has them (PCI, platform, ...). Only the
+    devices given are bound: `host.group(number).in_the_way` names what else keeps VFIO from a group. A device that has the driver already
+    is left as it is, then and at the end. Of several devices all are bound or none.
 
-    For as long as it lasts no other program can bind the device by this function. If the program is killed,
-    :func:`restore`, or the next `bind` of the device, knows from the journal what was there before.
+    VFIO's drivers and pci-stub are given any device; every other driver only devices of its own list.
 
-    At the end the device must be closed. While this process has it open it is not touched (the kernel would
-    wait for the close, which could never come); to other processes the kernel sends the device's request
-    interrupt, and `timeout` seconds are waited. In both cases the device stays bound, and in the journal.
-
+    :param where: addresses, or what :func:`device` and :func:`devices` return
     :param driver: for example `vfio-pci`; it must be loaded
-    :param allow_in_use: names of uses, as in :func:`uses` and in the refusal's text, that the device may be
-        taken away from
-    :param timeout: seconds to wait for unbinding
-    :raises ValueError: a name that can be none
-    :raises OSError: ENODEV, no such device, or no IOMMU group and a VFIO driver; ENOENT, no such driver;
-        EBUSY, the running system stands on the device, or a process has it open or bound; EACCES, one needs
-        to be root; what the driver said
+    :param allow_in_use: names of uses, as in :func:`uses` and in the refusal's text, that the device may be taken away from
+    :param timeout: seconds to wait for each device's unbinding, then and when it is restored
+    :param dry_run: check everything and write nothing; :attr:`Binding.writes` lists what would be written
+    :raises ValueError: not a valid device or driver name; a device is given twice
+    :raises OSError: ENODEV, no such device, or no IOMMU group and a VFIO driver; ENOENT, no such driver; EBUSY, the device is in use by
+        the system, or a process has it open or bound; EACCES without root; what the driver answered
     :raises TimeoutError: another process did not close the device
     """
     kernel = resolve(kernel)
     checked_name(driver, "driver")
-    found = device(address, kernel)
-    with _journal(kernel, found) as journal:
-        # What was read before the lock was got may be another program's doing.
+    timeout = arguments.seconds(timeout, "timeout")
+    dry_run = arguments.boolean(dry_run, "dry_run")
+    found = [device(_address(one), kernel) for one in _several(where)]
+    if len({one.path for one in found}) != len(found):
+        raise ValueError("where has a device twice")
+    changes: list[_Change] = []
+    writes: list[Write] = []
+    try:
+        for one in found:
+            # Not by extend(): those before an exception are rolled back.
+            changes.append(_prepare(kernel, one, driver, allow_in_use, dry_run=dry_run))  # noqa: PERF401
+        for change in changes:
+            if change.device.driver == driver:
+                continue
+            if dry_run:
+                writes += _writes(change.device, change.to)
+            else:
+                writes += _move(kernel, change.device.nodes, change.to, timeout)
+                change.device = device(change.device.address, kernel)
+    except BaseException as error:
+        _roll_back(kernel, changes, timeout, error)
+        raise
+    return Binding(kernel, changes, driver, writes, timeout=timeout, dry_run=dry_run)
+
+
+def _several(where: object) -> list[Any]:
+    if isinstance(where, str | HostDevice):
+        return [where]
+    if not isinstance(where, Iterable):
+        raise arguments.wrong_type(where, "where", "a device's address, a HostDevice, or several of them")
+    if not (several := list(where)):
+        raise ValueError("where has no device")
+    return several
+
+
+def _address(one: str | HostDevice) -> str:
+    return one.address if isinstance(one, HostDevice) else one
+
+
+def _prepare(
+    kernel: Kernel, found: HostDevice, driver: str, allow_in_use: Collection[str], *, dry_run: bool
+) -> _Change:
+    """Lock a device's file in the journal, check that it can be bound, and write down what is going to change."""
+    to = _State(driver, driver if _takes_anything(driver) else None)
+    if dry_run:
+        if found.driver != driver:
+            _check(kernel, found, driver, allow_in_use)
+        return _Change(None, found, _State(found.driver, found.driver_override), to)
+    journal = _journal(kernel, found.nodes)
+    try:
+        # Another program may have changed it before the file was locked.
         found = device(found.address, kernel)
         before = _State(found.driver, found.driver_override)
         if journal.left is not None and _is_as_left(found, journal.left):
             before = _State(journal.left.previous_driver, journal.left.previous_override)
         if found.driver != driver:
             _check(kernel, found, driver, allow_in_use)
-        journal.record(Binding(found.bus, found.address, driver, *before, os.getpid()))
-        owner = os.getpid()
+        journal.record(JournalEntry(found.bus, found.address, driver, *before, os.getpid()))
+    except BaseException:
+        journal.close()
+        raise
+    return _Change(journal, found, before, to)
+
+
+def _roll_back(kernel: Kernel, changes: list[_Change], timeout: float, error: BaseException) -> None:
+    for change in reversed(changes):
+        if change.journal is None:
+            continue
         try:
-            if found.driver != driver:
-                _move(kernel, found, _State(driver, driver if _takes_anything(driver) else None), timeout)
-            yield device(found.address, kernel)
-        except BaseException as error:
-            if os.getpid() == owner:
-                try:
-                    _put_back(kernel, journal, found, before, timeout)
-                except Exception as failure:
-                    error.add_note(f"{found.address} was not put back: {failure}")
-            raise
-        if os.getpid() == owner:  # a forked child has nothing to put back
-            _put_back(kernel, journal, found, before, timeout)
+            with change.journal:
+                _put_back(kernel, change.journal, change.device, change.before, timeout)
+        except Exception as failure:
+            error.add_note(f"{change.device.address} was not restored: {failure}")
 
 
 def _takes_anything(driver: str) -> bool:
     """Whether a driver may be given a device that is not in its own list, as `driver_override` does.
 
-    The others believe their list: e1000e's probe of a device that is none of its own is an oops.
+    Other drivers trust their list: e1000e's probe of a device that is not its own is an oops.
     """
     return "vfio" in driver or driver == "pci-stub"
 
 
-def restore(address: str | None = None, *, timeout: float = TIMEOUT, kernel: Kernel | str | None = None) -> list[str]:
-    """Put back what killed programs have left bound; returns the addresses.
+def restore(
+    where: str | HostDevice | None = None, *, timeout: float = TIMEOUT, kernel: Kernel | str | None = None
+) -> list[str]:
+    """Restore the devices that ended programs have left bound; return their addresses.
 
-    What a running program keeps bound is left alone, and so is a device that somebody has bound to
-    something else since.
+    These are programs that were killed, and those that called :func:`bind` without `with`. A device that a running program keeps bound is
+    left alone, and so is one that somebody has bound to something else since.
 
-    :param address: only this device
+    :param where: only this device
     :param timeout: seconds to wait for each device's unbinding
-    :raises OSError: as for the end of :func:`bind`; everything else has been put back
+    :raises OSError: as for :meth:`Binding.restore`; everything else has been restored
+    :raises BadReply: a file of the journal is damaged; everything else has been restored
     """
     kernel = resolve(kernel)
+    timeout = arguments.seconds(timeout, "timeout")
+    only = None if where is None else device(_address(where), kernel).address
     restored: list[str] = []
-    failures: list[OSError] = []
-    for binding in bindings(kernel):
-        if address is not None and binding.address != device(address, kernel).address:
+    failures: list[OSError | BadReply] = []
+    for entry in journaled(kernel):
+        if isinstance(entry, BadReply):
+            if only is None or only in str(entry):
+                failures.append(entry)
+            continue
+        if only is not None and entry.address != only:
             continue
         try:
-            if _restore(kernel, binding, timeout):
-                restored.append(binding.address)
-        except OSError as failure:
+            if _restore(kernel, entry, timeout):
+                restored.append(entry.address)
+        except (OSError, BadReply) as failure:
             failures.append(failure)
     if failures:
-        for other in failures[1:]:
-            failures[0].add_note(f"besides: {other}")
-        raise failures[0]
+        raise _first(failures)
     return restored
 
 
-def _restore(kernel: Kernel, binding: Binding, timeout: float) -> bool:
+def _first(failures: Sequence[OSError | BadReply]) -> Exception:
+    for other in failures[1:]:
+        failures[0].add_note(f"besides: {other}")
+    return failures[0]
+
+
+def _restore(kernel: Kernel, entry: JournalEntry, timeout: float) -> bool:
     try:
-        journal = _journal(kernel, HostDevice(binding.address, binding.bus, ""))
+        journal = _journal(kernel, Nodes(entry.address, entry.bus, "", None, None, None, None))
     except OSError as error:
         if error.errno == errno.EBUSY:
             return False  # its program is alive
@@ -135,7 +330,7 @@ def _restore(kernel: Kernel, binding: Binding, timeout: float) -> bool:
     with journal:
         left = journal.left
         if left is None:
-            return False  # put back since
+            return False  # restored since
         try:
             found = device(left.address, kernel)
         except OSError as error:
@@ -150,16 +345,23 @@ def _restore(kernel: Kernel, binding: Binding, timeout: float) -> bool:
         return True
 
 
-def _is_as_left(found: HostDevice, left: Binding) -> bool:
-    """Whether a device is in a state in which a killed `bind` can have left it, not in one made by others."""
-    return found.driver in (left.driver, None) or found.driver_override == left.driver
+def _is_as_left(found: HostDevice, left: JournalEntry) -> bool:
+    """Whether a device is in a state in which a killed program can have left it, not in one made by others."""
+    lent = found.driver == left.previous_driver and found.driver_override not in (None, left.previous_override)
+    return found.driver in (left.driver, None) or found.driver_override == left.driver or lent
 
 
-def _journal(kernel: Kernel, found: HostDevice) -> Journal:
+def _journal(kernel: Kernel, nodes: Nodes) -> Journal:
     try:
-        return Journal(kernel, found)
+        return Journal(kernel, nodes)
     except PermissionError as error:
-        raise PermissionError(error.errno, f"binding {found.address} takes root: {error.strerror}") from error
+        if error.errno == errno.EPERM:
+            raise PermissionError(
+                error.errno, f"binding {nodes.address}: the journal is not safe: {error.filename}: {error.strerror}"
+            ) from error
+        raise PermissionError(
+            error.errno, f"binding {nodes.address} takes root: {error.strerror} ({error.filename})"
+        ) from error
 
 
 def _check(kernel: Kernel, found: HostDevice, driver: str, allow_in_use: Collection[str]) -> None:
@@ -170,70 +372,108 @@ def _check(kernel: Kernel, found: HostDevice, driver: str, allow_in_use: Collect
             errno.EOPNOTSUPP,
             f"{name}: devices of the {found.bus} bus cannot be given a driver (no driver_override)",
         )
-    if not kernel.exists(f"/sys/bus/{found.bus}/drivers/{driver}"):
-        raise FileNotFoundError(
-            errno.ENOENT, f"no driver {driver} on the {found.bus} bus: load it first (modprobe {driver})"
-        )
+    missing = diagnosis.driver_missing(driver, found.bus, entries(kernel, f"/sys/bus/{found.bus}/drivers"))
+    if missing is not None:
+        raise diagnosis.error(missing)
     no_iommu = attribute(kernel, "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode") == "Y"
     if "vfio" in driver and found.group is None and not no_iommu:
-        raise OSError(errno.ENODEV, str(no_group(kernel, name)))
+        raise diagnosis.error(no_group(kernel, name))
     if "vfio" in driver and found.is_bridge:
-        raise OSError(errno.EINVAL, f"{name} is a bridge, and VFIO takes endpoints only")
+        raise diagnosis.error(diagnosis.bridge(name, found.class_code))
     refuse_if_in_use(kernel, found, allow_in_use)
     if holders := holders_of(found.nodes, kernel):
-        raise OSError(errno.EBUSY, f"{name} is open in {_listed(holders)}")
+        raise diagnosis.error(diagnosis.held(name, [str(holder) for holder in holders]))
 
 
 def _put_back(kernel: Kernel, journal: Journal, found: HostDevice, before: _State, timeout: float) -> None:
     try:
-        _move(kernel, found, before, timeout)
+        _move(kernel, found.nodes, before, timeout)
     except OSError:
         if kernel.exists(f"{found.path}/subsystem"):
             raise
-        # It was unplugged: there is nothing left to put back.
+        # It was unplugged: there is nothing left to restore.
     journal.clear()
 
 
-def _move(kernel: Kernel, found: HostDevice, to: _State, timeout: float) -> None:
-    """From whatever driver and override a device has now, to these."""
-    found = device(found.address, kernel)
+def _move(kernel: Kernel, nodes: Nodes, to: _State, timeout: float) -> list[Write]:
+    """Bring a device from whatever driver and override it has now to these; return what was written."""
+    found = device(nodes.address, kernel)
     if found.driver is None and (holders := holders_of(found.nodes, kernel)):
         # An unbind is under way: whatever else is asked of the device's driver would wait with it.
         raise OSError(
             errno.EBUSY,
-            f"{found.address} is still being unbound from a VFIO driver: it is open in {_listed(holders)}",
+            f"{found.address} is still being unbound from a VFIO driver: it is open in {'; '.join(map(str, holders))}",
         )
-    # While the device is bound to nothing, its override must let no driver in but the one that it is to get.
-    if to.override is not None:
-        _override(kernel, found, to.override)
+    writes = _writes(found, to)
+    for index, write in enumerate(writes):
+        try:
+            _make(kernel, found, write, timeout)
+        except BaseException:
+            # An override that was only lent for the attach must not stay.
+            if writes[index + 1 :] and write.path.endswith("/bind"):
+                with suppress(OSError):
+                    _make(kernel, found, writes[-1], timeout)
+            raise
+    return writes
+
+
+def _writes(found: HostDevice, to: _State) -> list[Write]:
+    """Return the writes that bring a device to a driver and an override.
+
+    While the device is bound to nothing, its override lets no driver in but the one that it is to get. VFIO's drivers match by their
+    override only: to one that the device had without an override (`new_id`, or an override cleared later, as dpdk-devbind does) it is lent
+    for the attach.
+    """
+    writes: list[Write] = []
+    override = found.driver_override
+    attaches = to.driver is not None and found.driver != to.driver
+
+    def set_override(value: str | None) -> None:
+        nonlocal override
+        if override != value:
+            writes.append(Write(f"{found.path}/driver_override", value or ""))
+            override = value
+
+    lent = to.override
+    if attaches and to.driver is not None and to.override != to.driver:
+        lent = to.driver if _takes_anything(to.driver) else None
+    if lent is not None:
+        set_override(lent)
     if found.driver is not None and found.driver != to.driver:
-        _unbind(kernel, found, timeout)
-    if to.override is None:
-        _override(kernel, found, None)
-    if to.driver is not None and found.driver != to.driver:
-        _attach(kernel, found, to.driver)
+        writes.append(Write(f"/sys/bus/{found.bus}/drivers/{found.driver}/unbind", found.address))
+    if lent is None:
+        set_override(None)
+    if attaches:
+        writes.append(Write(f"/sys/bus/{found.bus}/drivers/{to.driver}/bind", found.address))
+    set_override(to.override)
+    return writes
 
 
-def _override(kernel: Kernel, found: HostDevice, override: str | None) -> None:
-    if found.driver_override == override:
-        return
-    try:
-        kernel.write_file(f"{found.path}/driver_override", f"{override or ''}\n".encode())
-    except OSError as error:
-        raise _failed(error, f"setting the driver_override of {found.address} to {override}") from error
+def _make(kernel: Kernel, found: HostDevice, write: Write, timeout: float) -> None:
+    """Make one write."""
+    directory, _, file = write.path.rpartition("/")
+    if file == "unbind":
+        _unbind(kernel, found, write, timeout)
+    elif file == "bind":
+        _attach(kernel, found, os.path.basename(directory), write)
+    else:
+        try:
+            kernel.write_file(write.path, f"{write.text}\n".encode())
+        except OSError as error:
+            raise _failed(error, f"setting the driver_override of {found.address} to {write.text or None}") from error
 
 
-def _unbind(kernel: Kernel, found: HostDevice, timeout: float) -> None:
+def _unbind(kernel: Kernel, found: HostDevice, write: Write, timeout: float) -> None:
     doing = f"unbinding {found.address} from {found.driver}"
     own = [holder for holder in holders_of(found.nodes, kernel) if holder.pid == os.getpid()]
     if own:
-        # The kernel would wait, deaf to SIGKILL, for a close that only the waiting process can make.
+        # The kernel would wait, uninterruptible, for a close that only the waiting process can make.
         raise OSError(errno.EBUSY, f"{doing}: it is still open in {own[0]}; close it first")
     try:
-        write_within(kernel, f"/sys/bus/{found.bus}/drivers/{found.driver}/unbind", found.address, timeout)
+        write_within(kernel, write.path, write.text, timeout)
     except TimeoutError as error:
-        # VFIO takes the device's node away before it waits: who has it open is told by what there was.
-        holders = _listed(holders_of(found.nodes, kernel)) or "a process that cannot be seen from here"
+        # VFIO removes the device's node before it waits: the nodes that there were tell who has it open.
+        holders = "; ".join(map(str, holders_of(found.nodes, kernel))) or "a process that cannot be seen from here"
         raise TimeoutError(
             error.errno,
             f"{doing}: not done after {timeout:g} s, it is open in {holders}. The kernel goes on once "
@@ -245,10 +485,10 @@ def _unbind(kernel: Kernel, found: HostDevice, timeout: float) -> None:
         raise _failed(error, doing) from error
 
 
-def _attach(kernel: Kernel, found: HostDevice, driver: str) -> None:
+def _attach(kernel: Kernel, found: HostDevice, driver: str, write: Write) -> None:
     doing = f"binding {found.address} to {driver}"
     try:
-        write_within(kernel, f"/sys/bus/{found.bus}/drivers/{driver}/bind", found.address, PROBE_TIMEOUT)
+        write_within(kernel, write.path, write.text, PROBE_TIMEOUT)
     except TimeoutError as error:
         raise TimeoutError(error.errno, f"{doing}: not done after {PROBE_TIMEOUT:g} s") from error
     except OSError as error:
@@ -270,11 +510,7 @@ def _why_not(found: HostDevice, driver: str, error: OSError) -> str | None:
     return None
 
 
-def _listed(holders: list[Holder]) -> str:
-    return "; ".join(map(str, holders))
-
-
 def _failed(error: OSError, doing: str, why: str | None = None) -> OSError:
     if why is None and error.errno in (errno.EACCES, errno.EPERM):
-        why = "it takes root, and a sysfs mounted writable"
+        why = diagnosis.not_root(os.geteuid()).reason
     return OSError(error.errno, f"{doing}: {error.strerror}" + (f": {why}" if why else ""))

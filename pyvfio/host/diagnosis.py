@@ -38,6 +38,24 @@ class Finding(NamedTuple):
         return f"{self.reason}: {self.cure}" if self.cure else self.reason
 
 
+#: The errno of an error that is raised for a finding before the kernel has been asked, by id.
+_ERRNOS = {
+    "bridge": errno.EINVAL,
+    "device-held": errno.EBUSY,
+    "driver-missing": errno.ENOENT,
+    "in-use": errno.EBUSY,
+    "iommu-not-for-device": errno.ENODEV,
+    "iommu-off": errno.ENODEV,
+    "journal-full": errno.ENOSPC,
+    "kept-bound": errno.EBUSY,
+}
+
+
+def error(finding: Finding) -> OSError:
+    """Return the exception for an obstacle that was found before the kernel was asked."""
+    return OSError(_ERRNOS[finding.id], str(finding))
+
+
 #: The catalogue: id -> what it means, in one sentence.
 CATALOGUE: dict[str, str] = {}
 
@@ -367,6 +385,18 @@ def kept_bound(address: str, pid: int | None) -> Finding:
         f"{address} is being kept bound by {by}",
         ("its file in the journal, /run/pyvfio, is locked",),
         "end the binding there: Binding.restore(), or the end of the `with`",
+    )
+
+
+@_finds(journal_full="The file system of the journal of bindings is full.")
+def journal_full(path: str) -> Finding:
+    """An entry could not be written whole."""
+    return Finding(
+        "journal-full",
+        path,
+        f"{path} could not be written whole",
+        ("pwrite(2) wrote a part only",),
+        "make room on its file system; nothing has been bound",
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
+from pyvfio.errors import BadReply
 from pyvfio.host import diagnosis
 from pyvfio.host.holders import unbinding_waits
 from pyvfio.host.nodes import Nodes, find, no_device, nodes_of, without_iommu
@@ -105,11 +107,11 @@ def no_group(kernel: Kernel, address: str) -> diagnosis.Finding:
 
 
 def devices(kernel: Kernel | str | None = None) -> list[HostDevice]:
-    """Every device that VFIO serves or could serve, by bus and address.
+    """Return every device that VFIO serves or could serve, by bus and address.
 
-    These are all PCI functions but bridges (without an IOMMU too: then `group` is None), all mediated
-    devices, and on any other bus what is in an IOMMU group or bound to a VFIO driver. A device that goes
-    away meanwhile is left out.
+    These are all PCI functions but bridges (without an IOMMU too: then `group` is None), all mediated devices, and on any other bus what
+    is in an IOMMU group or bound to a VFIO driver. A device that goes away meanwhile is left out. So is one whose attributes in sysfs
+    are malformed, with a :class:`RuntimeWarning` that names the file.
     """
     kernel = resolve(kernel)
     roots = [f"/sys/bus/{bus}/devices" for bus in ("pci", "mdev")]
@@ -118,16 +120,24 @@ def devices(kernel: Kernel | str | None = None) -> list[HostDevice]:
     paths = {path for link in links if (path := linked(kernel, link)) is not None}
     for vfio in entries(kernel, "/sys/class/vfio-dev"):
         paths.add(kernel.realpath(f"/sys/class/vfio-dev/{vfio}/device"))
-    found = [snapshot for path in paths if (snapshot := look(kernel, path)) and not snapshot.is_bridge]
+    found = []
+    for path in paths:
+        try:
+            snapshot = look(kernel, path)
+        except BadReply as malformed:
+            warnings.warn(str(malformed), RuntimeWarning, stacklevel=2)
+            continue
+        if snapshot is not None and not snapshot.is_bridge:
+            found.append(snapshot)
     names = _names(kernel)
     named = [one._replace(**names.get(one.path, {})) for one in found]
     return sorted(named, key=lambda one: (one.bus, one.address))
 
 
 def device(where: str, kernel: Kernel | str | None = None) -> HostDevice:
-    """The device of that name, on whichever bus it is; `00:03.0` means `0000:00:03.0`.
+    """Return the device of that name, on whichever bus it is; `00:03.0` means `0000:00:03.0`.
 
-    :raises ValueError: `where` cannot be a device's name
+    :raises ValueError: not a valid device name
     :raises OSError: ENODEV, there is none; the text says which there are
     """
     kernel = resolve(kernel)

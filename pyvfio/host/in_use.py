@@ -1,24 +1,25 @@
-"""What the running system stands on: the devices under its file systems, swap, network and console."""
+"""Devices that the running system uses: those under its file systems, swap, network and console."""
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from pyvfio._core import arguments
+from pyvfio.host import diagnosis
 from pyvfio.host.discovery import HostDevice
 from pyvfio.host.sysfs import attribute, entries
 from pyvfio.kernel import Kernel, resolve
 
 
 class Use(NamedTuple):
-    """One thing that the system stands on.
+    """One use that the system makes of a device.
 
     :ivar name: `disk:nvme0n1`, `filesystem:TAG` (9p, virtiofs), `network:eth0`, `console:ttyS0`
     :ivar why: for example `mounted at /, /home`
-    :ivar path: its place under /sys/devices; the devices above it in the tree carry it
+    :ivar path: its place under /sys/devices; losing a device above it in the tree breaks it too
     """
 
     name: str
@@ -26,7 +27,7 @@ class Use(NamedTuple):
     path: str
 
     def carried_by(self, path: str) -> bool:
-        """Whether a device, given its path, carries this."""
+        """Whether this breaks with the device at a path."""
         return self.path == path or self.path.startswith(f"{path}/")
 
     def __str__(self) -> str:
@@ -34,28 +35,33 @@ class Use(NamedTuple):
 
 
 def uses(kernel: Kernel | str | None = None) -> list[Use]:
-    """Everything of the running system that would break with its device."""
+    """Return every use of a device by the running system: mounted disks, swap, default routes, consoles."""
     kernel = resolve(kernel)
     return [*_disks(kernel), *_shared_file_systems(kernel), *_networks(kernel), *_consoles(kernel)]
 
 
 def refuse_if_in_use(kernel: Kernel, found: HostDevice, allow_in_use: Collection[str]) -> None:
+    """Refuse to take a device away from the system.
+
+    :param allow_in_use: names of uses that may break
+    :raises OSError: EBUSY, the system uses the device
     """
-    :param allow_in_use: names of uses that do not matter
-    :raises OSError: EBUSY, other uses stand on the device
-    """
-    allowed = (allow_in_use,) if isinstance(allow_in_use, str) else allow_in_use
-    stands = [use for use in uses(kernel) if use.carried_by(found.path) and use.name not in allowed]
-    if stands:
-        raise OSError(
-            errno.EBUSY,
-            f"the running system stands on {found.address}: {'; '.join(map(str, stands))}. "
-            f"If it may lose that: allow_in_use={sorted({use.name for use in stands})}",
-        )
+    allowed = _names(allow_in_use)
+    found_uses = {use.name: use.why for use in uses(kernel) if use.carried_by(found.path) and use.name not in allowed}
+    if (finding := diagnosis.in_use(found.address, found_uses)) is not None:
+        raise diagnosis.error(finding)
+
+
+def _names(allow_in_use: object) -> Collection[str]:
+    if isinstance(allow_in_use, str):
+        return (allow_in_use,)
+    if not isinstance(allow_in_use, Collection) or not all(isinstance(name, str) for name in allow_in_use):
+        raise arguments.wrong_type(allow_in_use, "allow_in_use", "the names of uses")
+    return allow_in_use
 
 
 def _mounts(kernel: Kernel) -> list[tuple[str, str, str, str]]:
-    """Device number, mount point, type and source of each mount, as proc_pid_mountinfo(5)."""
+    """Return device number, mount point, type and source of each mount, as in proc_pid_mountinfo(5)."""
     mounts = []
     for line in (attribute(kernel, "/proc/self/mountinfo") or "").splitlines():
         front, _, back = line.partition(" - ")
@@ -74,7 +80,7 @@ def _disks(kernel: Kernel) -> Iterator[Use]:
     for number, point, _, source in _mounts(kernel):
         path = kernel.realpath(f"/sys/dev/block/{number}")
         if number.startswith("0:") or not kernel.exists(path):
-            # btrfs and others mount under a number of their own; their source names the disk.
+            # btrfs and others have anonymous device numbers; their source names the disk.
             if not source.startswith("/dev/"):
                 continue
             path = kernel.realpath(f"/sys/class/block/{os.path.basename(kernel.realpath(source))}")
@@ -89,7 +95,7 @@ def _disks(kernel: Kernel) -> Iterator[Use]:
 
 
 def _below(kernel: Kernel, path: str) -> set[str]:
-    """The paths of the hardware under a block device: through device mapper, md, and NVMe multipath."""
+    """Return the paths of the hardware under a block device, through device mapper, md, and NVMe multipath."""
     if not kernel.exists(path):
         return set()
     # A partition's slaves are its disk's.
@@ -142,7 +148,7 @@ def _networks(kernel: Kernel) -> Iterator[Use]:
 
 
 def _adapters(kernel: Kernel, name: str) -> set[str]:
-    """The paths of the hardware under a network interface: through bonds, bridges and VLANs."""
+    """Return the paths of the hardware under a network interface, through bonds, bridges and VLANs."""
     path = kernel.realpath(f"/sys/class/net/{name}")
     lower = [entry[6:] for entry in entries(kernel, path) if entry.startswith("lower_")]
     if not lower:

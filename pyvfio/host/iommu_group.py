@@ -7,7 +7,7 @@ import os
 from typing import NamedTuple
 
 from pyvfio.errors import BadReply
-from pyvfio.host.diagnosis import in_the_way
+from pyvfio.host import diagnosis
 from pyvfio.host.discovery import no_group
 from pyvfio.host.nodes import find
 from pyvfio.host.sysfs import attribute, entries, link_name, linked
@@ -52,7 +52,7 @@ class GroupInfo(NamedTuple):
 
         The kernel alone decides (VFIO_GROUP_GET_STATUS); this is to explain its answer.
         """
-        return in_the_way(self.members)
+        return diagnosis.in_the_way(self.members)
 
 
 def group(number: int, kernel: Kernel | str | None = None) -> GroupInfo:
@@ -109,7 +109,7 @@ def _root(kernel: Kernel, where: int | str) -> str:
     if not isinstance(where, int):
         found = find(where, kernel)
         if found.group is None:
-            raise OSError(errno.ENODEV, str(no_group(kernel, found.address)))
+            raise diagnosis.error(no_group(kernel, found.address))
         where = found.group
     root = f"{_ROOT}/{where:d}"
     if not kernel.exists(root):

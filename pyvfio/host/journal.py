@@ -1,32 +1,40 @@
-"""What bindings were changed, by which program, and what was there before: one small file per device.
+"""The journal of changed bindings: one small file for each device, with what was there before and the program's process.
 
-The file is a lock too (flock): a program holds it for as long as it has the device bound. A killed
-program's lock is gone while what it wrote is still there. The directory is on a file system that a reboot
-empties, as a reboot undoes the bindings.
+A program holds the file locked (flock) while it keeps the device bound. The lock goes when the program ends, however that happens; what
+it wrote stays until the device is restored. A forked child closes its copy of the file, so that it does not keep the lock of a parent
+that was killed. The directory is on a file system that a reboot empties, as a reboot undoes the bindings.
 """
 
 from __future__ import annotations
 
-import errno
+import fcntl
+import json
 import os
+import warnings
+import weakref
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from pyvfio.host.discovery import HostDevice
-from pyvfio.host.nodes import canonical
+from pyvfio.errors import BadReply, Closed
+from pyvfio.host import diagnosis
+from pyvfio.host.nodes import Nodes, canonical
 from pyvfio.host.sysfs import checked_name, entries
 from pyvfio.kernel import Kernel, resolve
 
 DIRECTORY = "/run/pyvfio"
+# The largest entry has four names of at most 255 bytes.
+_MOST = 4096
+
+_live: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
-class Binding(NamedTuple):
-    """One binding that a program changed, or keeps others from changing.
+class JournalEntry(NamedTuple):
+    """A binding that a program changed, or keeps others from changing.
 
-    :ivar driver: what it was bound to
-    :ivar previous_driver: what it was bound to before; None for none
+    :ivar driver: the driver that the device was bound to
+    :ivar previous_driver: the driver before that; None for none
     :ivar previous_override: its `driver_override` before
-    :ivar pid: the program's
+    :ivar pid: the program's process
     """
 
     bus: str
@@ -40,53 +48,102 @@ class Binding(NamedTuple):
 class Journal:
     """A device's file in the journal, held locked.
 
-    :ivar left: what a program that did not live to put the device back has left; None if there is nothing
-    :raises OSError: EBUSY, a program holds it; EACCES, one needs to be root
+    :ivar left: what an earlier program has left: it did not live to restore the device, or meant it to stay. None if there is nothing
+    :raises OSError: EBUSY, a program holds it; EACCES without root
+    :raises BadReply: the file does not hold an entry
     """
 
-    def __init__(self, kernel: Kernel, found: HostDevice) -> None:
-        import fcntl
-
+    def __init__(self, kernel: Kernel, nodes: Nodes) -> None:
         self._kernel = kernel
-        self._unlock = fcntl.LOCK_UN
-        self._pid = os.getpid()
-        self._fd = kernel.create(f"{DIRECTORY}/{found.bus}:{found.address}")
+        self._path = f"{DIRECTORY}/{nodes.bus}:{nodes.address}"
+        self._fd = -1
+        self._forked = False
+        self._entry = False
+        self.left: JournalEntry | None = None
+        _live.add(self)
         try:
-            try:
-                kernel.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = self._read()
-                by = "another program" if holder is None else f"process {holder.pid}"
-                if holder is not None and holder.pid == self._pid:
-                    by = "this process"
-                raise OSError(errno.EBUSY, f"{found.address} is being kept bound by {by}") from None
+            self._lock(nodes.address)
             self.left = self._read()
+            self._entry = self.left is not None
         except BaseException:
-            kernel.close(self._fd)
+            self._leave()
             raise
 
-    def _read(self) -> Binding | None:
-        return _parse(self._kernel.pread(self._fd, 4096, 0))
+    def _lock(self, address: str) -> None:
+        while True:
+            self._fd = self._kernel.create(self._path)
+            try:
+                self._kernel.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._entry = True  # not ours to remove
+                raise diagnosis.error(diagnosis.kept_bound(address, self._holder())) from None
+            if self._kernel.is_at(self._fd, self._path):
+                return
+            # Its last owner removed the file between the two.
+            self._leave()
 
-    def record(self, binding: Binding) -> None:
-        """Write down what is about to be changed."""
-        import json
+    def _holder(self) -> int | None:
+        try:
+            entry = self._read()
+        except BadReply:
+            return None
+        if entry is None:
+            return None
+        # A process that has ended left the lock to one that it forked without Python's knowledge.
+        alive = entry.pid == os.getpid() or self._kernel.exists(f"/proc/{entry.pid}")
+        return entry.pid if alive else None
 
-        line = json.dumps(binding._asdict()).encode() + b"\n"
+    def _read(self) -> JournalEntry | None:
+        return _parse(self._path, self._kernel.pread(self._fd, _MOST, 0))
+
+    def record(self, entry: JournalEntry) -> None:
+        """Write down a change that is about to be made.
+
+        :raises OSError: ENOSPC, the file system is full; the file is as it was
+        """
+        line = json.dumps(entry._asdict()).encode() + b"\n"
         # One write and then the cut: at any moment the file starts with one whole line, the old or the new.
-        self._kernel.pwrite(self._fd, line, 0)
+        written = self._kernel.pwrite(self._fd, line, 0)
+        if written != len(line):
+            if not self._entry:
+                self._kernel.truncate(self._fd, 0)
+            raise diagnosis.error(diagnosis.journal_full(self._path))
         self._kernel.truncate(self._fd, len(line))
+        self._entry = True
 
     def clear(self) -> None:
-        """Everything is as it was before."""
-        self._kernel.truncate(self._fd, 0)
+        """Remove the entry, since everything is as it was before."""
+        self._entry = False
 
     def close(self) -> None:
-        """Let other programs have it. The file stays: to remove a file that is a lock is a race."""
-        # The lock is shared with forked children: the parent gives it up, even while they have the file open.
-        if os.getpid() == self._pid:
-            self._kernel.flock(self._fd, self._unlock)
-        self._kernel.close(self._fd)
+        """Give up the lock. A file without an entry is removed, which is safe while it is locked: see :meth:`_lock`."""
+        self._leave()
+
+    def _leave(self) -> None:
+        number, self._fd = self._fd, -1
+        if number < 0:
+            return
+        try:
+            if not self._entry and not self._forked and self._kernel.is_at(number, self._path):
+                self._kernel.unlink(self._path)
+        finally:
+            self._kernel.close(number)
+
+    def check_owner(self) -> None:
+        """
+        :raises Closed: this is a forked child, in which the lock is not held
+        """
+        if self._forked:
+            raise Closed(f"{self._path} was locked before the fork: the parent alone can restore the device")
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child of the process that locked the file."""
+        return self._forked
+
+    def _in_child(self) -> None:
+        self._forked = True
+        self._leave()
 
     def __enter__(self) -> Self:
         return self
@@ -96,39 +153,82 @@ class Journal:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        # The binding is to stay, so its entry stays too.
+        self._leave()
 
-def bindings(kernel: Kernel | str | None = None) -> list[Binding]:
-    """What the journal holds: bindings kept by running programs, and those that killed ones have left.
 
-    :raises OSError: EACCES, the journal is root's
+def _after_fork() -> None:
+    # The lock belongs to the open file, which the child shares. Without its copy, the lock goes with the parent.
+    for journal in list(_live):
+        journal._in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def bindings(kernel: Kernel | str | None = None) -> list[JournalEntry]:
+    """Return the journal's entries: bindings kept by running programs, and those that ended ones have left.
+
+    A file that holds no entry is left out with a :class:`RuntimeWarning` that names it.
+
+    :raises OSError: EACCES, since the journal is root's
     """
-    kernel = resolve(kernel)
     found = []
-    for name in entries(kernel, DIRECTORY):
-        try:
-            binding = _parse(kernel.read_file(f"{DIRECTORY}/{name}"))
-        except FileNotFoundError:
-            continue
-        if binding is not None:
-            found.append(binding)
+    for entry in journaled(resolve(kernel)):
+        if isinstance(entry, JournalEntry):
+            found.append(entry)
+        else:
+            warnings.warn(str(entry), RuntimeWarning, stacklevel=2)
     return found
 
 
-def _parse(content: bytes) -> Binding | None:
-    import json
+def journaled(kernel: Kernel) -> list[JournalEntry | BadReply]:
+    """Return the journal's entries, and an exception for each file that holds none."""
+    found: list[JournalEntry | BadReply] = []
+    for name in entries(kernel, DIRECTORY):
+        path = f"{DIRECTORY}/{name}"
+        try:
+            entry = _parse(path, kernel.read_file(path))
+        except FileNotFoundError:
+            continue
+        except BadReply as damaged:
+            found.append(damaged)
+            continue
+        if entry is not None:
+            found.append(entry)
+    return found
 
+
+def _parse(path: str, content: bytes) -> JournalEntry | None:
     line, newline, _ = content.partition(b"\n")
-    if not newline:
+    if not newline and len(content) < _MOST and not content.startswith(b"\0"):
         return None  # empty, or its writer was killed before anything was changed
-    binding = Binding(**json.loads(line))
-    # These go into sysfs again.
-    for name, what in (
-        (binding.bus, "bus"),
-        (binding.driver, "driver"),
-        (binding.previous_driver, "driver"),
-        (binding.previous_override, "driver"),
+    try:
+        return _checked(json.loads(line))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else error
+        raise BadReply(
+            f"{path} is damaged and holds no entry of pyvfio's journal ({why}); "
+            "look at the device's driver and driver_override, then remove the file"
+        ) from None
+
+
+def _checked(values: object) -> JournalEntry:
+    """Return the entry of a decoded line. Its names are going to be written into sysfs again."""
+    if not isinstance(values, dict):
+        raise TypeError("not an object")
+    # Keys that this version does not know are a newer one's.
+    entry = JournalEntry(**{name: values[name] for name in JournalEntry._fields})
+    if type(entry.pid) is not int or None in (entry.bus, entry.driver):
+        raise TypeError("bus, driver or pid is missing")
+    for name, kind in (
+        (entry.bus, "bus"),
+        (entry.driver, "driver"),
+        (entry.previous_driver, "driver"),
+        (entry.previous_override, "driver"),
     ):
         if name is not None:
-            checked_name(name, what)
-    canonical(binding.address)
-    return binding
+            checked_name(name, kind)
+    canonical(entry.address)
+    return entry

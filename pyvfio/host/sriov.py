@@ -1,4 +1,4 @@
-"""Virtual functions: made and removed through their physical function's driver."""
+"""Creating and removing virtual functions through the driver of their physical function."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Collection
 
+from pyvfio._core import arguments
 from pyvfio.errors import Unsupported
 from pyvfio.host.discovery import HostDevice, device
 from pyvfio.host.holders import holders_of
@@ -25,32 +26,39 @@ def create_vfs(
     timeout: float = TIMEOUT,
     kernel: Kernel | str | None = None,
 ) -> list[HostDevice]:
-    """Make virtual functions of a physical function (`sriov_numvfs` in sysfs); returns them in order.
+    """Create virtual functions of a physical function (`sriov_numvfs` in sysfs); return them in order.
 
-    With vfio-pci as the physical function's driver this takes its module's parameter `enable_sriov`.
+    Where vfio-pci is the physical function's driver, its module's parameter `enable_sriov` must be Y.
 
     :param count: how many, 1 to the device's `total_vfs`
-    :param probe: whether the kernel looks for drivers for them; without, they are bound to none. The physical function's
-        `sriov_drivers_autoprobe` keeps that: a driver may be looked for long after this returns
+    :param probe: whether the kernel looks for drivers for them; with False they stay unbound. The physical function's
+        `sriov_drivers_autoprobe` keeps the choice, since drivers may be probed long after this returns
+    :param timeout: seconds to wait for the driver
     :raises Unsupported: the device has no SR-IOV
-    :raises ValueError: `count` is not possible
-    :raises OSError: EBUSY, it has some already (only all of them can be removed); ENOENT, its driver makes
-        none; ENODEV, no such device; EACCES, one needs to be root
+    :raises ValueError: `count` is not between 1 and `total_vfs`
+    :raises OSError: EBUSY, it has some already (they can only be removed all at once); ENOENT, its driver
+        creates none; ENODEV, no such device; EACCES without root
     """
     kernel = resolve(kernel)
+    count = arguments.integer(count, "count")
+    probe = arguments.boolean(probe, "probe")
+    timeout = arguments.seconds(timeout, "timeout")
     found = device(address, kernel)
     if found.total_vfs is None:
-        raise Unsupported(f"{found.address} has no SR-IOV: no virtual functions can be made of it")
+        raise Unsupported(f"{found.address} has no SR-IOV capability, so it cannot have virtual functions")
     if not 0 < count <= found.total_vfs:
-        raise ValueError(f"{found.address} can have 1 to {found.total_vfs} virtual functions, not {count}")
+        raise ValueError(f"count must be 1 to {found.total_vfs}, the total_vfs of {found.address}, not {count}")
     if have := len(found.virtual_functions):
-        raise OSError(errno.EBUSY, f"{found.address} has {have} virtual functions: remove_vfs() comes first")
+        raise OSError(
+            errno.EBUSY,
+            f"{found.address} has {have} virtual functions; call pyvfio.host.remove_vfs({found.address!r}) first",
+        )
     probing = f"{found.path}/sriov_drivers_autoprobe"
     try:
         before = kernel.read_file(probing)
         kernel.write_file(probing, b"1" if probe else b"0")
     except OSError as error:
-        raise OSError(error.errno, f"making virtual functions of {found.address}: {error.strerror}") from error
+        raise OSError(error.errno, f"creating virtual functions of {found.address}: {error.strerror}") from error
     try:
         _set(kernel, found, count, timeout)
     except BaseException:
@@ -66,14 +74,15 @@ def remove_vfs(
     timeout: float = TIMEOUT,
     kernel: Kernel | str | None = None,
 ) -> None:
-    """Remove all virtual functions of a physical function; that there are none is as good.
+    """Remove all virtual functions of a physical function. Harmless when there are none.
 
     :param allow_in_use: as for :func:`pyvfio.host.bind`
-    :raises OSError: EBUSY, one of them is open in this process, or the running system stands on it; ENODEV,
-        no such device; EACCES, one needs to be root
-    :raises TimeoutError: another process has one open: the kernel asks for it, and waits until it is closed
+    :raises OSError: EBUSY, one of them is open in this process, or in use by the system; ENODEV, no such
+        device; EACCES without root
+    :raises TimeoutError: another process has one open; the kernel has sent it the request interrupt, and waits for its close
     """
     kernel = resolve(kernel)
+    timeout = arguments.seconds(timeout, "timeout")
     found = device(address, kernel)
     if not found.virtual_functions:
         return
@@ -95,7 +104,7 @@ def _set(kernel: Kernel, found: HostDevice, count: int, timeout: float) -> None:
     except OSError as error:
         why = ""
         if error.errno == errno.ENOENT:
-            why = f": its driver, {found.driver or 'none'}, makes no virtual functions"
+            why = f": its driver, {found.driver or 'none'}, creates no virtual functions"
             if found.driver == "vfio-pci":
                 why += " unless its module's parameter enable_sriov is Y"
         raise OSError(error.errno, f"{doing}: {error.strerror}{why}") from error

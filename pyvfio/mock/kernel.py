@@ -258,6 +258,18 @@ class Kernel(PythonKernel):
                 self.tree.add(path, Special(memory.open, memory.content))
             return self.tree.special(path).open(os.O_RDWR)
 
+    def is_at(self, fd: int, path: str) -> bool:
+        if not self.tree.exists(path):
+            return False
+        at = self.tree.special(path).open(os.O_RDONLY)
+        try:
+            return os.path.samestat(os.fstat(fd), os.fstat(at))
+        finally:
+            os.close(at)
+
+    def unlink(self, path: str) -> None:
+        self.tree.remove(path)
+
     def flock(self, fd: int, operation: int) -> None:
         fcntl.flock(fd, operation)
 

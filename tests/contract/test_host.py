@@ -159,9 +159,9 @@ class TestBind:
     @pytest.mark.parametrize("field", ["group_path", pytest.param("cdev", marks=pytest.mark.require("cdev"))])
     def test_a_bound_device_has_its_node_and_loses_it(self, edu: host.HostDevice, field: str) -> None:
         with host.bind(edu.address, "vfio-pci") as bound:
-            assert bound.driver == "vfio-pci"
-            assert not bound.no_iommu
-            node = getattr(bound, field)
+            assert bound.device.driver == "vfio-pci"
+            assert not bound.device.no_iommu
+            node = getattr(bound.device, field)
             assert os.path.exists(node)
         assert state(edu.address) == (None, None)
         assert not os.path.exists(node)
@@ -198,7 +198,7 @@ class TestBind:
     def test_a_native_driver_can_be_bound_too(self, nvme: host.HostDevice) -> None:
         Path("/sys/bus/pci/drivers/nvme/unbind").write_text(nvme.address)
         with host.bind(nvme.address, "nvme") as bound:
-            assert (bound.driver, bound.driver_override) == ("nvme", None)
+            assert (bound.device.driver, bound.device.driver_override) == ("nvme", None)
         assert state(nvme.address) == (None, None)
         Path("/sys/bus/pci/drivers/nvme/bind").write_text(nvme.address)
 
@@ -231,7 +231,7 @@ class TestBind:
         finally:
             assert libc.swapoff(str(disk).encode()) == 0
         with host.bind(nvme.address, "vfio-pci") as bound:
-            assert bound.driver == "vfio-pci"
+            assert bound.device.driver == "vfio-pci"
 
     def test_a_bridge_is_refused(self) -> None:
         with pytest.raises(OSError, match="is a bridge") as caught, host.bind("0000:00:08.0", "vfio-pci"):
@@ -243,8 +243,8 @@ class TestBind:
         function, neighbour = "0000:02:00.1", host.device("0000:02:00.0")
         assert neighbour.driver is not None
         with host.bind(function, "vfio-pci") as bound:
-            assert bound.group is not None
-            assert host.group(bound.group).in_the_way == {neighbour.address: neighbour.driver}
+            assert bound.device.group is not None
+            assert host.group(bound.device.group).in_the_way == {neighbour.address: neighbour.driver}
 
 
 @once_on_the_newest
@@ -397,7 +397,7 @@ class TestHotplug:
     def test_an_unplugged_device_is_gone_and_comes_back(self) -> None:
         address = "0000:01:00.0"
         with host.Changes() as changes, host.bind(address, "vfio-pci") as bound:
-            Path(bound.path, "remove").write_text("1")
+            Path(bound.device.path, "remove").write_text("1")
             with pytest.raises(OSError, match=f"no device {address}") as caught:
                 host.device(address)
             assert caught.value.errno == errno.ENODEV

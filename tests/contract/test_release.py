@@ -193,7 +193,7 @@ class TestUnplugging:
             # A transfer into the memory is under way: edu takes 100 ms.
             for register, value in ((0x80, 0x40000), (0x88, mapping.iova), (0x90, 2048), (0x98, 3)):
                 bar.write64(register, value)
-            nodes = (bound.cdev, bound.group_path)
+            nodes = (bound.device.cdev, bound.device.group_path)
             yield device, request
         assert not any(map(os.path.exists, nodes))
         assert held() == before

@@ -43,22 +43,22 @@ def test_reserved_regions_are_the_profiles(kernel: mock.Kernel) -> None:
 def test_binding_gives_nodes_and_puts_back_what_was_there(kernel: mock.Kernel) -> None:
     before = host.device("0000:00:06.0", kernel)
     with host.bind("0000:00:06.0", "vfio-pci", kernel=kernel) as bound:
-        assert (bound.driver, bound.driver_override) == ("vfio-pci", "vfio-pci")
-        assert bound.group_path == f"/dev/vfio/{bound.group}"
-        assert kernel.exists(bound.group_path)
-        assert bound.cdev is not None
-        assert kernel.exists(bound.cdev)
+        assert (bound.device.driver, bound.device.driver_override) == ("vfio-pci", "vfio-pci")
+        assert bound.device.group_path == f"/dev/vfio/{bound.device.group}"
+        assert kernel.exists(bound.device.group_path)
+        assert bound.device.cdev is not None
+        assert kernel.exists(bound.device.cdev)
         (binding,) = host.bindings(kernel)
         assert (binding.address, binding.previous_driver, binding.pid) == ("0000:00:06.0", "e1000e", os.getpid())
     assert host.device("0000:00:06.0", kernel) == before
-    assert not kernel.exists(bound.group_path)
+    assert not kernel.exists(bound.device.group_path)
     assert host.bindings(kernel) == []
 
 
 def test_what_a_killed_program_left_is_put_back(kernel: mock.Kernel) -> None:
     found = host.device(EDU, kernel)
-    with journal.Journal(kernel, found) as entry:
-        entry.record(journal.Binding("pci", EDU, "vfio-pci", None, None, 1))
+    with journal.Journal(kernel, found.nodes) as entry:
+        entry.record(journal.JournalEntry("pci", EDU, "vfio-pci", None, None, 1))
     kernel.write_file(f"{found.path}/driver_override", b"vfio-pci\n")
     kernel.write_file("/sys/bus/pci/drivers_probe", EDU.encode())
     assert host.device(EDU, kernel).driver == "vfio-pci"
@@ -224,7 +224,7 @@ def test_virtual_functions_are_made_bound_and_removed(kernel: mock.Kernel) -> No
 def test_a_virtual_function_of_vfio_pci_needs_the_token(kernel: mock.Kernel) -> None:
     physical, token = "0000:00:07.0", "2ab74924-c335-45f4-9b16-8569e5b08258"
     with host.bind(physical, "vfio-pci", kernel=kernel), pyvfio.open(physical, kernel=kernel) as device:
-        with pytest.raises(OSError, match="makes no virtual functions"):
+        with pytest.raises(OSError, match="creates no virtual functions"):
             host.create_vfs(physical, 1, kernel=kernel)
         kernel.write_file("/sys/module/vfio_pci/parameters/enable_sriov", b"Y")
         device.set_vf_token(token)

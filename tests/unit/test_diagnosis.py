@@ -36,6 +36,7 @@ EVERY = [
     diagnosis.held(VF, ["process 5 (qemu), descriptor 9"]),
     diagnosis.held("/dev/vfio/7", [], group=True),
     diagnosis.kept_bound(VF, 5),
+    diagnosis.journal_full("/run/pyvfio/pci:0000:41:10.1"),
     diagnosis.in_use(VF, {"network:eth0": "the default route"}),
     diagnosis.not_root(1000),
     diagnosis.vf_token(VF, given=False, wanted=True),

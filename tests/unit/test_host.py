@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import errno
+import gc
+import json
+import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +50,9 @@ class FakeHost(Kernel):
         self.blocked: dict[str, threading.Event] = {}
         self.udev: list[SysfsDevice] = []
         self.udev_is_missing = False
+        #: devices that every driver refuses, and drivers that take nothing without an override
+        self.refused: set[str] = set()
+        self.by_override: set[str] = set()
         self.vfio_count = 0
         for directory in ("/sys/bus/pci/devices", "/sys/bus/platform/devices", "/sys/bus/mdev/devices", "/proc"):
             self.directory(directory)
@@ -158,7 +167,9 @@ class FakeHost(Kernel):
             self.detach(parts[3], text)
         elif parts[-1] == "bind":
             override = self.override(text).strip()
-            if override not in ("", "(null)", parts[5]):
+            if text in self.refused and override in (parts[5], "(null)"):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+            if override not in ("", "(null)", parts[5]) or (parts[5] in self.by_override and override != parts[5]):
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), path)
             self.attach(parts[3], text, parts[5])
         elif parts[-1] == "driver_override":
@@ -168,6 +179,12 @@ class FakeHost(Kernel):
 
     def create(self, path: str) -> int:
         return super().create(self.root + path)
+
+    def is_at(self, fd: int, path: str) -> bool:
+        return super().is_at(fd, self.root + path)
+
+    def unlink(self, path: str) -> None:
+        super().unlink(self.root + path)
 
     def udev_devices(self, **match: str) -> Iterator[SysfsDevice]:
         if self.udev_is_missing:
@@ -197,6 +214,14 @@ class TestDiscovery:
         assert (nvme.bus, nvme.vendor, nvme.device, nvme.class_code) == ("pci", 0x1B36, 0x10, 0xFF00)
         assert (nvme.driver, nvme.group, nvme.numa_node, nvme.path) == ("nvme", 2, 1, PATH + NVME)
         assert (nvme.vfio, nvme.cdev, nvme.group_path, nvme.driver_override) == (None, None, None, None)
+
+    @pytest.mark.parametrize("text", ["", "08", "0x", "9" * 5000, "x"])
+    def test_a_malformed_attribute_is_named_and_hides_no_other_device(self, machine: FakeHost, text: str) -> None:
+        machine.file(f"{PATH}{NVME}/vendor", text)
+        with pytest.warns(RuntimeWarning, match=f"{PATH}{NVME}/vendor is not a number"):
+            assert [one.address for one in host.devices(machine)] == [EDU]
+        with pytest.raises(BadReply, match=f"{PATH}{NVME}/vendor is not a number"):
+            host.device(NVME, machine)
 
     def test_a_numa_node_of_minus_one_is_none(self, machine: FakeHost) -> None:
         assert host.device(EDU, machine).numa_node is None
@@ -230,7 +255,7 @@ class TestDiscovery:
     @pytest.mark.parametrize("name", ["", ".", "..", "../0000:00:03.0", "a/b", "a\nb", "a\0b", " a", "x" * 256])
     def test_a_text_that_is_no_name_never_reaches_the_file_system(self, machine: FakeHost, name: str) -> None:
         machine.before_read = lambda path: pytest.fail(f"read {path}")
-        with pytest.raises(ValueError, match="is not the name of a device"):
+        with pytest.raises(ValueError, match="is not a valid device name"):
             host.device(name, machine)
 
     def test_an_absent_device_is_enodev_and_says_which_there_are(self, machine: FakeHost) -> None:
@@ -395,8 +420,8 @@ class TestGroups:
 class TestBind:
     def test_a_driver_is_replaced_and_comes_back(self, machine: FakeHost) -> None:
         with host.bind(NVME, "vfio-pci", kernel=machine) as bound:
-            assert bound == host.device(NVME, machine)
-            assert (bound.driver, bound.driver_override, bound.cdev) == (
+            assert bound.device == host.device(NVME, machine)
+            assert (bound.device.driver, bound.device.driver_override, bound.device.cdev) == (
                 "vfio-pci", "vfio-pci", "/dev/vfio/devices/vfio0",
             )  # fmt: skip
         assert host.device(NVME, machine).driver == "nvme"
@@ -460,7 +485,7 @@ class TestBind:
     def test_the_driver_it_has_already_is_left_alone(self, machine: FakeHost) -> None:
         machine.attach("pci", EDU, "vfio-pci")
         with host.bind(EDU, "vfio-pci", kernel=machine) as bound:
-            assert bound.driver == "vfio-pci"
+            assert bound.device.driver == "vfio-pci"
         assert machine.writes == []
 
     def test_an_unplugged_device_ends_the_binding_in_peace(self, machine: FakeHost) -> None:
@@ -479,7 +504,7 @@ class TestBind:
     @pytest.mark.parametrize("driver", ["", "../nvme", "vfio/pci", "a\nb", ".x"])
     def test_a_text_that_is_no_drivers_name_is_refused(self, machine: FakeHost, driver: str) -> None:
         with (
-            pytest.raises(ValueError, match="is not the name of a driver"),
+            pytest.raises(ValueError, match="is not a valid driver name"),
             host.bind(EDU, driver, kernel=machine),
         ):
             pass
@@ -503,7 +528,7 @@ class TestBind:
     def test_a_native_driver_gets_only_what_it_takes_by_itself(self, machine: FakeHost) -> None:
         machine.write_file(f"{PATH}{EDU}/driver_override", b"vfio-pci\n")
         with host.bind(EDU, "nvme", kernel=machine) as bound:
-            assert (bound.driver, bound.driver_override) == ("nvme", None)
+            assert (bound.device.driver, bound.device.driver_override) == ("nvme", None)
         assert machine.override(EDU) == "vfio-pci\n"
 
     def test_a_bus_whose_devices_choose_for_themselves_is_refused(self, machine: FakeHost) -> None:
@@ -527,7 +552,9 @@ class TestOpenDevices:
             pytest.raises(OSError, match="still open in this process, descriptor 7; close it") as caught,
             host.bind(NVME, "vfio-pci", kernel=machine) as bound,
         ):
-            machine.open_in(os.getpid(), 7, "anon_inode:[vfio-device]", f"pos:\t0\nvfio-device-syspath: {bound.path}\n")
+            machine.open_in(
+                os.getpid(), 7, "anon_inode:[vfio-device]", f"pos:\t0\nvfio-device-syspath: {bound.device.path}\n"
+            )
         assert caught.value.errno == errno.EBUSY
         assert host.device(NVME, machine).driver == "vfio-pci"
         machine.remove(f"/proc/{os.getpid()}")
@@ -540,7 +567,7 @@ class TestOpenDevices:
             pytest.raises(TimeoutError, match=r"after 0\.05 s, it is open in process 77 \(qemu\), descriptor 5"),
             host.bind(NVME, "vfio-pci", timeout=0.05, kernel=machine) as bound,
         ):
-            machine.open_in(77, 5, str(bound.cdev))
+            machine.open_in(77, 5, str(bound.device.cdev))
         closed.set()
         for thread in threading.enumerate():
             if unbind in thread.name:
@@ -598,6 +625,18 @@ class TestOpenDevices:
 
         machine.before_list = refuse
         assert host.device(EDU, machine).driver_override is None
+        # A process that changes its user meanwhile shows its descriptors, and then no more what they stand for.
+        machine.open_in(88, 4, "anon_inode:[vfio-device]")
+
+        def refuse_fdinfo(path: str) -> None:
+            if path.startswith(("/proc/77", "/proc/88/fdinfo")):
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+
+        machine.before_read = refuse_fdinfo
+        assert host.device(EDU, machine).driver_override is None
+        assert host.holders_of(EDU, machine) == []
+        machine.before_read = _nothing
+        machine.remove("/proc/88")
         assert host.device(NVME, machine).driver == "nvme"
         assert host.holders_of(EDU, machine) == []
 
@@ -633,7 +672,7 @@ class TestOpenDevices:
 
 class TestJournal:
     @pytest.fixture
-    def killed(self, machine: FakeHost) -> host.Binding:
+    def killed(self, machine: FakeHost) -> host.JournalEntry:
         """What a program that was killed while it had the nvme bound has left."""
         context = host.bind(NVME, "vfio-pci", kernel=machine)
         context.__enter__()
@@ -646,7 +685,7 @@ class TestJournal:
         return left
 
     @pytest.fixture
-    def killed_bound(self, machine: FakeHost, killed: host.Binding) -> host.Binding:
+    def killed_bound(self, machine: FakeHost, killed: host.JournalEntry) -> host.JournalEntry:
         machine.detach("pci", NVME)
         machine.write_file(f"{PATH}{NVME}/driver_override", b"vfio-pci\n")
         machine.attach("pci", NVME, "vfio-pci")
@@ -658,7 +697,7 @@ class TestJournal:
             assert one == ("pci", NVME, "vfio-pci", "nvme", None, os.getpid())
         assert host.bindings(machine) == []
 
-    def test_what_a_killed_program_left_is_restored(self, machine: FakeHost, killed_bound: host.Binding) -> None:
+    def test_what_a_killed_program_left_is_restored(self, machine: FakeHost, killed_bound: host.JournalEntry) -> None:
         assert host.restore(kernel=machine) == [NVME]
         assert host.device(NVME, machine).driver == "nvme"
         assert machine.override(NVME) == "(null)\n"
@@ -666,30 +705,34 @@ class TestJournal:
         assert host.restore(kernel=machine) == []
 
     @pytest.mark.parametrize("address", [NVME, "00:04.0"])
-    def test_restore_can_be_told_which(self, machine: FakeHost, killed_bound: host.Binding, address: str) -> None:
+    def test_restore_can_be_told_which(self, machine: FakeHost, killed_bound: host.JournalEntry, address: str) -> None:
         assert host.restore(EDU, kernel=machine) == []
         assert host.restore(address, kernel=machine) == [NVME]
 
-    def test_a_program_killed_between_the_drivers_is_restored(self, machine: FakeHost, killed: host.Binding) -> None:
+    def test_a_program_killed_between_the_drivers_is_restored(
+        self, machine: FakeHost, killed: host.JournalEntry
+    ) -> None:
         machine.detach("pci", NVME)
         assert host.restore(kernel=machine) == [NVME]
         assert host.device(NVME, machine).driver == "nvme"
 
     def test_a_program_killed_before_it_changed_anything_needs_nothing(
-        self, machine: FakeHost, killed: host.Binding
+        self, machine: FakeHost, killed: host.JournalEntry
     ) -> None:
         host.restore(kernel=machine)
         assert machine.writes == []
         assert host.bindings(machine) == []
 
     def test_the_next_bind_puts_back_what_was_there_before_the_killed_one(
-        self, machine: FakeHost, killed_bound: host.Binding
+        self, machine: FakeHost, killed_bound: host.JournalEntry
     ) -> None:
         with host.bind(NVME, "pci-stub", kernel=machine):
             assert host.device(NVME, machine).driver == "pci-stub"
         assert host.device(NVME, machine).driver == "nvme"
 
-    def test_what_somebody_has_changed_since_is_left_alone(self, machine: FakeHost, killed_bound: host.Binding) -> None:
+    def test_what_somebody_has_changed_since_is_left_alone(
+        self, machine: FakeHost, killed_bound: host.JournalEntry
+    ) -> None:
         machine.detach("pci", NVME)
         machine.write_file(f"{PATH}{NVME}/driver_override", b"\n")
         machine.attach("pci", NVME, "pci-stub")
@@ -697,7 +740,7 @@ class TestJournal:
         assert host.device(NVME, machine).driver == "pci-stub"
         assert host.bindings(machine) == []
 
-    def test_a_device_that_is_gone_is_forgotten(self, machine: FakeHost, killed_bound: host.Binding) -> None:
+    def test_a_device_that_is_gone_is_forgotten(self, machine: FakeHost, killed_bound: host.JournalEntry) -> None:
         machine.remove(f"/sys/bus/pci/devices/{NVME}")
         machine.remove(PATH + NVME)
         assert host.restore(kernel=machine) == []
@@ -720,7 +763,7 @@ class TestJournal:
             assert host.device(NVME, machine).driver == "vfio-pci"
 
     def test_one_failure_does_not_keep_restore_from_the_others(
-        self, machine: FakeHost, killed_bound: host.Binding
+        self, machine: FakeHost, killed_bound: host.JournalEntry
     ) -> None:
         with pytest.raises(KeyError), host.bind(EDU, "vfio-pci", kernel=machine):  # noqa: PT012
             machine.failing["/sys/bus/pci/drivers/vfio-pci/unbind"] = errno.EIO
@@ -744,7 +787,7 @@ class TestJournal:
             '{"bus": "pci", "address": "0000:00:04.0", "driver": "../x", "previous_driver": null,'
             ' "previous_override": null, "pid": 1}\n',
         )
-        with pytest.raises(ValueError, match="is not the name of a driver"):
+        with pytest.raises(BadReply, match=rf"/run/pyvfio/pci:{NVME} is damaged .*'\.\./x' is not a valid driver name"):
             host.restore(kernel=machine)
 
     def test_a_forked_child_puts_nothing_back(self, machine: FakeHost) -> None:
@@ -777,7 +820,9 @@ class TestFoundations:
 
     def test_the_root_file_systems_controller_is_refused(self, rooted: FakeHost) -> None:
         with (
-            pytest.raises(OSError, match=r"stands on 0000:00:04\.0: disk:nvme0n1p2 \(mounted at /\)") as caught,
+            pytest.raises(
+                OSError, match=r"0000:00:04\.0 is in use by the system: disk:nvme0n1p2 \(mounted at /\)"
+            ) as caught,
             host.bind(NVME, "vfio-pci", kernel=rooted),
         ):
             pass
@@ -788,18 +833,18 @@ class TestFoundations:
     def test_it_is_bound_if_told_by_name(self, rooted: FakeHost) -> None:
         for allow_in_use in (["disk:nvme0n1p2"], "disk:nvme0n1p2"):
             with host.bind(NVME, "vfio-pci", allow_in_use=allow_in_use, kernel=rooted) as bound:
-                assert bound.driver == "vfio-pci"
+                assert bound.device.driver == "vfio-pci"
 
     def test_another_name_does_not_help(self, rooted: FakeHost) -> None:
         with (
-            pytest.raises(OSError, match="stands on"),
+            pytest.raises(OSError, match="in use by the system"),
             host.bind(NVME, "vfio-pci", allow_in_use="disk:nvme0n1p21", kernel=rooted),
         ):
             pass
 
     def test_other_devices_are_not_concerned(self, rooted: FakeHost) -> None:
         with host.bind(EDU, "vfio-pci", kernel=rooted) as bound:
-            assert bound.driver == "vfio-pci"
+            assert bound.device.driver == "vfio-pci"
 
     def test_a_disk_under_device_mapper_counts(self, rooted: FakeHost) -> None:
         dm = "/sys/devices/virtual/block/dm-0"
@@ -897,7 +942,7 @@ class TestVirtualFunctions:
 
     @pytest.mark.parametrize("count", [0, -1, 8])
     def test_an_impossible_count_is_refused(self, machine: FakeHost, physical: str, count: int) -> None:
-        with pytest.raises(ValueError, match="1 to 7 virtual functions"):
+        with pytest.raises(ValueError, match="count must be 1 to 7, the total_vfs of"):
             host.create_vfs("0000:00:06.0", count, kernel=machine)
         assert machine.writes == []
 
@@ -908,7 +953,7 @@ class TestVirtualFunctions:
     def test_a_driver_that_makes_none_is_named(self, machine: FakeHost, physical: str) -> None:
         machine.attach("pci", "0000:00:06.0", "vfio-pci")
         machine.failing[f"{physical}/sriov_numvfs"] = errno.ENOENT
-        with pytest.raises(FileNotFoundError, match=r"vfio-pci, makes no virtual functions unless.*enable_sriov"):
+        with pytest.raises(FileNotFoundError, match=r"vfio-pci, creates no virtual functions unless.*enable_sriov"):
             host.create_vfs("0000:00:06.0", 1, kernel=machine)
         assert machine.read_file(f"{physical}/sriov_drivers_autoprobe") == b"1\n"
 
@@ -976,7 +1021,7 @@ class TestChanges:
             changes.fileno()
 
 
-def test_discovery_loads_neither_pyudev_nor_what_binding_needs() -> None:
+def test_importing_host_does_not_load_pyudev() -> None:
     code = "import sys, pyvfio.host; print(*sys.modules)"
     run = subprocess.run(
         [sys.executable, "-S", "-c", code],
@@ -984,4 +1029,258 @@ def test_discovery_loads_neither_pyudev_nor_what_binding_needs() -> None:
     )  # fmt: skip
     loaded = set(run.stdout.split())
     assert "pyvfio.host.discovery" in loaded
-    assert loaded.isdisjoint({"pyudev", "json", "threading", "pyvfio.host.binding", "pyvfio.host.in_use"})
+    assert "pyudev" not in loaded
+
+
+class TestSeveral:
+    """Several devices at once, dry runs, and bindings without `with`."""
+
+    def test_without_with_the_device_stays_bound_and_the_journal_says_so(self, machine: FakeHost) -> None:
+        host.bind(NVME, "vfio-pci", kernel=machine)
+        gc.collect()
+        assert host.device(NVME, machine).driver == "vfio-pci"
+        assert [(one.address, one.previous_driver) for one in host.bindings(machine)] == [(NVME, "nvme")]
+        assert host.restore(NVME, kernel=machine) == [NVME]
+        assert host.device(NVME, machine).driver == "nvme"
+
+    def test_restore_is_a_method_too_and_its_state_is_shown(self, machine: FakeHost) -> None:
+        binding = host.bind(NVME, "vfio-pci", kernel=machine)
+        assert repr(binding) == f"<Binding to vfio-pci, bound: {NVME} (was nvme)>"
+        assert not binding.restored
+        binding.restore()
+        assert repr(binding) == f"<Binding to vfio-pci, restored: {NVME} (was nvme)>"
+        machine.writes.clear()
+        binding.restore()
+        assert binding.restored
+        assert machine.writes == []
+
+    def test_a_failed_restore_can_be_tried_again(self, machine: FakeHost) -> None:
+        binding = host.bind(NVME, "vfio-pci", kernel=machine)
+        machine.failing["/sys/bus/pci/drivers/nvme/bind"] = errno.EIO
+        with pytest.raises(OSError, match="Input/output error"):
+            binding.restore()
+        assert not binding.restored
+        machine.failing.clear()
+        binding.restore()
+        assert binding.restored
+        assert host.device(NVME, machine).driver == "nvme"
+
+    def test_several_devices_are_bound_and_restored_together(self, machine: FakeHost) -> None:
+        with host.bind([EDU, host.device(NVME, machine)], "vfio-pci", kernel=machine) as binding:
+            assert [one.address for one in binding.devices] == [EDU, NVME]
+            assert {host.device(one, machine).driver for one in (EDU, NVME)} == {"vfio-pci"}
+            with pytest.raises(ValueError, match="2 devices are bound"):
+                _ = binding.device
+        assert [host.device(one, machine).driver for one in (EDU, NVME)] == [None, "nvme"]
+
+    def test_of_several_devices_all_are_bound_or_none(self, machine: FakeHost) -> None:
+        machine.pci("0000:00:09.0", group=7, driver="nvme")
+        machine.refused.add(EDU)
+        with pytest.raises(OSError, match=f"binding {EDU} to vfio-pci: Input/output error"):
+            host.bind([NVME, EDU, "0000:00:09.0"], "vfio-pci", kernel=machine)
+        assert [host.device(one, machine).driver for one in (NVME, EDU, "0000:00:09.0")] == ["nvme", None, "nvme"]
+        assert host.bindings(machine) == []
+        assert machine.listdir("/run/pyvfio") == []
+
+    def test_nothing_is_written_when_one_of_several_cannot_be_bound(self, machine: FakeHost) -> None:
+        with pytest.raises(OSError, match="is a bridge"):
+            host.bind([NVME, "0000:00:08.0"], "vfio-pci", kernel=machine)
+        assert machine.writes == []
+        assert machine.listdir("/run/pyvfio") == []
+
+    def test_a_dry_run_lists_what_a_run_writes(self, machine: FakeHost) -> None:
+        planned = host.bind([NVME, EDU], "vfio-pci", dry_run=True, kernel=machine)
+        assert "dry run" in repr(planned)
+        assert machine.writes == []
+        assert not machine.exists("/run/pyvfio")
+        planned.restore()
+        with host.bind([NVME, EDU], "vfio-pci", kernel=machine) as binding:
+            assert binding.writes == planned.writes
+            assert [(write.path, write.text) for write in binding.writes] == [
+                (path, text.strip()) for path, text in machine.writes
+            ]
+
+    def test_a_dry_run_refuses_what_a_run_refuses(self, machine: FakeHost) -> None:
+        with pytest.raises(FileNotFoundError, match="modprobe no-such"):
+            host.bind(NVME, "no-such", dry_run=True, kernel=machine)
+
+    @pytest.mark.parametrize("driver", ["vfio-pci", "pci-stub"])
+    def test_a_vfio_driver_bound_without_an_override_is_restored(self, machine: FakeHost, driver: str) -> None:
+        # As dpdk-devbind leaves it: bound, and the override cleared. VFIO's drivers match by override only.
+        machine.attach("pci", EDU, driver)
+        machine.by_override.add(driver)
+        with host.bind(EDU, "nvme", kernel=machine):
+            assert host.device(EDU, machine).driver == "nvme"
+        assert host.device(EDU, machine).driver == driver
+        assert machine.override(EDU) == "(null)\n"
+
+    def test_a_lent_override_does_not_stay_when_the_attach_fails(self, machine: FakeHost) -> None:
+        machine.attach("pci", EDU, "vfio-pci")
+        binding = host.bind(EDU, "nvme", kernel=machine)
+        machine.refused.add(EDU)
+        with pytest.raises(OSError, match="Input/output error"):
+            binding.restore()
+        assert machine.override(EDU) == "(null)\n"
+        machine.refused.clear()
+        binding.restore()
+        assert host.device(EDU, machine).driver == "vfio-pci"
+
+    def test_killed_between_attach_and_the_lent_overrides_end_it_is_restored(self, machine: FakeHost) -> None:
+        machine.attach("pci", EDU, "vfio-pci")
+        machine.write_file(f"{PATH}{EDU}/driver_override", b"vfio-pci\n")
+        machine.file(f"/run/pyvfio/pci:{EDU}", entry(EDU, driver="nvme", previous_driver="vfio-pci"))
+        assert host.restore(kernel=machine) == [EDU]
+        assert machine.override(EDU) == "(null)\n"
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"where": None}, TypeError, "^where must be a device's address"),
+            ({"where": 5}, TypeError, "^where must be a device's address"),
+            ({"where": []}, ValueError, "^where has no device"),
+            ({"where": [NVME, "00:04.0"]}, ValueError, "^where has a device twice"),
+            ({"where": [5]}, TypeError, "^the name of a device must be a str, not int"),
+            ({"driver": None}, TypeError, "^the name of a driver must be a str, not NoneType"),
+            ({"timeout": "10"}, TypeError, "^timeout must be a number of seconds, not str"),
+            ({"timeout": math.nan}, ValueError, "^timeout must be"),
+            ({"timeout": -1}, ValueError, "^timeout must be"),
+            ({"allow_in_use": 5}, TypeError, "^allow_in_use must be the names of uses, not int"),
+            ({"dry_run": "no"}, TypeError, "^dry_run must be a bool, not str"),
+        ],
+    )
+    def test_wrong_arguments_change_nothing(
+        self, machine: FakeHost, arguments: dict[str, Any], error: type[Exception], message: str
+    ) -> None:
+        where, driver = arguments.pop("where", NVME), arguments.pop("driver", "vfio-pci")
+        with pytest.raises(error, match=message):
+            host.bind(where, driver, kernel=machine, **arguments)
+        assert machine.writes == []
+        assert host.bindings(machine) == []
+
+
+def entry(address: str, /, **fields: object) -> str:
+    """A line of the journal."""
+    values: dict[str, object] = {
+        "bus": "pci", "address": address, "driver": "vfio-pci", "previous_driver": None, "previous_override": None, "pid": 1,
+    }  # fmt: skip
+    return json.dumps(values | fields) + "\n"
+
+
+class TestDamagedJournal:
+    DAMAGED = (
+        "garbage\n", "[]\n", "null\n", "{}\n", "5\n", "[" * 100000 + "\n", "\0" * 20 + "\n", '{"bus": "pci"}\n',
+        entry(EDU, address=5), entry(EDU, bus=None), entry(EDU, driver=None), entry(EDU, pid="1"), entry(EDU, bus="../x"),
+    )  # fmt: skip
+
+    @pytest.mark.parametrize("content", DAMAGED)
+    def test_a_damaged_file_stops_nothing_else_and_is_named(self, machine: FakeHost, content: str) -> None:
+        machine.file(f"/run/pyvfio/pci:{EDU}", content)
+        machine.attach("pci", "0000:00:08.0", "vfio-pci")
+        machine.file("/run/pyvfio/pci:0000:00:08.0", entry("0000:00:08.0"))
+        with pytest.warns(RuntimeWarning, match=f"/run/pyvfio/pci:{EDU} is damaged"):
+            assert [one.address for one in host.bindings(machine)] == ["0000:00:08.0"]
+        with pytest.raises(BadReply, match=f"/run/pyvfio/pci:{EDU} is damaged"):
+            host.restore(kernel=machine)
+        assert host.device("0000:00:08.0", machine).driver is None
+        with pytest.raises(BadReply, match=f"/run/pyvfio/pci:{EDU} is damaged"):
+            host.bind(EDU, "vfio-pci", kernel=machine)
+        with host.bind(NVME, "vfio-pci", kernel=machine):
+            assert host.restore(NVME, kernel=machine) == []
+
+    def test_a_newer_versions_fields_are_passed_over(self, machine: FakeHost) -> None:
+        machine.attach("pci", EDU, "vfio-pci")
+        machine.file(f"/run/pyvfio/pci:{EDU}", entry(EDU, started=5))
+        assert host.restore(kernel=machine) == [EDU]
+
+    def test_an_entry_that_does_not_fit_on_the_file_system_binds_nothing(
+        self, machine: FakeHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(machine, "pwrite", lambda fd, data, offset: os.pwrite(fd, bytes(data)[:5], offset))
+        with pytest.raises(OSError, match="could not be written whole") as caught:
+            host.bind(NVME, "vfio-pci", kernel=machine)
+        assert caught.value.errno == errno.ENOSPC
+        assert machine.writes == []
+        assert machine.listdir("/run/pyvfio") == []
+
+    def test_nothing_stays_in_the_journal_after_a_binding(self, machine: FakeHost) -> None:
+        with host.bind(NVME, "vfio-pci", kernel=machine):
+            assert machine.listdir("/run/pyvfio") == [f"pci:{NVME}"]
+        assert machine.listdir("/run/pyvfio") == []
+
+    def test_a_file_that_its_owner_removes_meanwhile_is_made_anew(
+        self, machine: FakeHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        flock, once = machine.flock, [True]
+
+        def remove_first(fd: int, operation: int) -> None:
+            if once.pop():
+                once.append(False)
+                machine.unlink(f"/run/pyvfio/pci:{NVME}")
+            flock(fd, operation)
+
+        monkeypatch.setattr(machine, "flock", remove_first)
+        with host.bind(NVME, "vfio-pci", kernel=machine):
+            assert machine.listdir("/run/pyvfio") == [f"pci:{NVME}"]
+
+    def test_a_forked_worker_does_not_keep_a_killed_programs_lock(self, machine: FakeHost) -> None:
+        reading, writing = os.pipe()
+        program = os.fork()
+        if program == 0:
+            binding = host.bind(NVME, "vfio-pci", kernel=machine)
+            if os.fork() == 0:
+                os.close(reading)
+                time.sleep(20)  # the worker, which lives on
+                os._exit(0)
+            os.write(writing, b"%d" % os.getpid())
+            del binding
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.close(writing)
+        os.waitpid(program, 0)
+        assert host.restore(kernel=machine) == [NVME]
+        assert host.device(NVME, machine).driver == "nvme"
+        os.close(reading)
+
+
+class TestJournalFile:
+    """The real file system: a file that somebody else could change is not trusted."""
+
+    def refuse(self, path: Path, message: str) -> None:
+        with pytest.raises(OSError, match=message):
+            os.close(LinuxKernel().create(str(path)))
+
+    def test_a_private_file_is_made_with_its_directory(self, tmp_path: Path) -> None:
+        path = tmp_path / "journal" / "entry"
+        kernel = LinuxKernel()
+        fd = kernel.create(str(path))
+        try:
+            assert kernel.is_at(fd, str(path))
+            assert path.stat().st_mode & 0o777 == 0o600
+            assert path.parent.stat().st_mode & 0o777 == 0o700
+            kernel.unlink(str(path))
+            assert not kernel.is_at(fd, str(path))
+            path.touch()
+            assert not kernel.is_at(fd, str(path))
+        finally:
+            os.close(fd)
+
+    def test_a_linked_directory_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "real").mkdir(0o700)
+        (tmp_path / "journal").symlink_to("real")
+        self.refuse(tmp_path / "journal" / "entry", "Not a directory|Too many levels")
+
+    def test_a_directory_that_others_may_write_to_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "journal").mkdir()
+        (tmp_path / "journal").chmod(0o777)
+        self.refuse(tmp_path / "journal" / "entry", "others may write to it .mode 777.")
+
+    def test_files_that_are_not_ours_alone_are_refused(self, tmp_path: Path) -> None:
+        journal = tmp_path / "journal"
+        journal.mkdir(0o700)
+        os.mkfifo(journal / "fifo", 0o600)
+        self.refuse(journal / "fifo", "not a plain file")
+        (journal / "target").touch(0o600)
+        (journal / "link").symlink_to("target")
+        self.refuse(journal / "link", "Too many levels")
+        (journal / "open").touch()
+        (journal / "open").chmod(0o666)
+        self.refuse(journal / "open", "others may write")
