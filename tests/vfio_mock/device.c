@@ -12,7 +12,10 @@ static int mock_init(struct vfio_device *vdev)
 	struct mock *mock = to_mock(vdev);
 	int ret;
 
-	/* An address of our own for each set: all that the core wants of it is that it is no one else's */
+	/*
+	 * An address of our own for each set: all that the core wants of it is that it is no one
+	 * else's
+	 */
 	static char sets[64];
 
 	mock->number = to_platform_device(vdev->dev)->id;
@@ -63,7 +66,10 @@ static void mock_release(struct vfio_device *vdev)
 #endif
 }
 
-/* To the state after power-on. Logging goes on (as on mlx5), and so do interrupts, limits and failures. */
+/*
+ * To the state after power-on. Logging goes on (as on mlx5), and so do interrupts, limits and
+ * failures.
+ */
 static void mock_reset(struct mock *mock)
 {
 	mutex_lock(&mock->migration.lock);
@@ -142,8 +148,8 @@ static long mock_get_info(struct mock *mock, void __user *arg)
 	if (info.argsz < minsz)
 		return -EINVAL;
 	/*
-	 * PLATFORM, because that is the bus it sits on and what the flag promises is true: regions and
-	 * interrupts have the device's own meaning. PCI would promise a configuration space.
+	 * PLATFORM, because that is the bus it sits on and what the flag promises is true: regions
+	 * and interrupts have the device's own meaning. PCI would promise a configuration space.
 	 */
 	info.flags = VFIO_DEVICE_FLAGS_PLATFORM | VFIO_DEVICE_FLAGS_RESET;
 	info.num_regions = MOCK_NUM_REGIONS;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The DMA engine. A job is done in steps of at most one page or one write, so that it can be stopped,
- * paused and slowed down between any two; it runs in the writer's own context, or in a kernel thread.
+ * The DMA engine. A job is done in steps of at most one page or one write, so that it can be
+ * stopped, paused and slowed down between any two; it runs in the writer's own context, or in a
+ * kernel thread.
  */
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -32,7 +33,10 @@ void mock_engine_reset(struct mock *mock)
 	memset(&mock->engine.job, 0, sizeof(mock->engine.job));
 }
 
-/* One access, within one page, by the CPU on the device's behalf: as the owner of the mapping, or to a pinned page */
+/*
+ * One access, within one page, by the CPU on the device's behalf: as the owner of the mapping, or
+ * to a pinned page
+ */
 static int dma_piece(struct mock *mock, u64 iova, void *data, size_t size, bool write)
 {
 	int ret = mock_fault(mock, MOCK_FAULT_DMA);
@@ -52,7 +56,9 @@ static int dma_piece(struct mock *mock, u64 iova, void *data, size_t size, bool 
 	return 0;
 }
 
-/* Split at pages: a mapping may end at one, and a failure then leaves no page half accounted for. */
+/*
+ * Split at pages: a mapping may end at one, and a failure then leaves no page half accounted for.
+ */
 static int dma(struct mock *mock, u64 iova, void *data, size_t size, bool write)
 {
 	struct mock_job *job = &mock->engine.job;
@@ -308,7 +314,10 @@ static int check(const struct mock *mock, const struct mock_job *job)
 	return 0;
 }
 
-/* The next step, in the next round if this one is over. 1: go on, 0: the job is finished, else -errno. */
+/*
+ * The next step, in the next round if this one is over. 1: go on, 0: the job is finished, else
+ * -errno.
+ */
 static int advance(struct mock *mock)
 {
 	struct mock_engine *engine = &mock->engine;
@@ -331,15 +340,21 @@ static int advance(struct mock *mock)
 	return 1;
 }
 
-/* Between two steps: sleeps the delay and while the device is paused. 0 if another step may follow. */
+/*
+ * Between two steps: sleeps the delay and while the device is paused. 0 if another step may follow.
+ */
 static int between_steps(struct mock_engine *engine, bool background)
 {
+	ktime_t delay = ns_to_ktime((u64)engine->job.delay * NSEC_PER_USEC);
+
 	if (background) {
-		/* Kernel threads get no signals: interruptible and idle only say that this is no hang */
+		/*
+		 * Kernel threads get no signals: interruptible and idle only say that this is no
+		 * hang
+		 */
 		if (engine->job.delay)
-			wait_event_interruptible_hrtimeout(
-				engine->wait, READ_ONCE(engine->stop),
-				ns_to_ktime((u64)engine->job.delay * NSEC_PER_USEC));
+			wait_event_interruptible_hrtimeout(engine->wait, READ_ONCE(engine->stop),
+							   delay);
 		wait_event_idle(engine->wait,
 				READ_ONCE(engine->stop) || !READ_ONCE(engine->paused));
 	} else if (fatal_signal_pending(current) ||
@@ -396,8 +411,8 @@ static void take_up(struct mock_engine *engine, bool background)
 }
 
 /*
- * The job takes its parameters from the registers as they are now. Its result is found in the status
- * registers; the errno here is only that of a start that could not be tried.
+ * The job takes its parameters from the registers as they are now. Its result is found in the
+ * status registers; the errno here is only that of a start that could not be tried.
  */
 int mock_engine_start(struct mock *mock, u32 command)
 {
@@ -444,7 +459,10 @@ int mock_engine_start(struct mock *mock, u32 command)
 	return 0;
 }
 
-/* Returns when nothing runs any more, whoever started it, with mock->lock held: so nothing can start. */
+/*
+ * Returns when nothing runs any more, whoever started it, with mock->lock held: so nothing can
+ * start.
+ */
 void mock_engine_stop_and_lock(struct mock *mock)
 {
 	struct mock_engine *engine = &mock->engine;
@@ -454,7 +472,10 @@ void mock_engine_stop_and_lock(struct mock *mock)
 		WRITE_ONCE(engine->stop, true);
 		wake_up_all(&engine->wait);
 		mutex_unlock(&mock->lock);
-		/* Another may have started when the one told to stop was gone: that one is to be told too */
+		/*
+		 * Another may have started when the one told to stop was gone: that one is to be
+		 * told too
+		 */
 		wait_event(engine->wait, !READ_ONCE(engine->running) || !READ_ONCE(engine->stop));
 		mutex_lock(&mock->lock);
 	}
@@ -487,7 +508,9 @@ void mock_engine_unpause(struct mock *mock)
 	wake_up_all(&mock->engine.wait);
 }
 
-/* Puts registers and a job in place; one that was under way goes on in the background after unpause */
+/*
+ * Puts registers and a job in place; one that was under way goes on in the background after unpause
+ */
 int mock_engine_restore(struct mock *mock, const struct mock_job *job,
 			const struct mock_registers *registers)
 {

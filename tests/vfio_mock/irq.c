@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Interrupts by eventfd, with the rules of vfio-pci: INTx, MSI and MSI-X exclude each other,
- * MSI cannot grow while it is on, INTx masks itself when it fires, loopback triggers by NONE and BOOL.
+ * MSI cannot grow while it is on, INTx masks itself when it fires, loopback triggers by NONE and
+ * BOOL.
  */
 #include <linux/slab.h>
 
@@ -93,7 +94,10 @@ static void intx_update(struct mock_irqs *irqs)
 	signal(irqs, intx->triggers[0]);
 }
 
-/* As the device does it. An interrupt that nobody set up is lost; one that does not exist is EINVAL. */
+/*
+ * As the device does it. An interrupt that nobody set up is lost; one that does not exist is
+ * EINVAL.
+ */
 int mock_irq_raise(struct mock *mock, u32 name)
 {
 	struct mock_irqs *irqs = &mock->irqs;

@@ -3,8 +3,8 @@
  * DMA logging: which pages the engine wrote.
  *
  * Dirty bits are kept in units of 4 KiB, whatever page size was negotiated: a write dirties
- * all units of the tracked page that it touches, and a report clears the units that it reports and no
- * others, so reports of any part of a range, in any page size, lose nothing.
+ * all units of the tracked page that it touches, and a report clears the units that it reports and
+ * no others, so reports of any part of a range, in any page size, lose nothing.
  */
 #include <linux/bitmap.h>
 #include <linux/interval_tree.h>

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Migration: the states, and the stream of records that carries memory, registers and the engine's job.
+ * Migration: the states, and the stream of records that carries memory, registers and the engine's
+ * job.
  *
- * A stream is: HEADER, PAGEs (a later one of the same page wins), REGISTERS, END. Each record has a checksum, and END
- * the number of records, so that cut, changed and foreign streams are refused. Numbers are in the host's byte order.
+ * A stream is: HEADER, PAGEs (a later one of the same page wins), REGISTERS, END. Each record has a
+ * checksum, and END the number of records, so that cut, changed and foreign streams are refused.
+ * Numbers are in the host's byte order.
  */
 #include <linux/anon_inodes.h>
 #include <linux/bitmap.h>
@@ -31,9 +33,7 @@
 
 static unsigned int migration = KNOWN_FLAGS;
 module_param(migration, uint, 0444);
-MODULE_PARM_DESC(
-	migration,
-	"VFIO_MIGRATION_* flags, with STOP_COPY (1) or 0 for no migration (all that the kernel knows)");
+MODULE_PARM_DESC(migration, "VFIO_MIGRATION_* flags, with STOP_COPY, or 0 (all the kernel knows)");
 
 enum record_type {
 	RECORD_HEADER = 1,
@@ -66,16 +66,20 @@ enum stage {
 	STAGE_STOP_COPY,
 	STAGE_RESUMING
 };
+
 enum tail {
 	TAIL_REGISTERS,
 	TAIL_END,
 	TAIL_DONE
 };
 
-/* What a data descriptor stands for. It may outlive the session (then disabled), and even the device. */
+/*
+ * What a data descriptor stands for. It may outlive the session (then disabled), and even the
+ * device.
+ */
 struct mock_migration_file {
 	struct kref kref;
-	struct mutex lock;
+	struct mutex lock; /* all that follows */
 	struct mock *mock; /* not to be touched once disabled */
 	bool disabled;
 	enum stage stage;
@@ -138,11 +142,12 @@ void mock_migration_touch(struct mock *mock, const struct mock_memory *memory, u
 
 	for (; number <= last; number++)
 		set_bit(number, mock->migration.dirty);
-	if (READ_ONCE(mock->migration.file) && waitqueue_active(&migration_wait))
+	/* With a barrier: a sleeper queues first and then looks for pages, which are marked here */
+	if (READ_ONCE(mock->migration.file) && wq_has_sleeper(&migration_wait))
 		wake_up_interruptible(&migration_wait);
 }
 
-/* --- records ------------------------------------------------------------------------------------------------- */
+/* --- records --- */
 
 /* Of whole 64-bit words: a page takes 512 steps, not 4096 */
 static u64 checksum(const struct record *record, const void *payload)
@@ -220,8 +225,8 @@ static bool fill_page(struct mock_migration_file *migf)
 	if (number >= end)
 		return false;
 	clear_bit(number, migf->initial);
-	/* Before it is copied: what is written from here on makes it dirty again */
 	clear_bit(number, dirty);
+	/* Clean before it is copied: what is written from here on makes it dirty again */
 	smp_mb__after_atomic();
 	memcpy(payload(migf), page_of(mock, number), STREAM_PAGE);
 	finish_record(migf, RECORD_PAGE, number);
@@ -287,7 +292,8 @@ static int apply_record(struct mock_migration_file *migf)
 
 	if (record->check != checksum(record, payload(migf)) || migf->ended)
 		return -EINVAL;
-	if (!migf->records != (record->type == RECORD_HEADER))
+	/* The header is the first record, and no other */
+	if (migf->records ? record->type == RECORD_HEADER : record->type != RECORD_HEADER)
 		return -EINVAL;
 	switch (record->type) {
 	case RECORD_HEADER:
@@ -318,7 +324,7 @@ static int apply_record(struct mock_migration_file *migf)
 	return 0;
 }
 
-/* --- the data descriptor -------------------------------------------------------------------------------------- */
+/* --- the data descriptor --- */
 
 static void file_free(struct kref *kref)
 {
@@ -404,7 +410,10 @@ static __poll_t file_poll(struct file *file, struct poll_table_struct *table)
 }
 
 #if HAVE_PRE_COPY
-/* Called with migf->lock held. Bytes of the first pass, and of pages that became dirty since they were sent. */
+/*
+ * Called with migf->lock held. Bytes of the first pass, and of pages that became dirty since they
+ * were sent.
+ */
 static void remaining(struct mock_migration_file *migf, u64 *initial, u64 *dirty)
 {
 	struct mock *mock = migf->mock;
@@ -523,7 +532,7 @@ static const struct file_operations resuming_fops = {
 	.release = file_release,
 };
 
-/* --- the states ----------------------------------------------------------------------------------------------- */
+/* --- the states --- */
 
 static bool is_saving(u32 state)
 {
@@ -605,7 +614,10 @@ static void change_stage(struct mock *mock, enum stage stage)
 	unsigned int i;
 
 	mutex_lock(&migf->lock);
-	/* Stores through a mapping are not seen: what is or was mapped meanwhile may all have changed */
+	/*
+	 * Stores through a mapping are not seen: what is or was mapped meanwhile may all have
+	 * changed
+	 */
 	for (i = 0; stage == STAGE_STOP_COPY && i < 3; i++) {
 		struct mock_memory *memory = memory_of(mock, i);
 
@@ -690,8 +702,9 @@ lost:
 }
 
 /*
- * Asked of vfio_mig_get_next_state(), these make it warn (a way out of ERROR, which only a reset is) or, before a fix
- * that 6.12.95 and 6.1.192 do not have, loop for ever (a way to ERROR, or from STOP_COPY back to PRE_COPY).
+ * Asked of vfio_mig_get_next_state(), these make it warn (a way out of ERROR, which only a reset
+ * is) or, before a fix that 6.12.95 and 6.1.192 do not have, loop for ever (a way to ERROR, or from
+ * STOP_COPY back to PRE_COPY).
  */
 static bool no_way(u32 old, u32 new)
 {
@@ -771,7 +784,10 @@ static const struct vfio_migration_ops mock_migration_ops = {
 #endif
 };
 
-/* "New initial data": with the opt-in to the second precopy info a new first pass, else all pages are dirty */
+/*
+ * "New initial data": with the opt-in to the second precopy info a new first pass, else all pages
+ * are dirty
+ */
 int mock_migration_reinit(struct mock *mock)
 {
 	struct mock_migration *mig = &mock->migration;

@@ -7,7 +7,8 @@
  *   migf->lock         a migration's data descriptor
  *   mock->lock         registers, and who runs the engine
  *   engine->step_lock  held for the length of one step; nobody who waits for a step holds it
- *   pins->lock         the pinned pages; the core's unmap takes it, holding nothing that pinning takes
+ *   pins->lock         the pinned pages; the core's unmap takes it, holding nothing that
+ *                      pinning takes
  *   log->lock          the dirty log
  *   irqs->gate         VFIO_DEVICE_SET_IRQS, one at a time
  *   irqs->lock         eventfds and masks (a spinlock: taken by whoever raises)
@@ -87,7 +88,7 @@ struct mock_job {
 
 struct mock_engine {
 	struct mock_job job;
-	struct mutex step_lock;
+	struct mutex step_lock; /* held for the length of one step */
 	struct work_struct work;
 	wait_queue_head_t wait;
 	bool running; /* under mock->lock; a job has been taken up and is not finished */
@@ -102,7 +103,7 @@ struct mock_log_range {
 };
 
 struct mock_log {
-	struct mutex lock;
+	struct mutex lock; /* all that follows */
 	bool active;
 	u64 page_size;
 	u32 num_ranges;
@@ -127,8 +128,8 @@ struct mock_irq {
 };
 
 struct mock_irqs {
-	struct mutex gate;
-	spinlock_t lock;
+	struct mutex gate; /* VFIO_DEVICE_SET_IRQS, one at a time */
+	spinlock_t lock;   /* all that follows; taken by whoever raises an interrupt */
 	struct mock_irq index[MOCK_NUM_IRQS];
 	bool asserted;
 	bool masked;
@@ -137,7 +138,7 @@ struct mock_irqs {
 };
 
 struct mock_pins {
-	struct mutex lock;
+	struct mutex lock;   /* all that follows */
 	struct xarray pages; /* struct page *, by IOVA >> PAGE_SHIFT */
 	u64 count;
 };
@@ -145,7 +146,7 @@ struct mock_pins {
 struct mock_migration_file;
 
 struct mock_migration {
-	struct mutex lock;
+	struct mutex lock;		  /* the state and the open session */
 	u32 state;			  /* enum vfio_device_mig_state */
 	struct mock_migration_file *file; /* of the session that is open */
 	unsigned long *dirty; /* pages of the memory regions, written since they were last sent */
@@ -164,7 +165,7 @@ struct mock_fault {
 struct mock {
 	struct vfio_device vdev;
 	u32 number;
-	struct mutex lock;
+	struct mutex lock; /* registers, and who runs the engine */
 	struct mock_registers registers;
 	u32 transfer_max;
 	struct mock_memory memory;
@@ -175,7 +176,7 @@ struct mock {
 	struct mock_irqs irqs;
 	struct mock_pins pins;
 	struct mock_migration migration;
-	spinlock_t fault_lock;
+	spinlock_t fault_lock; /* faults */
 	struct mock_fault faults[MOCK_NUM_FAULTS];
 	u64 bytes_written;
 	u64 bytes_read;

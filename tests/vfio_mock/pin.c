@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Pinned pages: held until they are unpinned, unmapped (the core's unmap waits for that) or the device is closed.
+ * Pinned pages: held until they are unpinned, unmapped (the core's unmap waits for that) or the
+ * device is closed.
  */
 #include <linux/highmem.h>
 #include <linux/iommu.h>

@@ -4,26 +4,38 @@
  */
 #include "mock.h"
 
-#define FIELD(member) \
-	offsetof(struct mock_registers, member), sizeof_field(struct mock_registers, member)
+#define PLAIN(name, member) \
+	{ \
+		.offset = MOCK_REG_##name, \
+		.field = offsetof(struct mock_registers, member), \
+		.size = sizeof_field(struct mock_registers, member), \
+	}
 
-/* Registers that only hold what was written, each on a line */
-/* clang-format off */
+/* Registers that only hold what was written, and the members that hold it */
 static const struct {
 	u32 offset;
 	u32 field;
 	u32 size;
 } plain[] = {
-	{ MOCK_REG_SCRATCH64, FIELD(scratch64) },     { MOCK_REG_SCRATCH32, FIELD(scratch32) },
-	{ MOCK_REG_SCRATCH16, FIELD(scratch16) },     { MOCK_REG_SCRATCH8, FIELD(scratch8) },
-	{ MOCK_REG_DMA_IOVA, FIELD(dma_iova) },	      { MOCK_REG_DMA_LENGTH, FIELD(dma_length) },
-	{ MOCK_REG_DMA_SOURCE, FIELD(dma_source) },   { MOCK_REG_DMA_MEMORY, FIELD(dma_memory) },
-	{ MOCK_REG_DMA_PATTERN, FIELD(dma_pattern) }, { MOCK_REG_DMA_COUNT, FIELD(dma_count) },
-	{ MOCK_REG_DMA_STRIDE, FIELD(dma_stride) },   { MOCK_REG_DMA_SEED, FIELD(dma_seed) },
-	{ MOCK_REG_DMA_DELAY, FIELD(dma_delay) },     { MOCK_REG_DMA_IRQ, FIELD(dma_irq) },
-	{ MOCK_REG_PIN_IOVA, FIELD(pin_iova) },	      { MOCK_REG_PIN_COUNT, FIELD(pin_count) },
+	/* clang-format off */
+	PLAIN(SCRATCH64, scratch64),
+	PLAIN(SCRATCH32, scratch32),
+	PLAIN(SCRATCH16, scratch16),
+	PLAIN(SCRATCH8, scratch8),
+	PLAIN(DMA_IOVA, dma_iova),
+	PLAIN(DMA_LENGTH, dma_length),
+	PLAIN(DMA_SOURCE, dma_source),
+	PLAIN(DMA_MEMORY, dma_memory),
+	PLAIN(DMA_PATTERN, dma_pattern),
+	PLAIN(DMA_COUNT, dma_count),
+	PLAIN(DMA_STRIDE, dma_stride),
+	PLAIN(DMA_SEED, dma_seed),
+	PLAIN(DMA_DELAY, dma_delay),
+	PLAIN(DMA_IRQ, dma_irq),
+	PLAIN(PIN_IOVA, pin_iova),
+	PLAIN(PIN_COUNT, pin_count),
+	/* clang-format on */
 };
-/* clang-format on */
 
 void mock_registers_reset(struct mock *mock)
 {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The vf-token, as a virtual function of vfio-pci asks for it: by the name string of VFIO_GROUP_GET_DEVICE_FD
+ * The vf-token, as a virtual function of vfio-pci asks for it: by the name string of
+ * VFIO_GROUP_GET_DEVICE_FD
  * ("vfio-mock.0 vf_token=UUID"), or at VFIO_DEVICE_BIND_IOMMUFD.
  */
 #include <linux/moduleparam.h>

@@ -1,0 +1,105 @@
+"""Static checks of the kernel modules in tests/: sparse, and checkpatch from the kernel's own source.
+
+sparse finds user and kernel pointers that are mixed up, numbers of the wrong byte order, and symbols that should be static.
+It runs as part of a build against the kernel's tree. checkpatch runs with --strict over each file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from vmtest.apt import install
+from vmtest.kernel import Wanted, require_kernel
+from vmtest.mock_module import SOURCES, sources, write_sources
+from vmtest.problems import Missing, Problem, say
+
+SPARSE = f"sparse -include {Path(__file__).resolve().with_name('sparse.h')}"
+
+# Types of checkpatch's messages that say nothing here, and why.
+IGNORED = {
+    "LINUX_VERSION_CODE": "the module is built for all kernels from 6.1 on",
+    "CONSTANT_COMPARISON": "it takes KERNEL_VERSION() for a constant on the wrong side",
+    "ALLOC_WITH_SIZEOF": "kzalloc_obj() came with 7.0",
+    "MACRO_ARG_REUSE": "the argument is the name of a member, which has no side effects",
+}
+# The same for one file only.
+IGNORED_IN = {
+    "vfio_mock_regs.h": {"LONG_LINE_COMMENT": "a table: each register and what it means on one line"},
+}
+
+
+class ExitCode(enum.IntEnum):
+    """The exit codes; argparse ends with 2 for wrong arguments."""
+
+    CLEAN = 0
+    FINDINGS = 1
+    MISSING = 3
+
+
+def ignored_in(name: str) -> list[str]:
+    """Return the types of checkpatch's messages that are ignored in a file."""
+    return sorted(IGNORED | IGNORED_IN.get(name, {}))
+
+
+def sparse_findings(output: str) -> list[str]:
+    """Return the messages of sparse and of the compiler in what make printed."""
+    return [line for line in output.splitlines() if re.search(r":\d+:\d+: (?:warning|error):", line)]
+
+
+def check_sparse(kernel: Path) -> list[str]:
+    """Return what sparse says of the module as it is built for a finished kernel."""
+    with tempfile.TemporaryDirectory(prefix="pyvfio-mock-") as directory:
+        write_sources(sources(), Path(directory))
+        # C=2 runs the checker on every file.
+        make = ["make", "-C", str(kernel / "tree"), f"M={directory}", "C=2", f"CHECK={SPARSE}", "modules"]
+        result = subprocess.run(make, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    output = result.stdout + result.stderr
+    if "CHECK " not in result.stdout:
+        raise Problem(f"make did not run sparse:\n{output}")
+    if result.returncode:
+        raise Problem(f"the module does not build:\n{output}")
+    return sparse_findings(output)
+
+
+def check_checkpatch(kernel: Path) -> list[str]:
+    """Return what checkpatch says of each source of the module."""
+    script = kernel / "tree" / "scripts" / "checkpatch.pl"
+    if not script.exists():
+        raise Problem(f"{script} is missing: only a kernel that was built from source has it")
+    findings = []
+    for name in sources():
+        command = ["perl", str(script), "--no-tree", "--strict", "--terse", "--show-types", "--no-summary"]
+        command += ["--ignore", ",".join(ignored_in(name)), "--file", name]
+        result = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, check=False)
+        lines = result.stdout.splitlines()
+        if result.returncode and not lines:
+            raise Problem(f"checkpatch failed on {name}: {result.stderr.strip()}")
+        findings += lines
+    return findings
+
+
+def main() -> int:
+    """Check the modules, print what is found, and return the exit code."""
+    parser = argparse.ArgumentParser(description="Check the kernel modules with sparse and checkpatch.")
+    parser.add_argument("--kernel", metavar="VERSION", help="build for this kernel; without it the newest")
+    arguments = parser.parse_args()
+    try:
+        install("sparse", "perl")
+        kernel = require_kernel(Wanted.named(arguments.kernel))
+        findings = check_sparse(kernel) + check_checkpatch(kernel)
+    except Problem as problem:
+        say(str(problem))
+        return ExitCode.MISSING if isinstance(problem, Missing) else ExitCode.FINDINGS
+    for finding in findings:
+        print(finding)
+    if findings:
+        print(f"{len(findings)} findings in {len(sources())} files", file=sys.stderr)
+        return ExitCode.FINDINGS
+    say(f"{len(sources())} files are clean: sparse and checkpatch of kernel {(kernel / 'release').read_text().strip()}")
+    return ExitCode.CLEAN
