@@ -39,7 +39,11 @@ setup(
     **{LICENCE: "MIT"},
     ext_modules=[
         Extension("pyvfio._abi", sources=[], **EXTENSION),  # build_ext has its only source written, from cdefs/
-        Extension("pyvfio._buffer", sources=["cdefs/buffer.c"], **EXTENSION),
+        Extension(
+            "pyvfio._buffer",
+            sources=["cdefs/buffer.c", "cdefs/door.c"],
+            **EXTENSION,
+        ),
     ],
     options={"bdist_wheel": {"py_limited_api": "cp{}{}".format(*OLDEST)}} if STABLE_ABI else {},
 )

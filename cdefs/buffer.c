@@ -8,7 +8,7 @@
  *
  * No part of the garbage collector is here: what a Buffer holds never refers back to it, and clearing it while somebody still
  * reads the memory would be wrong. */
-#include <Python.h>
+#include "door.h"
 
 typedef struct {
 	PyObject_HEAD
@@ -310,9 +310,8 @@ static PyMethodDef module_methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
-static int add_type(PyObject *module, const char *name, PyType_Spec *spec)
+static int add_type(PyObject *module, const char *name, PyObject *type)
 {
-	PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
 	int result;
 
 	if (!type)
@@ -324,7 +323,11 @@ static int add_type(PyObject *module, const char *name, PyType_Spec *spec)
 
 static int module_exec(PyObject *module)
 {
-	return add_type(module, "Buffer", &buffer_spec) || add_type(module, "Window", &window_spec) ? -1 : 0;
+	if (add_type(module, "Buffer", PyType_FromModuleAndSpec(module, &buffer_spec, NULL)) ||
+	    add_type(module, "Window", PyType_FromModuleAndSpec(module, &window_spec, NULL)) ||
+	    add_type(module, "Door", door_type(module)))
+		return -1;
+	return PyModule_AddFunctions(module, door_functions);
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -19,6 +19,8 @@ int pyvfio_linux_ioctl(void *context, int fd, unsigned long request, void *argum
 
 int pyvfio_ioctl(const pyvfio_door *door, unsigned long request, void *argument)
 {
+	if (door->fd < 0)
+		return -EBADF;
 	return door->ioctl(door->context, door->fd, request, argument);
 }
 
@@ -189,6 +191,20 @@ int pyvfio_map_over(void *there, size_t size, int prot, int fd, int64_t offset)
 	error = errno;
 	munmap(mapped, size);
 	return -error;
+}
+
+int pyvfio_map_nothing(void *there, size_t size, int hole)
+{
+	enum { FIXED_NOREPLACE = 0x100000 }; /* MAP_*, since Linux 4.17 */
+	int flags = MAP_PRIVATE | MAP_ANON | MAP_NORESERVE | (hole ? FIXED_NOREPLACE : MAP_FIXED);
+	void *mapped = mmap(there, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+
+	if (mapped == MAP_FAILED)
+		return -errno;
+	if (mapped == there)
+		return 0;
+	munmap(mapped, size); /* an older kernel took the address for a hint */
+	return -EEXIST;
 }
 
 /* The system calls themselves: libc declares their wrappers only for _GNU_SOURCE, too late for a file that is included. */

@@ -11,6 +11,11 @@ typedef struct {
     int fd;
 } pyvfio_door;
 
+/* What a callback of Python returns when it raised: its exception is kept for whoever made the request. No errno of the kernel's. */
+enum {
+    PYVFIO_RAISED = -4095
+};
+
 int pyvfio_linux_ioctl(void *context, int fd, unsigned long request, void *argument);
 int pyvfio_ioctl(const pyvfio_door *door, unsigned long request, void *argument);
 
@@ -45,6 +50,9 @@ int64_t pyvfio_wait(int eventfd, double seconds);
 
 /* Put a descriptor's memory, shared, in the place of memory that is there already, which a failure leaves as it was. 0 or -errno. */
 int pyvfio_map_over(void *there, size_t size, int prot, int fd, int64_t offset);
+
+/* Put zeroed memory of this process alone there. Into a hole: -EEXIST if it is one no more. 0 or -errno. */
+int pyvfio_map_nothing(void *there, size_t size, int hole);
 
 /* This process's own memory, copied by the kernel (process_vm_readv and _writev): an address that is not there, or that forbids it,
  * is -EFAULT and not the end of the process. For kernels made of Python, whose callers pass addresses. All of it is

@@ -15,13 +15,22 @@ import select
 import stat
 import sys
 import time
+from _thread import _local
 from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import pinned as _pinned
 
 _MAP_NORESERVE = 0x4000
+_MADV_WIPEONFORK = 18
+
+#: Memory that a child must not have as it is -> its address and size, and whether there is a hole in the child
+_not_for_children: WeakKeyDictionary[_mmap.mmap, tuple[int, int, bool]] = WeakKeyDictionary()
+#: In a child: what must never be unmapped, since something else lies there
+_kept: list[_mmap.mmap] = []
 
 
 def _check_length(size: int) -> None:
@@ -118,6 +127,16 @@ class Kernel:
         ready = poll.poll(None if timeout is None else max(0, timeout) * 1000)
         return ready[0][1] if ready else 0
 
+    def poll_with_waker(self, fd: int, events: int, timeout: float | None, waker: int) -> int:
+        """As :meth:`poll`; what can be read from the descriptor `waker` ends the wait, with 0."""
+        if type(self).poll is not Kernel.poll:
+            return self.poll(fd, events, timeout)
+        poll = select.poll()
+        poll.register(waker, select.POLLIN)
+        poll.register(fd, events)
+        ready = dict(poll.poll(None if timeout is None else max(0, timeout) * 1000))
+        return 0 if waker in ready else ready.get(fd, 0)
+
     def eventfd(self, initial: int = 0, flags: int = 0) -> int:
         """eventfd(2), closed on exec."""
         return os.eventfd(initial, flags | os.EFD_CLOEXEC)
@@ -149,9 +168,11 @@ class Kernel:
         # not, but it compares the size with the file's and raises ValueError. So the memory that mmap.mmap owns is of no file at
         # first, and the descriptor's memory takes its place.
         memory = _mmap.mmap(-1, size, flags=_mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS | _MAP_NORESERVE, prot=prot)
-        if error := lib.pyvfio_map_over(ffi.cast("void *", _pinned(memory, False)[0]), size, prot, fd, offset):
+        address = _pinned(memory, False)[0]
+        if error := lib.pyvfio_map_over(ffi.cast("void *", address), size, prot, fd, offset):
             memory.close()
             raise OSError(-error, os.strerror(-error))
+        _not_for_children[memory] = address, size, False
         return memory
 
     def memory(self, size: int, *, huge: int | None = None) -> _mmap.mmap:
@@ -165,7 +186,13 @@ class Kernel:
             # MAP_HUGETLB, and log2 of the page size where mmap(2) looks for it.
             flags |= 0x40000 | (huge.bit_length() - 1) << 26
         memory = _mmap.mmap(-1, size, flags=flags)
-        memory.madvise(_mmap.MADV_DONTFORK)
+        if huge is None:
+            # The child reads zeros, and its pages are its own: what devices reach stays with the parent, and never is copied on write.
+            memory.madvise(_MADV_WIPEONFORK)
+        else:
+            # Not possible for huge pages (EINVAL). A hole, which after_fork() fills before anything else can be put there.
+            memory.madvise(_mmap.MADV_DONTFORK)
+            _not_for_children[memory] = _pinned(memory, False)[0], size, True
         return memory
 
     # sysfs and procfs.
@@ -312,11 +339,42 @@ class PythonKernel(Kernel):
         raise NotImplementedError
 
 
-# A callback that raises must not look like a success.
-@ffi.def_extern(error=-errno.EIO)  # type: ignore[misc,unused-ignore]
+class _Raised(_local):
+    """The exception that an ioctl in Python has raised, from the callback to who made the request."""
+
+    error: BaseException | None = None
+
+
+_raised = _Raised()
+
+
+def _keep(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> int:
+    _raised.error = error
+    return int(lib.PYVFIO_RAISED)
+
+
+def raise_kept() -> None:
+    """Raise what an ioctl in Python raised, in the thread that made the request."""
+    error, _raised.error = _raised.error, None
+    if error is not None:
+        raise error
+
+
+@ffi.def_extern(error=lib.PYVFIO_RAISED, onerror=_keep)  # type: ignore[misc,unused-ignore]
 def pyvfio_python_ioctl(context: Any, fd: int, request: int, argument: Any) -> int:
     kernel: PythonKernel = ffi.from_handle(context)
     return kernel.ioctl(fd, request, int(ffi.cast("uintptr_t", argument)))
+
+
+def _after_fork() -> None:
+    """In a child: put memory of its own in the place of what devices and the parent share."""
+    for memory, (address, size, hole) in list(_not_for_children.items()):
+        if lib.pyvfio_map_nothing(ffi.cast("void *", address), size, hole):
+            # Something else is there by now. Whoever unmaps `memory` would unmap that.
+            _kept.append(memory)
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _resolve_linux(name: str) -> Kernel:

@@ -178,9 +178,8 @@ class Stream(io.RawIOBase):
         if not self._saving:
             raise io.UnsupportedOperation(f"{self.name} is for writing: the device is loading its state")
         view = memoryview(buffer).cast("B")
-        number = self.fileno()
         try:
-            data = self._fd.kernel.read(number, len(view))
+            data = self._fd.call(self._fd.kernel.read, len(view))
         except OSError as error:
             if error.errno in (errno.ENOMSG, errno.EAGAIN):
                 return None
@@ -199,9 +198,8 @@ class Stream(io.RawIOBase):
         """
         if self._saving:
             raise io.UnsupportedOperation(f"{self.name} is for reading: the device is saving its state")
-        number = self.fileno()
         try:
-            return self._fd.kernel.write(number, data)
+            return self._fd.call(self._fd.kernel.write, data)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -214,7 +212,7 @@ class Stream(io.RawIOBase):
         :returns: whether that is so; a stream whose session is over is ready too
         """
         event = select.POLLIN if self._saving else select.POLLOUT
-        return self._fd.kernel.poll(self.fileno(), event, timeout) != 0
+        return self._fd.poll(event, timeout) != 0
 
     def close(self) -> None:
         try:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import mmap
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from weakref import WeakSet
 
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Window
@@ -133,12 +136,11 @@ class Region(Registers):
         """
         self._check_range("read", offset, size, self.readable)
         fd, kernel = self.device._fd, self.device._fd.kernel
-        number = fd.fileno()
         parts: list[bytes] = []
         done = 0
         while done < size:
             try:
-                part = kernel.pread(number, size - done, self.info.offset + offset + done)
+                part = fd.call(kernel.pread, size - done, self.info.offset + offset + done)
             except OSError as error:
                 raise self._failed(error, "pread", offset + done, size - done) from None
             if not part:
@@ -156,11 +158,10 @@ class Region(Registers):
         size = len(view)
         self._check_range("write", offset, size, self.writable)
         fd, kernel = self.device._fd, self.device._fd.kernel
-        number = fd.fileno()
         done = 0
         while done < size:
             try:
-                count = kernel.pwrite(number, view[done:], self.info.offset + offset + done)
+                count = fd.call(kernel.pwrite, view[done:], self.info.offset + offset + done)
             except OSError as error:
                 raise self._failed(error, "pwrite", offset + done, size - done) from None
             if not count:
@@ -189,7 +190,7 @@ class Region(Registers):
         prot = (mmap.PROT_READ if self.readable else 0) | (mmap.PROT_WRITE if self.writable else 0)
         fd = self.device._fd
         try:
-            memory = fd.kernel.mmap(fd.fileno(), size, offset=self.info.offset + offset, prot=prot)
+            memory = fd.call(partial(fd.kernel.mmap, offset=self.info.offset + offset, prot=prot), size)
         except OSError as error:
             raise self._failed(error, "mmap", offset, size) from None
         return RegionMapping(self, offset, size, memory)
@@ -248,9 +249,8 @@ class Region(Registers):
     def _load(self, offset: int, width: int) -> int:
         self._check_register(offset, width)
         fd = self.device._fd
-        number = fd.fileno()
         try:
-            data = fd.kernel.pread(number, width, self.info.offset + offset)
+            data = fd.call(fd.kernel.pread, width, self.info.offset + offset)
         except OSError as error:
             raise self._failed(error, "pread", offset, width) from None
         if len(data) != width:
@@ -261,9 +261,8 @@ class Region(Registers):
         self._check_register(offset, width)
         data = value.to_bytes(width, "little")
         fd = self.device._fd
-        number = fd.fileno()
         try:
-            count = fd.kernel.pwrite(number, data, self.info.offset + offset)
+            count = fd.call(fd.kernel.pwrite, data, self.info.offset + offset)
         except OSError as error:
             raise self._failed(error, "pwrite", offset, width) from None
         if count != width:
@@ -328,9 +327,11 @@ class RegionMapping(Window, Registers, Resource):
         self.address = address_of(memory)
         self.view = memoryview(memory)
         self._open(self.address, size)
+        _live.add(self)
 
     def _refuse(self, offset: int, width: int) -> None:
         """Say what is wrong with an access; Window asks."""
+        self.region.device._fd.check_open()
         if self._closed:
             raise Closed(f"{self!r} is closed")
         self._check_access(offset, width, self.size)
@@ -353,6 +354,17 @@ class RegionMapping(Window, Registers, Resource):
 
     def __repr__(self) -> str:
         return f"<RegionMapping {self.offset:#x}+{self.size:#x} of {self.region!r}>"
+
+
+_live: WeakSet[RegionMapping] = WeakSet()
+
+
+def _after_fork() -> None:
+    for mapping in list(_live):
+        mapping._open(0, 0)
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Regions(Sequence[Region]):

@@ -11,7 +11,7 @@ What is in cdefs/, in the order in which it is read:
 - callbacks.h: for cffi only, the `extern "Python"` functions;
 - DEFINITIONS: for the compiler only, all in one unit, so that cffi's wrappers inline what is small.
 A new file is named here.
-buffer.c is none of these, but an extension of its own, `pyvfio._buffer`.
+buffer.c, door.c and door.h are none of these, but an extension of their own, `pyvfio._buffer`.
 """
 
 from __future__ import annotations

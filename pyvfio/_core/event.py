@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pyvfio._core.fd import Fd
@@ -24,9 +26,11 @@ class Event(Resource):
     def __init__(self, device: Device, name: str) -> None:
         super().__init__(device)
         kernel = device._fd.kernel
-        self._fd = Fd(kernel, kernel.eventfd(0, os.EFD_NONBLOCK), "eventfd", f"{device.address} {name}")
-        #: the asyncio tasks that wait for it
-        self._waiting: list[asyncio.Future[None]] = []
+        self._fd = Fd.take(kernel, "eventfd", f"{device.address} {name}", kernel.eventfd, 0, os.EFD_NONBLOCK)
+        # Closing signals the eventfd itself, so waits end.
+        self._fd.door.waker(True)
+        #: what wakes each asyncio task that waits for it
+        self._wakers: set[Callable[[], None]] = set()
 
     def fileno(self) -> int:
         """The eventfd, for select and its kin. Reading it yourself takes the count from :meth:`wait`."""
@@ -37,10 +41,12 @@ class Event(Resource):
 
         :param timeout: seconds; 0 only looks; None waits for ever
         :returns: how often it has been since the last wait, at least 1
-        :raises TimeoutError: it has not been
+        :raises TimeoutError: not signalled within the timeout
+        :raises Closed: it is closed, or another thread closed it
         """
         fd = self._fd
-        count = fd.kernel.wait(fd.fileno(), timeout)
+        count = fd.call(fd.kernel.wait, timeout)
+        fd.check_open()
         if not count:
             raise TimeoutError(errno.ETIMEDOUT, f"{fd.name}: no {self._noun} within {timeout} seconds")
         return count
@@ -48,28 +54,40 @@ class Event(Resource):
     async def wait_async(self) -> int:
         """As :meth:`wait`, in a running asyncio loop; use asyncio.timeout for a limit.
 
-        :raises Closed: it has been closed meanwhile
+        Any number of tasks, of any loops, may wait; any thread may close it.
+
+        :raises Closed: it is closed, or has been closed meanwhile
         """
         import asyncio
 
+        fd = self._fd
         loop = asyncio.get_running_loop()
-        while not (count := self._fd.kernel.wait(number := self.fileno(), 0)):
+        while not (count := fd.call(fd.kernel.wait, 0)):
             ready: asyncio.Future[None] = loop.create_future()
-            if not self._waiting:
-                loop.add_reader(number, self._wake)
-            self._waiting.append(ready)
-            try:
-                await ready
-            finally:
-                self._waiting.remove(ready)
-                if not self._waiting:
-                    loop.remove_reader(number)
-        return count
 
-    def _wake(self) -> None:
-        for ready in self._waiting:
-            if not ready.done():
-                ready.set_result(None)
+            def wake(ready: asyncio.Future[None] = ready) -> None:
+                if not ready.done():
+                    ready.set_result(None)
+
+            def wake_from_any_thread(wake: Callable[[], None] = wake) -> None:
+                with suppress(RuntimeError):  # the loop has been closed
+                    loop.call_soon_threadsafe(wake)
+
+            # The loop watches a descriptor of the task's own: another thread may close the event, and its number may come to
+            # mean something else, before the loop hears of that.
+            watched = Fd.take(fd.kernel, "eventfd", fd.name, fd.call, os.dup)
+            self._wakers.add(wake_from_any_thread)
+            try:
+                fd.check_open()
+                loop.add_reader(watched.fileno(), wake)
+                try:
+                    await ready
+                finally:
+                    loop.remove_reader(watched.fileno())
+            finally:
+                self._wakers.discard(wake_from_any_thread)
+                watched.close()
+        return count
 
     def _release(self) -> None:
         self._dispose()
@@ -84,8 +102,11 @@ class Event(Resource):
     def _dispose(self) -> None:
         """Close the eventfd, of which the kernel's part knows nothing any more."""
         self._closed = True
-        self._fd.close()
-        self._wake()
+        try:
+            self._fd.close()
+        finally:
+            for wake in list(self._wakers):
+                wake()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._fd.name}{' (closed)' if self.closed else ''}>"

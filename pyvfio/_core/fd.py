@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import time
 import warnings
 import weakref
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Self, TypeVar
 
-from pyvfio._abi import ffi, lib
+from pyvfio._abi import ffi
+from pyvfio._buffer import Door, after_fork, in_call
 from pyvfio.errors import Closed
 from pyvfio.host import holders
-from pyvfio.kernel import Kernel
+from pyvfio.kernel import Kernel, LinuxKernel, raise_kept
 from pyvfio.uncopyable import Uncopyable
 
-_ioctl = lib.pyvfio_ioctl
+_T = TypeVar("_T")
+
 _live: weakref.WeakSet[Fd] = weakref.WeakSet()
+#: seconds between two looks at calls that are to end: the first pause, and the longest
+_PAUSES = 0.0001, 0.005
 
 
 class Fd(Uncopyable):
@@ -23,44 +30,82 @@ class Fd(Uncopyable):
 
     :ivar kind: which requests it takes, one of :data:`pyvfio._core.requests.NAMES`
     :ivar name: what messages call it, for example `/dev/vfio/7`
-    :ivar door: a `pyvfio_door` for native code; its `fd` is -1 once this is closed
+    :ivar door: its owner, :class:`pyvfio._buffer.Door`
 
-    Calls may be made from any thread. A call that is under way when another thread closes the descriptor finishes.
+    Calls may be made from any thread. A call in progress keeps the number open: after `close()` in another thread it
+    finishes, or, if it waits, ends.
     """
 
-    __slots__ = ("__weakref__", "_number", "door", "forked", "kernel", "kind", "name")
+    __slots__ = ("__weakref__", "door", "forked", "kernel", "kind", "name")
 
     def __init__(self, kernel: Kernel, number: int, kind: str, name: str) -> None:
-        self._number = number
+        self._begin(kernel, kind, name)
+        self.door.take(int, number)
+        self._connect()
+
+    @classmethod
+    def take(cls, kernel: Kernel, kind: str, name: str, function: Callable[..., int], *arguments: Any) -> Self:
+        """Own the descriptor that a function returns. Nothing, a signal's handler included, comes between."""
+        self = cls.__new__(cls)
+        self._begin(kernel, kind, name)
+        try:
+            self.door.take(function, *arguments)
+            self._connect()
+        except BaseException:
+            self.door.shut()
+            raise
+        return self
+
+    @classmethod
+    def open(cls, kernel: Kernel, path: str, kind: str) -> Self:
+        """Open a device file for reading and writing."""
+        return cls.take(kernel, kind, path, kernel.open, path)
+
+    def receive(
+        self, kind: str, name: str, request: int, argument: Any, place: Any = ffi.NULL
+    ) -> tuple[int, Fd | None]:
+        """Make a request that gives a descriptor, and own that: its result, or the int at `place` that it fills.
+
+        :returns: the result, or -errno; and the descriptor, None when there is none
+        """
+        other = Fd.__new__(Fd)
+        other._begin(self.kernel, kind, name)
+        try:
+            result = other.door.receive(self.door, request, _address(argument), _address(place))
+            if other.door.fd < 0:
+                return result, None
+            other._connect()
+        except BaseException:
+            other.door.shut()
+            raise
+        return result, other
+
+    def _begin(self, kernel: Kernel, kind: str, name: str) -> None:
         self.kernel = kernel
         self.kind = kind
         self.name = name
         self.forked = False
-        self.door = kernel.door(number, kind)
-        _live.add(self)
+        # close(2) itself where nothing stands in for it: then no Python runs when the number is closed.
+        self.door = Door(None if type(kernel) is LinuxKernel else partial(_close, kernel))
 
-    @classmethod
-    def open(cls, kernel: Kernel, path: str, kind: str) -> Fd:
-        """Open a device file for reading and writing."""
-        number = kernel.open(path)
-        try:
-            return cls(kernel, number, kind, path)
-        except BaseException:
-            kernel.close(number)
-            raise
+    def _connect(self) -> None:
+        native = self.kernel.door(self.door.fd, self.kind)
+        self.door._connect(native, _address(native), raise_kept)
+        _live.add(self)
 
     @property
     def closed(self) -> bool:
         """Whether it was closed, here or by the fork that this process comes from."""
-        return bool(self.door.fd < 0)
+        return self.door.fd < 0
 
     def fileno(self) -> int:
         """
         :raises Closed: it is closed
         """
-        if self.door.fd < 0:
+        number = self.door.fd
+        if number < 0:
             raise self.closed_error()
-        return self._number
+        return number
 
     def check_open(self) -> None:
         """
@@ -76,39 +121,82 @@ class Fd(Uncopyable):
         return Closed(f"{self.name} is closed")
 
     def ioctl(self, request: int, argument: Any = ffi.NULL) -> int:
-        """One ioctl: its result, or -errno (-EBADF once closed). Begun again after a signal's handler has run."""
-        while (result := _ioctl(self.door, request, argument)) == -errno.EINTR:
-            pass
-        return result
+        """One ioctl: its result, or -errno (-EBADF once closed). Begun again after a signal's handler has run.
+
+        :raises BaseException: what a signal's handler raised, or a kernel made of Python
+        """
+        return self.door.ioctl(request, _address(argument))
+
+    def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        """Call a function with the number and the arguments. The number stays open until it returns.
+
+        :raises Closed: this is closed
+        """
+        try:
+            return self.door.call(function, *arguments)
+        except OSError:
+            self.check_open()
+            raise
+
+    def poll(self, events: int, timeout: float | None) -> int:
+        """Wait for events as poll(2) does; 0 when `timeout` seconds have passed. None waits for ever.
+
+        :raises Closed: this is closed, or another thread closed it
+        """
+        if timeout is not None and timeout <= 0:
+            ready = self.call(self.kernel.poll, events, timeout)
+        else:
+            ready = self.call(self.kernel.poll_with_waker, events, timeout, self.door.waker(False))
+        self.check_open()
+        return ready
 
     def close(self) -> None:
-        """Close the descriptor; it is forgotten first, so that a failing close is not tried on another's number."""
-        number, self._number = self._number, -1
-        self.door.fd = -1
-        if number >= 0:
-            self.kernel.close(number)
+        """Close the descriptor: later calls fail, waits end. It returns when the calls of other threads have ended.
+
+        If a signal's handler interrupts that, or if it is itself part of a call, the last call closes the number.
+        """
+        self.door.native.fd = -1
+        if not self.door.shut() and not in_call():
+            pause, longest = _PAUSES
+            while not self.door.shut():
+                time.sleep(pause)
+                pause = min(2 * pause, longest)
 
     def __repr__(self) -> str:
-        return f"<Fd {'closed' if self.closed else self._number}: {self.name}>"
+        return f"<Fd {'closed' if self.closed else self.door.fd}: {self.name}>"
 
     def __del__(self) -> None:
-        if getattr(self, "_number", -1) >= 0:
-            if not self.forked:
-                warnings.warn(f"{self.name} was never closed", ResourceWarning, stacklevel=2, source=self)
-            self.close()
+        door = getattr(self, "door", None)
+        if door is None or (door.fd < 0 and not self.forked):
+            return
+        forked = self.forked
+        with suppress(OSError):
+            door.shut()
+        if not forked:
+            warnings.warn(f"{self.name} was never closed", ResourceWarning, stacklevel=2, source=self)
+
+
+def _close(kernel: Kernel, number: int) -> None:
+    kernel.close(number)
+
+
+def _address(argument: Any) -> int:
+    return int(ffi.cast("uintptr_t", argument))
 
 
 def device_of(number: int) -> str | None:
     """The address of the device that a descriptor of this process stands for; None if it is none of the library's."""
     # A name may go on with the token that it was opened with.
-    return next((fd.name.partition(" ")[0] for fd in list(_live) if fd.kind == "device" and fd._number == number), None)
+    return next((fd.name.partition(" ")[0] for fd in list(_live) if fd.kind == "device" and fd.door.fd == number), None)
 
 
 def _after_fork() -> None:
     # What the parent's descriptors stand for (mappings of *its* memory, its locked pages) is not the child's to use.
+    after_fork()
     for fd in list(_live):
         fd.forked = True
-        fd.door.fd = -1
+        fd.door.native.fd = -1
+        fd.door.inherit()
 
 
 holders.own_device = device_of

@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 import time
 import weakref
+from _thread import get_ident
 from collections.abc import Callable
-from threading import get_ident
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 

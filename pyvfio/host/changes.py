@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import select
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+from pyvfio._buffer import Door, in_call
 from pyvfio.errors import Closed
 from pyvfio.host.discovery import HostDevice, devices, look
-from pyvfio.kernel import Kernel, UdevMonitor, resolve
+from pyvfio.kernel import Kernel, SysfsDevice, UdevMonitor, resolve
 
 
 class Change(NamedTuple):
@@ -35,6 +38,11 @@ class Changes:
 
     def __init__(self, kernel: Kernel | str | None = None) -> None:
         self._kernel = resolve(kernel)
+        self._process = os.getpid()
+        # What ends a wait when another thread closes this.
+        self._waker = Door(None)
+        self._waker.take(os.eventfd, 0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._waker.waker(True)
         # First listen, then look: what comes between is told twice rather than not at all.
         self._monitor: UdevMonitor | None = self._kernel.udev_monitor()
         self._known = {one.path for one in devices(self._kernel)}
@@ -46,13 +54,16 @@ class Changes:
     def wait(self, timeout: float | None = None) -> Change | None:
         """The next change; None when there was none in `timeout` seconds.
 
-        :raises Closed: this is closed
+        :raises Closed: this is closed, or another thread closed it
         """
         monitor = self._open()
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if until is None else max(0.0, until - time.monotonic())
-            event = monitor.poll(left)
+            try:
+                event: tuple[str, SysfsDevice] | None = self._waker.call(_next, monitor, left)
+            finally:
+                self._open()
             if event is None:
                 return None
             action, one = event
@@ -65,6 +76,8 @@ class Changes:
                 return Change(action, one.subsystem, one.name, one.path, found)
 
     def _open(self) -> UdevMonitor:
+        if self._process != os.getpid():
+            raise Closed("the host's changes were opened before the fork: in the child they can only be closed")
         if self._monitor is None:
             raise Closed("the host's changes are closed")
         return self._monitor
@@ -72,6 +85,10 @@ class Changes:
     def close(self) -> None:
         """Stop listening. Harmless when already closed."""
         monitor, self._monitor = self._monitor, None
+        if self._process != os.getpid():
+            self._waker.inherit()
+        while not self._waker.shut() and not in_call():
+            time.sleep(0.0005)
         if monitor is not None:
             monitor.close()
 
@@ -86,3 +103,14 @@ class Changes:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _next(waker: int, monitor: Any, timeout: float | None) -> Any:
+    """The next event, an action and a SysfsDevice; None when `timeout` seconds have passed, or something can be read from `waker`."""
+    if not isinstance(monitor, UdevMonitor) or (timeout is not None and timeout <= 0):
+        return monitor.poll(timeout)
+    poll = select.poll()
+    poll.register(waker, select.POLLIN)
+    poll.register(monitor.fileno(), select.POLLIN)
+    ready = dict(poll.poll(None if timeout is None else timeout * 1000))
+    return monitor.poll(0) if ready and waker not in ready else None

@@ -63,7 +63,7 @@ class FaultQueue(Queue):
         """
         response = ffi.new("struct iommu_hwpt_page_response *", {"cookie": cookie, "code": code})
         try:
-            self._queue.kernel.write(self.fileno(), ffi.buffer(response)[:])
+            self._queue.call(self._queue.kernel.write, ffi.buffer(response)[:])
         except OSError as error:
             raise explain.os_error(
                 error.errno or 0, f"page response on {self._queue.name}", f"cookie={cookie}, code={code}"

@@ -26,8 +26,8 @@ class Queue(IommufdObject):
 
     def _wait_and_read(self, size: int, timeout: float | None) -> bytes:
         """What has come, `size` bytes at most; nothing when `timeout` seconds have passed, None for no limit."""
-        kernel, number = self._queue.kernel, self.fileno()
-        return kernel.read(number, size) if kernel.poll(number, select.POLLIN, timeout) else b""
+        queue = self._queue
+        return queue.call(queue.kernel.read, size) if queue.poll(select.POLLIN, timeout) else b""
 
     def destroy(self) -> None:
         """Destroy the queue (IOMMU_DESTROY), and with it what it holds unread.

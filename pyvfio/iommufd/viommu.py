@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyvfio._core import explain
@@ -103,7 +104,9 @@ class Viommu(IommufdObject):
         :raises OSError: ENXIO for any other place, or a part of it
         """
         try:
-            return self._fd.kernel.mmap(self._fd.fileno(), size, offset=offset, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            return self._fd.call(
+                partial(self._fd.kernel.mmap, offset=offset, prot=mmap.PROT_READ | mmap.PROT_WRITE), size
+            )
         except OSError as error:
             raise explain.os_error(
                 error.errno or errno.EIO, f"mmap of {self!r}", f"offset={offset:#x}, size={size:#x}"

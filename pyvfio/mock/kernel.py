@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from threading import RLock
 from typing import Any
+from weakref import WeakSet
 
 from pyvfio._core import requests
 from pyvfio.kernel import PythonKernel, SysfsDevice, UdevMonitor
@@ -28,6 +29,17 @@ from pyvfio.mock.parameter import Parameter
 from pyvfio.mock.physical import PhysicalMemory
 from pyvfio.mock.profile import Profile, profile
 from pyvfio.mock.tree import Link, Special, Text, Tree, os_error
+
+_live: WeakSet[Kernel] = WeakSet()
+
+
+def _after_fork() -> None:
+    # Another thread, which the child does not have, may have held it.
+    for kernel in list(_live):
+        kernel.lock._at_fork_reinit()  # type: ignore[attr-defined]
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Kernel(PythonKernel):
@@ -65,6 +77,7 @@ class Kernel(PythonKernel):
         self.locked = Memlock(self.profile.memlock, self.profile.page_size)
         self.locked_by_user = Memlock(self.profile.memlock, self.profile.page_size)
         self.watcher = Watcher(self.lock)
+        _live.add(self)
         self.faults: list[DmaFault] = []
         self.physical = PhysicalMemory(self.profile.page_size) if self.profile.iommu == "none" else None
         self.dma_entry_limit = Parameter(self.tree, "vfio_iommu_type1", "dma_entry_limit", self.profile.dma_entry_limit)

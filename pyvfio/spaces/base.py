@@ -188,7 +188,7 @@ class AddressSpace(Resource):
 
     def _prepare(self, ioas: int) -> None:
         """Begin with nothing mapped; `ioas` as in `pyvfio_space`."""
-        self._native = ffi.new("pyvfio_space *", (self._fd.door, ioas))
+        self._native = ffi.new("pyvfio_space *", (self._fd.door.native, ioas))
         self._mapped: dict[int, Mapping] = {}
         self._arrays: list[MappingArray] = []
         self._gap = IovaRange(0, 0)

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from conftest import MODES
 
 import pyvfio
 from pyvfio import DirtyBitmap, IovaRange, mock
 from pyvfio._core.resource import Resource
+from tests.robustness.conftest import MODES
 
 RANGE = IovaRange.of(0x100000, 0x10000)
 

@@ -82,15 +82,17 @@ def test_a_call_that_a_signal_interrupts_is_made_again_after_its_handler(
     assert seen == ["interrupted", "handled", "again"]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_kernel_in_python_that_raises_is_no_success(kernel: FakeKernel, space: Container, device: Device) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("a bug in the mock"), KeyboardInterrupt()])
+def test_what_a_kernel_in_python_raises_is_passed_on(
+    kernel: FakeKernel, space: Container, device: Device, error: BaseException
+) -> None:
     def broken(fd: int, argument: int) -> int:
-        raise RuntimeError("a bug in the mock")
+        raise error
 
-    kernel.answers["container", "VFIO_IOMMU_MAP_DMA"] = broken
-    with pytest.raises(OSError, match="VFIO_IOMMU_MAP_DMA") as caught:
-        space.map(DmaBuffer(PAGE), 0)
-    assert caught.value.errno == errno.EIO
+    kernel.answers["container", "VFIO_IOMMU_GET_INFO"] = broken
+    with pytest.raises(type(error)) as caught:
+        _ = space.info
+    assert caught.value is error
 
 
 def test_a_number_has_a_name_by_the_kind_of_descriptor() -> None:

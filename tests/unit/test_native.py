@@ -28,10 +28,11 @@ def test_it_compiles_without_a_warning(name: str, optimisation: str, tmp_path: P
     gcc(optimisation, "-c", source, "-o", tmp_path / "alone.o")
 
 
-def test_the_buffer_type_compiles_without_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["buffer", "door"])
+def test_the_types_compile_without_a_warning(name: str, tmp_path: Path) -> None:
     python = sysconfig.get_path("include")
 
-    gcc("-O2", "-DPy_LIMITED_API=0x030b0000", "-isystem", python, "-c", CDEFS / "buffer.c", "-o", tmp_path / "buffer.o")
+    gcc("-O2", "-DPy_LIMITED_API=0x030b0000", "-isystem", python, "-c", CDEFS / f"{name}.c", "-o", tmp_path / "types.o")
 
 
 @pytest.mark.parametrize("source", sorted(path.name for path in (CDEFS.parent / "scripts").glob("*.c")))

@@ -1,0 +1,475 @@
+/* pyvfio._buffer.Door: the owner of a descriptor, and the way of every call to it.
+ *
+ * A call in progress keeps the descriptor's number open. Each call is an entry in one list, made and removed here while
+ * the GIL is held, so no Python runs in between and there is nothing to lock. Closing makes later calls fail and ends
+ * waits; the number itself is closed by the last call to end. So it is never used after it may belong to another file.
+ *
+ * A number that a call returns is put into its Door before any Python runs: a signal's handler cannot come between. */
+#include "door.h"
+#include <errno.h>
+#include <structmember.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* What a callback of Python returns when it raised; native.h has it for the callbacks. */
+enum { RAISED = -4095 };
+
+struct call {
+	struct call *next;
+	Door *door;
+	unsigned long thread;
+};
+
+static struct call *calls;
+
+static void begin_call(struct call *call, Door *door)
+{
+	call->door = door;
+	call->thread = PyThread_get_thread_ident();
+	call->next = calls;
+	calls = call;
+	door->busy++;
+}
+
+static void write_wake(Door *door)
+{
+	static const uint64_t one = 1;
+
+	/* A full counter is as good; nothing else can fail. */
+	if (door->wake >= 0 && write(door->wake, &one, sizeof(one)) < 0)
+		errno = 0;
+}
+
+/* Close the number that is to be closed. A failure is kept in the door. */
+static void close_number(Door *door)
+{
+	PyObject *type, *value, *trace, *result;
+	int number = door->closing;
+
+	door->closing = -1;
+	if (door->wake >= 0 && door->wake != number)
+		close(door->wake);
+	door->wake = -1;
+	PyErr_Fetch(&type, &value, &trace);
+	if (door->closer) {
+		result = PyObject_CallFunction(door->closer, "i", number);
+	} else {
+		/* Linux has let go of the number whatever it returns. */
+		result = close(number) && errno != EINTR ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(0);
+	}
+	if (!result) {
+		PyObject *kind, *failure, *at;
+
+		PyErr_Fetch(&kind, &failure, &at);
+		PyErr_NormalizeException(&kind, &failure, &at);
+		Py_XDECREF(kind);
+		Py_XDECREF(at);
+		Py_XDECREF(door->failure);
+		door->failure = failure;
+	}
+	Py_XDECREF(result);
+	PyErr_Restore(type, value, trace);
+}
+
+static void end_call(struct call *call)
+{
+	struct call **at = &calls;
+	Door *door = call->door;
+
+	/* The last to begin is nearly always the first in the list. */
+	while (*at && *at != call)
+		at = &(*at)->next;
+	if (*at)
+		*at = call->next;
+	door->busy--;
+	if (door->closing < 0)
+		return;
+	if (door->busy)
+		write_wake(door); /* whoever waits for the descriptor itself may have taken it */
+	else
+		close_number(door);
+}
+
+/* A request, begun again when a signal's handler has run. The result, or -errno; DOOR_FAILED with an exception. */
+int door_request(Door *door, unsigned long request, void *argument)
+{
+	struct call call;
+	int number, result;
+
+	for (;;) {
+		number = door->fd;
+		if (number < 0 || !door->function)
+			return -EBADF;
+		begin_call(&call, door);
+		Py_BEGIN_ALLOW_THREADS result = door->function(door->context, number, request, argument);
+		Py_END_ALLOW_THREADS end_call(&call);
+		if (result != -EINTR)
+			break;
+		if (PyErr_CheckSignals())
+			return DOOR_FAILED;
+	}
+	if (result == RAISED && door->raiser) {
+		PyObject *never = PyObject_CallNoArgs(door->raiser);
+
+		Py_XDECREF(never);
+		if (PyErr_Occurred())
+			return DOOR_FAILED;
+		result = -EIO;
+	}
+	return result;
+}
+
+static int set_number(Door *door, int number)
+{
+	if (door->fd >= 0 || door->closing >= 0) {
+		PyErr_SetString(PyExc_RuntimeError, "the door has a descriptor already");
+		return -1;
+	}
+	door->fd = number;
+	return 0;
+}
+
+PyDoc_STRVAR(take_doc, "take(function, *arguments)\n\n"
+		       "Own the descriptor that a function returns; no Python runs between its return and that.");
+
+static PyObject *door_take(PyObject *object, PyObject *arguments)
+{
+	Door *door = (Door *)object;
+	PyObject *rest, *result;
+	long number;
+
+	if (PyTuple_Size(arguments) < 1) {
+		PyErr_SetString(PyExc_TypeError, "a function is needed");
+		return NULL;
+	}
+	rest = PyTuple_GetSlice(arguments, 1, PY_SSIZE_T_MAX);
+	if (!rest)
+		return NULL;
+	result = PyObject_Call(PyTuple_GetItem(arguments, 0), rest, NULL);
+	Py_DECREF(rest);
+	if (!result)
+		return NULL;
+	number = PyLong_AsLong(result);
+	if ((number == -1 && PyErr_Occurred()) || set_number(door, (int)number)) {
+		Py_DECREF(result);
+		return NULL;
+	}
+	return result;
+}
+
+PyDoc_STRVAR(connect_doc, "_connect(native, address, raiser)\n\n"
+			  "Make requests by the pyvfio_door at an address, which `native` keeps there.");
+
+static PyObject *door_connect(PyObject *object, PyObject *arguments)
+{
+	Door *door = (Door *)object;
+	PyObject *native, *raiser;
+	unsigned long long address;
+	/* As native.h has it. */
+	const struct {
+		door_function function;
+		void *context;
+		int fd;
+	} *from;
+
+	if (!PyArg_ParseTuple(arguments, "OKO:_connect", &native, &address, &raiser))
+		return NULL;
+	if (door->native) {
+		PyErr_SetString(PyExc_RuntimeError, "the door is connected already");
+		return NULL;
+	}
+	from = (const void *)(uintptr_t)address;
+	Py_INCREF(native);
+	Py_INCREF(raiser);
+	door->native = native;
+	door->raiser = raiser;
+	door->function = from->function;
+	door->context = from->context;
+	Py_INCREF(Py_None);
+	return Py_None;
+}
+
+PyDoc_STRVAR(ioctl_doc, "ioctl(request, argument, /)\n\n"
+			"A request: its result, or -errno. `argument` is an address or a number.");
+
+static PyObject *door_ioctl(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
+{
+	unsigned long long request, argument;
+	int result;
+
+	if (count != 2) {
+		PyErr_Format(PyExc_TypeError, "a request and its argument are needed, not %zd arguments", count);
+		return NULL;
+	}
+	request = PyLong_AsUnsignedLongLong(arguments[0]);
+	if (request == (unsigned long long)-1 && PyErr_Occurred())
+		return NULL;
+	argument = PyLong_AsUnsignedLongLong(arguments[1]);
+	if (argument == (unsigned long long)-1 && PyErr_Occurred())
+		return NULL;
+	result = door_request((Door *)object, (unsigned long)request, (void *)(uintptr_t)argument);
+	return result == DOOR_FAILED ? NULL : PyLong_FromLong(result);
+}
+
+PyDoc_STRVAR(receive_doc,
+	     "receive(door, request, argument, place, /)\n\n"
+	     "Make a request by another door and own the descriptor that it gives: its result if place is 0, else\n"
+	     "the int at that address. Returns the result, or -errno.");
+
+static PyObject *door_receive(PyObject *object, PyObject *arguments)
+{
+	unsigned long long request, argument, place;
+	Door *door = (Door *)object;
+	PyObject *other;
+	int result, number;
+
+	if (!PyArg_ParseTuple(arguments, "O!KKK:receive", Py_TYPE(object), &other, &request, &argument, &place))
+		return NULL;
+	result = door_request((Door *)other, (unsigned long)request, (void *)(uintptr_t)argument);
+	if (result == DOOR_FAILED)
+		return NULL;
+	if (result >= 0) {
+		number = place ? *(const int32_t *)(uintptr_t)place : result;
+		if (number >= 0 && set_number(door, number))
+			return NULL;
+	}
+	return PyLong_FromLong(result);
+}
+
+PyDoc_STRVAR(call_doc,
+	     "call(function, *arguments)\n\n"
+	     "Call a function with the descriptor and the arguments. The number stays open until it returns.");
+
+static PyObject *door_call(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
+{
+	Door *door = (Door *)object;
+	PyObject *number, *all, *result;
+	struct call call;
+	Py_ssize_t i;
+
+	if (count < 1) {
+		PyErr_SetString(PyExc_TypeError, "a function is needed");
+		return NULL;
+	}
+	if (door->fd < 0) {
+		errno = EBADF;
+		return PyErr_SetFromErrno(PyExc_OSError);
+	}
+	all = PyTuple_New(count);
+	number = PyLong_FromLong(door->fd);
+	if (!all || !number || PyTuple_SetItem(all, 0, number)) {
+		Py_XDECREF(all);
+		return NULL;
+	}
+	for (i = 1; i < count; i++) {
+		Py_INCREF(arguments[i]);
+		if (PyTuple_SetItem(all, i, arguments[i])) {
+			Py_DECREF(all);
+			return NULL;
+		}
+	}
+	begin_call(&call, door);
+	result = PyObject_Call(arguments[0], all, NULL);
+	end_call(&call);
+	Py_DECREF(all);
+	return result;
+}
+
+PyDoc_STRVAR(
+	shut_doc,
+	"shut()\n\n"
+	"Let later calls fail, end waits, and close the number; while calls are in progress the last one does it.\n"
+	"Returns whether the number is closed. Harmless when it is.");
+
+static PyObject *door_shut(PyObject *object, PyObject *unused)
+{
+	Door *door = (Door *)object;
+
+	(void)unused;
+	if (door->fd >= 0) {
+		door->closing = door->fd;
+		door->fd = -1;
+		if (door->busy)
+			write_wake(door);
+	}
+	if (door->closing >= 0 && !door->busy)
+		close_number(door);
+	if (door->failure) {
+		PyObject *failure = door->failure;
+
+		door->failure = NULL;
+		PyErr_SetObject((PyObject *)Py_TYPE(failure), failure);
+		Py_DECREF(failure);
+		return NULL;
+	}
+	return PyBool_FromLong(door->closing < 0);
+}
+
+PyDoc_STRVAR(inherit_doc, "inherit()\n\n"
+			  "In a forked child: let later calls fail; shut() closes the number.");
+
+static PyObject *door_inherit(PyObject *object, PyObject *unused)
+{
+	Door *door = (Door *)object;
+
+	(void)unused;
+	if (door->fd >= 0) {
+		door->closing = door->fd;
+		door->fd = -1;
+	}
+	Py_INCREF(Py_None);
+	return Py_None;
+}
+
+PyDoc_STRVAR(waker_doc,
+	     "waker(itself)\n\n"
+	     "The eventfd that shut() signals, made when it is first asked for; with `itself` the descriptor is it.");
+
+static PyObject *door_waker(PyObject *object, PyObject *itself)
+{
+	Door *door = (Door *)object;
+	int true_ = PyObject_IsTrue(itself);
+
+	if (true_ < 0)
+		return NULL;
+	if (door->fd >= 0 && door->wake < 0) {
+		door->wake = true_ ? door->fd : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (door->wake < 0)
+			return PyErr_SetFromErrno(PyExc_OSError);
+	}
+	return PyLong_FromLong(door->wake);
+}
+
+static int door_init(PyObject *object, PyObject *arguments, PyObject *more)
+{
+	Door *door = (Door *)object;
+	PyObject *closer;
+
+	if (more && PyDict_Size(more)) {
+		PyErr_SetString(PyExc_TypeError, "no keyword arguments are taken");
+		return -1;
+	}
+	if (!PyArg_ParseTuple(arguments, "O:Door", &closer))
+		return -1;
+	if (closer != Py_None && !door->closer) {
+		Py_INCREF(closer);
+		door->closer = closer;
+	}
+	return 0;
+}
+
+static PyObject *door_new(PyTypeObject *type, PyObject *arguments, PyObject *more)
+{
+	Door *door = (Door *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+
+	(void)arguments;
+	(void)more;
+	if (door)
+		door->fd = door->closing = door->wake = -1;
+	return (PyObject *)door;
+}
+
+/* No call is in progress: each holds the door. */
+static void door_dealloc(PyObject *object)
+{
+	PyTypeObject *type = Py_TYPE(object);
+	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+	Door *door = (Door *)object;
+
+	if (door->fd >= 0) {
+		door->closing = door->fd;
+		door->fd = -1;
+	}
+	if (door->closing >= 0)
+		close_number(door);
+	Py_XDECREF(door->native);
+	Py_XDECREF(door->closer);
+	Py_XDECREF(door->raiser);
+	Py_XDECREF(door->failure);
+	release(object);
+	Py_DECREF(type);
+}
+
+PyDoc_STRVAR(in_call_doc,
+	     "in_call()\n\n"
+	     "Whether this thread is in a call of any door: a kernel made of Python, or a signal's handler, asks.");
+
+static PyObject *module_in_call(PyObject *module, PyObject *unused)
+{
+	unsigned long me = PyThread_get_thread_ident();
+	struct call *at;
+
+	(void)module;
+	(void)unused;
+	for (at = calls; at; at = at->next)
+		if (at->thread == me)
+			break;
+	return PyBool_FromLong(at != NULL);
+}
+
+PyDoc_STRVAR(after_fork_doc, "after_fork()\n\nForget the calls of the threads that the child does not have.");
+
+static PyObject *module_after_fork(PyObject *module, PyObject *unused)
+{
+	unsigned long me = PyThread_get_thread_ident();
+	struct call **at = &calls;
+
+	(void)module;
+	(void)unused;
+	while (*at) {
+		if ((*at)->thread == me) {
+			at = &(*at)->next;
+		} else {
+			(*at)->door->busy--;
+			*at = (*at)->next;
+		}
+	}
+	Py_INCREF(Py_None);
+	return Py_None;
+}
+
+PyMethodDef door_functions[] = {
+	{ "in_call", module_in_call, METH_NOARGS, in_call_doc },
+	{ "after_fork", module_after_fork, METH_NOARGS, after_fork_doc },
+	{ NULL, NULL, 0, NULL },
+};
+
+static PyMethodDef door_methods[] = {
+	{ "take", door_take, METH_VARARGS, take_doc },
+	{ "_connect", door_connect, METH_VARARGS, connect_doc },
+	{ "ioctl", (PyCFunction)(void (*)(void))door_ioctl, METH_FASTCALL, ioctl_doc },
+	{ "receive", door_receive, METH_VARARGS, receive_doc },
+	{ "call", (PyCFunction)(void (*)(void))door_call, METH_FASTCALL, call_doc },
+	{ "shut", door_shut, METH_NOARGS, shut_doc },
+	{ "inherit", door_inherit, METH_NOARGS, inherit_doc },
+	{ "waker", door_waker, METH_O, waker_doc },
+	{ NULL, NULL, 0, NULL },
+};
+
+static PyMemberDef door_members[] = {
+	{ "fd", T_INT, offsetof(Door, fd), READONLY, "The descriptor; -1 before there is one, and once it is closed." },
+	{ "native", T_OBJECT, offsetof(Door, native), READONLY, "The pyvfio_door of this descriptor." },
+	{ NULL, 0, 0, 0, NULL },
+};
+
+static PyType_Slot door_slots[] = {
+	{ Py_tp_doc, "The owner of a descriptor, and the way of every call to it." },
+	{ Py_tp_new, (void *)door_new },
+	{ Py_tp_init, (void *)door_init },
+	{ Py_tp_dealloc, (void *)door_dealloc },
+	{ Py_tp_methods, door_methods },
+	{ Py_tp_members, door_members },
+	{ 0, NULL },
+};
+
+static PyType_Spec door_spec = {
+	.name = "pyvfio._buffer.Door",
+	.basicsize = sizeof(Door),
+	.flags = Py_TPFLAGS_DEFAULT,
+	.slots = door_slots,
+};
+
+PyObject *door_type(PyObject *module)
+{
+	return PyType_FromModuleAndSpec(module, &door_spec, NULL);
+}

@@ -1,0 +1,1 @@
+"""Robustness: signals, threads, forks, closes."""
