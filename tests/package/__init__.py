@@ -1,0 +1,1 @@
+"""The package as distributions and PyPI get it: built, installed, and tested from what was installed."""
