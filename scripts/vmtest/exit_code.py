@@ -15,6 +15,7 @@ class ExitCode(enum.IntEnum):
     TIME_LIMIT = 201
     MACHINE_FAILED = 202
     CANNOT_RUN = 203
+    STALLED = 204
 
 
 class MachineError(Problem):

@@ -26,7 +26,7 @@ MOUNTS = (
     "hugetlbfs /dev/hugepages hugetlbfs X-mount.mkdir",
 )
 
-# Process 1 of the guest. Ports: 1 and 2 the command's output, 3 the conversation with the host, which sends keys for
+# Process 1 of the guest. Ports: 1 and 2 the command's output, 4 a sign of life every few seconds, 3 the conversation with the host, which sends keys for
 # /proc/sysrq-trigger and is told that the command starts, its exit code, or what hindered it from starting.
 INIT = r"""#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -39,6 +39,7 @@ for stream in 0:stdin 1:stdout 2:stderr; do ln -sf /proc/self/fd/${stream%%:*} /
 while port=$(echo /dev/vport*p3) && ! [ -e $port ]; do sleep 0.02; done
 port=${port%3}
 exec 3<>${port}3
+while :; do echo; sleep 3; done >${port}4 & alive=$!
 mkfifo /run/out /run/err
 { cat /run/out; printf '\000@MARK@'; } >${port}1 & out=$!
 { cat /run/err; printf '\000@MARK@'; } >${port}2 & err=$!
@@ -60,7 +61,7 @@ for directory in /proc/[0-9]*; do
     process=${directory#/proc/}
     # After the command's name in parentheses: state, parent. Process 2 is the parent of the kernel's threads.
     set -- ${line##*) }
-    case $process,$2 in 1,*|2,*|*,2|$out,*|$err,*|$keys,*|*,$out|*,$err) continue;; esac
+    case $process,$2 in 1,*|2,*|*,2|$out,*|$err,*|$keys,*|$alive,*|*,$out|*,$err|*,$alive) continue;; esac
     kill -9 $process 2>/dev/null
 done
 wait $out $err

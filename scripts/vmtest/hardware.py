@@ -18,6 +18,8 @@ KERNEL_PARAMETERS = (
     "panic=-1 oops=panic printk.time=1 "
     # A busy host stops the guest for seconds; that is no hang of the guest's.
     "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 no_timer_check hugepages=64 hugepagesz=1G hugepages=1 "
+    # A machine that stalls is asked for its state by sysrq, and in the end by an NMI.
+    "sysrq_always_enabled unknown_nmi_panic "
     # The time stamp counter is the host's, and a busy host makes its calibration wrong.
     "tsc=reliable clocksource=hpet"
 )
@@ -35,12 +37,12 @@ class Hardware:
     cpus: int
 
     def options(
-        self, shares: Sequence[Share], channels: Mapping[str, int], monitor: tuple[int, int], drive: Path
+        self, shares: Sequence[Share], channels: Mapping[str, int], monitors: Mapping[str, int], drive: Path
     ) -> list[str]:
         """Return QEMU's options for all hardware.
 
-        :param channels: descriptors of sockets for log, out, err and control
-        :param monitor: descriptors of the two ends of the guest's connection to QEMU's monitor
+        :param channels: descriptors of sockets: first the serial console's, then those of the ports from 1 on
+        :param monitors: descriptors of sockets: `host` and `monitor` become QEMU's monitors, `port` a port of the guest
         :param drive: a file with the contents of the nvme device
         :raises MachineError: this QEMU lacks the IOMMU
         """
@@ -51,16 +53,14 @@ class Hardware:
         options += ["-device", f"virtio-serial-pci,addr={addresses.take_free_slot('virtio-serial')}"]
         for share in shares:
             options += share.options(addresses.take_free_slot(f"the share {share.tag}"))
-        for name, descriptor in channels.items():
+        for name, descriptor in {**channels, **monitors}.items():
             options += ["-chardev", f"socket,id={name},fd={descriptor}"]
-        options += ["-serial", "chardev:log"]
-        for number, name in enumerate(("out", "err", "control"), 1):
+        console, *ports = channels
+        options += ["-serial", f"chardev:{console}"]
+        for number, name in enumerate(ports, 1):
             options += ["-device", f"virtserialport,nr={number},chardev={name}"]
-        # The monitor talks to the guest with nobody in between.
-        for name, descriptor in zip(("monitor", "port"), monitor, strict=True):
-            options += ["-chardev", f"socket,id={name},fd={descriptor}"]
-        options += ["-qmp", "chardev:monitor"]
-        options += ["-device", "virtserialport,nr=4,chardev=port,name=pyvfio.qmp"]
+        options += ["-qmp", "chardev:host", "-qmp", "chardev:monitor"]
+        options += ["-device", f"virtserialport,nr={len(channels)},chardev=port,name=pyvfio.qmp"]
         options += ["-blockdev", f"driver=file,node-name=drive0,filename={drive}"]
         for number in range(3):
             options += ["-netdev", f"hubport,id=net{number},hubid=0"]

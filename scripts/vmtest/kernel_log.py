@@ -62,10 +62,23 @@ class KernelLog:
         """The first line that is a complaint."""
         return None if self._first_complaint is None else self._lines[self._first_complaint]
 
-    def show(self) -> None:
-        """Print the end of the log, or the part around the first complaint, to stderr."""
+    @property
+    def length(self) -> int:
+        """How many lines there are."""
+        return len(self._lines)
+
+    def show(self, since: int | None = None) -> None:
+        """Print the end of the log, or the part around the first complaint, to stderr.
+
+        :param since: print what came after that many lines, and a little before
+        """
         first = self._first_complaint
-        lines = self._lines[-60:] if first is None else self._lines[max(0, first - 15) : first + 100]
+        if since is not None:
+            lines = self._lines[max(0, since - 30) : since + 300]
+        elif first is not None:
+            lines = self._lines[max(0, first - 15) : first + 100]
+        else:
+            lines = self._lines[-60:]
         if not self._verbose:
             sys.stderr.write("".join(f"| {line}\n" for line in lines))
 

@@ -24,13 +24,25 @@ from vmtest.guest import guest_environment, write_init
 from vmtest.hardware import Hardware
 from vmtest.iommus import IOMMUS
 from vmtest.kernel_log import KernelLog
+from vmtest.monitor import Monitor, MonitorError
 from vmtest.problems import say
 from vmtest.qemu import Qemu
 from vmtest.shares import shares_of
+from vmtest.silence import TICK, Silence
+from vmtest.state import describe_state
 from vmtest.stream import Stream
 from vmtest.translation import DEVICE
 
 PR_SET_PDEATHSIG = 1
+
+# What the guest sends, each by a socket of its own: the serial console, then the ports of virtio-serial from 1 on.
+CHANNELS = ("log", "out", "err", "control", "alive")
+
+# How long a machine may take to go on: longer than its signs of life are apart.
+RECOVERY_SECONDS = 7
+# How long the kernel may take to answer to sysrq, and to an NMI.
+SYSRQ_SECONDS = 4
+NMI_SECONDS = 4
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class Settings:
     log: Path | None = None
     """Where to keep the kernel's log."""
     verbose: bool = False
+    silence: float = 60
+    """Seconds without a sign of life after which the machine is stalled."""
 
 
 class Machine:
@@ -72,7 +86,8 @@ class Machine:
         self._log = KernelLog(settings.log or directory / "kernel.log", mark, verbose=settings.verbose)
         self._out, self._err = Stream(1, end), Stream(2, end)
         self._said = b""
-        self._channels = {name: socket.socketpair() for name in ("log", "out", "err", "control")}
+        self._channels = {name: socket.socketpair() for name in CHANNELS}
+        self._silence, self._signs, self._was_ever_alive = Silence(settings.silence), 0, False
         self._qemu_output = directory / "qemu.log"
         self._qemu = self._start(directory, mark)
 
@@ -94,12 +109,20 @@ class Machine:
         drive = directory / "drive0"
         with drive.open("wb") as file:
             file.truncate(64 << 20)
-        monitor = socket.socketpair()
-        theirs = [*(theirs for _, theirs in self._channels.values()), *monitor]
+        # One end of each pair is QEMU's monitor. The other one is this process's, or else the guest's, by a port: there is
+        # nobody in between.
+        self._monitor, host_monitor = socket.socketpair()
+        guest_monitor, port = socket.socketpair()
+        theirs = [*(theirs for _, theirs in self._channels.values()), host_monitor, guest_monitor, port]
         channels = {name: theirs.fileno() for name, (_, theirs) in self._channels.items()}
         command = [
             *settings.qemu.command,
-            *hardware.options(shares, channels, (monitor[0].fileno(), monitor[1].fileno()), drive),
+            *hardware.options(
+                shares,
+                channels,
+                {"monitor": guest_monitor.fileno(), "port": port.fileno(), "host": host_monitor.fileno()},
+                drive,
+            ),
             *hardware.kernel_options(settings.kernel, init, settings.append),
         ]
         libc = ctypes.CDLL(None)
@@ -124,36 +147,57 @@ class Machine:
 
     def run(self) -> int:
         """Return the command's exit code, or the machine's."""
-        receivers: dict[str, Callable[[bytes], None]] = {
-            "log": self._log.receive,
+        limit = time.monotonic() + self._settings.timeout
+        with selectors.DefaultSelector() as selector:
+            for name, (ours, _) in self._channels.items():
+                selector.register(ours, selectors.EVENT_READ, self._receivers[name])
+            while selector.get_map() and not self._is_complete() and self._failure is None:
+                left = limit - time.monotonic()
+                if left <= 0:
+                    return self._time_is_up(selector)
+                self._receive(selector, min(left, TICK))
+                if self._silence.is_too_long() and (code := self._examine(selector)) is not None:
+                    return code
+        return self._judge()
+
+    @property
+    def _receivers(self) -> dict[str, Callable[[bytes], None]]:
+        return {
+            "log": self._receive_log,
             "out": self._out.receive,
             "err": self._err.receive,
             "control": self._hear,
+            "alive": self._receive_sign_of_life,
         }
-        limit = time.monotonic() + self._settings.timeout
-        asked = False
-        with selectors.DefaultSelector() as selector:
-            for name, (ours, _) in self._channels.items():
-                selector.register(ours, selectors.EVENT_READ, receivers[name])
-            while selector.get_map() and not self._is_complete() and self._failure is None:
-                left = limit - time.monotonic()
-                if left <= 0 and asked:
-                    return self._time_is_up()
-                if left <= 0:
-                    # Keys for sysrq: the kernel tells which tasks are blocked and what the processors do.
-                    with contextlib.suppress(OSError):
-                        self._channels["control"][0].send(b"w\nl\n")
-                    asked, limit = True, time.monotonic() + 3
-                for key, _ in selector.select(max(0, left)):
-                    try:
-                        data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
-                    except ConnectionError:
-                        data = b""
-                    if data:
-                        key.data(data)
-                    else:
-                        selector.unregister(key.fileobj)
-        return self._judge()
+
+    def _receive(self, selector: selectors.BaseSelector, seconds: float) -> None:
+        """Take in what comes within that time; return when there was something."""
+        for key, _ in selector.select(seconds):
+            try:
+                data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
+            except ConnectionError:
+                data = b""
+            if data:
+                key.data(data)
+            else:
+                selector.unregister(key.fileobj)
+
+    def _listen(self, selector: selectors.BaseSelector, seconds: float) -> None:
+        """Take in all that comes within that time, or until QEMU ends."""
+        limit = time.monotonic() + seconds
+        while selector.get_map() and (left := limit - time.monotonic()) > 0:
+            self._receive(selector, left)
+
+    def _receive_log(self, data: bytes) -> None:
+        # Process 1 tells that it is alive; until it does, the kernel's messages do.
+        if not self._was_ever_alive:
+            self._silence.end()
+        self._log.receive(data)
+
+    def _receive_sign_of_life(self, data: bytes) -> None:
+        self._signs += 1
+        self._was_ever_alive = True
+        self._silence.end()
 
     def _hear(self, data: bytes) -> None:
         self._said += data
@@ -190,11 +234,66 @@ class Machine:
             return ExitCode.MACHINE_FAILED
         return status
 
-    def _time_is_up(self) -> int:
+    def _time_is_up(self, selector: selectors.BaseSelector) -> int:
+        self._press_keys("wl")
+        self._listen(selector, 3)
         self._log.show()
         doing = "the command did not end" if b"start" in self._said else "the machine did not start the command"
         say(f"time limit: {doing} within {self._settings.timeout:g} s")
         return ExitCode.TIME_LIMIT
+
+    def _press_keys(self, keys: str) -> None:
+        """Have process 1 write keys to /proc/sysrq-trigger."""
+        with contextlib.suppress(OSError):
+            self._channels["control"][0].send("".join(f"{key}\n" for key in keys).encode())
+
+    def _examine(self, selector: selectors.BaseSelector) -> ExitCode | None:
+        """Show all that can be learned of a machine that gives no sign of life: first without touching the guest.
+
+        :returns: the exit code, or None if the machine went on
+        """
+        say(f"no sign of life for {self._settings.silence:g} s; the state of the machine:")
+        complaint = self._log.complaint
+        mark = self._log.length
+        monitor = Monitor(self._monitor)
+        for line in describe_state(monitor, self._qemu.pid):
+            print(f"| {line}", file=sys.stderr, flush=True)
+        try:
+            running = monitor.execute("query-status")["running"]
+        except MonitorError:
+            running = False
+        if running:
+            # A question to the monitor wakes QEMU's main loop. If it had missed a timer or an event, the machine goes on.
+            self._signs = 0
+            self._listen(selector, RECOVERY_SECONDS)
+            if self._signs and self._log.complaint is None:
+                say("the machine goes on, since QEMU's monitor was asked: QEMU had missed an event")
+                return None
+            self._provoke(monitor, selector)
+        self._log.show(since=mark)
+        if complaint is not None:
+            say(f"the kernel complained, and then the machine stalled: {complaint.strip()}")
+            return ExitCode.KERNEL_COMPLAINED
+        doing = "while the command ran" if b"start" in self._said else "before the command started"
+        say(f"the machine stalled {doing}: no sign of life for {self._settings.silence:g} s")
+        return ExitCode.STALLED
+
+    def _provoke(self, monitor: Monitor, selector: selectors.BaseSelector) -> None:
+        """Make the kernel log its state: by process 1, then by the serial line, then by an NMI, which ends it."""
+        before = self._log.length
+        say("asking process 1 for sysrq w and l")
+        self._press_keys("wl")
+        self._listen(selector, SYSRQ_SECONDS)
+        if self._log.length == before:
+            say("no answer; sending sysrq l over the serial line")
+            with contextlib.suppress(MonitorError, OSError):
+                monitor.execute("chardev-send-break", id="log")
+                self._channels["log"][0].send(b"l")
+            self._listen(selector, SYSRQ_SECONDS)
+        say("sending an NMI")
+        with contextlib.suppress(MonitorError):
+            monitor.execute("inject-nmi")
+        self._listen(selector, NMI_SECONDS)
 
     def close(self) -> None:
         """End QEMU."""
@@ -202,4 +301,5 @@ class Machine:
         self._qemu.wait()
         for ours, _ in self._channels.values():
             ours.close()
+        self._monitor.close()
         self._log.close()

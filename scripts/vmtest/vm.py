@@ -50,6 +50,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=float, default=600, help="default: %(default)s; from power-on"
     )
+    parser.add_argument(
+        "--silence", metavar="SECONDS", type=float, default=60,
+        help="without a sign of life of the guest, after which it is stalled (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--memory", metavar="SIZE", default="2800M", help="of the guest (default: %(default)s)")
     parser.add_argument("--cpus", metavar="NUMBER", type=int, default=2, help="default: %(default)s")
     parser.add_argument(
@@ -92,6 +96,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         append=arguments.append,
         log=arguments.log,
         verbose=arguments.verbose,
+        silence=arguments.silence,
     )
 
 

@@ -41,8 +41,8 @@ BETWEEN = FakeQemu({"intel-iommu": ["x-scalable-mode", "x-flts"]})
 def options(qemu: Qemu, iommu: str = "intel", shares: int = 2) -> list[str]:
     hardware = Hardware(qemu, IOMMUS[iommu], "1G", 2)
     directories = [Share(f"share{number}", Path(f"/{number}")) for number in range(shares)]
-    channels = {name: number for number, name in enumerate(("log", "out", "err", "control"), 3)}
-    return hardware.options(directories, channels, (7, 8), Path("/drive"))
+    channels = {name: number for number, name in enumerate(("log", "out", "err", "control", "alive"), 3)}
+    return hardware.options(directories, channels, {"monitor": 8, "port": 9, "host": 10}, Path("/drive"))
 
 
 def devices(words: list[str]) -> list[str]:

@@ -1,0 +1,70 @@
+"""QEMU's monitor, from the host's side."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import Any
+
+from vmtest.problems import Problem
+
+
+class MonitorError(Problem):
+    """QEMU's monitor refused a command, or did not answer in time."""
+
+
+class Monitor:
+    """QMP over a connected socket. The session begins with the first command.
+
+    :param timeout: seconds to wait for each answer
+    """
+
+    def __init__(self, connection: socket.socket, timeout: float = 10) -> None:
+        self._connection, self._timeout = connection, timeout
+        self._rest = b""
+        self._number = 0
+        self._begun = False
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """Return the answer to a command of QMP.
+
+        :raises MonitorError: QEMU refused, or did not answer in time
+        """
+        if not self._begun:
+            self._begun = True
+            self.execute("qmp_capabilities")
+        self._number += 1
+        request = {"execute": command, "arguments": arguments, "id": self._number}
+        limit = time.monotonic() + self._timeout
+        try:
+            self._connection.settimeout(self._timeout)
+            self._connection.sendall(json.dumps(request).encode() + b"\n")
+            # Others are the greeting, an event, or an answer that came too late.
+            while (answer := json.loads(self._read_line(limit))).get("id") != self._number:
+                pass
+        except OSError as error:
+            raise MonitorError(f"QEMU's monitor does not answer {command}: {error}") from error
+        if "error" in answer:
+            raise MonitorError(f"{command}: {answer['error']['desc']}")
+        return answer["return"]
+
+    def execute_human(self, line: str) -> str:
+        """Return the answer to a command of the monitor for humans.
+
+        :raises MonitorError: QEMU did not answer in time
+        """
+        return str(self.execute("human-monitor-command", **{"command-line": line})).replace("\r\n", "\n")
+
+    def _read_line(self, limit: float) -> bytes:
+        while b"\n" not in self._rest:
+            left = limit - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            self._connection.settimeout(left)
+            data = self._connection.recv(1 << 16)
+            if not data:
+                raise ConnectionError("QEMU has ended")
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line

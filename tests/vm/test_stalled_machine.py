@@ -1,0 +1,88 @@
+"""A machine that stalls is noticed, and its state shown: on a real kernel, in machines of scripts/vm."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from vmtest.exit_code import ExitCode
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+#: of silence, and so a stall is to be reported within LIMIT seconds after it began
+SILENCE = 60
+LIMIT = 90
+SAYING = "stalling now"
+
+
+class Outcome(NamedTuple):
+    """What a machine that stalls left."""
+
+    code: int
+    seconds: float
+    """From the stall to the end of scripts/vm."""
+    text: str
+
+
+def run_stalling(arguments: Sequence[str], command: str) -> Outcome:
+    """Run a shell command in a machine. When it says SAYING the stall begins."""
+    words = [ROOT / "scripts" / "vm", f"--silence={SILENCE}", *arguments, "--", "sh", "-c", command]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as machine:
+        assert machine.stdout is not None
+        lines: list[str] = []
+        begun = None
+        for line in machine.stdout:
+            lines.append(line)
+            if line.strip() == SAYING:
+                begun = time.monotonic()
+    assert begun is not None, "".join(lines)
+    return Outcome(machine.returncode, time.monotonic() - begun, "".join(lines))
+
+
+@pytest.fixture
+def spin_module(tmp_path: Path) -> Path:
+    """The module of tests/vm/spin, built for the kernel of the machine; below the project, which the guest sees."""
+    found = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "build_kernel"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    kernel = Path(found.stdout.splitlines()[-1])
+    source = tmp_path / "source"
+    shutil.copytree(HERE / "spin", source)
+    subprocess.run(
+        ["make", "-C", kernel / "tree", f"M={source}", "KCFLAGS=-Werror", "modules"], check=True, capture_output=True
+    )
+    return source / "spin.ko"
+
+
+def test_a_machine_that_is_stopped_is_reported_with_its_state() -> None:
+    outcome = run_stalling([], f"echo {SAYING}; exec {sys.executable} tests/vm/stop.py")
+    assert outcome.code == ExitCode.STALLED, outcome.text
+    assert outcome.seconds < LIMIT
+    assert '"status": "paused"' in outcome.text
+    assert "RIP=" in outcome.text
+    assert "local APIC of processor 1" in outcome.text
+    # A machine that is stopped cannot answer, and is not asked.
+    assert "sysrq" not in outcome.text
+
+
+def test_a_machine_that_spins_with_interrupts_off_is_reported_with_its_state(spin_module: Path) -> None:
+    module = spin_module.read_bytes()
+    copy = ROOT / f".spin-{os.getpid()}.ko"
+    copy.write_bytes(module)
+    try:
+        outcome = run_stalling(["--cpus", "1"], f"echo {SAYING}; insmod {copy}")
+    finally:
+        copy.unlink()
+    assert outcome.code == ExitCode.STALLED, outcome.text
+    assert outcome.seconds < LIMIT
+    assert '"status": "running"' in outcome.text
+    assert "HLT=0" in outcome.text
+    # The NMI makes the kernel show where it is.
+    assert "spin_init" in outcome.text, outcome.text
