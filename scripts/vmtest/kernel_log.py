@@ -14,6 +14,7 @@ COMPLAINT = re.compile(
     r"|(general protection fault|divide error|invalid opcode|stack segment)\b.*\[#\d+\]"
     r"|\bBad page (state|map)\b"
     r"|unregister_netdevice: waiting"
+    r"|kmemleak: \d+ new suspected memory leaks"
 )
 EXPECTED = re.compile(r"pyvfio-vm: expect (.*)")
 

@@ -42,7 +42,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description="Run a command on a real kernel with /dev/vfio, in a virtual machine.")
     parser.add_argument("--iommu", choices=IOMMUS, default="intel", help="the emulated IOMMU (default: %(default)s)")
-    parser.add_argument("--kernel", metavar="VERSION", help="such as 7.3, 6.12 or 6.1; without it the newest")
+    parser.add_argument(
+        "--kernel",
+        metavar="VERSION",
+        help="such as 7.3, 6.12 or 6.1; `debug` is the newest with debugging; without it the newest",
+    )
     parser.add_argument(
         "--qemu", metavar="|".join(CHOICES), default="system",
         help="the installed QEMU, or another that is taken from Debian's packages (default: %(default)s)",

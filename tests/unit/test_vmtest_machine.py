@@ -31,6 +31,7 @@ def log(tmp_path: Path) -> Iterator[KernelLog]:
         "[    1.0] INFO: task python3:12 blocked for more than 122 seconds.",
         "[    1.0] rcu: INFO: rcu_sched detected expedited stalls on CPUs/tasks: { 0-... }",
         "[    1.0] watchdog: BUG: soft lockup - CPU#0 stuck for 26s!",
+        "[    1.0] kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
     ],
 )
 def test_kernel_log_finds_a_complaint(log: KernelLog, line: str) -> None:
