@@ -249,7 +249,9 @@ def main() -> None:
     subprocess.run([sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"], cwd=ROOT, check=True)
     [built] = (ROOT / "pyvfio").glob("_abi.*.so")
     loader = ExtensionFileLoader("pyvfio._abi", str(built))
-    module = module_from_spec(spec_from_file_location("pyvfio._abi", built, loader=loader))
+    spec = spec_from_file_location("pyvfio._abi", built, loader=loader)
+    assert spec is not None
+    module = module_from_spec(spec)
     loader.exec_module(module)
     (ROOT / "pyvfio" / "_abi.pyi").write_text(stub(module.ffi, module.lib), encoding="utf-8")
 

@@ -10,7 +10,7 @@ import os
 import subprocess
 import time
 
-from edu import Edu
+from edu import Edu  # type: ignore[import-not-found]  # beside this file
 
 import pyvfio
 from pyvfio.vfio_mock import VfioMock

@@ -126,7 +126,7 @@ class E1000e:
         while True:
             _, length, _, status, _, _ = GOT.unpack_from(self._got, 16 * self._next)
             if status & DONE:
-                size += length
+                size += int(length)
                 self._next = (self._next + 1) % ENTRIES
                 if status & END:
                     return size

@@ -99,6 +99,7 @@ class Queues:
         self._receive_ring, self._transmit_ring = receive_ring, transmit_ring
         # The ring of frames to send, the ring of frames received, and a header out and in.
         self.memory = device.address_space.alloc(3 * PAGE)
+        self._tail = self._at = self._next = 0  # which entry to offer, to send and to receive next
         self._sent, self._received, self._header = (self.memory.buffer.view[n * PAGE :][:PAGE] for n in range(3))
 
     def __enter__(self) -> Self:
@@ -148,7 +149,7 @@ class Queues:
         while True:
             _, status, length, _ = RECEIVED.unpack_from(self._received, 16 * self._next)
             if status & DONE:
-                size += length
+                size += int(length)
                 self._next = (self._next + 1) % ENTRIES
                 if status & END:
                     return size

@@ -102,10 +102,10 @@ class Queue:
         if self._vector is not None:
             self.interrupts += self._vector.wait(LIMIT)
         for _ in range(LOOKS):
-            if (status := completed[at]) & 1 == phase:
+            if (status := int(completed[at])) & 1 == phase:
                 return status
         limit = time.monotonic() + LIMIT
-        while (status := completed[at]) & 1 != phase:
+        while (status := int(completed[at])) & 1 != phase:
             if time.monotonic() > limit:
                 raise TimeoutError(errno.ETIMEDOUT, f"nvme: queue {self.number}: no completion within {LIMIT} seconds")
             time.sleep(0)

@@ -95,7 +95,7 @@ class TestWithTheModule:
 @pytest.mark.only(device="edu")
 @pytest.mark.parametrize("interrupt", [False, True], ids=["looking", "by MSI"])
 def test_edu_computes_and_moves_bytes(device: Device, interrupt: bool) -> None:
-    from scripts.examples.edu import Edu
+    from examples.edu import Edu
 
     view, iova = random_memory(device.address_space, 2 * PAGE)
     with Edu(device, interrupt=interrupt) as edu:
@@ -112,7 +112,7 @@ def test_edu_computes_and_moves_bytes(device: Device, interrupt: bool) -> None:
 
 @pytest.mark.only(device="edu")
 def test_edu_works_through_the_kernel_as_through_its_mapped_bar(device: Device) -> None:
-    from scripts.examples.edu import Edu
+    from examples.edu import Edu
 
     view, iova = random_memory(device.address_space, PAGE)
     edu = Edu(device, interrupt=True)
@@ -131,7 +131,7 @@ def test_edu_works_through_the_kernel_as_through_its_mapped_bar(device: Device) 
 
 @pytest.mark.only(device="nvme")
 def test_nvme_says_what_it_is(device: Device) -> None:
-    from scripts.examples.nvme import Nvme
+    from examples.nvme import Nvme
 
     with Nvme(device) as nvme:
         controller = nvme.controller()
@@ -145,7 +145,7 @@ def test_nvme_says_what_it_is(device: Device) -> None:
 @pytest.mark.only(device="nvme")
 @pytest.mark.parametrize("interrupt", [False, True], ids=["polling", "by MSI-X"])
 def test_nvme_reads_what_was_written(device: Device, interrupt: bool) -> None:
-    from scripts.examples.nvme import Nvme, exercise
+    from examples.nvme import Nvme, exercise
 
     mapped = device.address_space.mapped_ranges
     with Nvme(device) as nvme:
@@ -160,7 +160,7 @@ def test_nvme_reads_what_was_written(device: Device, interrupt: bool) -> None:
 @pytest.mark.only(device="nvme")
 @pytest.mark.parametrize("pages", [1, 2, 3, 16], ids=["one page", "two", "a list", "a longer list"])
 def test_nvme_finds_its_data_page_by_page(device: Device, pages: int) -> None:
-    from scripts.examples.nvme import Nvme
+    from examples.nvme import Nvme
 
     size = pages * PAGE - 512
     view, iova = random_memory(device.address_space, size)
@@ -177,7 +177,7 @@ def test_nvme_finds_its_data_page_by_page(device: Device, pages: int) -> None:
 
 @pytest.mark.only(device="nvme")
 def test_nvme_tells_of_a_command_that_failed_and_goes_on(device: Device) -> None:
-    from scripts.examples.nvme import Nvme
+    from examples.nvme import Nvme
 
     _, iova = random_memory(device.address_space, PAGE)
     with Nvme(device) as nvme:

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from examples.edu import Edu
 
 import pyvfio
 from pyvfio import Device, host, mock
 from pyvfio.iommufd import Ioas
 from pyvfio.mock import DmaFault
 from pyvfio.region import Area
-from tests.contract.drivers.edu import Edu
 
 ADDRESS = "0000:00:03.0"
 PAGE = 4096

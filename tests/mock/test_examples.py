@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+from examples.e1000e import E1000e
+from examples.nvme import Nvme, exercise
 
 import pyvfio
 from pyvfio import Device, mock
-from scripts.examples.e1000e import E1000e
-from scripts.examples.nvme import Nvme, exercise
 
 EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
 ADDRESS = "0000:00:0a.0"
@@ -28,7 +29,7 @@ class NvmeDevice(mock.Device):
 
     function = mock.Function((0x1234, 0x0010), 0x010802, bars={0: mock.Bar(8192), 4: mock.Bar(4096)}, msix=4)
 
-    def __init__(self, kernel: mock.Kernel, name: str, **more: object) -> None:
+    def __init__(self, kernel: mock.Kernel, name: str, **more: Any) -> None:
         super().__init__(kernel, name, **more)
         self.disk = bytearray(BLOCK * BLOCKS)
         self._start()
@@ -111,7 +112,7 @@ class NetworkCard(mock.Device):
     function = mock.Function((0x8086, 0x10D3), 0x020000, bars={0: mock.Bar(1 << 17)}, msi=1)
     mac = bytes.fromhex("525400123456")
 
-    def __init__(self, kernel: mock.Kernel, name: str, **more: object) -> None:
+    def __init__(self, kernel: mock.Kernel, name: str, **more: Any) -> None:
         super().__init__(kernel, name, **more)
         self.frame = b""
         super().write(0, 0x0008, 4, 2)
@@ -200,7 +201,9 @@ def test_nvme_names_its_data_page_by_page(kernel: mock.Kernel, disk: Device, off
     with Nvme(disk) as nvme:
         namespace = nvme.namespace()
         namespace.write(7, mapping.iova + offset, blocks)
-        assert kernel.devices[ADDRESS].disk[7 * BLOCK : 7 * BLOCK + size] == data
+        device = kernel.devices[ADDRESS]
+        assert isinstance(device, NvmeDevice)
+        assert device.disk[7 * BLOCK : 7 * BLOCK + size] == data
         mapping.buffer.view[:] = bytes(mapping.size)
         namespace.read(7, mapping.iova + offset, blocks)
     assert mapping.buffer.view[offset : offset + size] == data
@@ -237,7 +240,7 @@ def test_e1000e_copies_by_frames_to_itself(kernel: mock.Kernel, card: Device, in
 
 
 def test_e1000e_says_when_no_frame_comes_and_goes_on(card: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    from scripts.examples import e1000e
+    from examples import e1000e
 
     monkeypatch.setattr(e1000e, "LIMIT", 0.05)
     mapping = card.address_space.alloc(2 * PAGE)
@@ -270,7 +273,7 @@ def test_e1000e_says_when_no_frame_comes_and_goes_on(card: Device, monkeypatch: 
     ],
 )
 def test_an_example_needs_nothing_but_the_kernels_name(name: str, lines: list[str]) -> None:
-    command = [sys.executable, "-W", "error", EXAMPLES / f"{name}.py"]
+    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py")]
     done = subprocess.run(
         command, env=os.environ | {"PYVFIO_KERNEL": "mock:amd"}, capture_output=True, text=True, check=False
     )
@@ -288,7 +291,7 @@ def by_hand(
     def run(name: str, *arguments: str) -> str:
         monkeypatch.setattr("pyvfio.kernel._default", kernel)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
-        import_module(f"scripts.examples.{name}").main()
+        import_module(f"examples.{name}").main()
         return capsys.readouterr().out
 
     return run
@@ -314,11 +317,11 @@ def test_e1000e_by_hand(kernel: mock.Kernel, by_hand: Callable[..., str]) -> Non
 
 
 def test_migrate_by_hand(by_hand: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from scripts.examples import migrate
+    from examples import migrate
 
     # The devices are there, and have 1 MiB.
     monkeypatch.setenv("PYVFIO_MOCK_MODULE", "vfio_mock.ko")
-    monkeypatch.setattr(migrate.subprocess, "run", lambda command, check: None)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: None)
     monkeypatch.setattr(migrate, "BUSY", 1 << 18)
     printed = by_hand("migrate", "1")
     assert "stands still" in printed

@@ -38,6 +38,7 @@ def test_a_batch_is_undone_when_one_of_its_calls_fails() -> None:
         rows = array("Q", [value for n in range(4) for value in (address + n * PAGE, n * PAGE, PAGE)])
         with pytest.raises(OSError, match="row 2 of 4"):
             device.address_space.map_many(rows)
+        assert isinstance(device.address_space, pyvfio.Container)
         assert device.address_space.info.dma_available == 65535
 
 

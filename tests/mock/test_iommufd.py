@@ -221,7 +221,7 @@ def test_a_copy_shares_the_pages(kernel: mock.Kernel, iommufd: Iommufd, ioas: Io
     with iommufd.bind(MOCK) as device:
         device.attach(other)
         dma(kernel, MOCK).write(copied.iova + PAGE, b"copy")
-        assert buffer.view[PAGE : PAGE + 4] == b"copy"
+        assert bytes(buffer.view[PAGE : PAGE + 4]) == b"copy"
     with pytest.raises(FileNotFoundError):
         other.copy(source, 0x500000)
 

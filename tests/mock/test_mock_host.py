@@ -179,12 +179,12 @@ def test_a_token_that_nobody_asked_for_is_refused(kernel: mock.Kernel) -> None:
         with pyvfio.address_space(mode, kernel=kernel) as space:
             given = str(token) if mode == "type1v2" else token.bytes
             with pytest.raises(OSError, match="Errno") as refused:
-                space.attach("vfio-mock.0", vf_token=given)  # type: ignore[call-arg]
+                space.attach("vfio-mock.0", vf_token=given)
             assert refused.value.errno == errno.EINVAL
             kernel.write_file(parameter, f"{token}\n".encode())
             with pytest.raises(PermissionError):
                 space.attach("vfio-mock.0")
-            with space.attach("vfio-mock.0", vf_token=given):  # type: ignore[call-arg]
+            with space.attach("vfio-mock.0", vf_token=given):
                 pass
             kernel.write_file(parameter, b"\n")
 

@@ -47,7 +47,7 @@ def count(event: int) -> int:
         return 0
 
 
-def refused(number: int) -> object:
+def refused(number: int) -> pytest.RaisesExc[OSError]:
     return pytest.raises(OSError, check=lambda error: error.errno == number)
 
 

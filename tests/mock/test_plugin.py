@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from pyvfio import IovaRange
+from pyvfio import Device, IovaRange
 from pyvfio.mock import Kernel
+from pyvfio.spaces.base import AddressSpace
 
 pytest_plugins = ["pytester"]
 
 
 @pytest.mark.vfio(profile="mlx5")
 @pytest.mark.vfio_require("dirty_log", "pci", "iommu")
-def test_two_wide_ranges_are_refused(vfio_device) -> None:
+def test_two_wide_ranges_are_refused(vfio_device: Device) -> None:
     with pytest.raises(OSError, match=r"2\^46"):
         vfio_device.dirty_log([IovaRange(0, 0x807FFFFF), IovaRange(0x100000000, 0x3838000FFFFF)])
 
 
-def test_the_usual_device_logs(vfio_device) -> None:
+def test_the_usual_device_logs(vfio_device: Device) -> None:
     mapping = vfio_device.address_space.alloc(1 << 20)
     with vfio_device.dirty_log([mapping.range]) as log:
         assert not log.read()
 
 
 @pytest.mark.vfio(profile="amd", memlock=1 << 20, mode="type1v2", device="0000:00:03.0")
-def test_the_mark_chooses(vfio_kernel, vfio_space, vfio_device) -> None:
+def test_the_mark_chooses(vfio_kernel: Kernel, vfio_space: AddressSpace, vfio_device: Device) -> None:
     assert isinstance(vfio_kernel, Kernel)
     assert (vfio_kernel.profile.name, vfio_kernel.profile.memlock) == ("amd", 1 << 20)
     assert (vfio_space.mode, vfio_device.address) == ("type1v2", "0000:00:03.0")

@@ -10,7 +10,7 @@ from mmap import mmap
 import pytest
 
 import pyvfio
-from pyvfio import mock
+from pyvfio import Container, mock
 from pyvfio.device import Device
 from pyvfio.iova import IovaRange
 
@@ -44,6 +44,7 @@ def test_nothing_is_left_open(kernel: mock.Kernel) -> None:
 
 def test_a_write_of_an_emulated_device_is_exact(kernel: mock.Kernel, emulated: Device) -> None:
     space = emulated.address_space
+    assert isinstance(space, Container)
     mapping = space.alloc(16 * PAGE)
     space.start_dirty_tracking()
     dma = kernel.devices[MOCK].space
@@ -131,6 +132,7 @@ def test_a_group_that_a_driver_of_the_host_shares_is_not_viable(kernel: mock.Ker
 
 def test_a_virtual_address_moves(backed: Device, kernel: mock.Kernel) -> None:
     space = backed.address_space
+    assert isinstance(space, Container)
     old, new = mmap(-1, PAGE), mmap(-1, PAGE)
     mapping = space.map(old, 0)
     space.invalidate_addresses(mapping)

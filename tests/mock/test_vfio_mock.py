@@ -44,7 +44,7 @@ def mapping(device: Device) -> Mapping:
     return device.address_space.map(pyvfio.DmaBuffer(1 << 20), 0x100000)
 
 
-def refused(number: int) -> object:
+def refused(number: int) -> pytest.RaisesExc[OSError]:
     return pytest.raises(OSError, check=lambda error: error.errno == number)
 
 

@@ -70,7 +70,7 @@ def bitmaps(draw: st.DrawFn, layout: tuple[int, list[IovaRange]] | None = None) 
 
 
 def runs_of(dirty: set[int], page_size: int) -> list[tuple[int, int]]:
-    return [tuple(range_) for range_ in IovaSet(IovaRange.of(iova, page_size) for iova in dirty)]
+    return [(range_.start, range_.last) for range_ in IovaSet(IovaRange.of(iova, page_size) for iova in dirty)]
 
 
 # what it says
@@ -228,8 +228,8 @@ def test_a_segment_is_the_memory_that_the_kernel_writes() -> None:
     assert words.nbytes == segment.nbytes == 16
     assert list(bitmap.pages()) == [0x1000000 + 69 * PAGE]
     assert memoryview(segment) == segment.words
-    assert np.frombuffer(segment, dtype=np.uint64).tolist() == [0, 1 << 5]
-    assert np.unpackbits(segment.bits, bitorder="little").nonzero()[0].tolist() == [69]
+    assert np.frombuffer(memoryview(segment), dtype=np.uint64).tolist() == [0, 1 << 5]
+    assert np.unpackbits(np.asarray(segment.bits), bitorder="little").nonzero()[0].tolist() == [69]
     assert len(segment.bits) == 9
     assert (segment.page_size, segment.page_count) == (PAGE, 70)
 
@@ -249,7 +249,8 @@ def test_views_keep_their_memory() -> None:
     assert words[0] == 1
     assert sum(words) == 1
     assert list(pages) == [PAGE]
-    assert array.tolist() == [[PAGE, 2 * PAGE - 1]]
+    rows: list[object] = list(array.tolist())
+    assert rows == [[PAGE, 2 * PAGE - 1]]
     assert len(trash) == 10
 
 

@@ -156,7 +156,7 @@ def test_a_close_that_fails_is_not_tried_on_anothers_number(kernel: FakeKernel) 
         attempts.append(number)
         raise OSError(errno.EIO, "close")
 
-    kernel.close = close  # type: ignore[method-assign]
+    kernel.close = close  # type: ignore[method-assign, assignment]  # its parameter has another name
     with pytest.raises(OSError, match="close"):
         fd.close()
     fd.close()

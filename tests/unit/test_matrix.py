@@ -157,7 +157,7 @@ def test_missing_tests_and_cells_and_stale_reasons_are_problems(tmp_path: Path) 
     if " " not in unreached:
         result["trace"] = [[test, "device", unreached, "", "ok"]]
     (tmp_path / "one.json").write_text(json.dumps(result))
-    command = [sys.executable, ROOT / "scripts" / "matrix", "--complete", tmp_path]
+    command = [sys.executable, str(ROOT / "scripts" / "matrix"), "--complete", str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 1, ran.stderr
     problems = [line for line in ran.stdout.splitlines() if line.startswith("PROBLEM")]

@@ -21,16 +21,20 @@ KERNEL = {"kernel": "/kernel", "initramfs": None}
 class FakeQemu(Qemu):
     """A QEMU that has these properties of IOMMUs, and all other devices but those that are left out."""
 
+    known: dict[str, frozenset[str]]
+    without: Sequence[str]
+
     def __init__(self, properties: Mapping[str, Sequence[str]], without: Sequence[str] = ()) -> None:
         super().__init__(("qemu",), {}, "1.2.3 (fake)")
-        object.__setattr__(self, "known", {name: frozenset(names) for name, names in properties.items()})
+        known = {name: frozenset(names) for name, names in properties.items()}
+        object.__setattr__(self, "known", known)
         object.__setattr__(self, "without", without)
 
     def has_device(self, name: str) -> bool:
-        return name not in self.without  # type: ignore[attr-defined]
+        return name not in self.without
 
     def device_properties(self, name: str) -> frozenset[str]:
-        return self.known.get(name, frozenset())  # type: ignore[attr-defined]
+        return self.known.get(name, frozenset())
 
 
 OLD = FakeQemu({"intel-iommu": ["aw-bits", "x-scalable-mode"], "amd-iommu": ["intremap"]}, without=["igb"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.examples.e1000e import E1000e
+from examples.e1000e import E1000e
 
 
 class driver(E1000e):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.examples.edu import Edu
+from examples.edu import Edu
 
 
 class driver(Edu):

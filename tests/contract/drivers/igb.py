@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.examples.igb import Igb
+from examples.igb import Igb
 
 
 class driver(Igb):

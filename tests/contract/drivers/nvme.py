@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from scripts.examples.nvme import Nvme
+from examples.nvme import Nvme
 
 PIECE = 1 << 16
 

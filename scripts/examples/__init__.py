@@ -1,0 +1,1 @@
+"""Examples: small drivers, and what can be done with them. Each file runs by itself."""
