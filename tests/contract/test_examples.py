@@ -46,7 +46,7 @@ def test_an_example_finds_its_device_and_shows_it_at_work(
     monkeypatch.setattr(sys, "argv", [f"{cell.device}.py"])
     # It is bound already, by the cell.
     monkeypatch.setattr(pyvfio.host, "bind", lambda *_: contextlib.nullcontext())
-    import_module(f"scripts.examples.{cell.device}").main()
+    import_module(f"examples.{cell.device}").main()
     printed = capsys.readouterr().out
     assert address in printed
     assert "DIFFERENT" not in printed
@@ -72,7 +72,7 @@ class TestWithTheModule:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr(sys, "argv", ["migrate.py", "4"])
-        import_module("scripts.examples.migrate").main()
+        import_module("examples.migrate").main()
         printed = capsys.readouterr().out
         print(printed, end="")
         assert "A device with 4 MiB of memory" in printed
@@ -83,7 +83,7 @@ class TestWithTheModule:
     ) -> None:
         # The example next to it, as for who runs it.
         monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts" / "examples"))
-        import_module("scripts.examples.dirty_pages").main()
+        import_module("examples.dirty_pages").main()
         printed = capsys.readouterr().out
         for line in ("by DMA: equal", "not usable for DMA here", "dirty: 4 pages", "read again: 0 pages"):
             assert line in printed
@@ -192,7 +192,7 @@ def test_nvme_tells_of_a_command_that_failed_and_goes_on(device: Device) -> None
 
 def card_driver(name: str) -> Any:
     """The driver's class for e1000e or igb."""
-    return getattr(import_module(f"scripts.examples.{name}"), name.capitalize())
+    return getattr(import_module(f"examples.{name}"), name.capitalize())
 
 
 @pytest.mark.only(device=["e1000e", "igb"])

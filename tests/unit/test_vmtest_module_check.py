@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from vmtest import module_check
+from vmtest import mock_module
 from vmtest.module_check import check_checkpatch, check_sparse, ignored_in, sparse_findings
 from vmtest.problems import Problem
 
@@ -46,7 +46,7 @@ def test_sparse_is_run_on_the_sources(tmp_path: Path, monkeypatch: pytest.Monkey
         'for file in *.c; do echo "  CHECK   $file"; echo "$file:1:1: warning: $*" >&2; done',
     )
     findings = check_sparse(tmp_path)
-    assert len(findings) == len([name for name in module_check.sources() if name.endswith(".c")])
+    assert len(findings) == len([name for name in mock_module.sources() if name.endswith(".c")])
     assert "C=2 CHECK=sparse -include " in findings[0]
 
 
@@ -66,7 +66,7 @@ def test_module_that_does_not_build_is_a_problem(tmp_path: Path, monkeypatch: py
 def test_checkpatch_is_run_on_every_file(tmp_path: Path) -> None:
     install_checkpatch(tmp_path, 'print "$ARGV[-1]: -e $ARGV[-1]: @ARGV\\n" if -e $ARGV[-1]; exit 1;')
     findings = check_checkpatch(tmp_path)
-    assert [finding.partition(":")[0] for finding in findings] == list(module_check.sources())
+    assert [finding.partition(":")[0] for finding in findings] == list(mock_module.sources())
     assert all("--strict" in finding for finding in findings)
 
 
