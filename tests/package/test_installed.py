@@ -55,7 +55,8 @@ def test_a_wheel_of_the_oldest_cffi_works_with_the_newest(
         "import pyvfio\n"
         "from pyvfio import _abi, mock\n"
         "kernel = mock.Kernel('amd')\n"
-        "with pyvfio.open('0000:00:03.0', kernel=kernel) as device:\n"
+        "address = '0000:00:03.0'\n"
+        "with pyvfio.host.bind(address, 'vfio-pci', kernel=kernel), pyvfio.open(address, kernel=kernel) as device:\n"
         "    print(hex(device.address_space.alloc(4096).size), _abi.lib.IOMMU_DESTROY)\n"
     )
     assert run(installed.python, "-c", program, cwd=tmp_path, PYTHONPATH=str(site)) == "0x1000 15232\n"
