@@ -13,7 +13,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 
 #: what pip builds pyvfio with: installed once, where pip's own isolation would fetch it anew each time
-BUILD_TOOLS = ("setuptools>=77", "cffi>=1.17", "wheel")
+BUILD_TOOLS = ("setuptools>=66.1", "cffi>=1.15.1", "wheel")
 
 _WHOLE = """
 import ensurepip, os, sys, sysconfig, venv
