@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from pyvfio.errors import Error as Error
     from pyvfio.errors import InvalidRequest as InvalidRequest
     from pyvfio.errors import NoIommuWarning as NoIommuWarning
-    from pyvfio.errors import NotInMode as NotInMode
     from pyvfio.errors import NotViable as NotViable
+    from pyvfio.errors import RequestError as RequestError
     from pyvfio.errors import Unsupported as Unsupported
     from pyvfio.iommufd.hwpt import Hwpt as Hwpt
     from pyvfio.iommufd.ioas import Ioas as Ioas
@@ -72,8 +72,8 @@ _PUBLIC = {
         "Error",
         "InvalidRequest",
         "NoIommuWarning",
-        "NotInMode",
         "NotViable",
+        "RequestError",
         "Unsupported",
     ),
     "iommufd.hwpt": ("Hwpt",),

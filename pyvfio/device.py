@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio import hot_reset
 from pyvfio._abi import ffi, lib
-from pyvfio._core import capability, explain
+from pyvfio._core.device_file import DeviceFile, DeviceInfo
 from pyvfio._core.fd import Fd
+from pyvfio._core.request import Reason, Request
 from pyvfio._core.resource import Attempts, Resource
 from pyvfio._core.vf_token import uuid_of
 from pyvfio.dirty.log import DirtyLog
-from pyvfio.errors import Closed, Unsupported
-from pyvfio.feature import Features
+from pyvfio.errors import Closed, RequestError, Unsupported
+from pyvfio.feature import Feature, Features
 from pyvfio.irq import Irqs
 from pyvfio.low_power import LowPower, LowPowerWithWakeup
 from pyvfio.migration import Migration
@@ -35,30 +36,66 @@ if TYPE_CHECKING:
     from pyvfio.iova import IovaRange
     from pyvfio.spaces.group import Group
 
-_ATTACH = "struct vfio_device_attach_iommufd_pt"
-_DETACH = "struct vfio_device_detach_iommufd_pt"
+SET_VF_TOKEN = Feature("SET PCI_VF_TOKEN", errnos={errno.EINVAL: "the data is not the 16 bytes of a UUID"})
+SET_BUS_MASTER = Feature("SET BUS_MASTER", documented=False)
+GET_ZPCI_ERROR = Feature("GET ZPCI_ERROR", documented=False)
 
 
-class DeviceInfo(NamedTuple):
-    """VFIO_DEVICE_GET_INFO: `struct vfio_device_info` with its capabilities.
+class Attached(NamedTuple):
+    """What an attach is explained by: the address of the device, and whether it has a PASID of its own."""
 
-    :ivar flags: VFIO_DEVICE_FLAGS_*
+    address: str
+    pasid: bool
+
+
+def _bad_attach(facts: Attached) -> Reason:
+    if facts.pasid:
+        return Reason("the PASID is taken, or the device or its IOMMU has no PASIDs")
+    return Reason("another device of its group is attached elsewhere, or the IOMMU cannot use that page table")
+
+
+_NO_OBJECT = "its Iommufd has no such object, or it is of another kind"
+ATTACH = Request(
+    "VFIO_DEVICE_ATTACH_IOMMUFD_PT",
+    "device",
+    "struct vfio_device_attach_iommufd_pt",
+    errnos={
+        errno.EADDRINUSE: Reason(
+            "something is mapped in a region that this device has reserved, or is not aligned for its IOMMU",
+            ("attach devices before mapping, or unmap what is in the way; the address space is as it was",),
+        ),
+        errno.EINVAL: _bad_attach,
+        errno.EOPNOTSUPP: "the device's driver or its IOMMU does not support PASIDs",
+    },
+    otherwise={errno.ENOENT: _NO_OBJECT},
+)
+DETACH = Request(
+    "VFIO_DEVICE_DETACH_IOMMUFD_PT",
+    "device",
+    "struct vfio_device_detach_iommufd_pt",
+    otherwise={errno.ENOENT: _NO_OBJECT},
+)
+
+
+class Reset(NamedTuple):
+    """What a reset is explained by.
+
+    :ivar address: of the device; :ivar resettable: whether it has a reset of its own
     """
 
-    flags: int
-    num_regions: int
-    num_irqs: int
-    capabilities: tuple[capability.Capability, ...]
+    address: str
+    resettable: bool
 
-    @property
-    def is_pci(self) -> bool:
-        """Whether it is a PCI device (VFIO_DEVICE_FLAGS_PCI): its regions are BARs, and it has a configuration space."""
-        return bool(self.flags & lib.VFIO_DEVICE_FLAGS_PCI)
 
-    @property
-    def resettable(self) -> bool:
-        """Whether :meth:`Device.reset` can work."""
-        return bool(self.flags & lib.VFIO_DEVICE_FLAGS_RESET)
+def _no_reset(facts: Reset) -> Reason | None:
+    if facts.resettable:
+        return None
+    return Reason(f"{facts.address} has no function-level reset; hot_reset() may work", unsupported=True)
+
+
+RESET = Request(
+    "VFIO_DEVICE_RESET", "device", otherwise=dict.fromkeys((errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP), _no_reset)
+)
 
 
 class Device(Resource):
@@ -81,6 +118,8 @@ class Device(Resource):
         bound: BoundDevice | None = None,
     ) -> None:
         super().__init__(space if bound is None else bound.iommufd)
+        #: the descriptor, for the device's parts. Not part of the API.
+        self.file = DeviceFile(fd, address)
         self._fd = fd
         self.address = address
         self._space = space
@@ -104,7 +143,7 @@ class Device(Resource):
         :raises Closed: it is attached to nothing
         """
         if self._space is None:
-            raise Closed(f"{self.address} is attached to no address space: see Device.attach")
+            raise Closed(f"{self.address} is attached to no address space: Device.attach() attaches it")
         return self._space
 
     # By cdev only: the object that an Iommufd has of it, and what it is attached to.
@@ -117,7 +156,7 @@ class Device(Resource):
         """
         if self._bound is None:
             raise Unsupported(
-                f"{self.address} was opened by group, in mode {self.address_space.mode}: no iommufd has it"
+                f'{self.address} was opened by group, in mode {self.address_space.mode}: no iommufd has it; mode="iommufd" opens it there'
             )
         return self._bound
 
@@ -132,15 +171,12 @@ class Device(Resource):
         """
         bound = self.bound
         number = to._id_in(bound.iommufd)
-        native = ffi.new(f"{_ATTACH} *", {"argsz": ffi.sizeof(_ATTACH), "pt_id": number})
-        if pasid is not None:
-            native.flags = lib.VFIO_DEVICE_ATTACH_PASID
-            native.pasid = pasid
+        if pasid is None:
+            native = ATTACH.new(until="pasid", pt_id=number)
         else:
-            native.argsz = ffi.offsetof(_ATTACH, "pasid")
-        error = self._fd.ioctl(lib.VFIO_DEVICE_ATTACH_IOMMUFD_PT, native)
-        if error < 0:
-            raise explain.attach_failed(self._fd, error, "VFIO_DEVICE_ATTACH_IOMMUFD_PT", repr(to))
+            native = ATTACH.new(pt_id=number, flags=lib.VFIO_DEVICE_ATTACH_PASID, pasid=pasid)
+        facts = Attached(self.address, pasid is not None)
+        ATTACH.send(self._fd, native, {"to": to, "pasid": pasid}, lambda _: facts)
         self._leave(pasid)
         self._attached[pasid] = to
         to._attached[id(self)] = weakref.ref(self)
@@ -150,15 +186,11 @@ class Device(Resource):
     def detach(self, *, pasid: int | None = None) -> None:
         """VFIO_DEVICE_DETACH_IOMMUFD_PT: block its DMA. Harmless when it is attached to nothing."""
         _ = self.bound
-        native = ffi.new(f"{_DETACH} *", {"argsz": ffi.sizeof(_DETACH)})
-        if pasid is not None:
-            native.flags = lib.VFIO_DEVICE_DETACH_PASID
-            native.pasid = pasid
+        if pasid is None:
+            native = DETACH.new(until="pasid")
         else:
-            native.argsz = ffi.offsetof(_DETACH, "pasid")
-        error = self._fd.ioctl(lib.VFIO_DEVICE_DETACH_IOMMUFD_PT, native)
-        if error < 0:
-            raise explain.attach_failed(self._fd, error, "VFIO_DEVICE_DETACH_IOMMUFD_PT", self.address)
+            native = DETACH.new(flags=lib.VFIO_DEVICE_DETACH_PASID, pasid=pasid)
+        DETACH.send(self._fd, native, {"pasid": pasid})
         self._leave(pasid)
         if pasid is None:
             self._space = None
@@ -175,11 +207,7 @@ class Device(Resource):
     @cached_property
     def info(self) -> DeviceInfo:
         """What it is, and how many regions and interrupts it has (VFIO_DEVICE_GET_INFO, struct vfio_device_info). Asked once."""
-        answer, data = capability.ask(self._fd, "VFIO_DEVICE_GET_INFO", "struct vfio_device_info")
-        chain: list[capability.Capability] = []
-        if answer.flags & lib.VFIO_DEVICE_FLAGS_CAPS:
-            chain = capability.chain(data, answer.cap_offset, least=ffi.sizeof(answer[0]))
-        return DeviceInfo(answer.flags, answer.num_regions, answer.num_irqs, tuple(chain))
+        return self.file.info
 
     @cached_property
     def regions(self) -> Regions:
@@ -198,13 +226,13 @@ class Device(Resource):
         :raises Unsupported: it is no PCI device
         """
         if not self.info.is_pci:
-            raise Unsupported(f"{self.address} is no PCI device: it has no configuration space")
+            raise Unsupported(f"{self.address} is not a PCI device: it has no configuration space")
         return PciConfig(self)
 
     @cached_property
     def features(self) -> Features:
         """Its features (VFIO_DEVICE_FEATURE): asked for, read, set. Since Linux 5.7."""
-        return Features(self)
+        return Features(self.file)
 
     @cached_property
     def migration(self) -> Migration:
@@ -243,7 +271,7 @@ class Device(Resource):
             return
         kind = "struct vfio_device_feature_bus_master"
         op = lib.VFIO_DEVICE_FEATURE_SET_MASTER if on else lib.VFIO_DEVICE_FEATURE_CLEAR_MASTER
-        self.features.set(lib.VFIO_DEVICE_FEATURE_BUS_MASTER, ffi.new(f"{kind} *", {"op": op}))
+        SET_BUS_MASTER.exchange(self.file, ffi.new(f"{kind} *", {"op": op}))
 
     def set_vf_token(self, token: UUID | str | bytes) -> None:
         """VFIO_DEVICE_FEATURE_PCI_VF_TOKEN: the UUID that must be given, as `vf_token`, to open a virtual function of this device.
@@ -255,7 +283,7 @@ class Device(Resource):
         :raises Unsupported: the device has no virtual functions, or its driver no tokens
         """
         memory = ffi.new("uint8_t[16]", uuid_of(token).bytes)
-        self.features.set(lib.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN, memory)
+        SET_VF_TOKEN.exchange(self.file, memory)
 
     def zpci_error(self) -> bytes | None:
         """VFIO_DEVICE_FEATURE_ZPCI_ERROR: what the firmware of an s390 machine said of an error of the device (`struct zpci_ccdf_err`); None when
@@ -270,14 +298,14 @@ class Device(Resource):
             size = base.read("struct vfio_device_info_cap_zpci_base").ccdf_err_length
         if not size:
             raise Unsupported(
-                f"{self.address} tells no errors of s390's firmware (VFIO_DEVICE_FEATURE_ZPCI_ERROR): err is the interrupt for others"
+                f"{self.address} does not report errors of s390 firmware (VFIO_DEVICE_FEATURE_ZPCI_ERROR); other PCI devices have irqs.err"
             )
         error = ffi.new("uint8_t[]", size)
         kind = "struct vfio_device_feature_zpci_err"
         asked = ffi.new(f"{kind} *", {"data": int(ffi.cast("uintptr_t", error))})
         try:
-            self.features.exchange(lib.VFIO_DEVICE_FEATURE_ZPCI_ERROR | lib.VFIO_DEVICE_FEATURE_GET, asked)
-        except OSError as failure:
+            GET_ZPCI_ERROR.exchange(self.file, asked)
+        except RequestError as failure:
             if failure.errno == errno.ENOMSG:
                 return None
             raise
@@ -289,14 +317,7 @@ class Device(Resource):
         :raises Unsupported: the device has no such reset
         :raises OSError: EAGAIN, ENOTTY, EIO as the device's reset method says
         """
-        error = self._fd.ioctl(lib.VFIO_DEVICE_RESET)
-        if error < 0:
-            if not self.info.resettable and not self._fd.closed:
-                raise Unsupported(
-                    f"{self.address} has no function-level reset "
-                    f"(VFIO_DEVICE_RESET: {errno.errorcode.get(-error, -error)})"
-                )
-            raise explain.failed(self._fd, error, "VFIO_DEVICE_RESET")
+        RESET.send(self._fd, facts=lambda _: Reset(self.address, self.info.resettable))
 
     @property
     def hot_reset_info(self) -> HotResetInfo:
@@ -304,7 +325,7 @@ class Device(Resource):
 
         :raises Unsupported: it cannot be reset in this way: it is on a root bus, or no PCI device
         """
-        return hot_reset.info(self)
+        return hot_reset.info(self.file)
 
     def hot_reset(self) -> None:
         """VFIO_DEVICE_PCI_HOT_RESET: reset its bus or slot, with all devices on it.
@@ -317,9 +338,9 @@ class Device(Resource):
         """
         groups: list[int] = []
         if self._bound is None:
-            affected = {one.id for one in hot_reset.info(self).devices}
+            affected = {one.id for one in hot_reset.info(self.file).devices}
             groups = [g.fileno() for g in getattr(self.address_space, "groups", ()) if g.number in affected]
-        hot_reset.reset(self, groups)
+        hot_reset.reset(self.file, groups)
 
     def dirty_log(self, ranges: Iterable[IovaRange], page_size: int = 4096) -> DirtyLog:
         """Have the device log which pages it writes; see :class:`pyvfio.DirtyLog`."""

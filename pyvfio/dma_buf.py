@@ -7,21 +7,35 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pyvfio._abi import ffi, lib
+from pyvfio._abi import ffi
 from pyvfio._core.fd import Fd
+from pyvfio._core.request import Reason
 from pyvfio._core.resource import Resource
-from pyvfio.errors import Unsupported
+from pyvfio.feature import Feature, FeatureFacts
 
 if TYPE_CHECKING:
     from pyvfio.region import Area, Region
 
 _HEAD = "struct vfio_device_feature_dma_buf"
 _RANGE = "struct vfio_region_dma_range"
-_REASONS = {
-    errno.EINVAL: "the parts must be whole pages, not empty, and lie within the BAR",
-    errno.ENODEV: "only BARs can be exported, those that the device has",
-    errno.EOPNOTSUPP: "the device's driver does not export its BARs",
-}
+
+
+def _not_built(facts: FeatureFacts) -> Reason:
+    return Reason(
+        f"{facts.address} has no feature {facts.feature}: the kernel needs CONFIG_VFIO_PCI_DMABUF (Linux 6.19), the device a "
+        "driver that exports BARs",
+        unsupported=True,
+    )
+
+
+GET_DMA_BUF = Feature(
+    "GET DMA_BUF",
+    errnos={
+        errno.EINVAL: "the parts must be whole pages, must not be empty, and must lie within the BAR",
+        errno.ENODEV: "only BARs can be exported, and only those that the device has",
+    },
+    otherwise={errno.EOPNOTSUPP: "the device's driver does not export its BARs", errno.ENOTTY: _not_built},
+)
 
 
 class DmaBuf(Resource):
@@ -48,16 +62,9 @@ class DmaBuf(Resource):
         asked.nr_ranges = len(areas)
         for index, area in enumerate(areas):
             asked.dma_ranges[index].offset, asked.dma_ranges[index].length = area
-        fd = region.device._fd
-        try:
-            number = region.device.features.exchange(
-                lib.VFIO_DEVICE_FEATURE_DMA_BUF | lib.VFIO_DEVICE_FEATURE_GET, memory, reasons=_REASONS
-            )
-        except Unsupported as error:
-            raise Unsupported(
-                f"{error}: the kernel needs CONFIG_VFIO_PCI_DMABUF, the device a driver that exports BARs"
-            ) from None
-        self._fd = Fd(fd.kernel, number, "dma-buf", f"dma-buf of {region.name} of {region.device.address}")
+        file = region.device.file
+        number = GET_DMA_BUF.exchange(file, memory, {"region": region.name, "areas": [tuple(area) for area in areas]})
+        self._fd = Fd(file.kernel, number, "dma-buf", f"dma-buf of {region.name} of {region.device.address}")
 
     def fileno(self) -> int:
         """The descriptor of the dma-buf: what `Ioas.map_file()` takes, and what can be sent to another process."""

@@ -1,46 +1,129 @@
-"""The few exceptions that have no errno.
+"""The exceptions that pyvfio raises on purpose, and how they relate.
 
-A call that the kernel refuses raises a plain :class:`OSError` (Python picks :class:`PermissionError`,
-:class:`FileExistsError`, ... by errno). The classes here are for what no errno exists: nothing was asked of the kernel, or
-it gave an answer that its own ABI rules out. All of them pickle.
+All of them are :class:`Error`, and so :class:`OSError` with an errno; wrong arguments alone raise :class:`TypeError` and
+:class:`ValueError`. All of them pickle.
+
+====================  ============  =================================================================================
+class                 errno         meaning
+====================  ============  =================================================================================
+`RequestError`        the kernel's  the kernel refused a request or a system call; it is also the subclass that Python
+                                    has for the errno (:class:`PermissionError`, :class:`FileExistsError`, ...)
+`Unsupported`         EOPNOTSUPP    the device, the kernel or the mode in use does not have it; where a request said so,
+                                    the errno is the kernel's
+`InvalidRequest`      EINVAL        the library refuses what the kernel would let pass; a :class:`ValueError` too
+`Closed`              EBADF         the object, or the parent that it lives in, has been closed
+`NotViable`           EPERM         the group has devices that are bound to other drivers
+`BadReply`            EPROTO        the kernel's answer breaks the kernel's own ABI
+====================  ============  =================================================================================
 """
 
 from __future__ import annotations
 
 import errno
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
 
 
-class Error(Exception):
-    """Base of what pyvfio raises on its own account."""
+class Error(OSError):
+    """Base of what pyvfio raises on purpose. Its text is :attr:`strerror`."""
+
+    _errno: ClassVar[int] = errno.EIO
+
+    def __new__(cls, *args: Any) -> Self:
+        return super().__new__(cls, *(args if len(args) > 1 else (cls._errno, *args)))
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class RequestError(Error):
+    """The kernel refused a request (an ioctl), or another system call on one of its files.
+
+    It is an instance of the subclass of OSError that Python has for its errno, too. The text says everything; the attributes
+    are for programs. Notes of the exception (:attr:`__notes__`) repeat the advice.
+
+    :ivar request: the name of the request, with its operation if it has several: `VFIO_DEVICE_FEATURE SET DMA_LOGGING_START`; of
+        another system call its own name: `open`, `pread`, `mmap`
+    :ivar arguments: name -> value of what was asked for
+    :ivar reason: why the kernel refuses it, as far as that is known; None where it is not
+    :ivar advice: what to do next, a sentence or a command in each
+    """
+
+    request: str
+    arguments: dict[str, object]
+    reason: str | None
+    advice: tuple[str, ...]
+
+    def __new__(
+        cls,
+        number: int,
+        text: str,
+        request: str = "",
+        arguments: Mapping[str, object] | None = None,
+        reason: str | None = None,
+        advice: tuple[str, ...] = (),
+    ) -> Self:
+        self: Self = super().__new__(_with_base(cls, type(OSError(number, ""))), number, text)
+        self.request = request
+        self.arguments = dict(arguments or {})
+        self.reason = reason
+        self.advice = tuple(advice)
+        return self
+
+    def __str__(self) -> str:
+        return OSError.__str__(self)
+
+    def __reduce__(self) -> tuple[Callable[..., RequestError], tuple[Any, ...], dict[str, Any]]:
+        what = (self.errno, self.strerror, self.request, self.arguments, self.reason, self.advice)
+        return RequestError, what, self.__dict__
+
+
+_with_bases: dict[tuple[type, type], Any] = {}
+
+
+def _with_base(cls: type, base: type) -> Any:
+    """The subclass of `cls` that is a `base` too: one class for each."""
+    if issubclass(cls, base):
+        return cls
+    if (found := _with_bases.get((cls, base))) is None:
+        name = f"{base.__name__.removesuffix('Error')}{cls.__name__}"
+        body = {"__module__": cls.__module__, "__doc__": cls.__doc__}
+        found = _with_bases.setdefault((cls, base), type(name, (cls, base), body))
+    return found
 
 
 class Closed(Error):
     """The object, or the parent that it lives in, has been closed."""
 
+    _errno = errno.EBADF
+
 
 class Unsupported(Error):
     """The device, the kernel, or the mode in use does not have what was asked for."""
 
-
-class NotInMode(Unsupported, AttributeError):
-    """An address space of another mode can do that; the text says which."""
+    _errno = errno.EOPNOTSUPP
 
 
 class NotViable(Error):
     """The group cannot be used: some of its devices are bound to a driver that is not VFIO's.
 
     :ivar group: the group's number
-    :ivar members: address -> driver name, or None where no driver is bound, of every device in the group
+    :ivar members: address -> driver, or None where no driver is bound, of every device in the group
     """
 
-    def __init__(self, message: str, group: int = -1, members: dict[str, str | None] | None = None) -> None:
-        super().__init__(message, group, members)
+    _errno = errno.EPERM
+
+    group: int
+    members: dict[str, str | None]
+
+    def __new__(cls, message: str, group: int = -1, members: dict[str, str | None] | None = None) -> Self:
+        self = super().__new__(cls, message)
         self.group = group
         self.members = members or {}
+        return self
 
-    def __str__(self) -> str:
-        return str(self.args[0])
+    def __reduce__(self) -> tuple[type[NotViable], tuple[Any, ...], dict[str, Any]]:
+        return NotViable, (self.strerror, self.group, self.members), self.__dict__
 
 
 #: why there is no /dev/iommu
@@ -50,17 +133,18 @@ NO_IOMMUFD = "this kernel has no iommufd (Linux 6.2 has it, built with CONFIG_IO
 class BadReply(Error):
     """The kernel's answer breaks the kernel's own ABI, for example a capability chain that never ends."""
 
+    _errno = errno.EPROTO
+
 
 class NoIommuWarning(UserWarning):
-    """A device is opened that no IOMMU holds back."""
+    """A device is opened that no IOMMU confines."""
 
 
-class InvalidRequest(Error, OSError, ValueError):
-    """The library refuses what the kernel would let pass, because it would lose data or say nothing true.
+class InvalidRequest(Error, ValueError):
+    """The library refuses what the kernel would let pass, because it would lose data or report something untrue.
 
     A page size that is no power of two, a dirty report outside the logged ranges, a register access that is not aligned, and the
-    like. It is an OSError with the errno that the kernel should have given, EINVAL.
+    like. Its errno is the one that the kernel should have given: EINVAL, if not another is named.
     """
 
-    def __new__(cls, *args: Any) -> Self:
-        return super().__new__(cls, *(args if len(args) > 1 else (errno.EINVAL, *args)))
+    _errno = errno.EINVAL

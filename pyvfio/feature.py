@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from pyvfio._abi import ffi, lib
-from pyvfio._core import explain
-from pyvfio.errors import Unsupported
-
-if TYPE_CHECKING:
-    from pyvfio.device import Device
+from pyvfio._core.device_file import DeviceFile
+from pyvfio._core.request import DECLARED, Arguments, Explanation, Facts, Reason, Request
+from pyvfio.errors import RequestError, Unsupported
 
 GET = lib.VFIO_DEVICE_FEATURE_GET
 SET = lib.VFIO_DEVICE_FEATURE_SET
@@ -20,28 +18,104 @@ PROBE = lib.VFIO_DEVICE_FEATURE_PROBE
 _HEADER = ffi.sizeof("struct vfio_device_feature")
 
 
+class FeatureFacts(NamedTuple):
+    """The address of a device, and the name of the feature that it was asked for."""
+
+    address: str
+    feature: str
+
+
+def no_feature(facts: FeatureFacts) -> Reason:
+    """The reason for ENOTTY."""
+    return Reason(f"{facts.address} has no feature {facts.feature}", unsupported=True)
+
+
+def _told(native: Any) -> str:
+    name = feature_name(native.flags)
+    if native.flags & lib.VFIO_DEVICE_FEATURE_MASK == lib.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE and native.flags & SET:
+        state = ffi.cast("uint32_t *", native.data)[0]
+        return f"{name} {_STATES.get(state, state)}"
+    return name
+
+
+FEATURE = Request(
+    "VFIO_DEVICE_FEATURE",
+    "device",
+    "struct vfio_device_feature",
+    otherwise={errno.ENOTTY: no_feature},
+    tell=_told,
+)
+
+
+class Feature:
+    """A feature that pyvfio has a method for, as an operation of VFIO_DEVICE_FEATURE.
+
+    :param detail: `GET` or `SET`, and the name without VFIO_DEVICE_FEATURE_; more words if there are several operations of it
+    :param more: of :meth:`Request.operation`
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errnos: Mapping[int, Explanation] | None = None,
+        otherwise: Mapping[int, Explanation] | None = None,
+        default: Explanation = None,
+        documented: bool = True,
+        succeeds: bool = True,
+    ) -> None:
+        self.request = FEATURE.operation(
+            detail,
+            errnos=errnos or {},
+            otherwise=otherwise or {},
+            default=default,
+            documented=documented,
+            succeeds=succeeds,
+        )
+        op, self.name, *_ = detail.split()
+        self.flags: int = getattr(lib, f"VFIO_DEVICE_FEATURE_{self.name}") | (GET if op == "GET" else SET)
+
+    def exchange(
+        self, file: DeviceFile, value: Any = None, arguments: Arguments | None = None, facts: Facts | None = None
+    ) -> int:
+        """Make the request with data in and out, and return its result, most often 0.
+
+        :param value: pointer to a C struct, or a C array, from `ffi.new`; overwritten by the answer, on a failure too
+        """
+        return _exchange(file, self.request, self.flags, value, arguments, facts)
+
+    def get(self, file: DeviceFile, struct: str) -> Any:
+        """Return the data of the feature as a C struct."""
+        value = ffi.new(f"{struct} *")
+        self.exchange(file, value)
+        return value
+
+
 class Features:
     """The features of a device. Since Linux 5.7 (PCI), 5.18 for all drivers.
 
-    The calls that take C data are raw: they check nothing. What pyvfio has methods for (:meth:`~pyvfio.Device.dirty_log`,
+    The methods that take C data are raw: they check nothing. What pyvfio has methods for (:meth:`~pyvfio.Device.dirty_log`,
     :meth:`~pyvfio.Device.low_power`, :meth:`Region.dma_buf`, ...) is safer there.
     """
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, file: DeviceFile) -> None:
+        self._file = file
 
     def probe(self, feature: int, *, get: bool = False, set: bool = False) -> bool:
         """Whether the device has a feature, and can do all of what is asked with it.
 
         :param feature: VFIO_DEVICE_FEATURE_*
-        :raises OSError: what is neither success nor a plain no
+        :raises OSError: any error but ENOTTY, EINVAL and EOPNOTSUPP, which mean False
         """
         flags = feature | PROBE | (GET if get else 0) | (SET if set else 0)
-        error = self._call(flags, ffi.new("char[]", _HEADER))
-        if error in (-errno.ENOTTY, -errno.EINVAL, -errno.EOPNOTSUPP) and not self._device._fd.closed:
+        try:
+            _exchange(self._file, FEATURE, flags, None)
+        except Unsupported:
             return False
-        if error < 0:
-            raise self._failed(error, flags)
+        except RequestError as error:
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                return False
+            raise
         return True
 
     def __contains__(self, feature: int) -> bool:
@@ -62,52 +136,51 @@ class Features:
         self.exchange(feature | GET, value)
         return value
 
-    def set(self, feature: int, value: Any = None, *, reasons: Mapping[int, str] | None = None) -> None:
+    def set(self, feature: int, value: Any = None) -> None:
         """Set a feature from C data (see :meth:`exchange`), or from nothing for one that has no data.
 
-        :param reasons: errno -> what it means of this feature, for the error's text
         :raises Unsupported: the device does not have the feature
         :raises OSError: as the driver says
         """
-        self.exchange(feature | SET, value, reasons=reasons)
+        self.exchange(feature | SET, value)
 
-    def exchange(self, flags: int, value: Any = None, *, reasons: Mapping[int, str] | None = None) -> int:
-        """One VFIO_DEVICE_FEATURE with data in and out; returns the request's result, most often 0.
+    def exchange(self, flags: int, value: Any = None) -> int:
+        """Make one VFIO_DEVICE_FEATURE with data in and out, and return its result, most often 0.
 
         :param flags: the feature, with GET or SET
         :param value: pointer to a C struct, or a C array, from `ffi.new`; overwritten by the answer, on a failure too
-        :param reasons: errno -> what it means of this feature, for the error's text
         """
-        size = 0
-        if value is not None:
-            size = ffi.sizeof(value if ffi.typeof(value).kind == "array" else value[0])
-        memory = ffi.new("char[]", _HEADER + size)
-        data = memory + _HEADER
-        if value is not None:
-            ffi.memmove(data, value, size)
-        result = self._call(flags, memory)
-        if value is not None:
-            ffi.memmove(value, data, size)
-        if result < 0:
-            raise self._failed(result, flags, reasons)
-        return result
+        request = DECLARED.get(f"{FEATURE.name} {feature_name(flags)}", FEATURE)
+        return _exchange(self._file, request, flags, value)
 
-    def _call(self, flags: int, memory: Any) -> int:
-        feature = ffi.cast("struct vfio_device_feature *", memory)
-        feature.argsz = len(memory)
-        feature.flags = flags
-        return self._device._fd.ioctl(lib.VFIO_DEVICE_FEATURE, feature)
 
-    def _failed(self, error: int, flags: int, reasons: Mapping[int, str] | None = None) -> Exception:
-        name = feature_name(flags)
-        if error == -errno.ENOTTY and not self._device._fd.closed:
-            return Unsupported(f"{self._device.address} has no feature {name} (VFIO_DEVICE_FEATURE: ENOTTY)")
-        reason = (reasons or {}).get(-error)
-        return explain.failed(self._device._fd, error, "VFIO_DEVICE_FEATURE", name, lambda: (reason, []))
+def _exchange(
+    file: DeviceFile,
+    request: Request,
+    flags: int,
+    value: Any,
+    arguments: Arguments | None = None,
+    facts: Facts | None = None,
+) -> int:
+    size = 0
+    if value is not None:
+        size = ffi.sizeof(value if ffi.typeof(value).kind == "array" else value[0])
+    native = request.new(size, flags=flags)
+    if value is not None:
+        ffi.memmove(native.data, value, size)
+    if arguments is None:
+        arguments = {} if request.detail else {"feature": feature_name(flags)}
+    try:
+        return request.send(
+            file.fd, native, arguments, facts or (lambda _: FeatureFacts(file.address, feature_name(flags)))
+        )
+    finally:
+        if value is not None:
+            ffi.memmove(value, native.data, size)
 
 
 def feature_name(flags: int) -> str:
-    """`DMA_LOGGING_START`, say, with the operation: `SET DMA_LOGGING_START`."""
+    """The name of a feature with the operation: `SET DMA_LOGGING_START`."""
     number = flags & lib.VFIO_DEVICE_FEATURE_MASK
     words = [word for bit, word in ((PROBE, "PROBE"), (GET, "GET"), (SET, "SET")) if flags & bit]
     return " ".join([*words, _names().get(number, str(number))])
@@ -125,3 +198,8 @@ def _names() -> dict[int, str]:
 # Of the same prefix, and no features.
 _WORDS = ("MASK", "GET", "SET", "PROBE", "CLEAR_MASTER", "SET_MASTER")
 _NOT_FEATURES = {f"VFIO_DEVICE_FEATURE_{name}" for name in _WORDS}
+_STATES = {
+    getattr(lib, name): name.removeprefix("VFIO_DEVICE_STATE_")
+    for name in dir(lib)
+    if name.startswith("VFIO_DEVICE_STATE_") and not name.endswith("_NR")
+}

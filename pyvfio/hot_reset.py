@@ -4,17 +4,54 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pyvfio._abi import ffi, lib
-from pyvfio._core import explain
-from pyvfio.errors import Unsupported
+from pyvfio._core.device_file import DeviceFile
+from pyvfio._core.request import Reason, Request
+from pyvfio.errors import RequestError
 
-if TYPE_CHECKING:
-    from pyvfio.device import Device
 
-_INFO = "struct vfio_pci_hot_reset_info"
-_RESET = "struct vfio_pci_hot_reset"
+class ResetFacts(NamedTuple):
+    """The address of a device that could not be reset, and the devices that its reset would affect: empty if they are unknown."""
+
+    address: str
+    affected: tuple[Dependent, ...] = ()
+
+
+def _no_hot_reset(facts: ResetFacts) -> Reason:
+    return Reason(
+        f"{facts.address} cannot be hot reset: it is on a root bus, its bus has no reset that the kernel trusts, or it is not a "
+        "PCI device",
+        unsupported=True,
+    )
+
+
+def _not_owned(facts: ResetFacts) -> Reason | None:
+    if not facts.affected:
+        return None
+    affected = ", ".join(f"{one.address} ({one.id})" for one in facts.affected)
+    return Reason(
+        "not all of the affected devices are open here",
+        (
+            f"affected, with their group or iommufd id: {affected}; attach a device of each group to the same address space",
+        ),
+    )
+
+
+_NONE = {errno.ENODEV: _no_hot_reset, errno.ENOTTY: _no_hot_reset}
+GET_INFO = Request(
+    "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO",
+    "device",
+    "struct vfio_pci_hot_reset_info",
+    otherwise={**_NONE, errno.ENOSPC: None},
+)
+HOT_RESET = Request(
+    "VFIO_DEVICE_PCI_HOT_RESET",
+    "device",
+    "struct vfio_pci_hot_reset",
+    otherwise={**_NONE, **dict.fromkeys((errno.EINVAL, errno.EPERM, errno.EBUSY), _not_owned)},
+)
 
 
 class Dependent(NamedTuple):
@@ -40,21 +77,21 @@ class HotResetInfo(NamedTuple):
     owned: bool
 
 
-def info(device: Device) -> HotResetInfo:
-    """
+def info(file: DeviceFile) -> HotResetInfo:
+    """Ask which devices a hot reset affects.
+
     :raises Unsupported: the device cannot be reset in this way (it is on the root bus, or it is no PCI device)
     """
     count = 8
     while True:
-        memory = ffi.new("char[]", ffi.sizeof(_INFO) + count * ffi.sizeof("struct vfio_pci_dependent_device"))
-        answer = ffi.cast(f"{_INFO} *", memory)
-        answer.argsz = len(memory)
-        error = device._fd.ioctl(lib.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, answer)
-        if error == -errno.ENOSPC and answer.count > count:
+        answer = GET_INFO.new(count * ffi.sizeof("struct vfio_pci_dependent_device"))
+        try:
+            GET_INFO.send(file.fd, answer, facts=lambda _: ResetFacts(file.address))
+        except RequestError as error:
+            if error.errno != errno.ENOSPC or answer.count <= count:
+                raise
             count = answer.count  # it says how many there are while it fails
             continue
-        if error < 0:
-            raise _failed(device, error, "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO")
         found = []
         for index in range(answer.count):
             one = answer.devices[index]
@@ -67,35 +104,12 @@ def info(device: Device) -> HotResetInfo:
         )
 
 
-def reset(device: Device, groups: Sequence[int]) -> None:
+def reset(file: DeviceFile, groups: Sequence[int]) -> None:
     """VFIO_DEVICE_PCI_HOT_RESET.
 
     :param groups: descriptors of the groups that own the affected devices; none by cdev
     """
-    native = ffi.new("char[]", ffi.sizeof(_RESET) + 4 * len(groups))
-    call = ffi.cast(f"{_RESET} *", native)
-    call.argsz = len(native)
-    call.count = len(groups)
+    call = HOT_RESET.new(4 * len(groups), count=len(groups))
     if groups:
         ffi.cast("int32_t *", call.group_fds)[0 : len(groups)] = list(groups)
-    error = device._fd.ioctl(lib.VFIO_DEVICE_PCI_HOT_RESET, call)
-    if error < 0:
-        raise _failed(device, error, "VFIO_DEVICE_PCI_HOT_RESET")
-
-
-def _failed(device: Device, error: int, call: str) -> Exception:
-    if error in (-errno.ENODEV, -errno.ENOTTY) and not device._fd.closed:
-        return Unsupported(
-            f"{device.address} cannot be hot reset ({call}: {errno.errorcode[-error]}): it is on a root bus, "
-            "its bus has no reset that the kernel trusts, or it is no PCI device"
-        )
-
-    def clue() -> tuple[str | None, list[str]]:
-        if call == "VFIO_DEVICE_PCI_HOT_RESET" and -error in (errno.EINVAL, errno.EPERM, errno.EBUSY):
-            affected = ", ".join(f"{one.address} ({one.id})" for one in info(device).devices)
-            return "not all of the affected devices are open here", [
-                f"affected, with their group or iommufd id: {affected}; attach a device of each group to the same address space"
-            ]
-        return None, []
-
-    return explain.failed(device._fd, error, call, "", clue)
+    HOT_RESET.send(file.fd, call, facts=lambda _: ResetFacts(file.address, info(file).devices))

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 from pyvfio._abi import ffi, lib
-from pyvfio._core import capability, explain
+from pyvfio._core import capability
+from pyvfio._core.device_file import DeviceFile
 from pyvfio._core.event import Event
+from pyvfio._core.request import Explanation, Reason, Request
 from pyvfio.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -21,6 +23,68 @@ _EVENTFD = lib.VFIO_IRQ_SET_DATA_EVENTFD
 _MASK = lib.VFIO_IRQ_SET_ACTION_MASK
 _UNMASK = lib.VFIO_IRQ_SET_ACTION_UNMASK
 _TRIGGER = lib.VFIO_IRQ_SET_ACTION_TRIGGER
+
+
+class SetFacts(NamedTuple):
+    """What is known when interrupts could not be set.
+
+    :ivar name: of the interrupts
+    :ivar last: number of the last vector that was asked for; None for all
+    :ivar vectors: how many the device has
+    :ivar enabled: whether any of them is enabled; :ivar others: the other interrupts that are
+    :ivar enabling: whether vectors were to be enabled
+    """
+
+    name: str
+    last: int | None
+    vectors: int
+    enabled: bool
+    others: tuple[str, ...]
+    enabling: bool
+
+
+def _not_set(facts: SetFacts) -> Reason | None:
+    if facts.last is not None and facts.last >= facts.vectors:
+        return Reason(f"there are {facts.vectors} vectors, numbered from 0")
+    if facts.others and facts.enabling:
+        names, first = " and ".join(map(_worded, facts.others)), facts.others[0]
+        kinds = "kind of interrupt" if first.isdecimal() else "of INTx, MSI and MSI-X"
+        return Reason(
+            f"{names} {'is' if len(facts.others) == 1 else 'are'} enabled; only one {kinds} can be enabled at a time",
+            (f"device.irqs{f'[{first}]' if first.isdecimal() else f'.{first}'}.disable()",),
+        )
+    if not facts.enabled:
+        return Reason(f"{_worded(facts.name)} is not enabled: enable() comes first")
+    return None
+
+
+_ACTIONS = {_MASK: "MASK", _UNMASK: "UNMASK", _TRIGGER: "TRIGGER"}
+
+
+def _worded(name: str) -> str:
+    return f"interrupt {name}" if name.isdecimal() else {"intx": "INTx", "msix": "MSI-X"}.get(name, name.upper())
+
+
+_ERRNOS: dict[int, Explanation] = {
+    errno.EINVAL: _not_set,
+    errno.ENOSPC: Reason(
+        "the host cannot allocate that many vectors", ("enable fewer vectors, or close other devices that use them",)
+    ),
+}
+SET_IRQS = Request(
+    "VFIO_DEVICE_SET_IRQS",
+    "device",
+    "struct vfio_irq_set",
+    errnos=_ERRNOS,
+    tell=lambda native: " ".join(word for flag, word in _ACTIONS.items() if native.flags & flag),
+)
+_OPERATIONS = {action: SET_IRQS.operation(word) for action, word in _ACTIONS.items()}
+GET_IRQ_INFO = Request(
+    "VFIO_DEVICE_GET_IRQ_INFO",
+    "device",
+    "struct vfio_irq_info",
+    errnos={errno.EINVAL: "the device has no interrupts of that index"},
+)
 
 
 class IrqInfo(NamedTuple):
@@ -98,7 +162,7 @@ class Vector(Event):
         irq = self.irq
         irq._enabled.pop(self.index, None)
         try:
-            if not irq.device._fd.closed:
+            if not irq.device.file.closed:
                 irq._set(_EVENTFD | _TRIGGER, self.index, 1, [-1])
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENODEV):
@@ -135,7 +199,7 @@ class Irq:
         :param vectors: numbers, a range without gaps; None for the first one alone
         :returns: the vectors asked for
         :raises Unsupported: the device has no such interrupt
-        :raises OSError: EINVAL beyond :attr:`count`, or while another kind is on; ENOSPC when the host has not so many
+        :raises OSError: EINVAL beyond :attr:`count`, or while another kind is enabled; ENOSPC: the host cannot allocate that many vectors
         """
         self._require(self.count > 0, "enabled: the device has none")
         numbers = [0] if vectors is None else sorted(set(vectors))
@@ -169,30 +233,20 @@ class Irq:
             raise Unsupported(f"{self!r} cannot be {what}")
 
     def _set(self, flags: int, start: int, count: int, fds: Sequence[int] = ()) -> None:
-        memory = ffi.new("char[]", ffi.sizeof("struct vfio_irq_set") + 4 * len(fds))
-        set_ = ffi.cast("struct vfio_irq_set *", memory)
-        set_.argsz = len(memory)
-        set_.flags = flags
-        set_.index = self.info.index
-        set_.start = start
-        set_.count = count
+        operation = _OPERATIONS[flags & (_MASK | _UNMASK | _TRIGGER)]
+        native = operation.new(4 * len(fds), flags=flags, index=self.info.index, start=start, count=count)
         if fds:
-            ffi.cast("int32_t *", set_.data)[0 : len(fds)] = fds
-        error = self.device._fd.ioctl(lib.VFIO_DEVICE_SET_IRQS, set_)
-        if error < 0:
+            ffi.cast("int32_t *", native.data)[0 : len(fds)] = fds
 
-            def clue() -> tuple[str | None, list[str]]:
-                if start + count > self.count:
-                    return f"there are {self.count} vectors", []
-                others = [irq.name for irq in self.device.irqs.known if irq is not self and irq._enabled]
-                if -error == errno.EINVAL and others:
-                    return f"{' and '.join(others)} is on, and one kind is at a time", [f"disable {others[0]} first"]
-                if -error == errno.EINVAL and not self._enabled:
-                    return None, ["it is not enabled"]
-                return None, []
+        def facts(_: int) -> SetFacts:
+            others = tuple(irq.name for irq in self.device.irqs.known if irq is not self and irq._enabled)
+            last = start + count - 1 if count else None
+            return SetFacts(self.name, last, self.count, bool(self._enabled), others, bool(fds and fds[0] >= 0))
 
-            arguments = f"{self.name}, start={start}, count={count}, flags={flags:#x}"
-            raise explain.failed(self.device._fd, error, "VFIO_DEVICE_SET_IRQS", arguments, clue)
+        vectors = (
+            f"{self.name}[{start}]" if count == 1 else f"{self.name}[{start}:{start + count}]" if count else self.name
+        )
+        operation.send(self.device.file.fd, native, {"vectors": vectors}, facts)
 
     def __repr__(self) -> str:
         return f"<Irq {self.name} of {self.device.address}, {self.count} vectors>"
@@ -222,7 +276,7 @@ class Irqs(Sequence[Irq]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
         if index not in self._known:
-            info = irq_info(self._device, index)
+            info = irq_info(self._device.file, index)
             fixed = self._device.info.is_pci and index < len(PCI_NAMES)
             self._known[index] = Irq(self._device, info, PCI_NAMES[index] if fixed else str(index))
         return self._known[index]
@@ -232,7 +286,7 @@ class Irqs(Sequence[Irq]):
 
     def _named(self, name: str) -> Irq:
         if not self._device.info.is_pci:
-            raise Unsupported(f"{self._device.address} is no PCI device: its interrupts have numbers only")
+            raise Unsupported(f"{self._device.address} is not a PCI device: its interrupts have numbers only")
         return self[PCI_NAMES.index(name)]
 
     @property
@@ -261,16 +315,16 @@ class Irqs(Sequence[Irq]):
         return self._named("req")
 
 
-def irq_info(device: Device, index: int) -> IrqInfo:
+def irq_info(file: DeviceFile, index: int) -> IrqInfo:
     """VFIO_DEVICE_GET_IRQ_INFO, asked anew. A kind that this device lacks has no vectors.
 
     :raises OSError: EINVAL for an index that the device does not have
     """
     try:
-        answer, _ = capability.ask(device._fd, "VFIO_DEVICE_GET_IRQ_INFO", "struct vfio_irq_info", index=index)
+        answer, _ = capability.ask(file.fd, GET_IRQ_INFO, index=index)
     except OSError as error:
         # vfio-pci has no error interrupt outside PCI Express, yet counts it.
-        if error.errno == errno.EINVAL and index < device.info.num_irqs:
+        if error.errno == errno.EINVAL and index < file.info.num_irqs:
             return IrqInfo(index, 0, 0)
         raise
     return IrqInfo(answer.index, answer.flags, answer.count)

@@ -91,7 +91,7 @@ class Kernel:
     name = "linux"
 
     def door(self, fd: int, kind: str) -> Any:
-        """A new `pyvfio_door` for this descriptor; `kind` is one of :mod:`pyvfio._core.requests`' kinds."""
+        """A new `pyvfio_door` for this descriptor; `kind` is one of the kinds of :mod:`pyvfio.requests`."""
         raise NotImplementedError
 
     # Files.

@@ -5,14 +5,21 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from pyvfio._abi import ffi, lib
+from pyvfio._abi import ffi
 from pyvfio._core.event import Event
 from pyvfio._core.resource import Attempts, Resource
+from pyvfio.feature import Feature, no_feature
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
 
 _WAKEUP = "struct vfio_device_low_power_entry_with_wakeup"
+
+
+_ALREADY = {errno.EINVAL: "the device is in low power already: close the object that put it there"}
+ENTRY = Feature("SET LOW_POWER_ENTRY", errnos={**_ALREADY, errno.ENOTTY: no_feature})
+ENTRY_WITH_WAKEUP = Feature("SET LOW_POWER_ENTRY_WITH_WAKEUP", errnos={errno.ENOTTY: no_feature}, otherwise=_ALREADY)
+EXIT = Feature("SET LOW_POWER_EXIT")
 
 
 class LowPower(Resource):
@@ -31,17 +38,14 @@ class LowPower(Resource):
         self._enter()
 
     def _enter(self) -> None:
-        self._set(lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY, None)
-
-    def _set(self, feature: int, value: object) -> None:
-        self.device.features.set(feature, value, reasons={errno.EINVAL: "it is in low power already"})
+        ENTRY.exchange(self.device.file)
 
     def _release(self) -> None:
-        if not self.device._fd.closed:
-            self._set(lib.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT, None)
+        if not self.device.file.closed:
+            EXIT.exchange(self.device.file)
 
     def _has_gone(self) -> bool:
-        return self.device._fd.closed
+        return self.device.file.closed
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.device.address}{' (closed)' if self.closed else ''}>"
@@ -59,7 +63,7 @@ class LowPowerWithWakeup(LowPower):
     def _enter(self) -> None:
         self.wakeup = Event(self.device, "wakeup")
         value = ffi.new(f"{_WAKEUP} *", {"wakeup_eventfd": self.wakeup.fileno()})
-        self._set(lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP, value)
+        ENTRY_WITH_WAKEUP.exchange(self.device.file, value)
 
     def _release(self) -> None:
         attempts = Attempts()

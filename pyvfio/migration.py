@@ -12,17 +12,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pyvfio._abi import ffi, lib
-from pyvfio._core import explain
 from pyvfio._core.fd import Fd
+from pyvfio._core.request import Call, Reason, Request
 from pyvfio._core.resource import Resource
 from pyvfio.errors import BadReply, Closed, InvalidRequest, Unsupported
+from pyvfio.feature import Feature, FeatureFacts
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
 
 _STATE = "struct vfio_device_feature_mig_state"
-_FEATURE = lib.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
-_SET = _FEATURE | lib.VFIO_DEVICE_FEATURE_SET
 #: bytes that :meth:`Migration.save` and its kin move at once
 _PIECE = 1 << 20
 
@@ -58,6 +57,96 @@ _STEPS: dict[State, tuple[State, ...]] = {
     State.RESUMING: (State.STOP,),
     State.ERROR: (),
 }
+
+
+class Change(NamedTuple):
+    """A change of state that failed.
+
+    :ivar errno: the kernel's answer
+    :ivar origin: the state before, :ivar target: the one that was asked for
+    :ivar now: the state after; None if it could not be found out
+    :ivar there: whether the device has the state that was asked for
+    """
+
+    errno: int
+    origin: str
+    target: str
+    now: str | None
+    there: bool
+
+
+def _not_changed(facts: Change) -> Reason:
+    if not facts.there:
+        return Reason(f"the device has no {facts.target}", ("Migration.states has the states of the device",))
+    texts: list[str] = []
+    if facts.origin == "RESUMING" and facts.errno == errno.EINVAL and facts.now in ("RESUMING", "ERROR"):
+        texts.append("the data that was written to its stream is incomplete or damaged, or of another kind of device")
+    if facts.now is not None:
+        texts.append(f"it is {'still ' if facts.now == facts.origin else ''}in {facts.now} now")
+    return Reason("; ".join(texts) or None, _way_out(facts))
+
+
+def _way_out(facts: Change) -> tuple[str, ...]:
+    if facts.now == "ERROR":
+        return ("only a reset takes it out of ERROR: Device.reset()",)
+    if facts.now == "RESUMING":
+        return ("a load that cannot be finished is ended by a reset: Device.reset()",)
+    if facts.now is None:
+        return ()
+    if facts.now == facts.origin:
+        return ("nothing has changed: it can be asked again",)
+    return (f"from {facts.now} it can be asked for {facts.target} again, or for {facts.origin}",)
+
+
+def _cannot_migrate(facts: FeatureFacts) -> Reason:
+    return Reason(f"{facts.address} cannot be migrated: its driver lacks the feature MIGRATION", unsupported=True)
+
+
+#: errnos of the device's driver for each state
+_CHANGE_ERRNOS: dict[State, tuple[int, ...]] = {
+    State.STOP: (errno.EIO, errno.EINVAL, errno.ENOTRECOVERABLE),
+    State.PRE_COPY: (errno.EIO, errno.EINVAL),
+    State.PRE_COPY_P2P: (errno.EIO, errno.EINVAL),
+    State.ERROR: (errno.EINVAL,),
+}
+
+
+GET_MIGRATION = Feature("GET MIGRATION", errnos={errno.ENOTTY: _cannot_migrate})
+GET_STATE = Feature("GET MIG_DEVICE_STATE", errnos={errno.EIO: "the device does not answer"})
+SET_STATE = {
+    state: Feature(
+        f"SET MIG_DEVICE_STATE {state.name}",
+        errnos=dict.fromkeys(_CHANGE_ERRNOS.get(state, (errno.EIO,)), _not_changed),
+        default=_not_changed,
+        succeeds=state != State.ERROR,
+    )
+    for state in State
+}
+GET_DATA_SIZE = Feature("GET MIG_DATA_SIZE", errnos={errno.EIO: "the device does not answer"})
+SET_PRECOPY_INFO_V2 = Feature("SET MIG_PRECOPY_INFOv2")
+GET_PRECOPY_INFO = Request(
+    "VFIO_MIG_GET_PRECOPY_INFO",
+    "migration",
+    "struct vfio_precopy_info",
+    errnos={
+        errno.EINVAL: "it is answered in PRE_COPY and PRE_COPY_P2P only",
+        errno.ENOTTY: "the device is loading its state, or has no pre-copy",
+        errno.ENODEV: "the session of the stream is over",
+        errno.EIO: "the device does not answer",
+    },
+)
+_OVER = "the session of the stream is over: the device was reset, or has left the states that it belongs to"
+READ = Call("read", otherwise={errno.ENODEV: _OVER})
+WRITE = Call(
+    "write",
+    otherwise={
+        errno.ENODEV: _OVER,
+        errno.EINVAL: Reason(
+            "the device does not accept the data: it is damaged, comes twice, or was not saved by a device of its kind",
+            ("a load is ended by a reset: Device.reset()",),
+        ),
+    },
+)
 
 
 def states(flags: int = _ALL) -> frozenset[State]:
@@ -183,7 +272,7 @@ class Stream(io.RawIOBase):
         except OSError as error:
             if error.errno in (errno.ENOMSG, errno.EAGAIN):
                 return None
-            raise explain.stream_failed(self.name, "read", len(view), error) from None
+            raise READ.explain(self.name, error, {"size": len(view)}) from None
         view[: len(data)] = data
         return len(data)
 
@@ -203,7 +292,7 @@ class Stream(io.RawIOBase):
         except BlockingIOError:
             return None
         except OSError as error:
-            raise explain.stream_failed(self.name, "write", memoryview(data).nbytes, error) from None
+            raise WRITE.explain(self.name, error, {"size": memoryview(data).nbytes}) from None
 
     def poll(self, timeout: float | None = None) -> bool:
         """Wait until a read, or a write, would not have to.
@@ -213,6 +302,10 @@ class Stream(io.RawIOBase):
         """
         event = select.POLLIN if self._saving else select.POLLOUT
         return self._fd.poll(event, timeout) != 0
+
+    def precopy_info(self) -> Any:
+        """VFIO_MIG_GET_PRECOPY_INFO: `struct vfio_precopy_info`; see :attr:`Migration.precopy_info`."""
+        return GET_PRECOPY_INFO.call(self._fd)
 
     def close(self) -> None:
         try:
@@ -250,11 +343,7 @@ class Migration(Resource):
         self._device = device
         self._stream: Stream | None = None
         self._reinit = False
-        try:
-            answer = device.features.get(lib.VFIO_DEVICE_FEATURE_MIGRATION, "struct vfio_device_feature_migration")
-        except Unsupported:
-            raise Unsupported(f"{device.address} cannot be migrated (its driver lacks the feature MIGRATION)") from None
-        self.flags = int(answer.flags)
+        self.flags = int(GET_MIGRATION.get(device.file, "struct vfio_device_feature_migration").flags)
 
     @property
     def has_p2p(self) -> bool:
@@ -292,12 +381,12 @@ class Migration(Resource):
         :raises OSError: EINVAL a state that the device lacks (:attr:`states`), or leaving RESUMING with a stream that is cut, damaged, or
             another kind of device's; else as the device says
         """
-        answer = self._device.features.get(_FEATURE, _STATE)
+        answer = GET_STATE.get(self._device.file, _STATE)
         try:
             state = State(answer.device_state)
         except ValueError:
             raise BadReply(
-                f"{self._device.address} is in migration state {answer.device_state}, of which there is none"
+                f"{self._device.address} reports migration state {answer.device_state}, which does not exist"
             ) from None
         self._settle(state)
         return state
@@ -307,10 +396,7 @@ class Migration(Resource):
         target = State(target)
         origin = self.state
         self._refuse(origin, target)
-        try:
-            begun = self._change(target)
-        except OSError as error:
-            raise self._failed(error, origin, target) from None
+        begun = self._change(origin, target)
         if begun is not None:
             ended, self._stream = self._stream, begun
             if ended is not None:
@@ -320,20 +406,26 @@ class Migration(Resource):
     def _refuse(self, origin: State, target: State) -> None:
         address = self._device.address
         if origin == State.ERROR:
-            raise InvalidRequest(f"{address} is in ERROR, and only a reset leads out: Device.reset()")
+            raise InvalidRequest(f"{address} is in ERROR; only a reset takes it out: Device.reset()")
         if target == State.ERROR:
-            raise InvalidRequest(f"{address}: ERROR is a state that a device gets into, and not one to be asked for")
+            raise InvalidRequest(f"{address}: ERROR cannot be asked for; a device enters it by itself")
         if _blocked(origin, target) and target != origin:
             raise InvalidRequest(
-                f"{address}: there is no way from STOP_COPY back to {target.name}; go to RUNNING, and begin anew from there"
+                f"{address}: it cannot go from STOP_COPY back to {target.name}; set RUNNING and begin again from there"
             )
 
-    def _change(self, target: State) -> Stream | None:
-        """The request, and the stream if it opened one."""
-        kernel = self._device._fd.kernel
+    def _change(self, origin: State, target: State) -> Stream | None:
+        """Make the request, and return the stream if it opened one."""
+        kernel = self._device.file.kernel
         change = ffi.new(f"{_STATE} *", {"device_state": target, "data_fd": -1})
+        between: tuple[State, ...] = ()
+        with suppress(ValueError):
+            between = path(origin, target, self.flags)[:-1]
+        arguments = {"from": origin.name, "by": ", ".join(state.name for state in between) or None}
         try:
-            self._device.features.exchange(_SET, change)
+            SET_STATE[target].exchange(
+                self._device.file, change, arguments, lambda number: self._changed(number, origin, target)
+            )
             if change.data_fd < 0:
                 return None
             fd = Fd(kernel, change.data_fd, "migration", f"{self._device.address}'s migration stream")
@@ -350,20 +442,12 @@ class Migration(Resource):
             self._stream = None
             stream.close()
 
-    def _failed(self, error: OSError, origin: State, target: State) -> OSError:
+    def _changed(self, number: int, origin: State, target: State) -> Change:
+        """What has become of the device after a failed change."""
         now: State | None = None
-        way: tuple[State, ...] = ()
-        with suppress(Exception):  # it is the first failure that matters
+        with suppress(OSError):  # it is the first failure that matters
             now = self.state
-            way = path(origin, target, self.flags)
-        return explain.migration_failed(
-            self._device.address,
-            error,
-            origin.name,
-            [state.name for state in way] or [target.name],
-            now.name if now is not None else None,
-            target in self.states,
-        )
+        return Change(number, origin.name, target.name, now.name if now is not None else None, target in self.states)
 
     @property
     def stream(self) -> Stream:
@@ -385,7 +469,7 @@ class Migration(Resource):
         :raises Unsupported: the kernel lacks it
         """
         struct_ = "struct vfio_device_feature_mig_data_size"
-        return int(self._device.features.get(lib.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, struct_).stop_copy_length)
+        return int(GET_DATA_SIZE.get(self._device.file, struct_).stop_copy_length)
 
     @property
     def precopy_info(self) -> PrecopyInfo:
@@ -395,10 +479,7 @@ class Migration(Resource):
         :raises OSError: EINVAL but in PRE_COPY and PRE_COPY_P2P; ENOTTY while resuming
         """
         stream = self._stream if self._stream is not None else self.stream
-        info = ffi.new("struct vfio_precopy_info *", {"argsz": ffi.sizeof("struct vfio_precopy_info")})
-        error = stream._fd.ioctl(lib.VFIO_MIG_GET_PRECOPY_INFO, info)
-        if error < 0:
-            raise explain.precopy_info_failed(stream._fd, error)
+        info = stream.precopy_info()
         # Without the opt-in drivers may leave anything in the flags.
         reinit = self._reinit and bool(info.flags & lib.VFIO_PRECOPY_INFO_REINIT)
         return PrecopyInfo(info.initial_bytes, info.dirty_bytes, reinit)
@@ -413,7 +494,7 @@ class Migration(Resource):
         """
         if not self.has_pre_copy:
             raise Unsupported(f"{self._device.address} has no pre-copy")
-        self._device.features.set(lib.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2)
+        SET_PRECOPY_INFO_V2.exchange(self._device.file)
         self._reinit = True
 
     # Whole transfers.
@@ -430,7 +511,7 @@ class Migration(Resource):
         :raises OSError: as the device says
         """
         if not self.has_pre_copy:
-            raise Unsupported(f"{self._device.address} has no pre-copy: it sends everything while it is stopped (save)")
+            raise Unsupported(f"{self._device.address} has no pre-copy: save() stops it and sends everything")
         if self.state not in (State.PRE_COPY, State.PRE_COPY_P2P):
             self.state = State.PRE_COPY
         stream = self.stream
@@ -500,5 +581,8 @@ def _write(into: Sink, data: bytes) -> None:
     while view:
         taken = into.write(view)
         if taken is None:
-            raise BlockingIOError(errno.EAGAIN, f"{into!r} takes nothing now; what a migration writes to has to block")
+            raise BlockingIOError(
+                errno.EAGAIN,
+                f"{into!r} accepts nothing now; the file that a migration writes to must block when it is full",
+            )
         view = view[taken:]

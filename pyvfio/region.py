@@ -6,15 +6,19 @@ import errno
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from weakref import WeakSet
 
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Window
-from pyvfio._core import capability, explain
+from pyvfio._core import capability
+from pyvfio._core.device_file import DeviceFile
+from pyvfio._core.request import Arguments, Call, Reason, Request
 from pyvfio._core.resource import Resource
-from pyvfio.errors import Closed, InvalidRequest, Unsupported
+from pyvfio._core.text import size as bytes_
+from pyvfio.errors import BadReply, Closed, Error, InvalidRequest, Unsupported
 from pyvfio.memory import address_of
 
 if TYPE_CHECKING:
@@ -23,6 +27,38 @@ if TYPE_CHECKING:
 
 #: names of vfio-pci's fixed regions
 PCI_NAMES = ("BAR0", "BAR1", "BAR2", "BAR3", "BAR4", "BAR5", "ROM", "CONFIG", "VGA")
+
+
+def _no_answer(is_pci: bool) -> Reason | None:
+    if not is_pci:
+        return None
+    return Reason(
+        "the device does not decode memory now, or is asleep or gone",
+        ("device.config.memory_enabled = True lets it decode",),
+    )
+
+
+PREAD = Call("pread", otherwise={errno.EIO: _no_answer})
+PWRITE = Call("pwrite", otherwise={errno.EIO: _no_answer})
+MMAP = Call("mmap", otherwise={errno.EIO: _no_answer})
+GET_REGION_INFO = Request(
+    "VFIO_DEVICE_GET_REGION_INFO",
+    "device",
+    "struct vfio_region_info",
+    errnos={errno.EINVAL: "the device has no region of that index"},
+)
+IOEVENTFD = Request(
+    "VFIO_DEVICE_IOEVENTFD",
+    "device",
+    "struct vfio_device_ioeventfd",
+    otherwise={
+        errno.EINVAL: "only BARs have ioeventfds, and not where the MSI-X table is; vfio-pci has none of 8 bytes on some machines",
+        errno.ENOTTY: "the device's driver has no ioeventfds",
+        errno.EEXIST: "there is an ioeventfd with this offset, width and value already: remove_ioeventfd() comes first",
+        errno.ENODEV: "there is no ioeventfd with this offset, width and value",
+        errno.ENOSPC: "the device has as many ioeventfds as the kernel allows",
+    },
+)
 
 
 class Area(NamedTuple):
@@ -94,9 +130,9 @@ class Registers:
 
     def _check_access(self, offset: int, width: int, size: int) -> None:
         if offset % width:
-            raise InvalidRequest(f"{self!r}: offset {offset:#x} is not aligned to {width} bytes")
+            raise InvalidRequest(f"{self!r}: offset {offset:#x} is not a multiple of the width of {width} bytes")
         if offset < 0 or offset + width > size:
-            raise InvalidRequest(f"{self!r}: {width} bytes at {offset:#x} lie outside its {size:#x} bytes")
+            raise InvalidRequest(f"{self!r}: {width} bytes at offset {offset:#x} lie outside; it has {size:#x} bytes")
 
 
 class Region(Registers):
@@ -111,6 +147,7 @@ class Region(Registers):
         self.info = info
         self.name = name
         self.size = info.size
+        self._file = device.file
 
     @property
     def readable(self) -> bool:
@@ -135,16 +172,14 @@ class Region(Registers):
         :raises OSError: EINVAL for a region that cannot be read, or outside it; EIO when the device does not answer
         """
         self._check_range("read", offset, size, self.readable)
-        fd, kernel = self.device._fd, self.device._fd.kernel
+        fd, kernel = self._file.fd, self._file.kernel
         parts: list[bytes] = []
         done = 0
         while done < size:
-            try:
+            with self._explained(PREAD, offset + done, size - done):
                 part = fd.call(kernel.pread, size - done, self.info.offset + offset + done)
-            except OSError as error:
-                raise self._failed(error, "pread", offset + done, size - done) from None
             if not part:
-                raise self._stopped("pread", offset, done, size)
+                raise self._stopped(PREAD, offset, done, size)
             parts.append(part)
             done += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -157,15 +192,13 @@ class Region(Registers):
         view = memoryview(data).cast("B")
         size = len(view)
         self._check_range("write", offset, size, self.writable)
-        fd, kernel = self.device._fd, self.device._fd.kernel
+        fd, kernel = self._file.fd, self._file.kernel
         done = 0
         while done < size:
-            try:
+            with self._explained(PWRITE, offset + done, size - done):
                 count = fd.call(kernel.pwrite, view[done:], self.info.offset + offset + done)
-            except OSError as error:
-                raise self._failed(error, "pwrite", offset + done, size - done) from None
             if not count:
-                raise self._stopped("pwrite", offset, done, size)
+                raise self._stopped(PWRITE, offset, done, size)
             done += count
 
     def mmap(self, offset: int = 0, size: int | None = None) -> RegionMapping:
@@ -178,7 +211,7 @@ class Region(Registers):
         """
         areas = self.info.areas
         if not areas:
-            raise Unsupported(f"{self!r} cannot be mapped; its read and write methods go through the kernel")
+            raise Unsupported(f"{self!r} cannot be mapped; use its read and write methods, which go through the kernel")
         area = next((a for a in areas if a.offset <= offset < a.offset + a.size), None)
         if area is not None and size is None:
             size = area.offset + area.size - offset
@@ -186,13 +219,13 @@ class Region(Registers):
             parts = ", ".join(f"[{a.offset:#x}, {a.offset + a.size - 1:#x}]" for a in areas)
             raise Unsupported(f"{self!r}: only {parts} can be mapped, not {size or 0:#x} bytes at {offset:#x}")
         if offset % mmap.PAGESIZE:
-            raise InvalidRequest(f"{self!r}: offset {offset:#x} is no multiple of the page size {mmap.PAGESIZE:#x}")
+            raise InvalidRequest(
+                f"{self!r}: offset {offset:#x} is not a multiple of the page size, {bytes_(mmap.PAGESIZE)}"
+            )
         prot = (mmap.PROT_READ if self.readable else 0) | (mmap.PROT_WRITE if self.writable else 0)
-        fd = self.device._fd
-        try:
+        fd = self._file.fd
+        with self._explained(MMAP, offset, size):
             memory = fd.call(partial(fd.kernel.mmap, offset=self.info.offset + offset, prot=prot), size)
-        except OSError as error:
-            raise self._failed(error, "mmap", offset, size) from None
         return RegionMapping(self, offset, size, memory)
 
     def dma_buf(self, areas: Iterable[Area] | None = None) -> DmaBuf:
@@ -227,77 +260,66 @@ class Region(Registers):
         if width not in (1, 2, 4, 8):
             raise InvalidRequest(f"{self!r}: a store has 1, 2, 4 or 8 bytes, not {width}")
         self._check_access(offset, width, self.size)
-        kind = "struct vfio_device_ioeventfd"
-        native = ffi.new(
-            f"{kind} *",
-            {
-                "argsz": ffi.sizeof(kind),
-                "flags": width,
-                "offset": self.info.offset + offset,
-                "data": value,
-                "fd": eventfd,
-            },
-        )
-        error = self.device._fd.ioctl(lib.VFIO_DEVICE_IOEVENTFD, native)
-        if error < 0:
-            raise explain.failed(
-                self.device._fd, error, "VFIO_DEVICE_IOEVENTFD", f"{self.name}, offset={offset:#x}, width={width}"
-            )
+        native = IOEVENTFD.new(flags=width, offset=self.info.offset + offset, data=value, fd=eventfd)
+        arguments = {"region": self.name, "offset": offset, "width": width, "value": value, "fd": eventfd}
+        IOEVENTFD.send(self._file.fd, native, arguments)
 
     # One access of the whole width: a register is not to be read in two halves.
 
     def _load(self, offset: int, width: int) -> int:
         self._check_register(offset, width)
-        fd = self.device._fd
+        fd = self._file.fd
         try:
             data = fd.call(fd.kernel.pread, width, self.info.offset + offset)
         except OSError as error:
-            raise self._failed(error, "pread", offset, width) from None
+            raise self._failed(PREAD, error, offset, width) from None
         if len(data) != width:
-            raise self._stopped("pread", offset, len(data), width)
+            raise self._stopped(PREAD, offset, len(data), width)
         return int.from_bytes(data, "little")
 
     def _store(self, offset: int, width: int, value: int) -> None:
         self._check_register(offset, width)
         data = value.to_bytes(width, "little")
-        fd = self.device._fd
+        fd = self._file.fd
         try:
             count = fd.call(fd.kernel.pwrite, data, self.info.offset + offset)
         except OSError as error:
-            raise self._failed(error, "pwrite", offset, width) from None
+            raise self._failed(PWRITE, error, offset, width) from None
         if count != width:
-            raise self._stopped("pwrite", offset, count, width)
+            raise self._stopped(PWRITE, offset, count, width)
 
     def _check_register(self, offset: int, width: int) -> None:
         if width == 8 and self.device.info.is_pci:
             raise Unsupported(
-                f"{self!r}: vfio-pci may split a 64-bit access in two; map() the region for one that is not, "
-                "or use two accesses of 32 bits"
+                f"{self!r}: vfio-pci may split an access of 64 bits in two; use mmap() for one that is not "
+                "split, or two accesses of 32 bits"
             )
         self._check_access(offset, width, self.size)
 
     def _check_range(self, verb: str, offset: int, size: int, possible: bool) -> None:
         if not possible:
-            raise explain.os_error(errno.EINVAL, f"{verb} {self!r}", "", f"the device lets nobody {verb} it")
+            able, flag = {"read": ("readable", "READ"), "write": ("writable", "WRITE")}[verb]
+            raise InvalidRequest(f"{self!r} is not {able} (VFIO_REGION_INFO_FLAG_{flag} is clear)")
         if offset < 0 or size < 0 or offset + size > self.size:
-            raise explain.os_error(
-                errno.EINVAL, f"{verb} {self!r}", f"offset={offset:#x}, size={size:#x}", f"it has {self.size:#x} bytes"
+            raise InvalidRequest(
+                f"{self!r}: {size:#x} bytes at offset {offset:#x} lie outside; it has {self.size:#x} bytes"
             )
 
-    def _failed(self, error: OSError, call: str, offset: int, size: int) -> OSError:
-        reason = None
-        if error.errno == errno.EIO and self.device.info.is_pci:
-            reason = "the device does not decode memory now (command register), or is asleep or gone"
-        return explain.os_error(
-            error.errno or errno.EIO, f"{call} {self!r}", f"offset={offset:#x}, size={size:#x}", reason
-        )
+    def _explained(self, call: Call, offset: int, size: int) -> AbstractContextManager[None]:
+        return call.explained(repr(self), {"offset": offset, "size": size}, self._facts)
 
-    def _stopped(self, call: str, offset: int, done: int, size: int) -> OSError:
-        return explain.os_error(
+    def _failed(self, call: Call, error: OSError, offset: int, size: int) -> Error:
+        arguments: Arguments = {"offset": offset, "size": size}
+        return call.explain(repr(self), error, arguments, self._facts)
+
+    def _facts(self, _: int) -> bool:
+        return self._file.info.is_pci
+
+    def _stopped(self, call: Call, offset: int, done: int, size: int) -> BadReply:
+        """A transfer that the kernel cut short, without an error."""
+        return BadReply(
             errno.EIO,
-            f"{call} {self!r}",
-            f"offset={offset:#x}, size={size:#x}",
-            f"only {done} of {size} bytes went through",
+            f"{call.name} {self!r}: only {done} of {size} bytes at offset {offset:#x} were transferred",
         )
 
     def __len__(self) -> int:
@@ -386,7 +408,7 @@ class Regions(Sequence[Region]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
         if index not in self._known:
-            info = region_info(self._device, index)
+            info = region_info(self._device.file, index)
             fixed = self._device.info.is_pci and index < len(PCI_NAMES)
             self._known[index] = Region(self._device, info, PCI_NAMES[index] if fixed else str(index))
         return self._known[index]
@@ -395,16 +417,16 @@ class Regions(Sequence[Region]):
         return (self[index] for index in range(len(self)))
 
 
-def region_info(device: Device, index: int) -> RegionInfo:
+def region_info(file: DeviceFile, index: int) -> RegionInfo:
     """VFIO_DEVICE_GET_REGION_INFO, asked anew.
 
     :raises OSError: EINVAL for an index that the device does not have
     """
     try:
-        answer, data = capability.ask(device._fd, "VFIO_DEVICE_GET_REGION_INFO", "struct vfio_region_info", index=index)
+        answer, data = capability.ask(file.fd, GET_REGION_INFO, index=index)
     except OSError as error:
         # The index of a region that exists on other devices of the kind (VGA): there, and empty.
-        if error.errno == errno.EINVAL and index < device.info.num_regions:
+        if error.errno == errno.EINVAL and index < file.info.num_regions:
             return RegionInfo(index, 0, 0, 0, (), None, False, ())
         raise
     chain: list[capability.Capability] = []

@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 from typing import Any, NamedTuple
 
-from pyvfio._abi import ffi, lib
-from pyvfio._core import explain
+from pyvfio._abi import ffi
 from pyvfio._core.fd import Fd
+from pyvfio._core.request import Request
 from pyvfio.errors import BadReply
 
 _HEADER = struct.Struct("=HHI")
@@ -79,29 +79,22 @@ def chain(answer: memoryview, first: int, *, least: int) -> list[Capability]:
     return found
 
 
-def ask(fd: Fd, call: str, struct_: str, **fields: int) -> tuple[Any, memoryview]:
-    """Put a question whose answer says in `argsz` how long it would like to be, as often as that grows.
+def ask(fd: Fd, request: Request, **fields: Any) -> tuple[Any, memoryview]:
+    """Make a request whose answer says in `argsz` how long it would be in full, again until that fits.
 
-    :param struct_: the C type, which starts with argsz and flags
-    :param fields: what is asked
-    :returns: the filled struct, and all bytes of the answer
-    :raises OSError: as the call does
+    :param fields: of its struct, which starts with argsz and flags
+    :returns: the struct, and all bytes of the answer
+    :raises OSError: as the request does
     :raises BadReply: an argsz that no real answer has
     """
-    request = getattr(lib, call)
-    size = ffi.sizeof(struct_)
+    trailing = 0
     while True:
-        memory = bytearray(size)
-        answer = ffi.from_buffer(f"{struct_} *", memory)
-        answer.argsz = size
-        for name, value in fields.items():
-            setattr(answer, name, value)
-        error = fd.ioctl(request, answer)
-        if error < 0:
-            raise explain.failed(fd, error, call, ", ".join(f"{k}={v}" for k, v in fields.items()))
+        answer = request.new(trailing, **fields)
+        size = answer.argsz
+        request.send(fd, answer, fields)
         wanted = answer.argsz
         if wanted <= size:
-            return answer, memoryview(memory)
+            return answer, memoryview(ffi.buffer(answer, size))
         if wanted > _LONGEST:
-            raise BadReply(f"{call} on {fd.name}: argsz of {wanted} bytes")
-        size = wanted
+            raise BadReply(f"{request.name} on {fd.name}: the kernel reports an answer of {wanted} bytes (argsz)")
+        trailing += wanted - size

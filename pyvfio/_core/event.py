@@ -25,7 +25,7 @@ class Event(Resource):
 
     def __init__(self, device: Device, name: str) -> None:
         super().__init__(device)
-        kernel = device._fd.kernel
+        kernel = device.file.kernel
         self._fd = Fd.take(kernel, "eventfd", f"{device.address} {name}", kernel.eventfd, 0, os.EFD_NONBLOCK)
         # Closing signals the eventfd itself, so waits end.
         self._fd.door.waker(True)

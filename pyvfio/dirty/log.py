@@ -3,26 +3,97 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
-from pyvfio._abi import ffi, lib
-from pyvfio._core import explain
+from pyvfio._abi import ffi
+from pyvfio._core.request import Reason
 from pyvfio._core.resource import Attempts, Resource
+from pyvfio._core.text import ranges as shown
+from pyvfio._core.text import size, span
 from pyvfio.bitmap import DirtyBitmap, Segment
-from pyvfio.errors import BadReply, Closed, InvalidRequest, Unsupported
+from pyvfio.errors import BadReply, Closed, InvalidRequest, RequestError
+from pyvfio.feature import Feature
 from pyvfio.iova import IovaRange, IovaSet
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
     from pyvfio.guest.planning import Plan
 
-_START = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START | lib.VFIO_DEVICE_FEATURE_SET
-_STOP = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP | lib.VFIO_DEVICE_FEATURE_SET
-_REPORT = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT | lib.VFIO_DEVICE_FEATURE_GET
 #: The kernel reports at page sizes from here on, powers of two; it lets others pass at the start.
 _SMALLEST_PAGE = 4096
+
+
+class Asked(NamedTuple):
+    """A log that was not started: the device, the ranges and the page size."""
+
+    address: str
+    ranges: tuple[IovaRange, ...]
+    page_size: int
+
+    @property
+    def total(self) -> int:
+        return sum(range_.size for range_ in self.ranges)
+
+
+def _bad_ranges(asked: Asked) -> Reason:
+    if not asked.ranges:
+        return Reason("there are no ranges to log")
+    if wrong := [range_ for range_ in asked.ranges if not range_.is_aligned(asked.page_size)]:
+        return Reason(f"{shown(wrong)} is not aligned to pages of {size(asked.page_size)}")
+    for one, other in itertools.pairwise(sorted(asked.ranges)):
+        if one.overlaps(other):
+            return Reason(f"{span(one)} and {span(other)} overlap")
+    return Reason(
+        "most likely the device is being logged already, through a descriptor that was not opened here",
+        (f'pyvfio.host.holders_of("{asked.address}") finds the process',),
+    )
+
+
+def _too_large(asked: Asked) -> Reason:
+    return Reason(
+        f"{len(asked.ranges)} ranges of {size(asked.total)} in all (2^{(asked.total - 1).bit_length()}) are more than the device "
+        "can log",
+        (
+            "devices limit the sum of the ranges (mlx5: often 2^42 bytes), and a device that takes few ranges joins those that "
+            "are close to each other, gaps included: leave out gaps, above all the one below 64-bit PCI BARs",
+        ),
+    )
+
+
+def _too_many(asked: Asked) -> Reason:
+    return Reason(
+        f"{len(asked.ranges)} ranges are more than the kernel, or the device, takes",
+        ("the kernel takes a page of them, 256 where pages have 4 KiB; IovaSet.coalesce(limit) joins the nearest",),
+    )
+
+
+def _cannot_log(asked: Asked) -> Reason:
+    return Reason(
+        f"{asked.address} cannot log DMA: its driver lacks DMA_LOGGING_START; AddressSpace.track_dirty() uses the IOMMU instead",
+        unsupported=True,
+    )
+
+
+START = Feature(
+    "SET DMA_LOGGING_START",
+    errnos={
+        errno.EINVAL: _bad_ranges,
+        errno.E2BIG: _too_many,
+        errno.EOPNOTSUPP: _too_large,
+        errno.EOVERFLOW: "a range reaches the last byte of the 64-bit address space, so that its end cannot be expressed",
+        errno.ENOTTY: _cannot_log,
+    },
+)
+STOP = Feature("SET DMA_LOGGING_STOP")
+REPORT = Feature(
+    "GET DMA_LOGGING_REPORT",
+    default=Reason(
+        None, ("what other devices and ranges reported in this read is in the bitmap given, or part of the next read",)
+    ),
+)
 
 
 class DirtyLog(Resource):
@@ -55,10 +126,10 @@ class DirtyLog(Resource):
         if len(set(self.devices)) < len(self.devices):
             raise ValueError("a device is named twice")
         if page_size < _SMALLEST_PAGE or page_size & (page_size - 1):
-            raise InvalidRequest(f"page_size={page_size:#x}: a power of two from {_SMALLEST_PAGE:#x} on is needed")
+            raise InvalidRequest(f"page_size={page_size:#x}: it must be a power of two, {size(_SMALLEST_PAGE)} or more")
         for device in self.devices:
             if device._log is not None:
-                raise InvalidRequest(f"{device.address} is logging already: {device._log!r}; stop that first")
+                raise InvalidRequest(f"{device.address} is being logged already: {device._log!r}; stop that first")
         super().__init__(None)
         self._covered = IovaSet(self.ranges)
         #: read from a device, but not handed out, because another device's report then failed
@@ -73,7 +144,7 @@ class DirtyLog(Resource):
         except BaseException as failure:
             for device in reversed(started):
                 try:
-                    device.features.set(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP)
+                    STOP.exchange(device.file)
                 except Exception as undoing:
                     failure.add_note(f"stopping the log of {device.address} again failed too: {undoing}")
             raise
@@ -96,7 +167,7 @@ class DirtyLog(Resource):
         while True:
             try:
                 return cls(devices, plan.ranges, plan.page_size)
-            except OSError as refusal:
+            except RequestError as refusal:
                 fewer = plan.after(refusal.errno or errno.EIO)
                 if fewer is None:
                     if tried:
@@ -114,23 +185,20 @@ class DirtyLog(Resource):
         control.page_size = page_size
         control.num_ranges = len(self.ranges)
         control.ranges = int(ffi.cast("uintptr_t", native))
-        try:
-            device.features.exchange(_START, control)
-        except Unsupported:
-            raise Unsupported(f"{device.address} cannot log DMA (its driver lacks DMA_LOGGING_START)") from None
-        except OSError as error:
-            raise explain.logging_failed(device.address, error, self.ranges, page_size) from None
+        asked = Asked(device.address, self.ranges, page_size)
+        arguments = {"ranges": self.ranges, "page_size": page_size}
+        START.exchange(device.file, control, arguments, lambda _: asked)
         return int(control.page_size)
 
     def _agreed(self, sizes: list[int]) -> int:
-        for device, size in zip(self.devices, sizes, strict=True):
-            if size < _SMALLEST_PAGE or size & (size - 1):
-                raise BadReply(f"{device.address} logs pages of {size:#x} bytes, which cannot be reported")
+        for device, page in zip(self.devices, sizes, strict=True):
+            if page < _SMALLEST_PAGE or page & (page - 1):
+                raise BadReply(f"{device.address} logs pages of {page:#x} bytes, which cannot be reported")
             for range_ in self.ranges:
-                if not range_.is_aligned(size):
+                if not range_.is_aligned(page):
                     raise InvalidRequest(
-                        f"{device.address} logs pages of {explain.size(size)}, and {explain.span(range_)} is not aligned "
-                        f"to that; ask for ranges that are"
+                        f"{device.address} logs pages of {size(page)}, and {span(range_)} is not aligned to that; align the "
+                        "ranges to it"
                     )
         return min(sizes)
 
@@ -148,7 +216,7 @@ class DirtyLog(Resource):
         :raises OSError: as the device says
         """
         if self._closed:
-            raise Closed(f"{self!r}: it logs no more")
+            raise Closed(f"{self!r} is stopped")
         if into is not None and into.page_size != self.page_size:
             raise InvalidRequest(f"the bitmap has pages of {into.page_size:#x} bytes, the log of {self.page_size:#x}")
         if range is not None:
@@ -176,13 +244,9 @@ class DirtyLog(Resource):
 
     def _pieces(self, range_: IovaRange) -> list[IovaRange]:
         if not range_.is_aligned(self.page_size):
-            raise InvalidRequest(
-                f"{explain.span(range_)} is not aligned to the log's pages of {explain.size(self.page_size)}"
-            )
+            raise InvalidRequest(f"{span(range_)} is not aligned to the log's pages of {size(self.page_size)}")
         if range_ not in self._covered:
-            raise InvalidRequest(
-                f"{explain.span(range_)} is not logged as a whole; logged: {explain.ranges(self.ranges)}"
-            )
+            raise InvalidRequest(f"{span(range_)} is not logged as a whole; logged: {shown(self.ranges)}")
         parts = (logged.intersection(range_) for logged in self.ranges)
         return [part for part in parts if part is not None]
 
@@ -193,17 +257,7 @@ class DirtyLog(Resource):
         report.page_size = self.page_size
         report.bitmap = segment.address
         try:
-            device.features.exchange(_REPORT, report)
-        except OSError as error:
-            raise explain.os_error(
-                error.errno or errno.EIO,
-                f"VFIO_DEVICE_FEATURE on {device.address}",
-                f"GET DMA_LOGGING_REPORT, {explain.span(segment.range)}, page_size={self.page_size:#x}",
-                None,
-                [
-                    "what other devices and ranges reported in this read is in the bitmap given, or part of the next read"
-                ],
-            ) from None
+            REPORT.exchange(device.file, report, {"range": segment.range, "page_size": self.page_size})
         finally:
             segment.check_guards()
 
@@ -223,12 +277,12 @@ class DirtyLog(Resource):
     def _release(self) -> None:
         attempts = Attempts()
         for device in self.devices:
-            if device._log is self and (device._fd.closed or attempts.do(partial(_stop, device))):
+            if device._log is self and (device.file.closed or attempts.do(partial(_stop, device))):
                 device._log = None
         attempts.raise_first(f"stopping {self!r}")
 
     def _has_gone(self) -> bool:
-        return all(device._log is not self or device._fd.closed for device in self.devices)
+        return all(device._log is not self or device.file.closed for device in self.devices)
 
     def _undo(self) -> None:
         attempts = Attempts()
@@ -240,11 +294,11 @@ class DirtyLog(Resource):
 
     def __repr__(self) -> str:
         names = ", ".join(device.address for device in self.devices)
-        return f"<DirtyLog of {names}: {explain.ranges(self.ranges, 3)}{' (stopped)' if self.closed else ''}>"
+        return f"<DirtyLog of {names}: {shown(self.ranges, 3)}{' (stopped)' if self.closed else ''}>"
 
 
 def _stop(device: Device) -> None:
-    device.features.set(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP)
+    STOP.exchange(device.file)
 
 
 def dirty_log(devices: Sequence[Device], ranges: Iterable[IovaRange], page_size: int = 4096) -> DirtyLog:

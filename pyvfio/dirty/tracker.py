@@ -8,8 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pyvfio._abi import lib
-from pyvfio._core import explain
 from pyvfio._core.resource import Attempts, Resource
+from pyvfio._core.text import ranges as shown
+from pyvfio._core.text import size, span
 from pyvfio.bitmap import DirtyBitmap, Segment
 from pyvfio.dirty.log import DirtyLog
 from pyvfio.errors import Closed, InvalidRequest
@@ -44,7 +45,7 @@ class DirtyTracker(Resource):
             raise InvalidRequest("there are no ranges to track")
         for range_ in self.ranges:
             if not range_.is_aligned(page_size):
-                raise InvalidRequest(f"{explain.span(range_)} is not aligned to pages of {explain.size(page_size)}")
+                raise InvalidRequest(f"{span(range_)} is not aligned to pages of {size(page_size)}")
 
     def read(self) -> DirtyBitmap:
         """What was written since the last read, which is thereby cleared.
@@ -53,7 +54,7 @@ class DirtyTracker(Resource):
         :raises OSError: as the device or the IOMMU says
         """
         if self._closed:
-            raise Closed(f"{self!r} has been stopped")
+            raise Closed(f"{self!r} is stopped")
         return self._read()
 
     def _read(self) -> DirtyBitmap:
@@ -64,7 +65,7 @@ class DirtyTracker(Resource):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<DirtyTracker by {self.source}: {explain.ranges(self.ranges, 3)}{' (stopped)' if self.closed else ''}>"
+        return f"<DirtyTracker by {self.source}: {shown(self.ranges, 3)}{' (stopped)' if self.closed else ''}>"
 
 
 class DeviceTracking(DirtyTracker):
@@ -117,11 +118,11 @@ class ContainerTracking(DirtyTracker):
         return bitmap
 
     def _release(self) -> None:
-        if not self._container._fd.closed:
+        if not self._container.gone:
             self._container.stop_dirty_tracking()
 
     def _has_gone(self) -> bool:
-        return self._container._fd.closed
+        return self._container.gone
 
     def _undo(self) -> None:
         if self._started:
@@ -157,12 +158,12 @@ class PageTableTracking(DirtyTracker):
         attempts.raise_first(f"stopping {self!r}")
 
     def _restore(self, device: Device, table: Hwpt) -> None:
-        if not device._fd.closed and not self._ioas.closed and table in device._attached.values():
+        if not device.file.closed and not self._ioas.closed and table in device._attached.values():
             device.attach(self._ioas)
         table.close()
 
     def _has_gone(self) -> bool:
-        return self._ioas._fd.closed
+        return self._ioas.gone
 
     def _undo(self) -> None:
         if "_tables" in self.__dict__:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvfio._abi import ffi, lib
-from pyvfio.iommufd.object import address, call
+from pyvfio._core.request import Request
+from pyvfio.iommufd.object import IOMMUFD, address
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
     from pyvfio.iommufd.iommufd import Iommufd
+
+
+GET_HW_INFO = Request(
+    "IOMMU_GET_HW_INFO",
+    "iommufd",
+    "struct iommu_hw_info",
+    errnos={
+        errno.ENOENT: "the device is emulated and has no IOMMU",
+        errno.EOPNOTSUPP: "the IOMMU has no information of that type",
+    },
+    otherwise=IOMMUFD,
+)
 
 
 class HwInfo(NamedTuple):
@@ -73,10 +87,8 @@ class BoundDevice:
             fields = {"flags": 0}
             if input_type is not None:
                 fields = {"flags": lib.IOMMU_HW_INFO_FLAG_INPUT_TYPE, "in_data_type": input_type}
-            native = call(
-                self.iommufd._fd,
-                "IOMMU_GET_HW_INFO",
-                "struct iommu_hw_info",
+            native = GET_HW_INFO.call(
+                self.iommufd.descriptor,
                 dev_id=self.id,
                 data_len=size,
                 data_uptr=address(data),

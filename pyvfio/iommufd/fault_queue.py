@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from typing import NamedTuple
 
 from pyvfio._abi import ffi, lib
-from pyvfio._core import explain
+from pyvfio._core.request import Call
 from pyvfio.errors import BadReply
 from pyvfio.iommufd.queue import Queue
 
 _RECORD = "struct iommu_hwpt_pgfault"
+
+
+RESPOND = Call(
+    "page response on",
+    errnos={
+        errno.EINVAL: "no fault that was read has this cookie, or the code is not one that faults are answered with"
+    },
+)
 
 
 class Fault(NamedTuple):
@@ -62,9 +71,5 @@ class FaultQueue(Queue):
         :raises OSError: EINVAL for a cookie that no fault has, or another code
         """
         response = ffi.new("struct iommu_hwpt_page_response *", {"cookie": cookie, "code": code})
-        try:
+        with RESPOND.explained(self._queue.name, {"cookie": cookie, "code": code}):
             self._queue.call(self._queue.kernel.write, ffi.buffer(response)[:])
-        except OSError as error:
-            raise explain.os_error(
-                error.errno or 0, f"page response on {self._queue.name}", f"cookie={cookie}, code={code}"
-            ) from None

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
-from pyvfio.iommufd.object import IommufdObject, call
+from pyvfio._core.request import Request
+from pyvfio.iommufd.object import IOMMUFD, IommufdObject
 
 if TYPE_CHECKING:
     from pyvfio.iommufd.viommu import Viommu
+
+
+ALLOC = Request(
+    "IOMMU_HW_QUEUE_ALLOC",
+    "iommufd",
+    "struct iommu_hw_queue_alloc",
+    errnos={
+        errno.ENOENT: "nothing is mapped at the queue's IOVA, or not all of it",
+        errno.EEXIST: "there is a queue of that index already",
+        errno.EOPNOTSUPP: "the virtual IOMMU has no such queues",
+        errno.EINVAL: "the index, the IOVA or the size is not what the hardware accepts",
+        errno.EIO: "the queue's memory is not contiguous, or the hardware did not accept the queue",
+    },
+    otherwise=IOMMUFD,
+)
 
 
 class HwQueue(IommufdObject):
     """Made by :meth:`Viommu.hw_queue`. The memory of the queue cannot be unmapped while it is there."""
 
     def __init__(self, viommu: Viommu, type: int, index: int, iova: int, size: int) -> None:
-        native = call(
-            viommu._fd,
-            "IOMMU_HW_QUEUE_ALLOC",
-            "struct iommu_hw_queue_alloc",
+        native = ALLOC.call(
+            viommu.iommufd.descriptor,
             viommu_id=viommu.id,
             type=type,
             index=index,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import ffi, lib
-from pyvfio._core import explain
+from pyvfio._core.request import Request
+from pyvfio._core.text import ranges as shown
+from pyvfio._core.text import size as bytes_
+from pyvfio._core.text import span
 from pyvfio.bitmap import DirtyBitmap, Segment
 from pyvfio.errors import InvalidRequest
 from pyvfio.iommufd.bound import BoundDevice, bound
-from pyvfio.iommufd.object import IommufdObject, address, call
+from pyvfio.iommufd.object import IOMMUFD, IommufdObject, address
 from pyvfio.iova import IovaRange, IovaSet
 
 if TYPE_CHECKING:
@@ -26,6 +30,39 @@ DATA = {
 }
 
 
+ALLOC = Request(
+    "IOMMU_HWPT_ALLOC",
+    "iommufd",
+    "struct iommu_hwpt_alloc",
+    errnos={
+        errno.EOPNOTSUPP: "the IOMMU's driver does not support such a page table",
+        errno.EINVAL: "the parent is no parent for it, or the data is not of the type that the IOMMU's driver accepts",
+        errno.ENOENT: "the parent does not exist, or the device is emulated and has no IOMMU",
+    },
+    otherwise=IOMMUFD,
+)
+SET_DIRTY_TRACKING = Request(
+    "IOMMU_HWPT_SET_DIRTY_TRACKING",
+    "iommufd",
+    "struct iommu_hwpt_set_dirty_tracking",
+    errnos={errno.EOPNOTSUPP: "the page table was not made with IOMMU_HWPT_ALLOC_DIRTY_TRACKING"},
+    otherwise=IOMMUFD,
+)
+GET_DIRTY_BITMAP = Request(
+    "IOMMU_HWPT_GET_DIRTY_BITMAP", "iommufd", "struct iommu_hwpt_get_dirty_bitmap", otherwise=IOMMUFD
+)
+INVALIDATE = Request(
+    "IOMMU_HWPT_INVALIDATE",
+    "iommufd",
+    "struct iommu_hwpt_invalidate",
+    errnos={
+        errno.EINVAL: "an entry, or the type of the entries, is not what the IOMMU's driver accepts",
+        errno.EOPNOTSUPP: "the object cannot be invalidated, or its driver does not know an entry's request",
+    },
+    otherwise=IOMMUFD,
+)
+
+
 class Hwpt(IommufdObject):
     """A page table. Made by :meth:`Ioas.hwpt` (of what the Ioas maps), :meth:`nested` or :meth:`Viommu.hwpt` (filled by a guest).
 
@@ -39,13 +76,21 @@ class Hwpt(IommufdObject):
         self.device = device
         self._tracking = False
 
-    def nested(self, device: Device | BoundDevice, data_type: int, data: Any, *, flags: int = 0, **more: Any) -> Hwpt:
+    def nested(
+        self,
+        device: Device | BoundDevice,
+        data_type: int,
+        data: Any,
+        *,
+        flags: int = 0,
+        fault_queue: FaultQueue | None = None,
+    ) -> Hwpt:
         """A page table on top of this one (which must have been made with IOMMU_HWPT_ALLOC_NEST_PARENT).
 
         :param data_type: IOMMU_HWPT_DATA_*
         :param data: pointer to the C struct of that type, or bytes
         """
-        return allocate(self, device, flags=flags, data_type=data_type, data=data, **more)
+        return allocate(self, device, flags=flags, data_type=data_type, data=data, fault_queue=fault_queue)
 
     # Dirty pages.
 
@@ -54,13 +99,8 @@ class Hwpt(IommufdObject):
 
         :raises OSError: EOPNOTSUPP unless made with IOMMU_HWPT_ALLOC_DIRTY_TRACKING
         """
-        call(
-            self._fd,
-            "IOMMU_HWPT_SET_DIRTY_TRACKING",
-            "struct iommu_hwpt_set_dirty_tracking",
-            hwpt_id=self.id,
-            flags=lib.IOMMU_HWPT_DIRTY_TRACKING_ENABLE if on else 0,
-        )
+        flags = lib.IOMMU_HWPT_DIRTY_TRACKING_ENABLE if on else 0
+        SET_DIRTY_TRACKING.call(self._fd, hwpt_id=self.id, flags=flags)
         self._tracking = on
 
     def read_dirty(self, range: IovaRange, page_size: int = 4096, *, clear: bool = True) -> DirtyBitmap:
@@ -73,7 +113,7 @@ class Hwpt(IommufdObject):
         """
         if page_size < 1 or page_size & (page_size - 1) or not range.is_aligned(page_size):
             raise InvalidRequest(
-                f"{explain.span(range)}, page_size={page_size:#x}: whole pages of a power of two are needed"
+                f"{span(range)}, page_size={page_size:#x}: page_size must be a power of two, and the range whole pages of it"
             )
         bitmap = DirtyBitmap([range], page_size)
         self.read_dirty_into(bitmap, clear=clear)
@@ -83,7 +123,7 @@ class Hwpt(IommufdObject):
         """As :meth:`read_dirty`, into a bitmap of one's own: its dirty pages stay dirty."""
         _ = self.id
         if not self._tracking:
-            raise InvalidRequest(f"{self!r}: dirty tracking is off; see set_dirty_tracking")
+            raise InvalidRequest(f"{self!r}: dirty tracking is off; set_dirty_tracking(True) comes first")
         mapped = self.ioas.mapped_ranges
         for segment in bitmap.segments:
             pieces = tuple(IovaSet([segment.range]) & mapped)
@@ -93,7 +133,7 @@ class Hwpt(IommufdObject):
             # At the first gap the kernel (7.3) stops, and returns success: what follows would never be seen.
             if wrong := [piece for piece in pieces if not piece.is_aligned(bitmap.page_size)]:
                 raise InvalidRequest(
-                    f"{explain.ranges(wrong)}: mapped in less than pages of {explain.size(bitmap.page_size)}"
+                    f"{shown(wrong)}: what is mapped there is not whole pages of {bytes_(bitmap.page_size)}"
                 )
             for piece in DirtyBitmap(pieces, bitmap.page_size).segments:
                 self._read_segment(piece, clear)
@@ -101,10 +141,8 @@ class Hwpt(IommufdObject):
 
     def _read_segment(self, segment: Segment, clear: bool) -> None:
         try:
-            call(
+            GET_DIRTY_BITMAP.call(
                 self._fd,
-                "IOMMU_HWPT_GET_DIRTY_BITMAP",
-                "struct iommu_hwpt_get_dirty_bitmap",
                 hwpt_id=self.id,
                 flags=0 if clear else lib.IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR,
                 iova=segment.range.start,
@@ -164,35 +202,34 @@ def allocate(
     if fault_queue is not None:
         fields["flags"] |= lib.IOMMU_HWPT_FAULT_ID_VALID
         fields["fault_id"] = fault_queue._id_in(owner)
-    native = call(owner._fd, "IOMMU_HWPT_ALLOC", "struct iommu_hwpt_alloc", **fields)
+    native = ALLOC.call(owner.descriptor, **fields)
     hwpt = Hwpt(parent, native.out_hwpt_id, parent.ioas, target)
     if fault_queue is not None:
         hwpt._live_under(fault_queue)
     return hwpt
 
 
+class _Handled:
+    """How many of the entries were handled, for a message that is written after the request."""
+
+    def __init__(self, native: Any, count: int) -> None:
+        self._native = native
+        self._count = count
+
+    def __str__(self) -> str:
+        return f"{self._native.entry_num} of {self._count} entries"
+
+
 def invalidate(target: Hwpt | Viommu, data_type: int, entries: Any) -> int:
     """IOMMU_HWPT_INVALIDATE of a nested page table, or of a virtual IOMMU."""
     count = len(entries)
     size = ffi.sizeof(ffi.typeof(entries).item)
-    kind = "struct iommu_hwpt_invalidate"
-    native = ffi.new(
-        f"{kind} *",
-        {
-            "size": ffi.sizeof(kind),
-            "hwpt_id": target.id,
-            "data_uptr": address(entries),
-            "data_type": data_type,
-            "entry_len": size,
-            "entry_num": count,
-        },
+    native = INVALIDATE.new(
+        hwpt_id=target.id, data_uptr=address(entries), data_type=data_type, entry_len=size, entry_num=count
     )
-    error = target._fd.ioctl(lib.IOMMU_HWPT_INVALIDATE, native)
-    if error < 0:
-        # It says how far it came while it fails.
-        raise explain.iommufd_failed(
-            target._fd, error, "IOMMU_HWPT_INVALIDATE", f"{target!r}, {native.entry_num} of {count} entries handled"
-        )
+    # The kernel says how far it came while it fails.
+    handled = _Handled(native, count)
+    INVALIDATE.send(target.iommufd.descriptor, native, {"target": target, "handled": handled})
     return int(native.entry_num)
 
 

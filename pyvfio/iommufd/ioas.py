@@ -8,14 +8,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import ffi, lib
-from pyvfio._core import explain
+from pyvfio._core.request import Reason, Request
 from pyvfio._core.resource import Attempts
+from pyvfio._core.text import span
 from pyvfio.dirty.tracker import DirtyTracker, PageTableTracking, iommu_tracks
-from pyvfio.errors import InvalidRequest
+from pyvfio.errors import InvalidRequest, RequestError
 from pyvfio.iommufd.hwpt import allocate
-from pyvfio.iommufd.object import IommufdObject, address, call
+from pyvfio.iommufd.object import IOMMUFD, IommufdObject, address
+from pyvfio.iommufd.option import GET_HUGE_PAGES, SET_HUGE_PAGES
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.memory import PAGE_SIZE
+from pyvfio.spaces import refusals
 from pyvfio.spaces.base import AddressSpace, Mapping
 
 if TYPE_CHECKING:
@@ -23,21 +26,97 @@ if TYPE_CHECKING:
 
     from pyvfio.device import Device
     from pyvfio.iommufd.bound import BoundDevice
+    from pyvfio.iommufd.fault_queue import FaultQueue
     from pyvfio.iommufd.hwpt import Hwpt
     from pyvfio.iommufd.iommufd import Iommufd
 
 _RANGE = "struct iommu_iova_range"
 
 
-class Ioas(AddressSpace, IommufdObject, called="iommufd has"):
+IOVA_RANGES = Request(
+    "IOMMU_IOAS_IOVA_RANGES",
+    "iommufd",
+    "struct iommu_ioas_iova_ranges",
+    errnos={errno.EMSGSIZE: None},
+    otherwise=IOMMUFD,
+)
+ALLOW_IOVAS = Request(
+    "IOMMU_IOAS_ALLOW_IOVAS",
+    "iommufd",
+    "struct iommu_ioas_allow_iovas",
+    errnos={
+        errno.EADDRINUSE: "a range lies in a region that an attached device has reserved",
+        errno.EINVAL: "ranges overlap, or one has a single byte",
+    },
+    otherwise=IOMMUFD,
+)
+_MAP_ERRNOS = (errno.EINVAL, errno.EEXIST, errno.ENOMEM, errno.ENOSPC, errno.EFAULT, errno.EOVERFLOW)
+_LIKE_MAP: dict[int, Any] = {**IOMMUFD, **dict.fromkeys(_MAP_ERRNOS, refusals.why_map)}
+MAP = Request(
+    "IOMMU_IOAS_MAP",
+    "iommufd",
+    "struct iommu_ioas_map",
+    errnos=dict.fromkeys(_MAP_ERRNOS, refusals.why_map),
+    otherwise=IOMMUFD,
+)
+
+
+def _no_file(wanted: refusals.Wanted) -> Reason | None:
+    return refusals.why_map(wanted) or Reason("the file is no memfd or dma-buf, or ends before the range does")
+
+
+MAP_FILE = Request(
+    "IOMMU_IOAS_MAP_FILE",
+    "iommufd",
+    "struct iommu_ioas_map_file",
+    errnos={
+        errno.EBADF: "fd is not an open file",
+        errno.EINVAL: _no_file,
+        errno.ENODEV: "the BAR behind the dma-buf cannot be reached now: its device is closed, asleep, or has memory decoding off",
+        errno.EOPNOTSUPP: "only dma-bufs that VFIO exports can be mapped, and only those of one part",
+    },
+    otherwise=_LIKE_MAP,
+)
+COPY = Request(
+    "IOMMU_IOAS_COPY",
+    "iommufd",
+    "struct iommu_ioas_copy",
+    errnos={errno.ENOENT: "the source range is not mapped, or not as a whole, or its address space is gone"},
+    otherwise=_LIKE_MAP,
+)
+UNMAP = Request(
+    "IOMMU_IOAS_UNMAP",
+    "iommufd",
+    "struct iommu_ioas_unmap",
+    errnos={
+        errno.ENOENT: refusals.why_unmap,
+        errno.EOVERFLOW: refusals.why_unmap,
+        errno.EBUSY: "something in the kernel still uses the pages",
+    },
+    otherwise={**IOMMUFD, errno.EINVAL: refusals.why_unmap},
+)
+GET_PA = Request(
+    "IOMMU_IOAS_NOIOMMU_GET_PA",
+    "iommufd",
+    "struct iommu_ioas_noiommu_get_pa",
+    errnos={
+        errno.EOPNOTSUPP: "no device without an IOMMU is attached to the address space",
+        errno.ENOENT: "nothing is mapped there",
+        errno.EPERM: "it requires CAP_SYS_RAWIO",
+    },
+    otherwise=IOMMUFD,
+)
+
+
+class Ioas(IommufdObject, AddressSpace):
     """An address space, mode `iommufd`. Made by :meth:`Iommufd.ioas`, or by :func:`pyvfio.address_space` with an Iommufd of its own.
 
     Its mappings outlive the memory's own: what was mapped stays pinned though the program unmaps it.
     """
 
     mode = "iommufd"
-    _map_call = "IOMMU_IOAS_MAP"
-    _unmap_call = "IOMMU_IOAS_UNMAP"
+    _map_request = MAP
+    _unmap_request = UNMAP
 
     def __init__(self, iommufd: Iommufd, id_: int) -> None:
         IommufdObject.__init__(self, iommufd, id_)
@@ -65,24 +144,16 @@ class Ioas(AddressSpace, IommufdObject, called="iommufd has"):
 
     def _ask_ranges(self) -> tuple[IovaSet, int]:
         count = 16
-        kind = "struct iommu_ioas_iova_ranges"
         while True:
             ranges = ffi.new(f"{_RANGE}[]", count)
-            native = ffi.new(
-                f"{kind} *",
-                {
-                    "size": ffi.sizeof(kind),
-                    "ioas_id": self.id,
-                    "num_iovas": count,
-                    "allowed_iovas": address(ranges),
-                },
-            )
-            error = self._fd.ioctl(lib.IOMMU_IOAS_IOVA_RANGES, native)
-            if error == -errno.EMSGSIZE and native.num_iovas > count:
+            native = IOVA_RANGES.new(ioas_id=self.id, num_iovas=count, allowed_iovas=address(ranges))
+            try:
+                IOVA_RANGES.send(self._fd, native, {"ioas_id": self._id})
+            except RequestError as error:
+                if error.errno != errno.EMSGSIZE or native.num_iovas <= count:
+                    raise
                 count = native.num_iovas  # it says how many there are while it fails
                 continue
-            if error < 0:
-                raise explain.iommufd_failed(self._fd, error, "IOMMU_IOAS_IOVA_RANGES", f"ioas_id={self._id}")
             return (
                 IovaSet(IovaRange(ranges[i].start, ranges[i].last) for i in range(native.num_iovas)),
                 native.out_iova_alignment,
@@ -101,14 +172,8 @@ class Ioas(AddressSpace, IommufdObject, called="iommufd has"):
         native = ffi.new(f"{_RANGE}[]", max(len(list_), 1))
         for index, range_ in enumerate(list_):
             native[index].start, native[index].last = range_
-        call(
-            self._fd,
-            "IOMMU_IOAS_ALLOW_IOVAS",
-            "struct iommu_ioas_allow_iovas",
-            ioas_id=self.id,
-            num_iovas=len(list_),
-            allowed_iovas=address(native),
-        )
+        request = ALLOW_IOVAS.new(ioas_id=self.id, num_iovas=len(list_), allowed_iovas=address(native))
+        ALLOW_IOVAS.send(self._fd, request, {"ioas_id": self._id, "ranges": list_})
 
     @property
     def huge_pages(self) -> bool:
@@ -116,30 +181,18 @@ class Ioas(AddressSpace, IommufdObject, called="iommufd has"):
 
         :raises OSError: setting it EINVAL when something is mapped for a device, EADDRINUSE when something is smaller than a page
         """
-        return bool(self.iommufd._option(lib.IOMMU_OPTION_HUGE_PAGES, lib.IOMMU_OPTION_OP_GET, self.id, 0))
+        return bool(self.iommufd.option(GET_HUGE_PAGES, self.id))
 
     @huge_pages.setter
     def huge_pages(self, allowed: bool) -> None:
-        self.iommufd._option(lib.IOMMU_OPTION_HUGE_PAGES, lib.IOMMU_OPTION_OP_SET, self.id, int(allowed))
+        self.iommufd.option(SET_HUGE_PAGES, self.id, int(allowed))
 
     # Mapping, besides what every address space has.
 
     def _map_anywhere(self, address_: int, size: int, prot: int, buffer: Any, held: Any) -> Mapping:
         """The kernel chooses a free and allowed IOVA, congruent to the memory's own address for large pages."""
-        kind = "struct iommu_ioas_map"
-        native = ffi.new(
-            f"{kind} *",
-            {
-                "size": ffi.sizeof(kind),
-                "flags": _flags(prot),
-                "ioas_id": self.id,
-                "user_va": address_,
-                "length": size,
-            },
-        )
-        error = self._fd.ioctl(lib.IOMMU_IOAS_MAP, native)
-        if error < 0:
-            raise explain.map_failed(self, error, address_, None, size, read=bool(prot & 1), write=bool(prot & 2))
+        native = MAP.new(flags=_flags(prot), ioas_id=self.id, user_va=address_, length=size)
+        self._send_map(MAP, native, address_, None, size, prot)
         return self._record(native.iova, size, buffer, held)
 
     def map_file(
@@ -152,25 +205,10 @@ class Ioas(AddressSpace, IommufdObject, called="iommufd has"):
         :raises OSError: as :meth:`map`; EBADF; EINVAL for what is no such file, or past its end; ENODEV for a dma-buf whose owner
             has taken its memory away
         """
-        kind = "struct iommu_ioas_map_file"
-        flags = _flags(read + 2 * write) | (0 if iova is None else lib.IOMMU_IOAS_MAP_FIXED_IOVA)
-        native = ffi.new(
-            f"{kind} *",
-            {
-                "size": ffi.sizeof(kind),
-                "flags": flags,
-                "ioas_id": self.id,
-                "fd": fd,
-                "start": start,
-                "length": size,
-                "iova": iova or 0,
-            },
-        )
-        error = self._fd.ioctl(lib.IOMMU_IOAS_MAP_FILE, native)
-        if error < 0:
-            raise explain.map_failed(
-                self, error, start, iova, size, read=read, write=write, call="IOMMU_IOAS_MAP_FILE", row=f"fd={fd}"
-            )
+        prot = read + 2 * write
+        flags = _flags(prot) | (0 if iova is None else lib.IOMMU_IOAS_MAP_FIXED_IOVA)
+        native = MAP_FILE.new(flags=flags, ioas_id=self.id, fd=fd, start=start, length=size, iova=iova or 0)
+        self._send_map(MAP_FILE, native, start, iova, size, prot, {"fd": fd})
         return self._record(native.iova, size, None, None)
 
     def copy(self, source: Mapping, iova: int | None = None, *, read: bool = True, write: bool = True) -> Mapping:
@@ -182,7 +220,7 @@ class Ioas(AddressSpace, IommufdObject, called="iommufd has"):
         """
         space = source.space
         if not isinstance(space, Ioas):
-            raise InvalidRequest(f"{source!r} is no mapping of an Ioas")
+            raise InvalidRequest(f"{source!r} is not a mapping of an Ioas: only these can be copied")
         source_id = space._id_in(self.iommufd)
         return self.copy_range(source_id, source.range, iova, read=read, write=write, keep=source._held)
 
@@ -197,49 +235,36 @@ class Ioas(AddressSpace, IommufdObject, called="iommufd has"):
         keep: Any = None,
     ) -> Mapping:
         """As :meth:`copy`, of any range of an address space given by its id (that of the compatibility IOAS, for one)."""
-        kind = "struct iommu_ioas_copy"
-        flags = _flags(read + 2 * write) | (0 if iova is None else lib.IOMMU_IOAS_MAP_FIXED_IOVA)
-        native = ffi.new(
-            f"{kind} *",
-            {
-                "size": ffi.sizeof(kind),
-                "flags": flags,
-                "dst_ioas_id": self.id,
-                "src_ioas_id": source_id,
-                "length": range.size,
-                "dst_iova": iova or 0,
-                "src_iova": range.start,
-            },
+        prot = read + 2 * write
+        flags = _flags(prot) | (0 if iova is None else lib.IOMMU_IOAS_MAP_FIXED_IOVA)
+        native = COPY.new(
+            flags=flags,
+            dst_ioas_id=self.id,
+            src_ioas_id=source_id,
+            length=range.size,
+            dst_iova=iova or 0,
+            src_iova=range.start,
         )
-        error = self._fd.ioctl(lib.IOMMU_IOAS_COPY, native)
-        if error < 0:
-            raise explain.map_failed(
-                self,
-                error,
-                0,
-                iova,
-                range.size,
-                read=read,
-                write=write,
-                call="IOMMU_IOAS_COPY",
-                row=f"from {explain.span(range)} of IOAS {source_id}",
-            )
+        source: dict[str, object] = {"source": f"{span(range)} of IOAS {source_id}"}
+        self._send_map(COPY, native, 0, iova, range.size, prot, source)
         return self._record(native.dst_iova, range.size, None, keep)
+
+    def _send_map(
+        self,
+        request: Request,
+        native: Any,
+        address_: int,
+        iova: int | None,
+        size: int,
+        prot: int,
+        more: dict[str, object] | None = None,
+    ) -> None:
+        request.send(self._fd, native, *self._map_details(address_, iova, size, prot, more))
 
     def unmap_all(self) -> int:
         """IOMMU_IOAS_UNMAP of everything; 0 when nothing is mapped."""
-        native = ffi.new(
-            "struct iommu_ioas_unmap *",
-            {
-                "size": ffi.sizeof("struct iommu_ioas_unmap"),
-                "ioas_id": self.id,
-                "iova": 0,
-                "length": 2**64 - 1,
-            },
-        )
-        error = self._fd.ioctl(lib.IOMMU_IOAS_UNMAP, native)
-        if error < 0:
-            raise explain.failed(self._fd, error, "IOMMU_IOAS_UNMAP", "everything")
+        native = UNMAP.new(ioas_id=self.id, iova=0, length=2**64 - 1)
+        UNMAP.send(self._fd, native, {"range": "everything"})
         self._forget_all()
         return int(native.length)
 
@@ -249,14 +274,7 @@ class Ioas(AddressSpace, IommufdObject, called="iommufd has"):
         :returns: the address, and for how many bytes (at most `size`) memory goes on in one piece from there
         :raises OSError: EOPNOTSUPP unless a device is attached in no-IOMMU mode; ENOENT, nothing is mapped there; EPERM without CAP_SYS_RAWIO
         """
-        native = call(
-            self._fd,
-            "IOMMU_IOAS_NOIOMMU_GET_PA",
-            "struct iommu_ioas_noiommu_get_pa",
-            ioas_id=self.id,
-            iova=iova,
-            length=size,
-        )
+        native = GET_PA.call(self._fd, ioas_id=self.id, iova=iova, length=size)
         return int(native.out_phys), int(native.length)
 
     # Devices and page tables.
@@ -290,9 +308,13 @@ class Ioas(AddressSpace, IommufdObject, called="iommufd has"):
             raise
         return device
 
-    def hwpt(self, device: Device | BoundDevice, *, flags: int = 0, **more: Any) -> Hwpt:
-        """IOMMU_HWPT_ALLOC: a page table of this address space for the IOMMU of `device`; see :class:`Hwpt`."""
-        return allocate(self, device, flags=flags, **more)
+    def hwpt(self, device: Device | BoundDevice, *, flags: int = 0, fault_queue: FaultQueue | None = None) -> Hwpt:
+        """IOMMU_HWPT_ALLOC: a page table of this address space for the IOMMU of `device`; see :class:`Hwpt`.
+
+        :param flags: IOMMU_HWPT_ALLOC_*
+        :param fault_queue: where faults are reported
+        """
+        return allocate(self, device, flags=flags, fault_queue=fault_queue)
 
     def _release(self) -> None:
         attempts = Attempts()

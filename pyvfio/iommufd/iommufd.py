@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Self
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
-from pyvfio._core import explain
 from pyvfio._core.fd import Fd
+from pyvfio._core.request import Call, Reason, Request
 from pyvfio._core.resource import Resource
-from pyvfio._core.vf_token import uuid_of
+from pyvfio._core.vf_token import NO_TOKEN_WANTED, token_refused, uuid_of
 from pyvfio.device import Device
 from pyvfio.errors import NO_IOMMUFD, Unsupported
 from pyvfio.host.nodes import find
 from pyvfio.iommufd.bound import BoundDevice
 from pyvfio.iommufd.fault_queue import FaultQueue
 from pyvfio.iommufd.ioas import Ioas
-from pyvfio.iommufd.object import address, call
+from pyvfio.iommufd.object import IOMMUFD, address
+from pyvfio.iommufd.option import GET_RLIMIT_MODE, SET_RLIMIT_MODE
 from pyvfio.kernel import Kernel
 from pyvfio.spaces.no_iommu import admit
 
@@ -26,6 +28,101 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from pyvfio.spaces.container import Container
+
+
+OPEN = Call(
+    "open",
+    errnos={
+        errno.ENOENT: NO_IOMMUFD,
+        errno.EACCES: "only root and the owner of the file may open it",
+        errno.EPERM: "only root and the owner of the file may open it",
+    },
+)
+IOAS_ALLOC = Request("IOMMU_IOAS_ALLOC", "iommufd", "struct iommu_ioas_alloc", otherwise=IOMMUFD)
+FAULT_QUEUE_ALLOC = Request("IOMMU_FAULT_QUEUE_ALLOC", "iommufd", "struct iommu_fault_alloc", otherwise=IOMMUFD)
+VFIO_IOAS = Request(
+    "IOMMU_VFIO_IOAS",
+    "iommufd",
+    "struct iommu_vfio_ioas",
+    errnos={errno.ENODEV: "no compatibility address space is set: Iommufd.set_vfio_ioas() sets one"},
+    otherwise=IOMMUFD,
+)
+CHANGE_PROCESS = Request(
+    "IOMMU_IOAS_CHANGE_PROCESS",
+    "iommufd",
+    "struct iommu_ioas_change_process",
+    errnos={
+        errno.EINVAL: "a mapping is not of a file: only what Ioas.map_file() mapped can be charged to another process"
+    },
+    otherwise=IOMMUFD,
+)
+
+
+class BindFacts(NamedTuple):
+    """What is known of a device that could not be bound.
+
+    :ivar token: whether a vf_token was given
+    :ivar in_the_way: address -> driver of the devices of its group that are bound to another driver
+    :ivar group: the number of its group, if it is known
+    """
+
+    token: bool
+    in_the_way: dict[str, str]
+    group: int | None
+
+
+def _not_isolated(facts: BindFacts) -> Reason:
+    if facts.in_the_way:
+        return others_in_the_way(facts.group, facts.in_the_way)
+    return Reason(
+        "another program owns a device of its group, or this host's IOMMU does not isolate interrupts",
+        (
+            "the kernel log says which (dmesg); pyvfio.host.holders_of(ADDRESS) finds the program",
+            "if it is the interrupts, and only if every device and guest is trusted: echo 1 > "
+            "/sys/module/iommufd/parameters/allow_unsafe_interrupts",
+        ),
+    )
+
+
+def others_in_the_way(group: int | None, members: dict[str, str]) -> Reason:
+    """The reason and advice for a group whose devices are bound to drivers that are not VFIO's."""
+    named = " and ".join(f"{address} (bound to {driver})" for address, driver in members.items())
+    return Reason(
+        f"group {group} has devices with a driver that is not VFIO's: {named}",
+        tuple(f'bind it too: pyvfio.host.bind("{address}", "vfio-pci")' for address in members),
+    )
+
+
+def _bad_bind(facts: BindFacts) -> Reason:
+    if facts.token:
+        return Reason(
+            NO_TOKEN_WANTED,
+            (
+                "before Linux 6.18 no device that is opened by its own node is asked for a token, or accepts one; opened by its "
+                'group it is: mode="type1v2"',
+            ),
+        )
+    return Reason("it is bound already, to this iommufd or to another: close the device that has it")
+
+
+BIND = Request(
+    "VFIO_DEVICE_BIND_IOMMUFD",
+    "device",
+    "struct vfio_device_bind_iommufd",
+    errnos={
+        errno.EINVAL: _bad_bind,
+        errno.EACCES: lambda facts: token_refused(facts.token),
+        errno.EBUSY: "its group is in use: by a driver that is not VFIO's, or by VFIO through the group's file",
+        errno.EPERM: _not_isolated,
+    },
+)
+
+
+def _not_permitted(no_iommu: bool) -> Reason:
+    return Reason("it requires CAP_SYS_RAWIO" if no_iommu else "only root and the owner of the file may open it")
+
+
+OPEN_DEVICE = Call("open", errnos={errno.EACCES: _not_permitted, errno.EPERM: _not_permitted})
 
 
 class Iommufd(Resource):
@@ -44,14 +141,19 @@ class Iommufd(Resource):
             self._fd.close()
 
     @classmethod
-    def _of(cls, container: Container) -> Self:
+    def _of(cls, container: Container, fd: Fd) -> Self:
         """The one that stands in for a container, which keeps the descriptor."""
         self = cls.__new__(cls)
         super().__init__(self, container)
-        self._fd = container._fd
+        self._fd = fd
         self._container = container
         self._register()
         return self
+
+    @property
+    def descriptor(self) -> Fd:
+        """The descriptor, for requests of the objects in it. Not part of the API."""
+        return self._fd
 
     def fileno(self) -> int:
         """The descriptor of /dev/iommu."""
@@ -61,12 +163,12 @@ class Iommufd(Resource):
 
     def ioas(self) -> Ioas:
         """IOMMU_IOAS_ALLOC: a new, empty address space."""
-        native = call(self._fd, "IOMMU_IOAS_ALLOC", "struct iommu_ioas_alloc")
+        native = IOAS_ALLOC.call(self._fd)
         return Ioas(self, native.out_ioas_id)
 
     def fault_queue(self) -> FaultQueue:
         """IOMMU_FAULT_QUEUE_ALLOC: a queue that page tables can report I/O page faults to. Since Linux 6.11."""
-        native = call(self._fd, "IOMMU_FAULT_QUEUE_ALLOC", "struct iommu_fault_alloc")
+        native = FAULT_QUEUE_ALLOC.call(self._fd)
         fd = Fd(self._fd.kernel, native.out_fault_fd, "fault", f"fault queue {native.out_fault_id}")
         return FaultQueue(self, native.out_fault_id, fd)
 
@@ -93,16 +195,11 @@ class Iommufd(Resource):
                 or f"{found.address} has no file under /dev/vfio/devices: this kernel opens devices by group only"
             )
         admit(found, allowed=no_iommu)
-        try:
+        with OPEN_DEVICE.explained(found.cdev, {"device": found.address}, lambda _: found.no_iommu):
             fd = Fd.open(self._fd.kernel, found.cdev, "device")
-        except OSError as error:
-            reason = None
-            if error.errno in (errno.EACCES, errno.EPERM):
-                reason = "it takes CAP_SYS_RAWIO" if found.no_iommu else "root, or the owner of the file, may open it"
-            raise explain.os_error(error.errno or errno.EIO, f"open {found.cdev}", found.address, reason) from None
         fd.name = found.address
         try:
-            number = _bind(self, fd, uuid)
+            number = self._bind(fd, uuid)
             return Device(fd, found.address, None, bound=BoundDevice(self, number, found.address))
         except BaseException:
             fd.close()
@@ -116,15 +213,25 @@ class Iommufd(Resource):
 
         :raises OSError: setting it EBUSY while an object exists, EPERM without CAP_SYS_RESOURCE
         """
-        return bool(self._option(lib.IOMMU_OPTION_RLIMIT_MODE, lib.IOMMU_OPTION_OP_GET, 0, 0))
+        return bool(self.option(GET_RLIMIT_MODE))
 
     @rlimit_mode.setter
     def rlimit_mode(self, by_process: bool) -> None:
-        self._option(lib.IOMMU_OPTION_RLIMIT_MODE, lib.IOMMU_OPTION_OP_SET, 0, int(by_process))
+        self.option(SET_RLIMIT_MODE, value=int(by_process))
 
-    def _option(self, option: int, op: int, object_: int, value: int) -> int:
-        native = call(
-            self._fd, "IOMMU_OPTION", "struct iommu_option", option_id=option, op=op, object_id=object_, val64=value
+    def option(self, operation: Request, object_id: int = 0, value: int = 0) -> int:
+        """IOMMU_OPTION: read or set an option, of the file or of one of its objects. Not part of the API.
+
+        :param operation: one of the operations that are declared of it
+        :returns: its value
+        """
+        op, option = operation.detail.split()
+        native = operation.call(
+            self._fd,
+            option_id=getattr(lib, f"IOMMU_OPTION_{option}"),
+            op=getattr(lib, f"IOMMU_OPTION_OP_{op}"),
+            object_id=object_id,
+            val64=value,
         )
         return int(native.val64)
 
@@ -136,29 +243,42 @@ class Iommufd(Resource):
 
         :raises OSError: ENODEV when there is none
         """
-        native = call(self._fd, "IOMMU_VFIO_IOAS", "struct iommu_vfio_ioas", op=lib.IOMMU_VFIO_IOAS_GET)
-        return int(native.ioas_id)
+        return int(VFIO_IOAS.call(self._fd, op=lib.IOMMU_VFIO_IOAS_GET).ioas_id)
 
     def set_vfio_ioas(self, ioas: Ioas) -> None:
         """IOMMU_VFIO_IOAS with SET: let the old requests work on `ioas`."""
-        call(
-            self._fd,
-            "IOMMU_VFIO_IOAS",
-            "struct iommu_vfio_ioas",
-            op=lib.IOMMU_VFIO_IOAS_SET,
-            ioas_id=ioas._id_in(self),
-        )
+        VFIO_IOAS.call(self._fd, op=lib.IOMMU_VFIO_IOAS_SET, ioas_id=ioas._id_in(self))
 
     def clear_vfio_ioas(self) -> None:
         """IOMMU_VFIO_IOAS with CLEAR: let the old requests work on nothing. The address space stays."""
-        call(self._fd, "IOMMU_VFIO_IOAS", "struct iommu_vfio_ioas", op=lib.IOMMU_VFIO_IOAS_CLEAR)
+        VFIO_IOAS.call(self._fd, op=lib.IOMMU_VFIO_IOAS_CLEAR)
 
     def change_process(self) -> None:
         """IOMMU_IOAS_CHANGE_PROCESS: charge the locked memory to the calling process, after the file was handed over. Since Linux 6.14.
 
         :raises OSError: EINVAL unless every mapping is of a file (:meth:`Ioas.map_file`)
         """
-        call(self._fd, "IOMMU_IOAS_CHANGE_PROCESS", "struct iommu_ioas_change_process")
+        CHANGE_PROCESS.call(self._fd)
+
+    def _bind(self, fd: Fd, vf_token: UUID | None) -> int:
+        if vf_token is not None:
+            given = ffi.new("uint8_t[16]", vf_token.bytes)
+            flags = lib.VFIO_DEVICE_BIND_FLAG_TOKEN
+            native = BIND.new(iommufd=self.fileno(), flags=flags, token_uuid_ptr=address(given))
+        else:
+            # Kernels that do not know tokens take the shorter struct only as such.
+            native = BIND.new(until="token_uuid_ptr", iommufd=self.fileno())
+
+        def facts(_: int) -> BindFacts:
+            group: int | None = None
+            others: dict[str, str] = {}
+            with suppress(OSError, ValueError):
+                group = find(fd.name, fd.kernel).group
+                others = {} if group is None else host.group(group, fd.kernel).in_the_way
+            return BindFacts(vf_token is not None, others, group)
+
+        BIND.send(fd, native, {"iommufd": self._fd.name}, facts)
+        return int(native.out_devid)
 
     def _release(self) -> None:
         if self._container is None:
@@ -178,33 +298,9 @@ class Iommufd(Resource):
 
 
 def open_iommu(kernel: Kernel) -> Fd:
-    """
+    """Open /dev/iommu.
+
     :raises OSError: see :class:`Iommufd`
     """
-    try:
+    with OPEN.explained("/dev/iommu"):
         return Fd.open(kernel, "/dev/iommu", "iommufd")
-    except OSError as error:
-        reason = None
-        if error.errno == errno.ENOENT:
-            reason = NO_IOMMUFD
-        elif error.errno in (errno.EACCES, errno.EPERM):
-            reason = "root, or the owner of the file, may open it"
-        raise explain.os_error(error.errno or errno.EIO, "open /dev/iommu", "", reason) from None
-
-
-def _bind(iommufd: Iommufd, fd: Fd, vf_token: UUID | None) -> int:
-    native = ffi.new(
-        "struct vfio_device_bind_iommufd *",
-        {"argsz": ffi.sizeof("struct vfio_device_bind_iommufd"), "iommufd": iommufd.fileno()},
-    )
-    if vf_token is not None:
-        given = ffi.new("uint8_t[16]", vf_token.bytes)
-        native.flags = lib.VFIO_DEVICE_BIND_FLAG_TOKEN
-        native.token_uuid_ptr = address(given)
-    else:
-        # Kernels that do not know tokens take the shorter struct only as such.
-        native.argsz = ffi.offsetof("struct vfio_device_bind_iommufd", "token_uuid_ptr")
-    error = fd.ioctl(lib.VFIO_DEVICE_BIND_IOMMUFD, native)
-    if error < 0:
-        raise explain.bind_failed(fd, error, token=vf_token is not None)
-    return int(native.out_devid)

@@ -7,9 +7,9 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pyvfio._abi import ffi, lib
-from pyvfio._core import explain
+from pyvfio._abi import ffi
 from pyvfio._core.fd import Fd
+from pyvfio._core.request import Reason, Request
 from pyvfio._core.resource import Attempts, Resource
 from pyvfio.errors import Closed, InvalidRequest
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from pyvfio.iommufd.iommufd import Iommufd
 
 
-def call(fd: Fd, request: str, struct_: str, **fields: Any) -> Any:
-    """One request whose struct starts with its own size: the struct as the kernel left it.
-
-    :raises OSError: as the request does; ENOTTY and EOPNOTSUPP are the kernel's or the IOMMU's lack of it
-    """
-    native = ffi.new(f"{struct_} *", {"size": ffi.sizeof(struct_), **fields})
-    error = fd.ioctl(getattr(lib, request), native)
-    if error < 0:
-        arguments = ", ".join(f"{name}={_shown(value)}" for name, value in fields.items())
-        raise explain.iommufd_failed(fd, error, request, arguments)
-    return native
+#: the meaning of iommufd's errnos, whatever the request
+IOMMUFD = {
+    errno.EOPNOTSUPP: "this IOMMU, or this kernel, does not support it",
+    errno.ENOTTY: "this kernel does not know the request",
+    errno.ENOENT: "there is no such object, it is of another kind, or nothing is mapped there",
+    errno.EBUSY: "something still uses the object",
+    errno.EADDRINUSE: "a mapped or allowed range lies in a region that the device has reserved, or is not aligned for its IOMMU",
+}
 
 
-def _shown(value: Any) -> str:
-    return hex(value) if isinstance(value, int) and value > 9 else str(value)
+def _in_use(users: tuple[str, ...]) -> Reason:
+    return Reason("something still uses the object", users)
+
+
+DESTROY = Request("IOMMU_DESTROY", "iommufd", "struct iommu_destroy", errnos={errno.EBUSY: _in_use}, otherwise=IOMMUFD)
 
 
 def address(data: Any) -> int:
@@ -53,7 +53,7 @@ class IommufdObject(Resource):
     def __init__(self, iommufd: Iommufd, id_: int, *parents: Resource) -> None:
         super().__init__(None)
         self.iommufd = iommufd
-        self._fd = iommufd._fd
+        self._fd = iommufd.descriptor
         self._id = id_
         #: devices whose DMA goes through it
         self._attached: dict[int, weakref.ref[Device]] = {}
@@ -85,19 +85,13 @@ class IommufdObject(Resource):
         :raises OSError: EBUSY while something is made from it, or a device is attached to it; the object stays usable
         """
         number = self.id
-        try:
-            call(self._fd, "IOMMU_DESTROY", "struct iommu_destroy", id=number)
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                for line in self._in_the_way():
-                    error.add_note(line)
-            raise
+        DESTROY.send(self._fd, DESTROY.new(id=number), {"id": number}, lambda _: tuple(self._in_the_way()))
         self._gone()
 
     def _in_the_way(self) -> list[str]:
         alive = [child for reference in self._children.values() if (child := reference()) is not None]
-        return [f"{child!r} is still there and needs it" for child in alive if not child.closed] + [
-            f"{device!r} is attached to it" for device in self._devices()
+        return [f"{child!r} uses it: close that first" for child in alive if not child.closed] + [
+            f"{device!r} is attached to it: detach or close that first" for device in self._devices()
         ]
 
     def _devices(self) -> list[Device]:
@@ -120,7 +114,7 @@ class IommufdObject(Resource):
 
     def _destroy(self) -> None:
         try:
-            call(self._fd, "IOMMU_DESTROY", "struct iommu_destroy", id=self._id)
+            DESTROY.call(self._fd, id=self._id)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
+from pyvfio._core.request import Request
 from pyvfio.iommufd.bound import BoundDevice, bound
-from pyvfio.iommufd.object import IommufdObject, call
+from pyvfio.iommufd.object import IOMMUFD, IommufdObject
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
     from pyvfio.iommufd.viommu import Viommu
+
+
+ALLOC = Request(
+    "IOMMU_VDEVICE_ALLOC",
+    "iommufd",
+    "struct iommu_vdevice_alloc",
+    errnos={errno.EEXIST: "the device has a virtual id already, or the virtual id a device"},
+    otherwise=IOMMUFD,
+)
 
 
 class Vdevice(IommufdObject):
@@ -19,13 +30,6 @@ class Vdevice(IommufdObject):
     """
 
     def __init__(self, viommu: Viommu, device: Device | BoundDevice, virtual_id: int) -> None:
-        native = call(
-            viommu._fd,
-            "IOMMU_VDEVICE_ALLOC",
-            "struct iommu_vdevice_alloc",
-            viommu_id=viommu.id,
-            dev_id=bound(device).id,
-            virt_id=virtual_id,
-        )
+        native = ALLOC.call(viommu.iommufd.descriptor, viommu_id=viommu.id, dev_id=bound(device).id, virt_id=virtual_id)
         super().__init__(viommu.iommufd, native.out_vdevice_id, viommu)
         self.virtual_id = virtual_id

@@ -7,18 +7,47 @@ import mmap
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pyvfio._core import explain
 from pyvfio._core.fd import Fd
+from pyvfio._core.request import Call, Request
 from pyvfio.errors import InvalidRequest
 from pyvfio.iommufd.bound import BoundDevice, bound
 from pyvfio.iommufd.hwpt import Hwpt, allocate, invalidate, native_data
-from pyvfio.iommufd.object import IommufdObject, address, call
+from pyvfio.iommufd.object import IOMMUFD, IommufdObject, address
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
     from pyvfio.iommufd.event_queue import EventQueue
+    from pyvfio.iommufd.fault_queue import FaultQueue
     from pyvfio.iommufd.hw_queue import HwQueue
     from pyvfio.iommufd.vdevice import Vdevice
+
+
+ALLOC = Request(
+    "IOMMU_VIOMMU_ALLOC",
+    "iommufd",
+    "struct iommu_viommu_alloc",
+    errnos={
+        errno.EOPNOTSUPP: "the IOMMU has no virtual IOMMU of that type",
+        errno.EINVAL: "the page table was not made with IOMMU_HWPT_ALLOC_NEST_PARENT, or the data is not of that type",
+    },
+    otherwise=IOMMUFD,
+)
+VEVENTQ_ALLOC = Request(
+    "IOMMU_VEVENTQ_ALLOC",
+    "iommufd",
+    "struct iommu_veventq_alloc",
+    errnos={
+        errno.EEXIST: "the virtual IOMMU has an event queue of that type already",
+        errno.EINVAL: "the type is the default one, or the depth is 0 or more than 2^19",
+    },
+    otherwise={**IOMMUFD, errno.EOPNOTSUPP: "the virtual IOMMU has no events of that type"},
+)
+MMAP = Call(
+    "mmap",
+    errnos={
+        errno.ENXIO: "offset= and size= must be what the kernel reported for the whole area when the object was made"
+    },
+)
 
 
 class Viommu(IommufdObject):
@@ -42,14 +71,22 @@ class Viommu(IommufdObject):
         if data is not None:
             held, length = native_data(data)
             fields |= {"data_len": length, "data_uptr": address(held)}
-        native = call(parent._fd, "IOMMU_VIOMMU_ALLOC", "struct iommu_viommu_alloc", **fields)
+        native = ALLOC.call(parent.iommufd.descriptor, **fields)
         super().__init__(parent.iommufd, native.out_viommu_id, parent)
         self.parent = parent
         self.ioas = parent.ioas
 
-    def hwpt(self, device: Device | BoundDevice, data_type: int, data: Any, *, flags: int = 0, **more: Any) -> Hwpt:
+    def hwpt(
+        self,
+        device: Device | BoundDevice,
+        data_type: int,
+        data: Any,
+        *,
+        flags: int = 0,
+        fault_queue: FaultQueue | None = None,
+    ) -> Hwpt:
         """A nested page table in this virtual IOMMU; see :func:`pyvfio.iommufd.hwpt.allocate`."""
-        return allocate(self, device, flags=flags, data_type=data_type, data=data, **more)
+        return allocate(self, device, flags=flags, data_type=data_type, data=data, fault_queue=fault_queue)
 
     def vdevice(self, device: Device | BoundDevice, virtual_id: int) -> Vdevice:
         """IOMMU_VDEVICE_ALLOC: what the guest calls a device (a stream id, a requester id).
@@ -70,14 +107,7 @@ class Viommu(IommufdObject):
         """
         from pyvfio.iommufd.event_queue import EventQueue
 
-        native = call(
-            self._fd,
-            "IOMMU_VEVENTQ_ALLOC",
-            "struct iommu_veventq_alloc",
-            viommu_id=self.id,
-            type=type,
-            veventq_depth=depth,
-        )
+        native = VEVENTQ_ALLOC.call(self._fd, viommu_id=self.id, type=type, veventq_depth=depth)
         fd = Fd(self._fd.kernel, native.out_veventq_fd, "event", f"event queue {native.out_veventq_id}")
         return EventQueue(self, native.out_veventq_id, fd)
 
@@ -103,14 +133,10 @@ class Viommu(IommufdObject):
         :param size: how large: both as the struct of the virtual IOMMU's type told when it was made
         :raises OSError: ENXIO for any other place, or a part of it
         """
-        try:
+        with MMAP.explained(repr(self), {"offset": offset, "size": size}):
             return self._fd.call(
                 partial(self._fd.kernel.mmap, offset=offset, prot=mmap.PROT_READ | mmap.PROT_WRITE), size
             )
-        except OSError as error:
-            raise explain.os_error(
-                error.errno or errno.EIO, f"mmap of {self!r}", f"offset={offset:#x}, size={size:#x}"
-            ) from None
 
     def invalidate(self, data_type: int, entries: Any) -> int:
         """IOMMU_HWPT_INVALIDATE of the virtual IOMMU's caches; see :meth:`Hwpt.invalidate`."""

@@ -13,9 +13,8 @@ from threading import RLock
 from typing import Any
 from weakref import WeakSet
 
-from pyvfio._core import requests
 from pyvfio.kernel import PythonKernel, SysfsDevice, UdevMonitor
-from pyvfio.mock import topology
+from pyvfio.mock import requests, topology
 from pyvfio.mock.device import Device
 from pyvfio.mock.dma_fault import DmaFault
 from pyvfio.mock.errno import Errno, descriptors

@@ -7,19 +7,26 @@ memory lives as long as a device can reach it; what is mapped is decided by the 
 from __future__ import annotations
 
 import errno
+import resource
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 from pyvfio._abi import ffi, lib
-from pyvfio._core import explain
 from pyvfio._core.fd import Fd
+from pyvfio._core.request import Request
 from pyvfio._core.resource import Resource
+from pyvfio._core.text import ranges as shown
+from pyvfio._core.text import size as bytes_
+from pyvfio._core.text import span
 from pyvfio.dirty.tracker import DirtyTracker, track
-from pyvfio.errors import InvalidRequest, NotInMode
+from pyvfio.errors import Closed, InvalidRequest
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
+from pyvfio.spaces import refusals
+from pyvfio.spaces.other_modes import OtherModes
 from pyvfio.uncopyable import Uncopyable
 
 if TYPE_CHECKING:
@@ -166,7 +173,7 @@ class MappingArray(Sequence[Mapping]):
         return f"<MappingArray of {len(self)}>"
 
 
-class AddressSpace(Resource):
+class AddressSpace(OtherModes, Resource):
     """Base of :class:`pyvfio.Container` and :class:`pyvfio.Ioas`.
 
     Threads may map and unmap at IOVAs of their own at the same time; what becomes of one IOVA is one thread's business.
@@ -178,13 +185,6 @@ class AddressSpace(Resource):
     _splits = False
 
     _fd: Fd
-    #: every kind of address space, and how messages call those that have its methods
-    _kinds: ClassVar[list[tuple[type[AddressSpace], str]]] = []
-
-    def __init_subclass__(cls, *, called: str = "", **more: Any) -> None:
-        super().__init_subclass__(**more)
-        if called:
-            AddressSpace._kinds.append((cls, called))
 
     def _prepare(self, ioas: int) -> None:
         """Begin with nothing mapped; `ioas` as in `pyvfio_space`."""
@@ -193,18 +193,10 @@ class AddressSpace(Resource):
         self._arrays: list[MappingArray] = []
         self._gap = IovaRange(0, 0)
 
-    if not TYPE_CHECKING:  # a checker is to see what there is
-
-        def __getattr__(self, name: str) -> Any:
-            """What is not there, and is in another mode.
-
-            :raises NotInMode: naming that
-            """
-            if not name.startswith("_"):
-                for other, words in self._kinds:
-                    if not isinstance(self, other) and hasattr(other, name):
-                        raise NotInMode(f"mode {self.mode} has no {name}: {words} it")
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    @property
+    def gone(self) -> bool:
+        """Whether its file is closed, here or by the fork that this process comes from. Not part of the API."""
+        return self._fd.closed
 
     # What each kind of address space answers in its own way.
 
@@ -212,8 +204,9 @@ class AddressSpace(Resource):
         """Open a device, by its address or name, and let its DMA go through this address space."""
         raise NotImplementedError
 
-    _map_call: str
-    _unmap_call: str
+    #: what the functions in C send
+    _map_request: ClassVar[Request]
+    _unmap_request: ClassVar[Request]
 
     def _unready(self) -> str | None:
         """Why nothing can be mapped yet; None when that is not so."""
@@ -226,8 +219,8 @@ class AddressSpace(Resource):
     def _would_stay(self, iova: int, size: int, row: str = "") -> InvalidRequest:
         """Why what ends with the 64 bits is not mapped where `_finds_the_end` is false."""
         return InvalidRequest(
-            f"{self!r}: {row}this kernel would not find {explain.span(IovaRange.of(iova, size))} again, since it ends with the "
-            "64 bits, and devices would reach it until the container is closed"
+            f"{self!r}: {row}this kernel would not find {span(IovaRange.of(iova, size))} again, since it ends with the "
+            "64 bits; devices would reach it until the container is closed. Leave out the last page"
         )
 
     @property
@@ -271,7 +264,7 @@ class AddressSpace(Resource):
             raise self._would_stay(iova, size)
         while error := _map(self._native, address, iova, size, prot):
             if error != -_EINTR:
-                raise explain.map_failed(self, error, address, iova, size, read=read, write=write)
+                raise self._map_refused(error, address, iova, size, prot)
         mapping = self._mapped[iova] = _new(Mapping)
         mapping.space = self
         mapping.iova = iova
@@ -306,9 +299,7 @@ class AddressSpace(Resource):
                 if error == -_EINTR:
                     continue  # a signal's handler runs here, and may raise
                 address, iova, size = rows[3 * done[0] : 3 * done[0] + 3]
-                raise explain.map_failed(
-                    self, error, address, iova, size, read=read, write=write, row=f"row {done[0]} of {count}"
-                )
+                raise self._map_refused(error, address, iova, size, prot, {"row": f"{done[0]} of {count}"})
         except BaseException as failure:
             try:
                 self.unmap_many(_columns(rows[: 3 * done[0]]))
@@ -334,7 +325,7 @@ class AddressSpace(Resource):
         """
         while (unmapped := _unmap(self._native, iova, size)) >= _ERRORS:
             if (error := unmapped - 2**64) != -_EINTR:
-                raise explain.unmap_failed(self, error, iova, size)
+                raise self._unmap_refused(error, iova, size)
         mapping = self._mapped.get(iova)
         if mapping is not None and mapping.size == unmapped:
             del self._mapped[iova]
@@ -366,7 +357,7 @@ class AddressSpace(Resource):
             self._forget_rows(rows[: 2 * done[0]])
         if error:
             iova, size = rows[2 * done[0] : 2 * done[0] + 2]
-            raise explain.unmap_failed(self, error, iova, size, row=f"row {done[0]} of {count}")
+            raise self._unmap_refused(error, iova, size, {"row": f"{done[0]} of {count}"})
         return int(unmapped[0])
 
     # What is mapped, as far as this object knows.
@@ -386,6 +377,77 @@ class AddressSpace(Resource):
             rows = batch.rows
             ranges.extend(IovaRange.of(rows[3 * row + 1], rows[3 * row + 2]) for row in batch._rows_left().values())
         return IovaSet(ranges)
+
+    # What was refused.
+
+    def _map_refused(
+        self,
+        error: int,
+        address: int,
+        iova: int | None,
+        size: int,
+        prot: int,
+        more: dict[str, object] | None = None,
+    ) -> Exception:
+        """Return the exception for a map in C that returned -errno."""
+        return self._refused(self._map_request, error, *self._map_details(address, iova, size, prot, more))
+
+    def _map_details(
+        self, address: int, iova: int | None, size: int, prot: int, more: dict[str, object] | None = None
+    ) -> tuple[dict[str, object], Callable[[int], refusals.Wanted]]:
+        """Return the arguments of a map, and the facts about a refusal.
+
+        :param iova: None where the kernel is to choose
+        :param more: arguments besides
+        """
+        read, write = bool(prot & 1), bool(prot & 2)
+        arguments = (more or {}) | {
+            "iova": "any" if iova is None else iova,
+            "size": size,
+            "address": address,
+            "access": {3: "read and write", 1: "read", 2: "write"}.get(prot, "none"),
+        }
+
+        def facts(number: int) -> refusals.Wanted:
+            known = self._wanted(number, iova, size)
+            return known._replace(address=address, read=read, write=write, locked=self._locked())
+
+        return arguments, facts
+
+    def _unmap_refused(self, error: int, iova: int, size: int, more: dict[str, object] | None = None) -> Exception:
+        """Return the exception for an unmap in C that returned -errno."""
+        arguments = (more or {}) | {"iova": iova, "size": size}
+        return self._refused(self._unmap_request, error, arguments, lambda number: self._wanted(number, iova, size))
+
+    def _refused(
+        self, request: Request, error: int, arguments: dict[str, object], facts: Callable[[int], refusals.Wanted]
+    ) -> Exception:
+        if self.closed:
+            return Closed(f"{self!r} is closed")
+        return request.error(self._fd, -error, arguments, facts)
+
+    def _wanted(self, number: int, iova: int | None, size: int) -> refusals.Wanted:
+        """What is known; what cannot be found out now is left out."""
+        sizes = 0
+        usable: IovaSet | None = None
+        pieces: tuple[IovaRange, ...] = ()
+        if (unready := self._unready()) is None:
+            with suppress(OSError):
+                sizes = self.page_sizes
+                usable = self.iova_ranges
+        if iova is not None and 0 < size <= _END - iova:
+            range_ = IovaRange.of(iova, size)
+            pieces = tuple(one.range for one in self.mappings if one.range.overlaps(range_))
+        page = sizes & -sizes or PAGE_SIZE
+        return refusals.Wanted(number, self.mode, unready, usable, self.mapped_ranges, pieces, page, iova, size)
+
+    def _locked(self) -> refusals.Locked | None:
+        kernel = self._fd.kernel
+        with suppress(OSError, LookupError, ValueError):
+            limit, _ = kernel.getrlimit(resource.RLIMIT_MEMLOCK)
+            status = kernel.read_file("/proc/self/status").decode()
+            return refusals.Locked.read(status, None if limit == resource.RLIM_INFINITY else limit)
+        return None
 
     def _record(self, iova: int, size: int, buffer: Any, held: Any) -> Mapping:
         mapping = self._mapped[iova] = made(self, iova, size, buffer, held)
@@ -459,7 +521,7 @@ class AddressSpace(Resource):
             if not error:
                 return self._record(iova, size, buffer, held)
             if error != -errno.EEXIST or fresh:
-                raise explain.map_failed(self, error, address, iova, size, read=bool(prot & 1), write=bool(prot & 2))
+                raise self._map_refused(error, address, iova, size, prot)
             # Somebody chose an IOVA of their own inside the gap that was being filled.
             fresh = True
 
@@ -480,9 +542,9 @@ class AddressSpace(Resource):
                 if iova + size - 1 <= gap.last:
                     break
             else:
-                raise OSError(
+                raise InvalidRequest(
                     errno.ENOSPC,
-                    f"no free IOVA for {size:#x} bytes aligned to {alignment:#x}; free: {explain.ranges(free)}",
+                    f"there is no free IOVA range of {bytes_(size)} aligned to {bytes_(alignment)}; free: {shown(free)}",
                 )
             self._gap = gap
         # The next one starts behind this one.
@@ -492,7 +554,7 @@ class AddressSpace(Resource):
 
 def _prot(read: bool, write: bool) -> int:
     if not (read or write):
-        raise InvalidRequest("a mapping that the devices may neither read nor write")
+        raise InvalidRequest("read=False, write=False: a mapping must allow the devices to read or to write")
     return read + 2 * write
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
-from pyvfio._core import capability, explain
+from pyvfio._core import capability
 from pyvfio._core.fd import Fd
+from pyvfio._core.request import Arguments, Call, Reason, Request
+from pyvfio._core.text import size as bytes_
 from pyvfio._core.vf_token import uuid_of
 from pyvfio.bitmap import DirtyBitmap
 from pyvfio.device import Device
@@ -18,10 +20,11 @@ from pyvfio.dirty.tracker import ContainerTracking, DirtyTracker
 from pyvfio.errors import BadReply, Closed, InvalidRequest, Unsupported
 from pyvfio.host.discovery import no_group
 from pyvfio.host.nodes import find
-from pyvfio.iommufd.iommufd import Iommufd, open_iommu
+from pyvfio.iommufd.iommufd import Iommufd, open_iommu, others_in_the_way
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.kernel import Kernel
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
+from pyvfio.spaces import refusals
 from pyvfio.spaces.base import AddressSpace, Mapping, made
 from pyvfio.spaces.group import Group
 from pyvfio.spaces.no_iommu import admit
@@ -39,7 +42,124 @@ _MODES = {
     "noiommu": ("/dev/vfio/vfio", lib.VFIO_NOIOMMU_IOMMU),
     "iommufd-noiommu": ("/dev/iommu", lib.VFIO_NOIOMMU_IOMMU),
 }
-_NOTHING_MAPPED = "its devices have no IOMMU: nothing can be mapped, their DMA takes physical addresses"
+_NOTHING_MAPPED = "its devices have no IOMMU: nothing can be mapped, and their DMA uses physical addresses"
+
+OPEN = Call(
+    "open",
+    errnos={
+        errno.ENOENT: Reason(
+            "this kernel has no VFIO containers, or its modules are not loaded", ("modprobe vfio_iommu_type1",)
+        ),
+        errno.EACCES: "only root and the owner of the file may open it",
+        errno.EPERM: "only root and the owner of the file may open it",
+    },
+)
+GET_API_VERSION = Request("VFIO_GET_API_VERSION", "container")
+CHECK_EXTENSION = Request("VFIO_CHECK_EXTENSION", "container")
+
+
+class NotIsolated(NamedTuple):
+    """What is known of groups that a container's IOMMU type is not set for: group -> the drivers in the way of each member."""
+
+    in_the_way: dict[int, dict[str, str]]
+
+
+def _not_isolated(facts: NotIsolated) -> Reason:
+    for group, members in facts.in_the_way.items():
+        return others_in_the_way(group, members)
+    return Reason(
+        "this host's IOMMU does not isolate interrupts, so that a guest could forge them",
+        (
+            "enable interrupt remapping in the firmware and the kernel; dmesg says what is missing",
+            "if every device and guest is trusted: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+        ),
+    )
+
+
+SET_IOMMU = Request("VFIO_SET_IOMMU", "container", errnos={errno.EPERM: _not_isolated})
+GET_INFO = Request("VFIO_IOMMU_GET_INFO", "container", "struct vfio_iommu_type1_info")
+
+_MAP_ERRNOS = (errno.EINVAL, errno.EEXIST, errno.ENOMEM, errno.ENOSPC, errno.EFAULT, errno.EOVERFLOW)
+MAP = Request(
+    "VFIO_IOMMU_MAP_DMA",
+    "container",
+    "struct vfio_iommu_type1_dma_map",
+    errnos=dict.fromkeys(_MAP_ERRNOS, refusals.why_map),
+    default=refusals.why_map,
+    tell=lambda native: "VADDR" if native.flags & lib.VFIO_DMA_MAP_FLAG_VADDR else "",
+)
+MAP_VADDR = MAP.operation(
+    "VADDR", errnos={errno.EINVAL: "its address was not invalidated before: Container.invalidate_addresses()"}
+)
+
+_UNMAP_FLAGS = {
+    lib.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP: "GET_DIRTY_BITMAP",
+    lib.VFIO_DMA_UNMAP_FLAG_ALL: "ALL",
+    lib.VFIO_DMA_UNMAP_FLAG_VADDR: "VADDR",
+}
+
+
+def flags_told(words: dict[int, str]) -> Callable[[Any], str]:
+    """For :attr:`Request.tell`: the words of the flags that are set in a struct."""
+    return lambda native: " ".join(word for flag, word in words.items() if native.flags & flag)
+
+
+UNMAP = Request(
+    "VFIO_IOMMU_UNMAP_DMA",
+    "container",
+    "struct vfio_iommu_type1_dma_unmap",
+    errnos=dict.fromkeys((errno.EINVAL, errno.ENOENT, errno.EOVERFLOW), refusals.why_unmap),
+    default=refusals.why_unmap,
+    tell=flags_told(_UNMAP_FLAGS),
+)
+UNMAP_ALL = UNMAP.operation("ALL")
+UNMAP_VADDR = UNMAP.operation(
+    "VADDR", errnos={errno.EBUSY: "an emulated device is attached, which needs the addresses"}
+)
+UNMAP_ALL_VADDR = UNMAP.operation("ALL VADDR", documented=False)
+UNMAP_DIRTY = UNMAP.operation("GET_DIRTY_BITMAP")
+
+
+class Tracking(NamedTuple):
+    """What is known of a container that did not do as it was asked about dirty pages.
+
+    :ivar mode: of the container
+    :ivar unready: why nothing can be mapped yet; None where that is not so
+    """
+
+    mode: str
+    unready: str | None
+
+
+def _no_tracking(facts: Tracking) -> Reason:
+    return Reason(f"mode {facts.mode} does not track dirty pages; type1v2 does, since Linux 5.8", unsupported=True)
+
+
+def _not_tracked(facts: Tracking) -> Reason:
+    if facts.unready is not None:
+        return Reason(facts.unready)
+    return Reason(
+        "dirty tracking is off, or the range cuts a mapping in two",
+        ("start_dirty_tracking() comes first; read whole mappings",),
+    )
+
+
+DIRTY_PAGES = Request(
+    "VFIO_IOMMU_DIRTY_PAGES",
+    "container",
+    "struct vfio_iommu_type1_dirty_bitmap",
+    otherwise={errno.EACCES: _no_tracking, errno.ENOTTY: _no_tracking, errno.EINVAL: _not_tracked},
+    tell=flags_told(
+        {
+            lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_START: "START",
+            lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP: "STOP",
+            lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP: "GET_BITMAP",
+        }
+    ),
+)
+START = DIRTY_PAGES.operation("START", errnos={errno.EACCES: _no_tracking, errno.ENOTTY: _no_tracking})
+STOP = DIRTY_PAGES.operation("STOP")
+GET_BITMAP = DIRTY_PAGES.operation("GET_BITMAP", errnos={errno.EINVAL: _not_tracked})
 
 
 class IommuInfo(NamedTuple):
@@ -61,7 +181,7 @@ class IommuInfo(NamedTuple):
     dma_available: int | None
 
 
-class Container(AddressSpace, called="type1v2, and others by group, have"):
+class Container(AddressSpace):
     """A VFIO container with a type1 IOMMU, or an iommufd that behaves like one (modes `iommufd-type1v2`, `iommufd-type1`).
 
     The IOMMU type is set when the first device is attached, as the kernel wants it; until then nothing can be mapped. In the modes
@@ -73,8 +193,8 @@ class Container(AddressSpace, called="type1v2, and others by group, have"):
     :raises Unsupported: the kernel has no such IOMMU type
     """
 
-    _map_call = "VFIO_IOMMU_MAP_DMA"
-    _unmap_call = "VFIO_IOMMU_UNMAP_DMA"
+    _map_request = MAP
+    _unmap_request = UNMAP
 
     def __init__(self, mode: str = "type1v2", *, kernel: Kernel | str | None = None) -> None:
         if mode not in _MODES:
@@ -110,19 +230,13 @@ class Container(AddressSpace, called="type1v2, and others by group, have"):
     @property
     def api_version(self) -> int:
         """VFIO_GET_API_VERSION."""
-        return self._number(lib.VFIO_GET_API_VERSION, "VFIO_GET_API_VERSION")
+        return GET_API_VERSION.send(self._fd)
 
     def has_extension(self, extension: int) -> bool:
         """VFIO_CHECK_EXTENSION: whether the container has an IOMMU type or ability (VFIO_TYPE1v2_IOMMU, VFIO_UNMAP_ALL,
         VFIO_UPDATE_VADDR, ...). Some are only answered truly once a device is attached.
         """
-        return self._number(lib.VFIO_CHECK_EXTENSION, "VFIO_CHECK_EXTENSION", extension) > 0
-
-    def _number(self, request: int, call: str, argument: int = 0) -> int:
-        result = self._fd.ioctl(request, ffi.cast("void *", argument))
-        if result < 0:
-            raise explain.failed(self._fd, result, call, str(argument))
-        return result
+        return CHECK_EXTENSION.send(self._fd, ffi.cast("void *", extension), {"index": extension}) > 0
 
     def fileno(self) -> int:
         """The descriptor of /dev/vfio/vfio, or of the /dev/iommu in its place."""
@@ -204,19 +318,13 @@ class Container(AddressSpace, called="type1v2, and others by group, have"):
             self._forget_all()
 
     def _set_iommu(self) -> None:
-        error = self._fd.ioctl(lib.VFIO_SET_IOMMU, ffi.cast("void *", self._type))
-        if error < 0:
-
-            def clue() -> tuple[str | None, list[str]]:
-                if -error == errno.EPERM:
-                    return "this host's IOMMU does not isolate interrupts, so a guest could forge them", [
-                        "the kernel log says so; to allow it anyway: vfio_iommu_type1.allow_unsafe_interrupts=1 "
-                        "(a module parameter, also on the kernel's command line)"
-                    ]
-                return None, []
-
-            raise explain.failed(self._fd, error, "VFIO_SET_IOMMU", self.mode, clue)
+        SET_IOMMU.send(self._fd, ffi.cast("void *", self._type), {"mode": self.mode}, self._not_isolated)
         self._iommu_set = True
+
+    def _not_isolated(self, _: int) -> NotIsolated:
+        kernel = self._fd.kernel
+        members = {number: host.group(number, kernel).in_the_way for number in self._groups}
+        return NotIsolated({number: others for number, others in members.items() if others})
 
     def _unready(self) -> str | None:
         if self._no_iommu:
@@ -233,7 +341,7 @@ class Container(AddressSpace, called="type1v2, and others by group, have"):
         if self._fd.kind != "iommufd":
             raise Unsupported(f"mode {self.mode} is VFIO's own, without an iommufd; see iommufd-{self.mode}")
         if self._iommufd is None or self._iommufd.closed:
-            self._iommufd = Iommufd._of(self)
+            self._iommufd = Iommufd._of(self, self._fd)
         return self._iommufd
 
     # What the IOMMU says of itself.
@@ -248,8 +356,8 @@ class Container(AddressSpace, called="type1v2, and others by group, have"):
         if self._no_iommu:
             raise Unsupported(f"{self!r}: {_NOTHING_MAPPED}")
         if (unready := self._unready()) is not None and not self._fd.closed:
-            raise explain.os_error(errno.EINVAL, f"VFIO_IOMMU_GET_INFO on {self._fd.name}", "", unready)
-        answer, data = capability.ask(self._fd, "VFIO_IOMMU_GET_INFO", "struct vfio_iommu_type1_info")
+            raise InvalidRequest(f"{self!r}: {unready}")
+        answer, data = capability.ask(self._fd, GET_INFO)
         ranges: IovaSet | None = None
         dirty = largest = available = None
         if answer.flags & lib.VFIO_IOMMU_INFO_CAPS:
@@ -296,7 +404,7 @@ class Container(AddressSpace, called="type1v2, and others by group, have"):
 
         :returns: bytes unmapped
         """
-        unmapped = self._unmap_with(lib.VFIO_DMA_UNMAP_FLAG_ALL, 0, 0)
+        unmapped = self._unmap_with(UNMAP_ALL, lib.VFIO_DMA_UNMAP_FLAG_ALL)
         self._forget_all()
         return unmapped
 
@@ -309,30 +417,24 @@ class Container(AddressSpace, called="type1v2, and others by group, have"):
         """
         bitmap = self._dirty_bitmap(iova, size)
         (segment,) = bitmap.segments
-        memory = bytearray(ffi.sizeof("struct vfio_iommu_type1_dma_unmap") + ffi.sizeof("struct vfio_bitmap"))
-        unmap = ffi.from_buffer("struct vfio_iommu_type1_dma_unmap *", memory)
-        unmap.argsz = len(memory)
-        unmap.flags = lib.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP
-        unmap.iova = iova
-        unmap.size = size
+        trailing = ffi.sizeof("struct vfio_bitmap")
+        flags = lib.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP
+        unmap = UNMAP_DIRTY.new(trailing, flags=flags, iova=iova, size=size)
         _describe(ffi.cast("struct vfio_bitmap *", unmap.data), bitmap.page_size, segment)
-        error = self._fd.ioctl(lib.VFIO_IOMMU_UNMAP_DMA, unmap)
-        if error < 0:
-            raise explain.unmap_failed(self, error, iova, size)
+        self._send_unmap(UNMAP_DIRTY, unmap, iova, size)
         segment.check_guards()
         if unmap.size:
             self._forget(iova, size)
         return bitmap
 
-    def _unmap_with(self, flags: int, iova: int, size: int) -> int:
-        unmap = ffi.new(
-            "struct vfio_iommu_type1_dma_unmap *",
-            {"argsz": ffi.sizeof("struct vfio_iommu_type1_dma_unmap"), "flags": flags, "iova": iova, "size": size},
-        )
-        error = self._fd.ioctl(lib.VFIO_IOMMU_UNMAP_DMA, unmap)
-        if error < 0:
-            raise explain.unmap_failed(self, error, iova, size, row=f"flags={flags:#x}")
+    def _unmap_with(self, operation: Request, flags: int, iova: int = 0, size: int = 0) -> int:
+        unmap = operation.new(flags=flags, iova=iova, size=size)
+        self._send_unmap(operation, unmap, iova, size)
         return int(unmap.size)
+
+    def _send_unmap(self, operation: Request, unmap: Any, iova: int, size: int) -> None:
+        arguments = {"iova": iova, "size": size} if size else {}
+        operation.send(self._fd, unmap, arguments, lambda number: self._wanted(number, iova, size))
 
     # Moving memory under a mapping.
 
@@ -347,9 +449,9 @@ class Container(AddressSpace, called="type1v2, and others by group, have"):
         self._require_vaddr()
         flag = lib.VFIO_DMA_UNMAP_FLAG_VADDR
         if mapping is None:
-            self._unmap_with(flag | lib.VFIO_DMA_UNMAP_FLAG_ALL, 0, 0)
+            self._unmap_with(UNMAP_ALL_VADDR, flag | lib.VFIO_DMA_UNMAP_FLAG_ALL)
         else:
-            self._unmap_with(flag, mapping.iova, mapping.size)
+            self._unmap_with(UNMAP_VADDR, flag, mapping.iova, mapping.size)
 
     def set_address(self, mapping: Mapping, buffer: Any) -> Mapping:
         """VFIO_IOMMU_MAP_DMA with VFIO_DMA_MAP_FLAG_VADDR: the virtual address of a mapping after :meth:`invalidate_addresses`.
@@ -368,26 +470,9 @@ class Container(AddressSpace, called="type1v2, and others by group, have"):
         if size != mapping.size:
             raise ValueError(f"the buffer has {size:#x} bytes, the mapping {mapping.size:#x}")
         if not mapping.mapped:
-            raise Closed(f"{mapping!r}: only what is mapped has an address to set")
-        map_ = ffi.new(
-            "struct vfio_iommu_type1_dma_map *",
-            {
-                "argsz": ffi.sizeof("struct vfio_iommu_type1_dma_map"),
-                "flags": lib.VFIO_DMA_MAP_FLAG_VADDR,
-                "vaddr": address,
-                "iova": mapping.iova,
-                "size": size,
-            },
-        )
-        error = self._fd.ioctl(lib.VFIO_IOMMU_MAP_DMA, map_)
-        if error < 0:
-            raise explain.failed(
-                self._fd,
-                error,
-                "VFIO_IOMMU_MAP_DMA",
-                f"VADDR, iova={mapping.iova:#x}, size={size:#x}",
-                lambda: ("its address was not invalidated before" if -error == errno.EINVAL else None, []),
-            )
+            raise Closed(f"{mapping!r} is unmapped: only a mapping has an address to set")
+        flags = lib.VFIO_DMA_MAP_FLAG_VADDR
+        MAP_VADDR.call(self._fd, flags=flags, vaddr=address, iova=mapping.iova, size=size)
         replaced = self._mapped[mapping.iova] = made(self, mapping.iova, size, buffer, held)
         return replaced
 
@@ -417,11 +502,11 @@ class Container(AddressSpace, called="type1v2, and others by group, have"):
 
         :raises Unsupported: mode `type1`, or a kernel without it
         """
-        self._dirty_call(lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_START, "START")
+        self._track(START, START.new(flags=lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_START))
 
     def stop_dirty_tracking(self) -> None:
         """VFIO_IOMMU_DIRTY_PAGES with FLAG_STOP; harmless when it is off."""
-        self._dirty_call(lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP, "STOP")
+        self._track(STOP, STOP.new(flags=lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP))
 
     def read_dirty(self, iova: int, size: int) -> DirtyBitmap:
         """VFIO_IOMMU_DIRTY_PAGES with FLAG_GET_BITMAP: the pages of a range that were written; reading clears them.
@@ -434,56 +519,33 @@ class Container(AddressSpace, called="type1v2, and others by group, have"):
         bitmap = self._dirty_bitmap(iova, size)
         for segment in bitmap.segments:
             kind = "struct vfio_iommu_type1_dirty_bitmap_get"
-            memory = bytearray(ffi.sizeof("struct vfio_iommu_type1_dirty_bitmap") + ffi.sizeof(kind))
-            call = ffi.from_buffer("struct vfio_iommu_type1_dirty_bitmap *", memory)
-            call.argsz = len(memory)
-            call.flags = lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP
+            call = GET_BITMAP.new(ffi.sizeof(kind), flags=lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP)
             get = ffi.cast(f"{kind} *", call.data)
             get.iova = segment.range.start
             get.size = segment.range.size
             _describe(ffi.addressof(get, "bitmap"), bitmap.page_size, segment)
-            error = self._fd.ioctl(lib.VFIO_IOMMU_DIRTY_PAGES, call)
-            if error < 0:
-                raise self._dirty_failed(error, f"GET_BITMAP, iova={iova:#x}, size={size:#x}")
+            self._track(GET_BITMAP, call, {"iova": iova, "size": size})
             segment.check_guards()
         return bitmap
 
-    def _dirty_call(self, flag: int, words: str) -> None:
-        call = ffi.new(
-            "struct vfio_iommu_type1_dirty_bitmap *",
-            {"argsz": ffi.sizeof("struct vfio_iommu_type1_dirty_bitmap"), "flags": flag},
-        )
-        error = self._fd.ioctl(lib.VFIO_IOMMU_DIRTY_PAGES, call)
-        if error < 0:
-            raise self._dirty_failed(error, words)
-
-    def _dirty_failed(self, error: int, words: str) -> Exception:
-        if -error in (errno.EACCES, errno.ENOTTY) and not self._fd.closed:
-            return Unsupported(
-                f"mode {self.mode} does not track dirty pages "
-                f"(VFIO_IOMMU_DIRTY_PAGES: {errno.errorcode[-error]}); type1v2 does"
-            )
-
-        def clue() -> tuple[str | None, list[str]]:
-            if (unready := self._unready()) is not None:
-                return unready, []
-            return None, ["dirty tracking must have been started, and the range must not cut a mapping in two"]
-
-        return explain.failed(self._fd, error, "VFIO_IOMMU_DIRTY_PAGES", words, clue)
+    def _track(self, operation: Request, native: Any, arguments: Arguments | None = None) -> None:
+        operation.send(self._fd, native, arguments or {}, lambda _: Tracking(self.mode, self._unready()))
 
     def _dirty_bitmap(self, iova: int, size: int) -> DirtyBitmap:
         info = self.info
         if info.dirty_page_sizes is None or self.mode != "type1v2":
             raise Unsupported(
-                f"mode {self.mode} does not track dirty pages on this kernel; type1v2 does since Linux 5.8"
+                f"mode {self.mode} does not track dirty pages on this kernel; type1v2 does, since Linux 5.8"
             )
         page = info.dirty_page_sizes & -info.dirty_page_sizes
         if size <= 0 or iova % page or size % page:
-            raise InvalidRequest(f"iova={iova:#x}, size={size:#x}: whole pages of {page:#x} bytes are tracked")
+            raise InvalidRequest(f"iova={iova:#x}, size={size:#x}: only whole pages of {bytes_(page)} are tracked")
         bitmap = DirtyBitmap([IovaRange.of(iova, size)], page)
         most = info.max_dirty_bitmap_size
         if most is not None and any(segment.nbytes > most for segment in bitmap.segments):
-            raise InvalidRequest(f"size={size:#x}: the kernel fills bitmaps of at most {most:#x} bytes; read in pieces")
+            raise InvalidRequest(
+                f"size={size:#x}: the kernel fills bitmaps of at most {bytes_(most)}; read the range in pieces"
+            )
         return bitmap
 
     def _release(self) -> None:
@@ -509,7 +571,7 @@ def _iova_ranges(cap: capability.Capability) -> IovaSet:
     try:
         return IovaSet(IovaRange(pair.start, pair.end) for pair in pairs)
     except ValueError as error:
-        raise BadReply(f"the usable IOVA ranges are none: {error}") from None
+        raise BadReply(f"the kernel reported malformed IOVA ranges: {error}") from None
 
 
 def _describe(native: Any, page_size: int, segment: Any) -> None:
@@ -521,16 +583,5 @@ def _describe(native: Any, page_size: int, segment: Any) -> None:
 def _open(kernel: Kernel, path: str) -> Fd:
     if path == "/dev/iommu":
         return open_iommu(kernel)
-    try:
+    with OPEN.explained(path):
         return Fd.open(kernel, path, "container")
-    except OSError as error:
-        raise _not_opened(path, error) from None
-
-
-def _not_opened(path: str, error: OSError) -> OSError:
-    reason = None
-    if error.errno == errno.ENOENT:
-        reason = "this kernel has no VFIO containers, or its modules (vfio, vfio_iommu_type1) are not loaded"
-    elif error.errno in (errno.EACCES, errno.EPERM):
-        reason = "root, or the owner of the file, may open it"
-    return explain.os_error(error.errno or errno.EIO, f"open {path}", "", reason)

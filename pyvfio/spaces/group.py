@@ -5,19 +5,116 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
-from pyvfio._core import explain
 from pyvfio._core.fd import Fd
+from pyvfio._core.request import Call, Reason, Request
 from pyvfio._core.resource import Resource
+from pyvfio._core.vf_token import NO_TOKEN_WANTED, token_refused
 from pyvfio.errors import NotViable
 from pyvfio.kernel import Kernel
 
 if TYPE_CHECKING:
     from pyvfio.spaces.container import Container
+
+
+class Members(NamedTuple):
+    """What is known of a group that a request failed on.
+
+    :ivar number: of the group
+    :ivar drivers: address -> driver of its devices; empty if they cannot be found out
+    :ivar vfio: whether the kernel has VFIO at all
+    :ivar no_iommu: whether it is a group of no-IOMMU mode
+    :ivar container: whether it is in a container
+    :ivar device: the device that was asked for
+    :ivar token: whether that came with a vf_token
+    """
+
+    number: int
+    drivers: dict[str, str | None]
+    vfio: bool = True
+    no_iommu: bool = False
+    container: bool = True
+    device: str = ""
+    token: bool = False
+
+    @property
+    def shown(self) -> str:
+        return f"the group's devices and their drivers: {_listed(self.drivers)}"
+
+
+def _no_node(facts: Members) -> Reason:
+    if not facts.vfio:
+        return Reason("this kernel has no VFIO, or its modules are not loaded", ("modprobe vfio-pci",))
+    bind = tuple(f'pyvfio.host.bind("{address}", "vfio-pci")' for address in facts.drivers)
+    return Reason(
+        f"no device of group {facts.number} is bound to a VFIO driver such as vfio-pci", (facts.shown, *bind[:1])
+    )
+
+
+def _not_permitted(facts: Members) -> Reason:
+    return Reason("it requires CAP_SYS_RAWIO" if facts.no_iommu else "only root and the owner of the file may open it")
+
+
+OPEN = Call(
+    "open",
+    errnos={
+        errno.ENOENT: _no_node,
+        errno.EBUSY: Reason(
+            "the group is open already, in this process or another: a group can be opened only once",
+            ("pyvfio.host.holders_of(ADDRESS), with the address of one of its devices, finds the process",),
+        ),
+        errno.EACCES: _not_permitted,
+        errno.EPERM: _not_permitted,
+    },
+)
+GET_STATUS = Request("VFIO_GROUP_GET_STATUS", "group", "struct vfio_group_status")
+
+
+def _not_set(facts: Members) -> Reason:
+    if facts.container:
+        return Reason("the group is in a container already: a group has one container at a time")
+    return Reason(
+        "the group is in another container, or the container has groups behind another kind of IOMMU",
+        ("use a new container for it",),
+    )
+
+
+SET_CONTAINER = Request("VFIO_GROUP_SET_CONTAINER", "group", errnos={errno.EINVAL: _not_set})
+UNSET_CONTAINER = Request(
+    "VFIO_GROUP_UNSET_CONTAINER",
+    "group",
+    errnos={
+        errno.EBUSY: "a device of the group is still open: close it first",
+        errno.EINVAL: "the group is in no container",
+    },
+)
+
+
+def _no_device(facts: Members) -> Reason:
+    return Reason(f"{facts.device} is not in group {facts.number}, or not bound to a VFIO driver", (facts.shown,))
+
+
+def _device_refused(facts: Members) -> Reason:
+    if not facts.container:
+        return Reason("the group is in no container: Container.add_group() puts it there")
+    if facts.token:
+        return Reason(NO_TOKEN_WANTED)
+    return Reason("no IOMMU type is set for the group's container")
+
+
+GET_DEVICE_FD = Request(
+    "VFIO_GROUP_GET_DEVICE_FD",
+    "group",
+    errnos={
+        errno.ENODEV: _no_device,
+        errno.EINVAL: _device_refused,
+        errno.EACCES: lambda facts: token_refused(facts.token),
+    },
+)
 
 
 class Group(Resource):
@@ -38,41 +135,13 @@ class Group(Resource):
         kernel = _kernel.resolve(kernel)
         path = f"/dev/vfio/{'noiommu-' if no_iommu else ''}{number}"
         self._container: Container | None = None
-        try:
+        with OPEN.explained(path, facts=lambda _: _members(number, kernel)._replace(no_iommu=no_iommu)):
             self._fd = Fd.open(kernel, path, "group")
-        except OSError as error:
-            raise self._not_opened(kernel, path, error) from None
-
-    def _not_opened(self, kernel: Kernel, path: str, error: OSError) -> OSError:
-        number = error.errno or errno.EIO
-        reason = None
-        if number == errno.ENOENT:
-            if not kernel.exists("/dev/vfio/vfio") and not kernel.exists("/dev/vfio"):
-                reason = "this kernel has no VFIO, or its modules (vfio, vfio-pci) are not loaded"
-            else:
-                reason = f"no device of group {self.number} is bound to a VFIO driver such as vfio-pci"
-        elif number == errno.EBUSY:
-            reason = "the group is open already, in this process or another: a group can be opened only once"
-        elif number in (errno.EACCES, errno.EPERM):
-            reason = "root, or the owner of the file, may open it"
-            if "noiommu" in path:
-                reason = "it takes CAP_SYS_RAWIO"
-        notes = []
-        if number == errno.ENOENT:
-            with suppress(OSError):
-                notes.append(
-                    f"the group's devices and their drivers: {_listed(host.group_members(self.number, kernel))}"
-                )
-        return explain.os_error(number, f"open {path}", "", reason, notes)
 
     @property
     def flags(self) -> int:
         """VFIO_GROUP_GET_STATUS: `struct vfio_group_status.flags`."""
-        status = ffi.new("struct vfio_group_status *", {"argsz": ffi.sizeof("struct vfio_group_status")})
-        error = self._fd.ioctl(lib.VFIO_GROUP_GET_STATUS, status)
-        if error < 0:
-            raise explain.failed(self._fd, error, "VFIO_GROUP_GET_STATUS")
-        return int(status.flags)
+        return int(GET_STATUS.call(self._fd).flags)
 
     @property
     def viable(self) -> bool:
@@ -103,19 +172,7 @@ class Group(Resource):
                 members,
             )
         number = ffi.new("int32_t *", container.fileno())
-        error = self._fd.ioctl(lib.VFIO_GROUP_SET_CONTAINER, number)
-        if error < 0:
-
-            def clue() -> tuple[str | None, list[str]]:
-                if self._container is not None:
-                    return "the group is in a container already", []
-                if -error == errno.EINVAL:
-                    return None, [
-                        "a group has one container at a time, and all groups of a container the same kind of IOMMU"
-                    ]
-                return None, []
-
-            raise explain.failed(self._fd, error, "VFIO_GROUP_SET_CONTAINER", f"container={container._fd.name}", clue)
+        SET_CONTAINER.send(self._fd, number, {"container": container}, self._facts)
         self._container = container
 
     def unset_container(self) -> None:
@@ -123,15 +180,7 @@ class Group(Resource):
 
         :raises OSError: EBUSY while a device of the group is open, EINVAL without a container
         """
-        error = self._fd.ioctl(lib.VFIO_GROUP_UNSET_CONTAINER)
-        if error < 0:
-            raise explain.failed(
-                self._fd,
-                error,
-                "VFIO_GROUP_UNSET_CONTAINER",
-                "",
-                lambda: ("a device of the group is still open" if -error == errno.EBUSY else None, []),
-            )
+        UNSET_CONTAINER.send(self._fd)
         self._container = None
 
     def device_fd(self, name: str) -> Fd:
@@ -142,27 +191,18 @@ class Group(Resource):
             EACCES for a token that is wrong or missing, EINVAL for one that nobody wants
         """
         text = ffi.new("char[]", os.fsencode(name))
-        number = self._fd.ioctl(lib.VFIO_GROUP_GET_DEVICE_FD, text)
-        if number < 0:
-
-            def clue() -> tuple[str | None, list[str]]:
-                notes = [f"the group's devices and their drivers: {_listed(self.members)}"]
-                if -number == errno.ENODEV:
-                    return f"{name} is not in group {self.number}, or not bound to a VFIO driver", notes
-                if -number == errno.EINVAL and self._container is None:
-                    return "the group is in no container", []
-                if (refused := explain.token_refused(number, given="vf_token=" in name)) is not None:
-                    return refused, []
-                if -number == errno.EINVAL:
-                    return "the group's container has no IOMMU type set", []
-                return None, notes
-
-            raise explain.failed(self._fd, number, "VFIO_GROUP_GET_DEVICE_FD", repr(name), clue)
+        token = "vf_token=" in name
+        number = GET_DEVICE_FD.send(
+            self._fd, text, {"device": name}, lambda error: self._facts(error)._replace(device=name, token=token)
+        )
         try:
             return Fd(self._fd.kernel, number, "device", name)
         except BaseException:
             self._fd.kernel.close(number)
             raise
+
+    def _facts(self, _: int) -> Members:
+        return _members(self.number, self._fd.kernel)._replace(container=self._container is not None)
 
     def _release(self) -> None:
         self._fd.close()
@@ -178,5 +218,12 @@ class Group(Resource):
         return f"<Group {self.number}{' (closed)' if self.closed else ''}>"
 
 
+def _members(number: int, kernel: Kernel) -> Members:
+    drivers: dict[str, str | None] = {}
+    with suppress(OSError):
+        drivers = host.group_members(number, kernel)
+    return Members(number, drivers, kernel.exists("/dev/vfio/vfio") or kernel.exists("/dev/vfio"))
+
+
 def _listed(members: dict[str, str | None]) -> str:
-    return ", ".join(f"{name} ({driver or 'no driver'})" for name, driver in members.items()) or "none to be seen"
+    return ", ".join(f"{name} ({driver or 'no driver'})" for name, driver in members.items()) or "none found"

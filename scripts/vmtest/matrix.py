@@ -135,11 +135,6 @@ class Matrix:
         return list(self._data["kernels"])
 
     @property
-    def documented(self) -> dict[str, list[str]]:
-        """Request, or request and operation -> the errnos that the library's documentation names."""
-        return dict(self._data.get("documented", {}))
-
-    @property
     def unreached(self) -> dict[str, str]:
         """Request, or request and errno -> why no machine here can show it."""
         return dict(self._data.get("unreached", {}))

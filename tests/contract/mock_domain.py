@@ -14,8 +14,8 @@ from pyvfio import DmaBuffer, Iommufd
 from pyvfio._abi import ffi, lib
 from pyvfio._core.resource import Resource
 from pyvfio.iommufd import BoundDevice, Ioas
+from pyvfio.iommufd.hwpt import ALLOC
 from pyvfio.iommufd.object import IommufdObject
-from pyvfio.iommufd.object import call as object_call
 from pyvfio.memory import address_of
 
 #: Where what needs no device of the machine's is tested: one cell of one machine is enough.
@@ -174,7 +174,7 @@ def allocate_by_id(iommufd: Iommufd, *, device: int, parent: int, fault_queue: i
             "data_len": len(NESTED),
             "data_uptr": int(ffi.cast("uintptr_t", held)),
         }
-    object_call(iommufd._fd, "IOMMU_HWPT_ALLOC", "struct iommu_hwpt_alloc", **fields)
+    ALLOC.call(iommufd.descriptor, **fields)
 
 
 def reserve(ioas: Ioas, start: int, size: int) -> None:

@@ -11,6 +11,8 @@ import pytest
 from pyvfio import Container, DmaBuffer, IovaRange, IovaSet, Unsupported
 from pyvfio._abi import ffi, lib
 from pyvfio._core import capability
+from pyvfio.iommufd.option import GET_HUGE_PAGES, OPTION
+from pyvfio.spaces.container import GET_INFO, UNMAP_ALL
 from tests.contract.refused import refused
 
 if TYPE_CHECKING:
@@ -24,8 +26,7 @@ PAGE = 4096
 def test_its_address_space_has_large_pages_unless_it_must_split(space: AddressSpace, mode: str) -> None:
     assert isinstance(space, Container)
     number = space.iommufd.vfio_ioas_id
-    get = (lib.IOMMU_OPTION_HUGE_PAGES, lib.IOMMU_OPTION_OP_GET, number, 0)
-    assert space.iommufd._option(*get) == (mode == "iommufd-type1v2")
+    assert space.iommufd.option(GET_HUGE_PAGES, number) == (mode == "iommufd-type1v2")
 
 
 def test_what_vfio_mapped_is_copied_to_an_address_space_of_iommufds_own(space: AddressSpace) -> None:
@@ -42,7 +43,13 @@ def test_what_vfio_mapped_is_copied_to_an_address_space_of_iommufds_own(space: A
     iommufd.close()
     assert ioas.closed
     with refused(errno.ENOENT):
-        space.iommufd._option(lib.IOMMU_OPTION_HUGE_PAGES, lib.IOMMU_OPTION_OP_GET, number, 0)
+        OPTION.call(
+            space.iommufd.descriptor,
+            option_id=lib.IOMMU_OPTION_HUGE_PAGES,
+            op=lib.IOMMU_OPTION_OP_GET,
+            object_id=number,
+            val64=0,
+        )
     assert space.map(DmaBuffer(PAGE), 0x10_0000).unmap() == PAGE
 
 
@@ -71,7 +78,7 @@ def test_all_is_unmapped_without_a_range(space: AddressSpace) -> None:
     mapping = space.map(DmaBuffer(PAGE), 0x10_0000)
     for iova, size in ((0x10_0000, PAGE), (0x10_0000, 0), (0, PAGE)):
         with refused(errno.EINVAL):
-            space._unmap_with(lib.VFIO_DMA_UNMAP_FLAG_ALL, iova, size)
+            space._unmap_with(UNMAP_ALL, lib.VFIO_DMA_UNMAP_FLAG_ALL, iova, size)
     assert mapping.mapped
     assert space.unmap_all() == PAGE
 
@@ -81,7 +88,7 @@ def test_what_the_iommu_tells_fits_into_the_room_that_there_is(space: AddressSpa
     assert isinstance(space, Container)
     struct = "struct vfio_iommu_type1_info"
     fixed = ffi.sizeof(struct)
-    answer, complete = capability.ask(space._fd, "VFIO_IOMMU_GET_INFO", struct)
+    answer, complete = capability.ask(space._fd, GET_INFO)
     everything = [cap.id for cap in capability.chain(complete, answer.cap_offset, least=fixed)]
     assert lib.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE in everything
     # From before there were capabilities, up to more than there are.

@@ -80,7 +80,7 @@ def test_accesses_that_are_unaligned_or_outside_are_refused(device: Device) -> N
     region = device.regions[0]
     bar = region.mmap()
     for registers in (region, bar):
-        with pytest.raises(InvalidRequest, match="aligned"):
+        with pytest.raises(InvalidRequest, match="not a multiple"):
             registers.read32(2)
         with pytest.raises(InvalidRequest, match="outside"):
             registers.read32(region.size)
@@ -130,7 +130,7 @@ def test_short_transfers_are_continued(device: Device) -> None:
 def test_a_region_that_cannot_be_written_says_so(device: Device) -> None:
     rom = device.regions[5]
     assert rom.read(0, 512) == bytes(range(256)) * 2
-    with pytest.raises(OSError, match="write") as caught:
+    with pytest.raises(OSError, match="is not writable") as caught:
         rom.write(0, b"x")
     assert caught.value.errno == errno.EINVAL
 

@@ -181,7 +181,7 @@ def test_reports_outside_the_ranges_are_refused(device: Device, logger: VfioMock
 
 
 def test_a_second_log_names_the_first(device: Device, logger: VfioMock, logged: IovaRange) -> None:
-    with device.dirty_log([logged]), pytest.raises(InvalidRequest, match="logging already: <DirtyLog of"):
+    with device.dirty_log([logged]), pytest.raises(InvalidRequest, match="being logged already: <DirtyLog of"):
         device.dirty_log([logged])
 
 

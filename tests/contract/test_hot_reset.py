@@ -55,7 +55,7 @@ def test_a_group_that_is_left_out_is_named(other: Callable[[str], str], device: 
     with device.address_space.attach(other("0000:01:00.0")) as behind:
         for groups in ([device.group.fileno()], []):  # type: ignore[union-attr]  # type1v2 has groups
             with pytest.raises(OSError, match="not all of the affected") as caught:
-                hot_reset.reset(behind, groups)
+                hot_reset.reset(behind.file, groups)
             assert caught.value.errno == errno.EINVAL
             assert any("0000:01:00.0" in note for note in caught.value.__notes__)
         behind.hot_reset()
@@ -70,7 +70,7 @@ def test_by_cdev_no_group_is_proof_of_ownership(other: Callable[[str], str], spa
         space.attach(other("0000:01:00.0")) as behind,
     ):
         with pytest.raises(OSError, match="VFIO_DEVICE_PCI_HOT_RESET") as caught:
-            hot_reset.reset(behind, [by_group.group.fileno()])  # type: ignore[union-attr]  # as above
+            hot_reset.reset(behind.file, [by_group.group.fileno()])  # type: ignore[union-attr]  # as above
         assert caught.value.errno == errno.EINVAL
         assert behind.hot_reset_info.owned
         behind.hot_reset()

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pyvfio import Container, DmaBuffer, Iommufd
+from pyvfio import Container, DmaBuffer, Iommufd, requests
 from pyvfio._abi import ffi, lib
-from pyvfio._core import requests
+from pyvfio._core.request import DECLARED
 from pyvfio.iommufd import FaultQueue, Ioas, Viommu
-from pyvfio.iommufd.object import address, call
+from pyvfio.iommufd.object import address
 from tests.contract import mock_domain
 from tests.contract.mock_domain import MockDevice
 from tests.contract.process import held
@@ -236,10 +236,8 @@ def test_data_that_is_said_to_be_there_and_is_not(
 @pytest.mark.parametrize("room", [0, 4, 8, 16])
 def test_hardware_info_fills_the_room_that_there_is_and_no_more(ioas: Ioas, mock: MockDevice, room: int) -> None:
     memory = ffi.new("uint8_t[32]", b"\xaa" * 32)
-    answer = call(
+    answer = DECLARED["IOMMU_GET_HW_INFO"].call(
         ioas.iommufd._fd,
-        "IOMMU_GET_HW_INFO",
-        "struct iommu_hw_info",
         dev_id=mock.bound.id,
         data_len=room,
         data_uptr=address(memory) if room else 0,

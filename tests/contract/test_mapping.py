@@ -104,10 +104,10 @@ def test_overlap_is_refused_and_the_mapping_in_the_way_named(space: AddressSpace
 
 def test_misaligned_and_empty_ranges_are_refused(space: AddressSpace) -> None:
     buffer = DmaBuffer(2 * PAGE)
-    with pytest.raises(OSError, match="no multiple of the page size") as caught:
+    with pytest.raises(OSError, match=r"multiples? of the page size") as caught:
         space.map(buffer, 0x10_0800)
     assert caught.value.errno == errno.EINVAL
-    with pytest.raises(OSError, match="no multiple of the page size"):
+    with pytest.raises(OSError, match=r"multiples? of the page size"):
         space.map(buffer.view[:100], 0x10_0000)
     with pytest.raises(OSError, match="the size is 0"):
         space.map(buffer.view[:0], 0x10_0000)
@@ -221,7 +221,7 @@ def test_the_hypertransport_hole_is_named_with_ranges_that_work(space: AddressSp
     with pytest.raises(OSError) as caught:
         space.map(DmaBuffer(4 << 20), 0xFC_FFE0_0000)
     assert caught.value.errno == errno.EINVAL
-    notes = "\n".join(caught.value.__notes__)
+    notes = "\n".join([str(caught.value), *caught.value.__notes__])
     assert "[0xfd00000000, 0xffffffffff]" in notes
     assert "AMD HyperTransport hole" in notes
     assert "[0xfcffc00000, 0xfcffffffff]" in notes
@@ -235,7 +235,7 @@ def test_beyond_the_width_is_refused_and_the_width_named(space: AddressSpace) ->
     with pytest.raises(OSError, match="39 bits") as caught:
         space.map(DmaBuffer(0x4000), 0xFFFF_FFFF_FEBE_0000)
     assert caught.value.errno == errno.EINVAL
-    assert any("39 bits" in note for note in caught.value.__notes__)
+    assert any("usable: [0x0, " in note for note in caught.value.__notes__)
 
 
 @pytest.mark.require("iommu")
@@ -263,7 +263,7 @@ def test_memory_outlives_its_names_while_it_is_mapped(space: AddressSpace, dma: 
 
 
 def test_a_mapping_without_permissions_is_refused(space: AddressSpace) -> None:
-    with pytest.raises(InvalidRequest, match="neither read nor write"):
+    with pytest.raises(InvalidRequest, match="must allow the devices to read or to write"):
         space.map(DmaBuffer(PAGE), 0x10_0000, read=False, write=False)
     assert space.mappings == []
 

@@ -10,8 +10,9 @@ import pytest
 import pyvfio
 from pyvfio import DmaBuffer, IovaRange
 from pyvfio._abi import ffi, lib
+from pyvfio._core.request import DECLARED
 from pyvfio.iommufd import Hwpt, Ioas
-from pyvfio.iommufd.object import address, call
+from pyvfio.iommufd.object import address
 from tests.contract import mock_domain
 from tests.contract.mock_domain import MockDevice
 from tests.contract.refused import refused
@@ -82,10 +83,8 @@ def test_a_bitmap_may_begin_at_any_byte(ioas: Ioas, mock: MockDevice, offset: in
     memory = ffi.new("uint8_t[]", offset + length + 8)
     for expected in (b"\x33" * length, b"\x33" * length if flags else bytes(length)):
         ffi.memmove(memory, bytes(len(memory)), len(memory))
-        call(
+        DECLARED["IOMMU_HWPT_GET_DIRTY_BITMAP"].call(
             table._fd,
-            "IOMMU_HWPT_GET_DIRTY_BITMAP",
-            "struct iommu_hwpt_get_dirty_bitmap",
             hwpt_id=table.id,
             flags=flags,
             iova=BASE,
@@ -123,7 +122,7 @@ def test_pages_behind_a_gap_are_seen_too(ioas: Ioas, mock: MockDevice) -> None:
     assert list(table.read_dirty(whole, clear=False).pages()) == dirty
     assert list(table.read_dirty(whole).pages()) == dirty
     assert not table.read_dirty(whole)
-    with pytest.raises(pyvfio.InvalidRequest, match="less than pages of"):
+    with pytest.raises(pyvfio.InvalidRequest, match="not whole pages of"):
         table.read_dirty(whole, 1 << 20)
 
 
@@ -160,10 +159,8 @@ def test_reads_that_cannot_be_true_are_refused(ioas: Ioas, mock: MockDevice) -> 
         {"length": PAGE + 512},
     ):
         with refused(errno.EINVAL):
-            call(
+            DECLARED["IOMMU_HWPT_GET_DIRTY_BITMAP"].call(
                 table._fd,
-                "IOMMU_HWPT_GET_DIRTY_BITMAP",
-                "struct iommu_hwpt_get_dirty_bitmap",
                 **whole | wrong,
                 data=address(bitmap),
             )

@@ -15,6 +15,7 @@ import pyvfio
 from pyvfio import DmaBuffer, Iommufd, IovaRange, IovaSet
 from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import Ioas
+from pyvfio.iommufd.option import OPTION
 from tests.contract import mock_domain, process
 from tests.contract.capabilities import without_capability
 from tests.contract.mock_domain import Access, MockDevice
@@ -242,10 +243,22 @@ def test_large_pages_are_an_option(ioas: Ioas, setting: str) -> None:
     ioas.huge_pages = False
     assert not ioas.huge_pages
     with refused(errno.EINVAL):
-        ioas.iommufd._option(lib.IOMMU_OPTION_HUGE_PAGES, lib.IOMMU_OPTION_OP_SET, ioas.id, 2)
+        OPTION.call(
+            ioas.iommufd.descriptor,
+            option_id=lib.IOMMU_OPTION_HUGE_PAGES,
+            op=lib.IOMMU_OPTION_OP_SET,
+            object_id=ioas.id,
+            val64=2,
+        )
     ioas.huge_pages = True
     with refused(errno.ENOENT):
-        ioas.iommufd._option(lib.IOMMU_OPTION_HUGE_PAGES, lib.IOMMU_OPTION_OP_GET, 0, 0)
+        OPTION.call(
+            ioas.iommufd.descriptor,
+            option_id=lib.IOMMU_OPTION_HUGE_PAGES,
+            op=lib.IOMMU_OPTION_OP_GET,
+            object_id=0,
+            val64=0,
+        )
 
 
 def test_without_large_pages_all_is_aligned_to_whole_pages(ioas: Ioas) -> None:
@@ -419,7 +432,13 @@ def test_options_of_the_file(kernel: Any) -> None:
         assert not iommufd.rlimit_mode
         iommufd.rlimit_mode = True
         with refused(errno.EINVAL):
-            iommufd._option(lib.IOMMU_OPTION_RLIMIT_MODE, lib.IOMMU_OPTION_OP_SET, 0, 2)
+            OPTION.call(
+                iommufd.descriptor,
+                option_id=lib.IOMMU_OPTION_RLIMIT_MODE,
+                op=lib.IOMMU_OPTION_OP_SET,
+                object_id=0,
+                val64=2,
+            )
         assert iommufd.rlimit_mode
         with without_capability("CAP_SYS_RESOURCE"), refused(errno.EPERM):
             iommufd.rlimit_mode = False

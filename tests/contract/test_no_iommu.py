@@ -77,7 +77,7 @@ def test_by_group_nothing_can_be_mapped(mode: str, address: str, kernel: Any) ->
         space = device.address_space
         assert isinstance(space, Container)
         assert space.has_extension(8)  # VFIO_NOIOMMU_IOMMU
-        with pytest.raises(OSError, match="DMA takes physical addresses"):
+        with pytest.raises(OSError, match="DMA uses physical addresses"):
             space.map(DmaBuffer(PAGE), 0)
         with pytest.raises(Unsupported, match="nothing can be mapped"):
             _ = space.iova_ranges

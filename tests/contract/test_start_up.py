@@ -88,10 +88,11 @@ def test_rounds_of_open_and_close_leave_nothing(address: str, mode: str, kernel:
 
 
 def test_what_only_another_mode_can_do_is_said_to_be_so(bare_space: AddressSpace, mode: str) -> None:
-    name, other = ("start_dirty_tracking", "type1v2") if mode == "iommufd" else ("map_file", "iommufd")
-    with pytest.raises(pyvfio.NotInMode, match=f"mode {mode} has no {name}: {other}") as caught:
-        getattr(bare_space, name)
-    assert isinstance(caught.value, pyvfio.Unsupported)
-    assert not hasattr(bare_space, name)
+    if mode == "iommufd":
+        with pytest.raises(pyvfio.Unsupported, match=f"mode {mode} has no start_dirty_tracking: mode type1v2, and"):
+            bare_space.start_dirty_tracking()
+    else:
+        with pytest.raises(pyvfio.Unsupported, match=f"mode {mode} has no map_file: mode iommufd has it"):
+            bare_space.map_file(0, 0, 4096)
     with pytest.raises(AttributeError, match="no attribute 'fly'"):
         _ = bare_space.fly

@@ -18,9 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pyvfio import host
+from pyvfio import host, requests
 from pyvfio._abi import ffi, lib
-from pyvfio._core import requests
 from pyvfio.kernel import Kernel, LinuxKernel
 from tests.differential.steps import PAGE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
 

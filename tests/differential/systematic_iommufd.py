@@ -6,8 +6,8 @@ from itertools import product
 from random import Random
 from typing import Any
 
+from pyvfio import requests
 from pyvfio._abi import ffi
-from pyvfio._core import requests
 from tests.differential import iommufd, selftest
 from tests.differential.iommufd import EDU, POINTED_AT, IommufdMaker
 from tests.differential.maker import offset

@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from pyvfio import requests
 from pyvfio._abi import ffi, lib
-from pyvfio._core import requests
 from pyvfio.kernel import PythonKernel
 
 FIRST_FD = 1_000_000

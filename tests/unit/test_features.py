@@ -247,7 +247,7 @@ class TestNoIommu:
         with device:
             assert device.address_space.mode == "noiommu"
             assert "noiommu" in repr(device)
-            with pytest.raises(OSError, match="DMA takes physical addresses") as refused:
+            with pytest.raises(OSError, match="DMA uses physical addresses") as refused:
                 device.address_space.map(bytearray(1), 0)
             assert refused.value.errno == errno.ENOTTY
             with pytest.raises(Unsupported, match="nothing can be mapped"):

@@ -266,7 +266,7 @@ def test_a_non_blocking_stream_has_nothing_for_now(kernel: MigratingKernel, migr
     assert migration.stream.read(1) is None
     migration.state = State.RESUMING
     assert migration.stream.write(b"x") is None
-    with pytest.raises(BlockingIOError, match="has to block"):
+    with pytest.raises(BlockingIOError, match="must block when it is full"):
         migration.load(io.BytesIO(b"data"))
 
 
@@ -365,7 +365,7 @@ def test_a_failing_close_of_the_ended_stream_does_not_lose_the_new_one(
 def test_a_failed_change_says_where_the_device_is(kernel: MigratingKernel, migration: Migration) -> None:
     kernel.fail = (State.RUNNING_P2P, -errno.EIO)
     with pytest.raises(
-        OSError, match=r"STOP_COPY, from RUNNING by RUNNING_P2P, STOP\).* it is in RUNNING_P2P now"
+        OSError, match=r"STOP_COPY on fake\.0 \(from RUNNING, by RUNNING_P2P, STOP\).* it is in RUNNING_P2P now"
     ) as caught:
         migration.state = State.STOP_COPY
     assert caught.value.errno == errno.EIO
@@ -414,12 +414,12 @@ def test_a_state_that_the_device_lacks_is_named(kernel: MigratingKernel, migrati
 
 
 def test_what_older_kernels_never_return_from_is_refused(kernel: MigratingKernel, migration: Migration) -> None:
-    with pytest.raises(pyvfio.InvalidRequest, match="not one to be asked for"):
+    with pytest.raises(pyvfio.InvalidRequest, match="cannot be asked for"):
         migration.state = State.ERROR
     migration.state = State.STOP_COPY
     asked = len(kernel.calls)
     for target in (State.PRE_COPY, State.PRE_COPY_P2P):
-        with pytest.raises(pyvfio.InvalidRequest, match="go to RUNNING"):
+        with pytest.raises(pyvfio.InvalidRequest, match="set RUNNING and begin again"):
             migration.state = target
     assert len(kernel.calls) - asked == 2  # the state was read, and nothing set
     with pytest.raises(ValueError, match="99"):
@@ -442,7 +442,7 @@ def test_a_failing_read_says_why(
 
     monkeypatch.setattr(kernel, "read", over)
     migration.state = State.STOP_COPY
-    with pytest.raises(OSError, match=r"read on fake\.0's migration stream.*session is over") as caught:
+    with pytest.raises(OSError, match=r"read fake\.0's migration stream.*session of the stream is over") as caught:
         migration.stream.read(1)
     assert caught.value.errno == errno.ENODEV
 
@@ -454,7 +454,7 @@ def test_a_failing_write_points_to_the_data(
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
     monkeypatch.setattr(kernel, "write", refused)
-    with pytest.raises(OSError, match=r"write on .*does not take these data") as caught:
+    with pytest.raises(OSError, match=r"write fake.*does not accept the data") as caught:
         migration.load(io.BytesIO(b"of another device"))
     assert caught.value.errno == errno.EINVAL
     assert migration.state == State.RESUMING
@@ -474,7 +474,7 @@ def test_flags_of_precopy_info_mean_nothing_without_the_opt_in(kernel: Migrating
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.EINVAL, "PRE_COPY_P2P alone"), (errno.ENOTTY, "loading"), (errno.ENODEV, "over")]
+    ("number", "words"), [(errno.EINVAL, "PRE_COPY_P2P only"), (errno.ENOTTY, "loading"), (errno.ENODEV, "over")]
 )
 def test_precopy_info_that_fails_says_why(
     kernel: MigratingKernel, migration: Migration, number: int, words: str

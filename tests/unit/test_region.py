@@ -64,9 +64,9 @@ def test_the_last_of_each_width_is_reached_and_nothing_beyond(bar: RegionMapping
 
 @pytest.mark.parametrize("width", WIDTHS[1:])
 def test_offsets_are_aligned(bar: RegionMapping, width: int) -> None:
-    with pytest.raises(pyvfio.InvalidRequest, match=f"not aligned to {width // 8} bytes"):
+    with pytest.raises(pyvfio.InvalidRequest, match=f"not a multiple of the width of {width // 8} bytes"):
         getattr(bar, f"read{width}")(width // 16)
-    with pytest.raises(pyvfio.InvalidRequest, match=f"not aligned to {width // 8} bytes"):
+    with pytest.raises(pyvfio.InvalidRequest, match=f"not a multiple of the width of {width // 8} bytes"):
         getattr(bar, f"write{width}")(width // 16, 0)
 
 

@@ -1,0 +1,268 @@
+"""Requests: each is declared once, and made in one way.
+
+A declaration stands beside the method that uses it, and has everything that is known of the request: its name and so its number,
+its C struct, the errnos that it is documented to give, and what these mean. :meth:`Request.send` is the only way to make one::
+
+    SET_CONTAINER = Request("VFIO_GROUP_SET_CONTAINER", "group", errnos={errno.EINVAL: "the group is in a container already"})
+
+    SET_CONTAINER.send(self._fd, ffi.new("int32_t *", number), {"container": number})
+
+It calls through the door of the descriptor (`pyvfio_door` in cdefs/native.h), begins again after a signal, and raises. The functions
+in C that map, unmap and read registers leave only the exception to it: :meth:`Call.refused`.
+
+An operation is a request that shares its number with others, and has errnos of its own: VFIO_DEVICE_FEATURE for each feature.
+:meth:`Request.operation` declares one. All declarations are in :data:`DECLARED`; :mod:`pyvfio.requests` has them in order.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias
+
+from pyvfio._abi import ffi, lib
+from pyvfio._core import text
+from pyvfio._core.fd import Fd
+from pyvfio.errors import Error, RequestError, Unsupported
+
+
+class Reason(NamedTuple):
+    """Why the kernel refused a call, and what to do next.
+
+    :ivar text: one line for the message; None where only advice can be given
+    :ivar advice: a sentence or a command in each
+    :ivar unsupported: the refusal says that the kernel, the device or the mode lacks it: :class:`pyvfio.Unsupported`
+    """
+
+    text: str | None
+    advice: tuple[str, ...] = ()
+    unsupported: bool = False
+
+
+#: Reasons by errno: a text, or a function of the facts that the caller gives, a NamedTuple of plain values. None where the errno's own
+#: words say it.
+Explanation: TypeAlias = "str | Reason | Callable[[Any], Reason | None] | None"
+Arguments: TypeAlias = Mapping[str, object]
+#: given the errno
+Facts: TypeAlias = Callable[[int], Any]
+
+#: name with operation -> declaration
+DECLARED: dict[str, Request] = {}
+_NONE: dict[Any, Any] = {}
+
+
+class Call:
+    """A call to the kernel, and what its errnos mean. It cannot be changed.
+
+    :ivar name: of the request or system call
+    :ivar errnos: the documented errnos
+    :ivar otherwise: errnos that are not documented for it, and yet known
+    :ivar default: of all other errnos
+    """
+
+    # No dataclass: these modules are part of every start, and that one takes longer than all of them.
+    __slots__ = ("default", "errnos", "name", "otherwise")
+    #: between the name and the object in messages
+    between = " "
+
+    name: str
+    errnos: Mapping[int, Explanation]
+    otherwise: Mapping[int, Explanation]
+    default: Explanation
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        errnos: Mapping[int, Explanation] = _NONE,
+        otherwise: Mapping[int, Explanation] = _NONE,
+        default: Explanation = None,
+    ) -> None:
+        self._declare(name=name, errnos=errnos, otherwise=otherwise, default=default)
+
+    def _declare(self, **fields: Any) -> None:
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{self!r} is a declaration: it cannot be changed")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.label}>"
+
+    @property
+    def label(self) -> str:
+        """The name as messages have it."""
+        return self.name
+
+    def refused(self, where: str, number: int, arguments: Arguments = _NONE, facts: Facts | None = None) -> Error:
+        """Return the exception for a call that the kernel refused. No other code makes one.
+
+        Nothing in here hides the refusal: a reason that cannot be found is left out.
+
+        :param where: the object of the call, as messages name it
+        :param number: the errno
+        :param facts: returns what the reason is worked out from; called only here
+        """
+        reason = Reason(None)
+        with suppress(Exception):
+            reason = self._reason(number, facts) or reason
+        what = text.arguments(arguments)
+        if reason.unsupported:
+            return Unsupported(
+                number, f"{reason.text} ({self.label}{self.between}{where}: {errno.errorcode.get(number, number)})"
+            )
+        message = f"{self.label}{self.between}{where}{f' ({what})' if what else ''}: {os.strerror(number)}"
+        if reason.text:
+            message += f": {reason.text}"
+        error = RequestError(number, message, self.label, arguments, reason.text, reason.advice)
+        for line in reason.advice:
+            error.add_note(line)
+        return error
+
+    def _reason(self, number: int, facts: Facts | None) -> Reason | None:
+        found = self._explanation(number)
+        if found is None or isinstance(found, Reason):
+            return found
+        if isinstance(found, str):
+            return Reason(found)
+        return found(facts(number) if facts is not None else None)
+
+    def _explanation(self, number: int) -> Explanation:
+        if number in self.errnos:
+            return self.errnos[number]
+        return self.otherwise.get(number, self.default)
+
+    @contextmanager
+    def explained(self, where: str, arguments: Arguments = _NONE, facts: Facts | None = None) -> Iterator[None]:
+        """Make a system call in a `with`: its OSError becomes the exception of this call."""
+        try:
+            yield
+        except OSError as error:
+            raise self.explain(where, error, arguments, facts) from None
+
+    def explain(self, where: str, error: OSError, arguments: Arguments = _NONE, facts: Facts | None = None) -> Error:
+        """Return the exception for an OSError of a system call; one of the library's own, such as Closed, as it is."""
+        return error if isinstance(error, Error) else self.refused(where, error.errno or errno.EIO, arguments, facts)
+
+
+class Request(Call):
+    """An ioctl, or one operation of an ioctl.
+
+    :ivar kind: of descriptor that takes it: `container`, `group`, `device`, `migration` or `iommufd`
+    :ivar struct: the C type of its argument, which starts with its own size; None where the argument is another
+    :ivar detail: the operation
+    :ivar tell: the operation of a struct, from a pointer to it; for requests that have several
+    :ivar documented: whether a test must see it succeed, and each of its errnos
+    :ivar succeeds: whether it can succeed at all
+    :ivar number: the ioctl's number
+    """
+
+    __slots__ = ("detail", "documented", "kind", "number", "struct", "succeeds", "tell")
+    between = " on "
+
+    kind: str
+    struct: str | None
+    detail: str
+    tell: Callable[[Any], str] | None
+    documented: bool
+    succeeds: bool
+    number: int
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        struct: str | None = None,
+        *,
+        errnos: Mapping[int, Explanation] = _NONE,
+        otherwise: Mapping[int, Explanation] = _NONE,
+        default: Explanation = None,
+        detail: str = "",
+        tell: Callable[[Any], str] | None = None,
+        documented: bool = True,
+        succeeds: bool = True,
+    ) -> None:
+        super().__init__(name, errnos=errnos, otherwise=otherwise, default=default)
+        self._declare(kind=kind, struct=struct, detail=detail, tell=tell, documented=documented, succeeds=succeeds)
+        self._declare(number=getattr(lib, name))
+        DECLARED[self.label] = self
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.detail}" if self.detail else self.name
+
+    def operation(
+        self,
+        detail: str,
+        *,
+        errnos: Mapping[int, Explanation] = _NONE,
+        otherwise: Mapping[int, Explanation] = _NONE,
+        default: Explanation = None,
+        documented: bool = True,
+        succeeds: bool = True,
+    ) -> Request:
+        """Declare an operation of this request. An errno that it does not document means what it means for the request."""
+        return Request(
+            self.name,
+            self.kind,
+            self.struct,
+            errnos=errnos,
+            otherwise={**self.otherwise, **self.errnos, **otherwise},
+            default=default,
+            detail=detail,
+            documented=documented,
+            succeeds=succeeds,
+        )
+
+    def new(self, trailing: int = 0, *, until: str | None = None, **fields: Any) -> Any:
+        """Return a pointer to a zeroed struct with its size and the given fields filled in.
+
+        :param trailing: bytes behind the struct, which count in its size
+        :param until: the size ends at this field: for kernels that do not know it, and what follows
+        """
+        if self.struct is None:
+            raise TypeError(f"{self.label} takes no struct")
+        memory = bytearray(ffi.sizeof(self.struct) + trailing)
+        native = ffi.from_buffer(f"{self.struct} *", memory)
+        setattr(native, _size_field(self.struct), len(memory) if until is None else ffi.offsetof(self.struct, until))
+        for name, value in fields.items():
+            setattr(native, name, value)
+        return native
+
+    def send(self, fd: Fd, argument: Any = ffi.NULL, arguments: Arguments = _NONE, facts: Facts | None = None) -> int:
+        """Make the request, and return its result.
+
+        :param argument: a pointer, or NULL
+        :param arguments: what was asked for, for the message
+        :param facts: see :meth:`refused`
+        :raises Closed: the descriptor is closed
+        :raises Unsupported: the kernel's answer means that
+        :raises RequestError: it is refused
+        """
+        result = fd.ioctl(self.number, argument)
+        if result < 0:
+            raise self.error(fd, -result, arguments, facts)
+        return result
+
+    def call(self, fd: Fd, **fields: Any) -> Any:
+        """Make the request with these fields of its struct, and return the struct as the kernel left it."""
+        native = self.new(**fields)
+        self.send(fd, native, fields)
+        return native
+
+    def error(self, fd: Fd, number: int, arguments: Arguments = _NONE, facts: Facts | None = None) -> Error:
+        """Return the exception for a request on a descriptor that gave an errno, or for one that is closed."""
+        return fd.closed_error() if fd.closed else self.refused(fd.name, number, arguments, facts)
+
+
+@cache
+def _size_field(struct: str) -> str:
+    """The field that holds a struct's own size: its first, `argsz` or `size`."""
+    first = (ffi.typeof(struct).fields or [("", None)])[0][0]
+    if first not in ("argsz", "size"):
+        raise TypeError(f"{struct} does not start with its size")
+    return first

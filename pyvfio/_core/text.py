@@ -1,0 +1,60 @@
+"""Sizes, ranges and arguments as messages show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pyvfio.iova import IovaRange, IovaSet
+
+_UNITS = ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
+#: arguments that are numbers of bytes
+_SIZES = frozenset({"size", "length", "page_size", "bytes"})
+#: arguments that are counted or looked up, not addresses
+_DECIMAL = frozenset(
+    {"count", "data_fd", "depth", "fd", "index", "num_iovas", "row", "start_vector", "vectors", "width"}
+)
+#: arguments that read better as words
+_WORDS = {"by": "by {}", "from": "from {}", "handled": "{} handled", "row": "row {}", "vectors": "{}"}
+
+
+def size(bytes_: int) -> str:
+    """A size in the largest unit in which it is a whole number: `4 MiB`; in hex where that is not even KiB."""
+    for shift, unit in _UNITS:
+        if bytes_ >= 1 << shift and not bytes_ & ((1 << shift) - 1):
+            return f"{bytes_ >> shift} {unit}"
+    return f"{bytes_:#x} bytes"
+
+
+def span(range_: IovaRange) -> str:
+    """A range with its last address: `[0xfd00000000, 0xffffffffff]`."""
+    return f"[{range_.start:#x}, {range_.last:#x}]"
+
+
+def ranges(set_: Iterable[IovaRange], most: int = 8) -> str:
+    """Ranges separated by commas, the first few of them; `none` if there are none."""
+    all_ = list(set_)
+    text = ", ".join(span(range_) for range_ in all_[:most]) or "none"
+    return text + (f", and {len(all_) - most} more" if len(all_) > most else "")
+
+
+def arguments(values: Mapping[str, object]) -> str:
+    """Named arguments of a call: `iova=0x100000, size=2 MiB`. Those that are None or empty are left out."""
+    return ", ".join(
+        _WORDS.get(name, f"{name}={{}}").format(_shown(name, value))
+        for name, value in values.items()
+        if value is not None
+    )
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int):
+        if name in _SIZES and value >= 0:
+            return size(value) if value >= 1024 else str(value)
+        return str(value) if name in _DECIMAL or -10 < value < 10 else hex(value)
+    if isinstance(value, IovaRange):
+        return span(value)
+    if isinstance(value, (list, tuple, IovaSet)) and all(isinstance(one, IovaRange) for one in value):
+        return ranges(value)
+    return str(value)

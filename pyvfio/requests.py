@@ -1,0 +1,73 @@
+"""Every request that pyvfio makes, its operations, and the errnos that they are documented to give.
+
+A request is declared beside the method that makes it (:mod:`pyvfio._core.request`); this module collects the declarations. The same
+number means different things on different descriptors (`VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` and `VFIO_IOMMU_GET_INFO`, for one
+pair), so a number has a name only together with the kind of its descriptor.
+"""
+
+from __future__ import annotations
+
+import errno
+from functools import cache
+
+# Each of these declares requests when it is imported.
+from pyvfio import device, dma_buf, hot_reset, irq, low_power, migration, region  # noqa: F401
+from pyvfio._abi import lib
+from pyvfio._core.request import DECLARED, Request
+from pyvfio.iommufd import (  # noqa: F401
+    bound,
+    event_queue,
+    fault_queue,
+    hw_queue,
+    hwpt,
+    ioas,
+    iommufd,
+    option,
+    vdevice,
+    viommu,
+)
+from pyvfio.spaces import container, group  # noqa: F401
+
+#: kind of descriptor -> the requests that it takes, by their numbers. A container takes type1's once an IOMMU type is set; the
+#: compatibility container of iommufd takes both, and their numbers do not meet.
+NAMES: dict[str, tuple[str, ...]] = {}
+for _request in sorted(DECLARED.values(), key=lambda request: request.number):
+    if not _request.detail:
+        NAMES[_request.kind] = (*NAMES.get(_request.kind, ()), _request.name)
+NAMES["iommufd"] += NAMES["container"]
+
+_ERRNOS = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}  # Python's own name for it is the other of the two
+
+
+def number(name: str) -> int:
+    """Return the number of a request, from the compiled declarations."""
+    return int(getattr(lib, name))
+
+
+@cache
+def _names(kind: str) -> dict[int, str]:
+    return {number(name): name for name in NAMES.get(kind, ())}
+
+
+def name(kind: str, request: int) -> str:
+    """Return the name of a number on a descriptor of that kind; the number in hex if it has none there."""
+    return _names(kind).get(request, f"{request:#x}")
+
+
+def declared(kind: str, request: int) -> Request | None:
+    """Return the declaration of a number on a descriptor of that kind."""
+    return DECLARED.get(name(kind, request))
+
+
+def documented() -> dict[str, list[str]]:
+    """Return what the documentation says of each request and operation: `ok`, and the names of errnos.
+
+    `ok` is there for operations only: that a request succeeds goes without saying.
+    """
+    found: dict[str, list[str]] = {}
+    for label, request in DECLARED.items():
+        outcomes = ["ok"] if request.detail and request.succeeds else []
+        outcomes += [_ERRNOS[number] for number in request.errnos]
+        if outcomes and request.documented:
+            found[label] = outcomes
+    return found

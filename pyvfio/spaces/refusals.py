@@ -1,0 +1,240 @@
+"""Why a map or an unmap is refused, from what is known of the address space: plain values in, a reason out."""
+
+from __future__ import annotations
+
+import errno
+from typing import NamedTuple
+
+from pyvfio._core.request import Reason
+from pyvfio._core.text import ranges, size, span
+from pyvfio.guest import mapping
+from pyvfio.iova import IovaRange, IovaSet
+
+_LAST = 2**64 - 1
+_CAP_IPC_LOCK = 1 << 14
+#: The holes that IOMMUs are known to leave. The x86 ones are fixed by the architecture.
+HOLES = (
+    (IovaRange(0xFD_0000_0000, 0xFF_FFFF_FFFF), "the AMD HyperTransport hole just below 1 TiB"),
+    (IovaRange(0xFEE0_0000, 0xFEEF_FFFF), "the x86 interrupt window (MSI)"),
+    (IovaRange(0x0800_0000, 0x080F_FFFF), "the Arm software MSI window"),
+)
+
+
+class Locked(NamedTuple):
+    """The locked memory of this process, in bytes.
+
+    :ivar limit: RLIMIT_MEMLOCK; None where it does not apply
+    :ivar locked: VmLck of /proc/self/status, :ivar pinned: VmPin
+    """
+
+    limit: int | None
+    locked: int
+    pinned: int
+
+    @classmethod
+    def read(cls, status: str, limit: int | None) -> Locked:
+        """From the text of /proc/self/status and RLIMIT_MEMLOCK, None for RLIM_INFINITY."""
+        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        if int(fields["CapEff"], 16) & _CAP_IPC_LOCK:
+            limit = None
+        return cls(limit, *(int(fields[name].split()[0]) << 10 for name in ("VmLck", "VmPin")))
+
+
+class Wanted(NamedTuple):
+    """A map or unmap that was refused, and what is known of the address space.
+
+    :ivar errno: the kernel's answer
+    :ivar mode: of the address space
+    :ivar unready: why nothing at all can be mapped; None where that is not so
+    :ivar usable: the usable IOVAs; None where the kernel reports none
+    :ivar mapped: what is mapped through this object
+    :ivar pieces: the single mappings that the range meets
+    :ivar page: the smallest page in bytes that can be mapped
+    :ivar iova: None where the kernel was to choose
+    :ivar address: of the memory in this process
+    :ivar locked: None where it is not known
+    """
+
+    errno: int
+    mode: str
+    unready: str | None
+    usable: IovaSet | None
+    mapped: IovaSet
+    pieces: tuple[IovaRange, ...]
+    page: int
+    iova: int | None
+    size: int
+    address: int = 0
+    read: bool = True
+    write: bool = True
+    locked: Locked | None = None
+
+
+# Of a map.
+
+
+def why_map(wanted: Wanted) -> Reason | None:
+    """Return the reason for an errno of VFIO_IOMMU_MAP_DMA, IOMMU_IOAS_MAP and their kin."""
+    if wanted.unready is not None:
+        return Reason(wanted.unready)
+    refusal = _refusal(wanted)
+    # Before Linux 7.0 a range that wraps is EINVAL in type1.
+    if refusal is not None and wanted.errno in (refusal.errno, errno.EINVAL):
+        return _because(wanted, refusal.because)
+    if (why := _BY_ERRNO.get(wanted.errno)) is not None:
+        return why(wanted)
+    return None
+
+
+def _refusal(wanted: Wanted) -> mapping.Refusal | None:
+    """The check of the kernel that must fail, by what is known."""
+    known = mapping.Space(page_sizes=wanted.page)
+    if wanted.iova is not None:
+        known = known._replace(usable=wanted.usable, mapped=wanted.mapped)
+    place, address, read, write = wanted.iova or 0, wanted.address, wanted.read, wanted.write
+    if wanted.mode.startswith("iommufd"):
+        return mapping.iommufd_refusal(
+            known, place, wanted.size, address=address, read=read, write=write, compat=wanted.mode != "iommufd"
+        )
+    return mapping.type1_refusal(known, place, wanted.size, address=address, read=read, write=write)
+
+
+def _because(wanted: Wanted, because: mapping.Because) -> Reason:
+    place = wanted.iova or 0
+    match because.name:
+        case "WRAPS":
+            return Reason(_wraps(place, wanted.size) or _wraps(wanted.address, wanted.size))
+        case "MISALIGNED":
+            return Reason(_misaligned(wanted.page, iova=place, size=wanted.size, address=wanted.address))
+        case "MAPPED":
+            there = [one for one in wanted.mapped if one.overlaps(IovaRange.of(place, wanted.size))]
+            return Reason(
+                f"it overlaps what is mapped at {ranges(there)}",
+                ("unmap that first, or leave out iova=: then a free place is chosen",),
+            )
+        case "UNUSABLE":
+            return why_unusable(IovaRange.of(place, wanted.size), wanted.usable or IovaSet(), wanted.page)
+    return Reason(because.value)
+
+
+def why_unusable(wanted: IovaRange, usable: IovaSet, alignment: int) -> Reason:
+    """Return the reason why an IOMMU refuses a range, with the nearest ranges that it would accept.
+
+    A mapping must lie in one usable range as a whole: Linux since 5.4 (before, a map into a hole succeeds).
+    """
+    crossed = [one for one in usable.complement() if one.overlaps(wanted)]
+    words = " and ".join(_hole(one, usable) for one in crossed)
+    nearest = usable.nearest(wanted, alignment)
+    if nearest:
+        place = f"the nearest ranges of that size that work: {ranges(nearest)}"
+    else:
+        place = f"no usable range holds {size(wanted.size)}: map it in smaller pieces"
+    return Reason(
+        f"{span(wanted)} is not usable for DMA here: it crosses {words}", (place, f"usable: {ranges(usable)}")
+    )
+
+
+def _hole(unusable: IovaRange, usable: IovaSet) -> str:
+    """A range that an IOMMU cannot use, in words."""
+    for known, words in HOLES:
+        if unusable == known:
+            return f"the reserved region {span(unusable)}, {words}"
+    if unusable.last == _LAST:
+        highest = usable[len(usable) - 1].last
+        return f"{span(unusable)}, beyond the IOMMU's address width of {highest.bit_length()} bits"
+    within = [words for known, words in HOLES if known.start in unusable]
+    return f"the reserved region {span(unusable)}" + (f", which holds {within[0]}" if within else "")
+
+
+def _not_there(wanted: Wanted) -> Reason:
+    advice: tuple[str, ...] = ()
+    if wanted.mode.startswith("iommufd"):
+        advice = ("for a BAR, which iommufd cannot pin: Ioas.map_file(Region.dma_buf().fileno(), 0, size)",)
+    how = "not writable" if wanted.write else "not readable"
+    return Reason(f"the memory at address {wanted.address:#x} is not mapped in this process, or {how}", advice)
+
+
+def _above_memlock(wanted: Wanted) -> Reason:
+    if wanted.locked is None:
+        return Reason(None)
+    limit, locked, pinned = wanted.locked
+    now = f"locked {size(locked)}, pinned {size(pinned)} by this process"
+    if limit is None:
+        return Reason(
+            None, (f"{now}; the limit on locked memory does not apply", "the host is out of memory: map less")
+        )
+    needed = -(-max(locked, pinned) - wanted.size >> 10)
+    return Reason(
+        f"{size(wanted.size)} more would exceed the limit on locked memory, {size(limit)} "
+        f"(RLIMIT_MEMLOCK), of which {size(max(locked, pinned))} are used",
+        (
+            f"raise it: `ulimit -l {needed}` in the shell that starts the program, LimitMEMLOCK= of a service, or "
+            "/etc/security/limits.conf; CAP_IPC_LOCK lifts it",
+            now,
+        ),
+    )
+
+
+def _overlaps(_: Wanted) -> Reason:
+    return Reason("it overlaps a mapping that was not made through this object")
+
+
+def _full(wanted: Wanted) -> Reason:
+    count = f"mapped through this object: {len(wanted.mapped)} ranges"
+    if wanted.iova is None:
+        usable = f"usable: {ranges(wanted.usable or ())}"
+        return Reason("no free range of that size and alignment is left", (usable, count))
+    return Reason(
+        "the limit on the number of mappings is reached",
+        (
+            "map fewer, larger pieces, or raise it for the next container: echo 1000000 > "
+            "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
+            count,
+        ),
+    )
+
+
+_BY_ERRNO = {
+    errno.EFAULT: _not_there,
+    errno.EEXIST: _overlaps,
+    errno.ENOMEM: _above_memlock,
+    errno.ENOSPC: _full,
+}
+
+
+# Of an unmap.
+
+
+def why_unmap(wanted: Wanted) -> Reason | None:
+    """Return the reason for an errno of VFIO_IOMMU_UNMAP_DMA and IOMMU_IOAS_UNMAP."""
+    if wanted.unready is not None:
+        return Reason(wanted.unready)
+    place = wanted.iova or 0
+    if not wanted.size:
+        return Reason("the size is 0")
+    if words := _misaligned(wanted.page, iova=place, size=wanted.size) or _wraps(place, wanted.size):
+        return Reason(words)
+    whole = IovaSet([IovaRange.of(place, wanted.size)])
+    cut = [piece for piece in wanted.pieces if piece not in whole]
+    if cut and wanted.errno in (errno.EINVAL, errno.ENOENT):
+        return Reason(
+            f"it would split what is mapped at {ranges(cut)}; mode {wanted.mode} unmaps whole mappings only",
+            ("unmap whole mappings, or map in the pieces that are to be unmapped",),
+        )
+    if wanted.errno == errno.ENOENT:
+        return Reason("nothing is mapped there", (f"mapped: {ranges(wanted.mapped)}",))
+    return None
+
+
+def _wraps(start: int, length: int) -> str | None:
+    if start + length - 1 > _LAST:
+        return f"{start:#x} + {length:#x} goes past the end of the 64-bit address space"
+    return None
+
+
+def _misaligned(page: int, **values: int) -> str | None:
+    wrong = [f"{name}={value:#x}" for name, value in values.items() if value % page]
+    if not wrong:
+        return None
+    are = "is not a multiple" if len(wrong) == 1 else "are not multiples"
+    return f"{' and '.join(wrong)} {are} of the page size {size(page)}"
