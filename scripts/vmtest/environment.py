@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from vmtest.apt import install
+from vmtest.problems import Missing
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
@@ -55,20 +57,10 @@ def missing_packages(*, machines: bool) -> list[str]:
 
 def install_packages(packages: list[str]) -> None:
     """Install Debian's packages, or print what to run as root."""
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        print(f"missing; as root run: apt-get install {' '.join(packages)}", flush=True)
-        return
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-qq"],
-        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
-    ):
-        done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            print(f"{done.stdout}{done.stderr}could not install: {' '.join(packages)}", flush=True)
-            return
+    try:
+        install(*packages)
+    except Missing as missing:
+        print(missing, flush=True)
 
 
 def make_venv() -> None:

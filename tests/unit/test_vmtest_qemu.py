@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from vmtest import get_qemu
 from vmtest import qemu as module
 from vmtest.cache import new_directory
 from vmtest.problems import Problem
-from vmtest.qemu import directory_name, matches, require_qemu
+from vmtest.qemu import Qemu, directory_name, matches, require_qemu
 
 PROGRAM = """\
 #!/bin/sh
@@ -143,3 +144,50 @@ def test_new_directory_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="broken"):
         fill()
     assert list(tmp_path.iterdir()) == []
+
+
+# --- the command --------------------------------------------------------------------------------------------------------
+
+
+def test_command_prints_version_and_command(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = install_program(directory, NOT_FOUND)
+    monkeypatch.setattr("sys.argv", ["get_qemu"])
+    assert get_qemu.main() == 0
+    assert capsys.readouterr().out == f"10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)\n{path}\n"
+
+
+def test_command_prints_the_properties_of_a_device(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_program(directory, NOT_FOUND)
+    monkeypatch.setattr("sys.argv", ["get_qemu", "--device", "igb"])
+    assert get_qemu.main() == 0
+    assert capsys.readouterr().out == "addr\nnetdev\n"
+
+
+def test_command_fails_for_an_unknown_device(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_program(directory, NOT_FOUND)
+    monkeypatch.setattr("sys.argv", ["get_qemu", "--device", "edu"])
+    assert get_qemu.main() == 1
+    assert capsys.readouterr().err.endswith("has no device edu\n")
+
+
+def test_update_asks_for_the_package_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = directory / "root" / "10.0.13+ds-0"
+    root.mkdir(parents=True)
+    asked: list[str] = []
+
+    def get(choice: str) -> Path:
+        asked.append(choice)
+        return root
+
+    monkeypatch.setattr(module, "_get", get)
+    monkeypatch.setattr(module, "_in_root", lambda root: Qemu((str(root),), {}, "10.0.13"))
+    require_qemu("10.0")
+    assert asked == []
+    require_qemu("10.0", update=True)
+    assert asked == ["10.0"]
