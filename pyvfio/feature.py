@@ -201,5 +201,5 @@ _NOT_FEATURES = {f"VFIO_DEVICE_FEATURE_{name}" for name in _WORDS}
 _STATES = {
     getattr(lib, name): name.removeprefix("VFIO_DEVICE_STATE_")
     for name in dir(lib)
-    if name.startswith("VFIO_DEVICE_STATE_") and not name.endswith("_NR")
+    if name.startswith("VFIO_DEVICE_STATE_") and not name.startswith("VFIO_DEVICE_STATE_V1_")
 }

@@ -353,7 +353,7 @@ class RegionMapping(Window, Registers, Resource):
 
     def _refuse(self, offset: int, width: int) -> None:
         """Say what is wrong with an access; Window asks."""
-        self.region.device._fd.check_open()
+        self.region.device.file.fd.check_open()
         if self._closed:
             raise Closed(f"{self!r} is closed")
         self._check_access(offset, width, self.size)

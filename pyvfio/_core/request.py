@@ -248,6 +248,28 @@ class Request(Call):
             raise self.error(fd, -result, arguments, facts)
         return result
 
+    def receive(
+        self,
+        fd: Fd,
+        argument: Any,
+        kind: str,
+        name: str,
+        *,
+        place: Any = ffi.NULL,
+        arguments: Arguments = _NONE,
+        facts: Facts | None = None,
+    ) -> Fd | None:
+        """Make a request that gives a descriptor, and return that; None if it gave none.
+
+        :param kind: of the new descriptor, :param name: of it in messages
+        :param place: where the kernel writes its number; NULL if that is the result
+        :raises OSError: as :meth:`send`
+        """
+        result, received = fd.receive(kind, name, self.number, argument, place)
+        if result < 0:
+            raise self.error(fd, -result, arguments, facts)
+        return received
+
     def call(self, fd: Fd, **fields: Any) -> Any:
         """Make the request with these fields of its struct, and return the struct as the kernel left it."""
         native = self.new(**fields)
