@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmtest.matrix import Cell, Matrix
 
-from pyvfio import DmaBuffer, Unsupported, host
+from pyvfio import Container, DmaBuffer, Unsupported, host
 from pyvfio._abi import lib
 from pyvfio.iommufd import Ioas
 
@@ -24,6 +25,7 @@ def has_dirty_pages(space: AddressSpace) -> bool:
         space.start_dirty_tracking()
     except Unsupported:
         return False
+    assert isinstance(space, Container)
     space.stop_dirty_tracking()
     return True
 
@@ -68,7 +70,7 @@ def migrates(device: Device, flag: int = 0) -> bool:
         return False
 
 
-PROBES = {
+PROBES: dict[str, Callable[[Device], object]] = {
     "dirty_log": lambda device: lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START in device.features,
     "migration": migrates,
     "pre_copy": lambda device: migrates(device, lib.VFIO_MIGRATION_PRE_COPY),

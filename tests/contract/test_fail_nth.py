@@ -280,7 +280,10 @@ def test_dirty_pages_are_read(kernel: FailingKernel, mock_ioas: Ioas, memory: Dm
     mock = MockDevice(mock_ioas)
     mock_ioas.huge_pages = False
     mapping = mock_ioas.map(memory, IOVA)
-    make = lambda: mock_ioas.hwpt(mock.bound, flags=lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING)  # noqa: E731
+
+    def make() -> Hwpt:
+        return mock_ioas.hwpt(mock.bound, flags=lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING)
+
     assert kernel.sweep(make, Hwpt.destroy) > 3
     table = make()
     kernel.sweep(lambda: table.set_dirty_tracking(True), lambda _: table.set_dirty_tracking(False))

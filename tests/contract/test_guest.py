@@ -103,7 +103,11 @@ def test_the_kernels_answer_to_a_map_is_foretold(space: AddressSpace, mode: str,
     for iova in sorted(places):
         for size in (0, 0x800, PAGE, 2 * PAGE, 3 * PAGE):
             for offset, prot in ((0x800, 3), *((0, prot) for prot in permissions)):
-                memory = {"address": buffer.address + offset, "read": bool(prot & 1), "write": bool(prot & 2)}
+                memory: dict[str, Any] = {
+                    "address": buffer.address + offset,
+                    "read": bool(prot & 1),
+                    "write": bool(prot & 2),
+                }
                 if mode.startswith("iommufd"):
                     refused = mapping.iommufd_refusal(known, iova, size, **memory, compat=mode != "iommufd")
                 else:

@@ -421,7 +421,7 @@ class TestHotplug:
                     time.sleep(0.2)
             finally:
                 os._exit(1)
-        seen = set()
+        seen: set[bool] = set()
         begun = time.monotonic()
         while time.monotonic() - begun < 4 or (len(seen) < 2 and time.monotonic() - begun < 60):
             seen.add("0000:01:00.0" in [one.address for one in host.devices()])

@@ -107,7 +107,7 @@ class Good:
             "IOMMU_IOAS_NOIOMMU_GET_PA": {"ioas_id": ioas.id, "iova": BASE, "length": PAGE},
         }  # fmt: skip
 
-    def ask(self, request: str, size: int | None = None, rest: bytes = b"", **instead: int) -> int:
+    def ask(self, request: str, size: int | None = None, rest: bytes = b"", /, **instead: int) -> int:
         """Make a request, and end what it made: 0 or -errno.
 
         :param size: what its struct says of its own size

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import weakref
+from typing import cast
 
 import pytest
 
 import pyvfio
-from pyvfio import DmaBuffer, IovaRange
+from pyvfio import Device, DmaBuffer, IovaRange
 from pyvfio._abi import ffi, lib
 from pyvfio._core.request import DECLARED
 from pyvfio.iommufd import Hwpt, Ioas
+from pyvfio.iommufd.hwpt import allocate
 from pyvfio.iommufd.object import address
 from tests.contract import mock_domain
 from tests.contract.mock_domain import MockDevice
@@ -31,7 +33,7 @@ def tracked(ioas: Ioas, mock: MockDevice, size: int, *, huge: bool) -> Hwpt:
     ioas.huge_pages = huge
     ioas.map(DmaBuffer(size, huge=2 << 20 if huge else None), BASE)
     data = mock_domain.HUGE if huge else bytes(8)
-    table = ioas.hwpt(mock.bound, flags=TRACKING, data_type=mock_domain.HWPT_DATA, data=data)
+    table = allocate(ioas, mock.bound, flags=TRACKING, data_type=mock_domain.HWPT_DATA, data=data)
     table.set_dirty_tracking(True)
     return table
 
@@ -214,7 +216,7 @@ class NoFeatures:
 def test_an_address_space_tracks_by_page_tables_that_replace_its_own(ioas: Ioas, mock: MockDevice) -> None:
     """What pyvfio.Device has for `track_dirty`, the mock is given here."""
     mock.features = NoFeatures()  # type: ignore[attr-defined]
-    ioas._attached[id(mock)] = weakref.ref(mock)  # type: ignore[assignment]
+    ioas._attached[id(mock)] = weakref.ref(cast(Device, mock))
     mapping = ioas.alloc(1 << 20, BASE)
     before = mock.hwpt_id
     with ioas.track_dirty([mapping.range]) as tracking:
@@ -238,7 +240,7 @@ def test_an_address_space_tracks_by_page_tables_that_replace_its_own(ioas: Ioas,
 def test_nobody_tracks_where_the_iommu_cannot(ioas: Ioas) -> None:
     mock = MockDevice(ioas, mock_domain.NO_DIRTY)
     mock.features = NoFeatures()  # type: ignore[attr-defined]
-    ioas._attached[id(mock)] = weakref.ref(mock)  # type: ignore[assignment]
+    ioas._attached[id(mock)] = weakref.ref(cast(Device, mock))
     mapping = ioas.alloc(16 * PAGE, BASE)
     with ioas.track_dirty([mapping.range]) as tracking:
         assert tracking.source == "nobody"

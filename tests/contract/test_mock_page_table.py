@@ -51,7 +51,7 @@ class Memory:
         if kind.endswith("file"):
             self.fd = os.memfd_create("memory", os.MFD_CLOEXEC | (os.MFD_HUGETLB | os.MFD_HUGE_2MB if huge else 0))
             os.truncate(self.fd, size)
-            self.buffer = MappedFile(mmap.mmap(self.fd, size))
+            self.buffer: MappedFile | DmaBuffer = MappedFile(mmap.mmap(self.fd, size))
         else:
             self.buffer = DmaBuffer(size, huge=2 << 20 if huge else None)
         self.size = size

@@ -106,8 +106,8 @@ def test_dma_reaches_what_is_mapped_by_its_physical_address(
         mapping = bare_space.alloc(2 * PAGE, 0x10_0000)
         view = mapping.buffer.view
         view[:PAGE] = os.urandom(PAGE)
-        source, size = bare_space.physical_address(mapping.iova)  # type: ignore[attr-defined]
-        target, _ = bare_space.physical_address(mapping.iova + PAGE)  # type: ignore[attr-defined]
+        source, size = bare_space.physical_address(mapping.iova)
+        target, _ = bare_space.physical_address(mapping.iova + PAGE)
         assert size == PAGE
         edu.copy(target, source, 2048)
         assert view[PAGE : PAGE + 2048] == view[:2048]
@@ -116,12 +116,12 @@ def test_dma_reaches_what_is_mapped_by_its_physical_address(
 
 def test_physical_addresses_are_told_of_what_is_mapped_alone(device: Device, space: AddressSpace) -> None:
     mapping = space.alloc(PAGE, 0x10_0000)
-    address, size = space.physical_address(mapping.iova + 0x10, 1 << 20)  # type: ignore[attr-defined]
+    address, size = space.physical_address(mapping.iova + 0x10, 1 << 20)
     assert address % PAGE == 0x10
     assert size == PAGE - 0x10
     mapping.unmap()
     with pytest.raises(OSError) as caught:
-        space.physical_address(mapping.iova)  # type: ignore[attr-defined]
+        space.physical_address(mapping.iova)
     assert caught.value.errno == errno.ENOENT
 
 

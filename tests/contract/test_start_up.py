@@ -95,4 +95,4 @@ def test_what_only_another_mode_can_do_is_said_to_be_so(bare_space: AddressSpace
         with pytest.raises(pyvfio.Unsupported, match=f"mode {mode} has no map_file: mode iommufd has it"):
             bare_space.map_file(0, 0, 4096)
     with pytest.raises(AttributeError, match="no attribute 'fly'"):
-        _ = bare_space.fly
+        _ = bare_space.fly  # type: ignore[attr-defined]

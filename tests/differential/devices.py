@@ -419,7 +419,7 @@ class DeviceMaker(Type1Maker):
         else:
             self.ioctl(
                 "stream",
-                self.one_of("VFIO_MIG_GET_PRECOPY_INFO", "VFIO_MIG_GET_PRECOPY_INFO", 0x3BFF),
+                self.a_request("VFIO_MIG_GET_PRECOPY_INFO", "VFIO_MIG_GET_PRECOPY_INFO", 0x3BFF),
                 None,
                 extra=struct.pack("<II", self.argsz(24, 20), 0) + bytes(24),
             )

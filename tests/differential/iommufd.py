@@ -349,7 +349,7 @@ class IommufdMaker(Type1Maker):
         slot = self.one_of(f"d{self._index()}", "d9")
         self.ioctl(
             slot,
-            self.one_of("VFIO_DEVICE_GET_INFO", "VFIO_DEVICE_RESET", "VFIO_DEVICE_GET_REGION_INFO", 0x3BFF),
+            self.a_request("VFIO_DEVICE_GET_INFO", "VFIO_DEVICE_RESET", "VFIO_DEVICE_GET_REGION_INFO", 0x3BFF),
             None,
             extra=(20).to_bytes(4, "little") + bytes(60),
         )

@@ -21,6 +21,10 @@ class Maker:
     def chance(self, percent: float) -> bool:
         return self.random.random() * 100 < percent
 
+    def a_request(self, *requests: str | int) -> str | int:
+        """Choose a request: its name, or a number that has none."""
+        return self.random.choice(requests)
+
     def one_of(self, *values: T) -> T:
         return self.random.choice(values)
 

@@ -73,7 +73,7 @@ class Arena:
 
     def close(self) -> None:
         """Four of them fill a process."""
-        self.memory = None
+        del self.memory
         _libc.munmap(self._reserved, RESERVED)
         _libc.munmap(self.read_only, PAGE)
         self.scratch.close()
@@ -217,7 +217,7 @@ class Replayer:
     def _refer(self, ref: list[Any]) -> int:
         kind, name, *more = ref
         if kind == "arena":
-            return self._arena.address + int(name)
+            return int(self._arena.address) + int(name)
         if kind == "fd":
             return self._fd(name)
         return self._variables.get(name, 0) + (int(more[0]) if more else 0)

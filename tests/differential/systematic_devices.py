@@ -223,8 +223,9 @@ def low_power() -> Episode:
 
     for exits in (5, None):
         entry()
-        for number, event in ((3, None), (4, "e0"), (4, None), (4, "closed"), (4, "c")):
-            entry(event, number)
+        events: tuple[tuple[int, str | None], ...] = ((3, None), (4, "e0"), (4, None), (4, "closed"), (4, "c"))
+        for number, descriptor in events:
+            entry(descriptor, number)
         make.read(CONFIG, 4)
         make.read(0, 4)
         make.write(4, 4, 1)

@@ -211,9 +211,9 @@ def virtual_functions() -> Episode:
     make.step("close", slot="p")
     for token in (None, other, one):
         device("g0", NVME, token, "p")
-    token = bytes.fromhex(other.replace("-", ""))
+    raw = bytes.fromhex(other.replace("-", ""))
     make.ioctl(
-        "p", "VFIO_DEVICE_FEATURE", None, extra=(24).to_bytes(4, "little") + (2 << 16).to_bytes(4, "little") + token
+        "p", "VFIO_DEVICE_FEATURE", None, extra=(24).to_bytes(4, "little") + (2 << 16).to_bytes(4, "little") + raw
     )
     make.step("open", **{"as": "f", "what": "iommufd"})
     make.step("open", **{"as": "w", "what": f"cdev:{second}"})

@@ -34,13 +34,13 @@ def struct_of(request: str) -> str:
 
 
 class Asker(IommufdMaker):
-    """It asks for exactly what it is told to."""
+    """It asks for exactly what it is told to, where its base draws that: so these methods take arguments."""
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__(Random(0))
         self.start()
         self.step("memfd", **{"as": "m", "size": 8 * PAGE})
-        self.device = device
+        self.node = device
 
     def chance(self, percent: float) -> bool:
         return False
@@ -54,17 +54,17 @@ class Asker(IommufdMaker):
         self.ask("IOMMU_IOAS_ALLOC", keep={name: [8, 4]})
         return ["var", name, 0]
 
-    def map(self, ioas: Ref, iova: int, size: int = PAGE, at: int = 0, flags: int = 7, **values: Any) -> None:
+    def map(self, ioas: Ref, iova: int, size: int = PAGE, at: int = 0, flags: int = 7, **values: Any) -> None:  # type: ignore[override]
         refs = {"ioas_id": ioas, "user_va": ["arena", at]}
         self.ask("IOMMU_IOAS_MAP", refs, flags=flags, iova=iova, length=size, **values)
 
-    def unmap(self, ioas: Ref, iova: int = 0, size: int = LAST) -> None:
+    def unmap(self, ioas: Ref, iova: int = 0, size: int = LAST) -> None:  # type: ignore[override]
         self.ask("IOMMU_IOAS_UNMAP", {"ioas_id": ioas}, iova=iova, length=size)
 
-    def destroy(self, id: Ref) -> None:
+    def destroy(self, id: Ref) -> None:  # type: ignore[override]
         self.ask("IOMMU_DESTROY", {"id": id})
 
-    def ranges(self, ioas: Ref, room: int = 8, at: int | None = POINTED_AT) -> None:
+    def ranges(self, ioas: Ref, room: int = 8, at: int | None = POINTED_AT) -> None:  # type: ignore[override]
         self.step("fill", at=POINTED_AT, data="a5", times=128)
         refs = {"ioas_id": ioas, **({} if at is None else {"allowed_iovas": ["arena", at]})}
         self.ask("IOMMU_IOAS_IOVA_RANGES", refs, num_iovas=room, look=[[POINTED_AT, 128]])
@@ -95,7 +95,7 @@ class Asker(IommufdMaker):
             keep={keep: [offset(BIND, "out_devid"), 4]},
         )
 
-    def attach(self, to: Ref, slot: str = "d", *, keep: str = "auto", **values: Any) -> None:
+    def attach(self, to: Ref, slot: str = "d", *, keep: str = "auto", **values: Any) -> None:  # type: ignore[override]
         at = offset(ATTACH, "pt_id")
         self.ioctl(
             slot,
@@ -136,8 +136,8 @@ class Asker(IommufdMaker):
     def begin(self) -> tuple[Ref, Ref]:
         """Two address spaces; the device, if there is one, is in the first."""
         one, other = self.ioas("one"), self.ioas("other")
-        if self.device is not None:
-            self.step("open", **{"as": "d", "what": f"cdev:{self.device}"})
+        if self.node is not None:
+            self.step("open", **{"as": "d", "what": f"cdev:{self.node}"})
             self.bind()
             self.attach(one)
         return one, other

@@ -146,7 +146,9 @@ class Type1Maker(Maker):
             if flags & 2 and self.chance(85):
                 iova = size = 0
         argsz = self.argsz(24 + (24 if flags & 1 else 0), 24, 47, 48)
-        extra, put, look = b"", [[0, 0, ["arena", 0]]][:0], []
+        extra = b""
+        put: list[list[object]] = []
+        look: list[list[int]] = []
         if flags & 1:
             extra, put, look = self.bitmap(size, 24)
         size %= 1 << 64
@@ -317,7 +319,7 @@ class Type1Maker(Maker):
 
     def wrong(self) -> None:
         """A request of another kind of descriptor, of nobody, or on one that is closed."""
-        request = self.one_of(
+        request = self.a_request(
             "VFIO_IOMMU_MAP_DMA", "VFIO_GET_API_VERSION", "VFIO_GROUP_GET_STATUS", "VFIO_DEVICE_GET_INFO", "VFIO_DEVICE_RESET",
             "IOMMU_IOAS_ALLOC", "VFIO_SET_IOMMU", 0x3B63, 0x3BFF, 0x12345678,
         )  # fmt: skip

@@ -100,7 +100,7 @@ def test_memory_is_kept_where_something_else_lies_in_the_child() -> None:
 
     assert in_child(program) == 0
     assert lib.pyvfio_map_nothing(ffi.cast("void *", address_of(memory)), 4096, 1) == -17
-    assert _after_fork
+    assert callable(_after_fork)
 
 
 def test_mapped_registers_are_out_of_reach_in_a_child(device: Device) -> None:

@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
 def run_stalling(arguments: Sequence[str], command: str) -> Outcome:
     """Run a shell command in a machine. When it says SAYING the stall begins."""
-    words = [ROOT / "scripts" / "vm", f"--silence={SILENCE}", *arguments, "--", "sh", "-c", command]
+    words = [str(ROOT / "scripts" / "vm"), f"--silence={SILENCE}", *arguments, "--", "sh", "-c", command]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as machine:
         assert machine.stdout is not None
         lines: list[str] = []
