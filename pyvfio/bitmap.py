@@ -1,4 +1,4 @@
-"""What a dirty report gave: which pages of which ranges were written."""
+"""Dirty bitmaps: the pages that were written, of one or several ranges."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Buffer
+from pyvfio._core import arguments
 from pyvfio.errors import BadReply
-from pyvfio.iova import IovaRange, IovaSet
+from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_ranges
 
 if TYPE_CHECKING:
     from pyvfio._abi import CData
@@ -19,20 +20,19 @@ if TYPE_CHECKING:
 # Before and after each segment's bits: whoever writes beyond the bitmap that it was given changes one of them.
 _GUARD = 0x6472_6175_6721_2121
 
-_LARGEST_PAGE = 1 << 63
 
 
 class Segment(Buffer):
     """The pages of one range, as a bitmap that the kernel writes to: bit 0 of word 0 is the first page.
 
-    It is a writable buffer of u64, for ``numpy.asarray``.  The memory is its :class:`DirtyBitmap`'s, and stays
-    as long as any view of it.
+    It is a writable buffer of u64, for `numpy.asarray`. The memory belongs to its :class:`DirtyBitmap`, and stays as long as any view of
+    it. A copy, or what is pickled, is in memory of its own.
 
     :ivar range: the addresses it covers
     :ivar page_size: bytes for each bit
-    :ivar page_count: bits that mean something; what follows them in the last word never counts
+    :ivar page_count: bits that stand for pages; those after them in the last word are ignored
     :ivar words: the bitmap as a writable memoryview of u64, not copied
-    :ivar address: of the bitmap in this process's memory, for a REPORT
+    :ivar address: the bitmap's address in this process, for a REPORT
     """
 
     __slots__ = ("__weakref__", "_guarded", "address", "page_count", "page_size", "range", "words")
@@ -54,29 +54,38 @@ class Segment(Buffer):
 
     @property
     def bits(self) -> memoryview:
-        """The bitmap as bytes, lowest bit first: ``numpy.unpackbits(segment.bits, bitorder="little")``."""
+        """The bitmap as bytes, lowest bit first: `numpy.unpackbits(segment.bits, bitorder="little")`."""
         return self.words.cast("B")[: (self.page_count + 7) // 8]
 
     def count(self) -> int:
-        """How many pages are dirty."""
+        """Return the number of dirty pages."""
         return lib.pyvfio_bitmap_count(self._c, self.page_count)
 
     def check_guards(self) -> None:
-        """Make sure that nothing was written around the bitmap.
+        """Check the guard words around the bitmap.
 
-        :raises BadReply: the kernel wrote beyond the bitmap; what it overwrote there was nobody's
+        :raises BadReply: the kernel wrote beyond the bitmap; only guard words were overwritten
         """
         if self._guarded[0] != _GUARD or self._guarded[-1] != _GUARD:
             where = "before" if self._guarded[0] != _GUARD else "after"
             raise BadReply(f"the kernel wrote {where} the bitmap of {self.range}, page size {self.page_size}")
 
     def _add(self, other: Segment) -> None:
-        """Mark what is dirty in ``other`` and lies in the range of this one; the page sizes are the same."""
+        """Mark the pages that are dirty in `other` and lie in the range of this one; the page sizes are the same."""
         common = self.range.intersection(other.range)
         if common is not None:
             mine = (common.start - self.range.start) // self.page_size
             theirs = (common.start - other.range.start) // self.page_size
             lib.pyvfio_bitmap_or(self._c, mine, other._c, theirs, common.size // self.page_size)
+
+    def __copy__(self) -> Segment:
+        return _segment(*self.__reduce__()[1])
+
+    def __deepcopy__(self, memo: object) -> Segment:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Callable[..., Segment], tuple[IovaRange, int, bytes]]:
+        return _segment, (self.range, self.page_size, self.words.tobytes())
 
     @property
     def _c(self) -> CData:
@@ -90,16 +99,16 @@ class Segment(Buffer):
 class DirtyBitmap:
     """The dirty pages of one or several ranges, which may be terabytes apart.
 
-    There is a bitmap for each range, and none for what lies between.  ``iova in bitmap`` asks whether the page
-    of an address is dirty, ``bool(bitmap)`` whether any is.  ``a |= b`` adds b's dirty pages to a, without
-    allocating, if a's ranges cover b's; ``a | b`` makes a bitmap of the ranges of both.  For anything else
-    there is the algebra of :meth:`runs`: ``second.runs() - first.runs()``.
+    There is a bitmap for each range, and none for the gaps. `iova in bitmap` asks whether the page of an address is dirty,
+    `bool(bitmap)` whether any is. `a |= b` adds b's dirty pages to a, without allocating, if a's ranges cover b's; `a | b` makes a bitmap of
+    the ranges of both. For anything else there is the algebra of :meth:`runs`: `second.runs() - first.runs()`. It can be copied and pickled.
 
-    Any number of threads may read; one that writes, by a report or ``|=``, must be alone.
+    Any number of threads may read. A thread that writes, by a report or `|=`, must be alone.
 
-    :param ranges: whole pages each, no two overlapping; the order is kept
-    :param page_size: bytes, a power of two
-    :raises ValueError: page size or ranges are not like that
+    :param ranges: what :func:`pyvfio.iova.as_ranges` takes: whole pages each, no two overlapping; the order is kept
+    :param page_size: bytes, a power of two, at most 2^63
+    :raises TypeError: ranges or page_size is of a wrong type
+    :raises ValueError: page_size is no power of two, or a range is not made of whole pages, or two overlap
 
     :ivar segments: a :class:`Segment` for each range, in the order given
     """
@@ -108,15 +117,15 @@ class DirtyBitmap:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, ranges: Iterable[IovaRange], page_size: int = 4096) -> None:
-        if page_size < 1 or page_size & (page_size - 1):
-            raise ValueError(f"page size {page_size:#x} is no power of two")
-        if page_size > _LARGEST_PAGE:
-            raise ValueError(f"page size {page_size:#x}: at most {_LARGEST_PAGE:#x}")
-        ranges = tuple(ranges)
+    def __init__(self, ranges: RangeLike | Iterable[RangeLike], page_size: int = 4096) -> None:
+        page_size = arguments.page_size(page_size)
+        ranges = tuple(as_ranges(ranges, "ranges"))
         for range_ in ranges:
-            if not range_.is_aligned(page_size):
-                raise ValueError(f"{range_} is not made of whole pages of {page_size:#x} bytes")
+            if range_.start % page_size or range_.size % page_size:
+                raise ValueError(
+                    f"{range_} is not made of whole pages of {page_size:#x} bytes; "
+                    "last is the last address, IovaRange.of(start, size) takes a size"
+                )
         ascending = sorted(ranges)
         for low, high in pairwise(ascending):
             if low.overlaps(high):
@@ -148,38 +157,39 @@ class DirtyBitmap:
         return tuple(segment.range for segment in self.segments)
 
     def holding(self, iova: int) -> Segment | None:
-        """The segment in whose range an address lies, or None."""
+        """Return the segment in whose range an address lies, or None."""
+        iova = arguments.integer(iova, "iova")
         at = self._find(iova)
         return self._sorted[at] if at >= 0 and iova in self._sorted[at].range else None
 
     def _find(self, iova: int) -> int:
-        """The index of the last segment that starts at or below an address, -1 if none does."""
+        """Return the index of the last segment that starts at or below an address, -1 if none does."""
         return bisect_right(self._sorted, iova, key=lambda segment: segment.range.start) - 1
 
     def __contains__(self, iova: int) -> bool:
-        segment = self.holding(index(iova))
+        segment = self.holding(iova)
         if segment is None:
             return False
-        page = (iova - segment.range.start) // self.page_size
+        page = (index(iova) - segment.range.start) // self.page_size
         return bool(segment.words[page // 64] >> page % 64 & 1)
 
     def count(self) -> int:
-        """How many pages are dirty."""
+        """Return the number of dirty pages."""
         return sum(segment.count() for segment in self.segments)
 
     def __bool__(self) -> bool:
         return any(lib.pyvfio_bitmap_any(segment._c, segment.page_count) for segment in self.segments)
 
     def runs(self) -> IovaSet:
-        """The dirty addresses: a range for each run of dirty pages, in ascending order.
+        """Return the dirty addresses: a range for each run of dirty pages, in ascending order.
 
-        The result is a buffer of (start, last) pairs of u64 that iterates as IovaRange.  A run that goes on
-        from one segment into another that touches it is one run.
+        The result is a buffer of (start, last) pairs of u64 that iterates as IovaRange. A run that continues from one segment into another
+        that touches it is one run.
         """
         return IovaSet._of(self._collect(lib.pyvfio_bitmap_runs))
 
     def pages(self) -> memoryview:
-        """The address of each dirty page, in ascending order: a read-only memoryview of u64."""
+        """Return the address of each dirty page, in ascending order: a read-only memoryview of u64."""
         return self._collect(lib.pyvfio_bitmap_pages)
 
     def _collect(self, append: Callable[..., int]) -> memoryview:
@@ -188,7 +198,7 @@ class DirtyBitmap:
         for segment in self._sorted:
             if append(array, segment._c, segment.page_count, segment.range.start, shift) < 0:
                 lib.pyvfio_array_free(array.values)
-                raise MemoryError("no memory for what is dirty")
+                raise MemoryError("no memory for the dirty addresses")
         lib.pyvfio_array_trim(array)
         if not array.count:
             return memoryview(b"").cast("Q")
@@ -201,22 +211,13 @@ class DirtyBitmap:
             lib.pyvfio_bitmap_clear(segment._c, segment.page_count)
 
     def copy(self) -> DirtyBitmap:
-        """Another bitmap of the same ranges, with the same pages dirty."""
+        """Return another bitmap of the same ranges, with the same pages dirty."""
         made = DirtyBitmap(self.ranges, self.page_size)
         made |= self
         return made
 
-    __copy__ = copy
-
-    def __deepcopy__(self, memo: object) -> DirtyBitmap:
-        return self.copy()
-
-    def __reduce__(self) -> tuple[object, ...]:
-        bits = [bytes(segment.words) for segment in self.segments]
-        return _restore, (self.ranges, self.page_size, bits)
-
     def check_guards(self) -> None:
-        """Make sure that nothing was written around the bitmaps; to be called after every report.
+        """Check the guard words around the bitmaps; to be called after every report.
 
         :raises BadReply: the kernel wrote beyond a bitmap
         """
@@ -229,7 +230,7 @@ class DirtyBitmap:
         self._check_page_size(other)
         outside = None if other.ranges == self.ranges else IovaSet(other.ranges) - IovaSet(self.ranges)
         if outside:
-            raise ValueError(f"{outside[0]} of the other bitmap is in no range of this one")
+            raise ValueError(f"{outside[0]} of the other bitmap is outside the ranges of this one")
         for theirs in other._sorted:
             at = self._find(theirs.range.start)
             while at < len(self._sorted) and self._sorted[at].range.overlaps(theirs.range):
@@ -240,6 +241,15 @@ class DirtyBitmap:
     def _check_page_size(self, other: DirtyBitmap) -> None:
         if other.page_size != self.page_size:
             raise ValueError(f"bitmaps of different page sizes, {self.page_size} and {other.page_size}")
+
+    def __copy__(self) -> DirtyBitmap:
+        return self.copy()
+
+    def __deepcopy__(self, memo: object) -> DirtyBitmap:
+        return self.copy()
+
+    def __reduce__(self) -> tuple[Callable[..., DirtyBitmap], tuple[tuple[IovaRange, ...], int, tuple[bytes, ...]]]:
+        return _bitmap, (self.ranges, self.page_size, tuple(segment.words.tobytes() for segment in self.segments))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DirtyBitmap):
@@ -273,9 +283,14 @@ class DirtyBitmap:
         )
 
 
-def _restore(ranges: tuple[IovaRange, ...], page_size: int, bits: list[bytes]) -> DirtyBitmap:
-    """Return a bitmap as it was pickled."""
-    bitmap = DirtyBitmap(ranges, page_size)
-    for segment, words in zip(bitmap.segments, bits, strict=True):
-        segment.words[:] = memoryview(words).cast("Q")
-    return bitmap
+def _bitmap(ranges: tuple[IovaRange, ...], page_size: int, words: tuple[bytes, ...]) -> DirtyBitmap:
+    """Make a bitmap from what was pickled."""
+    made = DirtyBitmap(ranges, page_size)
+    for segment, content in zip(made.segments, words, strict=True):
+        segment.words.cast("B")[:] = content
+    return made
+
+
+def _segment(range_: IovaRange, page_size: int, words: bytes) -> Segment:
+    """Make a segment from what was pickled, in a bitmap of its own."""
+    return _bitmap((range_,), page_size, (words,)).segments[0]

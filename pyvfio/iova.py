@@ -1,7 +1,10 @@
 """I/O virtual addresses: :class:`IovaRange`, an inclusive range, and :class:`IovaSet`, a set of them.
 
-Everything else speaks in these two.  ``last`` is inclusive, as in iommufd and in type1's range capability, so
-that a range may reach 2^64-1; there is no ``end``.  All addresses and sizes are bytes.
+All other modules use these two. `last` is inclusive, as in iommufd and in type1's range capability, so that a range can reach
+2^64-1; there is no `end`. All addresses and sizes are bytes.
+
+Where the package takes ranges it takes an IovaRange, a (start, last) pair, an object with such a `range` (a Mapping, a Segment), or an
+iterable of them: :func:`as_range`, :func:`as_ranges`.
 """
 
 from __future__ import annotations
@@ -9,14 +12,14 @@ from __future__ import annotations
 import errno
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import partial
 from itertools import chain
-from operator import index
-from typing import TYPE_CHECKING, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias, overload
 
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Buffer, pinned
+from pyvfio._core import arguments
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer as AnyBuffer
@@ -32,22 +35,26 @@ class _Pair(NamedTuple):
 
 
 class IovaRange(_Pair):
-    """The addresses from ``start`` to ``last``, both included; never empty.
+    """The addresses from `start` to `last`, both included; never empty.
 
-    It is a tuple: it unpacks into ``start, last``, sorts by them and equals the plain pair.  ``in``, however,
-    asks for an address (``0x1000 in range``) or for a whole other range.
+    It is a tuple: it unpacks into `start, last`, sorts by them and equals the plain pair. `in`, however, asks for an address
+    (`0x1000 in range`) or for a whole other range.
 
-    :raises ValueError: unless 0 <= start <= last < 2^64.
+    :raises TypeError: start or last is no integer
+    :raises ValueError: unless 0 <= start <= last < 2^64
     """
 
     __slots__ = ()
 
     def __new__(cls, start: int, last: int) -> Self:
-        # index() turns numpy's integers, whose arithmetic wraps, into Python's.
-        start = index(start)
-        last = index(last)
-        if not 0 <= start <= last <= _LAST:
-            raise ValueError(f"not a range of 64-bit addresses: start {start:#x}, last {last:#x}")
+        # The usual case first: this is made very often. numpy's integers, whose arithmetic wraps, become Python's.
+        if not (type(start) is int and type(last) is int and 0 <= start <= last <= _LAST):
+            start = arguments.u64(start, "start")
+            last = arguments.u64(last, "last")
+            if start > last:
+                raise ValueError(
+                    f"last must be at least start: start {start:#x}, last {last:#x}; for a size there is IovaRange.of(start, size)"
+                )
         return super().__new__(cls, start, last)
 
     @classmethod
@@ -56,14 +63,16 @@ class IovaRange(_Pair):
 
     @classmethod
     def of(cls, start: int, size: int) -> Self:
-        """The ``size`` bytes from ``start`` on.
+        """Return the range of `size` bytes that begins at `start`.
 
-        :raises ValueError: if ``size`` is zero or negative, or the range passes 2^64.
+        :raises ValueError: `size` is not 1 to 2^64, or the range passes the end of the 64-bit addresses
         """
-        start = index(start)
-        size = index(size)
-        if size <= 0:
-            raise ValueError(f"a range at {start:#x} cannot have size {size:#x}")
+        start = arguments.u64(start, "start")
+        size = arguments.size(size)
+        if start + size - 1 > _LAST:
+            raise ValueError(
+                f"size must be at most {_LAST - start + 1:#x} for a range that begins at {start:#x}, not {size:#x}"
+            )
         return cls(start, start + size - 1)
 
     @property
@@ -74,24 +83,28 @@ class IovaRange(_Pair):
     def __contains__(self, what: object) -> bool:
         if isinstance(what, IovaRange):
             return self.start <= what.start and what.last <= self.last
-        return self.start <= index(what) <= self.last  # type: ignore[arg-type]
+        return self.start <= arguments.integer(what, "address") <= self.last
 
-    def overlaps(self, other: IovaRange) -> bool:
+    def overlaps(self, other: RangeLike) -> bool:
         """Whether the two share an address."""
+        other = as_range(other, "other")
         return self.start <= other.last and other.start <= self.last
 
-    def touches(self, other: IovaRange) -> bool:
+    def touches(self, other: RangeLike) -> bool:
         """Whether one begins right after the other's last address."""
+        other = as_range(other, "other")
         return self.last + 1 == other.start or other.last + 1 == self.start
 
-    def intersection(self, other: IovaRange) -> IovaRange | None:
-        """The addresses in both, or None."""
+    def intersection(self, other: RangeLike) -> IovaRange | None:
+        """Return the addresses in both, or None."""
+        other = as_range(other, "other")
         if not self.overlaps(other):
             return None
         return IovaRange(max(self.start, other.start), min(self.last, other.last))
 
     def is_aligned(self, page_size: int) -> bool:
-        """Whether start and size are multiples of ``page_size``."""
+        """Whether start and size are multiples of `page_size`."""
+        page_size = arguments.integer(page_size, "page_size", 1)
         return not (self.start % page_size or self.size % page_size)
 
     def __repr__(self) -> str:
@@ -104,30 +117,96 @@ WHOLE = IovaRange(0, _LAST)
 """All 64-bit addresses."""
 
 
+class HasRange(Protocol):
+    """An object that has a range of addresses, as a Mapping, a Segment or a reserved region."""
+
+    @property
+    def range(self) -> IovaRange:
+        """Its addresses."""
+
+
+RangeLike: TypeAlias = "IovaRange | tuple[int, int] | HasRange"
+"""Whatever :func:`as_range` takes."""
+
+
+def as_range(value: RangeLike, name: str) -> IovaRange:
+    """Return the range that an argument means: an IovaRange, a (start, last) pair, or an object with such a `range`.
+
+    :param name: the argument's name, for messages
+    :raises TypeError: it is none of these
+    :raises ValueError: a pair is no range of 64-bit addresses
+    """
+    if isinstance(value, IovaRange):
+        return value
+    if isinstance(found := getattr(value, "range", None), IovaRange):
+        return found
+    pair: Any = value
+    if isinstance(pair, str | bytes | bytearray | Set | Mapping) or not hasattr(pair, "__len__"):
+        raise arguments.wrong_type(value, name, "an IovaRange, a (start, last) pair, or an object with a range")
+    if len(pair) != 2:
+        raise ValueError(f"{name} has an item of length {len(pair)}, which is not a (start, last) pair")
+    try:
+        return IovaRange(*pair)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def as_ranges(value: RangeLike | Iterable[RangeLike], name: str) -> list[IovaRange]:
+    """Return the ranges that an argument means: those of an iterable, or a single one.
+
+    :param name: the argument's name, for messages
+    :raises TypeError: it is neither a range nor an iterable of ranges
+    :raises ValueError: a pair is no range of 64-bit addresses
+    """
+    if isinstance(value, IovaRange):
+        return [value]
+    if isinstance(found := getattr(value, "range", None), IovaRange):
+        return [found]
+    several: Any = value
+    if isinstance(several, str | bytes) or not isinstance(several, Iterable):
+        raise arguments.wrong_type(value, name, "an IovaRange, an object with a range, or an iterable of them")
+    items: list[Any] = list(several)
+    if len(items) == 2 and _are_integers(items):
+        return [as_range((items[0], items[1]), name)]
+    return [as_range(item, name) for item in items]
+
+
+def _are_integers(items: Iterable[object]) -> bool:
+    return all(hasattr(item, "__index__") and not hasattr(item, "__len__") for item in items)
+
+
 class IovaSet(Buffer):
     """An immutable set of addresses, kept as sorted ranges of which no two overlap or touch.
 
-    It iterates, and is indexed, as :class:`IovaRange`; those objects are made only when asked for.  What it
-    holds is one array of (start, last) pairs of u64, so a million ranges are 16 MB and no objects; and it is a
-    read-only buffer of them, (n, 2), for ``numpy.asarray``.  ``a | b``, ``a & b``, ``a - b`` and ``==`` work on
-    the addresses; ``in`` asks for an address or for a whole range.
+    It iterates, and is indexed, as :class:`IovaRange`; those objects are made only when asked for. It holds one array of (start, last)
+    pairs of u64, so a million ranges are 16 MB and no objects; and it is a read-only buffer of them, (n, 2), for `numpy.asarray`.
+    `a | b`, `a & b`, `a - b` and `==` work on the addresses; `in` asks for an address or for a whole range.
 
-    :param ranges: IovaRanges, or (start, last) pairs, in any order
+    :param ranges: what :func:`as_ranges` takes, in any order
+    :raises TypeError: an item is not a range
     :raises ValueError: a pair is no range of 64-bit addresses
     """
 
     __slots__ = ("_lasts", "_pairs", "_starts")
 
-    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+    def __init__(self, ranges: RangeLike | Iterable[RangeLike] = ()) -> None:
+        # A sequence of IovaRanges, or of pairs of plain integers, is checked as a whole: there may be a million.
+        items: Any = (
+            list(ranges) if isinstance(ranges, Iterable) and not isinstance(ranges, IovaRange | str | bytes) else ranges
+        )
+        kinds = set(map(type, items)) if type(items) is list else {None}
+        if kinds != {IovaRange} and not (kinds <= {IovaRange, tuple} and _are_pairs(items)):
+            items = as_ranges(items, "ranges")
         try:
-            pairs = array("Q", chain.from_iterable(ranges))
+            pairs = array("Q", chain.from_iterable(items))
         except OverflowError:
-            raise ValueError("not a 64-bit address among the ranges") from None
+            as_ranges(items, "ranges")
+            raise
         self._hold(_normalised(pairs))
 
     @classmethod
     def from_array(cls, pairs: AnyBuffer) -> IovaSet:
-        """The set of the (start, last) pairs in an array, in any order; the array is copied.
+        """Return the set of the (start, last) pairs in an array, in any order; the array is copied.
 
         :param pairs: u64, (n, 2) or flat, contiguous: a numpy array, an ``array("Q")``, or the bytes of one
         :raises TypeError: the items are not unsigned 64-bit integers of this machine's byte order
@@ -142,7 +221,7 @@ class IovaSet(Buffer):
 
     @classmethod
     def _of(cls, pairs: AnyBuffer) -> IovaSet:
-        """The set that holds these normalised pairs, without a copy."""
+        """Return the set that holds these normalised pairs, without a copy."""
         made = cls.__new__(cls)
         made._hold(pairs)
         return made
@@ -169,7 +248,7 @@ class IovaSet(Buffer):
         return len(self._starts)
 
     def __iter__(self) -> Iterator[IovaRange]:
-        # The pairs are known to be good, so the check of IovaRange.__new__ is passed by.
+        # The pairs are known to be valid, so the check of IovaRange.__new__ is not needed.
         return map(partial(tuple.__new__, IovaRange), zip(self._starts, self._lasts, strict=True))
 
     @overload
@@ -185,13 +264,17 @@ class IovaSet(Buffer):
         return self.holding(what) is not None  # type: ignore[arg-type]
 
     def holding(self, what: int | IovaRange) -> IovaRange | None:
-        """The range of this set that holds an address, or the whole of another range; None if none does."""
-        start, last = what if isinstance(what, IovaRange) else (index(what), index(what))
+        """Return the range of this set that holds an address, or the whole of another range; None if none does."""
+        if isinstance(what, IovaRange):
+            start, last = what
+        else:
+            start = last = what if type(what) is int else arguments.integer(what, "address")
         at = bisect_right(self._starts, start) - 1
         return self[at] if at >= 0 and last <= self._lasts[at] else None
 
-    def overlaps(self, other: IovaRange) -> bool:
-        """Whether any address of ``other`` is in the set."""
+    def overlaps(self, other: RangeLike) -> bool:
+        """Whether any address of `other` is in the set."""
+        other = as_range(other, "other")
         at = bisect_left(self._lasts, other.start)
         return at < len(self) and self._starts[at] <= other.last
 
@@ -220,42 +303,42 @@ class IovaSet(Buffer):
             return NotImplemented
         return self & other.complement()
 
-    def complement(self, within: IovaRange = WHOLE) -> IovaSet:
-        """The addresses of ``within`` that are not in this set."""
+    def complement(self, within: RangeLike = WHOLE) -> IovaSet:
+        """Return the addresses of `within` that are not in this set."""
+        within = as_range(within, "within")
         made = array("Q", bytes(16 * (len(self) + 1)))
         count = lib.pyvfio_ranges_complement(_u64(made), _u64(self._pairs), len(self), *within)
         return self._of(memoryview(made)[: 2 * count])
 
     def coalesce(self, limit: int) -> IovaSet:
-        """At most ``limit`` ranges that cover this set: the smallest gaps are closed, of equal ones the lowest.
+        """Return at most `limit` ranges that cover this set: the smallest gaps are closed, of equal ones the lowest.
 
-        No other cover of so few ranges adds fewer bytes.  It is what drivers do with too many DMA-logging ranges
-        (the kernel's vfio_combine_iova_ranges), but in linear time.
+        No other cover of so few ranges adds fewer bytes. Drivers do this with too many DMA-logging ranges (the kernel's
+        vfio_combine_iova_ranges), but not in linear time.
 
-        :raises ValueError: ``limit`` is less than 1
+        :raises ValueError: `limit` is less than 1
         """
-        if limit < 1:
-            raise ValueError(f"a set cannot be coalesced to {limit} ranges")
+        limit = min(arguments.integer(limit, "limit", 1), len(self) + 1)
         pairs = array("Q", self._pairs.tobytes())
         count = lib.pyvfio_ranges_coalesce(_u64(pairs), len(self), limit)
         return self._of(memoryview(pairs)[: 2 * count])
 
     def align(self, page_size: int) -> IovaSet:
-        """The whole pages in this set: each range shrunk inwards to multiples of ``page_size``, or dropped.
+        """Return the whole pages in this set: each range shrunk inwards to multiples of `page_size`, or dropped.
 
-        :raises ValueError: ``page_size`` is no power of two
+        :raises ValueError: `page_size` is not a power of two, or above 2^63
         """
-        if page_size < 1 or page_size & (page_size - 1):
-            raise ValueError(f"page size {page_size:#x} is no power of two")
+        page_size = arguments.page_size(page_size)
         shrunk = (
             (-(-start // page_size) * page_size, (last + 1) // page_size * page_size - 1)
             for start, last in zip(self._starts, self._lasts, strict=True)
         )
         return self._of(array("Q", chain.from_iterable(pair for pair in shrunk if pair[0] <= pair[1])))
 
-    def first_fit(self, size: int, alignment: int = 1, within: IovaRange = WHOLE) -> IovaRange | None:
-        """The lowest ``size`` bytes in the set and in ``within``, at a multiple of ``alignment``; or None."""
-        _check_fit(size, alignment)
+    def first_fit(self, size: int, alignment: int = 1, within: RangeLike = WHOLE) -> IovaRange | None:
+        """Return the lowest `size` bytes in the set and in `within`, at a multiple of `alignment`; or None."""
+        size, alignment = arguments.size(size), arguments.size(alignment, "alignment")
+        within = as_range(within, "within")
         for at in range(bisect_left(self._lasts, within.start), len(self)):
             start = max(self._starts[at], within.start)
             start += -start % alignment
@@ -265,9 +348,10 @@ class IovaSet(Buffer):
                 return IovaRange.of(start, size)
         return None
 
-    def last_fit(self, size: int, alignment: int = 1, within: IovaRange = WHOLE) -> IovaRange | None:
-        """The highest ``size`` bytes in the set and in ``within``, at a multiple of ``alignment``; or None."""
-        _check_fit(size, alignment)
+    def last_fit(self, size: int, alignment: int = 1, within: RangeLike = WHOLE) -> IovaRange | None:
+        """Return the highest `size` bytes in the set and in `within`, at a multiple of `alignment`; or None."""
+        size, alignment = arguments.size(size), arguments.size(alignment, "alignment")
+        within = as_range(within, "within")
         for at in range(bisect_right(self._starts, within.last) - 1, -1, -1):
             start = min(self._lasts[at], within.last) - size + 1
             start -= start % alignment
@@ -277,12 +361,13 @@ class IovaSet(Buffer):
                 return IovaRange.of(start, size)
         return None
 
-    def nearest(self, wanted: IovaRange, alignment: int = 1) -> tuple[IovaRange, ...]:
-        """The places in the set nearest to ``wanted``, of its size, at multiples of ``alignment``.
+    def nearest(self, wanted: RangeLike, alignment: int = 1) -> tuple[IovaRange, ...]:
+        """Return the places in the set nearest to `wanted`, of its size, at multiples of `alignment`.
 
-        At most two: the nearest that starts below it and the nearest above, in this order.  Just ``wanted``
-        itself, if it is in the set and aligned.
+        At most two: the nearest that starts below it and the nearest above, in this order. Only `wanted` itself, if it is in the set and
+        aligned.
         """
+        wanted = as_range(wanted, "wanted")
         size = wanted.size
         above = self.first_fit(size, alignment, IovaRange(wanted.start, _LAST))
         if above == wanted:
@@ -304,11 +389,9 @@ def _span(range_: IovaRange) -> str:
     return f"0x{range_.start:08x}..0x{range_.last:08x}"
 
 
-def _check_fit(size: int, alignment: int) -> None:
-    if size < 1:
-        raise ValueError(f"a place of size {size}")
-    if alignment < 1:
-        raise ValueError(f"an alignment of {alignment} bytes")
+def _are_pairs(items: list[tuple[int, ...]]) -> bool:
+    """Whether all items are pairs of plain integers; what these are is checked later."""
+    return set(map(len, items)) <= {2} and set(map(type, chain.from_iterable(items))) <= {int}
 
 
 def _u64(buffer: AnyBuffer) -> CData:
@@ -321,7 +404,9 @@ def _normalised(pairs: array[int]) -> memoryview:
     error = lib.pyvfio_ranges_normalise(_u64(pairs), count)
     if error == -errno.EINVAL:
         start, last = pairs[2 * count[0] : 2 * count[0] + 2]
-        raise ValueError(f"not a range: start {start:#x}, last {last:#x}")
+        raise ValueError(
+            f"ranges has a pair that is no range, since last is below start: start {start:#x}, last {last:#x}"
+        )
     if error:
         raise MemoryError(f"no memory to sort {len(pairs) // 2} ranges")
     return memoryview(pairs)[: 2 * count[0]]

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
 import threading
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -409,7 +413,7 @@ def test_equality_is_of_page_size_ranges_and_pages() -> None:
 
 @pytest.mark.parametrize("page_size", [0, -4096, 3, 0x3000])
 def test_a_page_size_is_a_power_of_two(page_size: int) -> None:
-    with pytest.raises(ValueError, match="no power of two"):
+    with pytest.raises(ValueError, match=r"page_size must be (a power of two|at least 1|at most)"):
         DirtyBitmap([IovaRange.of(0, 0x3000)], page_size)
 
 
@@ -439,3 +443,62 @@ def test_untouched_memory_is_not_used() -> None:
 
     assert bitmap.segments[0].nbytes == 512 << 20
     assert resident() - before < 4096
+
+
+# copies and arguments
+
+
+def test_copies_are_independent() -> None:
+    bitmap = DirtyBitmap([IovaRange.of(1 << 40, 200 << 12), IovaRange.of(0, 4096)])
+    bitmap.segments[0].words[3] = 5
+    for copied in (copy.copy(bitmap), copy.deepcopy(bitmap), pickle.loads(pickle.dumps(bitmap)), bitmap.copy()):
+        assert copied == bitmap
+        assert copied.ranges == bitmap.ranges
+        copied.segments[1].words[0] = 1
+        assert copied != bitmap
+        copied.check_guards()
+    assert bitmap.count() == 2
+
+
+def test_copies_of_a_segment_are_independent() -> None:
+    segment = DirtyBitmap([IovaRange.of(1 << 40, 70 << 12)]).segments[0]
+    segment.words[1] = 0b11
+    for copied in (copy.copy(segment), copy.deepcopy(segment), pickle.loads(pickle.dumps(segment))):
+        assert (copied.range, copied.page_size, copied.count()) == (segment.range, 4096, 2)
+        gc.collect()
+        copied.words[0] = 1
+        assert copied.count() == 3
+        copied.check_guards()
+    assert segment.count() == 2
+
+
+def test_one_page_may_be_half_of_all_addresses() -> None:
+    bitmap = DirtyBitmap([IovaRange(0, 2**64 - 1)], 2**63)
+    bitmap.segments[0].words[0] = 0b11
+    assert list(bitmap.runs()) == [IovaRange(0, 2**64 - 1)]
+    with pytest.raises(ValueError, match=r"page_size must be at most 2\^63, not 2\^64"):
+        DirtyBitmap([IovaRange(0, 2**64 - 1)], 2**64)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "page_size", "error", "message"),
+    [
+        (5, 4096, TypeError, "^ranges must be an IovaRange"),
+        (["ab"], 4096, TypeError, "^ranges must be an IovaRange"),
+        ([(1, 2, 3)], 4096, ValueError, "^ranges has an item of length 3"),
+        ([(0, 4095)], "4096", TypeError, "^page_size must be an integer, not str"),
+        ([(0, 4095)], True, TypeError, "^page_size must be an integer, not bool"),
+        ([(0, 4096)], 4096, ValueError, r"whole pages of 0x1000 bytes; last is the last address, IovaRange\.of"),
+    ],
+)
+def test_wrong_arguments_are_named(ranges: Any, page_size: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        DirtyBitmap(ranges, page_size)
+
+
+def test_ranges_may_be_pairs_numpy_pages_or_one_range() -> None:
+    assert DirtyBitmap([(0, 4095)]).ranges == (IovaRange(0, 4095),)
+    assert DirtyBitmap(IovaRange(0, 4095)).ranges == (IovaRange(0, 4095),)
+    assert DirtyBitmap(DirtyBitmap([(0, 4095)]).segments, np.uint32(4096)).page_size == 4096
+    with pytest.raises(TypeError, match=r"^iova must be an integer, not str"):
+        _ = "0" in DirtyBitmap([(0, 4095)])  # type: ignore[operator]

@@ -4,6 +4,7 @@ import copy
 import itertools
 import pickle
 from array import array
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvfio.iova import WHOLE, IovaRange, IovaSet
+from pyvfio.iova import WHOLE, IovaRange, IovaSet, as_range, as_ranges
 
 LAST = 2**64 - 1
 WORLD = 48  # addresses in the small worlds that sets are compared in with sets of ints
@@ -44,20 +45,20 @@ def test_the_whole_of_64_bits_is_a_range() -> None:
 
 @pytest.mark.parametrize(("start", "last"), [(1, 0), (-1, 0), (0, 2**64), (2**64, 2**64)])
 def test_what_is_no_range_is_refused(start: int, last: int) -> None:
-    with pytest.raises(ValueError, match="not a range"):
+    with pytest.raises(ValueError, match=r"(start|last|size) must be at "):
         IovaRange(start, last)
-    with pytest.raises(ValueError, match="not a range"):
+    with pytest.raises(ValueError, match=r"(start|last|size) must be at "):
         IovaRange(0, 0)._replace(start=start, last=last)
 
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_range_has_a_size(size: int) -> None:
-    with pytest.raises(ValueError, match=r"0x1000 cannot have size"):
+    with pytest.raises(ValueError, match="size must be at least 1"):
         IovaRange.of(0x1000, size)
 
 
 def test_a_range_does_not_pass_the_last_address() -> None:
-    with pytest.raises(ValueError, match="not a range"):
+    with pytest.raises(ValueError, match=r"(start|last|size) must be at "):
         IovaRange.of(LAST, 2)
 
 
@@ -210,7 +211,7 @@ def test_iteration_gives_ranges() -> None:
 
 @pytest.mark.parametrize("pair", [(2, 1), (-1, 0), (0, 2**64)])
 def test_a_set_refuses_what_is_no_range(pair: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="not a"):
+    with pytest.raises(ValueError, match=r"^ranges.*(last is below start|must be at )"):
         IovaSet([(5, 5), pair])
 
 
@@ -374,7 +375,7 @@ def test_coalesce_to_one_reaches_from_the_first_to_the_last() -> None:
 
 
 def test_a_set_is_not_coalesced_to_nothing() -> None:
-    with pytest.raises(ValueError, match="0 ranges"):
+    with pytest.raises(ValueError, match="limit must be at least 1, not 0"):
         IovaSet([(0, 1)]).coalesce(0)
 
 
@@ -393,7 +394,7 @@ def test_align_leaves_the_whole_pages(world: tuple[int, IovaSet, set[int], IovaS
 
 @pytest.mark.parametrize("page", [0, 3, -4096])
 def test_pages_are_powers_of_two(page: int) -> None:
-    with pytest.raises(ValueError, match="no power of two"):
+    with pytest.raises(ValueError, match=r"page_size must be (a power of two|at least 1)"):
         IovaSet().align(page)
 
 
@@ -447,3 +448,86 @@ def test_nothing_fits_nowhere(size: int, alignment: int) -> None:
     for fit in (IovaSet([WHOLE]).first_fit, IovaSet([WHOLE]).last_fit):
         with pytest.raises(ValueError, match=r"size|alignment"):
             fit(size, alignment)
+
+
+# arguments
+
+
+class Held:
+    """An object with a range, as a Mapping is."""
+
+    def __init__(self, start: int, last: int) -> None:
+        self.range = IovaRange(start, last)
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        [(1, 2, 3), (4,)], [(1,)], [(1, 2), (3,)], [b"ab"], ["ab"], [{1, 2}], [{1: 2, 3: 4}], [None], [(1, 2), 3], "ab", b"ab", 5, None,
+        [(1.0, 2)], [("1", 2)], [(True, 2)], [(np.bool_(True), 2)], [()], [[]],
+    ],
+)  # fmt: skip
+def test_a_set_refuses_malformed_pairs(ranges: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^ranges[: ]"):
+        IovaSet(ranges)
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        [IovaRange(4, 7), (9, 9)], ((4, 7), (9, 9)), iter([(4, 7), (9, 9)]), [Held(4, 7), Held(9, 9)], [[4, 7], [9, 9]],
+        np.array([[4, 7], [9, 9]]), np.array([[4, 7], [9, 9]], "u8"), [(np.int32(4), np.uint64(7)), (9, 9)],
+        IovaSet([(4, 7), (9, 9)]), {IovaRange(4, 7), IovaRange(9, 9)},
+    ],
+)  # fmt: skip
+def test_a_set_takes_whatever_holds_ranges(ranges: Any) -> None:
+    assert list(IovaSet(ranges)) == [IovaRange(4, 7), IovaRange(9, 9)]
+
+
+@pytest.mark.parametrize("one", [IovaRange(4, 7), (4, 7), [4, 7], Held(4, 7), np.array([4, 7])])
+def test_a_single_range_may_stand_for_several(one: Any) -> None:
+    assert as_ranges(one, "ranges") == [IovaRange(4, 7)]
+    assert list(IovaSet(one)) == [IovaRange(4, 7)]
+    assert as_range(one, "range") == IovaRange(4, 7)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: IovaRange("0", 5), TypeError, "^start must be an integer, not str"),  # type: ignore[arg-type]
+        (lambda: IovaRange(0, True), TypeError, "^last must be an integer, not bool"),
+        (lambda: IovaRange(0, 5.0), TypeError, "^last must be an integer, not float"),  # type: ignore[arg-type]
+        (lambda: IovaRange.of(0, None), TypeError, "^size must be an integer, not NoneType"),  # type: ignore[arg-type]
+        (lambda: IovaRange.of(2**64, 1), ValueError, r"^start must be at most 2\^64-1, not 2\^64"),
+        (lambda: IovaRange(0, 5).overlaps(7), TypeError, "^other must be an IovaRange"),  # type: ignore[arg-type]
+        (lambda: IovaRange(0, 5).is_aligned(0), ValueError, "^page_size must be at least 1"),
+        (lambda: "x" in IovaRange(0, 5), TypeError, "^address must be an integer, not str"),
+        (lambda: 1.5 in IovaSet([(0, 5)]), TypeError, "^address must be an integer, not float"),
+        (lambda: IovaSet().coalesce("3"), TypeError, "^limit must be an integer, not str"),  # type: ignore[arg-type]
+        (lambda: IovaSet().align(2**64), ValueError, r"^page_size must be at most 2\^63, not 2\^64"),
+        (lambda: IovaSet().first_fit(0), ValueError, "^size must be at least 1"),
+        (lambda: IovaSet().last_fit(1, 0), ValueError, "^alignment must be at least 1"),
+        (lambda: IovaSet().complement("x"), TypeError, "^within must be an IovaRange"),  # type: ignore[arg-type]
+        (lambda: IovaSet().nearest((5, 4)), ValueError, "^wanted: last must be at least start"),
+    ],
+)
+def test_wrong_arguments_are_named(call: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_an_address_beyond_64_bits_is_in_no_set() -> None:
+    assert 2**64 not in IovaSet([WHOLE])
+    assert -1 not in IovaSet([WHOLE])
+
+
+def test_other_ranges_may_be_pairs_or_objects() -> None:
+    assert IovaRange(0, 5).overlaps((5, 6))
+    assert IovaRange(0, 5).touches(Held(6, 7))
+    assert IovaRange(0, 5).intersection(Held(3, 9)) == (3, 5)
+    assert IovaSet([(0, 5)]).overlaps(Held(5, 5))
+    assert IovaSet([(0, 5)]).complement((0, 9)) == IovaSet([(6, 9)])
+
+
+def test_a_limit_beyond_64_bits_is_no_limit() -> None:
+    assert IovaSet([(0, 5), (9, 9)]).coalesce(2**70) == IovaSet([(0, 5), (9, 9)])
