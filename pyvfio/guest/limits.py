@@ -12,8 +12,9 @@ from __future__ import annotations
 import errno
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
+from pyvfio._core import arguments
 from pyvfio.iova import IovaRange
 
 _U64 = 2**64
@@ -85,8 +86,7 @@ def combine(ranges: Sequence[IovaRange], limit: int) -> list[IovaRange]:
     :param ranges: none may overlap; sorted in the result
     :raises ValueError: ``limit`` is less than 1
     """
-    if limit < 1:
-        raise ValueError(f"ranges cannot be combined to {limit}")
+    limit = arguments.integer(limit, "limit", 1)
     made = sorted(ranges)
     excess = len(made) - limit
     if excess <= 0:
@@ -102,9 +102,7 @@ def combine(ranges: Sequence[IovaRange], limit: int) -> list[IovaRange]:
     return combined
 
 
-class Limits(NamedTuple):
-    """What a device's driver can log, as data."""
-
+class _Limits(NamedTuple):
     name: str = "any device"
     max_ranges: int = 2**32 - 1
     """Ranges that the device itself keeps; 0 if it cannot log.  The kernel's core takes no more than a page of them."""
@@ -121,6 +119,37 @@ class Limits(NamedTuple):
     """Pages in one range that the device can count; more are cut off **in silence**."""
     widest_range: int = 64
     """log2 bytes of one range's largest size; beyond is EOPNOTSUPP."""
+
+
+class Limits(_Limits):
+    """The limits of a device's driver for DMA logging, as data.
+
+    :raises TypeError: a field is of a wrong type
+    :raises ValueError: a field is impossible
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *fields: Any, **more: Any) -> Self:
+        made = super().__new__(cls, *fields, **more)
+        arguments.string(made.name, "name")
+        arguments.u32(made.max_ranges, "max_ranges")
+        arguments.boolean(made.combines, "combines")
+        for name in ("log_min_space", "log_max_space", "widest_range"):
+            arguments.integer(getattr(made, name), name, 0, 64)
+        for name in ("min_page_size", "max_page_size"):
+            arguments.power_of_two(getattr(made, name), name)
+        if made.max_pages is not None:
+            arguments.integer(made.max_pages, "max_pages", 1)
+        if made.min_page_size > made.max_page_size:
+            raise ValueError(
+                f"min_page_size must be at most max_page_size, {made.max_page_size}, not {made.min_page_size}"
+            )
+        return made
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
+        return cls(*iterable)  # checked in _replace() too
 
     def page_size(self, wanted: int) -> int:
         """The page size that a START with ``wanted`` would return."""
@@ -198,6 +227,11 @@ def mlx5(
     Goater); the limit is on the sum of all ranges, not on the highest address.  How many ranges a real device takes is
     not known: 255 is the most that the capability's 8 bits can say.  The page sizes' defaults are what 5 bits can say.
     """
+    arguments.u8(max_num_range, "max_num_range")
+    for name, value in (("log_min_addr_space", log_min_addr_space), ("log_max_addr_space", log_max_addr_space)):
+        arguments.integer(value, name, 0, 64)
+    for name, value in (("log_min_page_size", log_min_page_size), ("log_max_page_size", log_max_page_size)):
+        arguments.integer(value, name, 0, 63)
     return Limits(
         "mlx5",
         max_ranges=max_num_range,
@@ -244,6 +278,9 @@ def pds(max_regions: int = 1) -> Limits:
 
 
 PDS = pds()
+
+NAMED = {"core": CORE, "mlx5": MLX5, "pds": PDS}
+"""Limits by name, with default values, as :func:`pyvfio.guest.planning.fit` takes them."""
 
 
 def pds_regions(answer: Answer) -> list[PdsRegion]:

@@ -16,9 +16,10 @@ from enum import Enum
 from itertools import chain
 from typing import NamedTuple
 
-from pyvfio.guest.limits import CORE, Answer, Limits, combine, most_ranges
-from pyvfio.guest.sections import Census, Counted, MemorySection, census, check_page_size
-from pyvfio.iova import IovaRange, IovaSet
+from pyvfio._core import arguments
+from pyvfio.guest.limits import CORE, NAMED, Answer, Limits, combine, most_ranges
+from pyvfio.guest.sections import Census, Counted, MemorySection, census
+from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_range, as_ranges
 
 UINT32_MAX = 2**32 - 1
 _LAST = 2**64 - 1
@@ -56,7 +57,7 @@ class Plan(NamedTuple):
         """Bytes in the ranges that nothing is mapped at."""
         return self.total - self.counted.total
 
-    def fit(self, limits: Limits, host_page_size: int = 4096) -> Fit:
+    def fit(self, limits: Limits | str, host_page_size: int = 4096) -> Fit:
         """:func:`fit` of this plan's ranges."""
         return fit(self.ranges, limits, self.page_size, host_page_size)
 
@@ -74,12 +75,12 @@ class Plan(NamedTuple):
         """
         return self.collapse() if refused == errno.E2BIG else None
 
-    def missing(self, mapped: IovaRange) -> IovaSet:
-        """What of a later mapping this plan does not log."""
-        return IovaSet([mapped]) - IovaSet(self.ranges)
+    def missing(self, mapped: RangeLike) -> IovaSet:
+        """Return the part of a later mapping that this plan does not log."""
+        return IovaSet([as_range(mapped, "mapped")]) - IovaSet(self.ranges)
 
-    def admit(self, mapped: IovaRange, later: Later) -> IovaSet:
-        """What of a mapping made after START must be reported as always dirty.
+    def admit(self, mapped: RangeLike, later: Later) -> IovaSet:
+        """Return the part of a mapping made after START that must be reported as always dirty.
 
         :raises ValueError: some of it is outside the ranges, and ``later`` says that this is refused
         """
@@ -91,17 +92,22 @@ class Plan(NamedTuple):
         return missing
 
 
-def plan(sections: Iterable[MemorySection], strategy: Strategy | None = None, page_size: int = 4096) -> Plan:
-    """The ranges that ``strategy`` (by default :func:`split_32_64_pci`) tracks these sections with.
+def plan(
+    sections: Iterable[MemorySection], strategy: Strategy | str = "split_32_64_pci", page_size: int = 4096
+) -> Plan:
+    """Return the ranges that `strategy` tracks these sections with.
 
     The plan is empty if no section counts: there is nothing to log, and nothing to ask the device.
 
+    :param strategy: a function, or its name: "exact", "split_32_64"; with an argument behind a colon: "coalesced:3"
     :param page_size: the host's page size
+    :raises ValueError: there is no strategy of that name
     :raises ValueError: a range would end at 2^64-1, which the kernel cannot log (EOVERFLOW); behind a virtual IOMMU,
         that maps all of the address space, :func:`max_iova` is the strategy
     """
+    chosen = _strategy(strategy)
     found = census(sections, page_size)
-    ranges = tuple((strategy or split_32_64_pci)(found))
+    ranges = tuple(chosen(found))
     if any(each.section.iommu for each in found.special):
         # A virtual IOMMU's region says where it could translate, not that anything is mapped there.
         asked = IovaSet(ranges)
@@ -192,23 +198,23 @@ def exact(found: Census) -> list[IovaRange]:
 
 
 def coalesced(limit: int) -> Strategy:
-    """At most ``limit`` ranges with the fewest bytes: the smallest gaps are closed first (Alex Williamson, 2023)."""
+    """At most `limit` ranges with the fewest bytes: the smallest gaps are closed first (Alex Williamson, 2023)."""
+    limit = arguments.integer(limit, "limit", 1)
 
     def strategy(found: Census) -> IovaSet:
         return found.covered.coalesce(limit)
 
-    return strategy
+    return _called(strategy, f"coalesced({limit})")
 
 
 def split_at_gaps(min_gap: int) -> Strategy:
-    """A new range at every gap of at least ``min_gap`` bytes (seed discussion: 1 GiB); smaller ones are tracked
-    through.
-    """
+    """A new range at every gap of at least `min_gap` bytes (1 GiB was discussed in 2023); smaller gaps are tracked too."""
+    min_gap = arguments.integer(min_gap, "min_gap", 0)
 
     def strategy(found: Census) -> IovaSet:
         return split_ranges_at_gaps(found.covered, min_gap)
 
-    return strategy
+    return _called(strategy, f"split_at_gaps({min_gap:#x})")
 
 
 def max_iova(bits: int) -> Strategy:
@@ -218,13 +224,47 @@ def max_iova(bits: int) -> Strategy:
 
     :raises ValueError: for 64 bits or more, which the kernel cannot log
     """
-    if not 0 < bits < 64:
-        raise ValueError(f"an address space of {bits} bits cannot be logged as one range")
+    bits = arguments.integer(bits, "bits", 1, 63)
 
     def strategy(found: Census) -> list[IovaRange]:
         return _disjoint([IovaRange(0, (1 << bits) - 1), *_mapped(found)])
 
+    return _called(strategy, f"max_iova({bits})")
+
+
+STRATEGIES: dict[str, Strategy] = {each.__name__: each for each in (min_max, split_32_64, split_32_64_pci, exact)}
+"""The strategies without an argument, by name."""
+_WITH_ARGUMENT = {each.__name__: each for each in (coalesced, split_at_gaps, max_iova)}
+
+
+def _called(strategy: Strategy, name: str) -> Strategy:
+    strategy.__name__ = strategy.__qualname__ = name
     return strategy
+
+
+def _strategy(strategy: Strategy | str) -> Strategy:
+    """Return the strategy that an argument means."""
+    if not isinstance(strategy, str):
+        return arguments.function(strategy, "strategy")
+    name, colon, argument = strategy.partition(":")
+    if name in STRATEGIES and not colon:
+        return STRATEGIES[name]
+    if name in _WITH_ARGUMENT and colon:
+        try:
+            number = int(argument, 0)
+        except ValueError:
+            raise ValueError(f"strategy must have a number behind the colon, not {argument!r}") from None
+        return _WITH_ARGUMENT[name](number)
+    known = [*STRATEGIES, *(f"{each}:NUMBER" for each in _WITH_ARGUMENT)]
+    raise ValueError(f"strategy must be one of {', '.join(known)}, not {strategy!r}")
+
+
+def _limits(limits: Limits | str) -> Limits:
+    """Return the limits that an argument means."""
+    if isinstance(limits, str):
+        arguments.choice(limits, "limits", NAMED)
+        return NAMED[limits]
+    return arguments.instance(limits, "limits", Limits, "pyvfio.guest.limits.Limits or a name")
 
 
 def split_ranges_at_gaps(ranges: IovaSet, min_gap: int) -> IovaSet:
@@ -293,16 +333,24 @@ class Fit(NamedTuple):
         return text + f". {len(self.best)} ranges would do{more}."
 
 
-def fit(ranges: Sequence[IovaRange], limits: Limits = CORE, page_size: int = 4096, host_page_size: int = 4096) -> Fit:
-    """Hold ranges against a device's limits: what the device makes of them, and the best that it accepts.
+def fit(
+    ranges: RangeLike | Iterable[RangeLike],
+    limits: Limits | str = CORE,
+    page_size: int = 4096,
+    host_page_size: int = 4096,
+) -> Fit:
+    """Compare ranges with a device's limits: what the device makes of them, and the best ranges that it accepts.
 
-    The best closes the smallest gaps until the number fits: no cover with so few ranges has fewer bytes, so if even it
-    is too large, nothing fits.  Where one range has a largest size of its own, large ones are cut in two or more.
+    The best closes the smallest gaps until the number fits: no cover with so few ranges has fewer bytes, so if even it is too large,
+    nothing fits. Where one range has a largest size of its own, large ones are cut in two or more.
 
     :param ranges: none may overlap
-    :raises ValueError: the page size is no power of two
+    :param limits: a device's, or a name of :data:`pyvfio.guest.limits.NAMED`: "mlx5"
+    :raises ValueError: there are no limits of that name, or page_size is not a power of two
     """
-    check_page_size(page_size)
+    ranges = as_ranges(ranges, "ranges")
+    page_size = arguments.page_size(page_size)
+    limits = _limits(limits)
     answer = limits.start(ranges, page_size, host_page_size)
     asked = sum(r.size for r in ranges)
     best = _best(ranges, limits, page_size, host_page_size)

@@ -1,8 +1,8 @@
 """The pieces of a guest's address space, and which of them a device can reach by DMA.
 
-A VMM sees its guest's memory as a flat list of sections.  Which of them count for DMA, how they are trimmed to pages,
-and why the others do not, is taken from QEMU's VFIO memory listener (hw/vfio/listener.c; the rules are the same from
-7.2 to 10.2).  :func:`mappable` asks more than QEMU does: whether this host's IOMMU can map the section at all.
+A VMM sees its guest's memory as a flat list of sections. The rules that say which of them count for DMA, and how they are trimmed to
+pages, are those of QEMU's VFIO memory listener (hw/vfio/listener.c, the same from 7.2 to 10.2). :func:`mappable` asks more than QEMU
+does: whether this host's IOMMU can map the section at all.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
-from pyvfio.iova import IovaRange, IovaSet
+from pyvfio._core import arguments
+from pyvfio.iova import IovaRange, IovaSet, as_range
 
 BIT_63 = 1 << 63
+_U64 = 1 << 64
 
 
 class Reason(StrEnum):
@@ -38,12 +40,7 @@ class Reason(StrEnum):
     """A BAR of another assigned device, and the caller does not want peer-to-peer DMA."""
 
 
-class MemorySection(NamedTuple):
-    """One section of a guest's flat view: ``size`` bytes of one memory region, at one guest address.
-
-    Without a virtual IOMMU the guest address is the IOVA.  The flags are those of QEMU's memory region.
-    """
-
+class _Section(NamedTuple):
     iova: int
     """Where it lies in the address space (QEMU: offset_within_address_space), bytes."""
     size: int
@@ -68,6 +65,40 @@ class MemorySection(NamedTuple):
     """The memory region's name, for messages."""
     owner: str = ""
     """The QOM type of the region's owner, for messages."""
+
+
+class MemorySection(_Section):
+    """One section of a guest's flat view: `size` bytes of one memory region, at one guest address.
+
+    Without a virtual IOMMU the guest address is the IOVA. The flags are those of QEMU's memory region.
+
+    :raises TypeError: a field is of a wrong type
+    :raises ValueError: iova or offset is not an unsigned 64-bit number, or size is not 0 to 2^64
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, iova: int, size: int, offset: int | None = None, *flags: Any, **more: Any) -> Self:
+        # The usual case first: there may be a million.
+        if not (type(iova) is type(size) is int and 0 <= iova < _U64 and 0 <= size <= _U64):
+            iova = arguments.u64(iova, "iova")
+            size = arguments.integer(size, "size", 0, _U64)
+        if offset is not None:
+            offset = arguments.u64(offset, "offset")
+        made = super().__new__(cls, iova, size, offset, *flags, **more)
+        if flags or more:
+            made._check()
+        return made
+
+    def _check(self) -> None:
+        for name in ("ram", "iommu", "ram_device", "protected", "readonly", "discards"):
+            arguments.boolean(getattr(self, name), name)
+        for name in ("device", "name", "owner"):
+            arguments.string(getattr(self, name), name)
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
+        return cls(*iterable)  # checked in _replace() too
 
     @classmethod
     def bar(cls, iova: int, size: int, device: str, *, offset: int = 0, name: str = "") -> MemorySection:
@@ -163,14 +194,15 @@ class Census:
 def is_spurious(iova: int) -> bool:
     """Whether QEMU takes a section at this address for a BAR caught while it is sized.
 
-    QEMU's rule since 2.0 (d3a2fd9b29): bit 63 is set.  It lets pass what lies between the IOMMU's true width and
-    2^63-1; :func:`mappable` is the better rule.
+    QEMU's rule since 2.0 (d3a2fd9b29): bit 63 is set. It accepts addresses between the IOMMU's true width and 2^63-1;
+    :func:`mappable` is the better rule.
     """
+    iova = arguments.integer(iova, "iova", 0)
     return bool(iova & BIT_63)
 
 
 def trim(section: MemorySection, page_size: int = 4096) -> IovaRange | Reason:
-    """The whole host pages of a section that counts, or the reason why it does not (QEMU 7.2 to 10.2).
+    """Return the whole host pages of a section that counts, or the reason why it does not (QEMU 7.2 to 10.2).
 
     :param page_size: the host's page size, bytes
     """
@@ -192,17 +224,21 @@ def trim(section: MemorySection, page_size: int = 4096) -> IovaRange | Reason:
 
 
 def census(sections: Iterable[MemorySection], page_size: int = 4096) -> Census:
-    """Which sections count for dirty tracking, trimmed to host pages, and which do not and why.
+    """Sort sections into those that count for dirty tracking, trimmed to host pages, and those that do not, with the reason.
 
-    :raises ValueError: the page size is no power of two
+    :param sections: MemorySections, or ranges of plain memory
+    :raises TypeError: an item is neither
+    :raises ValueError: page_size is not a power of two
     """
-    check_page_size(page_size)
+    page_size = arguments.page_size(page_size)
     offset_in_page = page_size - 1
     counted: list[MemorySection] = []
     bounds: list[int] = []
     dropped: list[Dropped] = []
     count, bound = counted.append, bounds.append
-    for section in sections:
+    for section in _several(sections):
+        if type(section) is not MemorySection:
+            section = _section(section)
         iova, size, offset, ram, _, _, protected, _, _, _, _, _ = section
         if (
             ram
@@ -225,6 +261,22 @@ def census(sections: Iterable[MemorySection], page_size: int = 4096) -> Census:
     return Census(counted, array("Q", bounds), dropped)
 
 
+def _several(sections: Any) -> Iterable[Any]:
+    if isinstance(sections, MemorySection):
+        return (sections,)
+    if isinstance(sections, str) or not isinstance(sections, Iterable):
+        raise arguments.wrong_type(sections, "sections", "an iterable of MemorySections")
+    return sections
+
+
+def _section(given: Any) -> MemorySection:
+    """Return the section that an item means: one of a subclass, or plain memory at a range."""
+    if isinstance(given, MemorySection):
+        return given
+    range_ = as_range(given, "sections")
+    return MemorySection(range_.start, range_.size)
+
+
 def mappable(
     sections: Iterable[MemorySection],
     usable: IovaSet | None,
@@ -234,13 +286,12 @@ def mappable(
     own_bars: bool = True,
     peer_bars: bool = True,
 ) -> Census:
-    """Which sections to map into the address space of ``device``, by what this host's IOMMU can really map.
+    """Sort sections into those to map into the address space of `device`, by what this host's IOMMU can map, and the others.
 
-    This is the rule that QEMU's bit-63 test stands in for: a section counts if it lies whole in one usable range
-    (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES), so spurious and far-off BARs fall out on every
-    width.
+    A section counts if it lies whole in one usable range (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES), so spurious and
+    far-off BARs are dropped whatever the width is. QEMU's test of bit 63 approximates that.
 
-    :param usable: what the kernel reports; None if it reports nothing (emulated devices), then only bit 63 decides
+    :param usable: the ranges that the kernel reports; None if it reports none (emulated devices), then only bit 63 decides
     :param own_bars: keep the device's own BARs, that is, let it do DMA to itself
     :param peer_bars: keep the other assigned devices' BARs (peer-to-peer DMA)
     """
@@ -262,25 +313,20 @@ def mappable(
 
 
 def address_width(usable: Sequence[IovaRange] | IovaSet | None) -> int:
-    """Bits of the host IOMMU's address space: the position of the last usable address's top bit, plus one.
+    """Return the bits of the host IOMMU's address space: the position of the last usable address's top bit, plus one.
 
-    As QEMU works it out since 9.1 (vfio_device_get_aw_bits); 64 where the kernel reports no ranges.
+    As QEMU computes it since 9.1 (vfio_device_get_aw_bits); 64 where the kernel reports no ranges.
     """
     return usable[len(usable) - 1].last.bit_length() if usable else 64
 
 
 def firmware_address_width(usable: IovaSet | None, cpu_bits: int) -> int:
-    """The physical address bits to tell the guest's firmware, so that it places 64-bit BARs where devices reach them.
+    """Return the physical address bits to tell the guest's firmware, so that it places 64-bit BARs where devices reach them.
 
-    OVMF puts its 64-bit PCI window at the top of what the CPU claims; where the IOMMU is narrower (39 bits on many
-    client machines) a BAR there cannot be mapped, and with it goes peer-to-peer DMA.
+    OVMF puts its 64-bit PCI window at the top of what the CPU claims; where the IOMMU is narrower (39 bits on many client machines) a BAR
+    there cannot be mapped, and peer-to-peer DMA is lost.
 
     :param cpu_bits: the guest CPU's physical address bits
     """
+    cpu_bits = arguments.integer(cpu_bits, "cpu_bits", 1, 64)
     return min(cpu_bits, address_width(usable))
-
-
-def check_page_size(page_size: int) -> None:
-    """:raises ValueError: the page size is no power of two."""
-    if page_size < 1 or page_size & (page_size - 1):
-        raise ValueError(f"page size {page_size:#x} is no power of two")
