@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _GUARD = 0x6472_6175_6721_2121
 
 
-
 class Segment(Buffer):
     """The pages of one range, as a bitmap that the kernel writes to: bit 0 of word 0 is the first page.
 

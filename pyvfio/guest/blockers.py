@@ -73,7 +73,7 @@ class GuestDevice(NamedTuple):
     """The other members of its IOMMU group."""
 
 
-def blockers(
+def find(
     devices: Sequence[GuestDevice],
     plan: Plan | None = None,
     *,

@@ -401,7 +401,7 @@ def journal_full(path: str) -> Finding:
 
 
 @_finds(in_use="The running system uses the device: a mounted disk, the default route, the console.")
-def in_use(address: str, uses: Mapping[str, str]) -> Finding | None:
+def used_by_system(address: str, uses: Mapping[str, str]) -> Finding | None:
     """The system uses a device.
 
     :param uses: name -> why, as :class:`pyvfio.host.Use` has them

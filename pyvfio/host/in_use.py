@@ -48,7 +48,7 @@ def refuse_if_in_use(kernel: Kernel, found: HostDevice, allow_in_use: Collection
     """
     allowed = _names(allow_in_use)
     found_uses = {use.name: use.why for use in uses(kernel) if use.carried_by(found.path) and use.name not in allowed}
-    if (finding := diagnosis.in_use(found.address, found_uses)) is not None:
+    if (finding := diagnosis.used_by_system(found.address, found_uses)) is not None:
         raise diagnosis.error(finding)
 
 

@@ -108,7 +108,7 @@ class BoundDevice:
         return f"<BoundDevice {self.id}: {self.name}>"
 
 
-def bound(device: Device | BoundDevice) -> BoundDevice:
+def bound_of(device: Device | BoundDevice) -> BoundDevice:
     """The bound device of a device.
 
     :raises Unsupported: it was opened by group

@@ -12,7 +12,7 @@ from pyvfio._core.text import size as bytes_
 from pyvfio._core.text import span
 from pyvfio.bitmap import DirtyBitmap, Segment
 from pyvfio.errors import InvalidRequest
-from pyvfio.iommufd.bound import BoundDevice, bound
+from pyvfio.iommufd.bound import BoundDevice, bound_of
 from pyvfio.iommufd.object import IOMMUFD, IommufdObject, address
 from pyvfio.iova import IovaRange, IovaSet
 
@@ -186,7 +186,7 @@ def allocate(
         emulated devices, which have no IOMMU
     """
     owner = parent.iommufd
-    target = bound(device)
+    target = bound_of(device)
     if target.iommufd is not owner:
         raise InvalidRequest(f"{target!r} is bound to {target.iommufd!r}, not to {owner!r}")
     fields: dict[str, Any] = {

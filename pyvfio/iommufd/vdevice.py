@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from pyvfio._core.request import Request
-from pyvfio.iommufd.bound import BoundDevice, bound
+from pyvfio.iommufd.bound import BoundDevice, bound_of
 from pyvfio.iommufd.object import IOMMUFD, IommufdObject
 
 if TYPE_CHECKING:
@@ -30,6 +30,6 @@ class Vdevice(IommufdObject):
     """
 
     def __init__(self, viommu: Viommu, device: Device | BoundDevice, virtual_id: int) -> None:
-        native = ALLOC.call(viommu.iommufd.descriptor, viommu_id=viommu.id, dev_id=bound(device).id, virt_id=virtual_id)
+        native = ALLOC.call(viommu.iommufd.descriptor, viommu_id=viommu.id, dev_id=bound_of(device).id, virt_id=virtual_id)
         super().__init__(viommu.iommufd, native.out_vdevice_id, viommu)
         self.virtual_id = virtual_id

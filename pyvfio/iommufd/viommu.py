@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyvfio._core.fd import Fd
 from pyvfio._core.request import Call, Request
 from pyvfio.errors import InvalidRequest
-from pyvfio.iommufd.bound import BoundDevice, bound
+from pyvfio.iommufd.bound import BoundDevice, bound_of
 from pyvfio.iommufd.hwpt import Hwpt, allocate, invalidate, native_data
 from pyvfio.iommufd.object import IOMMUFD, IommufdObject, address
 
@@ -63,7 +63,7 @@ class Viommu(IommufdObject):
     """
 
     def __init__(self, parent: Hwpt, device: Device | BoundDevice, type: int, data: Any = None) -> None:
-        target = bound(device)
+        target = bound_of(device)
         if target.iommufd is not parent.iommufd:
             raise InvalidRequest(f"{target!r} is bound to {target.iommufd!r}, not to {parent.iommufd!r}")
         fields: dict[str, Any] = {"type": type, "dev_id": target.id, "hwpt_id": parent.id}

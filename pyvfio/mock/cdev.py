@@ -9,22 +9,15 @@ from pyvfio._abi import ffi, lib
 from pyvfio.mock import caller
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.file import File, request
-from pyvfio.mock.iommufd.access import Access
-from pyvfio.mock.iommufd.bound import BoundDevice
+from pyvfio.mock.iommufd.bound import bind
 from pyvfio.mock.iommufd.command import check_zero, end_of
 from pyvfio.mock.iommufd.compat import Iommufd
 
 if TYPE_CHECKING:
     from pyvfio.mock.device import Device
+    from pyvfio.mock.iommufd.access import Access
+    from pyvfio.mock.iommufd.bound import BoundDevice
     from pyvfio.mock.kernel import Kernel
-
-
-def bind(iommufd: Iommufd, device: Device) -> BoundDevice | Access:
-    """What the driver of a device does to give it to an iommufd.
-
-    :raises Errno: EPERM, somebody else has its group
-    """
-    return Access(iommufd, device) if device.emulated else BoundDevice(iommufd, device)
 
 
 class Cdev(File):

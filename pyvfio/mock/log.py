@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 from typing import NamedTuple
 
-from pyvfio.guest.limits import combine, space_log2
 from pyvfio.iova import IovaRange
 from pyvfio.mock import caller
 from pyvfio.mock.errno import Errno
+from pyvfio.mock.logged_ranges import combine, order_base_2
 from pyvfio.mock.profile import LogLimits
 
 LARGEST = 2**64 - 1
@@ -63,7 +63,7 @@ class Log:
                 raise Errno(errno.E2BIG)
             wanted = combine(wanted, limits.ranges)
         total = sum(range_.size for range_ in wanted)
-        if not limits.log2_size_min <= space_log2(total) <= limits.log2_size_max:
+        if not limits.log2_size_min <= order_base_2(total) <= limits.log2_size_max:
             raise Errno(errno.EOPNOTSUPP)
         # The core lets sizes pass that are no power of two: they are negotiated down.
         page_size = 1 << page_size.bit_length() - 1

@@ -6,12 +6,12 @@ import errno
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pyvfio.guest.limits import combine
 from pyvfio.iova import IovaRange
 from pyvfio.mock.config import Bar, Function
 from pyvfio.mock.driver import MLX5_VF, PDS_VF
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.log import LARGEST, Log, LoggedRange
+from pyvfio.mock.logged_ranges import combine
 from pyvfio.mock.pci import PciDevice
 
 if TYPE_CHECKING:

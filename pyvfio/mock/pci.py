@@ -91,7 +91,7 @@ class PciDevice(PciRegions):
         self._low_power = LowPower()
         self.dma_bufs: WeakSet[dma_buf.DmaBuf] = WeakSet()
         self.era = 0
-        self.virtual = VirtualFunctions(self) if self.function.virtual else None
+        self.virtual = VirtualFunctions(self, PciDevice) if self.function.virtual else None
         self.physical: VirtualFunctions | None = None
         super().__init__(kernel, name, **more)
         if found is not None:

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 
 class VirtualFunctions:
-    """Those of one physical function, and the token that opening it and them needs.
+    """The virtual functions of one physical function, and the token that opening any of them needs.
 
-    :ivar functions: them, in order
+    :param kind: the class that a new one is made of
+    :ivar functions: the virtual functions, in order
     """
 
-    def __init__(self, physical: PciDevice) -> None:
+    def __init__(self, physical: PciDevice, kind: type[PciDevice]) -> None:
         self._physical = physical
+        self._kind = kind
         self.functions: list[PciDevice] = []
         self._probe = True
         self._token = os.urandom(16)
@@ -62,8 +64,6 @@ class VirtualFunctions:
             self.remove()
 
     def _make(self, count: int) -> None:
-        from pyvfio.mock.pci import PciDevice
-
         physical = self._physical
         segment_and_bus, _, slot_and_function = physical.name.rpartition(":")
         slot, _, number = slot_and_function.partition(".")
@@ -76,7 +76,7 @@ class VirtualFunctions:
         for index in range(count):
             at = first + index * stride
             name = f"{segment_and_bus}:{at >> 3:02x}.{at & 7}"
-            one = PciDevice(physical.kernel, name, function=function, parent=physical.parent)
+            one = self._kind(physical.kernel, name, function=function, parent=physical.parent)
             self.adopt(one)
             physical.kernel.host.uevents.tell("change", one.bus, one.path, **one.properties())
             if physical.vfio:

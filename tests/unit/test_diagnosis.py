@@ -37,7 +37,7 @@ EVERY = [
     diagnosis.held("/dev/vfio/7", [], group=True),
     diagnosis.kept_bound(VF, 5),
     diagnosis.journal_full("/run/pyvfio/pci:0000:41:10.1"),
-    diagnosis.in_use(VF, {"network:eth0": "the default route"}),
+    diagnosis.used_by_system(VF, {"network:eth0": "the default route"}),
     diagnosis.not_root(1000),
     diagnosis.vf_token(VF, given=False, wanted=True),
     diagnosis.vf_token(VF, given=True, wanted=True),
@@ -67,7 +67,7 @@ def test_facts_that_show_nothing_give_no_finding() -> None:
     assert diagnosis.vfio_missing(modules=["vfio"]) is None
     assert diagnosis.driver_missing("vfio-pci", "pci", ["vfio-pci"]) is None
     assert diagnosis.node_missing("/dev/vfio/7", in_sysfs=False) is None
-    assert diagnosis.in_use(VF, {}) is None
+    assert diagnosis.used_by_system(VF, {}) is None
     assert diagnosis.vf_token(VF, given=False, wanted=False) is None
     assert diagnosis.memory_limit(1 << 30, None, 0, unlimited=False) is None
     assert diagnosis.memory_limit(1 << 30, 8 << 20, 0, unlimited=True) is None

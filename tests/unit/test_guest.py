@@ -606,12 +606,12 @@ def kinds(found: list[blockers.Blocker]) -> list[blockers.Kind]:
 
 def test_a_guest_with_a_good_device_has_no_blockers() -> None:
     device = blockers.GuestDevice(VF, limits=limits.MLX5)
-    assert blockers.blockers([device], planning.plan(GUEST)) == []
+    assert blockers.find([device], planning.plan(GUEST)) == []
 
 
 def test_a_plan_that_the_device_will_refuse_is_known_before_start() -> None:
     device = blockers.GuestDevice(VF, limits=limits.MLX5)
-    [found] = blockers.blockers([device], planning.plan(GUEST, planning.split_32_64))
+    [found] = blockers.find([device], planning.plan(GUEST, planning.split_32_64))
     assert found.kind is blockers.Kind.START_WILL_FAIL
     assert "need 2^46" in found.message
 
@@ -619,13 +619,13 @@ def test_a_plan_that_the_device_will_refuse_is_known_before_start() -> None:
 def test_loss_is_a_blocker_too() -> None:
     device = blockers.GuestDevice(VF, limits=limits.PDS)
     plan = planning.plan([MemorySection(0, 20 << 40)])
-    assert kinds(blockers.blockers([device], plan)) == [blockers.Kind.START_WILL_LOSE]
+    assert kinds(blockers.find([device], plan)) == [blockers.Kind.START_WILL_LOSE]
 
 
 def test_a_virtual_iommu_blocks_by_address_space_and_its_width_decides_the_advice() -> None:
     narrow = blockers.GuestDevice(VF, limits=limits.MLX5, address_space="vtd-41.10", viommu_bits=39)
     wide = narrow._replace(viommu_bits=48)
-    [one], [other] = blockers.blockers([narrow]), blockers.blockers([wide])
+    [one], [other] = blockers.find([narrow]), blockers.find([wide])
     assert one.kind is other.kind is blockers.Kind.VIOMMU
     assert "this device can" in one.advice
     assert "cannot log all 48 bits" in other.advice
@@ -633,21 +633,21 @@ def test_a_virtual_iommu_blocks_by_address_space_and_its_width_decides_the_advic
 
 def test_devices_without_logging_need_an_iommu_that_tracks() -> None:
     device = blockers.GuestDevice(VF, logs=False)
-    assert kinds(blockers.blockers([device])) == [blockers.Kind.NO_LOGGING]
-    assert blockers.blockers([device], iommu_tracks=True) == []
+    assert kinds(blockers.find([device])) == [blockers.Kind.NO_LOGGING]
+    assert blockers.find([device], iommu_tracks=True) == []
 
 
 def test_several_devices_each_need_peer_to_peer_states() -> None:
     two = [blockers.GuestDevice(VF), blockers.GuestDevice("0000:42:00.0", p2p=False)]
-    assert [(b.kind, b.device) for b in blockers.blockers(two)] == [(blockers.Kind.SEVERAL_DEVICES, "0000:42:00.0")]
-    assert blockers.blockers(two[1:]) == []
+    assert [(b.kind, b.device) for b in blockers.find(two)] == [(blockers.Kind.SEVERAL_DEVICES, "0000:42:00.0")]
+    assert blockers.find(two[1:]) == []
 
 
 def test_a_root_port_in_the_group_is_a_warning_and_a_busy_member_is_fatal() -> None:
     port = blockers.Peer("0000:40:01.0", "pcieport", bridge=True)
     disk = blockers.Peer("0000:41:00.1", "nvme")
     device = blockers.GuestDevice(VF, peers=(port, disk))
-    found = blockers.blockers([device])
+    found = blockers.find([device])
     assert [(b.kind, b.fatal) for b in found] == [
         (blockers.Kind.GROUP_NOT_VIABLE, True),
         (blockers.Kind.GROUP_SHARED, False),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyvfio._abi import lib
 from pyvfio.mock.errno import Errno
+from pyvfio.mock.iommufd.access import Access
 from pyvfio.mock.iommufd.fault_queue import Fault
 from pyvfio.mock.iommufd.hwpt import Hwpt, PagingHwpt
 from pyvfio.mock.iommufd.ioas import Ioas
@@ -326,3 +327,11 @@ def _reserve(device: BoundDevice, hwpt: Hwpt) -> None:
     except Errno:
         table.unreserve(device)
         raise
+
+
+def bind(ctx: Context, device: Device) -> BoundDevice | Access:
+    """Give a device to an iommufd: iommufd_device_bind(), or iommufd_access_create() for an emulated one.
+
+    :raises Errno: EPERM, another owner has its group
+    """
+    return Access(ctx, device) if device.emulated else BoundDevice(ctx, device)

@@ -11,6 +11,7 @@ from pyvfio.mock import caller
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.file import request
 from pyvfio.mock.iommufd.area import LAST, READ, WRITE
+from pyvfio.mock.iommufd.bound import bind
 from pyvfio.mock.iommufd.command import Command, command
 from pyvfio.mock.iommufd.context import Context
 from pyvfio.mock.iommufd.ioas import Ioas, unmap_range
@@ -55,8 +56,6 @@ class Iommufd(Context):
         pass
 
     def use(self, device: Device) -> None:
-        from pyvfio.mock.cdev import bind
-
         if device.group.no_iommu:
             self.kernel.check_raw_io(device.group)
             if self.vfio_ioas is not None:
