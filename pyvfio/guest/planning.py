@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from pyvfio._core import arguments
 from pyvfio.guest.limits import CORE, NAMED, Answer, Limits, combine, most_ranges
-from pyvfio.guest.sections import Census, Counted, MemorySection, census
+from pyvfio.guest.sections import Census, Counted, Sections, census
 from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_range, as_ranges
 
 UINT32_MAX = 2**32 - 1
@@ -92,9 +92,7 @@ class Plan(NamedTuple):
         return missing
 
 
-def plan(
-    sections: Iterable[MemorySection], strategy: Strategy | str = "split_32_64_pci", page_size: int = 4096
-) -> Plan:
+def plan(sections: Sections, strategy: Strategy | str = "split_32_64_pci", page_size: int = 4096) -> Plan:
     """Return the ranges that `strategy` tracks these sections with.
 
     The plan is empty if no section counts: there is nothing to log, and nothing to ask the device.

@@ -10,10 +10,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from pyvfio._core import arguments
-from pyvfio.iova import IovaRange, IovaSet, as_range
+from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_range
 
 BIT_63 = 1 << 63
 _U64 = 1 << 64
@@ -114,6 +114,10 @@ class MemorySection(_Section):
     def viommu(cls, iova: int, size: int, *, name: str = "") -> MemorySection:
         """The region that a virtual IOMMU translates."""
         return cls(iova, size, 0, ram=False, iommu=True, name=name)
+
+
+Sections: TypeAlias = "MemorySection | Iterable[MemorySection | RangeLike]"
+"""Whatever :func:`census` takes: sections, or ranges of plain memory."""
 
 
 class Counted(NamedTuple):
@@ -223,7 +227,7 @@ def trim(section: MemorySection, page_size: int = 4096) -> IovaRange | Reason:
     return IovaRange(start, end - 1)
 
 
-def census(sections: Iterable[MemorySection], page_size: int = 4096) -> Census:
+def census(sections: Sections, page_size: int = 4096) -> Census:
     """Sort sections into those that count for dirty tracking, trimmed to host pages, and those that do not, with the reason.
 
     :param sections: MemorySections, or ranges of plain memory
@@ -278,7 +282,7 @@ def _section(given: Any) -> MemorySection:
 
 
 def mappable(
-    sections: Iterable[MemorySection],
+    sections: Sections,
     usable: IovaSet | None,
     page_size: int = 4096,
     *,

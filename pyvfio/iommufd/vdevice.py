@@ -30,6 +30,8 @@ class Vdevice(IommufdObject):
     """
 
     def __init__(self, viommu: Viommu, device: Device | BoundDevice, virtual_id: int) -> None:
-        native = ALLOC.call(viommu.iommufd.descriptor, viommu_id=viommu.id, dev_id=bound_of(device).id, virt_id=virtual_id)
+        native = ALLOC.call(
+            viommu.iommufd.descriptor, viommu_id=viommu.id, dev_id=bound_of(device).id, virt_id=virtual_id
+        )
         super().__init__(viommu.iommufd, native.out_vdevice_id, viommu)
         self.virtual_id = virtual_id

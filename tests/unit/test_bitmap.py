@@ -499,6 +499,7 @@ def test_wrong_arguments_are_named(ranges: Any, page_size: Any, error: type[Exce
 def test_ranges_may_be_pairs_numpy_pages_or_one_range() -> None:
     assert DirtyBitmap([(0, 4095)]).ranges == (IovaRange(0, 4095),)
     assert DirtyBitmap(IovaRange(0, 4095)).ranges == (IovaRange(0, 4095),)
-    assert DirtyBitmap(DirtyBitmap([(0, 4095)]).segments, np.uint32(4096)).page_size == 4096
+    page_size: Any = np.uint32(4096)
+    assert DirtyBitmap(DirtyBitmap([(0, 4095)]).segments, page_size).page_size == 4096
     with pytest.raises(TypeError, match=r"^iova must be an integer, not str"):
         _ = "0" in DirtyBitmap([(0, 4095)])  # type: ignore[operator]
