@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+#: seconds that a slow test may take
+SLOW = 1800
 REQUIRED = os.environ.get("PYVFIO_REQUIRE") == "kernel"
 
 
@@ -18,6 +20,22 @@ def _refuse_skip(report: Any) -> Any:
         report.outcome = "failed"
         report.longrepr = f"PYVFIO_REQUIRE=kernel allows no skip: {reason}"
     return report
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Without pytest-timeout the tests have no time limits, and pytest must still know its option and its mark."""
+    if not pluginmanager.has_plugin("timeout"):
+        parser.addini("timeout", "ignored: pytest-timeout is not installed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "timeout(seconds): the test may take longer than others")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.differential.mutations import MUTATIONS
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,7 @@ def outcomes(*numbers: str) -> list[str]:
     return ran.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_every_planted_fault_is_found() -> None:
     missed = [
         mutation for mutation, said in zip(MUTATIONS, outcomes(), strict=True) if said.endswith(": no disagreement")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 from vmtest.exit_code import ExitCode
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 #: of silence, and so a stall is to be reported within LIMIT seconds after it began
