@@ -8,6 +8,7 @@ virtual IOMMU must reserve.  How regions are resolved, conveyed and negotiated f
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from enum import Enum, IntEnum, StrEnum
 from typing import NamedTuple
@@ -61,22 +62,26 @@ def host_reserved(usable: IovaSet | None, within: IovaRange = WHOLE) -> IovaSet:
 
 
 def resolve(inserts: Iterable[ReservedRegion]) -> list[ReservedRegion]:
-    """The regions that come of inserting these in order: a later one wins wherever it covers earlier ones.
+    """Return the regions that result from inserting these in order: a later one wins wherever it covers earlier ones.
 
-    Those are trimmed, split, or deleted; equal neighbours stay apart (QEMU's resv_region_list_insert, 8.2 on).  The
-    type decides nothing, only the order does.
+    Those are trimmed, split, or deleted; equal neighbours stay apart (QEMU's resv_region_list_insert, 8.2 on). Only the order decides,
+    not the type.
+
+    :raises ValueError: last is below start, or an address has more than 64 bits
     """
     regions: list[ReservedRegion] = []
     for new in inserts:
         if not 0 <= new.start <= new.last <= _LAST:
-            raise ValueError(f"not a region: {new}")
-        kept: list[ReservedRegion] = []
-        for old in regions:
-            if old.start < new.start:
-                kept.append(old._replace(last=min(old.last, new.start - 1)))
-            if old.last > new.last:
-                kept.append(old._replace(start=max(old.start, new.last + 1)))
-        regions = sorted([*kept, new], key=lambda region: region.start)
+            raise ValueError(f"inserts has {new}, which is not a range of 64-bit addresses")
+        # Those that it overlaps lie next to each other; of these only the outer ends can stay.
+        first = bisect_left(regions, new.start, key=lambda region: region.last)
+        end = bisect_right(regions, new.last, key=lambda region: region.start)
+        kept = [new]
+        if first < end and regions[first].start < new.start:
+            kept.insert(0, regions[first]._replace(last=new.start - 1))
+        if first < end and regions[end - 1].last > new.last:
+            kept.append(regions[end - 1]._replace(start=new.last + 1))
+        regions[first:end] = kept
     return regions
 
 

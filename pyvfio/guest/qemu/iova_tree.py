@@ -7,6 +7,7 @@ tree.  Its sizes are *inclusive*: an entry of size 0xfff is one page.
 from __future__ import annotations
 
 import errno
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
@@ -70,17 +71,23 @@ class IovaTree:
         entry = Entry(iova, size, permission)
         if iova + size > _LAST or permission is Permission.NONE:
             return Result.IOVA_ERR_INVALID
-        if any(entry.iova <= other.last and other.iova <= entry.last for other in self._entries):
+        first, end = self._overlapping(entry.iova, entry.last)
+        if first < end:
             return Result.IOVA_ERR_OVERLAP
-        self._entries.append(entry)
-        self._entries.sort()
+        self._entries.insert(first, entry)
         return Result.IOVA_OK
 
     def remove(self, iova: int, size: int) -> list[Entry]:
-        """Drop every entry that overlaps these ``size + 1`` bytes, whole: nothing is split.  Returns the dropped ones."""
-        gone = [entry for entry in self._entries if entry.iova <= iova + size and iova <= entry.last]
-        self._entries = [entry for entry in self._entries if entry not in gone]
+        """Drop every entry that overlaps these `size + 1` bytes, whole: nothing is split. Return the dropped ones."""
+        first, end = self._overlapping(iova, iova + size)
+        gone = self._entries[first:end]
+        del self._entries[first:end]
         return gone
+
+    def _overlapping(self, iova: int, last: int) -> tuple[int, int]:
+        """Return the slice of the entries that overlap these addresses; they are sorted, and none overlaps another."""
+        first = bisect_left(self._entries, iova, key=lambda entry: entry.last)
+        return first, max(first, bisect_right(self._entries, last, key=lambda entry: entry.iova))
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(tuple(self._entries))
