@@ -1,10 +1,11 @@
-"""PCI configuration space, as vfio-pci shows it: parts of it virtualised, some writes refused or kept from the device."""
+"""PCI configuration space as vfio-pci shows it: parts are virtualised, and some writes are refused or do not reach the device."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio._abi import lib
+from pyvfio._core import arguments
 from pyvfio.errors import BadReply
 from pyvfio.region import Registers
 
@@ -48,22 +49,36 @@ class PciCapability(NamedTuple):
 
 
 class PciConfig(Registers):
-    """Configuration space of a device: registers of 8, 16 and 32 bits, and the lists of capabilities."""
+    """Configuration space of a device: registers of 8, 16 and 32 bits, and the lists of capabilities.
+
+    :ivar size: bytes: 256, or 4096 with extended configuration space
+    """
+
+    _FIELDS = frozenset({"device", "size", "_region"})
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute that exists; a misspelt one would be set in silence, and the register would not change."""
+        if name not in self._FIELDS and not isinstance(getattr(type(self), name, None), property):
+            raise AttributeError(
+                f"PciConfig has no attribute {name!r} that can be set; it has bus_master, memory_enabled and command"
+            )
+        super().__setattr__(name, value)
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self._region = device.regions[lib.VFIO_PCI_CONFIG_REGION_INDEX]
-        #: bytes: 256, or 4096 with extended configuration space
         self.size = self._region.size
 
     def read(self, offset: int, size: int) -> bytes:
-        """
+        """Read bytes.
+
         :raises OSError: EINVAL beyond the end
         """
         return self._region.read(offset, size)
 
     def write(self, offset: int, data: bytes) -> None:
-        """
+        """Write bytes. Read-only bits, and those that vfio-pci virtualises, may keep their value without an error.
+
         :raises OSError: EINVAL beyond the end
         """
         self._region.write(offset, data)
@@ -96,7 +111,7 @@ class PciConfig(Registers):
 
     @command.setter
     def command(self, value: int) -> None:
-        self.write16(COMMAND, value)
+        self.write16(COMMAND, arguments.u16(value, "command"))
 
     @property
     def bus_master(self) -> bool:
@@ -105,7 +120,7 @@ class PciConfig(Registers):
 
     @bus_master.setter
     def bus_master(self, on: bool) -> None:
-        self._switch(COMMAND_MASTER, on)
+        self._switch(COMMAND_MASTER, arguments.boolean(on, "bus_master"))
 
     @property
     def memory_enabled(self) -> bool:
@@ -114,7 +129,7 @@ class PciConfig(Registers):
 
     @memory_enabled.setter
     def memory_enabled(self, on: bool) -> None:
-        self._switch(COMMAND_MEMORY, on)
+        self._switch(COMMAND_MEMORY, arguments.boolean(on, "memory_enabled"))
 
     def _switch(self, bit: int, on: bool) -> None:
         command = self.command
@@ -126,18 +141,20 @@ class PciConfig(Registers):
     def capabilities(self) -> list[PciCapability]:
         """The standard capabilities, in the list's order.
 
-        :raises BadReply: the list points into the header, or comes back to where it was
+        :raises BadReply: the list points into the header, or has a cycle
         """
         if not self.read16(STATUS) & STATUS_CAPABILITIES:
             return []
         data = self.read(0, _STANDARD_END)
         found: list[PciCapability] = []
+        seen: set[int] = set()
         offset = data[CAPABILITY_POINTER] & ~3
         while offset:
             if offset < 0x40:
-                raise BadReply(f"{self!r}: the capability list leads into the header, {offset:#x}")
-            if any(capability.offset == offset for capability in found):
+                raise BadReply(f"{self!r}: the capability list points into the header, to {offset:#x}")
+            if offset in seen:
                 raise BadReply(f"{self!r}: the capability list has a cycle at {offset:#x}")
+            seen.add(offset)
             id_ = data[offset]
             found.append(PciCapability(id_, offset, 0, CAPABILITY_NAMES.get(id_, f"{id_:#04x}")))
             offset = data[offset + 1] & ~3
@@ -147,17 +164,19 @@ class PciConfig(Registers):
     def extended_capabilities(self) -> list[PciCapability]:
         """The extended capabilities; none without extended configuration space.
 
-        :raises BadReply: the list leads out of extended space, or comes back to where it was
+        :raises BadReply: the list points out of extended space, or has a cycle
         """
         if self.size < _EXTENDED_END:
             return []
         found: list[PciCapability] = []
+        seen: set[int] = set()
         offset = _EXTENDED_START
         while offset:
             if offset < _EXTENDED_START or offset > _EXTENDED_END - 4:
-                raise BadReply(f"{self!r}: the extended capability list leads to {offset:#x}")
-            if any(capability.offset == offset for capability in found):
+                raise BadReply(f"{self!r}: the extended capability list points out of extended space, to {offset:#x}")
+            if offset in seen:
                 raise BadReply(f"{self!r}: the extended capability list has a cycle at {offset:#x}")
+            seen.add(offset)
             header = self.read32(offset)
             if header in (0, 0xFFFFFFFF):
                 break
@@ -171,13 +190,31 @@ class PciConfig(Registers):
             offset = following
         return found
 
-    def capability(self, id_: int) -> PciCapability | None:
-        """The first standard capability of that id."""
+    def capability(self, which: int | str) -> PciCapability | None:
+        """Return the first standard capability of an id, or of a name as in :data:`CAPABILITY_NAMES`; None without one.
+
+        :raises ValueError: there is no capability of that name
+        """
+        id_ = _id_of(which, CAPABILITY_NAMES, arguments.U8_LAST)
         return next((c for c in self.capabilities if c.id == id_), None)
 
-    def extended_capability(self, id_: int) -> PciCapability | None:
-        """The first extended capability of that id."""
+    def extended_capability(self, which: int | str) -> PciCapability | None:
+        """Return the first extended capability of an id, or of a name as in :data:`EXTENDED_NAMES`; None without one.
+
+        :raises ValueError: there is no capability of that name
+        """
+        id_ = _id_of(which, EXTENDED_NAMES, arguments.U16_LAST)
         return next((c for c in self.extended_capabilities if c.id == id_), None)
 
     def __repr__(self) -> str:
         return f"<PciConfig of {self.device.address}>"
+
+
+def _id_of(which: int | str, names: dict[int, str], most: int) -> int:
+    """Return the id of a capability, given it or the capability's name in any case."""
+    if not isinstance(which, str):
+        return arguments.integer(which, "which", 0, most)
+    ids = {name.lower(): id_ for id_, name in names.items()}
+    if which.lower() not in ids:
+        raise ValueError(f"which must be an id or one of {', '.join(names.values())}, not {which!r}")
+    return ids[which.lower()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -69,8 +70,8 @@ def test_without_the_status_bit_there_is_no_list(kernel: FakePciKernel, config: 
     [
         (0x40, [(0x40, 0x05, 0x40)], "cycle at 0x40"),
         (0x40, [(0x40, 0x05, 0x80), (0x80, 0x01, 0xC0), (0xC0, 0x10, 0x80)], "cycle at 0x80"),
-        (0x20, [], "into the header, 0x20"),
-        (0x40, [(0x40, 0x05, 0x3C)], "into the header, 0x3c"),
+        (0x20, [], "into the header, to 0x20"),
+        (0x40, [(0x40, 0x05, 0x3C)], "into the header, to 0x3c"),
     ],
     ids=["to itself", "back to the second", "from the start", "from a capability"],
 )
@@ -120,8 +121,8 @@ def test_a_device_of_256_bytes_has_no_extended_capabilities(kernel: FakePciKerne
     [
         ([(0x100, 0x01, 0x100)], "cycle at 0x100"),
         ([(0x100, 0x01, 0x140), (0x140, 0x03, 0x180), (0x180, 0x0D, 0x140)], "cycle at 0x140"),
-        ([(0x100, 0x01, 0x0FC)], "leads to 0xfc"),
-        ([(0x100, 0, 0x140), (0x140, 0x03, 0x040)], "leads to 0x40"),
+        ([(0x100, 0x01, 0x0FC)], "out of extended space, to 0xfc"),
+        ([(0x100, 0, 0x140), (0x140, 0x03, 0x040)], "out of extended space, to 0x40"),
     ],
     ids=["to itself", "back to the second", "into standard space", "behind a hidden one"],
 )
@@ -136,3 +137,39 @@ def test_an_extended_list_that_leads_astray_is_a_bad_reply(
 def test_hidden_capabilities_that_lead_back_end_the_list(kernel: FakePciKernel, config: PciConfig) -> None:
     extended(kernel, (0x100, 0x01, 0x180), (0x180, 0, 0x140), (0x140, 0x03, 0))
     assert [c.id for c in config.extended_capabilities] == [0x01]
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def test_a_misspelt_attribute_is_refused(config: PciConfig) -> None:
+    for name in ("busmaster", "bus_mastr", "read32", "vendor"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(config, name, True)
+
+
+@pytest.mark.parametrize("name", ["bus_master", "memory_enabled"])
+def test_a_switch_takes_a_bool(kernel: FakePciKernel, config: PciConfig, name: str) -> None:
+    before = bytes(kernel.config)
+    for value in ("off", 1, None):
+        with pytest.raises(TypeError, match=f"^{name} must be a bool, not "):
+            setattr(config, name, value)
+    assert bytes(kernel.config) == before
+
+
+@pytest.mark.parametrize(("value", "error"), [(-1, ValueError), (1 << 16, ValueError), ("7", TypeError)])
+def test_the_command_register_has_16_bits(config: PciConfig, value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^command must be"):
+        config.command = value
+
+
+def test_a_capability_is_found_by_name(kernel: FakePciKernel, config: PciConfig) -> None:
+    standard(kernel, 0x80, (0x80, 0x11, 0x40), (0x40, 0x05, 0))
+    assert config.capability("msi-x") == config.capability(0x11)
+    assert config.capability("PCI Express") is None
+    with pytest.raises(ValueError, match=r"^which must be an id or one of .*MSI-X.*, not 'MSIX'"):
+        config.capability("MSIX")
+    with pytest.raises(ValueError, match=r"^which must be at most 255"):
+        config.capability(0x100)
+    with pytest.raises(TypeError, match=r"^which must be an integer, not NoneType"):
+        config.extended_capability(None)  # type: ignore[arg-type]
