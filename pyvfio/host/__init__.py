@@ -10,6 +10,7 @@ from pyvfio.host.binding import Binding, Write, bind, restore
 from pyvfio.host.changes import Change, Changes
 from pyvfio.host.diagnosis import Finding
 from pyvfio.host.discovery import HostDevice, device, devices
+from pyvfio.host.examination import examine
 from pyvfio.host.holders import Holder, holders_of
 from pyvfio.host.in_use import Use, uses
 from pyvfio.host.iommu_group import GroupInfo, ReservedRegion, group, group_members, groups, reserved_regions
@@ -33,6 +34,7 @@ __all__ = [
     "create_vfs",
     "device",
     "devices",
+    "examine",
     "group",
     "group_members",
     "groups",

@@ -101,9 +101,12 @@ class HostDevice(NamedTuple):
         return f"{self.address}{ids} ({driver}, {group})"
 
 
-def no_group(kernel: Kernel, address: str) -> diagnosis.Finding:
-    """Return why a device is in no IOMMU group."""
-    return diagnosis.no_group(address, entries(kernel, "/sys/class/iommu"))
+def no_group(kernel: Kernel, address: str, *, virtual: bool = False) -> diagnosis.Finding:
+    """Return why a device is in no IOMMU group.
+
+    :param virtual: the host is a virtual machine
+    """
+    return diagnosis.no_group(address, entries(kernel, "/sys/class/iommu"), virtual=virtual)
 
 
 def devices(kernel: Kernel | str | None = None) -> list[HostDevice]:

@@ -7,6 +7,8 @@ import os
 
 import pytest
 
+import pyvfio
+from pyvfio import host, mock
 from pyvfio.host import diagnosis
 from pyvfio.host.diagnosis import CATALOGUE, Finding
 
@@ -105,3 +107,60 @@ def test_a_finding_names_this_process_as_such() -> None:
 )
 def test_sizes_are_shown_exactly(size: int, shown: str) -> None:
     assert diagnosis.readable(size) == shown
+
+
+# Examining a device
+
+
+def ids(machine: mock.Kernel, address: str) -> list[str]:
+    return [finding.id for finding in host.examine(address, machine)]
+
+
+EDU = "0000:00:03.0"
+
+
+def test_an_unbound_device_is_bound_as_the_cure_says() -> None:
+    kernel = mock.Kernel("amd")
+    (finding,) = host.examine(EDU, kernel)
+    assert finding.id == "not-bound"
+    assert finding.cure == f"pyvfio.host.bind({EDU!r}, 'vfio-pci')"
+    with host.bind(EDU, "vfio-pci", kernel=kernel) as binding:
+        assert host.examine(binding.device, kernel) == []
+        with pyvfio.open(EDU, kernel=kernel):
+            assert ids(kernel, EDU) == ["device-held"]
+
+
+def test_the_neighbour_in_the_way_is_found() -> None:
+    kernel = mock.Kernel("amd")
+    with host.bind("0000:02:00.1", "vfio-pci", kernel=kernel):
+        (finding,) = host.examine("0000:02:00.1", kernel)
+    assert finding.id == "group-not-viable"
+    assert "0000:02:00.0" in finding.reason
+
+
+def test_a_host_without_an_iommu_says_so_first() -> None:
+    kernel = mock.Kernel("none")
+    assert ids(kernel, EDU)[0] in ("iommu-off", "no-iommu-refused")
+
+
+def test_a_missing_node_is_found() -> None:
+    kernel = mock.Kernel("amd")
+    with host.bind(EDU, "vfio-pci", kernel=kernel) as binding:
+        assert binding.device.cdev is not None
+        kernel.tree.remove(binding.device.cdev)
+        assert ids(kernel, EDU) == ["node-missing"]
+
+
+def test_a_node_that_may_not_be_opened_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = mock.Kernel("amd")
+
+    def refuse(path: str, flags: int = 0) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+
+    with host.bind(EDU, "vfio-pci", kernel=kernel):
+        monkeypatch.setattr(kernel, "open", refuse)
+        assert ids(kernel, EDU) == ["device-cgroup"]
+
+
+def test_a_bridge_is_nothing_but_a_bridge() -> None:
+    assert ids(mock.Kernel("amd"), "0000:00:08.0") == ["bridge"]
