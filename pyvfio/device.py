@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio import hot_reset
 from pyvfio._abi import ffi, lib
+from pyvfio._core.arguments import boolean, u32, wrong_type
 from pyvfio._core.device_file import DeviceFile, DeviceInfo
 from pyvfio._core.fd import Fd
 from pyvfio._core.request import Reason, Request
@@ -170,6 +171,9 @@ class Device(Resource):
             device or the IOMMU does not have
         """
         bound = self.bound
+        pasid = None if pasid is None else u32(pasid, "pasid")
+        if not hasattr(to, "_id_in"):
+            raise wrong_type(to, "to", "a pyvfio.Ioas or a pyvfio.Hwpt")
         number = to._id_in(bound.iommufd)
         if pasid is None:
             native = ATTACH.new(until="pasid", pt_id=number)
@@ -186,6 +190,7 @@ class Device(Resource):
     def detach(self, *, pasid: int | None = None) -> None:
         """VFIO_DEVICE_DETACH_IOMMUFD_PT: block its DMA. Harmless when it is attached to nothing."""
         _ = self.bound
+        pasid = None if pasid is None else u32(pasid, "pasid")
         if pasid is None:
             native = DETACH.new(until="pasid")
         else:
@@ -266,6 +271,7 @@ class Device(Resource):
 
         :raises Unsupported: its driver has no such switch
         """
+        boolean(on, "on")
         if self.info.is_pci:
             self.config.bus_master = on
             return

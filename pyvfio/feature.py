@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from pyvfio._abi import ffi, lib
+from pyvfio._core.arguments import integer, string, u32, wrong_type
 from pyvfio._core.device_file import DeviceFile
 from pyvfio._core.request import DECLARED, Arguments, Explanation, Facts, Reason, Request
 from pyvfio.errors import RequestError, Unsupported
@@ -107,6 +108,7 @@ class Features:
         :param feature: VFIO_DEVICE_FEATURE_*
         :raises OSError: any error but ENOTTY, EINVAL and EOPNOTSUPP, which mean False
         """
+        feature = _number(feature)
         flags = feature | PROBE | (GET if get else 0) | (SET if set else 0)
         try:
             _exchange(self._file, FEATURE, flags, None)
@@ -132,7 +134,11 @@ class Features:
         :raises Unsupported: the device does not have the feature
         :raises OSError: as the driver says
         """
-        value = ffi.new(f"{struct_} *")
+        feature = _number(feature)
+        try:
+            value = ffi.new(f"{string(struct_, 'struct_')} *")
+        except ffi.error as error:
+            raise ValueError(f"struct_ must name a struct of the ABI, not {struct_!r}: {error}") from None
         self.exchange(feature | GET, value)
         return value
 
@@ -142,7 +148,7 @@ class Features:
         :raises Unsupported: the device does not have the feature
         :raises OSError: as the driver says
         """
-        self.exchange(feature | SET, value)
+        self.exchange(_number(feature) | SET, value)
 
     def exchange(self, flags: int, value: Any = None) -> int:
         """Make one VFIO_DEVICE_FEATURE with data in and out, and return its result, most often 0.
@@ -150,6 +156,9 @@ class Features:
         :param flags: the feature, with GET or SET
         :param value: pointer to a C struct, or a C array, from `ffi.new`; overwritten by the answer, on a failure too
         """
+        flags = u32(flags, "flags")
+        if value is not None:
+            _check_data(value)
         request = DECLARED.get(f"{FEATURE.name} {feature_name(flags)}", FEATURE)
         return _exchange(self._file, request, flags, value)
 
@@ -177,6 +186,20 @@ def _exchange(
     finally:
         if value is not None:
             ffi.memmove(value, native.data, size)
+
+
+def _number(feature: object) -> int:
+    return integer(feature, "feature", 0, lib.VFIO_DEVICE_FEATURE_MASK)
+
+
+def _check_data(value: object) -> None:
+    """Check that C data can be copied into a request: a pointer to a struct, or an array."""
+    try:
+        kind = ffi.typeof(value).kind
+    except TypeError:
+        kind = ""
+    if isinstance(value, str) or kind not in ("array", "pointer") or (kind == "pointer" and value == ffi.NULL):
+        raise wrong_type(value, "value", "a pointer to a C struct or a C array, from ffi.new, or None")
 
 
 def feature_name(flags: int) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 
 from pyvfio._abi import ffi, lib
 from pyvfio._core import capability
+from pyvfio._core.arguments import integer, named_index, wrong_type
 from pyvfio._core.device_file import DeviceFile
 from pyvfio._core.event import Event
 from pyvfio._core.request import Explanation, Reason, Request
@@ -148,7 +149,7 @@ class Vector(Event):
         :param eventfd: a descriptor of eventfd(2); it stays the caller's
         :raises Unsupported: vectors of this kind cannot be masked
         """
-        self._set_unmask_eventfd(eventfd)
+        self._set_unmask_eventfd(integer(eventfd, "eventfd", 0, 2**31 - 1))
 
     def clear_unmask_eventfd(self) -> None:
         """Undo :meth:`set_unmask_eventfd`. VFIO_DEVICE_SET_IRQS with descriptor -1."""
@@ -202,7 +203,7 @@ class Irq:
         :raises OSError: EINVAL beyond :attr:`count`, or while another kind is enabled; ENOSPC: the host cannot allocate that many vectors
         """
         self._require(self.count > 0, "enabled: the device has none")
-        numbers = [0] if vectors is None else sorted(set(vectors))
+        numbers = [0] if vectors is None else _numbers(vectors)
         if not numbers or numbers[-1] - numbers[0] >= len(numbers):
             raise ValueError(f"vectors {numbers}: a range without gaps, and not empty")
         fresh: list[Vector] = []
@@ -218,6 +219,10 @@ class Irq:
             raise
         self._enabled.update((vector.index, vector) for vector in fresh)
         return [self._enabled[number] for number in numbers]
+
+    def enable_all(self) -> list[Vector]:
+        """Enable every vector that the device has; see :meth:`enable`."""
+        return self.enable(range(self.count))
 
     def disable(self) -> None:
         """Disable all vectors, and close their eventfds. Harmless when none is on."""
@@ -252,8 +257,22 @@ class Irq:
         return f"<Irq {self.name} of {self.device.address}, {self.count} vectors>"
 
 
+def _numbers(vectors: object) -> list[int]:
+    """Return the vectors of an argument in order."""
+    if isinstance(vectors, int):
+        raise TypeError(f"vectors must be an iterable of numbers, not int: range({vectors}) are the first {vectors}")
+    try:
+        each = iter(vectors)  # type: ignore[call-overload]
+    except TypeError:
+        raise wrong_type(vectors, "vectors", "an iterable of numbers") from None
+    return sorted({integer(number, "vectors", 0, 2**32 - 1) for number in each})
+
+
 class Irqs(Sequence[Irq]):
-    """The interrupts of a device, by index; for PCI also by name: `intx`, `msi`, `msix`, `err`, `req`."""
+    """The interrupts of a device, by index, for PCI also by name: `irqs.msi`, `irqs["msi"]`.
+
+    The names are `intx`, `msi`, `msix`, `err` and `req`. VFIO_DEVICE_GET_IRQ_INFO when one is first used.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -268,13 +287,13 @@ class Irqs(Sequence[Irq]):
         return self._device.info.num_irqs
 
     @overload
-    def __getitem__(self, index: int) -> Irq: ...
+    def __getitem__(self, index: int | str) -> Irq: ...
     @overload
     def __getitem__(self, index: slice) -> list[Irq]: ...
-    def __getitem__(self, index: int | slice) -> Irq | list[Irq]:
+    def __getitem__(self, index: int | str | slice) -> Irq | list[Irq]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+        index = named_index(index, "index", len(self), PCI_NAMES if self._device.info.is_pci else ())
         if index not in self._known:
             info = irq_info(self._device.file, index)
             fixed = self._device.info.is_pci and index < len(PCI_NAMES)

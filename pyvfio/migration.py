@@ -7,15 +7,16 @@ import errno
 import io
 import select
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pyvfio._abi import ffi, lib
+from pyvfio._core.arguments import member, octets, wrong_type
 from pyvfio._core.fd import Fd
 from pyvfio._core.request import Call, Reason, Request
 from pyvfio._core.resource import Resource
-from pyvfio.errors import BadReply, Closed, InvalidRequest, Unsupported
+from pyvfio.errors import BadReply, Closed, Error, InvalidRequest, Unsupported
 from pyvfio.feature import Feature, FeatureFacts
 
 if TYPE_CHECKING:
@@ -393,7 +394,7 @@ class Migration(Resource):
 
     @state.setter
     def state(self, target: State) -> None:
-        target = State(target)
+        target = member(target, "state", State)
         origin = self.state
         self._refuse(origin, target)
         begun = self._change(origin, target)
@@ -510,8 +511,12 @@ class Migration(Resource):
         :raises Unsupported: the device has no pre-copy
         :raises OSError: as the device says
         """
+        _method(into, "into", "write")
         if not self.has_pre_copy:
             raise Unsupported(f"{self._device.address} has no pre-copy: save() stops it and sends everything")
+        return self._pre_copy(into)
+
+    def _pre_copy(self, into: Sink) -> Iterator[PrecopyInfo]:
         if self.state not in (State.PRE_COPY, State.PRE_COPY_P2P):
             self.state = State.PRE_COPY
         stream = self.stream
@@ -531,6 +536,7 @@ class Migration(Resource):
         :returns: bytes sent
         :raises OSError: as the device says
         """
+        _method(into, "into", "write")
         self.state = State.STOP_COPY
         stream = self.stream
         sent = 0
@@ -551,11 +557,18 @@ class Migration(Resource):
         :returns: bytes loaded
         :raises OSError: the device refuses the data, most often with EINVAL
         """
+        read = _method(source, "source", "read")
         self.state = State.RESUMING
         stream = self.stream
         loaded = 0
-        while data := source.read(_PIECE):
-            _write(stream, data)
+        while (data := read(_PIECE)) != b"":
+            if data is None:
+                raise BlockingIOError(
+                    errno.EAGAIN,
+                    f"{source!r} has nothing to read now; a migration must read from a file that blocks. The device is in RESUMING: "
+                    "Device.reset() gives the load up",
+                )
+            _write(stream, octets(data, "what source.read() returned"))
             loaded += len(data)
         self.state = State.STOP
         return loaded
@@ -576,7 +589,15 @@ class Migration(Resource):
         return f"<Migration of {self._device.address}: {', '.join(words)}{' (closed)' if self.closed else ''}>"
 
 
-def _write(into: Sink, data: bytes) -> None:
+def _method(file: object, name: str, method: str) -> Callable[..., Any]:
+    """Return a method of a file that was given, before anything is done to the device."""
+    found: Callable[..., Any] | None = getattr(file, method, None)
+    if not callable(found):
+        raise wrong_type(file, name, f"an object with a {method}() method, such as a binary file")
+    return found
+
+
+def _write(into: Sink, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         taken = into.write(view)
@@ -585,4 +606,6 @@ def _write(into: Sink, data: bytes) -> None:
                 errno.EAGAIN,
                 f"{into!r} accepts nothing now; the file that a migration writes to must block when it is full",
             )
+        if not 0 < taken <= len(view):
+            raise Error(errno.EIO, f"{into!r} says that it took {taken} of {len(view)} bytes; the stream is not whole")
         view = view[taken:]

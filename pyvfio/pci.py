@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from pyvfio._abi import lib
 from pyvfio._core import arguments
@@ -83,10 +83,10 @@ class PciConfig(Registers):
         """
         self._region.write(offset, data)
 
-    def _load(self, offset: int, width: int) -> int:
+    def _load(self, offset: SupportsIndex, width: int) -> int:
         return self._region._load(offset, width)
 
-    def _store(self, offset: int, width: int, value: int) -> None:
+    def _store(self, offset: SupportsIndex, width: int, value: SupportsIndex) -> None:
         self._region._store(offset, width, value)
 
     @property

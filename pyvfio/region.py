@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 from weakref import WeakSet
 
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Window
 from pyvfio._core import capability
+from pyvfio._core.arguments import integer, named_index, octets, u64, wrong_type
 from pyvfio._core.device_file import DeviceFile
 from pyvfio._core.request import Arguments, Call, Reason, Request
 from pyvfio._core.resource import Resource
@@ -90,49 +91,52 @@ class RegionInfo(NamedTuple):
 class Registers:
     """Loads and stores of exactly 8, 16, 32 or 64 bits, at naturally aligned offsets, in the machine's byte order."""
 
-    def read8(self, offset: int, /) -> int:
+    def read8(self, offset: SupportsIndex, /) -> int:
         """Load 8 bits."""
         return self._load(offset, 1)
 
-    def read16(self, offset: int, /) -> int:
+    def read16(self, offset: SupportsIndex, /) -> int:
         """Load 16 bits."""
         return self._load(offset, 2)
 
-    def read32(self, offset: int, /) -> int:
+    def read32(self, offset: SupportsIndex, /) -> int:
         """Load 32 bits."""
         return self._load(offset, 4)
 
-    def read64(self, offset: int, /) -> int:
+    def read64(self, offset: SupportsIndex, /) -> int:
         """Load 64 bits, at once or not at all."""
         return self._load(offset, 8)
 
-    def write8(self, offset: int, value: int, /) -> None:
+    def write8(self, offset: SupportsIndex, value: SupportsIndex, /) -> None:
         """Store 8 bits."""
         self._store(offset, 1, value)
 
-    def write16(self, offset: int, value: int, /) -> None:
+    def write16(self, offset: SupportsIndex, value: SupportsIndex, /) -> None:
         """Store 16 bits."""
         self._store(offset, 2, value)
 
-    def write32(self, offset: int, value: int, /) -> None:
+    def write32(self, offset: SupportsIndex, value: SupportsIndex, /) -> None:
         """Store 32 bits."""
         self._store(offset, 4, value)
 
-    def write64(self, offset: int, value: int, /) -> None:
+    def write64(self, offset: SupportsIndex, value: SupportsIndex, /) -> None:
         """Store 64 bits, at once or not at all."""
         self._store(offset, 8, value)
 
-    def _load(self, offset: int, width: int) -> int:
+    def _load(self, offset: SupportsIndex, width: int) -> int:
         raise NotImplementedError
 
-    def _store(self, offset: int, width: int, value: int) -> None:
+    def _store(self, offset: SupportsIndex, width: int, value: SupportsIndex) -> None:
         raise NotImplementedError
 
-    def _check_access(self, offset: int, width: int, size: int) -> None:
+    def _check_access(self, offset: SupportsIndex, width: int, size: int) -> int:
+        """Return the offset of an access as a plain integer, if the access is aligned and lies within `size`."""
+        offset = integer(offset, "offset")
         if offset % width:
             raise InvalidRequest(f"{self!r}: offset {offset:#x} is not a multiple of the width of {width} bytes")
         if offset < 0 or offset + width > size:
             raise InvalidRequest(f"{self!r}: {width} bytes at offset {offset:#x} lie outside; it has {size:#x} bytes")
+        return offset
 
 
 class Region(Registers):
@@ -171,7 +175,7 @@ class Region(Registers):
 
         :raises OSError: EINVAL for a region that cannot be read, or outside it; EIO when the device does not answer
         """
-        self._check_range("read", offset, size, self.readable)
+        offset, size = self._check_range("read", offset, size, self.readable)
         fd, kernel = self._file.fd, self._file.kernel
         parts: list[bytes] = []
         done = 0
@@ -189,9 +193,9 @@ class Region(Registers):
 
         :raises OSError: EINVAL for a region that cannot be written, or outside it; EIO when the device does not answer
         """
-        view = memoryview(data).cast("B")
+        view = octets(data, "data")
         size = len(view)
-        self._check_range("write", offset, size, self.writable)
+        offset, size = self._check_range("write", offset, size, self.writable)
         fd, kernel = self._file.fd, self._file.kernel
         done = 0
         while done < size:
@@ -209,6 +213,8 @@ class Region(Registers):
         :raises Unsupported: the region, or that part of it, cannot be mapped
         :raises OSError: as mmap(2)
         """
+        offset = integer(offset, "offset")
+        size = None if size is None else integer(size, "size")
         areas = self.info.areas
         if not areas:
             raise Unsupported(f"{self!r} cannot be mapped; use its read and write methods, which go through the kernel")
@@ -237,7 +243,7 @@ class Region(Registers):
         """
         from pyvfio.dma_buf import DmaBuf
 
-        return DmaBuf(self, [Area(0, self.size)] if areas is None else [Area(*area) for area in areas])
+        return DmaBuf(self, [Area(0, self.size)] if areas is None else _areas(areas))
 
     def add_ioeventfd(self, eventfd: int, offset: int, width: int, value: int) -> None:
         """Have the kernel store `value` at `offset` whenever `eventfd` is signalled. VFIO_DEVICE_IOEVENTFD, since Linux 4.17.
@@ -247,7 +253,7 @@ class Region(Registers):
         :raises OSError: EINVAL or ENOTTY where the device or that offset does not support it (only PCI BARs do, without the MSI-X
             table); EEXIST for the same offset, width and value again; ENOSPC for too many
         """
-        self._set_ioeventfd(eventfd, offset, width, value)
+        self._set_ioeventfd(integer(eventfd, "eventfd", 0, 2**31 - 1), offset, width, value)
 
     def remove_ioeventfd(self, offset: int, width: int, value: int) -> None:
         """Undo :meth:`add_ioeventfd` with the same offset, width and value. VFIO_DEVICE_IOEVENTFD with descriptor -1.
@@ -257,17 +263,19 @@ class Region(Registers):
         self._set_ioeventfd(-1, offset, width, value)
 
     def _set_ioeventfd(self, eventfd: int, offset: int, width: int, value: int) -> None:
+        width = integer(width, "width")
         if width not in (1, 2, 4, 8):
             raise InvalidRequest(f"{self!r}: a store has 1, 2, 4 or 8 bytes, not {width}")
-        self._check_access(offset, width, self.size)
+        offset = self._check_access(offset, width, self.size)
+        value = integer(value, "value", 0, 256**width - 1)
         native = IOEVENTFD.new(flags=width, offset=self.info.offset + offset, data=value, fd=eventfd)
         arguments = {"region": self.name, "offset": offset, "width": width, "value": value, "fd": eventfd}
         IOEVENTFD.send(self._file.fd, native, arguments)
 
     # One access of the whole width: a register is not to be read in two halves.
 
-    def _load(self, offset: int, width: int) -> int:
-        self._check_register(offset, width)
+    def _load(self, offset: SupportsIndex, width: int) -> int:
+        offset = self._check_register(offset, width)
         fd = self._file.fd
         try:
             data = fd.call(fd.kernel.pread, width, self.info.offset + offset)
@@ -277,9 +285,9 @@ class Region(Registers):
             raise self._stopped(PREAD, offset, len(data), width)
         return int.from_bytes(data, "little")
 
-    def _store(self, offset: int, width: int, value: int) -> None:
-        self._check_register(offset, width)
-        data = value.to_bytes(width, "little")
+    def _store(self, offset: SupportsIndex, width: int, value: SupportsIndex) -> None:
+        offset = self._check_register(offset, width)
+        data = integer(value, "value", 0, 256**width - 1).to_bytes(width, "little")
         fd = self._file.fd
         try:
             count = fd.call(fd.kernel.pwrite, data, self.info.offset + offset)
@@ -288,15 +296,17 @@ class Region(Registers):
         if count != width:
             raise self._stopped(PWRITE, offset, count, width)
 
-    def _check_register(self, offset: int, width: int) -> None:
+    def _check_register(self, offset: SupportsIndex, width: int) -> int:
         if width == 8 and self.device.info.is_pci:
             raise Unsupported(
                 f"{self!r}: vfio-pci may split an access of 64 bits in two; use mmap() for one that is not "
                 "split, or two accesses of 32 bits"
             )
-        self._check_access(offset, width, self.size)
+        return self._check_access(offset, width, self.size)
 
-    def _check_range(self, verb: str, offset: int, size: int, possible: bool) -> None:
+    def _check_range(self, verb: str, offset: int, size: int, possible: bool) -> tuple[int, int]:
+        """Return offset and size of a transfer as plain integers, if the region allows it and it lies within."""
+        offset, size = integer(offset, "offset"), integer(size, "size")
         if not possible:
             able, flag = {"read": ("readable", "READ"), "write": ("writable", "WRITE")}[verb]
             raise InvalidRequest(f"{self!r} is not {able} (VFIO_REGION_INFO_FLAG_{flag} is clear)")
@@ -304,6 +314,7 @@ class Region(Registers):
             raise InvalidRequest(
                 f"{self!r}: {size:#x} bytes at offset {offset:#x} lie outside; it has {self.size:#x} bytes"
             )
+        return offset, size
 
     def _explained(self, call: Call, offset: int, size: int) -> AbstractContextManager[None]:
         return call.explained(repr(self), {"offset": offset, "size": size}, self._facts)
@@ -390,7 +401,10 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 class Regions(Sequence[Region]):
-    """The regions of a device, by index; asked for as they are needed. Those that a device lacks have size 0."""
+    """The regions of a device, by index, for PCI also by name: `regions["BAR0"]`. VFIO_DEVICE_GET_REGION_INFO when one is first used.
+
+    Regions that the device lacks have size 0.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -400,13 +414,13 @@ class Regions(Sequence[Region]):
         return self._device.info.num_regions
 
     @overload
-    def __getitem__(self, index: int) -> Region: ...
+    def __getitem__(self, index: int | str) -> Region: ...
     @overload
     def __getitem__(self, index: slice) -> list[Region]: ...
-    def __getitem__(self, index: int | slice) -> Region | list[Region]:
+    def __getitem__(self, index: int | str | slice) -> Region | list[Region]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+        index = named_index(index, "index", len(self), PCI_NAMES if self._device.info.is_pci else ())
         if index not in self._known:
             info = region_info(self._device.file, index)
             fixed = self._device.info.is_pci and index < len(PCI_NAMES)
@@ -415,6 +429,20 @@ class Regions(Sequence[Region]):
 
     def __iter__(self) -> Iterator[Region]:
         return (self[index] for index in range(len(self)))
+
+
+def _areas(areas: object) -> list[Area]:
+    """Return parts of a region as Areas.
+
+    :param areas: pairs of offset and size, in bytes
+    """
+    try:
+        pairs = [tuple(area) for area in areas]  # type: ignore[attr-defined]
+    except TypeError:
+        raise wrong_type(areas, "areas", "pairs of offset and size") from None
+    if wrong := next((pair for pair in pairs if len(pair) != 2), None):
+        raise ValueError(f"areas must be pairs of offset and size, not {wrong!r}")
+    return [Area(u64(offset, "areas"), u64(size, "areas")) for offset, size in pairs]
 
 
 def region_info(file: DeviceFile, index: int) -> RegionInfo:

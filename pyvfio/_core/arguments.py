@@ -6,7 +6,7 @@ with `__index__`, numpy's integers too, but no bool. Nothing here knows about VF
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 from math import inf, isnan
 from operator import index
@@ -180,6 +180,34 @@ def _float(value: object, name: str) -> float:
         raise ValueError(f"{name} must be a number of seconds that a float can hold, not {value}") from None
     except TypeError:
         raise wrong_type(value, name, "a number of seconds") from None
+
+
+def octets(value: object, name: str) -> memoryview:
+    """Return the bytes of an object with a contiguous buffer, as a view of its memory."""
+    try:
+        return memoryview(value).cast("B")  # type: ignore[arg-type]
+    except TypeError:
+        raise wrong_type(value, name, "an object with a contiguous buffer, such as bytes") from None
+
+
+def named_index(value: object, name: str, count: int, names: Sequence[str]) -> int:
+    """Return an index of a sequence, given it (negative ones count from the end) or a name in any case.
+
+    :param names: of the first indexes
+    :raises IndexError: there is no such index
+    :raises ValueError: there is no such name; the message lists the names
+    """
+    if isinstance(value, str):
+        known = [each.upper() for each in names[:count]]
+        if value.upper() not in known:
+            raise ValueError(
+                f"{name} must be a number below {count}{' or one of ' if known else ''}{', '.join(known)}, not {value!r}"
+            )
+        return known.index(value.upper())
+    number = integer(value, name)
+    if not -count <= number < count:
+        raise IndexError(f"{name} {number} does not exist; there are {count}")
+    return number % count
 
 
 def wrong_type(value: object, name: str, wanted: str) -> TypeError:

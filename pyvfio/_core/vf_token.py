@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyvfio._core.arguments import wrong_type
 from pyvfio._core.request import Reason
 
 if TYPE_CHECKING:
@@ -24,14 +25,17 @@ def token_refused(given: bool) -> Reason:
 
 
 def uuid_of(token: UUID | str | bytes) -> UUID:
-    """
+    """Return a VF token as a UUID.
+
     :param token: a UUID, as object, as text or as its 16 bytes
-    :raises ValueError: it is none
+    :raises ValueError: it is not a UUID
     """
     import uuid
 
     if isinstance(token, uuid.UUID):
         return token
+    if not isinstance(token, str | bytes):
+        raise wrong_type(token, "vf_token", "a uuid.UUID, a str or 16 bytes")
     if isinstance(token, bytes):
         if len(token) != 16:
             raise ValueError(f"vf_token of {len(token)} bytes: a UUID has 16")
