@@ -64,9 +64,18 @@ def test_unknown_device_has_no_properties(directory: Path) -> None:
         qemu.device_properties("edu")
 
 
-def test_device_whose_question_ends_qemu_is_not_there(directory: Path) -> None:
+def test_device_whose_question_aborts_qemu_is_not_there(directory: Path) -> None:
     install_program(directory, "kill -ABRT $$")
     assert not require_qemu().has_device("virtio-vga-gl")
+
+
+def test_qemu_that_is_killed_at_the_question_is_asked_again(directory: Path) -> None:
+    install_program(directory, "kill -KILL $$")
+    qemu = require_qemu()
+    for _ in range(2):
+        with pytest.raises(Problem, match="does not answer"):
+            qemu.has_device("edu")
+    assert (directory / "asked").read_text() == "asked\nasked\n"
 
 
 def test_qemu_that_does_not_answer_is_a_problem(directory: Path) -> None:
