@@ -157,8 +157,10 @@ static PyObject *door_take(PyObject *object, PyObject *arguments)
 	return result;
 }
 
-PyDoc_STRVAR(connect_doc, "_connect(native, address, raiser)\n\n"
-			  "Make requests by the pyvfio_door at an address, which `native` keeps there.");
+PyDoc_STRVAR(connect_doc,
+	     "_connect(native, address, raiser)\n\n"
+	     "Make requests by the pyvfio_door at an address, which `native` keeps there. Again, after its\n"
+	     "function has changed.");
 
 static PyObject *door_connect(PyObject *object, PyObject *arguments)
 {
@@ -174,15 +176,17 @@ static PyObject *door_connect(PyObject *object, PyObject *arguments)
 
 	if (!PyArg_ParseTuple(arguments, "OKO:_connect", &native, &address, &raiser))
 		return NULL;
-	if (door->native) {
+	if (door->native && door->native != native) {
 		PyErr_SetString(PyExc_RuntimeError, "the door is connected already");
 		return NULL;
 	}
 	from = (const void *)(uintptr_t)address;
-	Py_INCREF(native);
-	Py_INCREF(raiser);
-	door->native = native;
-	door->raiser = raiser;
+	if (!door->native) {
+		Py_INCREF(native);
+		Py_INCREF(raiser);
+		door->native = native;
+		door->raiser = raiser;
+	}
 	door->function = from->function;
 	door->context = from->context;
 	Py_INCREF(Py_None);

@@ -14,6 +14,7 @@ Names are loaded when they are first used, so that `import pyvfio` costs next to
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pyvfio import iommufd as iommufd
     from pyvfio import migration as migration
     from pyvfio import mock as mock
+    from pyvfio import requests as requests
+    from pyvfio import tracing as tracing
     from pyvfio.bitmap import DirtyBitmap as DirtyBitmap
     from pyvfio.device import Device as Device
     from pyvfio.dirty.log import DirtyLog as DirtyLog
@@ -61,7 +64,7 @@ __version__ = "0.1.0"
 
 #: module -> its public names; the empty string stands for submodules
 _PUBLIC = {
-    "": ("guest", "host", "iommufd", "migration", "mock"),
+    "": ("guest", "host", "iommufd", "migration", "mock", "requests", "tracing"),
     "bitmap": ("DirtyBitmap",),
     "device": ("Device",),
     "dirty.log": ("DirtyLog", "dirty_log"),
@@ -127,3 +130,6 @@ def _kernel_named(name: str) -> Kernel:
 
 
 _kernel.resolver = _kernel_named
+
+if _trace := os.environ.get("PYVFIO_TRACE"):
+    import_module("pyvfio.tracing").trace_program(_trace)

@@ -32,8 +32,8 @@ from setuptools.command.sdist import sdist as _sdist
 
 ROOT = Path(__file__).resolve().parent.parent
 CDEFS = ROOT / "cdefs"
-DECLARATIONS = ("vfio.h", "iommufd.h", "native.h", "ranges.h", "bitmap.h")
-DEFINITIONS = ("native.c", "ranges.c", "bitmap.c")
+DECLARATIONS = ("vfio.h", "iommufd.h", "native.h", "ranges.h", "bitmap.h", "trace.h")
+DEFINITIONS = ("native.c", "ranges.c", "bitmap.c", "trace.c")
 SDIST_LICENCE = "MIT AND GPL-2.0-only"
 SDIST_LICENCE_FILES = ("LICENSES/GPL-2.0-only.txt",)
 

@@ -21,6 +21,9 @@ from pyvfio.uncopyable import Uncopyable
 _T = TypeVar("_T")
 
 _live: weakref.WeakSet[Fd] = weakref.WeakSet()
+#: called with each new descriptor, and with each that is to be closed, while a trace is on
+connected: Callable[[Fd], None] | None = None
+closing: Callable[[Fd], None] | None = None
 #: seconds between two looks at calls that are to end: the first pause, and the longest
 _PAUSES = 0.0001, 0.005
 
@@ -88,10 +91,19 @@ class Fd(Uncopyable):
         # close(2) itself where nothing stands in for it: then no Python runs when the number is closed.
         self.door = Door(None if type(kernel) is LinuxKernel else partial(_close, kernel))
 
+    def reroute(self, function: Any) -> None:
+        """Make requests by another C function with the context that the door has. For traces."""
+        native = self.door.native
+        if native is not None and native.fd >= 0:
+            native.ioctl = function
+            self.door._connect(native, _address(native), raise_kept)
+
     def _connect(self) -> None:
         native = self.kernel.door(self.door.fd, self.kind)
         self.door._connect(native, _address(native), raise_kept)
         _live.add(self)
+        if connected is not None:
+            connected(self)
 
     @property
     def closed(self) -> bool:
@@ -155,6 +167,8 @@ class Fd(Uncopyable):
 
         If a signal's handler interrupts that, or if it is itself part of a call, the last call closes the number.
         """
+        if closing is not None and self.door.fd >= 0:
+            closing(self)
         self.door.native.fd = -1
         if not self.door.shut() and not in_call():
             pause, longest = _PAUSES
@@ -182,6 +196,11 @@ def _close(kernel: Kernel, number: int) -> None:
 
 def _address(argument: Any) -> int:
     return int(ffi.cast("uintptr_t", argument))
+
+
+def live() -> list[Fd]:
+    """The descriptors that are open."""
+    return [fd for fd in list(_live) if not fd.closed]
 
 
 def device_of(number: int) -> str | None:

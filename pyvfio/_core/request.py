@@ -49,6 +49,8 @@ Arguments: TypeAlias = Mapping[str, object]
 #: given the errno
 Facts: TypeAlias = Callable[[int], Any]
 
+#: called with each refusal while a trace is on
+refusal: Callable[[RequestError], None] | None = None
 #: name with operation -> declaration
 DECLARED: dict[str, Request] = {}
 _NONE: dict[Any, Any] = {}
@@ -121,6 +123,8 @@ class Call:
         error = RequestError(number, message, self.label, arguments, reason.text, reason.advice)
         for line in reason.advice:
             error.add_note(line)
+        if refusal is not None:
+            refusal(error)
         return error
 
     def _reason(self, number: int, facts: Facts | None) -> Reason | None:

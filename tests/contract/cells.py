@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 from vmtest.matrix import IN_PROCESS, NEWEST, Cell, Matrix, Needs
 
+from pyvfio.tracing import Watch
 from tests.contract.kernel_log import kernel_log
-from tests.contract.tracing import TracingKernel
 
 RUN = pytest.StashKey["CellRun"]()
 
@@ -191,8 +191,8 @@ class CellRun:
         session.testscollected = len(kept)
         session.config.hook.pytest_deselected(items=out)
 
-    def traced(self, test: str, kernel: TracingKernel) -> None:
-        self._trace.extend((test, *call) for call in kernel.told())
+    def traced(self, test: str, watch: Watch) -> None:
+        self._trace.extend((test, *outcome) for outcome in sorted(watch.outcomes()))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, Any, Any]:

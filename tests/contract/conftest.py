@@ -14,13 +14,14 @@ import pytest
 from vmtest.matrix import Cell, Matrix
 
 from tests.contract.cells import RUN, Cells, NeedsOnly, chosen
-from tests.contract.tracing import TracingKernel
+from tests.contract.tracing import watching
 
 if TYPE_CHECKING:
     from pyvfio import Device, Iommufd, Migration
     from pyvfio.iommufd import Ioas
     from pyvfio.kernel import Kernel
     from pyvfio.spaces.base import AddressSpace
+    from pyvfio.tracing import Watch
     from pyvfio.vfio_mock import VfioMock
     from tests.contract.drivers import Dma
     from tests.contract.mock_domain import MockDevice
@@ -86,16 +87,17 @@ def address(cell: Cell, machine: Kernel) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def tracing(machine: Kernel) -> TracingKernel:
-    """The kernel, which notes each request."""
-    return TracingKernel(machine)
+def watch() -> Iterator[Watch]:
+    """The requests of the session, as they happen."""
+    with watching() as watch:
+        yield watch
 
 
 @pytest.fixture
-def kernel(request: pytest.FixtureRequest, tracing: TracingKernel) -> Iterator[Any]:
-    """The kernel, which notes each request for scripts/matrix. Give it to everything that takes `kernel=`."""
-    yield tracing
-    request.config.stash[RUN].traced(request.node.nodeid, tracing)
+def kernel(request: pytest.FixtureRequest, machine: Kernel, watch: Watch) -> Iterator[Any]:
+    """The kernel, whose requests are traced for scripts/matrix. Give it to everything that takes `kernel=`."""
+    yield machine
+    request.config.stash[RUN].traced(request.node.nodeid, watch)
 
 
 @pytest.fixture
@@ -119,11 +121,11 @@ def device(bare_space: AddressSpace, address: str, cell: Cell) -> Device:
 
 
 @pytest.fixture(scope="module")
-def kept(mode: str, address: str, tracing: Any, cell: Cell) -> Iterator[Device]:
+def kept(mode: str, address: str, machine: Kernel, watch: Watch, cell: Cell) -> Iterator[Device]:
     """The same, but open as long as a module's tests run, which leave it as they found it: for a `device` of the module's own."""
     import pyvfio
 
-    with pyvfio.address_space(mode, kernel=tracing) as space:
+    with pyvfio.address_space(mode, kernel=machine) as space:
         yield space.attach(address)
 
 
