@@ -69,6 +69,39 @@ def test_what_may_only_be_read_is_not_written(space: AddressSpace, dma: Dma) -> 
     assert bytes(target.buffer.view) == bytes(PAGE)
 
 
+@pytest.mark.require("iommu")
+def test_what_may_only_be_written_is_not_read(space: AddressSpace, dma: Dma, cell: Any) -> None:
+    source = space.map(DmaBuffer(PAGE), 0x10_0000, read=False)
+    target = space.map(DmaBuffer(PAGE), 0x11_0000)
+    source.buffer.view[:] = secret = os.urandom(PAGE)
+    with contextlib.suppress(OSError):
+        dma.copy(target.iova, source.iova, 512)
+    # A first-stage entry, like one of the processor's, has no bit for reading: what is present can be read.
+    assert (target.buffer.view[:512] == secret[:512]) == (cell.iommu == "intel-fs")
+
+
+@pytest.mark.only(device=["nvme", "igb"])
+def test_the_highest_usable_page_is_reached(space: AddressSpace, dma: Dma) -> None:
+    usable = space.iova_ranges
+    assert usable is not None
+    source = mapped(space, 0x10_0000)
+    target = space.map(DmaBuffer(PAGE), usable[len(usable) - 1].last + 1 - PAGE)
+    dma.copy(target.iova, source.iova, PAGE)
+    assert target.buffer.view == source.buffer.view[:PAGE]
+
+
+@pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="edu", kernel="newest")
+def test_the_page_table_has_the_permissions_of_its_stage(space: AddressSpace, device: Device, cell: Any) -> None:
+    table = Path(f"/sys/kernel/debug/iommu/intel/{device.address}/domain_translation_struct")
+    # Of the second stage: 1 to read, 2 to write. Of the first: 1 present, 2 to write, 4 for user mode.
+    expected = (7, 5, 7) if cell.iommu == "intel-fs" else (3, 1, 2)
+    for entry, (read, write) in zip(expected, ((True, True), (True, False), (False, True)), strict=True):
+        mapping = space.map(DmaBuffer(PAGE), 0x1234_5000, read=read, write=write)
+        (line,) = re.findall(r"^0x0*12345\s.*$", table.read_text(), re.M)
+        assert int(line.split()[-1], 16) & 7 == entry
+        mapping.unmap()
+
+
 @pytest.mark.require("page_table")
 def test_the_iommus_own_page_table_shows_the_mapping_in_pages_of_its_size(
     space: AddressSpace, device: Device, mode: str

@@ -43,9 +43,14 @@ def random_memory(space: AddressSpace, size: int) -> tuple[memoryview, int]:
 def test_an_example_finds_its_device_and_shows_it_at_work(
     address: str, cell: Cell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [f"{cell.device}.py"])
-    # It is bound already, by the cell.
-    monkeypatch.setattr(pyvfio.host, "bind", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(sys, "argv", [f"{cell.device}.py", *(["--vf"] if cell.device == "igb" else [])])
+    bind = pyvfio.host.bind
+
+    def bind_others(where: str, driver: str) -> contextlib.AbstractContextManager[object]:
+        # The cell's device is bound already.
+        return contextlib.nullcontext() if where == address else bind(where, driver)
+
+    monkeypatch.setattr(pyvfio.host, "bind", bind_others)
     import_module(f"examples.{cell.device}").main()
     printed = capsys.readouterr().out
     assert address in printed

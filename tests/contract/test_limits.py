@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from examples.edu import Edu
 
 import pyvfio
 from tests.contract.capabilities import without_capability
@@ -24,13 +25,14 @@ pytestmark = pytest.mark.require("linux")
 
 PAGE = 4096
 PARAMETERS = Path("/sys/module/vfio_iommu_type1/parameters")
+IOMMUFD_PARAMETERS = Path("/sys/module/iommufd/parameters")
 
 type1_edu = pytest.mark.only(mode=["type1v2", "type1"], device="edu")
 
 
 @contextmanager
-def parameter(name: str, value: str) -> Iterator[None]:
-    file = PARAMETERS / name
+def parameter(name: str, value: str, directory: Path = PARAMETERS) -> Iterator[None]:
+    file = directory / name
     before = file.read_text()
     file.write_text(value)
     try:
@@ -103,8 +105,8 @@ def test_memory_that_is_not_there_is_not_mapped(space: AddressSpace) -> None:
     assert space.map(view, 0x10_0000, write=False).unmap() == 2 * PAGE
 
 
-# To Linux 6.1 AMD's does isolate them.
-@pytest.mark.only(mode=["type1v2", "type1"], device="edu", iommu=["amd", "virtio"], kernel="newest")
+@pytest.mark.only(mode=["type1v2", "type1"], device="edu")
+@pytest.mark.require("unsafe_interrupts")
 def test_an_iommu_that_does_not_isolate_interrupts_is_refused_until_that_is_allowed(
     bare_space: AddressSpace, address: str
 ) -> None:
@@ -113,3 +115,15 @@ def test_an_iommu_that_does_not_isolate_interrupts_is_refused_until_that_is_allo
     assert caught.value.errno == errno.EPERM
     with bare_space.attach(address) as device:
         assert device.address_space.alloc(PAGE).mapped
+
+
+@pytest.mark.only(iommu=["intel", "amd-x2apic"], device="edu", kernel="newest")
+def test_an_iommu_that_isolates_interrupts_needs_no_parameter(bare_space: AddressSpace, address: str) -> None:
+    with (
+        parameter("allow_unsafe_interrupts", "N"),
+        parameter("allow_unsafe_interrupts", "N", IOMMUFD_PARAMETERS),
+        bare_space.attach(address) as device,
+        Edu(device, interrupt=True) as edu,
+    ):
+        edu.raise_interrupt(0x2A)
+        assert edu.interrupted() == 0x2A
