@@ -14,21 +14,19 @@
 /* What a callback of Python returns when it raised; native.h has it for the callbacks. */
 enum { RAISED = -4095 };
 
-struct call {
-	struct call *next;
-	Door *door;
-	unsigned long thread;
-};
+static struct door_call *calls;
 
-static struct call *calls;
-
-static void begin_call(struct call *call, Door *door)
+int door_begin(struct door_call *call, Door *door, int *number)
 {
+	if (door->fd < 0)
+		return 0;
+	*number = door->fd;
 	call->door = door;
 	call->thread = PyThread_get_thread_ident();
 	call->next = calls;
 	calls = call;
 	door->busy++;
+	return 1;
 }
 
 static void write_wake(Door *door)
@@ -71,9 +69,9 @@ static void close_number(Door *door)
 	PyErr_Restore(type, value, trace);
 }
 
-static void end_call(struct call *call)
+void door_end(struct door_call *call)
 {
-	struct call **at = &calls;
+	struct door_call **at = &calls;
 	Door *door = call->door;
 
 	/* The last to begin is nearly always the first in the list. */
@@ -90,33 +88,37 @@ static void end_call(struct call *call)
 		close_number(door);
 }
 
-/* A request, begun again when a signal's handler has run. The result, or -errno; DOOR_FAILED with an exception. */
-int door_request(Door *door, unsigned long request, void *argument)
+/* Raise what a callback of Python has kept. */
+int door_raised(Door *door, int result, int *raised)
 {
-	struct call call;
+	PyObject *never;
+
+	if (result != RAISED || !door->raiser)
+		return result;
+	never = PyObject_CallNoArgs(door->raiser);
+	Py_XDECREF(never);
+	if (!PyErr_Occurred())
+		return -EIO;
+	if (raised)
+		*raised = 1;
+	return DOOR_FAILED;
+}
+
+int door_request(Door *door, unsigned long request, void *argument, int *raised)
+{
+	struct door_call call;
 	int number, result;
 
 	for (;;) {
-		number = door->fd;
-		if (number < 0 || !door->function)
+		if (!door->function || !door_begin(&call, door, &number))
 			return -EBADF;
-		begin_call(&call, door);
 		Py_BEGIN_ALLOW_THREADS result = door->function(door->context, number, request, argument);
-		Py_END_ALLOW_THREADS end_call(&call);
+		Py_END_ALLOW_THREADS door_end(&call);
 		if (result != -EINTR)
-			break;
+			return result < 0 ? door_raised(door, result, raised) : result;
 		if (PyErr_CheckSignals())
 			return DOOR_FAILED;
 	}
-	if (result == RAISED && door->raiser) {
-		PyObject *never = PyObject_CallNoArgs(door->raiser);
-
-		Py_XDECREF(never);
-		if (PyErr_Occurred())
-			return DOOR_FAILED;
-		result = -EIO;
-	}
-	return result;
 }
 
 static int set_number(Door *door, int number)
@@ -211,7 +213,7 @@ static PyObject *door_ioctl(PyObject *object, PyObject *const *arguments, Py_ssi
 	argument = PyLong_AsUnsignedLongLong(arguments[1]);
 	if (argument == (unsigned long long)-1 && PyErr_Occurred())
 		return NULL;
-	result = door_request((Door *)object, (unsigned long)request, (void *)(uintptr_t)argument);
+	result = door_request((Door *)object, (unsigned long)request, (void *)(uintptr_t)argument, NULL);
 	return result == DOOR_FAILED ? NULL : PyLong_FromLong(result);
 }
 
@@ -229,7 +231,7 @@ static PyObject *door_receive(PyObject *object, PyObject *arguments)
 
 	if (!PyArg_ParseTuple(arguments, "O!KKK:receive", Py_TYPE(object), &other, &request, &argument, &place))
 		return NULL;
-	result = door_request((Door *)other, (unsigned long)request, (void *)(uintptr_t)argument);
+	result = door_request((Door *)other, (unsigned long)request, (void *)(uintptr_t)argument, NULL);
 	if (result == DOOR_FAILED)
 		return NULL;
 	if (result >= 0) {
@@ -247,24 +249,18 @@ PyDoc_STRVAR(call_doc,
 static PyObject *door_call(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
 {
 	Door *door = (Door *)object;
-	PyObject *number, *all, *result;
-	struct call call;
+	struct door_call call;
+	PyObject *all, *result;
 	Py_ssize_t i;
+	int number;
 
 	if (count < 1) {
 		PyErr_SetString(PyExc_TypeError, "a function is needed");
 		return NULL;
 	}
-	if (door->fd < 0) {
-		errno = EBADF;
-		return PyErr_SetFromErrno(PyExc_OSError);
-	}
 	all = PyTuple_New(count);
-	number = PyLong_FromLong(door->fd);
-	if (!all || !number || PyTuple_SetItem(all, 0, number)) {
-		Py_XDECREF(all);
+	if (!all)
 		return NULL;
-	}
 	for (i = 1; i < count; i++) {
 		Py_INCREF(arguments[i]);
 		if (PyTuple_SetItem(all, i, arguments[i])) {
@@ -272,9 +268,14 @@ static PyObject *door_call(PyObject *object, PyObject *const *arguments, Py_ssiz
 			return NULL;
 		}
 	}
-	begin_call(&call, door);
-	result = PyObject_Call(arguments[0], all, NULL);
-	end_call(&call);
+	if (!door_begin(&call, door, &number)) {
+		Py_DECREF(all);
+		errno = EBADF;
+		return PyErr_SetFromErrno(PyExc_OSError);
+	}
+	result = PyLong_FromLong(number);
+	result = result && !PyTuple_SetItem(all, 0, result) ? PyObject_Call(arguments[0], all, NULL) : NULL;
+	door_end(&call);
 	Py_DECREF(all);
 	return result;
 }
@@ -401,7 +402,7 @@ PyDoc_STRVAR(in_call_doc,
 static PyObject *module_in_call(PyObject *module, PyObject *unused)
 {
 	unsigned long me = PyThread_get_thread_ident();
-	struct call *at;
+	struct door_call *at;
 
 	(void)module;
 	(void)unused;
@@ -416,7 +417,7 @@ PyDoc_STRVAR(after_fork_doc, "after_fork()\n\nForget the calls of the threads th
 static PyObject *module_after_fork(PyObject *module, PyObject *unused)
 {
 	unsigned long me = PyThread_get_thread_ident();
-	struct call **at = &calls;
+	struct door_call **at = &calls;
 
 	(void)module;
 	(void)unused;
@@ -473,7 +474,13 @@ static PyType_Spec door_spec = {
 	.slots = door_slots,
 };
 
+PyTypeObject *door_type_object; /* static, as the list of calls is: there is one interpreter */
+
 PyObject *door_type(PyObject *module)
 {
-	return PyType_FromModuleAndSpec(module, &door_spec, NULL);
+	PyObject *type = PyType_FromModuleAndSpec(module, &door_spec, NULL);
+
+	Py_XINCREF(type);
+	door_type_object = (PyTypeObject *)type;
+	return type;
 }

@@ -22,6 +22,24 @@ typedef struct {
     int busy;          /* calls in progress */
 } Door;
 
-int door_request(Door *door, unsigned long request, void *argument);
+/* An entry of the list of calls in progress; it lies on the stack of the function that makes the call. */
+struct door_call {
+    struct door_call *next;
+    Door *door;
+    unsigned long thread;
+};
+
+/* Begin a call: whether the door is open, and its number, which stays open until the call ends. */
+int door_begin(struct door_call *call, Door *door, int *number);
+void door_end(struct door_call *call);
+
+/* A request, begun again when a signal's handler has run: its result, -errno, or DOOR_FAILED. `raised` (NULL if nobody cares): it is
+ * not known what it did, because a callback of Python raised. */
+int door_request(Door *door, unsigned long request, void *argument, int *raised);
+int door_raised(Door *door, int result, int *raised);
+
+extern PyTypeObject *door_type_object;
 PyObject *door_type(PyObject *module);
+PyObject *record_type(PyObject *module);
+PyObject *ledger_type(PyObject *module);
 extern PyMethodDef door_functions[];

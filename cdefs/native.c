@@ -24,110 +24,6 @@ int pyvfio_ioctl(const pyvfio_door *door, unsigned long request, void *argument)
 	return door->ioctl(door->context, door->fd, request, argument);
 }
 
-/* A request is prepared once, whether it then maps one range or a million: only three of its fields change. */
-union map_request {
-	struct vfio_iommu_type1_dma_map type1;
-	struct iommu_ioas_map ioas;
-};
-
-union unmap_request {
-	struct vfio_iommu_type1_dma_unmap type1;
-	struct iommu_ioas_unmap ioas;
-};
-
-static void prepare_map(union map_request *map, const pyvfio_space *space, uint32_t prot)
-{
-	memset(map, 0, sizeof(*map));
-	if (space->ioas) {
-		map->ioas.size = sizeof(map->ioas);
-		map->ioas.flags = IOMMU_IOAS_MAP_FIXED_IOVA;
-		if (prot & PYVFIO_PROT_READ)
-			map->ioas.flags |= IOMMU_IOAS_MAP_READABLE;
-		if (prot & PYVFIO_PROT_WRITE)
-			map->ioas.flags |= IOMMU_IOAS_MAP_WRITEABLE;
-		map->ioas.ioas_id = space->ioas;
-	} else {
-		map->type1.argsz = sizeof(map->type1);
-		if (prot & PYVFIO_PROT_READ)
-			map->type1.flags |= VFIO_DMA_MAP_FLAG_READ;
-		if (prot & PYVFIO_PROT_WRITE)
-			map->type1.flags |= VFIO_DMA_MAP_FLAG_WRITE;
-	}
-}
-
-static int map_range(union map_request *map, const pyvfio_space *space, uint64_t address, uint64_t iova, uint64_t size)
-{
-	if (space->ioas) {
-		map->ioas.user_va = address;
-		map->ioas.length = size;
-		map->ioas.iova = iova;
-		return pyvfio_ioctl(space->door, IOMMU_IOAS_MAP, map);
-	}
-	map->type1.vaddr = address;
-	map->type1.iova = iova;
-	map->type1.size = size;
-	return pyvfio_ioctl(space->door, VFIO_IOMMU_MAP_DMA, map);
-}
-
-static void prepare_unmap(union unmap_request *unmap, const pyvfio_space *space)
-{
-	memset(unmap, 0, sizeof(*unmap));
-	if (space->ioas) {
-		unmap->ioas.size = sizeof(unmap->ioas);
-		unmap->ioas.ioas_id = space->ioas;
-	} else {
-		unmap->type1.argsz = sizeof(unmap->type1);
-	}
-}
-
-static uint64_t unmap_range(union unmap_request *unmap, const pyvfio_space *space, uint64_t iova, uint64_t size)
-{
-	int result;
-
-	if (space->ioas) {
-		unmap->ioas.iova = iova;
-		unmap->ioas.length = size;
-		result = pyvfio_ioctl(space->door, IOMMU_IOAS_UNMAP, unmap);
-		return result < 0 ? (uint64_t)(int64_t)result : unmap->ioas.length;
-	}
-	unmap->type1.iova = iova;
-	unmap->type1.size = size;
-	result = pyvfio_ioctl(space->door, VFIO_IOMMU_UNMAP_DMA, unmap);
-	return result < 0 ? (uint64_t)(int64_t)result : unmap->type1.size;
-}
-
-int pyvfio_map(const pyvfio_space *space, uint64_t address, uint64_t iova, uint64_t size, uint32_t prot)
-{
-	union map_request map;
-
-	prepare_map(&map, space, prot);
-	return map_range(&map, space, address, iova, size);
-}
-
-uint64_t pyvfio_unmap(const pyvfio_space *space, uint64_t iova, uint64_t size)
-{
-	union unmap_request unmap;
-
-	prepare_unmap(&unmap, space);
-	return unmap_range(&unmap, space, iova, size);
-}
-
-int pyvfio_map_many(const pyvfio_space *space, const uint64_t *rows, size_t count, uint32_t prot, size_t *done)
-{
-	union map_request map;
-	size_t at;
-	int result = 0;
-
-	prepare_map(&map, space, prot);
-	for (at = *done; at < count; at++) {
-		result = map_range(&map, space, rows[3 * at], rows[3 * at + 1], rows[3 * at + 2]);
-		if (result < 0)
-			break;
-	}
-	*done = at;
-	return result < 0 ? result : 0;
-}
-
 size_t pyvfio_row_at_the_end(const uint64_t *rows, size_t count)
 {
 	size_t at;
@@ -136,21 +32,6 @@ size_t pyvfio_row_at_the_end(const uint64_t *rows, size_t count)
 		if (rows[3 * at + 2] && rows[3 * at + 1] + rows[3 * at + 2] == 0)
 			break;
 	return at;
-}
-
-int pyvfio_unmap_many(const pyvfio_space *space, const uint64_t *rows, size_t count, size_t *done, uint64_t *bytes)
-{
-	union unmap_request unmap;
-	uint64_t unmapped;
-
-	prepare_unmap(&unmap, space);
-	for (; *done < count; ++*done) {
-		unmapped = unmap_range(&unmap, space, rows[2 * *done], rows[2 * *done + 1]);
-		if (unmapped > (uint64_t)-4096)
-			return (int)(int64_t)unmapped;
-		*bytes += unmapped;
-	}
-	return 0;
 }
 
 int64_t pyvfio_wait(int eventfd, double seconds)

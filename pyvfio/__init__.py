@@ -54,9 +54,9 @@ if TYPE_CHECKING:
     from pyvfio.pci import PciConfig as PciConfig
     from pyvfio.region import Region as Region
     from pyvfio.spaces.base import AddressSpace as AddressSpace
-    from pyvfio.spaces.base import Mapping as Mapping
     from pyvfio.spaces.container import Container as Container
     from pyvfio.spaces.group import Group as Group
+    from pyvfio.spaces.ledger import Mapping as Mapping
     from pyvfio.spaces.opening import address_space as address_space
     from pyvfio.spaces.opening import open as open
 
@@ -89,7 +89,8 @@ _PUBLIC = {
     "migration": ("Migration",),
     "pci": ("PciConfig",),
     "region": ("Region",),
-    "spaces.base": ("AddressSpace", "Mapping"),
+    "spaces.base": ("AddressSpace",),
+    "spaces.ledger": ("Mapping",),
     "spaces.container": ("Container",),
     "spaces.group": ("Group",),
     "spaces.opening": ("address_space", "open"),

@@ -45,3 +45,71 @@ class Door:
 
 def in_call() -> bool: ...
 def after_fork() -> None: ...
+
+class Record:
+    """A DMA mapping as the ledger keeps it."""
+
+    space: _Any
+    buffer: _Any
+    iova: int
+    size: int
+    _held: _Any
+    _under: Record | None
+    _address: int
+    _protection: int
+    _serial: int
+    _state: int
+
+_R = _TypeVar("_R", bound=Record)
+
+class Ledger:
+    """What is mapped in an address space."""
+
+    at: dict[int, _Any]
+    maps: int
+    mapping: int
+    unknown: int
+    def __init__(self, door: Door, ioas: int, /) -> None: ...
+    def map(
+        self,
+        type: type[_R],
+        space: object,
+        buffer: object,
+        held: object,
+        address: int,
+        iova: int,
+        size: int,
+        protection: int,
+        /,
+    ) -> _R | int: ...
+    def place(
+        self,
+        type: type[_R],
+        space: object,
+        buffer: object,
+        held: object,
+        size: int,
+        protection: int,
+        request: int,
+        argument: int,
+        offset: int,
+        /,
+    ) -> _R | int: ...
+    def add(
+        self,
+        type: type[_R],
+        space: object,
+        buffer: object,
+        held: object,
+        address: int,
+        iova: int,
+        size: int,
+        protection: int,
+        /,
+    ) -> _R: ...
+    def unmap(self, iova: int, size: int, /) -> int | None: ...
+    def raw_map(self, address: int, iova: int, size: int, protection: int, /) -> int: ...
+    def raw_unmap(self, iova: int, size: int, /) -> int: ...
+    def run(self, rows: _Buffer, protection: int, state: _Buffer, /) -> int: ...
+    def request(self, request: int, argument: int, state: _Buffer, /) -> int: ...
+    def settle(self, record: Record, present: bool, /) -> None: ...

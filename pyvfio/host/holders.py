@@ -1,4 +1,4 @@
-"""The processes that have a VFIO device open."""
+"""Which processes have a VFIO device open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""IOMMU groups: the devices that an IOMMU cannot tell apart, and the addresses that it reserves."""
+"""IOMMU groups: what the IOMMU cannot tell apart, and the addresses that it keeps for itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import os
 from typing import NamedTuple
 
-from pyvfio._core import arguments
 from pyvfio.errors import BadReply
 from pyvfio.host import diagnosis
 from pyvfio.host.discovery import no_group
@@ -31,7 +30,7 @@ class ReservedRegion(NamedTuple):
 
 
 class GroupInfo(NamedTuple):
-    """An IOMMU group, as sysfs described it when it was looked at.
+    """What sysfs said of one IOMMU group.
 
     :ivar number: as in `/dev/vfio/N`
     :ivar name: set by few drivers; `vfio-noiommu` for emulated devices and in no-IOMMU mode, so it tells
@@ -57,9 +56,7 @@ class GroupInfo(NamedTuple):
 
 
 def group(number: int, kernel: Kernel | str | None = None) -> GroupInfo:
-    """Return a group, given its number.
-
-    :raises TypeError: number is no integer
+    """
     :raises OSError: ENODEV, there is no such group
     """
     kernel = resolve(kernel)
@@ -75,7 +72,7 @@ def group(number: int, kernel: Kernel | str | None = None) -> GroupInfo:
 
 
 def groups(kernel: Kernel | str | None = None) -> list[GroupInfo]:
-    """Return all groups, by number. One that goes away meanwhile is left out."""
+    """All groups, by number. One that goes away meanwhile is left out."""
     kernel = resolve(kernel)
     found = []
     for number in sorted(int(name) for name in entries(kernel, _ROOT)):
@@ -88,7 +85,7 @@ def groups(kernel: Kernel | str | None = None) -> list[GroupInfo]:
 
 
 def group_members(where: int | str, kernel: Kernel | str | None = None) -> dict[str, str | None]:
-    """Return the devices of a group, given its number or one of them: address -> driver, None where none is bound.
+    """The devices of a group, given its number or one of them: address -> driver, None where none is bound.
 
     :raises OSError: ENODEV, no such group or device, or a device in no group
     """
@@ -97,9 +94,10 @@ def group_members(where: int | str, kernel: Kernel | str | None = None) -> dict[
 
 
 def reserved_regions(where: int | str, kernel: Kernel | str | None = None) -> list[ReservedRegion]:
-    """Return the reserved regions of a group, given its number or one of its devices, by address.
+    """The reserved regions of a group, given its number or one of its devices, by address.
 
-    The usable ranges of VFIO_IOMMU_GET_INFO and IOMMU_IOAS_IOVA_RANGES are without them, except those of type `direct-relaxable`. Emulated devices have none.
+    The kernel takes them out of what VFIO_IOMMU_GET_INFO and IOMMU_IOAS_IOVA_RANGES report as usable,
+    except those of type `direct-relaxable`. Emulated devices have none.
 
     :raises OSError: ENODEV, no such group or device, or a device in no group
     """
@@ -108,13 +106,12 @@ def reserved_regions(where: int | str, kernel: Kernel | str | None = None) -> li
 
 
 def _root(kernel: Kernel, where: int | str) -> str:
-    if isinstance(where, str):
+    if not isinstance(where, int):
         found = find(where, kernel)
         if found.group is None:
             raise diagnosis.error(no_group(kernel, found.address))
         where = found.group
-    where = arguments.integer(where, "number", 0)
-    root = f"{_ROOT}/{where}"
+    root = f"{_ROOT}/{where:d}"
     if not kernel.exists(root):
         raise OSError(errno.ENODEV, f"no IOMMU group {where}; there are {len(entries(kernel, _ROOT))} groups")
     return root

@@ -19,7 +19,8 @@ from pyvfio.iommufd.option import GET_HUGE_PAGES, SET_HUGE_PAGES
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.memory import PAGE_SIZE
 from pyvfio.spaces import refusals
-from pyvfio.spaces.base import AddressSpace, Mapping
+from pyvfio.spaces.base import AddressSpace
+from pyvfio.spaces.ledger import Mapping
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -192,8 +193,7 @@ class Ioas(IommufdObject, AddressSpace):
     def _map_anywhere(self, address_: int, size: int, prot: int, buffer: Any, held: Any) -> Mapping:
         """The kernel chooses a free and allowed IOVA, congruent to the memory's own address for large pages."""
         native = MAP.new(flags=_flags(prot), ioas_id=self.id, user_va=address_, length=size)
-        self._send_map(MAP, native, address_, None, size, prot)
-        return self._record(native.iova, size, buffer, held)
+        return self._send_map(MAP, native, "iova", address_, None, size, prot, buffer, held)
 
     def map_file(
         self, fd: int, start: int, size: int, iova: int | None = None, *, read: bool = True, write: bool = True
@@ -208,8 +208,7 @@ class Ioas(IommufdObject, AddressSpace):
         prot = read + 2 * write
         flags = _flags(prot) | (0 if iova is None else lib.IOMMU_IOAS_MAP_FIXED_IOVA)
         native = MAP_FILE.new(flags=flags, ioas_id=self.id, fd=fd, start=start, length=size, iova=iova or 0)
-        self._send_map(MAP_FILE, native, start, iova, size, prot, {"fd": fd})
-        return self._record(native.iova, size, None, None)
+        return self._send_map(MAP_FILE, native, "iova", start, iova, size, prot, None, None, {"fd": fd})
 
     def copy(self, source: Mapping, iova: int | None = None, *, read: bool = True, write: bool = True) -> Mapping:
         """IOMMU_IOAS_COPY: map here what `source` maps in another address space of the same file, pinned only once.
@@ -246,26 +245,31 @@ class Ioas(IommufdObject, AddressSpace):
             src_iova=range.start,
         )
         source: dict[str, object] = {"source": f"{span(range)} of IOAS {source_id}"}
-        self._send_map(COPY, native, 0, iova, range.size, prot, source)
-        return self._record(native.dst_iova, range.size, None, keep)
+        return self._send_map(COPY, native, "dst_iova", 0, iova, range.size, prot, None, keep, source)
 
     def _send_map(
         self,
         request: Request,
         native: Any,
+        field: str,
         address_: int,
         iova: int | None,
         size: int,
         prot: int,
+        buffer: Any,
+        held: Any,
         more: dict[str, object] | None = None,
-    ) -> None:
-        request.send(self._fd, native, *self._map_details(address_, iova, size, prot, more))
+    ) -> Mapping:
+        mapping = self._place_by(request, native, field, buffer, held, size, prot)
+        if isinstance(mapping, int):
+            raise self._refused(request, mapping, *self._map_details(address_, iova, size, prot, more))
+        return mapping
 
     def unmap_all(self) -> int:
         """IOMMU_IOAS_UNMAP of everything; 0 when nothing is mapped."""
         native = UNMAP.new(ioas_id=self.id, iova=0, length=2**64 - 1)
-        UNMAP.send(self._fd, native, {"range": "everything"})
-        self._forget_all()
+        if error := self._request_unmap(UNMAP, native, "length", (0, 2**64)):
+            raise UNMAP.error(self._fd, -error, {"range": "everything"})
         return int(native.length)
 
     def physical_address(self, iova: int, size: int = PAGE_SIZE) -> tuple[int, int]:
@@ -319,16 +323,16 @@ class Ioas(IommufdObject, AddressSpace):
     def _release(self) -> None:
         attempts = Attempts()
         if attempts.do(partial(IommufdObject._release, self)):
-            self._forget_all()
+            self._ledger.forget_all()
         if self._owned is not None:
             attempts.do(self._owned.close)
         if self._has_gone():
-            self._forget_all()
+            self._ledger.forget_all()
         attempts.raise_first(f"closing {self!r}")
 
     def _gone(self) -> None:
         super()._gone()
-        self._forget_all()
+        self._ledger.forget_all()
 
     __repr__ = IommufdObject.__repr__
 

@@ -114,7 +114,8 @@ class IommufdObject(Resource):
 
     def _destroy(self) -> None:
         try:
-            DESTROY.call(self._fd, id=self._id)
+            request = DESTROY.new(id=self._id)
+            DESTROY.send(self._fd, request, {"id": self._id}, lambda _: tuple(self._in_the_way()))
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise

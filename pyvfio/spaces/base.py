@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import resource
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyvfio._abi import ffi, lib
 from pyvfio._core.fd import Fd
@@ -26,151 +26,20 @@ from pyvfio.errors import Closed, InvalidRequest
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
 from pyvfio.spaces import refusals
+from pyvfio.spaces.ledger import Before, Ledger, Mapping, MappingArray, columns, finish
 from pyvfio.spaces.other_modes import OtherModes
-from pyvfio.uncopyable import Uncopyable
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from pyvfio.device import Device
 
-_map = lib.pyvfio_map
-_unmap = lib.pyvfio_unmap
-_new: Callable[[type[Mapping]], Mapping] = object.__new__
-_EINTR = errno.EINTR
-#: results of pyvfio_unmap from here on are errors
-_ERRORS = 2**64 - 4095
 #: behind the last IOVA
 _END = 2**64
+#: how often placement goes on behind what is mapped past the library
+_PLACES_TRIED = 1000
 #: Automatic placement leaves 64 KiB free at the bottom, so that a device that follows a null pointer faults.
 _PLACES = IovaSet([IovaRange(1 << 16, 2**64 - 1)])
-
-
-class Mapping(Uncopyable):
-    """Memory at an IOVA of an address space. It keeps the memory alive; it can be used in a `with`.
-
-    :ivar iova: where devices see it
-    :ivar size: bytes
-    :ivar buffer: what was mapped
-    """
-
-    # No __init__: a call of one costs as much as the rest of a map beside the kernel's part.
-    __slots__ = ("_held", "buffer", "iova", "size", "space")
-
-    _stands_for = "a mapping in an IOMMU"
-
-    space: AddressSpace
-    iova: int
-    size: int
-    buffer: Any
-    _held: Any
-
-    @property
-    def range(self) -> IovaRange:
-        """The IOVAs from first to last."""
-        return IovaRange(self.iova, self.iova + self.size - 1)
-
-    @property
-    def mapped(self) -> bool:
-        """Whether it has not been unmapped yet."""
-        return self.space._mapped.get(self.iova) is self
-
-    def unmap(self) -> int:
-        """Unmap it, returning bytes: 0 when that had been done already, whatever lies at its IOVA now."""
-        if self.space._mapped.get(self.iova) is not self:
-            return 0
-        return self.space.unmap(self.iova, self.size)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self.space.closed:
-            return
-        try:
-            self.unmap()
-        except Exception as failure:
-            if error is None:
-                raise
-            error.add_note(f"unmapping {self!r} failed too: {failure}")
-
-    def __repr__(self) -> str:
-        return f"<Mapping {self.range}{'' if self.mapped else ' (unmapped)'}>"
-
-
-def made(space: AddressSpace, iova: int, size: int, buffer: Any, held: Any) -> Mapping:
-    """A Mapping of what has been mapped."""
-    mapping = _new(Mapping)
-    mapping.space = space
-    mapping.iova = iova
-    mapping.size = size
-    mapping.buffer = buffer
-    mapping._held = held
-    return mapping
-
-
-class MappingArray(Sequence[Mapping]):
-    """The mappings that one `map_many` made: one array, and Mapping objects only when they are asked for."""
-
-    def __init__(self, space: AddressSpace, rows: memoryview, held: Any) -> None:
-        self.space = space
-        #: u64 values, three to a row: address, IOVA and size of each mapping, as they were made
-        self.rows = rows
-        self._held = held
-        # IOVA -> row of what is still mapped and has no Mapping object; None as long as that is every row.
-        self._index: dict[int, int] | None = None
-        self._objects: dict[int, Mapping] = {}
-
-    def __len__(self) -> int:
-        return len(self.rows) // 3
-
-    @overload
-    def __getitem__(self, index: int) -> Mapping: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Mapping]: ...
-    def __getitem__(self, index: int | slice) -> Mapping | list[Mapping]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
-        if (mapping := self._objects.get(index)) is None:
-            iova, size = self.rows[3 * index + 1], self.rows[3 * index + 2]
-            mapping = self._objects[index] = made(self.space, iova, size, None, self._held)
-            if self._take(iova, size):
-                self.space._mapped[iova] = mapping
-        return mapping
-
-    def unmap(self) -> int:
-        """Unmap those that are still mapped, returning bytes."""
-        if self._index is None:
-            unmapped = self.space.unmap_many(_columns(self.rows)) if self in self.space._arrays else 0
-        else:
-            unmapped = sum(mapping.unmap() for mapping in self._objects.values())
-            live = array("Q")
-            for row in self._index.values():
-                live.extend(self.rows[3 * row + 1 : 3 * row + 3])
-            unmapped += self.space.unmap_many(live)
-        return unmapped
-
-    def _rows_left(self) -> dict[int, int]:
-        if self._index is None:
-            self._index = {iova: row for row, iova in enumerate(self.rows[1::3])}
-        return self._index
-
-    def _take(self, iova: int, size: int) -> bool:
-        """Forget one row, if it is here and has just that size."""
-        left = self._rows_left()
-        row = left.get(iova)
-        if row is None or self.rows[3 * row + 2] != size:
-            return False
-        del left[iova]
-        if not left:
-            self.space._arrays.remove(self)
-        return True
-
-    def __repr__(self) -> str:
-        return f"<MappingArray of {len(self)}>"
 
 
 class AddressSpace(OtherModes, Resource):
@@ -187,10 +56,8 @@ class AddressSpace(OtherModes, Resource):
     _fd: Fd
 
     def _prepare(self, ioas: int) -> None:
-        """Begin with nothing mapped; `ioas` as in `pyvfio_space`."""
-        self._native = ffi.new("pyvfio_space *", (self._fd.door.native, ioas))
-        self._mapped: dict[int, Mapping] = {}
-        self._arrays: list[MappingArray] = []
+        """Begin with nothing mapped; `ioas` is the object id of an IOAS, 0 for a type1 container."""
+        self._ledger = Ledger(self._fd.door, ioas)
         self._gap = IovaRange(0, 0)
 
     @property
@@ -262,16 +129,20 @@ class AddressSpace(OtherModes, Resource):
             return self._map_anywhere(address, size, prot, buffer, held)
         if iova + size == _END and not self._finds_the_end():
             raise self._would_stay(iova, size)
-        while error := _map(self._native, address, iova, size, prot):
-            if error != -_EINTR:
-                raise self._map_refused(error, address, iova, size, prot)
-        mapping = self._mapped[iova] = _new(Mapping)
-        mapping.space = self
-        mapping.iova = iova
-        mapping.size = size
-        mapping.buffer = buffer
-        mapping._held = held
-        return mapping
+        ledger = self._ledger
+        try:
+            mapping = ledger.map(Mapping, self, buffer, held, address, iova, size, prot)
+        except BaseException:
+            self._after_raise()
+            raise
+        if not isinstance(mapping, int):
+            return mapping
+        raise self._map_refused(mapping, address, iova, size, prot)
+
+    def _after_raise(self) -> None:
+        """After a request to map was left by an exception: where its outcome is not known, see that nothing is mapped by it."""
+        if self._ledger.unknown:
+            finish(self._ledger.settle_unknown)
 
     def alloc(self, size: int, iova: int | None = None, *, huge: int | None = None) -> Mapping:
         """Map new zeroed memory; see :meth:`map` and :class:`DmaBuffer`."""
@@ -289,27 +160,51 @@ class AddressSpace(OtherModes, Resource):
         prot = _prot(read, write)
         rows = _rows(rows, 3)
         native = ffi.from_buffer("uint64_t[]", rows.obj)  # not of a view: see memory.address_of
-        done = ffi.new("size_t *")
         count = len(rows) // 3
         if (at := lib.pyvfio_row_at_the_end(native, count)) < count and not self._finds_the_end():
             _, iova, size = rows[3 * at : 3 * at + 3]
             raise self._would_stay(iova, size, row=f"row {at} of {count}: ")
+        mappings = MappingArray(self, rows, keep)
+        if not count:
+            return mappings
+        ledger, made = self._ledger, mappings._made
         try:
-            while error := lib.pyvfio_map_many(self._native, native, count, prot, done):
-                if error == -_EINTR:
-                    continue  # a signal's handler runs here, and may raise
-                address, iova, size = rows[3 * done[0] : 3 * done[0] + 3]
-                raise self._map_refused(error, address, iova, size, prot, {"row": f"{done[0]} of {count}"})
+            ledger.begin_array(mappings)
+            while True:
+                if error := ledger.run(rows, prot, made):
+                    address, iova, size = rows[3 * made[0] : 3 * made[0] + 3]
+                    raise self._map_refused(error, address, iova, size, prot, {"row": f"{made[0]} of {count}"})
+                if not mappings._disturbed:
+                    break
+                # Another thread unmapped meanwhile, and may have met some of the rows.
+                self._undo_rows(mappings)
+            mappings._complete = True
         except BaseException as failure:
+            unknown, ledger.unknown = ledger.unknown, 0
             try:
-                self.unmap_many(_columns(rows[: 3 * done[0]]))
+                self._undo_rows(mappings)
+                if unknown:
+                    # A callback raised in this row. What it means is not known; that it is not mapped afterwards is.
+                    ledger.raw_unmap(*rows[3 * made[0] + 1 : 3 * made[0] + 3])
+                ledger.drop_array(mappings)
             except OSError as undoing:
                 failure.add_note(f"undoing the rows before it failed too: {undoing}")
             raise
-        mappings = MappingArray(self, rows, keep)
-        if count:
-            self._arrays.append(mappings)
         return mappings
+
+    def _undo_rows(self, mappings: MappingArray) -> None:
+        """Unmap the rows that an array has mapped so far; it begins again from the first."""
+        rows, unmade = columns(mappings.rows[: 3 * mappings._made[0]]), mappings._unmade
+        while unmade[0] < len(rows) // 2:
+            error = self._ledger.run(rows, 0, unmade)
+            if error:
+                if not mappings._disturbed:
+                    iova, size = rows[2 * unmade[0] : 2 * unmade[0] + 2]
+                    raise self._unmap_refused(error, iova, size)
+                unmade[0] += 1  # the other thread had unmapped it
+        mappings._disturbed = False
+        for state in (mappings._made, unmade):
+            state[0] = state[1] = state[2] = 0
 
     # Unmapping.
 
@@ -323,14 +218,18 @@ class AddressSpace(OtherModes, Resource):
         :returns: bytes unmapped
         :raises OSError: see above; EINVAL misaligned or of no size; EOVERFLOW (EINVAL before 7.0) past the end
         """
-        while (unmapped := _unmap(self._native, iova, size)) >= _ERRORS:
-            if (error := unmapped - 2**64) != -_EINTR:
+        try:
+            unmapped = self._ledger.unmap(iova, size)
+        except BaseException:
+            if self._ledger.unknown:
+                self._unmap_rows(memoryview(array("Q", (iova, size))))
+            raise
+        if unmapped is None:
+            error, unmapped, _ = self._unmap_rows(memoryview(array("Q", (iova, size))))
+            if error:
                 raise self._unmap_refused(error, iova, size)
-        mapping = self._mapped.get(iova)
-        if mapping is not None and mapping.size == unmapped:
-            del self._mapped[iova]
-        elif unmapped:
-            self._forget(iova, size)
+        elif unmapped < 0:
+            raise self._unmap_refused(unmapped, iova, size)
         return unmapped
 
     def unmap_all(self) -> int:
@@ -348,35 +247,81 @@ class AddressSpace(OtherModes, Resource):
         """
         rows = _rows(rows, 2)
         count = len(rows) // 2
-        done, unmapped = ffi.new("size_t *"), ffi.new("uint64_t *")
-        native = ffi.from_buffer("uint64_t[]", rows.obj)
-        try:
-            while (error := lib.pyvfio_unmap_many(self._native, native, count, done, unmapped)) == -_EINTR:
-                pass  # a signal's handler runs here, and may raise
-        finally:
-            self._forget_rows(rows[: 2 * done[0]])
+        error, unmapped, done = self._unmap_rows(rows)
         if error:
-            iova, size = rows[2 * done[0] : 2 * done[0] + 2]
-            raise self._unmap_refused(error, iova, size, {"row": f"{done[0]} of {count}"})
-        return int(unmapped[0])
+            iova, size = rows[2 * done : 2 * done + 2]
+            raise self._unmap_refused(error, iova, size, {"row": f"{done} of {count}"})
+        return unmapped
+
+    def _unmap_rows(self, rows: memoryview) -> tuple[int, int, int]:
+        """Unmap (iova, size) rows and drop their records: -errno or 0, the bytes, and the rows done."""
+        ledger = self._ledger
+        known = ledger.matching_array(rows) if len(rows) > 2 and ledger.arrays else None
+        state = array("Q", (0, 0, 0)) if known is None else known._unmade
+        unmapped = state[1]
+        before = ledger.before()
+        ledger.unknown = 0
+        error = 0
+        try:
+            try:
+                error = ledger.run(rows, 0, state)
+            except BaseException:
+                if ledger.unknown:
+                    # A callback raised in this row: whatever it did, the row is not mapped after this.
+                    ledger.unknown = 0
+                    ledger.run(rows[: 2 * state[0] + 2], 0, state)
+                raise
+        finally:
+            finish(partial(self._drop_rows, rows, state, known, before))
+        return error, state[1] - unmapped, state[0]
+
+    def _drop_rows(self, rows: memoryview, state: array[int], known: MappingArray | None, before: Before) -> None:
+        if known is not None:
+            if state[0] == len(rows) // 2:
+                known._forget()
+        elif state[1] != state[2]:
+            done = 2 * state[0]
+            pairs = zip(rows[:done:2], rows[1:done:2], strict=True)
+            self._ledger.forget(pairs, state[1] - state[2], before, splits=self._splits)
+
+    def _request_unmap(self, request: Request, native: Any, size: str, gone: tuple[int, int]) -> int:
+        """Make a request that unmaps, and drop the records of what it has unmapped: 0 or -errno.
+
+        :param size: the field of its struct that says how much that was
+        :param gone: IOVA and size of where
+        """
+        ledger, state = self._ledger, array("Q", (0,))
+        address = int(ffi.cast("uintptr_t", native))
+        before = ledger.before()
+        ledger.unknown = 0
+        error = 0
+        try:
+            try:
+                error = ledger.request(request.number, address, state)
+            except BaseException:
+                if ledger.unknown:
+                    ledger.unknown = 0
+                    ledger.request(request.number, address, state)
+                raise
+        finally:
+            if state[0]:
+                finish(lambda: ledger.forget([gone], getattr(native, size), before, splits=self._splits))
+        return min(error, 0)
 
     # What is mapped, as far as this object knows.
 
     @property
     def mappings(self) -> list[Mapping]:
         """The mappings made through this object and still there, by IOVA."""
-        for batch in list(self._arrays):
-            _ = batch[:]
-        return [self._mapped[iova] for iova in sorted(self._mapped)]
+        for mappings in list(self._ledger.arrays):
+            if mappings._complete:
+                mappings[:]
+        return self._ledger.present()
 
     @property
     def mapped_ranges(self) -> IovaSet:
         """The IOVAs of :attr:`mappings`, without an object for each."""
-        ranges = [mapping.range for mapping in list(self._mapped.values())]
-        for batch in self._arrays:
-            rows = batch.rows
-            ranges.extend(IovaRange.of(rows[3 * row + 1], rows[3 * row + 2]) for row in batch._rows_left().values())
-        return IovaSet(ranges)
+        return self._ledger.ranges()
 
     # What was refused.
 
@@ -449,45 +394,25 @@ class AddressSpace(OtherModes, Resource):
             return refusals.Locked.read(status, None if limit == resource.RLIM_INFINITY else limit)
         return None
 
-    def _record(self, iova: int, size: int, buffer: Any, held: Any) -> Mapping:
-        mapping = self._mapped[iova] = made(self, iova, size, buffer, held)
-        return mapping
+    def _place_by(
+        self, request: Request, native: Any, field: str, buffer: Any, held: Any, size: int, prot: int
+    ) -> Mapping | int:
+        """Make a request that maps and says where: the mapping, or -errno.
 
-    def _forget_all(self) -> None:
-        self._mapped.clear()
-        self._arrays.clear()
-
-    def _forget_rows(self, rows: memoryview) -> None:
-        for batch in self._arrays:
-            if batch._index is None and _columns(batch.rows) == rows:
-                self._arrays.remove(batch)
-                batch._index = {}
-                return
-        for iova, size in zip(rows[::2], rows[1::2], strict=True):
-            self._forget(iova, size)
-
-    def _forget(self, iova: int, size: int) -> None:
-        """Drop the records of what an unmap that succeeded has taken away."""
-        mapping = self._mapped.get(iova)
-        if mapping is not None and mapping.size == size:
-            del self._mapped[iova]
-            return
-        for batch in self._arrays:
-            if batch._take(iova, size):
-                return
-        gone = IovaRange.of(iova, size)
-        for mapping in self.mappings:
-            here = mapping.range
-            if here.last < gone.start:
-                continue
-            if here.start > gone.last:
-                break
-            if here.start < gone.start and not self._splits:
-                return  # the kernel stops at a mapping that begins earlier, without an error (type1)
-            del self._mapped[here.start]
-            if self._splits:
-                for rest in IovaSet([here]) - IovaSet([gone]):
-                    self._mapped[rest.start] = made(self, rest.start, rest.size, mapping.buffer, mapping._held)
+        :param field: of its struct, the IOVA
+        """
+        struct = ffi.typeof(native).item
+        ledger, address = self._ledger, int(ffi.cast("uintptr_t", native))
+        try:
+            return ledger.place(
+                Mapping, self, buffer, held, size, prot, request.number, address, ffi.offsetof(struct, field)
+            )
+        except BaseException:
+            if ledger.unknown:
+                ledger.unknown = 0
+                if iova := getattr(native, field):
+                    ledger.raw_unmap(iova, size)
+            raise
 
     # Devices, and what they write.
 
@@ -513,19 +438,22 @@ class AddressSpace(OtherModes, Resource):
     # Placement.
 
     def _map_anywhere(self, address: int, size: int, prot: int, buffer: Any, held: Any) -> Mapping:
-        fresh = False
+        taken = IovaSet()
         while True:
-            iova = self._place(size, fresh=fresh)
-            while (error := _map(self._native, address, iova, size, prot)) == -_EINTR:
-                pass
-            if not error:
-                return self._record(iova, size, buffer, held)
-            if error != -errno.EEXIST or fresh:
-                raise self._map_refused(error, address, iova, size, prot)
-            # Somebody chose an IOVA of their own inside the gap that was being filled.
-            fresh = True
+            iova = self._place(size, taken)
+            try:
+                mapping = self._ledger.map(Mapping, self, buffer, held, address, iova, size, prot)
+            except BaseException:
+                self._after_raise()
+                raise
+            if not isinstance(mapping, int):
+                return mapping
+            if mapping != -errno.EEXIST or len(taken) >= _PLACES_TRIED:
+                raise self._map_refused(mapping, address, iova, size, prot)
+            # Somebody chose an IOVA of their own there, or mapped it past this object.
+            taken |= IovaSet([IovaRange.of(iova, size)])
 
-    def _place(self, size: int, *, fresh: bool) -> int:
+    def _place(self, size: int, taken: IovaSet) -> int:
         """A free and usable IOVA; from the gap that is being filled, else from a new one."""
         sizes = self.page_sizes
         alignment = max(sizes & -sizes, PAGE_SIZE)
@@ -533,10 +461,11 @@ class AddressSpace(OtherModes, Resource):
             # As far as the IOMMU can use a large page there, let it.
             if size >= large and sizes & large:
                 alignment = large
-        iova = -(-self._gap.start // alignment) * alignment
-        if fresh or iova + size - 1 > self._gap.last:
+        gap = self._gap
+        iova = -(-gap.start // alignment) * alignment
+        if taken or iova + size - 1 > gap.last:
             usable = self.iova_ranges
-            free = (_PLACES if usable is None else usable & _PLACES) - self.mapped_ranges
+            free = (_PLACES if usable is None else usable & _PLACES) - self.mapped_ranges - taken
             for gap in free:
                 iova = -(-gap.start // alignment) * alignment
                 if iova + size - 1 <= gap.last:
@@ -546,9 +475,8 @@ class AddressSpace(OtherModes, Resource):
                     errno.ENOSPC,
                     f"there is no free IOVA range of {bytes_(size)} aligned to {bytes_(alignment)}; free: {shown(free)}",
                 )
-            self._gap = gap
         # The next one starts behind this one.
-        self._gap = IovaRange(min(iova + size, self._gap.last), self._gap.last)
+        self._gap = IovaRange(min(iova + size, gap.last), gap.last)
         return iova
 
 
@@ -569,12 +497,3 @@ def _rows(source: Any, columns: int) -> memoryview:
     if view.nbytes % (8 * columns) or (view.ndim > 1 and view.shape is not None and view.shape[-1] != columns):
         raise ValueError(f"rows of {columns} values are needed, not shape {view.shape}")
     return memoryview(view.tobytes()).cast("Q")
-
-
-def _columns(rows: memoryview) -> memoryview:
-    """(address, iova, size) rows as (iova, size) rows."""
-    result = array("Q", bytes(len(rows) // 3 * 16))
-    view = memoryview(result)
-    view[::2] = rows[1::3]
-    view[1::2] = rows[2::3]
-    return view

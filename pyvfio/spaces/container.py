@@ -25,8 +25,9 @@ from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.kernel import Kernel
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
 from pyvfio.spaces import refusals
-from pyvfio.spaces.base import AddressSpace, Mapping, made
+from pyvfio.spaces.base import AddressSpace
 from pyvfio.spaces.group import Group
+from pyvfio.spaces.ledger import Mapping
 from pyvfio.spaces.no_iommu import admit
 
 if TYPE_CHECKING:
@@ -315,7 +316,7 @@ class Container(AddressSpace):
         if not self._groups:
             # The last group takes the IOMMU with it.
             self._iommu_set = False
-            self._forget_all()
+            self._ledger.forget_all()
 
     def _set_iommu(self) -> None:
         SET_IOMMU.send(self._fd, ffi.cast("void *", self._type), {"mode": self.mode}, self._not_isolated)
@@ -397,16 +398,17 @@ class Container(AddressSpace):
         if self._fd.kind == "iommufd" or self._unready() is not None:
             return True
         # Type1 does since it calls a sum that overflows by that name (a series of October 2025).
-        return lib.pyvfio_unmap(self._native, 2**64 - PAGE_SIZE, 2 * PAGE_SIZE) == 2**64 - errno.EOVERFLOW
+        return self._ledger.raw_unmap(2**64 - PAGE_SIZE, 2 * PAGE_SIZE) == -errno.EOVERFLOW
 
     def unmap_all(self) -> int:
         """VFIO_IOMMU_UNMAP_DMA with VFIO_DMA_UNMAP_FLAG_ALL (since Linux 5.12): take every mapping away.
 
         :returns: bytes unmapped
         """
-        unmapped = self._unmap_with(UNMAP_ALL, lib.VFIO_DMA_UNMAP_FLAG_ALL)
-        self._forget_all()
-        return unmapped
+        unmap = UNMAP_ALL.new(flags=lib.VFIO_DMA_UNMAP_FLAG_ALL)
+        if error := self._request_unmap(UNMAP_ALL, unmap, "size", (0, 2**64)):
+            raise UNMAP_ALL.error(self._fd, -error, {}, lambda number: self._wanted(number, 0, 0))
+        return int(unmap.size)
 
     def unmap_dirty(self, iova: int, size: int) -> DirtyBitmap:
         """VFIO_IOMMU_UNMAP_DMA with VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP: unmap, and tell which pages of it were dirty.
@@ -421,10 +423,11 @@ class Container(AddressSpace):
         flags = lib.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP
         unmap = UNMAP_DIRTY.new(trailing, flags=flags, iova=iova, size=size)
         _describe(ffi.cast("struct vfio_bitmap *", unmap.data), bitmap.page_size, segment)
-        self._send_unmap(UNMAP_DIRTY, unmap, iova, size)
+        error = self._request_unmap(UNMAP_DIRTY, unmap, "size", (iova, size))
+        if error:
+            arguments = {"iova": iova, "size": size}
+            raise UNMAP_DIRTY.error(self._fd, -error, arguments, lambda number: self._wanted(number, iova, size))
         segment.check_guards()
-        if unmap.size:
-            self._forget(iova, size)
         return bitmap
 
     def _unmap_with(self, operation: Request, flags: int, iova: int = 0, size: int = 0) -> int:
@@ -473,7 +476,8 @@ class Container(AddressSpace):
             raise Closed(f"{mapping!r} is unmapped: only a mapping has an address to set")
         flags = lib.VFIO_DMA_MAP_FLAG_VADDR
         MAP_VADDR.call(self._fd, flags=flags, vaddr=address, iova=mapping.iova, size=size)
-        replaced = self._mapped[mapping.iova] = made(self, mapping.iova, size, buffer, held)
+        replaced = self._ledger.add(Mapping, self, buffer, held, address, mapping.iova, size, mapping._protection)
+        self._ledger.settle(mapping, False)
         return replaced
 
     def _require_vaddr(self) -> None:
@@ -552,7 +556,7 @@ class Container(AddressSpace):
         try:
             self._fd.close()
         finally:
-            self._forget_all()
+            self._ledger.forget_all()
             self._groups.clear()
 
     def _has_gone(self) -> bool:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pyvfio.iommufd.hwpt import Hwpt
     from pyvfio.iommufd.ioas import Ioas
     from pyvfio.iova import IovaRange
-    from pyvfio.spaces.base import Mapping
     from pyvfio.spaces.container import IommuInfo
     from pyvfio.spaces.group import Group
+    from pyvfio.spaces.ledger import Mapping
 
 _PAGE = 4096
 

@@ -206,7 +206,7 @@ def test_what_ends_with_the_address_space_is_mapped_where_it_can_be_unmapped(spa
     assert space.mappings == []
     assert space.map(buffer, 2**64 - 2 * PAGE).unmap() == PAGE
     # Past the library the kernel takes it, and does not find it.
-    assert lib.pyvfio_map(space._native, buffer.address, 2**64 - PAGE, PAGE, 3) == 0
+    assert space._ledger.raw_map(buffer.address, 2**64 - PAGE, PAGE, 3) == 0
     assert space.unmap(2**64 - PAGE, PAGE) == 0
     assert space.unmap_all() == 0
 

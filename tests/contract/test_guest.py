@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pyvfio import DirtyLog, DmaBuffer, IovaRange
-from pyvfio._abi import lib
 from pyvfio.guest import mapping, planning, x86
 from pyvfio.guest.sections import MemorySection
 
@@ -114,7 +113,7 @@ def test_the_kernels_answer_to_a_map_is_foretold(space: AddressSpace, mode: str,
                     refused = mapping.type1_refusal(known, iova, size, **memory, era=era)
                 if iova + size == 2**64 and mode in old:
                     continue  # it would stay there
-                answer = -lib.pyvfio_map(space._native, memory["address"], iova, size, prot)
+                answer = -space._ledger.raw_map(memory["address"], iova, size, prot)
                 if not answer:
                     assert space.unmap(iova, size) == size
                 expected = refused.errno if refused else 0

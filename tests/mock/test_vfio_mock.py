@@ -16,7 +16,7 @@ import pyvfio
 from pyvfio import Device, IovaRange, Unsupported, mock
 from pyvfio._core.vfio_mock_registers import VALUES, WIDTHS
 from pyvfio.mock.vfio_mock import failures, registers
-from pyvfio.spaces.base import Mapping
+from pyvfio.spaces.ledger import Mapping
 from pyvfio.vfio_mock import VfioMock
 
 PAGE = 4096

@@ -268,5 +268,5 @@ def test_bitmaps_copy_and_pickle(again: Callable[[DirtyBitmap], DirtyBitmap]) ->
 
 
 def test_a_bitmap_of_pages_of_64_bits_is_refused() -> None:
-    with pytest.raises(ValueError, match="0x10000000000000000"):
+    with pytest.raises(ValueError, match="page"):
         DirtyBitmap([IovaRange(0, 2**64 - 1)], 2**64)

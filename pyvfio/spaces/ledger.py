@@ -1,0 +1,372 @@
+"""What is mapped in an address space: single mappings, and arrays of them.
+
+The native part (`_buffer.Ledger`) writes the outcome of each request into records that are there before it, so that neither a
+signal's handler nor another thread makes the records and the kernel disagree. What it leaves to this module is an unmap that does
+not mean whole records, or during which something else was being mapped.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
+
+from pyvfio import _buffer
+from pyvfio._buffer import Door, Record
+from pyvfio.iova import IovaRange, IovaSet
+from pyvfio.uncopyable import Uncopyable
+
+if TYPE_CHECKING:
+    from pyvfio.spaces.base import AddressSpace
+
+_PENDING, _PRESENT, _GONE = range(3)
+
+
+class Mapping(Record, Uncopyable):
+    """Memory at an IOVA of an address space. It keeps the memory alive; it can be used in a `with`.
+
+    :ivar iova: where devices see it
+    :ivar size: bytes
+    :ivar buffer: what was mapped
+    """
+
+    __slots__ = ()
+
+    _stands_for = "a mapping in an IOMMU"
+
+    @property
+    def range(self) -> IovaRange:
+        """The IOVAs from first to last."""
+        return IovaRange(self.iova, self.iova + self.size - 1)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether it has not been unmapped yet."""
+        return self._state == _PRESENT
+
+    def unmap(self) -> int:
+        """Unmap it, returning bytes: 0 when that had been done already, whatever lies at its IOVA now."""
+        if self._state != _PRESENT:
+            return 0
+        return int(self.space.unmap(self.iova, self.size))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.space.closed:
+            return
+        try:
+            self.unmap()
+        except Exception as failure:
+            if error is None:
+                raise
+            error.add_note(f"unmapping {self!r} failed too: {failure}")
+
+    def __repr__(self) -> str:
+        return f"<Mapping {self.range}{'' if self.mapped else ' (unmapped)'}>"
+
+
+class MappingArray(Sequence[Mapping]):
+    """The mappings that one `map_many` made: one array, and Mapping objects only when they are asked for."""
+
+    def __init__(self, space: AddressSpace, rows: memoryview, held: Any) -> None:
+        self.space = space
+        #: u64 values, three to a row: address, IOVA and size of each mapping, as they were made
+        self.rows = rows
+        self._held = held
+        #: what the native calls fill: rows mapped, or unmapped again from the first on, bytes, bytes of records
+        self._made = array("Q", (0, 0, 0))
+        self._unmade = array("Q", (0, 0, 0))
+        #: whether all rows have been mapped; before, an unmap of another thread may have met some of them
+        self._complete = False
+        self._disturbed = False
+        self._serial = 0
+        # IOVA -> row of what is still mapped and has no Mapping object; None as long as that is every row.
+        self._index: dict[int, int] | None = None
+        self._objects: dict[int, Mapping] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows) // 3
+
+    @overload
+    def __getitem__(self, index: int) -> Mapping: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Mapping]: ...
+    def __getitem__(self, index: int | slice) -> Mapping | list[Mapping]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if (mapping := self._objects.get(index)) is None:
+            iova, size = self.rows[3 * index + 1], self.rows[3 * index + 2]
+            ledger = self.space._ledger
+            # An interrupt may have come between these steps before: the record is there then.
+            mapping = ledger.find(iova, size, self)
+            if mapping is None:
+                live = self._rows_left().get(iova) == index
+                mapping = ledger.add(Mapping, self.space, None, self, self.rows[3 * index], iova, size, 3)
+                if not live:
+                    ledger.settle(mapping, False)
+            self._objects[index] = mapping
+            self._take(iova, size)
+        return mapping
+
+    def unmap(self) -> int:
+        """Unmap those that are still mapped, returning bytes."""
+        if self._index is None:
+            return self.space.unmap_many(columns(self.rows)) if self in self.space._ledger.arrays else 0
+        unmapped = sum(mapping.unmap() for mapping in self._objects.values())
+        live = array("Q")
+        for row in list(self._rows_left().values()):
+            live.extend(self.rows[3 * row + 1 : 3 * row + 3])
+        return unmapped + (self.space.unmap_many(live) if live else 0)
+
+    def _rows_left(self) -> dict[int, int]:
+        """The rows that are mapped and have no object, by IOVA."""
+        if self._index is None:
+            first, behind = self._unmade[0], self._made[0]
+            index = {self.rows[3 * row + 1]: row for row in range(first, behind)}
+            if self._complete and not first:
+                self._index = index
+            return index
+        return self._index
+
+    def _take(self, iova: int, size: int) -> bool:
+        """Forget one row, if it is here and has just that size."""
+        left = self._index = self._rows_left()
+        row = left.get(iova)
+        if row is None or self.rows[3 * row + 2] != size:
+            return False
+        left.pop(iova, None)
+        if not left:
+            self.space._ledger.drop_array(self)
+        return True
+
+    def _forget(self) -> None:
+        self._index = {}
+        self.space._ledger.drop_array(self)
+
+    @property
+    def _hull(self) -> tuple[int, int]:
+        """An interval of IOVAs that holds every row: first, and behind the last."""
+        starts = self.rows[1::3]
+        return min(starts), max(start + size for start, size in zip(starts, self.rows[2::3], strict=True))
+
+    def __repr__(self) -> str:
+        return f"<MappingArray of {len(self)}>"
+
+
+class Before(NamedTuple):
+    """What had been begun before an unmap."""
+
+    maps: int
+    pending: frozenset[Record]
+
+    def holds(self, record: Record | MappingArray) -> bool:
+        """Whether that was mapped then."""
+        return record._serial <= self.maps and record not in self.pending
+
+
+class Ledger(_buffer.Ledger):
+    """The records of one address space.
+
+    :ivar arrays: those of which rows are mapped and have no object
+    """
+
+    def __init__(self, door: Door, ioas: int) -> None:
+        super().__init__(door, ioas)
+        self.arrays: list[MappingArray] = []
+
+    # What is there.
+
+    def _all(self) -> Iterator[Mapping]:
+        for top in list(self.at.values()):
+            record: Any = top
+            while record is not None:
+                yield record
+                record = record._under
+
+    def present(self) -> list[Mapping]:
+        """The single mappings, by IOVA."""
+        return sorted((one for one in self._all() if one._state == _PRESENT), key=lambda one: one.iova)
+
+    def find(self, iova: int, size: int, held: object) -> Mapping | None:
+        """The single mapping of just that place that holds something."""
+        record: Any = self.at.get(iova)
+        while record is not None:
+            if record._state == _PRESENT and record.size == size and record._held is held:
+                found: Mapping = record
+                return found
+            record = record._under
+        return None
+
+    def ranges(self) -> IovaSet:
+        """The IOVAs of everything that is mapped, or is being mapped."""
+        pairs = [(one.iova, one.iova + one.size - 1) for one in self._all() if one._state != _GONE and one.size]
+        for array_ in list(self.arrays):
+            rows = array_.rows
+            pairs.extend(
+                (rows[3 * row + 1], rows[3 * row + 1] + rows[3 * row + 2] - 1) for row in array_._rows_left().values()
+            )
+        return IovaSet(IovaRange(*pair) for pair in pairs)
+
+    # What comes.
+
+    def begin_array(self, array_: MappingArray) -> None:
+        """Record an array that is about to be mapped."""
+        array_._serial = self.maps + 1
+        self.arrays.append(array_)
+
+    def drop_array(self, array_: MappingArray) -> None:
+        """Forget an array: none of its rows is mapped, or all have objects."""
+        self.arrays[:] = [one for one in self.arrays if one is not array_]
+
+    # What goes.
+
+    def before(self) -> Before:
+        """Note what is being mapped; to be called before an unmap."""
+        pending: list[Any] = []
+        if self.mapping:
+            pending.extend(one for one in self._all() if one._state == _PENDING)
+            pending.extend(one for one in self.arrays if not one._complete)
+        return Before(self.maps, frozenset(pending))
+
+    def matching_array(self, rows: memoryview) -> MappingArray | None:
+        """The array of which these (iova, size) rows are all, if none of them has gone."""
+        for array_ in list(self.arrays):
+            if (
+                len(array_.rows) // 3 == len(rows) // 2
+                and array_._index is None
+                and array_._complete
+                and array_.rows[1] == rows[0]
+                and columns(array_.rows) == rows
+            ):
+                return array_
+        return None
+
+    def forget(self, gone: Iterable[tuple[int, int]], bytes_: int, before: Before, *, splits: bool) -> None:
+        """Drop the records of what an unmap has taken away, besides those that the native call dropped.
+
+        It may be called again when an interrupt has ended it.
+
+        :param gone: (iova, size) of each range that was unmapped
+        :param bytes_: what was unmapped and is not accounted for
+        """
+        ranges: list[tuple[int, int]] = []
+        for iova, size in gone:
+            for array_ in list(self.arrays):
+                if before.holds(array_) and array_._complete and array_._take(iova, size):
+                    bytes_ -= size
+                    break
+            else:
+                ranges.append((iova, size))
+        bytes_ -= self._forget_ranges(ranges, before, splits=splits)
+        fresh = [one for one in self._all() if one._state != _GONE and not before.holds(one)]
+        arrays = [one for one in self.arrays if not before.holds(one)]
+        if fresh or arrays:
+            self._forget_fresh(fresh, arrays, IovaSet(IovaRange.of(*one) for one in ranges if one[1]), bytes_)
+
+    def _forget_ranges(self, ranges: list[tuple[int, int]], before: Before, *, splits: bool) -> int:
+        """Drop what lies in ranges, and return its bytes."""
+        taken = 0
+        for array_ in list(self.arrays):
+            if before.holds(array_) and array_._complete:
+                low, behind = array_._hull
+                if any(low < iova + size and iova < behind for iova, size in ranges):
+                    array_[:]
+        records = [one for one in self.present() if before.holds(one)]
+        for iova, size in ranges:
+            at = max(bisect_right(records, iova, key=_start) - 1, 0)
+            while at < len(records) and records[at].iova < iova + size:
+                record = records[at]
+                at += 1
+                if record._state != _PRESENT or record.iova + record.size <= iova:
+                    continue
+                if not splits:
+                    if record.iova < iova:
+                        break  # the kernel stops at a mapping that begins earlier, without an error (type1)
+                    taken += record.size
+                    self.settle(record, False)
+                    continue
+                gone = IovaRange.of(iova, size)
+                for rest in IovaSet([record.range]) - IovaSet([gone]):
+                    address = record._address + rest.start - record.iova
+                    self.add(
+                        Mapping, record.space, record.buffer, record._held, address, rest.start, rest.size,
+                        record._protection,
+                    )  # fmt: skip
+                taken += min(record.iova + record.size - 1, gone.last) - max(record.iova, iova) + 1
+                self.settle(record, False)
+        return taken
+
+    def _forget_fresh(self, fresh: list[Mapping], arrays: list[MappingArray], where: IovaSet, bytes_: int) -> None:
+        """Find out which mappings that were made during an unmap it has met: the bytes that are left over tell."""
+        for array_ in arrays:
+            low, behind = array_._hull
+            if not where.overlaps(IovaRange(low, behind - 1)):
+                continue
+            if not array_._complete:
+                array_._disturbed = True  # whoever maps it begins again
+            elif bytes_ >= (size := sum(array_.rows[2::3])):
+                array_._forget()
+                bytes_ -= size
+        met = [one for one in fresh if one.size and where.overlaps(one.range)]
+        if bytes_ <= 0 or not met:
+            return
+        if bytes_ != sum(one.size for one in met):
+            met = [one for one in met if one.size == bytes_][:1] or met
+            if bytes_ != sum(one.size for one in met):
+                for one in met:  # not to be told apart: unmapped, all of them
+                    self.raw_unmap(one.iova, one.size)
+        for one in met:
+            self.settle(one, False)
+
+    def forget_all(self) -> None:
+        """Drop everything: the address space is gone, or all of it was unmapped."""
+        for one in list(self._all()):
+            self.settle(one, False)
+        for array_ in list(self.arrays):
+            if array_._complete:
+                array_._forget()
+            else:
+                array_._disturbed = True
+
+    def settle_unknown(self) -> None:
+        """After a callback of Python raised: see that what was being mapped is not mapped."""
+        self.unknown = 0
+        if self.mapping:
+            return
+        for one in list(self._all()):
+            if one._state == _PENDING:
+                if not any(
+                    other is not one and other._state == _PRESENT and other.range.overlaps(one.range)
+                    for other in self._all()
+                ):
+                    self.raw_unmap(one.iova, one.size)
+                self.settle(one, False)
+
+
+def _start(record: Record) -> int:
+    return record.iova
+
+
+def finish(action: Callable[[], None]) -> None:
+    """Do what can be done again; if a handler raises meanwhile, do it again first."""
+    try:
+        action()
+    except BaseException:
+        action()
+        raise
+
+
+def columns(rows: memoryview) -> memoryview:
+    """(address, iova, size) rows as (iova, size) rows."""
+    result = array("Q", bytes(len(rows) // 3 * 16))
+    view = memoryview(result)
+    view[::2] = rows[1::3]
+    view[1::2] = rows[2::3]
+    return view
