@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -87,3 +88,22 @@ def test_a_machine_that_spins_with_interrupts_off_is_reported_with_its_state(spi
     assert "HLT=0" in outcome.text
     # The NMI makes the kernel show where it is.
     assert "spin_init" in outcome.text, outcome.text
+
+
+def test_a_machine_that_goes_on_when_it_is_asked_is_not_ended() -> None:
+    words = [str(ROOT / "scripts" / "vm"), "--silence=20", "--", "sh", "-c", f"echo {SAYING}; sleep 10; exit 7"]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as machine:
+        assert machine.stdout is not None
+        lines: list[str] = []
+        qemu = None
+        for line in machine.stdout:
+            lines.append(line)
+            if line.strip() == SAYING:
+                qemu = int(Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split()[0])
+                os.kill(qemu, signal.SIGSTOP)
+            elif "no sign of life" in line and qemu is not None:
+                os.kill(qemu, signal.SIGCONT)
+    text = "".join(lines)
+    assert machine.returncode == 7, text
+    assert "the machine goes on" in text
+    assert "sending an NMI" not in text
