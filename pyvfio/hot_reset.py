@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pyvfio._abi import ffi, lib
 from pyvfio._core.device_file import DeviceFile
 from pyvfio._core.request import Reason, Request
-from pyvfio.errors import RequestError
+from pyvfio.errors import BadReply, RequestError
 
 
 class ResetFacts(NamedTuple):
@@ -77,9 +77,23 @@ class HotResetInfo(NamedTuple):
     owned: bool
 
 
+#: a PCI domain has no more functions
+_MOST = 1 << 16
+
+
+def _plausible(count: int, most: int, file: DeviceFile) -> int:
+    """Return a number of devices that the kernel reported, if there can be so many."""
+    if count > most:
+        raise BadReply(
+            f"{file.address}: VFIO_DEVICE_GET_PCI_HOT_RESET_INFO reported {count} devices where {most} are possible"
+        )
+    return count
+
+
 def info(file: DeviceFile) -> HotResetInfo:
     """Ask which devices a hot reset affects.
 
+    :raises BadReply: the kernel reported more devices than it was given room for, or than there can be
     :raises Unsupported: the device cannot be reset in this way (it is on the root bus, or it is no PCI device)
     """
     count = 8
@@ -90,8 +104,9 @@ def info(file: DeviceFile) -> HotResetInfo:
         except RequestError as error:
             if error.errno != errno.ENOSPC or answer.count <= count:
                 raise
-            count = answer.count  # it says how many there are while it fails
+            count = _plausible(answer.count, _MOST, file)  # it says how many there are while it fails
             continue
+        _plausible(answer.count, count, file)
         found = []
         for index in range(answer.count):
             one = answer.devices[index]

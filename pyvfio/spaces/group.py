@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
+from pyvfio._core import arguments
 from pyvfio._core.fd import Fd
 from pyvfio._core.request import Call, Reason, Request
 from pyvfio._core.resource import Resource
@@ -131,7 +132,7 @@ class Group(Resource):
         self, number: int, *, no_iommu: bool = False, kernel: Kernel | str | None = None, parent: Resource | None = None
     ) -> None:
         super().__init__(parent)
-        self.number = number
+        self.number = number = arguments.u32(number, "number")
         kernel = _kernel.resolve(kernel)
         path = f"/dev/vfio/{'noiommu-' if no_iommu else ''}{number}"
         self._container: Container | None = None
@@ -190,6 +191,9 @@ class Group(Resource):
         :raises OSError: ENODEV when it is not in the group or not bound to a VFIO driver; EINVAL without a container;
             EACCES for a token that is wrong or missing, EINVAL for one that nobody wants
         """
+        if "\0" in arguments.string(name, "name"):
+            # The kernel would read up to there, and open another device.
+            raise ValueError(f"name must not have a NUL character: {name!r}")
         text = ffi.new("char[]", os.fsencode(name))
         token = "vf_token=" in name
         number = GET_DEVICE_FD.send(
