@@ -1,8 +1,22 @@
-"""What the unit tests share: an example of hypothesis may take its time, for a busy host says nothing of the code."""
+"""Fixtures of the unit tests: the mock, with answers to single requests overridden."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 
+from tests.fixtures import device, kernel, space
+from tests.overriding import Overriding
+
+__all__ = ["device", "kernel", "space", "vfio_kernel"]
+
+# A busy host makes an example slow, which says nothing of the code.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+@pytest.fixture
+def vfio_kernel(request: pytest.FixtureRequest) -> Overriding:
+    """The kernel of the plugin's fixtures, and of `kernel`."""
+    profiles = [marker.kwargs["profile"] for marker in request.node.iter_markers("vfio") if "profile" in marker.kwargs]
+    return Overriding(*profiles[:1])

@@ -1,4 +1,4 @@
-"""Waiting for interrupts: limits, signals, threads, asyncio, and what is closed meanwhile."""
+"""Waiting for interrupts: timeouts, signals, threads, asyncio, and a close during a wait."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 import pyvfio
 from pyvfio import Device
 from pyvfio.irq import Vector
-from tests.unit.fake_pci import FakePciKernel
 
-
-@pytest.fixture
-def device() -> Iterator[Device]:
-    with pyvfio.open("fake.0", mode="type1v2", kernel=FakePciKernel()) as device:
-        yield device
+pytestmark = pytest.mark.vfio(device="0000:00:04.0")
 
 
 @pytest.fixture
@@ -39,7 +33,7 @@ def seconds_until_timeout(vector: Vector, timeout: float) -> float:
 
 
 @pytest.mark.parametrize("timeout", [0, 0.01, 5, None])
-def test_what_has_fired_is_returned_at_once_and_counted(vector: Vector, timeout: float | None) -> None:
+def test_wait_returns_past_interrupts_at_once_and_counts_them(vector: Vector, timeout: float | None) -> None:
     vector.trigger()
     vector.trigger()
     vector.trigger()
@@ -47,30 +41,30 @@ def test_what_has_fired_is_returned_at_once_and_counted(vector: Vector, timeout:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, -0.001])
-def test_no_time_only_looks(vector: Vector, timeout: float) -> None:
+def test_wait_without_time_only_polls(vector: Vector, timeout: float) -> None:
     assert seconds_until_timeout(vector, timeout) < 1
 
 
 @pytest.mark.parametrize("timeout", [0.0001, 0.02, 0.1])
-def test_a_limit_is_waited_for_and_not_much_longer(vector: Vector, timeout: float) -> None:
+def test_wait_times_out_after_its_limit(vector: Vector, timeout: float) -> None:
     waited = seconds_until_timeout(vector, timeout)
     assert timeout <= waited < timeout + 5
 
 
-def test_the_error_names_the_vector_and_the_limit(vector: Vector) -> None:
-    with pytest.raises(TimeoutError, match=r"fake\.0 msix\[0\]: no interrupt within 0\.01 seconds"):
+def test_timeout_error_names_vector_and_limit(vector: Vector) -> None:
+    with pytest.raises(TimeoutError, match=r"0000:00:04\.0 msix\[0\]: no interrupt within 0\.01 seconds"):
         vector.wait(0.01)
 
 
 @pytest.mark.parametrize("timeout", [None, 30, 1e7, float("inf")])
-def test_an_interrupt_ends_the_wait(vector: Vector, timeout: float | None) -> None:
+def test_interrupt_ends_the_wait(vector: Vector, timeout: float | None) -> None:
     thread = threading.Timer(0.05, vector.trigger)
     thread.start()
     assert vector.wait(timeout) == 1
     thread.join()
 
 
-def test_a_signals_handler_runs_during_a_wait_which_then_goes_on(vector: Vector) -> None:
+def test_wait_goes_on_after_a_signal_handler(vector: Vector) -> None:
     seen: list[float] = []
     begun = time.monotonic()
     before = signal.signal(signal.SIGALRM, lambda *_: seen.append(time.monotonic() - begun))
@@ -85,7 +79,7 @@ def test_a_signals_handler_runs_during_a_wait_which_then_goes_on(vector: Vector)
     assert 0.2 <= waited < 5
 
 
-def test_a_handler_that_raises_ends_the_wait(vector: Vector) -> None:
+def test_signal_handler_that_raises_ends_the_wait(vector: Vector) -> None:
     def handler(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -98,7 +92,7 @@ def test_a_handler_that_raises_ends_the_wait(vector: Vector) -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_of_two_threads_one_gets_the_interrupt_and_the_other_waits_on(vector: Vector) -> None:
+def test_one_of_two_waiting_threads_gets_the_interrupt(vector: Vector) -> None:
     results: list[int | None] = []
 
     def wait() -> None:
@@ -116,7 +110,7 @@ def test_of_two_threads_one_gets_the_interrupt_and_the_other_waits_on(vector: Ve
     assert sorted(results, key=str) == [1, None]
 
 
-def test_a_closed_vector_says_so(device: Device, vector: Vector) -> None:
+def test_wait_on_a_closed_vector_fails(device: Device, vector: Vector) -> None:
     number = vector.fileno()
     vector.close()
     with pytest.raises(pyvfio.Closed, match=r"msix\[0\] is closed"):
@@ -128,7 +122,7 @@ def test_a_closed_vector_says_so(device: Device, vector: Vector) -> None:
 # --- asyncio ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_wakes_and_others_run_meanwhile(vector: Vector) -> None:
+def test_wait_async_lets_other_tasks_run(vector: Vector) -> None:
     async def main() -> int:
         waiting = asyncio.create_task(vector.wait_async())
         await asyncio.sleep(0.02)
@@ -140,7 +134,7 @@ def test_a_task_wakes_and_others_run_meanwhile(vector: Vector) -> None:
     assert asyncio.run(main()) == 2
 
 
-def test_what_has_fired_needs_no_loop_to_turn(vector: Vector) -> None:
+def test_wait_async_returns_past_interrupts_at_once(vector: Vector) -> None:
     async def main() -> int:
         vector.trigger()
         return await vector.wait_async()
@@ -148,7 +142,7 @@ def test_what_has_fired_needs_no_loop_to_turn(vector: Vector) -> None:
     assert asyncio.run(main()) == 1
 
 
-def test_a_limit_cancels_the_wait_and_the_next_works(vector: Vector) -> None:
+def test_wait_async_works_after_a_cancelled_wait(vector: Vector) -> None:
     async def main() -> int:
         for _ in range(2):
             with pytest.raises(TimeoutError):
@@ -160,7 +154,7 @@ def test_a_limit_cancels_the_wait_and_the_next_works(vector: Vector) -> None:
     assert asyncio.run(main()) == 1
 
 
-def test_two_tasks_get_an_interrupt_each(vector: Vector) -> None:
+def test_two_waiting_tasks_get_one_interrupt_each(vector: Vector) -> None:
     async def main() -> list[int]:
         first, second = asyncio.create_task(vector.wait_async()), asyncio.create_task(vector.wait_async())
         await asyncio.sleep(0.01)
@@ -174,7 +168,7 @@ def test_two_tasks_get_an_interrupt_each(vector: Vector) -> None:
     assert asyncio.run(main()) == [1, 1]
 
 
-def test_one_of_two_tasks_can_be_cancelled(vector: Vector) -> None:
+def test_one_of_two_waiting_tasks_can_be_cancelled(vector: Vector) -> None:
     async def main() -> int:
         first, second = asyncio.create_task(vector.wait_async()), asyncio.create_task(vector.wait_async())
         await asyncio.sleep(0.01)
@@ -187,7 +181,7 @@ def test_one_of_two_tasks_can_be_cancelled(vector: Vector) -> None:
 
 
 @pytest.mark.parametrize("close", [lambda v: v.close(), lambda v: v.irq.disable(), lambda v: v.irq.device.close()])
-def test_closing_wakes_the_task_that_waits(vector: Vector, close: object) -> None:
+def test_closing_wakes_the_waiting_task(vector: Vector, close: object) -> None:
     async def main() -> None:
         waiting = asyncio.create_task(vector.wait_async())
         await asyncio.sleep(0.01)

@@ -1,48 +1,52 @@
-"""PCI configuration space as no real kernel shows it: lists of capabilities that lead astray."""
+"""PCI configuration space that no real kernel shows: broken lists of capabilities, wrong arguments."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import pyvfio
+from pyvfio import Device, mock
 from pyvfio.pci import CAPABILITY_POINTER, STATUS, STATUS_CAPABILITIES, PciConfig
-from tests.unit.fake_pci import FakePciKernel
+
+EXPRESS, CONVENTIONAL = "0000:00:04.0", "0000:00:03.0"
+pytestmark = pytest.mark.vfio(device=EXPRESS)
 
 
 @pytest.fixture
-def kernel() -> FakePciKernel:
-    return FakePciKernel()
+def config(device: Device) -> PciConfig:
+    return device.config
 
 
 @pytest.fixture
-def config(kernel: FakePciKernel) -> Iterator[PciConfig]:
-    with pyvfio.open("fake.0", mode="type1v2", kernel=kernel) as device:
-        yield device.config
+def shown(kernel: mock.Kernel, device: Device) -> bytearray:
+    """What configuration space shows; the test writes it."""
+    found = kernel.devices[device.address]
+    assert isinstance(found, mock.Device)
+    return found.config.data
 
 
-def standard(kernel: FakePciKernel, first: int, *capabilities: tuple[int, int, int]) -> None:
+def standard(shown: bytearray, first: int, *capabilities: tuple[int, int, int]) -> None:
     """A list of (offset, id, offset of the next)."""
-    struct.pack_into("<H", kernel.config, STATUS, STATUS_CAPABILITIES)
-    kernel.config[CAPABILITY_POINTER] = first
+    struct.pack_into("<H", shown, STATUS, STATUS_CAPABILITIES)
+    shown[CAPABILITY_POINTER] = first
     for offset, id_, following in capabilities:
-        kernel.config[offset : offset + 2] = bytes((id_, following))
+        shown[offset : offset + 2] = bytes((id_, following))
 
 
-def extended(kernel: FakePciKernel, *capabilities: tuple[int, int, int]) -> None:
+def extended(shown: bytearray, *capabilities: tuple[int, int, int]) -> None:
     """A list of (offset, id, offset of the next), version 2 all of them."""
     for offset, id_, following in capabilities:
-        struct.pack_into("<I", kernel.config, offset, following << 20 | 2 << 16 | id_)
+        struct.pack_into("<I", shown, offset, following << 20 | 2 << 16 | id_)
 
 
 # --- the standard list ------------------------------------------------------------------------------------------------
 
 
-def test_capabilities_come_in_the_lists_order(kernel: FakePciKernel, config: PciConfig) -> None:
-    standard(kernel, 0x80, (0x80, 0x11, 0x40), (0x40, 0x01, 0xFC), (0xFC, 0xEE, 0))
+def test_capabilities_are_in_the_order_of_the_list(shown: bytearray, config: PciConfig) -> None:
+    standard(shown, 0x80, (0x80, 0x11, 0x40), (0x40, 0x01, 0xFC), (0xFC, 0xEE, 0))
     assert [(c.id, c.offset, c.name) for c in config.capabilities] == [
         (0x11, 0x80, "MSI-X"),
         (0x01, 0x40, "Power Management"),
@@ -54,14 +58,14 @@ def test_capabilities_come_in_the_lists_order(kernel: FakePciKernel, config: Pci
     assert config.capability(0x05) is None
 
 
-def test_the_two_lowest_bits_of_a_pointer_mean_nothing(kernel: FakePciKernel, config: PciConfig) -> None:
-    standard(kernel, 0x43, (0x40, 0x05, 0x83), (0x80, 0x10, 0x03))
+def test_low_bits_of_a_capability_pointer_are_ignored(shown: bytearray, config: PciConfig) -> None:
+    standard(shown, 0x43, (0x40, 0x05, 0x83), (0x80, 0x10, 0x03))
     assert [c.offset for c in config.capabilities] == [0x40, 0x80]
 
 
-def test_without_the_status_bit_there_is_no_list(kernel: FakePciKernel, config: PciConfig) -> None:
-    standard(kernel, 0x40, (0x40, 0x05, 0))
-    kernel.config[STATUS] = 0
+def test_no_capabilities_without_the_status_bit(shown: bytearray, config: PciConfig) -> None:
+    standard(shown, 0x40, (0x40, 0x05, 0))
+    shown[STATUS] = 0
     assert config.capabilities == []
 
 
@@ -75,10 +79,10 @@ def test_without_the_status_bit_there_is_no_list(kernel: FakePciKernel, config: 
     ],
     ids=["to itself", "back to the second", "from the start", "from a capability"],
 )
-def test_a_list_that_leads_astray_is_a_bad_reply(
-    kernel: FakePciKernel, config: PciConfig, first: int, capabilities: list[tuple[int, int, int]], message: str
+def test_broken_capability_list_is_a_bad_reply(
+    shown: bytearray, config: PciConfig, first: int, capabilities: list[tuple[int, int, int]], message: str
 ) -> None:
-    standard(kernel, first, *capabilities)
+    standard(shown, first, *capabilities)
     with pytest.raises(pyvfio.BadReply, match=message):
         _ = config.capabilities
 
@@ -86,8 +90,8 @@ def test_a_list_that_leads_astray_is_a_bad_reply(
 # --- the extended list ------------------------------------------------------------------------------------------------
 
 
-def test_extended_capabilities_come_with_their_versions(kernel: FakePciKernel, config: PciConfig) -> None:
-    extended(kernel, (0x100, 0x01, 0xFFC), (0xFFC, 0x10, 0x140), (0x140, 0xABC, 0))
+def test_extended_capabilities_have_versions(shown: bytearray, config: PciConfig) -> None:
+    extended(shown, (0x100, 0x01, 0xFFC), (0xFFC, 0x10, 0x140), (0x140, 0xABC, 0))
     assert [(c.id, c.offset, c.version, c.name) for c in config.extended_capabilities] == [
         (0x01, 0x100, 2, "Advanced Error Reporting"),
         (0x10, 0xFFC, 2, "SR-IOV"),
@@ -99,21 +103,21 @@ def test_extended_capabilities_come_with_their_versions(kernel: FakePciKernel, c
     assert config.extended_capability(0x0F) is None
 
 
-def test_a_hidden_first_capability_is_passed_over(kernel: FakePciKernel, config: PciConfig) -> None:
-    extended(kernel, (0x100, 0, 0x140), (0x140, 0x03, 0))
+def test_hidden_first_capability_is_skipped(shown: bytearray, config: PciConfig) -> None:
+    extended(shown, (0x100, 0, 0x140), (0x140, 0x03, 0))
     assert [c.id for c in config.extended_capabilities] == [0x03]
 
 
 @pytest.mark.parametrize("header", [0, 0xFFFFFFFF], ids=["zeros", "ones"])
-def test_a_device_without_extended_capabilities_has_none(kernel: FakePciKernel, config: PciConfig, header: int) -> None:
-    struct.pack_into("<I", kernel.config, 0x100, header)
+def test_empty_extended_list_has_no_capabilities(shown: bytearray, config: PciConfig, header: int) -> None:
+    struct.pack_into("<I", shown, 0x100, header)
     assert config.extended_capabilities == []
 
 
-def test_a_device_of_256_bytes_has_no_extended_capabilities(kernel: FakePciKernel) -> None:
-    del kernel.config[256:]
-    with pyvfio.open("fake.0", mode="type1v2", kernel=kernel) as device:
-        assert device.config.extended_capabilities == []
+@pytest.mark.vfio(device=CONVENTIONAL)
+def test_config_of_256_bytes_has_no_extended_capabilities(config: PciConfig, shown: bytearray) -> None:
+    assert len(shown) == 256
+    assert config.extended_capabilities == []
 
 
 @pytest.mark.parametrize(
@@ -126,35 +130,35 @@ def test_a_device_of_256_bytes_has_no_extended_capabilities(kernel: FakePciKerne
     ],
     ids=["to itself", "back to the second", "into standard space", "behind a hidden one"],
 )
-def test_an_extended_list_that_leads_astray_is_a_bad_reply(
-    kernel: FakePciKernel, config: PciConfig, capabilities: list[tuple[int, int, int]], message: str
+def test_broken_extended_list_is_a_bad_reply(
+    shown: bytearray, config: PciConfig, capabilities: list[tuple[int, int, int]], message: str
 ) -> None:
-    extended(kernel, *capabilities)
+    extended(shown, *capabilities)
     with pytest.raises(pyvfio.BadReply, match=message):
         _ = config.extended_capabilities
 
 
-def test_hidden_capabilities_that_lead_back_end_the_list(kernel: FakePciKernel, config: PciConfig) -> None:
-    extended(kernel, (0x100, 0x01, 0x180), (0x180, 0, 0x140), (0x140, 0x03, 0))
+def test_hidden_capability_that_points_back_ends_the_list(shown: bytearray, config: PciConfig) -> None:
+    extended(shown, (0x100, 0x01, 0x180), (0x180, 0, 0x140), (0x140, 0x03, 0))
     assert [c.id for c in config.extended_capabilities] == [0x01]
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
 
 
-def test_a_misspelt_attribute_is_refused(config: PciConfig) -> None:
+def test_misspelt_attribute_fails(config: PciConfig) -> None:
     for name in ("busmaster", "bus_mastr", "read32", "vendor"):
         with pytest.raises(AttributeError, match=name):
             setattr(config, name, True)
 
 
 @pytest.mark.parametrize("name", ["bus_master", "memory_enabled"])
-def test_a_switch_takes_a_bool(kernel: FakePciKernel, config: PciConfig, name: str) -> None:
-    before = bytes(kernel.config)
+def test_switches_take_a_bool_only(shown: bytearray, config: PciConfig, name: str) -> None:
+    before = bytes(shown)
     for value in ("off", 1, None):
         with pytest.raises(TypeError, match=f"^{name} must be a bool, not "):
             setattr(config, name, value)
-    assert bytes(kernel.config) == before
+    assert bytes(shown) == before
 
 
 @pytest.mark.parametrize(("value", "error"), [(-1, ValueError), (1 << 16, ValueError), ("7", TypeError)])
@@ -163,8 +167,8 @@ def test_the_command_register_has_16_bits(config: PciConfig, value: Any, error: 
         config.command = value
 
 
-def test_a_capability_is_found_by_name(kernel: FakePciKernel, config: PciConfig) -> None:
-    standard(kernel, 0x80, (0x80, 0x11, 0x40), (0x40, 0x05, 0))
+def test_capability_is_found_by_name(shown: bytearray, config: PciConfig) -> None:
+    standard(shown, 0x80, (0x80, 0x11, 0x40), (0x40, 0x05, 0))
     assert config.capability("msi-x") == config.capability(0x11)
     assert config.capability("PCI Express") is None
     with pytest.raises(ValueError, match=r"^which must be an id or one of .*MSI-X.*, not 'MSIX'"):

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,11 @@ from pyvfio._abi import ffi, lib
 from pyvfio.kernel import LinuxKernel
 from pyvfio.memory import address_of
 from pyvfio.region import RegionMapping
-from tests.unit.fake_pci import FakePciKernel
+from tests.overriding import Overriding
 
+# Its device has a BAR that is memory.
+pytestmark = pytest.mark.vfio(profile="mlx5")
 WIDTHS = [8, 16, 32, 64]
-
-
-@pytest.fixture
-def device() -> Iterator[Device]:
-    with pyvfio.open("fake.0", mode="type1v2", kernel=FakePciKernel()) as device:
-        yield device
 
 
 @pytest.fixture
@@ -39,7 +34,7 @@ def bar(device: Device) -> RegionMapping:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_store_touches_its_width_and_no_more(bar: RegionMapping, width: int) -> None:
+def test_store_writes_its_width_only(bar: RegionMapping, width: int) -> None:
     size = width // 8
     bar.view[:64] = b"\xaa" * 64
     getattr(bar, f"write{width}")(16, 0x0123456789ABCDEF & (1 << width) - 1)
@@ -50,7 +45,7 @@ def test_a_store_touches_its_width_and_no_more(bar: RegionMapping, width: int) -
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_last_of_each_width_is_reached_and_nothing_beyond(bar: RegionMapping, width: int) -> None:
+def test_access_past_the_end_fails(bar: RegionMapping, width: int) -> None:
     size = width // 8
     read, write = getattr(bar, f"read{width}"), getattr(bar, f"write{width}")
     write(bar.size - size, 1)
@@ -63,7 +58,7 @@ def test_the_last_of_each_width_is_reached_and_nothing_beyond(bar: RegionMapping
 
 
 @pytest.mark.parametrize("width", WIDTHS[1:])
-def test_offsets_are_aligned(bar: RegionMapping, width: int) -> None:
+def test_unaligned_offset_fails(bar: RegionMapping, width: int) -> None:
     with pytest.raises(pyvfio.InvalidRequest, match=f"not a multiple of the width of {width // 8} bytes"):
         getattr(bar, f"read{width}")(width // 16)
     with pytest.raises(pyvfio.InvalidRequest, match=f"not a multiple of the width of {width // 8} bytes"):
@@ -71,14 +66,14 @@ def test_offsets_are_aligned(bar: RegionMapping, width: int) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_value_that_is_too_large_is_refused(bar: RegionMapping, width: int) -> None:
+def test_value_wider_than_the_register_fails(bar: RegionMapping, width: int) -> None:
     for value in (1 << width, -1):
         with pytest.raises(OverflowError):
             getattr(bar, f"write{width}")(0, value)
     assert bar.read64(0) == 0
 
 
-def test_any_integer_will_do_and_nothing_else(bar: RegionMapping) -> None:
+def test_offsets_and_values_are_integers_of_any_type(bar: RegionMapping) -> None:
     window: Any = bar  # whose types promise no more than int
     window.write32(numpy.uint64(8), numpy.uint32(0xFFFF_FFFF))
     assert window.read64(numpy.int8(8)) == 0xFFFF_FFFF
@@ -93,7 +88,7 @@ def test_any_integer_will_do_and_nothing_else(bar: RegionMapping) -> None:
 # --- closing ------------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_read_or_written_after_the_close(bar: RegionMapping) -> None:
+def test_access_to_a_closed_mapping_fails(bar: RegionMapping) -> None:
     bar.close()
     for width in WIDTHS:
         with pytest.raises(pyvfio.Closed, match="is closed"):
@@ -108,7 +103,7 @@ def test_nothing_is_read_or_written_after_the_close(bar: RegionMapping) -> None:
 @pytest.mark.parametrize(
     "export", [lambda view: view[:16], lambda view: numpy.frombuffer(view, "u4")], ids=["slice", "array"]
 )
-def test_a_close_says_what_keeps_the_memory(device: Device, bar: RegionMapping, export: object) -> None:
+def test_close_with_memory_in_use_says_so(device: Device, bar: RegionMapping, export: object) -> None:
     held = export(bar.view)  # type: ignore[operator]
     with pytest.raises(BufferError, match="an array or a view of its memory is still in use"):
         bar.close()
@@ -121,19 +116,17 @@ def test_a_close_says_what_keeps_the_memory(device: Device, bar: RegionMapping, 
     bar.close()
 
 
-def test_a_device_closes_although_the_memory_of_its_bar_is_in_use() -> None:
-    kernel = FakePciKernel()
-    device = pyvfio.open("fake.0", mode="type1v2", kernel=kernel)
-    bar = device.regions[0].mmap()
+def test_device_closes_with_memory_of_its_bar_in_use(kernel: Overriding, device: Device, bar: RegionMapping) -> None:
     held = bar.view[:16]
+    number = device.fileno()
     with pytest.raises(BufferError, match="still in use"):
         device.close()
     assert device.closed
-    assert kernel.fds == {}
+    assert number not in kernel.files
     held.release()
 
 
-def test_the_error_of_a_with_is_not_replaced_by_memory_in_use(bar: RegionMapping) -> None:
+def test_memory_in_use_keeps_the_exception_of_a_with_body(bar: RegionMapping) -> None:
     held = bar.view[:16]
     with pytest.raises(KeyError) as caught, bar:
         raise KeyError("the body's own")
@@ -144,7 +137,7 @@ def test_the_error_of_a_with_is_not_replaced_by_memory_in_use(bar: RegionMapping
 # --- the memory itself --------------------------------------------------------------------------------------------------
 
 
-def test_a_descriptors_memory_is_mapped_and_no_second_descriptor_kept() -> None:
+def test_mmap_keeps_no_second_descriptor() -> None:
     fd = os.memfd_create("bar")
     os.truncate(fd, 3 * mmap.PAGESIZE)
     before = os.listdir("/proc/self/fd")
@@ -189,7 +182,7 @@ def test_mmap_of_a_closed_descriptor_fails_with_ebadf() -> None:
     assert caught.value.errno == errno.EBADF
 
 
-def test_a_file_is_mapped_past_its_end() -> None:
+def test_mmap_maps_a_file_past_its_end() -> None:
     """As mmap(2) does it; mmap.mmap, which raises ValueError here, compares with the file's size first."""
     fd = os.memfd_create("bar")
     memory = LinuxKernel().mmap(fd, 2 * mmap.PAGESIZE, offset=0, prot=mmap.PROT_READ)
@@ -200,7 +193,7 @@ def test_a_file_is_mapped_past_its_end() -> None:
     memory.close()
 
 
-def test_mapping_over_memory_leaves_it_as_it_was_on_failure() -> None:
+def test_failed_mapping_over_memory_leaves_the_memory() -> None:
     fd = os.memfd_create("bar", os.MFD_ALLOW_SEALING)
     os.truncate(fd, mmap.PAGESIZE)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)

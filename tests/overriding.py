@@ -1,0 +1,35 @@
+"""A mock kernel that says what no real kernel says: its answers to single requests are overridden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pyvfio import mock, requests
+from pyvfio._abi import ffi
+from pyvfio._core.request import DECLARED
+
+#: a result or a negative errno, or a function of the argument's address that returns one, or None to let the mock answer
+Answer = int | Callable[[int], int | None]
+
+
+class Overriding(mock.Kernel):
+    """
+    :ivar answers: the name of a request or of an operation (`VFIO_DEVICE_FEATURE SET LOW_POWER_ENTRY`) -> its answer
+    :ivar calls: the requests made so far, by name, with the operation if they have several
+    """
+
+    def __init__(self, which: str = "intel-39", **fields: Any) -> None:
+        super().__init__(which, **fields)
+        self.answers: dict[str, Answer] = {}
+        self.calls: list[str] = []
+
+    def ioctl(self, fd: int, request: int, argument: int) -> int:
+        name = operation = requests.name(self.files[fd].kind if fd in self.files else "closed", request)
+        if (declared := DECLARED.get(name)) is not None and declared.tell is not None:
+            operation = f"{name} {declared.tell(ffi.cast(f'{declared.struct} *', argument))}"
+        self.calls.append(operation)
+        answer = self.answers.get(operation, self.answers.get(name))
+        if callable(answer):
+            answer = answer(argument)
+        return super().ioctl(fd, request, argument) if answer is None else answer
