@@ -6,7 +6,7 @@ enum { MOST = 4096, MOST_INPUT = 1 << 16 }; /* bytes that are copied of a struct
 
 static struct {
 	pthread_mutex_t lock;
-	int on, file, error;
+	int on, file, error, careful;
 	int (*python)(void *, int, unsigned long, void *);
 	size_t used;
 	char bytes[1 << 20];
@@ -68,10 +68,12 @@ static void append(pyvfio_trace_record *record, const void *before, const void *
 	pthread_mutex_unlock(&trace.lock);
 }
 
-/* Copied by the kernel, since a caller may pass any address. */
 static uint32_t copy_in(void *into, uint64_t from, size_t size)
 {
-	return size && !pyvfio_peek((uintptr_t)from, into, size) ? (uint32_t)size : 0;
+	if (trace.careful)
+		return size && !pyvfio_peek((uintptr_t)from, into, size) ? (uint32_t)size : 0;
+	memcpy(into, (const void *)(uintptr_t)from, size);
+	return (uint32_t)size;
 }
 
 /* The bytes of an argument: most structs start with their own size. */
@@ -90,12 +92,11 @@ static uint32_t copy_argument(void *into, unsigned long request, void *argument)
 	case VFIO_DEVICE_RESET: return 0;
 	case VFIO_GROUP_SET_CONTAINER: return copy_in(into, from, sizeof(int32_t));
 	case VFIO_GROUP_GET_DEVICE_FD:
-		for (size = 256; size; size /= 2) /* a name may stand at the end of a page */
-			if (copy_in(into, from, size)) {
-				((char *)into)[size - 1] = 0;
-				return (uint32_t)strlen(into) + 1;
-			}
-		return 0;
+		for (size = 0; size < 256; size++) /* byte by byte: a name may stand at the end of a page */
+			if (!copy_in((char *)into + size, from + size, 1) || !((char *)into)[size])
+				break;
+		((char *)into)[size] = 0;
+		return size + 1;
 	}
 	if (!copy_in(&size, from, sizeof(size)) || size < sizeof(size))
 		return 0;
@@ -128,8 +129,8 @@ static uint64_t bits(uint64_t bitmap, uint64_t pages)
 	uint64_t word, count = 0, at;
 
 	for (at = 0; at < (pages + 63) / 64; at++) {
-		if (pyvfio_peek((uintptr_t)(bitmap + 8 * at), &word, sizeof(word)))
-			break;
+		/* The kernel has just written there. */
+		memcpy(&word, (const void *)(uintptr_t)(bitmap + 8 * at), sizeof(word));
 		count += (uint64_t)__builtin_popcountll(word);
 	}
 	return count;
@@ -195,21 +196,23 @@ int pyvfio_traced_python(void *context, int fd, unsigned long request, void *arg
 	return traced(trace.python, context, fd, request, argument);
 }
 
-void pyvfio_trace_begin(int file, int (*python)(void *, int, unsigned long, void *))
+void pyvfio_trace_begin(int file, int (*python)(void *, int, unsigned long, void *), int careful)
 {
 	pthread_mutex_lock(&trace.lock);
 	trace.python = python;
 	trace.file = file;
+	trace.careful = careful;
 	trace.error = 0;
 	trace.used = 0;
 	trace.on = 1;
 	pthread_mutex_unlock(&trace.lock);
 }
 
-void pyvfio_trace_note(uint32_t what, int fd, int result, uint64_t start, uint64_t end, const char *data, size_t size)
+void pyvfio_trace_note(uint32_t what, int fd, uint64_t start, const char *data, size_t size)
 {
-	pyvfio_trace_record record = { .what = what, .fd = fd, .result = result, .start = start, .end = end };
+	pyvfio_trace_record record = { .what = what, .fd = fd, .end = pyvfio_trace_now() };
 
+	record.start = start ? start : record.end;
 	record.before = size < MOST_INPUT ? (uint32_t)size : MOST_INPUT;
 	append(&record, data, NULL, NULL);
 }

@@ -25,10 +25,11 @@ enum {
 int pyvfio_traced_linux(void *context, int fd, unsigned long request, void *argument);
 int pyvfio_traced_python(void *context, int fd, unsigned long request, void *argument);
 
-/* Begin to append records to a file, which stays the caller's. `python` is what pyvfio_traced_python stands for. */
-void pyvfio_trace_begin(int file, int (*python)(void *, int, unsigned long, void *));
-/* Append a record that is no request. */
-void pyvfio_trace_note(uint32_t what, int fd, int result, uint64_t start, uint64_t end, const char *data, size_t size);
+/* Begin to append records to a file, which stays the caller's. `python` is what pyvfio_traced_python stands for. `careful`: callers may
+ * pass any address, as tests do; it takes two system calls more for each request. */
+void pyvfio_trace_begin(int file, int (*python)(void *, int, unsigned long, void *), int careful);
+/* Append a record that is no request, and ends now; begun now if `start` is 0. */
+void pyvfio_trace_note(uint32_t what, int fd, uint64_t start, const char *data, size_t size);
 /* Have all records in the file: 0, or -errno of a write that failed. */
 int pyvfio_trace_flush(void);
 /* End it, with all records in the file: 0, or -errno of a write that failed. In a forked child: forget it. */

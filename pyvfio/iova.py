@@ -208,7 +208,7 @@ class IovaSet(Buffer):
     def from_array(cls, pairs: AnyBuffer) -> IovaSet:
         """Return the set of the (start, last) pairs in an array, in any order; the array is copied.
 
-        :param pairs: u64, (n, 2) or flat, contiguous: a numpy array, an ``array("Q")``, or the bytes of one
+        :param pairs: u64, (n, 2) or flat, contiguous: a numpy array, an `array("Q")`, or the bytes of one
         :raises TypeError: the items are not unsigned 64-bit integers of this machine's byte order
         :raises ValueError: the numbers do not come in pairs, or a pair has start > last
         """

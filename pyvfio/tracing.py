@@ -61,7 +61,8 @@ from pyvfio.kernel import Kernel
 
 _WRITE = layer.Call("write")
 _RECORD = struct.Struct("=QQQQIIIiiIII")
-_OPENED, _REFUSED, _ACCESS, _CLOSED = 1, 2, 3, 4
+_REQUEST = lib.PYVFIO_TRACE_REQUEST
+_OPENED, _REFUSED, _ACCESS, _CLOSED, _NAMED = 1, 2, 3, 4, 5
 _ERRNOS = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
 _LINUX = ffi.addressof(lib, "pyvfio_linux_ioctl")
 _TRACED_LINUX = ffi.addressof(lib, "pyvfio_traced_linux")
@@ -116,24 +117,26 @@ def trace(file: str | os.PathLike[str]) -> Iterator[None]:
         stop(file)
 
 
-def start(*, regions: bool = True) -> None:
+def start(*, regions: bool = True, careful: bool = False) -> None:
     """Begin a trace; see :func:`trace`.
 
     :param regions: whether accesses to regions are traced too
+    :param careful: the program makes requests with addresses that may be bad, past the library's own methods
     """
     global _active
     if _active is not None:
         raise RuntimeError("a trace is on already: stop() ends it")
     _active = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (stop() closes it)
     lib.pyvfio_trace_begin(
-        _active.fileno(), ffi.cast("int (*)(void *, int, unsigned long, void *)", lib.pyvfio_python_ioctl)
+        _active.fileno(), ffi.cast("int (*)(void *, int, unsigned long, void *)", lib.pyvfio_python_ioctl), careful
     )
     descriptors.connected, descriptors.closing = _connect, _note_close
     layer.refusal = _note_refusal
     for open_ in descriptors.live():
         _connect(open_)
-    for kind, name in _ACCESSES if regions else ():
-        _watch(kind, name)
+    _regions.clear()
+    for index, (kind, name) in enumerate(_ACCESSES if regions else ()):
+        _watch(index, kind, name)
 
 
 class Outcome(NamedTuple):
@@ -168,7 +171,7 @@ class Watch:
             for record in _records(file):
                 if record.what == _OPENED:
                     self._files[record.fd] = record.before.decode(errors="surrogateescape").partition("\0")[0]
-                elif record.what == 0:
+                elif record.what == _REQUEST:
                     found.add(self._outcome(record))
             # What has been read is not read again. The offset is the native code's too.
             file.seek(0)
@@ -233,21 +236,20 @@ def _connect(opened: Fd) -> None:
         node = f"/sys/class/vfio-dev/{opened.name.removeprefix(_CDEVS)}/device"
         with suppress(OSError):
             device = os.path.basename(opened.kernel.realpath(node))
-    _note(_OPENED, opened.door.fd, 0, 0, f"{opened.kind}\0{opened.name}\0{opened.kernel.name}\0{device}")
+    _note(_OPENED, opened.door.fd, 0, f"{opened.kind}\0{opened.name}\0{opened.kernel.name}\0{device}")
 
 
-def _note(what: int, number: int, result: int, begun: int, text: str) -> None:
-    now = lib.pyvfio_trace_now()
+def _note(what: int, number: int, begun: int, text: str) -> None:
     data = text.encode(errors="surrogateescape")
-    lib.pyvfio_trace_note(what, number, result, begun or now, now, data, len(data))
+    lib.pyvfio_trace_note(what, number, begun, data, len(data))
 
 
 def _note_close(closing: Fd) -> None:
-    _note(_CLOSED, closing.door.fd, 0, 0, closing.name)
+    _note(_CLOSED, closing.door.fd, 0, closing.name)
 
 
 def _note_refusal(error: RequestError) -> None:
-    _note(_REFUSED, -1, -(error.errno or 0), 0, json.dumps([error.request, error.reason, error.advice]))
+    _note(_REFUSED, -1, 0, json.dumps([error.request, error.reason, error.advice]))
 
 
 _CDEVS = "/dev/vfio/devices/"
@@ -256,33 +258,40 @@ _ACCESSES: tuple[tuple[type[Any], str], ...] = (
     *((region.Region, name) for name in ("_load", "_store", "read", "write")),
     *((region.RegionMapping, f"{verb}{width}") for verb in ("read", "write") for width in _WIDTHS),
 )
+#: method (its place in _ACCESSES), offset, what was given (a size where it was bytes), what came back, and whether it failed
+_ACCESS_DATA = struct.Struct("=IQQQI")
+_U64 = 2**64 - 1
+#: regions by the number that stands for each in the records
+_regions: dict[int, int] = {}
 
 
-def _watch(kind: type[Any], name: str) -> None:
+def _number_of(accessed: Any) -> int:
+    number = _regions.setdefault(id(accessed), len(_regions))
+    _note(_NAMED, number, 0, repr(accessed))
+    return number
+
+
+def _watch(index: int, kind: type[Any], name: str) -> None:
     """Have a method of a class tell of its calls."""
     inner: Callable[..., Any] = getattr(kind, name)
-    mapped = kind is region.RegionMapping
+    now, note, pack, known = lib.pyvfio_trace_now, lib.pyvfio_trace_note, _ACCESS_DATA.pack, _regions.get
 
     def watched(self: Any, offset: int, *more: Any) -> Any:
-        begun = lib.pyvfio_trace_now()
-        result: Any = -errno.EIO
+        begun = now()
         try:
             result = inner(self, offset, *more)
         except OSError as error:
-            result = -(error.errno or errno.EIO)
+            if (number := known(id(self))) is None:
+                number = _number_of(self)
+            note(_ACCESS, number, begun, pack(index, offset & _U64, 0, error.errno or errno.EIO, 1), _ACCESS_DATA.size)
             raise
-        finally:
-            which = self.region if mapped else self
-            shown = [value if isinstance(value, int) else f"{len(value)} bytes" for value in more]
-            gave = f"{len(result)} bytes" if isinstance(result, bytes) else result
-            # A negative number is an errno; what was read is none.
-            _note(
-                _ACCESS,
-                -1,
-                0,
-                begun,
-                f"{name.strip('_')}\0{which!r}\0{offset}\0{shown}\0{gave}\0{'mapped' if mapped else ''}",
-            )
+        if (number := known(id(self))) is None:
+            number = _number_of(self)
+        given = more[-1] if more else 0
+        if not isinstance(given, int):
+            given = len(given)
+        gave = result if result.__class__ is int else len(result or b"")
+        note(_ACCESS, number, begun, pack(index, offset, given, gave, 0), _ACCESS_DATA.size)
         return result
 
     _restored.append((kind, name, kind.__dict__.get(name)))
@@ -409,6 +418,7 @@ def _events(records: Iterator[Record], names: dict[int | None, str]) -> Iterator
     files: dict[int, tuple[str, str]] = {}
     #: thread and request -> one that failed: its reason comes with the exception, after what finding that took
     failed: dict[tuple[int, str], dict[str, Any]] = {}
+    accessed: dict[int, str] = {}
     counters = _Counters()
     seen: set[int] = set()
     for record in records:
@@ -417,7 +427,7 @@ def _events(records: Iterator[Record], names: dict[int | None, str]) -> Iterator
             seen.add(record.thread)
             name = names.get(record.thread, f"thread {record.thread}")
             yield {"ph": "M", "name": "thread_name", "pid": process, "tid": record.thread, "args": {"name": name}}
-        text = record.before.decode(errors="surrogateescape") if record.what else ""
+        text = record.before.decode(errors="surrogateescape") if record.what not in (_REQUEST, _ACCESS) else ""
         if record.what == _OPENED:
             kind, path, kernel, device = text.split("\0")
             files[record.fd] = kind, device or path
@@ -430,6 +440,8 @@ def _events(records: Iterator[Record], names: dict[int | None, str]) -> Iterator
                 "args": args,
                 **common,
             }
+        elif record.what == _NAMED:
+            accessed[record.fd] = text
         elif record.what == _CLOSED:
             args = {"fd": record.fd, "kind": "closed", "on": text}
             yield {
@@ -446,8 +458,7 @@ def _events(records: Iterator[Record], names: dict[int | None, str]) -> Iterator
                 event["args"] |= {"reason": reason, "advice": advice}
                 yield event
         elif record.what == _ACCESS:
-            verb, where, offset, given, gave, mapped = text.split("\0")
-            args = {"on": where, "offset": hex(int(offset)), "given": given, "result": gave, "mapped": bool(mapped)}
+            verb, args = _access(record, accessed.get(record.fd, ""))
             yield {
                 "ph": "X",
                 "dur": (record.end - record.start) / 1000,
@@ -470,6 +481,20 @@ def _events(records: Iterator[Record], names: dict[int | None, str]) -> Iterator
             for counter, value in (values or {}).items():
                 yield {"ph": "C", "name": counter, "pid": process, "ts": record.end / 1000, "args": {counter: value}}
     yield from failed.values()
+
+
+def _access(record: Record, where: str) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of an access to a region."""
+    index, offset, given, gave, failed = _ACCESS_DATA.unpack(record.before)
+    kind, name = _ACCESSES[index]
+    stores = "store" in name or "write" in name
+    args: dict[str, Any] = {"on": where, "offset": hex(offset), "mapped": kind is region.RegionMapping}
+    if name in ("read", "write"):
+        args["size"] = given
+    elif stores:
+        args["value"] = hex(given)
+    args["result"] = outcome(-gave) if failed else "ok" if stores else gave if name == "read" else hex(gave)
+    return name.strip("_"), args
 
 
 def _request(kind: str, path: str, record: Record) -> dict[str, Any]:

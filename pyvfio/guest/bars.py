@@ -1,6 +1,6 @@
-"""PCI base address registers: where one maps memory, and what a guest maps by accident while it sizes one.
+"""PCI base address registers: the addresses that one decodes, and those that a guest maps by accident while it sizes one.
 
-The decoding is QEMU's PCI core's (hw/pci/pci.c; the rule for memory BARs is the same from 2014 to 10.2).  Linux sizes
+The decoding is QEMU's PCI core's (hw/pci/pci.c; the rule for memory BARs is the same from 2014 to 10.2). Linux sizes
 BARs with memory decoding switched on, so that half-written values are decoded too.
 """
 
@@ -18,14 +18,14 @@ MEM_TYPE_64 = 0x4
 """Bit of a memory BAR's low register: a second register holds the upper half."""
 
 PC_FIRMWARE = IovaSet([IovaRange(0xFFFC0000, UINT32_MAX)])
-"""Where a PC's firmware ROM (256 KiB) lies over whatever else is mapped there."""
+"""The addresses of a PC's firmware ROM (256 KiB), which hides whatever else is mapped there."""
 
 
 def decode(low: int, high: int | None, size: int, *, memory_enabled: bool = True) -> IovaRange | None:
-    """Where a memory BAR with these register values maps; None where it does not.
+    """Return the addresses that a memory BAR with these register values decodes; None if it decodes none.
 
     Not mapped: decoding switched off, address 0, an end past 2^64, a last byte at 2^64-1, and for a 32-bit BAR a last
-    byte at or above 2^32-1.  A half-written value of a 64-bit BAR cannot be told from a real one.
+    byte at or above 2^32-1. A half-written value of a 64-bit BAR cannot be told from a real one.
 
     :param high: the upper register; None for a 32-bit BAR
     :param size: the BAR's size, a power of two
@@ -45,7 +45,7 @@ class Event(NamedTuple):
     """A change of the guest's address space."""
 
     added: bool
-    """A section came; otherwise one went."""
+    """True: a section appeared; False: one disappeared."""
     range: IovaRange
 
     def __str__(self) -> str:
@@ -73,22 +73,22 @@ class Bar:
 
     @property
     def low(self) -> int:
-        """What the lower register reads."""
+        """The value that the lower register reads."""
         return self._address & UINT32_MAX | self.flags
 
     @property
     def high(self) -> int | None:
-        """What the upper register reads; None for a 32-bit BAR."""
+        """The value that the upper register reads; None for a 32-bit BAR."""
         return self._address >> 32 if self._wide else None
 
     @property
     def range(self) -> IovaRange | None:
-        """Where the BAR is decoded, hidden or not."""
+        """The addresses that the BAR decodes, hidden or not."""
         return decode(self.low & ~0xF, self.high, self.size)
 
     @property
     def visible(self) -> IovaSet:
-        """Where the guest's address space shows the BAR."""
+        """The addresses at which the guest's address space shows the BAR."""
         range_ = self.range
         return IovaSet([range_] if range_ else []) - self.covered
 
@@ -112,7 +112,7 @@ class Bar:
         return self.write_high(value) if offset else self.write_low(value)
 
     def size_it(self) -> list[list[Event]]:
-        """What Linux does to learn the size: each register all ones, and back.  The events of each of its writes."""
+        """Size the BAR as Linux does: write all ones to each register, and the old value back. Return the events of each write."""
         low, high = self.low, self.high
         steps = [self.write_low(UINT32_MAX), self.write_low(low)]
         if high is not None:
@@ -132,5 +132,5 @@ class Bar:
 
 
 def replay(bar: Bar, writes: Iterable[tuple[int, int]]) -> list[Event]:
-    """The changes of the address space that a series of (register offset in the BAR, value) writes makes."""
+    """Return the changes of the address space by a series of (register offset in the BAR, value) writes."""
     return [event for offset, value in writes for event in bar.write(offset, value)]

@@ -1,7 +1,7 @@
-"""What makes a guest with assigned devices impossible to migrate, known before anything is started.
+"""The reasons why a guest with assigned devices cannot be migrated, known before anything is started.
 
-Each :class:`Blocker` says what stands in the way and what to do about it.  Nothing is asked of the host here: what it
-needs to know is passed in as :class:`GuestDevice`.
+Each :class:`Blocker` names the obstacle and what to do about it. Nothing is asked of the host here: the facts are passed in as
+:class:`GuestDevice`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SYSTEM_MEMORY = "system"
 
 
 class Kind(Enum):
-    """What is in the way."""
+    """Kinds of obstacles."""
 
     VIOMMU = "the device is behind a virtual IOMMU"
     NO_LOGGING = "no one tracks the device's writes"
@@ -62,7 +62,7 @@ class GuestDevice(NamedTuple):
     logs: bool = True
     """It answers the probe for VFIO_DEVICE_FEATURE_DMA_LOGGING_START."""
     limits: Limits = CORE
-    """What its driver can log."""
+    """The limits of its driver."""
     address_space: str = SYSTEM_MEMORY
     """The address space its DMA goes through: :data:`SYSTEM_MEMORY`, or a virtual IOMMU's."""
     viommu_bits: int | None = None
@@ -81,13 +81,13 @@ def find(
     page_size: int = 4096,
     assigned: Sequence[str] = (),
 ) -> list[Blocker]:
-    """Everything that stands in the way of migrating a guest with these devices.
+    """Return everything that keeps a guest with these devices from being migrated.
 
     :param plan: the ranges that will be logged; without, limits are not checked
     :param iommu_tracks: the host IOMMU tracks dirty pages (IOMMU_HW_CAP_DIRTY_TRACKING, Linux 6.7), so that devices
         that do not log can do without
     :param page_size: the host's page size
-    :param assigned: all devices given to the guest, for telling a group's other members from strangers
+    :param assigned: all devices given to the guest, for telling apart which of a group's other members are given too
     """
     found: list[Blocker] = []
     ours = {device.name for device in devices} | set(assigned)
@@ -100,7 +100,7 @@ def find(
                 Blocker(
                     Kind.NO_LOGGING,
                     device.name,
-                    "The device does not log its DMA and the IOMMU does not track it, so every page counts as dirty for ever.",
+                    "The device does not log its DMA and the IOMMU does not track it, so every page counts as dirty in every report.",
                     "Use a device and driver with DMA logging, or iommufd on an IOMMU with dirty tracking; else unplug it first.",
                 )
             )
@@ -162,8 +162,8 @@ def _start(device: GuestDevice, plan: Plan, page_size: int) -> list[Blocker]:
 
 def _group(device: GuestDevice, ours: set[str]) -> list[Blocker]:
     found: list[Blocker] = []
-    strangers = [peer for peer in device.peers if peer.name not in ours]
-    busy = [p for p in strangers if not p.bridge and p.driver is not None and not p.driver.startswith("vfio")]
+    outsiders = [peer for peer in device.peers if peer.name not in ours]
+    busy = [p for p in outsiders if not p.bridge and p.driver is not None and not p.driver.startswith("vfio")]
     if busy:
         names = ", ".join(f"{peer.name} ({peer.driver})" for peer in busy)
         found.append(
@@ -174,7 +174,7 @@ def _group(device: GuestDevice, ours: set[str]) -> list[Blocker]:
                 "Unbind them from their drivers, bind them to vfio-pci, or move the device to a slot with a group of its own.",
             )
         )
-    bridges = [peer for peer in strangers if peer.bridge]
+    bridges = [peer for peer in outsiders if peer.bridge]
     if bridges:
         names = ", ".join(peer.name for peer in bridges)
         found.append(

@@ -1,7 +1,7 @@
-"""What the kernel and a device's driver answer to VFIO_DEVICE_FEATURE_DMA_LOGGING_START.
+"""The limits of DMA logging: the answers of the kernel and of device drivers to VFIO_DEVICE_FEATURE_DMA_LOGGING_START.
 
 The kernel's core checks the request (:func:`core_start`, :func:`core_report`); then the driver may combine ranges,
-clamp the page size, or refuse the total.  What a driver does is data, :class:`Limits`; :func:`mlx5` and :func:`pds`
+clamp the page size, or refuse the total. What a driver does is data, :class:`Limits`; :func:`mlx5` and :func:`pds`
 make those of the two drivers in Linux, :data:`CORE` is a device with no limit of its own.
 
 All sizes are bytes; errors are the numbers of :mod:`errno`, 0 for success.
@@ -22,16 +22,16 @@ _RANGE_STRUCT_SIZE = 16
 
 
 def most_ranges(host_page_size: int = 4096) -> int:
-    """The most ranges that the kernel's core takes: as many as fit in one page (256 on 4 KiB, 4096 on 64 KiB)."""
+    """Return the most ranges that the kernel's core takes: as many as fit in one page (256 on 4 KiB, 4096 on 64 KiB)."""
     return host_page_size // _RANGE_STRUCT_SIZE
 
 
 def core_start(
     ranges: Iterable[tuple[int, int]], page_size: int, host_page_size: int = 4096, *, log_ops: bool = True
 ) -> int:
-    """The errno of the kernel core's own checks of DMA_LOGGING_START, in its order; 0 if the driver is asked.
+    """Return the errno of the kernel core's own checks of DMA_LOGGING_START, in its order; 0 if the driver is asked.
 
-    vfio_ioctl_device_feature_logging_start, the same since Linux 6.1.  It takes page sizes that are no power of two,
+    vfio_ioctl_device_feature_logging_start, the same since Linux 6.1. It takes page sizes that are no power of two,
     and lengths of zero: only drivers object.
 
     :param ranges: (iova, length) as in struct vfio_device_feature_dma_logging_range
@@ -66,7 +66,7 @@ def core_start(
 
 
 def core_report(page_size: int, iova: int = 0, length: int = 4096, *, log_ops: bool = True) -> int:
-    """The errno of the kernel core's checks of DMA_LOGGING_REPORT; 0 if the driver is asked (Linux 6.1 on)."""
+    """Return the errno of the kernel core's checks of DMA_LOGGING_REPORT; 0 if the driver is asked (Linux 6.1 on)."""
     if not log_ops:
         return errno.ENOTTY
     if page_size < 4096 or page_size & (page_size - 1):
@@ -77,14 +77,14 @@ def core_report(page_size: int, iova: int = 0, length: int = 4096, *, log_ops: b
 
 
 def combine(ranges: Sequence[IovaRange], limit: int) -> list[IovaRange]:
-    """At most ``limit`` ranges, made by closing the smallest gaps first, of equal ones the lowest.
+    """Return at most `limit` ranges, made by closing the smallest gaps first, of equal ones the lowest.
 
-    What the kernel's vfio_combine_iova_ranges makes of a driver's ranges (Linux 6.1 on; there quadratic), and what Alex
-    Williamson proposed for QEMU in 2023.  Ranges within the limit stay as they are, touching ones too.  No cover with
+    The kernel's vfio_combine_iova_ranges does this with a driver's ranges (Linux 6.1 on; there quadratic), and Alex Williamson proposed it
+    for QEMU in 2023. Ranges within the limit stay as they are, touching ones too. No cover with
     so few ranges has fewer bytes: each closes all gaps but limit-1, and these keep the largest.
 
     :param ranges: none may overlap; sorted in the result
-    :raises ValueError: ``limit`` is less than 1
+    :raises ValueError: `limit` is less than 1
     """
     limit = arguments.integer(limit, "limit", 1)
     made = sorted(ranges)
@@ -105,7 +105,7 @@ def combine(ranges: Sequence[IovaRange], limit: int) -> list[IovaRange]:
 class _Limits(NamedTuple):
     name: str = "any device"
     max_ranges: int = 2**32 - 1
-    """Ranges that the device itself keeps; 0 if it cannot log.  The kernel's core takes no more than a page of them."""
+    """Ranges that the device itself keeps; 0 if it cannot log. The kernel's core takes no more than a page of them."""
     combines: bool = False
     """With more ranges the driver combines them by :func:`combine`; otherwise it refuses with E2BIG."""
     log_min_space: int = 0
@@ -116,7 +116,7 @@ class _Limits(NamedTuple):
     max_page_size: int = 2**63
     """The page size asked for is clamped to these two, and returned."""
     max_pages: int | None = None
-    """Pages in one range that the device can count; more are cut off **in silence**."""
+    """Pages in one range that the device can count; more are lost without an error."""
     widest_range: int = 64
     """log2 bytes of one range's largest size; beyond is EOPNOTSUPP."""
 
@@ -152,18 +152,18 @@ class Limits(_Limits):
         return cls(*iterable)  # checked in _replace() too
 
     def page_size(self, wanted: int) -> int:
-        """The page size that a START with ``wanted`` would return."""
+        """Return the page size that a START with `wanted` would return."""
         return min(max(wanted, self.min_page_size), self.max_page_size)
 
     def start(self, ranges: Sequence[IovaRange], page_size: int = 4096, host_page_size: int = 4096) -> Answer:
-        """What the kernel and this device make of a START with these ranges."""
+        """Return the answer of the kernel and this device to a START with these ranges."""
         refused = core_start([(r.start, r.size % _U64) for r in ranges], page_size, host_page_size)
         if refused:
             return Answer(refused, (), page_size, 0)
         return self.log_start(ranges, page_size)
 
     def log_start(self, ranges: Sequence[IovaRange], page_size: int = 4096) -> Answer:
-        """What the driver's log_start makes of ranges that have passed the kernel's core."""
+        """Return the answer of the driver's log_start to ranges that have passed the kernel's core."""
         if not self.max_ranges:
             return Answer(errno.EOPNOTSUPP, (), page_size, 0)
         if len(ranges) > self.max_ranges and not self.combines:
@@ -183,12 +183,12 @@ class Limits(_Limits):
 
 
 class Answer(NamedTuple):
-    """What becomes of a START."""
+    """The answer to a START."""
 
     errno: int
     """0, or the errno of the refusal."""
     ranges: tuple[IovaRange, ...]
-    """What the device itself tracks, or would, had it not refused the sum."""
+    """The ranges that the device itself tracks, or would track if it had not refused their sum."""
     page_size: int
     """The page size that it negotiates."""
     lost: int
@@ -206,7 +206,7 @@ class Answer(NamedTuple):
 
 
 def space_log2(size: int) -> int:
-    """log2 of the smallest power of two that holds ``size`` bytes (the kernel's order_base_2)."""
+    """log2 of the smallest power of two that holds `size` bytes (the kernel's order_base_2)."""
     return (size - 1).bit_length() if size > 1 else 0
 
 
@@ -224,8 +224,8 @@ def mlx5(
     """NVIDIA ConnectX (drivers/vfio/pci/mlx5, Linux 6.1; the limits as checked since the fix of February 2023).
 
     The five are the firmware's capabilities pg_track_*.  42 and 12 were reported from one host in 2023 (Cédric Le
-    Goater); the limit is on the sum of all ranges, not on the highest address.  How many ranges a real device takes is
-    not known: 255 is the most that the capability's 8 bits can say.  The page sizes' defaults are what 5 bits can say.
+    Goater); the limit is on the sum of all ranges, not on the highest address. How many ranges a real device takes is
+    not known: 255 is the most that the capability's 8 bits can say. The page sizes' defaults are what 5 bits can say.
     """
     arguments.u8(max_num_range, "max_num_range")
     for name, value in (("log_min_addr_space", log_min_addr_space), ("log_max_addr_space", log_max_addr_space)):
@@ -272,7 +272,7 @@ def pds(max_regions: int = 1) -> Limits:
     """AMD Pensando (drivers/vfio/pci/pds, Linux 6.6).
 
     The device says how many regions it has; the driver's first version always combined to one, a later one (so in
-    Linux 7.3) to the device's number.  The page size is taken as asked.  The number of pages of a region is kept in 32 bits.
+    Linux 7.3) to the device's number. The page size is taken as asked. The number of pages of a region is kept in 32 bits.
     """
     return Limits("pds", max_ranges=max_regions, combines=True, max_pages=2**32 - 1)
 
@@ -284,6 +284,6 @@ NAMED = {"core": CORE, "mlx5": MLX5, "pds": PDS}
 
 
 def pds_regions(answer: Answer) -> list[PdsRegion]:
-    """What the pds driver programs into the device for ranges that it has accepted."""
+    """Return the regions that the pds driver programs into the device for ranges that it has accepted."""
     log2 = answer.page_size.bit_length() - 1
     return [PdsRegion(r.start, -(-r.size // answer.page_size) % 2**32, log2) for r in answer.ranges]

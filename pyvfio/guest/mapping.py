@@ -1,4 +1,4 @@
-"""What the kernel will answer to a DMA mapping, worked out beforehand, by IOMMU backend and by the era of the kernel.
+"""The kernel's answer to a DMA mapping, computed beforehand, by IOMMU backend and by the era of the kernel.
 
 The answers are errnos, 0 for success, in the order in which the kernel's own checks run: those of 7.3
 (drivers/vfio/vfio_iommu_type1.c, drivers/iommu/iommufd/), and drivers/iommu/intel/iommu.c as it was before 5.4.
@@ -29,12 +29,12 @@ class Era(IntEnum):
 
 
 class Space(NamedTuple):
-    """What is known of an address space when something is to be mapped."""
+    """The state of an address space, as far as it is known, before a mapping."""
 
     usable: Sequence[IovaRange] | IovaSet | None = None
-    """What the kernel reports as usable; None or empty if it reports nothing (emulated devices only): then all is."""
+    """The usable ranges that the kernel reports; None or empty if it reports none (emulated devices only): then all are usable."""
     mapped: IovaSet = IovaSet()
-    """What is mapped already."""
+    """The addresses that are mapped already."""
     page_sizes: int = 1 << 12
     """The IOMMU's page sizes, a mask; under iommufd the lowest bit is the IOAS's alignment."""
     entries_left: int | None = None
@@ -44,7 +44,7 @@ class Space(NamedTuple):
 
 
 class Because(Enum):
-    """Which of its checks makes the kernel refuse a mapping."""
+    """The kernel's check that refuses a mapping."""
 
     SIZE = "the size is 0"
     WRAPS = "it goes past the end of the 64-bit address space"
@@ -73,7 +73,7 @@ def type1_refusal(
     write: bool = True,
     era: Era = Era.CHECKED_SUMS,
 ) -> Refusal | None:
-    """Why VFIO_IOMMU_MAP_DMA on a type1 container is refused; None if it is not, as far as can be known beforehand.
+    """Return why VFIO_IOMMU_MAP_DMA on a type1 container is refused; None if it is not, as far as can be known beforehand.
 
     The memory itself can still be missing (EFAULT) or the limit on locked memory reached (ENOMEM).
 
@@ -104,7 +104,7 @@ def type1_refusal(
 def type1_map(
     space: Space, iova: int, size: int, *, read: bool = True, write: bool = True, era: Era = Era.CHECKED_SUMS
 ) -> int:
-    """The errno of VFIO_IOMMU_MAP_DMA on a type1 container; 0 if nothing speaks against it (:func:`type1_refusal`).
+    """Return the errno of VFIO_IOMMU_MAP_DMA on a type1 container; 0 if no check refuses it (:func:`type1_refusal`).
 
     EINVAL: no permission, misaligned, zero size, or not whole within *one* of the usable ranges; EOVERFLOW: wraps;
     EEXIST: overlaps a mapping; ENOSPC: no entries left.
@@ -114,7 +114,7 @@ def type1_map(
 
 
 def intel_map(width: int, iova: int, size: int) -> int:
-    """The errno of the Intel IOMMU driver's own map: EFAULT beyond its width (intel_iommu_map, 2014 to about 6.x).
+    """Return the errno of the Intel IOMMU driver's own map: EFAULT beyond its width (intel_iommu_map, 2014 to about 6.x).
 
     The kernel log says "iommu width (N) is not sufficient for the mapped address".
     """
@@ -131,9 +131,9 @@ def iommufd_refusal(
     write: bool = True,
     compat: bool = False,
 ) -> Refusal | None:
-    """Why IOMMU_IOAS_MAP with a fixed IOVA is refused; None if it is not, as far as can be known beforehand.
+    """Return why IOMMU_IOAS_MAP with a fixed IOVA is refused; None if it is not, as far as can be known beforehand.
 
-    Here ``space.usable`` is the complement of the IOAS's reserved regions; unlike type1's, a map may span neighbours.
+    Here `space.usable` is the complement of the IOAS's reserved regions; unlike type1's, a map may span neighbours.
 
     :param compat: it is VFIO_IOMMU_MAP_DMA, and iommufd stands in for the container: then it is the IOMMU that refuses a
         mapping without permissions, and where there is none (emulated devices only) nobody does
@@ -166,7 +166,7 @@ def iommufd_refusal(
 
 
 def iommufd_map(space: Space, iova: int, length: int, *, read: bool = True, write: bool = True) -> int:
-    """The errno of IOMMU_IOAS_MAP with a fixed IOVA (Linux 6.2 on); 0 if nothing speaks against it (:func:`iommufd_refusal`).
+    """Return the errno of IOMMU_IOAS_MAP with a fixed IOVA (Linux 6.2 on); 0 if no check refuses it (:func:`iommufd_refusal`).
 
     EINVAL: no permission, misaligned, zero length, or meets a reserved region; EOVERFLOW: wraps; EEXIST: already mapped.
     """

@@ -1,8 +1,7 @@
-"""Which IOVA ranges to ask a device to log: a strategy makes a :class:`Plan`, :func:`fit` holds it against a device's
-limits.
+"""The IOVA ranges to ask a device to log: a strategy makes a :class:`Plan`, :func:`fit` compares it with a device's limits.
 
-A strategy is a function from sections to ranges.  The ones named ``split_...`` are QEMU's, made safe: where QEMU's own
-result is refused by the kernel (overlap) or empty, theirs is not.  QEMU's own answer, bug for bug, is in
+A strategy is a function from sections to ranges. The ones named `split_...` are QEMU's, made safe: where QEMU's own
+result is refused by the kernel (overlap) or empty, theirs is not. QEMU's own answer, bug for bug, is in
 :mod:`pyvfio.guest.qemu`.
 
 A plan is made once, when logging starts, and costs nothing before: nothing is recorded while the guest maps memory.
@@ -25,11 +24,11 @@ UINT32_MAX = 2**32 - 1
 _LAST = 2**64 - 1
 
 Strategy = Callable[[Census], Sequence[IovaRange] | IovaSet]
-"""From the sections that count to sorted ranges that cover them and do not overlap."""
+"""A function from the sections that count to sorted ranges that cover them and do not overlap."""
 
 
 class Later(Enum):
-    """What becomes of memory that is mapped after logging has started, outside the ranges that were asked for."""
+    """The treatment of memory that is mapped after logging has started, outside the ranges that were asked for."""
 
     ALWAYS_DIRTY = "always dirty"
     """It is reported as dirty in every report: nothing is lost."""
@@ -43,7 +42,7 @@ class Plan(NamedTuple):
     ranges: tuple[IovaRange, ...]
     """Sorted; no two overlap; none ends at 2^64-1."""
     counted: IovaSet
-    """What must be tracked."""
+    """The addresses that must be tracked."""
     page_size: int
     """The page size to ask for: the host's."""
 
@@ -62,15 +61,15 @@ class Plan(NamedTuple):
         return fit(self.ranges, limits, self.page_size, host_page_size)
 
     def collapse(self) -> Plan | None:
-        """The plan with one range fewer, by closing the smallest gap; None if there is only one."""
+        """Return the plan with one range fewer, by closing the smallest gap; None if there is only one."""
         if len(self.ranges) < 2:
             return None
         return self._replace(ranges=tuple(combine(self.ranges, len(self.ranges) - 1)))
 
     def after(self, refused: int) -> Plan | None:
-        """The plan to try next when START has failed with this errno; None if no other can do better.
+        """Return the plan to try next when START has failed with this errno; None if no other can do better.
 
-        Only E2BIG is about the number of ranges.  After any other refusal, mlx5's EOPNOTSUPP for a total that is too
+        Only E2BIG is about the number of ranges. After any other refusal, mlx5's EOPNOTSUPP for a total that is too
         large above all, closing gaps would only add to what was refused.
         """
         return self.collapse() if refused == errno.E2BIG else None
@@ -82,7 +81,7 @@ class Plan(NamedTuple):
     def admit(self, mapped: RangeLike, later: Later) -> IovaSet:
         """Return the part of a mapping made after START that must be reported as always dirty.
 
-        :raises ValueError: some of it is outside the ranges, and ``later`` says that this is refused
+        :raises ValueError: some of it is outside the ranges, and `later` says that this is refused
         """
         missing = self.missing(mapped)
         if missing and later is Later.REFUSED:
@@ -115,7 +114,7 @@ def plan(sections: Sections, strategy: Strategy | str = "split_32_64_pci", page_
 
 
 class Attempts(NamedTuple):
-    """What came of starting a plan on a device, and again with fewer ranges where that could help."""
+    """The outcome of starting a plan on a device, and again with fewer ranges where that could help."""
 
     plan: Plan | None
     """The plan that was accepted; None if none was."""
@@ -145,9 +144,9 @@ def start(plan: Plan, attempt: Callable[[Plan], int]) -> Attempts:
 
 
 def plan_ranges(ranges: IovaSet, limit: int | None = None, page_size: int = 4096) -> Plan:
-    """The plan for memory that is already known as whole pages, with at most ``limit`` ranges.
+    """Return the plan for memory that is already known as whole pages, with at most `limit` ranges.
 
-    For very many blocks (virtio-mem) straight from an array: ``plan_ranges(IovaSet.from_array(pairs), 256)``.
+    For very many blocks (virtio-mem) straight from an array: `plan_ranges(IovaSet.from_array(pairs), 256)`.
 
     :param limit: by default what the kernel takes at the most
     """
@@ -171,7 +170,7 @@ def min_max(found: Census) -> list[IovaRange]:
 def split_32_64(found: Census) -> list[IovaRange]:
     """One range for what ends below 4 GiB, one for the rest.
 
-    QEMU's of March to September 2023 (62c1b0024b, 8.0 and 8.1).  A BAR at the top of the guest's address space
+    QEMU's of March to September 2023 (62c1b0024b, 8.0 and 8.1). A BAR at the top of the guest's address space
     stretches the second range over all between.
     """
     low, high = _halves(found.pairs)
@@ -181,7 +180,7 @@ def split_32_64(found: Census) -> list[IovaRange]:
 def split_32_64_pci(found: Census) -> list[IovaRange]:
     """As :func:`split_32_64`, with a third range for assigned devices' BARs above 4 GiB.
 
-    QEMU's since 8.2 (a31fe5daea).  Where a BAR of something else (ivshmem) lies above the assigned devices', QEMU's
+    QEMU's since 8.2 (a31fe5daea). Where a BAR of something else (ivshmem) lies above the assigned devices', QEMU's
     second range swallows the third and the kernel refuses both; here such BARs join the third range.
     """
     low, high, bars = _thirds(found, _is_high_bar)
@@ -266,7 +265,7 @@ def _limits(limits: Limits | str) -> Limits:
 
 
 def split_ranges_at_gaps(ranges: IovaSet, min_gap: int) -> IovaSet:
-    """The set, grown over every gap of less than ``min_gap`` bytes."""
+    """Return the set, grown over every gap of less than `min_gap` bytes."""
     whole = span(ranges)
     if whole is None:
         return ranges
@@ -274,17 +273,17 @@ def split_ranges_at_gaps(ranges: IovaSet, min_gap: int) -> IovaSet:
 
 
 def span(ranges: Iterable[IovaRange]) -> IovaRange | None:
-    """The one range from the lowest address to the highest; None for none."""
+    """Return the one range from the lowest address to the highest; None for none."""
     spans = _spans(list(ranges))
     return spans[0] if spans else None
 
 
 class Fit(NamedTuple):
-    """How a plan and a device's limits agree."""
+    """The comparison of a plan with a device's limits."""
 
     limits: Limits
     answer: Answer
-    """What the kernel and the device answer to the plan as it is."""
+    """The answer of the kernel and the device to the plan as it is."""
     over_tracked: int
     """Bytes that the device itself adds by combining ranges."""
     best: tuple[IovaRange, ...] | None
@@ -303,7 +302,7 @@ class Fit(NamedTuple):
         return self.accepted and not self.answer.lost
 
     def explain(self) -> str:
-        """What happens, and what to do, in a sentence or two."""
+        """Return the outcome, and what to do, in a sentence or two."""
         answer, limits = self.answer, self.limits
         if self.complete:
             text = f"{limits.name} accepts the plan"
@@ -378,7 +377,7 @@ def _best(
 
 
 def _grown(ranges: list[IovaRange], at_least: int, page_size: int) -> list[IovaRange]:
-    """The ranges with the last one made longer, if their sum is not more than ``at_least``."""
+    """The ranges with the last one made longer, if their sum is not more than `at_least`."""
     short = at_least - sum(r.size for r in ranges)
     if at_least < 1 or short < 0:
         return ranges
@@ -419,12 +418,12 @@ def _thirds(found: Census, is_bar: Callable[[Counted], bool]) -> tuple[list[Iova
 
 
 def _mapped(found: Census) -> IovaSet:
-    """What is mapped, without the virtual IOMMUs' regions."""
+    """Return the mapped addresses, without the virtual IOMMUs' regions."""
     return IovaSet.from_array(found.plain_pairs) | IovaSet(e.range for e in found.special if not e.section.iommu)
 
 
 def _halves(pairs: Iterable[int]) -> tuple[list[IovaRange], list[IovaRange]]:
-    """From (start, last) numbers, the span of those that end below 4 GiB, and of the others."""
+    """Return, of (start, last) numbers, the span of those that end below 4 GiB, and that of the others."""
     start32 = start64 = _LAST
     last32 = last64 = -1
     numbers = iter(pairs)

@@ -1,9 +1,9 @@
-"""Which addresses a guest's own IOMMU must leave alone, and how a virtual IOMMU tells the guest.
+"""The addresses that a guest's own IOMMU must reserve.
 
 The host's IOMMU cannot map everything: around its MSI window, and beyond its width, the kernel refuses (type1's
-VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES list what remains).  The complement of that is what a
-virtual IOMMU must reserve.  How regions are resolved, conveyed and negotiated follows QEMU's virtio-iommu
-(hw/virtio/virtio-iommu.c, util/reserved-region.c), whose rules have changed: :class:`Conveyance` names the versions.
+VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES list what remains). The complement of that is what a
+virtual IOMMU must reserve. Regions are resolved
+as in QEMU's util/reserved-region.c; how QEMU's virtio-iommu conveys them is in :mod:`pyvfio.guest.qemu.virtio_iommu`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ReservedRegion(NamedTuple):
 
 
 Q35_PROPERTY = ReservedRegion(RegionType.MSI, 0xFEE00000, 0xFEEFFFFF)
-"""What QEMU's q35 and i440fx machines give a virtio-iommu: the interrupt window."""
+"""The interrupt window, as QEMU's q35 and i440fx machines give it to a virtio-iommu."""
 VIRT_ITS_PROPERTY = ReservedRegion(RegionType.MSI, 0x08090000, 0x0809FFFF)
 """The Arm virt machine's with an ITS."""
 VIRT_GICV2M_PROPERTY = ReservedRegion(RegionType.MSI, 0x08020000, 0x08020FFF)
@@ -53,9 +53,9 @@ VIRT_GICV2M_PROPERTY = ReservedRegion(RegionType.MSI, 0x08020000, 0x08020FFF)
 
 
 def host_reserved(usable: IovaSet | None, within: IovaRange = WHOLE) -> IovaSet:
-    """What the host cannot map: the complement of what it can; nothing where the kernel reports no ranges.
+    """Return the addresses that the host cannot map: the complement of the usable ones; none where the kernel reports no ranges.
 
-    An empty report never means that all is reserved: it is an old kernel, or an emulated device.  QEMU's own function
+    An empty report never means that all is reserved: it is an old kernel, or an emulated device. QEMU's own function
     aborts for some narrower windows; this one clips.
     """
     return usable.complement(within) if usable else IovaSet()
@@ -86,12 +86,12 @@ def resolve(inserts: Iterable[ReservedRegion]) -> list[ReservedRegion]:
 
 
 def device_regions(host: IovaSet, properties: Iterable[ReservedRegion] = ()) -> list[ReservedRegion]:
-    """A device's regions: the host's, all RESERVED, then the machine's properties over them."""
+    """Return a device's regions: the host's, all RESERVED, then the machine's properties over them."""
     return resolve([*(ReservedRegion(RegionType.RESERVED, *range_) for range_ in host), *properties])
 
 
 class Translation(StrEnum):
-    """What a virtio-iommu makes of an access by address, before it looks for a mapping."""
+    """The treatment of an access by its address, before a virtio-iommu looks for a mapping."""
 
     BYPASS = "passthrough (MSI bypass)"
     FAULT = "fault MAPPING"
@@ -99,7 +99,7 @@ class Translation(StrEnum):
 
 
 def translate(regions: Iterable[ReservedRegion], address: int) -> Translation:
-    """How an access at this address is treated: an MSI region passes, a RESERVED one faults, all else is translated."""
+    """Return the treatment of an access at this address: MSI regions pass, RESERVED ones fault, all others are translated."""
     for region in regions:
         if region.start <= address <= region.last:
             return Translation.BYPASS if region.type == RegionType.MSI else Translation.FAULT
@@ -107,7 +107,7 @@ def translate(regions: Iterable[ReservedRegion], address: int) -> Translation:
 
 
 def granule(mask: int) -> int:
-    """The smallest page size of a mask."""
+    """Return the smallest page size of a mask."""
     return mask & -mask
 
 
@@ -120,7 +120,7 @@ class Bdf(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Bdf:
-        """From ``01:00.0``; a domain in front is left out."""
+        """Parse `01:00.0`; a domain in front of it is ignored."""
         bus, _, slot = text.rpartition(":")
         device, _, function = slot.partition(".")
         return cls(int(bus.rpartition(":")[2], 16), int(device, 16), int(function, 16))
@@ -135,7 +135,7 @@ class Bdf(NamedTuple):
 
 
 class BridgeKind(Enum):
-    """What a bridge does to a request's identity."""
+    """The effect of a bridge on a request's identity."""
 
     PCIE_PORT = "PCIe root or switch port"
     """Passes it on."""
@@ -156,7 +156,7 @@ class Bridge(NamedTuple):
 
 
 def aliased(device: Bdf, bridges: Iterable[Bridge]) -> Bdf:
-    """The function that the IOMMU takes a device for (QEMU's pci_device_get_iommu_bus_devfn).
+    """Return the function that the IOMMU takes a device for (QEMU's pci_device_get_iommu_bus_devfn).
 
     :param bridges: those above it, the nearest first
     """

@@ -1,16 +1,9 @@
-"""Where an x86 guest's RAM lies, and why on an AMD host with a terabyte of it the first DMA mapping fails.
+"""The layout of an x86 guest's RAM, and AMD's hole below 1 TiB, into which the first DMA mapping of a large guest fails.
 
-AMD's IOMMU cannot map [0xfd00000000, 0xffffffffff], 12 GiB below 1 TiB: that is HyperTransport's.  Since Linux 5.4 a
-map that touches them is EINVAL; before, it succeeded and the device's access failed.  QEMU's boards put RAM in one
-piece above 4 GiB, straight through the hole once there is enough of it.  Every way out that was considered is here:
-
-=============================  ===============================================================================
-:func:`merged`                 all RAM above 4 GiB moves to 1 TiB (QEMU 7.1 to 10.2)
-:func:`rfc`                    RAM is split around the hole (RFC of June 2021, not merged)
-:func:`reserved_in_place`      RAM stays, what lies in the hole is given up (discussed in 2021)
-:func:`unmapped`               RAM stays, what lies in the hole is RAM that no device may reach (discussed in 2021)
-:func:`as_before`              nothing is done (QEMU up to 7.0): the hole is hit
-=============================  ===============================================================================
+AMD's IOMMU cannot map [0xfd00000000, 0xffffffffff], 12 GiB below 1 TiB: that is HyperTransport's. Since Linux 5.4 a
+map that touches them is EINVAL; before, it succeeded and the device's access failed. QEMU's boards put RAM in one
+piece above 4 GiB, straight through the hole once there is enough of it. QEMU since 7.1 moves all RAM above 4 GiB to 1 TiB (:func:`merged`);
+up to 7.0 it did nothing (:func:`as_before`). Other layouts that were discussed are in :mod:`pyvfio.guest.qemu.layouts`.
 
 All sizes are bytes.
 """
@@ -36,7 +29,7 @@ AMD_HT = IovaRange(AMD_HT_START, AMD_HT_END)
 AMD_USABLE = IovaSet(
     [IovaRange(0, 0xFEDFFFFF), IovaRange(0xFEF00000, AMD_HT_START - 1), IovaRange(AMD_ABOVE_1TB_START, _U64 - 1)]
 )
-"""What an AMD host's IOMMU can map (the cover letter's list; a real one's ends at its width)."""
+"""The addresses that an AMD host's IOMMU can map (from the series' cover letter; a real one's end at its width)."""
 
 E820_RAM = 1
 E820_RESERVED = 2
@@ -111,10 +104,10 @@ class Ram(NamedTuple):
     name: str
     range: IovaRange
     offset: int
-    """Where it begins in the guest's RAM."""
+    """Its offset in the guest's RAM, bytes."""
 
     def without(self, hole: IovaSet) -> list[Ram]:
-        """What is left of the piece outside ``hole``."""
+        """Return the parts of the piece that are outside `hole`."""
         start = self.range.start
         return [self._replace(range=p, offset=self.offset + p.start - start) for p in IovaSet([self.range]) - hole]
 
@@ -133,7 +126,7 @@ class E820(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where everything of a guest lies."""
+    """The layout of a guest's address space."""
 
     way: str
     """The function that made it."""
@@ -145,9 +138,9 @@ class Layout(NamedTuple):
     e820: tuple[E820, ...]
     """In the order in which the guest's firmware is told."""
     above_4g_start: int
-    """Where RAM above 4 GiB begins."""
+    """The start of RAM above 4 GiB."""
     above_4g_end: int
-    """Where it ends, exclusive (QEMU's RFC: maxram_start)."""
+    """Its end, exclusive (QEMU's RFC: maxram_start)."""
     device_memory: IovaRange | None
     """The hot-plug area."""
     pci_hole64_start: int
@@ -193,14 +186,14 @@ class Layout(NamedTuple):
         return IovaRange(self.pci_hole64_start, min(self.pci_hole64_start + self.machine.hole64, _U64) - 1)
 
     def regions(self) -> list[Ram]:
-        """What to map for DMA, and from where in the guest's RAM."""
+        """Return the pieces to map for DMA, with their offsets in the guest's RAM."""
         return [part for piece in self.ram for part in piece.without(self.no_dma)]
 
     def conflicts(self, *reserved: IovaSet) -> list[Conflict]:
-        """What of the guest's RAM and hot-plug area lies in addresses that an IOMMU cannot map.
+        """Return the parts of the guest's RAM and hot-plug area that an IOMMU cannot map.
 
         :param reserved: the reserved regions of each group that may be plugged, now or later (sysfs:
-            /sys/kernel/iommu_groups/N/reserved_regions); or the complement of an address space's ``iova_ranges``
+            /sys/kernel/iommu_groups/N/reserved_regions); or the complement of an address space's `iova_ranges`
         """
         union = IovaSet()
         for each in reserved:
@@ -211,11 +204,11 @@ class Layout(NamedTuple):
         return [Conflict(name, part) for name, range_ in wanted for part in IovaSet([range_]) & union]
 
     def srat(self, nodes: Sequence[int]) -> list[Affinity]:
-        """The memory entries of the guest's SRAT for NUMA nodes of these sizes."""
+        """Return the memory entries of the guest's SRAT for NUMA nodes of these sizes."""
         return srat(nodes, self.machine.below_4g, self.above_4g_start, self.srat_ranges)
 
     def explain(self, *reserved: IovaSet) -> str:
-        """The layout in words, with its conflicts with the reserved regions given (see :meth:`conflicts`)."""
+        """Return the layout in words, with its conflicts with the reserved regions given (see :meth:`conflicts`)."""
         machine = self.machine
         lines = [f"{_size(machine.ram_size)} of RAM on {machine.board.value}, laid out as {self.described}:"]
         lines += [
@@ -258,7 +251,7 @@ class Affinity(NamedTuple):
 
 
 def ram_split(board: Board, ram_size: int) -> tuple[int, int]:
-    """RAM below and above 4 GiB: the boards keep 1 GiB alignment once there is enough (QEMU, unchanged for years)."""
+    """Return RAM below and above 4 GiB: the boards keep 1 GiB alignment once there is enough (QEMU, unchanged for years)."""
     if board is Board.Q35:
         low = 0x80000000 if ram_size >= 0xB0000000 else 0xB0000000
     else:
@@ -272,7 +265,7 @@ def crosses_hole(range_: IovaRange) -> bool:
 
 
 def merged(machine: Machine) -> Layout:
-    """The layout of QEMU 7.1 to 10.2 (pc_memory_init, b3e6982b41 and 8504f12945 of July 2022).
+    """Return the layout of QEMU 7.1 to 10.2 (pc_memory_init, b3e6982b41 and 8504f12945 of July 2022).
 
     With an AMD *vCPU*: if anything that the guest may use reaches the hole, all RAM above 4 GiB moves to 1 TiB; and if
     the vCPU's address bits reach the hole, it is the memory map's first entry, moved or not.
@@ -285,14 +278,14 @@ def merged(machine: Machine) -> Layout:
 
 
 def as_before(machine: Machine) -> Layout:
-    """The layout of QEMU up to 7.0: nothing is moved, nothing reserved."""
+    """Return the layout of QEMU up to 7.0: nothing is moved, nothing reserved."""
     return in_one_piece("as_before", "QEMU up to 7.0 did it", machine, FOUR_GIB, place(machine, FOUR_GIB).max_used, ())
 
 
 def cmos_above_4g(size: int) -> tuple[int, int, int]:
-    """CMOS bytes 0x5b, 0x5c, 0x5d for so much RAM above 4 GiB: its 64 KiB units, low byte first.
+    """Return CMOS bytes 0x5b, 0x5c, 0x5d for so much RAM above 4 GiB: its 64 KiB units, low byte first.
 
-    Old firmware reads them.  The merged way does not adjust them when RAM moves; the RFC counts what lies below the
+    Old firmware reads them. The merged way does not adjust them when RAM moves; the RFC counts what lies below the
     hole.
     """
     units = size // 65536
@@ -341,7 +334,7 @@ def srat(
 
 
 class Placed(NamedTuple):
-    """Where things land when RAM above 4 GiB begins at a given address."""
+    """The places of everything above 4 GiB for a given start of RAM there."""
 
     end: int
     devices: IovaRange | None

@@ -48,7 +48,7 @@ class Changes:
         self._known = {one.path for one in devices(self._kernel)}
 
     def fileno(self) -> int:
-        """What poll(2) and an event loop wait for: it is readable when a change has come."""
+        """Return the descriptor for poll(2) and event loops: it is readable when a change has come."""
         return self._open().fileno()
 
     def wait(self, timeout: float | None = None) -> Change | None:

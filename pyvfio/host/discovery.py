@@ -1,4 +1,4 @@
-"""Devices as the host shows them: from a name to bus, driver, IOMMU group and the nodes under /dev/vfio."""
+"""Discovery: a device's bus, driver, IOMMU group and nodes, from its name; and all devices that VFIO could serve."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BRIDGES = (0x0604, 0x0607, 0x0609)
 
 
 class HostDevice(NamedTuple):
-    """What sysfs said of one device when it was looked at.
+    """A device, as sysfs described it when it was looked at.
 
     :ivar address: its name on the bus: `0000:00:03.0`, a mediated device's UUID, `vfio-mock.0`
     :ivar bus: `pci`, `mdev`, `platform`, ...
@@ -77,7 +77,7 @@ class HostDevice(NamedTuple):
 
     @property
     def advice(self) -> str | None:
-        """What keeps VFIO from serving it, and what to do; None when it is bound to a VFIO driver."""
+        """The obstacle that keeps VFIO from serving it, and what to do; None when it is bound to a VFIO driver."""
         return None if (finding := self.finding) is None else str(finding)
 
     @property
@@ -151,13 +151,13 @@ def device(where: str, kernel: Kernel | str | None = None) -> HostDevice:
 
 
 def look(kernel: Kernel, path: str) -> HostDevice | None:
-    """The device at a path under /sys/devices; None if it is no device of a bus, or has gone."""
+    """Return the device at a path under /sys/devices; None if it is on no bus, or has gone."""
     bus = link_name(kernel, f"{path}/subsystem")
     return None if bus is None else _described(kernel, nodes_of(kernel, bus, path))
 
 
 def _described(kernel: Kernel, nodes: Nodes) -> HostDevice | None:
-    """A device with all that sysfs says of it; None if it has gone."""
+    """Return a device with all its attributes in sysfs; None if it has gone."""
     path = nodes.path
     pci: dict[str, Any] = {}
     if nodes.bus == "pci":
@@ -199,7 +199,7 @@ def _override(kernel: Kernel, nodes: Nodes, driver: str | None) -> str | None:
 
 
 def _names(kernel: Kernel) -> dict[str, dict[str, Any]]:
-    """What udev's hardware database calls the PCI devices, by path."""
+    """Return the names of PCI devices in udev's hardware database, by path."""
     try:
         return {
             one.path: {

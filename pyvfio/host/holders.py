@@ -1,4 +1,4 @@
-"""Which processes have a VFIO device open."""
+"""The processes that have a VFIO device open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""IOMMU groups: what the IOMMU cannot tell apart, and the addresses that it keeps for itself."""
+"""IOMMU groups: the devices that an IOMMU cannot tell apart, and the addresses that it reserves."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 from typing import NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.errors import BadReply
 from pyvfio.host import diagnosis
 from pyvfio.host.discovery import no_group
@@ -30,7 +31,7 @@ class ReservedRegion(NamedTuple):
 
 
 class GroupInfo(NamedTuple):
-    """What sysfs said of one IOMMU group.
+    """An IOMMU group, as sysfs described it when it was looked at.
 
     :ivar number: as in `/dev/vfio/N`
     :ivar name: set by few drivers; `vfio-noiommu` for emulated devices and in no-IOMMU mode, so it tells
@@ -56,7 +57,9 @@ class GroupInfo(NamedTuple):
 
 
 def group(number: int, kernel: Kernel | str | None = None) -> GroupInfo:
-    """
+    """Return a group, given its number.
+
+    :raises TypeError: number is no integer
     :raises OSError: ENODEV, there is no such group
     """
     kernel = resolve(kernel)
@@ -72,7 +75,7 @@ def group(number: int, kernel: Kernel | str | None = None) -> GroupInfo:
 
 
 def groups(kernel: Kernel | str | None = None) -> list[GroupInfo]:
-    """All groups, by number. One that goes away meanwhile is left out."""
+    """Return all groups, by number. One that goes away meanwhile is left out."""
     kernel = resolve(kernel)
     found = []
     for number in sorted(int(name) for name in entries(kernel, _ROOT)):
@@ -85,7 +88,7 @@ def groups(kernel: Kernel | str | None = None) -> list[GroupInfo]:
 
 
 def group_members(where: int | str, kernel: Kernel | str | None = None) -> dict[str, str | None]:
-    """The devices of a group, given its number or one of them: address -> driver, None where none is bound.
+    """Return the devices of a group, given its number or one of them: address -> driver, None where none is bound.
 
     :raises OSError: ENODEV, no such group or device, or a device in no group
     """
@@ -94,10 +97,9 @@ def group_members(where: int | str, kernel: Kernel | str | None = None) -> dict[
 
 
 def reserved_regions(where: int | str, kernel: Kernel | str | None = None) -> list[ReservedRegion]:
-    """The reserved regions of a group, given its number or one of its devices, by address.
+    """Return the reserved regions of a group, given its number or one of its devices, by address.
 
-    The kernel takes them out of what VFIO_IOMMU_GET_INFO and IOMMU_IOAS_IOVA_RANGES report as usable,
-    except those of type `direct-relaxable`. Emulated devices have none.
+    The usable ranges of VFIO_IOMMU_GET_INFO and IOMMU_IOAS_IOVA_RANGES are without them, except those of type `direct-relaxable`. Emulated devices have none.
 
     :raises OSError: ENODEV, no such group or device, or a device in no group
     """
@@ -106,12 +108,13 @@ def reserved_regions(where: int | str, kernel: Kernel | str | None = None) -> li
 
 
 def _root(kernel: Kernel, where: int | str) -> str:
-    if not isinstance(where, int):
+    if isinstance(where, str):
         found = find(where, kernel)
         if found.group is None:
             raise diagnosis.error(no_group(kernel, found.address))
         where = found.group
-    root = f"{_ROOT}/{where:d}"
+    where = arguments.integer(where, "number", 0)
+    root = f"{_ROOT}/{where}"
     if not kernel.exists(root):
         raise OSError(errno.ENODEV, f"no IOMMU group {where}; there are {len(entries(kernel, _ROOT))} groups")
     return root

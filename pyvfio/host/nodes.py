@@ -1,6 +1,6 @@
-"""By what VFIO serves a device: from a name to its place in sysfs, its IOMMU group and the nodes under /dev/vfio.
+"""Resolve a device name to its sysfs path, IOMMU group and /dev/vfio nodes.
 
-That is all that opening a device needs to know. :mod:`pyvfio.host.discovery` tells the rest.
+Opening a device needs no more. :mod:`pyvfio.host.discovery` has the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 class Nodes(NamedTuple):
-    """The part of a :class:`pyvfio.host.HostDevice` that opening it takes; what it consists of is told there."""
+    """The part of a :class:`pyvfio.host.HostDevice` that opening it needs; its fields are described there."""
 
     address: str
     bus: str
@@ -43,9 +43,9 @@ def without_iommu(*nodes: str | None) -> bool:
 
 
 def find(where: str, kernel: Kernel) -> Nodes:
-    """The nodes of the device of that name, on whichever bus it is; see :func:`pyvfio.host.device`.
+    """Return the nodes of the device of that name, on whichever bus it is; see :func:`pyvfio.host.device`.
 
-    :raises ValueError: `where` cannot be a device's name
+    :raises ValueError: not a valid device name
     :raises OSError: ENODEV, there is none; the text says which there are
     """
     name = canonical(where)
@@ -62,9 +62,9 @@ def find(where: str, kernel: Kernel) -> Nodes:
 
 
 def canonical(where: str) -> str:
-    """A device's name as sysfs spells it.
+    """Return a device's name as sysfs spells it.
 
-    :raises ValueError: it cannot be a device's name
+    :raises ValueError: not a valid device name
     """
     checked_name(where, "device")
     if pci := _PCI.fullmatch(where):
@@ -73,7 +73,7 @@ def canonical(where: str) -> str:
 
 
 def nodes_of(kernel: Kernel, bus: str, path: str) -> Nodes:
-    """The nodes of the device at a path under /sys/devices."""
+    """Return the nodes of the device at a path under /sys/devices."""
     group = link_name(kernel, f"{path}/iommu_group")
     vfio = next(iter(entries(kernel, f"{path}/vfio-dev")), None)
     return Nodes(
@@ -102,7 +102,7 @@ def _cdev(kernel: Kernel, path: str, vfio: str | None) -> str | None:
 
 
 def no_device(kernel: Kernel, name: str) -> OSError:
-    """What asking for a device that is not there raises."""
+    """Return the error for a device that does not exist."""
     if _PCI.fullmatch(name):
         there = entries(kernel, "/sys/bus/pci/devices")
         near = [one for one in there if one.startswith(name[: name.rindex(":")])] or there

@@ -9,7 +9,7 @@ from typing import Any
 
 from vmtest import junit
 from vmtest.environment import PYTHON, ROOT
-from vmtest.matrix import Cell, Machine
+from vmtest.matrix import DEBUG, NEWEST, Cell, Machine
 
 #: seconds until a machine is given up
 TIME_LIMIT = 3000
@@ -40,16 +40,23 @@ def run_cells(results: Path, cells: Sequence[Cell]) -> list[str]:
 def boot_and_run(machine: Machine, results: Path, cells: Sequence[Cell]) -> list[str]:
     """Return the command that boots the machine and runs the suite in these of its cells."""
     command = ["scripts/vm", "--iommu", machine.iommu]
-    if machine.kernel != "newest":
+    if machine.kernel != NEWEST:
         command += ["--kernel", machine.kernel]
     if machine.qemu:
         command += ["--qemu", machine.qemu]
     # With two processors, QEMU 7.2 crashed now and then: it seems when one accesses what the other takes out of the memory map,
     # such as a BAR. One is as fast.
     command += ["--cpus", "1", "--timeout", str(TIME_LIMIT)]
+    if machine.kernel == DEBUG:
+        command += ["--silence", "180"]
     for folder in ("pyvfio", "tests", "scripts"):
         command += ["--frozen", folder]
     return [*command, "--", *run_cells(results, cells)]
+
+
+def variables(machine: Machine) -> dict[str, str]:
+    """Return the environment of that command: the name of the kernel in its cells, if its release does not tell."""
+    return {"PYVFIO_CELL_KERNEL": DEBUG} if machine.kernel == DEBUG else {}
 
 
 class Results:

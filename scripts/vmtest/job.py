@@ -13,6 +13,8 @@ from pathlib import Path
 GRACE = 10.0
 #: seconds for which output is awaited after the command has ended: a process that it left behind may hold the pipe
 AFTERMATH = 2.0
+#: seconds for which the end of a process is awaited after SIGKILL, which a busy host may delay
+LAST_WAIT = 60.0
 #: width of the names in front of the lines
 WIDTH = 27
 
@@ -95,7 +97,7 @@ async def _read_line(stream: asyncio.StreamReader) -> bytes:
 
 async def _end_group(process: asyncio.subprocess.Process) -> None:
     """End every process of the group: first by SIGTERM, after GRACE seconds by SIGKILL."""
-    for number, limit in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 1.0)):
+    for number, limit in ((signal.SIGTERM, GRACE), (signal.SIGKILL, LAST_WAIT)):
         if not _is_running(process.pid):
             return
         with contextlib.suppress(ProcessLookupError):

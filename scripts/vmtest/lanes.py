@@ -36,7 +36,6 @@ class Suite(NamedTuple):
     :ivar minutes: what it takes on a quiet machine with two processors
     :ivar pytest: arguments of pytest, if it is a suite of tests
     :ivar commands: programs of the virtual environment, of which each must return 0, if it is not
-    :ivar pythons: versions of Python in which it runs, if not in `.venv`'s; such a suite is a nox session
     :ivar needs_kernel: it waits until scripts/build_kernel has built the newest kernel
     """
 
@@ -45,7 +44,6 @@ class Suite(NamedTuple):
     minutes: float
     pytest: tuple[str, ...] = ()
     commands: tuple[tuple[str, ...], ...] = ()
-    pythons: tuple[str, ...] = ()
     needs_kernel: bool = False
 
 
@@ -61,7 +59,6 @@ def suites(data: Mapping[str, Any]) -> Iterator[Suite]:
             minutes=entry["minutes"],
             pytest=tuple(entry.get("pytest", ())),
             commands=tuple(tuple(command) for command in entry.get("commands", ())),
-            pythons=tuple(entry.get("pythons", ())),
             needs_kernel=entry.get("needs_kernel", False),
         )
         if bool(suite.pytest) == bool(suite.commands):

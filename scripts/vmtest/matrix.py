@@ -13,6 +13,8 @@ from vmtest.lanes import Lane, Suite, suites
 FILE = Path(__file__).resolve().parents[2] / "tests" / "matrix.toml"
 #: the name in matrix.toml of the newest kernel that there is
 NEWEST = "newest"
+#: the name of the newest kernel with debugging
+DEBUG = "debug"
 #: the name of the kernel in this process, which needs no machine
 IN_PROCESS = "mock"
 
@@ -207,8 +209,9 @@ class Matrix:
         return {absence.ability: absence.reason for absence in self.absences if self._matches(cell, absence.where)}
 
     def _matches(self, cell: Cell, where: Mapping[str, Any]) -> bool:
-        """Whether it does; `newest` means each kernel that has no name in the file."""
-        other = cell if cell.kernel in self._data["kernels"] else cell._replace(kernel=NEWEST)
+        """Return whether the selectors name the cell; `newest` means each kernel without a name in the file, and `debug`."""
+        is_newest = cell.kernel == DEBUG or cell.kernel not in self._data["kernels"]
+        other = cell._replace(kernel=NEWEST) if is_newest else cell
         return cell.matches(where) or other.matches(where)
 
     def left_out(self, cell: Cell, needs: Needs) -> str | None:

@@ -20,7 +20,7 @@ from vmtest import contract, environment, junit
 from vmtest.environment import PYTHON, ROOT
 from vmtest.job import Job
 from vmtest.lanes import Lane, Suite
-from vmtest.matrix import IN_PROCESS, NEWEST, Cell, Machine, Matrix
+from vmtest.matrix import DEBUG, IN_PROCESS, NEWEST, Cell, Machine, Matrix
 from vmtest.tally import Tally
 
 RESULTS = ROOT / ".results"
@@ -134,9 +134,7 @@ class Run:
     async def _run_suite(self, suite: Suite) -> None:
         begun = time.monotonic()
         print(f"{'host':<27} | -- {suite.name}", flush=True)
-        if suite.pythons:
-            await self._run_sessions(suite)
-        elif suite.pytest:
+        if suite.pytest:
             await self._run_pytest(suite.name, [PYTHON, "-m", "pytest", "-q", *suite.pytest])
         else:
             for program, *arguments in suite.commands:
@@ -146,11 +144,6 @@ class Run:
                 else:
                     self._tally.passed()
         self.took[suite.name] = (time.monotonic() - begun) / 60
-
-    async def _run_sessions(self, suite: Suite) -> None:
-        for version in suite.pythons:
-            name = f"{suite.name}-{version}"
-            await self._run_pytest(name, [PYTHON, "-m", "nox", "-s", name, "--"])
 
     async def _run_pytest(self, name: str, command: Sequence[str | Path]) -> None:
         file = self._results.folder / f"{name}.xml"
@@ -215,7 +208,8 @@ class Run:
         # What it says goes to stderr, and the paths to the last line.
         code = await self._run_job(["scripts/build_kernel", *choice, "--json"], echo=False, log=log)
         if code in (BUILT, NO_MOCK):
-            return contract.short_release(json.loads(log.read_text().splitlines()[-1])["release"])
+            release: str = json.loads(log.read_text().splitlines()[-1])["release"]
+            return DEBUG if machine.kernel == DEBUG else contract.short_release(release)
         print(log.read_text(), flush=True)
         self._judge(f"the kernel of the machine {machine.name}", code, MISSING)
         return None
@@ -223,7 +217,7 @@ class Run:
     async def _boot(self, machine: Machine, cells: Sequence[Cell]) -> int:
         begun = time.monotonic()
         command = contract.boot_and_run(machine, self._results.folder, cells)
-        code = await self._run_job(command, prefix=machine.name)
+        code = await self._run_job(command, prefix=machine.name, environment=contract.variables(machine))
         print(f"{machine.name:<27} | {time.monotonic() - begun:.0f} seconds", flush=True)
         return code
 

@@ -16,8 +16,8 @@ from pyvfio import host
 from pyvfio.kernel import Kernel
 
 IOMMU = os.environ.get("PYVFIO_VM_IOMMU")
-#: such as `7.3`; `mock` for the kernel in this process
-KERNEL = ".".join(os.environ.get("PYVFIO_VM_KERNEL", IN_PROCESS).split(".")[:2])
+#: such as `7.3`; `debug` for a kernel with debugging, `mock` for the kernel in this process
+KERNEL = os.environ.get("PYVFIO_CELL_KERNEL") or ".".join(os.environ.get("PYVFIO_VM_KERNEL", IN_PROCESS).split(".")[:2])
 #: a cell's IOMMU -> the mock's profile
 PROFILES = {"intel": "intel-39", "amd": "amd", "virtio": "virtio", "none": "none"}
 #: address -> name of every emulated PCI device

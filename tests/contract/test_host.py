@@ -186,6 +186,37 @@ class TestBind:
         finally:
             override.write_text("\n")
 
+    @pytest.mark.parametrize("by", ["override", "new_id"])
+    def test_a_vfio_driver_without_an_override_comes_back(self, nvme: host.HostDevice, by: str) -> None:
+        drivers, override = Path("/sys/bus/pci/drivers"), Path(nvme.path, "driver_override")
+        ids = "{:x} {:x}\n".format(*NVME)
+        Path(drivers, "nvme/unbind").write_text(nvme.address)
+        try:
+            if by == "override":  # as dpdk-devbind does it
+                override.write_text("vfio-pci\n")
+                Path(drivers, "vfio-pci/bind").write_text(nvme.address)
+                override.write_text("\n")
+            else:
+                Path(drivers, "vfio-pci/new_id").write_text(ids)
+            assert state(nvme.address) == ("vfio-pci", None)
+            with host.bind(nvme.address, "nvme"):
+                assert state(nvme.address) == ("nvme", None)
+            assert state(nvme.address) == ("vfio-pci", None)
+        finally:
+            if by == "new_id":
+                Path(drivers, "vfio-pci/remove_id").write_text(ids)
+            Path(drivers, "vfio-pci/unbind").write_text(nvme.address)
+            Path(drivers, "nvme/bind").write_text(nvme.address)
+
+    def test_several_devices_are_bound_together(self, edu: host.HostDevice, nvme: host.HostDevice) -> None:
+        planned = host.bind([edu, nvme], "vfio-pci", dry_run=True).writes
+        with host.bind([edu, nvme], "vfio-pci") as binding:
+            assert binding.writes == planned
+            assert [state(one.address)[0] for one in (edu, nvme)] == ["vfio-pci", "vfio-pci"]
+            assert host.examine(edu) == host.examine(nvme) == []
+        assert [state(one.address)[0] for one in (edu, nvme)] == [None, "nvme"]
+        assert os.listdir("/run/pyvfio") == []
+
     def test_no_driver_is_forced_onto_a_device_that_is_not_its_own(self, nvme: host.HostDevice) -> None:
         # By driver_override it could be, and e1000e's probe of an nvme is an oops.
         with (
@@ -324,6 +355,20 @@ class TestOpenDevices:
 
 @once_on_the_newest
 class TestKilled:
+    def test_a_forked_worker_does_not_keep_a_killed_programs_device(self, nvme: host.HostDevice) -> None:
+        program = os.fork()
+        if program == 0:
+            binding = host.bind(nvme.address, "vfio-pci")
+            if os.fork() == 0:
+                time.sleep(60)
+                os._exit(0)
+            assert not binding.restored
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(program, 0)
+        assert [one.address for one in host.bindings()] == [nvme.address]
+        assert host.restore() == [nvme.address]
+        assert host.device(nvme.address).driver == "nvme"
+
     def test_a_second_program_is_refused_while_the_first_has_the_device(self, nvme: host.HostDevice) -> None:
         code = f"import pyvfio.host\nwith pyvfio.host.bind({nvme.address!r}, 'vfio-pci'): pass"
         with host.bind(nvme.address, "vfio-pci"):

@@ -11,7 +11,7 @@ from pyvfio import tracing
 @contextmanager
 def watching() -> Iterator[tracing.Watch]:
     """Trace the requests of this process; accesses to regions are of no interest here."""
-    tracing.start(regions=False)
+    tracing.start(regions=False, careful=True)
     try:
         yield tracing.Watch()
     finally:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pyvfio import host
@@ -415,6 +416,23 @@ class TestGroups:
         machine.directory("/sys/class/iommu/dmar0")
         with pytest.raises(OSError, match=r"no IOMMU of the host \(dmar0\)"):
             host.group_members("0000:00:0a.0", machine)
+
+
+@pytest.mark.parametrize("number", [1.5, None, True, b"1"])
+def test_a_groups_number_is_an_integer(machine: FakeHost, number: Any) -> None:
+    for ask in (host.group, host.reserved_regions, host.group_members):
+        with pytest.raises(TypeError, match=r"^number must be an integer, not "):
+            ask(number, machine)
+    with pytest.raises(ValueError, match=r"^number must be at least 0, not -1"):
+        host.group(-1, machine)
+    assert host.group(np.uint8(1), machine).members == {EDU: None}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("where", [None, 5, b"0000:00:03.0", 1.5])
+def test_a_devices_name_is_a_str(machine: FakeHost, where: Any) -> None:
+    for ask in (host.device, host.holders_of):
+        with pytest.raises(TypeError, match=r"^the name of a device must be a str, not "):
+            ask(where, machine)
 
 
 class TestBind:

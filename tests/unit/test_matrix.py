@@ -121,6 +121,13 @@ def test_a_variant_of_an_iommu_is_named_by_both_its_names() -> None:
     assert not Cell("intel", "iommufd", "edu", "7.3").matches({"iommu": "intel-fs"})
 
 
+def test_a_debug_kernel_is_the_newest_for_selectors() -> None:
+    matrix = Matrix()
+    needs = Needs((), ({"kernel": "newest", "mode": "iommufd"},))
+    assert matrix.left_out(Cell("intel", "iommufd", "edu", "debug"), needs) is None
+    assert matrix.left_out(Cell("intel", "iommufd", "edu", "6.12"), needs) == "is about other cells"
+
+
 def test_the_suites_have_lanes_and_either_tests_or_commands() -> None:
     assert {suite.name for suite in Matrix().suites} >= {
         "lint",

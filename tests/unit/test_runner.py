@@ -239,6 +239,11 @@ def is_running(process: int) -> bool:
         return False
 
 
+def test_the_runner_needs_nothing_but_the_standard_library() -> None:
+    program = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import vmtest.runner"
+    subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
+
+
 INTERRUPTED = """
 import asyncio, sys
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""QEMU's IOVA tree (util/iova-tree.c): what dirty tracking by a record of every mapping would have been built on.
+"""QEMU's IOVA tree (util/iova-tree.c), on which dirty tracking by a record of every mapping was to be built.
 
 Proposed for VFIO in 2023 and dropped for two, then three, ranges; in QEMU 10.2 only vhost-vdpa's shadow queues use the
-tree.  Its sizes are *inclusive*: an entry of size 0xfff is one page.
+tree. Its sizes are *inclusive*: an entry of size 0xfff is one page.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Permission(IntEnum):
 
 
 class Result(IntEnum):
-    """What an insertion returns."""
+    """The result of an insertion."""
 
     IOVA_OK = 0
     IOVA_ERR_INVALID = -1
@@ -36,7 +36,7 @@ class Result(IntEnum):
 
     @property
     def errno(self) -> int:
-        """What VFIO's v2 series made of it."""
+        """The errno that VFIO's v2 series made of it."""
         return {0: 0, -1: errno.EINVAL, -2: errno.EEXIST, -3: errno.ENOMEM}[self.value]
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class IovaTree:
         self._entries: list[Entry] = []
 
     def insert(self, iova: int, size: int, permission: Permission = Permission.RW) -> Result:
-        """Add a mapping of ``size + 1`` bytes.
+        """Add a mapping of `size + 1` bytes.
 
         INVALID if it wraps or has no permission, OVERLAP if any byte of it is there already.
         """
@@ -112,7 +112,7 @@ class WipSection(NamedTuple):
 
 
 def wip_section(section: MemorySection, page_size: int = 4096) -> WipSection:
-    """What both work-in-progress patches of 2 March 2023 made of one section."""
+    """Return one section as both work-in-progress patches of 2 March 2023 saw it."""
     start = -(-section.iova // page_size) * page_size
     end = (section.iova + section.size) // page_size * page_size
     return WipSection(end, end - start - 1, 0, end, f"mapping_add 0x{start:x} - 0x{end - 1:x} err=0")

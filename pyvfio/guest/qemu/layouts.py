@@ -80,7 +80,7 @@ def rfc(machine: Machine) -> Layout:
     """The layout of the RFC of June 2021 ("Fix creation of >= 1Tb guests on AMD systems with IOMMU", version 1).
 
     With an AMD *host*, RAM above 4 GiB is split around the hole, and the hot-plug area and the 64-bit PCI window go to
-    the next 1 GiB boundary with room.  Its oddities are kept: the room must be a byte more than is asked for; the room
+    the next 1 GiB boundary with room. Its oddities are kept: the room must be a byte more than is asked for; the room
     for hot-plug is looked for without the slots' GiB, so that area can reach into the hole; RAM that ends right at the
     hole makes the size above 1 TiB wrap.
 

@@ -10,7 +10,7 @@ _VIOMMU_TEXT = "Migration is currently not supported with vIOMMU enabled"
 
 
 def viommu_blocker(address_spaces: Iterable[str], device: str | None = None) -> str | None:
-    """The message by which QEMU blocks migration because of a virtual IOMMU; None if it does not.
+    """Return the message by which QEMU blocks migration because of a virtual IOMMU; None if it does not.
 
     What counts is that an address space is not the system's memory: a vIOMMU that is present but switched off, or in
     passthrough mode, blocks too.
@@ -25,18 +25,18 @@ def viommu_blocker(address_spaces: Iterable[str], device: str | None = None) -> 
 
 
 class MapFailure(NamedTuple):
-    """What QEMU does when a DMA mapping fails."""
+    """QEMU's reaction to a DMA mapping that fails."""
 
     fatal: bool
     level: str
     """How it is reported."""
     how: str
-    """What follows."""
+    """The consequence."""
     hint: str | None = None
 
 
 def map_failure(*, ram_device: bool, at_init: bool = False, device: str = "") -> MapFailure:
-    """What QEMU (10.2) does about a failed map: it goes on without a BAR, and cannot without RAM.
+    """Return what QEMU (10.2) does about a failed map: it continues without a BAR, but not without RAM.
 
     :param ram_device: the section is a BAR or other device memory
     :param at_init: the machine, or the device, is just being made
@@ -51,10 +51,10 @@ def map_failure(*, ram_device: bool, at_init: bool = False, device: str = "") ->
 
 
 def width_refusal(viommu_bits: int, host_bits: int) -> str | None:
-    """intel-iommu's refusal of a host whose IOMMU is narrower than itself (vtd_check_hiod, 9.1 on); None if it fits."""
+    """Return intel-iommu's refusal of a host whose IOMMU is narrower than itself (vtd_check_hiod, 9.1 on); None if it fits."""
     return f"aw-bits {viommu_bits} > host aw-bits {host_bits}" if viommu_bits > host_bits else None
 
 
 def to_user(message: str, device: str = "") -> str:
-    """An error of a virtual IOMMU as the user of -device vfio-pci reads it."""
+    """Return an error of a virtual IOMMU as the user of -device vfio-pci reads it."""
     return f"Failed to set vIOMMU: {device}: {message}" if device else f"Failed to set vIOMMU: {message}"

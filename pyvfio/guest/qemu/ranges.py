@@ -23,7 +23,7 @@ _U64_LAST = _U64 - 1
 
 
 class Algorithm(Enum):
-    """How QEMU has chosen the ranges over time."""
+    """QEMU's ways to choose the ranges, over time."""
 
     SPLIT_32_64 = "min32/min64"
     """62c1b0024b (March 2023): QEMU 8.0, 8.1."""
@@ -40,7 +40,7 @@ class Pair(NamedTuple):
     max: int
 
     def with_(self, start: int, last: int) -> Pair:
-        """The pair stretched over these addresses."""
+        """Return the pair stretched over these addresses."""
         return Pair(min(self.min, start), max(self.max, last))
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class Pair(NamedTuple):
 
 
 class Tracking(NamedTuple):
-    """What QEMU works out for an address space at the start of a migration."""
+    """The ranges and log lines that QEMU computes for an address space at the start of a migration."""
 
     algorithm: Algorithm
     page_size: int
@@ -62,7 +62,7 @@ class Tracking(NamedTuple):
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """The (iova, length) that QEMU asks for.  They may overlap, and the length of all 2^64 bytes is 0."""
+        """The (iova, length) that QEMU asks for. They may overlap, and the length of all 2^64 bytes is 0."""
         return [(pair.min, (pair.max - pair.min + 1) % _U64) for pair in self.pairs.values() if pair.max]
 
     @property
@@ -81,7 +81,7 @@ class Tracking(NamedTuple):
         return StartRequest(self.ranges, self.page_size)
 
     def kernel_errno(self) -> int:
-        """What the kernel's core answers to the request; QEMU makes none without ranges."""
+        """Return the kernel core's answer to the request; QEMU makes none without ranges."""
         return core_start(self.ranges, self.page_size, self.page_size)
 
 
@@ -90,7 +90,7 @@ def track(
     algorithm: Algorithm = Algorithm.SPLIT_32_64_PCI,
     page_size: int = 4096,
 ) -> Tracking:
-    """The replay of an address space through QEMU's temporary listener, bug for bug.
+    """Replay an address space through QEMU's temporary listener, bug for bug.
 
     :param sections: in the order in which QEMU's flat view has them
     :param page_size: the host's page size, which is also what the request asks for
@@ -127,9 +127,9 @@ def _pair_for(section: MemorySection, pages: IovaRange, algorithm: Algorithm) ->
 
 
 def dropped_line(section: MemorySection, reason: Reason, page_size: int, event: str) -> list[str]:
-    """What QEMU prints of a section that does not count: a trace line, an error, or nothing.
+    """Return what QEMU prints about a section that does not count: a trace line, an error, or nothing.
 
-    :param event: ``region_add``, ``region_del`` or ``tracking_update``
+    :param event: `region_add`, `region_del` or `tracking_update`
     """
     if reason in (Reason.NOT_RAM_NOR_IOMMU, Reason.PROTECTED, Reason.SPURIOUS):
         last = (section.iova + section.size - 1) % _U64
@@ -180,5 +180,5 @@ class OneShotListener:
         self.fixed_at = "unregister"
 
     def tracking(self, algorithm: Algorithm = Algorithm.SPLIT_32_64_PCI, page_size: int = 4096) -> Tracking:
-        """What the sections seen come to."""
+        """Return the ranges for the sections that were seen."""
         return track(self.sections, algorithm, page_size)

@@ -98,11 +98,11 @@ class Bitmap(NamedTuple):
 
 
 def bitmap_size(size: int, page_size: int) -> Bitmap:
-    """The bitmap for ``size`` bytes (vfio_bitmap_alloc): one bit a page, rounded up to 64."""
+    """Return the size of the bitmap for `size` bytes (vfio_bitmap_alloc): one bit a page, rounded up to 64."""
     pages = -(-size // page_size)
     return Bitmap(pages, -(-pages // 64) * 8)
 
 
 def query_of(section: MemorySection, page_size: int = 4096) -> tuple[int, int]:
-    """The (iova, length) that QEMU asks a report of for one section: the start rounded up, the size as it is."""
+    """Return the (iova, length) that QEMU asks a report of for one section: the start rounded up, the size as it is."""
     return -(-section.iova // page_size) * page_size, section.size

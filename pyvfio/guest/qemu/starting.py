@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Era(Enum):
-    """Which QEMU's texts."""
+    """Versions of QEMU's texts."""
 
     SEED = "2023"
     CURRENT = "since 9.1"
@@ -28,11 +28,11 @@ class Device(NamedTuple):
 
 
 class Started(NamedTuple):
-    """What starting DMA logging on all devices of a container has come to."""
+    """The outcome of starting DMA logging on all devices of a container."""
 
     ok: bool
     calls: list[str]
-    """``START name`` and ``STOP name``, in order."""
+    """`START name` and `STOP name`, in order."""
     tracking: dict[str, bool]
     """Each device's flag afterwards."""
     messages: list[str]
@@ -73,7 +73,7 @@ def start_all(devices: Sequence[Device], era: Era = Era.CURRENT) -> Started:
 
 
 def start_failure(name: str, number: int, era: Era = Era.CURRENT) -> list[str]:
-    """What QEMU prints when a device refuses to start logging."""
+    """Return the lines that QEMU prints when a device refuses to start logging."""
     text = os.strerror(number)
     if era is Era.SEED:
         return [
@@ -84,34 +84,34 @@ def start_failure(name: str, number: int, era: Era = Era.CURRENT) -> list[str]:
 
 
 class Backend(Enum):
-    """Who tracks dirty pages in a migration."""
+    """The tracker of dirty pages in a migration."""
 
     DEVICE = "device"
     """Every device logs its own DMA."""
     CONTAINER = "container"
     """The IOMMU's dirty tracking (iommufd's HWPT, or type1's pinned pages)."""
     NONE = "none"
-    """Nobody: everything counts as dirty."""
+    """None: every page counts as dirty."""
 
 
 class Tracker(NamedTuple):
-    """What QEMU knows of a device before a migration."""
+    """QEMU's knowledge of a device before a migration."""
 
     supported: bool
     """It answered the probe for DMA_LOGGING_START."""
     option: str = "auto"
-    """Its x-device-dirty-page-tracking: ``auto``, ``on`` or ``off``."""
+    """Its x-device-dirty-page-tracking: `auto`, `on` or `off`."""
 
 
 def backend(devices: Sequence[Tracker], container_supports: bool) -> Backend:
-    """Who tracks: the devices if all can and none was told not to, else the container.  Decided before anything starts."""
+    """Return the tracker: the devices if all can and none was told not to, else the container. It is chosen before anything starts."""
     if all(device.supported and device.option != "off" for device in devices):
         return Backend.DEVICE
     return Backend.CONTAINER if container_supports else Backend.NONE
 
 
 class Query(NamedTuple):
-    """What a dirty bitmap query comes to."""
+    """The outcome of a dirty bitmap query."""
 
     ioctls: int
     marked: tuple[int, int] | None
@@ -119,7 +119,7 @@ class Query(NamedTuple):
 
 
 def query(all_devices: bool, container: bool, ram_address: int, size: int, devices: int = 1) -> Query:
-    """A query of one section: without anyone who tracks, all of it is marked dirty and no ioctl is made."""
+    """Return the outcome of a query of one section: without a tracker all of it is marked dirty, and no ioctl is made."""
     if all_devices:
         return Query(devices, None)
     if container:

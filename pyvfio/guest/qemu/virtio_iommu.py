@@ -19,7 +19,7 @@ _RESV_MEM = struct.Struct("<HHB3xQQ")
 
 
 def parse_property(text: str, name: str = "<prop>") -> ReservedRegion:
-    """Read QEMU's ``low:high:type``: two hexadecimal addresses, with or without 0x, and a decimal number.
+    """Read QEMU's `low:high:type`: two hexadecimal addresses, with or without 0x, and a decimal number.
 
     Any type is parsed; :func:`check_properties` is where a virtio-iommu refuses one.
 
@@ -55,7 +55,7 @@ def _leading(text: str, base: int) -> tuple[int | None, str]:
 
 
 def check_properties(properties: Sequence[ReservedRegion]) -> None:
-    """What a virtio-iommu checks of its properties when it is realized.
+    """Check properties as a virtio-iommu does when it is realized.
 
     :raises ValueError: a type that it cannot convey
     """
@@ -94,7 +94,7 @@ def probe(regions: Sequence[ReservedRegion], size: int = PROBE_SIZE) -> ProbeRep
 
 
 def merge_page_sizes(current: int, host: int, *, frozen: bool = False) -> int:
-    """The page-size mask of a virtio-iommu after it has met a host's (QEMU 9.1 on).
+    """Return the page-size mask of a virtio-iommu after it has been merged with a host's (QEMU 9.1 on).
 
     Before the granule is frozen, at machine-init-done, the masks are intersected; after, the mask stays and the host
     must have the granule, its lowest bit.
@@ -141,13 +141,13 @@ class Conveyance(Enum):
 
 
 class HostIommuDevice(NamedTuple):
-    """What a virtual IOMMU is told of an assigned device (QEMU's HostIOMMUDevice)."""
+    """The facts that a virtual IOMMU gets about an assigned device (QEMU's HostIOMMUDevice)."""
 
     name: str
     bdf: Bdf
-    """Where the guest sees it."""
+    """Its address in the guest."""
     aliased: Bdf
-    """Where the IOMMU sees it; see :func:`aliased`."""
+    """The address that the IOMMU sees; see :func:`pyvfio.guest.reserved.aliased`."""
     usable: IovaSet | None
     """The host's usable ranges; None if the kernel reports none."""
     page_sizes: int | None = None
@@ -157,7 +157,7 @@ class HostIommuDevice(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of telling a virtual IOMMU of a device."""
+    """The outcome of giving a device to a virtual IOMMU."""
 
     ok: bool
     registered: bool
@@ -166,14 +166,14 @@ class Outcome(NamedTuple):
     """Its reserved ranges are kept."""
     page_sizes_checked: bool
     errno: int = 0
-    """What the function that keeps the ranges returned; 0 where the refusal came from elsewhere."""
+    """The return value of the function that keeps the ranges; 0 where something else refused."""
     message: str = ""
     """QEMU's error; the user sees it prefixed, see :func:`pyvfio.guest.qemu.to_user`."""
     warning: str = ""
 
 
 class _Endpoint:
-    """What a virtio-iommu keeps for one aliased function (QEMU's IOMMUDevice)."""
+    """The state that a virtio-iommu keeps for one aliased function (QEMU's IOMMUDevice)."""
 
     def __init__(self, name: str) -> None:
         self.name = name
