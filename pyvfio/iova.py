@@ -190,6 +190,9 @@ class IovaSet(Buffer):
     __slots__ = ("_lasts", "_pairs", "_starts")
 
     def __init__(self, ranges: RangeLike | Iterable[RangeLike] = ()) -> None:
+        if isinstance(ranges, IovaSet):
+            self._hold(ranges._pairs)
+            return
         # A sequence of IovaRanges, or of pairs of plain integers, is checked as a whole: there may be a million.
         items: Any = (
             list(ranges) if isinstance(ranges, Iterable) and not isinstance(ranges, IovaRange | str | bytes) else ranges

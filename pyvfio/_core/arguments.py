@@ -6,7 +6,7 @@ with `__index__`, numpy's integers too, but no bool. Nothing here knows about VF
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum
 from math import inf, isnan
 from operator import index
@@ -146,6 +146,17 @@ def instance(value: object, name: str, kind: type[T], called: str | None = None)
     if not isinstance(value, kind):
         raise wrong_type(value, name, called or f"a {kind.__name__}")
     return value
+
+
+def instances(value: Iterable[T], name: str, kind: type[T]) -> list[T]:
+    """Return the objects of an iterable, each of a class."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise wrong_type(value, name, f"an iterable of {kind.__name__}")
+    items = list(value)
+    for item in items:
+        if not isinstance(item, kind):
+            raise TypeError(f"{name} must have {kind.__name__} objects only, not {type(item).__name__}")
+    return items
 
 
 def function(value: F, name: str) -> F:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.iova import IovaRange, IovaSet
 
 UINT32_MAX = 2**32 - 1
@@ -30,6 +31,8 @@ def decode(low: int, high: int | None, size: int, *, memory_enabled: bool = True
     :param high: the upper register; None for a 32-bit BAR
     :param size: the BAR's size, a power of two
     """
+    low, size = arguments.integer(low, "low", 0), arguments.power_of_two(size, "size")
+    high = None if high is None else arguments.integer(high, "high", 0)
     if not memory_enabled:
         return None
     start = (low | (high or 0) << 32) & ~(size - 1)
@@ -65,6 +68,8 @@ class Bar:
     def __init__(
         self, low: int, high: int | None, size: int, *, flags: int | None = None, covered: IovaSet = PC_FIRMWARE
     ) -> None:
+        low, size = arguments.integer(low, "low", 0), arguments.power_of_two(size, "size")
+        high = None if high is None else arguments.integer(high, "high", 0)
         self.size = size
         self.covered = covered
         self.flags = low & 0xF if flags is None else flags
@@ -94,6 +99,7 @@ class Bar:
 
     def write_low(self, value: int) -> list[Event]:
         """Write the lower register; the read-only bits stay."""
+        value = arguments.integer(value, "value", 0)
         return self._move(self._address & ~UINT32_MAX | value & UINT32_MAX)
 
     def write_high(self, value: int) -> list[Event]:
@@ -101,6 +107,7 @@ class Bar:
 
         :raises ValueError: the BAR has 32 bits
         """
+        value = arguments.integer(value, "value", 0)
         if not self._wide:
             raise ValueError("a 32-bit BAR has no upper register")
         return self._move(self._address & UINT32_MAX | value << 32)

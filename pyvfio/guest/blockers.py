@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.guest.limits import CORE, Limits
 from pyvfio.guest.planning import Plan, fit
 from pyvfio.iova import IovaRange
@@ -89,6 +90,7 @@ def find(
     :param page_size: the host's page size
     :param assigned: all devices given to the guest, for telling apart which of a group's other members are given too
     """
+    devices = arguments.instances(devices, "devices", GuestDevice)
     found: list[Blocker] = []
     ours = {device.name for device in devices} | set(assigned)
     # The choice is QEMU's: all devices log, or the IOMMU tracks for all.

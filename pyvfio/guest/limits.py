@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
 from pyvfio._core import arguments
-from pyvfio.iova import IovaRange
+from pyvfio.iova import IovaRange, as_ranges
 
 _U64 = 2**64
 _RANGE_STRUCT_SIZE = 16
@@ -23,6 +23,7 @@ _RANGE_STRUCT_SIZE = 16
 
 def most_ranges(host_page_size: int = 4096) -> int:
     """Return the most ranges that the kernel's core takes: as many as fit in one page (256 on 4 KiB, 4096 on 64 KiB)."""
+    host_page_size = arguments.page_size(host_page_size, "host_page_size")
     return host_page_size // _RANGE_STRUCT_SIZE
 
 
@@ -37,6 +38,8 @@ def core_start(
     :param ranges: (iova, length) as in struct vfio_device_feature_dma_logging_range
     :param log_ops: whether the device's driver does DMA logging at all
     """
+    page_size = arguments.integer(page_size, "page_size", 0)
+    host_page_size = arguments.page_size(host_page_size, "host_page_size")
     if not log_ops:
         return errno.ENOTTY
     asked = list(ranges)
@@ -67,6 +70,8 @@ def core_start(
 
 def core_report(page_size: int, iova: int = 0, length: int = 4096, *, log_ops: bool = True) -> int:
     """Return the errno of the kernel core's checks of DMA_LOGGING_REPORT; 0 if the driver is asked (Linux 6.1 on)."""
+    page_size = arguments.integer(page_size, "page_size", 0)
+    iova, length = arguments.integer(iova, "iova", 0), arguments.integer(length, "length", 0)
     if not log_ops:
         return errno.ENOTTY
     if page_size < 4096 or page_size & (page_size - 1):
@@ -86,6 +91,7 @@ def combine(ranges: Sequence[IovaRange], limit: int) -> list[IovaRange]:
     :param ranges: none may overlap; sorted in the result
     :raises ValueError: `limit` is less than 1
     """
+    ranges = as_ranges(ranges, "ranges")
     limit = arguments.integer(limit, "limit", 1)
     made = sorted(ranges)
     excess = len(made) - limit
@@ -157,6 +163,7 @@ class Limits(_Limits):
 
     def start(self, ranges: Sequence[IovaRange], page_size: int = 4096, host_page_size: int = 4096) -> Answer:
         """Return the answer of the kernel and this device to a START with these ranges."""
+        ranges = as_ranges(ranges, "ranges")
         refused = core_start([(r.start, r.size % _U64) for r in ranges], page_size, host_page_size)
         if refused:
             return Answer(refused, (), page_size, 0)
@@ -164,6 +171,7 @@ class Limits(_Limits):
 
     def log_start(self, ranges: Sequence[IovaRange], page_size: int = 4096) -> Answer:
         """Return the answer of the driver's log_start to ranges that have passed the kernel's core."""
+        ranges = as_ranges(ranges, "ranges")
         if not self.max_ranges:
             return Answer(errno.EOPNOTSUPP, (), page_size, 0)
         if len(ranges) > self.max_ranges and not self.combines:
@@ -207,6 +215,7 @@ class Answer(NamedTuple):
 
 def space_log2(size: int) -> int:
     """log2 of the smallest power of two that holds `size` bytes (the kernel's order_base_2)."""
+    size = arguments.integer(size, "size", 0)
     return (size - 1).bit_length() if size > 1 else 0
 
 
@@ -254,6 +263,8 @@ def mlx5_start_as_merged(limits: Limits, ranges: Sequence[IovaRange]) -> tuple[i
 
     :returns: errno, the sum of the lengths and its logarithm, as that driver worked them out
     """
+    limits = arguments.instance(limits, "limits", Limits)
+    ranges = as_ranges(ranges, "ranges")
     total = sum(r.last - r.start for r in combine(ranges, limits.max_ranges))
     log = max(total.bit_length() - 1, 0)
     return 0 if limits.log_min_space <= log <= limits.log_max_space else errno.EOPNOTSUPP, total, log
@@ -285,5 +296,6 @@ NAMED = {"core": CORE, "mlx5": MLX5, "pds": PDS}
 
 def pds_regions(answer: Answer) -> list[PdsRegion]:
     """Return the regions that the pds driver programs into the device for ranges that it has accepted."""
+    answer = arguments.instance(answer, "answer", Answer)
     log2 = answer.page_size.bit_length() - 1
     return [PdsRegion(r.start, -(-r.size // answer.page_size) % 2**32, log2) for r in answer.ranges]

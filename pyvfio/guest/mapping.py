@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.iova import IovaRange, IovaSet
 
 _U64 = 2**64
@@ -79,6 +80,9 @@ def type1_refusal(
 
     :param address: of the memory in this process
     """
+    space = arguments.instance(space, "space", Space)
+    iova, size = arguments.integer(iova, "iova", 0), arguments.integer(size, "size", 0)
+    address = arguments.integer(address, "address", 0)
     page = space.page_sizes & -space.page_sizes
     if not size:
         return Refusal(errno.EINVAL, Because.SIZE)
@@ -118,6 +122,8 @@ def intel_map(width: int, iova: int, size: int) -> int:
 
     The kernel log says "iommu width (N) is not sufficient for the mapped address".
     """
+    width = arguments.integer(width, "width", 1, 64)
+    iova, size = arguments.integer(iova, "iova", 0), arguments.integer(size, "size", 0)
     return errno.EFAULT if iova + size > 1 << width else 0
 
 
@@ -138,6 +144,9 @@ def iommufd_refusal(
     :param compat: it is VFIO_IOMMU_MAP_DMA, and iommufd stands in for the container: then it is the IOMMU that refuses a
         mapping without permissions, and where there is none (emulated devices only) nobody does
     """
+    space = arguments.instance(space, "space", Space)
+    iova, length = arguments.integer(iova, "iova", 0), arguments.integer(length, "length", 0)
+    address = arguments.integer(address, "address", 0)
     alignment = space.page_sizes & -space.page_sizes
     if not compat:
         if iova >= _U64 - 1 or length >= _U64 - 1:

@@ -131,6 +131,8 @@ def start(plan: Plan, attempt: Callable[[Plan], int]) -> Attempts:
 
     :param attempt: starts logging with a plan and returns 0 or the errno
     """
+    plan = arguments.instance(plan, "plan", Plan)
+    arguments.function(attempt, "attempt")
     tried: list[int] = []
     trying: Plan | None = plan
     refused = 0
@@ -150,6 +152,7 @@ def plan_ranges(ranges: IovaSet, limit: int | None = None, page_size: int = 4096
 
     :param limit: by default what the kernel takes at the most
     """
+    ranges = IovaSet(ranges)
     covering = ranges.coalesce(limit or most_ranges(page_size))
     return _checked(Plan(tuple(covering), ranges, page_size))
 
@@ -162,8 +165,13 @@ def _checked(made: Plan) -> Plan:
     return made
 
 
+def _check_census(found: Census) -> None:
+    arguments.instance(found, "found", Census, "a Census, as census() returns it")
+
+
 def min_max(found: Census) -> list[IovaRange]:
     """One range from the lowest address to the highest."""
+    _check_census(found)
     return [IovaRange(min(found.pairs[0::2]), max(found.pairs[1::2]))] if found.pairs else []
 
 
@@ -173,6 +181,7 @@ def split_32_64(found: Census) -> list[IovaRange]:
     QEMU's of March to September 2023 (62c1b0024b, 8.0 and 8.1). A BAR at the top of the guest's address space
     stretches the second range over all between.
     """
+    _check_census(found)
     low, high = _halves(found.pairs)
     return _disjoint([*low, *high])
 
@@ -183,6 +192,7 @@ def split_32_64_pci(found: Census) -> list[IovaRange]:
     QEMU's since 8.2 (a31fe5daea). Where a BAR of something else (ivshmem) lies above the assigned devices', QEMU's
     second range swallows the third and the kernel refuses both; here such BARs join the third range.
     """
+    _check_census(found)
     low, high, bars = _thirds(found, _is_high_bar)
     if high and bars and high[0].overlaps(bars[0]):
         low, high, bars = _thirds(found, _is_device_memory)
@@ -191,6 +201,7 @@ def split_32_64_pci(found: Census) -> list[IovaRange]:
 
 def exact(found: Census) -> list[IovaRange]:
     """Every section as a range of its own; of sections that overlap, one range."""
+    _check_census(found)
     return _disjoint(found.ranges)
 
 
@@ -266,6 +277,8 @@ def _limits(limits: Limits | str) -> Limits:
 
 def split_ranges_at_gaps(ranges: IovaSet, min_gap: int) -> IovaSet:
     """Return the set, grown over every gap of less than `min_gap` bytes."""
+    ranges = IovaSet(ranges)
+    min_gap = arguments.integer(min_gap, "min_gap", 0)
     whole = span(ranges)
     if whole is None:
         return ranges
@@ -274,6 +287,7 @@ def split_ranges_at_gaps(ranges: IovaSet, min_gap: int) -> IovaSet:
 
 def span(ranges: Iterable[IovaRange]) -> IovaRange | None:
     """Return the one range from the lowest address to the highest; None for none."""
+    ranges = as_ranges(ranges, "ranges")
     spans = _spans(list(ranges))
     return spans[0] if spans else None
 

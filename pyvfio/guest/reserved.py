@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from enum import Enum, IntEnum, StrEnum
 from typing import NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.iova import WHOLE, IovaRange, IovaSet
 
 _LAST = 2**64 - 1
@@ -58,7 +59,8 @@ def host_reserved(usable: IovaSet | None, within: IovaRange = WHOLE) -> IovaSet:
     An empty report never means that all is reserved: it is an old kernel, or an emulated device. QEMU's own function
     aborts for some narrower windows; this one clips.
     """
-    return usable.complement(within) if usable else IovaSet()
+    found = IovaSet() if usable is None else IovaSet(usable)
+    return found.complement(within) if found else found
 
 
 def resolve(inserts: Iterable[ReservedRegion]) -> list[ReservedRegion]:
@@ -69,6 +71,7 @@ def resolve(inserts: Iterable[ReservedRegion]) -> list[ReservedRegion]:
 
     :raises ValueError: last is below start, or an address has more than 64 bits
     """
+    inserts = arguments.instances(inserts, "inserts", ReservedRegion)
     regions: list[ReservedRegion] = []
     for new in inserts:
         if not 0 <= new.start <= new.last <= _LAST:
@@ -100,6 +103,8 @@ class Translation(StrEnum):
 
 def translate(regions: Iterable[ReservedRegion], address: int) -> Translation:
     """Return the treatment of an access at this address: MSI regions pass, RESERVED ones fault, all others are translated."""
+    regions = arguments.instances(regions, "regions", ReservedRegion)
+    address = arguments.integer(address, "address", 0)
     for region in regions:
         if region.start <= address <= region.last:
             return Translation.BYPASS if region.type == RegionType.MSI else Translation.FAULT
@@ -108,6 +113,7 @@ def translate(regions: Iterable[ReservedRegion], address: int) -> Translation:
 
 def granule(mask: int) -> int:
     """Return the smallest page size of a mask."""
+    mask = arguments.integer(mask, "mask", 0)
     return mask & -mask
 
 
@@ -121,6 +127,7 @@ class Bdf(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Bdf:
         """Parse `01:00.0`; a domain in front of it is ignored."""
+        arguments.string(text, "text")
         bus, _, slot = text.rpartition(":")
         device, _, function = slot.partition(".")
         return cls(int(bus.rpartition(":")[2], 16), int(device, 16), int(function, 16))
@@ -160,6 +167,8 @@ def aliased(device: Bdf, bridges: Iterable[Bridge]) -> Bdf:
 
     :param bridges: those above it, the nearest first
     """
+    device = arguments.instance(device, "device", Bdf)
+    bridges = arguments.instances(bridges, "bridges", Bridge)
     seen = device
     for bridge in bridges:
         if bridge.kind is BridgeKind.PCIE_TO_PCI:

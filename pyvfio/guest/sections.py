@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Self, TypeAlias
 
 from pyvfio._core import arguments
-from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_range
+from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_range, as_ranges
 
 BIT_63 = 1 << 63
 _U64 = 1 << 64
@@ -210,6 +210,9 @@ def trim(section: MemorySection, page_size: int = 4096) -> IovaRange | Reason:
 
     :param page_size: the host's page size, bytes
     """
+    if type(section) is not MemorySection:
+        section = _section(section)
+    page_size = arguments.page_size(page_size)
     if not section.ram and not section.iommu:
         return Reason.NOT_RAM_NOR_IOMMU
     if section.protected:
@@ -299,6 +302,7 @@ def mappable(
     :param own_bars: keep the device's own BARs, that is, let it do DMA to itself
     :param peer_bars: keep the other assigned devices' BARs (peer-to-peer DMA)
     """
+    usable = _usable(usable)
     all_sections = census(sections, page_size)
     dropped = all_sections.dropped
     kept: list[MemorySection] = []
@@ -316,11 +320,17 @@ def mappable(
     return Census(kept, pairs, dropped)
 
 
+def _usable(usable: Any) -> IovaSet | None:
+    """Return the usable ranges that an argument means."""
+    return usable if usable is None or isinstance(usable, IovaSet) else IovaSet(as_ranges(usable, "usable"))
+
+
 def address_width(usable: Sequence[IovaRange] | IovaSet | None) -> int:
     """Return the bits of the host IOMMU's address space: the position of the last usable address's top bit, plus one.
 
     As QEMU computes it since 9.1 (vfio_device_get_aw_bits); 64 where the kernel reports no ranges.
     """
+    usable = _usable(usable)
     return usable[len(usable) - 1].last.bit_length() if usable else 64
 
 

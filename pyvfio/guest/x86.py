@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from pyvfio.iova import WHOLE, IovaRange, IovaSet
+from pyvfio._core import arguments
+from pyvfio.iova import WHOLE, IovaRange, IovaSet, as_range
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 FOUR_GIB = 4 * GIB
@@ -261,6 +262,7 @@ def ram_split(board: Board, ram_size: int) -> tuple[int, int]:
 
 def crosses_hole(range_: IovaRange) -> bool:
     """Whether a mapping of this range would hit the AMD hole."""
+    range_ = as_range(range_, "range_")
     return range_.overlaps(AMD_HT)
 
 
@@ -270,6 +272,7 @@ def merged(machine: Machine) -> Layout:
     With an AMD *vCPU*: if anything that the guest may use reaches the hole, all RAM above 4 GiB moves to 1 TiB; and if
     the vCPU's address bits reach the hole, it is the memory map's first entry, moved or not.
     """
+    machine = arguments.instance(machine, "machine", Machine)
     before = place(machine, FOUR_GIB)
     enforced = machine.amd_cpu and machine.enforce_amd_1tb_hole
     start = AMD_ABOVE_1TB_START if enforced and before.max_used >= AMD_HT_START else FOUR_GIB
@@ -343,6 +346,7 @@ class Placed(NamedTuple):
 
 
 def place(machine: Machine, start: int) -> Placed:
+    machine = arguments.instance(machine, "machine", Machine)
     end = start + machine.above_4g
     size = machine.device_memory_size
     devices = IovaRange.of(round_up(end, GIB), size) if size is not None else None
@@ -359,6 +363,7 @@ def place(machine: Machine, start: int) -> Placed:
 
 
 def in_one_piece(way: str, described: str, machine: Machine, start: int, before: int, told: Sequence[E820]) -> Layout:
+    machine = arguments.instance(machine, "machine", Machine)
     placed = place(machine, start)
     ram = [Ram("ram-below-4g", IovaRange.of(0, machine.below_4g), 0)]
     if machine.above_4g:
@@ -380,6 +385,7 @@ def in_one_piece(way: str, described: str, machine: Machine, start: int, before:
 
 
 def ram_entry(piece: Ram) -> E820:
+    piece = arguments.instance(piece, "piece", Ram)
     return E820(piece.range.start, piece.range.size, E820_RAM)
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from pyvfio._buffer import Door, in_call
+from pyvfio._core import arguments
 from pyvfio.errors import Closed
 from pyvfio.host.discovery import HostDevice, devices, look
 from pyvfio.kernel import Kernel, SysfsDevice, UdevMonitor, resolve
@@ -56,6 +57,7 @@ class Changes:
 
         :raises Closed: this is closed, or another thread closed it
         """
+        timeout = arguments.seconds_or_none(timeout)
         monitor = self._open()
         until = None if timeout is None else time.monotonic() + timeout
         while True:

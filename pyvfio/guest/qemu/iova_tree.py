@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.guest.sections import MemorySection
 
 _LAST = 2**64 - 1
@@ -68,6 +69,7 @@ class IovaTree:
 
         INVALID if it wraps or has no permission, OVERLAP if any byte of it is there already.
         """
+        iova, size = arguments.u64(iova, "iova"), arguments.u64(size, "size")
         entry = Entry(iova, size, permission)
         if iova + size > _LAST or permission is Permission.NONE:
             return Result.IOVA_ERR_INVALID
@@ -79,6 +81,7 @@ class IovaTree:
 
     def remove(self, iova: int, size: int) -> list[Entry]:
         """Drop every entry that overlaps these `size + 1` bytes, whole: nothing is split. Return the dropped ones."""
+        iova, size = arguments.u64(iova, "iova"), arguments.u64(size, "size")
         first, end = self._overlapping(iova, iova + size)
         gone = self._entries[first:end]
         del self._entries[first:end]
@@ -113,6 +116,8 @@ class WipSection(NamedTuple):
 
 def wip_section(section: MemorySection, page_size: int = 4096) -> WipSection:
     """Return one section as both work-in-progress patches of 2 March 2023 saw it."""
+    section = arguments.instance(section, "section", MemorySection)
+    page_size = arguments.integer(page_size, "page_size", 1)
     start = -(-section.iova // page_size) * page_size
     end = (section.iova + section.size) // page_size * page_size
     return WipSection(end, end - start - 1, 0, end, f"mapping_add 0x{start:x} - 0x{end - 1:x} err=0")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from pyvfio._core import arguments
 from pyvfio.guest.x86 import (
     AMD_ABOVE_1TB_START,
     AMD_HT,
@@ -51,6 +52,7 @@ RFC_AMD = (
 
 def reserved_in_place(machine: Machine) -> Layout:
     """RAM stays where it is, and of it what lies in the hole is reserved: the guest loses up to 12 GiB."""
+    machine = arguments.instance(machine, "machine", Machine)
     plain = as_before(machine)
     hole = IovaSet([AMD_HT])
     pieces = [part for piece in plain.ram for part in piece.without(hole)]
@@ -68,6 +70,7 @@ def reserved_in_place(machine: Machine) -> Layout:
 
 def unmapped(machine: Machine) -> Layout:
     """RAM stays where it is, and what lies in the hole is not mapped: the guest can use it, its devices cannot."""
+    machine = arguments.instance(machine, "machine", Machine)
     plain = as_before(machine)
     return plain._replace(
         way="unmapped",
@@ -86,6 +89,7 @@ def rfc(machine: Machine) -> Layout:
 
     :raises ValueError: no room; the RFC ended QEMU there
     """
+    machine = arguments.instance(machine, "machine", Machine)
     ranges = _rfc_ranges(machine)
     on_amd = len(ranges) > 1
     below, above = machine.below_4g, machine.above_4g

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.guest.limits import core_start
 from pyvfio.guest.qemu.requests import StartRequest
 from pyvfio.guest.sections import Dropped, MemorySection, Reason, trim
@@ -95,6 +96,7 @@ def track(
     :param sections: in the order in which QEMU's flat view has them
     :param page_size: the host's page size, which is also what the request asks for
     """
+    page_size = arguments.page_size(page_size)
     pairs = {"32": Pair(_U32_LAST, 0), "64": Pair(_U64_LAST, 0)}
     third = {Algorithm.ALL_PCI: "pci", Algorithm.SPLIT_32_64_PCI: "pci64"}.get(algorithm)
     if third:
@@ -131,6 +133,7 @@ def dropped_line(section: MemorySection, reason: Reason, page_size: int, event: 
 
     :param event: `region_add`, `region_del` or `tracking_update`
     """
+    section = arguments.instance(section, "section", MemorySection)
     if reason in (Reason.NOT_RAM_NOR_IOMMU, Reason.PROTECTED, Reason.SPURIOUS):
         last = (section.iova + section.size - 1) % _U64
         return [f"vfio_listener_region_skip SKIPPING {event} 0x{section.iova:x} - 0x{last:x}"]

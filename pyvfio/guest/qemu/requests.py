@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.guest.sections import MemorySection
 
 VFIO_DEVICE_FEATURE = 0x3B75
@@ -99,10 +100,13 @@ class Bitmap(NamedTuple):
 
 def bitmap_size(size: int, page_size: int) -> Bitmap:
     """Return the size of the bitmap for `size` bytes (vfio_bitmap_alloc): one bit a page, rounded up to 64."""
+    size, page_size = arguments.integer(size, "size", 0), arguments.page_size(page_size)
     pages = -(-size // page_size)
     return Bitmap(pages, -(-pages // 64) * 8)
 
 
 def query_of(section: MemorySection, page_size: int = 4096) -> tuple[int, int]:
     """Return the (iova, length) that QEMU asks a report of for one section: the start rounded up, the size as it is."""
+    section = arguments.instance(section, "section", MemorySection)
+    page_size = arguments.page_size(page_size)
     return -(-section.iova // page_size) * page_size, section.size

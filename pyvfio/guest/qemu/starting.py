@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from pyvfio._core import arguments
+
 
 class Era(Enum):
     """Versions of QEMU's texts."""
@@ -46,6 +48,7 @@ def start_all(devices: Sequence[Device], era: Era = Era.CURRENT) -> Started:
 
     There is no retry with fewer ranges and no falling back to the IOMMU's dirty tracking.
     """
+    devices = arguments.instances(devices, "devices", Device)
     calls: list[str] = []
     tracking = {device.name: device.tracking for device in devices}
     messages: list[str] = []
@@ -74,6 +77,7 @@ def start_all(devices: Sequence[Device], era: Era = Era.CURRENT) -> Started:
 
 def start_failure(name: str, number: int, era: Era = Era.CURRENT) -> list[str]:
     """Return the lines that QEMU prints when a device refuses to start logging."""
+    number = arguments.integer(number, "number", 0, 4095)
     text = os.strerror(number)
     if era is Era.SEED:
         return [
@@ -105,6 +109,7 @@ class Tracker(NamedTuple):
 
 def backend(devices: Sequence[Tracker], container_supports: bool) -> Backend:
     """Return the tracker: the devices if all can and none was told not to, else the container. It is chosen before anything starts."""
+    devices = arguments.instances(devices, "devices", Tracker)
     if all(device.supported and device.option != "off" for device in devices):
         return Backend.DEVICE
     return Backend.CONTAINER if container_supports else Backend.NONE

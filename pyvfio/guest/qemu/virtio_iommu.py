@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.guest.reserved import Bdf, RegionType, ReservedRegion, device_regions, granule, host_reserved
 from pyvfio.iova import IovaRange, IovaSet
 
@@ -26,6 +27,8 @@ def parse_property(text: str, name: str = "<prop>") -> ReservedRegion:
     :param name: the property's name, for messages
     :raises ValueError: with QEMU's message (set_reserved_region)
     """
+    arguments.string(text, "text")
+    arguments.string(name, "name")
     start, rest = _leading(text, 16)
     if start is None:
         raise ValueError(f"start address of '{name}' must be a hexadecimal integer")
@@ -59,6 +62,7 @@ def check_properties(properties: Sequence[ReservedRegion]) -> None:
 
     :raises ValueError: a type that it cannot convey
     """
+    properties = arguments.instances(properties, "properties", ReservedRegion)
     for number, region in enumerate(properties):
         if region.type not in (RegionType.RESERVED, RegionType.MSI):
             raise ValueError(f"reserved region {number} has an invalid type")
@@ -88,6 +92,8 @@ def probe(regions: Sequence[ReservedRegion], size: int = PROBE_SIZE) -> ProbeRep
 
     Regions that do not all fit make the probe fail, none is conveyed.
     """
+    regions = arguments.instances(regions, "regions", ReservedRegion)
+    size = arguments.integer(size, "size", 0)
     if len(regions) * _RESV_MEM.size > size:
         return ProbeReply(Status.INVAL, b"")
     return ProbeReply(Status.OK, b"".join(_RESV_MEM.pack(1, 20, r.type, r.start, r.last) for r in regions))
@@ -103,6 +109,7 @@ def merge_page_sizes(current: int, host: int, *, frozen: bool = False) -> int:
     :param host: the host IOMMU's mask
     :raises ValueError: the two do not agree; the text is QEMU's
     """
+    current, host = arguments.integer(current, "current", 0), arguments.integer(host, "host", 0)
     if not current & host:
         raise ValueError(
             f"virtio-iommu reports a page size mask 0x{host:x} incompatible with currently supported mask 0x{current:x}"
@@ -116,6 +123,7 @@ def merge_page_sizes(current: int, host: int, *, frozen: bool = False) -> int:
 
 def initial_mask(granule_size: int = 4096) -> int:
     """The page-size mask of a virtio-iommu with this granule: every size from it up (default: the host's page, 9.0 on)."""
+    granule_size = arguments.power_of_two(granule_size, "granule_size")
     return -granule_size & _LAST
 
 
@@ -124,6 +132,7 @@ def input_range(aw_bits: int = 64) -> IovaRange:
 
     :raises ValueError: unless 32 <= aw_bits <= 64
     """
+    aw_bits = arguments.integer(aw_bits, "aw_bits")
     if not 32 <= aw_bits <= 64:
         raise ValueError("aw-bits must be within [32,64]")
     return IovaRange(0, (1 << aw_bits) - 1)
