@@ -16,7 +16,7 @@ Answer = int | Callable[[int], int | None]
 class Overriding(mock.Kernel):
     """
     :ivar answers: the name of a request or of an operation (`VFIO_DEVICE_FEATURE SET LOW_POWER_ENTRY`) -> its answer
-    :ivar calls: the requests made so far, by name, with the operation if they have several
+    :ivar calls: the names of the requests made so far
     """
 
     def __init__(self, which: str = "intel-39", **fields: Any) -> None:
@@ -28,7 +28,7 @@ class Overriding(mock.Kernel):
         name = operation = requests.name(self.files[fd].kind if fd in self.files else "closed", request)
         if (declared := DECLARED.get(name)) is not None and declared.tell is not None:
             operation = f"{name} {declared.tell(ffi.cast(f'{declared.struct} *', argument))}"
-        self.calls.append(operation)
+        self.calls.append(name)
         answer = self.answers.get(operation, self.answers.get(name))
         if callable(answer):
             answer = answer(argument)

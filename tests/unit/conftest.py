@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import settings
 
@@ -18,5 +20,8 @@ settings.load_profile("no deadline")
 @pytest.fixture
 def vfio_kernel(request: pytest.FixtureRequest) -> Overriding:
     """The kernel of the plugin's fixtures, and of `kernel`."""
-    profiles = [marker.kwargs["profile"] for marker in request.node.iter_markers("vfio") if "profile" in marker.kwargs]
-    return Overriding(*profiles[:1])
+    marked: dict[str, Any] = {}
+    for marker in request.node.iter_markers("vfio"):
+        marked = marker.kwargs | marked
+    fields = {name: value for name, value in marked.items() if name not in ("profile", "mode", "device")}
+    return Overriding(marked.get("profile", "intel-39"), **fields)
