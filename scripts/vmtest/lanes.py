@@ -36,6 +36,7 @@ class Suite(NamedTuple):
     :ivar minutes: what it takes on a quiet machine with two processors
     :ivar pytest: arguments of pytest, if it is a suite of tests
     :ivar commands: programs of the virtual environment, of which each must return 0, if it is not
+    :ivar beside: it mostly waits, and so it runs beside the other suites
     :ivar needs_kernel: it waits until scripts/build_kernel has built the newest kernel
     """
 
@@ -44,6 +45,7 @@ class Suite(NamedTuple):
     minutes: float
     pytest: tuple[str, ...] = ()
     commands: tuple[tuple[str, ...], ...] = ()
+    beside: bool = False
     needs_kernel: bool = False
 
 
@@ -59,6 +61,7 @@ def suites(data: Mapping[str, Any]) -> Iterator[Suite]:
             minutes=entry["minutes"],
             pytest=tuple(entry.get("pytest", ())),
             commands=tuple(tuple(command) for command in entry.get("commands", ())),
+            beside=entry.get("beside", False),
             needs_kernel=entry.get("needs_kernel", False),
         )
         if bool(suite.pytest) == bool(suite.commands):

@@ -119,19 +119,34 @@ class Run:
     # --- on the host ----------------------------------------------------------------------------------------------
 
     async def _on_the_host(self, kernel: asyncio.Task[int] | None) -> None:
-        late = [suite for suite in self._plan.suites if suite.needs_kernel]
-        for suite in self._plan.suites:
-            if suite not in late:
-                await self._run_suite(suite)
+        """Run the suites one after the other, but for those that mostly wait; those that need the kernel come last."""
+        async with asyncio.TaskGroup() as group:
+            for suite in self._plan.suites:
+                if suite.beside:
+                    group.create_task(self._run_suite(suite, kernel))
+            group.create_task(self._one_after_the_other(kernel))
+
+    async def _one_after_the_other(self, kernel: asyncio.Task[int] | None) -> None:
+        suites = [suite for suite in self._plan.suites if not suite.beside]
+        for suite in suites:
+            if not suite.needs_kernel:
+                await self._run_suite(suite, kernel)
         if self._plan.mock_cells:
             command = contract.run_cells(self._results.folder, self._plan.mock_cells)
             code = await self._run_job(command, prefix="host")
             self._count("the kernel in this process", code, self._plan.mock_cells, self._plan.mock_cells)
-        if late and kernel is not None and await kernel in (BUILT, NO_MOCK):
-            for suite in late:
-                await self._run_suite(suite)
+        for suite in suites:
+            if suite.needs_kernel:
+                await self._run_suite(suite, kernel)
 
-    async def _run_suite(self, suite: Suite) -> None:
+    async def _run_suite(self, suite: Suite, kernel: asyncio.Task[int] | None) -> None:
+        """Run a suite; if it needs a kernel that is not there, count that."""
+        if suite.needs_kernel:
+            assert kernel is not None
+            code = await kernel
+            if code not in (BUILT, NO_MOCK):
+                self._judge(f"{suite.name}: scripts/build_kernel", code, MISSING)
+                return
         begun = time.monotonic()
         print(f"{'host':<27} | -- {suite.name}", flush=True)
         if suite.pytest:

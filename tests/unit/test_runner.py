@@ -142,6 +142,21 @@ def test_a_failed_test_is_counted_once(tmp_path: Path) -> None:
     assert tally.notes == []
 
 
+@pytest.mark.parametrize(("code", "counts"), [(3, Counts(0, 0, 2)), (1, Counts(0, 2, 0))])
+def test_a_suite_and_machines_without_a_kernel_are_counted(tmp_path: Path, code: int, counts: Counts) -> None:
+    async def everything() -> None:
+        async def build() -> int:
+            return code
+
+        this = Run(plan, tally, tmp_path, tmp_path, run_job=FakeCommands(tmp_path), slots=1)
+        await this.everything(asyncio.create_task(build()))
+
+    suite = {"name": "abi", "lane": "quick", "minutes": 1, "pytest": ["tests/abi"], "needs_kernel": True}
+    plan, tally = Plan(Matrix(DATA | {"suites": [suite]}), Lane.FULL, ["abi", "intel/*"]), Tally(strict=False)
+    asyncio.run(everything())
+    assert tally.counts == counts
+
+
 def test_a_machine_that_cannot_run_is_skipped_or_fails_if_required(tmp_path: Path) -> None:
     tally = run(FakeCommands(tmp_path, [contract.CANNOT_RUN]), tmp_path, ["intel/*"])
     assert tally.counts.skipped == 1
