@@ -31,15 +31,15 @@ MOUNTS = (
 INIT = r"""#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
+# The number in the ports' names is the virtio device's.
+while port=$(echo /dev/vport*p3) && ! [ -e $port ]; do sleep 0.02; done
+port=${port%3}
+while :; do echo; sleep 3; done >${port}4 & alive=$!
 mount -a -T @FSTAB@
 ln -sf /proc/self/fd /dev/fd
 for stream in 0:stdin 1:stdout 2:stderr; do ln -sf /proc/self/fd/${stream%%:*} /dev/${stream#*:}; done
 { ip link set lo up || ifconfig lo up; } >/dev/null 2>&1 </dev/null
-# The number in the ports' names is the virtio device's.
-while port=$(echo /dev/vport*p3) && ! [ -e $port ]; do sleep 0.02; done
-port=${port%3}
 exec 3<>${port}3
-while :; do echo; sleep 3; done >${port}4 & alive=$!
 mkfifo /run/out /run/err
 { cat /run/out; printf '\000@MARK@'; } >${port}1 & out=$!
 { cat /run/err; printf '\000@MARK@'; } >${port}2 & err=$!

@@ -19,7 +19,7 @@ class Silence:
     """
 
     def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit, self._clock = limit, clock
+        self.limit, self._clock = limit, clock
         self._seconds = 0.0
         self._last = clock()
 
@@ -33,4 +33,4 @@ class Silence:
         now = self._clock()
         self._seconds += min(now - self._last, 2 * TICK)
         self._last = now
-        return self._seconds >= self._limit
+        return self._seconds >= self.limit
