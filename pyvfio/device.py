@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pyvfio.iommufd.hwpt import Hwpt
     from pyvfio.iommufd.ioas import Ioas
     from pyvfio.iommufd.object import IommufdObject
-    from pyvfio.iova import IovaRange
+    from pyvfio.iova import RangeLike
     from pyvfio.spaces.group import Group
 
 SET_VF_TOKEN = Feature("SET PCI_VF_TOKEN", errnos={errno.EINVAL: "the data is not the 16 bytes of a UUID"})
@@ -348,7 +348,7 @@ class Device(Resource):
             groups = [g.fileno() for g in getattr(self.address_space, "groups", ()) if g.number in affected]
         hot_reset.reset(self.file, groups)
 
-    def dirty_log(self, ranges: Iterable[IovaRange], page_size: int = 4096) -> DirtyLog:
+    def dirty_log(self, ranges: RangeLike | Iterable[RangeLike], page_size: int = 4096) -> DirtyLog:
         """Have the device log which pages it writes; see :class:`pyvfio.DirtyLog`."""
         return DirtyLog([self], ranges, page_size)
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pyvfio._abi import ffi
+from pyvfio._core.arguments import u64
 from pyvfio._core.request import Reason
 from pyvfio._core.resource import Attempts, Resource
 from pyvfio._core.text import ranges as shown
@@ -16,7 +17,7 @@ from pyvfio._core.text import size, span
 from pyvfio.bitmap import DirtyBitmap, Segment
 from pyvfio.errors import BadReply, Closed, InvalidRequest, RequestError
 from pyvfio.feature import Feature
-from pyvfio.iova import IovaRange, IovaSet
+from pyvfio.iova import WHOLE, IovaRange, IovaSet, RangeLike, as_range, as_ranges
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
@@ -77,13 +78,14 @@ def _cannot_log(asked: Asked) -> Reason:
     )
 
 
+START_OVERFLOW = "a range reaches the last byte of the 64-bit address space, so that its end cannot be expressed"
 START = Feature(
     "SET DMA_LOGGING_START",
     errnos={
         errno.EINVAL: _bad_ranges,
         errno.E2BIG: _too_many,
         errno.EOPNOTSUPP: _too_large,
-        errno.EOVERFLOW: "a range reaches the last byte of the 64-bit address space, so that its end cannot be expressed",
+        errno.EOVERFLOW: START_OVERFLOW,
         errno.ENOTTY: _cannot_log,
     },
 )
@@ -104,7 +106,7 @@ class DirtyLog(Resource):
     for as long as it runs. Pages written before the start are not known.
 
     :param devices: one or more; each logs all of the ranges
-    :param ranges: what to log; aligned to `page_size`, not overlapping
+    :param ranges: what to log, as :func:`pyvfio.iova.as_ranges` takes it; aligned to `page_size`, not overlapping
     :param page_size: bytes, a power of two from 4096; a device may choose another, see :attr:`page_size`
     :raises Unsupported: a device cannot log
     :raises InvalidRequest: a page size that is none (the kernel lets it pass), a device that is logging already, ranges that are
@@ -117,10 +119,15 @@ class DirtyLog(Resource):
     :ivar page_size: bytes to one bit of a report: what the device chose; of several devices the smallest
     """
 
-    def __init__(self, devices: Sequence[Device], ranges: Iterable[IovaRange], page_size: int = 4096) -> None:
+    def __init__(
+        self, devices: Sequence[Device], ranges: RangeLike | Iterable[RangeLike], page_size: int = 4096
+    ) -> None:
         self.devices = tuple(devices)
-        self.ranges = tuple(sorted(IovaRange(*range_) for range_ in ranges))
-        self.page_size = page_size
+        self.ranges = tuple(sorted(as_ranges(ranges, "ranges")))
+        self.page_size = page_size = u64(page_size, "page_size")
+        if WHOLE in self.ranges:
+            # Its length does not fit in the 64 bits of the struct, and would reach the kernel as 0.
+            raise InvalidRequest(errno.EOVERFLOW, f"{span(WHOLE)} cannot be logged: {START_OVERFLOW}")
         if not self.devices:
             raise ValueError("no devices to log")
         if len(set(self.devices)) < len(self.devices):
@@ -202,7 +209,7 @@ class DirtyLog(Resource):
                     )
         return min(sizes)
 
-    def read(self, range: IovaRange | None = None, *, into: DirtyBitmap | None = None) -> DirtyBitmap:
+    def read(self, range: RangeLike | None = None, *, into: DirtyBitmap | None = None) -> DirtyBitmap:
         """What was written since the last read, which is thereby cleared. VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT.
 
         One call to the kernel for each device and logged range. If one fails, what the others had reported
@@ -220,7 +227,7 @@ class DirtyLog(Resource):
         if into is not None and into.page_size != self.page_size:
             raise InvalidRequest(f"the bitmap has pages of {into.page_size:#x} bytes, the log of {self.page_size:#x}")
         if range is not None:
-            pieces = self._pieces(range)
+            pieces = self._pieces(as_range(range, "range"))
         elif into is not None:
             pieces = [piece for segment in into.segments for piece in self._pieces(segment.range)]
         else:
