@@ -95,7 +95,13 @@ PROBES: dict[str, Callable[[Device], object]] = {
 
 def test_the_abilities_are_those_that_are_listed(device: Device, cell: Cell) -> None:
     # A driver is there or is not, and so is a machine: that is no property of the device. Whether interrupts are isolated is seen
-    # before a device is open: test_limits.py.
-    assert set(Matrix().abilities) - set(PROBES) == {"dma", "functions", "linux", "unsafe_interrupts"}
+    # before a device is open: test_limits.py. And without level interrupts the kernel would not come back from the attempt.
+    assert set(Matrix().abilities) - set(PROBES) == {
+        "dma",
+        "functions",
+        "level_interrupts",
+        "linux",
+        "unsafe_interrupts",
+    }
     there = {ability for ability, probe in PROBES.items() if probe(device)}
     assert there == set(PROBES) - set(Matrix().absent(cell))

@@ -97,7 +97,7 @@ def test_an_interrupt_wakes_an_asyncio_task(irq: Irq) -> None:
     assert asyncio.run(wait()) == 1
 
 
-@pytest.mark.require("intx", "msi")
+@pytest.mark.require("intx", "msi", "level_interrupts")
 def test_one_kind_is_on_at_a_time_and_the_note_names_the_other(device: Device) -> None:
     intx, msi = device.irqs[0], device.irqs[1]
     msi.enable()
@@ -109,7 +109,7 @@ def test_one_kind_is_on_at_a_time_and_the_note_names_the_other(device: Device) -
     intx.disable()
 
 
-@pytest.mark.require("intx")
+@pytest.mark.require("intx", "level_interrupts")
 def test_a_legacy_interrupt_is_masked_and_unmasked(device: Device) -> None:
     intx = device.irqs[0]
     assert intx.info.maskable
@@ -133,6 +133,7 @@ def test_edu_raises_its_interrupt(device: Device) -> None:
 
 
 @pytest.mark.only(device="edu")
+@pytest.mark.require("level_interrupts")
 def test_a_level_triggered_interrupt_fires_again_when_it_is_unmasked(device: Device) -> None:
     bar = device.regions[0]
     (vector,) = device.irqs.intx.enable()
