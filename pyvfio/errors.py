@@ -8,6 +8,8 @@ class                 errno         meaning
 ====================  ============  =================================================================================
 `RequestError`        the kernel's  the kernel refused a request or a system call; it is also the subclass that Python
                                     has for the errno (:class:`PermissionError`, :class:`FileExistsError`, ...)
+`HostError`           the kernel's  a device, group or driver of the host is not as it has to be, or sysfs refused; a
+                                    `RequestError`
 `Unsupported`         EOPNOTSUPP    the device, the kernel or the mode in use does not have it; where a request said so,
                                     the errno is the kernel's
 `InvalidRequest`      EINVAL        the library refuses what the kernel would let pass; a :class:`ValueError` too
@@ -76,6 +78,17 @@ class RequestError(Error):
     def __reduce__(self) -> tuple[Callable[..., RequestError], tuple[Any, ...], dict[str, Any]]:
         what = (self.errno, self.strerror, self.request, self.arguments, self.reason, self.advice)
         return RequestError, what, self.__dict__
+
+
+class HostError(RequestError):
+    """A device, group or driver of the host is not as it has to be, or sysfs refused a read or write.
+
+    :attr:`reason` and :attr:`advice` are those of a finding of :mod:`pyvfio.host.diagnosis`, where one fits.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., RequestError], tuple[Any, ...], dict[str, Any]]:
+        _, what, state = super().__reduce__()
+        return HostError, what, state
 
 
 _with_bases: dict[tuple[type, type], Any] = {}

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from pyvfio._core import arguments
-from pyvfio.errors import BadReply
+from pyvfio.errors import BadReply, HostError
 from pyvfio.host import diagnosis
 from pyvfio.host.discovery import HostDevice, device, no_group
 from pyvfio.host.holders import holders_of
@@ -356,11 +356,12 @@ def _journal(kernel: Kernel, nodes: Nodes) -> Journal:
         return Journal(kernel, nodes)
     except PermissionError as error:
         if error.errno == errno.EPERM:
-            raise PermissionError(
-                error.errno, f"binding {nodes.address}: the journal is not safe: {error.filename}: {error.strerror}"
+            raise HostError(
+                error.errno or errno.EACCES,
+                f"binding {nodes.address}: the journal is not safe: {error.filename}: {error.strerror}",
             ) from error
-        raise PermissionError(
-            error.errno, f"binding {nodes.address} takes root: {error.strerror} ({error.filename})"
+        raise HostError(
+            error.errno or errno.EACCES, f"binding {nodes.address} takes root: {error.strerror} ({error.filename})"
         ) from error
 
 
@@ -368,7 +369,7 @@ def _check(kernel: Kernel, found: HostDevice, driver: str, allow_in_use: Collect
     """Refuse what cannot work or would hurt, before anything is changed."""
     name = found.address
     if not kernel.exists(f"{found.path}/driver_override"):
-        raise OSError(
+        raise HostError(
             errno.EOPNOTSUPP,
             f"{name}: devices of the {found.bus} bus cannot be given a driver (no driver_override)",
         )
@@ -400,7 +401,7 @@ def _move(kernel: Kernel, nodes: Nodes, to: _State, timeout: float) -> list[Writ
     found = device(nodes.address, kernel)
     if found.driver is None and (holders := holders_of(found.nodes, kernel)):
         # An unbind is under way: whatever else is asked of the device's driver would wait with it.
-        raise OSError(
+        raise HostError(
             errno.EBUSY,
             f"{found.address} is still being unbound from a VFIO driver: it is open in {'; '.join(map(str, holders))}",
         )
@@ -468,14 +469,14 @@ def _unbind(kernel: Kernel, found: HostDevice, write: Write, timeout: float) -> 
     own = [holder for holder in holders_of(found.nodes, kernel) if holder.pid == os.getpid()]
     if own:
         # The kernel would wait, uninterruptible, for a close that only the waiting process can make.
-        raise OSError(errno.EBUSY, f"{doing}: it is still open in {own[0]}; close it first")
+        raise HostError(errno.EBUSY, f"{doing}: it is still open in {own[0]}; close it first")
     try:
         write_within(kernel, write.path, write.text, timeout)
     except TimeoutError as error:
         # VFIO removes the device's node before it waits: the nodes that there were tell who has it open.
         holders = "; ".join(map(str, holders_of(found.nodes, kernel))) or "a process that cannot be seen from here"
-        raise TimeoutError(
-            error.errno,
+        raise HostError(
+            errno.ETIMEDOUT,
             f"{doing}: not done after {timeout:g} s, it is open in {holders}. The kernel goes on once "
             f"that is closed; then pyvfio.host.restore({found.address!r}) does the rest",
         ) from error
@@ -490,7 +491,7 @@ def _attach(kernel: Kernel, found: HostDevice, driver: str, write: Write) -> Non
     try:
         write_within(kernel, write.path, write.text, PROBE_TIMEOUT)
     except TimeoutError as error:
-        raise TimeoutError(error.errno, f"{doing}: not done after {PROBE_TIMEOUT:g} s") from error
+        raise HostError(errno.ETIMEDOUT, f"{doing}: not done after {PROBE_TIMEOUT:g} s") from error
     except OSError as error:
         now = device(found.address, kernel)
         if now.driver == driver:
@@ -513,4 +514,4 @@ def _why_not(found: HostDevice, driver: str, error: OSError) -> str | None:
 def _failed(error: OSError, doing: str, why: str | None = None) -> OSError:
     if why is None and error.errno in (errno.EACCES, errno.EPERM):
         why = diagnosis.not_root(os.geteuid()).reason
-    return OSError(error.errno, f"{doing}: {error.strerror}" + (f": {why}" if why else ""))
+    return HostError(error.errno or errno.EIO, f"{doing}: {error.strerror}" + (f": {why}" if why else ""))

@@ -14,6 +14,8 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from pyvfio.errors import HostError
+
 #: The drivers, besides VFIO's own, that leave DMA to others (`driver_managed_dma`, Linux 5.19).
 HARMLESS_DRIVERS = ("pcieport", "pci-stub")
 
@@ -51,9 +53,10 @@ _ERRNOS = {
 }
 
 
-def error(finding: Finding) -> OSError:
+def error(finding: Finding) -> HostError:
     """Return the exception for an obstacle that was found before the kernel was asked."""
-    return OSError(_ERRNOS[finding.id], str(finding))
+    advice = () if finding.cure is None else (finding.cure,)
+    return HostError(_ERRNOS[finding.id], str(finding), reason=finding.reason, advice=advice)
 
 
 #: The catalogue: id -> what it means, in one sentence.

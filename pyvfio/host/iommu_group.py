@@ -7,7 +7,7 @@ import os
 from typing import NamedTuple
 
 from pyvfio._core import arguments
-from pyvfio.errors import BadReply
+from pyvfio.errors import BadReply, HostError
 from pyvfio.host import diagnosis
 from pyvfio.host.discovery import no_group
 from pyvfio.host.nodes import find
@@ -116,7 +116,7 @@ def _root(kernel: Kernel, where: int | str) -> str:
     where = arguments.integer(where, "number", 0)
     root = f"{_ROOT}/{where}"
     if not kernel.exists(root):
-        raise OSError(errno.ENODEV, f"no IOMMU group {where}; there are {len(entries(kernel, _ROOT))} groups")
+        raise HostError(errno.ENODEV, f"no IOMMU group {where}; there are {len(entries(kernel, _ROOT))} groups")
     return root
 
 

@@ -10,6 +10,7 @@ import os
 import re
 from typing import NamedTuple
 
+from pyvfio.errors import HostError
 from pyvfio.host.sysfs import checked_name, entries, link_name, linked
 from pyvfio.kernel import Kernel
 
@@ -114,4 +115,4 @@ def no_device(kernel: Kernel, name: str) -> OSError:
         ]
         what = "bound to VFIO drivers"
     shown = ", ".join(near[:8]) + (", ..." if len(near) > 8 else "") if near else "none"
-    return OSError(errno.ENODEV, f"no device {name} on any bus; {what}: {shown}")
+    return HostError(errno.ENODEV, f"no device {name} on any bus; {what}: {shown}")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 
 from pyvfio._core import arguments
-from pyvfio.errors import Unsupported
+from pyvfio.errors import HostError, Unsupported
 from pyvfio.host.discovery import HostDevice, device
 from pyvfio.host.holders import holders_of
 from pyvfio.host.in_use import refuse_if_in_use
@@ -49,7 +49,7 @@ def create_vfs(
     if not 0 < count <= found.total_vfs:
         raise ValueError(f"count must be 1 to {found.total_vfs}, the total_vfs of {found.address}, not {count}")
     if have := len(found.virtual_functions):
-        raise OSError(
+        raise HostError(
             errno.EBUSY,
             f"{found.address} has {have} virtual functions; call pyvfio.host.remove_vfs({found.address!r}) first",
         )
@@ -58,7 +58,9 @@ def create_vfs(
         before = kernel.read_file(probing)
         kernel.write_file(probing, b"1" if probe else b"0")
     except OSError as error:
-        raise OSError(error.errno, f"creating virtual functions of {found.address}: {error.strerror}") from error
+        raise HostError(
+            error.errno or errno.EIO, f"creating virtual functions of {found.address}: {error.strerror}"
+        ) from error
     try:
         _set(kernel, found, count, timeout)
     except BaseException:
@@ -91,7 +93,7 @@ def remove_vfs(
         refuse_if_in_use(kernel, function, allow_in_use)
         own = [holder for holder in holders_of(function.nodes, kernel) if holder.pid == os.getpid()]
         if own:
-            raise OSError(errno.EBUSY, f"{name} is still open in {own[0]}; close it first")
+            raise HostError(errno.EBUSY, f"{name} is still open in {own[0]}; close it first")
     _set(kernel, found, 0, timeout)
 
 
@@ -100,11 +102,11 @@ def _set(kernel: Kernel, found: HostDevice, count: int, timeout: float) -> None:
     try:
         write_within(kernel, f"{found.path}/sriov_numvfs", str(count), timeout)
     except TimeoutError as error:
-        raise TimeoutError(error.errno, f"{doing}: not done after {timeout:g} s") from error
+        raise HostError(errno.ETIMEDOUT, f"{doing}: not done after {timeout:g} s") from error
     except OSError as error:
         why = ""
         if error.errno == errno.ENOENT:
             why = f": its driver, {found.driver or 'none'}, creates no virtual functions"
             if found.driver == "vfio-pci":
                 why += " unless its module's parameter enable_sriov is Y"
-        raise OSError(error.errno, f"{doing}: {error.strerror}{why}") from error
+        raise HostError(error.errno or errno.EIO, f"{doing}: {error.strerror}{why}") from error

@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ import pytest
 
 from pyvfio import host
 from pyvfio._core.fd import Fd
-from pyvfio.errors import BadReply, Closed, Unsupported
+from pyvfio.errors import BadReply, Closed, Error, Unsupported
 from pyvfio.host.changes import Changes
 from pyvfio.host.nodes import find
 from pyvfio.iova import IovaRange
@@ -426,6 +427,28 @@ def test_a_groups_number_is_an_integer(machine: FakeHost, number: Any) -> None:
     with pytest.raises(ValueError, match=r"^number must be at least 0, not -1"):
         host.group(-1, machine)
     assert host.group(np.uint8(1), machine).members == {EDU: None}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (lambda machine: host.device("0000:00:1f.0", machine), OSError),
+        (lambda machine: host.group(77, machine), OSError),
+        (lambda machine: host.bind(NVME, "no-such", kernel=machine), FileNotFoundError),
+        (lambda machine: host.bind("0000:00:08.0", "vfio-pci", kernel=machine), OSError),
+        (lambda machine: host.create_vfs(EDU, 1, kernel=machine), Unsupported),
+    ],
+)
+def test_errors_of_the_host_are_the_packages_too(
+    machine: FakeHost, call: Callable[[FakeHost], object], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind) as caught:
+        call(machine)
+    assert isinstance(caught.value, Error)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(again, kind)
+    assert isinstance(again, Error)
+    assert str(again) == str(caught.value)
 
 
 @pytest.mark.parametrize("where", [None, 5, b"0000:00:03.0", 1.5])
