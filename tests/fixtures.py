@@ -1,22 +1,28 @@
-"""The fixtures that several suites share; a conftest.py imports those that its suite uses.
+"""Fixtures that several suites share; a conftest.py imports those that its suite uses.
 
-They are the plugin's, under shorter names: the mark `vfio(profile=, mode=, device=)` chooses among kernels, modes and devices.
+The mark `vfio(profile=, mode=, device=)` of the plugin chooses the mock's profile, the mode and the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pyvfio import Device, Iommufd
-from pyvfio.iommufd import Ioas
-from pyvfio.spaces.base import AddressSpace
+import pyvfio
+
+if TYPE_CHECKING:
+    from pyvfio import Device, Iommufd, mock
+    from pyvfio.iommufd import Ioas
+    from pyvfio.spaces.base import AddressSpace
+
+#: parameters of a fixture that runs its tests by group and by the device's own file
+BY_GROUP_AND_CDEV = [pytest.param(mode, marks=pytest.mark.vfio(mode=mode)) for mode in ("type1v2", "iommufd")]
 
 
 @pytest.fixture
-def kernel(vfio_kernel: Any) -> Any:
+def kernel(vfio_kernel: mock.Kernel) -> mock.Kernel:
     """The mock kernel; give it to everything that takes `kernel=`."""
     return vfio_kernel
 
@@ -33,10 +39,30 @@ def device(vfio_device: Device) -> Device:
     return vfio_device
 
 
+def _open(kernel: mock.Kernel, address: str, request: pytest.FixtureRequest) -> Device:
+    modes = [marker.kwargs["mode"] for marker in request.node.iter_markers("vfio") if "mode" in marker.kwargs]
+    return pyvfio.open(address, mode=modes[0] if modes else None, kernel=kernel)
+
+
 @pytest.fixture
-def iommufd(kernel: Any) -> Iterator[Iommufd]:
+def emulated(kernel: mock.Kernel, request: pytest.FixtureRequest) -> Iterator[Device]:
+    """vfio-mock.0, for which the kernel copies, in an address space of its own."""
+    with _open(kernel, "vfio-mock.0", request) as device:
+        yield device
+
+
+@pytest.fixture
+def edu(kernel: mock.Kernel, request: pytest.FixtureRequest) -> Iterator[Device]:
+    """An edu, for which the IOMMU translates, in an address space of its own."""
+    address = "0000:00:03.0"
+    with pyvfio.host.bind(address, "vfio-pci", kernel=kernel), _open(kernel, address, request) as device:
+        yield device
+
+
+@pytest.fixture
+def iommufd(kernel: mock.Kernel) -> Iterator[Iommufd]:
     """An open /dev/iommu with nothing in it."""
-    with Iommufd(kernel=kernel) as iommufd:
+    with pyvfio.Iommufd(kernel=kernel) as iommufd:
         yield iommufd
 
 

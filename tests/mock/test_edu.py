@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
 
 import pytest
 from examples.edu import Edu
@@ -15,24 +14,18 @@ from pyvfio import Device, host, mock
 from pyvfio.iommufd import Ioas
 from pyvfio.mock import DmaFault
 from pyvfio.region import Area
+from tests.fixtures import BY_GROUP_AND_CDEV
 
 ADDRESS = "0000:00:03.0"
 PAGE = 4096
+pytestmark = pytest.mark.vfio(device=ADDRESS)
 
 
-@pytest.fixture
-def kernel() -> mock.Kernel:
-    return mock.Kernel("intel-39")
-
-
-@pytest.fixture(params=["type1v2", "iommufd"])
-def device(kernel: mock.Kernel, request: pytest.FixtureRequest) -> Iterator[Device]:
-    with (
-        pyvfio.host.bind(ADDRESS, "vfio-pci", kernel=kernel),
-        pyvfio.open(ADDRESS, mode=request.param, kernel=kernel) as device,
-    ):
-        device.config.bus_master = True
-        yield device
+@pytest.fixture(params=BY_GROUP_AND_CDEV)
+def device(vfio_device: Device) -> Device:
+    """The device in each of the modes."""
+    vfio_device.config.bus_master = True
+    return vfio_device
 
 
 def test_the_program_of_the_readme_works(kernel: mock.Kernel) -> None:

@@ -22,6 +22,7 @@ EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
 ADDRESS = "0000:00:0a.0"
 PAGE = 4096
 BLOCK, BLOCKS = 512, 4096
+pytestmark = pytest.mark.vfio(profile="amd")
 
 
 class NvmeDevice(mock.Device):
@@ -159,11 +160,6 @@ class NetworkCard(mock.Device):
         super().write(0, 0x00C0, 4, 1 << 7)
         if self.read(0, 0x00D0, 4) & 1 << 7:
             self.interrupt()
-
-
-@pytest.fixture
-def kernel() -> mock.Kernel:
-    return mock.Kernel("amd")
 
 
 # --- nvme ---------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from mmap import mmap
 
 import pytest
@@ -21,34 +20,7 @@ from pyvfio.mock.space import Space
 EDU, MOCK = "0000:00:03.0", "vfio-mock.0"
 SIBLINGS = ("0000:00:05.0", "0000:00:05.1")
 PAGE = 4096
-
-
-@pytest.fixture
-def kernel() -> mock.Kernel:
-    return mock.Kernel("intel-39")
-
-
-@pytest.fixture
-def iommufd(kernel: mock.Kernel) -> Iterator[Iommufd]:
-    with Iommufd(kernel=kernel) as iommufd:
-        yield iommufd
-
-
-@pytest.fixture
-def ioas(iommufd: Iommufd) -> Ioas:
-    return iommufd.ioas()
-
-
-@pytest.fixture
-def emulated(kernel: mock.Kernel) -> Iterator[Device]:
-    with pyvfio.open(MOCK, mode="iommufd", kernel=kernel) as device:
-        yield device
-
-
-@pytest.fixture
-def backed(kernel: mock.Kernel) -> Iterator[Device]:
-    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode="iommufd", kernel=kernel) as device:
-        yield device
+pytestmark = pytest.mark.vfio(mode="iommufd")
 
 
 def dma(kernel: mock.Kernel, name: str) -> Space:
@@ -84,8 +56,8 @@ def test_an_emulated_device_may_use_all_iovas(kernel: mock.Kernel, emulated: Dev
     assert dma(kernel, MOCK).read(mapping.iova + 7, 3) == b"abc"
 
 
-def test_a_device_behind_an_iommu_has_its_ranges(kernel: mock.Kernel, backed: Device) -> None:
-    space = backed.address_space
+def test_a_device_behind_an_iommu_has_its_ranges(kernel: mock.Kernel, edu: Device) -> None:
+    space = edu.address_space
     assert space.iova_ranges == IovaSet([IovaRange(0, 0xFEDFFFFF), IovaRange(0xFEF00000, 0x7FFFFFFFFF)])
     mapping = space.alloc(2 * PAGE)
     dma(kernel, EDU).write(mapping.iova + PAGE - 1, b"ab")
@@ -95,7 +67,7 @@ def test_a_device_behind_an_iommu_has_its_ranges(kernel: mock.Kernel, backed: De
     assert caught.value.errno == errno.EINVAL
 
 
-@pytest.mark.parametrize("name", ["emulated", "backed"])
+@pytest.mark.parametrize("name", ["emulated", "edu"])
 def test_dma_goes_as_far_as_the_mappings(name: str, kernel: mock.Kernel, request: pytest.FixtureRequest) -> None:
     device: Device = request.getfixturevalue(name)
     space = device.address_space
@@ -164,7 +136,7 @@ def test_a_place_that_was_freed_is_found_with_what_is_free_around_it(ioas: Ioas)
     assert ioas.map(pages).iova == 0x13000
 
 
-@pytest.mark.parametrize("name", ["emulated", "backed"])
+@pytest.mark.parametrize("name", ["emulated", "edu"])
 def test_a_part_of_a_mapping_is_not_unmapped(name: str, request: pytest.FixtureRequest) -> None:
     device: Device = request.getfixturevalue(name)
     space = device.address_space
@@ -226,8 +198,8 @@ def test_a_copy_shares_the_pages(kernel: mock.Kernel, iommufd: Iommufd, ioas: Io
         other.copy(source, 0x500000)
 
 
-def test_a_file_is_mapped_and_outlives_its_descriptor(kernel: mock.Kernel, backed: Device) -> None:
-    space = backed.address_space
+def test_a_file_is_mapped_and_outlives_its_descriptor(kernel: mock.Kernel, edu: Device) -> None:
+    space = edu.address_space
     assert isinstance(space, Ioas)
     fd = os.memfd_create("shared")
     try:

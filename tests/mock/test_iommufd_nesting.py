@@ -23,24 +23,14 @@ EDU = "0000:00:03.0"
 PAGE = 4096
 HWPT_DATA, INVALIDATE, VIOMMU, HW_QUEUE = 0xDEAD, 0xDEADBEEF, 0xDEADBEEF, 0xDEADBEEF
 PERMISSIVE = struct.pack("=2I", 0xBADBEEF, 0)
+pytestmark = pytest.mark.vfio(profile="selftest")
 
 
 @pytest.fixture
-def kernel() -> Iterator[mock.Kernel]:
-    kernel = mock.Kernel("selftest")
-    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel):
-        yield kernel
-
-
-@pytest.fixture
-def iommufd(kernel: mock.Kernel) -> Iterator[Iommufd]:
-    with Iommufd(kernel=kernel) as iommufd:
-        yield iommufd
-
-
-@pytest.fixture
-def ioas(iommufd: Iommufd) -> Ioas:
-    return iommufd.ioas()
+def kernel(vfio_kernel: mock.Kernel) -> Iterator[mock.Kernel]:
+    """The mock with the iommufd selftest driver, and an edu bound to vfio-pci."""
+    with pyvfio.host.bind(EDU, "vfio-pci", kernel=vfio_kernel):
+        yield vfio_kernel
 
 
 @pytest.fixture

@@ -14,11 +14,7 @@ from pyvfio.host import journal
 
 EDU, BEHIND, SHARED, BRIDGE = "0000:00:03.0", "0000:01:00.0", "0000:00:05.0", "0000:00:08.0"
 PAIR = ("0000:02:00.0", "0000:02:00.1")
-
-
-@pytest.fixture
-def kernel() -> mock.Kernel:
-    return mock.Kernel("amd")
+pytestmark = pytest.mark.vfio(profile="amd")
 
 
 def test_the_host_is_that_of_the_virtual_machine(kernel: mock.Kernel) -> None:

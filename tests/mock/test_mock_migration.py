@@ -22,11 +22,6 @@ ALL = 7
 
 
 @pytest.fixture
-def kernel() -> mock.Kernel:
-    return mock.Kernel()
-
-
-@pytest.fixture
 def source(kernel: mock.Kernel) -> Iterator[Device]:
     with pyvfio.open("vfio-mock.0", kernel=kernel) as device:
         yield device

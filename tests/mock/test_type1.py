@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from array import array
-from collections.abc import Iterator
 from mmap import mmap
 
 import pytest
@@ -16,23 +15,7 @@ from pyvfio.iova import IovaRange
 
 EDU, MOCK = "0000:00:03.0", "vfio-mock.0"
 PAGE = 4096
-
-
-@pytest.fixture
-def kernel() -> mock.Kernel:
-    return mock.Kernel("intel-39")
-
-
-@pytest.fixture
-def emulated(kernel: mock.Kernel) -> Iterator[Device]:
-    with pyvfio.open(MOCK, mode="type1v2", kernel=kernel) as device:
-        yield device
-
-
-@pytest.fixture
-def backed(kernel: mock.Kernel) -> Iterator[Device]:
-    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode="type1v2", kernel=kernel) as device:
-        yield device
+pytestmark = pytest.mark.vfio(mode="type1v2")
 
 
 def test_nothing_is_left_open(kernel: mock.Kernel) -> None:
@@ -64,18 +47,18 @@ def test_an_emulated_device_may_not_write_what_it_may_not_read(kernel: mock.Kern
     assert caught.value.number == errno.EPERM
 
 
-def test_usable_ranges_are_reported_with_an_iommu_only(emulated: Device, backed: Device) -> None:
+def test_usable_ranges_are_reported_with_an_iommu_only(emulated: Device, edu: Device) -> None:
     assert emulated.address_space.iova_ranges is None
-    assert list(backed.address_space.iova_ranges or ()) == [
+    assert list(edu.address_space.iova_ranges or ()) == [
         IovaRange(0, 0xFEDFFFFF),
         IovaRange(0xFEF00000, 0x7FFFFFFFFF),
     ]
 
 
-def test_only_what_an_iommu_maps_is_pinned(kernel: mock.Kernel, emulated: Device, backed: Device) -> None:
+def test_only_what_an_iommu_maps_is_pinned(kernel: mock.Kernel, emulated: Device, edu: Device) -> None:
     emulated.address_space.alloc(PAGE)
     assert kernel.locked.pages == 0
-    mapping = backed.address_space.alloc(4 * PAGE)
+    mapping = edu.address_space.alloc(4 * PAGE)
     assert kernel.locked.pages == 4
     mapping.unmap()
     assert kernel.locked.pages == 0
@@ -90,9 +73,9 @@ def test_the_limit_on_locked_memory_holds_to_the_page() -> None:
         device.address_space.alloc(PAGE, 1 << 20)
 
 
-def test_memory_that_is_not_there_cannot_be_pinned(backed: Device) -> None:
+def test_memory_that_is_not_there_cannot_be_pinned(edu: Device) -> None:
     with pytest.raises(OSError, match="MAP_DMA") as caught:
-        backed.address_space.map_many(array("Q", [1 << 46, 0, PAGE]))
+        edu.address_space.map_many(array("Q", [1 << 46, 0, PAGE]))
     assert caught.value.errno == errno.EFAULT
 
 
@@ -130,8 +113,8 @@ def test_a_group_that_a_driver_of_the_host_shares_is_not_viable(kernel: mock.Ker
         space.attach("0000:02:00.1")
 
 
-def test_a_virtual_address_moves(backed: Device, kernel: mock.Kernel) -> None:
-    space = backed.address_space
+def test_a_virtual_address_moves(edu: Device, kernel: mock.Kernel) -> None:
+    space = edu.address_space
     assert isinstance(space, Container)
     old, new = mmap(-1, PAGE), mmap(-1, PAGE)
     mapping = space.map(old, 0)

@@ -7,7 +7,6 @@ import os
 import re
 import select
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,20 +17,16 @@ from pyvfio._core.vfio_mock_registers import VALUES, WIDTHS
 from pyvfio.mock.vfio_mock import failures, registers
 from pyvfio.spaces.ledger import Mapping
 from pyvfio.vfio_mock import VfioMock
+from tests.fixtures import BY_GROUP_AND_CDEV
 
 PAGE = 4096
 MEMORY = VALUES["REGION_MEMORY"]
 
 
-@pytest.fixture
-def kernel() -> mock.Kernel:
-    return mock.Kernel("intel-39")
-
-
-@pytest.fixture(params=["type1v2", "iommufd"])
-def device(kernel: mock.Kernel, request: pytest.FixtureRequest) -> Iterator[Device]:
-    with pyvfio.open("vfio-mock.0", mode=request.param, kernel=kernel) as device:
-        yield device
+@pytest.fixture(params=BY_GROUP_AND_CDEV)
+def device(vfio_device: Device) -> Device:
+    """The device in each of the modes."""
+    return vfio_device
 
 
 @pytest.fixture
