@@ -43,7 +43,7 @@ GET_ZPCI_ERROR = Feature("GET ZPCI_ERROR", documented=False)
 
 
 class Attached(NamedTuple):
-    """What an attach is explained by: the address of the device, and whether it has a PASID of its own."""
+    """The facts about an attach that failed: the address of the device, and whether a PASID was to be attached."""
 
     address: str
     pasid: bool
@@ -79,7 +79,7 @@ DETACH = Request(
 
 
 class Reset(NamedTuple):
-    """What a reset is explained by.
+    """The facts about a reset that failed.
 
     :ivar address: of the device; :ivar resettable: whether it has a reset of its own
     """
@@ -139,7 +139,7 @@ class Device(Resource):
 
     @property
     def address_space(self) -> AddressSpace:
-        """What its DMA goes through.
+        """The address space that its DMA goes through.
 
         :raises Closed: it is attached to nothing
         """
@@ -211,7 +211,7 @@ class Device(Resource):
 
     @cached_property
     def info(self) -> DeviceInfo:
-        """What it is, and how many regions and interrupts it has (VFIO_DEVICE_GET_INFO, struct vfio_device_info). Asked once."""
+        """The kind of device, and the number of its regions and interrupts (VFIO_DEVICE_GET_INFO, struct vfio_device_info). Asked once."""
         return self.file.info
 
     @cached_property

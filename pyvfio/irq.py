@@ -27,7 +27,7 @@ _TRIGGER = lib.VFIO_IRQ_SET_ACTION_TRIGGER
 
 
 class SetFacts(NamedTuple):
-    """What is known when interrupts could not be set.
+    """The facts about interrupts that could not be set.
 
     :ivar name: of the interrupts
     :ivar last: number of the last vector that was asked for; None for all
@@ -130,14 +130,16 @@ class Vector(Event):
         self.irq._set(_NONE | _TRIGGER, self.index, 1)
 
     def mask(self) -> None:
-        """
+        """Mask the vector. VFIO_DEVICE_SET_IRQS, ACTION_MASK.
+
         :raises Unsupported: vectors of this kind cannot be masked
         """
         self.irq._require(self.irq.info.maskable, "masked")
         self.irq._set(_NONE | _MASK, self.index, 1)
 
     def unmask(self) -> None:
-        """
+        """Unmask the vector. VFIO_DEVICE_SET_IRQS, ACTION_UNMASK.
+
         :raises Unsupported: vectors of this kind cannot be masked
         """
         self.irq._require(self.irq.info.maskable, "masked")
@@ -184,7 +186,7 @@ class Irq:
 
     @property
     def count(self) -> int:
-        """How many vectors the device has."""
+        """The number of vectors that the device has."""
         return self.info.count
 
     @property

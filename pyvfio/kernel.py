@@ -85,7 +85,7 @@ class UdevMonitor:
 
 
 class Kernel:
-    """What an operating system must do for pyvfio; the methods here are Linux's own."""
+    """The operating system that pyvfio runs on; the methods here are Linux's own."""
 
     #: what `PYVFIO_KERNEL` calls it; shown in every repr unless it is the real one
     name = "linux"
@@ -142,7 +142,7 @@ class Kernel:
         return os.eventfd(initial, flags | os.EFD_CLOEXEC)
 
     def wait(self, eventfd: int, timeout: float | None) -> int:
-        """What an eventfd (EFD_NONBLOCK) has counted, as soon as that is not 0; 0 when `timeout` seconds passed. None waits for ever."""
+        """Wait until an eventfd (EFD_NONBLOCK) is signalled, and return its count; 0 when `timeout` seconds passed. None waits for ever."""
         count = lib.pyvfio_wait(eventfd, 0)
         if not count and timeout != 0:
             last = None if timeout is None else time.monotonic() + timeout
@@ -206,7 +206,7 @@ class Kernel:
         return os.listdir(path)
 
     def readlink(self, path: str) -> str:
-        """Where a link leads, as it is written."""
+        """Return the target of a link, as it is written."""
         return os.readlink(path)
 
     def realpath(self, path: str) -> str:

@@ -207,13 +207,13 @@ class PrecopyInfo(NamedTuple):
 
 
 class Sink(Protocol):
-    """Where a stream goes: a file, a socket's file, another device's stream. Short writes are fine."""
+    """The destination of a stream: a file, a socket's file, another device's stream. Short writes are fine."""
 
     def write(self, data: Any, /) -> int | None: ...
 
 
 class Source(Protocol):
-    """Where a stream comes from."""
+    """The source of a stream."""
 
     def read(self, size: int, /) -> bytes | None: ...
 
@@ -235,7 +235,7 @@ class Stream(io.RawIOBase):
 
     @property
     def name(self) -> str:
-        """Which stream it is, for messages."""
+        """The name of the stream, for messages."""
         return self._fd.name
 
     @property
@@ -244,7 +244,8 @@ class Stream(io.RawIOBase):
         return "rb" if self._saving else "wb"
 
     def fileno(self) -> int:
-        """
+        """Return the descriptor of the stream.
+
         :raises Closed: it is closed
         """
         return self._fd.fileno()
@@ -444,7 +445,7 @@ class Migration(Resource):
             stream.close()
 
     def _changed(self, number: int, origin: State, target: State) -> Change:
-        """What has become of the device after a failed change."""
+        """Ask where the device is after a failed change."""
         now: State | None = None
         with suppress(OSError):  # it is the first failure that matters
             now = self.state
@@ -501,12 +502,12 @@ class Migration(Resource):
     # Whole transfers.
 
     def pre_copy(self, into: Sink) -> Iterator[PrecopyInfo]:
-        """Send state while the device runs, a piece in each round of a `for`, which ends it with `break`.
+        """Send state while the device runs, one piece in each iteration of a `for`; `break` stops it.
 
         It puts the device into PRE_COPY, unless it is there or in PRE_COPY_P2P, and leaves it there. It never ends by itself: a device may write for
         ever as fast as it is read. :meth:`save` goes on in the same stream.
 
-        :param into: takes the bytes; it is to block, not to fail, when it is full
+        :param into: takes the bytes; it must block when it is full
         :returns: what there is left to send, before each piece
         :raises Unsupported: the device has no pre-copy
         :raises OSError: as the device says
@@ -532,7 +533,7 @@ class Migration(Resource):
 
         It stays in STOP_COPY. If the other side fails, `state = State.RUNNING` lets it go on; else close it.
 
-        :param into: takes the bytes; it is to block, not to fail, when it is full
+        :param into: takes the bytes; it must block when it is full
         :returns: bytes sent
         :raises OSError: as the device says
         """

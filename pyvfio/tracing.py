@@ -374,7 +374,7 @@ def _struct(type_: str, data: bytes) -> Any:
 
 
 class _Counters:
-    """What is mapped, pinned and dirty, by the requests that succeeded."""
+    """The mapped, pinned and dirty memory, by the requests that succeeded."""
 
     def __init__(self) -> None:
         self._mapped: dict[tuple[int, int], dict[int, int]] = {}

@@ -18,11 +18,11 @@ _WORDS = {"by": "by {}", "from": "from {}", "handled": "{} handled", "row": "row
 
 
 def size(bytes_: int) -> str:
-    """A size in the largest unit in which it is a whole number: `4 MiB`; in hex where that is not even KiB."""
+    """A size in the largest unit in which it is a whole number: `4 MiB`; in hex where that is none, from 1 KiB on."""
     for shift, unit in _UNITS:
         if bytes_ >= 1 << shift and not bytes_ & ((1 << shift) - 1):
             return f"{bytes_ >> shift} {unit}"
-    return f"{bytes_:#x} bytes"
+    return f"{bytes_} bytes" if 0 <= bytes_ < 1024 else f"{bytes_:#x} bytes"
 
 
 def span(range_: IovaRange) -> str:

@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-NO_TOKEN_WANTED = (
-    "the device does not take a vf_token: it is no virtual function, or its physical function is not bound to vfio-pci"
-)
+NO_TOKEN_WANTED = "the device does not take a vf_token: it is not a virtual function, or its physical function is not bound to vfio-pci"
 
 
 def token_refused(given: bool) -> Reason:
@@ -43,4 +41,4 @@ def uuid_of(token: UUID | str | bytes) -> UUID:
     try:
         return uuid.UUID(token)
     except ValueError:
-        raise ValueError(f"vf_token {token!r} is no UUID, such as 01234567-89ab-cdef-0123-456789abcdef") from None
+        raise ValueError(f"vf_token {token!r} is not a UUID such as 01234567-89ab-cdef-0123-456789abcdef") from None

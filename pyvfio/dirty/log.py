@@ -73,7 +73,7 @@ def _too_many(asked: Asked) -> Reason:
 
 def _cannot_log(asked: Asked) -> Reason:
     return Reason(
-        f"{asked.address} cannot log DMA: its driver lacks DMA_LOGGING_START; AddressSpace.track_dirty() uses the IOMMU instead",
+        f"{asked.address} cannot log DMA: its driver lacks DMA_LOGGING_START; AddressSpace.track_dirty() uses the IOMMU where that can",
         unsupported=True,
     )
 
@@ -210,7 +210,7 @@ class DirtyLog(Resource):
         return min(sizes)
 
     def read(self, range: RangeLike | None = None, *, into: DirtyBitmap | None = None) -> DirtyBitmap:
-        """What was written since the last read, which is thereby cleared. VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT.
+        """Return the pages written since the last read, and clear them. VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT.
 
         One call to the kernel for each device and logged range. If one fails, what the others had reported
         is kept for the next read.

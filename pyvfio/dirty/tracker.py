@@ -27,7 +27,7 @@ PAGE_SIZE = 4096
 
 
 class DirtyTracker(Resource):
-    """What :meth:`AddressSpace.track_dirty` gives. It ends with :meth:`stop`, `close`, or the address space.
+    """The tracking of dirty pages that :meth:`AddressSpace.track_dirty` starts. It ends with :meth:`stop`, `close`, or the address space.
 
     :ivar ranges: what is tracked
     :ivar page_size: bytes to one bit
@@ -48,7 +48,7 @@ class DirtyTracker(Resource):
                 raise InvalidRequest(f"{span(range_)} is not aligned to pages of {size(page_size)}")
 
     def read(self) -> DirtyBitmap:
-        """What was written since the last read, which is thereby cleared.
+        """Return the pages written since the last read, and clear them.
 
         :raises Closed: it has been stopped
         :raises OSError: as the device or the IOMMU says

@@ -36,7 +36,7 @@ ALLOC = Request(
     "struct iommu_hwpt_alloc",
     errnos={
         errno.EOPNOTSUPP: "the IOMMU's driver does not support such a page table",
-        errno.EINVAL: "the parent is no parent for it, or the data is not of the type that the IOMMU's driver accepts",
+        errno.EINVAL: "the page table cannot be made on this parent, or the data is not of the type that the IOMMU's driver accepts",
         errno.ENOENT: "the parent does not exist, or the device is emulated and has no IOMMU",
     },
     otherwise=IOMMUFD,
@@ -210,7 +210,7 @@ def allocate(
 
 
 class _Handled:
-    """How many of the entries were handled, for a message that is written after the request."""
+    """The number of entries that were handled, for a message that is written after the request."""
 
     def __init__(self, native: Any, count: int) -> None:
         self._native = native

@@ -63,7 +63,9 @@ MAP = Request(
 
 
 def _no_file(wanted: refusals.Wanted) -> Reason | None:
-    return refusals.why_map(wanted) or Reason("the file is no memfd or dma-buf, or ends before the range does")
+    return refusals.why_map(wanted) or Reason(
+        "the file is neither a memfd nor a dma-buf, or it ends before the range does"
+    )
 
 
 MAP_FILE = Request(
@@ -135,7 +137,7 @@ class Ioas(IommufdObject, AddressSpace):
 
     @property
     def alignment(self) -> int:
-        """What IOVAs, and sizes, must be multiples of. 1 as long as no device is attached."""
+        """The alignment of IOVAs and sizes in bytes. 1 as long as no device is attached."""
         return self._ask_ranges()[1]
 
     @property

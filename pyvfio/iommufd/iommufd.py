@@ -59,7 +59,7 @@ CHANGE_PROCESS = Request(
 
 
 class BindFacts(NamedTuple):
-    """What is known of a device that could not be bound.
+    """The facts about a device that could not be bound.
 
     :ivar token: whether a vf_token was given
     :ivar in_the_way: address -> driver of the devices of its group that are bound to another driver
@@ -179,7 +179,7 @@ class Iommufd(Resource):
 
         :param where: its address, "0000:00:03.0", or its name on another bus
         :param vf_token: see :meth:`Device.set_vf_token`; since Linux 6.18
-        :param no_iommu: open it though no IOMMU stands between it and all memory; since Linux 7.3
+        :param no_iommu: open it although it has no IOMMU and reaches all memory; since Linux 7.3
         :raises InvalidRequest: it has no IOMMU, and `no_iommu` does not say that this is known
         :raises Unsupported: the device has no cdev: it is not bound to a VFIO driver, or the kernel has none
         :raises OSError: EINVAL it is bound already, here or elsewhere, or wants no vf_token; EACCES it wants another one; EBUSY it is

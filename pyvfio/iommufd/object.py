@@ -1,4 +1,4 @@
-"""What all objects of an iommufd have: an id, a parent, and an end."""
+"""Objects of an iommufd: each has an id and a parent, and can be destroyed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ class IommufdObject(Resource):
 
     @property
     def id(self) -> int:
-        """
+        """The object's id in its iommufd.
+
         :raises Closed: it has been destroyed: the kernel may have given its number to another object
         """
         if self._closed:

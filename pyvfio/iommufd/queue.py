@@ -1,4 +1,4 @@
-"""What the queues of an iommufd share: a descriptor of their own that records are read from."""
+"""Queues of an iommufd: objects with a descriptor of their own that records are read from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Queue(IommufdObject):
         return self._queue.fileno()
 
     def _wait_and_read(self, size: int, timeout: float | None) -> bytes:
-        """What has come, `size` bytes at most; nothing when `timeout` seconds have passed, None for no limit."""
+        """Wait for records and read them, `size` bytes at most; nothing when `timeout` seconds have passed, None for no limit."""
         queue = self._queue
         return queue.call(queue.kernel.read, size) if queue.poll(select.POLLIN, timeout) else b""
 

@@ -1,4 +1,4 @@
-"""What a Container and an Ioas share: an I/O virtual address space that devices are attached to.
+"""Address spaces: the base of containers and Ioas objects, which devices are attached to.
 
 An IOVA belongs to a :class:`Mapping`, not to a buffer: one buffer can be mapped twice. Mappings are recorded so that their
 memory lives as long as a device can reach it; what is mapped is decided by the kernel alone.
@@ -372,7 +372,7 @@ class AddressSpace(OtherModes, Resource):
         return request.error(self._fd, -error, arguments, facts)
 
     def _wanted(self, number: int, iova: int | None, size: int) -> refusals.Wanted:
-        """What is known; what cannot be found out now is left out."""
+        """Collect what is known of the address space; what cannot be found out now is left out."""
         sizes = 0
         usable: IovaSet | None = None
         pieces: tuple[IovaRange, ...] = ()

@@ -60,7 +60,7 @@ CHECK_EXTENSION = Request("VFIO_CHECK_EXTENSION", "container")
 
 
 class NotIsolated(NamedTuple):
-    """What is known of groups that a container's IOMMU type is not set for: group -> the drivers in the way of each member."""
+    """The groups of a container whose IOMMU type could not be set: group -> driver of each member that is in the way."""
 
     in_the_way: dict[int, dict[str, str]]
 
@@ -122,7 +122,7 @@ UNMAP_DIRTY = UNMAP.operation("GET_DIRTY_BITMAP")
 
 
 class Tracking(NamedTuple):
-    """What is known of a container that did not do as it was asked about dirty pages.
+    """The facts about a container that refused a request about dirty pages.
 
     :ivar mode: of the container
     :ivar unready: why nothing can be mapped yet; None where that is not so
@@ -375,7 +375,7 @@ class Container(AddressSpace):
 
     @property
     def iova_ranges(self) -> IovaSet | None:
-        """What the IOMMU can translate and nothing reserves, of all attached devices together, as VFIO_IOMMU_GET_INFO told at the last change of
+        """The IOVAs that every attached device can use, as VFIO_IOMMU_GET_INFO reported at the last change of
         the devices (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, since Linux 5.4); None where the kernel does not tell.
         """
         return self._lasting.iova_ranges

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Members(NamedTuple):
-    """What is known of a group that a request failed on.
+    """The facts about a group that a request failed on.
 
     :ivar number: of the group
     :ivar drivers: address -> driver of its devices; empty if they cannot be found out

@@ -1,4 +1,4 @@
-"""Devices without an IOMMU, which VFIO serves if the host's administrator says so and the program does too."""
+"""Opt-in and warning for devices without an IOMMU."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pyvfio.host.nodes import Nodes
 
 _GIVEN_UP = (
-    "no IOMMU stands between it and the host. Its DMA takes physical addresses and reaches all memory, the kernel's too: one wrong address "
-    "can destroy the running system and what is on its disks. It cannot be given to a virtual machine, and the kernel counts as tainted"
+    "the device has no IOMMU. Its DMA uses physical addresses and reaches all memory, the kernel's too: one wrong address can destroy "
+    "the running system and the data on its disks. It cannot be given to a virtual machine, and opening it taints the kernel"
 )
 
 
@@ -25,7 +25,7 @@ def admit(found: Nodes, *, allowed: bool) -> None:
     if not found.no_iommu:
         return
     if not allowed:
-        raise InvalidRequest(f"{found.address}: {_GIVEN_UP}. With no_iommu=True it is opened all the same")
+        raise InvalidRequest(f"{found.address}: {_GIVEN_UP}. Pass no_iommu=True to open it all the same")
     # The line to be shown is the program's own, through however many of ours the way went.
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pyvfio."):
