@@ -9,7 +9,7 @@ from mmap import mmap
 import pytest
 
 import pyvfio
-from pyvfio import DmaBuffer, Iommufd, mock
+from pyvfio import DmaBuffer, Iommufd, host, mock
 from pyvfio._abi import ffi, lib
 from pyvfio.device import Device
 from pyvfio.iommufd import Ioas
@@ -304,3 +304,13 @@ def _stands_in(name: str, kernel: mock.Kernel) -> None:
         assert mapping.buffer.view[2 * PAGE : 2 * PAGE + 5] == b"split"
         with pytest.raises(Errno):
             dma(kernel, name).write(0x11000, b"hole")
+
+
+def test_a_member_of_the_group_that_is_in_the_way_is_named_and_nothing_weaker_advised() -> None:
+    kernel = mock.Kernel("amd")
+    with host.bind("0000:02:00.1", "vfio-pci", kernel=kernel):
+        with pytest.raises(PermissionError, match=r"0000:02:00\.0 \(bound to e1000e\)") as caught:
+            pyvfio.open("0000:02:00.1", mode="iommufd", kernel=kernel)
+        assert caught.value.__notes__ == ['bind it too: pyvfio.host.bind("0000:02:00.0", "vfio-pci")']
+        with host.bind("0000:02:00.0", "vfio-pci", kernel=kernel):
+            pyvfio.open("0000:02:00.1", mode="iommufd", kernel=kernel).close()
