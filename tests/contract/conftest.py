@@ -15,9 +15,10 @@ from vmtest.matrix import Cell, Matrix
 
 from tests.contract.cells import RUN, Cells, NeedsOnly, chosen
 from tests.contract.tracing import watching
+from tests.fixtures import ioas, iommufd
 
 if TYPE_CHECKING:
-    from pyvfio import Device, Iommufd, Migration
+    from pyvfio import Device, Migration
     from pyvfio.iommufd import Ioas
     from pyvfio.kernel import Kernel
     from pyvfio.spaces.base import AddressSpace
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from pyvfio.vfio_mock import VfioMock
     from tests.contract.drivers import Dma
     from tests.contract.mock_domain import MockDevice
+
+#: fixtures that are written elsewhere
+__all__ = ["ioas", "iommufd"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -156,21 +160,6 @@ def logger(device: Device) -> VfioMock:
 def migration(device: Device) -> Migration:
     """The device's side of a migration; it is RUNNING."""
     return device.migration
-
-
-@pytest.fixture
-def iommufd(kernel: Any) -> Iterator[Iommufd]:
-    """An open /dev/iommu with nothing in it."""
-    from pyvfio import Iommufd
-
-    with Iommufd(kernel=kernel) as iommufd:
-        yield iommufd
-
-
-@pytest.fixture
-def ioas(iommufd: Iommufd) -> Ioas:
-    """An address space of `iommufd`, with nothing attached."""
-    return iommufd.ioas()
 
 
 @pytest.fixture

@@ -6,14 +6,18 @@ from collections.abc import Callable
 
 import pytest
 
-from pyvfio import mock
+from pyvfio import Device, mock
+from tests.fixtures import edu, emulated, kernel
 
+#: fixtures that are written elsewhere
+__all__ = ["edu", "emulated", "kernel"]
 MODES = ("type1", "type1v2", "iommufd-type1", "iommufd-type1v2", "iommufd")
 
 
 @pytest.fixture
-def kernel() -> mock.Kernel:
-    return mock.Kernel()
+def device(emulated: Device) -> Device:
+    """vfio-mock.0 in an address space of its own, which closes with it."""
+    return emulated
 
 
 @pytest.fixture

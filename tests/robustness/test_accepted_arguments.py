@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import numpy
 import pytest
 
 import pyvfio
-from pyvfio import Device, host, mock
+from pyvfio import Device
 from pyvfio.migration import State
 
-EDU = "0000:00:03.0"
-
-
-@pytest.fixture
-def kernel() -> mock.Kernel:
-    return mock.Kernel("amd")
-
-
-@pytest.fixture
-def device(kernel: mock.Kernel) -> Iterator[Device]:
-    with pyvfio.open("vfio-mock.0", kernel=kernel) as device:
-        yield device
-
-
-@pytest.fixture
-def edu(kernel: mock.Kernel) -> Iterator[Device]:
-    with host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, kernel=kernel) as device:
-        yield device
+pytestmark = pytest.mark.vfio(profile="amd")
 
 
 class Silent(io.RawIOBase):

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,12 +22,6 @@ from pyvfio.kernel import LinuxKernel
 from pyvfio.migration import State
 
 LIMIT = 10
-
-
-@pytest.fixture
-def device(kernel: mock.Kernel) -> Iterator[Device]:
-    with pyvfio.open("vfio-mock.0", kernel=kernel) as device:
-        yield device
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import mmap
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -16,12 +16,6 @@ from pyvfio import Device, DmaBuffer, host, mock
 from pyvfio._abi import ffi, lib
 from pyvfio.kernel import LinuxKernel, _after_fork, _kept, _not_for_children
 from pyvfio.memory import address_of
-
-
-@pytest.fixture
-def device(kernel: mock.Kernel) -> Iterator[Device]:
-    with pyvfio.open("vfio-mock.0", kernel=kernel) as device:
-        yield device
 
 
 def in_child(program: Callable[[], object]) -> int:
