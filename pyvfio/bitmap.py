@@ -122,7 +122,7 @@ class DirtyBitmap:
         for range_ in ranges:
             if range_.start % page_size or range_.size % page_size:
                 raise ValueError(
-                    f"{range_} is not made of whole pages of {page_size:#x} bytes; "
+                    f"{range_} is not made of whole pages of page_size={page_size:#x} bytes; "
                     "last is the last address, IovaRange.of(start, size) takes a size"
                 )
         ascending = sorted(ranges)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -194,11 +195,11 @@ def _number(feature: object) -> int:
 
 def _check_data(value: object) -> None:
     """Check that C data can be copied into a request: a pointer to a struct, or an array."""
-    try:
-        kind = ffi.typeof(value).kind
-    except TypeError:
-        kind = ""
-    if isinstance(value, str) or kind not in ("array", "pointer") or (kind == "pointer" and value == ffi.NULL):
+    kind = ""
+    if not isinstance(value, str):  # of which typeof() would make a type
+        with suppress(TypeError):
+            kind = ffi.typeof(value).kind
+    if kind not in ("array", "pointer") or (kind == "pointer" and value == ffi.NULL):
         raise wrong_type(value, "value", "a pointer to a C struct or a C array, from ffi.new, or None")
 
 

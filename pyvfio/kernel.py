@@ -185,6 +185,7 @@ class Kernel:
         if huge is not None:
             # MAP_HUGETLB, and log2 of the page size where mmap(2) looks for it.
             flags |= 0x40000 | (huge.bit_length() - 1) << 26
+            flags -= flags >> 31 << 32  # Python's mmap takes a signed int
         memory = _mmap.mmap(-1, size, flags=flags)
         if huge is None:
             # The child reads zeros, and its pages are its own: what devices reach stays with the parent, and never is copied on write.

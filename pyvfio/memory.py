@@ -7,6 +7,7 @@ from typing import Any
 
 from pyvfio import kernel as _kernel
 from pyvfio._buffer import pinned as _pinned
+from pyvfio._core.arguments import integer, power_of_two, wrong_type
 from pyvfio.kernel import Kernel
 from pyvfio.uncopyable import Uncopyable
 
@@ -33,10 +34,9 @@ class DmaBuffer(Uncopyable):
     _stands_for = "memory at an address"
 
     def __init__(self, size: int, *, huge: int | None = None, kernel: Kernel | str | None = None) -> None:
-        if size <= 0:
-            raise ValueError(f"a buffer of {size} bytes: at least one is needed")
-        if huge is not None and (huge <= PAGE_SIZE or huge & (huge - 1)):
-            raise ValueError(f"huge={huge:#x} is no size of a huge page")
+        size = integer(size, "size", 1)
+        if huge is not None and power_of_two(huge, "huge") <= PAGE_SIZE:
+            raise ValueError(f"huge must be the size of a huge page, more than {PAGE_SIZE}, not {huge}")
         self.page_size = huge or PAGE_SIZE
         self.size = -(-size // self.page_size) * self.page_size
         try:
@@ -68,6 +68,8 @@ def pinned(buffer: Any, *, writable: bool) -> tuple[int, int, Any]:
     """
     try:
         return _pinned(buffer, writable)
+    except TypeError:
+        raise wrong_type(buffer, "buffer", "a DmaBuffer or another object with a contiguous buffer") from None
     except BufferError as error:
         if writable and memoryview(buffer).readonly:
             raise BufferError(

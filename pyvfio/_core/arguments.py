@@ -182,6 +182,16 @@ def seconds_or_none(value: object, name: str = "timeout") -> float | None:
     return None if number == inf else seconds(value, name)
 
 
+def time_left(value: object, name: str = "timeout") -> float | None:
+    """Return a time to wait in seconds: None or inf for a wait without an end, 0 for a time that has passed already."""
+    if value is None:
+        return None
+    number = _float(value, name)
+    if isnan(number):
+        raise ValueError(f"{name} must be a number of seconds, not {value}")
+    return None if number == inf else max(0.0, number)
+
+
 def _float(value: object, name: str) -> float:
     if isinstance(value, bool | str | bytes) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         raise wrong_type(value, name, "a number of seconds")

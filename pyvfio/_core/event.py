@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from pyvfio._core.arguments import time_left
 from pyvfio._core.fd import Fd
 from pyvfio._core.resource import Resource
 
@@ -45,10 +46,11 @@ class Event(Resource):
         :raises Closed: it is closed, or another thread closed it
         """
         fd = self._fd
+        timeout = time_left(timeout)
         count = fd.call(fd.kernel.wait, timeout)
         fd.check_open()
         if not count:
-            raise TimeoutError(errno.ETIMEDOUT, f"{fd.name}: no {self._noun} within {timeout} seconds")
+            raise TimeoutError(errno.ETIMEDOUT, f"{fd.name}: no {self._noun} within {timeout:g} seconds")
         return count
 
     async def wait_async(self) -> int:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pyvfio._abi import ffi
-from pyvfio._core.arguments import u64
+from pyvfio._core.arguments import instance, u64, wrong_type
 from pyvfio._core.request import Reason
 from pyvfio._core.resource import Attempts, Resource
 from pyvfio._core.text import ranges as shown
@@ -122,7 +122,7 @@ class DirtyLog(Resource):
     def __init__(
         self, devices: Sequence[Device], ranges: RangeLike | Iterable[RangeLike], page_size: int = 4096
     ) -> None:
-        self.devices = tuple(devices)
+        self.devices = _devices(devices)
         self.ranges = tuple(sorted(as_ranges(ranges, "ranges")))
         self.page_size = page_size = u64(page_size, "page_size")
         if WHOLE in self.ranges:
@@ -170,6 +170,8 @@ class DirtyLog(Resource):
 
         :raises OSError: as above; E2BIG when the device does not take a single range
         """
+        if not all(hasattr(plan, name) for name in ("ranges", "page_size", "after")):
+            raise wrong_type(plan, "plan", "a Plan of pyvfio.guest.planning")
         tried: list[str] = []
         while True:
             try:
@@ -224,7 +226,7 @@ class DirtyLog(Resource):
         """
         if self._closed:
             raise Closed(f"{self!r} is stopped")
-        if into is not None and into.page_size != self.page_size:
+        if into is not None and instance(into, "into", DirtyBitmap, "a pyvfio.DirtyBitmap").page_size != self.page_size:
             raise InvalidRequest(f"the bitmap has pages of {into.page_size:#x} bytes, the log of {self.page_size:#x}")
         if range is not None:
             pieces = self._pieces(as_range(range, "range"))
@@ -306,6 +308,17 @@ class DirtyLog(Resource):
 
 def _stop(device: Device) -> None:
     STOP.exchange(device.file)
+
+
+def _devices(devices: object) -> tuple[Device, ...]:
+    """Return the devices of an argument, each of which must be one."""
+    if not isinstance(devices, Iterable) or isinstance(devices, str | bytes):
+        raise wrong_type(devices, "devices", "a list of pyvfio.Device")
+    found = tuple(devices)
+    for device in found:
+        if not hasattr(device, "dirty_log"):
+            raise wrong_type(device, "each of devices", "a pyvfio.Device")
+    return found
 
 
 def dirty_log(devices: Sequence[Device], ranges: Iterable[IovaRange], page_size: int = 4096) -> DirtyLog:

@@ -63,7 +63,7 @@ def group(number: int, kernel: Kernel | str | None = None) -> GroupInfo:
     :raises OSError: ENODEV, there is no such group
     """
     kernel = resolve(kernel)
-    root = _root(kernel, number)
+    root = _root(kernel, number, "number")
     kind = attribute(kernel, f"{root}/type")
     return GroupInfo(
         number,
@@ -107,13 +107,13 @@ def reserved_regions(where: int | str, kernel: Kernel | str | None = None) -> li
     return list(_reserved(kernel, _root(kernel, where)))
 
 
-def _root(kernel: Kernel, where: int | str) -> str:
+def _root(kernel: Kernel, where: int | str, name: str = "where") -> str:
     if isinstance(where, str):
         found = find(where, kernel)
         if found.group is None:
             raise diagnosis.error(no_group(kernel, found.address))
         where = found.group
-    where = arguments.integer(where, "number", 0)
+    where = arguments.integer(where, name, 0)
     root = f"{_ROOT}/{where}"
     if not kernel.exists(root):
         raise HostError(errno.ENODEV, f"no IOMMU group {where}; there are {len(entries(kernel, _ROOT))} groups")

@@ -10,6 +10,7 @@ import os
 import re
 from typing import NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.errors import HostError
 from pyvfio.host.sysfs import checked_name, entries, link_name, linked
 from pyvfio.kernel import Kernel
@@ -67,7 +68,7 @@ def canonical(where: str) -> str:
 
     :raises ValueError: not a valid device name
     """
-    checked_name(where, "device")
+    checked_name(arguments.string(where, "where"), "device")
     if pci := _PCI.fullmatch(where):
         return f"{pci[1] or '0000'}:{pci[2]}".lower()
     return where.lower() if _UUID.fullmatch(where) else where

@@ -19,7 +19,8 @@ TIMEOUT = 30.0
 
 
 def create_vfs(
-    address: str,
+    where: str,
+    /,
     count: int,
     *,
     probe: bool = True,
@@ -30,6 +31,7 @@ def create_vfs(
 
     Where vfio-pci is the physical function's driver, its module's parameter `enable_sriov` must be Y.
 
+    :param where: the physical function's address
     :param count: how many, 1 to the device's `total_vfs`
     :param probe: whether the kernel looks for drivers for them; with False they stay unbound. The physical function's
         `sriov_drivers_autoprobe` keeps the choice, since drivers may be probed long after this returns
@@ -43,7 +45,7 @@ def create_vfs(
     count = arguments.integer(count, "count")
     probe = arguments.boolean(probe, "probe")
     timeout = arguments.seconds(timeout, "timeout")
-    found = device(address, kernel)
+    found = device(where, kernel)
     if found.total_vfs is None:
         raise Unsupported(f"{found.address} has no SR-IOV capability, so it cannot have virtual functions")
     if not 0 < count <= found.total_vfs:
@@ -70,7 +72,8 @@ def create_vfs(
 
 
 def remove_vfs(
-    address: str,
+    where: str,
+    /,
     *,
     allow_in_use: Collection[str] = (),
     timeout: float = TIMEOUT,
@@ -85,7 +88,7 @@ def remove_vfs(
     """
     kernel = resolve(kernel)
     timeout = arguments.seconds(timeout, "timeout")
-    found = device(address, kernel)
+    found = device(where, kernel)
     if not found.virtual_functions:
         return
     for name in found.virtual_functions:

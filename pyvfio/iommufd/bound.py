@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvfio._abi import ffi, lib
+from pyvfio._core.arguments import wrong_type
 from pyvfio._core.request import Request
 from pyvfio.iommufd.object import IOMMUFD, address
 
@@ -113,4 +114,8 @@ def bound_of(device: Device | BoundDevice) -> BoundDevice:
 
     :raises Unsupported: it was opened by group
     """
-    return device if isinstance(device, BoundDevice) else device.bound
+    if isinstance(device, BoundDevice):
+        return device
+    if not hasattr(device, "bound"):
+        raise wrong_type(device, "device", "a pyvfio.Device")
+    return device.bound

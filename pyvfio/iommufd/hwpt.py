@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import ffi, lib
+from pyvfio._core.arguments import instance, u32
 from pyvfio._core.request import Request
 from pyvfio._core.text import ranges as shown
 from pyvfio._core.text import size as bytes_
@@ -13,12 +14,12 @@ from pyvfio._core.text import span
 from pyvfio.bitmap import DirtyBitmap, Segment
 from pyvfio.errors import InvalidRequest
 from pyvfio.iommufd.bound import BoundDevice, bound_of
+from pyvfio.iommufd.fault_queue import FaultQueue
 from pyvfio.iommufd.object import IOMMUFD, IommufdObject, address
 from pyvfio.iova import IovaRange, IovaSet
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
-    from pyvfio.iommufd.fault_queue import FaultQueue
     from pyvfio.iommufd.ioas import Ioas
     from pyvfio.iommufd.viommu import Viommu
 
@@ -186,6 +187,10 @@ def allocate(
         emulated devices, which have no IOMMU
     """
     owner = parent.iommufd
+    flags = u32(flags, "flags")
+    data_type = u32(data_type, "data_type")
+    if fault_queue is not None:
+        instance(fault_queue, "fault_queue", FaultQueue, "a pyvfio.iommufd.FaultQueue")
     target = bound_of(device)
     if target.iommufd is not owner:
         raise InvalidRequest(f"{target!r} is bound to {target.iommufd!r}, not to {owner!r}")

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import ffi, lib
+from pyvfio._core.arguments import boolean, instance, integer, u32, u64
 from pyvfio._core.request import Reason, Request
 from pyvfio._core.resource import Attempts
 from pyvfio._core.text import span
@@ -16,7 +17,7 @@ from pyvfio.errors import InvalidRequest, RequestError
 from pyvfio.iommufd.hwpt import allocate
 from pyvfio.iommufd.object import IOMMUFD, IommufdObject, address
 from pyvfio.iommufd.option import GET_HUGE_PAGES, SET_HUGE_PAGES
-from pyvfio.iova import IovaRange, IovaSet
+from pyvfio.iova import IovaRange, IovaSet, as_range, as_ranges
 from pyvfio.memory import PAGE_SIZE
 from pyvfio.spaces import refusals
 from pyvfio.spaces.base import AddressSpace
@@ -171,10 +172,10 @@ class Ioas(IommufdObject, AddressSpace):
 
         :raises OSError: EADDRINUSE over a region that an attached device has reserved; EINVAL for ranges that overlap, or of one byte
         """
-        list_ = list(ranges)
+        list_ = as_ranges(ranges, "ranges")
         native = ffi.new(f"{_RANGE}[]", max(len(list_), 1))
         for index, range_ in enumerate(list_):
-            native[index].start, native[index].last = range_
+            native[index].start, native[index].last = range_.start, range_.last
         request = ALLOW_IOVAS.new(ioas_id=self.id, num_iovas=len(list_), allowed_iovas=address(native))
         ALLOW_IOVAS.send(self._fd, request, {"ioas_id": self._id, "ranges": list_})
 
@@ -188,7 +189,7 @@ class Ioas(IommufdObject, AddressSpace):
 
     @huge_pages.setter
     def huge_pages(self, allowed: bool) -> None:
-        self.iommufd.option(SET_HUGE_PAGES, self.id, int(allowed))
+        self.iommufd.option(SET_HUGE_PAGES, self.id, int(boolean(allowed, "huge_pages")))
 
     # Mapping, besides what every address space has.
 
@@ -207,7 +208,10 @@ class Ioas(IommufdObject, AddressSpace):
         :raises OSError: as :meth:`map`; EBADF; EINVAL for what is no such file, or past its end; ENODEV for a dma-buf whose owner
             has taken its memory away
         """
-        prot = read + 2 * write
+        prot = boolean(read, "read") + 2 * boolean(write, "write")
+        fd = integer(fd, "fd", -1, 2**31 - 1)
+        start, size = u64(start, "start"), u64(size, "size")
+        iova = None if iova is None else u64(iova, "iova")
         flags = _flags(prot) | (0 if iova is None else lib.IOMMU_IOAS_MAP_FIXED_IOVA)
         native = MAP_FILE.new(flags=flags, ioas_id=self.id, fd=fd, start=start, length=size, iova=iova or 0)
         return self._send_map(MAP_FILE, native, "iova", start, iova, size, prot, None, None, {"fd": fd})
@@ -219,7 +223,7 @@ class Ioas(IommufdObject, AddressSpace):
         :raises InvalidRequest: `source` belongs to another Iommufd
         :raises OSError: ENOENT when it is not mapped any more; as :meth:`map`
         """
-        space = source.space
+        space = instance(source, "source", Mapping, "a pyvfio.Mapping").space
         if not isinstance(space, Ioas):
             raise InvalidRequest(f"{source!r} is not a mapping of an Ioas: only these can be copied")
         source_id = space._id_in(self.iommufd)
@@ -236,7 +240,10 @@ class Ioas(IommufdObject, AddressSpace):
         keep: Any = None,
     ) -> Mapping:
         """As :meth:`copy`, of any range of an address space given by its id (that of the compatibility IOAS, for one)."""
-        prot = read + 2 * write
+        prot = boolean(read, "read") + 2 * boolean(write, "write")
+        source_id = u32(source_id, "source_id")
+        range = as_range(range, "range")
+        iova = None if iova is None else u64(iova, "iova")
         flags = _flags(prot) | (0 if iova is None else lib.IOMMU_IOAS_MAP_FIXED_IOVA)
         native = COPY.new(
             flags=flags,
@@ -280,6 +287,7 @@ class Ioas(IommufdObject, AddressSpace):
         :returns: the address, and for how many bytes (at most `size`) memory goes on in one piece from there
         :raises OSError: EOPNOTSUPP unless a device is attached in no-IOMMU mode; ENOENT, nothing is mapped there; EPERM without CAP_SYS_RAWIO
         """
+        iova, size = u64(iova, "iova"), u64(size, "size")
         native = GET_PA.call(self._fd, ioas_id=self.id, iova=iova, length=size)
         return int(native.out_phys), int(native.length)
 

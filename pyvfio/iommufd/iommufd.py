@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
+from pyvfio._core.arguments import boolean, instance, string
 from pyvfio._core.fd import Fd
 from pyvfio._core.request import Call, Reason, Request
 from pyvfio._core.resource import Resource
@@ -186,6 +187,8 @@ class Iommufd(Resource):
             open through its group's file; EPERM another program or driver owns a device of its group, or the IOMMU cannot isolate
             interrupts and that has not been allowed
         """
+        string(where, "where")
+        boolean(no_iommu, "no_iommu")
         self._fd.check_open()
         uuid = None if vf_token is None else uuid_of(vf_token)
         found = find(where, self._fd.kernel)
@@ -217,7 +220,7 @@ class Iommufd(Resource):
 
     @rlimit_mode.setter
     def rlimit_mode(self, by_process: bool) -> None:
-        self.option(SET_RLIMIT_MODE, value=int(by_process))
+        self.option(SET_RLIMIT_MODE, value=int(boolean(by_process, "rlimit_mode")))
 
     def option(self, operation: Request, object_id: int = 0, value: int = 0) -> int:
         """IOMMU_OPTION: read or set an option, of the file or of one of its objects. Not part of the API.
@@ -247,6 +250,7 @@ class Iommufd(Resource):
 
     def set_vfio_ioas(self, ioas: Ioas) -> None:
         """IOMMU_VFIO_IOAS with SET: let the old requests work on `ioas`."""
+        instance(ioas, "ioas", Ioas, "a pyvfio.Ioas")
         VFIO_IOAS.call(self._fd, op=lib.IOMMU_VFIO_IOAS_SET, ioas_id=ioas._id_in(self))
 
     def clear_vfio_ioas(self) -> None:

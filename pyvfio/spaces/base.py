@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyvfio._abi import ffi, lib
+from pyvfio._core.arguments import boolean, u64, wrong_type
 from pyvfio._core.fd import Fd
 from pyvfio._core.request import Request
 from pyvfio._core.resource import Resource
@@ -23,8 +24,9 @@ from pyvfio._core.text import size as bytes_
 from pyvfio._core.text import span
 from pyvfio.dirty.tracker import DirtyTracker, track
 from pyvfio.errors import Closed, InvalidRequest
-from pyvfio.iova import IovaRange, IovaSet
+from pyvfio.iova import IovaRange, IovaSet, as_range
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
+from pyvfio.region import RegionMapping
 from pyvfio.spaces import refusals
 from pyvfio.spaces.ledger import Before, Ledger, Mapping, MappingArray, columns, finish
 from pyvfio.spaces.other_modes import OtherModes
@@ -105,8 +107,8 @@ class AddressSpace(OtherModes, Resource):
     def map(self, buffer: Any, iova: int | None = None, *, read: bool = True, write: bool = True) -> Mapping:
         """Let the attached devices reach memory. VFIO_IOMMU_MAP_DMA or IOMMU_IOAS_MAP.
 
-        :param buffer: a :class:`DmaBuffer`, or any object with a contiguous buffer whose address and size are
-            multiples of the page size; it must be writable if `write`
+        :param buffer: a :class:`DmaBuffer`, a mapped region (:meth:`Region.mmap`), or any object with a contiguous buffer whose
+            address and size are multiples of the page size; it must be writable if `write`
         :param iova: where; None for a free and usable place, aligned so that the IOMMU can use large pages
         :param read: the devices may read it
         :param write: the devices may write it
@@ -118,15 +120,22 @@ class AddressSpace(OtherModes, Resource):
             there; EOVERFLOW (EINVAL before Linux 7.0) past the end of the 64 bits
         :raises BufferError: read-only memory with `write`
         """
-        prot = 3 if read and write else _prot(read, write)
+        prot = 3 if read is True and write is True else _prot(read, write)
         if type(buffer) is DmaBuffer:
             address = buffer.address
             size = buffer.size
-            held = buffer
+            held: Any = buffer
+        elif isinstance(buffer, RegionMapping):
+            # Not its view: an export would keep the device from closing.
+            address, size, held = buffer.address, buffer.size, buffer
         else:
-            address, size, held = pinned(buffer, writable=write)
-        if iova is None:
-            return self._map_anywhere(address, size, prot, buffer, held)
+            address, size, held = pinned(buffer, writable=bool(write))
+        if type(iova) is not int:
+            if iova is None:
+                return self._map_anywhere(address, size, prot, buffer, held)
+            iova = u64(iova, "iova")
+        elif not 0 <= iova < _END:
+            u64(iova, "iova")
         if iova + size == _END and not self._finds_the_end():
             raise self._would_stay(iova, size)
         ledger = self._ledger
@@ -146,6 +155,8 @@ class AddressSpace(OtherModes, Resource):
 
     def alloc(self, size: int, iova: int | None = None, *, huge: int | None = None) -> Mapping:
         """Map new zeroed memory; see :meth:`map` and :class:`DmaBuffer`."""
+        if iova is not None:
+            iova = u64(iova, "iova")
         return self.map(DmaBuffer(size, huge=huge, kernel=self._fd.kernel), iova)
 
     def map_many(self, rows: Any, *, keep: Any = None, read: bool = True, write: bool = True) -> MappingArray:
@@ -208,8 +219,11 @@ class AddressSpace(OtherModes, Resource):
 
     # Unmapping.
 
-    def unmap(self, iova: int, size: int) -> int:
+    def unmap(self, iova: int | Mapping | IovaRange, size: int | None = None) -> int:
         """Take mappings away. VFIO_IOMMU_UNMAP_DMA or IOMMU_IOAS_UNMAP.
+
+        :param iova: the first IOVA; or a Mapping or a range, without `size`
+        :param size: bytes
 
         The modes differ. Of a part of a mapping: `type1` unmaps nothing when the part starts inside (0 bytes, no error), and the
         **whole** mapping when it covers its first page; `type1v2` refuses with EINVAL; `iommufd-type1` really splits it;
@@ -218,6 +232,8 @@ class AddressSpace(OtherModes, Resource):
         :returns: bytes unmapped
         :raises OSError: see above; EINVAL misaligned or of no size; EOVERFLOW (EINVAL before 7.0) past the end
         """
+        if type(iova) is not int or type(size) is not int or not (0 <= iova < _END and 0 <= size < _END):
+            iova, size = _place(iova, size)
         try:
             unmapped = self._ledger.unmap(iova, size)
         except BaseException:
@@ -480,7 +496,18 @@ class AddressSpace(OtherModes, Resource):
         return iova
 
 
-def _prot(read: bool, write: bool) -> int:
+def _place(iova: object, size: object) -> tuple[int, int]:
+    """Return the first IOVA and the size that the arguments of an unmap mean."""
+    if size is not None:
+        return u64(iova, "iova"), u64(size, "size")
+    if hasattr(iova, "__index__"):
+        raise TypeError("size is missing: unmap(iova, size), unmap(mapping) or unmap(range)")
+    range_ = as_range(iova, "iova")  # type: ignore[arg-type]  # it refuses what is no range
+    return range_.start, range_.size
+
+
+def _prot(read: object, write: object) -> int:
+    read, write = boolean(read, "read"), boolean(write, "write")
     if not (read or write):
         raise InvalidRequest("read=False, write=False: a mapping must allow the devices to read or to write")
     return read + 2 * write
@@ -491,9 +518,9 @@ def _rows(source: Any, columns: int) -> memoryview:
     try:
         view = memoryview(source)
     except TypeError:
-        raise TypeError(f"an array of u64 values is needed, {columns} to a row, not {type(source).__name__}") from None
+        raise wrong_type(source, "rows", f"an array of u64 values, {columns} to a row") from None
     if view.format not in ("Q", "L", "N") or view.itemsize != 8 or not view.c_contiguous:
-        raise TypeError(f"C-contiguous u64 values are needed, not format {view.format!r}")
+        raise TypeError(f"rows must be C-contiguous u64 values, not values of format {view.format!r}")
     if view.nbytes % (8 * columns) or (view.ndim > 1 and view.shape is not None and view.shape[-1] != columns):
-        raise ValueError(f"rows of {columns} values are needed, not shape {view.shape}")
+        raise ValueError(f"rows must have {columns} values each; the shape is {view.shape}")
     return memoryview(view.tobytes()).cast("Q")

@@ -10,6 +10,7 @@ from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
 from pyvfio._core import capability
+from pyvfio._core.arguments import integer, u32, u64
 from pyvfio._core.fd import Fd
 from pyvfio._core.request import Arguments, Call, Reason, Request
 from pyvfio._core.text import size as bytes_
@@ -237,6 +238,7 @@ class Container(AddressSpace):
         """VFIO_CHECK_EXTENSION: whether the container has an IOMMU type or ability (VFIO_TYPE1v2_IOMMU, VFIO_UNMAP_ALL,
         VFIO_UPDATE_VADDR, ...). Some are only answered truly once a device is attached.
         """
+        extension = u32(extension, "extension")
         return CHECK_EXTENSION.send(self._fd, ffi.cast("void *", extension), {"index": extension}) > 0
 
     def fileno(self) -> int:
@@ -295,6 +297,7 @@ class Container(AddressSpace):
 
         :raises OSError: see :meth:`attach`
         """
+        number = integer(number, "number", 0, 2**31 - 1)
         if number in self._groups:
             return self._groups[number]
         group = Group(number, no_iommu=self._no_iommu, kernel=self._fd.kernel, parent=self)
@@ -417,6 +420,7 @@ class Container(AddressSpace):
         :raises OSError: EINVAL unless dirty tracking is on; otherwise as :meth:`unmap`
         :raises Unsupported: the container does not track dirty pages
         """
+        iova, size = u64(iova, "iova"), u64(size, "size")
         bitmap = self._dirty_bitmap(iova, size)
         (segment,) = bitmap.segments
         trailing = ffi.sizeof("struct vfio_bitmap")
@@ -520,6 +524,7 @@ class Container(AddressSpace):
         :raises OSError: EINVAL unless tracking is on, or when the range cuts a mapping in two
         :raises Unsupported: mode `type1`, or a kernel without it
         """
+        iova, size = u64(iova, "iova"), u64(size, "size")
         bitmap = self._dirty_bitmap(iova, size)
         for segment in bitmap.segments:
             kind = "struct vfio_iommu_type1_dirty_bitmap_get"

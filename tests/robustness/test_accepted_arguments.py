@@ -94,3 +94,26 @@ def test_a_source_with_nothing_now_is_not_at_its_end(device: Device) -> None:
 def test_a_sink_that_takes_nothing_is_an_error(device: Device) -> None:
     with pytest.raises(OSError, match="took 0 of"):
         device.migration.save(Silent())
+
+
+def test_a_mapping_or_a_range_can_be_unmapped(device: Device) -> None:
+    space = device.address_space
+    first, second = space.alloc(4096), space.alloc(8192)
+    assert space.unmap(first) == 4096
+    assert space.unmap(second.range) == 8192
+    assert space.mappings == []
+    with pytest.raises(TypeError, match="size is missing"):
+        space.unmap(0x1000)
+
+
+def test_a_mapped_region_can_be_mapped_for_dma(device: Device) -> None:
+    window = device.regions[1].mmap()
+    mapping = device.address_space.map(window, 0x400_0000)
+    assert mapping.buffer is window
+    assert mapping.size == window.size
+
+
+@pytest.mark.parametrize("access", [{"read": "off"}, {"write": 1}])
+def test_access_must_be_a_bool(device: Device, access: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"{next(iter(access))} must be a bool"):
+        device.address_space.alloc(4096).space.map(pyvfio.DmaBuffer(4096), 0x400_0000, **access)

@@ -488,7 +488,12 @@ def test_one_page_may_be_half_of_all_addresses() -> None:
         ([(1, 2, 3)], 4096, ValueError, "^ranges has an item of length 3"),
         ([(0, 4095)], "4096", TypeError, "^page_size must be an integer, not str"),
         ([(0, 4095)], True, TypeError, "^page_size must be an integer, not bool"),
-        ([(0, 4096)], 4096, ValueError, r"whole pages of 0x1000 bytes; last is the last address, IovaRange\.of"),
+        (
+            [(0, 4096)],
+            4096,
+            ValueError,
+            r"whole pages of page_size=0x1000 bytes; last is the last address, IovaRange\.of",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(ranges: Any, page_size: Any, error: type[Exception], message: str) -> None:

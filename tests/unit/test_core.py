@@ -314,7 +314,7 @@ def test_failed_batch_is_undone(kernel: Overriding, space: Container, device: De
     assert space.unmap_all() == 0
     with pytest.raises(TypeError, match="u64"):
         space.map_many(array("I", [1, 2, 3]))
-    with pytest.raises(ValueError, match="rows of 3"):
+    with pytest.raises(ValueError, match="rows must have 3 values"):
         space.map_many(array("Q", [1, 2]))
 
 

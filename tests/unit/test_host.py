@@ -422,7 +422,7 @@ class TestGroups:
 @pytest.mark.parametrize("number", [1.5, None, True, b"1"])
 def test_a_groups_number_is_an_integer(machine: FakeHost, number: Any) -> None:
     for ask in (host.group, host.reserved_regions, host.group_members):
-        with pytest.raises(TypeError, match=r"^number must be an integer, not "):
+        with pytest.raises(TypeError, match=r"^(number|where) must be an integer, not "):
             ask(number, machine)
     with pytest.raises(ValueError, match=r"^number must be at least 0, not -1"):
         host.group(-1, machine)
@@ -454,7 +454,7 @@ def test_errors_of_the_host_are_the_packages_too(
 @pytest.mark.parametrize("where", [None, 5, b"0000:00:03.0", 1.5])
 def test_a_devices_name_is_a_str(machine: FakeHost, where: Any) -> None:
     for ask in (host.device, host.holders_of):
-        with pytest.raises(TypeError, match=r"^the name of a device must be a str, not "):
+        with pytest.raises(TypeError, match=r"^where must be a str, not "):
             ask(where, machine)
 
 
@@ -1180,7 +1180,7 @@ class TestSeveral:
             ({"where": 5}, TypeError, "^where must be a device's address"),
             ({"where": []}, ValueError, "^where has no device"),
             ({"where": [NVME, "00:04.0"]}, ValueError, "^where has a device twice"),
-            ({"where": [5]}, TypeError, "^the name of a device must be a str, not int"),
+            ({"where": [5]}, TypeError, "^where must be a str, not int"),
             ({"driver": None}, TypeError, "^the name of a driver must be a str, not NoneType"),
             ({"timeout": "10"}, TypeError, "^timeout must be a number of seconds, not str"),
             ({"timeout": math.nan}, ValueError, "^timeout must be"),
