@@ -108,7 +108,7 @@ def test_a_device_that_is_attached_to_nothing_does_no_dma(kernel: mock.Kernel, i
 # Mapping.
 
 
-def test_the_kernel_chooses_the_lowest_place_as_aligned_as_the_memory(ioas: Ioas) -> None:
+def test_kernel_chooses_the_lowest_iova_aligned_as_the_memory(ioas: Ioas) -> None:
     buffer = DmaBuffer(8 << 20)
     at = next(offset for offset in range(0, 4 << 20, PAGE) if (buffer.address + offset) % (2 << 20) == 0)
     view = buffer.view[at : at + (4 << 20)]
@@ -122,7 +122,7 @@ def test_the_kernel_chooses_the_lowest_place_as_aligned_as_the_memory(ioas: Ioas
     assert ioas.map(view[PAGE : 3 * PAGE]).iova == PAGE
 
 
-def test_a_place_that_was_freed_is_found_with_what_is_free_around_it(ioas: Ioas) -> None:
+def test_freed_range_joins_the_free_ranges_around_it(ioas: Ioas) -> None:
     buffer = DmaBuffer(8 * PAGE)
     odd = PAGE if buffer.address % (2 * PAGE) == 0 else 0  # aligned to a page and no more
     page, pages = buffer.view[odd : odd + PAGE], buffer.view[odd : odd + 3 * PAGE]
@@ -306,7 +306,7 @@ def _stands_in(name: str, kernel: mock.Kernel) -> None:
             dma(kernel, name).write(0x11000, b"hole")
 
 
-def test_a_member_of_the_group_that_is_in_the_way_is_named_and_nothing_weaker_advised() -> None:
+def test_group_member_in_the_way_is_named() -> None:
     kernel = mock.Kernel("amd")
     with host.bind("0000:02:00.1", "vfio-pci", kernel=kernel):
         with pytest.raises(PermissionError, match=r"0000:02:00\.0 \(bound to e1000e\)") as caught:

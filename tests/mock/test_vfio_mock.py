@@ -253,7 +253,7 @@ def test_a_job_raises_its_interrupt_when_its_status_is_final(
     assert engine["DMA_STATUS"] == VALUES["DMA_DONE"]
 
 
-def test_intx_masks_itself_and_fires_again_until_it_is_deasserted(device: Device, engine: VfioMock) -> None:
+def test_intx_fires_again_until_it_is_deasserted(device: Device, engine: VfioMock) -> None:
     (vector,) = device.irqs[0].enable()
     engine["IRQ_RAISE"] = 0
     assert vector.wait(1) == 1

@@ -218,7 +218,7 @@ class TestDiscovery:
         assert (nvme.vfio, nvme.cdev, nvme.group_path, nvme.driver_override) == (None, None, None, None)
 
     @pytest.mark.parametrize("text", ["", "08", "0x", "9" * 5000, "x"])
-    def test_a_malformed_attribute_is_named_and_hides_no_other_device(self, machine: FakeHost, text: str) -> None:
+    def test_malformed_attribute_hides_no_other_device(self, machine: FakeHost, text: str) -> None:
         machine.file(f"{PATH}{NVME}/vendor", text)
         with pytest.warns(RuntimeWarning, match=f"{PATH}{NVME}/vendor is not a number"):
             assert [one.address for one in host.devices(machine)] == [EDU]
@@ -235,7 +235,7 @@ class TestDiscovery:
         assert not edu.no_iommu
         assert edu.advice is None
 
-    def test_what_opens_a_device_looks_at_its_nodes_and_at_nothing_else(self, machine: FakeHost) -> None:
+    def test_find_reads_the_nodes_of_the_device_only(self, machine: FakeHost) -> None:
         machine.attach("pci", EDU, "vfio-pci")
         edu = host.device(EDU, machine)
         read: list[str] = []
@@ -410,7 +410,7 @@ class TestGroups:
                 host.reserved_regions(where, machine)
             assert caught.value.errno == errno.ENODEV
 
-    def test_a_device_that_the_iommus_leave_out_is_told_from_a_host_without_one(self, machine: FakeHost) -> None:
+    def test_device_left_out_by_the_iommus_is_told_from_no_iommu(self, machine: FakeHost) -> None:
         machine.pci("0000:00:0a.0", group=None)
         with pytest.raises(OSError, match="the IOMMU is off or absent"):
             host.group_members("0000:00:0a.0", machine)
@@ -601,7 +601,7 @@ class TestOpenDevices:
         machine.remove(f"/proc/{os.getpid()}")
         assert host.restore(kernel=machine) == [NVME]
 
-    def test_a_device_open_elsewhere_is_waited_for_and_then_left_to_restore(self, machine: FakeHost) -> None:
+    def test_device_open_elsewhere_is_left_to_restore(self, machine: FakeHost) -> None:
         unbind = "/sys/bus/pci/drivers/vfio-pci/unbind"
         closed = machine.blocked[unbind] = threading.Event()
         with (
@@ -617,14 +617,14 @@ class TestOpenDevices:
         assert host.restore(kernel=machine) == [NVME]
         assert host.device(NVME, machine).driver == "nvme"
 
-    def test_nothing_is_asked_of_a_device_whose_unbinding_still_waits(self, machine: FakeHost) -> None:
+    def test_bind_does_not_write_while_an_unbinding_waits(self, machine: FakeHost) -> None:
         machine.open_in(77, 5, "anon_inode:[vfio-device]", f"vfio-device-syspath: {PATH}{EDU}\n")
         with pytest.raises(OSError, match="open in process 77") as caught, host.bind(EDU, "vfio-pci", kernel=machine):
             pass
         assert caught.value.errno == errno.EBUSY
         assert machine.writes == []
 
-    def test_restore_asks_nothing_of_a_device_whose_unbinding_still_waits(self, machine: FakeHost) -> None:
+    def test_restore_does_not_write_while_an_unbinding_waits(self, machine: FakeHost) -> None:
         with pytest.raises(KeyError), host.bind(NVME, "vfio-pci", kernel=machine):  # noqa: PT012
             machine.failing["/sys/bus/pci/drivers/vfio-pci/unbind"] = errno.EIO
             raise KeyError
@@ -639,7 +639,7 @@ class TestOpenDevices:
         assert host.restore(kernel=machine) == [NVME]
         assert host.device(NVME, machine).driver == "nvme"
 
-    def test_the_override_of_a_device_whose_unbinding_still_waits_is_not_read(self, machine: FakeHost) -> None:
+    def test_override_is_not_read_while_an_unbinding_waits(self, machine: FakeHost) -> None:
         # On Linux 6.1 and 6.12 the read would wait too, whatever signal comes.
         machine.attach("pci", EDU, "vfio-pci")
         machine.detach("pci", EDU)
@@ -654,7 +654,7 @@ class TestOpenDevices:
             assert f"{PATH}{EDU}/driver_override" not in read
             machine.remove("/proc/77")
 
-    def test_what_cannot_be_looked_into_may_be_what_an_unbinding_waits_for(self, machine: FakeHost) -> None:
+    def test_unreadable_process_may_hold_up_an_unbinding(self, machine: FakeHost) -> None:
         machine.attach("pci", EDU, "vfio-pci")
         machine.detach("pci", EDU)
         machine.write_file(f"{PATH}{EDU}/driver_override", b"vfio-pci\n")
@@ -689,7 +689,7 @@ class TestOpenDevices:
         machine.open_in(3, 6, "/dev/vfio/1")
         assert [(one.pid, one.descriptor) for one in host.holders_of(EDU, machine)] == [(1, 3), (2, 4), (3, 5)]
 
-    def test_the_librarys_own_devices_are_known_where_the_kernel_tells_nothing(self, machine: FakeHost) -> None:
+    def test_own_devices_are_known_without_fdinfo(self, machine: FakeHost) -> None:
         machine.attach("pci", EDU, "vfio-pci")
         number = os.memfd_create("device")
         machine.open_in(os.getpid(), number + 1, "/dev/vfio/1")
@@ -757,14 +757,14 @@ class TestJournal:
         assert host.restore(kernel=machine) == [NVME]
         assert host.device(NVME, machine).driver == "nvme"
 
-    def test_a_program_killed_before_it_changed_anything_needs_nothing(
+    def test_restore_after_a_kill_before_any_change_writes_nothing(
         self, machine: FakeHost, killed: host.JournalEntry
     ) -> None:
         host.restore(kernel=machine)
         assert machine.writes == []
         assert host.bindings(machine) == []
 
-    def test_the_next_bind_puts_back_what_was_there_before_the_killed_one(
+    def test_next_bind_restores_what_was_before_the_killed_one(
         self, machine: FakeHost, killed_bound: host.JournalEntry
     ) -> None:
         with host.bind(NVME, "pci-stub", kernel=machine):
@@ -897,7 +897,7 @@ class TestFoundations:
         assert (use.name, use.why) == ("disk:dm-0", "mounted at /my data")
         assert use.carried_by(PATH + NVME)
 
-    def test_a_file_system_with_its_own_device_number_counts_by_its_source(self, rooted: FakeHost) -> None:
+    def test_file_system_with_its_own_number_counts_by_its_source(self, rooted: FakeHost) -> None:
         rooted.file("/dev/nvme0n1p2", "")
         rooted.file(
             "/proc/self/mountinfo", "21 1 0:25 /@ / rw - btrfs /dev/nvme0n1p2 rw\n22 1 0:5 / /proc rw - proc proc rw\n"
@@ -1076,7 +1076,7 @@ def test_importing_host_does_not_load_pyudev() -> None:
 class TestSeveral:
     """Several devices at once, dry runs, and bindings without `with`."""
 
-    def test_without_with_the_device_stays_bound_and_the_journal_says_so(self, machine: FakeHost) -> None:
+    def test_bind_without_with_stays_bound_and_in_the_journal(self, machine: FakeHost) -> None:
         host.bind(NVME, "vfio-pci", kernel=machine)
         gc.collect()
         assert host.device(NVME, machine).driver == "vfio-pci"
@@ -1166,7 +1166,7 @@ class TestSeveral:
         binding.restore()
         assert host.device(EDU, machine).driver == "vfio-pci"
 
-    def test_killed_between_attach_and_the_lent_overrides_end_it_is_restored(self, machine: FakeHost) -> None:
+    def test_restore_after_a_kill_with_a_lent_override(self, machine: FakeHost) -> None:
         machine.attach("pci", EDU, "vfio-pci")
         machine.write_file(f"{PATH}{EDU}/driver_override", b"vfio-pci\n")
         machine.file(f"/run/pyvfio/pci:{EDU}", entry(EDU, driver="nvme", previous_driver="vfio-pci"))
@@ -1233,7 +1233,7 @@ class TestDamagedJournal:
         machine.file(f"/run/pyvfio/pci:{EDU}", entry(EDU, started=5))
         assert host.restore(kernel=machine) == [EDU]
 
-    def test_an_entry_that_does_not_fit_on_the_file_system_binds_nothing(
+    def test_journal_entry_that_does_not_fit_binds_nothing(
         self, machine: FakeHost, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(machine, "pwrite", lambda fd, data, offset: os.pwrite(fd, bytes(data)[:5], offset))
@@ -1263,7 +1263,7 @@ class TestDamagedJournal:
         with host.bind(NVME, "vfio-pci", kernel=machine):
             assert machine.listdir("/run/pyvfio") == [f"pci:{NVME}"]
 
-    def test_a_forked_worker_does_not_keep_a_killed_programs_lock(self, machine: FakeHost) -> None:
+    def test_forked_worker_does_not_keep_a_killed_programs_lock(self, machine: FakeHost) -> None:
         reading, writing = os.pipe()
         program = os.fork()
         if program == 0:

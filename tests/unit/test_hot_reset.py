@@ -3,50 +3,31 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 import pyvfio
-from pyvfio import host, mock
-from pyvfio._abi import ffi, lib
+from pyvfio import host
+from pyvfio._abi import ffi
+from tests.overriding import Overriding
 
 EDU = "0000:00:03.0"
-
-
-class Lying(mock.Kernel):
-    """A mock whose kernel answers VFIO_DEVICE_GET_PCI_HOT_RESET_INFO as it is told to."""
-
-    lie: Callable[[Any], int] | None = None
-
-    def ioctl(self, fd: int, request: int, argument: int) -> int:
-        if self.lie is not None and request == lib.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO:
-            return self.lie(ffi.cast("struct vfio_pci_hot_reset_info *", argument))
-        return super().ioctl(fd, request, argument)
-
-
-@pytest.fixture
-def kernel() -> Lying:
-    return Lying("amd")
-
-
-@pytest.fixture
-def device(kernel: Lying) -> Iterator[pyvfio.Device]:
-    with host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode="type1v2", kernel=kernel) as device:
-        yield device
+pytestmark = pytest.mark.vfio(profile="amd", mode="type1v2", device=EDU)
 
 
 @pytest.mark.parametrize(
     ("error", "count"), [(0, 9), (0, 100000), (errno.ENOSPC, 2**32 - 1), (errno.ENOSPC, 2**16 + 1)]
 )
-def test_more_devices_than_can_be_are_a_bad_reply(kernel: Lying, device: pyvfio.Device, error: int, count: int) -> None:
-    def lie(answer: Any) -> int:
-        answer.count = count
+def test_impossible_number_of_devices_is_a_bad_reply(
+    kernel: Overriding, device: pyvfio.Device, error: int, count: int
+) -> None:
+    def answer(argument: int) -> int:
+        ffi.cast("struct vfio_pci_hot_reset_info *", argument).count = count
         return -error
 
-    kernel.lie = lie
+    kernel.answers["VFIO_DEVICE_GET_PCI_HOT_RESET_INFO"] = answer
     with pytest.raises(pyvfio.BadReply, match=f"HOT_RESET_INFO reported {count} devices where"):
         _ = device.hot_reset_info
 
@@ -54,12 +35,12 @@ def test_more_devices_than_can_be_are_a_bad_reply(kernel: Lying, device: pyvfio.
 @pytest.mark.parametrize(
     ("number", "error"), [("../null", TypeError), (1.0, TypeError), (True, TypeError), (-1, ValueError)]
 )
-def test_a_group_is_opened_by_its_number_only(kernel: Lying, number: Any, error: type[Exception]) -> None:
+def test_group_takes_its_number_only(kernel: Overriding, number: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"^number must be "):
         pyvfio.Group(number, kernel=kernel)
 
 
-def test_a_name_with_a_nul_is_refused(kernel: Lying) -> None:
+def test_name_with_a_nul_fails(kernel: Overriding) -> None:
     with host.bind(EDU, "vfio-pci", kernel=kernel) as binding:
         assert binding.device.group is not None
         number: Any = np.int64(binding.device.group)
