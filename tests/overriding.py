@@ -14,7 +14,8 @@ Answer = int | Callable[[int], int | None]
 
 
 class Overriding(mock.Kernel):
-    """
+    """The mock, with answers of the test's own.
+
     :ivar answers: the name of a request or of an operation (`VFIO_DEVICE_FEATURE SET LOW_POWER_ENTRY`) -> its answer
     :ivar calls: the names of the requests made so far
     """
