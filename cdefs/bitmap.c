@@ -1,6 +1,5 @@
 /* The functions that bitmap.h declares. No Python.h in here: this file compiles and runs without an interpreter. */
 #include <errno.h>
-#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -219,9 +218,32 @@ static int pyvfio_array_advise(uint64_t *values, size_t count, int advice)
 	return to > from ? madvise((void *)from, to - from, advice) : 0;
 }
 
-static size_t pyvfio_array_room(uint64_t *values)
+/* An array has its capacity in front of it, in a cache line of its own. */
+enum { PYVFIO_FRONT = 8 };
+
+static size_t pyvfio_array_room(const uint64_t *values)
 {
-	return values ? malloc_usable_size(values) / sizeof(*values) : 0;
+	return values ? values[-PYVFIO_FRONT] : 0;
+}
+
+/* realloc() of an array; NULL for want of memory, which leaves it as it is. */
+static uint64_t *pyvfio_array_resize(uint64_t *values, size_t capacity)
+{
+	uint64_t *front = values ? values - PYVFIO_FRONT : NULL;
+
+	if (capacity > SIZE_MAX / sizeof(*front) - PYVFIO_FRONT)
+		return NULL;
+	front = realloc(front, (capacity + PYVFIO_FRONT) * sizeof(*front));
+	if (!front)
+		return NULL;
+	front[0] = capacity;
+	return front + PYVFIO_FRONT;
+}
+
+static void pyvfio_array_release(uint64_t *values)
+{
+	if (values)
+		free(values - PYVFIO_FRONT);
 }
 
 /* Free an array, of which no more than the first `written` values have been written to since it was handed out. */
@@ -231,7 +253,7 @@ static void pyvfio_array_drop(uint64_t *values, size_t written)
 
 	if (room >= PYVFIO_MANY && !pyvfio_array_advise(values, written < room ? written : room, MADV_FREE))
 		values = __atomic_exchange_n(&pyvfio_spare, values, __ATOMIC_ACQ_REL);
-	free(values);
+	pyvfio_array_release(values);
 }
 
 void pyvfio_array_free(uint64_t *values)
@@ -246,11 +268,11 @@ static int pyvfio_array_grow(pyvfio_array *array, size_t capacity)
 	if (!values && capacity >= PYVFIO_MANY)
 		values = __atomic_exchange_n(&pyvfio_spare, NULL, __ATOMIC_ACQ_REL);
 	if (pyvfio_array_room(values) < capacity) {
-		uint64_t *larger = realloc(values, capacity * sizeof(*values));
+		uint64_t *larger = pyvfio_array_resize(values, capacity);
 
 		if (!larger) {
 			if (!array->values)
-				free(values);
+				pyvfio_array_release(values);
 			return -ENOMEM;
 		}
 		values = larger;
@@ -270,13 +292,13 @@ void pyvfio_array_trim(pyvfio_array *array)
 	if (count > PYVFIO_MANY) {
 		/* A little stays, so that the memory does for a next array that is about as large. */
 		if (array->capacity > enough + enough / 4)
-			values = realloc(array->values, enough * sizeof(*values));
+			values = pyvfio_array_resize(array->values, enough);
 		if (values)
 			array->values = values;
 		return;
 	}
 	if (count) {
-		values = malloc(count * sizeof(*values));
+		values = pyvfio_array_resize(NULL, count);
 		if (!values)
 			return;
 		memcpy(values, array->values, count * sizeof(*values));

@@ -183,55 +183,84 @@ static unsigned long long number(PyObject *object)
 	return value;
 }
 
-/* Where an access goes; 0 with an exception, which self._refuse(offset, width) raises if nothing here does. */
-static uintptr_t window_place(Window *self, PyObject *offset, size_t width)
-{
-	unsigned long long at = number(offset);
-	PyObject *result;
+/* What makes memory that was written before visible to the device first, and what was read from it no older than the register.
+ * x86 keeps the order of these by itself. */
+#if defined(__x86_64__) || defined(__i386__)
+#define BEFORE_STORE() __asm__ __volatile__("" ::: "memory")
+#define AFTER_LOAD() __asm__ __volatile__("" ::: "memory")
+#elif defined(__aarch64__)
+#define BEFORE_STORE() __asm__ __volatile__("dmb oshst" ::: "memory")
+#define AFTER_LOAD() __asm__ __volatile__("dmb oshld" ::: "memory")
+#else
+#define BEFORE_STORE() __sync_synchronize()
+#define AFTER_LOAD() __sync_synchronize()
+#endif
 
-	if (at == (unsigned long long)-1 && PyErr_Occurred()) {
+/* The number of an offset: 0, or -1 with an exception. What is too large for 64 bits is outside of every window. */
+static int offset_number(PyObject *offset, unsigned long long *at)
+{
+	*at = number(offset);
+	if (*at == (unsigned long long)-1 && PyErr_Occurred()) {
 		if (!PyErr_ExceptionMatches(PyExc_OverflowError))
-			return 0;
+			return -1;
 		PyErr_Clear();
-	} else if (at < self->size && width <= self->size - at && !(at & (width - 1))) {
-		return self->address + (uintptr_t)at;
-	}
-	result = PyObject_CallMethod((PyObject *)self, "_refuse", "On", offset, (Py_ssize_t)width);
-	if (result) {
-		Py_DECREF(result);
-		PyErr_SetString(PyExc_SystemError, "_refuse() raised nothing");
 	}
 	return 0;
 }
 
+/* Where an access goes, looked at last: no Python runs between this and the access, which could close the window. 0 where
+ * refuse() is to say why not. */
+static uintptr_t window_place(const Window *self, unsigned long long at, size_t width)
+{
+	return at < self->size && width <= self->size - at && !(at & (width - 1)) ? self->address + (uintptr_t)at : 0;
+}
+
+/* Have self._refuse(offset, width) raise; NULL. */
+static PyObject *refuse(PyObject *self, PyObject *offset, size_t width)
+{
+	PyObject *result = PyObject_CallMethod(self, "_refuse", "On", offset, (Py_ssize_t)width);
+
+	if (result) {
+		Py_DECREF(result);
+		PyErr_SetString(PyExc_SystemError, "_refuse() raised nothing");
+	}
+	return NULL;
+}
+
 static PyObject *window_load(PyObject *object, PyObject *offset, size_t width)
 {
-	uintptr_t at = window_place((Window *)object, offset, width);
-	unsigned long long value;
+	unsigned long long index, value;
+	uintptr_t at;
 
-	if (!at)
+	if (offset_number(offset, &index))
 		return NULL;
+	at = window_place((Window *)object, index, width);
+	if (!at)
+		return refuse(object, offset, width);
 	switch (width) {
 	case 1: value = *(const volatile uint8_t *)at; break;
 	case 2: value = *(const volatile uint16_t *)at; break;
 	case 4: value = *(const volatile uint32_t *)at; break;
 	default: value = *(const volatile uint64_t *)at;
 	}
+	AFTER_LOAD();
 	return PyLong_FromUnsignedLongLong(value);
 }
 
 static PyObject *window_store(PyObject *object, PyObject *const *arguments, Py_ssize_t count, size_t width)
 {
-	unsigned long long value;
+	unsigned long long index, value;
 	uintptr_t at;
 
 	if (count != 2) {
 		PyErr_Format(PyExc_TypeError, "an offset and a value are needed, not %zd arguments", count);
 		return NULL;
 	}
-	at = window_place((Window *)object, arguments[0], width);
-	if (!at)
+	/* A place that is refused anyway comes before a wrong value. */
+	if (offset_number(arguments[0], &index))
 		return NULL;
+	if (!window_place((Window *)object, index, width))
+		return refuse(object, arguments[0], width);
 	value = number(arguments[1]);
 	if (value == (unsigned long long)-1 && PyErr_Occurred())
 		return NULL;
@@ -240,12 +269,33 @@ static PyObject *window_store(PyObject *object, PyObject *const *arguments, Py_s
 			     (Py_ssize_t)(8 * width));
 		return NULL;
 	}
+	/* __index__ of the value was any Python. */
+	at = window_place((Window *)object, index, width);
+	if (!at)
+		return refuse(object, arguments[0], width);
+	BEFORE_STORE();
 	switch (width) {
 	case 1: *(volatile uint8_t *)at = (uint8_t)value; break;
 	case 2: *(volatile uint16_t *)at = (uint16_t)value; break;
 	case 4: *(volatile uint32_t *)at = (uint32_t)value; break;
 	default: *(volatile uint64_t *)at = (uint64_t)value;
 	}
+	Py_INCREF(Py_None);
+	return Py_None;
+}
+
+PyDoc_STRVAR(barrier_doc,
+	     "barrier()\n\n"
+	     "Let every access to memory before this come before every one after it, in the eyes of devices too.");
+
+static PyObject *module_barrier(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	__sync_synchronize();
+#ifdef __aarch64__
+	__asm__ __volatile__("dsb sy" ::: "memory");
+#endif
 	Py_INCREF(Py_None);
 	return Py_None;
 }
@@ -306,6 +356,7 @@ static PyType_Spec window_spec = {
 };
 
 static PyMethodDef module_methods[] = {
+	{ "barrier", module_barrier, METH_NOARGS, barrier_doc },
 	{ "pinned", module_pinned, METH_VARARGS, pinned_doc },
 	{ NULL, NULL, 0, NULL },
 };

@@ -37,6 +37,7 @@ typedef struct {
 	PyObject *at; /* IOVA -> the newest record there */
 	Door *door;
 	uint32_t ioas;		 /* 0: a type1 container */
+	unsigned unmaps;	 /* unmaps and other requests that have succeeded */
 	int unknown;		 /* a callback of Python raised: what its call did is not known */
 	int mapping;		 /* maps in progress */
 	unsigned long long maps; /* maps begun */
@@ -198,6 +199,7 @@ static int unmap_range(Ledger *ledger, uint64_t iova, uint64_t size, uint64_t *b
 		result = door_request(ledger->door, VFIO_IOMMU_UNMAP_DMA, &type1, &ledger->unknown);
 		*bytes = type1.size;
 	}
+	ledger->unmaps += result >= 0;
 	return result < 0 ? result : 0;
 }
 
@@ -296,7 +298,7 @@ static PyObject *ledger_place(PyObject *object, PyObject *arguments)
 	unsigned long long size, request, argument, offset;
 	PyObject *kind, *space, *buffer, *held, *iova;
 	Ledger *ledger = (Ledger *)object;
-	int protection, result, raised = 0;
+	int protection, result, tries, raised = 0;
 	uint64_t bytes;
 	Record *record;
 
@@ -309,9 +311,18 @@ static PyObject *ledger_place(PyObject *object, PyObject *arguments)
 	record->size = size;
 	record->protection = protection;
 	record->serial = ++ledger->maps;
-	ledger->mapping++;
-	result = door_request(ledger->door, (unsigned long)request, (void *)(uintptr_t)argument, &raised);
-	ledger->mapping--;
+	/* An unmap of another thread may have met it, and could not know that. Then it is made again. */
+	for (tries = 8;; tries--) {
+		const unsigned unmaps = ledger->unmaps;
+
+		ledger->mapping++;
+		result = door_request(ledger->door, (unsigned long)request, (void *)(uintptr_t)argument, &raised);
+		ledger->mapping--;
+		if (result < 0 || unmaps == ledger->unmaps || !tries)
+			break;
+		unmap_range(ledger, *(const uint64_t *)(uintptr_t)(argument + offset), size, &bytes);
+		PyErr_Clear();
+	}
 	if (raised)
 		ledger->unknown = 1;
 	if (result < 0) {
@@ -601,7 +612,9 @@ static PyObject *ledger_run(PyObject *object, PyObject *arguments)
 		found[at - begun] = record;
 	}
 	result = run_rows(ledger, rows.buf, count, 0, &done, counts + 1);
-	counts[0] = done;
+	ledger->unmaps += done > begun;
+	if (done > counts[0]) /* another thread may go through the same rows */
+		counts[0] = done;
 	for (at = begun; at < count; at++) {
 		Record *record = found[at - begun];
 
@@ -639,6 +652,7 @@ static PyObject *ledger_request(PyObject *object, PyObject *arguments)
 	result = door_request(ledger->door, (unsigned long)request, (void *)(uintptr_t)argument, &ledger->unknown);
 	if (result >= 0 && state.len >= 8)
 		*(uint64_t *)state.buf = 1;
+	ledger->unmaps += result >= 0;
 	PyBuffer_Release(&state);
 	return result == DOOR_FAILED ? NULL : PyLong_FromLong(result);
 }

@@ -126,16 +126,12 @@ static uint32_t copy_input(void *into, unsigned long request, const void *argume
 
 static uint64_t bits(uint64_t bitmap, uint64_t pages)
 {
-	uint64_t chunk[64], size = (pages + 7) / 8, at, count = 0;
-	size_t part, word;
+	uint64_t word, count = 0, at;
 
-	for (at = 0; at < size; at += part) {
-		part = size - at < sizeof(chunk) ? (size_t)(size - at) : sizeof(chunk);
-		memset(chunk, 0, sizeof(chunk));
-		if (!copy_in(chunk, bitmap + at, part))
-			break;
-		for (word = 0; word < sizeof(chunk) / sizeof(*chunk); word++)
-			count += (uint64_t)__builtin_popcountll(chunk[word]);
+	for (at = 0; at < (pages + 63) / 64; at++) {
+		/* The kernel has just written there. */
+		memcpy(&word, (const void *)(uintptr_t)(bitmap + 8 * at), sizeof(word));
+		count += (uint64_t)__builtin_popcountll(word);
 	}
 	return count;
 }

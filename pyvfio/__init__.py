@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pyvfio.irq import Vector as Vector
     from pyvfio.kernel import Kernel as Kernel
     from pyvfio.memory import DmaBuffer as DmaBuffer
+    from pyvfio.memory import barrier as barrier
     from pyvfio.migration import Migration as Migration
     from pyvfio.pci import PciConfig as PciConfig
     from pyvfio.region import Region as Region
@@ -85,7 +86,7 @@ _PUBLIC = {
     "iova": ("IovaRange", "IovaSet"),
     "irq": ("Irq", "Vector"),
     "kernel": ("Kernel",),
-    "memory": ("DmaBuffer",),
+    "memory": ("DmaBuffer", "barrier"),
     "migration": ("Migration",),
     "pci": ("PciConfig",),
     "region": ("Region",),

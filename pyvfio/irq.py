@@ -12,7 +12,7 @@ from pyvfio._core.arguments import integer, named_index, wrong_type
 from pyvfio._core.device_file import DeviceFile
 from pyvfio._core.event import Event
 from pyvfio._core.request import Explanation, Reason, Request
-from pyvfio.errors import Unsupported
+from pyvfio.errors import Closed, Unsupported
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
@@ -215,12 +215,23 @@ class Irq:
                 known = {vector.index: vector for vector in fresh} | self._enabled
                 fds = [known[number].fileno() for number in numbers]
                 self._set(_EVENTFD | _TRIGGER, numbers[0], len(numbers), fds)
+            if any(vector.index in self._enabled for vector in fresh):
+                # Another thread enabled them meanwhile. Its vectors are the ones that others have seen.
+                known = {vector.index: vector for vector in fresh} | self._enabled
+                fds = [known[number].fileno() for number in numbers]
+                self._set(_EVENTFD | _TRIGGER, numbers[0], len(numbers), fds)
+                for vector in fresh:
+                    if known[vector.index] is not vector:
+                        vector._dispose()
         except BaseException:
             for vector in fresh:
                 vector._dispose()
             raise
-        self._enabled.update((vector.index, vector) for vector in fresh)
-        return [self._enabled[number] for number in numbers]
+        self._enabled.update((vector.index, vector) for vector in fresh if not vector.closed)
+        enabled = [self._enabled.get(number) for number in numbers]
+        if None in enabled:
+            raise Closed(f"{self!r}: another thread disabled it, or closed the device, meanwhile")
+        return [vector for vector in enabled if vector is not None]
 
     def enable_all(self) -> list[Vector]:
         """Enable every vector that the device has; see :meth:`enable`."""

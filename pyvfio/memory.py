@@ -6,6 +6,7 @@ import mmap
 from typing import Any
 
 from pyvfio import kernel as _kernel
+from pyvfio._buffer import barrier as barrier
 from pyvfio._buffer import pinned as _pinned
 from pyvfio._core.arguments import integer, power_of_two, wrong_type
 from pyvfio.kernel import Kernel

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
@@ -14,7 +15,7 @@ from weakref import WeakSet
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Window
 from pyvfio._core import capability
-from pyvfio._core.arguments import integer, named_index, octets, u64, wrong_type
+from pyvfio._core.arguments import choice, integer, named_index, octets, seconds_or_none, u64, wrong_type
 from pyvfio._core.device_file import DeviceFile
 from pyvfio._core.request import Arguments, Call, Reason, Request
 from pyvfio._core.resource import Resource
@@ -122,6 +123,37 @@ class Registers:
     def write64(self, offset: SupportsIndex, value: SupportsIndex, /) -> None:
         """Store 64 bits, at once or not at all."""
         self._store(offset, 8, value)
+
+    def poll(self, offset: int, mask: int, value: int, timeout: float | None, *, width: int = 32) -> int:
+        """Read a register until the bits of a mask have a value.
+
+        It reads without a pause for the first millisecond, then at growing intervals of up to a millisecond.
+
+        :param width: of the register: 8, 16, 32 or 64 bits
+        :param timeout: seconds; None waits for ever, 0 reads once
+        :returns: what was read last
+        :raises TimeoutError: the bits did not get that value within the timeout
+        :raises Closed: another thread closed the device
+        """
+        mask, value = u64(mask, "mask"), u64(value, "value")
+        timeout = seconds_or_none(timeout)
+        width = choice(width, "width", (8, 16, 32, 64))
+        if value & ~mask:
+            raise ValueError(f"value {value:#x} has bits outside of mask {mask:#x}: no register ever has it")
+        read: Callable[[int], int] = getattr(self, f"read{width}")
+        begun = time.monotonic()
+        pause = 1e-5
+        while (found := read(offset)) & mask != value:
+            waited = time.monotonic() - begun
+            if timeout is not None and waited >= timeout:
+                raise TimeoutError(
+                    errno.ETIMEDOUT,
+                    f"{self!r}: offset {offset:#x} is {found:#x}; its bits {mask:#x} were not {value:#x} within {timeout} seconds",
+                )
+            if waited > 1e-3:
+                time.sleep(pause)
+                pause = min(2 * pause, 1e-3)
+        return found
 
     def _load(self, offset: SupportsIndex, width: int) -> int:
         raise NotImplementedError
@@ -343,7 +375,11 @@ class Region(Registers):
 class RegionMapping(Window, Registers, Resource):
     """A mapped part of a region. Closed with its device.
 
-    Reading a PCI BAR while the device does not decode memory raises SIGBUS in this process, as the kernel has it.
+    Accesses are in order with memory: what was written to memory before a register is written is visible to the device first, and
+    what is read from memory after a register was read is no older; :func:`pyvfio.barrier` is for accesses through :attr:`view`.
+
+    An access while the device does not decode memory, or after it was unplugged, is a SIGBUS, which ends this process: only the kernel
+    could make an error of it. The register methods of :class:`Region`, which go through the kernel, raise EIO then.
 
     :ivar offset: of the mapped part in the region
     :ivar size: bytes

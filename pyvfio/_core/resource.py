@@ -140,17 +140,25 @@ class Resource(Uncopyable, metaclass=_ResourceType):
         try:
             if not self._claim(claim):
                 return
-            self._close_children(attempts)
-            attempts.do(self._release)
-            if not attempts.failures or self._has_gone():
-                self._closed = True
-                # What another thread made meanwhile has been registered, or sees that this is closed.
-                self._close_children(attempts)
-                attempts.do(self._part)
+            try:
+                self._close_all(attempts)
+            except BaseException as interrupt:
+                # A handler raised between two steps: the rest is still to be done.
+                attempts.failures.append(interrupt)
+                self._close_all(attempts)
         finally:
             if claim in self._closers:
                 self._closers.remove(claim)
         attempts.raise_first(f"closing {self!r}")
+
+    def _close_all(self, attempts: Attempts) -> None:
+        self._close_children(attempts)
+        failed = not attempts.do(self._release) or bool(attempts.failures)
+        if not failed or self._has_gone():
+            self._closed = True
+            # What another thread made meanwhile has been registered, or sees that this is closed.
+            self._close_children(attempts)
+            attempts.do(self._part)
 
     def _claim(self, claim: tuple[int, FrameType]) -> bool:
         """Be the one that closes it; false if it is closed, or being closed by a call further down this thread's stack."""

@@ -238,7 +238,9 @@ class AddressSpace(OtherModes, Resource):
             unmapped = self._ledger.unmap(iova, size)
         except BaseException:
             if self._ledger.unknown:
-                self._unmap_rows(memoryview(array("Q", (iova, size))))
+                error, _, _ = self._unmap_rows(memoryview(array("Q", (iova, size))))
+                if error == -errno.ENOENT:
+                    self._ledger.drop_at(iova, size)
             raise
         if unmapped is None:
             error, unmapped, _ = self._unmap_rows(memoryview(array("Q", (iova, size))))
@@ -265,6 +267,7 @@ class AddressSpace(OtherModes, Resource):
         count = len(rows) // 2
         error, unmapped, done = self._unmap_rows(rows)
         if error:
+            done = min(done, count - 1)  # another thread may have gone on with the same rows
             iova, size = rows[2 * done : 2 * done + 2]
             raise self._unmap_refused(error, iova, size, {"row": f"{done} of {count}"})
         return unmapped
@@ -285,7 +288,9 @@ class AddressSpace(OtherModes, Resource):
                 if ledger.unknown:
                     # A callback raised in this row: whatever it did, the row is not mapped after this.
                     ledger.unknown = 0
-                    ledger.run(rows[: 2 * state[0] + 2], 0, state)
+                    at = 2 * state[0]
+                    if ledger.run(rows[: at + 2], 0, state) == -errno.ENOENT:
+                        ledger.drop_at(rows[at], rows[at + 1])
                 raise
         finally:
             finish(partial(self._drop_rows, rows, state, known, before))
@@ -293,6 +298,10 @@ class AddressSpace(OtherModes, Resource):
 
     def _drop_rows(self, rows: memoryview, state: array[int], known: MappingArray | None, before: Before) -> None:
         if known is not None:
+            if known._objects:  # made meanwhile, for a message for example
+                done = 2 * state[0]
+                for iova, size in zip(rows[:done:2], rows[1:done:2], strict=True):
+                    self._ledger.drop_at(iova, size)
             if state[0] == len(rows) // 2:
                 known._forget()
         elif state[1] != state[2]:
@@ -307,7 +316,7 @@ class AddressSpace(OtherModes, Resource):
         :param gone: IOVA and size of where
         """
         ledger, state = self._ledger, array("Q", (0,))
-        address = int(ffi.cast("uintptr_t", native))
+        address, asked = int(ffi.cast("uintptr_t", native)), bytes(ffi.buffer(native))
         before = ledger.before()
         ledger.unknown = 0
         error = 0
@@ -316,7 +325,9 @@ class AddressSpace(OtherModes, Resource):
                 error = ledger.request(request.number, address, state)
             except BaseException:
                 if ledger.unknown:
+                    # A callback raised: whatever it did, nothing is mapped there after this.
                     ledger.unknown = 0
+                    ffi.buffer(native)[:] = asked
                     ledger.request(request.number, address, state)
                 raise
         finally:

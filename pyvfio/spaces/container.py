@@ -313,8 +313,13 @@ class Container(AddressSpace):
         return group
 
     def _drop_group(self, group: Group) -> None:
-        self._groups.pop(group.number, None)
         group.close()
+        self._left_by(group)
+
+    def _left_by(self, group: Group) -> None:
+        """A group is in this container no more."""
+        if self._groups.get(group.number) is group:
+            del self._groups[group.number]
         self._told = None
         if not self._groups:
             # The last group takes the IOMMU with it.

@@ -182,7 +182,9 @@ class Group(Resource):
         :raises OSError: EBUSY while a device of the group is open, EINVAL without a container
         """
         UNSET_CONTAINER.send(self._fd)
-        self._container = None
+        container, self._container = self._container, None
+        if container is not None:
+            container._left_by(self)
 
     def device_fd(self, name: str) -> Fd:
         """VFIO_GROUP_GET_DEVICE_FD: a descriptor of a device, by its name in the group.
@@ -196,20 +198,24 @@ class Group(Resource):
             raise ValueError(f"name must not have a NUL character: {name!r}")
         text = ffi.new("char[]", os.fsencode(name))
         token = "vf_token=" in name
-        return GET_DEVICE_FD.receive(
-            self._fd,
-            text,
-            "device",
-            name,
-            arguments={"device": name},
-            facts=lambda error: self._facts(error)._replace(device=name, token=token),
+        number = GET_DEVICE_FD.send(
+            self._fd, text, {"device": name}, lambda error: self._facts(error)._replace(device=name, token=token)
         )
+        try:
+            return Fd(self._fd.kernel, number, "device", name)
+        except BaseException:
+            self._fd.kernel.close(number)
+            raise
 
     def _facts(self, _: int) -> Members:
         return _members(self.number, self._fd.kernel)._replace(container=self._container is not None)
 
     def _release(self) -> None:
-        self._fd.close()
+        try:
+            self._fd.close()
+        finally:
+            if self._fd.closed and self._container is not None:
+                self._container._left_by(self)
 
     def _has_gone(self) -> bool:
         return self._fd.closed

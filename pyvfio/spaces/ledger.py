@@ -204,6 +204,15 @@ class Ledger(_buffer.Ledger):
             record = record._under
         return None
 
+    def drop_at(self, iova: int, size: int) -> None:
+        """Drop the record of just that place."""
+        record: Any = self.at.get(iova)
+        while record is not None:
+            under = record._under
+            if record._state == _PRESENT and record.size == size:
+                self.settle(record, False)
+            record = under
+
     def ranges(self) -> IovaSet:
         """The IOVAs of everything that is mapped, or is being mapped."""
         pairs = [(one.iova, one.iova + one.size - 1) for one in self._all() if one._state != _GONE and one.size]

@@ -1,0 +1,167 @@
+"""A typical program, and whether kernel and library agree after it was stopped anywhere."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import sys
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+from weakref import WeakSet
+
+import pyvfio
+from pyvfio import DmaBuffer, mock
+from pyvfio.mock.mappings import Mappings
+
+PAGE = mmap.PAGESIZE
+FIRST = 0x10_0000
+
+
+class Stop(BaseException):
+    """What a signal's handler raises."""
+
+
+class World:
+    """A kernel, and what a program has made in it.
+
+    :ivar made: what the program holds, by name
+    """
+
+    def __init__(self, mode: str) -> None:
+        self.kernel = mock.Kernel()
+        self.mode = mode
+        self.made: dict[str, Any] = {}
+        self.buffer = DmaBuffer(4 * PAGE)
+
+    def run(self) -> None:
+        """Open, map, enable, log, wait, unmap and close."""
+        made = self.made
+        made["device"] = device = pyvfio.open("vfio-mock.0", mode=self.mode, kernel=self.kernel)
+        made["space"] = space = device.address_space
+        mapping = space.alloc(PAGE)
+        space.map(self.buffer, FIRST)
+        rows = array("Q")
+        for index in range(3):
+            rows.extend((self.buffer.address, FIRST + (index + 8) * PAGE, PAGE))
+        batch = space.map_many(rows, keep=self.buffer)
+        (vector,) = device.irqs[0].enable()
+        vector.trigger()
+        vector.wait(10)
+        with device.dirty_log([mapping.range]) as log:
+            log.read()
+        mapping.unmap()
+        space.unmap(FIRST, 4 * PAGE)
+        batch.unmap()
+        space.alloc(PAGE)
+        space.unmap_all()
+        space.alloc(PAGE)
+        device.close()
+
+    def disagreement(self, known: WeakSet[Mappings[Any]]) -> str | None:
+        """What kernel and library say differently of the mappings; None if they agree."""
+        space = self.made.get("space")
+        if space is None or space.gone:
+            return None
+        ours = sorted((one.iova, one.size) for one in space.mappings)
+        theirs = sorted((one.iova, one.last - one.iova + 1) for mappings in known for one in mappings)
+        return None if ours == theirs else f"library {ours}, kernel {theirs}"
+
+    def left(self) -> list[str]:
+        """Close everything, again if it fails, and tell what is open or pinned after that."""
+        for name in ("device", "space"):
+            for _ in range(2):
+                try:
+                    if name in self.made:
+                        self.made[name].close()
+                except Exception:
+                    continue
+                break
+        self.made.clear()
+        gc.collect()
+        kernel = self.kernel
+        return [file.kind for file in kernel.files.values()] + [
+            f"{lock.pages} pages pinned" for lock in (kernel.locked, kernel.locked_by_user) if lock.pages
+        ]
+
+
+@contextmanager
+def known_mappings() -> Iterator[WeakSet[Mappings[Any]]]:
+    """Note every container of mappings that kernels make."""
+    known: WeakSet[Mappings[Any]] = WeakSet()
+    real = Mappings.__init__
+
+    def init(self: Mappings[Any]) -> None:
+        real(self)
+        known.add(self)
+
+    Mappings.__init__ = init  # type: ignore[method-assign]
+    Mappings.__hash__ = object.__hash__  # type: ignore[method-assign]
+    try:
+        yield known
+    finally:
+        Mappings.__init__ = real  # type: ignore[method-assign]
+
+
+def stopped_at(point: int, program: Callable[[], None], within: Callable[[str], bool]) -> int:
+    """Run a program and raise :class:`Stop` at the n-th point; returns how many points it came to.
+
+    A point is where the interpreter runs handlers: when a function begins, and when a call returns.
+    """
+    count = 0
+
+    def look(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal count
+        if event in ("call", "return", "c_return") and within(frame.f_code.co_filename):
+            count += 1
+            if count == point:
+                raise Stop
+
+    sys.setprofile(look)
+    try:
+        program()
+    except Stop:
+        pass
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def library(filename: str) -> bool:
+    """Whether that is code of the library, the mock apart: in its place there is a kernel, which no handler interrupts."""
+    return "/pyvfio/" in filename and "/pyvfio/mock/" not in filename
+
+
+def library_and_mock(filename: str) -> bool:
+    """Whether that is code of the library or the mock."""
+    return "/pyvfio/" in filename
+
+
+def sweep(mode: str, points: Callable[[int], range], within: Callable[[str], bool] = library) -> tuple[int, list[str]]:
+    """Stop the program at some of its points, each time in a new world; returns how many, and what was wrong."""
+    world = World(mode)
+    total = stopped_at(0, world.run, within)
+    assert world.left() == []
+    wrong: list[str] = []
+    chosen = points(total)
+    for point in chosen:
+        with known_mappings() as known:
+            world = World(mode)
+            stopped_at(point, world.run, within)
+            if (found := world.disagreement(known)) is not None:
+                wrong.append(f"point {point}: {found}")
+            if left := world.left():
+                wrong.append(f"point {point}: left {left}")
+    return len(chosen), wrong
+
+
+if __name__ == "__main__":
+    for mode_ in sys.argv[2:] or ("type1", "type1v2", "iommufd-type1", "iommufd-type1v2", "iommufd"):
+        for words, inside in (("library", library), ("library and mock", library_and_mock)):
+            step = int(sys.argv[1])
+            done, bad = sweep(mode_, lambda total, step=step: range(1, total + 1, step), inside)  # type: ignore[misc]
+            print(f"{mode_}, {words}: {done} points, {len(bad)} wrong")
+            for line in bad[:8]:
+                print("   ", line)

@@ -1,0 +1,35 @@
+"""Each call to the kernel fails in turn: after close(), tried again if it failed, nothing is left."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+
+import pytest
+
+from tests.robustness.conftest import MODES
+from tests.robustness.program import World
+
+ERRNOS = (errno.ENOMEM, errno.EIO, errno.EINTR, errno.EBADF, errno.EINVAL, errno.EBUSY)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_is_left_whichever_call_fails(mode: str) -> None:
+    wrong: list[str] = []
+    at = 1
+    while True:
+        # One errno after the other: every call meets one of them, and each of them every sixth call.
+        number = ERRNOS[at % len(ERRNOS)]
+        world = World(mode)
+        failure = world.kernel.failures.fail(number, nth=at)
+        with suppress(OSError):
+            world.run()
+        world.kernel.failures.clear()
+        if left := world.left():
+            wrong.append(f"call {at}, {errno.errorcode[number]}: left {left}")
+        if failure.left:
+            break
+        at += 1
+    assert at > 20
+    assert wrong == []

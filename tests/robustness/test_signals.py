@@ -1,0 +1,128 @@
+"""A signal's handler that raises, wherever the interpreter runs handlers."""
+
+from __future__ import annotations
+
+import signal
+import time
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import pyvfio
+from pyvfio import Device, DmaBuffer, mock
+from pyvfio._abi import lib
+from tests.robustness.conftest import MODES
+from tests.robustness.program import FIRST, PAGE, Stop, sweep
+
+#: points of each mode that are taken here; `python -m tests.robustness.program 1` takes all
+QUICK = 20
+
+
+@pytest.fixture(params=["type1v2", "iommufd"])
+def device(request: pytest.FixtureRequest, kernel: mock.Kernel) -> Iterator[Device]:
+    with pyvfio.open("vfio-mock.0", mode=request.param, kernel=kernel) as device:
+        yield device
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("mode", MODES)
+def test_kernel_and_library_agree_wherever_a_handler_raises(mode: str) -> None:
+    points, wrong = sweep(mode, lambda total: range(7, total + 1, total // QUICK))
+    assert points >= QUICK
+    assert wrong == []
+
+
+def stop_after(kernel: mock.Kernel, *requests: int) -> None:
+    """Have a signal come in while the kernel works on one of these requests, as it does to a long pin."""
+    real = kernel.ioctl
+
+    def ioctl(fd: int, request: int, argument: int) -> int:
+        result = real(fd, request, argument)
+        if request & 0xFFFFFFFF in requests:
+            kernel.ioctl = real  # type: ignore[method-assign]
+            signal.raise_signal(signal.SIGUSR1)
+        return result
+
+    kernel.ioctl = ioctl  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def raising() -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise Stop
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.usefixtures("raising")
+def test_an_interrupted_map_leaves_nothing_mapped(kernel: mock.Kernel, device: Device) -> None:
+    """H5."""
+    space, buffer = device.address_space, DmaBuffer(PAGE)
+    stop_after(kernel, lib.VFIO_IOMMU_MAP_DMA, lib.IOMMU_IOAS_MAP)
+    with pytest.raises(Stop):
+        space.map(buffer, FIRST)
+    assert space.mappings == []
+    assert space.map(buffer, FIRST).mapped
+
+
+@pytest.mark.usefixtures("raising")
+def test_an_interrupted_unmap_is_recorded(kernel: mock.Kernel, device: Device) -> None:
+    space = device.address_space
+    mapping = space.map(DmaBuffer(PAGE), FIRST)
+    stop_after(kernel, lib.VFIO_IOMMU_UNMAP_DMA, lib.IOMMU_IOAS_UNMAP)
+    with pytest.raises(Stop):
+        mapping.unmap()
+    assert not mapping.mapped
+    assert space.mappings == []
+    assert space.map(DmaBuffer(PAGE), FIRST).mapped
+
+
+def test_a_batch_is_interrupted_between_its_rows(kernel: mock.Kernel, device: Device) -> None:
+    """M3."""
+    space, buffer = device.address_space, DmaBuffer(PAGE)
+    real, mapped = kernel.ioctl, 0
+
+    def slow(fd: int, request: int, argument: int) -> int:
+        nonlocal mapped
+        if request & 0xFFFFFFFF in (lib.VFIO_IOMMU_MAP_DMA, lib.IOMMU_IOAS_MAP):
+            mapped += 1
+            time.sleep(0.005)
+        return real(fd, request, argument)
+
+    def stop(*_: Any) -> None:
+        raise Stop
+
+    rows = array("Q")
+    for index in range(400):
+        rows.extend((buffer.address, FIRST + index * PAGE, PAGE))
+    kernel.ioctl = slow  # type: ignore[method-assign]
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(Stop):
+            space.map_many(rows, keep=buffer)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert mapped < 200
+    kernel.ioctl = real  # type: ignore[method-assign]
+    assert space.mappings == []
+    assert len(space.map_many(rows, keep=buffer)) == 400
+
+
+def test_what_a_device_model_raises_reaches_the_caller(kernel: mock.Kernel, device: Device) -> None:
+    """M4."""
+    real = kernel.ioctl
+
+    def ioctl(fd: int, request: int, argument: int) -> int:
+        if request & 0xFFFFFFFF == lib.VFIO_DEVICE_RESET:
+            raise ZeroDivisionError("a bug in a model")
+        return real(fd, request, argument)
+
+    kernel.ioctl = ioctl  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError, match="a bug in a model"):
+        device.reset()
