@@ -135,6 +135,7 @@ class Registers:
         :raises TimeoutError: the bits did not get that value within the timeout
         :raises Closed: another thread closed the device
         """
+        offset = integer(offset, "offset")
         mask, value = u64(mask, "mask"), u64(value, "value")
         timeout = seconds_or_none(timeout)
         width = choice(width, "width", (8, 16, 32, 64))
