@@ -114,9 +114,12 @@ class Call:
             reason = self._reason(number, facts) or reason
         what = text.arguments(arguments)
         if reason.unsupported:
-            return Unsupported(
-                number, f"{reason.text} ({self.label}{self.between}{where}: {errno.errorcode.get(number, number)})"
-            )
+            # The C library has one number for two names, and Python knows it by the other one.
+            name = "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, number)
+            missing = Unsupported(number, f"{reason.text} ({self.label}{self.between}{where}: {name})")
+            for line in reason.advice:
+                missing.add_note(line)
+            return missing
         message = f"{self.label}{self.between}{where}{f' ({what})' if what else ''}: {os.strerror(number)}"
         if reason.text:
             message += f": {reason.text}"
@@ -216,7 +219,7 @@ class Request(Call):
             self.struct,
             errnos=errnos,
             otherwise={**self.otherwise, **self.errnos, **otherwise},
-            default=default,
+            default=self.default if default is None else default,
             detail=detail,
             documented=documented,
             succeeds=succeeds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvfio import host
@@ -61,14 +62,21 @@ CHECK_EXTENSION = Request("VFIO_CHECK_EXTENSION", "container")
 
 
 class NotIsolated(NamedTuple):
-    """The groups of a container whose IOMMU type could not be set: group -> driver of each member that is in the way."""
+    """The facts about a container whose IOMMU type could not be set.
+
+    :ivar in_the_way: group -> driver of each member that is in the way
+    :ivar no_iommu: whether the container is for devices without an IOMMU
+    """
 
     in_the_way: dict[int, dict[str, str]]
+    no_iommu: bool
 
 
 def _not_isolated(facts: NotIsolated) -> Reason:
     for group, members in facts.in_the_way.items():
         return others_in_the_way(group, members)
+    if facts.no_iommu:
+        return Reason("a container without an IOMMU requires CAP_SYS_RAWIO", ("run the program as root",))
     return Reason(
         "this host's IOMMU does not isolate interrupts, so that a guest could forge them",
         (
@@ -304,7 +312,7 @@ class Container(AddressSpace):
         try:
             group.set_container(self)
             if not self._iommu_set:
-                self._set_iommu()
+                self._set_iommu(number)
         except BaseException:
             group.close()
             raise
@@ -326,14 +334,15 @@ class Container(AddressSpace):
             self._iommu_set = False
             self._ledger.forget_all()
 
-    def _set_iommu(self) -> None:
-        SET_IOMMU.send(self._fd, ffi.cast("void *", self._type), {"mode": self.mode}, self._not_isolated)
+    def _set_iommu(self, group: int) -> None:
+        """Set the IOMMU type, for which the first group must be in the container."""
+        facts = partial(self._not_isolated, group)
+        SET_IOMMU.send(self._fd, ffi.cast("void *", self._type), {"mode": self.mode}, facts)
         self._iommu_set = True
 
-    def _not_isolated(self, _: int) -> NotIsolated:
-        kernel = self._fd.kernel
-        members = {number: host.group(number, kernel).in_the_way for number in self._groups}
-        return NotIsolated({number: others for number, others in members.items() if others})
+    def _not_isolated(self, group: int, _: int) -> NotIsolated:
+        others = host.group(group, self._fd.kernel).in_the_way
+        return NotIsolated({group: others} if others else {}, self._no_iommu)
 
     def _unready(self) -> str | None:
         if self._no_iommu:

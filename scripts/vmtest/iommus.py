@@ -87,6 +87,7 @@ IOMMUS = {
         where_known=_AMD.where_known,
         needed=(("xtsup",),),
     ),
-    "virtio": Iommu(UNSAFE_INTERRUPTS, "virtio-iommu-pci", properties=("addr=2.0",)),
+    # A newer QEMU takes the processor's 39 bits by default; the 64 of an older one have ends of their own.
+    "virtio": Iommu(UNSAFE_INTERRUPTS, "virtio-iommu-pci", properties=("addr=2.0",), where_known=("aw-bits=64",)),
     "none": Iommu("vfio.enable_unsafe_noiommu_mode=1"),
 }
