@@ -1,7 +1,7 @@
 """iommufd, `/dev/iommu`: address spaces, page tables and virtual IOMMUs as objects of one file. Since Linux 6.2.
 
-The objects form a tree: an :class:`Iommufd` has :class:`Ioas`\\ es, these have :class:`Hwpt`\\ s, and so on. Closing one closes what
-was made from it first; `destroy()` alone is refused by the kernel while something is.
+The objects form a tree: an :class:`Iommufd` has :class:`Ioas`\\ es, these have :class:`Hwpt`\\ s, and so on. `close()` closes
+the objects made from this one first. `destroy()` does not, and the kernel refuses it while such objects exist.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A device as an iommufd knows it: what requests call `dev_id`."""
+"""A device that is bound to an iommufd, named by its `dev_id`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ GET_HW_INFO = Request(
     "struct iommu_hw_info",
     errnos={
         errno.ENOENT: "the device is emulated and has no IOMMU",
-        errno.EOPNOTSUPP: "the IOMMU has no information of that type",
+        errno.EOPNOTSUPP: "the IOMMU's driver has no information of that type",
     },
     otherwise=IOMMUFD,
 )
 
 
 class HwInfo(NamedTuple):
-    """IOMMU_GET_HW_INFO: the IOMMU behind a device, `struct iommu_hw_info`.
+    """The IOMMU of a device. IOMMU_GET_HW_INFO, `struct iommu_hw_info`.
 
-    :ivar type: IOMMU_HW_INFO_TYPE_*; 0 when the driver tells nothing
+    :ivar type: IOMMU_HW_INFO_TYPE_*; 0 when the driver reports nothing
     :ivar capabilities: IOMMU_HW_CAP_*
-    :ivar max_pasid_log2: the device's PASIDs have this many bits; 0 for none
-    :ivar data: all bytes of the type's own struct, those too that this library has no name for
+    :ivar max_pasid_log2: number of bits of the device's PASIDs; 0 without PASIDs
+    :ivar data: the type's own struct in full, including fields that this library does not name
     """
 
     type: int
@@ -48,7 +48,7 @@ class HwInfo(NamedTuple):
 
     @property
     def decoded(self) -> Any:
-        """`data` as the C struct of its type (a pointer); None for types without one, and when it is too short."""
+        """The data as a pointer to the C struct of its type; None for types without a struct, and when it is too short."""
         kind = _DECODED.get(self.type)
         if kind is None or len(self.data) < ffi.sizeof(kind):
             return None
@@ -64,11 +64,11 @@ _DECODED = {
 
 
 class BoundDevice:
-    """A device that is bound to an iommufd, until its own descriptor is closed.
+    """A device that is bound to an iommufd until the device's descriptor is closed.
 
-    :ivar iommufd: the file
-    :ivar id: its number there
-    :ivar name: what messages call it
+    :ivar iommufd: the Iommufd
+    :ivar id: its device id in that Iommufd, the `dev_id` of requests
+    :ivar name: its name in messages
     """
 
     def __init__(self, iommufd: Iommufd, id_: int, name: str) -> None:
@@ -77,10 +77,10 @@ class BoundDevice:
         self.name = name
 
     def hw_info(self, *, input_type: int | None = None) -> HwInfo:
-        """IOMMU_GET_HW_INFO, since Linux 6.6.
+        """Return the properties of the device's IOMMU. IOMMU_GET_HW_INFO, since Linux 6.6.
 
-        :param input_type: ask for the data of that type (IOMMU_HW_INFO_TYPE_*) instead of the default one; since Linux 6.17
-        :raises OSError: ENOENT for emulated devices, which have no IOMMU; EOPNOTSUPP for a type that it has not
+        :param input_type: ask for the data of that IOMMU_HW_INFO_TYPE_* instead of the default type; since Linux 6.17
+        :raises OSError: ENOENT for emulated devices, which have no IOMMU; EOPNOTSUPP for a type that the IOMMU's driver lacks
         """
         size = 256
         while True:
@@ -97,7 +97,7 @@ class BoundDevice:
             )
             if native.data_len <= size:
                 break
-            size = native.data_len  # it says how much there is, and has filled what there was room for
+            size = native.data_len  # the kernel reports the full length and fills only the given buffer
         return HwInfo(
             native.out_data_type,
             native.out_capabilities,
@@ -110,9 +110,9 @@ class BoundDevice:
 
 
 def bound_of(device: Device | BoundDevice) -> BoundDevice:
-    """The bound device of a device.
+    """Return the bound device of a device.
 
-    :raises Unsupported: it was opened by group
+    :raises Unsupported: the device was opened by group
     """
     if isinstance(device, BoundDevice):
         return device

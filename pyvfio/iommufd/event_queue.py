@@ -1,4 +1,4 @@
-"""Events of a virtual IOMMU for its guest."""
+"""Event queues (vEVENTQ): events of a virtual IOMMU for its guest."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _HEADER = "struct iommufd_vevent_header"
 
 
 class Event(NamedTuple):
-    """One event, `struct iommufd_vevent_header` and what follows it.
+    """One event: `struct iommufd_vevent_header` and its data.
 
-    :ivar sequence: counts events, the lost ones too
-    :ivar data: bytes as the queue's type lays them out; nothing for a loss
+    :ivar flags: IOMMU_VEVENTQ_FLAG_*
+    :ivar sequence: number of the event, in which lost events are counted
+    :ivar data: bytes in the layout of the queue's type; empty for lost events
     """
 
     flags: int
@@ -28,22 +29,23 @@ class Event(NamedTuple):
 
     @property
     def lost(self) -> bool:
-        """Whether this stands for events that were dropped, because nobody read."""
+        """Whether this record reports that events were dropped because the queue was full."""
         return bool(self.flags & lib.IOMMU_VEVENTQ_FLAG_LOST_EVENTS)
 
 
 class EventQueue(Queue):
-    """A queue of events, with a descriptor of its own for select and its kin. Made by :meth:`Viommu.event_queue`."""
+    """A queue of events with a descriptor that select, poll and epoll take. Made by :meth:`Viommu.event_queue`."""
 
     def __init__(self, viommu: Viommu, id_: int, fd: Fd) -> None:
         super().__init__(viommu.iommufd, id_, fd, viommu)
 
     def read(self, event_size: int, timeout: float | None = 0) -> list[Event]:
-        """The events that have come.
+        """Read the events that have arrived.
 
         :param event_size: bytes of data behind each header, by the queue's type: 32 for IOMMU_VEVENTQ_TYPE_ARM_SMMUV3,
             16 for IOMMU_VEVENTQ_TYPE_TEGRA241_CMDQV
-        :param timeout: seconds to wait for the first; 0 not at all, None for ever
+        :param timeout: seconds to wait for the first; 0 does not wait, None waits without limit
+        :raises BadReply: the kernel returned an incomplete event
         """
         header = ffi.sizeof(_HEADER)
         data = self._wait_and_read(64 * (header + event_size), timeout)

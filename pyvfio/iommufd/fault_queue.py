@@ -1,4 +1,4 @@
-"""I/O page faults: what devices wanted to reach and could not, to be answered."""
+"""Fault queues: I/O page faults of devices, and the responses to them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ _RECORD = "struct iommu_hwpt_pgfault"
 
 RESPOND = Call(
     "page response on",
-    errnos={
-        errno.EINVAL: "no fault that was read has this cookie, or the code is not one that faults are answered with"
-    },
+    errnos={errno.EINVAL: "no fault that was read has this cookie, or the code is not IOMMUFD_PAGE_RESP_*"},
 )
 
 
@@ -25,13 +23,13 @@ class Fault(NamedTuple):
     """One fault, `struct iommu_hwpt_pgfault`.
 
     :ivar flags: IOMMU_PGFAULT_FLAGS_*
-    :ivar device_id: of the bound device
-    :ivar pasid: with IOMMU_PGFAULT_FLAGS_PASID_VALID
-    :ivar group: page request group index; the last of a group has IOMMU_PGFAULT_FLAGS_LAST_PAGE
-    :ivar permissions: what was wanted, IOMMU_PGFAULT_PERM_*
+    :ivar device_id: id of the bound device
+    :ivar pasid: valid with IOMMU_PGFAULT_FLAGS_PASID_VALID
+    :ivar group: page request group index; the last fault of a group has IOMMU_PGFAULT_FLAGS_LAST_PAGE
+    :ivar permissions: the requested access, IOMMU_PGFAULT_PERM_*
     :ivar address: the IOVA
-    :ivar length: bytes that the device hints at; 0 for none
-    :ivar cookie: names the group in the response
+    :ivar length: hint of the device in bytes; 0 for none
+    :ivar cookie: identifies the group in the response
     """
 
     flags: int
@@ -45,29 +43,33 @@ class Fault(NamedTuple):
 
     @property
     def last(self) -> bool:
-        """Whether it is the last of the faults that are answered together (IOMMU_PGFAULT_FLAGS_LAST_PAGE)."""
+        """Whether it is the last fault of its group (IOMMU_PGFAULT_FLAGS_LAST_PAGE)."""
         return bool(self.flags & lib.IOMMU_PGFAULT_FLAGS_LAST_PAGE)
 
 
 class FaultQueue(Queue):
-    """A queue of faults, with a descriptor of its own for select and its kin. Made by :meth:`Iommufd.fault_queue`."""
+    """A queue of faults with a descriptor that select, poll and epoll take. Made by :meth:`Iommufd.fault_queue`."""
 
     def read(self, timeout: float | None = 0) -> list[Fault]:
-        """The faults that have come; whole groups.
+        """Read the faults that have arrived, in whole groups.
 
-        :param timeout: seconds to wait for the first; 0 not at all, None for ever
+        :param timeout: seconds to wait for the first; 0 does not wait, None waits without limit
+        :raises BadReply: the kernel returned an incomplete fault
         """
         size = ffi.sizeof(_RECORD)
         data = self._wait_and_read(64 * size, timeout)
         if len(data) % size:
-            raise BadReply(f"{self!r}: {len(data)} bytes are no whole number of faults of {size} bytes")
+            raise BadReply(
+                f"{self!r}: the kernel returned {len(data)} bytes, which is not a multiple of {size} bytes per fault"
+            )
         records = ffi.from_buffer(f"{_RECORD}[]", data)
         return [Fault(r.flags, r.dev_id, r.pasid, r.grpid, r.perm, r.addr, r.length, r.cookie) for r in records]
 
     def respond(self, cookie: int, code: int = lib.IOMMUFD_PAGE_RESP_SUCCESS) -> None:
-        """Answer a group of faults.
+        """Respond to a group of faults. `struct iommu_hwpt_page_response`.
 
-        :param code: IOMMUFD_PAGE_RESP_SUCCESS: try again, it is mapped now; IOMMUFD_PAGE_RESP_INVALID: it will not be
+        :param cookie: :attr:`Fault.cookie` of the group
+        :param code: IOMMUFD_PAGE_RESP_SUCCESS makes the device retry; IOMMUFD_PAGE_RESP_INVALID fails the access
         :raises OSError: EINVAL for a cookie that no fault has, or another code
         """
         response = ffi.new("struct iommu_hwpt_page_response *", {"cookie": cookie, "code": code})

@@ -1,4 +1,4 @@
-"""A queue in a guest's memory that the IOMMU's hardware reads by itself."""
+"""A hardware queue: a queue in guest memory that the IOMMU hardware reads directly."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ALLOC = Request(
     "iommufd",
     "struct iommu_hw_queue_alloc",
     errnos={
-        errno.ENOENT: "nothing is mapped at the queue's IOVA, or not all of it",
-        errno.EEXIST: "there is a queue of that index already",
+        errno.ENOENT: "the queue's memory is not mapped, or not completely",
+        errno.EEXIST: "there is already a queue of that index",
         errno.EOPNOTSUPP: "the virtual IOMMU has no such queues",
-        errno.EINVAL: "the index, the IOVA or the size is not what the hardware accepts",
+        errno.EINVAL: "the hardware does not accept the index, the IOVA or the size",
         errno.EIO: "the queue's memory is not contiguous, or the hardware did not accept the queue",
     },
     otherwise=IOMMUFD,
@@ -28,7 +28,7 @@ ALLOC = Request(
 
 
 class HwQueue(IommufdObject):
-    """Made by :meth:`Viommu.hw_queue`. The memory of the queue cannot be unmapped while it is there."""
+    """A hardware queue. Made by :meth:`Viommu.hw_queue`. Its memory cannot be unmapped while the queue exists."""
 
     def __init__(self, viommu: Viommu, type: int, index: int, iova: int, size: int) -> None:
         native = ALLOC.call(

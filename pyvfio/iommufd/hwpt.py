@@ -1,4 +1,4 @@
-"""A hardware page table: what an IOMMU walks for the devices that are attached to it."""
+"""A hardware page table (HWPT): the I/O page table that an IOMMU walks for the attached devices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyvfio.iommufd.ioas import Ioas
     from pyvfio.iommufd.viommu import Viommu
 
-#: IOMMU_HWPT_DATA_* -> the C struct that describes a page table which the guest, not the kernel, fills
+#: IOMMU_HWPT_DATA_* -> the C struct that describes a page table that a guest fills
 DATA = {
     lib.IOMMU_HWPT_DATA_VTD_S1: "struct iommu_hwpt_vtd_s1",
     lib.IOMMU_HWPT_DATA_ARM_SMMUV3: "struct iommu_hwpt_arm_smmuv3",
@@ -46,7 +46,7 @@ SET_DIRTY_TRACKING = Request(
     "IOMMU_HWPT_SET_DIRTY_TRACKING",
     "iommufd",
     "struct iommu_hwpt_set_dirty_tracking",
-    errnos={errno.EOPNOTSUPP: "the page table was not made with IOMMU_HWPT_ALLOC_DIRTY_TRACKING"},
+    errnos={errno.EOPNOTSUPP: "the page table was allocated without IOMMU_HWPT_ALLOC_DIRTY_TRACKING"},
     otherwise=IOMMUFD,
 )
 GET_DIRTY_BITMAP = Request(
@@ -57,18 +57,21 @@ INVALIDATE = Request(
     "iommufd",
     "struct iommu_hwpt_invalidate",
     errnos={
-        errno.EINVAL: "an entry, or the type of the entries, is not what the IOMMU's driver accepts",
-        errno.EOPNOTSUPP: "the object cannot be invalidated, or its driver does not know an entry's request",
+        errno.EINVAL: "the IOMMU's driver does not accept an entry, or the type of the entries",
+        errno.EOPNOTSUPP: "the object cannot be invalidated, or its driver does not support the command in an entry",
     },
     otherwise=IOMMUFD,
 )
 
 
 class Hwpt(IommufdObject):
-    """A page table. Made by :meth:`Ioas.hwpt` (of what the Ioas maps), :meth:`nested` or :meth:`Viommu.hwpt` (filled by a guest).
+    """A hardware page table.
 
-    :ivar ioas: the address space that it shows; of a nested one, that of its parent
-    :ivar device: the device that it was made for
+    :meth:`Ioas.hwpt` makes one that holds the mappings of an Ioas. :meth:`nested` and :meth:`Viommu.hwpt` make nested ones, which
+    a guest fills.
+
+    :ivar ioas: the address space whose mappings it holds; of a nested one, that of its parent
+    :ivar device: the device that it was allocated for
     """
 
     def __init__(self, parent: Ioas | Hwpt | Viommu, id_: int, ioas: Ioas, device: BoundDevice) -> None:
@@ -86,7 +89,9 @@ class Hwpt(IommufdObject):
         flags: int = 0,
         fault_queue: FaultQueue | None = None,
     ) -> Hwpt:
-        """A page table on top of this one (which must have been made with IOMMU_HWPT_ALLOC_NEST_PARENT).
+        """Allocate a page table nested on this one. IOMMU_HWPT_ALLOC.
+
+        This one must have been allocated with IOMMU_HWPT_ALLOC_NEST_PARENT.
 
         :param data_type: IOMMU_HWPT_DATA_*
         :param data: pointer to the C struct of that type, or bytes
@@ -96,45 +101,48 @@ class Hwpt(IommufdObject):
     # Dirty pages.
 
     def set_dirty_tracking(self, on: bool) -> None:
-        """IOMMU_HWPT_SET_DIRTY_TRACKING; what was dirty before is forgotten when it is switched on. Since Linux 6.7.
+        """Start or stop dirty tracking. IOMMU_HWPT_SET_DIRTY_TRACKING, since Linux 6.7.
 
-        :raises OSError: EOPNOTSUPP unless made with IOMMU_HWPT_ALLOC_DIRTY_TRACKING
+        Starting clears the dirty bits.
+
+        :raises OSError: EOPNOTSUPP if the page table was allocated without IOMMU_HWPT_ALLOC_DIRTY_TRACKING
         """
         flags = lib.IOMMU_HWPT_DIRTY_TRACKING_ENABLE if on else 0
         SET_DIRTY_TRACKING.call(self._fd, hwpt_id=self.id, flags=flags)
         self._tracking = on
 
     def read_dirty(self, range: IovaRange, page_size: int = 4096, *, clear: bool = True) -> DirtyBitmap:
-        """IOMMU_HWPT_GET_DIRTY_BITMAP: which pages of a range devices wrote.
+        """Read which pages of a range devices wrote. IOMMU_HWPT_GET_DIRTY_BITMAP, since Linux 6.7.
 
-        :param range: whole pages; what is not mapped of it is clean
-        :param page_size: bytes to one bit, a power of two
-        :param clear: forget them in the page table; otherwise the next read gives them again
-        :raises InvalidRequest: a range or page size that is not like that; tracking is off, and the kernel would say that nothing is dirty
+        :param range: whole pages; unmapped parts of it are reported as clean
+        :param page_size: bytes per bit, a power of two
+        :param clear: clear the dirty bits in the page table; otherwise the next read reports the pages again
+        :raises InvalidRequest: the page size is not a power of two, or the range is not aligned to it; or tracking is off, where
+            the kernel would report every page as clean
         """
         if page_size < 1 or page_size & (page_size - 1) or not range.is_aligned(page_size):
             raise InvalidRequest(
-                f"{span(range)}, page_size={page_size:#x}: page_size must be a power of two, and the range whole pages of it"
+                f"{span(range)}, page_size={page_size:#x}: page_size must be a power of two, and the range must be aligned to it"
             )
         bitmap = DirtyBitmap([range], page_size)
         self.read_dirty_into(bitmap, clear=clear)
         return bitmap
 
     def read_dirty_into(self, bitmap: DirtyBitmap, *, clear: bool = True) -> None:
-        """As :meth:`read_dirty`, into a bitmap of one's own: its dirty pages stay dirty."""
+        """Add the dirty pages to an existing bitmap, whose dirty pages stay dirty; see :meth:`read_dirty`."""
         _ = self.id
         if not self._tracking:
-            raise InvalidRequest(f"{self!r}: dirty tracking is off; set_dirty_tracking(True) comes first")
+            raise InvalidRequest(f"{self!r}: dirty tracking is off; call Hwpt.set_dirty_tracking(True) first")
         mapped = self.ioas.mapped_ranges
         for segment in bitmap.segments:
             pieces = tuple(IovaSet([segment.range]) & mapped)
             if pieces == (segment.range,):
                 self._read_segment(segment, clear)
                 continue
-            # At the first gap the kernel (7.3) stops, and returns success: what follows would never be seen.
+            # At the first gap the kernel (7.3) stops and returns success, so the pages behind it would never be reported.
             if wrong := [piece for piece in pieces if not piece.is_aligned(bitmap.page_size)]:
                 raise InvalidRequest(
-                    f"{shown(wrong)}: what is mapped there is not whole pages of {bytes_(bitmap.page_size)}"
+                    f"{shown(wrong)}: the mappings there are not aligned to pages of {bytes_(bitmap.page_size)}; use smaller pages"
                 )
             for piece in DirtyBitmap(pieces, bitmap.page_size).segments:
                 self._read_segment(piece, clear)
@@ -154,15 +162,15 @@ class Hwpt(IommufdObject):
         finally:
             segment.check_guards()
 
-    # Invalidation of what a guest has changed in a nested table.
+    # Invalidation after a guest has changed a nested page table.
 
     def invalidate(self, data_type: int, entries: Any) -> int:
-        """IOMMU_HWPT_INVALIDATE of a nested page table, since Linux 6.8.
+        """Invalidate cached translations of a nested page table. IOMMU_HWPT_INVALIDATE, since Linux 6.8.
 
         :param data_type: IOMMU_HWPT_INVALIDATE_DATA_*
         :param entries: array of the C structs of that type
-        :returns: how many entries were handled: all
-        :raises OSError: EINVAL, EOPNOTSUPP, as the driver says; the text tells how many entries were handled before
+        :returns: the number of entries handled: all of them
+        :raises OSError: EINVAL or EOPNOTSUPP from the IOMMU's driver; the message says how many entries were handled
         """
         return invalidate(self, data_type, entries)
 
@@ -176,15 +184,15 @@ def allocate(
     data: Any = None,
     fault_queue: FaultQueue | None = None,
 ) -> Hwpt:
-    """IOMMU_HWPT_ALLOC, since Linux 6.6.
+    """Allocate a page table. IOMMU_HWPT_ALLOC, `struct iommu_hwpt_alloc`, since Linux 6.6.
 
-    :param parent: what the table is to show (an Ioas), or what it is nested on
-    :param device: whose IOMMU is to walk it
+    :param parent: the Ioas whose mappings it holds, or the page table or virtual IOMMU that it is nested on
+    :param device: the device whose IOMMU walks it
     :param flags: IOMMU_HWPT_ALLOC_*
-    :param fault_queue: where faults are to be reported; sets IOMMU_HWPT_FAULT_ID_VALID
-    :raises InvalidRequest: the parts belong to different Iommufds
-    :raises OSError: EOPNOTSUPP the IOMMU cannot do that; EINVAL the parent is none, or the data is not what the type wants; ENOENT for
-        emulated devices, which have no IOMMU
+    :param fault_queue: the queue that faults are reported to; sets IOMMU_HWPT_FAULT_ID_VALID
+    :raises InvalidRequest: parent, device and fault queue belong to different Iommufds
+    :raises OSError: EOPNOTSUPP if the IOMMU's driver does not support such a page table; EINVAL if the parent cannot have
+        one, or the data does not fit the type; ENOENT for emulated devices, which have no IOMMU
     """
     owner = parent.iommufd
     flags = u32(flags, "flags")
@@ -193,7 +201,7 @@ def allocate(
         instance(fault_queue, "fault_queue", FaultQueue, "a pyvfio.iommufd.FaultQueue")
     target = bound_of(device)
     if target.iommufd is not owner:
-        raise InvalidRequest(f"{target!r} is bound to {target.iommufd!r}, not to {owner!r}")
+        raise InvalidRequest(f"{target!r} is bound to {target.iommufd!r}, not to {owner!r}; use objects of one Iommufd")
     fields: dict[str, Any] = {
         "flags": flags,
         "dev_id": target.id,
@@ -226,20 +234,20 @@ class _Handled:
 
 
 def invalidate(target: Hwpt | Viommu, data_type: int, entries: Any) -> int:
-    """IOMMU_HWPT_INVALIDATE of a nested page table, or of a virtual IOMMU."""
+    """Invalidate caches of a nested page table or of a virtual IOMMU. IOMMU_HWPT_INVALIDATE."""
     count = len(entries)
     size = ffi.sizeof(ffi.typeof(entries).item)
     native = INVALIDATE.new(
         hwpt_id=target.id, data_uptr=address(entries), data_type=data_type, entry_len=size, entry_num=count
     )
-    # The kernel says how far it came while it fails.
+    # On a failure too, the kernel writes the number of handled entries to entry_num.
     handled = _Handled(native, count)
     INVALIDATE.send(target.iommufd.descriptor, native, {"target": target, "handled": handled})
     return int(native.entry_num)
 
 
 def native_data(data: Any) -> tuple[Any, int]:
-    """C data for a request: memory that must be held for the call, and its bytes. The kernel may write to a bytearray."""
+    """Return C data for a request, which must be kept alive for the call, and its size. The kernel may write to a bytearray."""
     if isinstance(data, (bytes, bytearray)):
         held = ffi.from_buffer(data if isinstance(data, bytearray) else bytearray(data))
         return held, len(held)

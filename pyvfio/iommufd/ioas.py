@@ -1,4 +1,4 @@
-"""An I/O address space of an iommufd."""
+"""An I/O address space (IOAS) of an iommufd."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ ALLOW_IOVAS = Request(
     "iommufd",
     "struct iommu_ioas_allow_iovas",
     errnos={
-        errno.EADDRINUSE: "a range lies in a region that an attached device has reserved",
-        errno.EINVAL: "ranges overlap, or one has a single byte",
+        errno.EADDRINUSE: "a range overlaps a reserved region of an attached device",
+        errno.EINVAL: "ranges overlap, or a range has a single byte",
     },
     otherwise=IOMMUFD,
 )
@@ -76,8 +76,8 @@ MAP_FILE = Request(
     errnos={
         errno.EBADF: "fd is not an open file",
         errno.EINVAL: _no_file,
-        errno.ENODEV: "the BAR behind the dma-buf cannot be reached now: its device is closed, asleep, or has memory decoding off",
-        errno.EOPNOTSUPP: "only dma-bufs that VFIO exports can be mapped, and only those of one part",
+        errno.ENODEV: "the BAR behind the dma-buf is not accessible: its device is closed, asleep, or has memory decoding off",
+        errno.EOPNOTSUPP: "only dma-bufs that VFIO exports can be mapped, and only those with a single area",
     },
     otherwise=_LIKE_MAP,
 )
@@ -85,7 +85,7 @@ COPY = Request(
     "IOMMU_IOAS_COPY",
     "iommufd",
     "struct iommu_ioas_copy",
-    errnos={errno.ENOENT: "the source range is not mapped, or not as a whole, or its address space is gone"},
+    errnos={errno.ENOENT: "the source range is not completely mapped, or its address space no longer exists"},
     otherwise=_LIKE_MAP,
 )
 UNMAP = Request(
@@ -104,7 +104,7 @@ GET_PA = Request(
     "iommufd",
     "struct iommu_ioas_noiommu_get_pa",
     errnos={
-        errno.EOPNOTSUPP: "no device without an IOMMU is attached to the address space",
+        errno.EOPNOTSUPP: "no device is attached to the address space in no-IOMMU mode",
         errno.ENOENT: "nothing is mapped there",
         errno.EPERM: "it requires CAP_SYS_RAWIO",
     },
@@ -113,9 +113,11 @@ GET_PA = Request(
 
 
 class Ioas(IommufdObject, AddressSpace):
-    """An address space, mode `iommufd`. Made by :meth:`Iommufd.ioas`, or by :func:`pyvfio.address_space` with an Iommufd of its own.
+    """An address space, mode `iommufd`.
 
-    Its mappings outlive the memory's own: what was mapped stays pinned though the program unmaps it.
+    :meth:`Iommufd.ioas` makes one; :func:`pyvfio.address_space` makes one together with a new Iommufd.
+
+    The kernel pins the memory that is mapped here: the pages stay pinned when the program unmaps them from its own address space.
     """
 
     mode = "iommufd"
@@ -127,12 +129,13 @@ class Ioas(IommufdObject, AddressSpace):
         self._prepare(id_)
         self._owned: Iommufd | None = None
 
-    # What can be mapped.
+    # Usable IOVAs and page sizes.
 
     @property
     def iova_ranges(self) -> IovaSet:
-        """IOMMU_IOAS_IOVA_RANGES: the usable IOVAs, asked anew each time: they shrink with every device attached.
-        What :meth:`allow` allows does not show here.
+        """The usable IOVA ranges. IOMMU_IOAS_IOVA_RANGES.
+
+        The kernel is asked each time, since every attached device may reserve more. The list of :meth:`allow` does not narrow them.
         """
         return self._ask_ranges()[0]
 
@@ -143,7 +146,10 @@ class Ioas(IommufdObject, AddressSpace):
 
     @property
     def page_sizes(self) -> int:
-        """As bitmap: every power of two from :attr:`alignment` on; iommufd does not say which the IOMMU has itself."""
+        """The bitmap of page sizes in bytes: every power of two from :attr:`alignment` on.
+
+        iommufd does not report the page sizes of the IOMMU itself.
+        """
         return 2**64 - max(self.alignment, PAGE_SIZE)
 
     def _ask_ranges(self) -> tuple[IovaSet, int]:
@@ -156,7 +162,7 @@ class Ioas(IommufdObject, AddressSpace):
             except RequestError as error:
                 if error.errno != errno.EMSGSIZE or native.num_iovas <= count:
                     raise
-                count = native.num_iovas  # it says how many there are while it fails
+                count = native.num_iovas  # with EMSGSIZE the kernel reports how many there are
                 continue
             return (
                 IovaSet(IovaRange(ranges[i].start, ranges[i].last) for i in range(native.num_iovas)),
@@ -164,13 +170,12 @@ class Ioas(IommufdObject, AddressSpace):
             )
 
     def allow(self, ranges: Iterable[IovaRange]) -> None:
-        """IOMMU_IOAS_ALLOW_IOVAS: promise to use these only, so that no device with a reserved region elsewhere is refused.
+        """Restrict the IOVAs that mappings without a given IOVA may use. IOMMU_IOAS_ALLOW_IOVAS.
 
-        The list replaces the one before; an empty one allows all again. It also limits the places that are found for mappings without an IOVA.
+        The kernel then refuses a device only if its reserved regions overlap these ranges or a mapping. The list replaces the
+        previous one; an empty list allows all IOVAs again. Mappings outside the ranges stay.
 
-        What is mapped outside of it stays.
-
-        :raises OSError: EADDRINUSE over a region that an attached device has reserved; EINVAL for ranges that overlap, or of one byte
+        :raises OSError: EADDRINUSE for a reserved region of an attached device; EINVAL for ranges that overlap or have one byte
         """
         list_ = as_ranges(ranges, "ranges")
         native = ffi.new(f"{_RANGE}[]", max(len(list_), 1))
@@ -181,9 +186,10 @@ class Ioas(IommufdObject, AddressSpace):
 
     @property
     def huge_pages(self) -> bool:
-        """IOMMU_OPTION_HUGE_PAGES: whether large pages may be used, and mappings smaller than a page of the processor.
+        """Whether the IOMMU may use large pages. IOMMU_OPTION with IOMMU_OPTION_HUGE_PAGES.
 
-        :raises OSError: setting it EINVAL when something is mapped for a device, EADDRINUSE when something is smaller than a page
+        :raises OSError: when set: EINVAL while a device is attached and memory is mapped; EADDRINUSE while a mapping is
+            smaller than a page
         """
         return bool(self.iommufd.option(GET_HUGE_PAGES, self.id))
 
@@ -191,22 +197,24 @@ class Ioas(IommufdObject, AddressSpace):
     def huge_pages(self, allowed: bool) -> None:
         self.iommufd.option(SET_HUGE_PAGES, self.id, int(boolean(allowed, "huge_pages")))
 
-    # Mapping, besides what every address space has.
+    # Mapping, in addition to the methods of every address space.
 
     def _map_anywhere(self, address_: int, size: int, prot: int, buffer: Any, held: Any) -> Mapping:
-        """The kernel chooses a free and allowed IOVA, congruent to the memory's own address for large pages."""
+        """Let the kernel choose a free and allowed IOVA, congruent to the virtual address for large pages."""
         native = MAP.new(flags=_flags(prot), ioas_id=self.id, user_va=address_, length=size)
         return self._send_map(MAP, native, "iova", address_, None, size, prot, buffer, held)
 
     def map_file(
         self, fd: int, start: int, size: int, iova: int | None = None, *, read: bool = True, write: bool = True
     ) -> Mapping:
-        """IOMMU_IOAS_MAP_FILE: map a part of a memfd or a dma-buf, whoever else has it. Since Linux 6.13 (memfd), 7.0 (dma-buf).
+        """Map a part of a memfd or a dma-buf. IOMMU_IOAS_MAP_FILE, since Linux 6.13 (memfd), 7.0 (dma-buf).
 
         :param fd: descriptor of the file; it may be closed afterwards
         :param start: offset in the file, a multiple of the page size
-        :raises OSError: as :meth:`map`; EBADF; EINVAL for what is no such file, or past its end; ENODEV for a dma-buf whose owner
-            has taken its memory away
+        :param size: bytes
+        :param iova: where devices see it; None for an IOVA that the kernel chooses
+        :raises OSError: as :meth:`map`; EBADF for a descriptor that is not open; EINVAL for another kind of file or a range past
+            its end; ENODEV for a dma-buf whose exporter has revoked it
         """
         prot = boolean(read, "read") + 2 * boolean(write, "write")
         fd = integer(fd, "fd", -1, 2**31 - 1)
@@ -217,15 +225,17 @@ class Ioas(IommufdObject, AddressSpace):
         return self._send_map(MAP_FILE, native, "iova", start, iova, size, prot, None, None, {"fd": fd})
 
     def copy(self, source: Mapping, iova: int | None = None, *, read: bool = True, write: bool = True) -> Mapping:
-        """IOMMU_IOAS_COPY: map here what `source` maps in another address space of the same file, pinned only once.
+        """Map the memory of a mapping in another address space of the same Iommufd here too. IOMMU_IOAS_COPY.
 
-        :param iova: where; None for a place that the kernel chooses
+        The pages are pinned only once.
+
+        :param iova: where devices see it; None for an IOVA that the kernel chooses
         :raises InvalidRequest: `source` belongs to another Iommufd
         :raises OSError: ENOENT when it is not mapped any more; as :meth:`map`
         """
         space = instance(source, "source", Mapping, "a pyvfio.Mapping").space
         if not isinstance(space, Ioas):
-            raise InvalidRequest(f"{source!r} is not a mapping of an Ioas: only these can be copied")
+            raise InvalidRequest(f"{source!r} is not a mapping of an Ioas; only mappings of an Ioas can be copied")
         source_id = space._id_in(self.iommufd)
         return self.copy_range(source_id, source.range, iova, read=read, write=write, keep=source._held)
 
@@ -239,7 +249,7 @@ class Ioas(IommufdObject, AddressSpace):
         write: bool = True,
         keep: Any = None,
     ) -> Mapping:
-        """As :meth:`copy`, of any range of an address space given by its id (that of the compatibility IOAS, for one)."""
+        """Copy any mapped range of an address space, given its id: for example the compatibility IOAS. See :meth:`copy`."""
         prot = boolean(read, "read") + 2 * boolean(write, "write")
         source_id = u32(source_id, "source_id")
         range = as_range(range, "range")
@@ -275,17 +285,18 @@ class Ioas(IommufdObject, AddressSpace):
         return mapping
 
     def unmap_all(self) -> int:
-        """IOMMU_IOAS_UNMAP of everything; 0 when nothing is mapped."""
+        """Remove every mapping, and return the bytes unmapped: 0 when nothing is mapped. IOMMU_IOAS_UNMAP."""
         native = UNMAP.new(ioas_id=self.id, iova=0, length=2**64 - 1)
         if error := self._request_unmap(UNMAP, native, "length", (0, 2**64)):
             raise UNMAP.error(self._fd, -error, {"range": "everything"})
         return int(native.length)
 
     def physical_address(self, iova: int, size: int = PAGE_SIZE) -> tuple[int, int]:
-        """IOMMU_IOAS_NOIOMMU_GET_PA: the physical address at an IOVA, for devices without an IOMMU. Since Linux 7.3.
+        """Return the physical address of an IOVA, for devices without an IOMMU. IOMMU_IOAS_NOIOMMU_GET_PA, since Linux 7.3.
 
-        :returns: the address, and for how many bytes (at most `size`) memory goes on in one piece from there
-        :raises OSError: EOPNOTSUPP unless a device is attached in no-IOMMU mode; ENOENT, nothing is mapped there; EPERM without CAP_SYS_RAWIO
+        :returns: the physical address, and the number of bytes (at most `size`) that are physically contiguous from there
+        :raises OSError: EOPNOTSUPP unless a device is attached in no-IOMMU mode; ENOENT when nothing is mapped at the IOVA;
+            EPERM without CAP_SYS_RAWIO
         """
         iova, size = u64(iova, "iova"), u64(size, "size")
         native = GET_PA.call(self._fd, ioas_id=self.id, iova=iova, length=size)
@@ -295,7 +306,7 @@ class Ioas(IommufdObject, AddressSpace):
 
     @property
     def ioas(self) -> Ioas:
-        """Itself: what a page table made of it shows."""
+        """This address space itself, as :attr:`Hwpt.ioas` of a page table is the address space that it maps."""
         return self
 
     def _track_by_iommu(self, ranges: Iterable[IovaRange], devices: list[Device]) -> DirtyTracker | None:
@@ -303,13 +314,13 @@ class Ioas(IommufdObject, AddressSpace):
 
     @property
     def devices(self) -> list[Device]:
-        """The devices that are attached to it."""
+        """The devices that are attached to this address space."""
         return self._devices()
 
     def attach(self, where: str, *, vf_token: UUID | str | bytes | None = None, no_iommu: bool = False) -> Device:
-        """Open a device by its cdev, bind it to this address space's Iommufd and attach it.
+        """Open a device by its cdev, bind it to the Iommufd of this address space and attach it.
 
-        A device without an IOMMU takes the physical addresses of what is mapped: :meth:`physical_address`.
+        A device without an IOMMU uses physical addresses for DMA; :meth:`physical_address` returns them.
 
         :raises OSError: see :meth:`Iommufd.bind` and :meth:`Device.attach`
         """
@@ -323,10 +334,10 @@ class Ioas(IommufdObject, AddressSpace):
         return device
 
     def hwpt(self, device: Device | BoundDevice, *, flags: int = 0, fault_queue: FaultQueue | None = None) -> Hwpt:
-        """IOMMU_HWPT_ALLOC: a page table of this address space for the IOMMU of `device`; see :class:`Hwpt`.
+        """Allocate a page table of this address space for the IOMMU of a device. IOMMU_HWPT_ALLOC; see :class:`Hwpt`.
 
         :param flags: IOMMU_HWPT_ALLOC_*
-        :param fault_queue: where faults are reported
+        :param fault_queue: the queue that faults are reported to
         """
         return allocate(self, device, flags=flags, fault_queue=fault_queue)
 
@@ -340,8 +351,8 @@ class Ioas(IommufdObject, AddressSpace):
             self._ledger.forget_all()
         attempts.raise_first(f"closing {self!r}")
 
-    def _gone(self) -> None:
-        super()._gone()
+    def _mark_destroyed(self) -> None:
+        super()._mark_destroyed()
         self._ledger.forget_all()
 
     __repr__ = IommufdObject.__repr__

@@ -1,4 +1,4 @@
-"""The file itself, `/dev/iommu`."""
+"""An open `/dev/iommu`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ VFIO_IOAS = Request(
     "IOMMU_VFIO_IOAS",
     "iommufd",
     "struct iommu_vfio_ioas",
-    errnos={errno.ENODEV: "no compatibility address space is set: Iommufd.set_vfio_ioas() sets one"},
+    errnos={errno.ENODEV: "no compatibility address space is set; set one with Iommufd.set_vfio_ioas()"},
     otherwise=IOMMUFD,
 )
 CHANGE_PROCESS = Request(
@@ -53,7 +53,7 @@ CHANGE_PROCESS = Request(
     "iommufd",
     "struct iommu_ioas_change_process",
     errnos={
-        errno.EINVAL: "a mapping is not of a file: only what Ioas.map_file() mapped can be charged to another process"
+        errno.EINVAL: "a mapping does not come from Ioas.map_file(); only file mappings can be charged to another process"
     },
     otherwise=IOMMUFD,
 )
@@ -76,21 +76,21 @@ def _not_isolated(facts: BindFacts) -> Reason:
     if facts.in_the_way:
         return others_in_the_way(facts.group, facts.in_the_way)
     return Reason(
-        "another program owns a device of its group, or this host's IOMMU does not isolate interrupts",
+        "another program owns a device in its group, or this host's IOMMU does not isolate interrupts",
         (
-            "the kernel log says which (dmesg); pyvfio.host.holders_of(ADDRESS) finds the program",
-            "if it is the interrupts, and only if every device and guest is trusted: echo 1 > "
+            "the kernel log says which of the two (dmesg); pyvfio.host.holders_of(ADDRESS) finds the program",
+            "without interrupt isolation, and only if every device and guest is trusted: echo 1 > "
             "/sys/module/iommufd/parameters/allow_unsafe_interrupts",
         ),
     )
 
 
 def others_in_the_way(group: int | None, members: dict[str, str]) -> Reason:
-    """The reason and advice for a group whose devices are bound to drivers that are not VFIO's."""
+    """Return the reason and advice for a group with devices that are bound to non-VFIO drivers."""
     named = " and ".join(f"{address} (bound to {driver})" for address, driver in members.items())
     return Reason(
-        f"group {group} has devices with a driver that is not VFIO's: {named}",
-        tuple(f'bind it too: pyvfio.host.bind("{address}", "vfio-pci")' for address in members),
+        f"group {group} has devices that are bound to non-VFIO drivers: {named}",
+        tuple(f'bind {address} too: pyvfio.host.bind("{address}", "vfio-pci")' for address in members),
     )
 
 
@@ -99,11 +99,11 @@ def _bad_bind(facts: BindFacts) -> Reason:
         return Reason(
             NO_TOKEN_WANTED,
             (
-                "before Linux 6.18 no device that is opened by its own node is asked for a token, or accepts one; opened by its "
-                'group it is: mode="type1v2"',
+                "before Linux 6.18 a device that is opened by cdev neither needs nor accepts a vf_token; open it by group: "
+                'mode="type1v2"',
             ),
         )
-    return Reason("it is bound already, to this iommufd or to another: close the device that has it")
+    return Reason("the device is already bound to this or another iommufd; close the Device that opened it")
 
 
 BIND = Request(
@@ -113,7 +113,7 @@ BIND = Request(
     errnos={
         errno.EINVAL: _bad_bind,
         errno.EACCES: lambda facts: token_refused(facts.token),
-        errno.EBUSY: "its group is in use: by a driver that is not VFIO's, or by VFIO through the group's file",
+        errno.EBUSY: "its group is in use: by a non-VFIO driver, or because it is open through /dev/vfio/N",
         errno.EPERM: _not_isolated,
     },
 )
@@ -127,9 +127,9 @@ OPEN_DEVICE = Call("open", errnos={errno.EACCES: _not_permitted, errno.EPERM: _n
 
 
 class Iommufd(Resource):
-    """An open `/dev/iommu`: a private set of objects. Closing it ends them all, devices first.
+    """An open `/dev/iommu`, with its own set of objects. Closing it closes them all, devices first.
 
-    :raises OSError: ENOENT when the kernel has no iommufd (before Linux 6.2, or built without), EACCES
+    :raises OSError: ENOENT when the kernel has no iommufd (before Linux 6.2, or without CONFIG_IOMMUFD); EACCES
     """
 
     def __init__(self, *, kernel: Kernel | str | None = None) -> None:
@@ -143,7 +143,7 @@ class Iommufd(Resource):
 
     @classmethod
     def _of(cls, container: Container, fd: Fd) -> Self:
-        """The one that stands in for a container, which keeps the descriptor."""
+        """Return the Iommufd behind a container in a compatibility mode; the container owns the descriptor."""
         self = cls.__new__(cls)
         super().__init__(self, container)
         self._fd = fd
@@ -153,17 +153,17 @@ class Iommufd(Resource):
 
     @property
     def descriptor(self) -> Fd:
-        """The descriptor, for requests of the objects in it. Not part of the API."""
+        """The descriptor, for requests of its objects. Not part of the API."""
         return self._fd
 
     def fileno(self) -> int:
-        """The descriptor of /dev/iommu."""
+        """Return the descriptor of /dev/iommu."""
         return self._fd.fileno()
 
-    # What is made in it.
+    # Objects.
 
     def ioas(self) -> Ioas:
-        """IOMMU_IOAS_ALLOC: a new, empty address space."""
+        """Allocate an empty address space. IOMMU_IOAS_ALLOC."""
         native = IOAS_ALLOC.call(self._fd)
         return Ioas(self, native.out_ioas_id)
 
@@ -195,7 +195,8 @@ class Iommufd(Resource):
         if found.cdev is None:
             raise Unsupported(
                 host.device(where, self._fd.kernel).advice
-                or f"{found.address} has no file under /dev/vfio/devices: this kernel opens devices by group only"
+                or f"{found.address} has no file under /dev/vfio/devices: this kernel opens devices by group only; use "
+                'mode="type1v2"'
             )
         admit(found, allowed=no_iommu)
         with OPEN_DEVICE.explained(found.cdev, {"device": found.address}, lambda _: found.no_iommu):
@@ -208,13 +209,15 @@ class Iommufd(Resource):
             fd.close()
             raise
 
-    # Options of the whole file.
+    # Options of the iommufd.
 
     @property
     def rlimit_mode(self) -> bool:
-        """IOMMU_OPTION_RLIMIT_MODE: whether locked memory is counted by process as VFIO's type1 does (True), or by user.
+        """Whether locked memory is accounted per process, as type1 does, rather than per user.
 
-        :raises OSError: setting it EBUSY while an object exists, EPERM without CAP_SYS_RESOURCE
+        IOMMU_OPTION with IOMMU_OPTION_RLIMIT_MODE.
+
+        :raises OSError: when set: EBUSY once an object exists; EPERM without CAP_SYS_RESOURCE
         """
         return bool(self.option(GET_RLIMIT_MODE))
 
@@ -223,10 +226,10 @@ class Iommufd(Resource):
         self.option(SET_RLIMIT_MODE, value=int(boolean(by_process, "rlimit_mode")))
 
     def option(self, operation: Request, object_id: int = 0, value: int = 0) -> int:
-        """IOMMU_OPTION: read or set an option, of the file or of one of its objects. Not part of the API.
+        """Read or set an option of the iommufd or of one of its objects. IOMMU_OPTION. Not part of the API.
 
-        :param operation: one of the operations that are declared of it
-        :returns: its value
+        :param operation: one of the operations declared in :mod:`pyvfio.iommufd.option`
+        :returns: the value of the option
         """
         op, option = operation.detail.split()
         native = operation.call(
@@ -238,29 +241,31 @@ class Iommufd(Resource):
         )
         return int(native.val64)
 
-    # The address space that VFIO's old requests mean, when this file stands in for a container.
+    # The compatibility address space, which VFIO's container requests use on this file.
 
     @property
     def vfio_ioas_id(self) -> int:
-        """IOMMU_VFIO_IOAS with GET: the id of the compatibility address space.
+        """The id of the compatibility address space. IOMMU_VFIO_IOAS with IOMMU_VFIO_IOAS_GET.
 
-        :raises OSError: ENODEV when there is none
+        :raises OSError: ENODEV when none is set
         """
         return int(VFIO_IOAS.call(self._fd, op=lib.IOMMU_VFIO_IOAS_GET).ioas_id)
 
     def set_vfio_ioas(self, ioas: Ioas) -> None:
-        """IOMMU_VFIO_IOAS with SET: let the old requests work on `ioas`."""
+        """Make `ioas` the compatibility address space. IOMMU_VFIO_IOAS with IOMMU_VFIO_IOAS_SET."""
         instance(ioas, "ioas", Ioas, "a pyvfio.Ioas")
         VFIO_IOAS.call(self._fd, op=lib.IOMMU_VFIO_IOAS_SET, ioas_id=ioas._id_in(self))
 
     def clear_vfio_ioas(self) -> None:
-        """IOMMU_VFIO_IOAS with CLEAR: let the old requests work on nothing. The address space stays."""
+        """Unset the compatibility address space, which continues to exist. IOMMU_VFIO_IOAS with IOMMU_VFIO_IOAS_CLEAR."""
         VFIO_IOAS.call(self._fd, op=lib.IOMMU_VFIO_IOAS_CLEAR)
 
     def change_process(self) -> None:
-        """IOMMU_IOAS_CHANGE_PROCESS: charge the locked memory to the calling process, after the file was handed over. Since Linux 6.14.
+        """Charge the pinned memory to the calling process, which has received the iommufd from another.
 
-        :raises OSError: EINVAL unless every mapping is of a file (:meth:`Ioas.map_file`)
+        IOMMU_IOAS_CHANGE_PROCESS, since Linux 6.14.
+
+        :raises OSError: EINVAL unless every mapping is a file mapping (:meth:`Ioas.map_file`)
         """
         CHANGE_PROCESS.call(self._fd)
 
@@ -270,7 +275,7 @@ class Iommufd(Resource):
             flags = lib.VFIO_DEVICE_BIND_FLAG_TOKEN
             native = BIND.new(iommufd=self.fileno(), flags=flags, token_uuid_ptr=address(given))
         else:
-            # Kernels that do not know tokens take the shorter struct only as such.
+            # Kernels before tokens accept only the shorter struct.
             native = BIND.new(until="token_uuid_ptr", iommufd=self.fileno())
 
         def facts(_: int) -> BindFacts:
@@ -293,7 +298,7 @@ class Iommufd(Resource):
 
     @property
     def _gone_as_a_whole(self) -> bool:
-        """Whether its objects went with the descriptor, at once and in the right order."""
+        """Whether closing the descriptor has already destroyed all objects, so that none needs IOMMU_DESTROY."""
         return self._fd.closed or (self._closed and self._container is None)
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: the meaning of iommufd's errnos, whatever the request
 IOMMUFD = {
-    errno.EOPNOTSUPP: "this IOMMU, or this kernel, does not support it",
+    errno.EOPNOTSUPP: "this IOMMU or this kernel does not support it",
     errno.ENOTTY: "this kernel does not know the request",
     errno.ENOENT: "there is no such object, it is of another kind, or nothing is mapped there",
     errno.EBUSY: "something still uses the object",
@@ -36,15 +36,15 @@ DESTROY = Request("IOMMU_DESTROY", "iommufd", "struct iommu_destroy", errnos={er
 
 
 def address(data: Any) -> int:
-    """The address of C data, as the u64 that iommufd's structs want."""
+    """Return the address of C data as the u64 that iommufd's structs take."""
     return int(ffi.cast("uintptr_t", data))
 
 
 class IommufdObject(Resource):
     """An object of an iommufd.
 
-    :ivar iommufd: the file that it lives in
-    :ivar id: its number there
+    :ivar iommufd: the file that it belongs to
+    :ivar id: its object id in that file
     """
 
     _fd: Fd
@@ -55,7 +55,7 @@ class IommufdObject(Resource):
         self.iommufd = iommufd
         self._fd = iommufd.descriptor
         self._id = id_
-        #: devices whose DMA goes through it
+        #: devices that are attached to it
         self._attached: dict[int, weakref.ref[Device]] = {}
         for parent in parents or (iommufd,):
             self._live_under(parent)
@@ -72,35 +72,39 @@ class IommufdObject(Resource):
         return self._id
 
     def _id_in(self, iommufd: Iommufd) -> int:
-        """The id, for a request to that file.
+        """Return the id for a request to an iommufd.
 
-        :raises InvalidRequest: it lives in another one, where the same number means something else
+        :raises InvalidRequest: the object belongs to another iommufd, where the same id means another object
         """
         if self.iommufd is not iommufd:
-            raise InvalidRequest(f"{self!r} is an object of {self.iommufd!r}, not of {iommufd!r}")
+            raise InvalidRequest(
+                f"{self!r} belongs to {self.iommufd!r}, not to {iommufd!r}; use objects of one Iommufd"
+            )
         return self.id
 
     def destroy(self) -> None:
-        """IOMMU_DESTROY of this object alone; `close()` ends what was made from it first.
+        """Destroy this object alone. IOMMU_DESTROY.
 
-        :raises OSError: EBUSY while something is made from it, or a device is attached to it; the object stays usable
+        `close()` closes the objects made from it first.
+
+        :raises OSError: EBUSY while another object uses it or a device is attached to it; the object stays usable
         """
         number = self.id
-        DESTROY.send(self._fd, DESTROY.new(id=number), {"id": number}, lambda _: tuple(self._in_the_way()))
-        self._gone()
+        DESTROY.send(self._fd, DESTROY.new(id=number), {"id": number}, lambda _: tuple(self._users()))
+        self._mark_destroyed()
 
-    def _in_the_way(self) -> list[str]:
+    def _users(self) -> list[str]:
         alive = [child for reference in self._children.values() if (child := reference()) is not None]
-        return [f"{child!r} uses it: close that first" for child in alive if not child.closed] + [
-            f"{device!r} is attached to it: detach or close that first" for device in self._devices()
+        return [f"{child!r} uses it: close {child!r} first" for child in alive if not child.closed] + [
+            f"{device!r} is attached to it: detach or close the device first" for device in self._devices()
         ]
 
     def _devices(self) -> list[Device]:
         devices = [reference() for reference in self._attached.values()]
         return [device for device in devices if device is not None and not device.closed]
 
-    def _gone(self) -> None:
-        """It has been destroyed in the kernel; nothing is left to release."""
+    def _mark_destroyed(self) -> None:
+        """Record that the kernel has destroyed the object, so that nothing is left to release."""
         self._closed = True
         self._part()
 
@@ -116,7 +120,7 @@ class IommufdObject(Resource):
     def _destroy(self) -> None:
         try:
             request = DESTROY.new(id=self._id)
-            DESTROY.send(self._fd, request, {"id": self._id}, lambda _: tuple(self._in_the_way()))
+            DESTROY.send(self._fd, request, {"id": self._id}, lambda _: tuple(self._users()))
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise

@@ -1,4 +1,4 @@
-"""IOMMU_OPTION: what can be set of an iommufd, or of one of its address spaces."""
+"""IOMMU_OPTION: options of an iommufd and of its address spaces."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GET_RLIMIT_MODE = OPTION.operation("GET RLIMIT_MODE")
 SET_RLIMIT_MODE = OPTION.operation(
     "SET RLIMIT_MODE",
     errnos={
-        errno.EBUSY: "the file has objects already: set it before the first is made",
+        errno.EBUSY: "the iommufd already has objects; set the option before the first is allocated",
         errno.EPERM: "it requires CAP_SYS_RESOURCE",
     },
 )
@@ -30,7 +30,7 @@ GET_HUGE_PAGES = OPTION.operation("GET HUGE_PAGES")
 SET_HUGE_PAGES = OPTION.operation(
     "SET HUGE_PAGES",
     errnos={
-        errno.EINVAL: "something is mapped for a device: set it before a device is attached",
-        errno.EADDRINUSE: "something is mapped that is smaller than a page: unmap that first",
+        errno.EINVAL: "memory is mapped for an attached device; set the option before a device is attached",
+        errno.EADDRINUSE: "a mapping is smaller than a page; unmap it first",
     },
 )

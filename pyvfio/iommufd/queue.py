@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Queue(IommufdObject):
-    """A queue, with a descriptor for select and its kin."""
+    """A queue with a descriptor that select, poll and epoll take."""
 
     def __init__(self, iommufd: Iommufd, id_: int, fd: Fd, *parents: IommufdObject) -> None:
         super().__init__(iommufd, id_, *parents)
         self._queue = fd
 
     def fileno(self) -> int:
-        """The descriptor of the queue: readable when something has come."""
+        """Return the descriptor of the queue: readable when there are records."""
         return self._queue.fileno()
 
     def _wait_and_read(self, size: int, timeout: float | None) -> bytes:
@@ -30,13 +30,13 @@ class Queue(IommufdObject):
         return queue.call(queue.kernel.read, size) if queue.poll(select.POLLIN, timeout) else b""
 
     def destroy(self) -> None:
-        """Destroy the queue (IOMMU_DESTROY), and with it what it holds unread.
+        """Destroy the queue with its unread records. IOMMU_DESTROY.
 
-        :raises OSError: EBUSY: something that reports to it is alive; the note says which
+        :raises OSError: EBUSY while another object reports to it; the note says which
         """
-        # The queue's own descriptor is one of its users. It stays open if the kernel is going to refuse for another's sake.
+        # The queue's descriptor counts as a user of the object, so it is closed first, unless other users make the kernel refuse.
         _ = self.id
-        if not self._in_the_way():
+        if not self._users():
             self._queue.close()
         super().destroy()
 

@@ -1,4 +1,4 @@
-"""A device as a guest sees it behind its virtual IOMMU."""
+"""A virtual device (vdevice): a device behind a guest's virtual IOMMU."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ ALLOC = Request(
     "IOMMU_VDEVICE_ALLOC",
     "iommufd",
     "struct iommu_vdevice_alloc",
-    errnos={errno.EEXIST: "the device has a virtual id already, or the virtual id a device"},
+    errnos={errno.EEXIST: "the device already has a virtual id, or another device has this virtual id"},
     otherwise=IOMMUFD,
 )
 
 
 class Vdevice(IommufdObject):
-    """The guest's name for a device. Made by :meth:`Viommu.vdevice`.
+    """A device behind a virtual IOMMU. Made by :meth:`Viommu.vdevice`.
 
-    :ivar virtual_id: the name
+    :ivar virtual_id: the id that the guest uses for the device
     """
 
     def __init__(self, viommu: Viommu, device: Device | BoundDevice, virtual_id: int) -> None:

@@ -1,4 +1,4 @@
-"""A virtual IOMMU: the part of a physical one that a guest is given."""
+"""A virtual IOMMU (vIOMMU): the part of a physical IOMMU that a guest uses."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ ALLOC = Request(
     "iommufd",
     "struct iommu_viommu_alloc",
     errnos={
-        errno.EOPNOTSUPP: "the IOMMU has no virtual IOMMU of that type",
-        errno.EINVAL: "the page table was not made with IOMMU_HWPT_ALLOC_NEST_PARENT, or the data is not of that type",
+        errno.EOPNOTSUPP: "the IOMMU does not support virtual IOMMUs of that type",
+        errno.EINVAL: "the page table was allocated without IOMMU_HWPT_ALLOC_NEST_PARENT, or the data does not fit the type",
     },
     otherwise=IOMMUFD,
 )
@@ -37,27 +37,25 @@ VEVENTQ_ALLOC = Request(
     "iommufd",
     "struct iommu_veventq_alloc",
     errnos={
-        errno.EEXIST: "the virtual IOMMU has an event queue of that type already",
-        errno.EINVAL: "the type is the default one, or the depth is 0 or more than 2^19",
+        errno.EEXIST: "the virtual IOMMU already has an event queue of that type",
+        errno.EINVAL: "the type is IOMMU_VEVENTQ_TYPE_DEFAULT, or the depth is 0 or more than 2^19",
     },
     otherwise={**IOMMUFD, errno.EOPNOTSUPP: "the virtual IOMMU has no events of that type"},
 )
 MMAP = Call(
     "mmap",
-    errnos={
-        errno.ENXIO: "offset= and size= must be what the kernel reported for the whole area when the object was made"
-    },
+    errnos={errno.ENXIO: "offset= and size= must be those that the kernel reported for the whole area at allocation"},
 )
 
 
 class Viommu(IommufdObject):
     """A virtual IOMMU on top of a page table. Since Linux 6.13.
 
-    :param parent: page table made with IOMMU_HWPT_ALLOC_NEST_PARENT
+    :param parent: page table allocated with IOMMU_HWPT_ALLOC_NEST_PARENT
     :param device: a device behind the physical IOMMU
     :param type: IOMMU_VIOMMU_TYPE_*
     :param data: pointer to the C struct of that type, which the kernel may write to, or bytes
-    :raises OSError: EOPNOTSUPP the IOMMU has no such type; EINVAL the page table is no nesting parent
+    :raises OSError: EOPNOTSUPP if the IOMMU does not support the type; EINVAL if the page table is not a nesting parent
 
     :ivar parent: the page table
     """
@@ -65,7 +63,9 @@ class Viommu(IommufdObject):
     def __init__(self, parent: Hwpt, device: Device | BoundDevice, type: int, data: Any = None) -> None:
         target = bound_of(device)
         if target.iommufd is not parent.iommufd:
-            raise InvalidRequest(f"{target!r} is bound to {target.iommufd!r}, not to {parent.iommufd!r}")
+            raise InvalidRequest(
+                f"{target!r} is bound to {target.iommufd!r}, not to {parent.iommufd!r}; use objects of one Iommufd"
+            )
         fields: dict[str, Any] = {"type": type, "dev_id": target.id, "hwpt_id": parent.id}
         held = None
         if data is not None:
@@ -85,25 +85,26 @@ class Viommu(IommufdObject):
         flags: int = 0,
         fault_queue: FaultQueue | None = None,
     ) -> Hwpt:
-        """A nested page table in this virtual IOMMU; see :func:`pyvfio.iommufd.hwpt.allocate`."""
+        """Allocate a nested page table in this virtual IOMMU; see :func:`pyvfio.iommufd.hwpt.allocate`."""
         return allocate(self, device, flags=flags, data_type=data_type, data=data, fault_queue=fault_queue)
 
     def vdevice(self, device: Device | BoundDevice, virtual_id: int) -> Vdevice:
-        """IOMMU_VDEVICE_ALLOC: what the guest calls a device (a stream id, a requester id).
+        """Give a device the id that the guest uses for it. IOMMU_VDEVICE_ALLOC, since Linux 6.13.
 
-        :raises OSError: EEXIST the device, or the name, has one already
+        :param virtual_id: for example the stream id or requester id in the guest
+        :raises OSError: EEXIST if the device already has a virtual id, or another device has this one
         """
         from pyvfio.iommufd.vdevice import Vdevice
 
         return Vdevice(self, device, virtual_id)
 
     def event_queue(self, type: int, depth: int) -> EventQueue:
-        """IOMMU_VEVENTQ_ALLOC: a queue of events for the guest. Since Linux 6.15.
+        """Allocate a queue of events for the guest. IOMMU_VEVENTQ_ALLOC, since Linux 6.15.
 
         :param type: IOMMU_VEVENTQ_TYPE_*
-        :param depth: how many events are kept until they are read
-        :raises OSError: EEXIST there is one of the type; EOPNOTSUPP the virtual IOMMU has no events; EINVAL for the default type, a depth
-            of 0, or one of more than 2^19
+        :param depth: the number of unread events that the queue holds
+        :raises OSError: EEXIST if there is a queue of that type; EOPNOTSUPP if the virtual IOMMU has no such events; EINVAL for
+            IOMMU_VEVENTQ_TYPE_DEFAULT, or a depth of 0 or more than 2^19
         """
         from pyvfio.iommufd.event_queue import EventQueue
 
@@ -112,26 +113,27 @@ class Viommu(IommufdObject):
         return EventQueue(self, native.out_veventq_id, fd)
 
     def hw_queue(self, type: int, index: int, iova: int, size: int) -> HwQueue:
-        """IOMMU_HW_QUEUE_ALLOC: let the hardware read a guest's queue by itself. Since Linux 6.17.
+        """Let the IOMMU hardware read a queue in guest memory directly. IOMMU_HW_QUEUE_ALLOC, since Linux 6.17.
 
         :param type: IOMMU_HW_QUEUE_TYPE_*
-        :param index: 0 for the first; the next can be made when it is there
-        :param iova: the queue's memory, in the address space of the parent page table
-        :raises OSError: ENOENT nothing is mapped there; EEXIST there is one of the index; EOPNOTSUPP, EINVAL, EIO as the hardware wants
-            its queues
+        :param index: 0 for the first queue; each further one requires the one before it
+        :param iova: address of the queue in the address space of the parent page table
+        :param size: bytes
+        :raises OSError: ENOENT if the queue's memory is not mapped; EEXIST if there is a queue of that index; EOPNOTSUPP, EINVAL
+            or EIO if the hardware does not accept the queue
         """
         from pyvfio.iommufd.hw_queue import HwQueue
 
         return HwQueue(self, type, index, iova, size)
 
     def mmap(self, offset: int, size: int) -> mmap.mmap:
-        """Registers of the hardware's own that a guest may use directly. Since Linux 6.17.
+        """Map hardware registers that the guest may access directly. mmap(2) of the iommufd, since Linux 6.17.
 
-        Until it is closed, the virtual IOMMU cannot be destroyed.
+        The virtual IOMMU cannot be destroyed while the map is open.
 
-        :param offset: where they are, and
-        :param size: how large: both as the struct of the virtual IOMMU's type told when it was made
-        :raises OSError: ENXIO for any other place, or a part of it
+        :param offset: offset of the area, from the struct of the virtual IOMMU's type that the kernel filled at allocation
+        :param size: size of the area in bytes, from the same struct
+        :raises OSError: ENXIO for any other offset or size
         """
         with MMAP.explained(repr(self), {"offset": offset, "size": size}):
             return self._fd.call(
@@ -139,5 +141,5 @@ class Viommu(IommufdObject):
             )
 
     def invalidate(self, data_type: int, entries: Any) -> int:
-        """IOMMU_HWPT_INVALIDATE of the virtual IOMMU's caches; see :meth:`Hwpt.invalidate`."""
+        """Invalidate caches of the virtual IOMMU. IOMMU_HWPT_INVALIDATE; see :meth:`Hwpt.invalidate`."""
         return invalidate(self, data_type, entries)

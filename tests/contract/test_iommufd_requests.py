@@ -144,7 +144,7 @@ class Good:
                 end = ffi.new(f"{kind} *", (ffi.sizeof(kind), ioas, getattr(native, field), PAGE))
                 assert self._iommufd._fd.ioctl(lib.IOMMU_IOAS_UNMAP, end) == 0
         if request == "IOMMU_DESTROY":
-            self._empty._gone()
+            self._empty._mark_destroyed()
             self._empty = self._iommufd.ioas()
             self.values[request]["id"] = self._empty.id
 
