@@ -1,4 +1,4 @@
-"""Migration: the states of a device, and the stream that carries what is in it from one device to another."""
+"""Migration: the states of a device, and the stream that carries its state to another device."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from pyvfio.device import Device
 
 _STATE = "struct vfio_device_feature_mig_state"
-#: bytes that :meth:`Migration.save` and its kin move at once
+#: bytes that :meth:`Migration.save`, `load` and `pre_copy` move at a time
 _PIECE = 1 << 20
 
 
 class State(enum.IntEnum):
-    """`enum vfio_device_mig_state`. Since Linux 5.18; PRE_COPY and PRE_COPY_P2P since 6.2."""
+    """A migration state: `enum vfio_device_mig_state`. Since Linux 5.18; PRE_COPY and PRE_COPY_P2P since 6.2."""
 
     ERROR = lib.VFIO_DEVICE_STATE_ERROR
     STOP = lib.VFIO_DEVICE_STATE_STOP
@@ -40,14 +40,14 @@ class State(enum.IntEnum):
     PRE_COPY_P2P = lib.VFIO_DEVICE_STATE_PRE_COPY_P2P
 
 
-#: These share one stream: going from one to another of them goes on with it.
+#: The states that share one stream: it stays open when the device goes from one to another of them.
 SAVING = frozenset({State.PRE_COPY, State.PRE_COPY_P2P, State.STOP_COPY})
 
 _STOP_COPY, _P2P, _PRE_COPY = lib.VFIO_MIGRATION_STOP_COPY, lib.VFIO_MIGRATION_P2P, lib.VFIO_MIGRATION_PRE_COPY
 _ALL = _STOP_COPY | _P2P | _PRE_COPY
-#: what a device must have for a state, besides STOP_COPY
+#: state -> the flags that a device needs for it besides STOP_COPY
 _OPTIONAL = {State.RUNNING_P2P: _P2P, State.PRE_COPY: _PRE_COPY, State.PRE_COPY_P2P: _P2P | _PRE_COPY}
-#: the single steps that there are
+#: state -> the states that a device can reach from it in a single step
 _STEPS: dict[State, tuple[State, ...]] = {
     State.RUNNING: (State.RUNNING_P2P, State.PRE_COPY),
     State.RUNNING_P2P: (State.RUNNING, State.STOP, State.PRE_COPY_P2P),
@@ -63,10 +63,11 @@ _STEPS: dict[State, tuple[State, ...]] = {
 class Change(NamedTuple):
     """A change of state that failed.
 
-    :ivar errno: the kernel's answer
-    :ivar origin: the state before, :ivar target: the one that was asked for
-    :ivar now: the state after; None if it could not be found out
-    :ivar there: whether the device has the state that was asked for
+    :ivar errno: the errno of the request
+    :ivar origin: the state before
+    :ivar target: the requested state
+    :ivar now: the state afterwards; None if it could not be read
+    :ivar there: whether the device supports the requested state
     """
 
     errno: int
@@ -78,32 +79,34 @@ class Change(NamedTuple):
 
 def _not_changed(facts: Change) -> Reason:
     if not facts.there:
-        return Reason(f"the device has no {facts.target}", ("Migration.states has the states of the device",))
+        return Reason(
+            f"the device does not support {facts.target}", ("see Migration.states for the states that it supports",)
+        )
     texts: list[str] = []
     if facts.origin == "RESUMING" and facts.errno == errno.EINVAL and facts.now in ("RESUMING", "ERROR"):
-        texts.append("the data that was written to its stream is incomplete or damaged, or of another kind of device")
+        texts.append("the data written to its stream is incomplete, damaged, or from another kind of device")
     if facts.now is not None:
-        texts.append(f"it is {'still ' if facts.now == facts.origin else ''}in {facts.now} now")
-    return Reason("; ".join(texts) or None, _way_out(facts))
+        texts.append(f"the device is {'still ' if facts.now == facts.origin else ''}in {facts.now}")
+    return Reason("; ".join(texts) or None, _recovery(facts))
 
 
-def _way_out(facts: Change) -> tuple[str, ...]:
+def _recovery(facts: Change) -> tuple[str, ...]:
     if facts.now == "ERROR":
-        return ("only a reset takes it out of ERROR: Device.reset()",)
+        return ("only a reset leaves ERROR: call Device.reset()",)
     if facts.now == "RESUMING":
-        return ("a load that cannot be finished is ended by a reset: Device.reset()",)
+        return ("to abandon the load, call Device.reset()",)
     if facts.now is None:
         return ()
     if facts.now == facts.origin:
-        return ("nothing has changed: it can be asked again",)
-    return (f"from {facts.now} it can be asked for {facts.target} again, or for {facts.origin}",)
+        return ("the state has not changed; the request can be repeated",)
+    return (f"from {facts.now} the device can be set to {facts.target} again, or back to {facts.origin}",)
 
 
 def _cannot_migrate(facts: FeatureFacts) -> Reason:
-    return Reason(f"{facts.address} cannot be migrated: its driver lacks the feature MIGRATION", unsupported=True)
+    return Reason(f"{facts.address} cannot be migrated: its driver does not support MIGRATION", unsupported=True)
 
 
-#: errnos of the device's driver for each state
+#: state -> the errnos with which drivers refuse it
 _CHANGE_ERRNOS: dict[State, tuple[int, ...]] = {
     State.STOP: (errno.EIO, errno.EINVAL, errno.ENOTRECOVERABLE),
     State.PRE_COPY: (errno.EIO, errno.EINVAL),
@@ -113,7 +116,7 @@ _CHANGE_ERRNOS: dict[State, tuple[int, ...]] = {
 
 
 GET_MIGRATION = Feature("GET MIGRATION", errnos={errno.ENOTTY: _cannot_migrate})
-GET_STATE = Feature("GET MIG_DEVICE_STATE", errnos={errno.EIO: "the device does not answer"})
+GET_STATE = Feature("GET MIG_DEVICE_STATE", errnos={errno.EIO: "the device does not respond"})
 SET_STATE = {
     state: Feature(
         f"SET MIG_DEVICE_STATE {state.name}",
@@ -123,20 +126,20 @@ SET_STATE = {
     )
     for state in State
 }
-GET_DATA_SIZE = Feature("GET MIG_DATA_SIZE", errnos={errno.EIO: "the device does not answer"})
+GET_DATA_SIZE = Feature("GET MIG_DATA_SIZE", errnos={errno.EIO: "the device does not respond"})
 SET_PRECOPY_INFO_V2 = Feature("SET MIG_PRECOPY_INFOv2")
 GET_PRECOPY_INFO = Request(
     "VFIO_MIG_GET_PRECOPY_INFO",
     "migration",
     "struct vfio_precopy_info",
     errnos={
-        errno.EINVAL: "it is answered in PRE_COPY and PRE_COPY_P2P only",
-        errno.ENOTTY: "the device is loading its state, or has no pre-copy",
-        errno.ENODEV: "the session of the stream is over",
-        errno.EIO: "the device does not answer",
+        errno.EINVAL: "the request is valid only in PRE_COPY and PRE_COPY_P2P",
+        errno.ENOTTY: "the device is loading its state, or does not support pre-copy",
+        errno.ENODEV: "the stream has ended",
+        errno.EIO: "the device does not respond",
     },
 )
-_OVER = "the session of the stream is over: the device was reset, or has left the states that it belongs to"
+_OVER = "the stream has ended: the device was reset, or has left the states that share the stream"
 READ = Call("read", otherwise={errno.ENODEV: _OVER})
 WRITE = Call(
     "write",
@@ -151,49 +154,50 @@ WRITE = Call(
 
 
 def states(flags: int = _ALL) -> frozenset[State]:
-    """The states of a device with these VFIO_MIGRATION_* flags; any of them may also end in ERROR."""
+    """Return the states of a device with these VFIO_MIGRATION_* flags, without ERROR, which no program can request."""
     if not flags & _STOP_COPY:
         return frozenset()
     return frozenset(state for state in State if state and not _OPTIONAL.get(state, 0) & ~flags)
 
 
 def path(origin: State, target: State, flags: int = _ALL) -> tuple[State, ...]:
-    """The states that the kernel takes a device through when it is asked for `target`, that one the last.
+    """Return the states that the kernel takes a device through on the way to `target`, ending with it.
 
-    The shortest way that enters the saving states, or RESUMING, at its end alone, or stays in one session; states that the device lacks are
-    passed over. That is the rule of include/uapi/linux/vfio.h, the one departure from its letter being vfio_mig_get_next_state()'s own:
-    PRE_COPY goes to STOP_COPY by PRE_COPY_P2P.
+    It is the shortest path that has a saving state or RESUMING only at its ends, or stays within one stream. States that the
+    device does not support are skipped. include/uapi/linux/vfio.h states the rule; vfio_mig_get_next_state() departs from it
+    in one case, since PRE_COPY goes to STOP_COPY through PRE_COPY_P2P.
 
     :param flags: VFIO_MIGRATION_* of the device
-    :returns: nothing when it is there already
-    :raises ValueError: there is no way: into or out of ERROR, from STOP_COPY to pre-copy, or the device lacks one of the two
+    :returns: the states after `origin`; empty if origin and target are the same
+    :raises ValueError: there is no path: into or out of ERROR, from STOP_COPY to pre-copy, or the device does not support
+        origin or target
     """
     there = states(flags)
     if origin not in there or target not in there:
-        raise ValueError(f"a device with migration flags {flags:#x} is not asked from {origin.name} to {target.name}")
+        raise ValueError(f"a device with migration flags {flags:#x} cannot go from {origin.name} to {target.name}")
     ways: deque[tuple[State, ...]] = deque([(origin,)])
     while ways:
         way = ways.popleft()
         if way[-1] == target:
             return tuple(state for state in way[1:] if state in there)
-        # Between the ends: nothing that has a stream, unless both ends share it.
+        # No state with a stream between the ends, unless both ends share that stream.
         if way[-1] != origin and (way[-1] == State.RESUMING or (way[-1] in SAVING and not {origin, target} <= SAVING)):
             continue
         ways.extend((*way, state) for state in _STEPS[way[-1]] if state not in way and not _blocked(origin, state))
-    raise ValueError(f"there is no way from {origin.name} to {target.name}")
+    raise ValueError(f"there is no path from {origin.name} to {target.name}")
 
 
 def _blocked(origin: State, target: State) -> bool:
-    """The kernel does not go back from STOP_COPY to pre-copy, although a detour would lead there."""
+    """Whether the kernel refuses a change although a path exists: it does not go from STOP_COPY back to pre-copy."""
     return origin == State.STOP_COPY and target in SAVING
 
 
 class PrecopyInfo(NamedTuple):
-    """VFIO_MIG_GET_PRECOPY_INFO: `struct vfio_precopy_info`, estimates of what the device has to send while it runs.
+    """Estimates of the data left to send in pre-copy. VFIO_MIG_GET_PRECOPY_INFO, `struct vfio_precopy_info`.
 
-    :ivar initial_bytes: of the first pass; better not stop the device before this is 0
-    :ivar dirty_bytes: of what has changed since it was sent
-    :ivar reinit: a new first pass has begun, see :meth:`Migration.allow_reinit`
+    :ivar initial_bytes: bytes left of the first pass; the device should not be stopped before this is 0
+    :ivar dirty_bytes: bytes that changed after they were sent
+    :ivar reinit: whether a new first pass has begun; see :meth:`Migration.allow_reinit`
     """
 
     initial_bytes: int
@@ -202,30 +206,32 @@ class PrecopyInfo(NamedTuple):
 
     @property
     def pending(self) -> int:
-        """All of it, in bytes."""
+        """The sum of initial and dirty bytes."""
         return self.initial_bytes + self.dirty_bytes
 
 
 class Sink(Protocol):
-    """The destination of a stream: a file, a socket's file, another device's stream. Short writes are fine."""
+    """The destination of a stream: a file, a socket's file, another device's stream. Short writes are allowed."""
 
-    def write(self, data: Any, /) -> int | None: ...
+    def write(self, data: Any, /) -> int | None:
+        """Write bytes, and return the number written."""
 
 
 class Source(Protocol):
     """The source of a stream."""
 
-    def read(self, size: int, /) -> bytes | None: ...
+    def read(self, size: int, /) -> bytes | None:
+        """Read at most `size` bytes; return b"" at the end."""
 
 
 class Stream(io.RawIOBase):
-    """The data of a migration, as a file: read while the device saves, written while it resumes.
+    """The migration data of a device as a raw file: read while the device saves, written while it resumes.
 
-    Opaque bytes in a fixed order; the pieces they are read and written in mean nothing. As with any raw file, a read or write may
-    move less than it was asked to.
+    The data is opaque and its order is fixed; the sizes of reads and writes do not matter. As with any raw file, a read or write
+    may transfer fewer bytes than requested.
 
-    It is the migration's (:attr:`Migration.stream`) and closed with its session: when the device leaves the states that share it, or is
-    closed. Calls may block for as long as the device takes; other threads go on.
+    :attr:`Migration.stream` owns it. It is closed when the device leaves the states that share it, or when the device is closed.
+    Calls may block for as long as the device takes; other threads continue.
     """
 
     def __init__(self, fd: Fd, *, saving: bool) -> None:
@@ -251,23 +257,23 @@ class Stream(io.RawIOBase):
         return self._fd.fileno()
 
     def readable(self) -> bool:
-        """Whether the device saves."""
+        """Whether the stream can be read, since the device is saving its state."""
         return self._saving
 
     def writable(self) -> bool:
-        """Whether the device resumes."""
+        """Whether the stream can be written, since the device is resuming."""
         return not self._saving
 
     def readinto(self, buffer: Any, /) -> int | None:
-        """Read the next of the device's state.
+        """Read the next bytes of the device's state.
 
-        :returns: bytes; 0 at the end of the stream, which is in STOP_COPY when all is sent; None when there is nothing for now (ENOMSG, in
-            pre-copy: more may come), or if it was made non-blocking
+        :returns: the number of bytes; 0 at the end of the stream, which comes in STOP_COPY when everything was sent; None when no
+            data is available now: in pre-copy (ENOMSG, more may follow), or on a non-blocking descriptor (EAGAIN)
         :raises io.UnsupportedOperation: the device is resuming
-        :raises OSError: as the device says
+        :raises OSError: ENODEV if the stream has ended; otherwise from the device's driver
         """
         if not self._saving:
-            raise io.UnsupportedOperation(f"{self.name} is for writing: the device is loading its state")
+            raise io.UnsupportedOperation(f"{self.name} is not readable: the device is loading its state")
         view = memoryview(buffer).cast("B")
         try:
             data = self._fd.call(self._fd.kernel.read, len(view))
@@ -279,16 +285,17 @@ class Stream(io.RawIOBase):
         return len(data)
 
     def write(self, data: Any, /) -> int | None:
-        """Give the device the next of what another has saved.
+        """Write the next bytes of the saved state to the device.
 
-        What is wrong with the data may show here, or only when the device is to leave RESUMING.
+        The device may reject bad data here, or only when it leaves RESUMING.
 
-        :returns: bytes taken; None when it takes nothing now, if it was made non-blocking
+        :returns: the number of bytes written; None when a non-blocking descriptor accepts none now
         :raises io.UnsupportedOperation: the device is saving
-        :raises OSError: the device refuses the data, most often with EINVAL
+        :raises OSError: EINVAL if the device does not accept the data; ENODEV if the stream has ended; otherwise from the
+            device's driver
         """
         if self._saving:
-            raise io.UnsupportedOperation(f"{self.name} is for reading: the device is saving its state")
+            raise io.UnsupportedOperation(f"{self.name} is not writable: the device is saving its state")
         try:
             return self._fd.call(self._fd.kernel.write, data)
         except BlockingIOError:
@@ -297,19 +304,20 @@ class Stream(io.RawIOBase):
             raise WRITE.explain(self.name, error, {"size": memoryview(data).nbytes}) from None
 
     def poll(self, timeout: float | None = None) -> bool:
-        """Wait until a read, or a write, would not have to.
+        """Wait until a read or write would not block. poll(2).
 
-        :param timeout: seconds; None waits for ever
-        :returns: whether that is so; a stream whose session is over is ready too
+        :param timeout: seconds; None waits without limit
+        :returns: whether it is ready; a stream that has ended is ready too
         """
         event = select.POLLIN if self._saving else select.POLLOUT
         return self._fd.poll(event, timeout) != 0
 
     def precopy_info(self) -> Any:
-        """VFIO_MIG_GET_PRECOPY_INFO: `struct vfio_precopy_info`; see :attr:`Migration.precopy_info`."""
+        """Return the `struct vfio_precopy_info` of VFIO_MIG_GET_PRECOPY_INFO; see :attr:`Migration.precopy_info`."""
         return GET_PRECOPY_INFO.call(self._fd)
 
     def close(self) -> None:
+        """Close the descriptor."""
         try:
             self._fd.close()
         finally:
@@ -320,22 +328,22 @@ class Stream(io.RawIOBase):
 
 
 class Migration(Resource):
-    """A device's side of a migration: its state, to be read and set, and the stream of its data. Since Linux 5.18.
+    """The migration state and the data stream of a device. VFIO_DEVICE_FEATURE_MIGRATION, since Linux 5.18.
 
     ::
 
-        for left in source.migration.pre_copy(file):        # while it runs, for as long as that is worth it
+        for left in source.migration.pre_copy(file):        # the device runs
             if left.pending < 1 << 20:
                 break
-        source.migration.save(file)                         # stops it
+        source.migration.save(file)                         # the device stops
 
         target.migration.load(file)                         # another device of the same kind
         target.migration.state = State.RUNNING
 
-    One thread at a time sets the state; the stream may be another's. What the device writes to memory is not in the stream: see
-    :class:`pyvfio.DirtyLog`, which may run meanwhile.
+    Only one thread at a time may set the state; another may use the stream. The stream does not contain the memory that the device
+    writes by DMA; :class:`pyvfio.DirtyLog` logs that at the same time.
 
-    :raises Unsupported: the device's driver cannot migrate it
+    :raises Unsupported: the device's driver does not support migration
 
     :ivar flags: VFIO_MIGRATION_*, from VFIO_DEVICE_FEATURE_MIGRATION
     """
@@ -349,46 +357,46 @@ class Migration(Resource):
 
     @property
     def has_p2p(self) -> bool:
-        """Whether it has the P2P states, in which a device starts no DMA to other devices.
+        """Whether the device has the P2P states, in which it starts no DMA to other devices (VFIO_MIGRATION_P2P).
 
-        Of several devices, bring all into a P2P state before the first into STOP or STOP_COPY.
+        With several devices, put all of them into a P2P state before the first into STOP or STOP_COPY.
         """
         return bool(self.flags & _P2P)
 
     @property
     def has_pre_copy(self) -> bool:
-        """Whether it can send state while it runs."""
+        """Whether the device can send state while it runs (VFIO_MIGRATION_PRE_COPY)."""
         return bool(self.flags & _PRE_COPY)
 
     @property
     def states(self) -> frozenset[State]:
-        """The states that it can be asked for."""
+        """The states that can be requested of the device."""
         return states(self.flags)
 
     # The state.
 
     @property
     def state(self) -> State:
-        """VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, `struct vfio_device_feature_mig_state`. To be read, and set.
+        """The migration state, to read and to set. VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, `struct vfio_device_feature_mig_state`.
 
-        Any state can be asked for: the kernel takes the device there through the states between, :func:`path`. Entering a saving state, or RESUMING, opens
-        :attr:`stream`; leaving them closes it. It returns when the device is there.
+        Any state can be set: the kernel takes the device through the states between (:func:`path`) and returns when the device is
+        in the new state. Entering a saving state or RESUMING opens :attr:`stream`; leaving them closes it.
 
-        If a step fails, the device stays in the state before that step, or goes to ERROR; the error says which, and so does this
-        property (the answer of the failed request does not). From ERROR only :meth:`Device.reset` leads out, and so it does from RESUMING
-        with a stream that is not whole. Leaving RESUMING is when the device checks what it was given.
+        If a step fails, the device stays in the state before that step or enters ERROR. The exception says which, and so does this
+        property. :meth:`Device.reset` is the only way to leave ERROR, and RESUMING with an incomplete stream. The device checks the
+        loaded data when it leaves RESUMING.
 
-        :raises InvalidRequest: ERROR cannot be asked for, is not left, and STOP_COPY does not go back to pre-copy. (Older kernels, 6.12.95 and 6.1.192
-            among them, loop for ever over the first and the last.)
-        :raises OSError: EINVAL a state that the device lacks (:attr:`states`), or leaving RESUMING with a stream that is cut, damaged, or
-            another kind of device's; else as the device says
+        :raises InvalidRequest: to enter or leave ERROR, or to go from STOP_COPY back to pre-copy. Older kernels, among them
+            6.12.95 and 6.1.192, loop forever when ERROR or pre-copy after STOP_COPY is requested.
+        :raises OSError: EINVAL for a state that the device does not support (:attr:`states`), or on leaving RESUMING with a stream
+            that is incomplete, damaged, or from another kind of device; otherwise from the device's driver
         """
         answer = GET_STATE.get(self._device.file, _STATE)
         try:
             state = State(answer.device_state)
         except ValueError:
             raise BadReply(
-                f"{self._device.address} reports migration state {answer.device_state}, which does not exist"
+                f"{self._device.address} reports migration state {answer.device_state}, which is not defined"
             ) from None
         self._settle(state)
         return state
@@ -408,16 +416,18 @@ class Migration(Resource):
     def _refuse(self, origin: State, target: State) -> None:
         address = self._device.address
         if origin == State.ERROR:
-            raise InvalidRequest(f"{address} is in ERROR; only a reset takes it out: Device.reset()")
+            raise InvalidRequest(f"{address} is in ERROR; only a reset leaves it: call Device.reset()")
         if target == State.ERROR:
-            raise InvalidRequest(f"{address}: ERROR cannot be asked for; a device enters it by itself")
+            raise InvalidRequest(
+                f"{address}: ERROR cannot be requested; a device enters it when a change of state fails"
+            )
         if _blocked(origin, target) and target != origin:
             raise InvalidRequest(
-                f"{address}: it cannot go from STOP_COPY back to {target.name}; set RUNNING and begin again from there"
+                f"{address} cannot go from STOP_COPY back to {target.name}; set RUNNING first and start again from there"
             )
 
     def _change(self, origin: State, target: State) -> Stream | None:
-        """Make the request, and return the stream if it opened one."""
+        """Make the request, and return the stream if the kernel opened one."""
         kernel = self._device.file.kernel
         change = ffi.new(f"{_STATE} *", {"device_state": target, "data_fd": -1})
         between: tuple[State, ...] = ()
@@ -438,7 +448,7 @@ class Migration(Resource):
         return Stream(fd, saving=target in SAVING)
 
     def _settle(self, state: State) -> None:
-        """Close the stream if its session is over: in the kernel nothing can be done with it any more."""
+        """Close the stream if the device has left its states, after which the kernel rejects every use of it."""
         stream = self._stream
         if stream is not None and (state not in SAVING if stream.readable() else state != State.RESUMING):
             self._stream = None
@@ -453,68 +463,72 @@ class Migration(Resource):
 
     @property
     def stream(self) -> Stream:
-        """The data of the session that is open, in PRE_COPY, PRE_COPY_P2P, STOP_COPY and RESUMING.
+        """The open data stream, in PRE_COPY, PRE_COPY_P2P, STOP_COPY and RESUMING.
 
-        :raises Closed: there is none in the state that the device is in
+        :raises Closed: the device is in another state
         """
         state = self.state
         if self._stream is None:
             raise Closed(f"{self._device.address} has no open migration stream: it is in {state.name}")
         return self._stream
 
-    # What there is to send.
+    # Amount of data.
 
     @property
     def data_size(self) -> int:
-        """VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: an estimate of the bytes that STOP_COPY would send. Since Linux 6.2.
+        """An estimate of the bytes that STOP_COPY would send. VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, since Linux 6.2.
 
-        :raises Unsupported: the kernel lacks it
+        :raises Unsupported: the kernel does not support it
         """
         struct_ = "struct vfio_device_feature_mig_data_size"
         return int(GET_DATA_SIZE.get(self._device.file, struct_).stop_copy_length)
 
     @property
     def precopy_info(self) -> PrecopyInfo:
-        """VFIO_MIG_GET_PRECOPY_INFO: what there is to send before the device need be stopped. Since Linux 6.2.
+        """Estimates of the data left to send in pre-copy. VFIO_MIG_GET_PRECOPY_INFO, since Linux 6.2.
 
-        :raises Closed: no session is open
-        :raises OSError: EINVAL but in PRE_COPY and PRE_COPY_P2P; ENOTTY while resuming
+        :raises Closed: no stream is open
+        :raises OSError: EINVAL in other states than PRE_COPY and PRE_COPY_P2P; ENOTTY while resuming
         """
         stream = self._stream if self._stream is not None else self.stream
         info = stream.precopy_info()
-        # Without the opt-in drivers may leave anything in the flags.
+        # Drivers do not define the flags unless the program opted in.
         reinit = self._reinit and bool(info.flags & lib.VFIO_PRECOPY_INFO_REINIT)
         return PrecopyInfo(info.initial_bytes, info.dirty_bytes, reinit)
 
     def allow_reinit(self) -> None:
-        """VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2: let the device begin a new first pass in pre-copy, when it was reconfigured for example.
+        """Let the device begin a new first pass in pre-copy, for example after it was reconfigured.
 
-        :attr:`precopy_info` then says so, once. Without, such a device reports its state as dirty. It stays so until the device is closed. Since
-        Linux 7; 6.12 lacks it.
+        VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2; Linux 7.0 has it, 6.12 does not.
 
-        :raises Unsupported: the kernel lacks it, or the device has no pre-copy
+        :attr:`precopy_info` then reports a new pass once, in `reinit`. Without this call such a device reports its state as dirty.
+        It stays in effect until the device is closed.
+
+        :raises Unsupported: the kernel or the device does not support it
         """
         if not self.has_pre_copy:
-            raise Unsupported(f"{self._device.address} has no pre-copy")
+            raise Unsupported(f"{self._device.address} does not support pre-copy")
         SET_PRECOPY_INFO_V2.exchange(self._device.file)
         self._reinit = True
 
     # Whole transfers.
 
     def pre_copy(self, into: Sink) -> Iterator[PrecopyInfo]:
-        """Send state while the device runs, one piece in each iteration of a `for`; `break` stops it.
+        """Send state while the device runs, one chunk per iteration; use `break` to stop.
 
-        It puts the device into PRE_COPY, unless it is there or in PRE_COPY_P2P, and leaves it there. It never ends by itself: a device may write for
-        ever as fast as it is read. :meth:`save` goes on in the same stream.
+        It puts the device into PRE_COPY, unless the device is already in PRE_COPY or PRE_COPY_P2P, and leaves it there. It does
+        not end by itself, since a running device may change its state as fast as it is sent. :meth:`save` continues the stream.
 
-        :param into: takes the bytes; it must block when it is full
-        :returns: what there is left to send, before each piece
-        :raises Unsupported: the device has no pre-copy
-        :raises OSError: as the device says
+        :param into: the destination; it must block when it is full
+        :returns: before each chunk, the estimate of the data left to send
+        :raises Unsupported: the device does not support pre-copy
+        :raises OSError: from the device's driver
         """
         _method(into, "into", "write")
         if not self.has_pre_copy:
-            raise Unsupported(f"{self._device.address} has no pre-copy: save() stops it and sends everything")
+            raise Unsupported(
+                f"{self._device.address} does not support pre-copy; Migration.save() stops it and sends everything"
+            )
         return self._pre_copy(into)
 
     def _pre_copy(self, into: Sink) -> Iterator[PrecopyInfo]:
@@ -529,13 +543,13 @@ class Migration(Resource):
                 stream.poll(0.1)
 
     def save(self, into: Sink) -> int:
-        """Stop the device (STOP_COPY) and send what is in it: after :meth:`pre_copy`, what is left.
+        """Stop the device (STOP_COPY) and send its state; after :meth:`pre_copy`, the rest of it.
 
-        It stays in STOP_COPY. If the other side fails, `state = State.RUNNING` lets it go on; else close it.
+        The device stays in STOP_COPY. If the other side fails, `state = State.RUNNING` lets the device continue; otherwise close it.
 
-        :param into: takes the bytes; it must block when it is full
+        :param into: the destination; it must block when it is full
         :returns: bytes sent
-        :raises OSError: as the device says
+        :raises OSError: from the device's driver
         """
         _method(into, "into", "write")
         self.state = State.STOP_COPY
@@ -550,13 +564,14 @@ class Migration(Resource):
         return sent
 
     def load(self, source: Source) -> int:
-        """Load what a device of the same kind has saved (RESUMING), and check it (STOP). Then `state = State.RUNNING` lets it go on.
+        """Load the state that a device of the same kind has saved (RESUMING), and let the device check it (STOP).
 
-        If it fails, :meth:`Device.reset` takes the device back to RUNNING, with nothing loaded.
+        Afterwards `state = State.RUNNING` starts the device. If loading fails, :meth:`Device.reset` takes the device back to
+        RUNNING, with nothing loaded.
 
-        :param source: gives the bytes, b"" at the end
+        :param source: the source; its `read` returns b"" at the end
         :returns: bytes loaded
-        :raises OSError: the device refuses the data, most often with EINVAL
+        :raises OSError: EINVAL if the device does not accept the data; otherwise from the device's driver
         """
         read = _method(source, "source", "read")
         self.state = State.RESUMING
@@ -566,8 +581,8 @@ class Migration(Resource):
             if data is None:
                 raise BlockingIOError(
                     errno.EAGAIN,
-                    f"{source!r} has nothing to read now; a migration must read from a file that blocks. The device is in RESUMING: "
-                    "Device.reset() gives the load up",
+                    f"{source!r} has no data now; a migration must read from a blocking file. The device is in RESUMING; to "
+                    "abandon the load, call Device.reset()",
                 )
             _write(stream, octets(data, "what source.read() returned"))
             loaded += len(data)
@@ -591,7 +606,7 @@ class Migration(Resource):
 
 
 def _method(file: object, name: str, method: str) -> Callable[..., Any]:
-    """Return a method of a file that was given, before anything is done to the device."""
+    """Return a method of a file argument, checked before the device changes state."""
     found: Callable[..., Any] | None = getattr(file, method, None)
     if not callable(found):
         raise wrong_type(file, name, f"an object with a {method}() method, such as a binary file")
@@ -605,8 +620,11 @@ def _write(into: Sink, data: bytes | memoryview) -> None:
         if taken is None:
             raise BlockingIOError(
                 errno.EAGAIN,
-                f"{into!r} accepts nothing now; the file that a migration writes to must block when it is full",
+                f"{into!r} accepts no data now; a migration must write to a file that blocks when it is full",
             )
         if not 0 < taken <= len(view):
-            raise Error(errno.EIO, f"{into!r} says that it took {taken} of {len(view)} bytes; the stream is not whole")
+            raise Error(
+                errno.EIO,
+                f"{into!r}.write() returned {taken} for {len(view)} bytes; the migration stream is incomplete",
+            )
         view = view[taken:]
