@@ -59,7 +59,7 @@ def chain(answer: memoryview, first: int, *, least: int) -> list[Capability]:
     :param answer: the whole answer, argsz bytes of it
     :param first: offset of the first capability; 0 for none
     :param least: size of the answer's fixed part, in which no capability can lie
-    :raises BadReply: an offset lies outside the answer, or the chain comes back to where it was
+    :raises BadReply: an offset lies outside the answer, or the chain has a cycle
     """
     found: list[Capability] = []
     seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""One owner per descriptor."""
+"""An owned file descriptor and its ioctl entry point."""
 
 from __future__ import annotations
 
@@ -111,7 +111,8 @@ class Fd(Uncopyable):
         return self.door.fd < 0
 
     def fileno(self) -> int:
-        """
+        """Return the number of the descriptor.
+
         :raises Closed: it is closed
         """
         number = self.door.fd
@@ -120,14 +121,15 @@ class Fd(Uncopyable):
         return number
 
     def check_open(self) -> None:
-        """
+        """Check that the descriptor is open.
+
         :raises Closed: it is closed, or was opened by the parent of this process
         """
         if self.door.fd < 0:
             raise self.closed_error()
 
     def closed_error(self) -> Closed:
-        """What a call on it raises now that it is closed."""
+        """Return the exception for a call on a closed descriptor."""
         if self.forked:
             return Closed(f"{self.name} was opened before the fork: in the child it can only be closed")
         return Closed(f"{self.name} is closed")

@@ -30,7 +30,7 @@ from pyvfio.errors import Error, RequestError, Unsupported
 
 
 class Reason(NamedTuple):
-    """Why the kernel refused a call, and what to do next.
+    """The reason why the kernel refused a call, and what to do next.
 
     :ivar text: one line for the message; None where only advice can be given
     :ivar advice: a sentence or a command in each
@@ -200,6 +200,7 @@ class Request(Call):
 
     @property
     def label(self) -> str:
+        """The name of the request, with its operation if it has several."""
         return f"{self.name} {self.detail}" if self.detail else self.name
 
     def operation(

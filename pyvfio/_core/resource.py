@@ -3,9 +3,9 @@
 Children hold their parents; a parent knows its children weakly. So devices are closed before groups, and groups before the
 container.
 
-A resource is registered with its parents when its constructor has returned, so that nobody meets half an object. `close()`
-attempts everything, whatever fails or interrupts it, and raises the first failure at the end. What could not be undone stays
-open and can be closed again.
+A resource is registered with its parents when its constructor has returned, so that no thread sees a half-built object. `close()`
+attempts every step even if one fails or is interrupted, and raises the first failure at the end. A resource that could not be
+closed stays open and can be closed again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Attempts:
         return True
 
     def raise_first(self, during: str) -> None:
-        """Raise the first failure, but what is no Exception (KeyboardInterrupt) before all others."""
+        """Raise the first failure; one that is not an Exception, such as KeyboardInterrupt, takes precedence."""
         if not self.failures:
             return
         first = next((one for one in self.failures if not isinstance(one, Exception)), self.failures[0])
@@ -117,7 +117,7 @@ class Resource(Uncopyable, metaclass=_ResourceType):
         attempts = Attempts()
         attempts.do(self._undo)
         self._closed = True
-        attempts.do(self._part)
+        attempts.do(self._detach_from_parents)
         for other in attempts.failures:
             failure.add_note(f"undoing it failed too: {other!r}")
 
@@ -184,12 +184,12 @@ class Resource(Uncopyable, metaclass=_ResourceType):
             if child is not None and not child._closed:
                 attempts.do(child.close)
 
-    def _part(self) -> None:
+    def _detach_from_parents(self) -> None:
         for parent in self._parents:
             parent._children.pop(id(self), None)
 
     def _release(self) -> None:
-        """What closing this one means, after its children are closed. It may be called again after a failure."""
+        """Release the resource itself, after its children are closed. It may be called again after a failure."""
 
     def _has_gone(self) -> bool:
         """Whether nothing is left to be closed, although `_release` failed."""

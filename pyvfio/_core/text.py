@@ -18,7 +18,7 @@ _WORDS = {"by": "by {}", "from": "from {}", "handled": "{} handled", "row": "row
 
 
 def size(bytes_: int) -> str:
-    """A size in the largest unit in which it is a whole number: `4 MiB`; in hex where that is none, from 1 KiB on."""
+    """Return a size in the largest unit from KiB on in which it is a whole number, as `4 MiB`; in hex if there is no such unit."""
     for shift, unit in _UNITS:
         if bytes_ >= 1 << shift and not bytes_ & ((1 << shift) - 1):
             return f"{bytes_ >> shift} {unit}"
@@ -26,12 +26,12 @@ def size(bytes_: int) -> str:
 
 
 def span(range_: IovaRange) -> str:
-    """A range with its last address: `[0xfd00000000, 0xffffffffff]`."""
+    """Return a range with its last address, as `[0xfd00000000, 0xffffffffff]`."""
     return f"[{range_.start:#x}, {range_.last:#x}]"
 
 
 def ranges(set_: Iterable[IovaRange], most: int = 8) -> str:
-    """Ranges separated by commas, the first few of them; `none` if there are none."""
+    """Return the first few ranges, separated by commas, or `none` without ranges."""
     all_ = list(set_)
     text = ", ".join(span(range_) for range_ in all_[:most]) or "none"
     return text + (f", and {len(all_) - most} more" if len(all_) > most else "")

@@ -106,7 +106,7 @@ class IommufdObject(Resource):
     def _mark_destroyed(self) -> None:
         """Record that the kernel has destroyed the object, so that nothing is left to release."""
         self._closed = True
-        self._part()
+        self._detach_from_parents()
 
     def _release(self) -> None:
         if self._has_gone():

@@ -77,7 +77,7 @@ class MockDevice(IommufdObject):
     def attach(self, to: IommufdObject) -> None:
         answer = call(self.iommufd, DOMAIN_REPLACE, self._id, struct.pack("=I", to.id))
         (self.hwpt_id,) = struct.unpack_from("=I", answer)
-        self._part()
+        self._detach_from_parents()
         self._parents.clear()
         self._live_under(to)
 
