@@ -36,6 +36,7 @@ class Asked(NamedTuple):
 
     @property
     def total(self) -> int:
+        """The sum of the sizes of the ranges in bytes."""
         return sum(range_.size for range_ in self.ranges)
 
 
@@ -109,7 +110,7 @@ class DirtyLog(Resource):
     :param ranges: what to log, as :func:`pyvfio.iova.as_ranges` takes it; aligned to `page_size`, not overlapping
     :param page_size: bytes, a power of two from 4096; a device may choose another, see :attr:`page_size`
     :raises Unsupported: a device cannot log
-    :raises InvalidRequest: a page size that is none (the kernel lets it pass), a device that is logging already, ranges that are
+    :raises InvalidRequest: an invalid page size (the kernel accepts it), a device that is already logging, ranges that are
         not aligned to the page size that a device chose
     :raises OSError: EINVAL no ranges, misaligned or overlapping ones; E2BIG more than the kernel (256 where pages have 4 KiB)
         or the device takes; EOPNOTSUPP more in all than the device can log; EOVERFLOW a range that reaches the last byte of the 64 bits

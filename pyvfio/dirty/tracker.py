@@ -69,7 +69,7 @@ class DirtyTracker(Resource):
 
 
 class DeviceTracking(DirtyTracker):
-    """By the devices' own logs, see :class:`pyvfio.DirtyLog`."""
+    """Dirty tracking by the devices' own DMA logs; see :class:`pyvfio.DirtyLog`."""
 
     source = "device"
 
@@ -93,7 +93,7 @@ class DeviceTracking(DirtyTracker):
 
 
 class ContainerTracking(DirtyTracker):
-    """By a type1 container: exact for emulated devices, all that is pinned for others."""
+    """Dirty tracking by a type1 container: exact for emulated devices; for others every pinned page is reported as dirty."""
 
     source = "iommu"
 
@@ -130,7 +130,10 @@ class ContainerTracking(DirtyTracker):
 
 
 class PageTableTracking(DirtyTracker):
-    """By the IOMMU: page tables made for it replace those that the devices were attached to, and are replaced again at the end."""
+    """Dirty tracking by the IOMMU.
+
+    The devices are attached to page tables allocated with IOMMU_HWPT_ALLOC_DIRTY_TRACKING, and back to the address space at the end.
+    """
 
     source = "iommu"
 
@@ -171,7 +174,7 @@ class PageTableTracking(DirtyTracker):
 
 
 class NoTracking(DirtyTracker):
-    """By nobody: every page is dirty, every time."""
+    """No dirty tracking: every page is reported as dirty every time."""
 
     source = "nobody"
 
@@ -192,7 +195,10 @@ def fill(segment: Segment) -> None:
 
 
 def track(space: AddressSpace, ranges: Iterable[IovaRange]) -> DirtyTracker:
-    """See :meth:`AddressSpace.track_dirty`. The order is QEMU's (10.2): devices, if all of them can; else the IOMMU; else nobody."""
+    """Start dirty tracking; see :meth:`AddressSpace.track_dirty`.
+
+    In QEMU's order (10.2): by the devices if all of them can, else by the IOMMU, else by nobody.
+    """
     devices = space.devices
     if not devices:
         raise InvalidRequest(f"{space!r} has no devices to track")
@@ -202,6 +208,7 @@ def track(space: AddressSpace, ranges: Iterable[IovaRange]) -> DirtyTracker:
 
 
 def iommu_tracks(device: Device) -> bool:
+    """Whether the IOMMU of a device can track dirty pages (IOMMU_HW_CAP_DIRTY_TRACKING)."""
     try:
         return device.bound.hw_info().dirty_tracking
     except OSError as error:

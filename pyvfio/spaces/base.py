@@ -73,52 +73,52 @@ class AddressSpace(OtherModes, Resource):
         """Open a device, by its address or name, and let its DMA go through this address space."""
         raise NotImplementedError
 
-    #: what the functions in C send
+    #: the declarations of the requests that the C functions send
     _map_request: ClassVar[Request]
     _unmap_request: ClassVar[Request]
 
     def _unready(self) -> str | None:
-        """Why nothing can be mapped yet; None when that is not so."""
+        """Return the reason why nothing can be mapped yet; None if mapping is possible."""
         return None
 
-    def _finds_the_end(self) -> bool:
-        """Whether an unmap finds a mapping that ends with the 64 bits."""
+    def _can_unmap_last_page(self) -> bool:
+        """Whether this kernel can unmap a mapping whose last byte is 2^64-1."""
         return True
 
-    def _would_stay(self, iova: int, size: int, row: str = "") -> InvalidRequest:
-        """Why what ends with the 64 bits is not mapped where `_finds_the_end` is false."""
+    def _unmappable_tail(self, iova: int, size: int, row: str = "") -> InvalidRequest:
+        """Return the error for a mapping that this kernel could never unmap again."""
         return InvalidRequest(
-            f"{self!r}: {row}this kernel would not find {span(IovaRange.of(iova, size))} again, since it ends with the "
-            "64 bits; devices would reach it until the container is closed. Leave out the last page"
+            f"{self!r}: {row}this kernel cannot unmap {span(IovaRange.of(iova, size))}, since it ends at 2^64-1; "
+            "devices would have access until the container is closed. Leave out the last page"
         )
 
     @property
     def iova_ranges(self) -> IovaSet | None:
-        """The usable IOVAs; None where the kernel reports none, which is not the same as none being usable."""
+        """The usable IOVA ranges, or None where the kernel does not report them."""
         raise NotImplementedError
 
     @property
     def page_sizes(self) -> int:
-        """Bitmap of the page sizes in bytes that the IOMMU can map: bit 12 is 4 KiB."""
+        """The bitmap of the page sizes in bytes that the IOMMU can map: bit 12 is 4 KiB."""
         raise NotImplementedError
 
     # Mapping.
 
     def map(self, buffer: Any, iova: int | None = None, *, read: bool = True, write: bool = True) -> Mapping:
-        """Let the attached devices reach memory. VFIO_IOMMU_MAP_DMA or IOMMU_IOAS_MAP.
+        """Map memory for DMA by the attached devices. VFIO_IOMMU_MAP_DMA or IOMMU_IOAS_MAP.
 
         :param buffer: a :class:`DmaBuffer`, a mapped region (:meth:`Region.mmap`), or any object with a contiguous buffer whose
             address and size are multiples of the page size; it must be writable if `write`
-        :param iova: where; None for a free and usable place, aligned so that the IOMMU can use large pages
+        :param iova: where devices see it; None for a free and usable IOVA, aligned so that the IOMMU can use large pages
         :param read: the devices may read it
         :param write: the devices may write it
-        :raises InvalidRequest: neither `read` nor `write`: nobody has a use for it, type1 and iommufd refuse it, and in the modes between
-            the kernel takes it from emulated devices and warns of it in its own log for others; under an older type1 (Linux 6.1 and
-            6.12) the very last page, for it never finds that again
-        :raises OSError: EINVAL outside the usable IOVAs or misaligned; EEXIST over another mapping;
-            ENOMEM above the limit on locked memory; ENOSPC above the limit on mappings; EFAULT for memory that is not
-            there; EOVERFLOW (EINVAL before Linux 7.0) past the end of the 64 bits
-        :raises BufferError: read-only memory with `write`
+        :raises InvalidRequest: neither `read` nor `write`, which type1 and iommufd reject; the compatibility modes accept it for
+            emulated devices and warn in the kernel log for others. Under type1 of Linux 6.1 and 6.12 also a range that ends at
+            2^64-1, which those kernels cannot unmap
+        :raises OSError: EINVAL outside the usable IOVAs or misaligned; EEXIST if the range overlaps a mapping; ENOMEM above the
+            limit on locked memory; ENOSPC above the limit on mappings; EFAULT for memory that is not mapped in this process;
+            EOVERFLOW (EINVAL before Linux 7.0) past 2^64-1
+        :raises BufferError: the memory is read-only and `write` is set
         """
         prot = 3 if read is True and write is True else _prot(read, write)
         if type(buffer) is DmaBuffer:
@@ -136,8 +136,8 @@ class AddressSpace(OtherModes, Resource):
             iova = u64(iova, "iova")
         elif not 0 <= iova < _END:
             u64(iova, "iova")
-        if iova + size == _END and not self._finds_the_end():
-            raise self._would_stay(iova, size)
+        if iova + size == _END and not self._can_unmap_last_page():
+            raise self._unmappable_tail(iova, size)
         ledger = self._ledger
         try:
             mapping = ledger.map(Mapping, self, buffer, held, address, iova, size, prot)
@@ -172,9 +172,9 @@ class AddressSpace(OtherModes, Resource):
         rows = _rows(rows, 3)
         native = ffi.from_buffer("uint64_t[]", rows.obj)  # not of a view: see memory.address_of
         count = len(rows) // 3
-        if (at := lib.pyvfio_row_at_the_end(native, count)) < count and not self._finds_the_end():
+        if (at := lib.pyvfio_row_at_the_end(native, count)) < count and not self._can_unmap_last_page():
             _, iova, size = rows[3 * at : 3 * at + 3]
-            raise self._would_stay(iova, size, row=f"row {at} of {count}: ")
+            raise self._unmappable_tail(iova, size, row=f"row {at} of {count}: ")
         mappings = MappingArray(self, rows, keep)
         if not count:
             return mappings

@@ -109,8 +109,8 @@ _UNMAP_FLAGS = {
 }
 
 
-def flags_told(words: dict[int, str]) -> Callable[[Any], str]:
-    """For :attr:`Request.tell`: the words of the flags that are set in a struct."""
+def flag_words(words: dict[int, str]) -> Callable[[Any], str]:
+    """Return a function for :attr:`Request.tell` that names the flags set in a struct."""
     return lambda native: " ".join(word for flag, word in words.items() if native.flags & flag)
 
 
@@ -120,7 +120,7 @@ UNMAP = Request(
     "struct vfio_iommu_type1_dma_unmap",
     errnos=dict.fromkeys((errno.EINVAL, errno.ENOENT, errno.EOVERFLOW), refusals.why_unmap),
     default=refusals.why_unmap,
-    tell=flags_told(_UNMAP_FLAGS),
+    tell=flag_words(_UNMAP_FLAGS),
 )
 UNMAP_ALL = UNMAP.operation("ALL")
 UNMAP_VADDR = UNMAP.operation(
@@ -159,7 +159,7 @@ DIRTY_PAGES = Request(
     "container",
     "struct vfio_iommu_type1_dirty_bitmap",
     otherwise={errno.EACCES: _no_tracking, errno.ENOTTY: _no_tracking, errno.EINVAL: _not_tracked},
-    tell=flags_told(
+    tell=flag_words(
         {
             lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_START: "START",
             lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP: "STOP",
@@ -221,7 +221,7 @@ class Container(AddressSpace):
             self._no_iommu = self._type == lib.VFIO_NOIOMMU_IOMMU
             self._groups: dict[int, Group] = {}
             self._iommufd: Iommufd | None = None
-            self._told: IommuInfo | None = None
+            self._cached_info: IommuInfo | None = None
             version = self.api_version
             if version != lib.VFIO_API_VERSION:
                 raise BadReply(f"VFIO API version {version}; {lib.VFIO_API_VERSION} is the only one there is")
@@ -269,7 +269,7 @@ class Container(AddressSpace):
         :param vf_token: see :meth:`Device.set_vf_token`
         :param no_iommu: take a device without an IOMMU too; the modes that are for these say so themselves
         :raises NotViable: another device of the group is bound to a driver that is not VFIO's
-        :raises InvalidRequest: it has no IOMMU, and nobody said that it may be opened so
+        :raises InvalidRequest: the device has no IOMMU and `no_iommu=True` was not given
         :raises Unsupported: the device is in no IOMMU group; it has an IOMMU and the mode is for those without, or the other way
         :raises OSError: ENODEV no such device, or not bound to a VFIO driver; EBUSY group or device open elsewhere; EPERM the IOMMU
             cannot isolate interrupts and that has not been allowed
@@ -277,7 +277,7 @@ class Container(AddressSpace):
         self._fd.check_open()
         found = find(where, self._fd.kernel)
         if found.group is None:
-            # Looked at again: it may have gone meanwhile, which is another error.
+            # Look it up again: if it vanished, ENODEV is the better error.
             raise Unsupported(str(no_group(self._fd.kernel, host.device(where, self._fd.kernel).address)))
         if self._no_iommu != found.no_iommu and (no_iommu or self._no_iommu):
             has, taken = ("has no IOMMU", "noiommu") if found.no_iommu else ("has an IOMMU, or needs none", "type1v2")
@@ -317,7 +317,7 @@ class Container(AddressSpace):
             group.close()
             raise
         self._groups[number] = group
-        self._told = None
+        self._cached_info = None
         return group
 
     def _drop_group(self, group: Group) -> None:
@@ -395,23 +395,23 @@ class Container(AddressSpace):
         """The IOVAs that every attached device can use, as VFIO_IOMMU_GET_INFO reported at the last change of
         the devices (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, since Linux 5.4); None where the kernel does not tell.
         """
-        return self._lasting.iova_ranges
+        return self._stable_info.iova_ranges
 
     @property
     def page_sizes(self) -> int:
         """The sizes in bytes that the IOMMU maps, one bit each (VFIO_IOMMU_GET_INFO, `iova_pgsizes`)."""
-        return self._lasting.page_sizes
+        return self._stable_info.page_sizes
 
     @property
-    def _lasting(self) -> IommuInfo:
-        """The info, of which only what changes with the devices alone may be taken."""
-        if self._told is None:
-            self._told = self.info
-        return self._told
+    def _stable_info(self) -> IommuInfo:
+        """The cached IOMMU info; use it only for fields that change on attach or detach."""
+        if self._cached_info is None:
+            self._cached_info = self.info
+        return self._cached_info
 
     # Unmapping, besides what every address space has.
 
-    def _finds_the_end(self) -> bool:
+    def _can_unmap_last_page(self) -> bool:
         if self._fd.kind == "iommufd" or self._unready() is not None:
             return True
         # Type1 does since it calls a sum that overflows by that name (a series of October 2025).
@@ -504,6 +504,7 @@ class Container(AddressSpace):
 
     @property
     def devices(self) -> list[Device]:
+        """The open devices that are attached to this container."""
         children = [reference() for reference in self._children.values()]
         return [child for child in children if isinstance(child, Device) and not child.closed]
 

@@ -44,6 +44,7 @@ class Members(NamedTuple):
 
     @property
     def shown(self) -> str:
+        """The devices of the group and their drivers, as text."""
         return f"the group's devices and their drivers: {_listed(self.drivers)}"
 
 
@@ -119,7 +120,7 @@ GET_DEVICE_FD = Request(
 
 
 class Group(Resource):
-    """An open group. Only one open at a time is allowed by the kernel, whoever has it.
+    """An open group, `/dev/vfio/N`. The kernel lets only one process open it, once.
 
     :param number: the IOMMU group's number
     :param no_iommu: it is a group that VFIO made for a device without an IOMMU, `/dev/vfio/noiommu-N`
@@ -146,7 +147,7 @@ class Group(Resource):
 
     @property
     def viable(self) -> bool:
-        """Whether every device of the group is free for VFIO, by the kernel's own word (bridges without a driver are)."""
+        """Whether the kernel reports every device of the group as usable by VFIO (VFIO_GROUP_FLAGS_VIABLE)."""
         return bool(self.flags & lib.VFIO_GROUP_FLAGS_VIABLE)
 
     @property
@@ -191,7 +192,7 @@ class Group(Resource):
 
         :param name: the device's address, with ` vf_token=UUID` behind it where its driver wants one
         :raises OSError: ENODEV when it is not in the group or not bound to a VFIO driver; EINVAL without a container;
-            EACCES for a token that is wrong or missing, EINVAL for one that nobody wants
+            EACCES for a token that is wrong or missing, EINVAL for a token that the device does not take
         """
         if "\0" in arguments.string(name, "name"):
             # The kernel would read up to there, and open another device.

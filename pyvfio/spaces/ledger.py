@@ -1,8 +1,8 @@
-"""What is mapped in an address space: single mappings, and arrays of them.
+"""The record of the mappings of an address space: single mappings, and arrays of them.
 
-The native part (`_buffer.Ledger`) writes the outcome of each request into records that are there before it, so that neither a
-signal's handler nor another thread makes the records and the kernel disagree. What it leaves to this module is an unmap that does
-not mean whole records, or during which something else was being mapped.
+The native part (`_buffer.Ledger`) allocates a record before each request and writes the outcome into it, so that records and kernel
+agree whatever signal handlers and other threads do. This module handles the other unmaps: those that do not match whole records, and
+those during which another thread maps.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class MappingArray(Sequence[Mapping]):
 
 
 class Before(NamedTuple):
-    """What had been begun before an unmap."""
+    """The maps that had begun before an unmap."""
 
     maps: int
     pending: frozenset[Record]

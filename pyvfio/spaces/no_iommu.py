@@ -26,7 +26,7 @@ def admit(found: Nodes, *, allowed: bool) -> None:
         return
     if not allowed:
         raise InvalidRequest(f"{found.address}: {_GIVEN_UP}. Pass no_iommu=True to open it all the same")
-    # The line to be shown is the program's own, through however many of ours the way went.
+    # Point the warning at the program's own line, behind all frames of this package.
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pyvfio."):
         frame, level = frame.f_back, level + 1

@@ -1,4 +1,4 @@
-"""The two ways in: :func:`open` for one device, :func:`address_space` for several that share one."""
+"""The entry points: :func:`open` for one device, :func:`address_space` for several devices that share one."""
 
 from __future__ import annotations
 

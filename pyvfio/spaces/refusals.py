@@ -1,4 +1,4 @@
-"""Why a map or an unmap is refused, from what is known of the address space: plain values in, a reason out."""
+"""The reasons why the kernel refuses a map or an unmap, computed from plain values about the address space."""
 
 from __future__ import annotations
 
