@@ -57,7 +57,7 @@ class Plan(NamedTuple):
         return self.total - self.counted.total
 
     def fit(self, limits: Limits | str, host_page_size: int = 4096) -> Fit:
-        """:func:`fit` of this plan's ranges."""
+        """Return how the ranges of this plan fit a device; see :func:`fit`."""
         return fit(self.ranges, limits, self.page_size, host_page_size)
 
     def collapse(self) -> Plan | None:
@@ -301,7 +301,7 @@ class Fit(NamedTuple):
     over_tracked: int
     """Bytes that the device itself adds by combining ranges."""
     best: tuple[IovaRange, ...] | None
-    """The ranges to ask for: the fewest bytes that this device accepts and really tracks; None if there are none."""
+    """The ranges to ask for: those of the fewest bytes that this device accepts and tracks; None if it accepts no ranges."""
     best_over_tracked: int
     """Bytes of the best beyond the plan's own."""
 

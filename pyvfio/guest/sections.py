@@ -20,7 +20,7 @@ _U64 = 1 << 64
 
 
 class Reason(StrEnum):
-    """Why a section is left out."""
+    """The reason why a section is left out."""
 
     NOT_RAM_NOR_IOMMU = "not_ram_nor_iommu"
     """Plain MMIO, or a ROM device: an access traps, there is no memory behind it."""
@@ -172,7 +172,7 @@ class Census:
 
     @property
     def plain_pairs(self) -> array[int]:
-        """:attr:`pairs` of all others, of which there may be very many."""
+        """The :attr:`pairs` of all other sections, of which there may be very many."""
         plain = array("Q")
         begin = 0
         for index in self._specials():

@@ -346,6 +346,7 @@ class Placed(NamedTuple):
 
 
 def place(machine: Machine, start: int) -> Placed:
+    """Return the places of everything above 4 GiB if RAM above 4 GiB starts at `start`."""
     machine = arguments.instance(machine, "machine", Machine)
     end = start + machine.above_4g
     size = machine.device_memory_size
@@ -363,6 +364,7 @@ def place(machine: Machine, start: int) -> Placed:
 
 
 def in_one_piece(way: str, described: str, machine: Machine, start: int, before: int, told: Sequence[E820]) -> Layout:
+    """Return the layout that has all RAM above 4 GiB in one piece from `start` on."""
     machine = arguments.instance(machine, "machine", Machine)
     placed = place(machine, start)
     ram = [Ram("ram-below-4g", IovaRange.of(0, machine.below_4g), 0)]
@@ -385,11 +387,13 @@ def in_one_piece(way: str, described: str, machine: Machine, start: int, before:
 
 
 def ram_entry(piece: Ram) -> E820:
+    """Return the E820 entry of a piece of RAM."""
     piece = arguments.instance(piece, "piece", Ram)
     return E820(piece.range.start, piece.range.size, E820_RAM)
 
 
 def round_up(value: int, unit: int) -> int:
+    """Return the smallest multiple of `unit` that is at least `value`."""
     return -(-value // unit) * unit
 
 

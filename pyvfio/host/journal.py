@@ -130,7 +130,8 @@ class Journal:
             self._kernel.close(number)
 
     def check_owner(self) -> None:
-        """
+        """Check that this process holds the lock.
+
         :raises Closed: this is a forked child, in which the lock is not held
         """
         if self._forked:

@@ -1,4 +1,4 @@
-"""How QEMU starts and stops logging on all devices of a container, and who tracks where a device cannot."""
+"""QEMU's start and stop of dirty tracking on all devices of a container, and its fallback where a device cannot log."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def input_range(aw_bits: int = 64) -> IovaRange:
 
 
 class Conveyance(Enum):
-    """How the host's ranges reach a virtio-iommu, and what it makes of a second device on the same aliased function."""
+    """The way in which QEMU gives the host's ranges to a virtio-iommu, and its handling of a second device on an aliased function."""
 
     MEMORY_REGION_2023 = "30d40e39bd"
     """QEMU 8.2: by a callback of the IOMMU memory region; too late for hot-plug."""
