@@ -17,7 +17,7 @@ from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_ranges
 if TYPE_CHECKING:
     from pyvfio._abi import CData
 
-# Before and after each segment's bits: whoever writes beyond the bitmap that it was given changes one of them.
+# Guard words before and after the bits of each segment: a write beyond the bitmap changes one of them.
 _GUARD = 0x6472_6175_6721_2121
 
 

@@ -162,7 +162,7 @@ class Device(Resource):
         return self._bound
 
     def attach(self, to: Ioas | Hwpt, *, pasid: int | None = None) -> None:
-        """VFIO_DEVICE_ATTACH_IOMMUFD_PT: let its DMA go through an address space or a page table, in place of what it was attached to.
+        """Attach the device to an address space or a page table, in place of the current one. VFIO_DEVICE_ATTACH_IOMMUFD_PT.
 
         :param pasid: attach DMA with that PASID only; since Linux 6.15
         :raises InvalidRequest: `to` belongs to another Iommufd
@@ -181,7 +181,7 @@ class Device(Resource):
             native = ATTACH.new(pt_id=number, flags=lib.VFIO_DEVICE_ATTACH_PASID, pasid=pasid)
         facts = Attached(self.address, pasid is not None)
         ATTACH.send(self._fd, native, {"to": to, "pasid": pasid}, lambda _: facts)
-        self._leave(pasid)
+        self._forget_attachment(pasid)
         self._attached[pasid] = to
         to._attached[id(self)] = weakref.ref(self)
         if pasid is None:
@@ -196,11 +196,11 @@ class Device(Resource):
         else:
             native = DETACH.new(flags=lib.VFIO_DEVICE_DETACH_PASID, pasid=pasid)
         DETACH.send(self._fd, native, {"pasid": pasid})
-        self._leave(pasid)
+        self._forget_attachment(pasid)
         if pasid is None:
             self._space = None
 
-    def _leave(self, pasid: int | None) -> None:
+    def _forget_attachment(self, pasid: int | None) -> None:
         left = self._attached.pop(pasid, None)
         if left is not None and left not in self._attached.values():
             left._attached.pop(id(self), None)
@@ -228,7 +228,7 @@ class Device(Resource):
     def config(self) -> PciConfig:
         """PCI configuration space.
 
-        :raises Unsupported: it is no PCI device
+        :raises Unsupported: it is not a PCI device
         """
         if not self.info.is_pci:
             raise Unsupported(f"{self.address} is not a PCI device: it has no configuration space")
@@ -241,7 +241,7 @@ class Device(Resource):
 
     @cached_property
     def migration(self) -> Migration:
-        """Its migration state and data.
+        """The migration state and data of the device.
 
         :raises Unsupported: its driver cannot migrate it
         """
@@ -250,7 +250,7 @@ class Device(Resource):
     # What some devices can do (VFIO_DEVICE_FEATURE).
 
     def low_power(self) -> LowPower:
-        """VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: let the device sleep until the result is closed, or this device is; see :class:`LowPower`.
+        """Let the device sleep until the result or the device is closed. VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY; see :class:`LowPower`.
 
         :raises Unsupported: its driver has no such feature
         :raises OSError: EINVAL, it is in low power already
@@ -258,7 +258,9 @@ class Device(Resource):
         return LowPower(self)
 
     def low_power_with_wakeup(self) -> LowPowerWithWakeup:
-        """VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP: let it sleep once, and be told when it is woken; see :class:`LowPowerWithWakeup`.
+        """Let the device sleep until its first wake-up, which is signalled; see :class:`LowPowerWithWakeup`.
+
+        VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP.
 
         :raises Unsupported: its driver has no such feature
         :raises OSError: EINVAL, it is in low power already
@@ -280,12 +282,12 @@ class Device(Resource):
         SET_BUS_MASTER.exchange(self.file, ffi.new(f"{kind} *", {"op": op}))
 
     def set_vf_token(self, token: UUID | str | bytes) -> None:
-        """VFIO_DEVICE_FEATURE_PCI_VF_TOKEN: the UUID that must be given, as `vf_token`, to open a virtual function of this device.
+        """Set the UUID that opening a virtual function of this device requires as `vf_token`. VFIO_DEVICE_FEATURE_PCI_VF_TOKEN.
 
         For a physical function in vfio-pci's hands (whose virtual functions are in vfio-pci's hands too). Until it is set it is random, so
         that nobody opens them. While one is open, this device too can only be opened with it. Since Linux 5.7.
 
-        :raises ValueError: it is no UUID
+        :raises ValueError: the token is not a UUID
         :raises Unsupported: the device has no virtual functions, or its driver no tokens
         """
         memory = ffi.new("uint8_t[16]", uuid_of(token).bytes)
@@ -318,7 +320,7 @@ class Device(Resource):
         return bytes(ffi.buffer(error))
 
     def reset(self) -> None:
-        """VFIO_DEVICE_RESET: a reset of this function alone. It ends a migration: the device is RUNNING afterwards.
+        """Reset this function alone. VFIO_DEVICE_RESET. It ends a migration: the device is RUNNING afterwards.
 
         :raises Unsupported: the device has no such reset
         :raises OSError: EAGAIN, ENOTTY, EIO as the device's reset method says
@@ -327,14 +329,14 @@ class Device(Resource):
 
     @property
     def hot_reset_info(self) -> HotResetInfo:
-        """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: which devices :meth:`hot_reset` affects.
+        """The devices that :meth:`hot_reset` affects. VFIO_DEVICE_GET_PCI_HOT_RESET_INFO.
 
-        :raises Unsupported: it cannot be reset in this way: it is on a root bus, or no PCI device
+        :raises Unsupported: it cannot be hot reset: it is on a root bus, or it is not a PCI device
         """
         return hot_reset.info(self.file)
 
     def hot_reset(self) -> None:
-        """VFIO_DEVICE_PCI_HOT_RESET: reset its bus or slot, with all devices on it.
+        """Reset the bus or slot of the device, with all devices on it. VFIO_DEVICE_PCI_HOT_RESET.
 
         All of them must be owned here: by group, their groups be in this device's container; by cdev, be bound to its Iommufd or
         to no driver.
@@ -356,7 +358,7 @@ class Device(Resource):
         attempts = Attempts()
         attempts.do(self._fd.close)
         for pasid in list(self._attached):
-            self._leave(pasid)
+            self._forget_attachment(pasid)
         if self._owned is not None:
             attempts.do(self._owned.close)
         attempts.raise_first(f"closing {self!r}")

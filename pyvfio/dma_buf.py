@@ -1,4 +1,4 @@
-"""A part of a BAR as a dma-buf: what other devices can be allowed to reach."""
+"""Parts of a BAR exported as a dma-buf, for DMA by other devices."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class DmaBuf(Resource):
         self._fd = Fd(file.kernel, number, "dma-buf", f"dma-buf of {region.name} of {region.device.address}")
 
     def fileno(self) -> int:
-        """The descriptor of the dma-buf: what `Ioas.map_file()` takes, and what can be sent to another process."""
+        """Return the descriptor of the dma-buf, for `Ioas.map_file()` or to send to another process."""
         return self._fd.fileno()
 
     def _release(self) -> None:

@@ -32,7 +32,7 @@ def no_feature(facts: FeatureFacts) -> Reason:
     return Reason(f"{facts.address} has no feature {facts.feature}", unsupported=True)
 
 
-def _told(native: Any) -> str:
+def _describe_feature(native: Any) -> str:
     name = feature_name(native.flags)
     if native.flags & lib.VFIO_DEVICE_FEATURE_MASK == lib.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE and native.flags & SET:
         state = ffi.cast("uint32_t *", native.data)[0]
@@ -45,7 +45,7 @@ FEATURE = Request(
     "device",
     "struct vfio_device_feature",
     otherwise={errno.ENOTTY: no_feature},
-    tell=_told,
+    tell=_describe_feature,
 )
 
 

@@ -66,7 +66,7 @@ class Dependent(NamedTuple):
 
 
 class HotResetInfo(NamedTuple):
-    """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: what a hot reset of a device affects.
+    """The devices that a hot reset affects. VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, `struct vfio_pci_hot_reset_info`.
 
     :ivar by_id: whether the ids are an iommufd's, since the device was opened by cdev (Linux 6.6)
     :ivar owned: by cdev, whether the caller owns all of them, so that a reset is possible
@@ -94,7 +94,7 @@ def info(file: DeviceFile) -> HotResetInfo:
     """Ask which devices a hot reset affects.
 
     :raises BadReply: the kernel reported more devices than it was given room for, or than there can be
-    :raises Unsupported: the device cannot be reset in this way (it is on the root bus, or it is no PCI device)
+    :raises Unsupported: the device cannot be hot reset: it is on a root bus, or it is not a PCI device
     """
     count = 8
     while True:
@@ -120,7 +120,7 @@ def info(file: DeviceFile) -> HotResetInfo:
 
 
 def reset(file: DeviceFile, groups: Sequence[int]) -> None:
-    """VFIO_DEVICE_PCI_HOT_RESET.
+    """Reset the bus or slot of a device with all devices on it. VFIO_DEVICE_PCI_HOT_RESET.
 
     :param groups: descriptors of the groups that own the affected devices; none by cdev
     """

@@ -40,7 +40,7 @@ class IovaRange(_Pair):
     It is a tuple: it unpacks into `start, last`, sorts by them and equals the plain pair. `in`, however, asks for an address
     (`0x1000 in range`) or for a whole other range.
 
-    :raises TypeError: start or last is no integer
+    :raises TypeError: start or last is not an integer
     :raises ValueError: unless 0 <= start <= last < 2^64
     """
 
@@ -407,9 +407,7 @@ def _normalised(pairs: array[int]) -> memoryview:
     error = lib.pyvfio_ranges_normalise(_u64(pairs), count)
     if error == -errno.EINVAL:
         start, last = pairs[2 * count[0] : 2 * count[0] + 2]
-        raise ValueError(
-            f"ranges has a pair that is no range, since last is below start: start {start:#x}, last {last:#x}"
-        )
+        raise ValueError(f"ranges must be (start, last) pairs with start <= last, not start {start:#x}, last {last:#x}")
     if error:
         raise MemoryError(f"no memory to sort {len(pairs) // 2} ranges")
     return memoryview(pairs)[: 2 * count[0]]

@@ -89,7 +89,7 @@ GET_IRQ_INFO = Request(
 
 
 class IrqInfo(NamedTuple):
-    """VFIO_DEVICE_GET_IRQ_INFO: `struct vfio_irq_info`.
+    """The properties of a kind of interrupt. VFIO_DEVICE_GET_IRQ_INFO, `struct vfio_irq_info`.
 
     :ivar flags: VFIO_IRQ_INFO_*
     :ivar count: vectors; 0 when the device lacks this kind of interrupt
@@ -348,7 +348,9 @@ class Irqs(Sequence[Irq]):
 
 
 def irq_info(file: DeviceFile, index: int) -> IrqInfo:
-    """VFIO_DEVICE_GET_IRQ_INFO, asked anew. A kind that this device lacks has no vectors.
+    """Ask the kernel for the properties of a kind of interrupt. A kind that this device lacks has no vectors.
+
+    VFIO_DEVICE_GET_IRQ_INFO.
 
     :raises OSError: EINVAL for an index that the device does not have
     """

@@ -1,8 +1,8 @@
-"""The one door to the operating system.
+"""Access to the operating system, which a mock can replace.
 
-Everything that pyvfio asks of the OS is asked through a :class:`Kernel`: ioctls through its :meth:`~Kernel.door`, which the
-native code uses too, and the rest (open, read, sysfs, ...) through its methods. :class:`LinuxKernel` is the real one. A
-:class:`PythonKernel` answers ioctls in Python: the base of every mock and of tracing.
+pyvfio makes every system call through a :class:`Kernel`. Its :meth:`~Kernel.door` is a C struct, `pyvfio_door`, with the function
+that makes ioctls, which the native code calls too; its other methods open, read, write and so on. :class:`LinuxKernel` is the real
+one. :class:`PythonKernel` answers ioctls in Python, and is the base class of mocks.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class SysfsDevice(NamedTuple):
 
 
 class UdevMonitor:
-    """uevents as they come: udev's, or the kernel's own where no udevd runs."""
+    """A monitor of uevents: those of udev, or the kernel's where udevd does not run."""
 
     def __init__(self) -> None:
         import pyudev
@@ -70,10 +70,11 @@ class UdevMonitor:
         self._monitor.start()
 
     def fileno(self) -> int:
+        """Return the descriptor of the monitor, readable when there is an event."""
         return int(self._monitor.fileno())
 
     def poll(self, timeout: float | None) -> tuple[str, SysfsDevice] | None:
-        """The next action and its device; None when `timeout` seconds have passed."""
+        """Return the next action and its device; None when `timeout` seconds have passed."""
         device = self._monitor.poll(timeout)
         if device is None:
             return None
@@ -81,7 +82,8 @@ class UdevMonitor:
         return device.action or "", found
 
     def close(self) -> None:
-        del self._monitor  # libudev's descriptor goes with it
+        """Close the monitor."""
+        del self._monitor  # libudev closes its descriptor
 
 
 class Kernel:
@@ -91,7 +93,7 @@ class Kernel:
     name = "linux"
 
     def door(self, fd: int, kind: str) -> Any:
-        """A new `pyvfio_door` for this descriptor; `kind` is one of the kinds of :mod:`pyvfio.requests`."""
+        """Return a new `pyvfio_door` for a descriptor; `kind` is one of the kinds of :mod:`pyvfio.requests`."""
         raise NotImplementedError
 
     # Files.
@@ -121,7 +123,7 @@ class Kernel:
         return os.pwrite(fd, data, offset)
 
     def poll(self, fd: int, events: int, timeout: float | None) -> int:
-        """The events that are ready, 0 when `timeout` seconds passed. None waits for ever."""
+        """Return the events that are ready, or 0 after `timeout` seconds; None waits without limit. poll(2)."""
         poll = select.poll()
         poll.register(fd, events)
         ready = poll.poll(None if timeout is None else max(0, timeout) * 1000)
@@ -199,11 +201,11 @@ class Kernel:
     # sysfs and procfs.
 
     def exists(self, path: str) -> bool:
-        """Whether there is such a file, links followed."""
+        """Whether a file exists, with links followed."""
         return os.path.exists(path)
 
     def listdir(self, path: str) -> list[str]:
-        """The names in a directory, in any order."""
+        """Return the names in a directory, in any order."""
         return os.listdir(path)
 
     def readlink(self, path: str) -> str:
@@ -211,11 +213,11 @@ class Kernel:
         return os.readlink(path)
 
     def realpath(self, path: str) -> str:
-        """The path with all links followed."""
+        """Return the path with all links followed."""
         return os.path.realpath(path)
 
     def read_file(self, path: str) -> bytes:
-        """A whole file."""
+        """Return the content of a file."""
         with open(path, "rb", buffering=0) as file:
             return file.read()
 
@@ -288,12 +290,12 @@ class Kernel:
     # udev.
 
     def udev_devices(self, **match: str) -> Iterator[SysfsDevice]:
-        """Devices by udev's enumeration; `match` as for pyudev (`subsystem="pci"`)."""
+        """Yield the devices that udev enumerates; `match` as for pyudev (`subsystem="pci"`)."""
         for device in _udev().list_devices(**match):
             yield SysfsDevice(device.subsystem or "", device.sys_name, device.sys_path, device.properties)
 
     def udev_monitor(self) -> UdevMonitor:
-        """The changes to devices from now on."""
+        """Return a monitor of the changes to devices from now on."""
         return UdevMonitor()
 
 
@@ -301,7 +303,7 @@ _contexts: dict[int, Any] = {}
 
 
 def _udev() -> Any:
-    """This thread's context of libudev: threads cannot share one, and to make one takes a process that looks for the library."""
+    """Return the libudev context of this thread. Threads cannot share one, and creating one starts a process that looks for libudev."""
     from threading import get_ident
 
     import pyudev
@@ -320,6 +322,7 @@ class LinuxKernel(Kernel):
     """The real kernel."""
 
     def door(self, fd: int, kind: str) -> Any:
+        """Return a door whose ioctls are ioctl(2)."""
         return ffi.new("pyvfio_door *", (_linux_ioctl, ffi.NULL, fd))
 
     def __repr__(self) -> str:
@@ -327,16 +330,17 @@ class LinuxKernel(Kernel):
 
 
 class PythonKernel(Kernel):
-    """A kernel whose ioctls are a method: the base of mocks, and of a tracer in front of the real one."""
+    """A kernel whose ioctls are answered by a method; the base class of mocks."""
 
     def __init__(self) -> None:
         self._handle = ffi.new_handle(self)
 
     def door(self, fd: int, kind: str) -> Any:
+        """Return a door whose ioctls call :meth:`ioctl`."""
         return ffi.new("pyvfio_door *", (lib.pyvfio_python_ioctl, self._handle, fd))
 
     def ioctl(self, fd: int, request: int, argument: int) -> int:
-        """One ioctl: `argument` is the caller's address or number. Returns what ioctl(2) would, or -errno."""
+        """Answer one ioctl; `argument` is the caller's address or number. Return the result of ioctl(2), or -errno."""
         raise NotImplementedError
 
 
@@ -363,6 +367,7 @@ def raise_kept() -> None:
 
 @ffi.def_extern(error=lib.PYVFIO_RAISED, onerror=_keep)  # type: ignore[misc,unused-ignore]
 def pyvfio_python_ioctl(context: Any, fd: int, request: int, argument: Any) -> int:
+    """Pass an ioctl from C to the :class:`PythonKernel` in `context`."""
     kernel: PythonKernel = ffi.from_handle(context)
     return kernel.ioctl(fd, request, int(ffi.cast("uintptr_t", argument)))
 

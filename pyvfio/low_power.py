@@ -1,4 +1,4 @@
-"""Low power: letting the host put a device to sleep while nobody uses it."""
+"""Low power: allow the host to put an idle device to sleep."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ EXIT = Feature("SET LOW_POWER_EXIT")
 
 
 class LowPower(Resource):
-    """VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: a device that may sleep, until this is closed (LOW_POWER_EXIT). Since Linux 6.1.
+    """A device that may sleep until this object is closed. VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY and _EXIT, since Linux 6.1.
 
-    Whether and how deeply it sleeps is the host's affair, and does not show. Calls go on working: the kernel wakes the device for each, and lets
-    it sleep again. Mapped regions cannot be reached meanwhile; touching one raises SIGBUS in this process.
+    The host decides whether and how deeply the device sleeps, and does not report it. Calls continue to work: the kernel wakes the
+    device for each of them. Accessing a mapped region meanwhile raises SIGBUS in this process.
 
     :raises Unsupported: the device's driver has no such feature
     :raises OSError: EINVAL, the device is in low power already
@@ -52,10 +52,10 @@ class LowPower(Resource):
 
 
 class LowPowerWithWakeup(LowPower):
-    """VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP: a device that sleeps once, and tells when it is woken.
+    """A device that may sleep until its first wake-up, which is signalled. VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP.
 
-    The first that wakes it, a call of this process or the device itself (PME), ends low power and signals :attr:`wakeup`. A device that had not
-    fallen asleep signals nothing. Closing this ends low power too.
+    The first wake-up, by a call of this process or by the device itself (PME), ends low power and signals :attr:`wakeup`. A device
+    that did not fall asleep signals nothing. Closing this object ends low power too.
 
     :ivar wakeup: the eventfd, with `wait`, `wait_async` and `fileno`
     """

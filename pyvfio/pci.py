@@ -1,4 +1,4 @@
-"""PCI configuration space as vfio-pci shows it: parts are virtualised, and some writes are refused or do not reach the device."""
+"""PCI configuration space. vfio-pci virtualises parts of it, and refuses or drops some writes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EXTENDED_NAMES = {
 class PciCapability(NamedTuple):
     """A capability in configuration space.
 
-    :ivar offset: of its first byte
+    :ivar offset: offset of its first byte
     :ivar version: 0 for a standard capability, which has none
     """
 
@@ -57,7 +57,7 @@ class PciConfig(Registers):
     _FIELDS = frozenset({"device", "size", "_region"})
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute that exists; a misspelt one would be set in silence, and the register would not change."""
+        """Set an attribute that exists. Refuse others, since setting a misspelt one would not change any register."""
         if name not in self._FIELDS and not isinstance(getattr(type(self), name, None), property):
             raise AttributeError(
                 f"PciConfig has no attribute {name!r} that can be set; it has bus_master, memory_enabled and command"
@@ -101,7 +101,7 @@ class PciConfig(Registers):
 
     @property
     def class_code(self) -> int:
-        """24 bits: base class, subclass, programming interface."""
+        """The class code, 24 bits: base class, subclass, programming interface."""
         return self.read32(REVISION_ID) >> 8
 
     @property

@@ -1,4 +1,4 @@
-"""What pytest knows of pyvfio wherever it is installed.
+"""The pytest plugin of pyvfio, which pytest loads wherever the package is installed.
 
 Fixtures for tests of drivers and scripts, on a kernel in this process by default, on a real device with ``--vfio-device ADDRESS``:
 
@@ -43,6 +43,7 @@ _OPTIONS = ("profile", "device", "mode")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options `--vfio-device` and `--vectors`."""
     group = parser.getgroup("pyvfio")
     group.addoption(
         "--vfio-device",
@@ -58,12 +59,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Register the marks."""
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
 
 
 def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What the test's marks say, the nearest first."""
+    """Return the arguments of the test's marks, the nearest first."""
     found: dict[str, Any] = {}
     for marker in request.node.iter_markers("vfio"):
         if marker.args:
@@ -119,6 +121,7 @@ def vfio_device(request: pytest.FixtureRequest, vfio_kernel: Kernel, vfio_space:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Reject the mark `vfio_require` on a test that does not use `vfio_device`."""
     if item.get_closest_marker("vfio_require") and "vfio_device" not in getattr(item, "fixturenames", ()):
         raise pytest.UsageError(
             f"{item.nodeid}: the mark vfio_require is about vfio_device, which the test does not use"
@@ -165,6 +168,6 @@ _ABILITIES: dict[str, tuple[Callable[[Device], Any], str]] = {
     "migration": (_has_feature("MIGRATION"), "cannot be migrated"),
     "msi": (_has_irq("msi"), "has no MSI"),
     "msix": (_has_irq("msix"), "has no MSI-X"),
-    "pci": (lambda device: device.info.is_pci, "is no PCI device"),
+    "pci": (lambda device: device.info.is_pci, "is not a PCI device"),
     "reset": (lambda device: device.info.resettable, "has no reset of its own"),
 }

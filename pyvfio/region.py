@@ -71,7 +71,7 @@ class Area(NamedTuple):
 
 
 class RegionInfo(NamedTuple):
-    """VFIO_DEVICE_GET_REGION_INFO: `struct vfio_region_info` with its capabilities.
+    """The properties of a region. VFIO_DEVICE_GET_REGION_INFO, `struct vfio_region_info` with its capabilities.
 
     :ivar offset: where the region starts in the device's file
     :ivar areas: what of it can be mapped: the sparse areas, or the whole; nothing where mmap is not possible
@@ -268,7 +268,9 @@ class Region(Registers):
         return RegionMapping(self, offset, size, memory)
 
     def dma_buf(self, areas: Iterable[Area] | None = None) -> DmaBuf:
-        """VFIO_DEVICE_FEATURE_DMA_BUF: the region, or parts of it, as a dma-buf, for another device to reach. BARs only; since Linux 6.19.
+        """Export the region or parts of it as a dma-buf, for DMA by other devices. BARs only.
+
+        VFIO_DEVICE_FEATURE_DMA_BUF, since Linux 6.19.
 
         :param areas: whole pages; None for the whole region
         :raises Unsupported: the kernel, or the device's driver, does not have it
@@ -407,8 +409,9 @@ class RegionMapping(Window, Registers, Resource):
         self._check_access(offset, width, self.size)
 
     def _release(self) -> None:
-        """
-        :raises BufferError: a slice of the view, or an array over it, is still in use; the memory goes with the last of them
+        """Unmap the memory.
+
+        :raises BufferError: a slice of the view, or an array over it, is still in use; the memory is unmapped with the last of them
         """
         self._open(0, 0)
         try:
@@ -483,7 +486,7 @@ def _areas(areas: object) -> list[Area]:
 
 
 def region_info(file: DeviceFile, index: int) -> RegionInfo:
-    """VFIO_DEVICE_GET_REGION_INFO, asked anew.
+    """Ask the kernel for the properties of a region. VFIO_DEVICE_GET_REGION_INFO.
 
     :raises OSError: EINVAL for an index that the device does not have
     """
