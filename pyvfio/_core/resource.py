@@ -158,7 +158,7 @@ class Resource(Uncopyable, metaclass=_ResourceType):
             self._closed = True
             # What another thread made meanwhile has been registered, or sees that this is closed.
             self._close_children(attempts)
-            attempts.do(self._part)
+            attempts.do(self._detach_from_parents)
 
     def _claim(self, claim: tuple[int, FrameType]) -> bool:
         """Be the one that closes it; false if it is closed, or being closed by a call further down this thread's stack."""
