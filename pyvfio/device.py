@@ -164,11 +164,12 @@ class Device(Resource):
     def attach(self, to: Ioas | Hwpt, *, pasid: int | None = None) -> None:
         """Attach the device to an address space or a page table, in place of the current one. VFIO_DEVICE_ATTACH_IOMMUFD_PT.
 
-        :param pasid: attach DMA with that PASID only; since Linux 6.15
+        :param to: an Ioas or a Hwpt of the Iommufd that the device is bound to
+        :param pasid: attach only DMA with that PASID; since Linux 6.15
         :raises InvalidRequest: `to` belongs to another Iommufd
-        :raises OSError: EADDRINUSE something is mapped in a region that the device has reserved, or not aligned for its IOMMU; EINVAL
-            another device of its group is attached elsewhere, or the IOMMU cannot do it; EINVAL, EOPNOTSUPP for PASIDs that the
-            device or the IOMMU does not have
+        :raises OSError: EADDRINUSE if a mapping overlaps a reserved region of the device or is not aligned for its IOMMU; EINVAL if
+            another device of its group is attached elsewhere, or the IOMMU cannot use the page table; EINVAL or EOPNOTSUPP for a
+            PASID that the device or the IOMMU does not support
         """
         bound = self.bound
         pasid = None if pasid is None else u32(pasid, "pasid")
@@ -284,8 +285,8 @@ class Device(Resource):
     def set_vf_token(self, token: UUID | str | bytes) -> None:
         """Set the UUID that opening a virtual function of this device requires as `vf_token`. VFIO_DEVICE_FEATURE_PCI_VF_TOKEN.
 
-        For a physical function in vfio-pci's hands (whose virtual functions are in vfio-pci's hands too). Until it is set it is random, so
-        that nobody opens them. While one is open, this device too can only be opened with it. Since Linux 5.7.
+        For a physical function that is bound to vfio-pci, with virtual functions that are bound to vfio-pci. The kernel starts with a
+        random UUID, so that no program can open them. While one is open, opening this device requires the UUID too. Since Linux 5.7.
 
         :raises ValueError: the token is not a UUID
         :raises Unsupported: the device has no virtual functions, or its driver no tokens
@@ -294,10 +295,11 @@ class Device(Resource):
         SET_VF_TOKEN.exchange(self.file, memory)
 
     def zpci_error(self) -> bytes | None:
-        """VFIO_DEVICE_FEATURE_ZPCI_ERROR: what the firmware of an s390 machine said of an error of the device (`struct zpci_ccdf_err`); None when
-        none is pending. Since Linux 7.3.
+        """Return the pending error record of s390 firmware (`struct zpci_ccdf_err`), or None without a pending error.
 
-        :raises Unsupported: the device is in no s390 machine, or its kernel does not tell
+        VFIO_DEVICE_FEATURE_ZPCI_ERROR, since Linux 7.3.
+
+        :raises Unsupported: the host is not an s390 machine, or its kernel does not report errors
         """
         number = lib.VFIO_DEVICE_INFO_CAP_ZPCI_BASE
         base = next((cap for cap in self.info.capabilities if cap.id == number), None)

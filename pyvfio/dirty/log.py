@@ -94,30 +94,32 @@ STOP = Feature("SET DMA_LOGGING_STOP")
 REPORT = Feature(
     "GET DMA_LOGGING_REPORT",
     default=Reason(
-        None, ("what other devices and ranges reported in this read is in the bitmap given, or part of the next read",)
+        None,
+        ("pages that other devices and ranges reported in this read are in the given bitmap, or in the next read",),
     ),
 )
 
 
 class DirtyLog(Resource):
-    """A session of DMA logging on one device or several: all of them log, or none. Since Linux 6.1.
+    """A session of DMA logging on one or several devices: all of them log, or none does. Since Linux 6.1.
 
-    It starts when it is made: VFIO_DEVICE_FEATURE_DMA_LOGGING_START, `struct vfio_device_feature_dma_logging_control`. It ends
-    with :meth:`stop`, `close`, the end of a `with`, or the first of its devices to close. What is to be logged is fixed
-    for as long as it runs. Pages written before the start are not known.
+    Logging starts with the construction: VFIO_DEVICE_FEATURE_DMA_LOGGING_START, `struct vfio_device_feature_dma_logging_control`.
+    It ends with :meth:`stop`, `close`, the end of a `with`, or when the first of the devices is closed. The ranges are fixed while
+    it runs. Pages that were written before the start are not reported.
 
     :param devices: one or more; each logs all of the ranges
-    :param ranges: what to log, as :func:`pyvfio.iova.as_ranges` takes it; aligned to `page_size`, not overlapping
+    :param ranges: the ranges to log, as :func:`pyvfio.iova.as_ranges` takes them; aligned to `page_size`, not overlapping
     :param page_size: bytes, a power of two from 4096; a device may choose another, see :attr:`page_size`
     :raises Unsupported: a device cannot log
     :raises InvalidRequest: an invalid page size (the kernel accepts it), a device that is already logging, ranges that are
         not aligned to the page size that a device chose
-    :raises OSError: EINVAL no ranges, misaligned or overlapping ones; E2BIG more than the kernel (256 where pages have 4 KiB)
-        or the device takes; EOPNOTSUPP more in all than the device can log; EOVERFLOW a range that reaches the last byte of the 64 bits
+    :raises OSError: EINVAL without ranges, or for misaligned or overlapping ones; E2BIG for more ranges than the kernel (256 with
+        pages of 4 KiB) or the device accepts; EOPNOTSUPP if their total is more than the device can log; EOVERFLOW for a range
+        that ends at 2^64-1
 
     :ivar devices: the devices
-    :ivar ranges: what is logged, in order
-    :ivar page_size: bytes to one bit of a report: what the device chose; of several devices the smallest
+    :ivar ranges: the logged ranges, sorted
+    :ivar page_size: bytes per bit of a report, as the device chose; the smallest one of several devices
     """
 
     def __init__(

@@ -220,17 +220,17 @@ class AddressSpace(OtherModes, Resource):
     # Unmapping.
 
     def unmap(self, iova: int | Mapping | IovaRange, size: int | None = None) -> int:
-        """Take mappings away. VFIO_IOMMU_UNMAP_DMA or IOMMU_IOAS_UNMAP.
+        """Remove mappings. VFIO_IOMMU_UNMAP_DMA or IOMMU_IOAS_UNMAP.
+
+        The modes differ for a part of a mapping. `type1` unmaps nothing if the part starts inside the mapping (0 bytes, no error),
+        and the **whole** mapping if it starts at the mapping's first page. `type1v2` refuses with EINVAL. `iommufd-type1` splits
+        the mapping. `iommufd` and `iommufd-type1v2` refuse with ENOENT. Where nothing is mapped, `iommufd` refuses with ENOENT and
+        the others return 0.
 
         :param iova: the first IOVA; or a Mapping or a range, without `size`
         :param size: bytes
-
-        The modes differ. Of a part of a mapping: `type1` unmaps nothing when the part starts inside (0 bytes, no error), and the
-        **whole** mapping when it covers its first page; `type1v2` refuses with EINVAL; `iommufd-type1` really splits it;
-        `iommufd` and `iommufd-type1v2` refuse with ENOENT. Where nothing is mapped: 0 bytes, but ENOENT under `iommufd`.
-
         :returns: bytes unmapped
-        :raises OSError: see above; EINVAL misaligned or of no size; EOVERFLOW (EINVAL before 7.0) past the end
+        :raises OSError: see above; EINVAL for a misaligned range or size 0; EOVERFLOW (EINVAL before Linux 7.0) past 2^64-1
         """
         if type(iova) is not int or type(size) is not int or not (0 <= iova < _END and 0 <= size < _END):
             iova, size = _place(iova, size)
@@ -251,7 +251,7 @@ class AddressSpace(OtherModes, Resource):
         return unmapped
 
     def unmap_all(self) -> int:
-        """Take every mapping away, returning bytes.
+        """Remove every mapping, and return the bytes unmapped.
 
         :raises OSError: as for :meth:`unmap`
         """

@@ -173,14 +173,14 @@ GET_BITMAP = DIRTY_PAGES.operation("GET_BITMAP", errnos={errno.EINVAL: _not_trac
 
 
 class IommuInfo(NamedTuple):
-    """VFIO_IOMMU_GET_INFO: `struct vfio_iommu_type1_info` with its capabilities.
+    """The properties of a container's IOMMU. VFIO_IOMMU_GET_INFO, `struct vfio_iommu_type1_info` with its capabilities.
 
     :ivar flags: VFIO_IOMMU_INFO_*
     :ivar page_sizes: bitmap of page sizes in bytes
     :ivar iova_ranges: usable IOVAs; None when the kernel reports none (emulated devices only, or before Linux 5.4)
-    :ivar dirty_page_sizes: bitmap of page sizes at which dirty pages are reported; None without that (before Linux 5.8)
+    :ivar dirty_page_sizes: bitmap of page sizes at which dirty pages are reported; None without dirty tracking (before Linux 5.8)
     :ivar max_dirty_bitmap_size: the largest bitmap in bytes that the kernel fills in one call; None likewise
-    :ivar dma_available: how many more mappings are allowed; None when the kernel does not say (before Linux 5.10)
+    :ivar dma_available: number of further mappings allowed; None when the kernel does not report it (before Linux 5.10)
     """
 
     flags: int
@@ -194,8 +194,8 @@ class IommuInfo(NamedTuple):
 class Container(AddressSpace):
     """A VFIO container with a type1 IOMMU, or an iommufd that behaves like one (modes `iommufd-type1v2`, `iommufd-type1`).
 
-    The IOMMU type is set when the first device is attached, as the kernel wants it; until then nothing can be mapped. In the modes
-    `noiommu` and `iommufd-noiommu` nothing ever can: they take devices without an IOMMU, which reach all memory by its physical address.
+    The IOMMU type is set when the first device is attached, as the kernel requires; until then nothing can be mapped. The modes
+    `noiommu` and `iommufd-noiommu` never map: they are for devices without an IOMMU, whose DMA uses physical addresses.
 
     :param mode: `type1v2`, or `type1` for the old behaviour on unmapping (see :meth:`unmap`), or one of the two that
         iommufd stands in for; or, for devices without an IOMMU, `noiommu` or `iommufd-noiommu`
@@ -414,11 +414,11 @@ class Container(AddressSpace):
     def _can_unmap_last_page(self) -> bool:
         if self._fd.kind == "iommufd" or self._unready() is not None:
             return True
-        # Type1 does since it calls a sum that overflows by that name (a series of October 2025).
+        # A type1 that can unmap the last page also returns EOVERFLOW for a sum that overflows (same series, October 2025).
         return self._ledger.raw_unmap(2**64 - PAGE_SIZE, 2 * PAGE_SIZE) == -errno.EOVERFLOW
 
     def unmap_all(self) -> int:
-        """VFIO_IOMMU_UNMAP_DMA with VFIO_DMA_UNMAP_FLAG_ALL (since Linux 5.12): take every mapping away.
+        """Remove every mapping. VFIO_IOMMU_UNMAP_DMA with VFIO_DMA_UNMAP_FLAG_ALL, since Linux 5.12.
 
         :returns: bytes unmapped
         """
@@ -428,9 +428,10 @@ class Container(AddressSpace):
         return int(unmap.size)
 
     def unmap_dirty(self, iova: int, size: int) -> DirtyBitmap:
-        """VFIO_IOMMU_UNMAP_DMA with VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP: unmap, and tell which pages of it were dirty.
+        """Unmap a range, and return its dirty pages. VFIO_IOMMU_UNMAP_DMA with VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP.
 
-        :param iova: start of a mapping that was made as a whole
+        :param iova: start of a mapping
+        :param size: bytes, the size of that mapping
         :raises OSError: EINVAL unless dirty tracking is on; otherwise as :meth:`unmap`
         :raises Unsupported: the container does not track dirty pages
         """
@@ -460,11 +461,13 @@ class Container(AddressSpace):
     # Moving memory under a mapping.
 
     def invalidate_addresses(self, mapping: Mapping | None = None) -> None:
-        """VFIO_IOMMU_UNMAP_DMA with VFIO_DMA_UNMAP_FLAG_VADDR (since Linux 5.12): say that a mapping's virtual address is about to
-        change. Devices go on reaching the pages; what needs the address waits until :meth:`set_address`.
+        """Invalidate the virtual address of a mapping before it changes.
 
-        :param mapping: which one; None for all
-        :raises Unsupported: the kernel lacks it (VFIO_UPDATE_VADDR)
+        VFIO_IOMMU_UNMAP_DMA with VFIO_DMA_UNMAP_FLAG_VADDR, since Linux 5.12. DMA continues; kernel code that needs the address
+        waits until :meth:`set_address`.
+
+        :param mapping: the mapping; None for all
+        :raises Unsupported: the kernel does not support VFIO_UPDATE_VADDR
         :raises OSError: EBUSY while an emulated device is attached
         """
         self._require_vaddr()
@@ -475,9 +478,9 @@ class Container(AddressSpace):
             self._unmap_with(UNMAP_VADDR, flag, mapping.iova, mapping.size)
 
     def set_address(self, mapping: Mapping, buffer: Any) -> Mapping:
-        """VFIO_IOMMU_MAP_DMA with VFIO_DMA_MAP_FLAG_VADDR: the virtual address of a mapping after :meth:`invalidate_addresses`.
+        """Set the virtual address of a mapping after :meth:`invalidate_addresses`. VFIO_IOMMU_MAP_DMA with VFIO_DMA_MAP_FLAG_VADDR.
 
-        The pages must be the same ones, mapped elsewhere (a memfd mapped anew). The permissions stay.
+        The buffer must hold the same pages at another address, such as a second mmap of a memfd. The permissions do not change.
 
         :param buffer: memory of the mapping's size
         :returns: the mapping, now of that buffer; the old object counts as unmapped

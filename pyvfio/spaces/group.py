@@ -122,11 +122,12 @@ GET_DEVICE_FD = Request(
 class Group(Resource):
     """An open group, `/dev/vfio/N`. The kernel lets only one process open it, once.
 
-    :param number: the IOMMU group's number
-    :param no_iommu: it is a group that VFIO made for a device without an IOMMU, `/dev/vfio/noiommu-N`
-    :ivar number: the same
-    :raises OSError: ENOENT when none of the group's devices is bound to a VFIO driver, EBUSY when it is open elsewhere,
-        EACCES, EPERM
+    :param number: the number of the IOMMU group
+    :param no_iommu: open the group that VFIO made for a device without an IOMMU, `/dev/vfio/noiommu-N`
+    :raises OSError: ENOENT if no device of the group is bound to a VFIO driver; EBUSY if the group is already open; EACCES or
+        EPERM without permission
+
+    :ivar number: the number of the IOMMU group
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class Group(Resource):
 
     @property
     def flags(self) -> int:
-        """VFIO_GROUP_GET_STATUS: `struct vfio_group_status.flags`."""
+        """The VFIO_GROUP_FLAGS_* of the group. VFIO_GROUP_GET_STATUS, `struct vfio_group_status`."""
         return int(GET_STATUS.call(self._fd).flags)
 
     @property
@@ -152,7 +153,7 @@ class Group(Resource):
 
     @property
     def members(self) -> dict[str, str | None]:
-        """Address -> driver, or None where none is bound, of every device in the group."""
+        """The devices of the group: address -> driver, or None without a driver."""
         return host.group_members(self.number, self._fd.kernel)
 
     def fileno(self) -> int:
@@ -160,7 +161,7 @@ class Group(Resource):
         return self._fd.fileno()
 
     def set_container(self, container: Container) -> None:
-        """VFIO_GROUP_SET_CONTAINER.
+        """Put the group into a container. VFIO_GROUP_SET_CONTAINER.
 
         :raises NotViable: a member is bound to a driver that is not VFIO's
         :raises OSError: EINVAL when it has a container already; EINVAL or EPERM when the IOMMUs do not agree
@@ -178,7 +179,9 @@ class Group(Resource):
         self._container = container
 
     def unset_container(self) -> None:
-        """VFIO_GROUP_UNSET_CONTAINER. The last group to leave a container takes its IOMMU, and all mappings, along.
+        """Remove the group from its container. VFIO_GROUP_UNSET_CONTAINER.
+
+        The container loses its IOMMU type and all mappings with its last group.
 
         :raises OSError: EBUSY while a device of the group is open, EINVAL without a container
         """
@@ -188,7 +191,7 @@ class Group(Resource):
             container._left_by(self)
 
     def device_fd(self, name: str) -> Fd:
-        """VFIO_GROUP_GET_DEVICE_FD: a descriptor of a device, by its name in the group.
+        """Open a device of the group by its name. VFIO_GROUP_GET_DEVICE_FD.
 
         :param name: the device's address, with ` vf_token=UUID` behind it where its driver wants one
         :raises OSError: ENODEV when it is not in the group or not bound to a VFIO driver; EINVAL without a container;

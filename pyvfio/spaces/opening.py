@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from pyvfio.kernel import Kernel
     from pyvfio.spaces.base import AddressSpace
 
-#: every way of talking to the kernel, best first
+#: all modes, in the order of preference
 MODES = ("iommufd", "type1v2", "iommufd-type1v2", "iommufd-type1", "type1", "noiommu", "iommufd-noiommu")
 
 
 def address_space(mode: str | None = None, *, kernel: Kernel | str | None = None) -> AddressSpace:
-    """A new, empty address space; `attach` devices to it.
+    """Make an empty address space, to attach devices to.
 
-    :param mode: `iommufd` (devices by their own files), `type1v2` or `type1` (by group), `iommufd-type1v2` or `iommufd-type1` (by
-        group, iommufd standing in for the container); `noiommu` or `iommufd-noiommu` for devices without an IOMMU, likewise by group;
-        None for `iommufd` where the host has devices' own files, else `type1v2`
+    :param mode: `iommufd` (devices by cdev), `type1v2` or `type1` (by group), `iommufd-type1v2` or `iommufd-type1` (by group, with
+        iommufd's compatibility layer as the container), `noiommu` or `iommufd-noiommu` (by group, for devices without an IOMMU);
+        None for `iommufd` where the host has cdevs, else `type1v2`
     :param kernel: see :mod:`pyvfio.kernel`
     :raises ValueError: there is no such mode
     :raises Unsupported: the kernel lacks it
@@ -53,16 +53,16 @@ def open(
     no_iommu: bool = False,
     kernel: Kernel | str | None = None,
 ) -> Device:
-    """Open a device with an address space of its own, which closes with it.
+    """Open a device together with a new address space, which closes with it.
 
     :param where: its address, "0000:00:03.0", or its name on another bus
     :param mode: see :func:`address_space`
-    :param vf_token: what the owner of its physical function, or of its virtual functions, has set; see :meth:`Device.set_vf_token`
-    :param no_iommu: take it though no IOMMU keeps its DMA from any of the host's memory (a :class:`NoIommuWarning` says what that means). By
-        cdev, since Linux 7.3, what is mapped has physical addresses (:meth:`Ioas.physical_address`); by group nothing can be mapped
-    :raises InvalidRequest: it has no IOMMU, and neither `no_iommu` nor `mode` says that this is known
+    :param vf_token: the UUID that was set with :meth:`Device.set_vf_token`, if the device requires one
+    :param no_iommu: open a device without an IOMMU, whose DMA reaches all memory of the host (:class:`NoIommuWarning`). By cdev,
+        since Linux 7.3, memory can be mapped and :meth:`Ioas.physical_address` returns its addresses; by group nothing can be mapped
+    :raises InvalidRequest: the device has no IOMMU and `no_iommu=True` was not given
     :raises NotViable: another device of its group is bound to a driver that is not VFIO's
-    :raises Unsupported: it is in no IOMMU group, or the kernel lacks the mode
+    :raises Unsupported: the device is not in an IOMMU group, or the kernel does not support the mode
     :raises OSError: see :meth:`pyvfio.Container.attach`
     """
     kernel = resolve(kernel)
