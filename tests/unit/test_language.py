@@ -22,7 +22,7 @@ Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 RIDDLE = re.compile(r"(What|Who|How)\b|:")
 #: phrases that say nothing to somebody who does not know the program already
 BANNED = re.compile(
-    r"in the hands of|\bhands\b of vfio|stands on\b|stood on\b|comes back to|of one's own|leads out|nobody hears"
+    r"in the hands of|\b's hands\b|stands on\b|stood on\b|comes back to|of one's own|leads out|nobody hears"
     r"|door-keeper|that is none\b|that are none\b"
 )
 
