@@ -217,15 +217,15 @@ class DirtyLog(Resource):
     def read(self, range: RangeLike | None = None, *, into: DirtyBitmap | None = None) -> DirtyBitmap:
         """Return the pages written since the last read, and clear them. VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT.
 
-        One call to the kernel for each device and logged range. If one fails, what the others had reported
-        is kept for the next read.
+        It makes one request per device and logged range. If one fails, the pages that the others reported are kept for the next
+        read.
 
         :param range: a part of the logged ranges, aligned to :attr:`page_size`; None for all
         :param into: add to this bitmap instead of making one; without `range` its own segments are read
         :returns: the bitmap, one segment for each logged range that was asked for
-        :raises InvalidRequest: outside the logged ranges, or not aligned (the kernel would report nothing, or nonsense)
-        :raises Closed: it has been stopped
-        :raises OSError: as the device says
+        :raises InvalidRequest: the range is not aligned or not logged, for which the kernel would return a wrong report
+        :raises Closed: the log has been stopped
+        :raises OSError: from the device's driver
         """
         if self._closed:
             raise Closed(f"{self!r} is stopped")
@@ -283,7 +283,7 @@ class DirtyLog(Resource):
         self._kept = [kept for kept in self._kept if IovaSet(kept.ranges) - covered]
 
     def stop(self) -> None:
-        """VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP on every device. What was not read is gone. Harmless when it has stopped."""
+        """Stop logging on every device and drop unread pages; no effect if stopped. VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP."""
         self.close()
 
     def _release(self) -> None:

@@ -50,8 +50,8 @@ class DirtyTracker(Resource):
     def read(self) -> DirtyBitmap:
         """Return the pages written since the last read, and clear them.
 
-        :raises Closed: it has been stopped
-        :raises OSError: as the device or the IOMMU says
+        :raises Closed: tracking has been stopped
+        :raises OSError: from the device's or the IOMMU's driver
         """
         if self._closed:
             raise Closed(f"{self!r} is stopped")
@@ -61,7 +61,7 @@ class DirtyTracker(Resource):
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Harmless when it has stopped. What was not read is gone."""
+        """Stop tracking and drop unread pages; no effect if stopped."""
         self.close()
 
     def __repr__(self) -> str:

@@ -168,7 +168,7 @@ class Iommufd(Resource):
         return Ioas(self, native.out_ioas_id)
 
     def fault_queue(self) -> FaultQueue:
-        """IOMMU_FAULT_QUEUE_ALLOC: a queue that page tables can report I/O page faults to. Since Linux 6.11."""
+        """Allocate a queue that page tables can report I/O page faults to. IOMMU_FAULT_QUEUE_ALLOC, since Linux 6.11."""
         native = FAULT_QUEUE_ALLOC.call(self._fd)
         fd = Fd(self._fd.kernel, native.out_fault_fd, "fault", f"fault queue {native.out_fault_id}")
         return FaultQueue(self, native.out_fault_id, fd)

@@ -1,4 +1,4 @@
-"""IOMMU_OPTION: options of an iommufd and of its address spaces."""
+"""Options of an iommufd and of its address spaces (IOMMU_OPTION)."""
 
 from __future__ import annotations
 

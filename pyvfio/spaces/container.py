@@ -522,7 +522,7 @@ class Container(AddressSpace):
         return self.mode == "type1v2" and self.info.dirty_page_sizes is not None
 
     def start_dirty_tracking(self) -> None:
-        """VFIO_IOMMU_DIRTY_PAGES with FLAG_START (since Linux 5.8); harmless when it is on already.
+        """Start dirty tracking; no effect if it is on. VFIO_IOMMU_DIRTY_PAGES with FLAG_START, since Linux 5.8.
 
         Exact for emulated devices. A group with an IOMMU reports every pinned page as dirty.
 
@@ -531,11 +531,11 @@ class Container(AddressSpace):
         self._track(START, START.new(flags=lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_START))
 
     def stop_dirty_tracking(self) -> None:
-        """VFIO_IOMMU_DIRTY_PAGES with FLAG_STOP; harmless when it is off."""
+        """Stop dirty tracking; no effect if it is off. VFIO_IOMMU_DIRTY_PAGES with FLAG_STOP."""
         self._track(STOP, STOP.new(flags=lib.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP))
 
     def read_dirty(self, iova: int, size: int) -> DirtyBitmap:
-        """VFIO_IOMMU_DIRTY_PAGES with FLAG_GET_BITMAP: the pages of a range that were written; reading clears them.
+        """Return the pages of a range that were written, and clear them. VFIO_IOMMU_DIRTY_PAGES with FLAG_GET_BITMAP.
 
         :param iova: start of the range, which may hold several mappings, each as a whole
         :param size: bytes
