@@ -189,7 +189,7 @@ class Device(Resource):
             self._space = to if isinstance(to, AddressSpace) else to.ioas
 
     def detach(self, *, pasid: int | None = None) -> None:
-        """VFIO_DEVICE_DETACH_IOMMUFD_PT: block its DMA. Harmless when it is attached to nothing."""
+        """Detach the device, which blocks its DMA; no effect if it is not attached. VFIO_DEVICE_DETACH_IOMMUFD_PT."""
         _ = self.bound
         pasid = None if pasid is None else u32(pasid, "pasid")
         if pasid is None:

@@ -1,4 +1,4 @@
-"""VFIO_DEVICE_FEATURE: one request for many small abilities of a device, each probed, read or set by its number."""
+"""Device features: probe, read and set them by number with VFIO_DEVICE_FEATURE."""
 
 from __future__ import annotations
 

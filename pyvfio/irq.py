@@ -293,7 +293,7 @@ class Irqs(Sequence[Irq]):
 
     @property
     def known(self) -> list[Irq]:
-        """Those that have been asked for."""
+        """The kinds of interrupt that have been used so far."""
         return list(self._known.values())
 
     def __len__(self) -> int:

@@ -130,7 +130,7 @@ class Kernel:
         return ready[0][1] if ready else 0
 
     def poll_with_waker(self, fd: int, events: int, timeout: float | None, waker: int) -> int:
-        """As :meth:`poll`; what can be read from the descriptor `waker` ends the wait, with 0."""
+        """Wait as :meth:`poll` does, but return 0 as soon as the descriptor `waker` is readable."""
         if type(self).poll is not Kernel.poll:
             return self.poll(fd, events, timeout)
         poll = select.poll()

@@ -137,7 +137,7 @@ def _usual(kernel: Kernel) -> str:
 
 
 def _lacks(device: Device, ability: str) -> str | None:
-    """Why a device has not the ability, in words; None if it has it.
+    """Return the reason why a device lacks an ability; None if it has it.
 
     :raises pytest.UsageError: there is no such ability
     """

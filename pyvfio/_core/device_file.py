@@ -15,7 +15,7 @@ GET_INFO = Request("VFIO_DEVICE_GET_INFO", "device", "struct vfio_device_info")
 
 
 class DeviceInfo(NamedTuple):
-    """VFIO_DEVICE_GET_INFO: `struct vfio_device_info` with its capabilities.
+    """The properties of a device. VFIO_DEVICE_GET_INFO, `struct vfio_device_info` with its capabilities.
 
     :ivar flags: VFIO_DEVICE_FLAGS_*
     """

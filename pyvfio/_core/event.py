@@ -54,7 +54,7 @@ class Event(Resource):
         return count
 
     async def wait_async(self) -> int:
-        """As :meth:`wait`, in a running asyncio loop; use asyncio.timeout for a limit.
+        """Wait in a running asyncio loop; use asyncio.timeout for a limit. See :meth:`wait`.
 
         Any number of tasks, of any loops, may wait; any thread may close it.
 
