@@ -214,9 +214,9 @@ def test_an_object_of_another_iommufd_is_refused(iommufd: Iommufd, ioas: Ioas, k
     mapping = ioas.map(DmaBuffer(PAGE), 0x200_0000)
     with Iommufd(kernel=kernel) as stranger:
         other = stranger.ioas()
-        with pytest.raises(pyvfio.InvalidRequest, match="not of"):
+        with pytest.raises(pyvfio.InvalidRequest, match="not to"):
             other.copy(mapping)
-        with pytest.raises(pyvfio.InvalidRequest, match="not of"):
+        with pytest.raises(pyvfio.InvalidRequest, match="not to"):
             iommufd.set_vfio_ioas(other)
 
 

@@ -188,7 +188,7 @@ def test_faults_need_a_queue_of_the_same_iommufd(
         ioas.hwpt(mock.bound, flags=PARENT, fault_queue=queue)
     with refused(errno.ENOENT):
         mock_domain.allocate_by_id(ioas.iommufd, device=mock.bound.id, parent=parent.id, fault_queue=0xFFFF)
-    with Iommufd(kernel=kernel) as stranger, pytest.raises(pyvfio.InvalidRequest, match="not of"):
+    with Iommufd(kernel=kernel) as stranger, pytest.raises(pyvfio.InvalidRequest, match="not to"):
         parent.nested(mock.bound, DATA, NESTED, fault_queue=stranger.fault_queue())
     gone = ioas.iommufd.fault_queue()
     gone.destroy()
