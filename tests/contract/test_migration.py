@@ -473,7 +473,7 @@ def test_precopy_info_is_for_pre_copy(mock: VfioMock, migration: Migration) -> N
     migration.state = State.PRE_COPY_P2P
     assert migration.precopy_info.initial_bytes > 0
     migration.state = State.STOP_COPY
-    with pytest.raises(OSError, match="PRE_COPY and PRE_COPY_P2P only") as caught:
+    with pytest.raises(OSError, match="only in PRE_COPY and PRE_COPY_P2P") as caught:
         _ = migration.precopy_info
     assert caught.value.errno == errno.EINVAL
     migration.state = State.RESUMING
@@ -616,7 +616,7 @@ def test_a_stream_that_is_no_good_is_refused_and_the_device_can_be_reset(
     mock: VfioMock, second: Device, spoil: Callable[[bytes], bytes], shows_at_write: bool, kernel: Any
 ) -> None:
     good = saved(mock.device)
-    with pytest.raises(OSError, match=r"does not accept the data|incomplete or damaged") as caught:
+    with pytest.raises(OSError, match=r"does not accept the data|incomplete, damaged") as caught:
         second.migration.load(io.BytesIO(spoil(good)))
     assert caught.value.errno == errno.EINVAL
     assert ("write vfio" in str(caught.value)) == shows_at_write
