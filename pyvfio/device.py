@@ -201,6 +201,10 @@ class Device(Resource):
         if pasid is None:
             self._space = None
 
+    def is_attached_to(self, what: IommufdObject) -> bool:
+        """Whether the DMA of the device, or of one of its PASIDs, goes through a page table or address space. Not part of the API."""
+        return what in self._attached.values()
+
     def _forget_attachment(self, pasid: int | None) -> None:
         left = self._attached.pop(pasid, None)
         if left is not None and left not in self._attached.values():

@@ -143,13 +143,12 @@ _OVER = "the stream has ended: the device was reset, or has left the states that
 READ = Call("read", otherwise={errno.ENODEV: _OVER})
 WRITE = Call(
     "write",
-    otherwise={
-        errno.ENODEV: _OVER,
-        errno.EINVAL: Reason(
-            "the device does not accept the data: it is damaged, comes twice, or was not saved by a device of its kind",
-            ("a load is ended by a reset: Device.reset()",),
-        ),
-    },
+    otherwise={errno.ENODEV: _OVER},
+    # A driver says by any errno that it does not know the data: mtty by EFAULT and ENOMEM.
+    default=Reason(
+        "the device does not accept the data: it is damaged, comes twice, or was not saved by a device of its kind",
+        ("a load is ended by a reset: Device.reset()",),
+    ),
 )
 
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypeAlias
 from pyvfio._abi import ffi, lib
 from pyvfio._core import text
 from pyvfio._core.fd import Fd
-from pyvfio.errors import Error, RequestError, Unsupported
+from pyvfio.errors import BadReply, Error, RequestError, Unsupported
 
 
 class Reason(NamedTuple):
@@ -266,16 +266,19 @@ class Request(Call):
         place: Any = ffi.NULL,
         arguments: Arguments = _NONE,
         facts: Facts | None = None,
-    ) -> Fd | None:
-        """Make a request that gives a descriptor, and return that; None if it gave none.
+    ) -> Fd:
+        """Make a request that gives a descriptor, and return that. Nothing comes between the kernel's answer and its owner.
 
         :param kind: of the new descriptor, :param name: of it in messages
         :param place: where the kernel writes its number; NULL if that is the result
         :raises OSError: as :meth:`send`
+        :raises BadReply: it succeeded and gave none
         """
         result, received = fd.receive(kind, name, self.number, argument, place)
         if result < 0:
             raise self.error(fd, -result, arguments, facts)
+        if received is None:
+            raise BadReply(f"{self.label} on {fd.name} succeeded and gave no descriptor")
         return received
 
     def call(self, fd: Fd, **fields: Any) -> Any:

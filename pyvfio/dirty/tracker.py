@@ -161,7 +161,7 @@ class PageTableTracking(DirtyTracker):
         attempts.raise_first(f"stopping {self!r}")
 
     def _restore(self, device: Device, table: Hwpt) -> None:
-        if not device.file.closed and not self._ioas.closed and table in device._attached.values():
+        if not device.file.closed and not self._ioas.closed and device.is_attached_to(table):
             device.attach(self._ioas)
         table.close()
 

@@ -169,8 +169,10 @@ class Iommufd(Resource):
 
     def fault_queue(self) -> FaultQueue:
         """Allocate a queue that page tables can report I/O page faults to. IOMMU_FAULT_QUEUE_ALLOC, since Linux 6.11."""
-        native = FAULT_QUEUE_ALLOC.call(self._fd)
-        fd = Fd(self._fd.kernel, native.out_fault_fd, "fault", f"fault queue {native.out_fault_id}")
+        native = FAULT_QUEUE_ALLOC.new()
+        place = ffi.addressof(native[0], "out_fault_fd")
+        fd = FAULT_QUEUE_ALLOC.receive(self._fd, native, "fault", "fault queue", place=place)
+        fd.name = f"fault queue {native.out_fault_id}"
         return FaultQueue(self, native.out_fault_id, fd)
 
     def bind(self, where: str, *, vf_token: UUID | str | bytes | None = None, no_iommu: bool = False) -> Device:

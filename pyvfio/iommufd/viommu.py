@@ -7,7 +7,7 @@ import mmap
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pyvfio._core.fd import Fd
+from pyvfio._abi import ffi
 from pyvfio._core.request import Call, Request
 from pyvfio.errors import InvalidRequest
 from pyvfio.iommufd.bound import BoundDevice, bound_of
@@ -108,8 +108,11 @@ class Viommu(IommufdObject):
         """
         from pyvfio.iommufd.event_queue import EventQueue
 
-        native = VEVENTQ_ALLOC.call(self._fd, viommu_id=self.id, type=type, veventq_depth=depth)
-        fd = Fd(self._fd.kernel, native.out_veventq_fd, "event", f"event queue {native.out_veventq_id}")
+        native = VEVENTQ_ALLOC.new(viommu_id=self.id, type=type, veventq_depth=depth)
+        arguments = {"viommu_id": self.id, "type": type, "depth": depth}
+        place = ffi.addressof(native[0], "out_veventq_fd")
+        fd = VEVENTQ_ALLOC.receive(self._fd, native, "event", "event queue", place=place, arguments=arguments)
+        fd.name = f"event queue {native.out_veventq_id}"
         return EventQueue(self, native.out_veventq_id, fd)
 
     def hw_queue(self, type: int, index: int, iova: int, size: int) -> HwQueue:

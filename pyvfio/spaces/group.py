@@ -202,14 +202,14 @@ class Group(Resource):
             raise ValueError(f"name must not have a NUL character: {name!r}")
         text = ffi.new("char[]", os.fsencode(name))
         token = "vf_token=" in name
-        number = GET_DEVICE_FD.send(
-            self._fd, text, {"device": name}, lambda error: self._facts(error)._replace(device=name, token=token)
+        return GET_DEVICE_FD.receive(
+            self._fd,
+            text,
+            "device",
+            name,
+            arguments={"device": name},
+            facts=lambda error: self._facts(error)._replace(device=name, token=token),
         )
-        try:
-            return Fd(self._fd.kernel, number, "device", name)
-        except BaseException:
-            self._fd.kernel.close(number)
-            raise
 
     def _facts(self, _: int) -> Members:
         return _members(self.number, self._fd.kernel)._replace(container=self._container is not None)

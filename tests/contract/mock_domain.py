@@ -73,6 +73,8 @@ class MockDevice(IommufdObject):
         )
         super().__init__(to.iommufd, self_id, to)
         self.bound = BoundDevice(to.iommufd, device_id, "mock device")
+        #: for what asks whether the device is open; it lives in the iommufd's own file
+        self.file = to.iommufd.descriptor
 
     def attach(self, to: IommufdObject) -> None:
         answer = call(self.iommufd, DOMAIN_REPLACE, self._id, struct.pack("=I", to.id))
@@ -80,6 +82,9 @@ class MockDevice(IommufdObject):
         self._detach_from_parents()
         self._parents.clear()
         self._live_under(to)
+
+    def is_attached_to(self, what: IommufdObject) -> bool:
+        return bool(self.hwpt_id == what.id)
 
     def attach_to_id(self, number: int) -> None:
         """Attach to whatever has that number."""

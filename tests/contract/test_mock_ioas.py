@@ -234,7 +234,7 @@ def test_sizes_are_multiples_of_the_smallest_page_of_all_devices(ioas: Ioas, set
         if setting == "no device" or size % mock_domain.PAGE_SIZE == 0:
             assert ioas.map(buffer.view[:size]).unmap() == size
         else:
-            with refused(errno.EINVAL, "no multiple of the page size"):
+            with refused(errno.EINVAL, "not a multiple of the page size"):
                 ioas.map(buffer.view[:size])
 
 

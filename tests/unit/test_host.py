@@ -1269,17 +1269,17 @@ class TestDamagedJournal:
         if program == 0:
             binding = host.bind(NVME, "vfio-pci", kernel=machine)
             if os.fork() == 0:
-                os.close(reading)
+                os.write(writing, b"x")  # the handlers of the fork have run, and have closed the lock
                 time.sleep(20)  # the worker, which lives on
                 os._exit(0)
-            os.write(writing, b"%d" % os.getpid())
+            os.read(reading, 1)
             del binding
             os.kill(os.getpid(), signal.SIGKILL)
-        os.close(writing)
         os.waitpid(program, 0)
         assert host.restore(kernel=machine) == [NVME]
         assert host.device(NVME, machine).driver == "nvme"
         os.close(reading)
+        os.close(writing)
 
 
 class TestJournalFile:

@@ -16,7 +16,7 @@ import pytest
 
 import pyvfio
 from pyvfio import mock, region, requests, tracing
-from pyvfio._abi import ffi
+from pyvfio._abi import ffi, lib
 from pyvfio._core import fd as descriptors
 from pyvfio.migration import State
 
@@ -273,3 +273,13 @@ def test_the_command_prints_the_differences(tmp_path: Path, capsys: pytest.Captu
 def test_an_errno_is_shown_by_the_kernels_name() -> None:
     assert tracing.outcome(-errno.EOPNOTSUPP) == "EOPNOTSUPP"
     assert tracing.outcome(7) == 7
+
+
+def test_a_report_into_memory_that_is_not_there_is_traced(tmp_path: Path) -> None:
+    with pyvfio.open("vfio-mock.0", kernel=mock.Kernel("amd")) as device, tracing.trace(tmp_path / "trace.json"):
+        mapping = device.address_space.alloc(1 << 16)
+        report = ffi.new("struct vfio_device_feature_dma_logging_report *", (mapping.iova, mapping.size, 4096, 0))
+        request = lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT | lib.VFIO_DEVICE_FEATURE_GET
+        with device.dirty_log([mapping.range]):
+            device.features.exchange(request, report)
+    assert "DMA_LOGGING_REPORT" in (tmp_path / "trace.json").read_text()
