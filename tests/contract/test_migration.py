@@ -229,7 +229,7 @@ def test_a_failing_step_leaves_the_device_in_the_state_before_it(
             go(mock.device, origin, data)
             mock.fail("MIG_SET_STATE", nth=nth)
             with pytest.raises(
-                OSError, match=f"{target.name} on .*from {origin.name}.* it is (still )?in {before.name}"
+                OSError, match=f"{target.name} on .*from {origin.name}.* the device is (still )?in {before.name}"
             ) as caught:
                 migration.state = target
             assert caught.value.errno == errno.EIO
