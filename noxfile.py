@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Host checks as nox sessions: the suites of tests/matrix.toml, each in an environment that is filled from a folder of wheels.
 
     nox -s wheels                   download the tools, build pyvfio's wheel: into .wheels; this alone needs a network

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The part of the package's description that pyproject.toml has no form for that every supported setuptools accepts.
 
 - The extensions: `[tool.setuptools.ext-modules]` is new in 74.1, and experimental.

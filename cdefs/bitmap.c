@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The functions that bitmap.h declares. No Python.h in here: this file compiles and runs without an interpreter. */
 #include <errno.h>
 #include <stdlib.h>

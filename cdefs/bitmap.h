@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Bitmaps of pages as the kernel's dirty reports write them: bit 0 of word 0 is the first page of the range asked for, words
  * are u64, little endian. Bits beyond the last page are never counted, whatever they are.
  *

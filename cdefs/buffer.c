@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What needs Python's own C interface: the place of a buffer in memory, and the bases of classes that are buffers or windows.
  *
  * pyvfio._buffer.Window: the base of Python classes by which the registers of a device are reached in memory: loads and stores of

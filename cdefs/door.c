@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* pyvfio._buffer.Door: the owner of a descriptor, and the way of every call to it.
  *
  * A call in progress keeps the descriptor's number open. Each call is an entry in one list, made and removed here while

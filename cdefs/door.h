@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Shared by the files of pyvfio._buffer. */
 #include <Python.h>
 #include <limits.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The iommufd user ABI of Linux 7.3 (/dev/iommu), in the dialect that vfio.h explains. Nothing is left out.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* pyvfio._buffer.Record and Ledger: DMA mappings, and the native calls that make and end them.
  *
  * A record is in the ledger before its request is made, and the call itself writes the outcome into it. No Python runs in

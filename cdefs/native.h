@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The few C functions of pyvfio that call the OS. Read by cffi and by C alike.
  *
  * A door is a function that performs one ioctl, a context for it, and the descriptor. The real kernel's is plain ioctl(2); a

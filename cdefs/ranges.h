@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Sets of addresses: arrays of `count` (start, last) pairs, last inclusive. All but the first function take and make
  * normalised ones: sorted, no two overlap or touch. */
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The functions that trace.h declares. No Python.h in here either. */
 #include <pthread.h>
 #include <time.h>

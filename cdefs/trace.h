@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Requests as they happen, for pyvfio.tracing. Read by cffi and by C alike.
  *
  * While a trace is on, the ioctl of a door is one of the traced functions, which have the context of the function that they stand

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The VFIO user ABI of Linux 7.3: what /dev/vfio/vfio, a group, a device and a migration stream understand.
  *

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The Linux VFIO and iommufd interfaces from Python.
 
 ::

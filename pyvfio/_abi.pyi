@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The extension's types. Written by scripts/build_abi.py: do not edit."""
 
 from collections.abc import Callable, Iterator

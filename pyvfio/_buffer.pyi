@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 from collections.abc import Callable as _Callable
 from typing import Any as _Any
 from typing import SupportsIndex as _SupportsIndex

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Dirty bitmaps: the pages that were written, of one or several ranges."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A device, by group or by cdev."""
 
 from __future__ import annotations

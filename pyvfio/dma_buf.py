@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Parts of a BAR exported as a dma-buf, for DMA by other devices."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The exceptions that pyvfio raises on purpose, and how they relate.
 
 All of them are :class:`Error`, and so :class:`OSError` with an errno; wrong arguments alone raise :class:`TypeError` and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Device features: probe, read and set them by number with VFIO_DEVICE_FEATURE."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Hot reset: a reset of a bus or slot, with all devices on it."""
 
 from __future__ import annotations

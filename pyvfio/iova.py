@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """I/O virtual addresses: :class:`IovaRange`, an inclusive range, and :class:`IovaSet`, a set of them.
 
 All other modules use these two. `last` is inclusive, as in iommufd and in type1's range capability, so that a range can reach

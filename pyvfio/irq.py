@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Interrupts of a device, each vector by an eventfd of its own."""
 
 from __future__ import annotations

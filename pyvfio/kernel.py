@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Access to the operating system, which a mock can replace.
 
 pyvfio makes every system call through a :class:`Kernel`. Its :meth:`~Kernel.door` is a C struct, `pyvfio_door`, with the function

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Kernels by name, as `PYVFIO_KERNEL` and `kernel=` take them.
 
 ====================  ==========================================================================

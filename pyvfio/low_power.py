@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Low power: allow the host to put an idle device to sleep."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Memory for devices to read and write."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Migration: the states of a device, and the stream that carries its state to another device."""
 
 from __future__ import annotations

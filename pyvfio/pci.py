@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """PCI configuration space. vfio-pci virtualises parts of it, and refuses or drops some writes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The pytest plugin of pyvfio, which pytest loads wherever the package is installed.
 
 Fixtures for tests of drivers and scripts, on a kernel in this process by default, on a real device with ``--vfio-device ADDRESS``:

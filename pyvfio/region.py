@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Regions of a device: what `pread`, `pwrite` and `mmap` reach of it."""
 
 from __future__ import annotations

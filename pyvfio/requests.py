@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every request that pyvfio makes, its operations, and the errnos that they are documented to give.
 
 A request is declared beside the method that makes it (:mod:`pyvfio._core.request`); this module collects the declarations. The same

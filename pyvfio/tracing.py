@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Requests as they happen, in a file; and the same requests again, on another kernel.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The base of handles, which cannot be copied or pickled."""
 
 from __future__ import annotations

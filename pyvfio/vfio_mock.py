@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Drive the vfio-mock device: make it write memory, raise interrupts, limit its log and fail.
 
 vfio-mock is a device without hardware that logs its DMA and migrates. It exists twice with the same registers: as a kernel

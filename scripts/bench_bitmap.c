@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What scripts/bench_bitmap measures pyvfio against: plain loops over 64-bit words. Compiled with -O2. */
 #include <stddef.h>
 #include <stdint.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the kernel's vfio_combine_iova_ranges costs: for each range too many it walks all that are left, to find the
  * smallest gap, and closes it. Written anew, on a list in address order, which is kinder to the caches than the kernel's
  * interval tree. Takes a count and a limit, reads the (start, last) pairs from its input; prints nanoseconds and a sum to compare the result by. */

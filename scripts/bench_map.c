@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What scripts/bench_map compares with: map and unmap of one page, and of many, in plain C.
  *
  *     bench_map_c MAP_REQUEST UNMAP_REQUEST       compiled as a shared object; the descriptor is the caller's

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What scripts/bench_nvme compares with: reads of one block each from an NVMe disk in plain C, and the parts that they consist of.
  *
  * Compiled as a shared object. The controller, its queues, their memory and the eventfd are the caller's.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Build `pyvfio._abi`, the extension, from cdefs/ alone.
 
 As a program it builds the extensions in place and rewrites the types of this one, pyvfio/_abi.pyi:
@@ -88,7 +89,8 @@ class sdist(_sdist):
         super().run()
 
 
-STUB = '''"""The extension's types. Written by scripts/build_abi.py: do not edit."""
+STUB = '''# SPDX-License-Identifier: MIT
+"""The extension's types. Written by scripts/build_abi.py: do not edit."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, Self, TypeVar, final, overload

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What all tests share: with PYVFIO_REQUIRE=kernel nothing may be skipped; --vectors runs the vector suite alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Fixtures that several suites share; a conftest.py imports those that its suite uses.
 
 The mark `vfio(profile=, mode=, device=)` of the plugin chooses the mock's profile, the mode and the device.

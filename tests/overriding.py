@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A mock kernel that says what no real kernel says: its answers to single requests are overridden."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Checks of arguments: `TypeError` names the argument, `ValueError` names the argument and its limit.
 
 Each function returns the argument in its plain form, so that a check and a conversion are one statement. An integer is anything

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Capability chains: what GET_INFO, GET_REGION_INFO and IOMMU_GET_INFO append to their answers.
 
 Each capability starts with `struct vfio_info_cap_header`: id, version, and the offset of the next one from the start of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The open file of a device: what its regions, interrupts, features and logs make their requests on."""
 
 from __future__ import annotations

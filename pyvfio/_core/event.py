@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An eventfd that the kernel signals."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An owned file descriptor and its ioctl entry point."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Requests: each is declared once, and made in one way.
 
 A declaration stands beside the method that uses it, and has everything that is known of the request: its name and so its number,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Resource ownership: a parent closes its children first, newest first.
 
 Children hold their parents; a parent knows its children weakly. So devices are closed before groups, and groups before the

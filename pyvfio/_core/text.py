@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sizes, ranges and arguments as messages show them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """VF tokens: what the owner of a physical function and those of its virtual functions must agree on."""
 
 from __future__ import annotations

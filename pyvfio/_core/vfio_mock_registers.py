@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The register map of the vfio-mock device: what tests/vfio_mock/vfio_mock_regs.h of the source defines.
 
 A test compares the two.

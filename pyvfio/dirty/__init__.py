@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """Dirty pages: logged by devices, tracked by IOMMUs."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """DMA logging: which pages devices wrote, by the devices' own account."""
 
 from __future__ import annotations

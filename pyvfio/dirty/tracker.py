@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Dirty pages of an address space, by whichever means its devices and IOMMU have."""
 
 from __future__ import annotations

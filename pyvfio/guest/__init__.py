@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Advice for any hypervisor about the devices that it assigns: pure computation, no ioctl, nothing asked of the host.
 
 ==============================  ==========================================================================

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The reasons why a guest with assigned devices cannot be migrated, known before anything is started.
 
 Each :class:`Blocker` names the obstacle and what to do about it. Nothing is asked of the host here: the facts are passed in as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The limits of DMA logging: the answers of the kernel and of device drivers to VFIO_DEVICE_FEATURE_DMA_LOGGING_START.
 
 The kernel's core checks the request (:func:`core_start`, :func:`core_report`); then the driver may combine ranges,

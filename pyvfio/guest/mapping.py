@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The kernel's answer to a DMA mapping, computed beforehand, by IOMMU backend and by the era of the kernel.
 
 The answers are errnos, 0 for success, in the order in which the kernel's own checks run: those of 7.3

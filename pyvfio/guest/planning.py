@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The IOVA ranges to ask a device to log: a strategy makes a :class:`Plan`, :func:`fit` compares it with a device's limits.
 
 A strategy is a function from sections to ranges. The ones named `split_...` are QEMU's, made safe: where QEMU's own

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The addresses that a guest's own IOMMU must reserve.
 
 The host's IOMMU cannot map everything: around its MSI window, and beyond its width, the kernel refuses (type1's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The pieces of a guest's address space, and which of them a device can reach by DMA.
 
 A VMM sees its guest's memory as a flat list of sections. The rules that say which of them count for DMA, and how they are trimmed to

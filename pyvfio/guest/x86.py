@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The layout of an x86 guest's RAM, and AMD's hole below 1 TiB, into which the first DMA mapping of a large guest fails.
 
 AMD's IOMMU cannot map [0xfd00000000, 0xffffffffff], 12 GiB below 1 TiB: that is HyperTransport's. Since Linux 5.4 a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The host: which devices VFIO can serve, their groups and drivers; and binding them to other drivers, reversibly.
 
 What is read is a snapshot: a named tuple that owns nothing. What is changed is restored: by :func:`bind` at the end of its `with`, or

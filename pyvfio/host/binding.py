@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Binding devices to a driver, and restoring what was there before."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Changes to the host's devices as they happen."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The catalogue of findings: what can keep a device from being used, how it is recognised, and what to do about it.
 
 Each finding has an id, the evidence that it was recognised by, and a cure. A function of this module takes plain facts (names,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Discovery: a device's bus, driver, IOMMU group and nodes, from its name; and all devices that VFIO could serve."""
 
 from __future__ import annotations

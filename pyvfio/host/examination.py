@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Examining a device: collect the facts that the catalogue of findings asks for, and list what keeps the device from being used."""
 
 from __future__ import annotations

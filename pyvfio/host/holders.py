@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The processes that have a VFIO device open."""
 
 from __future__ import annotations

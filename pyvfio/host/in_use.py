@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Devices that the running system uses: those under its file systems, swap, network and console."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """IOMMU groups: the devices that an IOMMU cannot tell apart, and the addresses that it reserves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The journal of changed bindings: one small file for each device, with what was there before and the program's process.
 
 A program holds the file locked (flock) while it keeps the device bound. The lock goes when the program ends, however that happens; what

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Resolve a device name to its sysfs path, IOMMU group and /dev/vfio nodes.
 
 Opening a device needs no more. :mod:`pyvfio.host.discovery` has the rest.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Creating and removing virtual functions through the driver of their physical function."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Reads of sysfs and procfs, which change under the reader, and the names that may be written to sysfs."""
 
 from __future__ import annotations

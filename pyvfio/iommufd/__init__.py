@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """iommufd, `/dev/iommu`: address spaces, page tables and virtual IOMMUs as objects of one file. Since Linux 6.2.
 
 The objects form a tree: an :class:`Iommufd` has :class:`Ioas`\\ es, these have :class:`Hwpt`\\ s, and so on. `close()` closes

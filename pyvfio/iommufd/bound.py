@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A device that is bound to an iommufd, named by its `dev_id`."""
 
 from __future__ import annotations

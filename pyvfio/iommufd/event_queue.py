@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Event queues (vEVENTQ): events of a virtual IOMMU for its guest."""
 
 from __future__ import annotations

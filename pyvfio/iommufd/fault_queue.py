@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Fault queues: I/O page faults of devices, and the responses to them."""
 
 from __future__ import annotations

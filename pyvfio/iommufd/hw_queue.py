@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A hardware queue: a queue in guest memory that the IOMMU hardware reads directly."""
 
 from __future__ import annotations

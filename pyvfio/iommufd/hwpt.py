@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A hardware page table (HWPT): the I/O page table that an IOMMU walks for the attached devices."""
 
 from __future__ import annotations

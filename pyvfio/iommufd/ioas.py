@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An I/O address space (IOAS) of an iommufd."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An open `/dev/iommu`."""
 
 from __future__ import annotations

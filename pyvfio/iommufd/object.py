@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Objects of an iommufd: each has an id and a parent, and can be destroyed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Options of an iommufd and of its address spaces (IOMMU_OPTION)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Queues of an iommufd: objects with a descriptor of their own that records are read from."""
 
 from __future__ import annotations

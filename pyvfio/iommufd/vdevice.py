@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A virtual device (vdevice): a device behind a guest's virtual IOMMU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A virtual IOMMU (vIOMMU): the part of a physical IOMMU that a guest uses."""
 
 from __future__ import annotations

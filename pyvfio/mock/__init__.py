@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """vfio-mock in this process: a kernel made of Python, behind the `kernel=` door.
 
 It decodes the bytes that the real ioctl would get, does what the real kernel does, and answers the same errno and bytes. Drivers,

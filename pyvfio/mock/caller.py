@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The memory of the caller, which a request's argument points into.
 
 It is copied by the real kernel (process_vm_readv), so a bad address is EFAULT here too, and not the end of the process.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Devices by files of their own: binding to an iommufd, and attaching to its address spaces."""
 
 from __future__ import annotations

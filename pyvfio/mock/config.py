@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """PCI configuration space, as vfio-pci shows it: which bits hold what is written, and where a write does something."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A VFIO container: an open /dev/vfio/vfio, and the type1 IOMMU that is set for its groups."""
 
 from __future__ import annotations

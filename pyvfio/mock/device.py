@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The devices of the mock's host, and the drivers that serve them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An open device: what VFIO's core does for all drivers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Parts of a BAR as a dma-buf, by vfio-pci: what other devices can be let reach."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What devices wanted of memory, and their IOMMU did not let through."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Drivers of the mock's host: which devices they take, and whether they hand them to VFIO."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's edu: a 4 KiB buffer in the device, and an engine that moves bytes between it and memory.
 
 The registers are those of QEMU's docs/specs/edu.rst. DMA is done when it is commanded, where QEMU takes 100 ms; the factorial likewise.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How a handler of the mock answers with an error."""
 
 from __future__ import annotations

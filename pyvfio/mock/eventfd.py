@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The caller's eventfds, as the kernel holds them: signalled by devices, and watched for what a signal is to do."""
 
 from __future__ import annotations

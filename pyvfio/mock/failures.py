@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Failures on demand: the n-th call, or the n-th of one kind, fails, is interrupted, or returns short."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """VFIO_DEVICE_FEATURE: the features that VFIO's core answers for every driver, and the way to a driver's own."""
 
 from __future__ import annotations

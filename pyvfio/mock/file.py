@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a descriptor of the mock refers to, and how a request finds its handler."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """IOMMU groups: what a host cannot tell apart, and the files below /dev/vfio that stand for them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The mock's host: its devices, the groups and drivers that they are in, and how a driver is bound and let go."""
 
 from __future__ import annotations

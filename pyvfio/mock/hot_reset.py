@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Hot reset by vfio-pci: of a bus, with all devices on it."""
 
 from __future__ import annotations

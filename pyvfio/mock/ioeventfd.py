@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """VFIO_DEVICE_IOEVENTFD by vfio-pci: stores that an eventfd triggers."""
 
 from __future__ import annotations

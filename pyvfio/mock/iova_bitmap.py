@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Bitmaps of dirty pages in the caller's memory (the kernel's iova_bitmap)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Interrupts of the mock's devices: what VFIO_DEVICE_SET_IRQS says, and the eventfds that it is about."""
 
 from __future__ import annotations

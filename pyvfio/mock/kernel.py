@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The kernel itself: descriptors, paths, and the way of a request to its file."""
 
 from __future__ import annotations

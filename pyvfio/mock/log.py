@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """DMA logging: which pages a device wrote, and within which limits it can say so."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the kernel's drivers do with the ranges of a DMA_LOGGING_START, written after the kernel and not after :mod:`pyvfio.guest`."""
 
 from __future__ import annotations

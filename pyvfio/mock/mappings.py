@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Mappings by IOVA: what an address space holds, ordered, none over another."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a process may pin: the kernel's counts of locked pages, and the limit on them."""
 
 from __future__ import annotations

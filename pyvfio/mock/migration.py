@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Migration v2: the state machine that VFIO's core has for all drivers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What udev's hardware database calls the mock's devices."""
 
 from __future__ import annotations

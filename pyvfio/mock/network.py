@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A virtual function of a busy network card, which logs its DMA as the drivers of two makers have it."""
 
 from __future__ import annotations

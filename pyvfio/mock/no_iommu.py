@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a container has for groups without an IOMMU: nothing can be mapped, and nothing needs to be."""
 
 from __future__ import annotations

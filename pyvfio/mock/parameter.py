@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Module parameters, as below /sys/module."""
 
 from __future__ import annotations

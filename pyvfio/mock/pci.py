@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """PCI functions of the mock's host, in the hands of vfio-pci; and the base of one's own."""
 
 from __future__ import annotations

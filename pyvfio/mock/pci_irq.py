@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Interrupts by vfio-pci's rules."""
 
 from __future__ import annotations

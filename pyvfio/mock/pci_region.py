@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Regions of PCI functions, by vfio-pci: BARs, of which each access is one of the device's, and configuration space."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What sysfs and udev say of a PCI function."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The host's memory by its physical addresses, which the DMA of a device without an IOMMU takes."""
 
 from __future__ import annotations

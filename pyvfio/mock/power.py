@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Low power by vfio-pci: VFIO_DEVICE_FEATURE_LOW_POWER_*."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What kind of host the mock is: its IOMMU, its limits, and what its devices can log."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Regions of the mock's devices: how they are described, and the memory of those that can be mapped."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Names of requests, for failures on demand: by kind of descriptor, from the compiled declarations."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Virtual functions: made and removed through files of the physical function's."""
 
 from __future__ import annotations

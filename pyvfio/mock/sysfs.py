@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the mock's sysfs and /dev show of devices, drivers and groups, and what writing to it does."""
 
 from __future__ import annotations

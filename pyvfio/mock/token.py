@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tokens: the words behind a device's name in VFIO_GROUP_GET_DEVICE_FD."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which devices the mock's host has: those of the machine of scripts/vm, and a network card's function where the profile has one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The files that the mock shows by path: /dev, /sys and what else it has of a host. Nothing of the real one is in it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Changes to the mock's devices, as udev tells them to who listens."""
 
 from __future__ import annotations

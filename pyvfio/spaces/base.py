@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Address spaces: the base of containers and Ioas objects, which devices are attached to.
 
 An IOVA belongs to a :class:`Mapping`, not to a buffer: one buffer can be mapped twice. Mappings are recorded so that their

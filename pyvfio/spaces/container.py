@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A container, `/dev/vfio/vfio`: groups that share one address space, or have none (`noiommu`)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A group: the devices that an IOMMU cannot tell apart, as `/dev/vfio/N`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The record of the mappings of an address space: single mappings, and arrays of them.
 
 The native part (`_buffer.Ledger`) allocates a record before each request and writes the outcome into it, so that records and kernel

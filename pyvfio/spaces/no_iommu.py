@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Opt-in and warning for devices without an IOMMU."""
 
 from __future__ import annotations

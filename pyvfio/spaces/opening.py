@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The entry points: :func:`open` for one device, :func:`address_space` for several devices that share one."""
 
 from __future__ import annotations

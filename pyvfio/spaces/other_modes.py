@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The methods that only address spaces of some modes have: defined for all, so that help and type checkers know them.
 
 A :class:`pyvfio.Container` and a :class:`pyvfio.Ioas` override what they have. The rest raises :class:`pyvfio.Unsupported`, which

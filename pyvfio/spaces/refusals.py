@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The reasons why the kernel refuses a map or an unmap, computed from plain values about the address space."""
 
 from __future__ import annotations

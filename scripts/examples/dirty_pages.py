@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which pages did a device write? By its own log, and by looking at the memory: edu copies by real DMA, vfio-mock logs its own.
 
 On the kernel in this process: `PYVFIO_KERNEL=mock:amd .venv/bin/python scripts/examples/dirty_pages.py`. On a real one, as root where

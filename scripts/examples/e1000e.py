@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An Intel 82574 network card (e1000e): frames to itself by its loopback, or over a wire to another card.
 
     scripts/vm --iommu amd -- .venv/bin/python scripts/examples/e1000e.py [ADDRESS [ADDRESS]]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's edu: registers, a factorial, DMA through the device's own buffer, an interrupt.
 
     scripts/vm --iommu amd -- .venv/bin/python scripts/examples/edu.py [ADDRESS]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Drive an Intel 82576 network card (igb): frames in loopback, by its physical function and by a virtual one.
 
     scripts/vm --qemu newest -- .venv/bin/python scripts/examples/igb.py [--vf] [ADDRESS]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Migrate a device that works all the while, with pre-copy and without: how long does it stand still, and how much is sent?
 
 Runs as root in the machine: `scripts/vm -- .venv/bin/python scripts/examples/migrate.py [MiB]`, 64 unless it is said.

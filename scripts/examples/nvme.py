@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An NVMe disk: admin queue, identification, and a queue pair for reads and writes, by polling or by MSI-X.
 
     scripts/vm --iommu amd -- .venv/bin/python scripts/examples/nvme.py [ADDRESS]

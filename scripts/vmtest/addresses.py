@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The PCI addresses of the machine: no two functions may have the same."""
 
 from __future__ import annotations

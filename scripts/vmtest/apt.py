@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Debian packages: installed on this machine, or downloaded from suites that the machine does not use.
 
 `Apt` runs apt-get with sources, lists and archives of its own. It uses the machine's mirror and keyring, and apt checks

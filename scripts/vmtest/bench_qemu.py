@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A comparison of two QEMUs: one cell of the contract suite many times under each, and how the machines ended."""
 
 from __future__ import annotations

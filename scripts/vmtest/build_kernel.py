@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The command line of scripts/build_kernel."""
 
 from __future__ import annotations

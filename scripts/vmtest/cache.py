@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The cache below ~/.cache/pyvfio: locks, and directories that are either complete or absent."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Check that the machine's IOMMU translates: what a device reads and writes must go where VFIO mapped it, and nowhere else.
  *
  *     check_translation 0000:00:03.0        the address of QEMU's edu

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The contract suite in the cells of one machine, or on the kernel in this process."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The emulated devices of the machine, and their PCI addresses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the tests need on the host: Debian's packages, and pyvfio in `.venv`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The exit codes of scripts/vm, and the exception that ends it with one of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The command line of scripts/get_qemu."""
 
 from __future__ import annotations

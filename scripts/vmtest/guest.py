@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The guest's user space: process 1, which runs the command, its mounts and its environment."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The machine's hardware as QEMU's options, and the kernel's parameters."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The emulated IOMMUs: QEMU's options and the kernel's parameters for each."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A job: a command in a process group of its own, whose output is shown line by line."""
 
 from __future__ import annotations

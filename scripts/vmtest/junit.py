@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """JUnit XML: the counts of a run of tests, and the results of a cell in that format."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A test kernel: found in the cache, or built from the distribution's source package, or taken as it ships it.
 
 A finished kernel is a directory below ~/.cache/pyvfio/kernel. It gets its name when all is in it, so it is complete:

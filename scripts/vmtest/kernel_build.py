@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The build of a kernel from the distribution's source package."""
 
 from __future__ import annotations

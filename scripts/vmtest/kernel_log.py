@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The guest's kernel log, and the complaints in it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Lanes: which part of the tests a run takes, and the suites that need no machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A machine: one run of QEMU with one command in it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Read tests/matrix.toml: the cells that the contract suite runs in, their machines, and what each cell can do."""
 
 from __future__ import annotations

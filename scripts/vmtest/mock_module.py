@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The kernel module of tests/vfio_mock: built once for each kernel and each state of its sources."""
 
 from __future__ import annotations

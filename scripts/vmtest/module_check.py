@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Static checks of the kernel modules in tests/: sparse, and checkpatch from the kernel's own source.
 
 sparse finds user and kernel pointers that are mixed up, numbers of the wrong byte order, and symbols that should be static.

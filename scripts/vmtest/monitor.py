@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's monitor, from the host's side."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Why a command of the harness cannot go on, and where it says so."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The Pythons that pyvfio is tested on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The QEMU that runs the machines: the installed one, or another version in a private directory.
 
 A QEMU that is not the installed one is taken from Debian's packages, with all libraries down to the C library. The

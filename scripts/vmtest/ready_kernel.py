@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A kernel as the distribution ships it, with an initramfs that loads the modules that a machine needs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a test kernel is made from. Its hash is the name of the kernel's directory, so that a change here builds anew."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Report what the contract suite saw, and what it should have seen and did not. The substance of scripts/matrix.
 
 It needs pyvfio and pytest, unlike its neighbours.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One run of all tests of a lane: the suites on the host, beside the contract suite in virtual machines."""
 
 from __future__ import annotations

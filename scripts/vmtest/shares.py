@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Directories of the host's that the guest mounts over 9p."""
 
 from __future__ import annotations

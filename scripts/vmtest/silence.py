@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How long a machine has been silent."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The state of a machine that does not answer, seen from outside and without touching the guest."""
 
 from __future__ import annotations

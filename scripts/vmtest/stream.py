@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The command's output, on its way from the guest to this process's own output."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The sum of a run: what passed, failed and was skipped."""
 
 from __future__ import annotations

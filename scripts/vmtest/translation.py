@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The check that the IOMMU translates, which process 1 runs before the command: check_translation.c, compiled once."""
 
 from __future__ import annotations

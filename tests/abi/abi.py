@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An ABI as names and numbers: what a C header declares, what the built extension has, how the two differ.
 
 A header's names come from its preprocessed text through a C parser, its numbers from the C compiler.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The extension: it compiles without a warning, and its types are those of the stub. tests/package has the builds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The extension against the kernel's own exported headers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A comparison that cannot fail proves nothing: each test doctors a header and says what is reported."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Being less than root for a while."""
 
 from __future__ import annotations

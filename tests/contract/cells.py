@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Runs of the suite in cells: collected once, then a process for each cell, forked when everything is imported.
 
 Python's start and pytest's take ten seconds under emulation; a fork takes none.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One suite, any cell: `pytest tests/contract --cell amd/type1v2/edu/7.3`, inside the machine of scripts/vm.
 
 README.md tells how a test is written. What a test needs and a cell lacks (tests/matrix.toml) leaves the test out before it

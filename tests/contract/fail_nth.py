@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A kernel in which the n-th allocation of memory fails: the real one, through /proc/thread-self/fail-nth.
 
 Needs CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC and debugfs. Only what a call of the library allocates in the kernel counts, and not

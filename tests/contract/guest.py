@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The machine that the suite runs in: scripts/vm, as it tells of itself in the environment; outside of it, pyvfio's own mock."""
 
 from __future__ import annotations

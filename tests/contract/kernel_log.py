@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The kernel's log, and what it says of DMA that an IOMMU stopped."""
 
 from __future__ import annotations

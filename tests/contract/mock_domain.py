@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The kernel's own mock IOMMU (CONFIG_IOMMUFD_TEST): devices and page tables without hardware, and calls that look into them.
 
 Numbers and layouts are those of drivers/iommu/iommufd/iommufd_test.h.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's monitor, from inside of the machine: devices are unplugged, plugged in, and made to report errors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What this process holds, by the kernel's count: to see that nothing leaks."""
 
 from __future__ import annotations

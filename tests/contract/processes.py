@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Other processes, which do one thing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Memory that is unmapped while others still point into it, which Python's own does not allow."""
 
 from __future__ import annotations

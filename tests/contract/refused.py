@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`with refused(errno.EINVAL):` the kernel refuses what is in the block, in just that way."""
 
 from __future__ import annotations

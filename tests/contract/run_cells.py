@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Run the cells of one machine, inside it: `python tests/contract/run_cells.py --results DIR [CELL ...]`.
 
 CELL may have wildcards: `*/type1v2/edu/*`. All of the machine's, if none is given.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Rounds of open, attach, map, unmap, close, and what the process holds in between.
 
     scripts/vm -- .venv/bin/python tests/contract/soak.py [--rounds 10000] [--mode MODE] [DEVICE]

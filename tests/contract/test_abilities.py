@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What tests/matrix.toml says of a cell is so: an ability is absent where it is listed, and there where it is not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """iommufd in the place of a container: VFIO's requests and its own on one file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Devices: information, regions, registers, configuration space, reset, features."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """DMA logging: the device's own account of the pages it wrote."""
 
 from __future__ import annotations

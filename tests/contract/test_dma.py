@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What devices reach by DMA: what is mapped, with the permission that it has, and nothing else."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The drivers of scripts/examples: what they show works in every cell that has their device."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every allocation of the kernel fails in turn: what was there still works, what failed left nothing, and all of it can be closed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What VFIO_DEVICE_FEATURE offers besides migration and logging: which there are, dma-bufs, peer to peer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Containers and groups: viability, membership, order; by the kernel's own word."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The host against a real kernel's sysfs: the VM of scripts/vm, as root."""
 
 from __future__ import annotations

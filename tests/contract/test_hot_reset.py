@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Hot reset of a bus, and stores that an eventfd sets off."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """iommufd with real devices: binding, attaching, files, options, the compatibility address space."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What /dev/iommu says to requests that no object of the library would make: of another size, with unknown flags, for nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Interrupts: by eventfd, each vector on its own; loopback, masks, waits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A program that is killed, wherever it is: the devices work afterwards, and what it bound can be put back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Limits that the administrator sets, and what is said when one is reached."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Low power: the host puts a device to sleep while nobody uses it, and whoever uses it wakes it."""
 
 from __future__ import annotations

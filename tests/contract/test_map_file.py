@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """MAP_FILE: memory that is a file's, whichever processes have it."""
 
 from __future__ import annotations

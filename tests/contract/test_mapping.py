@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Mapping: what every address space does, and in which way the modes differ."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Mediated devices: the kernel's sample, a serial port (mtty), found and opened as any other."""
 
 from __future__ import annotations

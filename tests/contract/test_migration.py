@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Migration: states and their transitions, the data stream, whole transfers, and what goes wrong in them."""
 
 from __future__ import annotations

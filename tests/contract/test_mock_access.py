@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A driver in the kernel that reaches into an address space, as emulated devices do: what it sees, pins, and must let go."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Dirty bits of a page table: those that were set come back, all of the page table's own page size, and are cleared by reading."""
 
 from __future__ import annotations

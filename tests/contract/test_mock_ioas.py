@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Address spaces of iommufd: without a device, with one page table of the kernel's mock IOMMU, with two, and with little memory."""
 
 from __future__ import annotations

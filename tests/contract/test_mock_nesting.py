@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Page tables on top of page tables, their invalidation, and the faults of devices behind them."""
 
 from __future__ import annotations

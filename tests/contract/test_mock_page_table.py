@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Page tables of the kernel's mock IOMMU: what is in them is what was mapped, and pages are pinned once for each."""
 
 from __future__ import annotations

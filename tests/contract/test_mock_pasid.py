@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """PASIDs on the kernel's mock IOMMU: which page tables may be attached to them, replaced and detached."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Virtual IOMMUs and what is made in them, on the kernel's mock IOMMU."""
 
 from __future__ import annotations

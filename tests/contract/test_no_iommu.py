@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """No-IOMMU mode: on a machine without an IOMMU, by group and by cdev, and never by accident."""
 
 from __future__ import annotations

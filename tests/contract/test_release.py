@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Devices that are taken away from a program that uses them: unbound, unplugged, in error."""
 
 from __future__ import annotations

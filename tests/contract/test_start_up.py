@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Opening: version, extensions, what is refused before anything is attached."""
 
 from __future__ import annotations

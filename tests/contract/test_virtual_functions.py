@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Virtual functions of nvme and igb: created, opened with a VF token or without, removed; and what those of igb reach by DMA."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The requests that went through a test, for scripts/matrix: pyvfio.tracing without a file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Run episodes on a real kernel and on the mock, and compare every answer. The substance of scripts/differential."""
 
 from __future__ import annotations

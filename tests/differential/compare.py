@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Comparing two kernels' answers to the same episodes."""
 
 from __future__ import annotations

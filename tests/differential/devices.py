@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Episodes about devices: information, regions, interrupts, reset, features, DMA logging and migration."""
 
 from __future__ import annotations

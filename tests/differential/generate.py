@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Episodes by the number: the same seed makes the same episodes."""
 
 from __future__ import annotations

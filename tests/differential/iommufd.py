@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Episodes about iommufd: address spaces, page tables, devices by their own files, and the container that it stands in for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What all generators of episodes share: a seeded source of choices, and steps in short."""
 
 from __future__ import annotations

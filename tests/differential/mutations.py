@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Faults planted in the mock, one at a time, to see whether the recorded episodes find them.
 
 `python tests/differential/mutations.py [NUMBER ...]` plants each, or these, and tells which step of what is recorded the mock then

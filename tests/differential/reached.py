@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where the mock can fail, and where it has."""
 
 from __future__ import annotations

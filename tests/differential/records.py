@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is recorded, and what the mock answers to it."""
 
 from __future__ import annotations

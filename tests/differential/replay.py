@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Replays traces on a kernel, at the level of raw calls: `python -m tests.differential.replay TRACE ANSWERS` inside scripts/vm.
 
 What differs between two runs on the same kernel is left out of the answers: addresses, descriptors, and what a trace names.

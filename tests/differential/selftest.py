@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Episodes about the kernel's own mock IOMMU (CONFIG_IOMMUFD_TEST): what no emulated one has."""
 
 from __future__ import annotations

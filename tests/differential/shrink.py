@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Shrinking episodes on which two kernels disagree. The real one is a machine that takes long to start, so each round asks it once."""
 
 from __future__ import annotations

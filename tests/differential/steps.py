@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A trace: calls as data, made in one place, replayed on any kernel, compared in another.
 
 A trace is a list of episodes, an episode a list of steps, a step a dict that is plain JSON:

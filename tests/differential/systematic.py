@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Episodes that are not random."""
 
 from __future__ import annotations

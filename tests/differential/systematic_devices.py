@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Episodes that are not random, about devices: their requests one by one, with what a random call would seldom find."""
 
 from __future__ import annotations

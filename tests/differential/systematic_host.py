@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Episodes that are not random, about the host: what its files say, and what writing them does."""
 
 from __future__ import annotations

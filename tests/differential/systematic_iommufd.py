@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Episodes that are not random: of iommufd's requests every one with every kind of argument, where there are few."""
 
 from __future__ import annotations

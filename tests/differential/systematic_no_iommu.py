@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Episodes that are not random, for a machine without an IOMMU: groups, devices by their own files, physical addresses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """When everything is closed, nothing is left of it in the mock: the kernel's counts are its own only."""
 
 from __future__ import annotations

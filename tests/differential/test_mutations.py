@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The check of the check: what is wrong in the mock is found by what is recorded."""
 
 from __future__ import annotations

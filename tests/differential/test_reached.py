@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every error that the mock can answer with, a real kernel has been seen to answer with, or it cannot be provoked there."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The mock answers as a real kernel did: every byte, of every step that is recorded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Shrinking, with two mocks in place of a machine and a mock."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Episodes about containers, groups and type1's mappings."""
 
 from __future__ import annotations

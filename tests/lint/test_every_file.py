@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """No tracked file is left out of lint, format and types."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """edu on the mock, by the driver that drives QEMU's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The drivers of scripts/examples, on devices made for the mock: as much of them as the drivers ask for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Calls that fail on demand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What only the kernel's own mock IOMMU has, on the mock: dirty page tables, nesting, faults, virtual IOMMUs, PASIDs."""
 
 from __future__ import annotations

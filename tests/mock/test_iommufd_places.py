@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The places that the mock's iommufd chooses are the first that there are, however it finds them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The log of the mock's devices against a plain set of pages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The ordered store of mappings, against a plain list of them."""
 
 from __future__ import annotations

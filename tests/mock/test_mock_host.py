@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Discovery and binding on the mock, by pyvfio.host unchanged."""
 
 from __future__ import annotations

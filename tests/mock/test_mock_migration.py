@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Migration of vfio-mock on the mock, through the objects of the library; the contract suite has the rest."""
 
 from __future__ import annotations

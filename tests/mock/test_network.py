@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The busy network card's virtual function of the profiles mlx5 and pds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A device of one's own: the README's example runs as it stands there, and its corners."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Interrupts of PCI functions on the mock, by vfio-pci's rules."""
 
 from __future__ import annotations

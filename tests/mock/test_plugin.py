@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The fixtures and marks that pytest has wherever pyvfio is installed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """type1 on the mock, through the objects of the library."""
 
 from __future__ import annotations

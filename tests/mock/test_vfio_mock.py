@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """vfio-mock in this process, by the contract suite's own driver: what the module of tests/vfio_mock promises in its README."""
 
 from __future__ import annotations

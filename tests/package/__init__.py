@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """The package as distributions and PyPI get it: built, installed, and tested from what was installed."""

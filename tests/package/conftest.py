@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is built: for each toolchain its environment, an sdist of the checkout, and a wheel of that sdist."""
 
 from __future__ import annotations

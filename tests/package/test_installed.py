@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The suites that need no machine, on what was installed and without the source of the package."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The sdist and the wheel of every toolchain: what is in them, and what they say of themselves."""
 
 from __future__ import annotations

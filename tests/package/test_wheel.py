@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The wheel as it would be uploaded, and two builds of the same source."""
 
 from __future__ import annotations

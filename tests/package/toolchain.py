@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pythons with the build tools of a distribution, in virtual environments that are filled without a network."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """Robustness: signals, threads, forks, closes."""

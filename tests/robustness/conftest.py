@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Fixtures of the robustness tests: a mock, and a way to look at what is left open in it."""
 
 from __future__ import annotations

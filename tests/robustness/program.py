@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A typical program, and whether kernel and library agree after it was stopped anywhere."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What people naturally pass is accepted; what is wrong is refused before anything has changed."""
 
 from __future__ import annotations

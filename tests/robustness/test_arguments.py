@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every public callable is given wrong arguments: it answers TypeError, ValueError or pyvfio.Error, and nothing has changed.
 
 The callables are found by reflection on live objects of a mock kernel; an argument that is good for a parameter is known by the

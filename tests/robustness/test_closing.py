@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Closing from another thread, or from a signal's handler, while a call is in progress; asyncio; numbers that are reused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Each call to the kernel fails in turn: after close(), tried again if it failed, nothing is left."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a forked child has of its parent's: nothing that reaches a device, or frees the child's own memory."""
 
 from __future__ import annotations

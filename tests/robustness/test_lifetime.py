@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Constructors that fail, closes that fail or are interrupted, and two closers of one thing."""
 
 from __future__ import annotations

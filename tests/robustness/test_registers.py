@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Registers in memory: what arguments may do while they are converted, order, and waiting for bits."""
 
 from __future__ import annotations

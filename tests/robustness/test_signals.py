@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A signal's handler that raises, wherever the interpreter runs handlers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Two calls at once, without threads: one is made inside the request of another, before the kernel acts or after it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Fixtures of the unit tests: the mock, with answers to single requests overridden."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Checks bitmap.c and ranges.c against loops over single bits. test_native.py builds it with gcc's sanitizers. The argument is the
  * kind of processor, of those that bitmap.c knows: 0 as it is, 1 without AVX-512, 2 portable C only. Exit code 0, or the line of
  * the first check that failed. */

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Checks of arguments."""
 
 from __future__ import annotations

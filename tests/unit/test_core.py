@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The core on a mock that answers as no real kernel does, and the path of every request through the kernel object."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The catalogue of findings: each function's answers to plain facts."""
 
 from __future__ import annotations

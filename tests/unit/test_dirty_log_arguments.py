@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a dirty log takes as ranges."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Reasons of refused maps and unmaps: locked memory, address width, reserved regions, mappings that would be cut."""
 
 from __future__ import annotations

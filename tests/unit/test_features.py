@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Features of devices, byte by byte, and devices without an IOMMU: nothing is left open by a refusal."""
 
 from __future__ import annotations

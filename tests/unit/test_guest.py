@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The guest computations by example: what a plan does on a device, what a layout does on a host, what stands in the way."""
 
 from __future__ import annotations

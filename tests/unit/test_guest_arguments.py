@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every public function of the guest's computations, and of ranges, with arguments that cannot be: only TypeError and ValueError."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What must hold of every guest, not only of those in the vectors."""
 
 from __future__ import annotations

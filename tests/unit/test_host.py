@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The host, on a sysfs made of files: what it looks like, and every way in which it changes under the reader."""
 
 from __future__ import annotations

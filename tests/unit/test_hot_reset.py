@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Hot resets and groups, with a kernel that reports what cannot be and a caller that asks for it."""
 
 from __future__ import annotations

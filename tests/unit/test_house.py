@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The house: which module may import which, computed from the source."""
 
 from __future__ import annotations

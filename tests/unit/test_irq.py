@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Waiting for interrupts: timeouts, signals, threads, asyncio, and a close during a wait."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The language of the package: docstrings say what a thing does or is, and no text uses the phrases that readers had to decode."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The matrix of cells: what must run where, and what scripts/matrix does not let pass."""
 
 from __future__ import annotations

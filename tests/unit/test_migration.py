@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Migration: the rule of the states, the stream as a file, and answers that no real kernel gives."""
 
 from __future__ import annotations

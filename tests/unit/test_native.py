@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The C that needs no OS, compiled strictly; its functions under gcc's sanitizers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """PCI configuration space that no real kernel shows: broken lists of capabilities, wrong arguments."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A mapped BAR: accesses of exact width, and closing it while its memory is in use."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The request layer: one declaration for each request, one way to make it, one place that explains a refusal."""
 
 from __future__ import annotations

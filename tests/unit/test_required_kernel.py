@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """With PYVFIO_REQUIRE=kernel a test that cannot run is a failure, not a skip."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The run of all tests: its plan, the sum, what it does about a machine that stalls."""
 
 from __future__ import annotations

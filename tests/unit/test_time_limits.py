@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every test has a time limit, and a slow one a longer limit."""
 
 from __future__ import annotations

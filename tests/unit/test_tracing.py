@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Traces of requests: what is in the file, what is traced when, and traces that are run again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pytest --vectors FILE`` runs the vector suite on a file anywhere, and a wrong vector fails."""
 
 from __future__ import annotations

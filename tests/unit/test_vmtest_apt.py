@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sources and versions of Debian packages, as vmtest.apt reads them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The comparison of two QEMUs: outcomes, and the table."""
 
 from __future__ import annotations

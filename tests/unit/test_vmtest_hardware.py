@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's options of a machine: addresses, and what differs between releases of QEMU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Recipes of test kernels, and which finished kernel is taken."""
 
 from __future__ import annotations

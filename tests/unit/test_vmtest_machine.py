@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The machine's parts that need no QEMU: the kernel's log, the command's output, shares, process 1."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The static checks of the kernel modules, with scripts in place of make and checkpatch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The choice of a QEMU, and what it is asked, with a script in place of QEMU."""
 
 from __future__ import annotations

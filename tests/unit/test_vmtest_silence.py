@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A machine that gives no sign of life: how long that is, and what QEMU's monitor tells."""
 
 from __future__ import annotations

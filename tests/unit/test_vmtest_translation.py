@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The program that checks the machine's IOMMU: compiled once, kept under a key."""
 
 from __future__ import annotations

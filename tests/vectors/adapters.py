@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One adapter for each operation of the vector file: it turns the fields of an input into public calls, and
 results into fields.
 

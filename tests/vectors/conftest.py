@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The vectors that the suite runs on."""
 
 from __future__ import annotations

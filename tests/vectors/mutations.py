@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Small changes of a vector's input: every leaf, and every list, in turn."""
 
 from __future__ import annotations

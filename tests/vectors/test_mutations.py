@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A vector proves something only if its answer depends on its input: small changes of the input must change
 the answer.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every vector of the file (``--vectors FILE``, or the project's own): the answer of the public calls is the
 one expected.
 """

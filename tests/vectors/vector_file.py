@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The file of vectors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Runs in a machine of scripts/vm: stop the machine by QEMU's monitor, which is a port of the guest."""
 
 from __future__ import annotations

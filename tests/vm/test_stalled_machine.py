@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A machine that stalls is noticed, and its state shown: on a real kernel, in machines of scripts/vm."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's own results, hazards included, to compare with: what it asks devices to log, its log lines, its messages, its history.
 
 Nothing here is advice; :mod:`pyvfio.guest.planning` is.

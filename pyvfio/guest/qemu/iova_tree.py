@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's IOVA tree (util/iova-tree.c), on which dirty tracking by a record of every mapping was to be built.
 
 Proposed for VFIO in 2023 and dropped for two, then three, ranges; in QEMU 10.2 only vhost-vdpa's shadow queues use the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Layouts of an x86 guest's RAM that were proposed against AMD's hole and not taken, to compare with.
 
 =============================  ===============================================================================

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's log lines: reading the ranges and sections of a dirty tracking start from them, and writing them.
 
 For a QEMU run with `-trace 'vfio_device_dirty_tracking*' -D FILE`, in any log format, any version from 8.0 on. Reading takes time in

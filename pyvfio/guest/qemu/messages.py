@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's messages about virtual IOMMUs and failed mappings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The ranges that QEMU asks devices to log, and its trace lines while it works them out.
 
 The arithmetic is that of hw/vfio/listener.c (before 2025 hw/vfio/common.c), read from 8.0 to 10.2. How the ranges are chosen has

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The requests that QEMU makes for dirty page logging, as it fills them in, and the sizes of its bitmaps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's start and stop of dirty tracking on all devices of a container, and its fallback where a device cannot log."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's virtio-iommu as far as reserved regions go: its properties, what it tells the guest, and its granule.
 
 It follows hw/virtio/virtio-iommu.c and util/reserved-region.c. How the host's ranges reach it has changed: :class:`Conveyance`.

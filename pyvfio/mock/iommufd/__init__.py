@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """iommufd in the mock: an open /dev/iommu, its objects, and the 22 requests that they answer.
 
 An object is a file here, as in :mod:`pyvfio.iommufd`, with the requests that make and use it; :mod:`~pyvfio.mock.iommufd.context` is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Devices without an IOMMU, as objects of an iommufd: the kernel copies for them, by the mappings of an IOAS."""
 
 from __future__ import annotations

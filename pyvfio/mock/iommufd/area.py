@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One mapping of an I/O page table."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Devices behind an IOMMU, as objects of an iommufd, and what they are attached to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How a request of an iommufd finds its handler, and how its struct comes in and goes out."""
 
 from __future__ import annotations

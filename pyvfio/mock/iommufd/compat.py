@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """VFIO's old requests on an iommufd that stands in for a container."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The objects of an open /dev/iommu, and how a request finds its handler."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is mapped: a part of a dma-buf, which is a device's BAR."""
 
 from __future__ import annotations

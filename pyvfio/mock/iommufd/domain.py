@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A page table of an IOMMU: what the DMA of the devices that are attached to it goes through."""
 
 from __future__ import annotations

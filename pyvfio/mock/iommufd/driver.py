@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The drivers of IOMMUs: what each kind can, and what only it knows the meaning of."""
 
 from __future__ import annotations

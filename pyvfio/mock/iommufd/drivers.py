@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which driver an IOMMU has, by what a profile calls it."""
 
 from __future__ import annotations

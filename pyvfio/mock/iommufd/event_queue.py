@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Queues of events of virtual IOMMUs."""
 
 from __future__ import annotations

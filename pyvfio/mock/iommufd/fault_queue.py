@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Queues of I/O page faults, which the caller reads and answers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the IOMMU behind a device tells of itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The requests on page tables, as in the kernel's hw_pagetable.c. They know all the objects that a page table can be made on."""
 
 from __future__ import annotations

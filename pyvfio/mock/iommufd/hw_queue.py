@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Queues that the hardware reads from a guest's memory by itself."""
 
 from __future__ import annotations

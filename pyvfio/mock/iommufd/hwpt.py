@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Page tables of IOMMUs, as objects."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Address spaces: mappings that devices are attached to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The I/O page table of an IOAS: which IOVAs are mapped to what, which are reserved, and who follows them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Page tables of guests, which an IOMMU walks on top of the kernel's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What all objects of an iommufd have: an id, and a count of who needs them."""
 
 from __future__ import annotations

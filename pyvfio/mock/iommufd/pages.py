@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is mapped: a run of the caller's memory, or of a file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where a mapping goes when the caller leaves the place to the kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a device reads and writes by the mappings of an IOAS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """IOMMU_TEST_CMD, the request of the kernel's selftest (CONFIG_IOMMUFD_TEST): devices that are behind its mock IOMMU, and looks into that.
 
 What the selftest has for things that have nothing to do with an IOMMU, accesses and dma-bufs, is left out.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The driver of the kernel's own mock IOMMU (CONFIG_IOMMUFD_TEST), which has all that there is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Parts of an open /dev/iommu that can be mapped: registers of an IOMMU's that a guest may use directly."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a request passes on to the driver of the IOMMU: a struct, or an array of them, of a type that only the driver knows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Devices of virtual IOMMUs: what a guest calls a device."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Virtual IOMMUs: the part of an IOMMU that is a guest's."""
 
 from __future__ import annotations

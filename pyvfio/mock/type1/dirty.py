@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The dirty pages of a type1 mapping."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The capabilities behind VFIO_IOMMU_GET_INFO's answer."""
 
 from __future__ import annotations

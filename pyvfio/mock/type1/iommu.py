@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What VFIO_SET_IOMMU gives a container: groups, and mappings for all of them."""
 
 from __future__ import annotations

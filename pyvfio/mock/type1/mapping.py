@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One mapping of type1's: a range of IOVAs, and the caller's memory behind it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The DMA of devices in a type1 container."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """VFIO_IOMMU_DIRTY_PAGES: the dirty pages of a type1 container."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The IOVAs that the groups of a type1 container allow."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The device: its regions, its state, and what opening, closing and resetting it does."""
 
 from __future__ import annotations

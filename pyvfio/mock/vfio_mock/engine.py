@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The DMA engine: a job is done in steps, in the writer's own call or in a thread of the device's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The n-th call of a kind fails."""
 
 from __future__ import annotations

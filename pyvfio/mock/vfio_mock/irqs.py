@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Interrupts by vfio-mock's rules: vfio-pci's, but that several eventfds are set all or none."""
 
 from __future__ import annotations

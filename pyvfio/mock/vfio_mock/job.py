@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A job of the DMA engine: what it is to do, and how far it is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Migration of vfio-mock: its states, and what of it a stream carries."""
 
 from __future__ import annotations

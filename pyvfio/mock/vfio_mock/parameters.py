@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The module's parameters, /sys/module/vfio_mock/parameters: one set for all devices, read at each open."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pinned pages: held until they are unpinned, unmapped, or the device is closed."""
 
 from __future__ import annotations

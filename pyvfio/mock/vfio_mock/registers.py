@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The register region: which registers there are, how wide, and what reading and writing them does.
 
 Offsets and values are those of tests/vfio_mock/vfio_mock_regs.h.

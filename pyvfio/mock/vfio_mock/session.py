@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A migration's data descriptor: what is read from the device that saves, or written to the one that resumes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The stream of a migration: records that carry memory, registers and the engine's job.
 
 It is HEADER, PAGEs (a later one of the same page wins), REGISTERS, END; each has a checksum, and END the number of records, so that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Small drivers that make a device copy memory, for the `dma` fixture: those of scripts/examples, and vfio-mock's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """e1000e copies by frames that it sends to itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """edu copies through its own buffer."""
 
 from __future__ import annotations

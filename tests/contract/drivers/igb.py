@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """igb copies by frames that it sends to itself."""
 
 from __future__ import annotations

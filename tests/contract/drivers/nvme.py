@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """NVMe: what is to be copied is written to the disk from one IOVA, and read back to another."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """vfio-mock as a device of the suite."""
 
 from __future__ import annotations
