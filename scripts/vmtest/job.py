@@ -72,6 +72,9 @@ class Job:
             return code
         finally:
             await _end_group(process)
+            # asyncio is to notice the end too, before its loop is closed.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), AFTERMATH)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(reader, AFTERMATH)
             transport.close()
