@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pyvfio.errors import NO_IOMMUFD, Unsupported
 from pyvfio.host.nodes import find
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from pyvfio.kernel import Kernel
     from pyvfio.spaces.base import AddressSpace
 
+Mode = Literal["iommufd", "type1v2", "iommufd-type1v2", "iommufd-type1", "type1", "noiommu", "iommufd-noiommu"]
 #: all modes, in the order of preference
-MODES = ("iommufd", "type1v2", "iommufd-type1v2", "iommufd-type1", "type1", "noiommu", "iommufd-noiommu")
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
-def address_space(mode: str | None = None, *, kernel: Kernel | str | None = None) -> AddressSpace:
+def address_space(mode: Mode | None = None, *, kernel: Kernel | str | None = None) -> AddressSpace:
     """Make an empty address space, to attach devices to.
 
     :param mode: `iommufd` (devices by cdev), `type1v2` or `type1` (by group), `iommufd-type1v2` or `iommufd-type1` (by group, with
@@ -48,8 +49,9 @@ def address_space(mode: str | None = None, *, kernel: Kernel | str | None = None
 
 def open(
     where: str,
+    /,
     *,
-    mode: str | None = None,
+    mode: Mode | None = None,
     vf_token: UUID | str | bytes | None = None,
     no_iommu: bool = False,
     kernel: Kernel | str | None = None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from vmtest.matrix import Cell, Matrix
 
+from pyvfio.spaces.opening import Mode
 from tests.contract.cells import RUN, Cells, NeedsOnly, chosen
 from tests.contract.tracing import watching
 from tests.fixtures import ioas, iommufd
@@ -106,7 +107,7 @@ def kernel(request: pytest.FixtureRequest, machine: Kernel, watch: Watch) -> Ite
 
 
 @pytest.fixture
-def bare_space(mode: str, kernel: Any) -> Iterator[AddressSpace]:
+def bare_space(mode: Mode, kernel: Any) -> Iterator[AddressSpace]:
     """An address space in the cell's mode, with nothing attached to it."""
     import pyvfio
 
@@ -126,7 +127,7 @@ def device(bare_space: AddressSpace, address: str, cell: Cell) -> Device:
 
 
 @pytest.fixture(scope="module")
-def kept(mode: str, address: str, machine: Kernel, watch: Watch, cell: Cell) -> Iterator[Device]:
+def kept(mode: Mode, address: str, machine: Kernel, watch: Watch, cell: Cell) -> Iterator[Device]:
     """The same, but open as long as a module's tests run, which leave it as they found it: for a `device` of the module's own."""
     import pyvfio
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pyvfio
 from pyvfio import DmaBuffer
 from pyvfio.kernel import Kernel, LinuxKernel
-from pyvfio.spaces.opening import MODES
+from pyvfio.spaces.opening import MODES, Mode
 from tests.contract import guest, process
 
 PAGE = 4096
@@ -43,14 +43,14 @@ def figures(rounds: int) -> Figures:
     return Figures(rounds, len(process.descriptors()), process.pinned(), process.resident(), process.slab())
 
 
-def one_round(address: str, mode: str, kernel: Kernel, buffer: DmaBuffer) -> None:
+def one_round(address: str, mode: Mode, kernel: Kernel, buffer: DmaBuffer) -> None:
     with pyvfio.open(address, mode=mode, kernel=kernel) as device:
         device.address_space.map(buffer, 0x10_0000).unmap()
         if device.regions[0].mmappable:
             device.regions[0].mmap()
 
 
-def rounds(address: str, mode: str, kernel: Kernel, count: int, stops: int, warm: int = 5) -> Iterator[Figures]:
+def rounds(address: str, mode: Mode, kernel: Kernel, count: int, stops: int, warm: int = 5) -> Iterator[Figures]:
     """The figures when all is warm, after `warm` rounds, and at each of `stops` equal parts of `count` rounds."""
     buffer = DmaBuffer(16 * PAGE)
     for _ in range(warm):

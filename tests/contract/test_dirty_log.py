@@ -16,6 +16,7 @@ from pyvfio import DirtyBitmap, DmaBuffer, InvalidRequest, IovaRange, Unsupporte
 from pyvfio._abi import ffi, lib
 from pyvfio._core.vfio_mock_registers import VALUES
 from pyvfio.memory import address_of
+from pyvfio.spaces.opening import Mode
 from tests.contract.processes import holding
 from tests.contract.refused import refused
 
@@ -268,7 +269,7 @@ def test_a_device_that_cannot_log_says_so(device: Device) -> None:
 
 
 @pytest.mark.require("linux", "dirty_log")
-def test_a_process_killed_while_logging_leaves_the_device_usable(address: str, mode: str, kernel: Any) -> None:
+def test_a_process_killed_while_logging_leaves_the_device_usable(address: str, mode: Mode, kernel: Any) -> None:
     def use() -> tuple[Device, DirtyLog]:
         device = pyvfio.open(address, mode=mode)
         return device, device.dirty_log([device.address_space.alloc(1 << 20).range])

@@ -14,6 +14,7 @@ import pytest
 
 import pyvfio
 from pyvfio import DmaBuffer
+from pyvfio.spaces.opening import Mode
 from tests.contract.kernel_log import logs_a_fault
 from tests.contract.processes import holding
 
@@ -105,7 +106,7 @@ def test_the_page_table_has_the_permissions_of_its_stage(space: AddressSpace, de
 
 @pytest.mark.require("page_table")
 def test_the_iommus_own_page_table_shows_the_mapping_in_pages_of_its_size(
-    space: AddressSpace, device: Device, mode: str
+    space: AddressSpace, device: Device, mode: Mode
 ) -> None:
     table = Path(f"/sys/kernel/debug/iommu/intel/{device.address}/domain_translation_struct")
     for iova, size, huge in ((0x1234_5000, PAGE, None), (0x4000_0000, 2 << 20, 2 << 20)):
@@ -135,7 +136,7 @@ def test_a_page_of_1_gib_is_one_in_the_iommus_page_table_too(space: AddressSpace
 
 
 @pytest.mark.require("linux", "iommu")
-def test_pinned_memory_is_let_go_when_the_process_is_killed(address: str, mode: str) -> None:
+def test_pinned_memory_is_let_go_when_the_process_is_killed(address: str, mode: Mode) -> None:
     def unevictable() -> int:
         fields = dict(line.split(":", 1) for line in Path("/proc/vmstat").read_text().replace(" ", ":").splitlines())
         return int(fields["nr_foll_pin_acquired"]) - int(fields["nr_foll_pin_released"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pyvfio
+from pyvfio.spaces.opening import Mode
 from tests.contract import guest
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ def check_the_wire(sender: Any, receiver: Any) -> None:
 
 # QEMU 7.2's amd-iommu brings no DMA from below a root port, where the second card is.
 @pytest.mark.only(device="e1000e", iommu=["intel", "virtio"])
-def test_e1000e_sends_over_the_wire_to_another(device: Device, mode: str, other: Callable[..., str]) -> None:
+def test_e1000e_sends_over_the_wire_to_another(device: Device, mode: Mode, other: Callable[..., str]) -> None:
     e1000e = card_driver("e1000e")
     with (
         pyvfio.open(other("0000:02:00.0"), mode=mode) as second,
@@ -248,7 +249,7 @@ def test_e1000e_sends_over_the_wire_to_another(device: Device, mode: str, other:
 
 
 @pytest.mark.only(device="igb")
-def test_igb_and_e1000e_send_over_the_wire_to_each_other(device: Device, mode: str, other: Callable[..., str]) -> None:
+def test_igb_and_e1000e_send_over_the_wire_to_each_other(device: Device, mode: Mode, other: Callable[..., str]) -> None:
     with (
         pyvfio.open(other("e1000e"), mode=mode) as second,
         card_driver("igb")(device, loopback=False) as igb,

@@ -15,6 +15,7 @@ import pyvfio
 from pyvfio import DmaBuffer, Iommufd, IovaRange
 from pyvfio._abi import lib
 from pyvfio.iommufd import Hwpt, Ioas, Viommu
+from pyvfio.spaces.opening import Mode
 from tests.contract import mock_domain
 from tests.contract.fail_nth import FailingKernel, every_allocation_may_fail
 from tests.contract.mock_domain import MockDevice
@@ -76,7 +77,7 @@ def unpinned(memory: DmaBuffer) -> None:
         mock_domain.check_refs(iommufd, memory, 0)
 
 
-def test_a_device_is_opened(kernel: FailingKernel, address: str, mode: str) -> None:
+def test_a_device_is_opened(kernel: FailingKernel, address: str, mode: Mode) -> None:
     # What is made once and kept is made here.
     pyvfio.open(address, mode=mode).close()
     before = held()

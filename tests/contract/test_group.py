@@ -14,6 +14,7 @@ import pytest
 import pyvfio
 from pyvfio import Container, DmaBuffer, InvalidRequest, NotViable, Unsupported
 from pyvfio._abi import lib
+from pyvfio.spaces.opening import Mode
 
 if TYPE_CHECKING:
     from pyvfio import Device
@@ -57,7 +58,9 @@ def test_two_devices_of_two_groups_share_a_container(other: Callable[[str], str]
 
 
 @pytest.mark.only(mode=["type1v2", "type1"], device=["edu", "vfio-mock"])
-def test_a_group_leaves_its_container_when_its_device_is_closed(bare_space: Container, address: str, mode: str) -> None:
+def test_a_group_leaves_its_container_when_its_device_is_closed(
+    bare_space: Container, address: str, mode: Mode
+) -> None:
     device = bare_space.attach(address)
     group = device.group
     assert group is not None
@@ -80,7 +83,7 @@ def test_a_device_that_is_not_in_the_group_is_not_opened(device: Device) -> None
 
 
 @pytest.mark.only(mode=BY_GROUP)
-def test_a_container_closes_its_devices_before_itself(address: str, mode: str, kernel: Any) -> None:
+def test_a_container_closes_its_devices_before_itself(address: str, mode: Mode, kernel: Any) -> None:
     space = pyvfio.address_space(mode, kernel=kernel)
     device = space.attach(address)
     space.close()
@@ -213,7 +216,7 @@ def test_what_ends_with_the_address_space_is_mapped_where_it_can_be_unmapped(spa
 
 
 @pytest.mark.only(mode=["type1v2", "type1"])
-def test_a_group_has_one_container(device: Device, mode: str, kernel: Any) -> None:
+def test_a_group_has_one_container(device: Device, mode: Mode, kernel: Any) -> None:
     assert device.group is not None
     with pyvfio.Container(mode, kernel=kernel) as other:
         with pytest.raises(OSError, match="in a container already") as caught:

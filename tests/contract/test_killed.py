@@ -13,6 +13,7 @@ import pytest
 
 import pyvfio
 from pyvfio import host
+from pyvfio.spaces.opening import Mode
 from tests.contract import guest
 from tests.contract.processes import in_another_process
 
@@ -27,7 +28,7 @@ STAGES = ("begin", "bind", "open", "map", "interrupts", "log", "read", "unmap", 
 @pytest.mark.require("linux")
 @pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="vfio-mock", kernel="newest")
 def test_a_program_killed_at_any_point_leaves_nothing_that_restore_does_not_put_right(
-    address: str, mode: str, kernel: Kernel
+    address: str, mode: Mode, kernel: Kernel
 ) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")

@@ -16,6 +16,7 @@ import pytest
 from examples.edu import Edu
 
 import pyvfio
+from pyvfio.spaces.opening import Mode
 from tests.contract.capabilities import without_capability
 from tests.contract.process import pinned
 
@@ -68,7 +69,7 @@ def test_the_limit_on_locked_memory_is_named_with_what_is_used(space: AddressSpa
 
 
 @pytest.mark.require("iommu")
-def test_a_device_is_opened_and_used_within_the_limit_on_locked_memory(address: str, mode: str, kernel: Any) -> None:
+def test_a_device_is_opened_and_used_within_the_limit_on_locked_memory(address: str, mode: Mode, kernel: Any) -> None:
     with locked_memory_limit(1 << 20), pyvfio.open(address, mode=mode, kernel=kernel) as device:
         space = device.address_space
         space.alloc(512 << 10)

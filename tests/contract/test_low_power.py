@@ -16,6 +16,7 @@ import pytest
 
 import pyvfio
 from pyvfio import host
+from pyvfio.spaces.opening import Mode
 
 if TYPE_CHECKING:
     from pyvfio import Device
@@ -91,7 +92,7 @@ def test_a_mapped_region_cannot_be_reached_during_low_power(device: Device) -> N
 
 
 @on_pci
-def test_a_device_that_is_closed_asleep_can_be_opened_again(address: str, mode: str, kernel: Any) -> None:
+def test_a_device_that_is_closed_asleep_can_be_opened_again(address: str, mode: Mode, kernel: Any) -> None:
     for _ in range(2):
         with pyvfio.open(address, mode=mode, kernel=kernel) as device:
             asleep = device.low_power()

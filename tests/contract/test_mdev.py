@@ -11,6 +11,7 @@ import pytest
 
 import pyvfio
 from pyvfio import host
+from pyvfio.spaces.opening import Mode
 from tests.contract import guest
 
 pytestmark = [
@@ -46,7 +47,7 @@ def test_one_is_found_by_its_uuid(mdev: str) -> None:
         assert ("add", "mdev", other) in seen
 
 
-def test_one_is_opened(mdev: str, mode: str, kernel: Any) -> None:
+def test_one_is_opened(mdev: str, mode: Mode, kernel: Any) -> None:
     with pyvfio.open(mdev, mode=mode, kernel=kernel) as device:
         assert device.info.is_pci
         assert device.config.vendor == 0x4348  # the sample's

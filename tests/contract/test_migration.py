@@ -20,6 +20,7 @@ import pyvfio
 from pyvfio import Closed, DmaBuffer, InvalidRequest, Migration, Unsupported
 from pyvfio._abi import ffi, lib
 from pyvfio.migration import SAVING, State, path
+from pyvfio.spaces.opening import Mode
 from tests.contract import guest
 
 if TYPE_CHECKING:
@@ -504,7 +505,7 @@ def test_new_initial_data_is_told_once_to_who_allows_it(mock: VfioMock, migratio
 @everywhere
 @pytest.mark.require("pre_copy")
 def test_pre_copy_leaves_little_for_the_stop(
-    mock: VfioMock, space: AddressSpace, migration: Migration, mode: str, kernel: Any
+    mock: VfioMock, space: AddressSpace, migration: Migration, mode: Mode, kernel: Any
 ) -> None:
     """The engine writes to its own memory and the host's all the while; both are copied, and it goes on in the other device."""
     from pyvfio.vfio_mock import VfioMock
@@ -691,7 +692,7 @@ def test_a_write_that_the_device_fails_can_be_repeated(mock: VfioMock, second: D
 # --- processes that end in the middle -------------------------------------------------------------------------------------
 
 
-def migrate_for_ever(mode: str, ready: int) -> None:
+def migrate_for_ever(mode: Mode, ready: int) -> None:
     """Carry what is in one device to the other and back."""
     first, second = (pyvfio.open(f"vfio-mock.{index}", mode=mode) for index in (0, 1))
     os.write(ready, b".")
@@ -712,7 +713,7 @@ def migrate_for_ever(mode: str, ready: int) -> None:
 
 @pytest.mark.require("linux", "pre_copy")
 def test_a_process_killed_at_any_moment_of_a_migration_leaves_the_devices_usable(
-    address: str, mode: str, kernel: Any
+    address: str, mode: Mode, kernel: Any
 ) -> None:
     rng = random.Random(9)
     for _ in range(8):

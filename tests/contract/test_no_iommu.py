@@ -12,6 +12,7 @@ import pytest
 
 import pyvfio
 from pyvfio import Container, DmaBuffer, InvalidRequest, NoIommuWarning, Unsupported, host
+from pyvfio.spaces.opening import Mode
 from tests.contract.capabilities import without_capability
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ def test_discovery_tells_which_devices_have_no_iommu(address: str, other: Callab
 
 
 @pytest.mark.parametrize("mode", ["iommufd", "type1v2", "type1", "iommufd-type1v2", None])
-def test_a_device_without_an_iommu_is_not_opened_by_accident(mode: str | None, address: str, kernel: Any) -> None:
+def test_a_device_without_an_iommu_is_not_opened_by_accident(mode: Mode | None, address: str, kernel: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"reaches all memory.*no_iommu=True"):
         pyvfio.open(address, mode=mode, kernel=kernel)
 
 
 @pytest.mark.parametrize("mode", [None, "iommufd", "noiommu", "iommufd-noiommu"])
-def test_it_is_opened_with_a_warning_that_says_what_is_given_up(mode: str | None, address: str, kernel: Any) -> None:
+def test_it_is_opened_with_a_warning_that_says_what_is_given_up(mode: Mode | None, address: str, kernel: Any) -> None:
     with pytest.warns(NoIommuWarning, match=r"reaches all memory.*taints the kernel") as caught:
         device = pyvfio.open(address, mode=mode, no_iommu=True, kernel=kernel)
     assert [warning.filename for warning in caught] == [__file__]
@@ -65,13 +66,13 @@ def test_a_warning_made_an_error_leaves_the_device_closed(address: str, kernel: 
 
 
 @pytest.mark.parametrize("mode", ["type1v2", "iommufd-type1"])
-def test_type1_is_not_to_be_had_without_an_iommu(mode: str, address: str, kernel: Any) -> None:
+def test_type1_is_not_to_be_had_without_an_iommu(mode: Mode, address: str, kernel: Any) -> None:
     with pytest.raises(Unsupported, match=r"has no IOMMU.*noiommu does"):
         pyvfio.open(address, mode=mode, no_iommu=True, kernel=kernel)
 
 
 @pytest.mark.parametrize("mode", ["noiommu", "iommufd-noiommu"])
-def test_by_group_nothing_can_be_mapped(mode: str, address: str, kernel: Any) -> None:
+def test_by_group_nothing_can_be_mapped(mode: Mode, address: str, kernel: Any) -> None:
     with pytest.warns(NoIommuWarning):
         device = pyvfio.open(address, mode=mode, kernel=kernel)
     with device:
@@ -127,7 +128,7 @@ def test_physical_addresses_are_told_of_what_is_mapped_alone(device: Device, spa
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
-def test_without_the_capability_it_cannot_be_opened(mode: str, address: str, kernel: Any) -> None:
+def test_without_the_capability_it_cannot_be_opened(mode: Mode, address: str, kernel: Any) -> None:
     with (
         without_capability("CAP_SYS_RAWIO", kernel),
         pytest.warns(NoIommuWarning),

@@ -17,6 +17,7 @@ import pytest
 import pyvfio
 from pyvfio import host
 from pyvfio._abi import lib
+from pyvfio.spaces.opening import Mode
 from tests.contract.monitor import Monitor, monitor
 from tests.contract.process import held
 from tests.contract.processes import in_another_process, writing
@@ -125,7 +126,7 @@ class TestUnbinding:
             assert unbinding.wait(30) == -signal.SIGTERM
         assert host.device(address).driver is None
 
-    def test_a_program_that_is_killed_lets_go(self, driver: Path, address: str, mode: str) -> None:
+    def test_a_program_that_is_killed_lets_go(self, driver: Path, address: str, mode: Mode) -> None:
         def use() -> None:
             from pyvfio.vfio_mock import VfioMock
 
@@ -149,7 +150,7 @@ class TestUnbinding:
 
 @by_group_and_by_cdev
 class TestBindsEnd:
-    def test_it_waits_for_a_program_that_closes_when_asked(self, mode: str) -> None:
+    def test_it_waits_for_a_program_that_closes_when_asked(self, mode: Mode) -> None:
         with contextlib.ExitStack() as stack:
             stack.enter_context(host.bind(PLUGGABLE, "vfio-pci"))
             ready, told = os.pipe()
@@ -182,7 +183,7 @@ class TestBindsEnd:
 @by_group_and_by_cdev
 class TestUnplugging:
     @contextlib.contextmanager
-    def used(self, mode: str, kernel: Any) -> Iterator[tuple[Device, Vector]]:
+    def used(self, mode: Mode, kernel: Any) -> Iterator[tuple[Device, Vector]]:
         """A device that is open, mapped and at work; of which nothing is to remain."""
         before = held()
         with host.bind(PLUGGABLE, "vfio-pci") as bound, pyvfio.open(PLUGGABLE, mode=mode, kernel=kernel) as device:
@@ -209,7 +210,7 @@ class TestUnplugging:
         assert caught.value.errno == errno.ENODEV
         assert PLUGGABLE not in {one.address for one in host.devices()}
 
-    def test_by_the_kernel(self, qemu: Monitor, mode: str, kernel: Any) -> None:
+    def test_by_the_kernel(self, qemu: Monitor, mode: Mode, kernel: Any) -> None:
         with plugged_in(qemu), self.used(mode, kernel) as (device, request):
             path = Path(host.device(PLUGGABLE).path, "remove")
             with writing("1", path) as removal:
@@ -221,7 +222,7 @@ class TestUnplugging:
                 assert removal.wait(30) == 0
             self.gone()
 
-    def test_by_the_machine(self, qemu: Monitor, mode: str, kernel: Any) -> None:
+    def test_by_the_machine(self, qemu: Monitor, mode: Mode, kernel: Any) -> None:
         with plugged_in(qemu), host.Changes() as changes, self.used(mode, kernel) as (device, request):
             qemu.execute("device_del", id="pluggable")
             seconds = asked_within(request)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pyvfio
+from pyvfio.spaces.opening import Mode
 from tests.contract import soak
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def test_a_device_opens_and_tells_what_it_is(device: Device) -> None:
     assert info.num_irqs > 0
 
 
-def test_nothing_can_be_mapped_before_a_device_is_attached(bare_space: AddressSpace, mode: str) -> None:
+def test_nothing_can_be_mapped_before_a_device_is_attached(bare_space: AddressSpace, mode: Mode) -> None:
     if mode == "iommufd":
         assert bare_space.alloc(4096).size == 4096
         return
@@ -36,7 +37,7 @@ def test_nothing_can_be_mapped_before_a_device_is_attached(bare_space: AddressSp
 
 @pytest.mark.only(kernel="6.1")
 @pytest.mark.parametrize("missing", ["iommufd", "iommufd-type1v2", "iommufd-type1"])
-def test_a_mode_that_the_kernel_lacks_is_named_with_what_is_missing(address: str, missing: str, kernel: Any) -> None:
+def test_a_mode_that_the_kernel_lacks_is_named_with_what_is_missing(address: str, missing: Mode, kernel: Any) -> None:
     with pytest.raises(pyvfio.Unsupported, match=f"mode {missing}: this kernel has no iommufd"):
         pyvfio.open(address, mode=missing, kernel=kernel)
 
@@ -58,7 +59,7 @@ def test_without_a_mode_the_best_that_there_is_is_taken(address: str, cell: Cell
         assert device.address_space.mode == ("type1v2" if cell.kernel == "6.1" else "iommufd")
 
 
-def test_a_group_that_is_open_is_not_opened_again(device: Device, address: str, mode: str, kernel: Any) -> None:
+def test_a_group_that_is_open_is_not_opened_again(device: Device, address: str, mode: Mode, kernel: Any) -> None:
     with (
         pyvfio.address_space(mode, kernel=kernel) as other,
         pytest.raises(OSError, match=r"open|in use|bound") as caught,
@@ -73,7 +74,7 @@ def test_a_device_that_does_not_exist_is_named(bare_space: AddressSpace) -> None
     assert caught.value.errno == errno.ENODEV
 
 
-def test_a_device_can_be_opened_again_after_it_was_closed(address: str, mode: str, kernel: Any) -> None:
+def test_a_device_can_be_opened_again_after_it_was_closed(address: str, mode: Mode, kernel: Any) -> None:
     with pyvfio.open(address, mode=mode, kernel=kernel) as device:
         device.address_space.alloc(4096)
     assert device.closed
@@ -83,12 +84,12 @@ def test_a_device_can_be_opened_again_after_it_was_closed(address: str, mode: st
         device.fileno()
 
 
-def test_rounds_of_open_and_close_leave_nothing(address: str, mode: str, kernel: Any) -> None:
+def test_rounds_of_open_and_close_leave_nothing(address: str, mode: Mode, kernel: Any) -> None:
     first, last = soak.rounds(address, mode, kernel, 3, 1, warm=2)
     assert soak.grown(first, last) == []
 
 
-def test_what_only_another_mode_can_do_is_said_to_be_so(bare_space: AddressSpace, mode: str) -> None:
+def test_what_only_another_mode_can_do_is_said_to_be_so(bare_space: AddressSpace, mode: Mode) -> None:
     if mode == "iommufd":
         with pytest.raises(pyvfio.Unsupported, match=f"mode {mode} has no start_dirty_tracking: mode type1v2, and"):
             bare_space.start_dirty_tracking()

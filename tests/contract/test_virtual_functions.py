@@ -17,6 +17,7 @@ from examples.igb import BUFFER, ETHERTYPE, OWN_POOL, Igb, IgbVf
 import pyvfio
 from pyvfio import DmaBuffer, host
 from pyvfio._abi import ffi, lib
+from pyvfio.spaces.opening import Mode
 from tests.contract import guest
 from tests.contract.processes import writing
 
@@ -71,7 +72,7 @@ def virtual(physical: str) -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def opened(mode: str, kernel: Any) -> Callable[..., Device]:
+def opened(mode: Mode, kernel: Any) -> Callable[..., Device]:
     def opened(address: str, **arguments: Any) -> Device:
         return pyvfio.open(address, mode=mode, kernel=kernel, **arguments)
 
@@ -151,7 +152,7 @@ def test_a_token_that_nobody_wants_is_refused(
         owner.set_vf_token(b"\0" * 17)
 
 
-def test_what_is_no_token_the_kernel_refuses_too(physical: str, mode: str, opened: Callable[..., Device]) -> None:
+def test_what_is_no_token_the_kernel_refuses_too(physical: str, mode: Mode, opened: Callable[..., Device]) -> None:
     with opened(physical) as owner:
         with pytest.raises(OSError, match="PCI_VF_TOKEN") as caught:
             owner.features.set(lib.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN, ffi.new("uint8_t[15]"))

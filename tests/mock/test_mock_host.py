@@ -12,6 +12,7 @@ import pytest
 import pyvfio
 from pyvfio import IovaRange, host, mock
 from pyvfio.host import journal
+from pyvfio.spaces.opening import Mode
 
 EDU, BEHIND, SHARED, BRIDGE = "0000:00:03.0", "0000:01:00.0", "0000:00:05.0", "0000:00:08.0"
 PAIR = ("0000:02:00.0", "0000:02:00.1")
@@ -152,7 +153,7 @@ def test_hot_reset_of_a_bus_needs_all_of_it(kernel: mock.Kernel) -> None:
 
 
 @pytest.mark.parametrize("mode", ["type1v2", "iommufd"])
-def test_hot_reset_of_two_devices(kernel: mock.Kernel, mode: str) -> None:
+def test_hot_reset_of_two_devices(kernel: mock.Kernel, mode: Mode) -> None:
     one, two = PAIR
     with (
         host.bind(one, "vfio-pci", kernel=kernel),

@@ -9,6 +9,7 @@ import pytest
 
 import pyvfio
 from pyvfio import IovaRange, mock
+from pyvfio.spaces.opening import Mode
 
 ADDRESS = "0000:41:10.1"
 RAM = (IovaRange(0, 0x807FFFFF), IovaRange(0x100000000, 0x27FFFFFFF))
@@ -16,7 +17,7 @@ RAM = (IovaRange(0, 0x807FFFFF), IovaRange(0x100000000, 0x27FFFFFFF))
 
 @pytest.mark.parametrize("mode", ["iommufd", "type1v2", "iommufd-type1v2", "iommufd-type1", "type1"])
 @pytest.mark.parametrize("profile", ["mlx5", "pds"])
-def test_it_receives_by_itself_into_what_is_mapped(profile: str, mode: str) -> None:
+def test_it_receives_by_itself_into_what_is_mapped(profile: str, mode: Mode) -> None:
     with pyvfio.open(ADDRESS, mode=mode, kernel=mock.Kernel(profile)) as device:
         mapping = device.address_space.alloc(2 << 20)
         with device.dirty_log([mapping.range]) as log:

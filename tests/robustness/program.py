@@ -16,6 +16,7 @@ from weakref import WeakSet
 import pyvfio
 from pyvfio import DmaBuffer, mock
 from pyvfio.mock.mappings import Mappings
+from pyvfio.spaces.opening import MODES, Mode
 
 PAGE = mmap.PAGESIZE
 FIRST = 0x10_0000
@@ -31,7 +32,7 @@ class World:
     :ivar made: what the program holds, by name
     """
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: Mode) -> None:
         self.kernel = mock.Kernel()
         self.mode = mode
         self.made: dict[str, Any] = {}
@@ -140,7 +141,7 @@ def library_and_mock(filename: str) -> bool:
     return "/pyvfio/" in filename
 
 
-def sweep(mode: str, points: Callable[[int], range], within: Callable[[str], bool] = library) -> tuple[int, list[str]]:
+def sweep(mode: Mode, points: Callable[[int], range], within: Callable[[str], bool] = library) -> tuple[int, list[str]]:
     """Stop the program at some of its points, each time in a new world; returns how many, and what was wrong."""
     world = World(mode)
     total = stopped_at(0, world.run, within)
@@ -159,7 +160,7 @@ def sweep(mode: str, points: Callable[[int], range], within: Callable[[str], boo
 
 
 if __name__ == "__main__":
-    for mode_ in sys.argv[2:] or ("type1", "type1v2", "iommufd-type1", "iommufd-type1v2", "iommufd"):
+    for mode_ in (mode for mode in MODES if mode in sys.argv[2:] or not (sys.argv[2:] or "noiommu" in mode)):
         for words, inside in (("library", library), ("library and mock", library_and_mock)):
             step = int(sys.argv[1])
             done, bad = sweep(mode_, lambda total, step=step: range(1, total + 1, step), inside)  # type: ignore[misc]

@@ -20,6 +20,7 @@ import pytest
 import pyvfio
 from pyvfio import DirtyBitmap, DmaBuffer, IovaRange, IovaSet, host, mock
 from pyvfio.guest import limits, planning, sections
+from pyvfio.spaces.opening import Mode
 
 EDU = "0000:00:03.0"
 MODES = ("type1v2", "iommufd", "iommufd-type1v2")
@@ -62,7 +63,7 @@ TAKES_ANYTHING = {
 SKIPPED = {"close", "fileno", "mro"}
 
 
-def objects(kernel: mock.Kernel, mode: str) -> Iterator[tuple[str, Any]]:
+def objects(kernel: mock.Kernel, mode: Mode) -> Iterator[tuple[str, Any]]:
     """Live objects, by a name for messages."""
     with pyvfio.address_space(mode, kernel=kernel) as space:
         device = space.attach("vfio-mock.0")
@@ -230,7 +231,7 @@ def faults_of(thing: Any, label: str, kernel: mock.Kernel, space: Any) -> Iterat
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_wrong_arguments_to_methods_are_refused(mode: str) -> None:
+def test_wrong_arguments_to_methods_are_refused(mode: Mode) -> None:
     kernel = mock.Kernel("amd")
     faults: list[str] = []
     with host.bind(EDU, "vfio-pci", kernel=kernel):

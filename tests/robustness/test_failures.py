@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 
+from pyvfio.spaces.opening import Mode
 from tests.robustness.conftest import MODES
 from tests.robustness.program import World
 
@@ -16,7 +17,7 @@ ERRNOS = (errno.ENOMEM, errno.EIO, errno.EINTR, errno.EBADF, errno.EINVAL, errno
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_is_left_whichever_call_fails(mode: str) -> None:
+def test_nothing_is_left_whichever_call_fails(mode: Mode) -> None:
     wrong: list[str] = []
     at = 1
     while True:

@@ -14,6 +14,7 @@ import pytest
 import pyvfio
 from pyvfio import DirtyBitmap, IovaRange, mock
 from pyvfio._core.resource import Resource
+from pyvfio.spaces.opening import Mode
 from tests.robustness.conftest import MODES
 
 RANGE = IovaRange.of(0x100000, 0x10000)
@@ -169,7 +170,7 @@ def test_tracking_that_fails_to_end_can_be_stopped_again() -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("what", ["device twice", "device and space"])
 def test_two_closers_leave_nothing_open(
-    mode: str, what: str, left: Callable[[], list[str]], kernel: mock.Kernel
+    mode: Mode, what: str, left: Callable[[], list[str]], kernel: mock.Kernel
 ) -> None:
     for _ in range(10):
         device = pyvfio.open("vfio-mock.0", mode=mode, kernel=kernel)

@@ -14,6 +14,7 @@ import pytest
 import pyvfio
 from pyvfio import Device, DmaBuffer, mock
 from pyvfio._abi import lib
+from pyvfio.spaces.opening import Mode
 from tests.robustness.conftest import MODES
 from tests.robustness.program import FIRST, PAGE, Stop, sweep
 
@@ -29,7 +30,7 @@ def device(request: pytest.FixtureRequest, kernel: mock.Kernel) -> Iterator[Devi
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("mode", MODES)
-def test_kernel_and_library_agree_wherever_a_handler_raises(mode: str) -> None:
+def test_kernel_and_library_agree_wherever_a_handler_raises(mode: Mode) -> None:
     points, wrong = sweep(mode, lambda total: range(7, total + 1, total // QUICK))
     assert points >= QUICK
     assert wrong == []

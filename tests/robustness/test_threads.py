@@ -14,6 +14,7 @@ import pytest
 import pyvfio
 from pyvfio import DmaBuffer, mock
 from pyvfio._abi import lib
+from pyvfio.spaces.opening import Mode
 from tests.robustness.program import FIRST, PAGE, World, known_mappings
 
 Call = Callable[[World], Any]
@@ -47,7 +48,7 @@ REQUESTS = {
 }  # fmt: skip
 
 
-def both(mode: str, first: str, second: str, after: bool) -> str | None:
+def both(mode: Mode, first: str, second: str, after: bool) -> str | None:
     """Make the second call inside the first one's request; what kernel and library say differently afterwards."""
     with known_mappings() as known:
         world = World(mode)
@@ -84,7 +85,7 @@ def both(mode: str, first: str, second: str, after: bool) -> str | None:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("mode", ["type1v2", "iommufd"])
-def test_kernel_and_library_agree_after_two_calls_at_once(mode: str) -> None:
+def test_kernel_and_library_agree_after_two_calls_at_once(mode: Mode) -> None:
     wrong = []
     for first, second, after in product(CALLS, CALLS, (False, True)):
         if (found := both(mode, first, second, after)) is not None:

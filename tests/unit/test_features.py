@@ -17,6 +17,7 @@ from pyvfio._abi import ffi, lib
 from pyvfio._core.vf_token import uuid_of
 from pyvfio.region import Area
 from pyvfio.spaces.base import AddressSpace
+from pyvfio.spaces.opening import Mode
 from tests.overriding import Overriding
 
 pytestmark = pytest.mark.vfio(mode="type1v2")
@@ -213,7 +214,7 @@ class TestNoIommu:
             assert not kernel.files
 
     @pytest.mark.parametrize("mode", [None, "type1", "type1v2"])
-    def test_open_needs_an_explicit_no_iommu(self, kernel: Overriding, mode: str | None) -> None:
+    def test_open_needs_an_explicit_no_iommu(self, kernel: Overriding, mode: Mode | None) -> None:
         with pytest.raises(InvalidRequest, match=r"the device has no IOMMU.*no_iommu=True"):
             pyvfio.open(EDU, mode=mode, kernel=kernel)
 
@@ -233,7 +234,7 @@ class TestNoIommu:
 
     @pytest.mark.filterwarnings("error")
     @pytest.mark.parametrize("mode", [None, "noiommu"])
-    def test_warning_comes_before_the_device_is_opened(self, kernel: Overriding, mode: str | None) -> None:
+    def test_warning_comes_before_the_device_is_opened(self, kernel: Overriding, mode: Mode | None) -> None:
         with pytest.raises(NoIommuWarning):
             pyvfio.open(EDU, mode=mode, no_iommu=True, kernel=kernel)
         assert not {"VFIO_GROUP_SET_CONTAINER", "VFIO_DEVICE_BIND_IOMMUFD"} & set(kernel.calls)

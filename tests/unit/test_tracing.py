@@ -20,13 +20,14 @@ from pyvfio import mock, region, requests, tracing
 from pyvfio._abi import ffi, lib
 from pyvfio._core import fd as descriptors
 from pyvfio.migration import State
+from pyvfio.spaces.opening import Mode
 
 DEVICE = "vfio-mock.0"
 EDU = "0000:00:03.0"
 MODES = ("type1v2", "iommufd")
 
 
-def work(kernel: mock.Kernel, mode: str) -> None:
+def work(kernel: mock.Kernel, mode: Mode) -> None:
     """Open two devices and use most kinds of request."""
     with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode=mode, kernel=kernel) as device:
         space = device.address_space
@@ -46,7 +47,7 @@ def work(kernel: mock.Kernel, mode: str) -> None:
         device.migration.state = State.RUNNING
 
 
-def recorded(tmp_path: Path, mode: str, **fields: Any) -> Path:
+def recorded(tmp_path: Path, mode: Mode, **fields: Any) -> Path:
     file = tmp_path / f"{mode}.json"
     with tracing.trace(file):
         work(mock.Kernel("amd", **fields), mode)
@@ -87,7 +88,7 @@ def test_a_changed_field_is_shown_and_a_features_own_struct(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_counters_follow_what_is_mapped(tmp_path: Path, mode: str) -> None:
+def test_counters_follow_what_is_mapped(tmp_path: Path, mode: Mode) -> None:
     file = recorded(tmp_path, mode)
     pinned = [event["args"]["pinned bytes"] for event in tracing.load(file) if event["name"] == "pinned bytes"]
     assert pinned[:2] == [8192, 0]
@@ -229,7 +230,7 @@ def test_a_watch_tells_each_different_outcome_once() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_trace_gives_the_same_answers_on_the_same_kernel(tmp_path: Path, mode: str) -> None:
+def test_a_trace_gives_the_same_answers_on_the_same_kernel(tmp_path: Path, mode: Mode) -> None:
     events = tracing.load(recorded(tmp_path, mode))
     kernel = mock.Kernel("amd")
     again = tracing.Replay(kernel)
@@ -241,7 +242,7 @@ def test_a_trace_gives_the_same_answers_on_the_same_kernel(tmp_path: Path, mode:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_another_kernels_answers_are_named(tmp_path: Path, mode: str) -> None:
+def test_another_kernels_answers_are_named(tmp_path: Path, mode: Mode) -> None:
     events = tracing.load(recorded(tmp_path, mode))
     differences = list(tracing.Replay(mock.Kernel("smmu-64k")).run(events))
     first = differences[0]
