@@ -331,9 +331,10 @@ class Container(AddressSpace):
             del self._groups[group.number]
         self._told = None
         if not self._groups:
-            # The last group takes the IOMMU with it.
             self._iommu_set = False
-            self._ledger.forget_all()
+            if self._fd.kind != "iommufd":
+                # The last group takes the IOMMU and its mappings with it. iommufd's compatibility address space keeps them.
+                self._ledger.forget_all()
 
     def _set_iommu(self, group: int) -> None:
         """Set the IOMMU type, for which the first group must be in the container."""

@@ -272,3 +272,19 @@ def test_bitmaps_copy_and_pickle(again: Callable[[DirtyBitmap], DirtyBitmap]) ->
 def test_a_bitmap_of_pages_of_64_bits_is_refused() -> None:
     with pytest.raises(ValueError, match="page"):
         DirtyBitmap([IovaRange(0, 2**64 - 1)], 2**64)
+
+
+@pytest.mark.parametrize("mode", ["type1v2", "iommufd-type1v2", "iommufd-type1"])
+def test_mappings_outlive_the_last_group_where_the_kernel_keeps_them(mode: Mode) -> None:
+    kernel = mock.Kernel("amd")
+    with pyvfio.address_space(mode, kernel=kernel) as space:
+        assert isinstance(space, pyvfio.Container)
+        device = space.attach("vfio-mock.0")
+        mapping = space.alloc(4096, 0x100000)
+        device.close()
+        space.groups[0].close()
+        known = [each.range for each in space.mappings]
+        assert known == ([] if mode == "type1v2" else [mapping.range])
+        # What the kernel unmaps is what was known, as on Linux 7.3.
+        with space.attach("vfio-mock.0"):
+            assert space.unmap(0x100000, 4096) == sum(each.size for each in known)
