@@ -78,8 +78,10 @@ def test_what_may_only_be_written_is_not_read(space: AddressSpace, dma: Dma, cel
     source.buffer.view[:] = secret = os.urandom(PAGE)
     with contextlib.suppress(OSError):
         dma.copy(target.iova, source.iova, 512)
-    # A first-stage entry, like one of the processor's, has no bit for reading: what is present can be read.
-    assert (target.buffer.view[:512] == secret[:512]) == (cell.iommu == "intel-fs")
+    # A first-stage entry, like one of the processor's, has no bit for reading: what is present can be read. Older drivers set
+    # that bit, which is the one for reading, in second-stage entries too (__domain_mapping() in drivers/iommu/intel/iommu.c).
+    older = cell.iommu == "intel" and cell.kernel in ("6.1", "6.12")
+    assert (target.buffer.view[:512] == secret[:512]) == (cell.iommu == "intel-fs" or older)
 
 
 @pytest.mark.only(device=["nvme", "igb"])
