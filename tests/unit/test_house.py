@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "pyvfio"
+import pyvfio
+
+PACKAGE = Path(pyvfio.__file__).parent
 
 #: From the roof down. A module imports from its own floor and from those below. A name stands for itself and what is in it; the longest
 #: name that fits decides.
@@ -67,7 +69,7 @@ def module_of(dotted: str) -> str | None:
     # The extensions import nothing of the package.
     if package != "pyvfio" or name.partition(".")[0] in ("_abi", "_buffer"):
         return None
-    while name not in modules():
+    while name and name not in modules():
         name = name.rpartition(".")[0]
     return name
 
