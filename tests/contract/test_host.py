@@ -357,15 +357,21 @@ class TestOpenDevices:
 @once_on_the_newest
 class TestKilled:
     def test_a_forked_worker_does_not_keep_a_killed_programs_device(self, nvme: host.HostDevice) -> None:
+        reading, writing = os.pipe()
         program = os.fork()
         if program == 0:
             binding = host.bind(nvme.address, "vfio-pci")
             if os.fork() == 0:
+                os.write(writing, b"x")  # the handlers of the fork have run, and have closed the lock
                 time.sleep(60)
                 os._exit(0)
+            os.close(writing)
+            os.read(reading, 1)
             assert not binding.restored
             os.kill(os.getpid(), signal.SIGKILL)
+        os.close(writing)
         os.waitpid(program, 0)
+        os.close(reading)
         assert [one.address for one in host.bindings()] == [nvme.address]
         assert host.restore() == [nvme.address]
         assert host.device(nvme.address).driver == "nvme"
