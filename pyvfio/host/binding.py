@@ -300,7 +300,8 @@ def restore(
     failures: list[OSError | BadReply] = []
     for entry in journaled(kernel):
         if isinstance(entry, BadReply):
-            if only is None or only in str(entry):
+            # Its message names the file, bus:address; another domain's address may end alike.
+            if only is None or f":{only}" in str(entry):
                 failures.append(entry)
             continue
         if only is not None and entry.address != only:
