@@ -197,7 +197,8 @@ class Request(Call):
         super().__init__(name, errnos=errnos, otherwise=otherwise, default=default)
         self._declare(kind=kind, struct=struct, detail=detail, tell=tell, documented=documented, succeeds=succeeds)
         self._declare(number=getattr(lib, name))
-        DECLARED[self.label] = self
+        if DECLARED.setdefault(self.label, self) is not self:
+            raise ValueError(f"{self.label} is declared twice; use the declaration beside the method that makes it")
 
     @property
     def label(self) -> str:

@@ -289,7 +289,7 @@ class Ioas(IommufdObject, AddressSpace):
         """Remove every mapping, and return the bytes unmapped: 0 when nothing is mapped. IOMMU_IOAS_UNMAP."""
         native = UNMAP.new(ioas_id=self.id, iova=0, length=2**64 - 1)
         if error := self._request_unmap(UNMAP, native, "length", (0, 2**64)):
-            raise UNMAP.error(self._fd, -error, {"range": "everything"})
+            raise UNMAP.error(self._fd, -error, {"range": "everything"}, self._everything)
         return int(native.length)
 
     def physical_address(self, iova: int, size: int = PAGE_SIZE) -> tuple[int, int]:

@@ -390,7 +390,11 @@ class AddressSpace(OtherModes, Resource):
     def _unmap_refused(self, error: int, iova: int, size: int, more: dict[str, object] | None = None) -> Exception:
         """Return the exception for an unmap in C that returned -errno."""
         arguments = (more or {}) | {"iova": iova, "size": size}
-        return self._refused(self._unmap_request, error, arguments, lambda number: self._wanted(number, iova, size))
+        return self._refused(self._unmap_request, error, arguments, partial(self._wanted, iova=iova, size=size))
+
+    def _everything(self, number: int) -> refusals.Wanted:
+        """Return the facts about a refused request that was to unmap everything."""
+        return self._wanted(number, None, 0)
 
     def _refused(
         self, request: Request, error: int, arguments: dict[str, object], facts: Callable[[int], refusals.Wanted]

@@ -12,7 +12,7 @@ from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
 from pyvfio._core import capability
-from pyvfio._core.arguments import integer, u32, u64
+from pyvfio._core.arguments import instance, integer, u32, u64
 from pyvfio._core.fd import Fd
 from pyvfio._core.request import Arguments, Call, Reason, Request
 from pyvfio._core.text import size as bytes_
@@ -100,7 +100,7 @@ MAP = Request(
     tell=lambda native: "VADDR" if native.flags & lib.VFIO_DMA_MAP_FLAG_VADDR else "",
 )
 MAP_VADDR = MAP.operation(
-    "VADDR", errnos={errno.EINVAL: "its address was not invalidated before: Container.invalidate_addresses()"}
+    "VADDR", errnos={errno.EINVAL: refusals.why_set_address}, otherwise={errno.ENOENT: refusals.why_set_address}
 )
 
 _UNMAP_FLAGS = {
@@ -426,7 +426,7 @@ class Container(AddressSpace):
         """
         unmap = UNMAP_ALL.new(flags=lib.VFIO_DMA_UNMAP_FLAG_ALL)
         if error := self._request_unmap(UNMAP_ALL, unmap, "size", (0, 2**64)):
-            raise UNMAP_ALL.error(self._fd, -error, {}, lambda number: self._wanted(number, 0, 0))
+            raise UNMAP_ALL.error(self._fd, -error, facts=self._everything)
         return int(unmap.size)
 
     def unmap_dirty(self, iova: int, size: int) -> DirtyBitmap:
@@ -447,18 +447,9 @@ class Container(AddressSpace):
         error = self._request_unmap(UNMAP_DIRTY, unmap, "size", (iova, size))
         if error:
             arguments = {"iova": iova, "size": size}
-            raise UNMAP_DIRTY.error(self._fd, -error, arguments, lambda number: self._wanted(number, iova, size))
+            raise UNMAP_DIRTY.error(self._fd, -error, arguments, partial(self._wanted, iova=iova, size=size))
         segment.check_guards()
         return bitmap
-
-    def _unmap_with(self, operation: Request, flags: int, iova: int = 0, size: int = 0) -> int:
-        unmap = operation.new(flags=flags, iova=iova, size=size)
-        self._send_unmap(operation, unmap, iova, size)
-        return int(unmap.size)
-
-    def _send_unmap(self, operation: Request, unmap: Any, iova: int, size: int) -> None:
-        arguments = {"iova": iova, "size": size} if size else {}
-        operation.send(self._fd, unmap, arguments, lambda number: self._wanted(number, iova, size))
 
     # Moving memory under a mapping.
 
@@ -475,9 +466,13 @@ class Container(AddressSpace):
         self._require_vaddr()
         flag = lib.VFIO_DMA_UNMAP_FLAG_VADDR
         if mapping is None:
-            self._unmap_with(UNMAP_ALL_VADDR, flag | lib.VFIO_DMA_UNMAP_FLAG_ALL)
-        else:
-            self._unmap_with(UNMAP_VADDR, flag, mapping.iova, mapping.size)
+            native = UNMAP_ALL_VADDR.new(flags=flag | lib.VFIO_DMA_UNMAP_FLAG_ALL)
+            UNMAP_ALL_VADDR.send(self._fd, native, facts=self._everything)
+            return
+        self._check_own(mapping)
+        iova, size = mapping.iova, mapping.size
+        native = UNMAP_VADDR.new(flags=flag, iova=iova, size=size)
+        UNMAP_VADDR.send(self._fd, native, {"iova": iova, "size": size}, partial(self._wanted, iova=iova, size=size))
 
     def set_address(self, mapping: Mapping, buffer: Any) -> Mapping:
         """Set the virtual address of a mapping after :meth:`invalidate_addresses`. VFIO_IOMMU_MAP_DMA with VFIO_DMA_MAP_FLAG_VADDR.
@@ -489,6 +484,7 @@ class Container(AddressSpace):
         :raises OSError: EINVAL when the address had not been invalidated
         """
         self._require_vaddr()
+        self._check_own(mapping)
         if type(buffer) is DmaBuffer:
             address, size, held = buffer.address, buffer.size, buffer
         else:
@@ -497,11 +493,15 @@ class Container(AddressSpace):
             raise ValueError(f"the buffer has {size:#x} bytes, the mapping {mapping.size:#x}")
         if not mapping.mapped:
             raise Closed(f"{mapping!r} is unmapped: only a mapping has an address to set")
-        flags = lib.VFIO_DMA_MAP_FLAG_VADDR
-        MAP_VADDR.call(self._fd, flags=flags, vaddr=address, iova=mapping.iova, size=size)
+        native = MAP_VADDR.new(flags=lib.VFIO_DMA_MAP_FLAG_VADDR, vaddr=address, iova=mapping.iova, size=size)
+        MAP_VADDR.send(self._fd, native, *self._map_details(address, mapping.iova, size, mapping._protection))
         replaced = self._ledger.add(Mapping, self, buffer, held, address, mapping.iova, size, mapping._protection)
         self._ledger.settle(mapping, False)
         return replaced
+
+    def _check_own(self, mapping: Mapping) -> None:
+        if instance(mapping, "mapping", Mapping, "a pyvfio.Mapping").space is not self:
+            raise InvalidRequest(f"{mapping!r} belongs to {mapping.space!r}, not to {self!r}")
 
     def _require_vaddr(self) -> None:
         if not self.has_extension(lib.VFIO_UPDATE_VADDR):

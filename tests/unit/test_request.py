@@ -16,7 +16,7 @@ import pytest
 import pyvfio
 from pyvfio import Container, Ioas, mock, requests
 from pyvfio._abi import ffi, lib
-from pyvfio._core.request import DECLARED, Call, Reason
+from pyvfio._core.request import DECLARED, Call, Reason, Request
 from pyvfio.errors import RequestError
 from pyvfio.spaces.base import AddressSpace
 from pyvfio.spaces.other_modes import OtherModes
@@ -101,6 +101,15 @@ def test_an_operation_is_told_from_its_struct() -> None:
 def test_a_declaration_cannot_be_changed() -> None:
     with pytest.raises(AttributeError, match="cannot be changed"):
         DECLARED["IOMMU_DESTROY"].name = "IOMMU_OPTION"
+
+
+def test_a_second_declaration_of_a_request_is_refused() -> None:
+    destroy = DECLARED["IOMMU_DESTROY"]
+    with pytest.raises(ValueError, match="IOMMU_DESTROY is declared twice"):
+        Request("IOMMU_DESTROY", "iommufd", "struct iommu_destroy")
+    with pytest.raises(ValueError, match="VFIO_IOMMU_UNMAP_DMA ALL is declared twice"):
+        DECLARED["VFIO_IOMMU_UNMAP_DMA"].operation("ALL")
+    assert DECLARED["IOMMU_DESTROY"] is destroy
 
 
 def test_documented_operations_succeed_unless_they_cannot() -> None:
