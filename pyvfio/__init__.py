@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from pyvfio.spaces.base import AddressSpace as AddressSpace
     from pyvfio.spaces.container import Container as Container
     from pyvfio.spaces.group import Group as Group
-    from pyvfio.spaces.ledger import Mapping as Mapping
+    from pyvfio.spaces.mapping import Mapping as Mapping
     from pyvfio.spaces.opening import address_space as address_space
     from pyvfio.spaces.opening import open as open
 
@@ -92,7 +92,7 @@ _PUBLIC = {
     "pci": ("PciConfig",),
     "region": ("Region",),
     "spaces.base": ("AddressSpace",),
-    "spaces.ledger": ("Mapping",),
+    "spaces.mapping": ("Mapping",),
     "spaces.container": ("Container",),
     "spaces.group": ("Group",),
     "spaces.opening": ("address_space", "open"),

@@ -294,6 +294,11 @@ class Request(Call):
         return fd.closed_error() if fd.closed else self.refused(fd.name, number, arguments, facts)
 
 
+def flag_words(words: Mapping[int, str]) -> Callable[[Any], str]:
+    """Return a function for :attr:`Request.tell` that names the flags set in a struct."""
+    return lambda native: " ".join(word for flag, word in words.items() if native.flags & flag)
+
+
 @cache
 def _size_field(struct: str) -> str:
     """The field that holds a struct's own size: its first, `argsz` or `size`."""

@@ -29,7 +29,8 @@ from pyvfio.iova import IovaRange, IovaSet, as_range
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
 from pyvfio.region import RegionMapping
 from pyvfio.spaces import refusals
-from pyvfio.spaces.ledger import Before, Ledger, Mapping, MappingArray, columns, finish
+from pyvfio.spaces.ledger import Before, Ledger, finish
+from pyvfio.spaces.mapping import Mapping, MappingArray, columns
 from pyvfio.spaces.other_modes import OtherModes
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class AddressSpace(OtherModes, Resource):
             raise self._unmappable_tail(iova, size)
         ledger = self._ledger
         try:
-            mapping = ledger.map(Mapping, self, buffer, held, address, iova, size, prot)
+            mapping = ledger.map_dma(Mapping, self, buffer, held, address, iova, size, prot)
         except BaseException:
             self._after_raise()
             raise
@@ -236,7 +237,7 @@ class AddressSpace(OtherModes, Resource):
         if type(iova) is not int or type(size) is not int or not (0 <= iova < _END and 0 <= size < _END):
             iova, size = _place(iova, size)
         try:
-            unmapped = self._ledger.unmap(iova, size)
+            unmapped = self._ledger.unmap_dma(iova, size)
         except BaseException:
             if self._ledger.unknown:
                 error, _, _ = self._unmap_rows(memoryview(array("Q", (iova, size))))
@@ -474,7 +475,7 @@ class AddressSpace(OtherModes, Resource):
         while True:
             iova = self._place(size, taken)
             try:
-                mapping = self._ledger.map(Mapping, self, buffer, held, address, iova, size, prot)
+                mapping = self._ledger.map_dma(Mapping, self, buffer, held, address, iova, size, prot)
             except BaseException:
                 self._after_raise()
                 raise
