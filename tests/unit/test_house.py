@@ -18,7 +18,7 @@ PACKAGE = Path(pyvfio.__file__).parent
 #: From the roof down. A module imports from its own floor and from those below. A name stands for itself and what is in it; the longest
 #: name that fits decides.
 FLOORS = (
-    ("cli", "conformance"),
+    ("__main__", "cli", "conformance"),
     ("plot", "notebook", "pytest_plugin"),
     ("",),  # pyvfio/__init__.py
     ("tracing", "kernels", "requests", "vfio_user", "vfio_mock"),
