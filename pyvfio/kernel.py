@@ -94,7 +94,7 @@ class Kernel:
     name = "linux"
 
     def door(self, fd: int, kind: str) -> Any:
-        """Return a new `pyvfio_door` for a descriptor; `kind` is one of the kinds of :mod:`pyvfio.requests`."""
+        """Return a new `pyvfio_door` for a descriptor; `kind` is one of the kinds of :mod:`pyvfio.abi`."""
         raise NotImplementedError
 
     # Files.

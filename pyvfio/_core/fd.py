@@ -32,7 +32,7 @@ _PAUSES = 0.0001, 0.005
 class Fd(Uncopyable):
     """A descriptor, the kernel that it belongs to, and its door.
 
-    :ivar kind: which requests it takes, one of :data:`pyvfio.requests.NAMES`
+    :ivar kind: which requests it takes, one of :data:`pyvfio.abi.NAMES`
     :ivar name: what messages call it, for example `/dev/vfio/7`
     :ivar door: its owner, :class:`pyvfio._buffer.Door`
 

@@ -12,7 +12,7 @@ It calls through the door of the descriptor (`pyvfio_door` in cdefs/native.h), b
 in C that map, unmap and read registers leave only the exception to it: :meth:`Call.refused`.
 
 An operation is a request that shares its number with others, and has errnos of its own: VFIO_DEVICE_FEATURE for each feature.
-:meth:`Request.operation` declares one. All declarations are in :data:`DECLARED`; :mod:`pyvfio.requests` has them in order.
+:meth:`Request.operation` declares one. All declarations are in :data:`DECLARED`; :mod:`pyvfio.abi` has them in order.
 """
 
 from __future__ import annotations

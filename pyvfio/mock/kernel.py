@@ -15,7 +15,7 @@ from typing import Any
 from weakref import WeakSet
 
 from pyvfio.kernel import PythonKernel, SysfsDevice, UdevMonitor
-from pyvfio.mock import requests, topology
+from pyvfio.mock import ioctl_names, topology
 from pyvfio.mock.device import Device
 from pyvfio.mock.dma_fault import DmaFault
 from pyvfio.mock.errno import Errno, descriptors
@@ -158,7 +158,7 @@ class Kernel(PythonKernel):
         with self.lock:
             try:
                 if self.failures.planned:
-                    self.failures.check(requests.name(file.kind, request), file.kind)
+                    self.failures.check(ioctl_names.name(file.kind, request), file.kind)
                 return file.ioctl(request & 0xFFFFFFFF, argument)
             except Errno as error:
                 return -error.number

@@ -21,7 +21,7 @@ FLOORS = (
     ("__main__", "cli", "conformance"),
     ("plot", "notebook", "pytest_plugin"),
     ("",),  # pyvfio/__init__.py
-    ("tracing", "kernels", "requests", "vfio_user", "vfio_mock"),
+    ("tracing", "kernels", "abi", "vfio_user", "vfio_mock"),
     ("spaces", "iommufd"),
     # A device makes its log, and a log knows its devices.
     ("dirty", "device", "region", "irq", "pci", "feature", "migration", "hot_reset", "low_power", "dma_buf"),
