@@ -64,6 +64,7 @@ class Plain(mock.Device):
         (0x1234, 1),
         bars={0: mock.Bar(8192, memory=True), 2: mock.Bar(4096, wide=True)},
         msix=4,
+        msix_table=(2, 0),
         express=True,
         resets=True,
     )
