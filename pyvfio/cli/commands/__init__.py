@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: MIT
-"""The subcommands, one file each."""
