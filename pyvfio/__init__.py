@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 from pyvfio import kernel as _kernel
 
 if TYPE_CHECKING:
+    from pyvfio import abi as abi
     from pyvfio import guest as guest
     from pyvfio import host as host
     from pyvfio import iommufd as iommufd
     from pyvfio import migration as migration
     from pyvfio import mock as mock
-    from pyvfio import requests as requests
     from pyvfio import tracing as tracing
     from pyvfio.bitmap import DirtyBitmap as DirtyBitmap
     from pyvfio.device import Device as Device
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from pyvfio.spaces.base import AddressSpace as AddressSpace
     from pyvfio.spaces.container import Container as Container
     from pyvfio.spaces.group import Group as Group
-    from pyvfio.spaces.ledger import Mapping as Mapping
+    from pyvfio.spaces.mapping import Mapping as Mapping
     from pyvfio.spaces.opening import address_space as address_space
     from pyvfio.spaces.opening import open as open
 
@@ -66,7 +66,7 @@ __version__ = "0.1.0"
 
 #: module -> its public names; the empty string stands for submodules
 _PUBLIC = {
-    "": ("guest", "host", "iommufd", "migration", "mock", "requests", "tracing"),
+    "": ("abi", "guest", "host", "iommufd", "migration", "mock", "tracing"),
     "bitmap": ("DirtyBitmap",),
     "device": ("Device",),
     "dirty.log": ("DirtyLog", "dirty_log"),
@@ -92,7 +92,7 @@ _PUBLIC = {
     "pci": ("PciConfig",),
     "region": ("Region",),
     "spaces.base": ("AddressSpace",),
-    "spaces.ledger": ("Mapping",),
+    "spaces.mapping": ("Mapping",),
     "spaces.container": ("Container",),
     "spaces.group": ("Group",),
     "spaces.opening": ("address_space", "open"),

@@ -8,6 +8,7 @@ one. :class:`PythonKernel` answers ioctls in Python, and is the base class of mo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap as _mmap
 import os
@@ -94,7 +95,7 @@ class Kernel:
     name = "linux"
 
     def door(self, fd: int, kind: str) -> Any:
-        """Return a new `pyvfio_door` for a descriptor; `kind` is one of the kinds of :mod:`pyvfio.requests`."""
+        """Return a new `pyvfio_door` for a descriptor; `kind` is one of the kinds of :mod:`pyvfio.abi`."""
         raise NotImplementedError
 
     # Files.
@@ -405,6 +406,21 @@ def default() -> Kernel:
         except ValueError as error:
             raise ValueError(f"PYVFIO_KERNEL: {error}") from None
     return _default
+
+
+@contextlib.contextmanager
+def as_default(kernel: Kernel | str) -> Iterator[Kernel]:
+    """Make a kernel the default as long as the block runs, in all threads: what code under test gets that names none. ::
+
+    with pyvfio.kernel.as_default(pyvfio.mock.Kernel("amd")):
+        program.main()  # its pyvfio.open("0000:00:03.0") opens the mock's device
+    """
+    global _default
+    before, _default = _default, resolve(kernel)
+    try:
+        yield _default
+    finally:
+        _default = before
 
 
 def resolve(kernel: Kernel | str | None) -> Kernel:

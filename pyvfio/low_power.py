@@ -7,7 +7,6 @@ import errno
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import ffi
-from pyvfio._buffer import Object
 from pyvfio._core.event import Event
 from pyvfio._core.resource import Attempts, Resource
 from pyvfio.feature import Feature, no_feature
@@ -37,16 +36,10 @@ class LowPower(Resource):
     def __init__(self, device: Device) -> None:
         super().__init__(device)
         self.device = device
-        #: the state, from the request that enters it on
-        self._entered = Object()
         self._enter()
 
     def _enter(self) -> None:
-        ENTRY.receive(self.device.file, None, (None, self._entered))
-
-    def _undo(self) -> None:
-        if "_entered" in self.__dict__ and self._entered.present:
-            self._release()
+        ENTRY.exchange(self.device.file)
 
     def _release(self) -> None:
         if not self.device.file.closed:
@@ -71,7 +64,7 @@ class LowPowerWithWakeup(LowPower):
     def _enter(self) -> None:
         self.wakeup = Event(self.device, "wakeup")
         value = ffi.new(f"{_WAKEUP} *", {"wakeup_eventfd": self.wakeup.fileno()})
-        ENTRY_WITH_WAKEUP.receive(self.device.file, value, (None, self._entered))
+        ENTRY_WITH_WAKEUP.exchange(self.device.file, value)
 
     def _release(self) -> None:
         attempts = Attempts()
@@ -80,6 +73,5 @@ class LowPowerWithWakeup(LowPower):
         attempts.raise_first(f"closing {self!r}")
 
     def _undo(self) -> None:
-        super()._undo()
         if "wakeup" in self.__dict__:
             self.wakeup.close()

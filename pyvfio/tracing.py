@@ -52,7 +52,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from pyvfio import host, kernels, region, requests
+from pyvfio import abi, host, kernels, region
 from pyvfio._abi import ffi, lib
 from pyvfio._core import fd as descriptors
 from pyvfio._core import request as layer
@@ -143,7 +143,7 @@ def start(*, regions: bool = True, careful: bool = False) -> None:
 class Outcome(NamedTuple):
     """A request of the trace that is on, and its result.
 
-    :ivar kind: of descriptor, as in :mod:`pyvfio.requests`
+    :ivar kind: of descriptor, as in :mod:`pyvfio.abi`
     :ivar operation: which of a request's several operations it was
     :ivar result: `ok`, or the errno's name
     """
@@ -182,9 +182,7 @@ class Watch:
     def _outcome(self, record: Record) -> Outcome:
         kind = self._files.get(record.fd, "")
         result = "ok" if record.result >= 0 else str(outcome(record.result))
-        return Outcome(
-            kind, requests.name(kind, record.request), operation(kind, record.request, record.before), result
-        )
+        return Outcome(kind, abi.name(kind, record.request), operation(kind, record.request, record.before), result)
 
 
 def stop(file: str | os.PathLike[str]) -> None:
@@ -348,7 +346,7 @@ def decode(kind: str, number: int, data: bytes) -> dict[str, Any]:
 
     :param kind: of descriptor, :param number: of the request
     """
-    declared = requests.declared(kind, number)
+    declared = abi.declared(kind, number)
     if declared is None or declared.struct is None:
         return {}
     native = _struct(declared.struct, data)
@@ -363,7 +361,7 @@ def decode(kind: str, number: int, data: bytes) -> dict[str, Any]:
 
 def operation(kind: str, number: int, data: bytes) -> str:
     """Return which of its operations a request is, from its struct; empty for a request that has none."""
-    declared = requests.declared(kind, number)
+    declared = abi.declared(kind, number)
     if declared is None or declared.tell is None or declared.struct is None or not data:
         return ""
     return declared.tell(_struct(declared.struct, data))
@@ -499,7 +497,7 @@ def _access(record: Record, where: str) -> tuple[str, dict[str, Any]]:
 
 
 def _request(kind: str, path: str, record: Record) -> dict[str, Any]:
-    name = f"{requests.name(kind, record.request)} {operation(kind, record.request, record.before)}".rstrip()
+    name = f"{abi.name(kind, record.request)} {operation(kind, record.request, record.before)}".rstrip()
     given = decode(kind, record.request, record.before)
     args: dict[str, Any] = {"on": path, "fd": record.fd, "result": outcome(record.result), "in": given}
     if record.after:
@@ -669,7 +667,7 @@ class Replay:
             return
         data = bytearray.fromhex(raw["before"])
         number, given = raw["request"], int(raw["argument"], 16)
-        declared = requests.declared(raw["kind"], number)
+        declared = abi.declared(raw["kind"], number)
         type_ = declared.struct if declared is not None else None
         if not data:
             argument: Any = ffi.cast("void *", given)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all tests share: with PYVFIO_REQUIRE=kernel nothing may be skipped; --vectors runs the vector suite alone."""
+"""What all tests share: with PYVFIO_REQUIRE=kernel nothing may be skipped; --pyvfio-vectors runs the vector suite alone."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def pytest_make_collect_report() -> Generator[None, Any, Any]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With --vectors, only the vector suite's own test."""
-    if config.getoption("vectors", None) is None:
+    """With --pyvfio-vectors, only the vector suite's own test."""
+    if config.getoption("pyvfio_vectors", None) is None:
         return None
     if collection_path.is_dir():
         # pytest may not have read pyproject.toml, which says where the other suites find their modules: it takes FILE for a test.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyvfio import mock, requests
+from pyvfio import abi, mock
 from pyvfio._abi import ffi
 from pyvfio._core.request import DECLARED
 
@@ -27,7 +27,7 @@ class Overriding(mock.Kernel):
         self.calls: list[str] = []
 
     def ioctl(self, fd: int, request: int, argument: int) -> int:
-        name = operation = requests.name(self.files[fd].kind if fd in self.files else "closed", request)
+        name = operation = abi.name(self.files[fd].kind if fd in self.files else "closed", request)
         if (declared := DECLARED.get(name)) is not None and declared.tell is not None:
             operation = f"{name} {declared.tell(ffi.cast(f'{declared.struct} *', argument))}"
         self.calls.append(name)

@@ -7,15 +7,14 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeVar
 
-from pyvfio import _buffer
 from pyvfio._abi import ffi
-from pyvfio._buffer import Door, Object, after_fork, in_call
-from pyvfio.errors import BadReply, Closed
+from pyvfio._buffer import Door, after_fork, in_call
+from pyvfio.errors import Closed
 from pyvfio.host import holders
 from pyvfio.kernel import Kernel, LinuxKernel, raise_kept
 from pyvfio.uncopyable import Uncopyable
@@ -30,14 +29,10 @@ closing: Callable[[Fd], None] | None = None
 _PAUSES = 0.0001, 0.005
 
 
-#: what a request gives: where it writes the 32 bits (NULL for its result), and who is to own it
-Received: TypeAlias = "tuple[Any, Fd | Object]"
-
-
 class Fd(Uncopyable):
     """A descriptor, the kernel that it belongs to, and its door.
 
-    :ivar kind: which requests it takes, one of :data:`pyvfio.requests.NAMES`
+    :ivar kind: which requests it takes, one of :data:`pyvfio.abi.NAMES`
     :ivar name: what messages call it, for example `/dev/vfio/7`
     :ivar door: its owner, :class:`pyvfio._buffer.Door`
 
@@ -70,45 +65,24 @@ class Fd(Uncopyable):
         """Open a device file for reading and writing."""
         return cls.take(kernel, kind, path, kernel.open, path)
 
-    @classmethod
-    def unopened(cls, kernel: Kernel, kind: str, name: str) -> Self:
-        """Return the owner of a descriptor that a request is to give; until then it counts as closed."""
-        self = cls.__new__(cls)
-        self._begin(kernel, kind, name)
-        return self
+    def receive(
+        self, kind: str, name: str, request: int, argument: Any, place: Any = ffi.NULL
+    ) -> tuple[int, Fd | None]:
+        """Make a request that gives a descriptor, and own that: its result, or the int at `place` that it fills.
 
-    def receive(self, request: int, argument: Any, received: Iterable[Received]) -> int:
-        """Make a request that gives descriptors and objects: its result, or -errno.
-
-        The native call gives them to their owners, so nothing, a signal's handler included, comes between.
+        :returns: the result, or -errno; and the descriptor, None when there is none
         """
-        received = tuple(received)
-        places = tuple(_address(place) for place, _ in received)
-        fds = [owner for _, owner in received if isinstance(owner, Fd)]
+        other = Fd.__new__(Fd)
+        other._begin(self.kernel, kind, name)
         try:
-            result = _buffer.receive(
-                self.door,
-                request,
-                _address(argument),
-                places,
-                tuple(owner.door if isinstance(owner, Fd) else owner for _, owner in received),
-            )
-            for fd in fds:
-                if fd.door.fd >= 0:
-                    fd._connect()
+            result = other.door.receive(self.door, request, _address(argument), _address(place))
+            if other.door.fd < 0:
+                return result, None
+            other._connect()
         except BaseException:
-            for fd in fds:
-                fd.door.shut()
+            other.door.shut()
             raise
-        return result
-
-    def check_received(self, request: str) -> None:
-        """Check that a request which succeeded gave the descriptor.
-
-        :raises BadReply: it gave none
-        """
-        if self.door.fd < 0:
-            raise BadReply(f"{request} succeeded and gave no descriptor")
+        return result, other
 
     def _begin(self, kernel: Kernel, kind: str, name: str) -> None:
         self.kernel = kernel
@@ -198,8 +172,7 @@ class Fd(Uncopyable):
         """
         if closing is not None and self.door.fd >= 0:
             closing(self)
-        if self.door.native is not None:
-            self.door.native.fd = -1
+        self.door.native.fd = -1
         if not self.door.shut() and not in_call():
             pause, longest = _PAUSES
             while not self.door.shut():

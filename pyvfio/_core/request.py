@@ -12,7 +12,7 @@ It calls through the door of the descriptor (`pyvfio_door` in cdefs/native.h), b
 in C that map, unmap and read registers leave only the exception to it: :meth:`Call.refused`.
 
 An operation is a request that shares its number with others, and has errnos of its own: VFIO_DEVICE_FEATURE for each feature.
-:meth:`Request.operation` declares one. All declarations are in :data:`DECLARED`; :mod:`pyvfio.requests` has them in order.
+:meth:`Request.operation` declares one. All declarations are in :data:`DECLARED`; :mod:`pyvfio.abi` has them in order.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 from pyvfio._abi import ffi, lib
-from pyvfio._buffer import Object
 from pyvfio._core import text
-from pyvfio._core.fd import Fd, Received
-from pyvfio.errors import Error, RequestError, Unsupported
+from pyvfio._core.fd import Fd
+from pyvfio.errors import BadReply, Error, RequestError, Unsupported
 
 
 class Reason(NamedTuple):
@@ -198,7 +197,8 @@ class Request(Call):
         super().__init__(name, errnos=errnos, otherwise=otherwise, default=default)
         self._declare(kind=kind, struct=struct, detail=detail, tell=tell, documented=documented, succeeds=succeeds)
         self._declare(number=getattr(lib, name))
-        DECLARED[self.label] = self
+        if DECLARED.setdefault(self.label, self) is not self:
+            raise ValueError(f"{self.label} is declared twice; use the declaration beside the method that makes it")
 
     @property
     def label(self) -> str:
@@ -262,31 +262,26 @@ class Request(Call):
         self,
         fd: Fd,
         argument: Any,
-        *received: Received,
+        kind: str,
+        name: str,
+        *,
+        place: Any = ffi.NULL,
         arguments: Arguments = _NONE,
         facts: Facts | None = None,
-    ) -> int:
-        """Make a request that gives descriptors and ids to their owners, and return its result.
+    ) -> Fd:
+        """Make a request that gives a descriptor, and return that. Nothing comes between the kernel's answer and its owner.
 
-        Nothing comes between the kernel's answer and its owners: see :meth:`Fd.receive`.
-
+        :param kind: of the new descriptor, :param name: of it in messages
+        :param place: where the kernel writes its number; NULL if that is the result
         :raises OSError: as :meth:`send`
+        :raises BadReply: it succeeded and gave none
         """
-        result = fd.receive(self.number, argument, received)
+        result, received = fd.receive(kind, name, self.number, argument, place)
         if result < 0:
             raise self.error(fd, -result, arguments, facts)
-        return result
-
-    def end(
-        self, fd: Fd, argument: Any, ended: Object, arguments: Arguments = _NONE, facts: Facts | None = None
-    ) -> None:
-        """Make a request that ends what another one has made. Nothing comes between the kernel's answer and the record of it.
-
-        :raises OSError: as :meth:`send`; with ENOENT too the object is gone
-        """
-        result = ended.end(fd.door, self.number, int(ffi.cast("uintptr_t", argument)))
-        if result < 0:
-            raise self.error(fd, -result, arguments, facts)
+        if received is None:
+            raise BadReply(f"{self.label} on {fd.name} succeeded and gave no descriptor")
+        return received
 
     def call(self, fd: Fd, **fields: Any) -> Any:
         """Make the request with these fields of its struct, and return the struct as the kernel left it."""
@@ -297,6 +292,11 @@ class Request(Call):
     def error(self, fd: Fd, number: int, arguments: Arguments = _NONE, facts: Facts | None = None) -> Error:
         """Return the exception for a request on a descriptor that gave an errno, or for one that is closed."""
         return fd.closed_error() if fd.closed else self.refused(fd.name, number, arguments, facts)
+
+
+def flag_words(words: Mapping[int, str]) -> Callable[[Any], str]:
+    """Return a function for :attr:`Request.tell` that names the flags set in a struct."""
+    return lambda native: " ".join(word for flag, word in words.items() if native.flags & flag)
 
 
 @cache

@@ -11,7 +11,7 @@ from pyvfio.host.binding import Binding, Write, bind, restore
 from pyvfio.host.changes import Change, Changes
 from pyvfio.host.diagnosis import Finding
 from pyvfio.host.discovery import HostDevice, device, devices
-from pyvfio.host.examination import examine
+from pyvfio.host.examination import Examination, diagnose, diagnose_host, examine
 from pyvfio.host.holders import Holder, holders_of
 from pyvfio.host.in_use import Use, uses
 from pyvfio.host.iommu_group import GroupInfo, ReservedRegion, group, group_members, groups, reserved_regions
@@ -22,6 +22,7 @@ __all__ = [
     "Binding",
     "Change",
     "Changes",
+    "Examination",
     "Finding",
     "GroupInfo",
     "Holder",
@@ -35,6 +36,8 @@ __all__ = [
     "create_vfs",
     "device",
     "devices",
+    "diagnose",
+    "diagnose_host",
     "examine",
     "group",
     "group_members",

@@ -43,13 +43,21 @@ class _State(NamedTuple):
 
 
 class _Change:
-    """The binding of one device: its lock in the journal, what it was before, what it is to become."""
+    """The binding of one device: its lock in the journal, its state before, and its state to be.
 
-    def __init__(self, journal: Journal | None, found: HostDevice, before: _State, to: _State) -> None:
+    :ivar journal: None with `dry_run`, and when an attempt to restore the device has ended
+    :ivar entry: what this binding wrote to the journal; None with `dry_run`
+    """
+
+    def __init__(
+        self, journal: Journal | None, entry: JournalEntry | None, found: HostDevice, before: _State, to: _State
+    ) -> None:
         self.journal = journal
+        self.entry = entry
         self.device = found
         self.before = before
         self.to = to
+        self.restored = False
 
 
 class Binding:
@@ -109,9 +117,9 @@ class Binding:
 
         The devices must be closed. One that this process has open is not touched, since the kernel would wait for a close that could never
         come; other processes are sent the device's request interrupt and get the `timeout` of :func:`bind`. In both cases the device
-        stays bound and in the journal, and this can be called again.
+        stays bound and in the journal, and this can be called again: it restores those that are left.
 
-        :raises OSError: EBUSY, this process has it open; what the driver answered
+        :raises OSError: EBUSY, this process has it open, or another program has bound it since; what the driver answered
         :raises TimeoutError: another process did not close it
         :raises Closed: this is a forked child of the process that bound it
         """
@@ -131,13 +139,15 @@ class Binding:
         self._restored = True
 
     def _restore(self, change: _Change) -> None:
-        journal, change.journal = change.journal, None
-        if journal is None:
-            # An earlier attempt failed and gave up the lock.
-            restore(change.device.address, timeout=self._timeout, kernel=self._kernel)
+        if change.restored:
             return
-        with journal:
-            _put_back(self._kernel, journal, change.device, change.before, self._timeout)
+        journal, change.journal = change.journal, None
+        # An attempt that fails gives up the lock, so that pyvfio.host.restore() can finish it too.
+        with journal or _journal(self._kernel, change.device.nodes) as held:
+            # Another entry means that somebody else restored the device, and bound it again.
+            if journal is not None or held.left == change.entry:
+                _put_back(self._kernel, held, change.device, change.before, self._timeout)
+        change.restored = True
 
     def __enter__(self) -> Self:
         return self
@@ -244,7 +254,7 @@ def _prepare(
     if dry_run:
         if found.driver != driver:
             _check(kernel, found, driver, allow_in_use)
-        return _Change(None, found, _State(found.driver, found.driver_override), to)
+        return _Change(None, None, found, _State(found.driver, found.driver_override), to)
     journal = _journal(kernel, found.nodes)
     try:
         # Another program may have changed it before the file was locked.
@@ -254,11 +264,12 @@ def _prepare(
             before = _State(journal.left.previous_driver, journal.left.previous_override)
         if found.driver != driver:
             _check(kernel, found, driver, allow_in_use)
-        journal.record(JournalEntry(found.bus, found.address, driver, *before, os.getpid()))
+        entry = JournalEntry(found.bus, found.address, driver, *before, os.getpid())
+        journal.record(entry)
     except BaseException:
         journal.close()
         raise
-    return _Change(journal, found, before, to)
+    return _Change(journal, entry, found, before, to)
 
 
 def _roll_back(kernel: Kernel, changes: list[_Change], timeout: float, error: BaseException) -> None:
@@ -349,8 +360,9 @@ def _restore(kernel: Kernel, entry: JournalEntry, timeout: float) -> bool:
 
 def _is_as_left(found: HostDevice, left: JournalEntry) -> bool:
     """Whether a device is in a state in which a killed program can have left it, not in one made by others."""
-    lent = found.driver == left.previous_driver and found.driver_override not in (None, left.previous_override)
-    return found.driver in (left.driver, None) or found.driver_override == left.driver or lent
+    # It may have ended between the attach to the previous driver and the write of the previous override.
+    attached = found.driver == left.previous_driver and found.driver_override != left.previous_override
+    return found.driver in (left.driver, None) or found.driver_override == left.driver or attached
 
 
 def _journal(kernel: Kernel, nodes: Nodes) -> Journal:
@@ -460,10 +472,20 @@ def _make(kernel: Kernel, found: HostDevice, write: Write, timeout: float) -> No
     elif file == "bind":
         _attach(kernel, found, os.path.basename(directory), write)
     else:
-        try:
-            kernel.write_file(write.path, f"{write.text}\n".encode())
-        except OSError as error:
-            raise _failed(error, f"setting the driver_override of {found.address} to {write.text or None}") from error
+        _set_override(kernel, found, write, timeout)
+
+
+def _set_override(kernel: Kernel, found: HostDevice, write: Write, timeout: float) -> None:
+    doing = f"setting the driver_override of {found.address} to {write.text or None}"
+    try:
+        # The write takes the device's lock, which a driver that is probing the device holds.
+        write_within(kernel, write.path, f"{write.text}\n", timeout)
+    except TimeoutError as error:
+        raise HostError(
+            errno.ETIMEDOUT, f"{doing}: not done after {timeout:g} s: a driver is still being bound to it or unbound"
+        ) from error
+    except OSError as error:
+        raise _failed(error, doing) from error
 
 
 def _unbind(kernel: Kernel, found: HostDevice, write: Write, timeout: float) -> None:

@@ -79,15 +79,32 @@ def _finds(**meanings: str) -> Callable[[_Function], _Function]:
 # The IOMMU
 
 
+#: words of the kernel's command line that switch an IOMMU off
+_IOMMU_OFF = ("intel_iommu=off", "amd_iommu=off", "iommu=off", "arm-smmu.disable", "arm-smmu-v3.disable")
+#: words of the kernel's command line that switch the remapping of interrupts off
+_NO_REMAPPING = ("intremap=off", "nointremap", "noapic", "intremap=nosid")
+
+
 @_finds(
     iommu_off="The host has no IOMMU that is switched on, so no device is in an IOMMU group.",
+    iommu_off_by_command_line="The kernel's command line switches the IOMMU off.",
+    iommu_not_asked_for="The firmware describes an IOMMU, and the kernel was not told to use it.",
     iommu_not_for_device="The host's IOMMUs do not translate for this device, so it is in no IOMMU group.",
 )
-def no_group(address: str, iommus: Collection[str] | None, *, virtual: bool = False) -> Finding:
+def no_group(
+    address: str,
+    iommus: Collection[str] | None,
+    *,
+    virtual: bool = False,
+    command_line: str = "",
+    tables: Collection[str] = (),
+) -> Finding:
     """A device is in no IOMMU group.
 
     :param iommus: the names in /sys/class/iommu; None: not looked at
     :param virtual: the host is a virtual machine, as far as that is known
+    :param command_line: the kernel's
+    :param tables: the names in /sys/firmware/acpi/tables
     """
     reason = f"{address} is in no IOMMU group: "
     if iommus:
@@ -98,6 +115,22 @@ def no_group(address: str, iommus: Collection[str] | None, *, virtual: bool = Fa
             f"{reason}no IOMMU of the host ({listed}) translates for it",
             (f"/sys/class/iommu has {listed}", f"{address} has no link iommu_group"),
             "use a slot that is behind an IOMMU; the kernel log (DMAR, AMD-Vi) says which devices are",
+        )
+    if off := [word for word in command_line.split() if word in _IOMMU_OFF]:
+        return Finding(
+            "iommu-off-by-command-line",
+            address,
+            f"{reason}the kernel's command line has {' '.join(off)}",
+            ("/sys/class/iommu is empty", *(f"/proc/cmdline has {word}" for word in off)),
+            f"take {' '.join(off)} off the kernel's command line, and boot again",
+        )
+    if "DMAR" in tables:
+        return Finding(
+            "iommu-not-asked-for",
+            address,
+            f"{reason}the firmware describes an Intel IOMMU (ACPI table DMAR), and the kernel does not use it",
+            ("/sys/firmware/acpi/tables has DMAR", "/sys/class/iommu is empty"),
+            "add intel_iommu=on to the kernel's command line, and boot again",
         )
     cure = (
         "switch it on in the firmware (VT-d, AMD-Vi, SMMU) and on the kernel's command line "
@@ -124,6 +157,40 @@ def interrupts_not_isolated(address: str, parameter: str) -> Finding:
         ("no other device of the group is in the way, and no other program is seen to hold the group",),
         "switch interrupt remapping on in the firmware (x2APIC, VT-d) and take intremap=off off the kernel's command line; "
         f"only where every device and its user is trusted, {parameter}=1",
+    )
+
+
+def interrupts_by_command_line(address: str, command_line: str) -> Finding | None:
+    """The kernel's command line switches the remapping of interrupts off.
+
+    :param command_line: the kernel's
+    """
+    off = [word for word in command_line.split() if word in _NO_REMAPPING]
+    if not off:
+        return None
+    return Finding(
+        "interrupts-not-isolated",
+        address,
+        f"the IOMMU does not isolate interrupts: the kernel's command line has {' '.join(off)}",
+        tuple(f"/proc/cmdline has {word}" for word in off),
+        f"take {' '.join(off)} off the kernel's command line, and boot again",
+    )
+
+
+@_finds(unsafe_interrupts="A module's parameter lets devices through whose interrupts are not isolated.")
+def unsafe_interrupts(parameters: Sequence[str]) -> Finding | None:
+    """The administrator allows devices without isolated interrupts.
+
+    :param parameters: those that are Y, such as `vfio_iommu_type1.allow_unsafe_interrupts`
+    """
+    if not parameters:
+        return None
+    return Finding(
+        "unsafe-interrupts",
+        ", ".join(parameters),
+        f"{' and '.join(parameters)} is Y: a device's user can send any interrupt to the host",
+        tuple(f"{parameter} is Y" for parameter in parameters),
+        "set it to N if interrupt remapping works: its users are not trusted then",
     )
 
 
@@ -181,7 +248,7 @@ def vfio_missing(*, modules: Collection[str] = ()) -> Finding | None:
     :param modules: the kernel's modules, those built in too (the names in /sys/module)
     """
     if "vfio" in modules:
-        return None
+        return None  # it makes the directory with its first node
     return Finding(
         "vfio-missing",
         "vfio",
@@ -218,6 +285,191 @@ def driver_missing(driver: str, bus: str, drivers: Collection[str]) -> Finding |
         f"the {bus} bus has no driver {driver}",
         (f"/sys/bus/{bus}/drivers has no {driver}",),
         f"the driver is called {likely!r}" if likely else f"load it first (modprobe {driver})",
+    )
+
+
+@_finds(module_blacklisted="modprobe's configuration, or the kernel's command line, keeps a module from being loaded.")
+def module_blacklisted(module: str, places: Sequence[str]) -> Finding | None:
+    """A module that is needed may not be loaded by itself, or not at all.
+
+    :param places: the lines that say so, each with its file
+    """
+    if not places:
+        return None
+    return Finding(
+        "module-blacklisted",
+        module,
+        f"the module {module} is not loaded, and is kept from being loaded",
+        tuple(places),
+        f"take that line away; a mere `blacklist` can be overruled: modprobe {module}",
+    )
+
+
+@_finds(
+    containers_missing="The kernel has neither VFIO containers nor iommufd with device nodes.",
+    device_nodes_missing="The kernel has iommufd, and makes no device nodes for it.",
+)
+def interfaces_missing(*, containers: bool, iommufd: bool, cdevs: bool | None) -> Finding | None:
+    """The kernel lacks one of the ways to open a device.
+
+    :param containers: /dev/vfio/vfio exists; :param iommufd: /dev/iommu exists
+    :param cdevs: devices have nodes under /dev/vfio/devices; None: none is bound, so it is not known
+    """
+    evidence = (
+        f"/dev/vfio/vfio {'exists' if containers else 'does not exist'}",
+        f"/dev/iommu {'exists' if iommufd else 'does not exist'}",
+    )
+    if not containers and not (iommufd and cdevs is not False):
+        return Finding(
+            "containers-missing",
+            "vfio",
+            "this kernel has no VFIO containers (CONFIG_VFIO_CONTAINER), and no iommufd with device nodes in their place",
+            evidence,
+            "modprobe vfio_iommu_type1; or modprobe iommufd; else build the kernel with CONFIG_VFIO_DEVICE_CDEV",
+        )
+    if iommufd and cdevs is False:
+        return Finding(
+            "device-nodes-missing",
+            "iommufd",
+            "this kernel has iommufd, and makes no nodes under /dev/vfio/devices (Linux 6.6 can, with "
+            "CONFIG_VFIO_DEVICE_CDEV): devices are opened by group",
+            (*evidence, "the device's directory vfio-dev has no device number"),
+            "use mode='type1v2' or mode='iommufd-type1v2', or build the kernel with CONFIG_VFIO_DEVICE_CDEV",
+        )
+    return None
+
+
+@_finds(kernel_lacks="The running kernel does not have what was asked for.")
+def kernel_lacks(what: str, since: str, evidence: Sequence[str]) -> Finding:
+    """The kernel is too old for what is asked, or was built without it.
+
+    :param since: the release that has it, and the option that it is built with
+    """
+    return Finding(
+        "kernel-lacks", what, f"the running kernel has no {what}: {since}", tuple(evidence), "boot such a kernel"
+    )
+
+
+@_finds(
+    variant_driver="A VFIO driver for this very device exists, and the general one is bound.",
+    no_variant_driver="The bound driver neither logs DMA nor migrates, and no other for the device is known.",
+)
+def variant_driver(
+    address: str, driver: str | None, variants: Sequence[str], *, needed: bool = False
+) -> Finding | None:
+    """The general VFIO driver has a device for which there is a special one, which logs DMA and migrates.
+
+    :param driver: what it is bound to
+    :param variants: modules whose aliases in modules.alias match the device
+    :param needed: what only such a driver has was asked for
+    """
+    if driver is None or (variants and driver.replace("-", "_") in variants):
+        return None
+    if variants and "vfio" in driver:
+        named = " or ".join(variants)
+        return Finding(
+            "variant-driver",
+            address,
+            f"{address} is bound to {driver}; {named} exists for it, and can do more (DMA logging, migration)",
+            (f"modules.alias has {', '.join(variants)} for its modalias",),
+            f"modprobe {variants[0]}; pyvfio.host.bind({address!r}, {variants[0]!r})",
+        )
+    if needed and driver in ("vfio-pci", "vfio-platform"):
+        return Finding(
+            "no-variant-driver",
+            address,
+            f"{driver} neither logs DMA nor migrates, and modules.alias has no other VFIO driver for {address}",
+            (f"its link driver leads to {driver}",),
+            "use a device whose vendor has a driver in drivers/vfio/pci of the kernel, or track by the IOMMU",
+        )
+    return None
+
+
+@_finds(override_foreign="The device's driver_override names another driver than the one it is bound to.")
+def override_foreign(address: str, override: str | None, driver: str | None) -> Finding | None:
+    """Another tool has set the device's driver_override.
+
+    :param override: its driver_override; :param driver: what it is bound to
+    """
+    if override is None or override == driver:
+        return None
+    return Finding(
+        "override-foreign",
+        address,
+        f"{address} has driver_override {override}, and is bound to {driver or 'no driver'}: only {override} can take it",
+        (f"driver_override is {override}", f"the driver is {driver or 'none'}"),
+        f"pyvfio.host.bind({address!r}, 'vfio-pci') replaces it for the time of the binding; driverctl and libvirt set it too",
+    )
+
+
+@_finds(taken_back="The device was bound to another driver after pyvfio bound it.")
+def taken_back(address: str, bound: str, driver: str | None) -> Finding | None:
+    """A driver of the kernel's, or another tool, took a device that was bound by pyvfio.
+
+    :param bound: the driver that the journal says it was bound to; :param driver: what it is bound to
+    """
+    if driver == bound:
+        return None
+    return Finding(
+        "taken-back",
+        address,
+        f"pyvfio bound {address} to {bound}, and it is bound to {driver or 'no driver'} now",
+        (f"the journal in /run/pyvfio says {bound}", f"the driver is {driver or 'none'}"),
+        f"find out who did that (udev rules, driverctl, a rescan of the bus); then pyvfio.host.bind({address!r}, {bound!r})",
+    )
+
+
+# The device itself
+
+
+@_finds(no_reset="The device cannot be reset alone: it keeps the state that its last user left it in.")
+def no_reset(address: str, methods: str | None) -> Finding | None:
+    """A PCI function without a reset method.
+
+    :param methods: the attribute reset_method; None: the kernel does not show it (before Linux 5.15)
+    """
+    if methods is None or methods.split():
+        return None
+    return Finding(
+        "no-reset",
+        address,
+        f"{address} has no reset of its own: each user finds what the last one left",
+        ("reset_method is empty",),
+        "bring it to a known state by its registers when it was opened",
+    )
+
+
+@_finds(d3cold="The device's power is off (D3cold).")
+def d3cold(address: str, state: str | None) -> Finding | None:
+    """A PCI function without power. VFIO powers it on when it is opened.
+
+    :param state: the attribute power_state
+    """
+    if state != "D3cold":
+        return None
+    return Finding(
+        "d3cold",
+        address,
+        f"{address} is powered off (D3cold); VFIO powers it on when it is opened",
+        ("power_state is D3cold",),
+        "if it does not come back: echo 0 to its d3cold_allowed, or load vfio-pci with disable_idle_d3=1",
+    )
+
+
+@_finds(no_answer="The device does not answer: every byte of its configuration space is 0xff.")
+def no_answer(address: str, config: bytes) -> Finding | None:
+    """A PCI function that is off the bus: its reads come back as ones.
+
+    :param config: the beginning of the attribute `config`; empty: it could not be read
+    """
+    if not config or config.strip(b"\xff"):
+        return None
+    return Finding(
+        "no-answer",
+        address,
+        f"{address} does not answer: its configuration space reads as 0xff",
+        (f"config begins with {config[:8].hex(' ')}",),
+        f"echo 1 > /sys/bus/pci/devices/{address}/remove; echo 1 > /sys/bus/pci/rescan; else switch the host off and on",
     )
 
 
@@ -290,6 +542,27 @@ def in_the_way(members: Mapping[str, str | None]) -> dict[str, str]:
         for address, driver in members.items()
         if driver is not None and "vfio" not in driver and driver not in HARMLESS_DRIVERS
     }
+
+
+@_finds(
+    group_shared="The IOMMU group has devices of several slots: what is between them and the IOMMU does not isolate them (ACS)."
+)
+def group_shared(group: int, address: str, members: Collection[str]) -> Finding | None:
+    """A group with devices of other slots: all of it goes to one user.
+
+    :param members: the addresses in the group, bridges left out
+    """
+    slot = address.rpartition(".")[0]
+    others = sorted(one for one in members if one.rpartition(".")[0] != slot)
+    if not others:
+        return None
+    return Finding(
+        "group-shared",
+        f"group {group}",
+        f"IOMMU group {group} also has {', '.join(others)}: they can reach each other's DMA past the IOMMU, so one user has all",
+        tuple(f"{one} is in group {group}" for one in others),
+        "use a slot behind a port with ACS, or switch ACS on in the firmware",
+    )
 
 
 @_finds(node_missing="sysfs shows the device's node, and /dev does not have it.")
@@ -476,7 +749,102 @@ def vf_token(address: str, *, given: bool, wanted: bool) -> Finding | None:
     return None
 
 
+def vf_token_needed(address: str, physical_function: str) -> Finding:
+    """A virtual function whose physical function is bound to vfio-pci, which takes a token."""
+    return Finding(
+        "vf-token-missing",
+        address,
+        f"opening {address} takes the token of {physical_function}, which is bound to vfio-pci",
+        (f"{physical_function}, its physical function, is bound to vfio-pci",),
+        f"pyvfio.open({address!r}, vf_token=...) with the token that Device.set_vf_token() of the physical function was given",
+    )
+
+
 # Limits
+
+
+@_finds(
+    guest_memory="The memory of such a guest crosses addresses that the IOMMU cannot map.",
+    guest_memory_moved="Such a guest takes QEMU 7.1 or later, which moves its memory above AMD's hole at 1 TiB.",
+)
+def guest_memory(size: int, clashes: Sequence[tuple[str, str]], before: Sequence[tuple[str, str]]) -> Finding | None:
+    """A guest's memory does not fit the IOMMU's address space.
+
+    :param size: the guest's memory, bytes
+    :param clashes: a piece of it as QEMU 7.1 lays it out, and the reserved region or limit that it crosses, as text
+    :param before: the same as older versions of QEMU lay it out, where the newer ones avoid it
+    """
+    if not clashes and not before:
+        return None
+    crossed = "; ".join(f"its memory at {piece} crosses {what}" for piece, what in clashes or before)
+    evidence = tuple(f"reserved: {what}" for what in dict.fromkeys(what for _, what in clashes or before))
+    if clashes:
+        return Finding(
+            "guest-memory",
+            "guest",
+            f"a guest with {readable(size)} cannot be mapped: {crossed}",
+            evidence,
+            "give the guest less memory, or use a host whose IOMMU has more addresses",
+        )
+    return Finding(
+        "guest-memory-moved",
+        "guest",
+        f"a guest with {readable(size)} takes QEMU 7.1 or later and an AMD vCPU (-cpu host): before, {crossed}",
+        evidence,
+        "use QEMU 7.1 or later, with a machine type that is not older",
+    )
+
+
+@_finds(mapping_limit_low="The limit on the number of mappings of a type1 container was lowered.")
+def mapping_limit_low(limit: int | None) -> Finding | None:
+    """A container takes fewer mappings than by default.
+
+    :param limit: vfio_iommu_type1's parameter dma_entry_limit; None: not known
+    """
+    if limit is None or limit >= 65535:
+        return None
+    return Finding(
+        "mapping-limit-low",
+        "vfio_iommu_type1.dma_entry_limit",
+        f"a container takes {limit} mappings; 65535 is the kernel's default",
+        (f"dma_entry_limit is {limit}",),
+        "echo 65535 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
+    )
+
+
+@_finds(memory_limit_low="The limit on locked memory (RLIMIT_MEMLOCK) is low, and this process is bound by it.")
+def memory_limit_low(limit: int | None, *, unlimited: bool) -> Finding | None:
+    """A process may lock little memory.
+
+    :param limit: RLIMIT_MEMLOCK, bytes; None: no limit; :param unlimited: the process has CAP_IPC_LOCK
+    """
+    if limit is None or unlimited or limit >= 64 << 20:
+        return None
+    return Finding(
+        "memory-limit-low",
+        "RLIMIT_MEMLOCK",
+        f"this process may map {readable(limit)} for DMA (RLIMIT_MEMLOCK)",
+        (f"RLIMIT_MEMLOCK is {limit}", "CapEff is without CAP_IPC_LOCK"),
+        "raise it with `ulimit -l`, LimitMEMLOCK= of a service, or /etc/security/limits.conf",
+    )
+
+
+@_finds(huge_pages="The pool of huge pages is smaller than the guest.")
+def huge_pages(size: int, free: int, page: int) -> Finding | None:
+    """A guest of that size has no huge pages to be put on, which makes mapping slow; it works without.
+
+    :param size: the guest's memory; :param free: bytes in free huge pages; :param page: bytes of one
+    """
+    if free >= size:
+        return None
+    return Finding(
+        "huge-pages",
+        "hugetlb",
+        f"{readable(free) if free else 'nothing'} is free in huge pages of {readable(page)}, of {readable(size)}: "
+        "mapping is slower without",
+        (f"free huge pages: {free // page}",),
+        f"echo {-(-size // page)} > /proc/sys/vm/nr_hugepages, if the guest is to use them",
+    )
 
 
 @_finds(memory_limit="The limit on locked memory (RLIMIT_MEMLOCK) is reached.")

@@ -107,7 +107,13 @@ def no_group(kernel: Kernel, address: str, *, virtual: bool = False) -> diagnosi
 
     :param virtual: the host is a virtual machine
     """
-    return diagnosis.no_group(address, entries(kernel, "/sys/class/iommu"), virtual=virtual)
+    return diagnosis.no_group(
+        address,
+        entries(kernel, "/sys/class/iommu"),
+        virtual=virtual,
+        command_line=attribute(kernel, "/proc/cmdline") or "",
+        tables=entries(kernel, "/sys/firmware/acpi/tables"),
+    )
 
 
 def devices(kernel: Kernel | str | None = None) -> list[HostDevice]:

@@ -1,18 +1,50 @@
 # SPDX-License-Identifier: MIT
-"""Examining a device: collect the facts that the catalogue of findings asks for, and list what keeps the device from being used."""
+"""Examining a device or the host: collect the facts that the catalogue of findings asks for, and list what they show."""
 
 from __future__ import annotations
 
 import os
+import re
+import resource
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from typing import NamedTuple
 
+from pyvfio.errors import BadReply
+from pyvfio.guest import x86
 from pyvfio.host import diagnosis
 from pyvfio.host.diagnosis import Finding
-from pyvfio.host.discovery import HostDevice, device, no_group
+from pyvfio.host.discovery import HostDevice, device, devices, no_group
 from pyvfio.host.holders import holders_of
 from pyvfio.host.in_use import uses
 from pyvfio.host.iommu_group import group
+from pyvfio.host.journal import bindings
 from pyvfio.host.sysfs import attribute, entries
+from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.kernel import Kernel, resolve
+
+_CAP_IPC_LOCK = 1 << 14
+_GROUP_TYPES = ("DMA", "DMA-FQ", "identity", "blocked", "auto", "unmanaged", None)
+_REGION_TYPES = ("direct", "direct-relaxable", "reserved", "msi")
+_POWER_STATES = ("D0", "D1", "D2", "D3hot", "D3cold", "unknown", None)
+_RUNTIME_STATES = ("active", "suspended", "suspending", "resuming", "unsupported", None)
+_MODPROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
+
+
+class Examination(NamedTuple):
+    """The result of looking at a device or the host.
+
+    :ivar findings: what keeps it from being used, the most fundamental first
+    :ivar hints: what does not keep it from that, and is worth knowing
+    :ivar unknown: what was read and is not recognised, with its file and content, one line each
+    :ivar facts: what was looked at, name -> value
+    """
+
+    findings: tuple[Finding, ...]
+    hints: tuple[Finding, ...]
+    unknown: tuple[str, ...]
+    facts: dict[str, str]
 
 
 def examine(where: str | HostDevice, /, kernel: Kernel | str | None = None) -> list[Finding]:
@@ -24,68 +56,405 @@ def examine(where: str | HostDevice, /, kernel: Kernel | str | None = None) -> l
     :raises ValueError: not a valid device name
     :raises OSError: ENODEV, no such device
     """
+    return list(diagnose(where, kernel).findings)
+
+
+def diagnose(
+    where: str | HostDevice,
+    /,
+    kernel: Kernel | str | None = None,
+    *,
+    guest_memory: int | None = None,
+    need: Iterable[str] = (),
+) -> Examination:
+    """Look for everything that keeps a device from being used, and for what is worth knowing; see :func:`examine`.
+
+    :param guest_memory: bytes: look also whether a guest of that size fits the address space and the limits
+    :param need: what else is to work, of :data:`NEEDS`
+    :raises ValueError: not a valid device name; nothing of that name can be needed
+    :raises OSError: ENODEV, no such device
+    """
     kernel = resolve(kernel)
+    needed = _needed(need)
     found = device(where.address if isinstance(where, HostDevice) else where, kernel)
+    notes = _Notes()
     if found.is_bridge:
-        return [diagnosis.bridge(found.address, found.class_code)]
-    findings = [*_host(kernel, found), *_driver(kernel, found), *_group(kernel, found), *_nodes(kernel, found)]
-    if holders := holders_of(found.nodes, kernel):
-        findings.append(diagnosis.held(found.address, [str(holder) for holder in holders]))
-    return [finding for finding in findings if finding is not None]
+        notes.findings.append(diagnosis.bridge(found.address, found.class_code))
+        return notes.examination()
+    for doing, look in {
+        "host": _host(kernel, found),
+        "driver": _driver(kernel, found, notes),
+        "group": _group(kernel, found, notes),
+        "nodes": _nodes(kernel, found, notes),
+        "function": _function(kernel, found, notes),
+        "holders": _holders(kernel, found),
+    }.items():
+        notes.take(look, doing)
+    notes.take(_needs(kernel, needed, found), "need")
+    if guest_memory is not None:
+        notes.take(_guest(kernel, guest_memory, [found]), "guest")
+    _limits(kernel, notes)
+    return notes.examination()
 
 
-def _host(kernel: Kernel, found: HostDevice) -> list[Finding | None]:
-    findings: list[Finding | None] = []
+def diagnose_host(
+    kernel: Kernel | str | None = None, *, guest_memory: int | None = None, need: Iterable[str] = ()
+) -> Examination:
+    """Look for everything that keeps this host from having devices used through VFIO; see :func:`diagnose`.
+
+    A host without any device that VFIO could serve has no finding.
+    """
+    kernel = resolve(kernel)
+    needed = _needed(need)
+    notes = _Notes()
+    notes.take(_modules(kernel, "vfio-pci", None), "modules")
+    there = [one for one in devices(kernel) if one.bus == "pci"]
+    if there and all(one.group is None for one in there) and not any(one.no_iommu for one in there):
+        notes.findings.append(_no_group(kernel, there[0].address)._replace(subject="host"))
+    if there:
+        notes.findings += _present(
+            diagnosis.interrupts_by_command_line("host", attribute(kernel, "/proc/cmdline") or "")
+        )
+    notes.take(_interfaces(kernel, None), "interfaces")
+    notes.take(_needs(kernel, needed, None), "need")
+    if guest_memory is not None:
+        notes.take(_guest(kernel, guest_memory, there), "guest")
+    _limits(kernel, notes)
+    notes.facts |= {
+        "kernel": attribute(kernel, "/proc/sys/kernel/osrelease") or "unknown",
+        "IOMMUs": ", ".join(entries(kernel, "/sys/class/iommu")) or "none",
+        "IOMMU groups": str(len(entries(kernel, "/sys/kernel/iommu_groups"))),
+        "devices": str(len(there)),
+    }
+    return notes.examination()
+
+
+class _Notes:
+    """The findings, hints and facts that are being collected."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self.hints: list[Finding] = []
+        self.unknown: list[str] = []
+        self.facts: dict[str, str] = {}
+
+    def take(self, found: Iterator[Finding | None], doing: str) -> None:
+        """Take findings as they are found. A read that fails in a way that no finding names is unknown, and the rest goes on."""
+        try:
+            for one in found:
+                if one is not None:
+                    (self.hints if one.id in HINTS else self.findings).append(one)
+        except (OSError, BadReply, ValueError) as error:
+            self.unknown.append(f"{doing}: {error}")
+
+    def expect(self, what: str, value: str | None, known: tuple[str | None, ...]) -> None:
+        """Note a value that is not among those that are known."""
+        if value is not None:
+            self.facts[what] = value
+        if value not in known:
+            self.unknown.append(f"{what} is {value!r}")
+
+    def examination(self) -> Examination:
+        """Return what was collected; a finding that was made twice counts once."""
+        return Examination(
+            tuple(dict.fromkeys(self.findings)), tuple(dict.fromkeys(self.hints)), tuple(self.unknown), self.facts
+        )
+
+
+#: the findings that do not keep a device from being used
+HINTS = frozenset(
+    {
+        "d3cold",
+        "device-nodes-missing",
+        "group-shared",
+        "guest-memory-moved",
+        "huge-pages",
+        "iommufd-missing",
+        "mapping-limit-low",
+        "memory-limit-low",
+        "no-reset",
+        "override-foreign",
+        "unsafe-interrupts",
+        "variant-driver",
+    }
+)
+
+
+def _present(*findings: Finding | None) -> list[Finding]:
+    return [one for one in findings if one is not None]
+
+
+# The host
+
+
+def _no_group(kernel: Kernel, address: str) -> Finding:
+    virtual = " hypervisor" in (attribute(kernel, "/proc/cpuinfo") or "")
+    return no_group(kernel, address, virtual=virtual)
+
+
+def _host(kernel: Kernel, found: HostDevice) -> Iterator[Finding | None]:
     if not kernel.exists("/dev/vfio"):
-        findings.append(diagnosis.vfio_missing(modules=entries(kernel, "/sys/module")))
+        yield diagnosis.vfio_missing(modules=entries(kernel, "/sys/module"))
     if found.no_iommu:
-        findings.append(diagnosis.no_iommu_refused(found.address, enabled=True))
+        yield diagnosis.no_iommu_refused(found.address, enabled=True)
     elif found.group is None:
         if attribute(kernel, "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode") == "Y":
-            findings.append(diagnosis.no_iommu_refused(found.address, enabled=True))
+            yield diagnosis.no_iommu_refused(found.address, enabled=True)
         else:
-            virtual = " hypervisor" in (attribute(kernel, "/proc/cpuinfo") or "")
-            findings.append(no_group(kernel, found.address, virtual=virtual))
-    return findings
+            yield _no_group(kernel, found.address)
+    elif found.bus == "pci":
+        yield diagnosis.interrupts_by_command_line(found.address, attribute(kernel, "/proc/cmdline") or "")
+    yield from _interfaces(kernel, found)
 
 
-def _driver(kernel: Kernel, found: HostDevice) -> list[Finding | None]:
+def _interfaces(kernel: Kernel, found: HostDevice | None) -> Iterator[Finding | None]:
+    """Look at the ways to open devices that the kernel has."""
+    iommufd, containers = kernel.exists("/dev/iommu"), kernel.exists("/dev/vfio/vfio")
+    cdevs = None if found is None or found.vfio is None else found.cdev is not None
+    if kernel.exists("/dev/vfio"):
+        yield diagnosis.interfaces_missing(containers=containers, iommufd=iommufd, cdevs=cdevs)
+    if containers and not iommufd:
+        yield diagnosis.iommufd_missing()
+    parameters = [
+        f"{module}.allow_unsafe_interrupts"
+        for module in ("vfio_iommu_type1", "iommufd")
+        if attribute(kernel, f"/sys/module/{module}/parameters/allow_unsafe_interrupts") == "Y"
+    ]
+    yield diagnosis.unsafe_interrupts(parameters)
+
+
+def _modules(kernel: Kernel, driver: str, bus: str | None) -> Iterator[Finding | None]:
+    """Look at what is loaded, and at what keeps it from being loaded."""
+    missing = not kernel.exists("/dev/vfio")
+    if missing:
+        yield diagnosis.vfio_missing(modules=entries(kernel, "/sys/module"))
+    if bus is not None:
+        absent = diagnosis.driver_missing(driver, bus, entries(kernel, f"/sys/bus/{bus}/drivers"))
+        missing = absent is not None
+        yield absent
+    if missing:
+        module = driver.replace("-", "_")
+        yield diagnosis.module_blacklisted(module, list(_blacklisted(kernel, module)))
+
+
+def _blacklisted(kernel: Kernel, module: str) -> Iterator[str]:
+    """Yield the lines that keep a module from being loaded."""
+    for word in (attribute(kernel, "/proc/cmdline") or "").split():
+        name, _, value = word.partition("=")
+        if name in ("module_blacklist", "modprobe.blacklist") and module in value.replace("-", "_").split(","):
+            yield f"/proc/cmdline has {word}"
+    for directory in _MODPROBE:
+        for name in entries(kernel, directory):
+            if not name.endswith(".conf"):
+                continue
+            for line in (attribute(kernel, f"{directory}/{name}") or "").splitlines():
+                words = line.split()
+                stops = words[:1] == ["blacklist"] or (
+                    words[:1] == ["install"] and words[2:3] in (["/bin/false"], ["/bin/true"])
+                )
+                if stops and len(words) > 1 and words[1].replace("-", "_") == module:
+                    yield f"{directory}/{name} has: {line.strip()}"
+
+
+# The device
+
+
+def _driver(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Finding | None]:
+    notes.facts["driver"] = found.driver or "none"
+    entry = next((one for one in bindings(kernel) if one.address == found.address), None)
+    if entry is not None:
+        yield diagnosis.taken_back(found.address, entry.driver, found.driver)
     if found.vfio is not None or (found.driver is not None and "vfio" in found.driver):
-        return []
-    findings: list[Finding | None] = []
+        yield diagnosis.variant_driver(found.address, found.driver, _variants(kernel, found))
+        return
     if found.bus != "mdev":
-        drivers = entries(kernel, f"/sys/bus/{found.bus}/drivers")
-        findings.append(diagnosis.driver_missing(diagnosis.vfio_driver(found.bus), found.bus, drivers))
-    findings.append(
-        diagnosis.used_by_system(
-            found.address, {use.name: use.why for use in uses(kernel) if use.carried_by(found.path)}
-        )
+        yield from _modules(kernel, diagnosis.vfio_driver(found.bus), found.bus)
+    yield diagnosis.used_by_system(
+        found.address, {use.name: use.why for use in uses(kernel) if use.carried_by(found.path)}
     )
-    findings.append(diagnosis.not_bound(found.address, found.bus, found.driver))
-    return findings
+    if entry is None:
+        yield diagnosis.override_foreign(found.address, found.driver_override, found.driver)
+    yield diagnosis.not_bound(found.address, found.bus, found.driver)
 
 
-def _group(kernel: Kernel, found: HostDevice) -> list[Finding | None]:
-    if found.group is None or found.no_iommu:
+def _variants(kernel: Kernel, found: HostDevice) -> list[str]:
+    """Return the modules with a VFIO driver for this very device, by modules.alias (depmod writes it)."""
+    own = attribute(kernel, f"{found.path}/modalias")
+    release = attribute(kernel, "/proc/sys/kernel/osrelease")
+    if own is None or release is None or not own.startswith("pci:"):
         return []
+    wanted = f"vfio_{own}"
+    modules = []
+    for line in (attribute(kernel, f"/lib/modules/{release}/modules.alias") or "").splitlines():
+        words = line.split()
+        if (
+            len(words) == 3
+            and words[1].startswith("vfio_pci:")
+            and words[2] != "vfio_pci"
+            and fnmatchcase(wanted, words[1])
+        ):
+            modules.append(words[2])
+    return list(dict.fromkeys(modules))
+
+
+def _group(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Finding | None]:
+    if found.group is None or found.no_iommu:
+        return
     facts = group(found.group, kernel)
+    notes.expect("group type", facts.type, _GROUP_TYPES)
+    for region in facts.reserved_regions:
+        if region.type not in _REGION_TYPES:
+            notes.unknown.append(f"reserved region {region.range} is of type {region.type!r}")
     direct = [(region.range.start, region.range.last) for region in facts.reserved_regions if region.type == "direct"]
+    yield diagnosis.direct_region(found.address, direct)
+    # What is to be done about the device itself is said already.
+    yield diagnosis.group_not_viable(found.group, facts.members, but=found.address)
+    if found.bus == "pci":
+        yield diagnosis.group_shared(found.group, found.address, _endpoints(kernel, facts.members))
+
+
+def _endpoints(kernel: Kernel, members: Iterable[str]) -> list[str]:
+    """Return the members that are no bridges."""
     return [
-        diagnosis.direct_region(found.address, direct),
-        # What is to be done about the device itself is said already.
-        diagnosis.group_not_viable(found.group, facts.members, but=found.address),
+        one
+        for one in members
+        if not (attribute(kernel, f"/sys/bus/pci/devices/{one}/class") or "").startswith("0x0604")
     ]
 
 
-def _nodes(kernel: Kernel, found: HostDevice) -> list[Finding | None]:
-    findings: list[Finding | None] = [
-        diagnosis.node_missing(path, in_sysfs=True)
-        for path in (found.group_path, found.cdev)
-        if path is not None and not kernel.exists(path)
-    ]
-    if found.cdev is not None and kernel.exists(found.cdev):
+def _nodes(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Finding | None]:
+    for path in (found.group_path, found.cdev):
+        if path is not None and not kernel.exists(path):
+            yield diagnosis.node_missing(path, in_sysfs=True)
+    path = found.cdev
+    if path is not None and kernel.exists(path):
         try:
-            kernel.close(kernel.open(found.cdev))
+            kernel.close(kernel.open(path))
         except PermissionError as error:
-            findings.append(diagnosis.not_permitted(found.cdev, error.errno or 0, user=os.geteuid()))
-    return findings
+            yield diagnosis.not_permitted(path, error.errno or 0, user=os.geteuid())
+    bound = found.driver is not None and "vfio" in found.driver
+    if bound and found.group_path is None and found.cdev is None:
+        notes.unknown.append(
+            f"{found.address} is bound to {found.driver}, and sysfs shows neither a group node nor a device node of it"
+        )
+    if found.vfio is not None and found.driver is None and found.bus != "mdev":
+        notes.unknown.append(f"{found.address} has a directory vfio-dev and no driver")
+
+
+def _function(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Finding | None]:
+    """Look at a PCI function's power, reset and answers."""
+    if found.bus != "pci":
+        return
+    power = attribute(kernel, f"{found.path}/power_state")
+    status = attribute(kernel, f"{found.path}/power/runtime_status")
+    notes.expect("power state", power, _POWER_STATES)
+    notes.expect("runtime power", status, _RUNTIME_STATES)
+    yield diagnosis.d3cold(found.address, power)
+    if status != "suspended" and power != "D3cold":  # a read would wake it
+        with suppress(OSError):
+            yield diagnosis.no_answer(found.address, kernel.read_file(f"{found.path}/config")[:64])
+    yield diagnosis.no_reset(found.address, attribute(kernel, f"{found.path}/reset_method"))
+    if found.physical_function is not None:
+        above = device(found.physical_function, kernel)
+        if above.driver == "vfio-pci" and found.driver == "vfio-pci":
+            yield diagnosis.vf_token_needed(found.address, above.address)
+
+
+def _holders(kernel: Kernel, found: HostDevice) -> Iterator[Finding | None]:
+    if holders := holders_of(found.nodes, kernel):
+        yield diagnosis.held(found.address, [str(holder) for holder in holders])
+
+
+# Limits, and what was asked for
+
+
+def _limits(kernel: Kernel, notes: _Notes) -> None:
+    limit, unlimited, _ = _locked(kernel)
+    notes.hints += _present(diagnosis.memory_limit_low(limit, unlimited=unlimited))
+    entry_limit = attribute(kernel, "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
+    if entry_limit is not None:
+        if entry_limit.isdecimal():
+            notes.hints += _present(diagnosis.mapping_limit_low(int(entry_limit)))
+        else:
+            notes.unknown.append(f"dma_entry_limit is {entry_limit!r}")
+
+
+def _locked(kernel: Kernel) -> tuple[int | None, bool, int]:
+    """Return RLIMIT_MEMLOCK, whether CAP_IPC_LOCK lifts it, and what is locked."""
+    limit, _ = kernel.getrlimit(resource.RLIMIT_MEMLOCK)
+    lines = (attribute(kernel, "/proc/self/status") or "").splitlines()
+    fields = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+    capabilities = int((fields.get("CapEff") or ["0"])[0], 16)
+    locked = int((fields.get("VmLck") or ["0"])[0]) << 10
+    return None if limit == resource.RLIM_INFINITY else limit, bool(capabilities & _CAP_IPC_LOCK), locked
+
+
+#: what can be needed: name -> the release and the option of the kernel that has it
+NEEDS = {
+    "iommufd": "Linux 6.2 has it, with CONFIG_IOMMUFD",
+    "device-nodes": "Linux 6.6 has them, with CONFIG_VFIO_DEVICE_CDEV",
+    "containers": "it is built with CONFIG_VFIO_CONTAINER",
+    "dma-logging": "Linux 6.1 has it, for devices with a VFIO driver of their own",
+    "migration": "Linux 5.18 has it, for devices with a VFIO driver of their own",
+}
+
+
+def _needed(need: Iterable[str]) -> tuple[str, ...]:
+    needed = tuple(need)
+    if wrong := [name for name in needed if name not in NEEDS]:
+        raise ValueError(f"need must be of {', '.join(NEEDS)}, not {wrong[0]!r}")
+    return needed
+
+
+def _needs(kernel: Kernel, needed: Iterable[str], found: HostDevice | None) -> Iterator[Finding | None]:
+    paths = {"iommufd": "/dev/iommu", "containers": "/dev/vfio/vfio", "device-nodes": "/dev/vfio/devices"}
+    for name in needed:
+        if name in paths:
+            if not kernel.exists(paths[name]):
+                yield diagnosis.kernel_lacks(name, NEEDS[name], (f"{paths[name]} does not exist",))
+        elif found is not None:
+            yield diagnosis.variant_driver(found.address, found.driver, _variants(kernel, found), needed=True)
+
+
+def _guest(kernel: Kernel, size: int, found: list[HostDevice]) -> Iterator[Finding | None]:
+    """Look whether the memory of a guest can be mapped, locked and put on huge pages."""
+    regions = list(_unmappable(kernel, found))
+    # QEMU goes by the vCPU's vendor, which is the host's with -cpu host.
+    machine = x86.Machine(size, amd_cpu=any((start, last) == x86.AMD_HT for start, last, _ in regions))
+    clashes, before = (_clashes(layout(machine), regions) for layout in (x86.merged, x86.as_before))
+    yield diagnosis.guest_memory(size, clashes, [] if clashes else before)
+    limit, unlimited, locked = _locked(kernel)
+    if limit is not None and locked + size > limit:
+        yield diagnosis.memory_limit(size, limit, locked, unlimited=unlimited)
+    pages = re.search(r"HugePages_Free:\s*(\d+)", attribute(kernel, "/proc/meminfo") or "")
+    one = re.search(r"Hugepagesize:\s*(\d+) kB", attribute(kernel, "/proc/meminfo") or "")
+    if pages and one:
+        yield diagnosis.huge_pages(size, int(pages[1]) * int(one[1]) << 10, int(one[1]) << 10)
+
+
+def _clashes(layout: x86.Layout, regions: Iterable[tuple[int, int, str]]) -> list[tuple[str, str]]:
+    """Return where a guest's memory meets what cannot be mapped: its address, and what is there."""
+    return [
+        (f"{conflict.range.start:#x}", what)
+        for start, last, what in regions
+        for conflict in layout.conflicts(IovaSet([IovaRange(start, last)]))
+    ]
+
+
+def _unmappable(kernel: Kernel, found: list[HostDevice]) -> Iterator[tuple[int, int, str]]:
+    """Yield the first and last address that devices' IOMMUs cannot map, and what it is."""
+    numbers = sorted({one.group for one in found if one.group is not None})
+    for number in numbers:
+        for region in group(number, kernel).reserved_regions:
+            if region.type != "direct-relaxable":
+                yield (
+                    region.range.start,
+                    region.range.last,
+                    f"[{region.range.start:#x}, {region.range.last:#x}] ({region.type})",
+                )
+    for name in sorted({one.iommu for one in found if one.iommu is not None}):
+        capabilities = attribute(kernel, f"/sys/class/iommu/{name}/intel-iommu/cap")
+        if capabilities is not None:
+            width = (int(capabilities, 16) >> 16 & 0x3F) + 1
+            if width < 64:
+                yield 1 << width, 2**64 - 1, f"the {width} bits of {name}'s addresses"

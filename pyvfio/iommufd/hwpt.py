@@ -75,18 +75,11 @@ class Hwpt(IommufdObject):
     :ivar device: the device that it was allocated for
     """
 
-    def __init__(
-        self,
-        parent: Ioas | Hwpt | Viommu,
-        device: BoundDevice,
-        fields: dict[str, Any],
-        fault_queue: FaultQueue | None,
-    ) -> None:
-        super().__init__(parent.iommufd, parent, *(() if fault_queue is None else (fault_queue,)))
-        self.ioas: Ioas = parent.ioas
+    def __init__(self, parent: Ioas | Hwpt | Viommu, id_: int, ioas: Ioas, device: BoundDevice) -> None:
+        super().__init__(parent.iommufd, id_, parent)
+        self.ioas = ioas
         self.device = device
         self._tracking = False
-        self._allocate(ALLOC, ALLOC.new(**fields), fields, out_hwpt_id=self._object)
 
     def nested(
         self,
@@ -223,7 +216,11 @@ def allocate(
     if fault_queue is not None:
         fields["flags"] |= lib.IOMMU_HWPT_FAULT_ID_VALID
         fields["fault_id"] = fault_queue._id_in(owner)
-    return Hwpt(parent, target, fields, fault_queue)
+    native = ALLOC.call(owner.descriptor, **fields)
+    hwpt = Hwpt(parent, native.out_hwpt_id, parent.ioas, target)
+    if fault_queue is not None:
+        hwpt._live_under(fault_queue)
+    return hwpt
 
 
 class _Handled:

@@ -22,7 +22,7 @@ from pyvfio.iova import IovaRange, IovaSet, as_range, as_ranges
 from pyvfio.memory import PAGE_SIZE
 from pyvfio.spaces import refusals
 from pyvfio.spaces.base import AddressSpace
-from pyvfio.spaces.ledger import Mapping
+from pyvfio.spaces.mapping import IOAS_MAP, IOAS_UNMAP, MAP_ERRNOS, Mapping
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 _RANGE = "struct iommu_iova_range"
 
 
-ALLOC = Request("IOMMU_IOAS_ALLOC", "iommufd", "struct iommu_ioas_alloc", otherwise=IOMMUFD)
 IOVA_RANGES = Request(
     "IOMMU_IOAS_IOVA_RANGES",
     "iommufd",
@@ -54,15 +53,7 @@ ALLOW_IOVAS = Request(
     },
     otherwise=IOMMUFD,
 )
-_MAP_ERRNOS = (errno.EINVAL, errno.EEXIST, errno.ENOMEM, errno.ENOSPC, errno.EFAULT, errno.EOVERFLOW)
-_LIKE_MAP: dict[int, Any] = {**IOMMUFD, **dict.fromkeys(_MAP_ERRNOS, refusals.why_map)}
-MAP = Request(
-    "IOMMU_IOAS_MAP",
-    "iommufd",
-    "struct iommu_ioas_map",
-    errnos=dict.fromkeys(_MAP_ERRNOS, refusals.why_map),
-    otherwise=IOMMUFD,
-)
+_LIKE_MAP: dict[int, Any] = {**IOMMUFD, **dict.fromkeys(MAP_ERRNOS, refusals.why_map)}
 
 
 def _no_file(wanted: refusals.Wanted) -> Reason | None:
@@ -90,17 +81,6 @@ COPY = Request(
     errnos={errno.ENOENT: "the source range is not completely mapped, or its address space no longer exists"},
     otherwise=_LIKE_MAP,
 )
-UNMAP = Request(
-    "IOMMU_IOAS_UNMAP",
-    "iommufd",
-    "struct iommu_ioas_unmap",
-    errnos={
-        errno.ENOENT: refusals.why_unmap,
-        errno.EOVERFLOW: refusals.why_unmap,
-        errno.EBUSY: "something in the kernel still uses the pages",
-    },
-    otherwise={**IOMMUFD, errno.EINVAL: refusals.why_unmap},
-)
 GET_PA = Request(
     "IOMMU_IOAS_NOIOMMU_GET_PA",
     "iommufd",
@@ -123,14 +103,13 @@ class Ioas(IommufdObject, AddressSpace):
     """
 
     mode = "iommufd"
-    _map_request = MAP
-    _unmap_request = UNMAP
+    _map_request = IOAS_MAP
+    _unmap_request = IOAS_UNMAP
 
-    def __init__(self, iommufd: Iommufd) -> None:
-        IommufdObject.__init__(self, iommufd)
+    def __init__(self, iommufd: Iommufd, id_: int) -> None:
+        IommufdObject.__init__(self, iommufd, id_)
+        self._prepare(id_)
         self._owned: Iommufd | None = None
-        self._allocate(ALLOC, ALLOC.new(), {}, out_ioas_id=self._object)
-        self._prepare(self._object.id)
 
     # Usable IOVAs and page sizes.
 
@@ -204,8 +183,8 @@ class Ioas(IommufdObject, AddressSpace):
 
     def _map_anywhere(self, address_: int, size: int, prot: int, buffer: Any, held: Any) -> Mapping:
         """Let the kernel choose a free and allowed IOVA, congruent to the virtual address for large pages."""
-        native = MAP.new(flags=_flags(prot), ioas_id=self.id, user_va=address_, length=size)
-        return self._send_map(MAP, native, "iova", address_, None, size, prot, buffer, held)
+        native = IOAS_MAP.new(flags=_flags(prot), ioas_id=self.id, user_va=address_, length=size)
+        return self._send_map(IOAS_MAP, native, "iova", address_, None, size, prot, buffer, held)
 
     def map_file(
         self, fd: int, start: int, size: int, iova: int | None = None, *, read: bool = True, write: bool = True
@@ -289,9 +268,9 @@ class Ioas(IommufdObject, AddressSpace):
 
     def unmap_all(self) -> int:
         """Remove every mapping, and return the bytes unmapped: 0 when nothing is mapped. IOMMU_IOAS_UNMAP."""
-        native = UNMAP.new(ioas_id=self.id, iova=0, length=2**64 - 1)
-        if error := self._request_unmap(UNMAP, native, "length", (0, 2**64)):
-            raise UNMAP.error(self._fd, -error, {"range": "everything"})
+        native = IOAS_UNMAP.new(ioas_id=self.id, iova=0, length=2**64 - 1)
+        if error := self._request_unmap(IOAS_UNMAP, native, "length", (0, 2**64)):
+            raise IOAS_UNMAP.error(self._fd, -error, {"range": "everything"}, self._everything)
         return int(native.length)
 
     def physical_address(self, iova: int, size: int = PAGE_SIZE) -> tuple[int, int]:
@@ -346,15 +325,13 @@ class Ioas(IommufdObject, AddressSpace):
 
     def _release(self) -> None:
         attempts = Attempts()
-        attempts.do(partial(IommufdObject._release, self), lambda: self._object.gone)
+        if attempts.do(partial(IommufdObject._release, self)):
+            self._ledger.forget_all()
         if self._owned is not None:
             attempts.do(self._owned.close)
-        if self.gone:
+        if self._has_gone():
             self._ledger.forget_all()
         attempts.raise_first(f"closing {self!r}")
-
-    def _has_gone(self) -> bool:
-        return self.gone and (self._owned is None or self._owned.closed)
 
     def _mark_destroyed(self) -> None:
         super()._mark_destroyed()

@@ -12,7 +12,7 @@ class Failure:
     """One that is planned.
 
     :ivar call: which calls count: a request's name (`VFIO_IOMMU_MAP_DMA`), another call's (`open`, `read`, `write`, `pread`, `pwrite`,
-        `mmap`), or a kind of descriptor as in :mod:`pyvfio.requests` (`container`); None for all
+        `mmap`), or a kind of descriptor as in :mod:`pyvfio.abi` (`container`); None for all
     :ivar left: how many of them are left until it happens, which it does once; 0 when it has happened
     :ivar errno: what the call fails with; None for one that succeeds in part
     :ivar size: the bytes of that part

@@ -57,7 +57,7 @@ class File(Handlers):
     iommufd with a device bound to it) is held by that one too. `release` runs when the last goes.
     """
 
-    #: as in :mod:`pyvfio.requests`
+    #: as in :mod:`pyvfio.abi`
     kind: ClassVar[str]
     #: what /proc/PID/fd shows that it is, where somebody looks at it
     target: str | None = None

@@ -51,7 +51,7 @@ class Ioeventfds:
 
         def store() -> None:
             if self._device.decodes_memory:
-                self._device.write(bar, offset, width, key[3] & (1 << 8 * width) - 1)
+                self._device.store(bar, offset, width, key[3] & (1 << 8 * width) - 1)
 
         self._set[key] = self._device.kernel.watcher.watch(asked.fd, store)
 

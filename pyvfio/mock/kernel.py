@@ -15,7 +15,7 @@ from typing import Any
 from weakref import WeakSet
 
 from pyvfio.kernel import PythonKernel, SysfsDevice, UdevMonitor
-from pyvfio.mock import requests, topology
+from pyvfio.mock import ioctl_names, topology
 from pyvfio.mock.device import Device
 from pyvfio.mock.dma_fault import DmaFault
 from pyvfio.mock.errno import Errno, descriptors
@@ -56,6 +56,7 @@ class Kernel(PythonKernel):
     :ivar locked: the memory that type1 has pinned, and its limit; `locked_by_user`: what iommufd has, which is counted apart
     :ivar watcher: what acts when eventfds of the caller's are signalled
     :ivar faults: what devices wanted of memory and their IOMMU did not let through
+    :ivar dma_without_bus_master: what devices wanted of memory while their bus master bit was clear, so that no access was made
     :ivar dma_entry_limit: the most mappings of a type1 container, from its VFIO_SET_IOMMU on
     :ivar physical: the memory that devices without an IOMMU reach; None where they all have one
     :ivar failures: calls that are to fail
@@ -79,6 +80,7 @@ class Kernel(PythonKernel):
         self.watcher = Watcher(self.lock)
         _live.add(self)
         self.faults: list[DmaFault] = []
+        self.dma_without_bus_master: list[DmaFault] = []
         self.physical = PhysicalMemory(self.profile.page_size) if self.profile.iommu == "none" else None
         self.dma_entry_limit = Parameter(self.tree, "vfio_iommu_type1", "dma_entry_limit", self.profile.dma_entry_limit)
         self.host = Host(self)
@@ -158,7 +160,7 @@ class Kernel(PythonKernel):
         with self.lock:
             try:
                 if self.failures.planned:
-                    self.failures.check(requests.name(file.kind, request), file.kind)
+                    self.failures.check(ioctl_names.name(file.kind, request), file.kind)
                 return file.ioctl(request & 0xFFFFFFFF, argument)
             except Errno as error:
                 return -error.number

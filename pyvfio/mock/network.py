@@ -58,7 +58,7 @@ class NetworkFunction(PciDevice):
     def __init__(self, kernel: Kernel, name: str, **more: Any) -> None:
         ids = MLX5_VF if kernel.profile.name == "mlx5" else PDS_VF
         bars = {0: Bar(1 << 20, wide=True, prefetchable=True, memory=True)}
-        function = Function(ids, 0x020000, bars=bars, msix=16, express=True, resets=True)
+        function = Function(ids, 0x020000, bars=bars, msix=16, msix_table=(0, 0), express=True, resets=True)
         super().__init__(kernel, name, function=function, **more)
         kind = Log if kernel.profile.name == "mlx5" else PdsLog
         self.log = kind(kernel.profile.log)

@@ -6,12 +6,14 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
 from pyvfio._abi import ffi, lib
 from pyvfio.mock import caller, dma_buf, hot_reset, pci_sysfs
-from pyvfio.mock.config import CAP_INTX_DISABLE, CAP_MASTER, CAP_MEMORY, COMMAND, Config, Function
+from pyvfio.mock.config import CAP_INTX_DISABLE, CAP_MASTER, CAP_MEMORY, COMMAND, POWER_STATE, Config, Function
 from pyvfio.mock.dma_fault import DmaFault
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.feature import SET
@@ -21,6 +23,7 @@ from pyvfio.mock.irq import INTX, MSI, MSIX
 from pyvfio.mock.pci_irq import PciIrqs
 from pyvfio.mock.pci_region import PciRegions
 from pyvfio.mock.power import LowPower
+from pyvfio.mock.reset_methods import ResetMethods
 from pyvfio.mock.sriov import VirtualFunctions
 
 if TYPE_CHECKING:
@@ -75,25 +78,36 @@ class PciDevice(PciRegions):
         if function is not None:
             self.function = function  # type: ignore[misc]
         self.ids = self.function.ids
-        bars = self.function.bars
         self.config = Config(
             self.function,
             {
-                index: kernel.host.place(bars[index].size, wide=bars[index].wide, ports=bars[index].ports)
-                for index in bars
+                index: kernel.host.place(bar.size, wide=bar.wide, ports=bar.ports)
+                for index, bar in self.function.all_bars.items()
             },
         )
         self.config.on_write(COMMAND, 2, self._command_written)
         if self.config.msi_control:
             self.config.on_write(self.config.msi_control, 1, self._msi_written)
+        if self.config.power_control:
+            self.config.on_write(self.config.power_control, 1, self._power_written)
+        for offset, bit in self.config.reset_bits.items():
+            self.config.on_write(offset, 1, partial(self._reset_written, offset, bit))
         counts = (int(self.function.intx), self.function.msi, self.function.msix, 1, 1)
         self.irqs = PciIrqs(kernel, counts)
+        self.config.interrupt_asserted = lambda: self.irqs.asserted
         self._ioeventfds = Ioeventfds(self)
         self._low_power = LowPower()
         self.dma_bufs: WeakSet[dma_buf.DmaBuf] = WeakSet()
         self.era = 0
+        #: it is in D3hot
+        self._off = False
+        #: whether a reset worked when it was opened
+        self._reset_works = False
         self.virtual = VirtualFunctions(self, PciDevice) if self.function.virtual else None
         self.physical: VirtualFunctions | None = None
+        self.parent = more.get("parent")
+        self.kernel = kernel
+        self.reset_methods = ResetMethods(self)
         super().__init__(kernel, name, **more)
         if found is not None:
             kernel.host.bind(self, found)
@@ -102,9 +116,8 @@ class PciDevice(PciRegions):
 
     def power_on(self) -> None:
         """After a reset, and at the open of a device that can be reset: nothing is as it was. Registers are zeros."""
-        for index in self.function.bars:
-            memory = self.memory(index)
-            memory[:] = bytes(len(memory))
+        for index, bar in self.function.all_bars.items():
+            self.region_file.clear(index, bar.size)
 
     def interrupt(self, vector: int = 0) -> None:
         """Send an interrupt: the vector of MSI-X or MSI, whichever is on, else INTx, until :meth:`deassert`."""
@@ -120,7 +133,8 @@ class PciDevice(PciRegions):
         """INTx's reason is gone."""
         self.irqs.deassert()
 
-    # Its DMA. What the IOMMU does not let through is counted, and the device goes on.
+    # Its DMA. What the IOMMU does not let through is counted, and the device goes on. Without bus master no request leaves the device,
+    # so that the IOMMU sees none: such accesses are counted apart.
 
     @property
     def bus_master(self) -> bool:
@@ -129,6 +143,7 @@ class PciDevice(PciRegions):
     def dma_read(self, iova: int, size: int) -> bytes:
         """What is in memory there; zeros in pages where the IOMMU lets nothing through, or without bus master."""
         if not self.bus_master:
+            self._not_issued(iova, write=False)
             return bytes(size)
         return b"".join(self._page_read(at, count) for at, count in _by_pages(iova, size))
 
@@ -142,6 +157,7 @@ class PciDevice(PciRegions):
     def dma_write(self, iova: int, data: bytes) -> None:
         """Write to memory; pages stay as they are where the IOMMU lets nothing through, and all without bus master."""
         if not self.bus_master:
+            self._not_issued(iova, write=True)
             return
         for at, count in _by_pages(iova, len(data)):
             self._page_write(at, data[at - iova : at - iova + count])
@@ -152,43 +168,72 @@ class PciDevice(PciRegions):
         except Errno as error:
             self.kernel.faults.append(DmaFault(self.name, iova, True, error.number))
 
+    def _not_issued(self, iova: int, *, write: bool) -> None:
+        self.kernel.dma_without_bus_master.append(DmaFault(self.name, iova, write, 0))
+
     # Opening and resetting.
 
     def open(self) -> None:
         self._restore()
-        if self.resets:
+        self._reset_works = self.reset_methods.work
+        if self._reset_works:
+            self.irqs.deassert()
             self.power_on()
 
     def close(self) -> None:
         super().close()
+        if self._reset_works:
+            self.irqs.deassert()
         self._ioeventfds.clear()
         self._low_power.exit()
         self._restore()
 
-    @property
-    def resets(self) -> bool:
-        """Whether it has a reset: one of its own, or that of its bus, if it is alone there."""
-        if self.function.resets or self.parent is None or not self.function.bus_resets:
-            return self.function.resets
-        return not any(
-            one is not self and getattr(one, "parent", None) == self.parent for one in self.kernel.devices.values()
-        )
-
     def reset(self) -> None:
-        if not self.resets:
+        """VFIO_DEVICE_RESET (vfio_pci_ioctl_reset)."""
+        if not self._reset_works:
             raise Errno(errno.EINVAL)
-        self.bus_reset()
+        self.reset_methods.reset()
 
     def bus_reset(self) -> None:
         """A reset, of this function alone or of all on its bus."""
         self.era += 1
+        self._set_power(off=False)
+        self.irqs.deassert()
         self.power_on()
-        # Of what it has in configuration space the kernel puts everything back but the bus master.
-        self.config.command &= ~CAP_MASTER
 
     def _restore(self) -> None:
         self.era += 1
+        self._set_power(off=False)
         self.config.reset()
+
+    def _reset_written(self, offset: int, bit: int) -> None:
+        """A function-level reset by configuration space (vfio_exp_config_write, vfio_af_config_write): the bit reads 0.
+
+        The kernel takes the first method that it has for the function, which need not be this one, and nobody hears if there is none.
+        """
+        if self.config.data[offset] & bit:
+            self.config.data[offset] &= ~bit
+            if self.config.has_function_reset(offset):
+                with suppress(Errno):
+                    self.reset_methods.reset()
+
+    def _power_written(self) -> None:
+        """D0 and D3hot; D1 and D2 it does not have (vfio_pm_config_write)."""
+        at = self.config.power_control
+        wanted = self.config.data[at] & POWER_STATE
+        off = self._off if wanted in (1, 2) else wanted == POWER_STATE
+        if off != self._off:
+            if off:
+                self.era += 1
+            else:
+                # It says that it does not keep what it holds (No_Soft_Reset is 0).
+                self.power_on()
+        self._set_power(off=off)
+
+    def _set_power(self, *, off: bool) -> None:
+        self._off = self.irqs.sleeps = off
+        if at := self.config.power_control:
+            self.config.data[at] = self.config.data[at] & ~POWER_STATE | POWER_STATE * off
 
     def _msi_written(self) -> None:
         """MSI is switched by the ioctl alone, and has as many vectors as that allows; other bits are the program's own."""
@@ -210,9 +255,14 @@ class PciDevice(PciRegions):
             self.irqs.mask_virtually(masked)
 
     @property
+    def sleeps(self) -> bool:
+        """Whether it is in D3hot, by its power management."""
+        return self._off
+
+    @property
     def decodes_memory(self) -> bool:
-        """Whether it answers at its BARs, also in low power: who reads it wakes it."""
-        return bool(self.config.command & CAP_MEMORY)
+        """Whether it answers at its BARs, also in low power: who reads it wakes it. In D3hot it does not."""
+        return bool(self.config.command & CAP_MEMORY) and not self._off
 
     def _let_sleep(self, sleeps: bool) -> None:
         """It goes into low power, if only somebody wants it to, or leaves it."""
@@ -263,7 +313,7 @@ class PciDevice(PciRegions):
 
     @property
     def flags(self) -> int:  # type: ignore[override]
-        return int(lib.VFIO_DEVICE_FLAGS_PCI | (lib.VFIO_DEVICE_FLAGS_RESET if self.resets else 0))
+        return int(lib.VFIO_DEVICE_FLAGS_PCI | (lib.VFIO_DEVICE_FLAGS_RESET if self._reset_works else 0))
 
     def info_size(self, argsz: int) -> int:
         return min(argsz, int(ffi.sizeof("struct vfio_device_info")))

@@ -16,6 +16,8 @@ class PciIrqs(Irqs):
 
     #: INTx is off in the command register
     virtually_masked = False
+    #: the device is in D3hot, where the kernel gives it no vectors
+    sleeps = False
 
     def mask_virtually(self, on: bool) -> None:
         """The command register's bit has changed."""
@@ -28,6 +30,11 @@ class PciIrqs(Irqs):
     def unmask(self) -> None:
         if not self.virtually_masked:
             super().unmask()
+
+    def off(self) -> None:
+        """At close. INTx stays asserted if the device asserts it: only the device or a reset can end that."""
+        for index in range(len(self.counts)):
+            self.disable(index)
 
     def set_trigger(self, what: IrqSet) -> None:
         index, on = what.index, self.enabled[what.index] > 0
@@ -63,6 +70,8 @@ class PciIrqs(Irqs):
         if not on:
             if not what.start + what.count:
                 raise Errno(errno.ERANGE)
+            if self.sleeps:
+                raise Errno(errno.EINVAL)
             self.enabled[what.index] = what.start + what.count
         vector = what.start
         try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import ClassVar
 
 from pyvfio._abi import lib
@@ -29,11 +30,21 @@ class PciRegions(Device):
     def read(self, bar: int, offset: int, width: int) -> int:
         """The value of a register; `width` is 1, 2, 4 or 8 bytes, and `offset` a multiple of it. What was written, if a subclass
         does not say otherwise."""
-        return int.from_bytes(self.memory(bar)[offset : offset + width], "little")
+        return int.from_bytes(self.region_file.read(bar, offset, width), "little")
 
     def write(self, bar: int, offset: int, width: int, value: int) -> None:
         """A register is written: it holds the value, if a subclass does not say otherwise."""
-        self.memory(bar)[offset : offset + width] = value.to_bytes(width, "little")
+        self.region_file.write(bar, offset, value.to_bytes(width, "little"))
+
+    def load(self, bar: int, offset: int, width: int) -> int:
+        """An access that reads: the model's, but in the BAR that is there for the MSI-X table alone."""
+        read = self.read if bar in self.function.bars else partial(PciRegions.read, self)
+        return read(bar, offset, width)
+
+    def store(self, bar: int, offset: int, width: int, value: int) -> None:
+        """An access that writes, likewise."""
+        write = self.write if bar in self.function.bars else partial(PciRegions.write, self)
+        write(bar, offset, width, value)
 
     @property
     def decodes_memory(self) -> bool:
@@ -41,9 +52,9 @@ class PciRegions(Device):
         raise NotImplementedError
 
     def region(self, index: int) -> Region:
-        if index in self.function.bars:
-            bar = self.function.bars[index]
-            return Region(bar.size, READ | WRITE | (MMAP if bar.memory else 0))
+        if (bar := self.function.all_bars.get(index)) is not None:
+            has_table = bool(self.function.msix) and index == self.function.table[0]
+            return Region(bar.size, READ | WRITE | (MMAP if bar.memory else 0), msix_mappable=bar.memory and has_table)
         if index == CONFIG:
             return Region(self.config.size, READ | WRITE)
         if index == VGA or index >= self.num_regions:
@@ -61,7 +72,7 @@ class PciRegions(Device):
         parts = []
         for at, width in self._accesses(index, offset, size):
             hidden = self.hides(index, at, width)
-            parts.append(b"\xff" * width if hidden else self.read(index, at, width).to_bytes(width, "little"))
+            parts.append(b"\xff" * width if hidden else self.load(index, at, width).to_bytes(width, "little"))
         return b"".join(parts)
 
     def pwrite(self, data: bytes, position: int) -> int:
@@ -78,7 +89,7 @@ class PciRegions(Device):
         """A processor or another device writes a BAR."""
         for at, width in self._accesses(index, offset, len(data)):
             if not self.hides(index, at, width):
-                self.write(index, at, width, int.from_bytes(data[at - offset : at - offset + width], "little"))
+                self.store(index, at, width, int.from_bytes(data[at - offset : at - offset + width], "little"))
 
     def _located(self, position: int, size: int) -> tuple[int, int, int]:
         """Region, offset, and how much of it a transfer moves.
@@ -92,17 +103,17 @@ class PciRegions(Device):
             return index, offset, size
         if index >= self.num_regions or offset >= self.region(index).size:
             raise Errno(errno.EINVAL)
-        if index in _BARS and not self.function.bars[index].ports and not self.decodes_memory:
+        if index in _BARS and not self.function.all_bars[index].ports and not self.decodes_memory:
             raise Errno(errno.EIO)
         return index, offset, min(size, self.region(index).size - offset)
 
     def _accesses(self, bar: int, offset: int, size: int) -> list[tuple[int, int]]:
         """Offset and width of the accesses that a transfer is made of: as wide as they can be."""
         accesses, end = [], offset + size
-        table = 16 * self.function.msix if bar == self.config.msix_bar else 0
+        table = self._table(bar)
         while offset < end:
             # What is hidden is no access at all.
-            stop = min(end, table) if offset < table else end
+            stop = next((edge for edge in (table.start, table.stop) if offset < edge < end), end)
             width = next(width for width in (8, 4, 2, 1) if not offset % width and offset + width <= stop)
             accesses.append((offset, width))
             offset += width
@@ -110,5 +121,12 @@ class PciRegions(Device):
 
     def hides(self, bar: int, offset: int, size: int) -> bool:
         """Whether a part of a BAR touches the MSI-X table, which vfio-pci keeps to itself."""
-        table = 16 * self.function.msix
-        return bool(table) and bar == self.config.msix_bar and offset < table and size > 0
+        table = self._table(bar)
+        return offset < table.stop and offset + size > table.start
+
+    def _table(self, bar: int) -> range:
+        """The part of a BAR that is the MSI-X table."""
+        if not self.function.msix or bar != self.function.table[0]:
+            return range(0)
+        start = self.function.table[1]
+        return range(start, start + 16 * self.function.msix)

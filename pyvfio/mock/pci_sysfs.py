@@ -18,7 +18,8 @@ _LINES = 13
 
 def attributes(device: PciDevice) -> dict[str, Text]:
     function = device.function
-    method = "flr" if function.resets else "bus" if device.parent is not None and function.bus_resets else ""
+    methods = device.reset_methods
+    shown_methods = {"reset_method": shown(lambda: methods, methods.choose)} if methods.names else {}
     return {
         "vendor": text(f"{function.ids[0]:#06x}"),
         "device": text(f"{function.ids[1]:#06x}"),
@@ -29,11 +30,19 @@ def attributes(device: PciDevice) -> dict[str, Text]:
         "modalias": text(modalias(device)),
         "config": Text(lambda: device.config.read(0, device.config.size)),
         "resource": Text(_resources(device)),
-        "reset_method": text(method),
+        **shown_methods,
+        "power_state": shown(lambda: _power_state(device)),
+        "d3cold_allowed": shown(lambda: int(device.function.power_management)),
         "enable": shown(lambda: int(device.driver is not None)),
         "numa_node": text(-1),
         "uevent": Text(lambda: "".join(f"{key}={value}\n" for key, value in device.properties().items()).encode()),
     }
+
+
+def _power_state(device: PciDevice) -> str:
+    # vfio-pci lets a device sleep that nobody has open, as long as its parameter disable_idle_d3 is N.
+    idle = device.vfio and not device.files and device.function.power_management
+    return "D3hot" if idle or device.sleeps else "D0"
 
 
 def properties(device: PciDevice) -> dict[str, str]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from mmap import mmap
+from mmap import MADV_REMOVE, mmap
 from typing import NamedTuple
 
 from pyvfio._abi import ffi, lib
@@ -15,6 +15,8 @@ OFFSET_SHIFT = 40
 OFFSET_MASK = (1 << OFFSET_SHIFT) - 1
 #: more than any device has
 _INDICES = 64
+#: how much of a region is mapped at a time to clear it: address space may be scarce
+_WINDOW = 1 << 30
 
 READ = lib.VFIO_REGION_INFO_FLAG_READ
 WRITE = lib.VFIO_REGION_INFO_FLAG_WRITE
@@ -88,6 +90,22 @@ class RegionFile:
         if index not in self._memory:
             self._memory[index] = mmap(self.fileno(), size, offset=index << OFFSET_SHIFT)
         return self._memory[index]
+
+    def read(self, index: int, offset: int, size: int) -> bytes:
+        """What is in a region, without a mapping of it."""
+        return os.pread(self.fileno(), size, index << OFFSET_SHIFT | offset)
+
+    def write(self, index: int, offset: int, data: bytes) -> None:
+        """Change what is in a region, without a mapping of it."""
+        os.pwrite(self.fileno(), data, index << OFFSET_SHIFT | offset)
+
+    def clear(self, index: int, size: int) -> None:
+        """Make a region zeros. It costs no more than what was written since: its pages go back, also those that programs have mapped."""
+        if self._fd is None:
+            return
+        for start in range(0, size, _WINDOW):
+            with mmap(self._fd, min(_WINDOW, size - start), offset=(index << OFFSET_SHIFT) + start) as window:
+                window.madvise(MADV_REMOVE)
 
     def __del__(self) -> None:
         if self._fd is not None:

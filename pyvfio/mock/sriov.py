@@ -72,7 +72,7 @@ class VirtualFunctions:
         first = (int(slot, 16) << 3 | int(number)) + offset
         function = Function(
             (physical.ids[0], physical.function.virtual_device), physical.function.class_code, bars=dict(physical.function.bars),
-            msix=3, express=True, resets=True,
+            msix=3, msix_table=physical.function.msix_table, express=True, resets=True,
         )  # fmt: skip
         for index in range(count):
             at = first + index * stride

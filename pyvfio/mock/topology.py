@@ -63,16 +63,16 @@ def populate(host: Host) -> None:
 
 
 _NVME = Function(
-    NVME, 0x010802, 0x02, bars={0: Bar(1 << 14, wide=True)}, msix=5, intx=True, express=True, resets=True,
+    NVME, 0x010802, 0x02, bars={0: Bar(1 << 14, wide=True)}, msix=5, msix_table=(0, 0x2000), msix_pending=(0, 0x3000), intx=True, express=True, resets=True,
     virtual=2, virtual_device=NVME[1], virtual_at=(1, 1),
 )  # fmt: skip
 # In the machine, a bus with an 82574L and an edu is listed and yet cannot be reset.
 _E1000E = Function(
-    E1000E, 0x020000, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 2: Bar(32, ports=True), 3: Bar(1 << 14)}, msi=1, msix=5, intx=True,
-    express=True, power_management=True, resets=True, bus_resets=False,
+    E1000E, 0x020000, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 2: Bar(32, ports=True), 3: Bar(1 << 14)}, msi=1, msix=5, msix_table=(3, 0),
+    msix_pending=(3, 0x2000), intx=True, express=True, power_management=True, resets=True, bus_resets=False,
 )  # fmt: skip
 _IGB = Function(
-    IGB, 0x020000, 1, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 3: Bar(1 << 14)}, msi=1, msix=10, intx=True, express=True,
-    resets=True, virtual=7, virtual_device=0x10CA,
+    IGB, 0x020000, 1, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 3: Bar(1 << 14)}, msi=1, msix=10, msix_table=(3, 0),
+    msix_pending=(3, 0x2000), intx=True, express=True, resets=True, virtual=7, virtual_device=0x10CA,
 )  # fmt: skip
 _PORT = Function(PORT, 0x060400, msi=1, express=True, bridge=True)

@@ -12,6 +12,7 @@ import resource
 from array import array
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyvfio._abi import ffi, lib
@@ -28,7 +29,8 @@ from pyvfio.iova import IovaRange, IovaSet, as_range
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
 from pyvfio.region import RegionMapping
 from pyvfio.spaces import refusals
-from pyvfio.spaces.ledger import Before, Ledger, Mapping, MappingArray, columns
+from pyvfio.spaces.ledger import Before, Ledger, finish
+from pyvfio.spaces.mapping import Mapping, MappingArray, columns
 from pyvfio.spaces.other_modes import OtherModes
 
 if TYPE_CHECKING:
@@ -64,9 +66,7 @@ class AddressSpace(OtherModes, Resource):
 
     @property
     def gone(self) -> bool:
-        """Whether the kernel has it no more, so that nothing is mapped: its file is closed, here or by the fork that this process
-        comes from. Not part of the API.
-        """
+        """Whether its file is closed, here or by the fork that this process comes from. Not part of the API."""
         return self._fd.closed
 
     # What each kind of address space answers in its own way.
@@ -142,7 +142,7 @@ class AddressSpace(OtherModes, Resource):
             raise self._unmappable_tail(iova, size)
         ledger = self._ledger
         try:
-            mapping = ledger.map(Mapping, self, buffer, held, address, iova, size, prot)
+            mapping = ledger.map_dma(Mapping, self, buffer, held, address, iova, size, prot)
         except BaseException:
             self._after_raise()
             raise
@@ -153,7 +153,7 @@ class AddressSpace(OtherModes, Resource):
     def _after_raise(self) -> None:
         """After a request to map was left by an exception: where its outcome is not known, see that nothing is mapped by it."""
         if self._ledger.unknown:
-            self._ledger.settle_unknown()
+            finish(self._ledger.settle_unknown)
 
     def alloc(self, size: int, iova: int | None = None, *, huge: int | None = None) -> Mapping:
         """Map new zeroed memory; see :meth:`map` and :class:`DmaBuffer`."""
@@ -193,28 +193,17 @@ class AddressSpace(OtherModes, Resource):
                 self._undo_rows(mappings)
             mappings._complete = True
         except BaseException as failure:
+            unknown, ledger.unknown = ledger.unknown, 0
             try:
-                try:
-                    self._abandon_array(mappings)
-                except Exception:
-                    raise
-                except BaseException:
-                    self._abandon_array(mappings)
-                    raise
+                self._undo_rows(mappings)
+                if unknown:
+                    # A callback raised in this row. What it means is not known; that it is not mapped afterwards is.
+                    ledger.raw_unmap(*rows[3 * made[0] + 1 : 3 * made[0] + 3])
+                ledger.drop_array(mappings)
             except OSError as undoing:
                 failure.add_note(f"undoing the rows before it failed too: {undoing}")
             raise
         return mappings
-
-    def _abandon_array(self, mappings: MappingArray) -> None:
-        """Unmap what an array has mapped, and forget the array; it can be called again."""
-        ledger, made = self._ledger, mappings._made
-        if ledger.unknown:
-            # A callback raised in this row. What it means is not known; that it is not mapped afterwards is.
-            ledger.unknown = 0
-            ledger.raw_unmap(*mappings.rows[3 * made[0] + 1 : 3 * made[0] + 3])
-        self._undo_rows(mappings)
-        ledger.drop_array(mappings)
 
     def _undo_rows(self, mappings: MappingArray) -> None:
         """Unmap the rows that an array has mapped so far; it begins again from the first."""
@@ -248,7 +237,7 @@ class AddressSpace(OtherModes, Resource):
         if type(iova) is not int or type(size) is not int or not (0 <= iova < _END and 0 <= size < _END):
             iova, size = _place(iova, size)
         try:
-            unmapped = self._ledger.unmap(iova, size)
+            unmapped = self._ledger.unmap_dma(iova, size)
         except BaseException:
             if self._ledger.unknown:
                 error, _, _ = self._unmap_rows(memoryview(array("Q", (iova, size))))
@@ -303,16 +292,10 @@ class AddressSpace(OtherModes, Resource):
                     ledger.unknown = 0
                     at = 2 * state[0]
                     if ledger.run(rows[: at + 2], 0, state) == -errno.ENOENT:
-                        state[1] += rows[at + 1]
-                        state[0] += 1
+                        ledger.drop_at(rows[at], rows[at + 1])
                 raise
         finally:
-            # Not by a function that does it twice: a handler may raise as that begins.
-            try:
-                self._drop_rows(rows, state, known, before)
-            except BaseException:
-                self._drop_rows(rows, state, known, before)
-                raise
+            finish(partial(self._drop_rows, rows, state, known, before))
         return error, state[1] - unmapped, state[0]
 
     def _drop_rows(self, rows: memoryview, state: array[int], known: MappingArray | None, before: Before) -> None:
@@ -351,11 +334,7 @@ class AddressSpace(OtherModes, Resource):
                 raise
         finally:
             if state[0]:
-                try:
-                    ledger.forget([gone], getattr(native, size), before, splits=self._splits)
-                except BaseException:
-                    ledger.forget([gone], getattr(native, size), before, splits=self._splits)
-                    raise
+                finish(lambda: ledger.forget([gone], getattr(native, size), before, splits=self._splits))
         return min(error, 0)
 
     # What is mapped, as far as this object knows.
@@ -363,8 +342,6 @@ class AddressSpace(OtherModes, Resource):
     @property
     def mappings(self) -> list[Mapping]:
         """The mappings made through this object and still there, by IOVA."""
-        if self.gone:
-            return []
         for mappings in list(self._ledger.arrays):
             if mappings._complete:
                 mappings[:]
@@ -373,7 +350,7 @@ class AddressSpace(OtherModes, Resource):
     @property
     def mapped_ranges(self) -> IovaSet:
         """The IOVAs of :attr:`mappings`, without an object for each."""
-        return IovaSet() if self.gone else self._ledger.ranges()
+        return self._ledger.ranges()
 
     # What was refused.
 
@@ -414,7 +391,11 @@ class AddressSpace(OtherModes, Resource):
     def _unmap_refused(self, error: int, iova: int, size: int, more: dict[str, object] | None = None) -> Exception:
         """Return the exception for an unmap in C that returned -errno."""
         arguments = (more or {}) | {"iova": iova, "size": size}
-        return self._refused(self._unmap_request, error, arguments, lambda number: self._wanted(number, iova, size))
+        return self._refused(self._unmap_request, error, arguments, partial(self._wanted, iova=iova, size=size))
+
+    def _everything(self, number: int) -> refusals.Wanted:
+        """Return the facts about a refused request that was to unmap everything."""
+        return self._wanted(number, None, 0)
 
     def _refused(
         self, request: Request, error: int, arguments: dict[str, object], facts: Callable[[int], refusals.Wanted]
@@ -494,7 +475,7 @@ class AddressSpace(OtherModes, Resource):
         while True:
             iova = self._place(size, taken)
             try:
-                mapping = self._ledger.map(Mapping, self, buffer, held, address, iova, size, prot)
+                mapping = self._ledger.map_dma(Mapping, self, buffer, held, address, iova, size, prot)
             except BaseException:
                 self._after_raise()
                 raise

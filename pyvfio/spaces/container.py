@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,9 +12,9 @@ from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
 from pyvfio._core import capability
-from pyvfio._core.arguments import integer, u32, u64
+from pyvfio._core.arguments import instance, integer, u32, u64
 from pyvfio._core.fd import Fd
-from pyvfio._core.request import Arguments, Call, Reason, Request
+from pyvfio._core.request import Arguments, Call, Reason, Request, flag_words
 from pyvfio._core.text import size as bytes_
 from pyvfio._core.vf_token import uuid_of
 from pyvfio.bitmap import DirtyBitmap
@@ -27,10 +27,18 @@ from pyvfio.iommufd.iommufd import Iommufd, open_iommu, others_in_the_way
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.kernel import Kernel
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
-from pyvfio.spaces import refusals
 from pyvfio.spaces.base import AddressSpace
 from pyvfio.spaces.group import Group
-from pyvfio.spaces.ledger import Mapping
+from pyvfio.spaces.mapping import (
+    MAP_DMA,
+    MAP_DMA_VADDR,
+    UNMAP_DMA,
+    UNMAP_DMA_ALL,
+    UNMAP_DMA_ALL_VADDR,
+    UNMAP_DMA_DIRTY,
+    UNMAP_DMA_VADDR,
+    Mapping,
+)
 from pyvfio.spaces.no_iommu import admit
 
 if TYPE_CHECKING:
@@ -89,46 +97,6 @@ def _not_isolated(facts: NotIsolated) -> Reason:
 
 SET_IOMMU = Request("VFIO_SET_IOMMU", "container", errnos={errno.EPERM: _not_isolated})
 GET_INFO = Request("VFIO_IOMMU_GET_INFO", "container", "struct vfio_iommu_type1_info")
-
-_MAP_ERRNOS = (errno.EINVAL, errno.EEXIST, errno.ENOMEM, errno.ENOSPC, errno.EFAULT, errno.EOVERFLOW)
-MAP = Request(
-    "VFIO_IOMMU_MAP_DMA",
-    "container",
-    "struct vfio_iommu_type1_dma_map",
-    errnos=dict.fromkeys(_MAP_ERRNOS, refusals.why_map),
-    default=refusals.why_map,
-    tell=lambda native: "VADDR" if native.flags & lib.VFIO_DMA_MAP_FLAG_VADDR else "",
-)
-MAP_VADDR = MAP.operation(
-    "VADDR", errnos={errno.EINVAL: "its address was not invalidated before: Container.invalidate_addresses()"}
-)
-
-_UNMAP_FLAGS = {
-    lib.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP: "GET_DIRTY_BITMAP",
-    lib.VFIO_DMA_UNMAP_FLAG_ALL: "ALL",
-    lib.VFIO_DMA_UNMAP_FLAG_VADDR: "VADDR",
-}
-
-
-def flag_words(words: dict[int, str]) -> Callable[[Any], str]:
-    """Return a function for :attr:`Request.tell` that names the flags set in a struct."""
-    return lambda native: " ".join(word for flag, word in words.items() if native.flags & flag)
-
-
-UNMAP = Request(
-    "VFIO_IOMMU_UNMAP_DMA",
-    "container",
-    "struct vfio_iommu_type1_dma_unmap",
-    errnos=dict.fromkeys((errno.EINVAL, errno.ENOENT, errno.EOVERFLOW), refusals.why_unmap),
-    default=refusals.why_unmap,
-    tell=flag_words(_UNMAP_FLAGS),
-)
-UNMAP_ALL = UNMAP.operation("ALL")
-UNMAP_VADDR = UNMAP.operation(
-    "VADDR", errnos={errno.EBUSY: "an emulated device is attached, which needs the addresses"}
-)
-UNMAP_ALL_VADDR = UNMAP.operation("ALL VADDR", documented=False)
-UNMAP_DIRTY = UNMAP.operation("GET_DIRTY_BITMAP")
 
 
 class Tracking(NamedTuple):
@@ -204,8 +172,8 @@ class Container(AddressSpace):
     :raises Unsupported: the kernel has no such IOMMU type
     """
 
-    _map_request = MAP
-    _unmap_request = UNMAP
+    _map_request = MAP_DMA
+    _unmap_request = UNMAP_DMA
 
     def __init__(self, mode: str = "type1v2", *, kernel: Kernel | str | None = None) -> None:
         if mode not in _MODES:
@@ -424,9 +392,9 @@ class Container(AddressSpace):
 
         :returns: bytes unmapped
         """
-        unmap = UNMAP_ALL.new(flags=lib.VFIO_DMA_UNMAP_FLAG_ALL)
-        if error := self._request_unmap(UNMAP_ALL, unmap, "size", (0, 2**64)):
-            raise UNMAP_ALL.error(self._fd, -error, {}, lambda number: self._wanted(number, 0, 0))
+        unmap = UNMAP_DMA_ALL.new(flags=lib.VFIO_DMA_UNMAP_FLAG_ALL)
+        if error := self._request_unmap(UNMAP_DMA_ALL, unmap, "size", (0, 2**64)):
+            raise UNMAP_DMA_ALL.error(self._fd, -error, facts=self._everything)
         return int(unmap.size)
 
     def unmap_dirty(self, iova: int, size: int) -> DirtyBitmap:
@@ -442,23 +410,14 @@ class Container(AddressSpace):
         (segment,) = bitmap.segments
         trailing = ffi.sizeof("struct vfio_bitmap")
         flags = lib.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP
-        unmap = UNMAP_DIRTY.new(trailing, flags=flags, iova=iova, size=size)
+        unmap = UNMAP_DMA_DIRTY.new(trailing, flags=flags, iova=iova, size=size)
         _describe(ffi.cast("struct vfio_bitmap *", unmap.data), bitmap.page_size, segment)
-        error = self._request_unmap(UNMAP_DIRTY, unmap, "size", (iova, size))
+        error = self._request_unmap(UNMAP_DMA_DIRTY, unmap, "size", (iova, size))
         if error:
             arguments = {"iova": iova, "size": size}
-            raise UNMAP_DIRTY.error(self._fd, -error, arguments, lambda number: self._wanted(number, iova, size))
+            raise UNMAP_DMA_DIRTY.error(self._fd, -error, arguments, partial(self._wanted, iova=iova, size=size))
         segment.check_guards()
         return bitmap
-
-    def _unmap_with(self, operation: Request, flags: int, iova: int = 0, size: int = 0) -> int:
-        unmap = operation.new(flags=flags, iova=iova, size=size)
-        self._send_unmap(operation, unmap, iova, size)
-        return int(unmap.size)
-
-    def _send_unmap(self, operation: Request, unmap: Any, iova: int, size: int) -> None:
-        arguments = {"iova": iova, "size": size} if size else {}
-        operation.send(self._fd, unmap, arguments, lambda number: self._wanted(number, iova, size))
 
     # Moving memory under a mapping.
 
@@ -475,9 +434,15 @@ class Container(AddressSpace):
         self._require_vaddr()
         flag = lib.VFIO_DMA_UNMAP_FLAG_VADDR
         if mapping is None:
-            self._unmap_with(UNMAP_ALL_VADDR, flag | lib.VFIO_DMA_UNMAP_FLAG_ALL)
-        else:
-            self._unmap_with(UNMAP_VADDR, flag, mapping.iova, mapping.size)
+            native = UNMAP_DMA_ALL_VADDR.new(flags=flag | lib.VFIO_DMA_UNMAP_FLAG_ALL)
+            UNMAP_DMA_ALL_VADDR.send(self._fd, native, facts=self._everything)
+            return
+        self._check_own(mapping)
+        iova, size = mapping.iova, mapping.size
+        native = UNMAP_DMA_VADDR.new(flags=flag, iova=iova, size=size)
+        UNMAP_DMA_VADDR.send(
+            self._fd, native, {"iova": iova, "size": size}, partial(self._wanted, iova=iova, size=size)
+        )
 
     def set_address(self, mapping: Mapping, buffer: Any) -> Mapping:
         """Set the virtual address of a mapping after :meth:`invalidate_addresses`. VFIO_IOMMU_MAP_DMA with VFIO_DMA_MAP_FLAG_VADDR.
@@ -489,6 +454,7 @@ class Container(AddressSpace):
         :raises OSError: EINVAL when the address had not been invalidated
         """
         self._require_vaddr()
+        self._check_own(mapping)
         if type(buffer) is DmaBuffer:
             address, size, held = buffer.address, buffer.size, buffer
         else:
@@ -497,11 +463,15 @@ class Container(AddressSpace):
             raise ValueError(f"the buffer has {size:#x} bytes, the mapping {mapping.size:#x}")
         if not mapping.mapped:
             raise Closed(f"{mapping!r} is unmapped: only a mapping has an address to set")
-        flags = lib.VFIO_DMA_MAP_FLAG_VADDR
-        MAP_VADDR.call(self._fd, flags=flags, vaddr=address, iova=mapping.iova, size=size)
+        native = MAP_DMA_VADDR.new(flags=lib.VFIO_DMA_MAP_FLAG_VADDR, vaddr=address, iova=mapping.iova, size=size)
+        MAP_DMA_VADDR.send(self._fd, native, *self._map_details(address, mapping.iova, size, mapping._protection))
         replaced = self._ledger.add(Mapping, self, buffer, held, address, mapping.iova, size, mapping._protection)
         self._ledger.settle(mapping, False)
         return replaced
+
+    def _check_own(self, mapping: Mapping) -> None:
+        if instance(mapping, "mapping", Mapping, "a pyvfio.Mapping").space is not self:
+            raise InvalidRequest(f"{mapping!r} belongs to {mapping.space!r}, not to {self!r}")
 
     def _require_vaddr(self) -> None:
         if not self.has_extension(lib.VFIO_UPDATE_VADDR):

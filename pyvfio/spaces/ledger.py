@@ -1,164 +1,21 @@
 # SPDX-License-Identifier: MIT
 """The record of the mappings of an address space: single mappings, and arrays of them.
 
-The native part (`_buffer.Ledger`) allocates a record before each request and writes the outcome into it, so that records and kernel
+The native part (`_buffer.Ledger`, cdefs/map_dma.c) allocates a record before each request and writes the outcome into it, so that records and kernel
 agree whatever signal handlers and other threads do. This module handles the other unmaps: those that do not match whole records, and
 those during which another thread maps.
 """
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from pyvfio import _buffer
 from pyvfio._buffer import Door, Record
 from pyvfio.iova import IovaRange, IovaSet
-from pyvfio.uncopyable import Uncopyable
-
-if TYPE_CHECKING:
-    from pyvfio.spaces.base import AddressSpace
-
-_PENDING, _PRESENT, _GONE = range(3)
-
-
-class Mapping(Record, Uncopyable):
-    """Memory at an IOVA of an address space. It keeps the memory alive; it can be used in a `with`.
-
-    :ivar iova: where devices see it
-    :ivar size: bytes
-    :ivar buffer: what was mapped
-    """
-
-    __slots__ = ()
-
-    _stands_for = "a mapping in an IOMMU"
-
-    @property
-    def range(self) -> IovaRange:
-        """The IOVAs from first to last."""
-        return IovaRange(self.iova, self.iova + self.size - 1)
-
-    @property
-    def mapped(self) -> bool:
-        """Whether it has not been unmapped yet."""
-        return self._state == _PRESENT and not self.space.gone
-
-    def unmap(self) -> int:
-        """Unmap it, returning bytes: 0 when that had been done already, whatever lies at its IOVA now."""
-        if self._state != _PRESENT:
-            return 0
-        return int(self.space.unmap(self.iova, self.size))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self.space.closed:
-            return
-        try:
-            self.unmap()
-        except Exception as failure:
-            if error is None:
-                raise
-            error.add_note(f"unmapping {self!r} failed too: {failure}")
-
-    def __repr__(self) -> str:
-        return f"<Mapping {self.range}{'' if self.mapped else ' (unmapped)'}>"
-
-
-class MappingArray(Sequence[Mapping]):
-    """The mappings that one `map_many` made: one array, and Mapping objects only when they are asked for."""
-
-    def __init__(self, space: AddressSpace, rows: memoryview, held: Any) -> None:
-        self.space = space
-        #: u64 values, three to a row: address, IOVA and size of each mapping, as they were made
-        self.rows = rows
-        self._held = held
-        #: what the native calls fill: rows mapped, or unmapped again from the first on, bytes, bytes of records
-        self._made = array("Q", (0, 0, 0))
-        self._unmade = array("Q", (0, 0, 0))
-        #: whether all rows have been mapped; before, an unmap of another thread may have met some of them
-        self._complete = False
-        self._disturbed = False
-        self._serial = 0
-        # IOVA -> row of what is still mapped and has no Mapping object; None as long as that is every row.
-        self._index: dict[int, int] | None = None
-        self._objects: dict[int, Mapping] = {}
-
-    def __len__(self) -> int:
-        return len(self.rows) // 3
-
-    @overload
-    def __getitem__(self, index: int) -> Mapping: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Mapping]: ...
-    def __getitem__(self, index: int | slice) -> Mapping | list[Mapping]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
-        if (mapping := self._objects.get(index)) is None:
-            iova, size = self.rows[3 * index + 1], self.rows[3 * index + 2]
-            ledger = self.space._ledger
-            # An interrupt may have come between these steps before: the record is there then.
-            mapping = ledger.find(iova, size, self)
-            if mapping is None:
-                live = self._rows_left().get(iova) == index
-                mapping = ledger.add(Mapping, self.space, None, self, self.rows[3 * index], iova, size, 3)
-                if not live:
-                    ledger.settle(mapping, False)
-            self._objects[index] = mapping
-            self._take(iova, size)
-        return mapping
-
-    def unmap(self) -> int:
-        """Unmap those that are still mapped, returning bytes."""
-        if self._index is None:
-            return self.space.unmap_many(columns(self.rows)) if self in self.space._ledger.arrays else 0
-        unmapped = sum(mapping.unmap() for mapping in self._objects.values())
-        live = array("Q")
-        for row in list(self._rows_left().values()):
-            live.extend(self.rows[3 * row + 1 : 3 * row + 3])
-        return unmapped + (self.space.unmap_many(live) if live else 0)
-
-    def _rows_left(self) -> dict[int, int]:
-        """The rows that are mapped and have no object, by IOVA."""
-        if self._index is None:
-            first, behind = self._unmade[0], self._made[0]
-            index = {self.rows[3 * row + 1]: row for row in range(first, behind)}
-            if self._complete and not first:
-                self._index = index
-            return index
-        return self._index
-
-    def _take(self, iova: int, size: int) -> bool:
-        """Forget one row, if it is here and has just that size."""
-        left = self._index = self._rows_left()
-        row = left.get(iova)
-        if row is None or self.rows[3 * row + 2] != size:
-            return False
-        left.pop(iova, None)
-        if not left:
-            self.space._ledger.drop_array(self)
-        return True
-
-    def _forget(self) -> None:
-        self._index = {}
-        self.space._ledger.drop_array(self)
-
-    @property
-    def _hull(self) -> tuple[int, int]:
-        """An interval of IOVAs that holds every row: first, and behind the last."""
-        starts = self.rows[1::3]
-        return min(starts), max(start + size for start, size in zip(starts, self.rows[2::3], strict=True))
-
-    def __repr__(self) -> str:
-        return f"<MappingArray of {len(self)}>"
+from pyvfio.spaces.mapping import GONE, PENDING, PRESENT, Mapping, MappingArray, columns
 
 
 class Before(NamedTuple):
@@ -193,13 +50,13 @@ class Ledger(_buffer.Ledger):
 
     def present(self) -> list[Mapping]:
         """The single mappings, by IOVA."""
-        return sorted((one for one in self._all() if one._state == _PRESENT), key=lambda one: one.iova)
+        return sorted((one for one in self._all() if one._state == PRESENT), key=lambda one: one.iova)
 
     def find(self, iova: int, size: int, held: object) -> Mapping | None:
         """The single mapping of just that place that holds something."""
         record: Any = self.at.get(iova)
         while record is not None:
-            if record._state == _PRESENT and record.size == size and record._held is held:
+            if record._state == PRESENT and record.size == size and record._held is held:
                 found: Mapping = record
                 return found
             record = record._under
@@ -210,13 +67,13 @@ class Ledger(_buffer.Ledger):
         record: Any = self.at.get(iova)
         while record is not None:
             under = record._under
-            if record._state == _PRESENT and record.size == size:
+            if record._state == PRESENT and record.size == size:
                 self.settle(record, False)
             record = under
 
     def ranges(self) -> IovaSet:
         """The IOVAs of everything that is mapped, or is being mapped."""
-        pairs = [(one.iova, one.iova + one.size - 1) for one in self._all() if one._state != _GONE and one.size]
+        pairs = [(one.iova, one.iova + one.size - 1) for one in self._all() if one._state != GONE and one.size]
         for array_ in list(self.arrays):
             rows = array_.rows
             pairs.extend(
@@ -241,7 +98,7 @@ class Ledger(_buffer.Ledger):
         """Note what is being mapped; to be called before an unmap."""
         pending: list[Any] = []
         if self.mapping:
-            pending.extend(one for one in self._all() if one._state == _PENDING)
+            pending.extend(one for one in self._all() if one._state == PENDING)
             pending.extend(one for one in self.arrays if not one._complete)
         return Before(self.maps, frozenset(pending))
 
@@ -275,7 +132,7 @@ class Ledger(_buffer.Ledger):
             else:
                 ranges.append((iova, size))
         bytes_ -= self._forget_ranges(ranges, before, splits=splits)
-        fresh = [one for one in self._all() if one._state != _GONE and not before.holds(one)]
+        fresh = [one for one in self._all() if one._state != GONE and not before.holds(one)]
         arrays = [one for one in self.arrays if not before.holds(one)]
         if fresh or arrays:
             self._forget_fresh(fresh, arrays, IovaSet(IovaRange.of(*one) for one in ranges if one[1]), bytes_)
@@ -294,7 +151,7 @@ class Ledger(_buffer.Ledger):
             while at < len(records) and records[at].iova < iova + size:
                 record = records[at]
                 at += 1
-                if record._state != _PRESENT or record.iova + record.size <= iova:
+                if record._state != PRESENT or record.iova + record.size <= iova:
                     continue
                 if not splits:
                     if record.iova < iova:
@@ -351,9 +208,9 @@ class Ledger(_buffer.Ledger):
         if self.mapping:
             return
         for one in list(self._all()):
-            if one._state == _PENDING:
+            if one._state == PENDING:
                 if not any(
-                    other is not one and other._state == _PRESENT and other.range.overlaps(one.range)
+                    other is not one and other._state == PRESENT and other.range.overlaps(one.range)
                     for other in self._all()
                 ):
                     self.raw_unmap(one.iova, one.size)
@@ -364,10 +221,10 @@ def _start(record: Record) -> int:
     return record.iova
 
 
-def columns(rows: memoryview) -> memoryview:
-    """(address, iova, size) rows as (iova, size) rows."""
-    result = array("Q", bytes(len(rows) // 3 * 16))
-    view = memoryview(result)
-    view[::2] = rows[1::3]
-    view[1::2] = rows[2::3]
-    return view
+def finish(action: Callable[[], None]) -> None:
+    """Do what can be done again; if a handler raises meanwhile, do it again first."""
+    try:
+        action()
+    except BaseException:
+        action()
+        raise

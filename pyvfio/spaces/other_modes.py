@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyvfio.iova import IovaRange
     from pyvfio.spaces.container import IommuInfo
     from pyvfio.spaces.group import Group
-    from pyvfio.spaces.ledger import Mapping
+    from pyvfio.spaces.mapping import Mapping
 
 _PAGE = 4096
 

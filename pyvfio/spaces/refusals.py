@@ -51,7 +51,7 @@ class Wanted(NamedTuple):
     :ivar mapped: what is mapped through this object
     :ivar pieces: the single mappings that the range meets
     :ivar page: the smallest page in bytes that can be mapped
-    :ivar iova: None where the kernel was to choose
+    :ivar iova: None where the kernel was to choose, or to unmap everything
     :ivar address: of the memory in this process
     :ivar locked: None where it is not known
     """
@@ -85,6 +85,15 @@ def why_map(wanted: Wanted) -> Reason | None:
     if (why := _BY_ERRNO.get(wanted.errno)) is not None:
         return why(wanted)
     return None
+
+
+def why_set_address(wanted: Wanted) -> Reason | None:
+    """Return the reason for an errno of VFIO_IOMMU_MAP_DMA with VFIO_DMA_MAP_FLAG_VADDR, which takes a range that is mapped."""
+    if wanted.errno == errno.ENOENT:
+        return Reason("nothing is mapped there")
+    if (reason := why_map(wanted._replace(usable=None, mapped=IovaSet()))) is not None:
+        return reason
+    return Reason("its address was not invalidated before: Container.invalidate_addresses()")
 
 
 def _refusal(wanted: Wanted) -> mapping.Refusal | None:
@@ -210,7 +219,10 @@ def why_unmap(wanted: Wanted) -> Reason | None:
     """Return the reason for an errno of VFIO_IOMMU_UNMAP_DMA and IOMMU_IOAS_UNMAP."""
     if wanted.unready is not None:
         return Reason(wanted.unready)
-    place = wanted.iova or 0
+    if wanted.iova is None:
+        type1 = wanted.errno == errno.EINVAL and wanted.mode in ("type1", "type1v2")
+        return Reason("this kernel cannot unmap everything at once; Linux 5.12 and later can") if type1 else None
+    place = wanted.iova
     if not wanted.size:
         return Reason("the size is 0")
     if words := _misaligned(wanted.page, iova=place, size=wanted.size) or _wraps(place, wanted.size):

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pyvfio import requests
+from pyvfio import abi
 from vmtest.lanes import Lane
 from vmtest.matrix import IN_PROCESS, NEWEST, Cell, Matrix, Needs
 
@@ -103,7 +103,7 @@ class Report:
 
     @property
     def _scope(self) -> list[str]:
-        return list(dict.fromkeys(name for names in requests.NAMES.values() for name in names))
+        return list(dict.fromkeys(name for names in abi.NAMES.values() for name in names))
 
     @property
     def _unreached(self) -> dict[str, str]:
@@ -132,7 +132,7 @@ class Report:
     def problems_of_requests(self) -> Iterator[str]:
         """Yield requests and documented errnos that no test saw, and those listed as out of reach that one saw."""
         wanted = [f"{name} ok" for name in self._scope]
-        wanted += [f"{name} {outcome}" for name, outcomes in requests.documented().items() for outcome in outcomes]
+        wanted += [f"{name} {outcome}" for name, outcomes in abi.documented().items() for outcome in outcomes]
         for fact in wanted:
             if fact not in self._facts and fact not in self._unreached:
                 yield f"{fact}: no test saw that"

@@ -45,7 +45,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--vfio-device", None):
+        raise pytest.UsageError(
+            "tests/contract tests the library, on the devices of scripts/vm alone: it resets, unplugs and exhausts them. To test a device of "
+            "this host: pyvfio check ADDRESS, or pytest --pyargs pyvfio.conformance --vfio-device ADDRESS"
+        )
     config.addinivalue_line("markers", "require(ability, ...): runs where tests/matrix.toml lists no absence of these")
     config.addinivalue_line("markers", "only(iommu=, mode=, device=, kernel=): is about these cells alone")
     if config.option.needs:

@@ -13,7 +13,8 @@ from pyvfio import Container, DmaBuffer, IovaRange, IovaSet, Unsupported
 from pyvfio._abi import ffi, lib
 from pyvfio._core import capability
 from pyvfio.iommufd.option import GET_HUGE_PAGES, OPTION
-from pyvfio.spaces.container import GET_INFO, UNMAP_ALL
+from pyvfio.spaces.container import GET_INFO
+from pyvfio.spaces.mapping import UNMAP_DMA_ALL
 from tests.contract.refused import refused
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def test_all_is_unmapped_without_a_range(space: AddressSpace) -> None:
     mapping = space.map(DmaBuffer(PAGE), 0x10_0000)
     for iova, size in ((0x10_0000, PAGE), (0x10_0000, 0), (0, PAGE)):
         with refused(errno.EINVAL):
-            space._unmap_with(UNMAP_ALL, lib.VFIO_DMA_UNMAP_FLAG_ALL, iova, size)
+            UNMAP_DMA_ALL.call(space._fd, flags=lib.VFIO_DMA_UNMAP_FLAG_ALL, iova=iova, size=size)
     assert mapping.mapped
     assert space.unmap_all() == PAGE
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pyvfio import Container, DmaBuffer, Iommufd, requests
+from pyvfio import Container, DmaBuffer, Iommufd, abi
 from pyvfio._abi import ffi, lib
 from pyvfio._core.request import DECLARED
 from pyvfio.iommufd import FaultQueue, Ioas, Viommu
@@ -26,9 +26,7 @@ BASE = mock_domain.APERTURE_START
 #: request -> the struct it takes, where that is not called as the request is
 _STRUCTS = {"IOMMU_GET_HW_INFO": "iommu_hw_info", "IOMMU_FAULT_QUEUE_ALLOC": "iommu_fault_alloc"}
 REQUESTS = {
-    name: f"struct {_STRUCTS.get(name, name.lower())}"
-    for name in requests.NAMES["iommufd"]
-    if name.startswith("IOMMU_")
+    name: f"struct {_STRUCTS.get(name, name.lower())}" for name in abi.NAMES["iommufd"] if name.startswith("IOMMU_")
 }
 #: reserved fields that the kernel does not look at
 IGNORED = {

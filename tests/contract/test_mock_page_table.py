@@ -16,7 +16,7 @@ from pyvfio import DmaBuffer, Iommufd
 from pyvfio._abi import lib
 from pyvfio.iommufd import Ioas
 from pyvfio.memory import address_of
-from pyvfio.spaces.ledger import Mapping
+from pyvfio.spaces.mapping import Mapping
 from tests.contract import mock_domain
 from tests.contract.mock_domain import MockDevice
 from tests.contract.raw_memory import RawMemory

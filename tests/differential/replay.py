@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pyvfio import host, requests
+from pyvfio import abi, host
 from pyvfio._abi import ffi, lib
 from pyvfio.kernel import Kernel, LinuxKernel
 from tests.differential.steps import PAGE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
@@ -176,7 +176,7 @@ class Replayer:
         if door is None:
             door = self.kernel.door(CLOSED, self._kinds.get(slot, "container"))
         request = step["request"]
-        number = request if isinstance(request, int) else requests.number(request)
+        number = request if isinstance(request, int) else abi.number(request)
         if "value" in step or "at" in step:
             value = step["value"] if "value" in step else self._arena.address + step["at"]
             result = lib.pyvfio_ioctl(door, number, ffi.cast("void *", value))

@@ -28,7 +28,7 @@ A trace is a list of episodes, an episode a list of steps, a step a dict that is
     {"do": "file", "path", "how": "read_file" | "readlink" | "listdir" | "exists", "blind": true if what it says is not compared}
     {"do": "eventfd", "as": SLOT}, {"do": "memfd", "as": SLOT, "size"}, {"do": "read", "slot", "size"}, {"do": "write", "slot", "data"}
 
-REF is ["arena", OFFSET], ["fd", SLOT] or ["var", VAR, ADDEND]. NAME as in :mod:`pyvfio.requests`, or a number.
+REF is ["arena", OFFSET], ["fd", SLOT] or ["var", VAR, ADDEND]. NAME as in :mod:`pyvfio.abi`, or a number.
 
 The arena is memory at an address that differs from run to run: WRITABLE bytes, then READ_ONLY, then a HOLE. An answer is a dict too:
 `r` (the result, or -errno), `out` (the argument's bytes afterwards), `look`.

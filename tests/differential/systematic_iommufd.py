@@ -7,7 +7,7 @@ from itertools import product
 from random import Random
 from typing import Any
 
-from pyvfio import requests
+from pyvfio import abi
 from pyvfio._abi import ffi
 from tests.differential import iommufd, selftest
 from tests.differential.iommufd import EDU, POINTED_AT, IommufdMaker
@@ -19,7 +19,7 @@ MOCK = "vfio-mock.0"
 DEVICES = sorted({*iommufd.DEVICES, *SHARED})
 #: request -> the struct it takes, where that is not called as the request is
 _STRUCTS = {"IOMMU_GET_HW_INFO": "iommu_hw_info", "IOMMU_FAULT_QUEUE_ALLOC": "iommu_fault_alloc"}
-REQUESTS = [name for name in requests.NAMES["iommufd"] if name.startswith("IOMMU_")]
+REQUESTS = [name for name in abi.NAMES["iommufd"] if name.startswith("IOMMU_")]
 LAST = 2**64 - 1
 EVERYTHING = (0, LAST)
 BIND, ATTACH, DETACH = (

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,25 @@ from pyvfio import mock
 README = Path(__file__).parents[2] / "README.md"
 
 
+def block(part: str) -> str:
+    """Return the README's block of Python that has this in it."""
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    (source,) = [one for one in blocks if part in one]
+    return source
+
+
 def example() -> dict[str, Any]:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    (source,) = [block for block in blocks if "class Adder" in block]
     names: dict[str, Any] = {}
-    exec(source, names)
+    exec(block("class Adder"), names)
     return names
+
+
+@pytest.mark.parametrize("profile", ["amd", "intel-39", "mlx5", "smmu-64k"])
+def test_the_root_script_of_the_readme_runs(profile: str) -> None:
+    # A process of its own: the kernel of the environment is looked up once.
+    script = [sys.executable, "-W", "error", "-c", block("host.bind")]
+    environment = {**os.environ, "PYVFIO_KERNEL": f"mock:{profile}"}
+    assert subprocess.check_output(script, env=environment, text=True) == "0x10000ed\n"
 
 
 def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,9 +45,7 @@ def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_the_example_is_short() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    (source,) = [block for block in blocks if "class Adder" in block]
-    assert len(source.splitlines()) <= 33
+    assert len(block("class Adder").splitlines()) <= 33
 
 
 def test_what_is_not_mapped_is_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,6 +64,7 @@ class Plain(mock.Device):
         (0x1234, 1),
         bars={0: mock.Bar(8192, memory=True), 2: mock.Bar(4096, wide=True)},
         msix=4,
+        msix_table=(2, 0),
         express=True,
         resets=True,
     )

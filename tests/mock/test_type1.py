@@ -127,6 +127,33 @@ def test_a_virtual_address_moves(edu: Device, kernel: mock.Kernel) -> None:
     assert new[:5] == b"moved"
 
 
+def test_addresses_of_foreign_mappings_are_not_changed(edu: Device, kernel: mock.Kernel) -> None:
+    own = edu.address_space
+    assert isinstance(own, Container)
+    with pyvfio.open(MOCK, mode="type1v2", kernel=kernel) as device:
+        foreign = device.address_space.map(mmap(-1, PAGE), 0)
+        mapping = own.map(mmap(-1, PAGE), 0)
+        with pytest.raises(pyvfio.InvalidRequest, match="belongs to"):
+            own.invalidate_addresses(foreign)
+        own.invalidate_addresses(mapping)
+        with pytest.raises(pyvfio.InvalidRequest, match="belongs to"):
+            own.set_address(foreign, mmap(-1, PAGE))
+        assert foreign.mapped
+        assert mapping.mapped
+
+
+def test_refused_address_says_why(edu: Device) -> None:
+    space = edu.address_space
+    assert isinstance(space, Container)
+    mapping = space.map(mmap(-1, PAGE), 0)
+    with pytest.raises(pyvfio.RequestError, match=r"MAP_DMA VADDR .* its address was not invalidated before"):
+        space.set_address(mapping, mmap(-1, PAGE))
+    space.invalidate_addresses(mapping)
+    with pytest.raises(pyvfio.RequestError, match=r"address=0x[0-9a-f]+10 is not a multiple of the page size"):
+        space.set_address(mapping, memoryview(mmap(-1, 2 * PAGE))[16 : PAGE + 16])
+    assert mapping.mapped
+
+
 def test_error_above_the_memlock_limit_of_the_mock_says_so() -> None:
     kernel = mock.Kernel("amd", memlock=1 << 20)
     with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode="type1v2", kernel=kernel) as device:

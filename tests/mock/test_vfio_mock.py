@@ -16,7 +16,7 @@ import pyvfio
 from pyvfio import Device, IovaRange, Unsupported, mock
 from pyvfio._core.vfio_mock_registers import VALUES, WIDTHS
 from pyvfio.mock.vfio_mock import failures, registers
-from pyvfio.spaces.ledger import Mapping
+from pyvfio.spaces.mapping import Mapping
 from pyvfio.vfio_mock import VfioMock
 from tests.fixtures import BY_GROUP_AND_CDEV
 

@@ -17,7 +17,7 @@ import numpy
 import pytest
 
 import pyvfio
-from pyvfio import Container, Device, DirtyLog, DmaBuffer, IovaRange, kernels, requests
+from pyvfio import Container, Device, DirtyLog, DmaBuffer, IovaRange, abi, kernels
 from pyvfio._abi import ffi
 from pyvfio._core import capability
 from pyvfio._core.fd import Fd
@@ -103,10 +103,10 @@ def test_exception_of_a_kernel_in_python_is_passed_on(
 
 
 def test_name_of_a_number_depends_on_the_descriptor() -> None:
-    number = requests.number("VFIO_IOMMU_GET_INFO")
-    assert requests.name("container", number) == "VFIO_IOMMU_GET_INFO"
-    assert requests.name("device", number) == "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO"
-    assert requests.name("group", 0x1234) == "0x1234"
+    number = abi.number("VFIO_IOMMU_GET_INFO")
+    assert abi.name("container", number) == "VFIO_IOMMU_GET_INFO"
+    assert abi.name("device", number) == "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO"
+    assert abi.name("group", 0x1234) == "0x1234"
 
 
 # --- lifetime -----------------------------------------------------------------------------------------------------------

@@ -47,6 +47,27 @@ EVERY = [
     diagnosis.vf_token(VF, given=True, wanted=False),
     diagnosis.memory_limit(1 << 30, 8 << 20, 0, unlimited=False),
     diagnosis.mapping_limit(65535),
+    diagnosis.no_group(VF, [], command_line="ro quiet intel_iommu=off"),
+    diagnosis.no_group(VF, [], tables=["APIC", "DMAR"]),
+    diagnosis.unsafe_interrupts(["iommufd.allow_unsafe_interrupts"]),
+    diagnosis.module_blacklisted("vfio_pci", ["/etc/modprobe.d/x.conf has: blacklist vfio_pci"]),
+    diagnosis.interfaces_missing(containers=False, iommufd=False, cdevs=None),
+    diagnosis.interfaces_missing(containers=True, iommufd=True, cdevs=False),
+    diagnosis.kernel_lacks("iommufd", "Linux 6.2 has it", ["/dev/iommu does not exist"]),
+    diagnosis.variant_driver(VF, "vfio-pci", ["mlx5_vfio_pci"]),
+    diagnosis.variant_driver(VF, "vfio-pci", [], needed=True),
+    diagnosis.override_foreign(VF, "vfio-pci", "mlx5_core"),
+    diagnosis.taken_back(VF, "vfio-pci", "mlx5_core"),
+    diagnosis.no_reset(VF, ""),
+    diagnosis.d3cold(VF, "D3cold"),
+    diagnosis.no_answer(VF, b"\xff" * 64),
+    diagnosis.group_shared(7, VF, [VF, "0000:41:00.0"]),
+    diagnosis.vf_token_needed(VF, "0000:41:00.0"),
+    diagnosis.guest_memory(1 << 40, [("0xfd00000000", "[0xfd00000000, 0xffffffffff] (reserved)")], []),
+    diagnosis.guest_memory(1 << 40, [], [("0xfd00000000", "[0xfd00000000, 0xffffffffff] (reserved)")]),
+    diagnosis.mapping_limit_low(100),
+    diagnosis.memory_limit_low(8 << 20, unlimited=False),
+    diagnosis.huge_pages(4 << 30, 0, 2 << 20),
 ]
 
 
@@ -74,6 +95,25 @@ def test_facts_that_show_nothing_give_no_finding() -> None:
     assert diagnosis.vf_token(VF, given=False, wanted=False) is None
     assert diagnosis.memory_limit(1 << 30, None, 0, unlimited=False) is None
     assert diagnosis.memory_limit(1 << 30, 8 << 20, 0, unlimited=True) is None
+    assert diagnosis.interrupts_by_command_line(VF, "ro intel_iommu=on") is None
+    assert diagnosis.unsafe_interrupts([]) is None
+    assert diagnosis.module_blacklisted("vfio_pci", []) is None
+    assert diagnosis.interfaces_missing(containers=True, iommufd=True, cdevs=True) is None
+    assert diagnosis.interfaces_missing(containers=False, iommufd=True, cdevs=None) is None
+    assert diagnosis.variant_driver(VF, "mlx5_vfio_pci", ["mlx5_vfio_pci"], needed=True) is None
+    assert diagnosis.variant_driver(VF, "vfio-pci", []) is None
+    assert diagnosis.override_foreign(VF, "vfio-pci", "vfio-pci") is None
+    assert diagnosis.taken_back(VF, "vfio-pci", "vfio-pci") is None
+    assert diagnosis.no_reset(VF, "flr bus") is None
+    assert diagnosis.no_reset(VF, None) is None
+    assert diagnosis.d3cold(VF, "D3hot") is None
+    assert diagnosis.no_answer(VF, b"\xff\xff\x86\x80") is None
+    assert diagnosis.no_answer(VF, b"") is None
+    assert diagnosis.group_shared(7, VF, [VF, "0000:41:10.2"]) is None
+    assert diagnosis.guest_memory(1 << 40, [], []) is None
+    assert diagnosis.mapping_limit_low(65535) is None
+    assert diagnosis.memory_limit_low(8 << 20, unlimited=True) is None
+    assert diagnosis.huge_pages(4 << 20, 4 << 20, 2 << 20) is None
 
 
 def test_the_member_in_the_way_is_named_and_bridges_are_not() -> None:

@@ -8,7 +8,7 @@ import resource
 
 import pytest
 
-from pyvfio import Container, DmaBuffer, IovaRange
+from pyvfio import Container, DmaBuffer, IovaRange, RequestError
 from pyvfio.mock import Reserved
 from pyvfio.mock.tree import Text
 from tests.overriding import Overriding
@@ -142,6 +142,23 @@ def test_unmap_names_only_the_mappings_that_it_would_cut(space: Container) -> No
     assert "[0x100000, 0x103fff], [0x108000, 0x10bfff]" in str(caught.value)
     assert "0x104000, 0x107fff" not in str(caught.value)
     assert len(space.mappings) == 4
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.EINVAL, "this kernel cannot unmap everything at once; Linux 5.12 and later can"), (errno.EIO, None)],
+)
+def test_refused_unmap_of_everything_says_no_size(
+    kernel: Overriding, space: Container, number: int, reason: str | None
+) -> None:
+    space.alloc(PAGE)
+    kernel.answers["VFIO_IOMMU_UNMAP_DMA ALL"] = -number
+    with pytest.raises(RequestError, match="VFIO_IOMMU_UNMAP_DMA ALL") as caught:
+        space.unmap_all()
+    assert caught.value.reason == reason
+    assert caught.value.arguments == {}
+    del kernel.answers["VFIO_IOMMU_UNMAP_DMA ALL"]
+    assert space.unmap_all() == PAGE
 
 
 def test_unmap_of_several_whole_mappings_succeeds(space: Container) -> None:

@@ -49,6 +49,7 @@ class FakeHost(Kernel):
         self.writes: list[tuple[str, str]] = []
         self.before_read: Callable[[str], None] = _nothing
         self.before_list: Callable[[str], None] = _nothing
+        self.before_write: Callable[[str], None] = _nothing
         self.failing: dict[str, int] = {}
         self.blocked: dict[str, threading.Event] = {}
         self.udev: list[SysfsDevice] = []
@@ -158,6 +159,7 @@ class FakeHost(Kernel):
 
     def write_file(self, path: str, data: bytes) -> None:
         text = data.decode()
+        self.before_write(path)
         if path in self.blocked:
             self.blocked[path].wait(10)
         if path in self.failing:
@@ -1106,6 +1108,81 @@ class TestSeveral:
         binding.restore()
         assert binding.restored
         assert host.device(NVME, machine).driver == "nvme"
+
+    def test_a_second_restore_finishes_the_rest_only(self, machine: FakeHost) -> None:
+        binding = host.bind([EDU, NVME], "vfio-pci", kernel=machine)
+        machine.failing["/sys/bus/pci/drivers/nvme/bind"] = errno.EIO
+        with pytest.raises(OSError, match="Input/output error"):
+            binding.restore()
+        assert host.device(EDU, machine).driver is None
+        machine.failing.clear()
+        machine.remove(f"/sys/bus/pci/devices/{EDU}")
+        machine.remove(PATH + EDU)
+        binding.restore()
+        assert binding.restored
+        assert host.device(NVME, machine).driver == "nvme"
+
+    def test_a_second_restore_leaves_bindings_of_others_alone(self, machine: FakeHost) -> None:
+        binding = host.bind(NVME, "vfio-pci", kernel=machine)
+        machine.failing["/sys/bus/pci/drivers/nvme/bind"] = errno.EIO
+        with pytest.raises(OSError, match="Input/output error"):
+            binding.restore()
+        machine.failing.clear()
+        assert host.restore(kernel=machine) == [NVME]
+        with host.bind(NVME, "pci-stub", kernel=machine):
+            with pytest.raises(OSError, match="is being kept bound by this process"):
+                binding.restore()
+            assert not binding.restored
+        machine.file(f"/run/pyvfio/pci:{NVME}", entry(NVME, driver="pci-stub", previous_driver="nvme"))
+        machine.writes.clear()
+        binding.restore()
+        assert binding.restored
+        assert machine.writes == []
+
+    @pytest.mark.parametrize(
+        "again", [lambda _, binding: binding.restore(), lambda machine, _: host.restore(kernel=machine)]
+    )
+    def test_an_override_that_was_not_restored_is_the_next_time(
+        self, machine: FakeHost, again: Callable[[FakeHost, host.Binding], object]
+    ) -> None:
+        override = f"{PATH}{NVME}/driver_override"
+        machine.write_file(override, b"nvme\n")
+        binding = host.bind(NVME, "pci-stub", kernel=machine)
+        machine.failing["/sys/bus/pci/drivers/nvme/bind"] = errno.EIO
+        with pytest.raises(OSError, match="Input/output error"):
+            binding.restore()
+        machine.failing.clear()
+        # As if it had ended between the attach and the override.
+        machine.attach("pci", NVME, "nvme")
+        machine.write_file(override, b"\n")
+        again(machine, binding)
+        assert machine.override(NVME) == "nvme\n"
+
+    def test_an_override_is_written_with_a_time_limit(self, machine: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pyvfio.host.binding.PROBE_TIMEOUT", 0.05)
+        machine.attach("pci", EDU, "vfio-pci")
+        binding = host.bind(EDU, "nvme", timeout=0.05, kernel=machine)
+        probed = threading.Event()
+        # A probe holds the lock of the device, which the write of an override takes.
+        machine.blocked["/sys/bus/pci/drivers/vfio-pci/bind"] = probed
+        writes = iter([None, probed])
+
+        def block(path: str) -> None:
+            if path.endswith("driver_override") and (event := next(writes, None)):
+                machine.blocked[path] = event
+
+        machine.before_write = block
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError, match=f"binding {EDU} to vfio-pci: not done after"):
+            binding.restore()
+        assert time.monotonic() - begun < 5
+        probed.set()
+
+    def test_an_override_that_takes_too_long_is_reported(self, machine: FakeHost) -> None:
+        probed = machine.blocked[f"{PATH}{EDU}/driver_override"] = threading.Event()
+        with pytest.raises(TimeoutError, match=f"setting the driver_override of {EDU} to vfio-pci: not done after"):
+            host.bind(EDU, "vfio-pci", timeout=0.05, kernel=machine)
+        probed.set()
 
     def test_several_devices_are_bound_and_restored_together(self, machine: FakeHost) -> None:
         with host.bind([EDU, host.device(NVME, machine)], "vfio-pci", kernel=machine) as binding:

@@ -18,10 +18,10 @@ PACKAGE = Path(pyvfio.__file__).parent
 #: From the roof down. A module imports from its own floor and from those below. A name stands for itself and what is in it; the longest
 #: name that fits decides.
 FLOORS = (
-    ("cli", "conformance"),
+    ("__main__", "cli", "conformance"),
     ("plot", "notebook", "pytest_plugin"),
     ("",),  # pyvfio/__init__.py
-    ("tracing", "kernels", "requests", "vfio_user", "vfio_mock"),
+    ("tracing", "kernels", "abi", "vfio_user", "vfio_mock"),
     ("spaces", "iommufd"),
     # A device makes its log, and a log knows its devices.
     ("dirty", "device", "region", "irq", "pci", "feature", "migration", "hot_reset", "low_power", "dma_buf"),

@@ -7,6 +7,7 @@ import ast
 import errno
 import inspect
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 import pytest
 
 import pyvfio
-from pyvfio import Container, Ioas, mock, requests
+from pyvfio import Container, Ioas, abi, mock
 from pyvfio._abi import ffi, lib
-from pyvfio._core.request import DECLARED, Call, Reason
+from pyvfio._core.request import DECLARED, Call, Reason, Request
 from pyvfio.errors import RequestError
 from pyvfio.spaces.base import AddressSpace
 from pyvfio.spaces.other_modes import OtherModes
@@ -82,8 +83,8 @@ def test_every_declared_struct_starts_with_its_size() -> None:
 
 
 def test_the_numbers_of_a_kind_differ() -> None:
-    for kind, names in requests.NAMES.items():
-        assert len({requests.number(name) for name in names}) == len(names), kind
+    for kind, names in abi.NAMES.items():
+        assert len({abi.number(name) for name in names}) == len(names), kind
 
 
 def test_an_operation_is_told_from_its_struct() -> None:
@@ -103,8 +104,24 @@ def test_a_declaration_cannot_be_changed() -> None:
         DECLARED["IOMMU_DESTROY"].name = "IOMMU_OPTION"
 
 
+def test_every_declaring_module_is_collected() -> None:
+    declares = re.compile(r"^\w+ = ((Request|Feature)\(|.*\.operation\()", re.MULTILINE)
+    declaring = {path.relative_to(PACKAGE).as_posix() for path in FILES if declares.search(path.read_text())}
+    listed = {Path(module.__file__ or "").relative_to(PACKAGE).as_posix() for module in abi.DECLARING}
+    assert listed == declaring
+
+
+def test_a_second_declaration_of_a_request_is_refused() -> None:
+    destroy = DECLARED["IOMMU_DESTROY"]
+    with pytest.raises(ValueError, match="IOMMU_DESTROY is declared twice"):
+        Request("IOMMU_DESTROY", "iommufd", "struct iommu_destroy")
+    with pytest.raises(ValueError, match="VFIO_IOMMU_UNMAP_DMA ALL is declared twice"):
+        DECLARED["VFIO_IOMMU_UNMAP_DMA"].operation("ALL")
+    assert DECLARED["IOMMU_DESTROY"] is destroy
+
+
 def test_documented_operations_succeed_unless_they_cannot() -> None:
-    documented = requests.documented()
+    documented = abi.documented()
     assert documented["VFIO_DEVICE_FEATURE SET DMA_LOGGING_STOP"] == ["ok"]
     assert documented["VFIO_DEVICE_FEATURE SET MIG_DEVICE_STATE ERROR"] == ["EINVAL"]
     assert documented["IOMMU_IOAS_COPY"] == ["ENOENT"]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import pyvfio
-from pyvfio import mock, region, requests, tracing
+from pyvfio import abi, mock, region, tracing
 from pyvfio._abi import ffi, lib
 from pyvfio._core import fd as descriptors
 from pyvfio.migration import State
@@ -148,7 +148,7 @@ def test_a_bad_pointer_is_no_end_of_the_program(tmp_path: Path) -> None:
     tracing.start(careful=True)
     with pyvfio.address_space("iommufd", kernel=mock.Kernel("amd")) as space:
         for address in (0, 1, 1 << 46):
-            assert space._fd.ioctl(requests.number("IOMMU_DESTROY"), ffi.cast("void *", address)) < 0
+            assert space._fd.ioctl(abi.number("IOMMU_DESTROY"), ffi.cast("void *", address)) < 0
     tracing.stop(tmp_path / "bad.json")
     assert [event["args"]["result"] for event in named(tmp_path / "bad.json", "IOMMU_DESTROY")][:3] == ["EFAULT"] * 3
 

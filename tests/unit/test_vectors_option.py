@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``pytest --vectors FILE`` runs the vector suite on a file anywhere, and a wrong vector fails."""
+"""``pytest --pyvfio-vectors FILE`` runs the vector suite on a file anywhere, and a wrong vector fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_file_elsewhere_is_run_alone_and_a_wrong_vector_in_it_fails(tmp_path: 
     wrong["expect"]["num_ranges"] += 1
     file = tmp_path / "some.json"
     file.write_text(json.dumps({"vectors": [good, wrong]}), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--vectors", str(file)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--pyvfio-vectors", str(file)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert "1 failed, 1 passed" in ran.stdout

@@ -10,5 +10,5 @@ from tests.vectors.vector_file import OWN, load
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "vector" in metafunc.fixturenames:
-        vectors = load(metafunc.config.getoption("vectors", None) or OWN)
+        vectors = load(metafunc.config.getoption("pyvfio_vectors", None) or OWN)
         metafunc.parametrize("vector", vectors, ids=[vector["id"] for vector in vectors])

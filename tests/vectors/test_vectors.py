@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every vector of the file (``--vectors FILE``, or the project's own): the answer of the public calls is the
+"""Every vector of the file (``--pyvfio-vectors FILE``, or the project's own): the answer of the public calls is the
 one expected.
 """
 

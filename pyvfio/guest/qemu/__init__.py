@@ -5,7 +5,7 @@ Nothing here is advice; :mod:`pyvfio.guest.planning` is.
 
 =====================================  ==================================================================
 :mod:`~pyvfio.guest.qemu.ranges`       the ranges that QEMU asks devices to log, and its trace lines
-:mod:`~pyvfio.guest.qemu.requests`     the requests, as QEMU fills them in
+:mod:`~pyvfio.guest.qemu.dirty_logging`     the requests, as QEMU fills them in
 :mod:`~pyvfio.guest.qemu.starting`     starting and stopping on all devices; who tracks
 :mod:`~pyvfio.guest.qemu.logs`         reading and writing log lines
 :mod:`~pyvfio.guest.qemu.messages`     messages about virtual IOMMUs and failed mappings
@@ -19,10 +19,7 @@ The names of the first five are here too.
 
 from __future__ import annotations
 
-from pyvfio.guest.qemu.logs import query_line, read_sections, read_start
-from pyvfio.guest.qemu.messages import SYSTEM_MEMORY, MapFailure, map_failure, to_user, viommu_blocker, width_refusal
-from pyvfio.guest.qemu.ranges import Algorithm, OneShotListener, Pair, Tracking, dropped_line, track
-from pyvfio.guest.qemu.requests import (
+from pyvfio.guest.qemu.dirty_logging import (
     PROBE_START,
     VFIO_DEVICE_FEATURE,
     Bitmap,
@@ -33,6 +30,9 @@ from pyvfio.guest.qemu.requests import (
     bitmap_size,
     query_of,
 )
+from pyvfio.guest.qemu.logs import query_line, read_sections, read_start
+from pyvfio.guest.qemu.messages import SYSTEM_MEMORY, MapFailure, map_failure, to_user, viommu_blocker, width_refusal
+from pyvfio.guest.qemu.ranges import Algorithm, OneShotListener, Pair, Tracking, dropped_line, track
 from pyvfio.guest.qemu.starting import (
     Backend,
     Device,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from pyvfio._core import arguments
-from pyvfio.guest.qemu.requests import bitmap_size
+from pyvfio.guest.qemu.dirty_logging import bitmap_size
 from pyvfio.guest.sections import MemorySection
 from pyvfio.iova import IovaRange
 

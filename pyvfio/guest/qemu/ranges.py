@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pyvfio._core import arguments
 from pyvfio.guest.limits import core_start
-from pyvfio.guest.qemu.requests import StartRequest
+from pyvfio.guest.qemu.dirty_logging import StartRequest
 from pyvfio.guest.sections import Dropped, MemorySection, Reason, trim
 from pyvfio.iova import IovaRange
 

@@ -5,12 +5,11 @@ An object is a file here, as in :mod:`pyvfio.iommufd`, with the requests that ma
 the open file that they live in.
 """
 
-# The modules of the other objects are imported for their requests.
-from pyvfio.mock.iommufd import event_queue as _event_queue  # noqa: F401
-from pyvfio.mock.iommufd import fault_queue as _fault_queue  # noqa: F401
-from pyvfio.mock.iommufd import hw_info as _hw_info  # noqa: F401
-from pyvfio.mock.iommufd import hw_pagetable as _hw_pagetable  # noqa: F401
-from pyvfio.mock.iommufd import hw_queue as _hw_queue  # noqa: F401
-from pyvfio.mock.iommufd import selftest as _selftest  # noqa: F401
-from pyvfio.mock.iommufd import vdevice as _vdevice  # noqa: F401
+from pyvfio.mock.iommufd import event_queue as _event_queue  # noqa: F401 (registers its requests)
+from pyvfio.mock.iommufd import fault_queue as _fault_queue  # noqa: F401 (registers its requests)
+from pyvfio.mock.iommufd import hw_info as _hw_info  # noqa: F401 (registers its requests)
+from pyvfio.mock.iommufd import hw_pagetable as _hw_pagetable  # noqa: F401 (registers its requests)
+from pyvfio.mock.iommufd import hw_queue as _hw_queue  # noqa: F401 (registers its requests)
+from pyvfio.mock.iommufd import selftest as _selftest  # noqa: F401 (registers its requests)
+from pyvfio.mock.iommufd import vdevice as _vdevice  # noqa: F401 (registers its requests)
 from pyvfio.mock.iommufd.compat import Iommufd as Iommufd

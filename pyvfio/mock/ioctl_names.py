@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Names of requests, for failures on demand: by kind of descriptor, from the compiled declarations."""
+"""The names of ioctl numbers, for failures on demand: by kind of descriptor, from the compiled declarations."""
 
 from __future__ import annotations
 

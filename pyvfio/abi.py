@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Every request that pyvfio makes, its operations, and the errnos that they are documented to give.
+"""Every request of VFIO and iommufd that pyvfio makes, by name and number, with its operations and documented errnos.
 
-A request is declared beside the method that makes it (:mod:`pyvfio._core.request`); this module collects the declarations. The same
-number means different things on different descriptors (`VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` and `VFIO_IOMMU_GET_INFO`, for one
+No request is made here: each is declared beside the method that makes it (:mod:`pyvfio._core.request` says how), for example
+VFIO_IOMMU_MAP_DMA in :mod:`pyvfio.spaces.mapping`. This module collects the declarations. The same number means different things on different descriptors (`VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` and `VFIO_IOMMU_GET_INFO`, for one
 pair), so a number has a name only together with the kind of its descriptor.
 """
 
@@ -11,24 +11,20 @@ from __future__ import annotations
 import errno
 from functools import cache
 
-# Each of these declares requests when it is imported.
-from pyvfio import device, dma_buf, hot_reset, irq, low_power, migration, region  # noqa: F401
+from pyvfio import device, dma_buf, feature, hot_reset, irq, low_power, migration, region
 from pyvfio._abi import lib
+from pyvfio._core import device_file
 from pyvfio._core.request import DECLARED, Request
-from pyvfio.iommufd import (  # noqa: F401
-    bound,
-    event_queue,
-    fault_queue,
-    hw_queue,
-    hwpt,
-    ioas,
-    iommufd,
-    option,
-    vdevice,
-    viommu,
-)
-from pyvfio.spaces import container, group  # noqa: F401
+from pyvfio.dirty import log
+from pyvfio.iommufd import bound, hw_queue, hwpt, ioas, iommufd, object, option, vdevice, viommu
+from pyvfio.spaces import container, group, mapping
 
+#: The modules that declare requests, which importing them does.
+DECLARING = (
+    *(device, device_file, dma_buf, feature, hot_reset, irq, log, low_power, migration, region),
+    *(bound, hw_queue, hwpt, ioas, iommufd, object, option, vdevice, viommu),
+    *(container, group, mapping),
+)
 #: kind of descriptor -> the requests that it takes, by their numbers. A container takes type1's once an IOMMU type is set; the
 #: compatibility container of iommufd takes both, and their numbers do not meet.
 NAMES: dict[str, tuple[str, ...]] = {}

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* pyvfio._buffer.Record and Ledger: DMA mappings, and the native calls that make and end them.
+/* VFIO_IOMMU_MAP_DMA and VFIO_IOMMU_UNMAP_DMA, IOMMU_IOAS_MAP and IOMMU_IOAS_UNMAP are made here, by pyvfio._buffer.Ledger, which
+ * keeps a Record of each mapping. Their errnos and reasons are declared in pyvfio/spaces/mapping.py.
  *
  * A record is in the ledger before its request is made, and the call itself writes the outcome into it. No Python runs in
  * between, so neither a signal's handler nor another thread can make the kernel and the library disagree. Records are
@@ -152,85 +153,154 @@ static void drop(Ledger *ledger, Record *record)
 	PyErr_Restore(type, value, trace);
 }
 
+/* One of the four requests that map and unmap. */
+typedef struct {
+	unsigned long number;
+	union {
+		struct vfio_iommu_type1_dma_map map;
+		struct vfio_iommu_type1_dma_unmap unmap;
+		struct iommu_ioas_map ioas_map;
+		struct iommu_ioas_unmap ioas_unmap;
+	} argument;
+} Request;
+
+/* Choose the request, and fill in what is the same for all rows. `protection` is of a map alone. */
+static void prepare(Request *request, const Ledger *ledger, int maps, int protection)
+{
+	memset(&request->argument, 0, sizeof(request->argument));
+	if (ledger->ioas && maps) {
+		request->number = IOMMU_IOAS_MAP;
+		request->argument.ioas_map.size = sizeof(struct iommu_ioas_map);
+		request->argument.ioas_map.flags = IOMMU_IOAS_MAP_FIXED_IOVA |
+						   (protection & READ ? IOMMU_IOAS_MAP_READABLE : 0) |
+						   (protection & WRITE ? IOMMU_IOAS_MAP_WRITEABLE : 0);
+		request->argument.ioas_map.ioas_id = ledger->ioas;
+	} else if (ledger->ioas) {
+		request->number = IOMMU_IOAS_UNMAP;
+		request->argument.ioas_unmap.size = sizeof(struct iommu_ioas_unmap);
+		request->argument.ioas_unmap.ioas_id = ledger->ioas;
+	} else if (maps) {
+		request->number = VFIO_IOMMU_MAP_DMA;
+		request->argument.map.argsz = sizeof(struct vfio_iommu_type1_dma_map);
+		request->argument.map.flags = (protection & READ ? VFIO_DMA_MAP_FLAG_READ : 0) |
+					      (protection & WRITE ? VFIO_DMA_MAP_FLAG_WRITE : 0);
+	} else {
+		request->number = VFIO_IOMMU_UNMAP_DMA;
+		request->argument.unmap.argsz = sizeof(struct vfio_iommu_type1_dma_unmap);
+	}
+}
+
+static void fill_in(Request *request, uint64_t address, uint64_t iova, uint64_t size)
+{
+	switch (request->number) {
+	case IOMMU_IOAS_MAP:
+		request->argument.ioas_map.user_va = address;
+		request->argument.ioas_map.iova = iova;
+		request->argument.ioas_map.length = size;
+		break;
+	case IOMMU_IOAS_UNMAP:
+		request->argument.ioas_unmap.iova = iova;
+		request->argument.ioas_unmap.length = size;
+		break;
+	case VFIO_IOMMU_MAP_DMA:
+		request->argument.map.vaddr = address;
+		request->argument.map.iova = iova;
+		request->argument.map.size = size;
+		break;
+	default: request->argument.unmap.iova = iova; request->argument.unmap.size = size;
+	}
+}
+
+/* The bytes that an unmap has removed, as the kernel wrote them. */
+static uint64_t removed(const Request *request)
+{
+	return request->number == IOMMU_IOAS_UNMAP ? request->argument.ioas_unmap.length : request->argument.unmap.size;
+}
+
 static int map_range(Ledger *ledger, uint64_t address, uint64_t iova, uint64_t size, int protection, int *raised)
 {
-	struct vfio_iommu_type1_dma_map type1;
-	struct iommu_ioas_map ioas;
+	Request request;
 
-	if (ledger->ioas) {
-		memset(&ioas, 0, sizeof(ioas));
-		ioas.size = sizeof(ioas);
-		ioas.flags = IOMMU_IOAS_MAP_FIXED_IOVA | (protection & READ ? IOMMU_IOAS_MAP_READABLE : 0) |
-			     (protection & WRITE ? IOMMU_IOAS_MAP_WRITEABLE : 0);
-		ioas.ioas_id = ledger->ioas;
-		ioas.user_va = address;
-		ioas.length = size;
-		ioas.iova = iova;
-		return door_request(ledger->door, IOMMU_IOAS_MAP, &ioas, raised);
-	}
-	type1.argsz = sizeof(type1);
-	type1.flags =
-		(protection & READ ? VFIO_DMA_MAP_FLAG_READ : 0) | (protection & WRITE ? VFIO_DMA_MAP_FLAG_WRITE : 0);
-	type1.vaddr = address;
-	type1.iova = iova;
-	type1.size = size;
-	return door_request(ledger->door, VFIO_IOMMU_MAP_DMA, &type1, raised);
+	prepare(&request, ledger, 1, protection);
+	fill_in(&request, address, iova, size);
+	return door_request(ledger->door, request.number, &request.argument, raised);
 }
 
 /* 0 and the bytes, or -errno, or DOOR_FAILED. */
 static int unmap_range(Ledger *ledger, uint64_t iova, uint64_t size, uint64_t *bytes)
 {
-	struct vfio_iommu_type1_dma_unmap type1;
-	struct iommu_ioas_unmap ioas;
+	Request request;
 	int result;
 
-	if (ledger->ioas) {
-		memset(&ioas, 0, sizeof(ioas));
-		ioas.size = sizeof(ioas);
-		ioas.ioas_id = ledger->ioas;
-		ioas.iova = iova;
-		ioas.length = size;
-		result = door_request(ledger->door, IOMMU_IOAS_UNMAP, &ioas, &ledger->unknown);
-		*bytes = ioas.length;
-	} else {
-		memset(&type1, 0, sizeof(type1));
-		type1.argsz = sizeof(type1);
-		type1.iova = iova;
-		type1.size = size;
-		result = door_request(ledger->door, VFIO_IOMMU_UNMAP_DMA, &type1, &ledger->unknown);
-		*bytes = type1.size;
-	}
+	prepare(&request, ledger, 0, 0);
+	fill_in(&request, 0, iova, size);
+	result = door_request(ledger->door, request.number, &request.argument, &ledger->unknown);
+	*bytes = removed(&request);
 	ledger->unmaps += result >= 0;
 	return result < 0 ? result : 0;
 }
 
-static Record *new_record(PyObject *kind, PyObject *space, PyObject *buffer, PyObject *held)
+/* What a record is made of, as every call gives it. */
+struct fields {
+	PyObject *kind, *space, *buffer, *held;
+	unsigned long long address, iova, size;
+	int protection;
+};
+
+static Record *new_record(const struct fields *given)
 {
-	allocfunc allocate = (allocfunc)PyType_GetSlot((PyTypeObject *)kind, Py_tp_alloc);
-	Record *record = (Record *)allocate((PyTypeObject *)kind, 0);
+	allocfunc allocate = (allocfunc)PyType_GetSlot((PyTypeObject *)given->kind, Py_tp_alloc);
+	Record *record = (Record *)allocate((PyTypeObject *)given->kind, 0);
 
 	if (!record)
 		return NULL;
-	Py_INCREF(space);
-	record->space = space;
-	Py_INCREF(buffer);
-	record->buffer = buffer;
-	Py_INCREF(held);
-	record->held = held;
+	Py_INCREF(given->space);
+	record->space = given->space;
+	Py_INCREF(given->buffer);
+	record->buffer = given->buffer;
+	Py_INCREF(given->held);
+	record->held = given->held;
+	record->address = given->address;
+	record->iova = given->iova;
+	record->size = given->size;
+	record->protection = given->protection;
 	return record;
 }
 
+/* Whether an argument is a u64; else an exception is set. */
+static int as_u64(PyObject *argument, unsigned long long *value)
+{
+	*value = PyLong_AsUnsignedLongLong(argument);
+	return *value != (unsigned long long)-1 || !PyErr_Occurred();
+}
+
+static int as_range(PyObject *const *arguments, Py_ssize_t count, unsigned long long *iova, unsigned long long *size)
+{
+	if (count != 2) {
+		PyErr_SetString(PyExc_TypeError, "2 arguments are needed");
+		return 0;
+	}
+	return as_u64(arguments[0], iova) && as_u64(arguments[1], size);
+}
+
+/* What Python gets for a result that is negative: -errno, or the exception that is set. */
+static PyObject *failed(int result)
+{
+	return result == DOOR_FAILED ? NULL : PyLong_FromLong(result);
+}
+
 PyDoc_STRVAR(
-	map_doc,
-	"map(type, space, buffer, held, address, iova, size, protection, /)\n\n"
+	map_dma_doc,
+	"map_dma(type, space, buffer, held, address, iova, size, protection, /)\n\n"
 	"Map memory at an IOVA: the record, of the type given, or -errno. A handler that raises while the kernel maps\n"
 	"ends the mapping again. What a callback raises leaves a record that is pending.");
 
-static PyObject *ledger_map(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
+static PyObject *ledger_map_dma(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
 {
-	unsigned long long address, iova, size;
+	PyObject *type, *value, *trace;
 	Ledger *ledger = (Ledger *)object;
 	int result, raised = 0;
+	struct fields given;
 	uint64_t bytes;
 	Record *record;
 
@@ -238,44 +308,35 @@ static PyObject *ledger_map(PyObject *object, PyObject *const *arguments, Py_ssi
 		PyErr_SetString(PyExc_TypeError, "8 arguments are needed");
 		return NULL;
 	}
-	address = PyLong_AsUnsignedLongLong(arguments[4]);
-	if (address == (unsigned long long)-1 && PyErr_Occurred())
+	given.kind = arguments[0];
+	given.space = arguments[1];
+	given.buffer = arguments[2];
+	given.held = arguments[3];
+	if (!as_u64(arguments[4], &given.address) || !as_u64(arguments[5], &given.iova) ||
+	    !as_u64(arguments[6], &given.size))
 		return NULL;
-	iova = PyLong_AsUnsignedLongLong(arguments[5]);
-	if (iova == (unsigned long long)-1 && PyErr_Occurred())
-		return NULL;
-	size = PyLong_AsUnsignedLongLong(arguments[6]);
-	if (size == (unsigned long long)-1 && PyErr_Occurred())
-		return NULL;
-	record = new_record(arguments[0], arguments[1], arguments[2], arguments[3]);
+	given.protection = (int)PyLong_AsLong(arguments[7]);
+	record = new_record(&given);
 	if (!record)
 		return NULL;
-	record->address = address;
-	record->iova = iova;
-	record->size = size;
-	record->protection = (int)PyLong_AsLong(arguments[7]);
 	if (insert(ledger, record, arguments[5])) {
 		Py_DECREF((PyObject *)record);
 		return NULL;
 	}
 	record->serial = ++ledger->maps;
 	ledger->mapping++;
-	result = map_range(ledger, address, iova, size, record->protection, &raised);
+	result = map_range(ledger, given.address, given.iova, given.size, given.protection, &raised);
 	ledger->mapping--;
 	if (result == 0 && record->state == PENDING) {
 		record->state = PRESENT;
 		if (!PyErr_CheckSignals())
 			return (PyObject *)record;
 		/* The kernel may have pinned for seconds: all of it or none. What cannot be undone stays recorded. */
-		{
-			PyObject *type, *value, *trace;
-
-			PyErr_Fetch(&type, &value, &trace);
-			if (record->state == PRESENT && !unmap_range(ledger, iova, size, &bytes))
-				drop(ledger, record);
-			PyErr_Clear();
-			PyErr_Restore(type, value, trace);
-		}
+		PyErr_Fetch(&type, &value, &trace);
+		if (record->state == PRESENT && !unmap_range(ledger, given.iova, given.size, &bytes))
+			drop(ledger, record);
+		PyErr_Clear();
+		PyErr_Restore(type, value, trace);
 		Py_DECREF((PyObject *)record);
 		return NULL;
 	}
@@ -286,7 +347,7 @@ static PyObject *ledger_map(PyObject *object, PyObject *const *arguments, Py_ssi
 	else
 		drop(ledger, record);
 	Py_DECREF((PyObject *)record);
-	return result == DOOR_FAILED ? NULL : PyLong_FromLong(result);
+	return failed(result);
 }
 
 PyDoc_STRVAR(
@@ -296,21 +357,20 @@ PyDoc_STRVAR(
 
 static PyObject *ledger_place(PyObject *object, PyObject *arguments)
 {
-	unsigned long long size, request, argument, offset;
-	PyObject *kind, *space, *buffer, *held, *iova;
+	unsigned long long request, argument, offset;
 	Ledger *ledger = (Ledger *)object;
-	int protection, result, tries, raised = 0;
+	int result, tries, raised = 0;
+	struct fields given = { 0 };
 	uint64_t bytes;
 	Record *record;
+	PyObject *iova;
 
-	if (!PyArg_ParseTuple(arguments, "OOOOKiKKK:place", &kind, &space, &buffer, &held, &size, &protection, &request,
-			      &argument, &offset))
+	if (!PyArg_ParseTuple(arguments, "OOOOKiKKK:place", &given.kind, &given.space, &given.buffer, &given.held,
+			      &given.size, &given.protection, &request, &argument, &offset))
 		return NULL;
-	record = new_record(kind, space, buffer, held);
+	record = new_record(&given);
 	if (!record)
 		return NULL;
-	record->size = size;
-	record->protection = protection;
 	record->serial = ++ledger->maps;
 	/* An unmap of another thread may have met it, and could not know that. Then it is made again. */
 	for (tries = 8;; tries--) {
@@ -321,20 +381,20 @@ static PyObject *ledger_place(PyObject *object, PyObject *arguments)
 		ledger->mapping--;
 		if (result < 0 || unmaps == ledger->unmaps || !tries)
 			break;
-		unmap_range(ledger, *(const uint64_t *)(uintptr_t)(argument + offset), size, &bytes);
+		unmap_range(ledger, *(const uint64_t *)(uintptr_t)(argument + offset), given.size, &bytes);
 		PyErr_Clear();
 	}
 	if (raised)
 		ledger->unknown = 1;
 	if (result < 0) {
 		Py_DECREF((PyObject *)record);
-		return result == DOOR_FAILED ? NULL : PyLong_FromLong(result);
+		return failed(result);
 	}
 	record->iova = *(const uint64_t *)(uintptr_t)(argument + offset);
 	record->state = PRESENT;
 	iova = PyLong_FromUnsignedLongLong(record->iova);
 	if (!iova || insert(ledger, record, iova)) {
-		unmap_range(ledger, record->iova, size, &bytes);
+		unmap_range(ledger, record->iova, given.size, &bytes);
 		Py_XDECREF(iova);
 		Py_DECREF((PyObject *)record);
 		return PyErr_Occurred() ? NULL : PyErr_NoMemory();
@@ -348,25 +408,19 @@ PyDoc_STRVAR(add_doc, "add(type, space, buffer, held, address, iova, size, prote
 
 static PyObject *ledger_add(PyObject *object, PyObject *arguments)
 {
-	PyObject *kind, *space, *buffer, *held, *iova;
-	unsigned long long address, start, size;
-	Ledger *ledger = (Ledger *)object;
+	struct fields given;
 	Record *record;
-	int protection;
+	PyObject *iova;
 
-	if (!PyArg_ParseTuple(arguments, "OOOOKKKi:add", &kind, &space, &buffer, &held, &address, &start, &size,
-			      &protection))
+	if (!PyArg_ParseTuple(arguments, "OOOOKKKi:add", &given.kind, &given.space, &given.buffer, &given.held,
+			      &given.address, &given.iova, &given.size, &given.protection))
 		return NULL;
-	record = new_record(kind, space, buffer, held);
+	record = new_record(&given);
 	if (!record)
 		return NULL;
-	record->address = address;
-	record->iova = start;
-	record->size = size;
-	record->protection = protection;
 	record->state = PRESENT;
-	iova = PyLong_FromUnsignedLongLong(start);
-	if (!iova || insert(ledger, record, iova)) {
+	iova = PyLong_FromUnsignedLongLong(given.iova);
+	if (!iova || insert((Ledger *)object, record, iova)) {
 		Py_XDECREF(iova);
 		Py_DECREF((PyObject *)record);
 		return NULL;
@@ -376,12 +430,12 @@ static PyObject *ledger_add(PyObject *object, PyObject *arguments)
 }
 
 PyDoc_STRVAR(
-	unmap_doc,
-	"unmap(iova, size, /)\n\n"
+	unmap_dma_doc,
+	"unmap_dma(iova, size, /)\n\n"
 	"Unmap what is one whole mapping: the bytes, or -errno. None if it is not, or something else is being mapped:\n"
 	"then nothing has been done.");
 
-static PyObject *ledger_unmap(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
+static PyObject *ledger_unmap_dma(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
 {
 	Ledger *ledger = (Ledger *)object;
 	unsigned long long iova, size;
@@ -389,15 +443,7 @@ static PyObject *ledger_unmap(PyObject *object, PyObject *const *arguments, Py_s
 	Record *record;
 	int result;
 
-	if (count != 2) {
-		PyErr_SetString(PyExc_TypeError, "2 arguments are needed");
-		return NULL;
-	}
-	iova = PyLong_AsUnsignedLongLong(arguments[0]);
-	if (iova == (unsigned long long)-1 && PyErr_Occurred())
-		return NULL;
-	size = PyLong_AsUnsignedLongLong(arguments[1]);
-	if (size == (unsigned long long)-1 && PyErr_Occurred())
+	if (!as_range(arguments, count, &iova, &size))
 		return NULL;
 	record = (Record *)PyDict_GetItemWithError(ledger->at, arguments[0]);
 	if (!record || record->state != PRESENT || record->under || record->size != size || ledger->mapping) {
@@ -412,9 +458,7 @@ static PyObject *ledger_unmap(PyObject *object, PyObject *const *arguments, Py_s
 	if (!result && (bytes == size || record->state == GONE))
 		drop(ledger, record);
 	Py_DECREF((PyObject *)record);
-	if (result)
-		return result == DOOR_FAILED ? NULL : PyLong_FromLong(result);
-	return PyLong_FromUnsignedLongLong(bytes);
+	return result ? failed(result) : PyLong_FromUnsignedLongLong(bytes);
 }
 
 PyDoc_STRVAR(raw_map_doc, "raw_map(address, iova, size, protection, /)\n\nMap without a record: 0 or -errno.");
@@ -427,7 +471,7 @@ static PyObject *ledger_raw_map(PyObject *object, PyObject *arguments)
 	if (!PyArg_ParseTuple(arguments, "KKKi:raw_map", &address, &iova, &size, &protection))
 		return NULL;
 	result = map_range((Ledger *)object, address, iova, size, protection, NULL);
-	return result == DOOR_FAILED ? NULL : PyLong_FromLong(result);
+	return failed(result);
 }
 
 PyDoc_STRVAR(raw_unmap_doc, "raw_unmap(iova, size, /)\n\nUnmap and leave the records as they are: bytes, or -errno.");
@@ -438,20 +482,10 @@ static PyObject *ledger_raw_unmap(PyObject *object, PyObject *const *arguments, 
 	uint64_t bytes = 0;
 	int result;
 
-	if (count != 2) {
-		PyErr_SetString(PyExc_TypeError, "2 arguments are needed");
-		return NULL;
-	}
-	iova = PyLong_AsUnsignedLongLong(arguments[0]);
-	if (iova == (unsigned long long)-1 && PyErr_Occurred())
-		return NULL;
-	size = PyLong_AsUnsignedLongLong(arguments[1]);
-	if (size == (unsigned long long)-1 && PyErr_Occurred())
+	if (!as_range(arguments, count, &iova, &size))
 		return NULL;
 	result = unmap_range((Ledger *)object, iova, size, &bytes);
-	if (result == DOOR_FAILED)
-		return NULL;
-	return result ? PyLong_FromLong(result) : PyLong_FromUnsignedLongLong(bytes);
+	return result ? failed(result) : PyLong_FromUnsignedLongLong(bytes);
 }
 
 static double now(void)
@@ -480,62 +514,19 @@ static int run_rows(Ledger *ledger, const uint64_t *rows, size_t count, int prot
 		{
 			const size_t end = count - *done > STEP ? *done + STEP : count;
 			const double until = now() + STEP_SECONDS;
-			struct vfio_iommu_type1_dma_unmap unmap;
-			struct iommu_ioas_unmap ioas_unmap;
-			struct vfio_iommu_type1_dma_map map;
-			struct iommu_ioas_map ioas_map;
-			unsigned long request;
-			void *argument;
-			uint64_t *length;
+			const int columns = protection ? 3 : 2;
+			Request request;
 
-			memset(&unmap, 0, sizeof(unmap));
-			memset(&ioas_unmap, 0, sizeof(ioas_unmap));
-			memset(&ioas_map, 0, sizeof(ioas_map));
-			unmap.argsz = sizeof(unmap);
-			ioas_unmap.size = sizeof(ioas_unmap);
-			ioas_unmap.ioas_id = ledger->ioas;
-			map.argsz = sizeof(map);
-			map.flags = (protection & READ ? VFIO_DMA_MAP_FLAG_READ : 0) |
-				    (protection & WRITE ? VFIO_DMA_MAP_FLAG_WRITE : 0);
-			ioas_map.size = sizeof(ioas_map);
-			ioas_map.flags = IOMMU_IOAS_MAP_FIXED_IOVA | (protection & READ ? IOMMU_IOAS_MAP_READABLE : 0) |
-					 (protection & WRITE ? IOMMU_IOAS_MAP_WRITEABLE : 0);
-			ioas_map.ioas_id = ledger->ioas;
+			prepare(&request, ledger, protection, protection);
 			do {
-				const uint64_t *row = rows + *done * (protection ? 3 : 2);
+				const uint64_t *row = rows + *done * columns;
 
-				if (protection && ledger->ioas) {
-					request = IOMMU_IOAS_MAP;
-					argument = &ioas_map;
-					ioas_map.user_va = row[0];
-					ioas_map.iova = row[1];
-					ioas_map.length = row[2];
-					length = NULL;
-				} else if (protection) {
-					request = VFIO_IOMMU_MAP_DMA;
-					argument = &map;
-					map.vaddr = row[0];
-					map.iova = row[1];
-					map.size = row[2];
-					length = NULL;
-				} else if (ledger->ioas) {
-					request = IOMMU_IOAS_UNMAP;
-					argument = &ioas_unmap;
-					ioas_unmap.iova = row[0];
-					ioas_unmap.length = row[1];
-					length = (uint64_t *)&ioas_unmap.length;
-				} else {
-					request = VFIO_IOMMU_UNMAP_DMA;
-					argument = &unmap;
-					unmap.iova = row[0];
-					unmap.size = row[1];
-					length = (uint64_t *)&unmap.size;
-				}
-				result = door->function(door->context, number, request, argument);
+				fill_in(&request, row[0], row[columns - 2], row[columns - 1]);
+				result = door->function(door->context, number, request.number, &request.argument);
 				if (result < 0)
 					break;
-				if (length)
-					*bytes += *length;
+				if (!protection)
+					*bytes += removed(&request);
 				++*done;
 			} while (*done < end && now() < until);
 		}
@@ -629,7 +620,7 @@ out:
 	PyMem_Free(found);
 	PyBuffer_Release(&rows);
 	PyBuffer_Release(&state);
-	return result == DOOR_FAILED ? NULL : PyLong_FromLong(result);
+	return failed(result);
 }
 
 PyDoc_STRVAR(
@@ -655,7 +646,7 @@ static PyObject *ledger_request(PyObject *object, PyObject *arguments)
 		*(uint64_t *)state.buf = 1;
 	ledger->unmaps += result >= 0;
 	PyBuffer_Release(&state);
-	return result == DOOR_FAILED ? NULL : PyLong_FromLong(result);
+	return failed(result);
 }
 
 PyDoc_STRVAR(settle_doc, "settle(record, present, /)\n\nSay that a record is of what is mapped, or is gone.");
@@ -726,10 +717,10 @@ static void ledger_dealloc(PyObject *object)
 }
 
 static PyMethodDef ledger_methods[] = {
-	{ "map", (PyCFunction)(void (*)(void))ledger_map, METH_FASTCALL, map_doc },
+	{ "map_dma", (PyCFunction)(void (*)(void))ledger_map_dma, METH_FASTCALL, map_dma_doc },
 	{ "place", ledger_place, METH_VARARGS, place_doc },
 	{ "add", ledger_add, METH_VARARGS, add_doc },
-	{ "unmap", (PyCFunction)(void (*)(void))ledger_unmap, METH_FASTCALL, unmap_doc },
+	{ "unmap_dma", (PyCFunction)(void (*)(void))ledger_unmap_dma, METH_FASTCALL, unmap_dma_doc },
 	{ "raw_map", ledger_raw_map, METH_VARARGS, raw_map_doc },
 	{ "raw_unmap", (PyCFunction)(void (*)(void))ledger_raw_unmap, METH_FASTCALL, raw_unmap_doc },
 	{ "run", ledger_run, METH_VARARGS, run_doc },

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""One call of a subcommand: its arguments, the kernel, and where its output goes."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import NamedTuple
+
+from pyvfio.cli.output import Output
+from pyvfio.errors import Error
+from pyvfio.kernel import Kernel
+
+
+class UsageError(Exception):
+    """The arguments are wrong in a way that argparse does not see. The exit code is 2."""
+
+
+class NothingFound(Error):
+    """Nothing of what was asked for exists. The exit code is 3."""
+
+
+class Call(NamedTuple):
+    """One call of a subcommand.
+
+    :ivar arguments: as argparse returned them
+    :ivar kernel: the kernel to ask
+    :ivar out: the output
+    """
+
+    arguments: Namespace
+    kernel: Kernel
+    out: Output

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""Bind devices to a driver. They stay bound; `restore` puts them back to the drivers that they had before.
+
+Of several devices all are bound or none. A device that the system uses (a mounted disk, the default route, the console) is
+refused. VFIO can be used when no member of the IOMMU group is bound to another driver that does DMA."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+from pyvfio import host
+from pyvfio.cli import addresses, describe, exit_code
+from pyvfio.cli.call import Call, UsageError
+from pyvfio.host import HostDevice
+from pyvfio.host.diagnosis import vfio_driver
+from pyvfio.kernel import Kernel
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of the subcommand."""
+    addresses.add_address(parser, nargs="+")
+    parser.add_argument("--driver", metavar="NAME", help="default: VFIO's general driver for the bus, such as vfio-pci")
+    parser.add_argument(
+        "--group", action="store_true", help="also those members of the IOMMU groups that keep VFIO from them"
+    )
+    add_binding_options(parser)
+
+
+def add_binding_options(parser: ArgumentParser) -> None:
+    """Add the options that `bind` and `unbind` share."""
+    parser.add_argument("--dry-run", action="store_true", help="check everything and list the writes; change nothing")
+    parser.add_argument(
+        "--allow-in-use", action="append", default=[], metavar="NAME", help="a use that may break, such as network:eth0"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=10.0, metavar="SECONDS", help="to wait for a process to close it (%(default)s)"
+    )
+
+
+def run(call: Call) -> int:
+    """Bind the devices."""
+    given = call.arguments
+    found = [addresses.device(call.kernel, one) for one in given.address]
+    if given.group:
+        found += _in_the_way(call.kernel, found)
+    drivers = {given.driver or vfio_driver(one.bus) for one in found}
+    if len(drivers) > 1:
+        raise UsageError(
+            f"the devices are on buses with different VFIO drivers ({', '.join(sorted(drivers))}): name one by --driver"
+        )
+    before = {one.address: one.driver for one in found}
+    binding = host.bind(
+        found,
+        drivers.pop(),
+        allow_in_use=given.allow_in_use,
+        timeout=given.timeout,
+        dry_run=given.dry_run,
+        kernel=call.kernel,
+    )
+    report(call, binding, before)
+    return exit_code.DONE
+
+
+def _in_the_way(kernel: Kernel, found: list[HostDevice]) -> list[HostDevice]:
+    known = {one.address for one in found}
+    numbers = sorted({one.group for one in found if one.group is not None})
+    members = [address for number in numbers for address in host.group(number, kernel).in_the_way]
+    return [host.device(address, kernel) for address in dict.fromkeys(members) if address not in known]
+
+
+def report(call: Call, binding: host.Binding, before: dict[str, str | None]) -> None:
+    """Print what was bound, or with `--dry-run` what would be written."""
+    documents = [
+        {
+            "address": one.address,
+            "previous_driver": before[one.address],
+            "driver": one.driver if not binding.dry_run else binding.driver,
+            "changed": before[one.address] != binding.driver,
+            "group_node": one.group_path,
+            "cdev": one.cdev,
+        }
+        for one in binding.devices
+    ]
+    if call.out.json:
+        writes = [{"path": one.path, "text": one.text} for one in binding.writes]
+        call.out.document({"dry_run": binding.dry_run, "devices": documents, "writes": writes})
+        return
+    if binding.dry_run:
+        for write in binding.writes:
+            call.out.raw(str(write))
+        if not binding.writes:
+            call.out.line("nothing to do")
+        return
+    for one, device in zip(documents, binding.devices, strict=True):
+        was = one["previous_driver"] or "no driver"
+        now = one["driver"] or "no driver"
+        call.out.line(
+            f"{one['address']}: {was} -> {now}" if one["changed"] else f"{one['address']}: is bound to {now} already"
+        )
+        if nodes := ", ".join(path for path in (device.group_path, device.cdev) if path):
+            call.out.line(f"  nodes: {nodes}")
+    groups = sorted({one.group for one in binding.devices if one.group is not None and describe.state(one) == "vfio"})
+    for number in groups:
+        blocked = host.group(number, call.kernel).in_the_way
+        if blocked:
+            named = ", ".join(f"{address} ({driver})" for address, driver in blocked.items())
+            call.out.line(
+                f"group {number} cannot be used yet: {named} in it. Bind these too: pyvfio bind {' '.join(blocked)}"
+            )

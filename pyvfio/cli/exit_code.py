@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: MIT
+"""The exit codes of the command. A command that is interrupted ends by the signal, as a shell expects (130)."""
+
+from __future__ import annotations
+
+#: done
+DONE = 0
+#: the kernel or the library refused it, or it failed, or a finding or difference was reported
+FAILED = 1
+#: wrong usage
+USAGE = 2
+#: there is no such device, or nothing that was looked for
+NOTHING = 3

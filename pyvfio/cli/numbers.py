@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""Numbers as users type them: 4096, 0x1000, 64K, 2M."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentTypeError
+
+from pyvfio.iova import IovaRange
+
+_SIZE = re.compile(r"(0x[0-9a-f]+|[0-9]+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+
+
+def number(text: str) -> int:
+    """Return an integer, decimal or with 0x, 0o or 0b.
+
+    :raises ArgumentTypeError: it is none
+    """
+    try:
+        return int(text.replace("_", ""), 0)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a number: write 4096 or 0x1000") from None
+
+
+def size(text: str) -> int:
+    """Return a number of bytes, with K, M, G or T for powers of 1024.
+
+    :raises ArgumentTypeError: it is none, or zero
+    """
+    found = _SIZE.fullmatch(text.strip())
+    value = int(found[1], 0) << _SHIFTS[found[2].lower()] if found and not re.fullmatch(r"0[0-9]+", found[1]) else 0
+    if not value:
+        raise ArgumentTypeError(f"{text!r} is not a size: write 4096, 0x1000, 64K, 2M, 1G or 1T")
+    return value
+
+
+def iova_range(text: str) -> IovaRange:
+    """Return a range that is written START-LAST or START+SIZE.
+
+    :raises ArgumentTypeError: it is none
+    """
+    for sign in ("+", "-"):
+        start, found, rest = text.partition(sign)
+        if found:
+            first = number(start)
+            try:
+                return IovaRange.of(first, size(rest)) if sign == "+" else IovaRange(first, number(rest))
+            except ValueError as error:
+                raise ArgumentTypeError(str(error)) from None
+    raise ArgumentTypeError(f"{text!r} is not a range: write START+SIZE, such as 0x100000+2M, or START-LAST")

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: MIT
+"""The entry of the command: which subcommand, its arguments, and what becomes of errors."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import Any, NoReturn
+
+from pyvfio import __version__
+from pyvfio.cli import exit_code
+from pyvfio.cli.call import Call, NothingFound, UsageError
+from pyvfio.cli.output import Output
+from pyvfio.cli.words import for_shell
+from pyvfio.errors import Error
+from pyvfio.kernel import Kernel, resolve
+
+#: subcommand -> its line of help. The module of the same name, with `_` for `-`, has the rest.
+COMMANDS = {
+    "list": "list the devices that VFIO serves or could serve",
+    "show": "show a device: state, driver, group, IOMMU, nodes, reserved regions",
+    "doctor": "say whether a device, or this host, can be used, why not, and what to do",
+    "bind": "bind devices to a driver, vfio-pci unless another is named; they stay bound",
+    "restore": "bind devices to the drivers that they had before `bind`",
+}
+
+DESCRIPTION = """Drive devices through the Linux VFIO and iommufd interfaces.
+
+Opening a device resets the function where it can be reset, and turns bus master off; closing it does so again. So
+two commands in a row do not see each other's registers: `run` and `shell` make several steps with the device open."""
+EPILOG = """An ADDRESS is a PCI address (0000:41:10.1, 41:10.1, or 10.1 on bus 0), a VFIO device (vfio0), or the name of a
+device on another bus. Exit codes: 0 done; 1 refused, failed, or something was found wrong; 2 wrong usage; 3 no such device
+or nothing found."""
+
+
+class _Interrupted(KeyboardInterrupt):
+    """A signal that ends the program. What is open is closed, and what is bound for the command is restored."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the command.
+
+    :param only: the subcommand whose arguments are wanted; None for all of them (completion, the manual page)
+    """
+    top = argparse.ArgumentParser(
+        prog="pyvfio",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"pyvfio {__version__}")
+    _add_common(top, None)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, line in COMMANDS.items():
+        if only not in (None, name):
+            commands.add_parser(name, help=line, add_help=False)
+            continue
+        command = module(name)
+        own = commands.add_parser(
+            name,
+            help=line,
+            description=(command.__doc__ or line).strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        _add_common(own, argparse.SUPPRESS)
+        command.add_arguments(own)
+    return top
+
+
+def _add_common(to: argparse.ArgumentParser, default: Any) -> None:
+    """Add the options of every subcommand, which may stand before and after its name."""
+    options = to.add_argument_group("options of every command") if default else to
+    options.add_argument(
+        "--kernel",
+        metavar="NAME",
+        default=default,
+        help="linux, or mock:PROFILE for a kernel in this process (intel-39, amd, mlx5, ...); default: $PYVFIO_KERNEL, else linux",
+    )
+    options.add_argument("--json", action="store_true", default=default or False, help="print JSON")
+
+
+def module(name: str) -> Any:
+    """Load the module of a subcommand."""
+    return import_module(f"pyvfio.cli.commands.{name.replace('-', '_')}")
+
+
+def main(arguments: Sequence[str] | None = None, *, kernel: Kernel | None = None) -> int:
+    """Run the command and return its exit code.
+
+    :param arguments: without the program's name; None for those of this process
+    :param kernel: the kernel to use in place of the one that `--kernel` names
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    only = next((one for one in given if one in COMMANDS), "")
+    try:
+        parsed = parser(only).parse_args(given)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else exit_code.USAGE
+    out = Output(parsed.json)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn  # type: ignore[assignment]
+            if kernel is None:
+                kernel = resolve(parsed.kernel)
+            code: int = module(parsed.command).run(Call(parsed, kernel, out))
+            out.stream.flush()
+            return code
+    except BrokenPipeError as error:
+        if isinstance(error, Error):
+            return _failed(error, out, exit_code.FAILED)
+        return _pipe_closed()
+    except (UsageError, ValueError, TypeError) as error:
+        if isinstance(error, Error):
+            return _failed(error, out, exit_code.FAILED)
+        return _failed(error, out, exit_code.USAGE)
+    except NothingFound as error:
+        return _failed(error, out, exit_code.NOTHING)
+    except OSError as error:
+        return _failed(error, out, exit_code.FAILED)
+
+
+def _failed(error: Exception, out: Output, code: int) -> int:
+    """Report an error on standard error, and with `--json` as a document too."""
+    text = str(error) if not isinstance(error, OSError) or error.strerror is None else str(error.strerror)
+    if isinstance(error, OSError) and error.filename is not None and not isinstance(error, Error):
+        text = f"{os.fsdecode(error.filename)}: {text}"
+    text = for_shell(text)
+    notes = [for_shell(note) for note in getattr(error, "__notes__", ())]
+    print(f"pyvfio: {text}", file=sys.stderr)
+    for note in notes:
+        print(f"  {note}", file=sys.stderr)
+    if out.json:
+        number = getattr(error, "errno", None)
+        name = errno.errorcode.get(number) if number else None
+        try:
+            out.document({"error": {"message": text, "errno": name, "notes": notes, "exit_code": code}})
+            out.stream.flush()
+        except BrokenPipeError:
+            _pipe_closed()
+    return code
+
+
+def _pipe_closed() -> int:
+    """Leave standard output to nobody, so that Python's own flush at the end does not fail as well."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    except (OSError, ValueError):
+        pass  # standard output is not a file of the process
+    return exit_code.FAILED
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    print(f"pyvfio: {for_shell(str(message))}", file=sys.stderr)
+
+
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    raise _Interrupted(number)
+
+
+def run_program() -> NoReturn:
+    """Run the command as a program: SIGTERM and SIGHUP end it as Ctrl-C does, with everything closed and restored."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _pipe_closed()
+    except KeyboardInterrupt as interrupted:
+        number = getattr(interrupted, "number", signal.SIGINT)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        code = exit_code.FAILED
+    sys.exit(code)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""Opening a device for a subcommand, with the options that say how."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from pyvfio import host
+from pyvfio.cli import addresses
+from pyvfio.cli.call import Call
+from pyvfio.cli.describe import state
+from pyvfio.device import Device
+from pyvfio.host import HostDevice
+from pyvfio.host.diagnosis import vfio_driver
+from pyvfio.spaces.opening import MODES
+from pyvfio.spaces.opening import open as open_device
+
+OPENING = (
+    "Opening the device resets the function where it can be reset, and turns bus master off; closing it does so again."
+)
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the options that say how a device is opened."""
+    options = parser.add_argument_group("how the device is opened", OPENING)
+    options.add_argument("--mode", choices=MODES, help="default: iommufd where the host has it, else type1v2")
+    options.add_argument(
+        "--bind",
+        nargs="?",
+        const="",
+        metavar="DRIVER",
+        help="bind it to a VFIO driver for the time of the command, if it is not bound to one",
+    )
+    options.add_argument("--vf-token", metavar="UUID", help="the token of a virtual function")
+    options.add_argument(
+        "--no-iommu", action="store_true", help="open a device without an IOMMU, which can reach all memory"
+    )
+
+
+@contextmanager
+def opened(call: Call) -> Iterator[Device]:
+    """Open the device that the arguments name, and close it at the end; with `--bind` bind and restore it around that."""
+    given = call.arguments
+    found = addresses.device(call.kernel, given.address)
+    with ExitStack() as stack:
+        if given.bind is not None and state(found) != "vfio":
+            stack.enter_context(host.bind(found, given.bind or _driver_for(found), kernel=call.kernel))
+        yield stack.enter_context(
+            open_device(
+                found.address,
+                mode=given.mode,
+                vf_token=given.vf_token,
+                no_iommu=given.no_iommu,
+                kernel=call.kernel,
+            )
+        )
+
+
+def _driver_for(found: HostDevice) -> str:
+    return vfio_driver(found.bus)

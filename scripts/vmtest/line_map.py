@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""Which tests execute which lines of the package: measured once, and again for what has changed since."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vmtest.environment import ROOT
+from vmtest.problems import Problem, say
+
+
+class Session(NamedTuple):
+    """Tests that pytest collects together.
+
+    :ivar name: `host`, or a cell of the contract suite on the mock
+    :ivar folders: where its tests are
+    :ivar options: pytest's options
+    :ivar without: patterns of test files that are not in it
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    def files(self, root: Path) -> list[str]:
+        """Return the paths of its test files below the root."""
+        found = (str(path.relative_to(root)) for folder in self.folders for path in (root / folder).glob("test_*.py"))
+        return sorted(name for name in found if not any(fnmatch(name, pattern) for pattern in self.without))
+
+
+#: Each mode and each kind of device once.
+CELLS = (
+    "intel/iommufd/vfio-mock/mock", "amd/type1v2/edu/mock", "intel/iommufd/edu/mock", "intel/type1/vfio-mock/mock",
+    "intel/iommufd-type1v2/edu/mock", "amd/iommufd-type1/vfio-mock/mock",
+)  # fmt: skip
+#: test_native compiles the C code and vmtest is not the package; neither runs a line of it.
+HOST = Session(
+    "host",
+    ("tests/unit", "tests/mock", "tests/vectors", "tests/robustness"),
+    ("-m", "not slow"),
+    ("*/test_vmtest_*", "*/test_native.py", "*/test_house.py", "*/test_language.py"),
+)
+#: What the mock is compared with recorded episodes of real kernels by.
+DIFFERENTIAL = Session("differential", ("tests/differential",), ("-m", "not slow"))
+
+
+def sessions(*, mock: bool) -> list[Session]:
+    """Return the sessions whose tests can find a mutant; `mock`: of the mock."""
+    cells = [Session(cell, ("tests/contract",), ("--cell", cell)) for cell in CELLS]
+    return [HOST, *([DIFFERENTIAL] if mock else []), *cells]
+
+
+class MeasuredTest(NamedTuple):
+    """A test that passes on the package as it is.
+
+    :ivar session: the name of its session
+    :ivar name: its node id
+    :ivar seconds: processor time while its lines were noted
+    :ivar lines: for each file of the package a number, with a bit for each line that it executes
+    """
+
+    session: str
+    name: str
+    seconds: float
+    lines: dict[str, int]
+
+    @property
+    def breadth(self) -> int:
+        """How many lines it executes."""
+        return sum(bits.bit_count() for bits in self.lines.values())
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Return a digest of files' contents."""
+    found = hashlib.sha256()
+    for file in sorted(files):
+        found.update(hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()
+
+
+def environment(copy: Path) -> dict[str, str]:
+    """Return the environment in which Python finds the package in a copy of the project."""
+    found = os.environ | {"PYTHONPATH": f"{copy}{os.pathsep}{ROOT / 'scripts'}", "PYTHONHASHSEED": "0"}
+    # Python and pytest compile each file once; the package with a mutant is never compiled to a file.
+    found.pop("PYTHONDONTWRITEBYTECODE", None)
+    return found
+
+
+class LineMap:
+    """The lines that each test of some sessions executes.
+
+    What was measured is kept in a folder, by test file, and holds as long as the file, the modules that tests share and every file of the
+    package that it executes are the same.
+
+    :param copy: a copy of the project, in which the tests run
+    :param folder: where measurements are kept
+    """
+
+    def __init__(self, copy: Path, folder: Path, wanted: Sequence[Session]) -> None:
+        self._copy = copy
+        self._folder = folder
+        self.tests: list[MeasuredTest] = []
+        #: lines that run when modules are imported and tests collected
+        self.imported: dict[str, int] = {}
+        shared = (path for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith("test_"))
+        self._shared = digest([*shared, ROOT / "pyproject.toml"])
+        self._digests = {str(path.relative_to(ROOT)): digest([path]) for path in (ROOT / "pyvfio").rglob("*.py")}
+        for session in wanted:
+            self._add(session)
+
+    def _add(self, session: Session) -> None:
+        file = self._folder / f"{session.name.replace('/', '-')}.json"
+        known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        stale = [name for name in session.files(ROOT) if not self._holds(name, known.get(name))]
+        if stale:
+            say(f"measuring which lines {len(stale)} test files execute ({session.name})")
+            known |= self._measure(session, stale)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(known))
+        for name in session.files(ROOT):
+            for test, (passed, seconds, lines) in known[name]["tests"].items():
+                bits = {path: int(number, 16) for path, number in lines.items()}
+                if not test:
+                    for path, number in bits.items():
+                        self.imported[path] = self.imported.get(path, 0) | number
+                elif passed:
+                    self.tests.append(MeasuredTest(session.name, test, seconds, bits))
+
+    def _holds(self, name: str, entry: dict[str, Any] | None) -> bool:
+        return (
+            entry is not None
+            and entry["own"] == digest([ROOT / name])
+            and entry["shared"] == self._shared
+            and all(self._digests.get(path) == number for path, number in entry["needs"].items())
+        )
+
+    def _measure(self, session: Session, files: Sequence[str]) -> dict[str, Any]:
+        out = self._copy / ".lines.json"
+        out.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "vmtest.mutant_session", "coverage", str(out), *session.options, *files]
+        done = subprocess.run(
+            command, cwd=self._copy, env=environment(self._copy), capture_output=True, text=True, check=False
+        )
+        if not out.exists():
+            raise Problem(f"the tests of {session.name} did not run:\n{done.stdout}{done.stderr}")
+        measured: dict[str, Any] = json.loads(out.read_text())
+        found: dict[str, Any] = {}
+        for name in files:
+            tests = {test: told for test, told in measured.items() if test.partition("::")[0] in (name, "")}
+            needs = {path for test, told in tests.items() if test for path in told["lines"]}
+            found[name] = {
+                "own": digest([ROOT / name]),
+                "shared": self._shared,
+                "needs": {path: self._digests[path] for path in needs},
+                "tests": {test: (told["passed"], told["seconds"], told["lines"]) for test, told in tests.items()},
+            }
+        return found
+
+    def executing(self, file: str, lines: tuple[int, int]) -> list[MeasuredTest]:
+        """Return the tests that execute one of the lines, those first that execute least else."""
+        mask = (1 << lines[1] + 1) - (1 << lines[0])
+        found = [test for test in self.tests if test.lines.get(file, 0) & mask]
+        return sorted(found, key=lambda test: test.breadth * (0.05 + test.seconds))
+
+    def runs_at_import(self, file: str, lines: tuple[int, int]) -> bool:
+        """Return whether one of the lines runs before any test does."""
+        return bool(self.imported.get(file, 0) & ((1 << lines[1] + 1) - (1 << lines[0])))
+
+    def near(self, file: str, lines: tuple[int, int]) -> list[MeasuredTest]:
+        """Return the tests for a statement of a module or a class: those that use a name that it binds, then those that execute what is near."""
+        source = (ROOT / file).read_text().splitlines()
+        text = "\n".join(source[lines[0] - 1 : lines[1]])
+        names = [name for name in re.findall(r"^\s*(\w+)\s*(?::[^=]*)?=", text)[:1] if len(name) > 2]
+        uses: dict[str, int] = {}
+        for path in (ROOT / "pyvfio").rglob("*.py") if names else ():
+            bits = 0
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                if re.search(rf"\b{names[0]}\b", line):
+                    bits |= 1 << number
+            if bits:
+                uses[str(path.relative_to(ROOT))] = bits
+
+        def rank(test: MeasuredTest) -> tuple[int, int, float]:
+            here = test.lines.get(file, 0) & ~self.imported.get(file, 0)
+            uses_name = any(test.lines.get(path, 0) & ~self.imported.get(path, 0) & bits for path, bits in uses.items())
+            distance = next(
+                (away for away in range(200) if here >> lines[1] + away & 1 or (here >> max(lines[0] - away, 0)) & 1),
+                1000,
+            )
+            return (0 if uses_name else 1, distance, test.breadth * (0.05 + test.seconds))
+
+        ranked = sorted(((rank(test), test) for test in self.tests if test.lines.get(file)), key=lambda pair: pair[0])
+        return [test for _, test in ranked]

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: MIT
+"""list, show, doctor, bind and restore."""
+
+from __future__ import annotations
+
+import io
+import shutil
+
+import pytest
+
+import pyvfio as library
+from pyvfio import host, mock
+from pyvfio.cli.output import Output
+from pyvfio.mock.profile import PROFILES
+from pyvfio.mock.tree import Link, Text
+from tests.cli.command import Command
+
+EDU, VF, NVME = "0000:00:03.0", "0000:41:10.1", "0000:00:04.0"
+
+
+# list
+
+
+def test_list_shows_each_device_with_its_state(pyvfio: Command) -> None:
+    ran = pyvfio("list")
+    assert ran.code == 0
+    rows = {line.split()[0]: line.split() for line in ran.out.splitlines()[1:]}
+    assert rows[EDU][1:4] == ["1234:11e8", "unbound", "-"]
+    assert rows[NVME][1:4] == ["1b36:0010", "kernel", "nvme"]
+    assert rows[VF][2:7] == ["vfio", "mlx5_vfio_pci", "10", "10", "vfio0"]
+
+
+def test_list_as_json_fits_its_schema(pyvfio: Command, kernel: mock.Kernel) -> None:
+    listed = {one["address"]: one for one in pyvfio.json("list")["devices"]}
+    assert set(listed) == {one.address for one in host.devices(kernel)}
+    assert listed[VF]["physical_function"] == "0000:41:00.0"
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (("--state", "vfio", "--bus", "pci"), [VF]),
+        (("--driver", "nvme"), [NVME]),
+        (("--id", "1b36"), [NVME]),
+        (("--id", "0x1b36:0010"), [NVME]),
+        (("--class", "0108"), [NVME]),
+        (("--group", "0"), [EDU]),
+    ],
+)
+def test_list_filters(pyvfio: Command, options: tuple[str, ...], found: list[str]) -> None:
+    assert [one["address"] for one in pyvfio.json("list", *options)["devices"]] == found
+
+
+def test_list_that_finds_nothing_exits_with_3(pyvfio: Command) -> None:
+    assert pyvfio("list", "--driver", "nothing").code == 3
+    assert pyvfio.json("list", "--driver", "nothing", code=3) == {"devices": []}
+
+
+def test_list_names_who_has_a_device_open(pyvfio: Command, kernel: mock.Kernel, edu: str) -> None:
+    with library.open(edu, kernel=kernel):
+        (one,) = pyvfio.json("list", "--group", "0")["devices"]
+    assert "this process" in one["holders"][0]
+
+
+# Addresses
+
+
+@pytest.mark.parametrize("typed", ["0000:00:03.0", "00:03.0", "0:3.0", "3.0", "03.0"])
+def test_short_addresses(pyvfio: Command, typed: str) -> None:
+    assert pyvfio.json("show", typed)["address"] == EDU
+
+
+@pytest.mark.parametrize("typed", ["vfio0", "/dev/vfio/devices/vfio0"])
+def test_a_vfio_device_is_an_address(pyvfio: Command, typed: str) -> None:
+    assert pyvfio.json("show", typed)["address"] == VF
+
+
+# show
+
+
+def test_show_reads_sysfs_alone(pyvfio: Command, kernel: mock.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(kernel, "open", lambda path, *_: opened.append(path))
+    shown = pyvfio.json("show", VF)
+    assert (shown["state"], shown["iommu_group"]["number"], shown["reset_methods"]) == ("vfio", 10, ["flr"])
+    assert {one["type"] for one in shown["reserved_regions"]} == {"msi"}
+    assert "opened" not in shown
+    assert opened == []
+
+
+def test_show_says_what_keeps_a_device_from_use(pyvfio: Command) -> None:
+    shown = pyvfio.json("show", EDU)
+    assert shown["finding"]["id"] == "not-bound"
+    assert shown["finding"]["cure"] == f"pyvfio bind {EDU}"
+
+
+def test_show_open_has_regions_and_interrupts(pyvfio: Command) -> None:
+    opened = pyvfio.json("show", VF, "--open")["opened"]
+    assert [one["name"] for one in opened["regions"]] == ["BAR0", "CONFIG"]
+    assert {one["name"]: one["vectors"] for one in opened["interrupts"]}["msix"] == 16
+    assert "DMA_LOGGING_START" in opened["features"]
+    assert opened["config"][:8] == "b3151e10"
+
+
+def test_show_open_without_pciutils_dumps_the_space(pyvfio: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    ran = pyvfio("show", VF, "--open")
+    assert ran.code == 0
+    assert "00: b3 15 1e 10" in ran.out
+    assert "MSI-X" in ran.out
+
+
+@pytest.mark.skipif(shutil.which("lspci") is None, reason="pciutils is not installed")
+def test_show_open_is_decoded_by_lspci(pyvfio: Command) -> None:
+    ran = pyvfio("show", VF, "--open")
+    assert "41:10.1 Ethernet controller" in ran.out
+    assert "MSI-X: Enable- Count=16" in ran.out
+
+
+def test_show_open_binds_when_asked_and_restores(pyvfio: Command, kernel: mock.Kernel) -> None:
+    assert pyvfio("show", EDU, "--open").code == 1
+    assert pyvfio("show", EDU, "--open", "--bind").code == 0
+    assert host.device(EDU, kernel).driver is None
+    assert host.bindings(kernel) == []
+
+
+def test_show_tree_goes_down_from_the_root(pyvfio: Command) -> None:
+    lines = pyvfio.json("show", "0000:02:00.1", "--tree")["tree"]
+    assert [(one["depth"], one["address"]) for one in lines] == [
+        (0, "pci0000:00"),
+        (1, "0000:00:09.0"),
+        (2, "0000:02:00.0"),
+        (2, "0000:02:00.1"),
+    ]
+
+
+# bind and restore
+
+
+def test_bind_stays_and_restore_puts_back(pyvfio: Command, kernel: mock.Kernel) -> None:
+    bound = pyvfio.json("bind", NVME, EDU)
+    assert [(one["address"], one["previous_driver"], one["driver"]) for one in bound["devices"]] == [
+        (NVME, "nvme", "vfio-pci"),
+        (EDU, None, "vfio-pci"),
+    ]
+    assert host.device(NVME, kernel).driver == "vfio-pci"
+    listed = pyvfio.json("restore", "--list")["bindings"]
+    assert [one["restored"] for one in listed] == [False, False]
+    restored = pyvfio.json("restore", NVME)["bindings"]
+    assert [(one["address"], one["restored"]) for one in restored] == [(NVME, True)]
+    assert host.device(NVME, kernel).driver == "nvme"
+    assert f"{EDU}: vfio-pci -> no driver" in pyvfio("restore").out
+    assert pyvfio("restore").out == "nothing to restore\n"
+    assert pyvfio("restore", EDU).code == 3
+
+
+def test_bind_dry_run_changes_nothing(pyvfio: Command, kernel: mock.Kernel) -> None:
+    writes = pyvfio.json("bind", NVME, "--dry-run")["writes"]
+    assert [one["path"].rpartition("/")[2] for one in writes] == ["driver_override", "unbind", "bind"]
+    assert host.device(NVME, kernel).driver == "nvme"
+
+
+def test_bind_names_the_member_in_the_way(pyvfio: Command) -> None:
+    ran = pyvfio("bind", "2:0.1")
+    assert ran.code == 0
+    assert "Bind these too: pyvfio bind 0000:02:00.0" in ran.out
+
+
+def test_bind_takes_the_whole_group(pyvfio: Command, kernel: mock.Kernel) -> None:
+    bound = pyvfio.json("bind", "2:0.1", "--group")
+    assert [one["address"] for one in bound["devices"]] == ["0000:02:00.1", "0000:02:00.0"]
+    assert host.group(8, kernel).in_the_way == {}
+
+
+def test_bind_refuses_a_device_in_use(pyvfio: Command, kernel: mock.Kernel) -> None:
+    kernel.tree.add("/proc/net/route", Text(b"Iface\tDestination\neth0\t00000000\t0\t3\t0\t0\t0\t00000000\n"))
+    path = host.device("0000:00:06.0", kernel).path
+    kernel.tree.add(f"{path}/net/eth0/address", Text(b"52:54:00:00:00:01\n"))
+    kernel.tree.add("/sys/class/net/eth0", Link(f"{path}/net/eth0"))
+    error = pyvfio.json("bind", "6.0", code=1)["error"]
+    assert "network:eth0 (the default route)" in error["message"]
+    assert "--allow-in-use network:eth0" in error["message"]
+    assert pyvfio("bind", "6.0", "--allow-in-use", "network:eth0").code == 0
+
+
+def test_bind_of_two_buses_takes_a_driver(pyvfio: Command) -> None:
+    assert pyvfio("bind", EDU, "vfio-mock.0").code == 2
+
+
+# doctor
+
+
+def test_doctor_finds_the_first_thing_to_do(pyvfio: Command) -> None:
+    said = pyvfio.json("doctor", EDU, code=1)
+    assert [one["id"] for one in said["findings"]] == ["not-bound"]
+    assert said["findings"][0]["cure"] == f"pyvfio bind {EDU}"
+    assert not said["usable"]
+
+
+def test_doctor_of_a_host_without_iommu(capsys: pytest.CaptureFixture[str]) -> None:
+    pyvfio = Command(capsys, mock.Kernel("none"))
+    assert [one["id"] for one in pyvfio.json("doctor", code=1)["findings"]] == ["iommu-off"]
+
+
+HEALTHY = sorted(name for name in PROFILES if name != "none")
+
+
+@pytest.mark.parametrize("profile", HEALTHY)
+@pytest.mark.parametrize("address", [None, EDU, NVME, "0000:00:07.0", "0000:01:00.0"])
+def test_doctor_finds_nothing_on_a_healthy_host(
+    capsys: pytest.CaptureFixture[str], profile: str, address: str | None
+) -> None:
+    """A host as it should be, and its devices once they are bound."""
+    pyvfio = Command(capsys, mock.Kernel(profile))
+    if address is not None:
+        assert pyvfio("bind", address).code == 0
+    said = pyvfio.json("doctor", *([address] if address else []))
+    assert (said["findings"], said["unknown"]) == ([], [])
+    assert {one["id"] for one in said["hints"]} <= {"no-reset"}
+
+
+# Output
+
+
+@pytest.mark.parametrize(
+    "arguments", [("list",), ("show", VF), ("show", VF, "--tree"), ("doctor",), ("doctor", EDU), ("bind", "2:0.1")]
+)
+def test_output_fits_40_columns(pyvfio: Command, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = pyvfio(*arguments).out.splitlines()
+    wide = [line for line in lines if len(line) > 40 and " " in line.strip()]
+    assert wide == []
+
+
+def test_a_terminal_gets_colours_unless_it_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm")
+    for no_colour, coloured in (("", True), ("1", False)):
+        monkeypatch.setenv("NO_COLOR", no_colour)
+        stream = Terminal()
+        Output(stream=stream).table(("A", "STATE"), [("x", "vfio")])
+        assert ("\x1b[" in stream.getvalue()) == coloured
+        assert "vfio" in stream.getvalue()
