@@ -41,7 +41,8 @@ def named(name: str) -> Kernel:
     if not hasattr(kernel, "door"):
         raise ValueError(f"the kernel {name!r} is a {type(kernel).__name__}, not a pyvfio.Kernel")
     if not isinstance(kernel, LinuxKernel):
-        print(f"pyvfio: {name}: this is {kernel.name}, a kernel in this process; no device is touched", file=sys.stderr)
+        shown = repr(kernel).strip("<>") if isinstance(kernel, mock.Kernel) else kernel.name
+        print(f"pyvfio: {name}: this is {shown}, a kernel in this process; no device is touched", file=sys.stderr)
     return kernel
 
 

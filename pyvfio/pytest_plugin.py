@@ -33,6 +33,7 @@ Each test that uses ``vfio_device`` has properties in the JUnit XML, from ``vfio
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -132,6 +133,28 @@ def pytest_report_header(config: pytest.Config) -> str:
         return f"pyvfio: {pyvfio.__version__}, on kernels in this process; a real device with --vfio-device ADDRESS"
     words = ", ".join(f"{name} {value}" for name, value in _about_host(config).items())
     return f"pyvfio: {pyvfio.__version__}, on {words}"
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    """Say which tests run on a profile of the mock that nobody has compared with hardware."""
+    from pyvfio.mock.profile import PROFILES
+
+    if config.getoption("--vfio-device"):
+        return []
+    used = Counter(
+        name
+        for item in items
+        if (
+            name := next(
+                (mark.kwargs["profile"] for mark in item.iter_markers("vfio") if "profile" in mark.kwargs), None
+            )
+        )
+    )
+    return [
+        f"pyvfio: {count} of the tests are on mock:{name}, a profile that was never compared with hardware"
+        for name, count in sorted(used.items())
+        if name in PROFILES and not PROFILES[name].compared
+    ]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -331,6 +354,7 @@ def _about_device(kernel: Kernel, device: Device) -> dict[str, str]:
         "driver": found.driver or "",
         **_versions(kernel, found),
         "mode": device.address_space.mode,
+        "compared": "" if getattr(getattr(kernel, "profile", None), "compared", True) else "never with hardware",
     }
     return {f"vfio_{name}": value for name, value in about.items() if value}
 

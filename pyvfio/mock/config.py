@@ -72,6 +72,7 @@ class Function:
     :ivar advanced_features: it has the capability of that name, by which conventional PCI has function-level resets
     :ivar bus_resets: a reset of its bus works
     :ivar virtual: most virtual functions that can be made of it
+    :ivar virtual_room: how many of them the firmware left room for among the addresses of BARs; more are ENOMEM
     :ivar virtual_device: their device ID
     :ivar virtual_at: how far behind it the first of them is, and the next behind that, in functions
     :ivar msix_table: BAR and offset of the MSI-X table, 16 bytes to a vector, which vfio-pci keeps to itself; None for a BAR of its
@@ -98,6 +99,7 @@ class Function:
     bridge: bool = False
     advanced_features: bool = False
     flr: bool | None = None
+    virtual_room: int = 0xFFFF
     msix_table: tuple[int, int] | None = None
     msix_pending: tuple[int, int] | None = None
 

@@ -220,6 +220,11 @@ class Device(Handlers):
 
     # Its regions.
 
+    @property
+    def decodes_memory(self) -> bool:
+        """Whether it answers at its regions."""
+        return True
+
     def region(self, index: int) -> Region:
         """
         :raises Errno: EINVAL, it has none of that index

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pyvfio._abi import lib
+
+_STOP_COPY, _P2P, _PRE_COPY = lib.VFIO_MIGRATION_STOP_COPY, lib.VFIO_MIGRATION_P2P, lib.VFIO_MIGRATION_PRE_COPY
+
 
 class Driver(NamedTuple):
     """A driver on a bus.
@@ -13,6 +17,8 @@ class Driver(NamedTuple):
     :ivar vfio: its devices are VFIO's: they get `vfioN`, and their group gets `/dev/vfio/N`
     :ivar virtual: it makes virtual functions
     :ivar harmless: its devices leave their group viable all the same (`driver_managed_dma`)
+    :ivar logs: its devices log their DMA, if they can at all; `migrates`: VFIO_MIGRATION_* of its devices, 0 if it does not migrate
+    :ivar exports: its devices' BARs can be had as dma-bufs
     :ivar module: as below /sys/module
     """
 
@@ -22,6 +28,9 @@ class Driver(NamedTuple):
     vfio: bool = False
     harmless: bool = False
     virtual: bool = False
+    logs: bool = False
+    migrates: int = 0
+    exports: bool = False
 
     @property
     def module(self) -> str:
@@ -32,19 +41,22 @@ EDU, NVME, E1000E, IGB, PORT = (0x1234, 0x11E8), (0x1B36, 0x0010), (0x8086, 0x10
 MLX5, MLX5_VF, PDS, PDS_VF = (0x15B3, 0x101D), (0x15B3, 0x101E), (0x1DD8, 0x1002), (0x1DD8, 0x1003)
 
 DRIVERS = (
-    Driver("pci", "vfio-pci", vfio=True),
+    Driver("pci", "vfio-pci", vfio=True, exports=True),
     Driver("pci", "pci-stub", harmless=True),
     Driver("pci", "pcieport", frozenset({PORT}), harmless=True),
     Driver("pci", "nvme", frozenset({NVME}), virtual=True),
     Driver("pci", "e1000e", frozenset({E1000E})),
     Driver("pci", "igb", frozenset({IGB}), virtual=True),
-    Driver("platform", "vfio-mock", vfio=True),
+    Driver("platform", "vfio-mock", vfio=True, logs=True, migrates=_STOP_COPY | _P2P | _PRE_COPY),
 )
-#: those of the hosts whose network card has virtual functions that log
+#: those of the hosts whose network card has virtual functions that log. Only the general driver exports dma-bufs.
 NETWORK_DRIVERS = {
     "mlx5": (
         Driver("pci", "mlx5_core", frozenset({MLX5, MLX5_VF}), virtual=True),
-        Driver("pci", "mlx5_vfio_pci", vfio=True),
+        Driver("pci", "mlx5_vfio_pci", vfio=True, logs=True, migrates=_STOP_COPY | _P2P | _PRE_COPY),
     ),
-    "pds": (Driver("pci", "pds_core", frozenset({PDS}), virtual=True), Driver("pci", "pds_vfio_pci", vfio=True)),
+    "pds": (
+        Driver("pci", "pds_core", frozenset({PDS}), virtual=True),
+        Driver("pci", "pds_vfio_pci", vfio=True, logs=True, migrates=_STOP_COPY | _P2P),
+    ),
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyvfio._abi import ffi, lib
 from pyvfio.mock import caller
 from pyvfio.mock.errno import Errno
-from pyvfio.mock.log import LARGEST, LoggedRange
+from pyvfio.mock.log import LARGEST, Log, LoggedRange
 
 if TYPE_CHECKING:
     from pyvfio.mock.device import Device
@@ -83,13 +83,19 @@ def answer(device: Device, argument: int) -> int:
     return (device.feature(feature) if own is None else own(device, feature)) or 0
 
 
-# DMA logging.
+# DMA logging, which only the driver that is bound can offer: vfio-pci does not.
+
+
+def _log(device: Device) -> Log:
+    driver = device.kernel.host.driver_of(device)
+    if device.log is None or driver is None or not driver.logs:
+        raise Errno(errno.ENOTTY)
+    return device.log
 
 
 def _log_start(device: Device, feature: Feature) -> None:
     kind = "struct vfio_device_feature_dma_logging_control"
-    if device.log is None:
-        raise Errno(errno.ENOTTY)
+    log = _log(device)
     if not feature.is_meant(SET, ffi.sizeof(kind)):
         return
     control = feature.take(kind)
@@ -98,11 +104,11 @@ def _log_start(device: Device, feature: Feature) -> None:
     if control.num_ranges > device.kernel.profile.page_size // ffi.sizeof(_RANGE):
         raise Errno(errno.E2BIG)
     ranges = _ranges(control.ranges, control.num_ranges, control.page_size)
-    control.page_size = device.log.start(ranges, control.page_size)
+    control.page_size = log.start(ranges, control.page_size)
     try:
         feature.give(control)
     except Errno:
-        device.log.stop()
+        log.stop()
         raise
 
 
@@ -125,16 +131,14 @@ def _ranges(address: int, count: int, page_size: int) -> list[LoggedRange]:
 
 
 def _log_stop(device: Device, feature: Feature) -> None:
-    if device.log is None:
-        raise Errno(errno.ENOTTY)
+    log = _log(device)
     if feature.is_meant(SET):
-        device.log.stop()
+        log.stop()
 
 
 def _log_report(device: Device, feature: Feature) -> None:
     kind = "struct vfio_device_feature_dma_logging_report"
-    if device.log is None:
-        raise Errno(errno.ENOTTY)
+    log = _log(device)
     if not feature.is_meant(GET, ffi.sizeof(kind)):
         return
     report = feature.take(kind)
@@ -143,14 +147,15 @@ def _log_report(device: Device, feature: Feature) -> None:
     if report.iova + report.length > LARGEST:
         raise Errno(errno.EOVERFLOW)
     device.before_report()
-    device.log.report(report.iova, report.length, report.page_size, report.bitmap)
+    log.report(report.iova, report.length, report.page_size, report.bitmap)
 
 
 # Migration.
 
 
 def _migration(device: Device) -> Migration:
-    if device.migration is None:
+    driver = device.kernel.host.driver_of(device)
+    if device.migration is None or driver is None or not driver.migrates:
         raise Errno(errno.ENOTTY)
     return device.migration
 
@@ -199,8 +204,11 @@ def _migration_size(device: Device, feature: Feature) -> None:
 
 
 def _precopy_info(device: Device, feature: Feature) -> None:
-    migration = device.migration
-    if migration is None or not migration.flags & lib.VFIO_MIGRATION_PRE_COPY:
+    try:
+        migration = _migration(device)
+    except Errno:
+        raise Errno(errno.EINVAL) from None
+    if not migration.flags & lib.VFIO_MIGRATION_PRE_COPY:
         raise Errno(errno.EINVAL)
     if feature.is_meant(SET):
         migration.second_info = True

@@ -79,12 +79,14 @@ class Group:
         return self.owner is not None or any(device.driven for device in self.devices)
 
     def claim(self, owner: object) -> None:
-        """Make it one owner's; the same owner may claim it again, for another device of it.
+        """Make it one owner's; the same owner may claim it again, for another device of it (iommu_group_claim_dma_owner).
 
-        :raises Errno: EPERM
+        :raises Errno: EPERM; EINVAL, the firmware wants memory mapped one to one for it at all times (since Linux 6.6)
         """
         if self.claimed and self.owner is not owner:
             raise Errno(errno.EPERM)
+        if any(region.type == "direct" for region in self.reserved):
+            raise Errno(errno.EINVAL)
         self.owner = owner
         self._claims += 1
 

@@ -11,12 +11,14 @@ import resource
 import sys
 from collections.abc import Iterator
 from threading import RLock
-from typing import Any
-from weakref import WeakSet
+from typing import Any, NamedTuple
+from weakref import WeakSet, ref
 
 from pyvfio.kernel import PythonKernel, SysfsDevice, UdevMonitor
+from pyvfio.memory import address_of
 from pyvfio.mock import ioctl_names, topology
 from pyvfio.mock.device import Device
+from pyvfio.mock.device_file import DeviceFile
 from pyvfio.mock.dma_fault import DmaFault
 from pyvfio.mock.errno import Errno, descriptors
 from pyvfio.mock.eventfd import Watcher
@@ -81,6 +83,7 @@ class Kernel(PythonKernel):
         _live.add(self)
         self.faults: list[DmaFault] = []
         self.dma_without_bus_master: list[DmaFault] = []
+        self._device_memory: list[DeviceMemory] = []
         self.physical = PhysicalMemory(self.profile.page_size) if self.profile.iommu == "none" else None
         self.dma_entry_limit = Parameter(self.tree, "vfio_iommu_type1", "dma_entry_limit", self.profile.dma_entry_limit)
         self.host = Host(self)
@@ -88,7 +91,7 @@ class Kernel(PythonKernel):
         self.tree.add("/proc/self/status", Text(self._status))
 
     def __repr__(self) -> str:
-        return f"<{self.name}>"
+        return f"<{self.name}{'' if self.profile.compared else ', never compared with hardware'}>"
 
     def limit_memlock(self, size: int | None) -> None:
         """Set RLIMIT_MEMLOCK, in bytes; None for CAP_IPC_LOCK, which lifts it."""
@@ -223,7 +226,20 @@ class Kernel(PythonKernel):
         memory = super().mmap(fd, size, offset=offset, prot=prot)
         if file is not None:
             file.mapped(memory, offset)
+            if isinstance(file, DeviceFile):
+                self._device_memory = [known for known in self._device_memory if known.memory() is not None]
+                self._device_memory.append(DeviceMemory(file.device, ref(memory)))
         return memory
+
+    def device_memory(self, address: int, size: int) -> Device | None:
+        """The device whose region is mapped at some of these addresses of the caller's (VM_PFNMAP: the kernel has no pages for it)."""
+        for known in self._device_memory:
+            memory = known.memory()
+            if memory is not None and not memory.closed:
+                start = address_of(memory)
+                if start < address + size and address < start + len(memory):
+                    return known.device
+        return None
 
     def _part(self, call: str, file: File, size: int) -> int:
         """How much of a transfer is to be done."""
@@ -296,6 +312,13 @@ class Kernel(PythonKernel):
     def udev_monitor(self) -> UdevMonitor:
         with self.lock:
             return self.host.uevents.listen(self)
+
+
+class DeviceMemory(NamedTuple):
+    """A mapping of a device's region in the caller's memory."""
+
+    device: Device
+    memory: ref[_mmap.mmap]
 
 
 class _Memory:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -21,6 +22,7 @@ from pyvfio.mock.file import request
 from pyvfio.mock.ioeventfd import Ioeventfds
 from pyvfio.mock.irq import INTX, MSI, MSIX
 from pyvfio.mock.pci_irq import PciIrqs
+from pyvfio.mock.pci_migration import PciMigration
 from pyvfio.mock.pci_region import PciRegions
 from pyvfio.mock.power import LowPower
 from pyvfio.mock.reset_methods import ResetMethods
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 _ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 #: no request of a device on PCI crosses a boundary of this
 _PAGE = 4096
+#: of a saved state: BAR, offset, size
+_PART = struct.Struct("<IQQ")
 _MSI_ENABLE, _MSI_SIZE = 0x01, 0x70
 _LOW_POWER = (
     lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
@@ -171,6 +175,24 @@ class PciDevice(PciRegions):
     def _not_issued(self, iova: int, *, write: bool) -> None:
         self.kernel.dma_without_bus_master.append(DmaFault(self.name, iova, write, 0))
 
+    # What a driver that migrates it puts into a stream. A model with state of its own has it here.
+
+    def save_state(self) -> bytes:
+        """What its registers and memory hold."""
+        parts = []
+        for index, bar in self.function.all_bars.items():
+            for offset, data in self.region_file.contents(index, bar.size):
+                parts.append(_PART.pack(index, offset, len(data)) + data)
+        return b"".join(parts)
+
+    def restore_state(self, state: bytes) -> None:
+        """Take over what :meth:`save_state` gave."""
+        self.power_on()
+        while state:
+            index, offset, size = _PART.unpack_from(state)
+            self.region_file.write(index, offset, state[_PART.size : _PART.size + size])
+            state = state[_PART.size + size :]
+
     # Opening and resetting.
 
     def open(self) -> None:
@@ -200,6 +222,8 @@ class PciDevice(PciRegions):
         self._set_power(off=False)
         self.irqs.deassert()
         self.power_on()
+        if isinstance(self.migration, PciMigration):
+            self.migration.restart()
 
     def _restore(self) -> None:
         self.era += 1
@@ -284,6 +308,9 @@ class PciDevice(PciRegions):
             if asked.is_meant(SET, 16):
                 self.virtual.set_token(bytes(caller.read(asked.address, 16)))
         elif asked.number == lib.VFIO_DEVICE_FEATURE_DMA_BUF:
+            driver = self.kernel.host.driver_of(self)
+            if driver is None or not driver.exports:
+                raise Errno(errno.EOPNOTSUPP)
             return dma_buf.export(self, asked)
         else:
             return super().feature(asked)

@@ -46,11 +46,6 @@ class PciRegions(Device):
         write = self.write if bar in self.function.bars else partial(PciRegions.write, self)
         write(bar, offset, width, value)
 
-    @property
-    def decodes_memory(self) -> bool:
-        """Whether it answers at its BARs."""
-        raise NotImplementedError
-
     def region(self, index: int) -> Region:
         if (bar := self.function.all_bars.get(index)) is not None:
             has_table = bool(self.function.msix) and index == self.function.table[0]

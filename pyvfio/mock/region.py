@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from mmap import MADV_REMOVE, mmap
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ OFFSET_MASK = (1 << OFFSET_SHIFT) - 1
 _INDICES = 64
 #: how much of a region is mapped at a time to clear it: address space may be scarce
 _WINDOW = 1 << 30
+_PAGE = 4096
 
 READ = lib.VFIO_REGION_INFO_FLAG_READ
 WRITE = lib.VFIO_REGION_INFO_FLAG_WRITE
@@ -98,6 +100,22 @@ class RegionFile:
     def write(self, index: int, offset: int, data: bytes) -> None:
         """Change what is in a region, without a mapping of it."""
         os.pwrite(self.fileno(), data, index << OFFSET_SHIFT | offset)
+
+    def contents(self, index: int, size: int) -> Iterator[tuple[int, bytes]]:
+        """The pages of a region that were ever written: offset and bytes."""
+        if self._fd is None:
+            return
+        at, end = index << OFFSET_SHIFT, (index << OFFSET_SHIFT) + size
+        while at < end:
+            try:
+                at = os.lseek(self._fd, at, os.SEEK_DATA)
+            except OSError:  # nothing behind it
+                return
+            if at < end:
+                data = os.pread(self._fd, min(_PAGE, end - at), at)
+                if any(data):
+                    yield at & OFFSET_MASK, data
+                at += _PAGE
 
     def clear(self, index: int, size: int) -> None:
         """Make a region zeros. It costs no more than what was written since: its pages go back, also those that programs have mapped."""

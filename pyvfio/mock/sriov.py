@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pyvfio.mock.pci import PciDevice
 
 
+#: the last slot and function of a bus
+_LAST_OF_BUS = 0xFF
+
+
 class VirtualFunctions:
     """The virtual functions of one physical function, and the token that opening any of them needs.
 
@@ -70,6 +74,9 @@ class VirtualFunctions:
         slot, _, number = slot_and_function.partition(".")
         offset, stride = physical.function.virtual_at
         first = (int(slot, 16) << 3 | int(number)) + offset
+        if first + (count - 1) * stride > _LAST_OF_BUS or count > physical.function.virtual_room:
+            # The bridge above has no further bus, or the firmware left no room for their BARs (sriov_enable).
+            raise Errno(errno.ENOMEM)
         function = Function(
             (physical.ids[0], physical.function.virtual_device), physical.function.class_code, bars=dict(physical.function.bars),
             msix=3, msix_table=physical.function.msix_table, express=True, resets=True,

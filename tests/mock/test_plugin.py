@@ -305,3 +305,30 @@ def test_the_contract_suite_refuses_a_real_device(pytester: pytest.Pytester) -> 
     )
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*pyvfio check ADDRESS*"])
+
+
+def test_the_report_names_profiles_never_compared_with_hardware(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.vfio(profile="mlx5")
+        def test_one(vfio_device):
+            pass
+
+        @pytest.mark.vfio(profile="amd")
+        def test_two(vfio_device):
+            pass
+        """
+    )
+    result = pytester.runpytest_subprocess("--junitxml=report.xml")
+    result.stdout.fnmatch_lines(["pyvfio: 1 of the tests are on mock:mlx5, a profile that was never compared*"])
+    result.stdout.no_fnmatch_line("*mock:amd*")
+    cases = ElementTree.parse(pytester.path / "report.xml").iterfind(".//testcase")
+    compared = {
+        str(case.get("name")): [
+            each.get("value") for each in case.iterfind("properties/property[@name='vfio_compared']")
+        ]
+        for case in cases
+    }
+    assert compared == {"test_one": ["never with hardware"], "test_two": []}

@@ -100,9 +100,13 @@ class UserPages(Pages):
             raise Errno(errno.EOVERFLOW)
         offset = address % ctx.kernel.profile.page_size
         super().__init__(ctx, address - offset, offset, size, writable=writable)
+        self._kernel = ctx.kernel
 
     def check(self, start: int, last: int) -> None:
         first = start - start % self._page_size
+        # pin_user_pages takes no memory of a device's, such as a BAR that the caller has mapped.
+        if self._kernel.device_memory(self.address + first, last - first + 1) is not None:
+            raise Errno(errno.EFAULT)
         check_pinnable(self.address + first, last - first + 1, write=self.writable)
 
     def read(self, offset: int, size: int) -> bytes:

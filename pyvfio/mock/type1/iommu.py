@@ -12,6 +12,7 @@ from pyvfio.mock import caller
 from pyvfio.mock.errno import Errno
 from pyvfio.mock.file import Handlers, request
 from pyvfio.mock.mappings import Mappings
+from pyvfio.mock.memlock import check_pinnable
 from pyvfio.mock.type1.info import capabilities
 from pyvfio.mock.type1.mapping import READ, WRITE, Type1Mapping
 from pyvfio.mock.type1.space import DomainSpace, EmulatedSpace
@@ -147,7 +148,7 @@ class Type1(Handlers):
         done: list[Type1Mapping] = []
         try:
             for mapping in self.mappings:
-                mapping.pin(self.locked, self.page)
+                self._pin(mapping)
                 done.append(mapping)
                 if mapping.last > aperture.last:
                     raise Errno(errno.ERANGE)
@@ -155,6 +156,19 @@ class Type1(Handlers):
             for mapping in done:
                 mapping.unpin(self.locked, self.page)
             raise
+
+    def _pin(self, mapping: Type1Mapping) -> None:
+        """Pin all of a mapping (vfio_pin_map_dma). A device's region is no memory of the caller's, and counts as nothing.
+
+        :raises Errno: EFAULT, it is not there, or the device does not decode memory; ENOMEM above the limit
+        """
+        device = self.kernel.device_memory(mapping.address, mapping.size)
+        if device is None:
+            mapping.pin(self.locked, self.page)
+            return
+        check_pinnable(mapping.address, mapping.size, write=bool(mapping.prot & WRITE))
+        if not device.decodes_memory:
+            raise Errno(errno.EFAULT)
 
     # Requests.
 
@@ -200,7 +214,7 @@ class Type1(Handlers):
             raise Errno(errno.EINVAL)
         mapping = Type1Mapping(iova, last, address, prot, limited=self.locked.limit is not None)
         if self.backed:
-            mapping.pin(self.locked, self.page)
+            self._pin(mapping)
         try:
             self.tracking.add(mapping)
         except Errno:
