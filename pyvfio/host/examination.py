@@ -11,6 +11,7 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.errors import BadReply
 from pyvfio.guest import x86
 from pyvfio.host import diagnosis
@@ -75,7 +76,7 @@ def diagnose(
     :raises OSError: ENODEV, no such device
     """
     kernel = resolve(kernel)
-    needed = _needed(need)
+    needed, guest_memory = _needed(need), _memory(guest_memory)
     found = device(where.address if isinstance(where, HostDevice) else where, kernel)
     notes = _Notes()
     if found.is_bridge:
@@ -105,7 +106,7 @@ def diagnose_host(
     A host without any device that VFIO could serve has no finding.
     """
     kernel = resolve(kernel)
-    needed = _needed(need)
+    needed, guest_memory = _needed(need), _memory(guest_memory)
     notes = _Notes()
     notes.take(_modules(kernel, "vfio-pci", None), "modules")
     there = [one for one in devices(kernel) if one.bus == "pci"]
@@ -399,7 +400,13 @@ NEEDS = {
 }
 
 
+def _memory(guest_memory: int | None) -> int | None:
+    return None if guest_memory is None else arguments.u64(guest_memory, "guest_memory")
+
+
 def _needed(need: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(need, str) or not isinstance(need, Iterable):
+        raise arguments.wrong_type(need, "need", f"names out of {', '.join(NEEDS)}")
     needed = tuple(need)
     if wrong := [name for name in needed if name not in NEEDS]:
         raise ValueError(f"need must be of {', '.join(NEEDS)}, not {wrong[0]!r}")
