@@ -377,10 +377,10 @@ static int module_exec(PyObject *module)
 {
 	if (add_type(module, "Buffer", PyType_FromModuleAndSpec(module, &buffer_spec, NULL)) ||
 	    add_type(module, "Window", PyType_FromModuleAndSpec(module, &window_spec, NULL)) ||
-	    add_type(module, "Door", door_type(module)) || add_type(module, "Record", record_type(module)) ||
-	    add_type(module, "Ledger", ledger_type(module)))
+	    add_type(module, "Door", door_type(module)) || add_type(module, "Object", object_type(module)) ||
+	    add_type(module, "Record", record_type(module)) || add_type(module, "Ledger", ledger_type(module)))
 		return -1;
-	return PyModule_AddFunctions(module, door_functions);
+	return PyModule_AddFunctions(module, door_functions) || PyModule_AddFunctions(module, object_functions) ? -1 : 0;
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -5,9 +5,11 @@
  * the GIL is held, so no Python runs in between and there is nothing to lock. Closing makes later calls fail and ends
  * waits; the number itself is closed by the last call to end. So it is never used after it may belong to another file.
  *
- * A number that a call returns is put into its Door before any Python runs: a signal's handler cannot come between. */
+ * A number that a call returns is put into its Door before any Python runs: a signal's handler cannot come between. What
+ * requests give is received likewise, see object.c. */
 #include "door.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <structmember.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -42,7 +44,7 @@ static void write_wake(Door *door)
 /* Close the number that is to be closed. A failure is kept in the door. */
 static void close_number(Door *door)
 {
-	PyObject *type, *value, *trace, *result;
+	PyObject *type, *value, *trace, *result, *again, *kind, *failure, *at;
 	int number = door->closing;
 
 	door->closing = -1;
@@ -52,13 +54,19 @@ static void close_number(Door *door)
 	PyErr_Fetch(&type, &value, &trace);
 	if (door->closer) {
 		result = PyObject_CallFunction(door->closer, "i", number);
+		/* A handler that raised before it was closed: it is still open, and nobody else's. */
+		if (!result && !PyErr_ExceptionMatches(PyExc_Exception) && fcntl(number, F_GETFD) != -1) {
+			PyErr_Fetch(&kind, &failure, &at);
+			again = PyObject_CallFunction(door->closer, "i", number);
+			PyErr_Clear();
+			Py_XDECREF(again);
+			PyErr_Restore(kind, failure, at);
+		}
 	} else {
 		/* Linux has let go of the number whatever it returns. */
 		result = close(number) && errno != EINTR ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(0);
 	}
 	if (!result) {
-		PyObject *kind, *failure, *at;
-
 		PyErr_Fetch(&kind, &failure, &at);
 		PyErr_NormalizeException(&kind, &failure, &at);
 		Py_XDECREF(kind);
@@ -122,7 +130,7 @@ int door_request(Door *door, unsigned long request, void *argument, int *raised)
 	}
 }
 
-static int set_number(Door *door, int number)
+int door_set_number(Door *door, int number)
 {
 	if (door->fd >= 0 || door->closing >= 0) {
 		PyErr_SetString(PyExc_RuntimeError, "the door has a descriptor already");
@@ -153,7 +161,7 @@ static PyObject *door_take(PyObject *object, PyObject *arguments)
 	if (!result)
 		return NULL;
 	number = PyLong_AsLong(result);
-	if ((number == -1 && PyErr_Occurred()) || set_number(door, (int)number)) {
+	if ((number == -1 && PyErr_Occurred()) || door_set_number(door, (int)number)) {
 		Py_DECREF(result);
 		return NULL;
 	}
@@ -216,31 +224,6 @@ static PyObject *door_ioctl(PyObject *object, PyObject *const *arguments, Py_ssi
 		return NULL;
 	result = door_request((Door *)object, (unsigned long)request, (void *)(uintptr_t)argument, NULL);
 	return result == DOOR_FAILED ? NULL : PyLong_FromLong(result);
-}
-
-PyDoc_STRVAR(receive_doc,
-	     "receive(door, request, argument, place, /)\n\n"
-	     "Make a request by another door and own the descriptor that it gives: its result if place is 0, else\n"
-	     "the int at that address. Returns the result, or -errno.");
-
-static PyObject *door_receive(PyObject *object, PyObject *arguments)
-{
-	unsigned long long request, argument, place;
-	Door *door = (Door *)object;
-	PyObject *other;
-	int result, number;
-
-	if (!PyArg_ParseTuple(arguments, "O!KKK:receive", Py_TYPE(object), &other, &request, &argument, &place))
-		return NULL;
-	result = door_request((Door *)other, (unsigned long)request, (void *)(uintptr_t)argument, NULL);
-	if (result == DOOR_FAILED)
-		return NULL;
-	if (result >= 0) {
-		number = place ? *(const int32_t *)(uintptr_t)place : result;
-		if (number >= 0 && set_number(door, number))
-			return NULL;
-	}
-	return PyLong_FromLong(result);
 }
 
 PyDoc_STRVAR(call_doc,
@@ -444,7 +427,6 @@ static PyMethodDef door_methods[] = {
 	{ "take", door_take, METH_VARARGS, take_doc },
 	{ "_connect", door_connect, METH_VARARGS, connect_doc },
 	{ "ioctl", (PyCFunction)(void (*)(void))door_ioctl, METH_FASTCALL, ioctl_doc },
-	{ "receive", door_receive, METH_VARARGS, receive_doc },
 	{ "call", (PyCFunction)(void (*)(void))door_call, METH_FASTCALL, call_doc },
 	{ "shut", door_shut, METH_NOARGS, shut_doc },
 	{ "inherit", door_inherit, METH_NOARGS, inherit_doc },

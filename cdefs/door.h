@@ -39,8 +39,12 @@ void door_end(struct door_call *call);
 int door_request(Door *door, unsigned long request, void *argument, int *raised);
 int door_raised(Door *door, int result, int *raised);
 
+/* Own a number that a call has returned. */
+int door_set_number(Door *door, int number);
+
 extern PyTypeObject *door_type_object;
 PyObject *door_type(PyObject *module);
+PyObject *object_type(PyObject *module);
 PyObject *record_type(PyObject *module);
 PyObject *ledger_type(PyObject *module);
-extern PyMethodDef door_functions[];
+extern PyMethodDef door_functions[], object_functions[];

@@ -16,13 +16,25 @@ from pyvfio._abi import lib
 from pyvfio._core import device_file
 from pyvfio._core.request import DECLARED, Request
 from pyvfio.dirty import log
-from pyvfio.iommufd import bound, hw_queue, hwpt, ioas, iommufd, object, option, vdevice, viommu
+from pyvfio.iommufd import (
+    bound,
+    event_queue,
+    fault_queue,
+    hw_queue,
+    hwpt,
+    ioas,
+    iommufd,
+    object,
+    option,
+    vdevice,
+    viommu,
+)
 from pyvfio.spaces import container, group, mapping
 
 #: The modules that declare requests, which importing them does.
 DECLARING = (
     *(device, device_file, dma_buf, feature, hot_reset, irq, log, low_power, migration, region),
-    *(bound, hw_queue, hwpt, ioas, iommufd, object, option, vdevice, viommu),
+    *(bound, event_queue, fault_queue, hw_queue, hwpt, ioas, iommufd, object, option, vdevice, viommu),
     *(container, group, mapping),
 )
 #: kind of descriptor -> the requests that it takes, by their numbers. A container takes type1's once an IOMMU type is set; the

@@ -363,7 +363,7 @@ class Device(Resource):
 
     def _release(self) -> None:
         attempts = Attempts()
-        attempts.do(self._fd.close)
+        attempts.do(self._fd.close, lambda: self._fd.closed)
         for pasid in list(self._attached):
             self._forget_attachment(pasid)
         if self._owned is not None:

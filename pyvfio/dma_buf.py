@@ -64,8 +64,9 @@ class DmaBuf(Resource):
         for index, area in enumerate(areas):
             asked.dma_ranges[index].offset, asked.dma_ranges[index].length = area
         file = region.device.file
-        number = GET_DMA_BUF.exchange(file, memory, {"region": region.name, "areas": [tuple(area) for area in areas]})
-        self._fd = Fd(file.kernel, number, "dma-buf", f"dma-buf of {region.name} of {region.device.address}")
+        self._fd = Fd.unopened(file.kernel, "dma-buf", f"dma-buf of {region.name} of {region.device.address}")
+        arguments = {"region": region.name, "areas": [tuple(area) for area in areas]}
+        GET_DMA_BUF.receive(file, memory, (None, self._fd), arguments)
 
     def fileno(self) -> int:
         """Return the descriptor of the dma-buf, for `Ioas.map_file()` or to send to another process."""

@@ -10,8 +10,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import Object
 from pyvfio._core.arguments import integer, string, u32, wrong_type
 from pyvfio._core.device_file import DeviceFile
+from pyvfio._core.fd import Fd
 from pyvfio._core.request import DECLARED, Arguments, Explanation, Facts, Reason, Request
 from pyvfio.errors import RequestError, Unsupported
 
@@ -86,6 +88,20 @@ class Feature:
         :param value: pointer to a C struct, or a C array, from `ffi.new`; overwritten by the answer, on a failure too
         """
         return _exchange(file, self.request, self.flags, value, arguments, facts)
+
+    def receive(
+        self,
+        file: DeviceFile,
+        value: Any,
+        received: tuple[int | None, Fd | Object],
+        arguments: Arguments | None = None,
+        facts: Facts | None = None,
+    ) -> int:
+        """Make the request, and let an owner have what it gives; see :meth:`Request.receive`.
+
+        :param received: offset in the data of the 32 bits that say what it gives, None for the result; and the owner
+        """
+        return _exchange(file, self.request, self.flags, value, arguments, facts, received)
 
     def get(self, file: DeviceFile, struct: str) -> Any:
         """Return the data of the feature as a C struct."""
@@ -172,6 +188,7 @@ def _exchange(
     value: Any,
     arguments: Arguments | None = None,
     facts: Facts | None = None,
+    received: tuple[int | None, Fd | Object] | None = None,
 ) -> int:
     size = 0
     if value is not None:
@@ -181,10 +198,13 @@ def _exchange(
         ffi.memmove(native.data, value, size)
     if arguments is None:
         arguments = {} if request.detail else {"feature": feature_name(flags)}
+    facts = facts or (lambda _: FeatureFacts(file.address, feature_name(flags)))
     try:
-        return request.send(
-            file.fd, native, arguments, facts or (lambda _: FeatureFacts(file.address, feature_name(flags)))
-        )
+        if received is None:
+            return request.send(file.fd, native, arguments, facts)
+        offset, owner = received
+        place = ffi.NULL if offset is None else native.data + offset
+        return request.receive(file.fd, native, (place, owner), arguments=arguments, facts=facts)
     finally:
         if value is not None:
             ffi.memmove(value, native.data, size)

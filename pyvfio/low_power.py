@@ -7,6 +7,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import ffi
+from pyvfio._buffer import Object
 from pyvfio._core.event import Event
 from pyvfio._core.resource import Attempts, Resource
 from pyvfio.feature import Feature, no_feature
@@ -36,10 +37,16 @@ class LowPower(Resource):
     def __init__(self, device: Device) -> None:
         super().__init__(device)
         self.device = device
+        #: the state, from the request that enters it on
+        self._entered = Object()
         self._enter()
 
     def _enter(self) -> None:
-        ENTRY.exchange(self.device.file)
+        ENTRY.receive(self.device.file, None, (None, self._entered))
+
+    def _undo(self) -> None:
+        if "_entered" in self.__dict__ and self._entered.present:
+            self._release()
 
     def _release(self) -> None:
         if not self.device.file.closed:
@@ -64,7 +71,7 @@ class LowPowerWithWakeup(LowPower):
     def _enter(self) -> None:
         self.wakeup = Event(self.device, "wakeup")
         value = ffi.new(f"{_WAKEUP} *", {"wakeup_eventfd": self.wakeup.fileno()})
-        ENTRY_WITH_WAKEUP.exchange(self.device.file, value)
+        ENTRY_WITH_WAKEUP.receive(self.device.file, value, (None, self._entered))
 
     def _release(self) -> None:
         attempts = Attempts()
@@ -73,5 +80,6 @@ class LowPowerWithWakeup(LowPower):
         attempts.raise_first(f"closing {self!r}")
 
     def _undo(self) -> None:
+        super()._undo()
         if "wakeup" in self.__dict__:
             self.wakeup.close()

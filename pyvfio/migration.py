@@ -16,8 +16,8 @@ from pyvfio._abi import ffi, lib
 from pyvfio._core.arguments import member, octets, wrong_type
 from pyvfio._core.fd import Fd
 from pyvfio._core.request import Call, Reason, Request
-from pyvfio._core.resource import Resource
-from pyvfio.errors import BadReply, Closed, Error, InvalidRequest, Unsupported
+from pyvfio._core.resource import Attempts, Resource
+from pyvfio.errors import BadReply, Closed, Error, InvalidRequest, RequestError, Unsupported
 from pyvfio.feature import Feature, FeatureFacts
 
 if TYPE_CHECKING:
@@ -240,6 +240,11 @@ class Stream(io.RawIOBase):
         self._saving = saving
 
     @property
+    def opened(self) -> bool:
+        """Whether the kernel has opened it, and nobody has closed it. Not part of the API."""
+        return not self._fd.closed
+
+    @property
     def name(self) -> str:
         """The name of the stream, for messages."""
         return self._fd.name
@@ -352,6 +357,8 @@ class Migration(Resource):
         super().__init__(device)
         self._device = device
         self._stream: Stream | None = None
+        #: the stream that a change of state may open, until it is taken
+        self._next: Stream | None = None
         self._reinit = False
         self.flags = int(GET_MIGRATION.get(device.file, "struct vfio_device_feature_migration").flags)
 
@@ -406,11 +413,7 @@ class Migration(Resource):
         target = member(target, "state", State)
         origin = self.state
         self._refuse(origin, target)
-        begun = self._change(origin, target)
-        if begun is not None:
-            ended, self._stream = self._stream, begun
-            if ended is not None:
-                ended.close()
+        self._change(origin, target)
         self._settle(target)
 
     def _refuse(self, origin: State, target: State) -> None:
@@ -426,29 +429,39 @@ class Migration(Resource):
                 f"{address} cannot go from STOP_COPY back to {target.name}; set RUNNING first and start again from there"
             )
 
-    def _change(self, origin: State, target: State) -> Stream | None:
-        """Make the request, and return the stream if the kernel opened one."""
-        kernel = self._device.file.kernel
+    def _change(self, origin: State, target: State) -> None:
+        """Make the request. The stream that the kernel opens, if it does, is received by the one that is ready here."""
+        file = self._device.file
+        fd = Fd.unopened(file.kernel, "migration", f"{self._device.address}'s migration stream")
         change = ffi.new(f"{_STATE} *", {"device_state": target, "data_fd": -1})
         between: tuple[State, ...] = ()
         with suppress(ValueError):
             between = path(origin, target, self.flags)[:-1]
         arguments = {"from": origin.name, "by": ", ".join(state.name for state in between) or None}
+        self._next = Stream(fd, saving=target in SAVING)
         try:
-            SET_STATE[target].exchange(
-                self._device.file, change, arguments, lambda number: self._changed(number, origin, target)
+            SET_STATE[target].receive(
+                file,
+                change,
+                (ffi.offsetof(_STATE, "data_fd"), fd),
+                arguments,
+                lambda number: self._changed(number, origin, target),
             )
-            if change.data_fd < 0:
-                return None
-            fd = Fd(kernel, change.data_fd, "migration", f"{self._device.address}'s migration stream")
-        except BaseException:
+        except RequestError:
+            # A descriptor beside a failure has no owner.
             if change.data_fd >= 0:
-                kernel.close(change.data_fd)
+                file.kernel.close(change.data_fd)
             raise
-        return Stream(fd, saving=target in SAVING)
 
     def _settle(self, state: State) -> None:
-        """Close the stream if the device has left its states, after which the kernel rejects every use of it."""
+        """Take the stream that the kernel has opened, and close one whose states the device has left: the kernel rejects it then."""
+        begun = self._next
+        if begun is not None and begun.opened:
+            ended = self._stream
+            if ended is not None and ended is not begun:
+                ended.close()
+            self._stream = begun
+            self._next = None
         stream = self._stream
         if stream is not None and (state not in SAVING if stream.readable() else state != State.RESUMING):
             self._stream = None
@@ -590,11 +603,14 @@ class Migration(Resource):
         return loaded
 
     def _release(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
+        attempts = Attempts()
+        for stream in (self._next, self._stream):
+            if stream is not None:
+                attempts.do(stream.close)
+        attempts.raise_first(f"closing {self!r}")
 
     def _has_gone(self) -> bool:
-        return self._stream is None or self._stream.closed
+        return all(stream is None or stream.closed for stream in (self._next, self._stream))
 
     def __repr__(self) -> str:
         words = [

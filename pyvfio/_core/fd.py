@@ -7,14 +7,15 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
+from pyvfio import _buffer
 from pyvfio._abi import ffi
-from pyvfio._buffer import Door, after_fork, in_call
-from pyvfio.errors import Closed
+from pyvfio._buffer import Door, Object, after_fork, in_call
+from pyvfio.errors import BadReply, Closed
 from pyvfio.host import holders
 from pyvfio.kernel import Kernel, LinuxKernel, raise_kept
 from pyvfio.uncopyable import Uncopyable
@@ -27,6 +28,10 @@ connected: Callable[[Fd], None] | None = None
 closing: Callable[[Fd], None] | None = None
 #: seconds between two looks at calls that are to end: the first pause, and the longest
 _PAUSES = 0.0001, 0.005
+
+
+#: what a request gives: where it writes the 32 bits (NULL for its result), and who is to own it
+Received: TypeAlias = "tuple[Any, Fd | Object]"
 
 
 class Fd(Uncopyable):
@@ -65,24 +70,45 @@ class Fd(Uncopyable):
         """Open a device file for reading and writing."""
         return cls.take(kernel, kind, path, kernel.open, path)
 
-    def receive(
-        self, kind: str, name: str, request: int, argument: Any, place: Any = ffi.NULL
-    ) -> tuple[int, Fd | None]:
-        """Make a request that gives a descriptor, and own that: its result, or the int at `place` that it fills.
+    @classmethod
+    def unopened(cls, kernel: Kernel, kind: str, name: str) -> Self:
+        """Return the owner of a descriptor that a request is to give; until then it counts as closed."""
+        self = cls.__new__(cls)
+        self._begin(kernel, kind, name)
+        return self
 
-        :returns: the result, or -errno; and the descriptor, None when there is none
+    def receive(self, request: int, argument: Any, received: Iterable[Received]) -> int:
+        """Make a request that gives descriptors and objects: its result, or -errno.
+
+        The native call gives them to their owners, so nothing, a signal's handler included, comes between.
         """
-        other = Fd.__new__(Fd)
-        other._begin(self.kernel, kind, name)
+        received = tuple(received)
+        places = tuple(_address(place) for place, _ in received)
+        fds = [owner for _, owner in received if isinstance(owner, Fd)]
         try:
-            result = other.door.receive(self.door, request, _address(argument), _address(place))
-            if other.door.fd < 0:
-                return result, None
-            other._connect()
+            result = _buffer.receive(
+                self.door,
+                request,
+                _address(argument),
+                places,
+                tuple(owner.door if isinstance(owner, Fd) else owner for _, owner in received),
+            )
+            for fd in fds:
+                if fd.door.fd >= 0:
+                    fd._connect()
         except BaseException:
-            other.door.shut()
+            for fd in fds:
+                fd.door.shut()
             raise
-        return result, other
+        return result
+
+    def check_received(self, request: str) -> None:
+        """Check that a request which succeeded gave the descriptor.
+
+        :raises BadReply: it gave none
+        """
+        if self.door.fd < 0:
+            raise BadReply(f"{request} succeeded and gave no descriptor")
 
     def _begin(self, kernel: Kernel, kind: str, name: str) -> None:
         self.kernel = kernel
@@ -172,7 +198,8 @@ class Fd(Uncopyable):
         """
         if closing is not None and self.door.fd >= 0:
             closing(self)
-        self.door.native.fd = -1
+        if self.door.native is not None:
+            self.door.native.fd = -1
         if not self.door.shut() and not in_call():
             pause, longest = _PAUSES
             while not self.door.shut():

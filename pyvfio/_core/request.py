@@ -25,9 +25,10 @@ from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import Object
 from pyvfio._core import text
-from pyvfio._core.fd import Fd
-from pyvfio.errors import BadReply, Error, RequestError, Unsupported
+from pyvfio._core.fd import Fd, Received
+from pyvfio.errors import Error, RequestError, Unsupported
 
 
 class Reason(NamedTuple):
@@ -262,26 +263,31 @@ class Request(Call):
         self,
         fd: Fd,
         argument: Any,
-        kind: str,
-        name: str,
-        *,
-        place: Any = ffi.NULL,
+        *received: Received,
         arguments: Arguments = _NONE,
         facts: Facts | None = None,
-    ) -> Fd:
-        """Make a request that gives a descriptor, and return that. Nothing comes between the kernel's answer and its owner.
+    ) -> int:
+        """Make a request that gives descriptors and ids to their owners, and return its result.
 
-        :param kind: of the new descriptor, :param name: of it in messages
-        :param place: where the kernel writes its number; NULL if that is the result
+        Nothing comes between the kernel's answer and its owners: see :meth:`Fd.receive`.
+
         :raises OSError: as :meth:`send`
-        :raises BadReply: it succeeded and gave none
         """
-        result, received = fd.receive(kind, name, self.number, argument, place)
+        result = fd.receive(self.number, argument, received)
         if result < 0:
             raise self.error(fd, -result, arguments, facts)
-        if received is None:
-            raise BadReply(f"{self.label} on {fd.name} succeeded and gave no descriptor")
-        return received
+        return result
+
+    def end(
+        self, fd: Fd, argument: Any, ended: Object, arguments: Arguments = _NONE, facts: Facts | None = None
+    ) -> None:
+        """Make a request that ends what another one has made. Nothing comes between the kernel's answer and the record of it.
+
+        :raises OSError: as :meth:`send`; with ENOENT too the object is gone
+        """
+        result = ended.end(fd.door, self.number, int(ffi.cast("uintptr_t", argument)))
+        if result < 0:
+            raise self.error(fd, -result, arguments, facts)
 
     def call(self, fd: Fd, **fields: Any) -> Any:
         """Make the request with these fields of its struct, and return the struct as the kernel left it."""

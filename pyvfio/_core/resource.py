@@ -16,6 +16,7 @@ import time
 import weakref
 from _thread import get_ident
 from collections.abc import Callable
+from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -35,8 +36,29 @@ class Attempts:
     def __init__(self) -> None:
         self.failures: list[BaseException] = []
 
-    def do(self, action: Callable[[], object]) -> bool:
-        """Call `action`; a failure is kept. Returns whether there was none."""
+    def do(self, action: Callable[[], object], done: Callable[[], bool] | None = None) -> bool:
+        """Call `action`, which can be called again; a failure is kept. Returns whether it was done.
+
+        A signal's handler may raise before the action has done anything, or between two of its steps. Then the action is called a
+        second time.
+
+        :param done: whether the action has nothing left to do; asked after such an interrupt
+        """
+        try:
+            action()
+        except Exception as failure:
+            self.failures.append(failure)
+            return False
+        except BaseException as interrupt:
+            self.failures.append(interrupt)
+            if done is not None and done():
+                return True
+            if _was_attempted(interrupt):
+                return False
+            return self._do_again(action)
+        return True
+
+    def _do_again(self, action: Callable[[], object]) -> bool:
         try:
             action()
         except BaseException as failure:
@@ -53,6 +75,16 @@ class Attempts:
             if other is not first:
                 first.add_note(f"while {during}, besides: {other!r}")
         raise first
+
+
+def _was_attempted(failure: BaseException) -> bool:
+    """Whether it is the failure of a series, in which everything has been tried already, twice where an interrupt came."""
+    at = failure.__traceback__
+    while at is not None:
+        if at.tb_frame.f_code is Attempts.raise_first.__code__:
+            return True
+        at = at.tb_next
+    return False
 
 
 class _ResourceType(type):
@@ -153,9 +185,9 @@ class Resource(Uncopyable, metaclass=_ResourceType):
         attempts.raise_first(f"closing {self!r}")
 
     def _close_all(self, attempts: Attempts) -> None:
-        self._close_children(attempts)
-        failed = not attempts.do(self._release) or bool(attempts.failures)
-        if not failed or self._has_gone():
+        closed = self._close_children(attempts)
+        released = attempts.do(self._release, self._has_gone)
+        if (closed and released) or self._has_gone():
             self._closed = True
             # What another thread made meanwhile has been registered, or sees that this is closed.
             self._close_children(attempts)
@@ -166,7 +198,7 @@ class Resource(Uncopyable, metaclass=_ResourceType):
         me = claim[0]
         while not self._closed:
             self._closers.append(claim)
-            first = next(one for one in list(self._closers) if _runs(one))
+            first = self._first_closer()
             if first is claim:
                 return True
             self._closers.remove(claim)
@@ -179,11 +211,20 @@ class Resource(Uncopyable, metaclass=_ResourceType):
                 _waits.pop(me, None)
         return False
 
-    def _close_children(self, attempts: Attempts) -> None:
-        for reference in reversed(list(self._children.values())):
-            child = reference()
-            if child is not None and not child._closed:
-                attempts.do(child.close)
+    def _first_closer(self) -> tuple[int, FrameType]:
+        # No generator: what a handler raises while one is finalized is lost.
+        for one in list(self._closers):
+            if _runs(one):
+                return one
+        raise AssertionError("a close() that looks for the first is one itself")
+
+    def _close_children(self, attempts: Attempts) -> bool:
+        """Close the children; whether all of them are closed."""
+        children = [reference() for reference in reversed(list(self._children.values()))]
+        open_ = [child for child in children if child is not None and not child._closed]
+        for child in open_:
+            attempts.do(child.close, partial(getattr, child, "_closed"))
+        return not [child for child in open_ if not child._closed]
 
     def _detach_from_parents(self) -> None:
         for parent in self._parents:

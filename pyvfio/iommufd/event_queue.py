@@ -3,17 +3,31 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio._abi import ffi, lib
-from pyvfio._core.fd import Fd
+from pyvfio._core.request import Request
 from pyvfio.errors import BadReply
+from pyvfio.iommufd.object import IOMMUFD
 from pyvfio.iommufd.queue import Queue
 
 if TYPE_CHECKING:
     from pyvfio.iommufd.viommu import Viommu
 
 _HEADER = "struct iommufd_vevent_header"
+
+
+ALLOC = Request(
+    "IOMMU_VEVENTQ_ALLOC",
+    "iommufd",
+    "struct iommu_veventq_alloc",
+    errnos={
+        errno.EEXIST: "the virtual IOMMU already has an event queue of that type",
+        errno.EINVAL: "the type is IOMMU_VEVENTQ_TYPE_DEFAULT, or the depth is 0 or more than 2^19",
+    },
+    otherwise={**IOMMUFD, errno.EOPNOTSUPP: "the virtual IOMMU has no events of that type"},
+)
 
 
 class Event(NamedTuple):
@@ -37,8 +51,11 @@ class Event(NamedTuple):
 class EventQueue(Queue):
     """A queue of events with a descriptor that select, poll and epoll take. Made by :meth:`Viommu.event_queue`."""
 
-    def __init__(self, viommu: Viommu, id_: int, fd: Fd) -> None:
-        super().__init__(viommu.iommufd, id_, fd, viommu)
+    def __init__(self, viommu: Viommu, type: int, depth: int) -> None:
+        super().__init__(viommu.iommufd, "event", viommu)
+        native = ALLOC.new(viommu_id=viommu.id, type=type, veventq_depth=depth)
+        arguments = {"viommu_id": viommu.id, "type": type, "depth": depth}
+        self._allocate(ALLOC, native, arguments, out_veventq_id=self._object, out_veventq_fd=self._queue)
 
     def read(self, event_size: int, timeout: float | None = 0) -> list[Event]:
         """Read the events that have arrived.

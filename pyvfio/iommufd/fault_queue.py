@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio._abi import ffi, lib
-from pyvfio._core.request import Call
+from pyvfio._core.request import Call, Request
 from pyvfio.errors import BadReply
+from pyvfio.iommufd.object import IOMMUFD
 from pyvfio.iommufd.queue import Queue
+
+if TYPE_CHECKING:
+    from pyvfio.iommufd.iommufd import Iommufd
 
 _RECORD = "struct iommu_hwpt_pgfault"
 
 
+ALLOC = Request("IOMMU_FAULT_QUEUE_ALLOC", "iommufd", "struct iommu_fault_alloc", otherwise=IOMMUFD)
 RESPOND = Call(
     "page response on",
     errnos={errno.EINVAL: "no fault that was read has this cookie, or the code is not IOMMUFD_PAGE_RESP_*"},
@@ -50,6 +55,10 @@ class Fault(NamedTuple):
 
 class FaultQueue(Queue):
     """A queue of faults with a descriptor that select, poll and epoll take. Made by :meth:`Iommufd.fault_queue`."""
+
+    def __init__(self, iommufd: Iommufd) -> None:
+        super().__init__(iommufd, "fault")
+        self._allocate(ALLOC, ALLOC.new(), {}, out_fault_id=self._object, out_fault_fd=self._queue)
 
     def read(self, timeout: float | None = 0) -> list[Fault]:
         """Read the faults that have arrived, in whole groups.

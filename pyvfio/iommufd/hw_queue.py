@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyvfio._core.request import Request
 from pyvfio.iommufd.object import IOMMUFD, IommufdObject
@@ -32,13 +32,13 @@ class HwQueue(IommufdObject):
     """A hardware queue. Made by :meth:`Viommu.hw_queue`. Its memory cannot be unmapped while the queue exists."""
 
     def __init__(self, viommu: Viommu, type: int, index: int, iova: int, size: int) -> None:
-        native = ALLOC.call(
-            viommu.iommufd.descriptor,
-            viommu_id=viommu.id,
-            type=type,
-            index=index,
-            nesting_parent_iova=iova,
-            length=size,
-        )
-        super().__init__(viommu.iommufd, native.out_hw_queue_id, viommu)
+        super().__init__(viommu.iommufd, viommu)
         self.index = index
+        fields: dict[str, Any] = {
+            "viommu_id": viommu.id,
+            "type": type,
+            "index": index,
+            "nesting_parent_iova": iova,
+            "length": size,
+        }
+        self._allocate(ALLOC, ALLOC.new(**fields), fields, out_hw_queue_id=self._object)

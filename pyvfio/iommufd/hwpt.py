@@ -75,11 +75,18 @@ class Hwpt(IommufdObject):
     :ivar device: the device that it was allocated for
     """
 
-    def __init__(self, parent: Ioas | Hwpt | Viommu, id_: int, ioas: Ioas, device: BoundDevice) -> None:
-        super().__init__(parent.iommufd, id_, parent)
-        self.ioas = ioas
+    def __init__(
+        self,
+        parent: Ioas | Hwpt | Viommu,
+        device: BoundDevice,
+        fields: dict[str, Any],
+        fault_queue: FaultQueue | None,
+    ) -> None:
+        super().__init__(parent.iommufd, parent, *(() if fault_queue is None else (fault_queue,)))
+        self.ioas: Ioas = parent.ioas
         self.device = device
         self._tracking = False
+        self._allocate(ALLOC, ALLOC.new(**fields), fields, out_hwpt_id=self._object)
 
     def nested(
         self,
@@ -216,11 +223,7 @@ def allocate(
     if fault_queue is not None:
         fields["flags"] |= lib.IOMMU_HWPT_FAULT_ID_VALID
         fields["fault_id"] = fault_queue._id_in(owner)
-    native = ALLOC.call(owner.descriptor, **fields)
-    hwpt = Hwpt(parent, native.out_hwpt_id, parent.ioas, target)
-    if fault_queue is not None:
-        hwpt._live_under(fault_queue)
-    return hwpt
+    return Hwpt(parent, target, fields, fault_queue)
 
 
 class _Handled:

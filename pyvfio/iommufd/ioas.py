@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _RANGE = "struct iommu_iova_range"
 
 
+ALLOC = Request("IOMMU_IOAS_ALLOC", "iommufd", "struct iommu_ioas_alloc", otherwise=IOMMUFD)
 IOVA_RANGES = Request(
     "IOMMU_IOAS_IOVA_RANGES",
     "iommufd",
@@ -106,10 +107,11 @@ class Ioas(IommufdObject, AddressSpace):
     _map_request = IOAS_MAP
     _unmap_request = IOAS_UNMAP
 
-    def __init__(self, iommufd: Iommufd, id_: int) -> None:
-        IommufdObject.__init__(self, iommufd, id_)
-        self._prepare(id_)
+    def __init__(self, iommufd: Iommufd) -> None:
+        IommufdObject.__init__(self, iommufd)
         self._owned: Iommufd | None = None
+        self._allocate(ALLOC, ALLOC.new(), {}, out_ioas_id=self._object)
+        self._prepare(self._object.id)
 
     # Usable IOVAs and page sizes.
 
@@ -325,13 +327,15 @@ class Ioas(IommufdObject, AddressSpace):
 
     def _release(self) -> None:
         attempts = Attempts()
-        if attempts.do(partial(IommufdObject._release, self)):
-            self._ledger.forget_all()
+        attempts.do(partial(IommufdObject._release, self), lambda: self._object.gone)
         if self._owned is not None:
             attempts.do(self._owned.close)
-        if self._has_gone():
+        if self.gone:
             self._ledger.forget_all()
         attempts.raise_first(f"closing {self!r}")
+
+    def _has_gone(self) -> bool:
+        return self.gone and (self._owned is None or self._owned.closed)
 
     def _mark_destroyed(self) -> None:
         super()._mark_destroyed()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import Object
 from pyvfio._core.arguments import boolean, instance, string
 from pyvfio._core.fd import Fd
 from pyvfio._core.request import Call, Reason, Request
@@ -40,8 +41,6 @@ OPEN = Call(
         errno.EPERM: "only root and the owner of the file may open it",
     },
 )
-IOAS_ALLOC = Request("IOMMU_IOAS_ALLOC", "iommufd", "struct iommu_ioas_alloc", otherwise=IOMMUFD)
-FAULT_QUEUE_ALLOC = Request("IOMMU_FAULT_QUEUE_ALLOC", "iommufd", "struct iommu_fault_alloc", otherwise=IOMMUFD)
 VFIO_IOAS = Request(
     "IOMMU_VFIO_IOAS",
     "iommufd",
@@ -165,16 +164,11 @@ class Iommufd(Resource):
 
     def ioas(self) -> Ioas:
         """Allocate an empty address space. IOMMU_IOAS_ALLOC."""
-        native = IOAS_ALLOC.call(self._fd)
-        return Ioas(self, native.out_ioas_id)
+        return Ioas(self)
 
     def fault_queue(self) -> FaultQueue:
         """Allocate a queue that page tables can report I/O page faults to. IOMMU_FAULT_QUEUE_ALLOC, since Linux 6.11."""
-        native = FAULT_QUEUE_ALLOC.new()
-        place = ffi.addressof(native[0], "out_fault_fd")
-        fd = FAULT_QUEUE_ALLOC.receive(self._fd, native, "fault", "fault queue", place=place)
-        fd.name = f"fault queue {native.out_fault_id}"
-        return FaultQueue(self, native.out_fault_id, fd)
+        return FaultQueue(self)
 
     def bind(self, where: str, *, vf_token: UUID | str | bytes | None = None, no_iommu: bool = False) -> Device:
         """Open a device by its cdev and bind it to this file. VFIO_DEVICE_BIND_IOMMUFD, since Linux 6.6.
@@ -206,8 +200,8 @@ class Iommufd(Resource):
             fd = Fd.open(self._fd.kernel, found.cdev, "device")
         fd.name = found.address
         try:
-            number = self._bind(fd, uuid)
-            return Device(fd, found.address, None, bound=BoundDevice(self, number, found.address))
+            made = self._bind(fd, uuid)
+            return Device(fd, found.address, None, bound=BoundDevice(self, made.id, found.address))
         except BaseException:
             fd.close()
             raise
@@ -272,7 +266,7 @@ class Iommufd(Resource):
         """
         CHANGE_PROCESS.call(self._fd)
 
-    def _bind(self, fd: Fd, vf_token: UUID | None) -> int:
+    def _bind(self, fd: Fd, vf_token: UUID | None) -> Object:
         if vf_token is not None:
             given = ffi.new("uint8_t[16]", vf_token.bytes)
             flags = lib.VFIO_DEVICE_BIND_FLAG_TOKEN
@@ -289,8 +283,10 @@ class Iommufd(Resource):
                 others = {} if group is None else host.group(group, fd.kernel).in_the_way
             return BindFacts(vf_token is not None, others, group)
 
-        BIND.send(fd, native, {"iommufd": self._fd.name}, facts)
-        return int(native.out_devid)
+        made = Object()
+        place = ffi.addressof(native[0], "out_devid")
+        BIND.receive(fd, native, (place, made), arguments={"iommufd": self._fd.name}, facts=facts)
+        return made
 
     def _release(self) -> None:
         if self._container is None:

@@ -9,8 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import ffi
+from pyvfio._buffer import Object
 from pyvfio._core.fd import Fd
-from pyvfio._core.request import Reason, Request
+from pyvfio._core.request import Arguments, Reason, Request
 from pyvfio._core.resource import Attempts, Resource
 from pyvfio.errors import Closed, InvalidRequest
 
@@ -51,15 +52,37 @@ class IommufdObject(Resource):
     _fd: Fd
     _held_by_parents = True
 
-    def __init__(self, iommufd: Iommufd, id_: int, *parents: Resource) -> None:
+    def __init__(self, iommufd: Iommufd, *parents: Resource) -> None:
         super().__init__(None)
         self.iommufd = iommufd
         self._fd = iommufd.descriptor
-        self._id = id_
+        #: the kernel's object: made by the request of :meth:`_allocate`, ended by IOMMU_DESTROY
+        self._object = Object()
         #: devices that are attached to it
         self._attached: dict[int, weakref.ref[Device]] = {}
         for parent in parents or (iommufd,):
             self._live_under(parent)
+
+    def _allocate(self, request: Request, native: Any, arguments: Arguments, **places: Fd | Object) -> None:
+        """Make the request that allocates the object. If the constructor fails afterwards, :meth:`_undo` destroys it.
+
+        :param places: fields of the request's struct, and what owns what the kernel writes there
+        """
+        received = [(ffi.addressof(native[0], field), owner) for field, owner in places.items()]
+        request.receive(self._fd, native, *received, arguments=arguments)
+
+    def _undo(self) -> None:
+        if "_object" in self.__dict__:
+            self._destroy()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the kernel has it no more: it has been destroyed, or its iommufd is closed. Not part of the API."""
+        return self._object.gone or self.iommufd._gone_as_a_whole
+
+    @property
+    def _id(self) -> int:
+        return self._object.id
 
     @property
     def id(self) -> int:
@@ -67,7 +90,7 @@ class IommufdObject(Resource):
 
         :raises Closed: it has been destroyed: the kernel may have given its number to another object
         """
-        if self._closed:
+        if self._closed or self._object.gone:
             raise Closed(f"{self!r} has been destroyed")
         self._fd.check_open()
         return self._id
@@ -90,9 +113,12 @@ class IommufdObject(Resource):
 
         :raises OSError: EBUSY while another object uses it or a device is attached to it; the object stays usable
         """
-        number = self.id
-        DESTROY.send(self._fd, DESTROY.new(id=number), {"id": number}, lambda _: tuple(self._users()))
+        self._end(self.id)
         self._mark_destroyed()
+
+    def _end(self, number: int) -> None:
+        request = DESTROY.new(id=number)
+        DESTROY.end(self._fd, request, self._object, {"id": number}, lambda _: tuple(self._users()))
 
     def _users(self) -> list[str]:
         alive = [child for reference in self._children.values() if (child := reference()) is not None]
@@ -110,7 +136,7 @@ class IommufdObject(Resource):
         self._detach_from_parents()
 
     def _release(self) -> None:
-        if self._has_gone():
+        if self.gone:
             return
         attempts = Attempts()
         for device in self._devices():
@@ -119,15 +145,16 @@ class IommufdObject(Resource):
         attempts.raise_first(f"closing {self!r}")
 
     def _destroy(self) -> None:
+        if not self._object.present:
+            return
         try:
-            request = DESTROY.new(id=self._id)
-            DESTROY.send(self._fd, request, {"id": self._id}, lambda _: tuple(self._users()))
-        except OSError as error:
-            if error.errno != errno.ENOENT:
+            self._end(self._id)
+        except OSError:
+            if not self._object.gone:
                 raise
 
     def _has_gone(self) -> bool:
-        return self.iommufd._gone_as_a_whole
+        return self.gone
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._id} of {self._fd.name}{' (destroyed)' if self._closed else ''}>"

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import select
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pyvfio._buffer import Object
 from pyvfio._core.fd import Fd
+from pyvfio._core.request import Arguments, Request
 from pyvfio._core.resource import Attempts
 from pyvfio.iommufd.object import IommufdObject
 
@@ -17,9 +19,14 @@ if TYPE_CHECKING:
 class Queue(IommufdObject):
     """A queue with a descriptor that select, poll and epoll take."""
 
-    def __init__(self, iommufd: Iommufd, id_: int, fd: Fd, *parents: IommufdObject) -> None:
-        super().__init__(iommufd, id_, *parents)
-        self._queue = fd
+    def __init__(self, iommufd: Iommufd, kind: str, *parents: IommufdObject) -> None:
+        super().__init__(iommufd, *parents)
+        self._queue = Fd.unopened(self._fd.kernel, kind, f"{kind} queue")
+
+    def _allocate(self, request: Request, native: Any, arguments: Arguments, **places: Fd | Object) -> None:
+        super()._allocate(request, native, arguments, **places)
+        self._queue.check_received(request.label)
+        self._queue.name = f"{self._queue.name} {self._id}"
 
     def fileno(self) -> int:
         """Return the descriptor of the queue: readable when there are records."""
@@ -41,8 +48,16 @@ class Queue(IommufdObject):
             self._queue.close()
         super().destroy()
 
+    def _undo(self) -> None:
+        if "_queue" in self.__dict__:
+            self._queue.close()
+        super()._undo()
+
     def _release(self) -> None:
         attempts = Attempts()
-        attempts.do(self._queue.close)
+        attempts.do(self._queue.close, lambda: self._queue.closed)
         attempts.do(super()._release)
         attempts.raise_first(f"closing {self!r}")
+
+    def _has_gone(self) -> bool:
+        return self._queue.closed and super()._has_gone()

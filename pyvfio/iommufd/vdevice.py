@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyvfio._core.request import Request
 from pyvfio.iommufd.bound import BoundDevice, bound_of
@@ -31,8 +31,7 @@ class Vdevice(IommufdObject):
     """
 
     def __init__(self, viommu: Viommu, device: Device | BoundDevice, virtual_id: int) -> None:
-        native = ALLOC.call(
-            viommu.iommufd.descriptor, viommu_id=viommu.id, dev_id=bound_of(device).id, virt_id=virtual_id
-        )
-        super().__init__(viommu.iommufd, native.out_vdevice_id, viommu)
+        super().__init__(viommu.iommufd, viommu)
         self.virtual_id = virtual_id
+        fields: dict[str, Any] = {"viommu_id": viommu.id, "dev_id": bound_of(device).id, "virt_id": virtual_id}
+        self._allocate(ALLOC, ALLOC.new(**fields), fields, out_vdevice_id=self._object)

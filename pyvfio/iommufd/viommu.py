@@ -8,7 +8,6 @@ import mmap
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pyvfio._abi import ffi
 from pyvfio._core.request import Call, Request
 from pyvfio.errors import InvalidRequest
 from pyvfio.iommufd.bound import BoundDevice, bound_of
@@ -32,16 +31,6 @@ ALLOC = Request(
         errno.EINVAL: "the page table was allocated without IOMMU_HWPT_ALLOC_NEST_PARENT, or the data does not fit the type",
     },
     otherwise=IOMMUFD,
-)
-VEVENTQ_ALLOC = Request(
-    "IOMMU_VEVENTQ_ALLOC",
-    "iommufd",
-    "struct iommu_veventq_alloc",
-    errnos={
-        errno.EEXIST: "the virtual IOMMU already has an event queue of that type",
-        errno.EINVAL: "the type is IOMMU_VEVENTQ_TYPE_DEFAULT, or the depth is 0 or more than 2^19",
-    },
-    otherwise={**IOMMUFD, errno.EOPNOTSUPP: "the virtual IOMMU has no events of that type"},
 )
 MMAP = Call(
     "mmap",
@@ -72,10 +61,10 @@ class Viommu(IommufdObject):
         if data is not None:
             held, length = native_data(data)
             fields |= {"data_len": length, "data_uptr": address(held)}
-        native = ALLOC.call(parent.iommufd.descriptor, **fields)
-        super().__init__(parent.iommufd, native.out_viommu_id, parent)
+        super().__init__(parent.iommufd, parent)
         self.parent = parent
         self.ioas = parent.ioas
+        self._allocate(ALLOC, ALLOC.new(**fields), fields, out_viommu_id=self._object)
 
     def hwpt(
         self,
@@ -109,12 +98,7 @@ class Viommu(IommufdObject):
         """
         from pyvfio.iommufd.event_queue import EventQueue
 
-        native = VEVENTQ_ALLOC.new(viommu_id=self.id, type=type, veventq_depth=depth)
-        arguments = {"viommu_id": self.id, "type": type, "depth": depth}
-        place = ffi.addressof(native[0], "out_veventq_fd")
-        fd = VEVENTQ_ALLOC.receive(self._fd, native, "event", "event queue", place=place, arguments=arguments)
-        fd.name = f"event queue {native.out_veventq_id}"
-        return EventQueue(self, native.out_veventq_id, fd)
+        return EventQueue(self, type, depth)
 
     def hw_queue(self, type: int, index: int, iova: int, size: int) -> HwQueue:
         """Let the IOMMU hardware read a queue in guest memory directly. IOMMU_HW_QUEUE_ALLOC, since Linux 6.17.

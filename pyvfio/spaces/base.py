@@ -29,7 +29,7 @@ from pyvfio.iova import IovaRange, IovaSet, as_range
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
 from pyvfio.region import RegionMapping
 from pyvfio.spaces import refusals
-from pyvfio.spaces.ledger import Before, Ledger, finish
+from pyvfio.spaces.ledger import Before, Ledger
 from pyvfio.spaces.mapping import Mapping, MappingArray, columns
 from pyvfio.spaces.other_modes import OtherModes
 
@@ -66,7 +66,9 @@ class AddressSpace(OtherModes, Resource):
 
     @property
     def gone(self) -> bool:
-        """Whether its file is closed, here or by the fork that this process comes from. Not part of the API."""
+        """Whether the kernel has it no more, so that nothing is mapped: its file is closed, here or by the fork that this process
+        comes from. Not part of the API.
+        """
         return self._fd.closed
 
     # What each kind of address space answers in its own way.
@@ -153,7 +155,7 @@ class AddressSpace(OtherModes, Resource):
     def _after_raise(self) -> None:
         """After a request to map was left by an exception: where its outcome is not known, see that nothing is mapped by it."""
         if self._ledger.unknown:
-            finish(self._ledger.settle_unknown)
+            self._ledger.settle_unknown()
 
     def alloc(self, size: int, iova: int | None = None, *, huge: int | None = None) -> Mapping:
         """Map new zeroed memory; see :meth:`map` and :class:`DmaBuffer`."""
@@ -193,17 +195,28 @@ class AddressSpace(OtherModes, Resource):
                 self._undo_rows(mappings)
             mappings._complete = True
         except BaseException as failure:
-            unknown, ledger.unknown = ledger.unknown, 0
             try:
-                self._undo_rows(mappings)
-                if unknown:
-                    # A callback raised in this row. What it means is not known; that it is not mapped afterwards is.
-                    ledger.raw_unmap(*rows[3 * made[0] + 1 : 3 * made[0] + 3])
-                ledger.drop_array(mappings)
+                try:
+                    self._abandon_array(mappings)
+                except Exception:
+                    raise
+                except BaseException:
+                    self._abandon_array(mappings)
+                    raise
             except OSError as undoing:
                 failure.add_note(f"undoing the rows before it failed too: {undoing}")
             raise
         return mappings
+
+    def _abandon_array(self, mappings: MappingArray) -> None:
+        """Unmap what an array has mapped, and forget the array; it can be called again."""
+        ledger, made = self._ledger, mappings._made
+        if ledger.unknown:
+            # A callback raised in this row. What it means is not known; that it is not mapped afterwards is.
+            ledger.unknown = 0
+            ledger.raw_unmap(*mappings.rows[3 * made[0] + 1 : 3 * made[0] + 3])
+        self._undo_rows(mappings)
+        ledger.drop_array(mappings)
 
     def _undo_rows(self, mappings: MappingArray) -> None:
         """Unmap the rows that an array has mapped so far; it begins again from the first."""
@@ -292,10 +305,16 @@ class AddressSpace(OtherModes, Resource):
                     ledger.unknown = 0
                     at = 2 * state[0]
                     if ledger.run(rows[: at + 2], 0, state) == -errno.ENOENT:
-                        ledger.drop_at(rows[at], rows[at + 1])
+                        state[1] += rows[at + 1]
+                        state[0] += 1
                 raise
         finally:
-            finish(partial(self._drop_rows, rows, state, known, before))
+            # Not by a function that does it twice: a handler may raise as that begins.
+            try:
+                self._drop_rows(rows, state, known, before)
+            except BaseException:
+                self._drop_rows(rows, state, known, before)
+                raise
         return error, state[1] - unmapped, state[0]
 
     def _drop_rows(self, rows: memoryview, state: array[int], known: MappingArray | None, before: Before) -> None:
@@ -334,7 +353,11 @@ class AddressSpace(OtherModes, Resource):
                 raise
         finally:
             if state[0]:
-                finish(lambda: ledger.forget([gone], getattr(native, size), before, splits=self._splits))
+                try:
+                    ledger.forget([gone], getattr(native, size), before, splits=self._splits)
+                except BaseException:
+                    ledger.forget([gone], getattr(native, size), before, splits=self._splits)
+                    raise
         return min(error, 0)
 
     # What is mapped, as far as this object knows.
@@ -342,6 +365,8 @@ class AddressSpace(OtherModes, Resource):
     @property
     def mappings(self) -> list[Mapping]:
         """The mappings made through this object and still there, by IOVA."""
+        if self.gone:
+            return []
         for mappings in list(self._ledger.arrays):
             if mappings._complete:
                 mappings[:]
@@ -350,7 +375,7 @@ class AddressSpace(OtherModes, Resource):
     @property
     def mapped_ranges(self) -> IovaSet:
         """The IOVAs of :attr:`mappings`, without an object for each."""
-        return self._ledger.ranges()
+        return IovaSet() if self.gone else self._ledger.ranges()
 
     # What was refused.
 

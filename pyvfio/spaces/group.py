@@ -203,14 +203,15 @@ class Group(Resource):
             raise ValueError(f"name must not have a NUL character: {name!r}")
         text = ffi.new("char[]", os.fsencode(name))
         token = "vf_token=" in name
-        return GET_DEVICE_FD.receive(
+        fd = Fd.unopened(self._fd.kernel, "device", name)
+        GET_DEVICE_FD.receive(
             self._fd,
             text,
-            "device",
-            name,
+            (ffi.NULL, fd),
             arguments={"device": name},
             facts=lambda error: self._facts(error)._replace(device=name, token=token),
         )
+        return fd
 
     def _facts(self, _: int) -> Members:
         return _members(self.number, self._fd.kernel)._replace(container=self._container is not None)

@@ -9,7 +9,7 @@ those during which another thread maps.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pyvfio import _buffer
@@ -219,12 +219,3 @@ class Ledger(_buffer.Ledger):
 
 def _start(record: Record) -> int:
     return record.iova
-
-
-def finish(action: Callable[[], None]) -> None:
-    """Do what can be done again; if a handler raises meanwhile, do it again first."""
-    try:
-        action()
-    except BaseException:
-        action()
-        raise

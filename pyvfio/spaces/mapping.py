@@ -102,7 +102,7 @@ class Mapping(Record, Uncopyable):
     @property
     def mapped(self) -> bool:
         """Whether it has not been unmapped yet."""
-        return self._state == PRESENT
+        return self._state == PRESENT and not self.space.gone
 
     def unmap(self) -> int:
         """Unmap it, returning bytes: 0 when that had been done already, whatever lies at its IOVA now."""

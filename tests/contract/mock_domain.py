@@ -13,6 +13,7 @@ import pytest
 
 from pyvfio import DmaBuffer, Iommufd
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import Object
 from pyvfio._core.resource import Resource
 from pyvfio.iommufd import BoundDevice, Ioas
 from pyvfio.iommufd.hwpt import ALLOC
@@ -72,7 +73,8 @@ class MockDevice(IommufdObject):
         self_id, self.hwpt_id, device_id, _ = struct.unpack_from(
             "=4I", call(to.iommufd, DOMAIN_FLAGS, to.id, struct.pack("=4I", 0, 0, 0, flags))
         )
-        super().__init__(to.iommufd, self_id, to)
+        super().__init__(to.iommufd, to)
+        self._object = Object(self_id)
         self.bound = BoundDevice(to.iommufd, device_id, "mock device")
         #: for what asks whether the device is open; it lives in the iommufd's own file
         self.file = to.iommufd.descriptor

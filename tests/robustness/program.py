@@ -107,28 +107,39 @@ def known_mappings() -> Iterator[WeakSet[Mappings[Any]]]:
         Mappings.__init__ = real  # type: ignore[method-assign]
 
 
-def stopped_at(point: int, program: Callable[[], None], within: Callable[[str], bool]) -> int:
-    """Run a program and raise :class:`Stop` at the n-th point; returns how many points it came to.
+def stopped_at(point: int, program: Callable[[], None], within: Callable[[str], bool]) -> tuple[int, str, bool]:
+    """Run a program and raise :class:`Stop` at the n-th point; returns how many points it came to, where, and whether Stop came out.
 
     A point is where the interpreter runs handlers: when a function begins, and when a call returns.
     """
+    where = ""
     count = 0
 
     def look(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal count
+        nonlocal count, where
         if event in ("call", "return", "c_return") and within(frame.f_code.co_filename):
             count += 1
             if count == point:
+                where = f"{event} in {stack(frame)}"
                 raise Stop
 
     sys.setprofile(look)
     try:
         program()
     except Stop:
-        pass
+        return count, where, True
     finally:
         sys.setprofile(None)
-    return count
+    return count, where, False
+
+
+def stack(frame: FrameType | None) -> str:
+    """Return the functions that led to a frame, innermost first."""
+    names: list[str] = []
+    while frame is not None and len(names) < 5:
+        names.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+        frame = frame.f_back
+    return " < ".join(names)
 
 
 def library(filename: str) -> bool:
@@ -143,19 +154,23 @@ def library_and_mock(filename: str) -> bool:
 
 def sweep(mode: Mode, points: Callable[[int], range], within: Callable[[str], bool] = library) -> tuple[int, list[str]]:
     """Stop the program at some of its points, each time in a new world; returns how many, and what was wrong."""
-    world = World(mode)
-    total = stopped_at(0, world.run, within)
-    assert world.left() == []
+    total = 0
+    for _ in range(2):  # the first run loads modules and fills caches
+        world = World(mode)
+        total, _, _ = stopped_at(0, world.run, within)
+        assert world.left() == []
     wrong: list[str] = []
     chosen = points(total)
     for point in chosen:
         with known_mappings() as known:
             world = World(mode)
-            stopped_at(point, world.run, within)
+            _, where, raised = stopped_at(point, world.run, within)
+            if not raised:
+                wrong.append(f"point {point}, {where}: what the handler raised is lost")
             if (found := world.disagreement(known)) is not None:
-                wrong.append(f"point {point}: {found}")
+                wrong.append(f"point {point}, {where}: {found}")
             if left := world.left():
-                wrong.append(f"point {point}: left {left}")
+                wrong.append(f"point {point}, {where}: left {left}")
     return len(chosen), wrong
 
 

@@ -110,7 +110,8 @@ def test_an_interrupted_close_finishes_and_is_raised_before_failures() -> None:
     other = Node(parent)
     with pytest.raises(KeyboardInterrupt) as caught:
         parent.close()
-    assert (parent.released, child.released, other.released) == (1, 1, 1)
+    # An interrupt may come before anything was done, so what it has ended is tried again: once, however deep it lies.
+    assert (parent.released, child.released, other.released) == (1, 2, 1)
     assert any("parent" in note for note in caught.value.__notes__)
     child.fail = parent.fail = None
     parent.close()

@@ -309,7 +309,7 @@ def test_stream_that_cannot_be_wrapped_is_closed(
     def no_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("pyvfio.migration.Fd", no_memory)
+    monkeypatch.setattr("pyvfio._core.fd.Fd._connect", no_memory)
     with pytest.raises(MemoryError):
         migration.state = State.STOP_COPY
     assert not streams_open(kernel)
