@@ -21,6 +21,8 @@ from pyvfio._abi import ffi, lib
 from pyvfio._core import fd as descriptors
 from pyvfio.migration import State
 from pyvfio.spaces.opening import Mode
+from pyvfio.tracing.__main__ import main
+from pyvfio.tracing.records import outcome
 
 DEVICE = "vfio-mock.0"
 EDU = "0000:00:03.0"
@@ -52,6 +54,11 @@ def recorded(tmp_path: Path, mode: Mode, **fields: Any) -> Path:
     with tracing.trace(file):
         work(mock.Kernel("amd", **fields), mode)
     return file
+
+
+def counted(file: Path, name: str, unit: str) -> list[int]:
+    """Return the values of a counter in the order of time."""
+    return [event["args"][unit] for event in tracing.load(file) if event["name"] == name and event["ph"] == "C"]
 
 
 def named(file: Path, name: str) -> list[dict[str, Any]]:
@@ -90,9 +97,21 @@ def test_a_changed_field_is_shown_and_a_features_own_struct(tmp_path: Path) -> N
 @pytest.mark.parametrize("mode", MODES)
 def test_counters_follow_what_is_mapped(tmp_path: Path, mode: Mode) -> None:
     file = recorded(tmp_path, mode)
-    pinned = [event["args"]["pinned bytes"] for event in tracing.load(file) if event["name"] == "pinned bytes"]
-    assert pinned[:2] == [8192, 0]
-    assert max(pinned) == 1 << 16
+    # The second mapping ends with its address space.
+    assert counted(file, "pinned", "bytes") == [8192, 0, 1 << 16, 0]
+    assert counted(file, "mappings", "count") == [1, 0, 1, 0]
+
+
+def test_a_copy_is_a_mapping_and_pins_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "copy.json"
+    with tracing.trace(file), pyvfio.Iommufd(kernel=mock.Kernel("amd")) as iommufd:
+        first, second = iommufd.ioas(), iommufd.ioas()
+        mapping = first.alloc(4096, 0)
+        second.copy(mapping)
+        second.close()
+        first.unmap_all()
+    assert counted(file, "pinned", "bytes") == [4096, 4096, 4096, 0]
+    assert counted(file, "mappings", "count") == [1, 2, 1, 0]
 
 
 def test_dirty_pages_are_counted(tmp_path: Path) -> None:
@@ -103,8 +122,21 @@ def test_dirty_pages_are_counted(tmp_path: Path) -> None:
         with device.dirty_log([mapping.range]) as log:
             device.config.bus_master = True
             count = max(log.read().count() for _ in range(20))
-    dirty = [event["args"]["dirty pages"] for event in tracing.load(file) if event["name"] == "dirty pages"]
-    assert max(dirty, default=0) == count
+    dirty = counted(file, "dirty", "pages")
+    assert len(dirty) == 20
+    assert max(dirty) == count
+
+
+def test_an_unmap_counts_dirty_pages_and_mappings(tmp_path: Path) -> None:
+    file = tmp_path / "dirty.json"
+    with tracing.trace(file), pyvfio.open(DEVICE, mode="type1v2", kernel=mock.Kernel("amd")) as device:
+        space = device.address_space
+        assert isinstance(space, pyvfio.Container)
+        mapping = space.alloc(4096, 0)
+        space.start_dirty_tracking()
+        space.unmap_dirty(mapping.iova, mapping.size)
+    assert counted(file, "mappings", "count") == [1, 0]
+    assert counted(file, "dirty", "pages") == [0]
 
 
 def test_batches_are_traced_row_by_row(tmp_path: Path) -> None:
@@ -119,8 +151,15 @@ def test_batches_are_traced_row_by_row(tmp_path: Path) -> None:
 
 def test_register_accesses_are_traced(tmp_path: Path) -> None:
     (load, *_) = named(recorded(tmp_path, "type1v2"), "load")
+    assert load["name"] == "load BAR0 0x0"
     assert load["args"]["on"] == f"<Region BAR0 of {EDU}>"
     assert load["args"]["result"] == hex(0x10000ED)
+
+
+def test_time_starts_with_the_trace(tmp_path: Path) -> None:
+    times = [event["ts"] for event in tracing.load(recorded(tmp_path, "iommufd")) if "ts" in event]
+    assert 0 <= times[0] < 1e6
+    assert times == sorted(times)
 
 
 def test_threads_have_names(tmp_path: Path) -> None:
@@ -266,15 +305,15 @@ def test_a_device_that_is_not_there_is_replaced(tmp_path: Path) -> None:
 
 def test_the_command_prints_the_differences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = recorded(tmp_path, "type1v2")
-    assert tracing.main(["replay", str(file), "--kernel", "mock:amd"]) == 0
+    assert main(["replay", str(file), "--kernel", "mock:amd"]) == 0
     assert "0 answered otherwise, 0 skipped" in capsys.readouterr().out
-    assert tracing.main(["replay", str(file), "--kernel", "mock:smmu-64k"]) == 1
+    assert main(["replay", str(file), "--kernel", "mock:smmu-64k"]) == 1
     assert "VFIO_IOMMU_MAP_DMA on /dev/vfio/vfio: the trace has 0" in capsys.readouterr().out
 
 
 def test_an_errno_is_shown_by_the_kernels_name() -> None:
-    assert tracing.outcome(-errno.EOPNOTSUPP) == "EOPNOTSUPP"
-    assert tracing.outcome(7) == 7
+    assert outcome(-errno.EOPNOTSUPP) == "EOPNOTSUPP"
+    assert outcome(7) == 7
 
 
 def test_a_report_into_memory_that_is_not_there_is_traced(tmp_path: Path) -> None:
