@@ -197,15 +197,19 @@ static unsigned long long number(PyObject *object)
 #define AFTER_LOAD() __sync_synchronize()
 #endif
 
-/* The number of an offset: 0, or -1 with an exception. What is too large for 64 bits is outside of every window. */
-static int offset_number(PyObject *offset, unsigned long long *at)
+/* The number of an argument: 1; 0 for what is none or too large for 64 bits, of which refuse() says so; -1 with an exception of
+ * the argument's own. */
+static int as_number(PyObject *argument, unsigned long long *value)
 {
-	*at = number(offset);
-	if (*at == (unsigned long long)-1 && PyErr_Occurred()) {
-		if (!PyErr_ExceptionMatches(PyExc_OverflowError))
-			return -1;
-		PyErr_Clear();
-	}
+	if (PyBool_Check(argument))
+		return 0;
+	*value = number(argument);
+	if (*value != (unsigned long long)-1 || !PyErr_Occurred())
+		return 1;
+	if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_OverflowError) &&
+	    !PyErr_ExceptionMatches(PyExc_TypeError))
+		return -1;
+	PyErr_Clear();
 	return 0;
 }
 
@@ -216,10 +220,10 @@ static uintptr_t window_place(const Window *self, unsigned long long at, size_t 
 	return at < self->size && width <= self->size - at && !(at & (width - 1)) ? self->address + (uintptr_t)at : 0;
 }
 
-/* Have self._refuse(offset, width) raise; NULL. */
-static PyObject *refuse(PyObject *self, PyObject *offset, size_t width)
+/* Have self._refuse(offset, width, value) raise; NULL. */
+static PyObject *refuse(PyObject *self, PyObject *offset, size_t width, PyObject *value)
 {
-	PyObject *result = PyObject_CallMethod(self, "_refuse", "On", offset, (Py_ssize_t)width);
+	PyObject *result = PyObject_CallMethod(self, "_refuse", "OnO", offset, (Py_ssize_t)width, value);
 
 	if (result) {
 		Py_DECREF(result);
@@ -232,12 +236,13 @@ static PyObject *window_load(PyObject *object, PyObject *offset, size_t width)
 {
 	unsigned long long index, value;
 	uintptr_t at;
+	int valid = as_number(offset, &index);
 
-	if (offset_number(offset, &index))
+	if (valid < 0)
 		return NULL;
-	at = window_place((Window *)object, index, width);
+	at = valid ? window_place((Window *)object, index, width) : 0;
 	if (!at)
-		return refuse(object, offset, width);
+		return refuse(object, offset, width, Py_None);
 	switch (width) {
 	case 1: value = *(const volatile uint8_t *)at; break;
 	case 2: value = *(const volatile uint16_t *)at; break;
@@ -252,28 +257,21 @@ static PyObject *window_store(PyObject *object, PyObject *const *arguments, Py_s
 {
 	unsigned long long index, value;
 	uintptr_t at;
+	int valid;
 
 	if (count != 2) {
 		PyErr_Format(PyExc_TypeError, "an offset and a value are needed, not %zd arguments", count);
 		return NULL;
 	}
-	/* A place that is refused anyway comes before a wrong value. */
-	if (offset_number(arguments[0], &index))
+	valid = as_number(arguments[0], &index);
+	if (valid >= 0)
+		valid &= as_number(arguments[1], &value);
+	if (valid < 0)
 		return NULL;
-	if (!window_place((Window *)object, index, width))
-		return refuse(object, arguments[0], width);
-	value = number(arguments[1]);
-	if (value == (unsigned long long)-1 && PyErr_Occurred())
-		return NULL;
-	if (width < sizeof(value) && value >> 8 * width) {
-		PyErr_Format(PyExc_OverflowError, "%R is too large for a register of %zd bits", arguments[1],
-			     (Py_ssize_t)(8 * width));
-		return NULL;
-	}
-	/* __index__ of the value was any Python. */
-	at = window_place((Window *)object, index, width);
-	if (!at)
-		return refuse(object, arguments[0], width);
+	/* After __index__ of both, which was any Python. */
+	at = valid ? window_place((Window *)object, index, width) : 0;
+	if (!at || (width < sizeof(value) && value >> 8 * width))
+		return refuse(object, arguments[0], width, arguments[1]);
 	BEFORE_STORE();
 	switch (width) {
 	case 1: *(volatile uint8_t *)at = (uint8_t)value; break;
@@ -316,8 +314,14 @@ ACCESS(16)
 ACCESS(32)
 ACCESS(64)
 
-#define READ(bits) { "read" #bits, window_read##bits, METH_O, NULL }
-#define WRITE(bits) { "write" #bits, (PyCFunction)(void (*)(void))window_write##bits, METH_FASTCALL, NULL }
+#define READ_DOC(bits) \
+	"read" #bits "($self, offset, /)\n--\n\n" \
+	"Return the " #bits " bits at an offset. Later accesses to memory come after it."
+#define WRITE_DOC(bits) \
+	"write" #bits "($self, offset, value, /)\n--\n\n" \
+	"Write " #bits " bits at an offset. Earlier writes to memory are visible to the device first."
+#define READ(bits) { "read" #bits, window_read##bits, METH_O, READ_DOC(bits) }
+#define WRITE(bits) { "write" #bits, (PyCFunction)(void (*)(void))window_write##bits, METH_FASTCALL, WRITE_DOC(bits) }
 
 static PyMethodDef window_methods[] = {
 	{ "_open", window_open, METH_VARARGS, open_doc },

@@ -402,12 +402,13 @@ class RegionMapping(Window, Registers, Resource):
         self._open(self.address, size)
         _live.add(self)
 
-    def _refuse(self, offset: int, width: int) -> None:
-        """Say what is wrong with an access; Window asks."""
+    def _refuse(self, offset: int, width: int, value: object) -> None:
+        """Say what is wrong with an access; Window asks. The value is None for a read."""
         self.region.device.file.fd.check_open()
         if self._closed:
             raise Closed(f"{self!r} is closed")
         self._check_access(offset, width, self.size)
+        integer(value, "value", 0, 256**width - 1)
 
     def _release(self) -> None:
         """Unmap the memory.

@@ -29,7 +29,7 @@ def test_it_compiles_without_a_warning(name: str, optimisation: str, tmp_path: P
     gcc(optimisation, "-c", source, "-o", tmp_path / "alone.o")
 
 
-@pytest.mark.parametrize("name", ["buffer", "door", "mapping"])
+@pytest.mark.parametrize("name", ["buffer", "door", "map_dma"])
 def test_the_types_compile_without_a_warning(name: str, tmp_path: Path) -> None:
     python = sysconfig.get_path("include")
 

@@ -69,17 +69,21 @@ def test_unaligned_offset_fails(bar: RegionMapping, width: int) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_value_wider_than_the_register_fails(bar: RegionMapping, width: int) -> None:
     for value in (1 << width, -1):
-        with pytest.raises(OverflowError):
+        with pytest.raises(ValueError, match="value must be at "):
             getattr(bar, f"write{width}")(0, value)
     assert bar.read64(0) == 0
 
 
 def test_offsets_and_values_are_integers_of_any_type(bar: RegionMapping) -> None:
     window: Any = bar  # whose types promise no more than int
+    window.write64(0, numpy.uint64(2**64 - 1))
+    assert window.read64(0) == 2**64 - 1
     window.write32(numpy.uint64(8), numpy.uint32(0xFFFF_FFFF))
     assert window.read64(numpy.int8(8)) == 0xFFFF_FFFF
-    for offset, value in ((8.0, 1), (8, 1.0), ("8", 1), (8, None)):
-        with pytest.raises(TypeError):
+    for offset, value in ((8.0, 1), (8, 1.0), ("8", 1), (8, None), (True, 1), (8, True)):
+        with pytest.raises(
+            TypeError, match="offset must be" if value == 1 and type(offset) is not int else "value must be"
+        ):
             bar.write32(offset, value)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not 1 arguments"):
         bar.write32(8)  # type: ignore[call-arg]
