@@ -297,7 +297,7 @@ class Container(AddressSpace):
         """A group is in this container no more."""
         if self._groups.get(group.number) is group:
             del self._groups[group.number]
-        self._told = None
+        self._cached_info = None
         if not self._groups:
             self._iommu_set = False
             if self._fd.kind != "iommufd":

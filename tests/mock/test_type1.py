@@ -105,6 +105,23 @@ def test_v2_refuses_to_cut_a_mapping(emulated: Device) -> None:
     assert caught.value.errno == errno.EINVAL
 
 
+def test_usable_iovas_are_asked_anew_when_a_group_leaves(kernel: mock.Kernel) -> None:
+    with (
+        pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel),
+        pyvfio.address_space("type1v2", kernel=kernel) as space,
+    ):
+        kept = space.attach(MOCK)
+        device = space.attach(EDU)
+        narrow = space.iova_ranges
+        assert narrow is not None
+        group = device.group
+        assert group is not None
+        device.close()
+        group.close()
+        assert not kept.closed
+        assert space.iova_ranges != narrow
+
+
 def test_a_group_that_a_driver_of_the_host_shares_is_not_viable(kernel: mock.Kernel) -> None:
     with (
         pyvfio.host.bind("0000:02:00.1", "vfio-pci", kernel=kernel),
