@@ -13,14 +13,16 @@ _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
 def number(text: str) -> int:
-    """Return an integer, decimal or with 0x, 0o or 0b.
+    """Return an integer: decimal, with 0x, 0o or 0b, or with K, M, G or T for powers of 1024.
 
     :raises ArgumentTypeError: it is none
     """
+    if text[-1:].lower() in _SHIFTS and _SIZE.fullmatch(text):
+        return size(text)
     try:
         return int(text.replace("_", ""), 0)
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is not a number: write 4096 or 0x1000") from None
+        raise ArgumentTypeError(f"{text!r} is not a number: write 4096, 0x1000, or 64K") from None
 
 
 def size(text: str) -> int:

@@ -29,6 +29,22 @@ COMMANDS = {
     "doctor": "say whether a device, or this host, can be used, why not, and what to do",
     "bind": "bind devices to a driver, vfio-pci unless another is named; they stay bound",
     "restore": "bind devices to the drivers that they had before `bind`",
+    "run": "open a device once and make many steps with it: peek, poke, poll, alloc, wait, ...",
+    "shell": "open a device and start Python with it",
+    "peek": "read registers of a region",
+    "poke": "write a register of a region; with a mask, some of its bits",
+    "dump": "print bytes of a region",
+    "config": "read and write configuration space by setpci's names",
+    "iova": "say whether IOVAs may be mapped for a device, and if not why",
+    "qemu-log": "say whether a device takes what QEMU asked it to log, and what would do",
+    "reset": "reset a function, or its bus or slot",
+    "irq": "print interrupts as they come",
+    "dirty": "print the pages that a device writes, per interval",
+    "migrate": "show the migration states of a device, save its state, or load one",
+    "sriov": "show, create or remove virtual functions",
+    "trace": "run a program and write its requests to a file",
+    "replay": "make the requests of a trace again, and print what is answered otherwise",
+    "report": "write one anonymised file for a bug report",
 }
 
 DESCRIPTION = """Drive devices through the Linux VFIO and iommufd interfaces.
@@ -48,12 +64,29 @@ class _Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-def parser(only: str | None = None) -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """A parser whose optional positional arguments may stand behind options: `run ADDRESS --bind SCRIPT`."""
+
+    _nested = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as :meth:`parse_known_intermixed_args` does, where that is possible."""
+        rest = any(action.nargs in (argparse.REMAINDER, argparse.PARSER) for action in self._actions)
+        if self._nested or rest:
+            return super().parse_known_args(args, namespace)
+        self._nested = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._nested = False
+
+
+def parser(only: str | None = None) -> _Parser:
     """Return the parser of the command.
 
     :param only: the subcommand whose arguments are wanted; None for all of them (completion, the manual page)
     """
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="pyvfio",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -115,7 +148,7 @@ def main(arguments: Sequence[str] | None = None, *, kernel: Kernel | None = None
             warnings.showwarning = _warn  # type: ignore[assignment]
             if kernel is None:
                 kernel = resolve(parsed.kernel)
-            code: int = module(parsed.command).run(Call(parsed, kernel, out))
+            code: int = module(parsed.command).execute(Call(parsed, kernel, out))
             out.stream.flush()
             return code
     except BrokenPipeError as error:

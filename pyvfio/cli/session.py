@@ -28,11 +28,10 @@ def add_options(parser: ArgumentParser) -> None:
     options.add_argument("--mode", choices=MODES, help="default: iommufd where the host has it, else type1v2")
     options.add_argument(
         "--bind",
-        nargs="?",
-        const="",
-        metavar="DRIVER",
-        help="bind it to a VFIO driver for the time of the command, if it is not bound to one",
+        action="store_true",
+        help="bind it to VFIO's general driver for the time of the command, if it is not bound to a VFIO driver",
     )
+    options.add_argument("--bind-to", metavar="DRIVER", help="the same with another VFIO driver")
     options.add_argument("--vf-token", metavar="UUID", help="the token of a virtual function")
     options.add_argument(
         "--no-iommu", action="store_true", help="open a device without an IOMMU, which can reach all memory"
@@ -45,18 +44,19 @@ def opened(call: Call) -> Iterator[Device]:
     given = call.arguments
     found = addresses.device(call.kernel, given.address)
     with ExitStack() as stack:
-        if given.bind is not None and state(found) != "vfio":
-            stack.enter_context(host.bind(found, given.bind or _driver_for(found), kernel=call.kernel))
-        yield stack.enter_context(
-            open_device(
-                found.address,
-                mode=given.mode,
-                vf_token=given.vf_token,
-                no_iommu=given.no_iommu,
-                kernel=call.kernel,
-            )
+        if (given.bind or given.bind_to) and state(found) != "vfio":
+            stack.enter_context(host.bind(found, given.bind_to or vfio_driver(found.bus), kernel=call.kernel))
+        yield stack.enter_context(_open(call, found))
+
+
+def _open(call: Call, found: HostDevice) -> Device:
+    """Open a device; a refusal says who has it open."""
+    given = call.arguments
+    try:
+        return open_device(
+            found.address, mode=given.mode, vf_token=given.vf_token, no_iommu=given.no_iommu, kernel=call.kernel
         )
-
-
-def _driver_for(found: HostDevice) -> str:
-    return vfio_driver(found.bus)
+    except OSError as error:
+        if holders := host.holders_of(found.nodes, call.kernel):
+            error.add_note(f"{found.address} is open in {'; '.join(map(str, holders))}")
+        raise

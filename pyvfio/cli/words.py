@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import re
 
+_NAME = r"""['"]([^'"]+)['"]"""
 _RULES: tuple[tuple[str, str], ...] = (
-    (r"pyvfio\.host\.bind\('([^']+)', 'vfio-pci'\)", r"pyvfio bind \1"),
-    (r"pyvfio\.host\.bind\('([^']+)', '([^']+)'\)", r"pyvfio bind \1 --driver \2"),
-    (r"pyvfio\.host\.restore\('([^']+)'\)", r"pyvfio restore \1"),
+    (rf"""pyvfio\.host\.bind\({_NAME}, ['"]vfio-pci['"]\)""", r"pyvfio bind \1"),
+    (rf"pyvfio\.host\.bind\({_NAME}, {_NAME}\)", r"pyvfio bind \1 --driver \2"),
+    (rf"pyvfio\.host\.restore\({_NAME}\)", r"pyvfio restore \1"),
     (r"pyvfio\.host\.restore\(\)", "pyvfio restore"),
-    (r"pyvfio\.host\.remove_vfs\('([^']+)'\)", r"pyvfio sriov \1 0"),
-    (r"pyvfio\.open\('([^']+)', no_iommu=True\)", r"--no-iommu"),
-    (r"pyvfio\.open\('([^']+)', vf_token=\.\.\.\)", "--vf-token UUID"),
+    (rf"pyvfio\.host\.remove_vfs\({_NAME}\)", r"pyvfio sriov \1 0"),
+    (rf"pyvfio\.open\({_NAME}, no_iommu=True\)", "--no-iommu"),
+    (rf"pyvfio\.open\({_NAME}, vf_token=\.\.\.\)", "--vf-token UUID"),
+    (r"mode=" + _NAME, r"--mode \1"),
     (r"pyvfio\.host\.holders_of\(\)", "`pyvfio show`"),
     (r"pyvfio\.host\.bind\(\)", "`pyvfio bind`"),
 )

@@ -425,7 +425,7 @@ def _needs(kernel: Kernel, needed: Iterable[str], found: HostDevice | None) -> I
 
 def _guest(kernel: Kernel, size: int, found: list[HostDevice]) -> Iterator[Finding | None]:
     """Look whether the memory of a guest can be mapped, locked and put on huge pages."""
-    regions = list(_unmappable(kernel, found))
+    regions = list(unmappable(kernel, found))
     # QEMU goes by the vCPU's vendor, which is the host's with -cpu host.
     machine = x86.Machine(size, amd_cpu=any((start, last) == x86.AMD_HT for start, last, _ in regions))
     clashes, before = (_clashes(layout(machine), regions) for layout in (x86.merged, x86.as_before))
@@ -448,7 +448,7 @@ def _clashes(layout: x86.Layout, regions: Iterable[tuple[int, int, str]]) -> lis
     ]
 
 
-def _unmappable(kernel: Kernel, found: list[HostDevice]) -> Iterator[tuple[int, int, str]]:
+def unmappable(kernel: Kernel, found: list[HostDevice]) -> Iterator[tuple[int, int, str]]:
     """Yield the first and last address that devices' IOMMUs cannot map, and what it is."""
     numbers = sorted({one.group for one in found if one.group is not None})
     for number in numbers:

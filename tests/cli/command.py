@@ -38,7 +38,7 @@ class Command:
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         """Run a call with `--json`, check its exit code and its document, and return the document."""
-        ran = self(*arguments, "--json")
+        ran = self("--json", *arguments)
         assert ran.code == code, ran
         document = json.loads(ran.out)
         validate(document, "error" if "error" in document else arguments[0])

@@ -37,7 +37,7 @@ def add_binding_options(parser: ArgumentParser) -> None:
     )
 
 
-def run(call: Call) -> int:
+def execute(call: Call) -> int:
     """Bind the devices."""
     given = call.arguments
     found = [addresses.device(call.kernel, one) for one in given.address]
@@ -57,7 +57,7 @@ def run(call: Call) -> int:
         dry_run=given.dry_run,
         kernel=call.kernel,
     )
-    report(call, binding, before)
+    print_binding(call, binding, before)
     return exit_code.DONE
 
 
@@ -68,7 +68,7 @@ def _in_the_way(kernel: Kernel, found: list[HostDevice]) -> list[HostDevice]:
     return [host.device(address, kernel) for address in dict.fromkeys(members) if address not in known]
 
 
-def report(call: Call, binding: host.Binding, before: dict[str, str | None]) -> None:
+def print_binding(call: Call, binding: host.Binding, before: dict[str, str | None]) -> None:
     """Print what was bound, or with `--dry-run` what would be written."""
     documents = [
         {

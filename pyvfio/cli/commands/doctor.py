@@ -32,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(call: Call) -> int:
+def execute(call: Call) -> int:
     """Examine the device or the host."""
     given = call.arguments
     if given.address is None:

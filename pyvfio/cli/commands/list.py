@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--group", type=int, metavar="NUMBER", help="only devices of this IOMMU group")
 
 
-def run(call: Call) -> int:
+def execute(call: Call) -> int:
     """List the devices."""
     given = call.arguments
     uses = host.uses(call.kernel)

@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(call: Call) -> int:
+def execute(call: Call) -> int:
     """Restore the devices, or list them."""
     given = call.arguments
     wanted = [addresses.device(call.kernel, one).address for one in given.address]

@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     session.add_options(parser)
 
 
-def run(call: Call) -> int:
+def execute(call: Call) -> int:
     """Show the device."""
     found = _named(call.kernel, addresses.device(call.kernel, call.arguments.address))
     document = _document(call.kernel, found)
