@@ -4,7 +4,7 @@
  * pyvfio._buffer.Window: the base of Python classes by which the registers of a device are reached in memory: loads and stores of
  * exactly one width, each an instruction, in a fourth of the time that a function of _abi takes.
  *
- * pyvfio._buffer.Buffer: the base of Python classes that are buffers of u64. From CPython 3.12 on a class can do that itself,
+ * pyvfio._buffer.Buffer: the base of Python classes that are buffers of u64, or of bytes. From CPython 3.12 on a class can do that itself,
  * by __buffer__; when 3.11 is not supported any more, it goes.
  *
  * No part of the garbage collector is here: what a Buffer holds never refers back to it, and clearing it while somebody still
@@ -17,14 +17,16 @@ typedef struct {
 	void *address;
 	Py_ssize_t shape[2];
 	Py_ssize_t strides[2];
+	Py_ssize_t width; /* bytes of an item */
 	int dimensions;
 	int readonly;
 } Buffer;
 
 PyDoc_STRVAR(
 	export_doc,
-	"_export(owner, address, rows, columns, readonly)\n\n"
+	"_export(owner, address, rows, columns, readonly, width=8)\n\n"
 	"Be the u64 values at an address, which stay there as long as owner lives: rows x columns, or rows only if columns is 0.\n"
+	"With a width of 1, be bytes.\n"
 	"To be called once, by the constructor.");
 
 static PyObject *buffer_export(PyObject *object, PyObject *arguments)
@@ -32,10 +34,10 @@ static PyObject *buffer_export(PyObject *object, PyObject *arguments)
 	Buffer *self = (Buffer *)object;
 	PyObject *owner;
 	unsigned long long address;
-	Py_ssize_t rows, columns;
+	Py_ssize_t rows, columns, width = sizeof(uint64_t);
 	int readonly;
 
-	if (!PyArg_ParseTuple(arguments, "OKnnp:_export", &owner, &address, &rows, &columns, &readonly))
+	if (!PyArg_ParseTuple(arguments, "OKnnp|n:_export", &owner, &address, &rows, &columns, &readonly, &width))
 		return NULL;
 	if (self->owner) {
 		PyErr_SetString(PyExc_TypeError, "it is a buffer already");
@@ -47,8 +49,9 @@ static PyObject *buffer_export(PyObject *object, PyObject *arguments)
 	self->dimensions = columns ? 2 : 1;
 	self->shape[0] = rows;
 	self->shape[1] = columns;
-	self->strides[0] = (columns ? columns : 1) * (Py_ssize_t)sizeof(uint64_t);
-	self->strides[1] = sizeof(uint64_t);
+	self->width = width;
+	self->strides[0] = (columns ? columns : 1) * width;
+	self->strides[1] = width;
 	self->readonly = readonly;
 	/* Py_RETURN_NONE of later headers takes None for immortal, which it is not on 3.11. */
 	Py_INCREF(Py_None);
@@ -75,8 +78,8 @@ static int buffer_get(PyObject *object, Py_buffer *view, int flags)
 	view->buf = self->address;
 	view->len = self->shape[0] * self->strides[0];
 	view->readonly = self->readonly;
-	view->itemsize = sizeof(uint64_t);
-	view->format = flags & PyBUF_FORMAT ? "Q" : NULL;
+	view->itemsize = self->width;
+	view->format = flags & PyBUF_FORMAT ? (self->width == 1 ? "B" : "Q") : NULL;
 	view->ndim = flags & PyBUF_ND ? self->dimensions : 1;
 	view->shape = flags & PyBUF_ND ? self->shape : NULL;
 	view->strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? self->strides : NULL;
@@ -384,7 +387,8 @@ static int module_exec(PyObject *module)
 	    add_type(module, "Door", door_type(module)) || add_type(module, "Object", object_type(module)) ||
 	    add_type(module, "Record", record_type(module)) || add_type(module, "Ledger", ledger_type(module)))
 		return -1;
-	return PyModule_AddFunctions(module, door_functions) || PyModule_AddFunctions(module, object_functions) ? -1 : 0;
+	return PyModule_AddFunctions(module, door_functions) || PyModule_AddFunctions(module, object_functions) ? -1
+														: 0;
 }
 
 static PyModuleDef_Slot module_slots[] = {

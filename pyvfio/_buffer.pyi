@@ -13,7 +13,9 @@ def pinned(buffer: _Buffer, writable: bool, /) -> tuple[int, int, memoryview]: .
 class Buffer:
     """A buffer of u64 values."""
 
-    def _export(self, owner: object, address: int, rows: int, columns: int, readonly: bool, /) -> None: ...
+    def _export(
+        self, owner: object, address: int, rows: int, columns: int, readonly: bool, width: int = 8, /
+    ) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Window:

@@ -7,11 +7,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from operator import attrgetter, index
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Buffer
-from pyvfio._core import arguments
+from pyvfio._core import arguments, html, sizes
 from pyvfio.errors import BadReply
 from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_ranges
 
@@ -91,6 +91,9 @@ class Segment(Buffer):
     def _c(self) -> CData:
         words: CData = ffi.cast("uint64_t *", self.address)
         return words
+
+    def _repr_html_(self) -> str:
+        return _html(f"Segment, pages of {sizes.size(self.page_size)}", [self])
 
     def __repr__(self) -> str:
         return f"<Segment {self.range}: {self.count()} of {self.page_count} pages dirty>"
@@ -205,6 +208,22 @@ class DirtyBitmap:
         values = ffi.gc(array.values, lib.pyvfio_array_free, array.count * 8)
         return memoryview(ffi.buffer(values, array.count * 8)).cast("Q").toreadonly()
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """Return a new numpy array of bool, an entry for each page: `numpy.asarray(bitmap)`. The segments follow each other by address.
+
+        :raises ValueError: `copy` is False; the bits have to be unpacked
+        """
+        if copy is False:
+            raise ValueError("copy must not be False: a bitmap is unpacked into an array of its own")
+        import numpy
+
+        each = [
+            numpy.unpackbits(numpy.frombuffer(segment.bits, "u1"), bitorder="little", count=segment.page_count)
+            for segment in self._sorted
+        ]
+        pages = numpy.concatenate(each) if each else numpy.empty(0, "u1")
+        return pages.view(bool).astype(dtype or bool, copy=False)
+
     def clear(self) -> None:
         """Make all pages clean."""
         for segment in self.segments:
@@ -275,12 +294,24 @@ class DirtyBitmap:
         made |= other
         return made
 
+    def _repr_html_(self) -> str:
+        return _html(f"DirtyBitmap, pages of {sizes.size(self.page_size)}", self._sorted)
+
     def __repr__(self) -> str:
         pages = sum(segment.page_count for segment in self.segments)
         return (
             f"<DirtyBitmap: {self.count()} of {pages} pages of {self.page_size} bytes dirty, "
             f"in {len(self.segments)} range{'s' * (len(self.segments) != 1)}>"
         )
+
+
+def _html(title: str, segments: Iterable[Segment]) -> str:
+    rows = [
+        (f"{each.range.start:#x}", f"{each.range.last:#x}", each.page_count, dirty, f"{dirty / each.page_count:.1%}")
+        for each in segments
+        for dirty in (each.count(),)
+    ]
+    return html.table(title, ("start", "last", "pages", "dirty", ""), rows)
 
 
 def _bitmap(ranges: tuple[IovaRange, ...], page_size: int, words: tuple[bytes, ...]) -> DirtyBitmap:

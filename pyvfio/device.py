@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio import hot_reset
 from pyvfio._abi import ffi, lib
+from pyvfio._core import html
 from pyvfio._core.arguments import boolean, u32, wrong_type
 from pyvfio._core.device_file import DeviceFile, DeviceInfo
 from pyvfio._core.fd import Fd
+from pyvfio._core.flags import names
 from pyvfio._core.request import Reason, Request
 from pyvfio._core.resource import Attempts, Resource
 from pyvfio._core.vf_token import uuid_of
@@ -372,6 +374,20 @@ class Device(Resource):
 
     def _has_gone(self) -> bool:
         return self._fd.closed and (self._owned is None or self._owned.closed)
+
+    def _repr_html_(self) -> str:
+        """Show what the device is without asking the kernel for more than it has said."""
+        if self.closed:
+            return html.table(repr(self), (), ())
+        space = self.address_space
+        rows = [
+            ("address space", f"{space.mode}, {len(space.mappings)} mappings"),
+            ("group", "" if self.group is None else self.group.number),
+            ("flags", names(self.info.flags, "VFIO_DEVICE_FLAGS_")),
+            ("regions", self.info.num_regions),
+            ("interrupts", self.info.num_irqs),
+        ]
+        return html.table(repr(self), ("", ""), rows)
 
     def __repr__(self) -> str:
         kernel = self._fd.kernel.name

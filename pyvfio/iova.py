@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias, ov
 
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Buffer, pinned
-from pyvfio._core import arguments
+from pyvfio._core import arguments, html, sizes
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer as AnyBuffer
@@ -381,6 +381,10 @@ class IovaSet(Buffer):
 
     def __reduce__(self) -> tuple[object, ...]:
         return IovaSet.from_array, (self._pairs.tobytes(),)
+
+    def _repr_html_(self) -> str:
+        rows = [(f"{start:#x}", f"{last:#x}", sizes.about(last - start + 1)) for start, last in self]
+        return html.table("IovaSet", ("start", "last", "size"), rows)
 
     def __repr__(self) -> str:
         shown = [_span(range_) for range_ in (self if len(self) <= 8 else self[:6])]

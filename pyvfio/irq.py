@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 from pyvfio._abi import ffi, lib
-from pyvfio._core import capability
+from pyvfio._core import capability, html
 from pyvfio._core.arguments import integer, named_index, wrong_type
 from pyvfio._core.device_file import DeviceFile
 from pyvfio._core.event import Event
+from pyvfio._core.flags import names
 from pyvfio._core.request import Explanation, Reason, Request
 from pyvfio.errors import Closed, Unsupported
 
@@ -99,6 +100,9 @@ class IrqInfo(NamedTuple):
     index: int  # type: ignore[assignment]  # the kernel's words; tuple's methods are of no use here
     flags: int
     count: int  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"IrqInfo(index={self.index}, flags={names(self.flags, 'VFIO_IRQ_INFO_')}, count={self.count})"
 
     @property
     def maskable(self) -> bool:
@@ -316,6 +320,19 @@ class Irqs(Sequence[Irq]):
 
     def __iter__(self) -> Iterator[Irq]:
         return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return (
+            f"<Irqs of {self._device.address}: {', '.join(f'{each.name} {each.count}' for each in self if each.count)}>"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (index, each.name, each.count, names(each.info.flags, "VFIO_IRQ_INFO_"))
+            for index, each in enumerate(self)
+            if each.count
+        ]
+        return html.table(f"Interrupts of {self._device.address}", ("index", "name", "vectors", "flags"), rows)
 
     def _named(self, name: str) -> Irq:
         if not self._device.info.is_pci:

@@ -7,6 +7,7 @@ import mmap
 from typing import Any
 
 from pyvfio import kernel as _kernel
+from pyvfio._buffer import Buffer
 from pyvfio._buffer import barrier as barrier
 from pyvfio._buffer import pinned as _pinned
 from pyvfio._core.arguments import integer, power_of_two, wrong_type
@@ -16,10 +17,10 @@ from pyvfio.uncopyable import Uncopyable
 PAGE_SIZE = mmap.PAGESIZE
 
 
-class DmaBuffer(Uncopyable):
+class DmaBuffer(Buffer, Uncopyable):
     """Page-aligned anonymous memory, zeroed, never inherited by a forked child.
 
-    There is nothing to close: the memory lives as long as this object, a view of it, or a mapping that refers to it.
+    It is a writable buffer of bytes, for `numpy.asarray` and `numpy.frombuffer`. There is nothing to close: the memory lives as long as this object, a view of it, or a mapping that refers to it.
 
     :param size: bytes, rounded up to whole pages
     :param huge: page size in bytes (2 MiB, 1 GiB) to take from the host's pool of huge pages; None for ordinary memory
@@ -54,6 +55,7 @@ class DmaBuffer(Uncopyable):
         self._memory = memory
         self.address = address_of(memory)
         self.view = memoryview(memory)
+        self._export(memory, self.address, self.size, 0, False, 1)
 
     def __len__(self) -> int:
         return self.size

@@ -15,12 +15,14 @@ from weakref import WeakSet
 
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Window
-from pyvfio._core import capability
+from pyvfio._core import capability, html
 from pyvfio._core.arguments import choice, integer, named_index, octets, seconds_or_none, u64, wrong_type
 from pyvfio._core.device_file import DeviceFile
+from pyvfio._core.flags import names
 from pyvfio._core.request import Arguments, Call, Reason, Request
 from pyvfio._core.resource import Resource
-from pyvfio._core.text import size as bytes_
+from pyvfio._core.sizes import about
+from pyvfio._core.sizes import size as bytes_
 from pyvfio.errors import BadReply, Closed, Error, InvalidRequest, Unsupported
 from pyvfio.memory import address_of
 
@@ -88,6 +90,15 @@ class RegionInfo(NamedTuple):
     type: tuple[int, int] | None
     msix_mappable: bool
     capabilities: tuple[capability.Capability, ...]
+
+    def __repr__(self) -> str:
+        shown = {
+            **self._asdict(),
+            "flags": names(self.flags, "VFIO_REGION_INFO_FLAG_"),
+            "size": hex(self.size),
+            "offset": hex(self.offset),
+        }
+        return f"RegionInfo({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
 
 class Registers:
@@ -471,6 +482,23 @@ class Regions(Sequence[Region]):
 
     def __iter__(self) -> Iterator[Region]:
         return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<Regions of {self._device.address}: {', '.join(f'{each.name} {bytes_(each.size)}' for each in self if each.size)}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                index,
+                each.name,
+                about(each.size),
+                names(each.info.flags, "VFIO_REGION_INFO_FLAG_"),
+                "yes" if each.mmappable else "no",
+            )
+            for index, each in enumerate(self)
+            if each.size
+        ]
+        return html.table(f"Regions of {self._device.address}", ("index", "name", "size", "flags", "mmap"), rows)
 
 
 def _areas(areas: object) -> list[Area]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pyvfio._abi import ffi, lib
 from pyvfio._core import capability
 from pyvfio._core.fd import Fd
+from pyvfio._core.flags import names
 from pyvfio._core.request import Request
 from pyvfio.kernel import Kernel
 
@@ -25,6 +26,10 @@ class DeviceInfo(NamedTuple):
     num_regions: int
     num_irqs: int
     capabilities: tuple[capability.Capability, ...]
+
+    def __repr__(self) -> str:
+        flags = names(self.flags, "VFIO_DEVICE_FLAGS_")
+        return f"DeviceInfo(flags={flags}, num_regions={self.num_regions}, num_irqs={self.num_irqs}, capabilities={self.capabilities})"
 
     @property
     def is_pci(self) -> bool:

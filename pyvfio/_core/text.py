@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from pyvfio._core.sizes import size as size
 from pyvfio.iova import IovaRange, IovaSet
 
-_UNITS = ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
 #: arguments that are numbers of bytes
 _SIZES = frozenset({"size", "length", "page_size", "bytes"})
 #: arguments that are counted or looked up, not addresses
@@ -16,14 +16,6 @@ _DECIMAL = frozenset(
 )
 #: arguments that read better as words
 _WORDS = {"by": "by {}", "from": "from {}", "handled": "{} handled", "row": "row {}", "vectors": "{}"}
-
-
-def size(bytes_: int) -> str:
-    """Return a size in the largest unit from KiB on in which it is a whole number, as `4 MiB`; in hex if there is no such unit."""
-    for shift, unit in _UNITS:
-        if bytes_ >= 1 << shift and not bytes_ & ((1 << shift) - 1):
-            return f"{bytes_ >> shift} {unit}"
-    return f"{bytes_} bytes" if 0 <= bytes_ < 1024 else f"{bytes_:#x} bytes"
 
 
 def span(range_: IovaRange) -> str:

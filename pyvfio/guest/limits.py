@@ -15,7 +15,8 @@ from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
-from pyvfio._core import arguments
+from pyvfio._core import arguments, html
+from pyvfio._core.sizes import about
 from pyvfio.iova import IovaRange, as_ranges
 
 _U64 = 2**64
@@ -207,6 +208,12 @@ class Answer(NamedTuple):
     def total(self) -> int:
         """The sum of the device's ranges, bytes."""
         return sum(r.size for r in self.ranges)
+
+    def _repr_html_(self) -> str:
+        rows = [(f"{each.start:#x}", f"{each.last:#x}", about(each.size)) for each in self.ranges]
+        refused = f" refused with {errno.errorcode.get(self.errno, self.errno)}" if self.errno else ""
+        title = f"Answer to START:{refused} {len(rows)} ranges, {about(self.total)}, pages of {about(self.page_size)}"
+        return html.table(title, ("start", "last", "size"), rows)
 
     @property
     def log_space(self) -> int:

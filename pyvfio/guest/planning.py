@@ -16,7 +16,8 @@ from enum import Enum
 from itertools import chain
 from typing import NamedTuple
 
-from pyvfio._core import arguments
+from pyvfio._core import arguments, html
+from pyvfio._core.sizes import about
 from pyvfio.guest.limits import CORE, NAMED, Answer, Limits, combine, most_ranges
 from pyvfio.guest.sections import Census, Counted, Sections, census
 from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_range, as_ranges
@@ -60,6 +61,19 @@ class Plan(NamedTuple):
     def fit(self, limits: Limits | str, host_page_size: int = 4096) -> Fit:
         """Return how the ranges of this plan fit a device; see :func:`fit`."""
         return fit(self.ranges, limits, self.page_size, host_page_size)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                f"{each.start:#x}",
+                f"{each.last:#x}",
+                about(each.size),
+                about(each.size - (self.counted & IovaSet([each])).total),
+            )
+            for each in self.ranges
+        ]
+        title = f"Plan: {len(rows)} ranges, {about(self.total)}, pages of {about(self.page_size)}"
+        return html.table(title, ("start", "last", "size", "over-tracked"), rows)
 
     def collapse(self) -> Plan | None:
         """Return the plan with one range fewer, by closing the smallest gap; None if there is only one."""
@@ -316,32 +330,36 @@ class Fit(NamedTuple):
         """Whether it succeeds and the device tracks all that it was asked."""
         return self.accepted and not self.answer.lost
 
+    def _repr_html_(self) -> str:
+        rows = [(f"{each.start:#x}", f"{each.last:#x}", about(each.size)) for each in self.best or ()]
+        return html.table(f"{self.explain()} The best ranges:", ("start", "last", "size"), rows)
+
     def explain(self) -> str:
         """Return the outcome, and what to do, in a sentence or two."""
         answer, limits = self.answer, self.limits
         if self.complete:
             text = f"{limits.name} accepts the plan"
             if self.over_tracked:
-                text += f", but combines it to {len(answer.ranges)} ranges, which adds {_bytes(self.over_tracked)}"
+                text += f", but combines it to {len(answer.ranges)} ranges, which adds {about(self.over_tracked)}"
             return text + "."
         if self.accepted:
-            text = f"{limits.name} accepts the plan but loses {_bytes(answer.lost)}: it counts pages in too few bits"
+            text = f"{limits.name} accepts the plan but loses {about(answer.lost)}: it counts pages in too few bits"
         elif answer.errno == errno.E2BIG:
             text = "Too many ranges (E2BIG)"
         elif answer.errno == errno.EOPNOTSUPP and not limits.max_ranges:
             return f"{limits.name} cannot log at all (EOPNOTSUPP)."
         elif answer.errno == errno.EOPNOTSUPP:
             text = (
-                f"{limits.name} refuses the total (EOPNOTSUPP): {len(answer.ranges)} ranges of {_bytes(answer.total)} together "
+                f"{limits.name} refuses the total (EOPNOTSUPP): {len(answer.ranges)} ranges of {about(answer.total)} together "
                 f"need 2^{answer.log_space}, and it takes 2^{limits.log_min_space} to 2^{limits.log_max_space}"
             )
             if self.over_tracked:
-                text += f"; its combining alone adds {_bytes(self.over_tracked)}"
+                text += f"; its combining alone adds {about(self.over_tracked)}"
         else:
             text = f"The kernel refuses the ranges ({errno.errorcode[answer.errno]})"
         if self.best is None:
             return text + ". No ranges that cover these would do."
-        more = f", {_bytes(self.best_over_tracked)} more than these" if self.best_over_tracked else ""
+        more = f", {about(self.best_over_tracked)} more than these" if self.best_over_tracked else ""
         return text + f". {len(self.best)} ranges would do{more}."
 
 
@@ -466,13 +484,6 @@ def _disjoint(ranges: Iterable[IovaRange]) -> list[IovaRange]:
         else:
             made.append(range_)
     return made
-
-
-def _bytes(size: int) -> str:
-    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if size >= 1 << shift:
-            return f"{size / (1 << shift):.4g} {unit}"
-    return f"{size} bytes"
 
 
 __all__ = [

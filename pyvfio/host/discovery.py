@@ -6,6 +6,7 @@ from __future__ import annotations
 import warnings
 from typing import Any, NamedTuple
 
+from pyvfio._core import html
 from pyvfio.errors import BadReply
 from pyvfio.host import diagnosis
 from pyvfio.host.holders import unbinding_waits
@@ -94,6 +95,15 @@ class HostDevice(NamedTuple):
         if self.group is None and self.bus != "mdev":
             return diagnosis.no_group(self.address, None)
         return diagnosis.not_bound(self.address, self.bus, self.driver)
+
+    def _repr_html_(self) -> str:
+        rows = [(name, value) for name, value in self._asdict().items() if value not in (None, ())]
+        hexadecimal = {"vendor": 4, "device": 4, "class_code": 6}
+        return html.table(
+            self.address,
+            ("", ""),
+            [(name, f"{value:0{hexadecimal[name]}x}" if name in hexadecimal else value) for name, value in rows],
+        )
 
     def __str__(self) -> str:
         ids = "" if self.vendor is None or self.device is None else f" {self.vendor:04x}:{self.device:04x}"

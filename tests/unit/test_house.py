@@ -31,7 +31,7 @@ FLOORS = (
     ("mock",),
     ("bitmap", "memory"),
     ("iova", "kernel"),
-    ("errors", "uncopyable", "_abi", "_buffer", "_core.arguments"),
+    ("errors", "uncopyable", "_abi", "_buffer", "_core.arguments", "_core.flags", "_core.html", "_core.sizes"),
 )
 
 #: Imports that point up all the same. To be emptied.

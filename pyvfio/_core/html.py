@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: MIT
+"""Tables that notebooks show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+#: the rows of a long table that are shown
+MOST = 100
+
+
+def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return an HTML table. Of more than :data:`MOST` rows the first are shown, and how many follow."""
+    lines = list(rows)
+    head = "".join(f"<th>{escape(each)}</th>" for each in header)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(str(each))}</td>' for each in line)}</tr>" for line in lines[:MOST])
+    if len(lines) > MOST:
+        body += f'<tr><td colspan="{len(header)}">and {len(lines) - MOST} more</td></tr>'
+    return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
