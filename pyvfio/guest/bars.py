@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """PCI base address registers: the addresses that one decodes, and those that a guest maps by accident while it sizes one.
 
-The decoding is QEMU's PCI core's (hw/pci/pci.c; the rule for memory BARs is the same from 2014 to 10.2). Linux sizes
+The decoding is QEMU's PCI core's (hw/pci/pci.c; the rule for memory BARs is the same from 2014 to 11.1). Linux sizes
 BARs with memory decoding switched on, so that half-written values are decoded too.
 """
 

@@ -3,7 +3,8 @@
 
 The kernel's core checks the request (:func:`core_start`, :func:`core_report`); then the driver may combine ranges,
 clamp the page size, or refuse the total. What a driver does is data, :class:`Limits`; :func:`mlx5` and :func:`pds`
-make those of the two drivers in Linux, :data:`CORE` is a device with no limit of its own.
+make those of the two drivers that log in Linux 7.3, :data:`CORE` is a device with no limit of its own. The other drivers that
+migrate (virtio, QAT, xe, HiSilicon) do not log: ENOTTY.
 
 All sizes are bytes; errors are the numbers of :mod:`errno`, 0 for success.
 """
@@ -127,6 +128,10 @@ class _Limits(NamedTuple):
     """Pages in one range that the device can count; more are lost without an error."""
     widest_range: int = 64
     """log2 bytes of one range's largest size; beyond is EOPNOTSUPP."""
+    rounds_page_size: bool = False
+    """A page size that is no power of two counts as the next smaller one; otherwise it is taken as it is."""
+    page_multiple: int = 1
+    """Pages that each range should be a multiple of, since the driver may refuse others; :func:`pyvfio.guest.planning.fit` keeps to it."""
 
 
 class Limits(_Limits):
@@ -147,6 +152,8 @@ class Limits(_Limits):
             arguments.integer(getattr(made, name), name, 0, 64)
         for name in ("min_page_size", "max_page_size"):
             arguments.power_of_two(getattr(made, name), name)
+        arguments.boolean(made.rounds_page_size, "rounds_page_size")
+        arguments.power_of_two(made.page_multiple, "page_multiple")
         if made.max_pages is not None:
             arguments.integer(made.max_pages, "max_pages", 1)
         if made.min_page_size > made.max_page_size:
@@ -160,7 +167,14 @@ class Limits(_Limits):
         return cls(*iterable)  # checked in _replace() too
 
     def page_size(self, wanted: int) -> int:
-        """Return the page size that a START with `wanted` would return."""
+        """Return the page size that a START with `wanted` would return.
+
+        A size that is no power of two, which the kernel's core lets pass, counts as the next smaller one where a driver takes its
+        logarithm, as mlx5 does (mlx5vf_start_page_tracker).
+        """
+        wanted = arguments.integer(wanted, "wanted", 0)
+        if self.rounds_page_size and wanted:
+            wanted = 1 << wanted.bit_length() - 1
         return min(max(wanted, self.min_page_size), self.max_page_size)
 
     def start(self, ranges: Sequence[IovaRange], page_size: int = 4096, host_page_size: int = 4096) -> Answer:
@@ -257,6 +271,7 @@ def mlx5(
         log_max_space=log_max_addr_space,
         min_page_size=1 << log_min_page_size,
         max_page_size=1 << log_max_page_size,
+        rounds_page_size=True,
     )
 
 
@@ -292,8 +307,12 @@ def pds(max_regions: int = 1) -> Limits:
 
     The device says how many regions it has; the driver's first version always combined to one, a later one (so in
     Linux 7.3) to the device's number. The page size is taken as asked. The number of pages of a region is kept in 32 bits.
+
+    Not known outside AMD: whether the device adjusts a region's number of pages, as its answer allows. If it does not, the driver refuses
+    a region that is no multiple of 64 pages (EINVAL) and one of fewer than 8 (ENOMEM), drivers/vfio/pci/pds/dirty.c in 7.3;
+    :meth:`Limits.start` takes it that it does. :func:`pyvfio.guest.planning.fit` asks for multiples of 64 pages, which is right either way.
     """
-    return Limits("pds", max_ranges=max_regions, combines=True, max_pages=2**32 - 1)
+    return Limits("pds", max_ranges=max_regions, combines=True, max_pages=2**32 - 1, page_multiple=64)
 
 
 PDS = pds()

@@ -56,6 +56,7 @@ class Because(Enum):
     ENTRIES = "no entries are left"
     UNUSABLE = "it is not whole within what is usable"
     WIDTH = "it is beyond the IOMMU's width"
+    BAR = "it is the mmap of a BAR, which iommufd cannot pin; map a dma-buf of it"
 
 
 class Refusal(NamedTuple):
@@ -137,11 +138,15 @@ def iommufd_refusal(
     read: bool = True,
     write: bool = True,
     compat: bool = False,
+    bar: bool = False,
 ) -> Refusal | None:
     """Return why IOMMU_IOAS_MAP with a fixed IOVA is refused; None if it is not, as far as can be known beforehand.
 
     Here `space.usable` is the complement of the IOAS's reserved regions; unlike type1's, a map may span neighbours.
 
+    :param bar: the memory is the mmap of a device's BAR. iommufd pins pages, which a BAR has not: EFAULT once a device with an IOMMU is
+        attached (Linux 6.2 to 7.3; QEMU warns that peer-to-peer DMA will not work). A dma-buf of the BAR by IOMMU_IOAS_MAP_FILE can be
+        mapped. A type1 container maps it by address, while the device's memory decoding is on (EFAULT otherwise)
     :param compat: it is VFIO_IOMMU_MAP_DMA, and iommufd stands in for the container: then it is the IOMMU that refuses a
         mapping without permissions, and where there is none (emulated devices only) nobody does
     """
@@ -172,13 +177,18 @@ def iommufd_refusal(
         return Refusal(errno.EINVAL, Because.MISALIGNED)
     if space.usable and not (read or write):
         return Refusal(errno.EINVAL, Because.PERMISSION)
+    if arguments.boolean(bar, "bar"):
+        return Refusal(errno.EFAULT, Because.BAR)
     return None
 
 
-def iommufd_map(space: Space, iova: int, length: int, *, read: bool = True, write: bool = True) -> int:
+def iommufd_map(
+    space: Space, iova: int, length: int, *, read: bool = True, write: bool = True, bar: bool = False
+) -> int:
     """Return the errno of IOMMU_IOAS_MAP with a fixed IOVA (Linux 6.2 on); 0 if no check refuses it (:func:`iommufd_refusal`).
 
-    EINVAL: no permission, misaligned, zero length, or meets a reserved region; EOVERFLOW: wraps; EEXIST: already mapped.
+    EINVAL: no permission, misaligned, zero length, or meets a reserved region; EOVERFLOW: wraps; EEXIST: already mapped;
+    EFAULT: the mmap of a BAR.
     """
-    refusal = iommufd_refusal(space, iova, length, read=read, write=write)
+    refusal = iommufd_refusal(space, iova, length, read=read, write=write, bar=bar)
     return refusal.errno if refusal else 0

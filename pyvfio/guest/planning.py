@@ -19,6 +19,7 @@ from typing import NamedTuple
 from pyvfio._core import arguments, html
 from pyvfio._core.sizes import about
 from pyvfio.guest.limits import CORE, NAMED, Answer, Limits, combine, most_ranges
+from pyvfio.guest.qemu_release import NEWEST
 from pyvfio.guest.sections import Census, Counted, Sections, census
 from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_range, as_ranges
 
@@ -106,19 +107,27 @@ class Plan(NamedTuple):
         return missing
 
 
-def plan(sections: Sections, strategy: Strategy | str = "split_32_64_pci", page_size: int = 4096) -> Plan:
+def plan(
+    sections: Sections,
+    strategy: Strategy | str = "split_32_64_pci",
+    page_size: int = 4096,
+    *,
+    version: str = NEWEST,
+) -> Plan:
     """Return the ranges that `strategy` tracks these sections with.
 
-    The plan is empty if no section counts: there is nothing to log, and nothing to ask the device.
+    The plan is empty if no section counts: there is nothing to log, and nothing to ask the device. Read-only sections do not count,
+    since a device cannot write them.
 
     :param strategy: a function, or its name: "exact", "split_32_64"; with an argument behind a colon: "coalesced:3"
     :param page_size: the host's page size
-    :raises ValueError: there is no strategy of that name
+    :param version: the QEMU by whose rules sections count; up to "10.2" read-only sections count too (:func:`~pyvfio.guest.sections.census`)
+    :raises ValueError: there is no strategy of that name, or the version is not known
     :raises ValueError: a range would end at 2^64-1, which the kernel cannot log (EOVERFLOW); behind a virtual IOMMU,
         that maps all of the address space, :func:`max_iova` is the strategy
     """
     chosen = _strategy(strategy)
-    found = census(sections, page_size)
+    found = census(sections, page_size, version=version)
     ranges = tuple(chosen(found))
     if any(each.section.iommu for each in found.special):
         # A virtual IOMMU's region says where it could translate, not that anything is mapped there.
@@ -204,7 +213,7 @@ def split_32_64(found: Census) -> list[IovaRange]:
 def split_32_64_pci(found: Census) -> list[IovaRange]:
     """As :func:`split_32_64`, with a third range for assigned devices' BARs above 4 GiB.
 
-    QEMU's since 8.2 (a31fe5daea). Where a BAR of something else (ivshmem) lies above the assigned devices', QEMU's
+    QEMU's since 8.2 (a31fe5daea), the same in 11.1. Where a BAR of something else (ivshmem) lies above the assigned devices', QEMU's
     second range swallows the third and the kernel refuses both; here such BARs join the third range.
     """
     _check_census(found)
@@ -218,6 +227,16 @@ def exact(found: Census) -> list[IovaRange]:
     """Every section as a range of its own; of sections that overlap, one range."""
     _check_census(found)
     return _disjoint(found.ranges)
+
+
+def cloud_hypervisor(found: Census) -> list[IovaRange]:
+    """One range for each region of guest RAM, and none for BARs or other device memory.
+
+    The request of cloud-hypervisor since July 2026 (pull request 8528), which refuses to migrate behind a virtual IOMMU. QEMU asks for fewer
+    ranges with gaps in them; a device with few ranges combines these here.
+    """
+    _check_census(found)
+    return _disjoint(_pairs(found.plain_pairs))
 
 
 def coalesced(limit: int) -> Strategy:
@@ -243,7 +262,7 @@ def split_at_gaps(min_gap: int) -> Strategy:
 def max_iova(bits: int) -> Strategy:
     """Everything a virtual IOMMU of this width can translate to, [0, 2^bits - 1], whatever is mapped at the moment.
 
-    Planned for QEMU in 2023 and not in 10.2.  39 bits fit mlx5's limit of 42, 48 do not.
+    Planned for QEMU in 2023 and not in 11.1.  39 bits fit mlx5's limit of 42, 48 do not.
 
     :raises ValueError: for 64 bits or more, which the kernel cannot log
     """
@@ -255,7 +274,9 @@ def max_iova(bits: int) -> Strategy:
     return _called(strategy, f"max_iova({bits})")
 
 
-STRATEGIES: dict[str, Strategy] = {each.__name__: each for each in (min_max, split_32_64, split_32_64_pci, exact)}
+STRATEGIES: dict[str, Strategy] = {
+    each.__name__: each for each in (min_max, split_32_64, split_32_64_pci, exact, cloud_hypervisor)
+}
 """The strategies without an argument, by name."""
 _WITH_ARGUMENT = {each.__name__: each for each in (coalesced, split_at_gaps, max_iova)}
 
@@ -372,7 +393,8 @@ def fit(
     """Compare ranges with a device's limits: what the device makes of them, and the best ranges that it accepts.
 
     The best closes the smallest gaps until the number fits: no cover with so few ranges has fewer bytes, so if even it is too large,
-    nothing fits. Where one range has a largest size of its own, large ones are cut in two or more.
+    nothing fits. Where one range has a largest size of its own, large ones are cut in two or more; where it should be a multiple of some
+    pages (pds: 64), ranges are widened to that.
 
     :param ranges: none may overlap
     :param limits: a device's, or a name of :data:`pyvfio.guest.limits.NAMED`: "mlx5"
@@ -391,19 +413,29 @@ def fit(
 def _best(
     ranges: Sequence[IovaRange], limits: Limits, page_size: int, host_page_size: int
 ) -> tuple[IovaRange, ...] | None:
+    """Return the fewest bytes in ranges that are accepted and tracked: in the driver's multiples, or else in pages; None if there are none."""
+    for unit in dict.fromkeys((page_size * limits.page_multiple, page_size)):
+        if found := _best_in(unit, ranges, limits, page_size, host_page_size):
+            return found
+    return None
+
+
+def _best_in(
+    unit: int, ranges: Sequence[IovaRange], limits: Limits, page_size: int, host_page_size: int
+) -> tuple[IovaRange, ...] | None:
     most = min(limits.max_ranges, most_ranges(host_page_size))
     if not ranges or not most:
         return None
-    whole = _pages(ranges, page_size)
+    whole = _pages(ranges, unit)
     piece = 1 << limits.widest_range
     if limits.max_pages is not None:
         piece = min(piece, limits.max_pages * limits.page_size(page_size))
-    piece = piece // page_size * page_size
+    piece = piece // unit * unit or piece // page_size * page_size
     for keep in range(min(most, len(whole)), 0, -1):
         pieces = [part for r in combine(whole, keep) for part in _cut(r, piece)]
         if len(pieces) > most:
             continue
-        tried = tuple(_grown(pieces, 1 << limits.log_min_space >> 1, page_size))
+        tried = tuple(_grown(pieces, 1 << limits.log_min_space >> 1, unit))
         got = limits.start(tried, page_size, host_page_size)
         return tried if not got.errno and not got.lost else None
     return None
@@ -471,6 +503,10 @@ def _halves(pairs: Iterable[int]) -> tuple[list[IovaRange], list[IovaRange]]:
     return low, [IovaRange(start64, last64)] if last64 >= 0 else []
 
 
+def _pairs(numbers: Sequence[int]) -> list[IovaRange]:
+    return [IovaRange(*pair) for pair in zip(numbers[0::2], numbers[1::2], strict=True)]
+
+
 def _spans(ranges: Sequence[IovaRange]) -> list[IovaRange]:
     return [IovaRange(min(r.start for r in ranges), max(r.last for r in ranges))] if ranges else []
 
@@ -492,6 +528,7 @@ __all__ = [
     "Later",
     "Plan",
     "Strategy",
+    "cloud_hypervisor",
     "coalesced",
     "exact",
     "fit",

@@ -2,8 +2,9 @@
 """The pieces of a guest's address space, and which of them a device can reach by DMA.
 
 A VMM sees its guest's memory as a flat list of sections. The rules that say which of them count for DMA, and how they are trimmed to
-pages, are those of QEMU's VFIO memory listener (hw/vfio/listener.c, the same from 7.2 to 10.2). :func:`mappable` asks more than QEMU
-does: whether this host's IOMMU can map the section at all.
+pages, are those of QEMU's VFIO memory listener (hw/vfio/listener.c; before 10.1 hw/vfio/common.c). Those for mapping are the same from
+7.2 to 11.1. For dirty tracking, QEMU 11.0 and later leave out read-only sections, which no device can write. :func:`mappable` asks more
+than QEMU does: whether this host's IOMMU can map the section at all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Self, TypeAlias
 
 from pyvfio._core import arguments
+from pyvfio.guest.qemu_release import NEWEST, release
 from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_range, as_ranges
 
 BIT_63 = 1 << 63
@@ -27,6 +29,8 @@ class Reason(StrEnum):
     """Plain MMIO, or a ROM device: an access traps, there is no memory behind it."""
     PROTECTED = "protected"
     """Memory that no device may see, as SGX's EPC."""
+    READ_ONLY = "read_only"
+    """ROM: it is mapped, but it never gets dirty, so it is not tracked (QEMU 11.0 and later)."""
     SPURIOUS = "spurious"
     """Bit 63 of the address is set: a 64-bit BAR caught half-way while the guest was sizing it."""
     MISALIGNED = "misaligned"
@@ -57,11 +61,15 @@ class _Section(NamedTuple):
     protected: bool = False
     """Private to the guest (SGX EPC)."""
     readonly: bool = False
-    """ROM; it counts like RAM."""
+    """ROM. It is mapped like RAM; QEMU tracked it too up to 10.2, and does not from 11.0 on."""
     discards: bool = False
     """Under a RamDiscardManager (virtio-mem): for dirty tracking it counts whole, whatever is plugged."""
     device: str = ""
-    """The assigned device *of this container* whose BAR this is; '' for everything else."""
+    """The assigned PCI device *of this container* whose BAR this is; '' for everything else.
+
+    A device of another kind (vfio-platform, vfio-ap, vfio-ccw) must be '' here: only vfio-pci's sections go to QEMU's third range.
+    Its memory is `ram_device` all the same.
+    """
     name: str = ""
     """The memory region's name, for messages."""
     owner: str = ""
@@ -206,10 +214,19 @@ def is_spurious(iova: int) -> bool:
     return bool(iova & BIT_63)
 
 
-def trim(section: MemorySection, page_size: int = 4096) -> IovaRange | Reason:
-    """Return the whole host pages of a section that counts, or the reason why it does not (QEMU 7.2 to 10.2).
+def tracks_read_only(version: str = NEWEST) -> bool:
+    """Whether QEMU of this version tracks dirty pages of read-only sections.
+
+    True up to 10.2, False from 11.0 on (5c9da3d65dfb of January 2026; in 11.1.3 as it runs, not in the source of 10.2.2).
+    """
+    return release(version) < (11, 0)
+
+
+def trim(section: MemorySection, page_size: int = 4096, *, readonly: bool = True) -> IovaRange | Reason:
+    """Return the whole host pages of a section that counts, or the reason why it does not.
 
     :param page_size: the host's page size, bytes
+    :param readonly: whether read-only sections count: they do for mapping, and for tracking as :func:`tracks_read_only` says
     """
     if type(section) is not MemorySection:
         section = _section(section)
@@ -218,6 +235,8 @@ def trim(section: MemorySection, page_size: int = 4096) -> IovaRange | Reason:
         return Reason.NOT_RAM_NOR_IOMMU
     if section.protected:
         return Reason.PROTECTED
+    if section.readonly and not readonly:
+        return Reason.READ_ONLY
     if section.iova & BIT_63:
         return Reason.SPURIOUS
     offset_in_page = page_size - 1
@@ -231,13 +250,18 @@ def trim(section: MemorySection, page_size: int = 4096) -> IovaRange | Reason:
     return IovaRange(start, end - 1)
 
 
-def census(sections: Sections, page_size: int = 4096) -> Census:
+def census(sections: Sections, page_size: int = 4096, *, version: str = NEWEST) -> Census:
     """Sort sections into those that count for dirty tracking, trimmed to host pages, and those that do not, with the reason.
 
     :param sections: MemorySections, or ranges of plain memory
+    :param version: the QEMU whose rules count; with one up to "10.2" read-only sections count too
     :raises TypeError: an item is neither
-    :raises ValueError: page_size is not a power of two
+    :raises ValueError: page_size is not a power of two, or the version is not known
     """
+    return _census(sections, page_size, tracks_read_only(version))
+
+
+def _census(sections: Sections, page_size: int, readonly_counts: bool) -> Census:
     page_size = arguments.page_size(page_size)
     offset_in_page = page_size - 1
     counted: list[MemorySection] = []
@@ -247,10 +271,11 @@ def census(sections: Sections, page_size: int = 4096) -> Census:
     for section in _several(sections):
         if type(section) is not MemorySection:
             section = _section(section)
-        iova, size, offset, ram, _, _, protected, _, _, _, _, _ = section
+        iova, size, offset, ram, _, _, protected, readonly, _, _, _, _ = section
         if (
             ram
             and size
+            and (readonly_counts or not readonly)
             and not (protected or (iova | size) & offset_in_page)
             and (offset is None or not (iova ^ offset) & offset_in_page)
             and iova < BIT_63
@@ -260,7 +285,7 @@ def census(sections: Sections, page_size: int = 4096) -> Census:
             bound(iova)
             bound(iova + size - 1)
             continue
-        outcome = trim(section, page_size)
+        outcome = trim(section, page_size, readonly=readonly_counts)
         if isinstance(outcome, Reason):
             dropped.append(Dropped(section, outcome))
         else:
@@ -297,14 +322,17 @@ def mappable(
     """Sort sections into those to map into the address space of `device`, by what this host's IOMMU can map, and the others.
 
     A section counts if it lies whole in one usable range (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES), so spurious and
-    far-off BARs are dropped whatever the width is. QEMU's test of bit 63 approximates that.
+    far-off BARs are dropped whatever the width is. QEMU's test of bit 63 approximates that. Read-only sections are mapped, in every version.
+
+    Under iommufd a BAR cannot be mapped by the address of its mmap (EFAULT): map a dma-buf of it (`Region.dma_buf`, Linux 6.19 on), or
+    leave BARs out with `own_bars` and `peer_bars`. See :func:`pyvfio.guest.mapping.iommufd_refusal`.
 
     :param usable: the ranges that the kernel reports; None if it reports none (emulated devices), then only bit 63 decides
     :param own_bars: keep the device's own BARs, that is, let it do DMA to itself
     :param peer_bars: keep the other assigned devices' BARs (peer-to-peer DMA)
     """
     usable = _usable(usable)
-    all_sections = census(sections, page_size)
+    all_sections = _census(sections, page_size, True)
     dropped = all_sections.dropped
     kept: list[MemorySection] = []
     pairs = array("Q")
@@ -339,7 +367,7 @@ def firmware_address_width(usable: IovaSet | None, cpu_bits: int) -> int:
     """Return the physical address bits to tell the guest's firmware, so that it places 64-bit BARs where devices reach them.
 
     OVMF puts its 64-bit PCI window at the top of what the CPU claims; where the IOMMU is narrower (39 bits on many client machines) a BAR
-    there cannot be mapped, and peer-to-peer DMA is lost.
+    there cannot be mapped, and peer-to-peer DMA is lost. For QEMU 9.1 and later the number goes to `-cpu ...,guest-phys-bits=N`.
 
     :param cpu_bits: the guest CPU's physical address bits
     """

@@ -17,7 +17,7 @@ import pytest
 
 import pyvfio.guest
 from pyvfio.guest import bars, blockers, limits, mapping, planning, qemu, reserved, sections, x86
-from pyvfio.guest.qemu import layouts, virtio_iommu
+from pyvfio.guest.qemu import layouts, logs, virtio_iommu
 from pyvfio.guest.sections import MemorySection, Reason
 from pyvfio.iova import IovaRange, IovaSet
 
@@ -259,9 +259,107 @@ def test_the_log_reads_as_qemus() -> None:
         "vfio_device_dirty_tracking_start nr_ranges 1 32:[0x0 - 0x807fffff], 64:[0xffffffffffffffff - 0x0], "
         "pci64:[0xffffffffffffffff - 0x0]",
     ]
-    assert qemu.query_line(0x1000, 0x1000, 0x1000, 1) == (
-        "iova=0x1000 size= 0x1000 bitmap_size=0x8 start=0x1000 dirty_pages=1"
-    )
+
+
+@pytest.mark.parametrize(
+    ("version", "line"),
+    [
+        ("9.0", "iova=0x1000 size= 0x1000 bitmap_size=0x8 start=0x2000 dirty_pages=1"),
+        ("10.0.13", "iova=0x1000 size= 0x1000 bitmap_size=0x8 start=0x2000 dirty_pages=1"),
+        ("10.2.2", "iova=0x1000 size= 0x1000 bitmap_size=0x8 gpa=0x2000 dirty_pages=1"),
+        ("11.1.3", "iova=0x1000 size=0x1000 backend_flag=0x1 bitmap_size=0x8 gpa=0x2000 dirty_pages=1"),
+        ("8.1", "container fd=9, iova=0x1000 size= 0x1000 bitmap_size=0x8 start=0x2000 dirty_pages=1"),
+    ],
+)
+def test_the_query_line_has_each_versions_words(version: str, line: str) -> None:
+    assert qemu.query_line(0x1000, 0x1000, 0x2000, 1, version=version, backend_flag=1, container_fd=9) == line
+
+
+# Versions of QEMU
+
+ROM = MemorySection(0xFFFC0000, 0x40000, readonly=True, name="pc.bios")
+
+
+def test_read_only_sections_are_tracked_up_to_10_2_and_mapped_always() -> None:
+    them = [MemorySection(0, 2 * GIB), ROM]
+    assert "32:[0x0 - 0xffffffff]" in qemu.track(them, version="10.2").start_line
+    assert "32:[0x0 - 0x7fffffff]" in qemu.track(them, version="11.0").start_line
+    assert qemu.track(them) == qemu.track(them, version="11.1")
+    assert "SKIPPING tracking_update 0xfffc0000 - 0xffffffff" in qemu.track(them).log[1]
+    assert planning.plan(them).ranges == (IovaRange(0, 2 * GIB - 1),)
+    assert planning.plan(them, version="10.2").ranges == (IovaRange(0, 0xFFFFFFFF),)
+    assert [each.reason for each in sections.census(them).dropped] == [Reason.READ_ONLY]
+    assert len(sections.mappable(them, None)) == 2
+
+
+def test_rom_alone_leaves_nothing_to_track_since_11_0() -> None:
+    assert len(qemu.track([ROM], version="10.2.2").prepare().ranges) == 1
+    with pytest.raises(OSError, match="Failed to prepare DMA logging"):
+        qemu.track([ROM]).prepare()
+
+
+def test_the_third_range_came_with_8_2() -> None:
+    names = {version: list(qemu.track(GUEST, version=version).pairs) for version in ("8.0", "8.1.5", "8.2", "11.1")}
+    assert names["8.0"] == names["8.1.5"] == ["32", "64"]
+    assert names["8.2"] == names["11.1"] == ["32", "64", "pci64"]
+    assert qemu.track(GUEST, version="8.1").algorithm is qemu.Algorithm.SPLIT_32_64
+
+
+@pytest.mark.parametrize("version", ["", "10", "ten", "10.2.2.2", "12.0", "11.2", "0.9", "7.2", "10.2-rc1", "\u0661.8"])
+def test_a_version_that_is_not_known_is_refused(version: str) -> None:
+    with pytest.raises(ValueError, match=r"^version must be"):
+        qemu.track(GUEST, version=version)
+
+
+def test_a_pending_intx_takes_the_devices_bars_out() -> None:
+    other = MemorySection.bar(0xE0000000, 0x100000, "0000:42:00.0")
+    assert len(qemu.track([*GUEST, other]).ranges) == 3
+    pending = qemu.track([*GUEST, other], pending_intx=[VF])
+    assert len(pending.ranges) == 2
+    assert "32:[0x0 - 0xe00fffff]" in pending.start_line
+    assert [each.reason for each in pending.dropped] == [Reason.NOT_RAM_NOR_IOMMU] * 2
+    with pytest.raises(TypeError, match=r"^pending_intx must be a collection"):
+        qemu.track(GUEST, pending_intx=VF)
+
+
+def test_devices_are_started_from_the_last_of_the_command_line() -> None:
+    first, second = qemu.Device("v0", start=errno.EOPNOTSUPP), qemu.Device("v1")
+    started = qemu.start_all(qemu.start_order([first, second]))
+    assert started.calls == ["START v1", "START v0", "STOP v1"]
+
+
+def test_a_virtual_iommu_blocks_only_the_devices_own_tracking_since_11_0() -> None:
+    def blocked(version: str, device_tracking: bool) -> str | None:
+        return qemu.viommu_blocker(["vtd-00.0"], "v0", version=version, device_tracking=device_tracking)
+
+    text = "Migration is currently not supported with vIOMMU enabled"
+    assert blocked("8.0", True) == text
+    assert blocked("10.2", False) == blocked("10.2", True) == blocked("11.0", True) == f"v0: {text}"
+    assert blocked("11.0", False) is None
+
+
+def test_cloud_hypervisor_asks_for_one_range_for_each_region_of_ram() -> None:
+    assert planning.plan([*GUEST, ROM], "cloud_hypervisor").ranges == (IovaRange(0, 0x807FFFFF), HIGH)
+
+
+def test_the_best_for_pds_is_in_64_pages_and_else_in_pages() -> None:
+    best = planning.fit([IovaRange.of(0x1000, 0x1000), IovaRange.of(GIB, 0x41000)], limits.pds(2)).best
+    assert best == (IovaRange.of(0, 0x40000), IovaRange.of(GIB, 0x80000))
+    at_the_end = IovaRange.of(2**64 - 0x3000, 0x1000)
+    assert planning.fit([at_the_end], limits.PDS).best == (at_the_end,)
+
+
+@pytest.mark.parametrize(("asked", "given"), [(12288, 8192), (4095, 4096), (1 << 40, 1 << 31), (65536, 65536)])
+def test_mlx5_takes_the_logarithm_of_a_page_size_downwards(asked: int, given: int) -> None:
+    assert limits.MLX5.page_size(asked) == given
+    assert limits.PDS.page_size(asked) == asked
+
+
+def test_a_bar_by_its_address_cannot_be_mapped_under_iommufd() -> None:
+    space = mapping.Space()
+    assert mapping.iommufd_refusal(space, 0x1000, 0x1000, bar=True) == (errno.EFAULT, mapping.Because.BAR)
+    assert mapping.iommufd_map(space, 0x800, 0x1000, bar=True) == errno.EINVAL
+    assert mapping.type1_map(space, 0x1000, 0x1000) == 0
 
 
 LOG = """
@@ -283,6 +381,71 @@ def test_qemus_log_alone_tells_why_it_failed_and_what_would_not() -> None:
 
 def test_pairs_that_qemu_did_not_use_are_no_ranges() -> None:
     assert qemu.read_start("\n".join(qemu.track(GUEST[:1]).log)) == [LOW]
+
+
+VFIO_LOG = """
+vfio_region_setup Device 0000:00:03.0, region 0 "0000:00:03.0 BAR 0", flags: 0x7, offset: 0x0, size: 0x100000
+vfio_region_setup Device 0000:00:03.0, region 1 "0000:00:03.0 BAR 1", flags: 0x0, offset: 0x0, size: 0x0
+vfio_region_setup Device 0000:00:04.0, region 0 "0000:00:04.0 BAR 0", flags: 0x7, offset: 0x0, size: 0x1000
+vfio_pci_write_config  (0000:00:03.0, @0x10, 0xffffffff, len=0x4)
+vfio_pci_write_config  (0000:00:03.0, @0x10, 0x4, len=0x4)
+vfio_pci_write_config  (0000:00:03.0, @0x14, 0x8, len=0x4)
+vfio_pci_write_config  (0000:00:03.0, @0x4, 0x6, len=0x2)
+vfio_pci_write_config  (0000:00:04.0, @0x10, 0xe0000000, len=0x4)
+vfio_device_dirty_tracking_update section 0x0 - 0x7ffffff -> update [0x0 - 0x7ffffff]
+vfio_device_dirty_tracking_update section 0xe0000000 - 0xe0000fff -> update [0x0 - 0xe0000fff]
+vfio_device_dirty_tracking_update section 0x700000000 - 0x7003fffff -> update [0x700000000 - 0x7003fffff]
+vfio_device_dirty_tracking_update section 0x800001000 - 0x8000fffff -> update [0x800001000 - 0x8000fffff]
+vfio_device_dirty_tracking_update section 0x900000000 - 0x9003fffff -> update [0x700000000 - 0x9003fffff]
+vfio_device_dirty_tracking_start nr_ranges 3 32:[0x0 - 0xe0000fff], 64:[0x700000000 - 0x9003fffff], pci64:[0x800001000 - 0x8000fffff]
+"""
+"""11.1.3's, of a guest with memory on both sides of a 64-bit BAR."""
+
+
+def test_a_log_tells_which_sections_are_bars_by_its_region_lines() -> None:
+    read = qemu.read_sections(VFIO_LOG)
+    assert [section.device for section in read] == ["", "0000:00:04.0", "", "0000:00:03.0", ""]
+    assert qemu.track(read).log[-1] in VFIO_LOG
+    assert qemu.track(read).kernel_errno() == errno.EINVAL
+
+
+def test_a_log_tells_which_sections_are_bars_by_its_ranges_alone() -> None:
+    tracking = "\n".join(line for line in VFIO_LOG.splitlines() if "tracking" in line)
+    read = qemu.read_sections(tracking)
+    assert [section.device for section in read] == ["", "", "", logs.ASSIGNED, ""]
+    assert qemu.track(read).log[-1] in VFIO_LOG
+    cut = tracking[: tracking.index("vfio_device_dirty_tracking_start")]
+    assert not any(section.device for section in qemu.read_sections(cut))
+
+
+def test_bars_that_are_given_count_before_those_of_the_log() -> None:
+    named = qemu.read_sections(VFIO_LOG, bars={"v0": IovaRange.of(0x800000000, 0x100000)})
+    assert [section.device for section in named] == ["", "0000:00:04.0", "", "v0", ""]
+    unnamed = qemu.read_sections(LOG, bars=[BAR])
+    assert [(section.device, section.ram_device) for section in unnamed] == [
+        ("", False),
+        ("", False),
+        ("assigned", True),
+    ]
+
+
+def test_a_bar_with_decoding_off_is_none() -> None:
+    off = VFIO_LOG.replace("@0x4, 0x6", "@0x4, 0x0")
+    assert qemu.read_sections(off)[3].device == logs.ASSIGNED
+
+
+def test_of_several_migrations_one_is_read() -> None:
+    both = LOG + VFIO_LOG
+    assert qemu.count_migrations(both) == 2
+    assert len(qemu.read_sections(both)) == len(qemu.read_sections(both, migration=1)) == 5
+    assert len(qemu.read_sections(both, migration=0)) == len(qemu.read_sections(both, migration=-2)) == 3
+    assert qemu.read_start(both, migration=0) == qemu.read_start(LOG)
+    assert qemu.read_start(both) == qemu.read_start(VFIO_LOG)
+    with pytest.raises(IndexError, match=r"^migration must be -2 to 1, the log has 2, not 2"):
+        qemu.read_sections(both, migration=2)
+    unfinished = both + "vfio_device_dirty_tracking_update section 0x0 - 0xfff -> update [0x0 - 0xfff]\n"
+    assert qemu.read_sections(unfinished) == [MemorySection(0, 0x1000)]
+    assert qemu.read_start(unfinished) == qemu.read_start(VFIO_LOG)
 
 
 @pytest.mark.parametrize("read", [qemu.read_start, qemu.read_sections])

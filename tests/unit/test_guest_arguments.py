@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from pyvfio import bitmap, iova
-from pyvfio.guest import bars, blockers, limits, mapping, planning, reserved, sections, x86
+from pyvfio.guest import bars, blockers, limits, mapping, planning, qemu_release, reserved, sections, x86
 from pyvfio.guest.qemu import dirty_logging, iova_tree, layouts, logs, messages, ranges, starting, virtio_iommu
 from pyvfio.guest.sections import MemorySection
 from pyvfio.iova import IovaRange, IovaSet
 
 MODULES = (
-    sections, planning, limits, mapping, reserved, x86, blockers, bars, iova, bitmap,
+    sections, planning, limits, mapping, reserved, x86, blockers, bars, qemu_release, iova, bitmap,
     ranges, dirty_logging, starting, logs, messages, iova_tree, virtio_iommu, layouts,
 )  # fmt: skip
 BAD: tuple[Any, ...] = (

@@ -44,7 +44,7 @@ def sections(draw: st.DrawFn) -> list[MemorySection]:
         near = draw(st.sampled_from([0, 1 << 20, (1 << 32) - 8 * PAGE, 1 << 40, 0x383800000000, 1 << 62, 1 << 63]))
         start = near + draw(st.integers(0, 64)) * PAGE + draw(st.sampled_from([0, 0, 0, 0x800]))
         size = draw(st.integers(1, 64)) * PAGE + draw(st.sampled_from([0, 0, 0, 0x800]))
-        kind = draw(st.sampled_from(["ram", "ram", "bar", "ivshmem", "mmio", "protected", "shifted"]))
+        kind = draw(st.sampled_from(["ram", "ram", "bar", "ivshmem", "mmio", "protected", "shifted", "rom"]))
         made.append(
             MemorySection(
                 start,
@@ -53,6 +53,7 @@ def sections(draw: st.DrawFn) -> list[MemorySection]:
                 ram=kind != "mmio",
                 ram_device=kind in ("bar", "ivshmem"),
                 protected=kind == "protected",
+                readonly=kind == "rom",
                 device="0000:01:00.0" if kind == "bar" else "",
             )
         )
@@ -77,7 +78,7 @@ def test_the_ranges_cover_every_counted_byte(them: list[MemorySection], strategy
     plan = planning.plan(them, strategy)
     covered = IovaSet(plan.ranges)
     for section in them:
-        whole = trim(section)
+        whole = trim(section, readonly=False)
         if not isinstance(whole, Reason):
             assert whole in covered
 
@@ -103,6 +104,25 @@ def test_the_safe_split_is_qemus_where_the_kernel_takes_qemus(them: list[MemoryS
     assume(theirs.ranges and not theirs.kernel_errno())
     ours = [(r.start, r.size) for r in planning.plan(them, planning.split_32_64_pci).ranges]
     assert ours == sorted(theirs.ranges)
+
+
+@given(sections(), st.sampled_from(["8.0", "8.2", "10.2", "11.1"]))
+def test_the_sections_of_a_log_ask_for_what_the_log_asks_for(them: list[MemorySection], version: str) -> None:
+    log = qemu.track(them, version=version)
+    assume(log.updates)
+    read = qemu.read_sections("\n".join(log.log))
+    assert qemu.track(read, version=version).start_line == log.start_line
+    assert [(each.iova, each.size) for each in read] == [
+        (range_.start, range_.size) for range_ in census(them, version=version).ranges
+    ]
+
+
+@given(sections())
+def test_leaving_out_rom_is_the_only_change_of_11_0(them: list[MemorySection]) -> None:
+    without = [section for section in them if not section.readonly]
+    old, new = qemu.track(without, version="10.2"), qemu.track(them, version="11.0")
+    assert (old.pairs, old.updates) == (new.pairs, new.updates)
+    assert {each.section for each in new.dropped} >= {section for section in them if section.readonly}
 
 
 @given(st.lists(pages(200), min_size=1, max_size=7), st.integers(1, 7))

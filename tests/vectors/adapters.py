@@ -113,7 +113,9 @@ def section_of(given: Fields) -> sections.MemorySection:
 @adapts("dirty_ranges")
 def dirty_ranges(given: Fields, variant: str) -> Fields:
     them = [section_of(each) for each in given["sections"]]
-    tracked = qemu.track(them, ALGORITHMS[given["algorithm"]], given["page_size"])
+    # The vectors' own version is 10.2: before read-only sections were left out.
+    version = given.get("version", "10.2")
+    tracked = qemu.track(them, ALGORITHMS[given["algorithm"]], given["page_size"], version=version)
     made: Fields = {
         "num_ranges": len(tracked.ranges),
         "ranges": [{"iova": address(iova), "length": address(length)} for iova, length in tracked.ranges],
@@ -374,7 +376,8 @@ def one_shot_listener(given: Fields, variant: str) -> Fields:
 @adapts("viommu_blocker")
 def viommu_blocker(given: Fields, variant: str) -> Fields:
     spaces = given.get("container_address_spaces") or [given["address_space"]]
-    message = qemu.viommu_blocker(spaces, given.get("device") or given.get("name"))
+    version = given.get("version", "10.2")
+    message = qemu.viommu_blocker(spaces, given.get("device") or given.get("name"), version=version)
     return {"blocked": message is not None, "message": message}
 
 

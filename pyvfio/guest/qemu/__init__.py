@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """QEMU's own results, hazards included, to compare with: what it asks devices to log, its log lines, its messages, its history.
 
-Nothing here is advice; :mod:`pyvfio.guest.planning` is.
+Nothing here is advice; :mod:`pyvfio.guest.planning` is. What differs between releases takes `version=`, a text such as "10.2", by
+default the newest that is known (:mod:`pyvfio.guest.qemu_release`); the docstrings say what changed when.
 
 =====================================  ==================================================================
 :mod:`~pyvfio.guest.qemu.ranges`       the ranges that QEMU asks devices to log, and its trace lines
@@ -30,7 +31,7 @@ from pyvfio.guest.qemu.dirty_logging import (
     bitmap_size,
     query_of,
 )
-from pyvfio.guest.qemu.logs import query_line, read_sections, read_start
+from pyvfio.guest.qemu.logs import count_migrations, query_line, read_sections, read_start
 from pyvfio.guest.qemu.messages import SYSTEM_MEMORY, MapFailure, map_failure, to_user, viommu_blocker, width_refusal
 from pyvfio.guest.qemu.ranges import Algorithm, OneShotListener, Pair, Tracking, dropped_line, track
 from pyvfio.guest.qemu.starting import (
@@ -44,6 +45,7 @@ from pyvfio.guest.qemu.starting import (
     query,
     start_all,
     start_failure,
+    start_order,
 )
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "Tracking",
     "backend",
     "bitmap_size",
+    "count_migrations",
     "dropped_line",
     "map_failure",
     "query",
@@ -77,6 +80,7 @@ __all__ = [
     "read_start",
     "start_all",
     "start_failure",
+    "start_order",
     "to_user",
     "track",
     "viommu_blocker",

@@ -6,22 +6,36 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pyvfio.guest.qemu_release import NEWEST, release
+
 SYSTEM_MEMORY = "address_space_memory"
 _VIOMMU_TEXT = "Migration is currently not supported with vIOMMU enabled"
 
 
-def viommu_blocker(address_spaces: Iterable[str], device: str | None = None) -> str | None:
+def viommu_blocker(
+    address_spaces: Iterable[str],
+    device: str | None = None,
+    *,
+    version: str = NEWEST,
+    device_tracking: bool = True,
+) -> str | None:
     """Return the message by which QEMU blocks migration because of a virtual IOMMU; None if it does not.
 
     What counts is that an address space is not the system's memory: a vIOMMU that is present but switched off, or in
     passthrough mode, blocks too.
 
-    :param address_spaces: of all containers for QEMU 8.1 (e46883204c), where the blocker is global; of the device's own
-        for 8.2 to 10.2 (3c26c80a0a)
-    :param device: the device that the message names, since 8.2
+    :param address_spaces: of all containers for QEMU 8.0 (e46883204c), where the blocker is global; of the device's own since
+        3c26c80a0a of July 2023 (by its date in 8.1; no source between 8.0 and 9.2 was read)
+    :param device: the device that the message names, where the blocker is the device's own
+    :param version: QEMU's
+    :param device_tracking: the device's own dirty tracking is used. From 11.0 on (0e3c1e2b2b24) nothing is blocked where it is not: the
+        device cannot log, or has x-device-dirty-page-tracking=off
     """
-    if all(space == SYSTEM_MEMORY for space in address_spaces):
+    known = release(version, since=(8, 0))
+    if all(space == SYSTEM_MEMORY for space in address_spaces) or (known >= (11, 0) and not device_tracking):
         return None
+    if known < (8, 1):
+        device = None
     return f"{device}: {_VIOMMU_TEXT}" if device else _VIOMMU_TEXT
 
 
@@ -37,7 +51,7 @@ class MapFailure(NamedTuple):
 
 
 def map_failure(*, ram_device: bool, at_init: bool = False, device: str = "") -> MapFailure:
-    """Return what QEMU (10.2) does about a failed map: it continues without a BAR, but not without RAM.
+    """Return what QEMU (10.2, 11.1) does about a failed map: it continues without a BAR, but not without RAM.
 
     :param ram_device: the section is a BAR or other device memory
     :param at_init: the machine, or the device, is just being made

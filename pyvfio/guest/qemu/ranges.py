@@ -1,22 +1,30 @@
 # SPDX-License-Identifier: MIT
 """The ranges that QEMU asks devices to log, and its trace lines while it works them out.
 
-The arithmetic is that of hw/vfio/listener.c (before 2025 hw/vfio/common.c), read from 8.0 to 10.2. How the ranges are chosen has
-changed over time: :class:`Algorithm`.
+The arithmetic is that of hw/vfio/listener.c (before 10.1 hw/vfio/common.c). What has changed over time:
+
+=========  ============================================================================================
+8.0, 8.1   two ranges, :attr:`Algorithm.SPLIT_32_64`
+8.2        a third range for assigned PCI devices' BARs above 4 GiB, :attr:`Algorithm.SPLIT_32_64_PCI`
+11.0       read-only sections are skipped (5c9da3d65dfb). A PC's BIOS ends at 4 GiB, so the 32-bit range no longer does
+=========  ============================================================================================
+
+Not known: whether a stable update of 10.2 after 10.2.2 skips read-only sections too.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import Enum
 from typing import NamedTuple
 
 from pyvfio._core import arguments
 from pyvfio.guest.limits import core_start
 from pyvfio.guest.qemu.dirty_logging import StartRequest
-from pyvfio.guest.sections import Dropped, MemorySection, Reason, trim
+from pyvfio.guest.qemu_release import NEWEST, release
+from pyvfio.guest.sections import Dropped, MemorySection, Reason, tracks_read_only, trim
 from pyvfio.iova import IovaRange
 
 _U32_LAST = 2**32 - 1
@@ -32,7 +40,15 @@ class Algorithm(Enum):
     ALL_PCI = "every vfio-pci section in one pci range"
     """A proposal of 7 September 2023, superseded: it overlaps the 32-bit range where BARs lie below 4 GiB (SeaBIOS)."""
     SPLIT_32_64_PCI = "min32/min64/minpci64"
-    """a31fe5daea (September 2023): QEMU 8.2 to 10.2."""
+    """a31fe5daea (September 2023): QEMU 8.2 to 11.1."""
+
+    @classmethod
+    def of(cls, version: str = NEWEST) -> Algorithm:
+        """Return the way of a version of QEMU.
+
+        :raises ValueError: the version is not known, or before 8.0, which does not log by the device
+        """
+        return cls.SPLIT_32_64 if release(version, since=(8, 0)) < (8, 2) else cls.SPLIT_32_64_PCI
 
 
 class Pair(NamedTuple):
@@ -61,6 +77,8 @@ class Tracking(NamedTuple):
     dropped: list[Dropped]
     log: list[str]
     """All trace and error lines in order, each with its event's name first, the start line last."""
+    version: str = NEWEST
+    """The QEMU that computes so."""
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
@@ -89,15 +107,30 @@ class Tracking(NamedTuple):
 
 def track(
     sections: Iterable[MemorySection],
-    algorithm: Algorithm = Algorithm.SPLIT_32_64_PCI,
+    algorithm: Algorithm | None = None,
     page_size: int = 4096,
+    *,
+    version: str = NEWEST,
+    pending_intx: Collection[str] = (),
 ) -> Tracking:
     """Replay an address space through QEMU's temporary listener, bug for bug.
 
+    A device that has raised an INTx which the guest has not acknowledged yet has its BARs unmapped by QEMU, so that it sees the
+    acknowledgement; a migration that starts in that moment does not track them (vfio_mmap_set_enabled in hw/vfio/pci.c; run with 11.1.3).
+
     :param sections: in the order in which QEMU's flat view has them
+    :param algorithm: by default that of the version
     :param page_size: the host's page size, which is also what the request asks for
+    :param version: QEMU's; up to "10.2" read-only sections are tracked too
+    :param pending_intx: the assigned devices (:attr:`MemorySection.device`) whose INTx waits to be acknowledged
+    :raises ValueError: the version is not known, or before 8.0, which does not log by the device
     """
     page_size = arguments.page_size(page_size)
+    usual = Algorithm.of(version)
+    algorithm = usual if algorithm is None else arguments.member(algorithm, "algorithm", Algorithm)
+    read_only = tracks_read_only(version)
+    if isinstance(pending_intx, str):
+        raise arguments.wrong_type(pending_intx, "pending_intx", "a collection of devices' names")
     pairs = {"32": Pair(_U32_LAST, 0), "64": Pair(_U64_LAST, 0)}
     third = {Algorithm.ALL_PCI: "pci", Algorithm.SPLIT_32_64_PCI: "pci64"}.get(algorithm)
     if third:
@@ -106,7 +139,9 @@ def track(
     dropped: list[Dropped] = []
     log: list[str] = []
     for section in sections:
-        pages = trim(section, page_size)
+        pages = trim(section, page_size, readonly=read_only)
+        if section.device and section.device in pending_intx:
+            pages = Reason.NOT_RAM_NOR_IOMMU
         if isinstance(pages, Reason):
             dropped.append(Dropped(section, pages))
             log += dropped_line(section, pages, page_size, "tracking_update")
@@ -115,7 +150,7 @@ def track(
         pairs[name] = pairs[name].with_(*pages)
         updates.append(f"section 0x{pages.start:x} - 0x{pages.last:x} -> update {pairs[name]}")
         log.append(f"vfio_device_dirty_tracking_update {updates[-1]}")
-    made = Tracking(algorithm, page_size, pairs, updates, dropped, log)
+    made = Tracking(algorithm, page_size, pairs, updates, dropped, log, version)
     if made.ranges:
         log.append(f"vfio_device_dirty_tracking_start {made.start_line}")
     return made
@@ -135,7 +170,7 @@ def dropped_line(section: MemorySection, reason: Reason, page_size: int, event: 
     :param event: `region_add`, `region_del` or `tracking_update`
     """
     section = arguments.instance(section, "section", MemorySection)
-    if reason in (Reason.NOT_RAM_NOR_IOMMU, Reason.PROTECTED, Reason.SPURIOUS):
+    if reason in (Reason.NOT_RAM_NOR_IOMMU, Reason.PROTECTED, Reason.READ_ONLY, Reason.SPURIOUS):
         last = (section.iova + section.size - 1) % _U64
         return [f"vfio_listener_region_skip SKIPPING {event} 0x{section.iova:x} - 0x{last:x}"]
     if reason is Reason.MISALIGNED:
@@ -183,6 +218,6 @@ class OneShotListener:
         self.registered = False
         self.fixed_at = "unregister"
 
-    def tracking(self, algorithm: Algorithm = Algorithm.SPLIT_32_64_PCI, page_size: int = 4096) -> Tracking:
+    def tracking(self, algorithm: Algorithm | None = None, page_size: int = 4096, *, version: str = NEWEST) -> Tracking:
         """Return the ranges for the sections that were seen."""
-        return track(self.sections, algorithm, page_size)
+        return track(self.sections, algorithm, page_size, version=version)

@@ -6,9 +6,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pyvfio._core import arguments
+
+T = TypeVar("T")
 
 
 class Era(Enum):
@@ -48,6 +50,8 @@ def start_all(devices: Sequence[Device], era: Era = Era.CURRENT) -> Started:
     too.
 
     There is no retry with fewer ranges and no falling back to the IOMMU's dirty tracking.
+
+    :param devices: in the order in which QEMU starts them, which is the reverse of the command line's: :func:`start_order`
     """
     devices = arguments.instances(devices, "devices", Device)
     calls: list[str] = []
@@ -74,6 +78,17 @@ def start_all(devices: Sequence[Device], era: Era = Era.CURRENT) -> Started:
                 )
             tracking[device.name] = False
     return Started(not messages, calls, tracking, messages, warnings)
+
+
+def start_order(command_line: Sequence[T]) -> list[T]:
+    """Return the devices of a container in the order in which QEMU starts and stops logging on them: the last of the command line first.
+
+    A device is put at the head of its container's list (QLIST_INSERT_HEAD: hw/vfio/device.c of 10.2.2, container.c and iommufd.c of
+    10.0.13; run with 11.1.3). A device that is plugged later counts as the last of the command line.
+    """
+    if isinstance(command_line, str) or not isinstance(command_line, Sequence):
+        raise arguments.wrong_type(command_line, "command_line", "a sequence of devices")
+    return list(reversed(command_line))
 
 
 def start_failure(name: str, number: int, era: Era = Era.CURRENT) -> list[str]:
