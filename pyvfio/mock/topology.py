@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyvfio.mock.config import Bar, Function
 from pyvfio.mock.device import Device
-from pyvfio.mock.driver import DRIVERS, E1000E, IGB, MLX5, NETWORK_DRIVERS, NVME, PDS, PORT
+from pyvfio.mock.devices.nvme.controller import Nvme
+from pyvfio.mock.driver import DRIVERS, E1000E, IGB, MLX5, NETWORK_DRIVERS, PDS, PORT
 from pyvfio.mock.edu import Edu
 from pyvfio.mock.network import NetworkFunction
 from pyvfio.mock.pci import PciDevice
@@ -33,7 +34,7 @@ def populate(host: Host) -> None:
         return bound(PciDevice(kernel, name, function=function, **more), driver)
 
     bound(Edu(kernel, "0000:00:03.0"), None)
-    plain("0000:00:04.0", _NVME, "nvme")
+    bound(Nvme(kernel, "0000:00:04.0", serial="pyvfio0"), "nvme")
     first = bound(Edu(kernel, "0000:00:05.0"), None)
     bound(Edu(kernel, "0000:00:05.1", group=first.group), None)
     plain("0000:00:06.0", _E1000E, "e1000e")
@@ -62,10 +63,6 @@ def populate(host: Host) -> None:
         bound(VfioMock(kernel, f"vfio-mock.{index}", parameters=parameters), "vfio-mock")
 
 
-_NVME = Function(
-    NVME, 0x010802, 0x02, bars={0: Bar(1 << 14, wide=True)}, msix=5, msix_table=(0, 0x2000), msix_pending=(0, 0x3000), intx=True, express=True, resets=True,
-    virtual=2, virtual_device=NVME[1], virtual_at=(1, 1),
-)  # fmt: skip
 # In the machine, a bus with an 82574L and an edu is listed and yet cannot be reset.
 _E1000E = Function(
     E1000E, 0x020000, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 2: Bar(32, ports=True), 3: Bar(1 << 14)}, msi=1, msix=5, msix_table=(3, 0),

@@ -151,7 +151,7 @@ def test_registers_of_each_width_are_read_and_written_whole(device: Device) -> N
 
 
 @pytest.mark.require("reset")
-def test_a_reset_puts_the_device_back(device: Device, cell: Any) -> None:
+def test_a_reset_puts_the_device_back(device: Device, cell: Any, kernel: Any) -> None:
     if cell.device == "vfio-mock":
         device.regions[1].write(0, b"data")
         device.reset()
@@ -160,7 +160,7 @@ def test_a_reset_puts_the_device_back(device: Device, cell: Any) -> None:
     device.config.write8(0x3C, 0x5A)  # interrupt line: a scratch byte
     device.reset()
     device.reset()
-    assert device.config.vendor == pyvfio.host.device(device.address).vendor
+    assert device.config.vendor == pyvfio.host.device(device.address, kernel).vendor
 
 
 @pytest.mark.only(device="edu")

@@ -190,10 +190,11 @@ def test_virtual_functions_behind_the_end_of_the_bus_are_refused() -> None:
 # Reset methods.
 
 
-def resets(device: Device) -> bool:
-    device.regions[0].write32(0, 5)
+def resets(device: Device, register: int = 0) -> bool:
+    device.regions[0].write32(register, 5)
+    assert device.regions[0].read32(register) == 5
     device.reset()
-    return device.regions[0].read32(0) == 0
+    return device.regions[0].read32(register) == 0
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_without_a_reset_method_vfio_has_none() -> None:
                 device.reset()
         kernel.write_file(f"/sys/bus/pci/devices/{nvme}/reset_method", b"default\n")
         with pyvfio.open(nvme, kernel=kernel) as device:
-            assert resets(device)
+            assert resets(device, 0x24)  # the sizes of its admin queues
 
 
 def test_a_device_without_a_reset_shows_no_reset_method() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The drivers of scripts/examples, on devices made for the mock: as much of them as the drivers ask for."""
+"""The drivers of scripts/examples, on the models of the mock's devices and on a network card made for the test."""
 
 from __future__ import annotations
 
@@ -18,94 +18,13 @@ from examples.nvme import Nvme, exercise
 
 import pyvfio
 from pyvfio import Device, mock
+from pyvfio.mock import devices
 
 EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
 ADDRESS = "0000:00:0a.0"
 PAGE = 4096
 BLOCK, BLOCKS = 512, 4096
 pytestmark = pytest.mark.vfio(profile="amd")
-
-
-class NvmeDevice(mock.Device):
-    """Every command is done when its doorbell is rung; IDENTIFY says what the driver looks at."""
-
-    function = mock.Function((0x1234, 0x0010), 0x010802, bars={0: mock.Bar(8192), 4: mock.Bar(4096)}, msix=4)
-
-    def __init__(self, kernel: mock.Kernel, name: str, **more: Any) -> None:
-        super().__init__(kernel, name, **more)
-        self.disk = bytearray(BLOCK * BLOCKS)
-        self._start()
-
-    def _start(self) -> None:
-        # Number -> IOVA of the submissions, where to read next; IOVA of the completions, where to write next, phase, vector.
-        self.submissions: dict[int, list[int]] = {}
-        self.completions: dict[int, list[int]] = {}
-        self.entries: dict[int, int] = {}
-
-    def write(self, bar: int, offset: int, width: int, value: int) -> None:
-        super().write(bar, offset, width, value)
-        if offset == 0x14:
-            self._start()
-            super().write(0, 0x1C, 4, value & 1)
-            if value & 1:
-                self.submissions[0] = [self.read(0, 0x28, 8), 0]
-                self.completions[0] = [self.read(0, 0x30, 8), 0, 1, 0]
-                self.entries[0] = (self.read(0, 0x24, 4) & 0xFFF) + 1
-        elif offset >= 0x1000 and offset & 4 == 0:
-            self._work_off(offset - 0x1000 >> 3, value)
-
-    def _work_off(self, number: int, tail: int) -> None:
-        queue = self.submissions[number]
-        while queue[1] != tail:
-            command = struct.unpack("<IIQQQQ6I", self.dma_read(queue[0] + 64 * queue[1], 64))
-            queue[1] = (queue[1] + 1) % self.entries[number]
-            status = self._do(number, command[0] & 0xFF, command[1], command[4], command[5], command[6:])
-            done = self.completions[number]
-            entry = struct.pack("<IIHHHH", 0, 0, queue[1], number, command[0] >> 16, status << 1 | done[2])
-            self.dma_write(done[0] + 16 * done[1], entry)
-            done[1] = (done[1] + 1) % self.entries[number]
-            done[2] ^= done[1] == 0
-            if done[3] >= 0:
-                self.interrupt(done[3])
-
-    def _do(self, queue: int, opcode: int, namespace: int, first: int, second: int, words: tuple[int, ...]) -> int:
-        if queue == 0 and opcode == 6:
-            data = bytearray(PAGE)
-            if words[0] == 1:
-                data[4:24], data[24:64], data[64:72] = b"x" * 20, b"A disk".ljust(40), b"1".ljust(8)
-                data[77], data[516] = 5, 1
-            else:
-                data[:8], data[26], data[134] = BLOCKS.to_bytes(8, "little"), 1, 9
-            self.dma_write(first, bytes(data))
-        elif queue == 0 and opcode == 5:
-            number = words[0] & 0xFFFF
-            self.completions[number] = [first, 0, 1, words[1] >> 16 if words[1] & 2 else -1]
-            self.entries[number] = (words[0] >> 16) + 1
-        elif queue == 0 and opcode == 1:
-            self.submissions[words[0] & 0xFFFF] = [first, 0]
-        elif opcode in (1, 2):
-            block, count = words[0] | words[1] << 32, (words[2] & 0xFFFF) + 1
-            if block + count > BLOCKS:
-                return 0x80
-            for at, iova, size in self._pieces(first, second, count * BLOCK):
-                there = slice(block * BLOCK + at, block * BLOCK + at + size)
-                if opcode == 1:
-                    self.disk[there] = self.dma_read(iova, size)
-                else:
-                    self.dma_write(iova, bytes(self.disk[there]))
-        else:
-            return 1
-        return 0
-
-    def _pieces(self, first: int, second: int, size: int) -> Iterator[tuple[int, int, int]]:
-        """(offset, IOVA, size) of each piece of the data, page by page as PRP entries have it."""
-        at = min(size, PAGE - first % PAGE)
-        yield 0, first, at
-        rest = -(-(size - at) // PAGE)
-        pages = [second][:rest] if rest < 2 else struct.unpack(f"<{rest}Q", self.dma_read(second, 8 * rest))
-        for page in pages:
-            yield at, page, min(PAGE, size - at)
-            at += PAGE
 
 
 class NetworkCard(mock.Device):
@@ -168,7 +87,7 @@ class NetworkCard(mock.Device):
 
 @pytest.fixture
 def disk(kernel: mock.Kernel) -> Iterator[Device]:
-    NvmeDevice(kernel, ADDRESS, driver="vfio-pci")
+    devices.Nvme(kernel, ADDRESS, size=BLOCK * BLOCKS, serial="x" * 20, driver="vfio-pci")
     with pyvfio.open(ADDRESS, kernel=kernel) as device:
         yield device
 
@@ -176,12 +95,12 @@ def disk(kernel: mock.Kernel) -> Iterator[Device]:
 @pytest.mark.parametrize("interrupt", [False, True], ids=["polling", "by MSI-X"])
 def test_nvme_reads_what_was_written(kernel: mock.Kernel, disk: Device, interrupt: bool) -> None:
     with Nvme(disk) as nvme:
-        assert nvme.controller() == ("x" * 20, "A disk", "1", 1, 1 << 17)
+        assert nvme.controller() == ("x" * 20, "QEMU NVMe Ctrl", "pyvfio", 1, 1 << 19)
         namespace = nvme.namespace(1, disk.irqs.msix.enable([1])[0] if interrupt else None)
         assert (namespace.blocks, namespace.block_size) == (BLOCKS, BLOCK)
         assert 100 < exercise(namespace, disk, 300, area=1 << 18, most=64) < 200
         assert namespace.queue.interrupts == (304 if interrupt else 0)
-        with pytest.raises(OSError, match="queue 1, opcode 2: status 0x80"):
+        with pytest.raises(OSError, match="queue 1, opcode 2: status 0x4080"):
             namespace.read(BLOCKS, 0x10000)
     assert kernel.faults == []
     assert disk.address_space.mappings == []
@@ -199,8 +118,8 @@ def test_nvme_names_its_data_page_by_page(kernel: mock.Kernel, disk: Device, off
         namespace = nvme.namespace()
         namespace.write(7, mapping.iova + offset, blocks)
         device = kernel.devices[ADDRESS]
-        assert isinstance(device, NvmeDevice)
-        assert device.disk[7 * BLOCK : 7 * BLOCK + size] == data
+        assert isinstance(device, devices.Nvme)
+        assert device.storage[7 * BLOCK : 7 * BLOCK + size] == data
         mapping.buffer.view[:] = bytes(mapping.size)
         namespace.read(7, mapping.iova + offset, blocks)
     assert mapping.buffer.view[offset : offset + size] == data
@@ -257,6 +176,14 @@ def test_e1000e_says_when_no_frame_comes_and_goes_on(card: Device, monkeypatch: 
 @pytest.mark.parametrize(
     ("name", "lines"),
     [
+        (
+            "nvme",
+            [
+                "Controller(serial='pyvfio0', model='QEMU NVMe Ctrl'",
+                "131072 blocks of 512 bytes, by polling: 1000 random transfers",
+                "as they should be; 1016 interrupts",
+            ],
+        ),
         ("edu", ["edu 1.0, alive", "12! = 479001600", "by DMA in", "by MSI, with status 0x2a"]),
         (
             "dirty_pages",
@@ -295,7 +222,7 @@ def by_hand(
 
 
 def test_nvme_by_hand(kernel: mock.Kernel, by_hand: Callable[..., str]) -> None:
-    NvmeDevice(kernel, ADDRESS)
+    devices.Nvme(kernel, ADDRESS, size=BLOCK * BLOCKS)
     polling, told = by_hand("nvme", ADDRESS).splitlines()[1:]
     assert "4096 blocks of 512 bytes, by polling: 1000 random transfers" in polling
     assert " 0 interrupts" in polling

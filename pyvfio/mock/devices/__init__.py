@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: MIT
+"""Models of devices that real drivers know: an NVMe disk, and a network card with virtual functions.
+
+Each says in its docstring which commands and registers it has. They are :class:`pyvfio.mock.Device` and nothing more: registers,
+DMA, interrupts and a reset.
+"""
+
+from pyvfio.mock.devices.nvme.controller import Nvme
+
+__all__ = ["Nvme"]
