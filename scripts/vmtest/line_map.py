@@ -18,6 +18,10 @@ from vmtest.environment import ROOT
 from vmtest.problems import Problem, say
 
 
+#: lines away from a statement outside of functions, beyond which code has nothing to do with it unless it uses its name
+FAR = 60
+
+
 class Session(NamedTuple):
     """Tests that pytest collects together.
 
@@ -200,4 +204,4 @@ class LineMap:
             return (0 if uses_name else 1, distance, test.breadth * (0.05 + test.seconds))
 
         ranked = sorted(((rank(test), test) for test in self.tests if test.lines.get(file)), key=lambda pair: pair[0])
-        return [test for _, test in ranked]
+        return [test for (uses_not, distance, _), test in ranked if not uses_not or distance <= FAR]

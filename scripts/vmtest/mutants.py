@@ -426,7 +426,7 @@ def main(description: str) -> int:
         "--under", default="pyvfio", metavar="PATH", help="a folder or file; default: pyvfio but the mock"
     )
     parser.add_argument(
-        "--budget", type=float, default=40, metavar="SECONDS", help="processor time of the tests of each session, for each mutant"
+        "--budget", type=float, default=10, metavar="SECONDS", help="processor time of the tests of each session, for each mutant"
     )  # fmt: skip
     parser.add_argument("--at-least", type=float, default=90, metavar="PERCENT", help="for the exit code")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results, a line for each")
