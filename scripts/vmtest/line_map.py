@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from vmtest.environment import ROOT
 from vmtest.problems import Problem, say
 
-
 #: lines away from a statement outside of functions, beyond which code has nothing to do with it unless it uses its name
 FAR = 60
 
@@ -181,27 +180,49 @@ class LineMap:
         return bool(self.imported.get(file, 0) & ((1 << lines[1] + 1) - (1 << lines[0])))
 
     def near(self, file: str, lines: tuple[int, int]) -> list[MeasuredTest]:
-        """Return the tests for a statement of a module or a class: those that use a name that it binds, then those that execute what is near."""
-        source = (ROOT / file).read_text().splitlines()
-        text = "\n".join(source[lines[0] - 1 : lines[1]])
+        """Return the tests for a statement of a module or a class.
+
+        First come the tests that use a name that it binds, or whose file has that name; then those that execute what is near; then
+        those that execute modules which import its module.
+        """
+        text = "\n".join((ROOT / file).read_text().splitlines()[lines[0] - 1 : lines[1]])
         names = [name for name in re.findall(r"^\s*(\w+)\s*(?::[^=]*)?=", text)[:1] if len(name) > 2]
+        name = re.compile(rf"\b{names[0]}\b") if names else None
+        module = re.compile(rf"\b{Path(file).stem}\b")
         uses: dict[str, int] = {}
-        for path in (ROOT / "pyvfio").rglob("*.py") if names else ():
-            bits = 0
-            for number, line in enumerate(path.read_text().splitlines(), 1):
-                if re.search(rf"\b{names[0]}\b", line):
-                    bits |= 1 << number
-            if bits:
-                uses[str(path.relative_to(ROOT))] = bits
+        importers: dict[str, int] = {}
+        for path in (ROOT / "pyvfio").rglob("*.py"):
+            source = path.read_text()
+            key = str(path.relative_to(ROOT))
+            if name is not None and name.search(source):
+                matching = (n for n, line in enumerate(source.splitlines(), 1) if name.search(line))
+                uses[key] = sum(1 << number for number in matching) & ~self.imported.get(key, 0)
+            if any("import" in line and module.search(line) for line in source.splitlines()):
+                importers[key] = ~self.imported.get(key, 0)
+        naming = {
+            str(path.relative_to(ROOT))
+            for path in (ROOT / "tests").rglob("test_*.py")
+            if name is not None and name.search(source := path.read_text()) and module.search(source)
+        }
+        executed = ~self.imported.get(file, 0)
 
-        def rank(test: MeasuredTest) -> tuple[int, int, float]:
-            here = test.lines.get(file, 0) & ~self.imported.get(file, 0)
-            uses_name = any(test.lines.get(path, 0) & ~self.imported.get(path, 0) & bits for path, bits in uses.items())
-            distance = next(
-                (away for away in range(200) if here >> lines[1] + away & 1 or (here >> max(lines[0] - away, 0)) & 1),
-                1000,
-            )
-            return (0 if uses_name else 1, distance, test.breadth * (0.05 + test.seconds))
+        def rank(test: MeasuredTest) -> int | None:
+            if test.name.partition("::")[0] in naming or any(test.lines.get(path, 0) & uses[path] for path in uses):
+                return 0
+            here = test.lines.get(file, 0) & executed
+            around = (1 << lines[1] + FAR) - (1 << max(lines[0] - FAR, 0))
+            if here & around:
+                nearest = min(
+                    away for away in range(FAR + 1) if (here >> lines[1] + away | here >> max(lines[0] - away, 0)) & 1
+                )
+                return 1 + nearest
+            if here or any(test.lines.get(path, 0) & importers[path] for path in importers):
+                return 2 + FAR
+            return None
 
-        ranked = sorted(((rank(test), test) for test in self.tests if test.lines.get(file)), key=lambda pair: pair[0])
-        return [test for (uses_not, distance, _), test in ranked if not uses_not or distance <= FAR]
+        ranked = [
+            (found, test.breadth * (0.05 + test.seconds), test)
+            for test in self.tests
+            if (found := rank(test)) is not None
+        ]
+        return [test for *_, test in sorted(ranked, key=lambda item: item[:2])]
