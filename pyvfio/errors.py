@@ -140,10 +140,6 @@ class NotViable(Error):
         return NotViable, (self.strerror, self.group, self.members), self.__dict__
 
 
-#: why there is no /dev/iommu
-NO_IOMMUFD = "this kernel has no iommufd (Linux 6.2 has it, built with CONFIG_IOMMUFD; module iommufd)"
-
-
 class BadReply(Error):
     """The kernel's answer breaks the kernel's own ABI, for example a capability chain that never ends."""
 

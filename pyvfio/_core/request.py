@@ -29,6 +29,7 @@ from pyvfio._buffer import Object
 from pyvfio._core import text
 from pyvfio._core.fd import Fd, Received
 from pyvfio.errors import Error, RequestError, Unsupported
+from pyvfio.host.diagnosis import Finding
 
 
 class Reason(NamedTuple):
@@ -43,10 +44,15 @@ class Reason(NamedTuple):
     advice: tuple[str, ...] = ()
     unsupported: bool = False
 
+    @classmethod
+    def of(cls, finding: Finding, *more: str) -> Reason:
+        """Return the text and the cure of a finding of the catalogue, with more advice behind it."""
+        return cls(finding.reason, (*([finding.cure] if finding.cure else []), *more))
 
-#: Reasons by errno: a text, or a function of the facts that the caller gives, a NamedTuple of plain values. None where the errno's own
-#: words say it.
-Explanation: TypeAlias = "str | Reason | Callable[[Any], Reason | None] | None"
+
+#: The reason for an errno: a text, a finding of the catalogue (:mod:`pyvfio.host.diagnosis`), or a function that returns one of them for
+#: the facts that the caller gives, most often a NamedTuple of plain values. None where the errno's own words say it.
+Explanation: TypeAlias = "str | Reason | Finding | Callable[[Any], Reason | Finding | None] | None"
 Arguments: TypeAlias = Mapping[str, object]
 #: given the errno
 Facts: TypeAlias = Callable[[int], Any]
@@ -134,11 +140,11 @@ class Call:
 
     def _reason(self, number: int, facts: Facts | None) -> Reason | None:
         found = self._explanation(number)
-        if found is None or isinstance(found, Reason):
-            return found
+        if callable(found):
+            found = found(facts(number) if facts is not None else None)
         if isinstance(found, str):
             return Reason(found)
-        return found(facts(number) if facts is not None else None)
+        return Reason.of(found) if isinstance(found, Finding) else found
 
     def _explanation(self, number: int) -> Explanation:
         if number in self.errnos:

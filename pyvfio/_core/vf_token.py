@@ -6,21 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyvfio._core.arguments import wrong_type
-from pyvfio._core.request import Reason
 
 if TYPE_CHECKING:
     from uuid import UUID
-
-
-NO_TOKEN_WANTED = "the device does not take a vf_token: it is not a virtual function, or its physical function is not bound to vfio-pci"
-
-
-def token_refused(given: bool) -> Reason:
-    """The reason for EACCES: the token is wrong or missing."""
-    return Reason(
-        f"the vf_token is {'wrong' if given else 'missing'}",
-        ("the program that has the physical function open sets it: Device.set_vf_token()",),
-    )
 
 
 def uuid_of(token: UUID | str | bytes) -> UUID:

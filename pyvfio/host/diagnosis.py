@@ -225,7 +225,7 @@ def no_iommu_refused(address: str, *, enabled: bool) -> Finding:
         return Finding(
             "no-iommu-refused",
             address,
-            f"{address} has no IOMMU, so it can write to all memory, and no_iommu=True was not given",
+            f"{address} has no IOMMU, so its DMA reaches all memory, and no_iommu=True was not given",
             ("enable_unsafe_noiommu_mode is Y",),
             f"pyvfio.open({address!r}, no_iommu=True), if the device may reach all memory",
         )
@@ -627,7 +627,7 @@ def not_permitted(
     return Finding(
         "not-owner",
         path,
-        f"root, or the owner of the file, may open it{shown}",
+        f"only root and the owner of the file may open it{shown}",
         (f"this process runs as user {user}",),
         f'chown {user} {path}, or a udev rule: SUBSYSTEM=="vfio", OWNER="USER"',
     )
@@ -642,7 +642,10 @@ def held(what: str, holders: Sequence[str], *, group: bool = False) -> Finding:
 
     :param holders: who, as :class:`pyvfio.host.Holder` shows itself; empty if that cannot be seen
     """
-    who = "; ".join(holders) or "a process that cannot be seen from here"
+    unseen = (
+        "this process or another, and it can be open only once" if group else "a process that cannot be seen from here"
+    )
+    who = "; ".join(holders) or unseen
     return Finding(
         "group-held" if group else "device-held",
         what,
@@ -742,7 +745,7 @@ def vf_token(address: str, *, given: bool, wanted: bool) -> Finding | None:
         return Finding(
             "vf-token-unwanted",
             address,
-            "the device takes no vf_token: it is no virtual function, or its physical function is not bound to vfio-pci",
+            "the device does not take a vf_token: it is not a virtual function, or its physical function is not bound to vfio-pci",
             ("the kernel answered EINVAL",),
             f"pyvfio.open({address!r}) without vf_token",
         )
@@ -858,13 +861,15 @@ def memory_limit(size: int, limit: int | None, locked: int, *, unlimited: bool) 
     """
     if limit is None or unlimited:
         return None
+    needed = -(-locked - size >> 10)
     return Finding(
         "memory-limit",
         "RLIMIT_MEMLOCK",
         f"{readable(size)} more would exceed the limit on locked memory, {readable(limit)} (RLIMIT_MEMLOCK), "
         f"of which {readable(locked)} are used",
         (f"RLIMIT_MEMLOCK is {limit}", f"VmLck is {locked}", "CapEff is without CAP_IPC_LOCK"),
-        "raise it with `ulimit -l`, LimitMEMLOCK= of a service, or /etc/security/limits.conf; CAP_IPC_LOCK lifts it",
+        f"raise it: `ulimit -l {needed}` in the shell that starts the program, LimitMEMLOCK= of a service, or "
+        "/etc/security/limits.conf; CAP_IPC_LOCK lifts it",
     )
 
 

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import resource
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -15,6 +13,7 @@ from pyvfio._core import arguments
 from pyvfio.errors import BadReply
 from pyvfio.guest import x86
 from pyvfio.host import diagnosis
+from pyvfio.host.caller import calling_process
 from pyvfio.host.diagnosis import Finding
 from pyvfio.host.discovery import HostDevice, device, devices, no_group
 from pyvfio.host.holders import holders_of
@@ -25,7 +24,6 @@ from pyvfio.host.sysfs import attribute, entries
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.kernel import Kernel, resolve
 
-_CAP_IPC_LOCK = 1 << 14
 _GROUP_TYPES = ("DMA", "DMA-FQ", "identity", "blocked", "auto", "unmanaged", None)
 _REGION_TYPES = ("direct", "direct-relaxable", "reserved", "msi")
 _POWER_STATES = ("D0", "D1", "D2", "D3hot", "D3cold", "unknown", None)
@@ -332,7 +330,8 @@ def _nodes(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Finding
         try:
             kernel.close(kernel.open(path))
         except PermissionError as error:
-            yield diagnosis.not_permitted(path, error.errno or 0, user=os.geteuid())
+            process = calling_process(kernel)
+            yield diagnosis.not_permitted(path, error.errno or 0, user=process.user, raw_io=process.raw_io)
     bound = found.driver is not None and "vfio" in found.driver
     if bound and found.group_path is None and found.cdev is None:
         notes.unknown.append(
@@ -370,24 +369,14 @@ def _holders(kernel: Kernel, found: HostDevice) -> Iterator[Finding | None]:
 
 
 def _limits(kernel: Kernel, notes: _Notes) -> None:
-    limit, unlimited, _ = _locked(kernel)
-    notes.hints += _present(diagnosis.memory_limit_low(limit, unlimited=unlimited))
+    process = calling_process(kernel)
+    notes.hints += _present(diagnosis.memory_limit_low(process.limit, unlimited=process.unlimited))
     entry_limit = attribute(kernel, "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
     if entry_limit is not None:
         if entry_limit.isdecimal():
             notes.hints += _present(diagnosis.mapping_limit_low(int(entry_limit)))
         else:
             notes.unknown.append(f"dma_entry_limit is {entry_limit!r}")
-
-
-def _locked(kernel: Kernel) -> tuple[int | None, bool, int]:
-    """Return RLIMIT_MEMLOCK, whether CAP_IPC_LOCK lifts it, and what is locked."""
-    limit, _ = kernel.getrlimit(resource.RLIMIT_MEMLOCK)
-    lines = (attribute(kernel, "/proc/self/status") or "").splitlines()
-    fields = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
-    capabilities = int((fields.get("CapEff") or ["0"])[0], 16)
-    locked = int((fields.get("VmLck") or ["0"])[0]) << 10
-    return None if limit == resource.RLIM_INFINITY else limit, bool(capabilities & _CAP_IPC_LOCK), locked
 
 
 #: what can be needed: name -> the release and the option of the kernel that has it
@@ -430,9 +419,9 @@ def _guest(kernel: Kernel, size: int, found: list[HostDevice]) -> Iterator[Findi
     machine = x86.Machine(size, amd_cpu=any((start, last) == x86.AMD_HT for start, last, _ in regions))
     clashes, before = (_clashes(layout(machine), regions) for layout in (x86.merged, x86.as_before))
     yield diagnosis.guest_memory(size, clashes, [] if clashes else before)
-    limit, unlimited, locked = _locked(kernel)
-    if limit is not None and locked + size > limit:
-        yield diagnosis.memory_limit(size, limit, locked, unlimited=unlimited)
+    process = calling_process(kernel)
+    if process.limit is not None and process.locked + size > process.limit:
+        yield diagnosis.memory_limit(size, process.limit, process.locked, unlimited=process.unlimited)
     pages = re.search(r"HugePages_Free:\s*(\d+)", attribute(kernel, "/proc/meminfo") or "")
     one = re.search(r"Hugepagesize:\s*(\d+) kB", attribute(kernel, "/proc/meminfo") or "")
     if pages and one:

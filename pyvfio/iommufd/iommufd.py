@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pyvfio import host
@@ -13,11 +12,15 @@ from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Object
 from pyvfio._core.arguments import boolean, instance, string
 from pyvfio._core.fd import Fd
-from pyvfio._core.request import Call, Reason, Request
+from pyvfio._core.node import open_node
+from pyvfio._core.request import Reason, Request
 from pyvfio._core.resource import Resource
-from pyvfio._core.vf_token import NO_TOKEN_WANTED, token_refused, uuid_of
+from pyvfio._core.vf_token import uuid_of
 from pyvfio.device import Device
-from pyvfio.errors import NO_IOMMUFD, Unsupported
+from pyvfio.errors import Unsupported
+from pyvfio.host import diagnosis
+from pyvfio.host.diagnosis import Finding
+from pyvfio.host.isolation import not_isolated
 from pyvfio.host.nodes import find
 from pyvfio.iommufd.bound import BoundDevice
 from pyvfio.iommufd.fault_queue import FaultQueue
@@ -33,14 +36,6 @@ if TYPE_CHECKING:
     from pyvfio.spaces.container import Container
 
 
-OPEN = Call(
-    "open",
-    errnos={
-        errno.ENOENT: NO_IOMMUFD,
-        errno.EACCES: "only root and the owner of the file may open it",
-        errno.EPERM: "only root and the owner of the file may open it",
-    },
-)
 VFIO_IOAS = Request(
     "IOMMU_VFIO_IOAS",
     "iommufd",
@@ -62,47 +57,26 @@ CHANGE_PROCESS = Request(
 class BindFacts(NamedTuple):
     """The facts about a device that could not be bound.
 
+    :ivar device: its address
     :ivar token: whether a vf_token was given
-    :ivar in_the_way: address -> driver of the devices of its group that are bound to another driver
-    :ivar group: the number of its group, if it is known
+    :ivar kernel: the kernel that refused it
     """
 
+    device: str
     token: bool
-    in_the_way: dict[str, str]
-    group: int | None
+    kernel: Kernel
 
 
-def _not_isolated(facts: BindFacts) -> Reason:
-    if facts.in_the_way:
-        return others_in_the_way(facts.group, facts.in_the_way)
-    return Reason(
-        "another program owns a device in its group, or this host's IOMMU does not isolate interrupts",
-        (
-            "the kernel log says which of the two (dmesg); pyvfio.host.holders_of(ADDRESS) finds the program",
-            "without interrupt isolation, and only if every device and guest is trusted: echo 1 > "
-            "/sys/module/iommufd/parameters/allow_unsafe_interrupts",
-        ),
-    )
-
-
-def others_in_the_way(group: int | None, members: dict[str, str]) -> Reason:
-    """Return the reason and advice for a group with devices that are bound to non-VFIO drivers."""
-    named = " and ".join(f"{address} (bound to {driver})" for address, driver in members.items())
-    return Reason(
-        f"group {group} has devices that are bound to non-VFIO drivers: {named}",
-        tuple(f'bind {address} too: pyvfio.host.bind("{address}", "vfio-pci")' for address in members),
-    )
+def _not_isolated(facts: BindFacts) -> Finding:
+    return not_isolated(facts.kernel, facts.device, "iommufd.allow_unsafe_interrupts")
 
 
 def _bad_bind(facts: BindFacts) -> Reason:
-    if facts.token:
-        return Reason(
-            NO_TOKEN_WANTED,
-            (
-                "before Linux 6.18 a device that is opened by cdev neither needs nor accepts a vf_token; open it by group: "
-                'mode="type1v2"',
-            ),
+    if (unwanted := diagnosis.vf_token(facts.device, given=facts.token, wanted=False)) is not None:
+        older = (
+            "before Linux 6.18 a device that is opened by cdev neither needs nor accepts a vf_token; open it by group: "
         )
+        return Reason.of(unwanted, f'{older}mode="type1v2"')
     return Reason("the device is already bound to this or another iommufd; close the Device that opened it")
 
 
@@ -112,18 +86,11 @@ BIND = Request(
     "struct vfio_device_bind_iommufd",
     errnos={
         errno.EINVAL: _bad_bind,
-        errno.EACCES: lambda facts: token_refused(facts.token),
+        errno.EACCES: lambda facts: diagnosis.vf_token(facts.device, given=facts.token, wanted=True),
         errno.EBUSY: "its group is in use: by a non-VFIO driver, or because it is open through /dev/vfio/N",
         errno.EPERM: _not_isolated,
     },
 )
-
-
-def _not_permitted(no_iommu: bool) -> Reason:
-    return Reason("it requires CAP_SYS_RAWIO" if no_iommu else "only root and the owner of the file may open it")
-
-
-OPEN_DEVICE = Call("open", errnos={errno.EACCES: _not_permitted, errno.EPERM: _not_permitted})
 
 
 class Iommufd(Resource):
@@ -196,8 +163,7 @@ class Iommufd(Resource):
                 'mode="type1v2"'
             )
         admit(found, allowed=no_iommu)
-        with OPEN_DEVICE.explained(found.cdev, {"device": found.address}, lambda _: found.no_iommu):
-            fd = Fd.open(self._fd.kernel, found.cdev, "device")
+        fd = open_node(self._fd.kernel, found.cdev, "device", device=found.address)
         fd.name = found.address
         try:
             made = self._bind(fd, uuid)
@@ -274,18 +240,10 @@ class Iommufd(Resource):
         else:
             # Kernels before tokens accept only the shorter struct.
             native = BIND.new(until="token_uuid_ptr", iommufd=self.fileno())
-
-        def facts(_: int) -> BindFacts:
-            group: int | None = None
-            others: dict[str, str] = {}
-            with suppress(OSError, ValueError):
-                group = find(fd.name, fd.kernel).group
-                others = {} if group is None else host.group(group, fd.kernel).in_the_way
-            return BindFacts(vf_token is not None, others, group)
-
         made = Object()
         place = ffi.addressof(native[0], "out_devid")
-        BIND.receive(fd, native, (place, made), arguments={"iommufd": self._fd.name}, facts=facts)
+        facts = BindFacts(fd.name, vf_token is not None, fd.kernel)
+        BIND.receive(fd, native, (place, made), arguments={"iommufd": self._fd.name}, facts=lambda _: facts)
         return made
 
     def _release(self) -> None:
@@ -310,5 +268,4 @@ def open_iommu(kernel: Kernel) -> Fd:
 
     :raises OSError: see :class:`Iommufd`
     """
-    with OPEN.explained("/dev/iommu"):
-        return Fd.open(kernel, "/dev/iommu", "iommufd")
+    return open_node(kernel, "/dev/iommu", "iommufd", absent=diagnosis.iommufd_missing)

@@ -8,7 +8,6 @@ memory lives as long as a device can reach it; what is mapped is decided by the 
 from __future__ import annotations
 
 import errno
-import resource
 from array import array
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -25,6 +24,7 @@ from pyvfio._core.text import size as bytes_
 from pyvfio._core.text import span
 from pyvfio.dirty.tracker import DirtyTracker, track
 from pyvfio.errors import Closed, InvalidRequest
+from pyvfio.host.caller import calling_process
 from pyvfio.iova import IovaRange, IovaSet, as_range
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
 from pyvfio.region import RegionMapping
@@ -408,8 +408,10 @@ class AddressSpace(OtherModes, Resource):
         }
 
         def facts(number: int) -> refusals.Wanted:
-            known = self._wanted(number, iova, size)
-            return known._replace(address=address, read=read, write=write, locked=self._locked())
+            known = self._wanted(number, iova, size)._replace(address=address, read=read, write=write)
+            with suppress(OSError, ValueError):
+                known = known._replace(process=calling_process(self._fd.kernel))
+            return known
 
         return arguments, facts
 
@@ -443,14 +445,6 @@ class AddressSpace(OtherModes, Resource):
             pieces = tuple(one.range for one in self.mappings if one.range.overlaps(range_))
         page = sizes & -sizes or PAGE_SIZE
         return refusals.Wanted(number, self.mode, unready, usable, self.mapped_ranges, pieces, page, iova, size)
-
-    def _locked(self) -> refusals.Locked | None:
-        kernel = self._fd.kernel
-        with suppress(OSError, LookupError, ValueError):
-            limit, _ = kernel.getrlimit(resource.RLIMIT_MEMLOCK)
-            status = kernel.read_file("/proc/self/status").decode()
-            return refusals.Locked.read(status, None if limit == resource.RLIM_INFINITY else limit)
-        return None
 
     def _place_by(
         self, request: Request, native: Any, field: str, buffer: Any, held: Any, size: int, prot: int

@@ -14,16 +14,21 @@ from pyvfio._abi import ffi, lib
 from pyvfio._core import capability
 from pyvfio._core.arguments import instance, integer, u32, u64
 from pyvfio._core.fd import Fd
-from pyvfio._core.request import Arguments, Call, Reason, Request, flag_words
+from pyvfio._core.node import open_node
+from pyvfio._core.request import Arguments, Reason, Request, flag_words
 from pyvfio._core.text import size as bytes_
 from pyvfio._core.vf_token import uuid_of
 from pyvfio.bitmap import DirtyBitmap
 from pyvfio.device import Device
 from pyvfio.dirty.tracker import ContainerTracking, DirtyTracker
 from pyvfio.errors import BadReply, Closed, InvalidRequest, Unsupported
+from pyvfio.host import diagnosis
+from pyvfio.host.diagnosis import Finding
 from pyvfio.host.discovery import no_group
+from pyvfio.host.isolation import not_isolated
 from pyvfio.host.nodes import find
-from pyvfio.iommufd.iommufd import Iommufd, open_iommu, others_in_the_way
+from pyvfio.host.sysfs import entries
+from pyvfio.iommufd.iommufd import Iommufd, open_iommu
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.kernel import Kernel
 from pyvfio.memory import PAGE_SIZE, DmaBuffer, pinned
@@ -56,16 +61,6 @@ _MODES = {
 }
 _NOTHING_MAPPED = "its devices have no IOMMU: nothing can be mapped, and their DMA uses physical addresses"
 
-OPEN = Call(
-    "open",
-    errnos={
-        errno.ENOENT: Reason(
-            "this kernel has no VFIO containers, or its modules are not loaded", ("modprobe vfio_iommu_type1",)
-        ),
-        errno.EACCES: "only root and the owner of the file may open it",
-        errno.EPERM: "only root and the owner of the file may open it",
-    },
-)
 GET_API_VERSION = Request("VFIO_GET_API_VERSION", "container")
 CHECK_EXTENSION = Request("VFIO_CHECK_EXTENSION", "container")
 
@@ -73,26 +68,21 @@ CHECK_EXTENSION = Request("VFIO_CHECK_EXTENSION", "container")
 class NotIsolated(NamedTuple):
     """The facts about a container whose IOMMU type could not be set.
 
-    :ivar in_the_way: group -> driver of each member that is in the way
+    :ivar group: its first group
     :ivar no_iommu: whether the container is for devices without an IOMMU
+    :ivar kernel: the kernel that refused it
     """
 
-    in_the_way: dict[int, dict[str, str]]
+    group: int
     no_iommu: bool
+    kernel: Kernel
 
 
-def _not_isolated(facts: NotIsolated) -> Reason:
-    for group, members in facts.in_the_way.items():
-        return others_in_the_way(group, members)
+def _not_isolated(facts: NotIsolated) -> Reason | Finding | None:
     if facts.no_iommu:
         return Reason("a container without an IOMMU requires CAP_SYS_RAWIO", ("run the program as root",))
-    return Reason(
-        "this host's IOMMU does not isolate interrupts, so that a guest could forge them",
-        (
-            "enable interrupt remapping in the firmware and the kernel; dmesg says what is missing",
-            "if every device and guest is trusted: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
-        ),
-    )
+    device = next(iter(host.group_members(facts.group, facts.kernel)))
+    return not_isolated(facts.kernel, device, "vfio_iommu_type1.allow_unsafe_interrupts")
 
 
 SET_IOMMU = Request("VFIO_SET_IOMMU", "container", errnos={errno.EPERM: _not_isolated})
@@ -306,13 +296,9 @@ class Container(AddressSpace):
 
     def _set_iommu(self, group: int) -> None:
         """Set the IOMMU type, for which the first group must be in the container."""
-        facts = partial(self._not_isolated, group)
-        SET_IOMMU.send(self._fd, ffi.cast("void *", self._type), {"mode": self.mode}, facts)
+        facts = NotIsolated(group, self._no_iommu, self._fd.kernel)
+        SET_IOMMU.send(self._fd, ffi.cast("void *", self._type), {"mode": self.mode}, lambda _: facts)
         self._iommu_set = True
-
-    def _not_isolated(self, group: int, _: int) -> NotIsolated:
-        others = host.group(group, self._fd.kernel).in_the_way
-        return NotIsolated({group: others} if others else {}, self._no_iommu)
 
     def _unready(self) -> str | None:
         if self._no_iommu:
@@ -582,5 +568,11 @@ def _describe(native: Any, page_size: int, segment: Any) -> None:
 def _open(kernel: Kernel, path: str) -> Fd:
     if path == "/dev/iommu":
         return open_iommu(kernel)
-    with OPEN.explained(path):
-        return Fd.open(kernel, path, "container")
+    return open_node(kernel, path, "container", absent=partial(_no_container, kernel))
+
+
+def _no_container(kernel: Kernel) -> Finding | None:
+    """Return the reason why there is no /dev/vfio/vfio."""
+    cdevs = kernel.exists("/dev/vfio/devices") or None
+    missing = diagnosis.interfaces_missing(containers=False, iommufd=kernel.exists("/dev/iommu"), cdevs=cdevs)
+    return diagnosis.vfio_missing(modules=entries(kernel, "/sys/module")) or missing

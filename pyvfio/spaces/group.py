@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio import host
@@ -13,10 +14,13 @@ from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
 from pyvfio._core import arguments
 from pyvfio._core.fd import Fd
-from pyvfio._core.request import Call, Reason, Request
+from pyvfio._core.node import open_node
+from pyvfio._core.request import Reason, Request
 from pyvfio._core.resource import Resource
-from pyvfio._core.vf_token import NO_TOKEN_WANTED, token_refused
 from pyvfio.errors import NotViable
+from pyvfio.host import diagnosis
+from pyvfio.host.diagnosis import Finding
+from pyvfio.host.holders import holders_of
 from pyvfio.kernel import Kernel
 
 if TYPE_CHECKING:
@@ -28,8 +32,6 @@ class Members(NamedTuple):
 
     :ivar number: of the group
     :ivar drivers: address -> driver of its devices; empty if they cannot be found out
-    :ivar vfio: whether the kernel has VFIO at all
-    :ivar no_iommu: whether it is a group of no-IOMMU mode
     :ivar container: whether it is in a container
     :ivar device: the device that was asked for
     :ivar token: whether that came with a vf_token
@@ -37,8 +39,6 @@ class Members(NamedTuple):
 
     number: int
     drivers: dict[str, str | None]
-    vfio: bool = True
-    no_iommu: bool = False
     container: bool = True
     device: str = ""
     token: bool = False
@@ -49,31 +49,23 @@ class Members(NamedTuple):
         return f"the group's devices and their drivers: {_listed(self.drivers)}"
 
 
-def _no_node(facts: Members) -> Reason:
-    if not facts.vfio:
-        return Reason("this kernel has no VFIO, or its modules are not loaded", ("modprobe vfio-pci",))
-    bind = tuple(f'pyvfio.host.bind("{address}", "vfio-pci")' for address in facts.drivers)
-    return Reason(
-        f"no device of group {facts.number} is bound to a VFIO driver such as vfio-pci", (facts.shown, *bind[:1])
-    )
+def _no_node(number: int, kernel: Kernel) -> Reason | Finding:
+    """Return the reason why a group has no node."""
+    vfio = kernel.exists("/dev/vfio/vfio") or kernel.exists("/dev/vfio")
+    if not vfio and (missing := diagnosis.vfio_missing()) is not None:
+        return missing
+    facts = _members(number, kernel)
+    bind = tuple(f"pyvfio.host.bind({address!r}, 'vfio-pci')" for address in facts.drivers)
+    return Reason(f"no device of group {number} is bound to a VFIO driver such as vfio-pci", (facts.shown, *bind[:1]))
 
 
-def _not_permitted(facts: Members) -> Reason:
-    return Reason("it requires CAP_SYS_RAWIO" if facts.no_iommu else "only root and the owner of the file may open it")
+def _open_elsewhere(number: int, kernel: Kernel) -> Finding:
+    """Return the processes that have a device of a group open."""
+    nodes = [host.device(address, kernel).nodes for address in host.group_members(number, kernel)]
+    holders = dict.fromkeys(str(holder) for one in nodes for holder in holders_of(one, kernel))
+    return diagnosis.held(f"group {number}", list(holders), group=True)
 
 
-OPEN = Call(
-    "open",
-    errnos={
-        errno.ENOENT: _no_node,
-        errno.EBUSY: Reason(
-            "the group is open already, in this process or another: a group can be opened only once",
-            ("pyvfio.host.holders_of(ADDRESS), with the address of one of its devices, finds the process",),
-        ),
-        errno.EACCES: _not_permitted,
-        errno.EPERM: _not_permitted,
-    },
-)
 GET_STATUS = Request("VFIO_GROUP_GET_STATUS", "group", "struct vfio_group_status")
 
 
@@ -101,11 +93,11 @@ def _no_device(facts: Members) -> Reason:
     return Reason(f"{facts.device} is not in group {facts.number}, or not bound to a VFIO driver", (facts.shown,))
 
 
-def _device_refused(facts: Members) -> Reason:
+def _device_refused(facts: Members) -> Reason | Finding | None:
     if not facts.container:
         return Reason("the group is in no container: Container.add_group() puts it there")
     if facts.token:
-        return Reason(NO_TOKEN_WANTED)
+        return diagnosis.vf_token(facts.device, given=True, wanted=False)
     return Reason("no IOMMU type is set for the group's container")
 
 
@@ -115,7 +107,7 @@ GET_DEVICE_FD = Request(
     errnos={
         errno.ENODEV: _no_device,
         errno.EINVAL: _device_refused,
-        errno.EACCES: lambda facts: token_refused(facts.token),
+        errno.EACCES: lambda facts: diagnosis.vf_token(facts.device, given=facts.token, wanted=True),
     },
 )
 
@@ -139,8 +131,8 @@ class Group(Resource):
         kernel = _kernel.resolve(kernel)
         path = f"/dev/vfio/{'noiommu-' if no_iommu else ''}{number}"
         self._container: Container | None = None
-        with OPEN.explained(path, facts=lambda _: _members(number, kernel)._replace(no_iommu=no_iommu)):
-            self._fd = Fd.open(kernel, path, "group")
+        absent, busy = partial(_no_node, number, kernel), partial(_open_elsewhere, number, kernel)
+        self._fd = open_node(kernel, path, "group", absent=absent, busy=busy)
 
     @property
     def flags(self) -> int:
@@ -169,12 +161,9 @@ class Group(Resource):
         """
         if not self.viable:
             members = self.members
-            raise NotViable(
-                f"group {self.number} is not viable: every device in it must be bound to a VFIO driver or to none; "
-                f"its devices and their drivers: {_listed(members)}",
-                self.number,
-                members,
-            )
+            finding = diagnosis.group_not_viable(self.number, members)
+            why = str(finding) if finding is not None else f"its devices and their drivers: {_listed(members)}"
+            raise NotViable(f"group {self.number} is not viable: {why}", self.number, members)
         number = ffi.new("int32_t *", container.fileno())
         SET_CONTAINER.send(self._fd, number, {"container": container}, self._facts)
         self._container = container
@@ -238,7 +227,7 @@ def _members(number: int, kernel: Kernel) -> Members:
     drivers: dict[str, str | None] = {}
     with suppress(OSError):
         drivers = host.group_members(number, kernel)
-    return Members(number, drivers, kernel.exists("/dev/vfio/vfio") or kernel.exists("/dev/vfio"))
+    return Members(number, drivers)
 
 
 def _listed(members: dict[str, str | None]) -> str:

@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from pyvfio.errors import InvalidRequest, NoIommuWarning
+from pyvfio.host import diagnosis
 
 if TYPE_CHECKING:
     from pyvfio.host.nodes import Nodes
@@ -26,7 +27,7 @@ def admit(found: Nodes, *, allowed: bool) -> None:
     if not found.no_iommu:
         return
     if not allowed:
-        raise InvalidRequest(f"{found.address}: {_GIVEN_UP}. Pass no_iommu=True to open it all the same")
+        raise InvalidRequest(str(diagnosis.no_iommu_refused(found.address, enabled=True)))
     # Point the warning at the program's own line, behind all frames of this package.
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pyvfio."):

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pyvfio.errors import NO_IOMMUFD, Unsupported
+from pyvfio.errors import Unsupported
+from pyvfio.host import diagnosis
 from pyvfio.host.nodes import find
 from pyvfio.iommufd.iommufd import Iommufd
 from pyvfio.kernel import resolve
@@ -41,7 +42,7 @@ def address_space(mode: Mode | None = None, *, kernel: Kernel | str | None = Non
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: one of {', '.join(MODES)}")
     if mode.startswith("iommufd") and not kernel.exists("/dev/iommu"):
-        raise Unsupported(f"mode {mode}: {NO_IOMMUFD}")
+        raise Unsupported(f"mode {mode}: {diagnosis.iommufd_missing().reason}")
     if mode == "iommufd":
         return owned(kernel)
     return Container(mode, kernel=kernel)

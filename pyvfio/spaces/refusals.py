@@ -9,36 +9,17 @@ from typing import NamedTuple
 from pyvfio._core.request import Reason
 from pyvfio._core.text import ranges, size, span
 from pyvfio.guest import mapping
+from pyvfio.host import diagnosis
+from pyvfio.host.caller import Caller
 from pyvfio.iova import IovaRange, IovaSet
 
 _LAST = 2**64 - 1
-_CAP_IPC_LOCK = 1 << 14
 #: The holes that IOMMUs are known to leave. The x86 ones are fixed by the architecture.
 HOLES = (
     (IovaRange(0xFD_0000_0000, 0xFF_FFFF_FFFF), "the AMD HyperTransport hole just below 1 TiB"),
     (IovaRange(0xFEE0_0000, 0xFEEF_FFFF), "the x86 interrupt window (MSI)"),
     (IovaRange(0x0800_0000, 0x080F_FFFF), "the Arm software MSI window"),
 )
-
-
-class Locked(NamedTuple):
-    """The locked memory of this process, in bytes.
-
-    :ivar limit: RLIMIT_MEMLOCK; None where it does not apply
-    :ivar locked: VmLck of /proc/self/status, :ivar pinned: VmPin
-    """
-
-    limit: int | None
-    locked: int
-    pinned: int
-
-    @classmethod
-    def read(cls, status: str, limit: int | None) -> Locked:
-        """From the text of /proc/self/status and RLIMIT_MEMLOCK, None for RLIM_INFINITY."""
-        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-        if int(fields["CapEff"], 16) & _CAP_IPC_LOCK:
-            limit = None
-        return cls(limit, *(int(fields[name].split()[0]) << 10 for name in ("VmLck", "VmPin")))
 
 
 class Wanted(NamedTuple):
@@ -53,7 +34,7 @@ class Wanted(NamedTuple):
     :ivar page: the smallest page in bytes that can be mapped
     :ivar iova: None where the kernel was to choose, or to unmap everything
     :ivar address: of the memory in this process
-    :ivar locked: None where it is not known
+    :ivar process: the calling process, with its locked memory; None where that is not known
     """
 
     errno: int
@@ -68,7 +49,7 @@ class Wanted(NamedTuple):
     address: int = 0
     read: bool = True
     write: bool = True
-    locked: Locked | None = None
+    process: Caller | None = None
 
 
 # Of a map.
@@ -165,24 +146,16 @@ def _not_there(wanted: Wanted) -> Reason:
 
 
 def _above_memlock(wanted: Wanted) -> Reason:
-    if wanted.locked is None:
+    if (process := wanted.process) is None:
         return Reason(None)
-    limit, locked, pinned = wanted.locked
-    now = f"locked {size(locked)}, pinned {size(pinned)} by this process"
-    if limit is None:
+    now = f"locked {size(process.locked)}, pinned {size(process.pinned)} by this process"
+    used = max(process.locked, process.pinned)
+    finding = diagnosis.memory_limit(wanted.size, process.limit, used, unlimited=process.unlimited)
+    if finding is None:
         return Reason(
             None, (f"{now}; the limit on locked memory does not apply", "the host is out of memory: map less")
         )
-    needed = -(-max(locked, pinned) - wanted.size >> 10)
-    return Reason(
-        f"{size(wanted.size)} more would exceed the limit on locked memory, {size(limit)} "
-        f"(RLIMIT_MEMLOCK), of which {size(max(locked, pinned))} are used",
-        (
-            f"raise it: `ulimit -l {needed}` in the shell that starts the program, LimitMEMLOCK= of a service, or "
-            "/etc/security/limits.conf; CAP_IPC_LOCK lifts it",
-            now,
-        ),
-    )
+    return Reason.of(finding, now)
 
 
 def _overlaps(_: Wanted) -> Reason:
@@ -190,18 +163,11 @@ def _overlaps(_: Wanted) -> Reason:
 
 
 def _full(wanted: Wanted) -> Reason:
-    count = f"mapped through this object: {len(wanted.mapped)} ranges"
+    finding = diagnosis.mapping_limit(len(wanted.mapped))
     if wanted.iova is None:
         usable = f"usable: {ranges(wanted.usable or ())}"
-        return Reason("no free range of that size and alignment is left", (usable, count))
-    return Reason(
-        "the limit on the number of mappings is reached",
-        (
-            "map fewer, larger pieces, or raise it for the next container: echo 1000000 > "
-            "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
-            count,
-        ),
-    )
+        return Reason("no free range of that size and alignment is left", (usable, *finding.evidence))
+    return Reason.of(finding, *finding.evidence)
 
 
 _BY_ERRNO = {

@@ -310,8 +310,8 @@ def _stands_in(name: str, kernel: mock.Kernel) -> None:
 def test_group_member_in_the_way_is_named() -> None:
     kernel = mock.Kernel("amd")
     with host.bind("0000:02:00.1", "vfio-pci", kernel=kernel):
-        with pytest.raises(PermissionError, match=r"0000:02:00\.0 \(bound to e1000e\)") as caught:
+        with pytest.raises(PermissionError, match=r"group 8 also holds 0000:02:00\.0 \(e1000e\)") as caught:
             pyvfio.open("0000:02:00.1", mode="iommufd", kernel=kernel)
-        assert caught.value.__notes__ == ['bind 0000:02:00.0 too: pyvfio.host.bind("0000:02:00.0", "vfio-pci")']
+        assert caught.value.__notes__[0].startswith("pyvfio.host.bind('0000:02:00.0', 'vfio-pci')")
         with host.bind("0000:02:00.0", "vfio-pci", kernel=kernel):
             pyvfio.open("0000:02:00.1", mode="iommufd", kernel=kernel).close()

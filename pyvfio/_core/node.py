@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""Opening the nodes of VFIO and iommufd: /dev/vfio/vfio, /dev/vfio/N, /dev/vfio/devices/vfioN and /dev/iommu."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pyvfio._core.fd import Fd
+from pyvfio._core.request import Call, Reason
+from pyvfio.host import diagnosis
+from pyvfio.host.caller import calling_process
+from pyvfio.host.diagnosis import Finding
+from pyvfio.kernel import Kernel
+
+
+def _nothing() -> None:
+    """Give no reason."""
+
+
+class Node(NamedTuple):
+    """The facts about a node that could not be opened.
+
+    :ivar errno: the kernel's answer
+    :ivar absent: returns why there is no such node
+    :ivar busy: returns who has it open
+    """
+
+    kernel: Kernel
+    path: str
+    errno: int
+    absent: Callable[[], Reason | Finding | None]
+    busy: Callable[[], Reason | Finding | None]
+
+
+def _not_permitted(node: Node) -> Finding:
+    process = calling_process(node.kernel)
+    return diagnosis.not_permitted(node.path, node.errno, user=process.user, raw_io=process.raw_io)
+
+
+OPEN = Call(
+    "open",
+    errnos={
+        errno.ENOENT: lambda node: node.absent(),
+        errno.EBUSY: lambda node: node.busy(),
+        errno.EACCES: _not_permitted,
+        errno.EPERM: _not_permitted,
+    },
+)
+
+
+def open_node(
+    kernel: Kernel,
+    path: str,
+    kind: str,
+    *,
+    device: str | None = None,
+    absent: Callable[[], Reason | Finding | None] = _nothing,
+    busy: Callable[[], Reason | Finding | None] = _nothing,
+) -> Fd:
+    """Open a node for reading and writing.
+
+    :param kind: of descriptor, as in :mod:`pyvfio.abi`
+    :param device: the device that it belongs to, for the message
+    :param absent: returns the reason for ENOENT; :param busy: the one for EBUSY
+    :raises RequestError: it cannot be opened
+    """
+    with OPEN.explained(path, {"device": device}, lambda number: Node(kernel, path, number, absent, busy)):
+        return Fd.open(kernel, path, kind)
