@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The reasons why a guest with assigned devices cannot be migrated, known before anything is started.
 
-Each :class:`Blocker` names the obstacle and what to do about it. Nothing is asked of the host here: the facts are passed in as
-:class:`GuestDevice`.
+Each :class:`Blocker` names the obstacle, what to do about it, and QEMU's own words where QEMU notices it. Nothing is asked of the host
+here: the facts are passed in as :class:`GuestDevice`. The list that QEMU itself keeps is :mod:`pyvfio.guest.qemu.blocking`'s.
 """
 
 from __future__ import annotations
@@ -15,17 +15,26 @@ from typing import NamedTuple
 from pyvfio._core import arguments
 from pyvfio.guest.limits import CORE, Limits
 from pyvfio.guest.planning import Plan, fit
+from pyvfio.guest.qemu import messages
+from pyvfio.guest.qemu_release import NEWEST, Release, release
 from pyvfio.iova import IovaRange
 
 SYSTEM_MEMORY = "system"
 """The address space of a device behind no virtual IOMMU."""
 
+LARGEST_BITMAP = 1 << 28
+"""The largest dirty bitmap that a type1 container takes, bytes: with pages of 4 KiB it covers 8 TiB."""
+
 
 class Kind(Enum):
     """Kinds of obstacles."""
 
-    VIOMMU = "the device is behind a virtual IOMMU"
+    DISABLED = "migration is switched off for the device"
+    NO_MIGRATION = "the kernel does not migrate the device"
     NO_LOGGING = "no one tracks the device's writes"
+    UNTRACKED = "the device's writes are lost, since others are tracked by the IOMMU"
+    LARGE_MEMORY = "the guest has more memory than a container's dirty bitmap covers"
+    VIOMMU = "the device is behind a virtual IOMMU"
     SEVERAL_DEVICES = "several devices without peer-to-peer states"
     START_WILL_FAIL = "the device will refuse to start logging"
     START_WILL_LOSE = "the device will track less than it says"
@@ -42,6 +51,8 @@ class Blocker(NamedTuple):
     advice: str
     fatal: bool = True
     """Migration is impossible; otherwise it is possible and needs care."""
+    qemu: str = ""
+    """QEMU's message; '' where QEMU does not notice before the migration."""
 
     def __str__(self) -> str:
         return f"{self.device}: {self.message} {self.advice}"
@@ -58,7 +69,11 @@ class Peer(NamedTuple):
 
 
 class GuestDevice(NamedTuple):
-    """An assigned device, as far as migration goes."""
+    """An assigned PCI device, as far as migration goes.
+
+    Devices of other kinds are not handled: QEMU never migrates vfio-ap and vfio-ccw ("State blocked by non-migratable device"), and makes no
+    attempt with vfio-platform. Nor are PCI devices with failover_pair_id, which are unplugged instead.
+    """
 
     name: str
     logs: bool = True
@@ -73,6 +88,24 @@ class GuestDevice(NamedTuple):
     """Its migration has the states that stop peer-to-peer DMA (VFIO_MIGRATION_P2P, Linux 5.18)."""
     peers: tuple[Peer, ...] = ()
     """The other members of its IOMMU group."""
+    migrates: bool = True
+    """Its driver has VFIO_DEVICE_FEATURE_MIGRATION with STOP_COPY (vfio-pci itself has not)."""
+    migration_errno: int = errno.ENOTTY
+    """If it does not migrate: the errno by which QEMU learns that; EOPNOTSUPP for a driver without STOP_COPY."""
+    enable_migration: str = "auto"
+    """QEMU's enable-migration (8.1 on): `auto`; `off`, always a blocker; `on`, with which an obstacle keeps QEMU from starting, and a device
+    that nobody tracks is only a warning."""
+    device_tracking: bool = True
+    """False with QEMU's x-device-dirty-page-tracking=off (9.1 on): the device's own logging is not used."""
+    iommu_tracks: bool | None = None
+    """Its page table in the host's IOMMU tracks dirty pages, as QEMU finds out for each device under iommufd; None: as :func:`find` is told."""
+    type1: bool = False
+    """It is in a type1 container (a -device without iommufd=), where QEMU never counts on the IOMMU's tracking."""
+
+    @property
+    def tracks_itself(self) -> bool:
+        """Whether its own logging is there and may be used."""
+        return self.logs and self.device_tracking
 
 
 def find(
@@ -82,54 +115,168 @@ def find(
     iommu_tracks: bool = False,
     page_size: int = 4096,
     assigned: Sequence[str] = (),
+    guest_memory: int | None = None,
+    version: str = NEWEST,
 ) -> list[Blocker]:
-    """Return everything that keeps a guest with these devices from being migrated.
+    """Return everything that keeps a guest with these devices from being migrated: device by device, in the order of QEMU's checks.
+
+    =========  =================================================================================================================
+    8.1        one device only; behind a virtual IOMMU none; a device must log its own DMA
+    8.2        several devices if all have peer-to-peer states
+    9.1        the IOMMU's dirty tracking (iommufd) does instead of the device's
+    11.0       a virtual IOMMU is no obstacle where the IOMMU tracks (0e3c1e2b2b24); more than 8 TiB in a type1 container is one
+               with enable-migration=on (46c763311419)
+    =========  =================================================================================================================
+
+    Not covered: what depends on a migration's own parameters, as postcopy, with which QEMU refuses VFIO devices.
 
     :param plan: the ranges that will be logged; without, limits are not checked
-    :param iommu_tracks: the host IOMMU tracks dirty pages (IOMMU_HW_CAP_DIRTY_TRACKING, Linux 6.7), so that devices
-        that do not log can do without
+    :param iommu_tracks: the host IOMMU tracks dirty pages (IOMMU_HW_CAP_DIRTY_TRACKING, Linux 6.7) for every device that does not say
+        otherwise, so that devices that do not log can do without
     :param page_size: the host's page size
     :param assigned: all devices given to the guest, for telling apart which of a group's other members are given too
+    :param guest_memory: the guest's memory (-m), bytes; without, its size is not checked
+    :param version: QEMU's, from "8.1" on
+    :raises ValueError: the version is not known, or enable_migration is not one of the three
     """
     devices = arguments.instances(devices, "devices", GuestDevice)
+    known = release(version, since=(8, 1))
+    if guest_memory is not None:
+        guest_memory = arguments.integer(guest_memory, "guest_memory", 0)
+    page_size = arguments.page_size(page_size)
     found: list[Blocker] = []
     ours = {device.name for device in devices} | set(assigned)
-    # The choice is QEMU's: all devices log, or the IOMMU tracks for all.
-    devices_log = all(device.logs for device in devices)
+    migrating = [device for device in devices if _may_migrate(device)]
+    # The choice is QEMU's, for each container: all its devices log, or the IOMMU tracks for all.
+    by_iommu = {_container(device) for device in devices if not device.tracks_itself}
+    tracked = {device.name for device in migrating if _iommu_tracks(device, iommu_tracks, known)}
+    iommu_in_use = by_iommu & {_container(device) for device in migrating if device.name in tracked}
     for device in devices:
-        found += _viommu(device)
-        if not device.logs and not iommu_tracks:
-            found.append(
-                Blocker(
-                    Kind.NO_LOGGING,
-                    device.name,
-                    "The device does not log its DMA and the IOMMU does not track it, so every page counts as dirty in every report.",
-                    "Use a device and driver with DMA logging, or iommufd on an IOMMU with dirty tracking; else unplug it first.",
-                )
-            )
-        if plan is not None and devices_log:
-            found += _start(device, plan, page_size)
+        if device in migrating:
+            found += _tracking(device, device.name in tracked, _container(device) in iommu_in_use, known)
+            found += _large_memory(device, device.name in tracked, guest_memory, page_size, known)
+            if len(migrating) > 1 and (known < (8, 2) or not device.p2p):
+                found.append(_several_devices(device, known))
+            found += _viommu(device, device.name in tracked, known)
+            if plan is not None and _container(device) not in by_iommu:
+                found += _start(device, plan, page_size)
+        else:
+            found.append(_cannot_migrate(device))
         found += _group(device, ours)
-    if len(devices) > 1:
-        found += [
-            Blocker(
-                Kind.SEVERAL_DEVICES,
-                device.name,
-                "It has no peer-to-peer states, so no moment exists at which all devices are quiet.",
-                "With more than one device, each needs VFIO_MIGRATION_P2P (QEMU 8.2 on; 8.0 and 8.1 allow one device only).",
-            )
-            for device in devices
-            if not device.p2p
-        ]
     return found
 
 
-def _viommu(device: GuestDevice) -> list[Blocker]:
+def _container(device: GuestDevice) -> tuple[str, bool]:
+    """Return a key for the container that QEMU puts a device into: one for each address space, and for type1 and iommufd each."""
+    return device.address_space, device.type1
+
+
+def _may_migrate(device: GuestDevice) -> bool:
+    arguments.choice(device.enable_migration, "enable_migration", ("auto", "on", "off"))
+    return device.migrates and device.enable_migration != "off"
+
+
+def _iommu_tracks(device: GuestDevice, by_default: bool, known: Release) -> bool:
+    """Whether QEMU counts on the IOMMU's dirty tracking for a device."""
+    tracks = by_default if device.iommu_tracks is None else device.iommu_tracks
+    return bool(tracks) and not device.type1 and known >= (9, 1)
+
+
+def _cannot_migrate(device: GuestDevice) -> Blocker:
+    if device.enable_migration == "off":
+        return Blocker(
+            Kind.DISABLED,
+            device.name,
+            "Its enable-migration is off.",
+            "Leave the property out (auto), or unplug the device first.",
+            qemu=messages.disabled_blocker(device.name),
+        )
+    return Blocker(
+        Kind.NO_MIGRATION,
+        device.name,
+        f"Its driver has no migration ({errno.errorcode.get(device.migration_errno, device.migration_errno)}).",
+        "Bind it to a VFIO driver of its own that migrates (mlx5_vfio_pci, pds_vfio_pci, ...), if there is one; else unplug it first.",
+        qemu=messages.no_migration_blocker(device.name, device.migration_errno),
+    )
+
+
+def _tracking(device: GuestDevice, iommu_tracks: bool, iommu_in_use: bool, known: Release) -> list[Blocker]:
+    if iommu_tracks:
+        return []
+    found = []
+    if not device.tracks_itself:
+        forced = device.enable_migration == "on"
+        found.append(
+            Blocker(
+                Kind.NO_LOGGING,
+                device.name,
+                "The device's own logging is switched off and the IOMMU does not track it, so every page counts as dirty in every report."
+                if device.logs
+                else "The device does not log its DMA and the IOMMU does not track it, so every page counts as dirty in every report.",
+                "Use a device and driver with DMA logging, or iommufd on an IOMMU with dirty tracking; else unplug it first.",
+                fatal=not forced,
+                qemu=messages.no_tracking_blocker(device.name, version=str(known)),
+            )
+        )
+    if iommu_in_use and not device.type1:
+        # iommufd_set_dirty_page_tracking() and iommufd_query_dirty_bitmap() pass over its page table (hw/vfio/iommufd.c in 10.0.13 and 10.2.2).
+        found.append(
+            Blocker(
+                Kind.UNTRACKED,
+                device.name,
+                "Not all devices log, so QEMU uses the IOMMU's tracking for all, and passes over this one, which the IOMMU does not track: "
+                "pages that it writes are not sent again.",
+                "Give the guest devices that all log, or that the IOMMU all tracks.",
+                qemu=messages.untracked_warning(device.name),
+            )
+        )
+    return found
+
+
+def _large_memory(
+    device: GuestDevice, iommu_tracks: bool, guest_memory: int | None, page_size: int, known: Release
+) -> list[Blocker]:
+    largest = LARGEST_BITMAP * 8 * page_size
+    if known < (11, 0) or guest_memory is None or guest_memory <= largest or not device.type1:
+        return []
+    if device.tracks_itself or iommu_tracks or device.enable_migration != "on":
+        return []
+    return [
+        Blocker(
+            Kind.LARGE_MEMORY,
+            device.name,
+            f"The guest has {guest_memory / 2**40:g} TiB of memory, and the largest dirty bitmap of its type1 container covers "
+            f"{largest / 2**40:g} TiB.",
+            "Use iommufd (-object iommufd, iommufd= at the device), or a device that logs its DMA.",
+            qemu=messages.large_memory_blocker(device.name),
+        )
+    ]
+
+
+def _several_devices(device: GuestDevice, known: Release) -> Blocker:
+    return Blocker(
+        Kind.SEVERAL_DEVICES,
+        device.name,
+        "It has no peer-to-peer states, so no moment exists at which all devices are quiet."
+        if not device.p2p
+        else f"QEMU {known} migrates one device only.",
+        "With more than one device, each needs VFIO_MIGRATION_P2P (QEMU 8.2 on; 8.0 and 8.1 allow one device only).",
+        qemu=messages.several_devices_blocker(version=str(known)),
+    )
+
+
+def _viommu(device: GuestDevice, iommu_tracks: bool, known: Release) -> list[Blocker]:
     # By address space, not by whether translation is on: with iommu=pt there is nothing to see when the device is
     # realized.
-    if device.address_space == SYSTEM_MEMORY:
+    if device.address_space == SYSTEM_MEMORY or (known >= (11, 0) and not device.tracks_itself):
         return []
     advice = "Attach it to a bus outside the virtual IOMMU (bypass_iommu=on)"
+    if iommu_tracks and known >= (11, 0):
+        advice += ", or switch its own logging off (x-device-dirty-page-tracking=off): the IOMMU tracks it"
+    elif not iommu_tracks:
+        advice += ", or use QEMU 11.0 or later with x-device-dirty-page-tracking=off and iommufd on an IOMMU that tracks dirty pages"
+    else:
+        advice += ", or use QEMU 11.0 or later with x-device-dirty-page-tracking=off: the IOMMU tracks it"
     bits = device.viommu_bits
     if bits is None or bits > 63:
         advice += "; the whole of that IOMMU's address space cannot be logged."
@@ -141,8 +288,9 @@ def _viommu(device: GuestDevice) -> list[Blocker]:
         Blocker(
             Kind.VIOMMU,
             device.name,
-            f"Its DMA goes through {device.address_space}, so its IOVAs are not guest addresses; QEMU up to 10.2 refuses to migrate.",
+            f"Its DMA goes through {device.address_space}, so its IOVAs are not guest addresses; QEMU {known} refuses to migrate it.",
             advice,
+            qemu=messages.viommu_blocker([device.address_space], device.name, version=str(known)) or "",
         )
     ]
 

@@ -17,7 +17,7 @@ import pytest
 
 import pyvfio.guest
 from pyvfio.guest import bars, blockers, limits, mapping, planning, qemu, reserved, sections, x86
-from pyvfio.guest.qemu import layouts, logs, virtio_iommu
+from pyvfio.guest.qemu import blocking, layouts, logs, virtio_iommu
 from pyvfio.guest.sections import MemorySection, Reason
 from pyvfio.iova import IovaRange, IovaSet
 
@@ -797,6 +797,109 @@ def test_a_virtual_iommu_blocks_by_address_space_and_its_width_decides_the_advic
     assert one.kind is other.kind is blockers.Kind.VIOMMU
     assert "this device can" in one.advice
     assert "cannot log all 48 bits" in other.advice
+
+
+def test_a_virtual_iommu_is_no_obstacle_to_iommu_tracking_since_11_0() -> None:
+    behind = blockers.GuestDevice("v0", address_space="vtd-00.0", iommu_tracks=True)
+    for device in (behind._replace(device_tracking=False), behind._replace(logs=False)):
+        assert blockers.find([device]) == []
+        assert kinds(blockers.find([device], version="10.2")) == [blockers.Kind.VIOMMU]
+    [found] = blockers.find([behind])
+    assert "x-device-dirty-page-tracking=off): the IOMMU tracks it" in found.advice
+    assert found.qemu == "v0: Migration is currently not supported with vIOMMU enabled"
+    [without] = blockers.find([behind._replace(iommu_tracks=False)], version="10.2")
+    assert "QEMU 11.0 or later with x-device-dirty-page-tracking=off and iommufd" in without.advice
+
+
+def test_a_device_that_the_kernel_does_not_migrate_is_a_blocker() -> None:
+    device = blockers.GuestDevice("v0", migrates=False, logs=False, address_space="vtd-00.0")
+    [found] = blockers.find([device])
+    assert (found.kind, found.qemu) == (
+        blockers.Kind.NO_MIGRATION,
+        "v0: VFIO migration is not supported in kernel",
+    )
+    [other] = blockers.find([device._replace(migration_errno=errno.EOPNOTSUPP)])
+    assert other.qemu == ("v0: Migration couldn't be initialized for VFIO device, err: -95 (Operation not supported)")
+    [off] = blockers.find([device._replace(enable_migration="off")])
+    assert (off.kind, off.qemu) == (blockers.Kind.DISABLED, "v0: Migration is disabled for VFIO device")
+    with pytest.raises(ValueError, match="enable_migration must be one of"):
+        blockers.find([device._replace(enable_migration="maybe")])
+
+
+def test_a_device_that_nobody_tracks_is_a_warning_if_migration_is_forced() -> None:
+    device = blockers.GuestDevice("v0", logs=False)
+    [found] = blockers.find([device])
+    assert (found.fatal, found.qemu) == (True, "v0: VFIO device doesn't support device and IOMMU dirty tracking")
+    [old] = blockers.find([device], version="9.0", iommu_tracks=True)
+    assert old.qemu == "v0: VFIO device doesn't support device dirty tracking"
+    [forced] = blockers.find([device._replace(enable_migration="on")])
+    assert not forced.fatal
+    [off] = blockers.find([blockers.GuestDevice("v0", device_tracking=False)])
+    assert (off.kind, "switched off" in off.message) == (blockers.Kind.NO_LOGGING, True)
+
+
+@pytest.mark.parametrize(
+    ("version", "memory", "page_size", "blocked"),
+    [("11.0", 8, 4096, False), ("11.0", 9, 4096, True), ("10.2", 9, 4096, False), ("11.1", 9, 65536, False)],
+)
+def test_more_than_8_tib_in_a_type1_container_is_a_blocker_since_11_0(
+    version: str, memory: int, page_size: int, blocked: bool
+) -> None:
+    device = blockers.GuestDevice("v0", logs=False, enable_migration="on", type1=True)
+    found = blockers.find([device], guest_memory=memory << 40, version=version, page_size=page_size)
+    assert (blockers.Kind.LARGE_MEMORY in kinds(found)) is blocked
+    logging = blockers.find([device._replace(logs=True)], guest_memory=memory << 40, version=version)
+    assert logging == []
+
+
+def test_a_type1_container_has_no_iommu_tracking_for_qemu() -> None:
+    device = blockers.GuestDevice("v0", logs=False, type1=True, iommu_tracks=True)
+    assert kinds(blockers.find([device])) == [blockers.Kind.NO_LOGGING]
+
+
+def test_writes_are_lost_where_the_iommu_tracks_for_some_devices_only() -> None:
+    logs_alone = blockers.GuestDevice("v0", iommu_tracks=False)
+    tracked = blockers.GuestDevice("v1", logs=False, iommu_tracks=True)
+    [found] = blockers.find([logs_alone, tracked])
+    assert (found.kind, found.device) == (blockers.Kind.UNTRACKED, "v0")
+    assert found.qemu == "IOMMU instance for device v0 doesn't support dirty tracking"
+    assert blockers.find([logs_alone, tracked._replace(logs=True)]) == []
+
+
+def test_qemu_8_1_migrates_one_device_only() -> None:
+    two = [blockers.GuestDevice("v0"), blockers.GuestDevice("v1")]
+    assert kinds(blockers.find(two, version="8.1")) == [blockers.Kind.SEVERAL_DEVICES] * 2
+    assert blockers.find(two, version="8.2") == []
+    unmigrated = [two[0], two[1]._replace(migrates=False, p2p=False)]
+    assert kinds(blockers.find(unmigrated)) == [blockers.Kind.NO_MIGRATION]
+
+
+def test_qemus_own_blockers_have_its_order() -> None:
+    bad = blockers.GuestDevice("v0", logs=False, p2p=False, address_space="vtd-00.0")
+    good = blockers.GuestDevice("v1", address_space="vtd-00.1")
+    off = blockers.GuestDevice("v2", enable_migration="off", migrates=False)
+    assert blocking.migration_blockers([bad, good, off]) == (
+        [
+            "v0: VFIO device doesn't support device and IOMMU dirty tracking",
+            "Multiple VFIO devices migration is supported only if all of them support P2P migration",
+            "v1: Migration is currently not supported with vIOMMU enabled",
+            "v2: Migration is disabled for VFIO device",
+        ],
+        None,
+        [],
+    )
+
+
+def test_a_device_that_must_migrate_and_cannot_ends_qemu() -> None:
+    forced = blockers.GuestDevice("v0", logs=False, p2p=False, enable_migration="on")
+    first = blocking.migration_blockers([forced, blockers.GuestDevice("v1")])
+    assert (first.error, len(first.blockers), len(first.warnings)) == (None, 1, 1)
+    second = blocking.migration_blockers([blockers.GuestDevice("v1"), forced])
+    assert second.error == "Multiple VFIO devices migration is supported only if all of them support P2P migration"
+    large = blocking.migration_blockers([forced._replace(type1=True)], guest_memory=9 << 40)
+    assert large.error == (
+        "v0: Migration is currently not supported with large memory VM due to dirty tracking limitation in backend"
+    )
 
 
 def test_devices_without_logging_need_an_iommu_that_tracks() -> None:

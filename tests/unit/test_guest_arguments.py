@@ -15,13 +15,23 @@ import pytest
 
 from pyvfio import bitmap, iova
 from pyvfio.guest import bars, blockers, limits, mapping, planning, qemu_release, reserved, sections, x86
-from pyvfio.guest.qemu import dirty_logging, iova_tree, layouts, logs, messages, ranges, starting, virtio_iommu
+from pyvfio.guest.qemu import (
+    blocking,
+    dirty_logging,
+    iova_tree,
+    layouts,
+    logs,
+    messages,
+    ranges,
+    starting,
+    virtio_iommu,
+)
 from pyvfio.guest.sections import MemorySection
 from pyvfio.iova import IovaRange, IovaSet
 
 MODULES = (
     sections, planning, limits, mapping, reserved, x86, blockers, bars, qemu_release, iova, bitmap,
-    ranges, dirty_logging, starting, logs, messages, iova_tree, virtio_iommu, layouts,
+    ranges, blocking, dirty_logging, starting, logs, messages, iova_tree, virtio_iommu, layouts,
 )  # fmt: skip
 BAD: tuple[Any, ...] = (
     None, "x", b"x", 5, -1, 2**64, 2**70, 1.5, float("nan"), True, [], (), {}, object(), np.int64(-5), [1], ["a"], [None], (1, 2, 3),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from itertools import combinations, pairwise
 
@@ -10,10 +11,47 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from pyvfio.guest import limits, planning, qemu, reserved, x86
-from pyvfio.guest.qemu import layouts
+from pyvfio.guest import blockers, limits, planning, qemu, reserved, x86
+from pyvfio.guest.qemu import blocking, layouts
 from pyvfio.guest.sections import MemorySection, Reason, census, trim
 from pyvfio.iova import WHOLE, IovaRange, IovaSet
+
+devices = st.builds(
+    blockers.GuestDevice,
+    name=st.sampled_from(["v0", "v1", "v2"]),
+    logs=st.booleans(),
+    address_space=st.sampled_from([blockers.SYSTEM_MEMORY, "vtd"]),
+    limits=st.just(limits.CORE),
+    viommu_bits=st.just(None),
+    peers=st.just(()),
+    migration_errno=st.sampled_from([errno.ENOTTY, errno.EOPNOTSUPP]),
+    p2p=st.booleans(),
+    migrates=st.sampled_from([True, True, False]),
+    enable_migration=st.sampled_from(["auto", "auto", "on", "off"]),
+    device_tracking=st.booleans(),
+    iommu_tracks=st.booleans(),
+    type1=st.booleans(),
+)
+
+
+@given(
+    st.lists(devices, max_size=3, unique_by=lambda device: device.name),
+    st.sampled_from(["8.1", "8.2", "9.0", "9.1", "10.2", "11.0", "11.1"]),
+    st.sampled_from([0, 8 << 40, 9 << 40]),
+)
+def test_the_advice_covers_qemus_own_blockers(
+    them: list[blockers.GuestDevice], version: str, guest_memory: int
+) -> None:
+    theirs = blocking.migration_blockers(them, guest_memory=guest_memory, version=version)
+    ours = blockers.find(them, guest_memory=guest_memory, version=version)
+    told = [blocker.qemu for blocker in ours]
+    assert {*theirs.blockers, *theirs.warnings, *filter(None, [theirs.error])} <= set(told)
+    kinds_qemu_misses = {blockers.Kind.UNTRACKED}
+    fatal = [each for each in ours if each.fatal and each.kind not in kinds_qemu_misses]
+    assert bool(fatal) == bool(theirs.blockers or theirs.error)
+    if len(them) == 1 and fatal:
+        assert fatal[0].qemu == (theirs.error or theirs.blockers[0])
+
 
 Way = Callable[[x86.Machine], x86.Layout]
 

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""QEMU's messages about virtual IOMMUs and failed mappings."""
+"""QEMU's messages about migration that is not possible, virtual IOMMUs and failed mappings."""
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.guest.qemu_release import NEWEST, release
 
 SYSTEM_MEMORY = "address_space_memory"
@@ -37,6 +40,48 @@ def viommu_blocker(
     if known < (8, 1):
         device = None
     return f"{device}: {_VIOMMU_TEXT}" if device else _VIOMMU_TEXT
+
+
+def disabled_blocker(device: str) -> str:
+    """Return the message about a device with enable-migration=off (8.1 on)."""
+    return f"{device}: Migration is disabled for VFIO device"
+
+
+def no_migration_blocker(device: str, number: int = errno.ENOTTY) -> str:
+    """Return the message about a device that the kernel does not migrate (8.1 on).
+
+    :param number: the errno of VFIO_DEVICE_FEATURE_MIGRATION: ENOTTY without the feature, EOPNOTSUPP without STOP_COPY
+    """
+    number = arguments.integer(number, "number", 1, 4095)
+    if number == errno.ENOTTY:
+        return f"{device}: VFIO migration is not supported in kernel"
+    return f"{device}: Migration couldn't be initialized for VFIO device, err: {-number} ({os.strerror(number)})"
+
+
+def no_tracking_blocker(device: str, *, version: str = NEWEST) -> str:
+    """Return the message about a device whose writes nobody tracks: a blocker with enable-migration=auto, a warning with `on`.
+
+    Read in 10.0.13 and 10.2.2. Before 9.1, which can do with the IOMMU's tracking, the text does not name the IOMMU.
+    """
+    what = "device and IOMMU" if release(version, since=(8, 1)) >= (9, 1) else "device"
+    return f"{device}: VFIO device doesn't support {what} dirty tracking"
+
+
+def large_memory_blocker(device: str) -> str:
+    """Return the message about more guest memory than a type1 container's largest dirty bitmap covers (46c763311419, 11.0 on)."""
+    return f"{device}: Migration is currently not supported with large memory VM due to dirty tracking limitation in backend"
+
+
+def several_devices_blocker(*, version: str = NEWEST) -> str:
+    """Return the message about several devices: in 8.1 about any two, since 8.2 if one of them has no peer-to-peer states."""
+    if release(version, since=(8, 1)) < (8, 2):
+        return "Migration is currently not supported with multiple VFIO devices"
+    return "Multiple VFIO devices migration is supported only if all of them support P2P migration"
+
+
+def untracked_warning(device: str) -> str:
+    """Return the warning about a device under iommufd whose page table does not track, while another's in its container does (9.1 on)."""
+    return f"IOMMU instance for device {device} doesn't support dirty tracking"
 
 
 class MapFailure(NamedTuple):
