@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: MIT
+"""A device that writes where it is told, and pictures without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import matplotlib as mpl
+import pytest
+
+import pyvfio
+from pyvfio.mock import Kernel
+
+mpl.use("Agg")
+
+
+@pytest.fixture
+def device() -> Iterator[pyvfio.Device]:
+    """A device of the mock that logs."""
+    with pyvfio.open("vfio-mock.0", kernel=Kernel("amd")) as opened:
+        yield opened
