@@ -45,8 +45,9 @@ class Edu:
     def __init__(self, device: Device, *, interrupt: bool = False) -> None:
         self.device = device
         bar = device.regions[0]
-        # Loads and stores where the BAR can be mapped, else the kernel makes each access.
-        self.registers = bar.mmap() if bar.mmappable else bar
+        # Loads and stores where all of the BAR can be mapped, else the kernel makes each access: a driver that logs DMA keeps the
+        # registers to itself.
+        self.registers = bar.mmap() if (0, bar.size) in bar.info.areas else bar
         self.vector = device.irqs.msi.enable()[0] if interrupt else None
 
     def __enter__(self) -> Self:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 import enum
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from vmtest.kernel import Wanted, finished_kernel, require_kernel
-from vmtest.mock_module import build_mock
+from vmtest.modules import MODULES
 from vmtest.problems import Missing, Problem, say
 
 
@@ -20,7 +21,7 @@ class ExitCode(enum.IntEnum):
     FAILED = 1
     MISSING = 3
     NOT_BUILT = 4
-    NO_MOCK = 5
+    NO_MODULE = 5
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -44,8 +45,11 @@ def wanted_kernel(arguments: argparse.Namespace) -> Wanted:
     return Wanted(wanted.version, debug=wanted.debug or arguments.debug)
 
 
-def paths_of(kernel: Path, mock: Path | None) -> dict[str, str | None]:
-    """Return what --json prints: the paths, None for what this kernel does not have."""
+def paths_of(kernel: Path, modules: Mapping[str, Path | None]) -> dict[str, str | None]:
+    """Return what --json prints: the paths, None for what this kernel does not have.
+
+    :param modules: the modules of tests/ by name, None for one that does not build
+    """
 
     def path_of(name: str) -> str | None:
         return str(kernel / name) if (kernel / name).exists() else None
@@ -57,8 +61,7 @@ def paths_of(kernel: Path, mock: Path | None) -> dict[str, str | None]:
         "headers": path_of("include"),
         "mtty_module": path_of("modules/mtty.ko"),
         "mdev_module": path_of("modules/mdev.ko"),
-        "mock_module": None if mock is None else str(mock),
-    }
+    } | {name: None if path is None else str(path) for name, path in modules.items()}
 
 
 def main() -> int:
@@ -72,9 +75,9 @@ def main() -> int:
         return ExitCode.DONE
     try:
         kernel = require_kernel(wanted, update=arguments.update)
-        mock = build_mock(kernel)
+        modules = {module.name: module.build(kernel) for module in MODULES}
     except Problem as problem:
         say(str(problem))
         return ExitCode.MISSING if isinstance(problem, Missing) else ExitCode.FAILED
-    print(json.dumps(paths_of(kernel, mock)) if arguments.json else kernel)
-    return ExitCode.NO_MOCK if mock is None else ExitCode.DONE
+    print(json.dumps(paths_of(kernel, modules)) if arguments.json else kernel)
+    return ExitCode.NO_MODULE if None in modules.values() else ExitCode.DONE

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vmtest.devices import Device
+from vmtest.modules import MODULES
 from vmtest.shares import HIDDEN, Share
 
 # Names of environment variables that the command inherits from the host.
@@ -102,10 +103,9 @@ def guest_environment(
     }
     files = {
         "PYVFIO_KERNEL_HEADERS": kernel["headers"],
-        "PYVFIO_MOCK_MODULE": kernel["mock_module"],
         "PYVFIO_MDEV_MODULE": kernel["mdev_module"],
         "PYVFIO_MTTY_MODULE": kernel["mtty_module"],
-    }
+    } | {module.variable: kernel[module.name] for module in MODULES}
     return environment | {name: path for name, path in files.items() if path}
 
 

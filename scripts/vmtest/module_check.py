@@ -16,10 +16,12 @@ import tempfile
 from pathlib import Path
 
 from vmtest.apt import install
-from vmtest.kernel import Wanted, require_kernel
-from vmtest.mock_module import SOURCES, sources, write_sources
+from vmtest.kernel import Wanted, finished_kernel, require_kernel
+from vmtest.modules import MODULES, Module
 from vmtest.problems import Missing, Problem, say
 
+# The kernels before the newest that the modules build for.
+OLDER = ("6.12", "6.1")
 SPARSE = f"sparse -include {Path(__file__).resolve().with_name('sparse.h')}"
 
 # Types of checkpatch's messages that say nothing here, and why.
@@ -53,31 +55,33 @@ def sparse_findings(output: str) -> list[str]:
     return [line for line in output.splitlines() if re.search(r":\d+:\d+: (?:warning|error):", line)]
 
 
-def check_sparse(kernel: Path) -> list[str]:
-    """Return what sparse says of the module as it is built for a finished kernel."""
-    with tempfile.TemporaryDirectory(prefix="pyvfio-mock-") as directory:
-        write_sources(sources(), Path(directory))
+def check_sparse(module: Module, kernel: Path) -> list[str]:
+    """Return what sparse says of a module as it is built for a finished kernel."""
+    with tempfile.TemporaryDirectory(prefix="pyvfio-module-") as directory:
+        module.write_sources(Path(directory))
         # C=2 runs the checker on every file.
         make = ["make", "-C", str(kernel / "tree"), f"M={directory}", "C=2", f"CHECK={SPARSE}", "modules"]
         result = subprocess.run(make, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    output = result.stdout + result.stderr
+        # An older kernel names the files by their full path.
+        output = (result.stdout + result.stderr).replace(f"{directory}/", "")
     if "CHECK " not in result.stdout:
         raise Problem(f"make did not run sparse:\n{output}")
     if result.returncode:
-        raise Problem(f"the module does not build:\n{output}")
-    return sparse_findings(output)
+        raise Problem(f"{module.name} does not build:\n{output}")
+    # What sparse says of the kernel's own headers says nothing here.
+    return [finding for finding in sparse_findings(output) if finding.partition(":")[0] in module.sources()]
 
 
-def check_checkpatch(kernel: Path) -> list[str]:
-    """Return what checkpatch says of each source of the module."""
+def check_checkpatch(module: Module, kernel: Path) -> list[str]:
+    """Return what checkpatch says of each source of a module."""
     script = kernel / "tree" / "scripts" / "checkpatch.pl"
     if not script.exists():
         raise Problem(f"{script} is missing: only a kernel that was built from source has it")
     findings = []
-    for name in sources():
+    for name in sorted(module.sources().keys() - {Path(name).name for name in module.shared}):
         command = ["perl", str(script), "--no-tree", "--strict", "--terse", "--show-types", "--no-summary"]
         command += ["--ignore", ",".join(ignored_in(name)), "--file", name]
-        result = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, check=False)
+        result = subprocess.run(command, cwd=module.directory, capture_output=True, text=True, check=False)
         lines = result.stdout.splitlines()
         if result.returncode and not lines:
             raise Problem(f"checkpatch failed on {name}: {result.stderr.strip()}")
@@ -85,22 +89,39 @@ def check_checkpatch(kernel: Path) -> list[str]:
     return findings
 
 
+def kernels_to_build_for(name: str | None) -> list[Path]:
+    """Return the finished kernel of that name; without a name the newest and all others that are there."""
+    kernels = [require_kernel(Wanted.named(name))]
+    if name is None:
+        kernels += [kernel for version in OLDER if (kernel := finished_kernel(Wanted(version)))]
+    return kernels
+
+
 def main() -> int:
     """Check the modules, print what is found, and return the exit code."""
     parser = argparse.ArgumentParser(description="Check the kernel modules with sparse and checkpatch.")
-    parser.add_argument("--kernel", metavar="VERSION", help="build for this kernel; without it the newest")
+    parser.add_argument(
+        "--kernel", metavar="VERSION", help="build for this kernel; without it for the newest and all that are there"
+    )
     arguments = parser.parse_args()
+    findings = []
     try:
         install("sparse", "perl")
-        kernel = require_kernel(Wanted.named(arguments.kernel))
-        findings = check_sparse(kernel) + check_checkpatch(kernel)
+        kernels = kernels_to_build_for(arguments.kernel)
+        for module in MODULES:
+            for kernel in kernels:
+                release = (kernel / "release").read_text().strip()
+                findings += [f"{module.name} for {release}: {finding}" for finding in check_sparse(module, kernel)]
+            findings += [f"{module.name}: {finding}" for finding in check_checkpatch(module, kernels[0])]
     except Problem as problem:
         say(str(problem))
         return ExitCode.MISSING if isinstance(problem, Missing) else ExitCode.FINDINGS
+    files = sum(len(module.sources()) for module in MODULES)
     for finding in findings:
         print(finding)
     if findings:
-        print(f"{len(findings)} findings in {len(sources())} files", file=sys.stderr)
+        print(f"{len(findings)} findings in {files} files", file=sys.stderr)
         return ExitCode.FINDINGS
-    say(f"{len(sources())} files are clean: sparse and checkpatch of kernel {(kernel / 'release').read_text().strip()}")
+    releases = ", ".join((kernel / "release").read_text().strip() for kernel in kernels)
+    say(f"{files} files are clean: checkpatch, and sparse for {releases}")
     return ExitCode.CLEAN

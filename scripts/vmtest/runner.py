@@ -26,7 +26,7 @@ from vmtest.tally import Tally
 
 RESULTS = ROOT / ".results"
 #: exit codes of scripts/build_kernel
-BUILT, MISSING, NO_MOCK = 0, 3, 5
+BUILT, MISSING, NO_MODULE = 0, 3, 5
 
 RunJob = Callable[..., Coroutine[Any, Any, int]]
 
@@ -145,7 +145,7 @@ class Run:
         if suite.needs_kernel:
             assert kernel is not None
             code = await kernel
-            if code not in (BUILT, NO_MOCK):
+            if code not in (BUILT, NO_MODULE):
                 self._judge(f"{suite.name}: scripts/build_kernel", code, MISSING)
                 return
         begun = time.monotonic()
@@ -180,11 +180,11 @@ class Run:
         if code == MISSING:
             self._tally.skip("what runs on a real kernel: scripts/build_kernel says above what is missing")
             return
-        if code not in (BUILT, NO_MOCK):
+        if code not in (BUILT, NO_MODULE):
             self._tally.fail(f"scripts/build_kernel returned {code}")
             return
-        if code == NO_MOCK:
-            self._tally.fail("tests/vfio_mock does not build for the newest kernel")
+        if code == NO_MODULE:
+            self._tally.fail("a module of tests/ does not build for the newest kernel")
         self.say(f"the contract suite, in {len(self._plan.machines)} virtual machines")
         older = asyncio.create_task(self._build_older_kernels())
         try:
@@ -223,7 +223,7 @@ class Run:
         log = self._scratch / f"kernel-{machine.name.replace(' ', '-')}"
         # What it says goes to stderr, and the paths to the last line.
         code = await self._run_job(["scripts/build_kernel", *choice, "--json"], echo=False, log=log)
-        if code in (BUILT, NO_MOCK):
+        if code in (BUILT, NO_MODULE):
             release: str = json.loads(log.read_text().splitlines()[-1])["release"]
             return DEBUG if machine.kernel == DEBUG else contract.short_release(release)
         print(log.read_text(), flush=True)

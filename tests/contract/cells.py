@@ -38,7 +38,7 @@ _WARM = (
     # An extension module that is first loaded in a child now and then crashes it there, under QEMU 7.2.
     "asyncio", "ctypes", "multiprocessing", "numpy", "resource", "subprocess",
     "pyvfio.spaces.opening", "pyvfio.spaces.container", "pyvfio.device", "pyvfio.irq", "pyvfio.pci", "pyvfio.dirty.log", "pyvfio.migration",
-    "pyvfio.iommufd.ioas", "pyvfio.iommufd.hwpt", "pyvfio.host.binding", "tests.contract.drivers.edu", "tests.contract.drivers.nvme", "tests.contract.drivers.vfio_mock",
+    "pyvfio.iommufd.ioas", "pyvfio.iommufd.hwpt", "pyvfio.host.binding", "tests.contract.drivers.edu", "tests.contract.drivers.nvme", "tests.contract.drivers.vfio_mock", "tests.contract.drivers.edu_vfio_pci",
 )  # fmt: skip
 
 

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from pyvfio.kernel import Kernel
     from pyvfio.spaces.base import AddressSpace
     from pyvfio.tracing import Watch
-    from pyvfio.vfio_mock import VfioMock
-    from tests.contract.drivers import Dma
+    from tests.contract.drivers import Dma, Logger
     from tests.contract.mock_domain import MockDevice
 
 #: fixtures that are written elsewhere
@@ -91,10 +90,10 @@ def machine(cell: Cell) -> Kernel:
 
 @pytest.fixture(scope="session")
 def address(cell: Cell, machine: Kernel) -> Iterator[str]:
-    """The address of the cell's device, which is in the hands of a VFIO driver."""
+    """The address of the cell's device, bound to a VFIO driver."""
     from tests.contract import guest
 
-    with guest.ready(guest.address_of(cell.device), machine) as found:
+    with guest.ready(guest.address_of(cell.device), machine, guest.driver_of(cell.device)) as found:
         yield found
 
 
@@ -157,11 +156,26 @@ def dma(device: Device, cell: Cell) -> Iterator[Dma]:
 
 
 @pytest.fixture
-def logger(device: Device) -> VfioMock:
+def logger(device: Device, cell: Cell) -> Iterator[Logger]:
     """The device as one that logs DMA: what the device writes, its limits, its failures."""
-    from pyvfio.vfio_mock import VfioMock
+    from tests.contract.drivers import logger_for
 
-    return VfioMock(device)
+    with logger_for(cell.device, device) as logger:
+        yield logger
+
+
+@pytest.fixture
+def second_logger(space: AddressSpace, machine: Kernel, cell: Cell) -> Iterator[Logger]:
+    """Another device of the same kind, in the same address space, as one that logs DMA."""
+    from tests.contract import guest
+    from tests.contract.drivers import logger_for
+
+    with (
+        guest.ready(guest.second_address_of(cell.device), machine, guest.driver_of(cell.device)) as address,
+        space.attach(address) as device,
+        logger_for(cell.device, device) as logger,
+    ):
+        yield logger
 
 
 @pytest.fixture

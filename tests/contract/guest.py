@@ -27,6 +27,10 @@ DEVICES: dict[str, str] = json.loads(os.environ.get("PYVFIO_VM_DEVICES", "{}")) 
 }  # fmt: skip
 
 MOCK = "vfio-mock"
+#: edu by the driver of tests/edu_vfio_pci, which logs and migrates
+EDU = "edu-vfio-pci"
+#: a device of the suite -> the module of its driver, and the variable with the module's path
+MODULES = {MOCK: ("vfio_mock", "PYVFIO_MOCK_MODULE"), EDU: ("edu_vfio_pci", "PYVFIO_EDU_MODULE")}
 
 
 def kernel_of(cell: Cell) -> Kernel:
@@ -42,20 +46,35 @@ def kernel_of(cell: Cell) -> Kernel:
 
 def address_of(device: str) -> str:
     """The address of the first device of that name; it is alone in its group."""
+    if KERNEL != IN_PROCESS:
+        load_driver(device)
     if device == MOCK:
-        if KERNEL != IN_PROCESS:
-            load_mock()
         return f"{MOCK}.0"
+    if device == EDU:
+        device = "edu"
     return next(address for address, name in DEVICES.items() if name == device)
 
 
-def load_mock() -> None:
-    """Load the module of tests/vfio_mock if it is not there yet."""
-    if not Path("/sys/module/vfio_mock").exists():
-        module = os.environ.get("PYVFIO_MOCK_MODULE")
-        if module is None:
-            raise RuntimeError("tests/vfio_mock was not built for this kernel")
-        subprocess.run(["insmod", module], check=True)
+def second_address_of(device: str) -> str:
+    """Return the address of another device of the same kind, whose DMA reaches memory behind every IOMMU.
+
+    It is alone in its group, or the others in the group have no driver.
+    """
+    return {MOCK: f"{MOCK}.1", EDU: "0000:00:05.0"}[device]
+
+
+def driver_of(device: str) -> str:
+    """Return the VFIO driver that a device of the suite is bound to."""
+    return MODULES[EDU][0] if device == EDU else "vfio-pci"
+
+
+def load_driver(device: str) -> None:
+    """Load the module with the driver of a device of the suite, if it has one and it is not there yet."""
+    module, variable = MODULES.get(device, ("", ""))
+    if module and not Path(f"/sys/module/{module}").exists():
+        if variable not in os.environ:
+            raise RuntimeError(f"tests/{module} was not built for this kernel")
+        subprocess.run(["insmod", os.environ[variable]], check=True)
 
 
 @contextlib.contextmanager
@@ -73,10 +92,10 @@ def mtty(ports: int = 2) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def ready(address: str, kernel: Kernel) -> Iterator[str]:
-    """A device in the hands of a VFIO driver."""
+def ready(address: str, kernel: Kernel, driver: str = "vfio-pci") -> Iterator[str]:
+    """Bind a device to a VFIO driver; vfio-mock has its own."""
     if address.startswith(MOCK):
         yield address
         return
-    with host.bind(address, "vfio-pci", kernel=kernel):
+    with host.bind(address, driver, kernel=kernel):
         yield address

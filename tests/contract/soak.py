@@ -47,7 +47,7 @@ def one_round(address: str, mode: Mode, kernel: Kernel, buffer: DmaBuffer) -> No
     with pyvfio.open(address, mode=mode, kernel=kernel) as device:
         device.address_space.map(buffer, 0x10_0000).unmap()
         if device.regions[0].mmappable:
-            device.regions[0].mmap()
+            device.regions[0].mmap(device.regions[0].info.areas[0].offset)
 
 
 def rounds(address: str, mode: Mode, kernel: Kernel, count: int, stops: int, warm: int = 5) -> Iterator[Figures]:

@@ -84,7 +84,7 @@ PROBES: dict[str, Callable[[Device], object]] = {
     "pci": lambda device: device.info.is_pci,
     "dma_buf": lambda device: lib.VFIO_DEVICE_FEATURE_DMA_BUF in device.features,
     "reset": lambda device: device.info.resettable,
-    "bar_mmap": lambda device: device.info.is_pci and device.regions[0].mmappable,
+    "bar_mmap": lambda device: device.info.is_pci and (0, device.regions[0].size) in device.regions[0].info.areas,
     "intx": lambda device: irqs(device, lib.VFIO_PCI_INTX_IRQ_INDEX) > 0,
     "msi": lambda device: irqs(device, lib.VFIO_PCI_MSI_IRQ_INDEX) > 0,
     "msix": lambda device: irqs(device, lib.VFIO_PCI_MSIX_IRQ_INDEX) > 0,

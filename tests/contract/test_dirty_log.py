@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import errno
 import mmap
+import os
 import random
 import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from examples.edu import COMMAND
 
 import pyvfio
 from pyvfio import DirtyBitmap, DmaBuffer, InvalidRequest, IovaRange, Unsupported
@@ -26,13 +28,15 @@ if TYPE_CHECKING:
     from pyvfio import Device, DirtyLog
     from pyvfio.spaces.base import AddressSpace
     from pyvfio.vfio_mock import VfioMock
+    from tests.contract.drivers import Logger
+    from tests.contract.drivers.edu_vfio_pci import driver as EduVfioPci
 
 PAGE = 4096
 BASE = 0x10_0000
 
 
 @pytest.fixture
-def logged(space: AddressSpace, logger: VfioMock) -> IovaRange:
+def logged(space: AddressSpace, logger: Logger) -> IovaRange:
     """A mapped range of 64 pages that the device may write."""
     return space.map(DmaBuffer(64 * PAGE), BASE).range
 
@@ -41,7 +45,7 @@ def pages(bitmap: DirtyBitmap) -> list[int]:
     return list(bitmap.pages())
 
 
-def test_the_written_pages_are_reported_once(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+def test_the_written_pages_are_reported_once(device: Device, logger: Logger, logged: IovaRange) -> None:
     with device.dirty_log([logged]) as log:
         assert log.page_size == PAGE
         logger.touch_each([BASE + 5 * PAGE, BASE + 6 * PAGE + 8, BASE + 40 * PAGE])
@@ -54,22 +58,22 @@ def test_the_written_pages_are_reported_once(device: Device, logger: VfioMock, l
         assert log.read().count() == 0
 
 
-def test_what_was_written_before_the_start_is_not_known(device: Device, logger: VfioMock, logged: IovaRange) -> None:
-    logger.fill(BASE, 64 * PAGE)
+def test_what_was_written_before_the_start_is_not_known(device: Device, logger: Logger, logged: IovaRange) -> None:
+    logger.touch(BASE, 8 * PAGE)
     with device.dirty_log([logged]) as log:
         assert log.read().count() == 0
 
 
-def test_a_read_of_a_part_clears_that_part_alone(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+def test_a_read_of_a_part_clears_that_part_alone(device: Device, logger: Logger, logged: IovaRange) -> None:
     with device.dirty_log([logged]) as log:
-        logger.fill(BASE, 64 * PAGE)
+        logger.touch(BASE, 16 * PAGE)
         part = IovaRange.of(BASE + 8 * PAGE, 4 * PAGE)
         assert pages(log.read(part)) == [BASE + page * PAGE for page in range(8, 12)]
         assert log.read(part).count() == 0
-        assert log.read().count() == 60
+        assert log.read().count() == 12
 
 
-def test_reads_accumulate_in_one_bitmap(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+def test_reads_accumulate_in_one_bitmap(device: Device, logger: Logger, logged: IovaRange) -> None:
     with device.dirty_log([logged]) as log:
         logger.touch_each([BASE])
         bitmap = log.read()
@@ -78,20 +82,24 @@ def test_reads_accumulate_in_one_bitmap(device: Device, logger: VfioMock, logged
         assert pages(bitmap) == [BASE, BASE + 3 * PAGE]
 
 
-def test_a_thousand_random_pages_in_four_windows_come_back_and_no_others(
-    device: Device, space: AddressSpace, logger: VfioMock
+def test_random_pages_in_four_windows_come_back_and_no_others(
+    device: Device, space: AddressSpace, logger: Logger
 ) -> None:
     rng = random.Random(7)
-    starts = (0x10_0000, 0x4000_0000, 0xF_0000_0000, 0x1F0_0000_0000)
+    starts: list[int] = [
+        start for start in (0x10_0000, 0x4000_0000, 0xF_0000_0000, 0x1F0_0000_0000) if start in logger.reach
+    ]
+    starts += [0x400_0000 * number for number in range(1, 5 - len(starts))]
     ranges = [space.map(DmaBuffer(1024 * PAGE), start).range for start in starts]
     # The first two are logged as one range, with what lies between them.
     asked = [IovaRange(ranges[0].start, ranges[1].last), *ranges[2:]]
-    wanted = {rng.choice(ranges).start + rng.randrange(1024) * PAGE for _ in range(1000)}
+    wanted = {rng.choice(ranges).start + rng.randrange(1024) * PAGE for _ in range(logger.many)}
     order = rng.sample(sorted(wanted), len(wanted))
     seen: set[int] = set()
     with device.dirty_log(asked) as log:
-        for at in range(0, len(order), 250):
-            logger.touch_each(iova + rng.randrange(0, PAGE, 8) for iova in order[at : at + 250])
+        part = logger.many // 4
+        for at in range(0, len(order), part):
+            logger.touch_each(iova + rng.randrange(0, PAGE, 8) for iova in order[at : at + part])
             report = log.read()
             found = set(pages(report))
             assert not found & seen
@@ -100,7 +108,7 @@ def test_a_thousand_random_pages_in_four_windows_come_back_and_no_others(
         assert log.read().count() == 0
 
 
-def test_the_device_chooses_the_page_size(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+def test_the_device_chooses_the_page_size(device: Device, logger: Logger, logged: IovaRange) -> None:
     logger["LOG_PAGE_MIN"] = 4 * PAGE
     with device.dirty_log([logged]) as log:
         assert log.page_size == 4 * PAGE
@@ -110,7 +118,7 @@ def test_the_device_chooses_the_page_size(device: Device, logger: VfioMock, logg
         assert [tuple(run) for run in report.runs()] == [(BASE + 4 * PAGE, BASE + 8 * PAGE - 1)]
 
 
-def test_too_large_a_total_says_so(device: Device, logger: VfioMock) -> None:
+def test_too_large_a_total_says_so(device: Device, logger: Logger) -> None:
     ranges = [IovaRange.of(0, 1 << 31), IovaRange.of(1 << 32, 1 << 42)]
     with pytest.raises(OSError, match="more than the device can log") as caught:
         device.dirty_log(ranges)
@@ -132,7 +140,7 @@ def test_too_large_a_total_says_so(device: Device, logger: VfioMock) -> None:
     ids=["none", "misaligned", "overlapping", "to-the-end", "too-many"],
 )
 def test_ranges_that_cannot_be_logged_are_refused(
-    device: Device, logger: VfioMock, ranges: list[IovaRange], error: int, words: str
+    device: Device, logger: Logger, ranges: list[IovaRange], error: int, words: str
 ) -> None:
     with pytest.raises(OSError, match=words) as caught:
         device.dirty_log(ranges)
@@ -142,13 +150,14 @@ def test_ranges_that_cannot_be_logged_are_refused(
         assert logger["LOG_ACTIVE"] == 1
 
 
-def test_a_page_of_ranges_is_taken(device: Device, logger: VfioMock, space: AddressSpace) -> None:
+def test_a_page_of_ranges_is_taken(device: Device, logger: Logger, space: AddressSpace) -> None:
     ranges = [space.map(DmaBuffer(PAGE), BASE + 2 * page * PAGE).range for page in range(256)]
     with device.dirty_log(ranges) as log:
         logger.touch_each([ranges[0].start, ranges[255].start])
         assert pages(log.read()) == [ranges[0].start, ranges[255].start]
 
 
+@pytest.mark.only(device="vfio-mock")
 def test_reads_while_the_device_writes_report_each_page_once(
     device: Device, logger: VfioMock, logged: IovaRange
 ) -> None:
@@ -168,12 +177,12 @@ def test_reads_while_the_device_writes_report_each_page_once(
 
 
 @pytest.mark.parametrize("page_size", [0, 512, 0x3000])
-def test_page_sizes_that_are_none_are_refused(device: Device, logger: VfioMock, page_size: int) -> None:
+def test_page_sizes_that_are_none_are_refused(device: Device, logger: Logger, page_size: int) -> None:
     with pytest.raises(InvalidRequest, match="power of two"):
         device.dirty_log([IovaRange.of(BASE, 0x3000)], page_size=page_size)
 
 
-def test_reports_outside_the_ranges_are_refused(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+def test_reports_outside_the_ranges_are_refused(device: Device, logger: Logger, logged: IovaRange) -> None:
     with device.dirty_log([logged]) as log:
         for wrong in (IovaRange.of(BASE - PAGE, 2 * PAGE), IovaRange.of(BASE + 64 * PAGE, PAGE)):
             with pytest.raises(InvalidRequest, match="not logged"):
@@ -182,13 +191,13 @@ def test_reports_outside_the_ranges_are_refused(device: Device, logger: VfioMock
             log.read(IovaRange.of(BASE + 8, PAGE))
 
 
-def test_a_second_log_names_the_first(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+def test_a_second_log_names_the_first(device: Device, logger: Logger, logged: IovaRange) -> None:
     with device.dirty_log([logged]), pytest.raises(InvalidRequest, match="being logged already: <DirtyLog of"):
         device.dirty_log([logged])
 
 
 def test_a_stopped_log_can_be_stopped_again_and_reads_no_more(
-    device: Device, logger: VfioMock, logged: IovaRange
+    device: Device, logger: Logger, logged: IovaRange
 ) -> None:
     log = device.dirty_log([logged])
     log.stop()
@@ -198,11 +207,11 @@ def test_a_stopped_log_can_be_stopped_again_and_reads_no_more(
         log.read()
 
 
-def test_stop_without_start_is_no_error(device: Device, logger: VfioMock) -> None:
+def test_stop_without_start_is_no_error(device: Device, logger: Logger) -> None:
     device.features.set(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP)
 
 
-def test_a_start_that_fails_leaves_the_device_usable(device: Device, logger: VfioMock, logged: IovaRange) -> None:
+def test_a_start_that_fails_leaves_the_device_usable(device: Device, logger: Logger, logged: IovaRange) -> None:
     logger.fail("LOG_START", error=errno.ENOMEM)
     with pytest.raises(OSError) as caught:
         device.dirty_log([logged])
@@ -212,20 +221,20 @@ def test_a_start_that_fails_leaves_the_device_usable(device: Device, logger: Vfi
         assert log.read().count() == 1
 
 
-def test_a_report_that_fails_loses_nothing(device: Device, logger: VfioMock, space: AddressSpace) -> None:
-    ranges = [space.map(DmaBuffer(16 * PAGE), start).range for start in (BASE, 0x4000_0000)]
+def test_a_report_that_fails_loses_nothing(device: Device, logger: Logger, space: AddressSpace) -> None:
+    ranges = [space.map(DmaBuffer(16 * PAGE), start).range for start in (BASE, 0x400_0000)]
     with device.dirty_log(ranges) as log:
-        logger.touch_each([BASE, 0x4000_0000])
+        logger.touch_each([BASE, 0x400_0000])
         logger.fail("LOG_REPORT", nth=2, error=errno.EIO)
         with pytest.raises(OSError, match="DMA_LOGGING_REPORT") as caught:
             log.read()
         assert caught.value.errno == errno.EIO
-        assert pages(log.read()) == [BASE, 0x4000_0000]
+        assert pages(log.read()) == [BASE, 0x400_0000]
 
 
 @pytest.mark.parametrize("where", ["nowhere", "in memory that may only be read"])
 def test_a_bitmap_that_cannot_be_written_loses_what_it_was_to_hold(
-    device: Device, logger: VfioMock, logged: IovaRange, cell: Cell, where: str
+    device: Device, logger: Logger, logged: IovaRange, cell: Cell, where: str
 ) -> None:
     """Asked past the library, which therefore has the bitmaps to itself."""
     memory = mmap.mmap(-1, PAGE, prot=mmap.PROT_READ)
@@ -245,24 +254,74 @@ def test_a_bitmap_that_cannot_be_written_loses_what_it_was_to_hold(
 
 
 def test_several_devices_log_together_or_none_does(
-    device: Device, space: AddressSpace, logger: VfioMock, logged: IovaRange
+    device: Device, logger: Logger, second_logger: Logger, logged: IovaRange
 ) -> None:
-    from pyvfio.vfio_mock import VfioMock
+    devices = [device, second_logger.device]
+    with pyvfio.dirty_log(devices, [logged]) as log:
+        logger.touch_each([BASE])
+        second_logger.touch_each([BASE + PAGE])
+        assert pages(log.read()) == [BASE, BASE + PAGE]
+    second_logger.fail("LOG_START", error=errno.ENOSPC)
+    with pytest.raises(OSError) as caught:
+        pyvfio.dirty_log(devices, [logged])
+    assert caught.value.errno == errno.ENOSPC
+    assert (logger["LOG_ACTIVE"], second_logger["LOG_ACTIVE"]) == (0, 0)
 
-    with space.attach("vfio-mock.1") as other:
-        second = VfioMock(other)
-        with pyvfio.dirty_log([device, other], [logged]) as log:
-            logger.touch_each([BASE])
-            second.touch_each([BASE + PAGE])
-            assert pages(log.read()) == [BASE, BASE + PAGE]
-        second.fail("LOG_START", error=errno.ENOSPC)
-        with pytest.raises(OSError) as caught:
-            pyvfio.dirty_log([device, other], [logged])
-        assert caught.value.errno == errno.ENOSPC
-        assert (logger["LOG_ACTIVE"], second["LOG_ACTIVE"]) == (0, 0)
+
+@pytest.mark.only(device="edu-vfio-pci")
+def test_a_transfer_under_way_is_in_every_report(device: Device, logger: EduVfioPci, logged: IovaRange) -> None:
+    with device.dirty_log([logged]) as log:
+        logger.start_write(BASE + 3 * PAGE - 8, 16)
+        wanted = [BASE + 2 * PAGE, BASE + 3 * PAGE]
+        reports = 0
+        while logger.moving:
+            assert pages(log.read()) == wanted
+            reports += 1
+        assert reports > 1
+        # It may have ended after the last report.
+        assert pages(log.read()) in (wanted, [])
+        assert log.read().count() == 0
+
+
+@pytest.mark.only(device="edu-vfio-pci")
+def test_a_transfer_started_before_the_log_is_in_it(device: Device, logger: EduVfioPci, logged: IovaRange) -> None:
+    logger.start_write(BASE + PAGE, 8)
+    with device.dirty_log([logged]) as log:
+        while logger.moving:
+            pass
+        assert pages(log.read()) == [BASE + PAGE]
+        assert log.read().count() == 0
+
+
+@pytest.mark.only(device="edu-vfio-pci")
+def test_nothing_reaches_the_registers_past_the_log(device: Device, kernel: Any) -> None:
+    bar = device.regions[0]
+    assert bar.info.areas == ((PAGE, bar.size - PAGE),)
+    with pytest.raises(Unsupported, match="can be mapped"):
+        bar.mmap(0)
+    # Asked past the library.
+    offset = bar.info.offset
+    with pytest.raises(OSError) as caught:
+        mmap.mmap(device.fileno(), PAGE, offset=offset)
+    assert caught.value.errno == errno.EINVAL
+    # A page behind it can be.
+    mmap.mmap(device.fileno(), PAGE, offset=offset + PAGE).close()
+    eventfd = os.eventfd(0)
+    try:
+        for at, refusal in ((COMMAND, errno.EINVAL), (PAGE, 0)):
+            try:
+                bar.add_ioeventfd(eventfd, at, 4, 0)
+                error = 0
+                bar.remove_ioeventfd(at, 4, 0)
+            except OSError as raised:
+                error = raised.errno or 0
+            assert error == refusal
+    finally:
+        os.close(eventfd)
 
 
 @pytest.mark.require("functions", "pci")
+@pytest.mark.only(device=["edu", "nvme", "e1000e", "igb"])
 def test_a_device_that_cannot_log_says_so(device: Device) -> None:
     with pytest.raises(Unsupported, match="cannot log DMA"):
         device.dirty_log([IovaRange.of(BASE, PAGE)])

@@ -73,7 +73,7 @@ class TestWithTheModule:
             yield
         finally:
             subprocess.run(["rmmod", "vfio_mock"], check=True)
-            guest.load_mock()
+            guest.load_driver(guest.MOCK)
 
     def test_migrate_finds_equal_contents(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

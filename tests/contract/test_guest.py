@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pyvfio import Device
     from pyvfio.spaces.base import AddressSpace
-    from pyvfio.vfio_mock import VfioMock
+    from tests.contract.drivers import Logger
 
 PAGE = 4096
 GIB = 1 << 30
@@ -32,8 +32,9 @@ SECTIONS = [
 ]
 
 
+@pytest.mark.only(device="vfio-mock")
 def test_the_plan_of_old_is_refused_and_that_with_the_pci_range_split_off_finds_all(
-    device: Device, space: AddressSpace, logger: VfioMock
+    device: Device, space: AddressSpace, logger: Logger
 ) -> None:
     with pytest.raises(OSError, match="2\\^46") as caught:
         DirtyLog.planned([device], planning.plan(SECTIONS, planning.split_32_64))
@@ -51,7 +52,7 @@ def test_the_plan_of_old_is_refused_and_that_with_the_pci_range_split_off_finds_
         assert not log.read()
 
 
-def test_a_plan_with_too_many_ranges_is_tried_with_fewer(device: Device, logger: VfioMock) -> None:
+def test_a_plan_with_too_many_ranges_is_tried_with_fewer(device: Device, logger: Logger) -> None:
     logger["LOG_MAX_RANGES"] = 2
     logger["LOG_OVERFLOW"] = 1
     sections = [MemorySection(at << 20, 1 << 20) for at in (1, 3, 10, 40)]

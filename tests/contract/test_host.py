@@ -133,7 +133,7 @@ class TestEmulatedDevices:
     @pytest.fixture
     def mock(self) -> host.HostDevice:
         """A device of the vfio-mock module."""
-        guest.load_mock()
+        guest.load_driver(guest.MOCK)
         return next(one for one in host.devices() if one.address == f"{guest.MOCK}.0")
 
     def test_they_are_found_and_are_not_in_no_iommu_mode(self, mock: host.HostDevice) -> None:

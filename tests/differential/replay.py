@@ -395,9 +395,9 @@ def bound(devices: list[str], kernel: Kernel) -> Iterator[None]:
 @contextlib.contextmanager
 def on_linux(devices: list[str]) -> Iterator[Replayer]:
     """The real kernel of a machine of scripts/vm, with these devices bound to VFIO drivers."""
-    from tests.contract.guest import load_mock
+    from tests.contract.guest import MOCK, load_driver
 
-    load_mock()
+    load_driver(MOCK)
     Path("/dev/kmsg").write_text(f"pyvfio-vm: expect {WARNINGS}\n")
     kernel = LinuxKernel()
     with bound(devices, kernel), contextlib.closing(Replayer(kernel, linux_memlock)) as replayer:

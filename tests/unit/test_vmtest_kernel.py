@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vmtest import build_kernel, kernel, mock_module, recipe
+from vmtest import build_kernel, kernel, recipe
 from vmtest.kernel import Wanted, finished_kernel, kernel_of, require_kernel
 from vmtest.kernel_build import configure
+from vmtest.modules import MODULES, Module
 from vmtest.problems import Missing, Problem
 from vmtest.ready_kernel import modules_with_dependencies
 from vmtest.recipe import Option, digest, local_recipe, parse_fragment, without_effect
@@ -146,9 +147,10 @@ def test_modules_come_with_what_they_depend_on(tmp_path: Path) -> None:
     }
 
 
-def test_sources_of_the_module_are_without_what_make_left() -> None:
-    names = mock_module.sources()
-    assert {"Kbuild", "main.c", "mock.h"} <= names.keys()
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_sources_of_a_module_are_without_what_make_left(module: Module) -> None:
+    names = module.sources()
+    assert {"Kbuild", "main.c", "compat.h"} <= names.keys()
     assert not [name for name in names if name.endswith(".mod.c")]
 
 
@@ -188,9 +190,9 @@ def test_module_that_does_not_build_is_5_and_the_paths_are_printed(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = finish(cache, Wanted("6.12"), "6.12", "6.12.43-1")
-    monkeypatch.setattr(build_kernel, "build_mock", lambda kernel: None)
+    monkeypatch.setattr(Module, "build", lambda self, kernel: None)
     assert run(monkeypatch, "--kernel", "6.12", "--json") == 5
     paths = json.loads(capsys.readouterr().out)
     assert paths["kernel"] == str(directory)
     assert paths["release"] == "6.12.1"
-    assert paths["mock_module"] is None
+    assert (paths["vfio_mock"], paths["edu_vfio_pci"]) == (None, None)

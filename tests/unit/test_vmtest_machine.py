@@ -14,7 +14,14 @@ from vmtest.kernel_log import KernelLog
 from vmtest.shares import Share, shares_of
 from vmtest.stream import Stream
 
-KERNEL = {"release": "7.3.4", "headers": None, "mock_module": "/m.ko", "mdev_module": None, "mtty_module": None}
+KERNEL = {
+    "release": "7.3.4",
+    "headers": None,
+    "vfio_mock": "/m.ko",
+    "edu_vfio_pci": None,
+    "mdev_module": None,
+    "mtty_module": None,
+}
 
 
 @pytest.fixture

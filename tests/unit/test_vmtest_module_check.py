@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from vmtest import mock_module
 from vmtest.module_check import check_checkpatch, check_sparse, ignored_in, sparse_findings
+from vmtest.modules import MODULES
 from vmtest.problems import Problem
 
 OUTPUT = """\
@@ -46,40 +46,50 @@ def test_sparse_is_run_on_the_sources(tmp_path: Path, monkeypatch: pytest.Monkey
         'for word; do case $word in M=*) cd "${word#M=}";; esac; done\n'
         'for file in *.c; do echo "  CHECK   $file"; echo "$file:1:1: warning: $*" >&2; done',
     )
-    findings = check_sparse(tmp_path)
-    assert len(findings) == len([name for name in mock_module.sources() if name.endswith(".c")])
+    findings = check_sparse(MODULES[0], tmp_path)
+    assert len(findings) == len([name for name in MODULES[0].sources() if name.endswith(".c")])
     assert "C=2 CHECK=sparse -include " in findings[0]
+
+
+def test_findings_in_the_kernels_own_headers_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_make(
+        tmp_path,
+        monkeypatch,
+        "for word; do case $word in M=*) M=${word#M=};; esac; done\n"
+        'echo "  CHECK   $M/main.c"; echo "$M/main.c:1:1: warning: a" >&2; echo "./include/x.h:1:1: warning: b" >&2',
+    )
+    assert check_sparse(MODULES[0], tmp_path) == ["main.c:1:1: warning: a"]
 
 
 def test_make_that_ran_no_sparse_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # make only warns, and goes on without, if it takes sparse for outdated.
     install_make(tmp_path, monkeypatch, "echo '  CC [M]  main.o'")
     with pytest.raises(Problem, match="make did not run sparse"):
-        check_sparse(tmp_path)
+        check_sparse(MODULES[0], tmp_path)
 
 
 def test_module_that_does_not_build_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_make(tmp_path, monkeypatch, "echo '  CHECK   main.c'; exit 2")
     with pytest.raises(Problem, match="does not build"):
-        check_sparse(tmp_path)
+        check_sparse(MODULES[0], tmp_path)
 
 
 def test_checkpatch_is_run_on_every_file(tmp_path: Path) -> None:
     install_checkpatch(tmp_path, 'print "$ARGV[-1]: -e $ARGV[-1]: @ARGV\\n" if -e $ARGV[-1]; exit 1;')
-    findings = check_checkpatch(tmp_path)
-    assert [finding.partition(":")[0] for finding in findings] == list(mock_module.sources())
+    findings = check_checkpatch(MODULES[0], tmp_path)
+    assert [finding.partition(":")[0] for finding in findings] == sorted(MODULES[0].sources())
     assert all("--strict" in finding for finding in findings)
 
 
 def test_checkpatch_that_fails_is_a_problem(tmp_path: Path) -> None:
     install_checkpatch(tmp_path, "die 'no such option';")
     with pytest.raises(Problem, match="no such option"):
-        check_checkpatch(tmp_path)
+        check_checkpatch(MODULES[0], tmp_path)
 
 
 def test_kernel_without_checkpatch_is_a_problem(tmp_path: Path) -> None:
     with pytest.raises(Problem, match=r"checkpatch\.pl is missing"):
-        check_checkpatch(tmp_path)
+        check_checkpatch(MODULES[0], tmp_path)
 
 
 def test_long_lines_are_ignored_in_the_table_only() -> None:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What differs between the kernels 6.1 to 7.3, in one place.
+ * What differs between the kernels 6.1 to 7.3, in one place for the modules of tests/.
  */
 #ifndef MOCK_COMPAT_H
 #define MOCK_COMPAT_H
@@ -18,9 +18,19 @@
 /* With it, the migration data size */
 #define HAVE_PRE_COPY SINCE(6, 2)
 #define HAVE_DETACH_IOAS SINCE(6, 6)
+#define HAVE_PASID_ATTACH SINCE(6, 15)
 #define HAVE_MATCH_TOKEN_UUID SINCE(6, 17)
 /* GET_REGION_INFO no longer reaches .ioctl */
 #define HAVE_REGION_INFO_CAPS SINCE(6, 19)
+
+#if HAVE_PRE_COPY
+#define COMPAT_MIGRATION_FLAGS \
+	(VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY)
+#else
+#define COMPAT_MIGRATION_FLAGS (VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P)
+#define VFIO_DEVICE_STATE_PRE_COPY 6
+#define VFIO_DEVICE_STATE_PRE_COPY_P2P 7
+#endif
 
 #if SINCE(6, 11)
 #define REMOVE_RETURN void

@@ -7,8 +7,6 @@
  * no others, so reports of any part of a range, in any page size, lose nothing.
  */
 #include <linux/bitmap.h>
-#include <linux/interval_tree.h>
-#include <linux/log2.h>
 #include <linux/slab.h>
 
 #include "mock.h"
@@ -21,23 +19,18 @@ void mock_log_init(struct mock *mock)
 	xa_init(&mock->log.chunks);
 }
 
-static u64 power_of_two(unsigned long size)
-{
-	return size < SZ_4K ? SZ_4K : rounddown_pow_of_two(size);
-}
-
 /* The limits of the module parameters, at open */
 void mock_log_limits(struct mock *mock)
 {
 	struct mock_log *log = &mock->log;
 
 	mutex_lock(&log->lock);
-	log->max_ranges = max(READ_ONCE(mock_log_max_ranges), 1U);
-	log->overflow = READ_ONCE(mock_log_overflow) ? MOCK_LOG_REFUSE : MOCK_LOG_COMBINE;
-	log->page_min = power_of_two(READ_ONCE(mock_log_page_min));
-	log->page_max = power_of_two(READ_ONCE(mock_log_page_max));
-	log->size_min = min(READ_ONCE(mock_log_size_min), 64U);
-	log->size_max = min(READ_ONCE(mock_log_size_max), 64U);
+	log->limits.max_ranges = max(READ_ONCE(mock_log_max_ranges), 1U);
+	log->limits.overflow = READ_ONCE(mock_log_overflow) ? LOG_REFUSE : LOG_COMBINE;
+	log->limits.page_min = log_page_size(READ_ONCE(mock_log_page_min));
+	log->limits.page_max = log_page_size(READ_ONCE(mock_log_page_max));
+	log->limits.size_min = min(READ_ONCE(mock_log_size_min), 64U);
+	log->limits.size_max = min(READ_ONCE(mock_log_size_max), 64U);
 	log->selected = 0;
 	mutex_unlock(&log->lock);
 }
@@ -66,101 +59,32 @@ void mock_log_off(struct mock *mock)
 	mutex_unlock(&mock->log.lock);
 }
 
-/*
- * Merges the pair with the smallest gap, the lowest of equals, until at most max ranges are left:
- * what vfio_combine_iova_ranges() yields, which 6.1 does not export.
- */
-static u32 combine(struct mock_log_range *ranges, u32 count, u32 max)
-{
-	while (count > max) {
-		u64 gap, smallest = U64_MAX;
-		u32 i, merge = 0;
-
-		for (i = 0; i + 1 < count; i++) {
-			gap = ranges[i + 1].start - ranges[i].last;
-			if (gap < smallest) {
-				smallest = gap;
-				merge = i;
-			}
-		}
-		ranges[merge].last = ranges[merge + 1].last;
-		memmove(&ranges[merge + 1], &ranges[merge + 2],
-			(count - merge - 2) * sizeof(*ranges));
-		count--;
-	}
-	return count;
-}
-
-/* ceil(log2(sum of lengths)), 65 for a sum that 64 bits cannot hold */
-static unsigned int total_shift(const struct mock_log_range *ranges, u32 count)
-{
-	u64 total = 0;
-	u32 i;
-
-	for (i = 0; i < count; i++)
-		if (check_add_overflow(total, ranges[i].last - ranges[i].start + 1, &total))
-			return 65;
-	if (total <= 1)
-		return 0;
-	return ilog2(total - 1) + 1;
-}
-
 static int mock_log_start(struct vfio_device *vdev, struct rb_root_cached *root, u32 nnodes,
 			  u64 *page_size)
 {
 	struct mock *mock = to_mock(vdev);
 	struct mock_log *log = &mock->log;
-	struct interval_tree_node *node;
-	struct mock_log_range *ranges;
-	unsigned int shift;
-	u32 count = 0;
+	struct log_range *ranges;
+	u32 count;
 	int ret = mock_fault(mock, MOCK_FAULT_LOG_START);
 
 	if (ret)
 		return ret;
-	ranges = kcalloc(nnodes, sizeof(*ranges), GFP_KERNEL_ACCOUNT);
-	if (!ranges)
-		return -ENOMEM;
-
 	mutex_lock(&log->lock);
-	/* The core lets page size 0 pass where all ranges are empty */
-	if (log->active || !*page_size) {
-		ret = -EINVAL;
-		goto err;
+	if (log->active)
+		ranges = ERR_PTR(-EINVAL);
+	else
+		ranges = log_plan(&log->limits, root, nnodes, page_size, &count);
+	if (IS_ERR(ranges)) {
+		ret = PTR_ERR(ranges);
+	} else {
+		log->page_size = *page_size;
+		log->ranges = ranges;
+		log->num_ranges = count;
+		log->dirty = 0;
+		log->active = true;
 	}
-	for (node = interval_tree_iter_first(root, 0, ULONG_MAX); node && count < nnodes;
-	     node = interval_tree_iter_next(node, 0, ULONG_MAX)) {
-		/* The core lets empty ranges pass; their last is one below their start. */
-		if (node->last + 1 == node->start)
-			continue;
-		ranges[count].start = node->start;
-		ranges[count++].last = node->last;
-	}
-	if (count > log->max_ranges) {
-		if (log->overflow == MOCK_LOG_REFUSE) {
-			ret = -E2BIG;
-			goto err;
-		}
-		count = combine(ranges, count, log->max_ranges);
-	}
-	shift = total_shift(ranges, count);
-	if (shift < log->size_min || shift > log->size_max) {
-		ret = -EOPNOTSUPP;
-		goto err;
-	}
-	/* The core accepts sizes that are no power of two: such a one is negotiated down. */
-	log->page_size = clamp_t(u64, rounddown_pow_of_two(*page_size), log->page_min,
-				 max(log->page_min, log->page_max));
-	*page_size = log->page_size;
-	log->ranges = ranges;
-	log->num_ranges = count;
-	log->dirty = 0;
-	log->active = true;
 	mutex_unlock(&log->lock);
-	return 0;
-err:
-	mutex_unlock(&log->lock);
-	kfree(ranges);
 	return ret;
 }
 

@@ -23,15 +23,7 @@
 #define STREAM_VERSION 1
 #define STREAM_PAGE 4096U
 
-#if HAVE_PRE_COPY
-#define KNOWN_FLAGS (VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY)
-#else
-#define KNOWN_FLAGS (VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P)
-#define VFIO_DEVICE_STATE_PRE_COPY 6
-#define VFIO_DEVICE_STATE_PRE_COPY_P2P 7
-#endif
-
-static unsigned int migration = KNOWN_FLAGS;
+static unsigned int migration = COMPAT_MIGRATION_FLAGS;
 module_param(migration, uint, 0444);
 MODULE_PARM_DESC(migration, "VFIO_MIGRATION_* flags, with STOP_COPY, or 0 (all the kernel knows)");
 
@@ -831,7 +823,7 @@ int mock_migration_init(struct mock *mock)
 	if (!mig->dirty)
 		return -ENOMEM;
 	if (migration & VFIO_MIGRATION_STOP_COPY) {
-		mock->vdev.migration_flags = migration & KNOWN_FLAGS;
+		mock->vdev.migration_flags = migration & COMPAT_MIGRATION_FLAGS;
 		mock->vdev.mig_ops = &mock_migration_ops;
 	}
 	return 0;

@@ -27,6 +27,7 @@
 #include <linux/xarray.h>
 
 #include "compat.h"
+#include "ranges.h"
 #include "vfio_mock_regs.h"
 
 #define MOCK_NAME "vfio-mock"
@@ -97,28 +98,17 @@ struct mock_engine {
 	void *page; /* bounce buffer of the running step */
 };
 
-struct mock_log_range {
-	u64 start;
-	u64 last;
-};
-
 struct mock_log {
 	struct mutex lock; /* all that follows */
 	bool active;
 	u64 page_size;
 	u32 num_ranges;
 	u32 selected;
-	struct mock_log_range *ranges;
+	struct log_range *ranges;
 	struct xarray chunks; /* bitmaps of one page each, by IOVA */
 	u64 dirty;
 	u64 marked;
-	/* limits */
-	u32 max_ranges;
-	u32 overflow;
-	u64 page_min;
-	u64 page_max;
-	u32 size_min;
-	u32 size_max;
+	struct log_limits limits;
 };
 
 struct mock_irq {

@@ -97,16 +97,16 @@ static int read32(struct mock *mock, u64 offset, u64 *value)
 		*value = READ_ONCE(mock->irqs.masked);
 		return 0;
 	case MOCK_REG_LOG_MAX_RANGES:
-		*value = log->max_ranges;
+		*value = log->limits.max_ranges;
 		return 0;
 	case MOCK_REG_LOG_OVERFLOW:
-		*value = log->overflow;
+		*value = log->limits.overflow;
 		return 0;
 	case MOCK_REG_LOG_SIZE_MIN:
-		*value = log->size_min;
+		*value = log->limits.size_min;
 		return 0;
 	case MOCK_REG_LOG_SIZE_MAX:
-		*value = log->size_max;
+		*value = log->limits.size_max;
 		return 0;
 	case MOCK_REG_LOG_ACTIVE:
 		*value = log->active;
@@ -144,10 +144,10 @@ static int read64(struct mock *mock, u64 offset, u64 *value)
 		*value = READ_ONCE(job->rounds);
 		return 0;
 	case MOCK_REG_LOG_PAGE_MIN:
-		*value = log->page_min;
+		*value = log->limits.page_min;
 		return 0;
 	case MOCK_REG_LOG_PAGE_MAX:
-		*value = log->page_max;
+		*value = log->limits.page_max;
 		return 0;
 	case MOCK_REG_LOG_PAGE_SIZE:
 		*value = log->page_size;
@@ -230,32 +230,32 @@ static int write_limit(struct mock *mock, u64 offset, u64 value)
 	case MOCK_REG_LOG_MAX_RANGES:
 		if (!value)
 			return -EINVAL;
-		log->max_ranges = value;
+		log->limits.max_ranges = value;
 		return 0;
 	case MOCK_REG_LOG_OVERFLOW:
 		if (value > MOCK_LOG_REFUSE)
 			return -EINVAL;
-		log->overflow = value;
+		log->limits.overflow = value;
 		return 0;
 	case MOCK_REG_LOG_PAGE_MIN:
 		if (value < SZ_4K || !is_power_of_2(value))
 			return -EINVAL;
-		log->page_min = value;
+		log->limits.page_min = value;
 		return 0;
 	case MOCK_REG_LOG_PAGE_MAX:
 		if (value < SZ_4K || !is_power_of_2(value))
 			return -EINVAL;
-		log->page_max = value;
+		log->limits.page_max = value;
 		return 0;
 	case MOCK_REG_LOG_SIZE_MIN:
 		if (value > 64)
 			return -EINVAL;
-		log->size_min = value;
+		log->limits.size_min = value;
 		return 0;
 	case MOCK_REG_LOG_SIZE_MAX:
 		if (value > 64)
 			return -EINVAL;
-		log->size_max = value;
+		log->limits.size_max = value;
 		return 0;
 	case MOCK_REG_LOG_RANGE:
 		log->selected = value;

@@ -12,6 +12,7 @@ from pyvfio.vfio_mock import VfioMock
 
 class Driver(VfioMock):
     tells = True
+    many = 1000
 
 
 @contextmanager
@@ -20,3 +21,6 @@ def driver(device: Device) -> Iterator[Driver]:
     yield mock
     if not device.closed:
         mock.stop()
+
+
+logger = driver

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""The kernel modules of tests/: each is built once for each kernel and each state of its sources."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmtest.cache import CACHE, lock, new_directory
+from vmtest.problems import say
+from vmtest.recipe import digest
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Module:
+    """A kernel module with its sources in a folder of tests/ that has its name.
+
+    :ivar variable: the environment variable with the path of the built module in a machine
+    :ivar shared: headers of another module's folder that it is built with
+    """
+
+    name: str
+    variable: str
+    shared: tuple[str, ...] = ()
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the sources."""
+        return PROJECT / "tests" / self.name
+
+    def sources(self) -> dict[str, str]:
+        """Return the contents of the sources by their path; without what a build left there."""
+        own = {
+            str(path.relative_to(self.directory)): path.read_text()
+            for path in sorted(self.directory.rglob("*"))
+            if (path.suffix in (".c", ".h") or path.name in ("Kbuild", "Makefile")) and not path.name.endswith(".mod.c")
+        }
+        return own | {Path(name).name: (PROJECT / "tests" / name).read_text() for name in self.shared}
+
+    def write_sources(self, directory: Path) -> None:
+        """Write the sources to a directory, where make may leave its files."""
+        write(self.sources(), directory)
+
+    def build(self, kernel: Path) -> Path | None:
+        """Return the module for a finished kernel, or None if it does not build. What make says goes to stderr then."""
+        contents = self.sources()
+        directory = CACHE / "modules" / f"{self.name}-{digest([kernel.name, contents])}"
+        if not directory.exists():
+            with lock("modules"), tempfile.TemporaryDirectory(prefix="pyvfio-module-") as temporary:
+                # Another process may have built it while this one waited.
+                if not directory.exists():
+                    write(contents, Path(temporary))
+                    make = ["make", "-C", str(kernel / "tree"), f"M={temporary}", "KCFLAGS=-Werror", "modules"]
+                    result = subprocess.run(
+                        make,
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        text=True,
+                        check=False,
+                    )
+                    if result.returncode:
+                        sys.stderr.write(result.stdout)
+                        say(f"{self.directory.relative_to(PROJECT)} does not build for {kernel.name}")
+                        return None
+                    with new_directory(directory) as unfinished:
+                        for module in Path(temporary).rglob("*.ko"):
+                            shutil.copy(module, unfinished)
+        return next(directory.glob("*.ko"))
+
+
+def write(contents: dict[str, str], directory: Path) -> None:
+    """Write files, by their path, below a directory."""
+    for name, text in contents.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+MODULES = (
+    Module("vfio_mock", "PYVFIO_MOCK_MODULE"),
+    Module("edu_vfio_pci", "PYVFIO_EDU_MODULE", ("vfio_mock/compat.h", "vfio_mock/ranges.h")),
+)
