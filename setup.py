@@ -42,7 +42,7 @@ setup(
         Extension("pyvfio._abi", sources=[], **EXTENSION),  # build_ext has its only source written, from cdefs/
         Extension(
             "pyvfio._buffer",
-            sources=["cdefs/buffer.c", "cdefs/door.c", "cdefs/map_dma.c", "cdefs/object.c"],
+            sources=["cdefs/buffer.c", "cdefs/door.c", "cdefs/map_dma.c", "cdefs/object.c", "cdefs/python_kernel.c"],
             **EXTENSION,
         ),
     ],

@@ -387,8 +387,9 @@ static int module_exec(PyObject *module)
 	    add_type(module, "Door", door_type(module)) || add_type(module, "Object", object_type(module)) ||
 	    add_type(module, "Record", record_type(module)) || add_type(module, "Ledger", ledger_type(module)))
 		return -1;
-	return PyModule_AddFunctions(module, door_functions) || PyModule_AddFunctions(module, object_functions) ? -1
-														: 0;
+	if (PyModule_AddFunctions(module, door_functions) || PyModule_AddFunctions(module, object_functions))
+		return -1;
+	return python_kernel_add(module);
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -14,9 +14,6 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-/* What a callback of Python returns when it raised; native.h has it for the callbacks. */
-enum { RAISED = -4095 };
-
 static struct door_call *calls;
 
 /* Not inlined, for gcc 14 would warn of a dangling pointer: it does not see that door_end() takes the call out of the list
@@ -54,12 +51,12 @@ static void close_number(Door *door)
 		close(door->wake);
 	door->wake = -1;
 	PyErr_Fetch(&type, &value, &trace);
-	if (door->closer) {
-		result = PyObject_CallFunction(door->closer, "i", number);
+	if (door->kernel) {
+		result = PyObject_CallMethod(door->kernel, "close", "i", number);
 		/* A handler that raised before it was closed: it is still open, and nobody else's. */
 		if (!result && !PyErr_ExceptionMatches(PyExc_Exception) && fcntl(number, F_GETFD) != -1) {
 			PyErr_Fetch(&kind, &failure, &at);
-			again = PyObject_CallFunction(door->closer, "i", number);
+			again = PyObject_CallMethod(door->kernel, "close", "i", number);
 			PyErr_Clear();
 			Py_XDECREF(again);
 			PyErr_Restore(kind, failure, at);
@@ -99,16 +96,12 @@ void door_end(struct door_call *call)
 		close_number(door);
 }
 
-/* Raise what a callback of Python has kept. */
-int door_raised(Door *door, int result, int *raised)
+/* Raise what a kernel made of Python has raised. */
+int door_raised(int result, int *raised)
 {
-	PyObject *never;
-
-	if (result != RAISED || !door->raiser)
+	if (result != DOOR_RAISED)
 		return result;
-	never = PyObject_CallNoArgs(door->raiser);
-	Py_XDECREF(never);
-	if (!PyErr_Occurred())
+	if (!python_kernel_raise())
 		return -EIO;
 	if (raised)
 		*raised = 1;
@@ -126,7 +119,7 @@ int door_request(Door *door, unsigned long request, void *argument, int *raised)
 		Py_BEGIN_ALLOW_THREADS result = door->function(door->context, number, request, argument);
 		Py_END_ALLOW_THREADS door_end(&call);
 		if (result != -EINTR)
-			return result < 0 ? door_raised(door, result, raised) : result;
+			return result < 0 ? door_raised(result, raised) : result;
 		if (PyErr_CheckSignals())
 			return DOOR_FAILED;
 	}
@@ -171,14 +164,14 @@ static PyObject *door_take(PyObject *object, PyObject *arguments)
 }
 
 PyDoc_STRVAR(connect_doc,
-	     "_connect(native, address, raiser)\n\n"
+	     "_connect(native, address)\n\n"
 	     "Make requests by the pyvfio_door at an address, which `native` keeps there. Again, after its\n"
 	     "function has changed.");
 
 static PyObject *door_connect(PyObject *object, PyObject *arguments)
 {
 	Door *door = (Door *)object;
-	PyObject *native, *raiser;
+	PyObject *native;
 	unsigned long long address;
 	/* As native.h has it. */
 	const struct {
@@ -187,7 +180,7 @@ static PyObject *door_connect(PyObject *object, PyObject *arguments)
 		int fd;
 	} *from;
 
-	if (!PyArg_ParseTuple(arguments, "OKO:_connect", &native, &address, &raiser))
+	if (!PyArg_ParseTuple(arguments, "OK:_connect", &native, &address))
 		return NULL;
 	if (door->native && door->native != native) {
 		PyErr_SetString(PyExc_RuntimeError, "the door is connected already");
@@ -196,9 +189,7 @@ static PyObject *door_connect(PyObject *object, PyObject *arguments)
 	from = (const void *)(uintptr_t)address;
 	if (!door->native) {
 		Py_INCREF(native);
-		Py_INCREF(raiser);
 		door->native = native;
-		door->raiser = raiser;
 	}
 	door->function = from->function;
 	door->context = from->context;
@@ -334,17 +325,17 @@ static PyObject *door_waker(PyObject *object, PyObject *itself)
 static int door_init(PyObject *object, PyObject *arguments, PyObject *more)
 {
 	Door *door = (Door *)object;
-	PyObject *closer;
+	PyObject *kernel;
 
 	if (more && PyDict_Size(more)) {
 		PyErr_SetString(PyExc_TypeError, "no keyword arguments are taken");
 		return -1;
 	}
-	if (!PyArg_ParseTuple(arguments, "O:Door", &closer))
+	if (!PyArg_ParseTuple(arguments, "O:Door", &kernel))
 		return -1;
-	if (closer != Py_None && !door->closer) {
-		Py_INCREF(closer);
-		door->closer = closer;
+	if (kernel != Py_None && !door->kernel) {
+		Py_INCREF(kernel);
+		door->kernel = kernel;
 	}
 	return 0;
 }
@@ -374,8 +365,7 @@ static void door_dealloc(PyObject *object)
 	if (door->closing >= 0)
 		close_number(door);
 	Py_XDECREF(door->native);
-	Py_XDECREF(door->closer);
-	Py_XDECREF(door->raiser);
+	Py_XDECREF(door->kernel);
 	Py_XDECREF(door->failure);
 	release(object);
 	Py_DECREF(type);
@@ -387,13 +377,13 @@ PyDoc_STRVAR(in_call_doc,
 
 static PyObject *module_in_call(PyObject *module, PyObject *unused)
 {
-	unsigned long me = PyThread_get_thread_ident();
+	unsigned long me = PyThread_get_thread_ident(), caller = python_kernel_caller();
 	struct door_call *at;
 
 	(void)module;
 	(void)unused;
 	for (at = calls; at; at = at->next)
-		if (at->thread == me)
+		if (at->thread == me || (caller && at->thread == caller))
 			break;
 	return PyBool_FromLong(at != NULL);
 }
@@ -407,6 +397,7 @@ static PyObject *module_after_fork(PyObject *module, PyObject *unused)
 
 	(void)module;
 	(void)unused;
+	python_kernel_after_fork();
 	while (*at) {
 		if ((*at)->thread == me) {
 			at = &(*at)->next;

@@ -534,7 +534,7 @@ static int run_rows(Ledger *ledger, const uint64_t *rows, size_t count, int prot
 		if (result == -EINTR)
 			result = 0;
 		else if (result < 0)
-			result = door_raised(door, result, &ledger->unknown);
+			result = door_raised(result, &ledger->unknown);
 		if (result >= 0 && PyErr_CheckSignals())
 			return DOOR_FAILED;
 	}

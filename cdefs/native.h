@@ -2,7 +2,7 @@
 /* The few C functions of pyvfio that call the OS. Read by cffi and by C alike.
  *
  * A door is a function that performs one ioctl, a context for it, and the descriptor. The real kernel's is plain ioctl(2); a
- * mock's is a Python callback. So nothing is ever patched, and the batch calls of pyvfio._buffer (door.h) work on both.
+ * mock's calls Python (python_kernel.c). So nothing is ever patched, and the batch calls of pyvfio._buffer (door.h) work on both.
  *
  * Results are >= 0, or -errno. EINTR is passed on, so that Python runs the signal's handler before it tries again. */
 typedef struct {
@@ -10,11 +10,6 @@ typedef struct {
     void *context;
     int fd;
 } pyvfio_door;
-
-/* What a callback of Python returns when it raised: its exception is kept for whoever made the request. No errno of the kernel's. */
-enum {
-    PYVFIO_RAISED = -4095
-};
 
 int pyvfio_linux_ioctl(void *context, int fd, unsigned long request, void *argument);
 int pyvfio_ioctl(const pyvfio_door *door, unsigned long request, void *argument);

@@ -143,7 +143,8 @@ static PyMethodDef object_methods[] = {
 };
 
 static PyMemberDef object_members[] = {
-	{ "id", T_UINT, offsetof(Object, id), READONLY, "Its id, which it keeps when it is gone; 0 before there is one." },
+	{ "id", T_UINT, offsetof(Object, id), READONLY,
+	  "Its id, which it keeps when it is gone; 0 before there is one." },
 	{ NULL, 0, 0, 0, NULL },
 };
 
@@ -154,7 +155,8 @@ static PyGetSetDef object_getset[] = {
 };
 
 static PyType_Slot object_slots[] = {
-	{ Py_tp_doc, "Object([id], /)\n\nAn object of the kernel's: one that is there, or one that a request is to make." },
+	{ Py_tp_doc,
+	  "Object([id], /)\n\nAn object of the kernel's: one that is there, or one that a request is to make." },
 	{ Py_tp_new, (void *)PyType_GenericNew },
 	{ Py_tp_init, (void *)object_init },
 	{ Py_tp_dealloc, (void *)object_dealloc },

@@ -17,14 +17,17 @@ import select
 import stat
 import sys
 import time
-from _thread import _local
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
 from weakref import WeakKeyDictionary
 
+from pyvfio import _buffer
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import pinned as _pinned
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _MAP_NORESERVE = 0x4000
 _MADV_WIPEONFORK = 18
@@ -318,6 +321,8 @@ def _udev() -> Any:
 
 # As a pointer: cffi before 1.17 does not take the function itself for the value of a field.
 _linux_ioctl = ffi.addressof(lib, "pyvfio_linux_ioctl")
+#: the function of the doors of kernels made of Python
+python_ioctl = ffi.cast("int (*)(void *, int, unsigned long, void *)", _buffer.PYTHON_IOCTL)
 
 
 class LinuxKernel(Kernel):
@@ -334,44 +339,33 @@ class LinuxKernel(Kernel):
 class PythonKernel(Kernel):
     """A kernel whose ioctls are answered by a method; the base class of mocks."""
 
-    def __init__(self) -> None:
-        self._handle = ffi.new_handle(self)
-
     def door(self, fd: int, kind: str) -> Any:
         """Return a door whose ioctls call :meth:`ioctl`."""
-        return ffi.new("pyvfio_door *", (lib.pyvfio_python_ioctl, self._handle, fd))
+        return ffi.new("pyvfio_door *", (python_ioctl, ffi.cast("void *", id(self)), fd))
 
     def ioctl(self, fd: int, request: int, argument: int) -> int:
-        """Answer one ioctl; `argument` is the caller's address or number. Return the result of ioctl(2), or -errno."""
+        """Answer one ioctl; `argument` is the caller's address or number. Return the result of ioctl(2), or -errno.
+
+        What it raises reaches the caller. Requests of the main thread are answered by another one, since the program's signal
+        handlers run in the main thread: they do not interrupt a kernel.
+        """
         raise NotImplementedError
 
 
-class _Raised(_local):
-    """The exception that an ioctl in Python has raised, from the callback to who made the request."""
+class uninterrupted(Generic[_P, _T]):
+    """A method of a kernel made of Python that no signal's handler interrupts; see :meth:`PythonKernel.ioctl`."""
 
-    error: BaseException | None = None
+    def __init__(self, method: Callable[Concatenate[Any, _P], _T]) -> None:
+        self.__wrapped__ = method
+        self.__doc__ = method.__doc__
 
-
-_raised = _Raised()
-
-
-def _keep(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> int:
-    _raised.error = error
-    return int(lib.PYVFIO_RAISED)
-
-
-def raise_kept() -> None:
-    """Raise what an ioctl in Python raised, in the thread that made the request."""
-    error, _raised.error = _raised.error, None
-    if error is not None:
-        raise error
-
-
-@ffi.def_extern(error=lib.PYVFIO_RAISED, onerror=_keep)  # type: ignore[misc,unused-ignore]
-def pyvfio_python_ioctl(context: Any, fd: int, request: int, argument: Any) -> int:
-    """Pass an ioctl from C to the :class:`PythonKernel` in `context`."""
-    kernel: PythonKernel = ffi.from_handle(context)
-    return kernel.ioctl(fd, request, int(ffi.cast("uintptr_t", argument)))
+    @overload
+    def __get__(self, kernel: None, owner: type) -> Callable[Concatenate[Any, _P], _T]: ...
+    @overload
+    def __get__(self, kernel: object, owner: type) -> Callable[_P, _T]: ...
+    def __get__(self, kernel: object, owner: type) -> Callable[..., _T]:
+        # No function of Python calls the native one: what that returns must reach its owner.
+        return partial(_buffer.uninterrupted, self.__wrapped__, *(() if kernel is None else (kernel,)))
 
 
 def _after_fork() -> None:
@@ -382,7 +376,7 @@ def _after_fork() -> None:
             _kept.append(memory)
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_buffer.before_fork, after_in_child=_after_fork)
 
 
 def _resolve_linux(name: str) -> Kernel:

@@ -9,10 +9,9 @@ setuptools takes `build_ext` and `sdist` from here (pyproject.toml), so that the
 
 What is in cdefs/, in the order in which it is read:
 - DECLARATIONS: C for the compiler and cdefs for cffi, so without includes and the like (vfio.h says more);
-- callbacks.h: for cffi only, the `extern "Python"` functions;
 - DEFINITIONS: for the compiler only, all in one unit, so that cffi's wrappers inline what is small.
 A new file is named here.
-buffer.c, door.c and door.h are none of these, but an extension of their own, `pyvfio._buffer`.
+buffer.c, door.c, door.h, map_dma.c, object.c and python_kernel.c are none of these, but an extension of their own, `pyvfio._buffer`.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def source() -> str:
 def declare() -> FFI:
     """All declarations, as a builder that can write the extension's C."""
     ffi = FFI()
-    for name in (*DECLARATIONS, "callbacks.h"):
+    for name in DECLARATIONS:
         ffi.cdef(cdef(name))
     ffi.set_source("pyvfio._abi", source())
     return ffi

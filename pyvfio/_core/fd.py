@@ -9,7 +9,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from typing import Any, Self, TypeAlias, TypeVar
 
 from pyvfio import _buffer
@@ -17,7 +16,7 @@ from pyvfio._abi import ffi
 from pyvfio._buffer import Door, Object, after_fork, in_call
 from pyvfio.errors import BadReply, Closed
 from pyvfio.host import holders
-from pyvfio.kernel import Kernel, LinuxKernel, raise_kept
+from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.uncopyable import Uncopyable
 
 _T = TypeVar("_T")
@@ -116,18 +115,18 @@ class Fd(Uncopyable):
         self.name = name
         self.forked = False
         # close(2) itself where nothing stands in for it: then no Python runs when the number is closed.
-        self.door = Door(None if type(kernel) is LinuxKernel else partial(_close, kernel))
+        self.door = Door(None if type(kernel) is LinuxKernel else kernel)
 
     def reroute(self, function: Any) -> None:
         """Make requests by another C function with the context that the door has. For traces."""
         native = self.door.native
         if native is not None and native.fd >= 0:
             native.ioctl = function
-            self.door._connect(native, _address(native), raise_kept)
+            self.door._connect(native, _address(native))
 
     def _connect(self) -> None:
         native = self.kernel.door(self.door.fd, self.kind)
-        self.door._connect(native, _address(native), raise_kept)
+        self.door._connect(native, _address(native))
         _live.add(self)
         if connected is not None:
             connected(self)
@@ -218,10 +217,6 @@ class Fd(Uncopyable):
             door.shut()
         if not forked:
             warnings.warn(f"{self.name} was never closed", ResourceWarning, stacklevel=2, source=self)
-
-
-def _close(kernel: Kernel, number: int) -> None:
-    kernel.close(number)
 
 
 def _address(argument: Any) -> int:

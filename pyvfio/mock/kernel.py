@@ -14,7 +14,7 @@ from threading import RLock
 from typing import Any, NamedTuple
 from weakref import WeakSet, ref
 
-from pyvfio.kernel import PythonKernel, SysfsDevice, UdevMonitor
+from pyvfio.kernel import PythonKernel, SysfsDevice, UdevMonitor, uninterrupted
 from pyvfio.memory import address_of
 from pyvfio.mock import ioctl_names, topology
 from pyvfio.mock.device import Device
@@ -168,6 +168,7 @@ class Kernel(PythonKernel):
             except Errno as error:
                 return -error.number
 
+    @uninterrupted
     def open(self, path: str, flags: int = os.O_RDWR | os.O_CLOEXEC) -> int:
         with self.lock:
             try:
@@ -180,6 +181,7 @@ class Kernel(PythonKernel):
                 self._show_open(fd, file)
             return fd
 
+    @uninterrupted
     def close(self, fd: int) -> None:
         with self.lock:
             file = self.files.pop(fd, None)
@@ -188,6 +190,7 @@ class Kernel(PythonKernel):
             if file is not None:
                 file.drop()
 
+    @uninterrupted
     def read(self, fd: int, size: int) -> bytes:
         file = self.files.get(fd)
         if file is None:
@@ -196,6 +199,7 @@ class Kernel(PythonKernel):
         with self.lock, _raised():
             return file.read(self._part("read", file, size))
 
+    @uninterrupted
     def write(self, fd: int, data: Any) -> int:
         file = self.files.get(fd)
         if file is None:
@@ -203,6 +207,7 @@ class Kernel(PythonKernel):
         with self.lock, _raised():
             return file.write(bytes(data)[: self._part("write", file, len(data))])
 
+    @uninterrupted
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         file = self.files.get(fd)
         if file is None:
@@ -210,6 +215,7 @@ class Kernel(PythonKernel):
         with self.lock, _raised():
             return file.pread(self._part("pread", file, size), offset)
 
+    @uninterrupted
     def pwrite(self, fd: int, data: Any, offset: int) -> int:
         file = self.files.get(fd)
         if file is None:
@@ -217,6 +223,7 @@ class Kernel(PythonKernel):
         with self.lock, _raised():
             return file.pwrite(bytes(data)[: self._part("pwrite", file, len(data))], offset)
 
+    @uninterrupted
     def mmap(self, fd: int, size: int, *, offset: int, prot: int) -> _mmap.mmap:
         file = self.files.get(fd)
         if file is not None:
@@ -277,10 +284,12 @@ class Kernel(PythonKernel):
         with _raised(path):
             return self.tree.read(path)
 
+    @uninterrupted
     def write_file(self, path: str, data: bytes) -> None:
         with self.lock, _raised(path):
             self.tree.write(path, data)
 
+    @uninterrupted
     def create(self, path: str) -> int:
         """A file in memory, kept in the tree while the kernel lives."""
         with _raised(path):
@@ -298,6 +307,7 @@ class Kernel(PythonKernel):
         finally:
             os.close(at)
 
+    @uninterrupted
     def unlink(self, path: str) -> None:
         self.tree.remove(path)
 
@@ -309,6 +319,7 @@ class Kernel(PythonKernel):
     def udev_devices(self, **match: str) -> Iterator[SysfsDevice]:
         return self.host.udev_devices(match)
 
+    @uninterrupted
     def udev_monitor(self) -> UdevMonitor:
         with self.lock:
             return self.host.uevents.listen(self)

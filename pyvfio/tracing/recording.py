@@ -24,6 +24,7 @@ from pyvfio._core import fd as descriptors
 from pyvfio._core import request as layer
 from pyvfio._core.fd import Fd
 from pyvfio.errors import RequestError
+from pyvfio.kernel import python_ioctl
 from pyvfio.tracing import events
 from pyvfio.tracing.records import (
     ACCESS,
@@ -73,9 +74,7 @@ def start(*, regions: bool = True, careful: bool = False) -> None:
     if _active is not None:
         raise RuntimeError("a trace is on already: stop() ends it")
     _active = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (stop() closes it)
-    lib.pyvfio_trace_begin(
-        _active.fileno(), ffi.cast("int (*)(void *, int, unsigned long, void *)", lib.pyvfio_python_ioctl), careful
-    )
+    lib.pyvfio_trace_begin(_active.fileno(), python_ioctl, careful)
     _begun = lib.pyvfio_trace_now()
     descriptors.connected, descriptors.closing = _connect, _note_close
     layer.refusal = _note_refusal
@@ -168,7 +167,7 @@ def _end() -> IO[bytes]:
     for open_ in descriptors.live():
         if open_.door.native.ioctl in (_TRACED_LINUX, _TRACED_PYTHON):
             python = open_.door.native.ioctl == _TRACED_PYTHON
-            open_.reroute(lib.pyvfio_python_ioctl if python else lib.pyvfio_linux_ioctl)
+            open_.reroute(python_ioctl if python else lib.pyvfio_linux_ioctl)
     if error := lib.pyvfio_trace_end():
         spill.close()
         raise _WRITE.refused("the records of the trace", -error)

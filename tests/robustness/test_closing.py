@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,7 +158,7 @@ def test_a_transfer_in_pieces_never_goes_to_another_file(kernel: mock.Kernel, de
         victims.append((os.memfd_create("victim"), thread))
         return 4
 
-    kernel.pwrite = pwrite  # type: ignore[method-assign]
+    kernel.pwrite = pwrite
     with pytest.raises(pyvfio.Closed):
         region.write(0, bytes(range(16)))
     ((victim, thread),) = victims
@@ -169,7 +170,7 @@ def test_a_transfer_in_pieces_never_goes_to_another_file(kernel: mock.Kernel, de
 
 def test_the_number_is_closed_by_the_last_call_to_end() -> None:
     closed: list[int] = []
-    door = Door(closed.append)
+    door = Door(SimpleNamespace(close=closed.append))
     door.take(lambda: 77)
     entered, go = threading.Event(), threading.Event()
 
@@ -194,7 +195,7 @@ def test_the_number_is_closed_by_the_last_call_to_end() -> None:
 
 def test_a_descriptor_is_owned_though_a_handler_raises_after_the_call() -> None:
     closed: list[int] = []
-    door = Door(closed.append)
+    door = Door(SimpleNamespace(close=closed.append))
     door.take(lambda: 77)
     del door
     assert closed == [77]

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+import threading
 import time
 from array import array
 from collections.abc import Iterator
@@ -114,6 +117,53 @@ def test_a_batch_is_interrupted_between_its_rows(kernel: mock.Kernel, device: De
     kernel.ioctl = real  # type: ignore[method-assign]
     assert space.mappings == []
     assert len(space.map_many(rows, keep=buffer)) == 400
+
+
+@pytest.mark.usefixtures("raising")
+def test_no_handler_runs_while_the_mock_answers(kernel: mock.Kernel, device: Device) -> None:
+    real = kernel.ioctl
+    answered: list[int] = []
+
+    def ioctl(fd: int, request: int, argument: int) -> int:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.01)
+        answered.append(real(fd, request, argument))
+        return answered[-1]
+
+    kernel.ioctl = ioctl  # type: ignore[method-assign]
+    with pytest.raises(Stop):
+        device.reset()
+    kernel.ioctl = real  # type: ignore[method-assign]
+    assert answered == [0]
+
+
+@pytest.mark.usefixtures("raising")
+def test_a_kernel_that_never_answers_can_be_interrupted(kernel: mock.Kernel, device: Device) -> None:
+    forever = threading.Event()
+    kernel.ioctl = lambda *_: forever.wait(60) and -errno.EIO  # type: ignore[method-assign]
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(Stop):
+        device.reset()
+    assert time.monotonic() - began < 30
+    forever.set()
+    timer.join()
+    del kernel.ioctl
+    device.reset()
+
+
+def test_the_thread_of_a_mock_ends_before_a_fork(device: Device) -> None:
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    device.reset()
+    before = threads()
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    assert threads() == before - 1
+    assert os.waitpid(child, 0)[1] == 0
+    device.reset()
 
 
 def test_what_a_device_model_raises_reaches_the_caller(kernel: mock.Kernel, device: Device) -> None:

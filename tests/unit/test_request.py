@@ -57,7 +57,7 @@ def test_no_other_module_makes_a_bare_oserror() -> None:
 def test_one_place_makes_ioctls() -> None:
     made = {place.partition(":")[0] for place, node in nodes(ast.Call) if called(node) == "ioctl"}
     # tracing/replay.py makes those of a recorded trace, byte by byte, and raises for none.
-    assert made == {"_core/fd.py", "_core/request.py", "kernel.py", "tracing/replay.py"}
+    assert made == {"_core/fd.py", "_core/request.py", "tracing/replay.py"}
 
 
 def test_no_object_uses_the_private_descriptor_of_another() -> None:

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: MIT */
+/* How pyvfio._buffer runs what a kernel made of Python does.
+ *
+ * Nothing that a program's signal handlers raise can interrupt a kernel half way. Python runs handlers in the main thread only, between
+ * any two steps of what that executes. So what such a kernel does for the main thread is executed by a thread of its own, the worker,
+ * while the main thread waits outside the interpreter: a handler runs before a request or after it, as with the real kernel.
+ *
+ * A kernel that takes LONGEST seconds is broken, or its model of a device waits for ever. Then handlers do run, and what they raise ends
+ * the wait; what became of the request is not known. */
+#include "door.h"
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { LONGEST = 2 };
+
+struct worker {
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t asked, answered;
+	enum { IDLE, ASKED, ANSWERED, ABANDONED, STOPPED } state;
+	PyObject *function, *arguments, *more, *result, *type, *value, *trace;
+};
+
+/* The one that is at the main thread's service. */
+static struct worker *worker;
+/* In a worker: the thread that it works for. */
+static _Thread_local unsigned long acting_for;
+/* What a kernel has raised, until the caller raises it. */
+static _Thread_local struct {
+	PyObject *type, *value, *trace;
+} kept;
+
+unsigned long python_kernel_caller(void)
+{
+	return acting_for;
+}
+
+/* The thread that Python runs handlers in. */
+static int is_main_thread(void)
+{
+	return (pid_t)syscall(SYS_gettid) == getpid();
+}
+
+struct start {
+	struct worker *self;
+	unsigned long main;
+};
+
+static void *serve(void *argument)
+{
+	struct worker *self = ((struct start *)argument)->self;
+	PyGILState_STATE gil;
+	PyThreadState *thread;
+
+	acting_for = ((struct start *)argument)->main;
+	free(argument);
+	gil = PyGILState_Ensure();
+	for (;;) {
+		thread = PyEval_SaveThread();
+		pthread_mutex_lock(&self->lock);
+		while (self->state == IDLE || self->state == ANSWERED)
+			pthread_cond_wait(&self->asked, &self->lock);
+		pthread_mutex_unlock(&self->lock);
+		PyEval_RestoreThread(thread);
+		if (self->state == STOPPED)
+			break;
+		self->result = PyObject_Call(self->function, self->arguments, self->more);
+		if (!self->result)
+			PyErr_Fetch(&self->type, &self->value, &self->trace);
+		thread = PyEval_SaveThread();
+		pthread_mutex_lock(&self->lock);
+		if (self->state == ASKED)
+			self->state = ANSWERED;
+		pthread_cond_signal(&self->answered);
+		pthread_mutex_unlock(&self->lock);
+		PyEval_RestoreThread(thread);
+		if (self->state == ABANDONED) {
+			Py_XDECREF(self->result);
+			Py_XDECREF(self->type);
+			Py_XDECREF(self->value);
+			Py_XDECREF(self->trace);
+			Py_DECREF(self->function);
+			Py_DECREF(self->arguments);
+			Py_XDECREF(self->more);
+			free(self);
+			break;
+		}
+	}
+	PyGILState_Release(gil);
+	return NULL;
+}
+
+static struct worker *new_worker(void)
+{
+	struct start *start = malloc(sizeof(*start));
+	struct worker *self = calloc(1, sizeof(*self));
+	pthread_condattr_t clock;
+	int error;
+
+	if (!start || !self) {
+		free(start);
+		free(self);
+		PyErr_NoMemory();
+		return NULL;
+	}
+	pthread_mutex_init(&self->lock, NULL);
+	pthread_cond_init(&self->asked, NULL);
+	pthread_condattr_init(&clock);
+	pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+	pthread_cond_init(&self->answered, &clock);
+	start->self = self;
+	start->main = PyThread_get_thread_ident();
+	error = pthread_create(&self->thread, NULL, serve, start);
+	if (error) {
+		free(start);
+		free(self);
+		errno = error;
+		PyErr_SetFromErrno(PyExc_OSError);
+		return NULL;
+	}
+	return self;
+}
+
+/* Wait for the answer; whether there is one. With the GIL held before and after. */
+static int wait_for_answer(struct worker *self)
+{
+	PyThreadState *thread = PyEval_SaveThread();
+	struct timespec until;
+	int waiting = 0;
+
+	pthread_mutex_lock(&self->lock);
+	self->state = ASKED;
+	pthread_cond_signal(&self->asked);
+	while (self->state == ASKED) {
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_sec += LONGEST;
+		waiting = 0;
+		while (self->state == ASKED && waiting != ETIMEDOUT)
+			waiting = pthread_cond_timedwait(&self->answered, &self->lock, &until);
+		if (self->state != ASKED)
+			break;
+		pthread_mutex_unlock(&self->lock);
+		PyEval_RestoreThread(thread);
+		waiting = PyErr_CheckSignals();
+		thread = PyEval_SaveThread();
+		pthread_mutex_lock(&self->lock);
+		if (waiting && self->state == ASKED)
+			self->state = ABANDONED;
+	}
+	pthread_mutex_unlock(&self->lock);
+	PyEval_RestoreThread(thread);
+	return self->state == ANSWERED;
+}
+
+/* Call a function of a kernel made of Python; see above. */
+static PyObject *run(PyObject *function, PyObject *arguments, PyObject *more)
+{
+	struct worker *self;
+	PyObject *result;
+
+	if (!is_main_thread())
+		return PyObject_Call(function, arguments, more);
+	if (!worker) {
+		worker = new_worker();
+		if (!worker)
+			return NULL;
+	}
+	self = worker;
+	Py_INCREF(function);
+	Py_INCREF(arguments);
+	Py_XINCREF(more);
+	self->function = function;
+	self->arguments = arguments;
+	self->more = more;
+	if (!wait_for_answer(self)) {
+		/* The thread frees it. */
+		pthread_detach(self->thread);
+		worker = NULL;
+		return NULL;
+	}
+	result = self->result;
+	if (PyErr_Occurred()) {
+		/* It came while a handler raised. */
+		Py_XDECREF(result);
+		Py_XDECREF(self->type);
+		Py_XDECREF(self->value);
+		Py_XDECREF(self->trace);
+		result = NULL;
+	} else if (!result) {
+		PyErr_Restore(self->type, self->value, self->trace);
+	}
+	self->result = self->type = self->value = self->trace = NULL;
+	Py_DECREF(function);
+	Py_DECREF(arguments);
+	Py_XDECREF(more);
+	return result;
+}
+
+/* The function of the doors of kernels made of Python. The context is the kernel, which whoever has the door keeps alive. */
+static int python_ioctl(void *context, int fd, unsigned long request, void *argument)
+{
+	const PyGILState_STATE gil = PyGILState_Ensure();
+	PyObject *kernel = context, *function, *arguments, *answer = NULL;
+	long result = -1;
+
+	Py_INCREF(kernel);
+	function = PyObject_GetAttrString(kernel, "ioctl");
+	arguments = Py_BuildValue("(ikK)", fd, request, (unsigned long long)(uintptr_t)argument);
+	if (function && arguments)
+		answer = run(function, arguments, NULL);
+	if (answer)
+		result = PyLong_AsLong(answer);
+	if (PyErr_Occurred()) {
+		Py_XDECREF(kept.type);
+		Py_XDECREF(kept.value);
+		Py_XDECREF(kept.trace);
+		PyErr_Fetch(&kept.type, &kept.value, &kept.trace);
+		result = DOOR_RAISED;
+	}
+	Py_XDECREF(answer);
+	Py_XDECREF(arguments);
+	Py_XDECREF(function);
+	Py_DECREF(kernel);
+	PyGILState_Release(gil);
+	return (int)result;
+}
+
+int python_kernel_raise(void)
+{
+	if (!kept.type)
+		return 0;
+	PyErr_Restore(kept.type, kept.value, kept.trace);
+	kept.type = kept.value = kept.trace = NULL;
+	return 1;
+}
+
+PyDoc_STRVAR(uninterrupted_doc,
+	     "uninterrupted(function, *arguments, **more)\n\n"
+	     "Call a function of a kernel that is made of Python. A signal's handler runs before it or after it.");
+
+static PyObject *module_uninterrupted(PyObject *module, PyObject *arguments, PyObject *more)
+{
+	PyObject *rest, *result;
+
+	(void)module;
+	if (PyTuple_Size(arguments) < 1) {
+		PyErr_SetString(PyExc_TypeError, "a function is needed");
+		return NULL;
+	}
+	rest = PyTuple_GetSlice(arguments, 1, PY_SSIZE_T_MAX);
+	if (!rest)
+		return NULL;
+	result = run(PyTuple_GetItem(arguments, 0), rest, more);
+	Py_DECREF(rest);
+	return result;
+}
+
+PyDoc_STRVAR(before_fork_doc, "before_fork()\n\n"
+			      "End the worker, so that a program of one thread is one when it forks.");
+
+static PyObject *module_before_fork(PyObject *module, PyObject *unused)
+{
+	struct worker *self = worker;
+
+	(void)module;
+	(void)unused;
+	/* What forks may itself be part of a kernel. */
+	if (self && !acting_for && is_main_thread()) {
+		worker = NULL;
+		Py_BEGIN_ALLOW_THREADS
+		{
+			pthread_mutex_lock(&self->lock);
+			self->state = STOPPED;
+			pthread_cond_signal(&self->asked);
+			pthread_mutex_unlock(&self->lock);
+			pthread_join(self->thread, NULL);
+		}
+		Py_END_ALLOW_THREADS free(self);
+	}
+	Py_INCREF(Py_None);
+	return Py_None;
+}
+
+void python_kernel_after_fork(void)
+{
+	worker = NULL;
+	acting_for = 0;
+}
+
+PyMethodDef python_kernel_functions[] = {
+	{ "uninterrupted", (PyCFunction)(void (*)(void))module_uninterrupted, METH_VARARGS | METH_KEYWORDS,
+	  uninterrupted_doc },
+	{ "before_fork", module_before_fork, METH_NOARGS, before_fork_doc },
+	{ NULL, NULL, 0, NULL },
+};
+
+int python_kernel_add(PyObject *module)
+{
+	PyObject *address = PyLong_FromVoidPtr((void *)(uintptr_t)python_ioctl);
+	int result;
+
+	if (!address)
+		return -1;
+	result = PyModule_AddObjectRef(module, "PYTHON_IOCTL", address);
+	Py_DECREF(address);
+	return result || PyModule_AddFunctions(module, python_kernel_functions) ? -1 : 0;
+}
