@@ -3,10 +3,20 @@
 
 AMD's IOMMU cannot map [0xfd00000000, 0xffffffffff], 12 GiB below 1 TiB: that is HyperTransport's. Since Linux 5.4 a
 map that touches them is EINVAL; before, it succeeded and the device's access failed. QEMU's boards put RAM in one
-piece above 4 GiB, straight through the hole once there is enough of it. QEMU since 7.1 moves all RAM above 4 GiB to 1 TiB (:func:`merged`);
-up to 7.0 it did nothing (:func:`as_before`). Other layouts that were discussed are in :mod:`pyvfio.guest.qemu.layouts`.
+piece above 4 GiB, straight through the hole once there is enough of it. :func:`merged` is what QEMU does, by its version:
 
-All sizes are bytes.
+=========  =======================================================================================================================
+to 7.0     nothing is moved, and no address is refused (:func:`as_before`)
+7.1        all RAM above 4 GiB moves to 1 TiB (:func:`merged`), for machine types from 7.1 on; for all, a vCPU with too few physical address
+           bits is refused
+8.2        a vCPU without 64-bit mode has no 64-bit PCI window in that sum (cf0386509e), and with machine types up to 8.1 nothing is refused.
+           Without hot-plug memory the CXL windows begin at the end of RAM, not after the slots' room ("hw/i386/cxl: ensure maxram ...")
+=========  =======================================================================================================================
+
+Read in hw/i386/pc.c, pc_q35.c and pc_piix.c of 7.2, 10.0.13 and 10.2.2, compared with a running 7.2, 10.0.13 and 11.1.3; 8.0 to 9.2 are known by
+the commits. Not handled: machine types before 2.11, isapc, microvm and Xen, confidential guests (TDX, SNP), the SRAT entries of SGX's EPC.
+
+Other layouts that were discussed are in :mod:`pyvfio.guest.qemu.layouts`. All sizes are bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +26,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from pyvfio._core import arguments
+from pyvfio.guest.qemu_release import NEWEST, release
 from pyvfio.iova import WHOLE, IovaRange, IovaSet, as_range
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -54,7 +65,11 @@ I440FX_HOLE64 = Board.I440FX.pci_hole64
 
 
 class Machine(NamedTuple):
-    """A guest, as its command line describes it."""
+    """A guest, as its command line describes it.
+
+    `pc-q35-7.0,max-ram-below-4g=2G -m 8G,slots=2,maxmem=16G` is
+    `Machine(8 * GIB, maxram_size=16 * GIB, slots=2, machine_type="7.0", max_ram_below_4g=2 * GIB)`.
+    """
 
     ram_size: int
     board: Board = Board.Q35
@@ -65,17 +80,23 @@ class Machine(NamedTuple):
     pci_hole64_size: int | None = None
     """The 64-bit PCI window; None: the board's default."""
     phys_bits: int = 40
-    """The vCPU's physical address bits."""
+    """The vCPU's physical address bits; QEMU gives a vCPU without 64-bit mode 36 or 32."""
     amd_cpu: bool = False
     """The *vCPU*'s vendor is AMD: what the merged way goes by."""
     amd_host: bool = False
     """The *host*'s CPU is AMD: what the RFC went by."""
     enforce_amd_1tb_hole: bool = True
-    """False for machine types up to 7.0 (the RFC's enforce-valid-iova: up to 6.0)."""
+    """False for machine types up to 7.0 (the RFC's enforce-valid-iova: up to 6.0); `machine_type` says it as well."""
     long_mode: bool = True
     """The vCPU has 64-bit mode; without, there is no 64-bit PCI window (cf0386509e, 8.2)."""
     cxl_windows: tuple[int, ...] | None = None
-    """Sizes of CXL fixed windows; None: no CXL."""
+    """Sizes of CXL fixed windows, multiples of 256 MiB; None: no CXL."""
+    machine_type: str | None = None
+    """The machine type's version, such as "7.0" of pc-q35-7.0; None: QEMU's own."""
+    max_ram_below_4g: int | None = None
+    """The machine's max-ram-below-4g, at most 4 GiB; None: the board's default."""
+    sgx_epc: tuple[int, ...] = ()
+    """Sizes of SGX EPC sections (6.2 on): they lie behind the RAM above 4 GiB, where it would be if it did not move."""
 
     @property
     def hole64(self) -> int:
@@ -85,12 +106,22 @@ class Machine(NamedTuple):
     @property
     def below_4g(self) -> int:
         """RAM below 4 GiB."""
-        return ram_split(self.board, self.ram_size)[0]
+        return ram_split(self.board, self.ram_size, self.max_ram_below_4g)[0]
 
     @property
     def above_4g(self) -> int:
         """RAM above."""
-        return ram_split(self.board, self.ram_size)[1]
+        return ram_split(self.board, self.ram_size, self.max_ram_below_4g)[1]
+
+    @property
+    def keeps_amd_hole_free(self) -> bool:
+        """Whether the machine type moves RAM out of AMD's hole, for an AMD vCPU."""
+        return self.enforce_amd_1tb_hole and not self.type_up_to(7, 0)
+
+    def type_up_to(self, major: int, minor: int) -> bool:
+        """Whether the machine type is of this version or an older one."""
+        kind = self.machine_type
+        return kind is not None and release(kind, since=(2, 11), name="machine_type")[:2] <= (major, minor)
 
     @property
     def device_memory_size(self) -> int | None:
@@ -142,7 +173,7 @@ class Layout(NamedTuple):
     above_4g_start: int
     """The start of RAM above 4 GiB."""
     above_4g_end: int
-    """Its end, exclusive (QEMU's RFC: maxram_start)."""
+    """Its end, exclusive, or that of SGX's EPC behind it (QEMU's RFC: maxram_start)."""
     device_memory: IovaRange | None
     """The hot-plug area."""
     pci_hole64_start: int
@@ -160,6 +191,10 @@ class Layout(NamedTuple):
     """RAM that must not be mapped for DMA."""
     srat_ranges: tuple[IovaRange, ...] = (WHOLE,)
     """The ranges that the SRAT splits a node's memory above 4 GiB by."""
+    sgx_epc: IovaRange | None = None
+    """SGX's EPC, which no device may see."""
+    checks_phys_bits: bool = True
+    """QEMU refuses a vCPU whose physical address bits are too few (7.1 on)."""
 
     @property
     def relocated(self) -> bool:
@@ -175,17 +210,21 @@ class Layout(NamedTuple):
     def error(self) -> str | None:
         """QEMU's fatal message if the vCPU's physical address bits are too few (7.1 on, for every CPU); else None."""
         limit = (1 << self.machine.phys_bits) - 1
-        if self.max_used_gpa <= limit:
+        if self.max_used_gpa <= limit or not self.checks_phys_bits:
             return None
         bits = self.machine.phys_bits
         return f"Address space limit 0x{limit:x} < 0x{self.max_used_gpa:x} phys-bits too low ({bits})"
 
     @property
     def pci_hole64(self) -> IovaRange | None:
-        """The 64-bit PCI window; None if it is empty."""
+        """The 64-bit PCI window; None if it is empty.
+
+        Its end is rounded up to 1 GiB (pci-hole64-end; hw/pci-host/q35.c and i440fx.c), which :attr:`max_used_gpa` does not count.
+        """
         if not self.machine.hole64:
             return None
-        return IovaRange(self.pci_hole64_start, min(self.pci_hole64_start + self.machine.hole64, _U64) - 1)
+        end = round_up(self.pci_hole64_start + self.machine.hole64, GIB)
+        return IovaRange(self.pci_hole64_start, min(end, _U64) - 1)
 
     def regions(self) -> list[Ram]:
         """Return the pieces to map for DMA, with their offsets in the guest's RAM."""
@@ -193,6 +232,9 @@ class Layout(NamedTuple):
 
     def conflicts(self, *reserved: IovaSet) -> list[Conflict]:
         """Return the parts of the guest's RAM and hot-plug area that an IOMMU cannot map.
+
+        Where the 64-bit PCI window lies in AMD's hole, and that is reserved, it is a conflict too, though not a fatal one: BARs that the
+        guest's firmware places there cannot be mapped, so other devices do not reach them.
 
         :param reserved: the reserved regions of each group that may be plugged, now or later (sysfs:
             /sys/kernel/iommu_groups/N/reserved_regions); or the complement of an address space's `iova_ranges`
@@ -203,7 +245,9 @@ class Layout(NamedTuple):
         wanted = [(piece.name, piece.range) for piece in self.regions()]
         if self.device_memory:
             wanted.append(("device-memory", self.device_memory))
-        return [Conflict(name, part) for name, range_ in wanted for part in IovaSet([range_]) & union]
+        found = [Conflict(name, part) for name, range_ in wanted for part in IovaSet([range_]) & union]
+        window = IovaSet([self.pci_hole64] if self.pci_hole64 else []) & IovaSet([AMD_HT])
+        return found + [Conflict("pci-hole64", part, fatal=False) for part in window & union]
 
     def srat(self, nodes: Sequence[int]) -> list[Affinity]:
         """Return the memory entries of the guest's SRAT for NUMA nodes of these sizes."""
@@ -218,6 +262,8 @@ class Layout(NamedTuple):
         ]
         if self.device_memory:
             lines.append(f"  {_span(self.device_memory)} room for hot-plugged memory")
+        if self.sgx_epc:
+            lines.append(f"  {_span(self.sgx_epc)} SGX EPC")
         if self.pci_hole64:
             lines.append(f"  {_span(self.pci_hole64)} 64-bit PCI window")
         if self.relocated:
@@ -232,16 +278,27 @@ class Layout(NamedTuple):
         lines.append(f"The vCPU needs {self.phys_bits_needed} physical address bits and has {machine.phys_bits}.")
         if self.error:
             lines.append(f"QEMU refuses: {self.error}.")
+        elif self.phys_bits_needed > machine.phys_bits:
+            lines.append("QEMU does not check that: the guest does not reach what is above.")
         for conflict in self.conflicts(*reserved):
-            lines.append(f"Mapping {conflict.name} fails (EINVAL): the IOMMU reserves {_span(conflict.range)} of it.")
+            if conflict.fatal:
+                lines.append(
+                    f"Mapping {conflict.name} fails (EINVAL): the IOMMU reserves {_span(conflict.range)} of it."
+                )
+            else:
+                lines.append(
+                    f"BARs at {_span(conflict.range)} cannot be mapped: the IOMMU reserves that part of the window."
+                )
         return "\n".join(lines)
 
 
 class Conflict(NamedTuple):
-    """A part of the guest's memory that no IOMMU mapping can be made for."""
+    """A part of the guest's address space that no IOMMU mapping can be made for."""
 
     name: str
     range: IovaRange
+    fatal: bool = True
+    """The guest cannot have an assigned device; otherwise it loses peer-to-peer DMA to BARs there."""
 
 
 class Affinity(NamedTuple):
@@ -252,12 +309,22 @@ class Affinity(NamedTuple):
     size: int
 
 
-def ram_split(board: Board, ram_size: int) -> tuple[int, int]:
-    """Return RAM below and above 4 GiB: the boards keep 1 GiB alignment once there is enough (QEMU, unchanged for years)."""
+def ram_split(board: Board, ram_size: int, max_ram_below_4g: int | None = None) -> tuple[int, int]:
+    """Return RAM below and above 4 GiB: the boards keep 1 GiB alignment once there is enough (QEMU, unchanged for years).
+
+    :param max_ram_below_4g: the machine's option. On q35 it can only lower the split; on pc it also raises it, up to 4 GiB, for guests
+        that have less RAM
+    """
+    ram_size = arguments.integer(ram_size, "ram_size", 0)
+    most = max_ram_below_4g
+    if most is not None:
+        most = arguments.integer(most, "max_ram_below_4g", 1, FOUR_GIB)
     if board is Board.Q35:
-        low = 0x80000000 if ram_size >= 0xB0000000 else 0xB0000000
+        low = min(0x80000000 if ram_size >= 0xB0000000 else 0xB0000000, most or FOUR_GIB)
     else:
-        low = 0xC0000000 if ram_size >= 0xE0000000 else 0xE0000000
+        low = most or 0xE0000000
+        if ram_size >= low:
+            low = min(low, 0xC0000000)
     return (low, ram_size - low) if ram_size >= low else (ram_size, 0)
 
 
@@ -267,23 +334,32 @@ def crosses_hole(range_: IovaRange) -> bool:
     return range_.overlaps(AMD_HT)
 
 
-def merged(machine: Machine) -> Layout:
-    """Return the layout of QEMU 7.1 to 10.2 (pc_memory_init, b3e6982b41 and 8504f12945 of July 2022).
+def merged(machine: Machine, *, version: str = NEWEST) -> Layout:
+    """Return the layout of QEMU 7.1 to 11.1 (pc_memory_init, b3e6982b41 and 8504f12945 of July 2022).
 
     With an AMD *vCPU*: if anything that the guest may use reaches the hole, all RAM above 4 GiB moves to 1 TiB; and if
     the vCPU's address bits reach the hole, it is the memory map's first entry, moved or not.
+
+    :param version: QEMU's; up to "7.0" the result is :func:`as_before`'s, from "8.2" on other rules hold for CXL and for vCPUs without
+        64-bit mode
+    :raises ValueError: the version or the machine type is not known
     """
     machine = arguments.instance(machine, "machine", Machine)
-    before = place(machine, FOUR_GIB)
-    enforced = machine.amd_cpu and machine.enforce_amd_1tb_hole
+    if release(version) < (7, 1):
+        return as_before(machine)
+    before = place(machine, FOUR_GIB, version)
+    enforced = machine.amd_cpu and machine.keeps_amd_hole_free
     start = AMD_ABOVE_1TB_START if enforced and before.max_used >= AMD_HT_START else FOUR_GIB
     told = (E820(AMD_HT_START, AMD_HT_SIZE, E820_RESERVED),) if enforced and machine.phys_bits >= 40 else ()
-    return in_one_piece("merged", "QEMU 7.1 and later do it", machine, start, before.max_used, told)
+    return in_one_piece("merged", "QEMU 7.1 and later do it", machine, start, before.max_used, told, version)
 
 
 def as_before(machine: Machine) -> Layout:
-    """Return the layout of QEMU up to 7.0: nothing is moved, nothing reserved."""
-    return in_one_piece("as_before", "QEMU up to 7.0 did it", machine, FOUR_GIB, place(machine, FOUR_GIB).max_used, ())
+    """Return the layout of QEMU up to 7.0: nothing is moved, nothing reserved, and too few physical address bits are not refused."""
+    machine = arguments.instance(machine, "machine", Machine)
+    before = place(machine, FOUR_GIB, "7.0").max_used
+    made = in_one_piece("as_before", "QEMU up to 7.0 did it", machine, FOUR_GIB, before, (), "7.0")
+    return made._replace(checks_phys_bits=False)
 
 
 def cmos_above_4g(size: int) -> tuple[int, int, int]:
@@ -299,7 +375,7 @@ def cmos_above_4g(size: int) -> tuple[int, int, int]:
 def srat(
     nodes: Iterable[int], below_4g: int, above_4g_start: int = FOUR_GIB, usable: Sequence[IovaRange] = (WHOLE,)
 ) -> list[Affinity]:
-    """Return the SRAT's memory entries for NUMA nodes of these sizes (build_srat, QEMU 7.1 to 10.2).
+    """Return the SRAT's memory entries for NUMA nodes of these sizes (build_srat, QEMU 7.1 to 11.1).
 
     640 KiB to 1 MiB, and the hole between the RAM's two parts, are cut out.
 
@@ -346,28 +422,49 @@ class Placed(NamedTuple):
     max_used: int
 
 
-def place(machine: Machine, start: int) -> Placed:
+def place(machine: Machine, start: int, version: str = NEWEST) -> Placed:
     """Return the places of everything above 4 GiB if RAM above 4 GiB starts at `start`."""
     machine = arguments.instance(machine, "machine", Machine)
-    end = start + machine.above_4g
+    start = arguments.integer(start, "start", 0)
+    known = release(version)
+    epc = _sgx_epc(machine)
+    end = epc.last + 1 if epc else start + machine.above_4g
     size = machine.device_memory_size
     devices = IovaRange.of(round_up(end, GIB), size) if size is not None else None
     top = devices.last + 1 if devices else end
     if machine.cxl_windows is not None:
-        # CXL begins behind the hot-plug area, even an empty one: 1 MiB of registers, then the windows, 256 MiB aligned.
-        top = (devices.last + 1 if devices else round_up(end, GIB) + machine.slots * GIB) + MIB
+        if not devices and known < (8, 2):
+            # Behind the hot-plug area even if that is empty.
+            top = round_up(end, GIB) + machine.slots * GIB
+        # 1 MiB of registers, then the windows, 256 MiB aligned.
+        top += MIB
         if machine.cxl_windows:
             top = round_up(top, 256 * MIB) + sum(machine.cxl_windows)
     hole64 = round_up(top, GIB)
+    if known < (8, 2):
+        # Without 64-bit mode, 36 bits are taken for a 64-bit guest's, and 32 are never refused.
+        wide = machine.phys_bits > 32
+        return Placed(end, devices, hole64, hole64 + machine.hole64 - 1 if wide else (1 << machine.phys_bits) - 1)
     if machine.long_mode:
         return Placed(end, devices, hole64, hole64 + machine.hole64 - 1)
+    if machine.type_up_to(8, 1):
+        return Placed(end, devices, hole64, (1 << machine.phys_bits) - 1)
     return Placed(end, devices, hole64, (devices.last + 1 if devices else end) - 1)
 
 
-def in_one_piece(way: str, described: str, machine: Machine, start: int, before: int, told: Sequence[E820]) -> Layout:
+def _sgx_epc(machine: Machine) -> IovaRange | None:
+    # pc_machine_init_sgx_epc() runs before anything is moved.
+    size = sum(machine.sgx_epc)
+    return IovaRange.of(FOUR_GIB + machine.above_4g, size) if size else None
+
+
+def in_one_piece(
+    way: str, described: str, machine: Machine, start: int, before: int, told: Sequence[E820], version: str = NEWEST
+) -> Layout:
     """Return the layout that has all RAM above 4 GiB in one piece from `start` on."""
     machine = arguments.instance(machine, "machine", Machine)
-    placed = place(machine, start)
+    placed = place(machine, start, version)
+    epc = _sgx_epc(machine)
     ram = [Ram("ram-below-4g", IovaRange.of(0, machine.below_4g), 0)]
     if machine.above_4g:
         ram.append(Ram("ram-above-4g", IovaRange.of(start, machine.above_4g), machine.below_4g))
@@ -376,7 +473,7 @@ def in_one_piece(way: str, described: str, machine: Machine, start: int, before:
         described,
         machine,
         tuple(ram),
-        (*told, *(ram_entry(piece) for piece in ram)),
+        (*told, *(ram_entry(piece) for piece in ram), *([E820(epc.start, epc.size, E820_RESERVED)] if epc else [])),
         start,
         placed.end,
         placed.devices,
@@ -384,6 +481,7 @@ def in_one_piece(way: str, described: str, machine: Machine, start: int, before:
         placed.max_used,
         before,
         cmos_above_4g(machine.above_4g),
+        sgx_epc=epc,
     )
 
 

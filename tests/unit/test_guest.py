@@ -759,6 +759,92 @@ def test_the_rfcs_srat_places_a_node_below_4_gib_above_it() -> None:
     assert x86.srat([GIB, 3 * GIB], 2 * GIB)[1] == x86.Affinity(0, x86.MIB, GIB - x86.MIB)
 
 
+def test_without_hot_plug_memory_cxl_begins_at_the_end_of_ram_since_8_2() -> None:
+    machine = x86.Machine(3583 * x86.MIB, cxl_windows=())
+    assert x86.merged(machine, version="8.1").pci_hole64_start == 0x1C0000000
+    assert x86.merged(machine).pci_hole64_start == 0x180000000
+    # It decides whether memory moves.
+    large = x86.Machine(999488 * x86.MIB, amd_cpu=True, phys_bits=48, cxl_windows=(GIB,))
+    assert x86.merged(large, version="7.2").relocated
+    assert not x86.merged(large).relocated
+
+
+def test_too_few_address_bits_are_refused_since_7_1() -> None:
+    machine = x86.Machine(64 * GIB, phys_bits=36)
+    assert x86.merged(machine, version="7.0").error is None
+    assert "QEMU does not check that" in x86.as_before(machine).explain()
+    assert x86.merged(machine, version="7.1").error == (
+        "Address space limit 0xfffffffff < 0x187fffffff phys-bits too low (36)"
+    )
+
+
+def test_a_32_bit_vcpu_is_checked_by_version_and_machine_type() -> None:
+    machine = x86.Machine(361716776960, x86.Board.I440FX, phys_bits=36, long_mode=False)
+    assert x86.merged(machine).error is not None
+    for machine_type in ("7.0", "8.1"):
+        assert x86.merged(machine._replace(machine_type=machine_type)).error is None
+    assert x86.merged(machine._replace(machine_type="8.2")).error is not None
+    small = x86.Machine(4 * GIB, phys_bits=36, long_mode=False)
+    assert x86.merged(small).max_used_gpa == small.above_4g + 4 * GIB - 1
+    assert x86.merged(small, version="8.1").max_used_gpa == x86.merged(small._replace(long_mode=True)).max_used_gpa
+    assert x86.merged(machine._replace(phys_bits=32), version="7.2").error is None
+    with pytest.raises(ValueError, match=r"^machine_type must be 2\.11 to"):
+        x86.merged(machine._replace(machine_type="2.4"))
+
+
+def test_machine_types_up_to_7_0_do_not_keep_the_hole_free() -> None:
+    machine = x86.Machine(x86.TIB, amd_cpu=True, phys_bits=42)
+    old = x86.merged(machine._replace(machine_type="7.0"))
+    assert (old.relocated, len(old.e820)) == (False, 2)
+    assert x86.merged(machine._replace(machine_type="7.1")).relocated
+
+
+def test_the_window_ends_at_a_whole_gib_and_the_check_does_not_count_that() -> None:
+    layout = x86.merged(x86.Machine(128 * x86.MIB, x86.Board.I440FX, pci_hole64_size=x86.MIB))
+    assert layout.pci_hole64 == IovaRange(0x100000000, 0x13FFFFFFF)
+    assert layout.max_used_gpa == 0x1000FFFFF
+
+
+def test_a_window_in_amds_hole_is_a_conflict_that_is_not_fatal() -> None:
+    machine = x86.Machine(990 * GIB, amd_cpu=True, machine_type="7.0")
+    hole = x86.AMD_USABLE.complement()
+    [conflict] = x86.merged(machine).conflicts(hole)
+    assert conflict == x86.Conflict("pci-hole64", IovaRange(0xFD00000000, 0xFFFFFFFFFF), fatal=False)
+    assert "BARs at [0xfd00000000, 0xffffffffff] cannot be mapped" in x86.merged(machine).explain(hole)
+    assert x86.merged(machine).conflicts(IovaSet([IovaRange(1 << 48, 2**64 - 1)])) == []
+    assert x86.merged(machine._replace(machine_type=None)).conflicts(hole) == []
+
+
+@pytest.mark.parametrize(
+    ("board", "ram", "most", "split"),
+    [
+        (x86.Board.Q35, 8 * GIB, GIB, (GIB, 7 * GIB)),
+        (x86.Board.Q35, 2600 * x86.MIB, 4 * GIB, (2600 * x86.MIB, 0)),
+        (x86.Board.Q35, 8 * GIB, 4 * GIB, (2 * GIB, 6 * GIB)),
+        (x86.Board.I440FX, 3968 * x86.MIB, 4 * GIB, (3968 * x86.MIB, 0)),
+        (x86.Board.I440FX, 4 * GIB, 4 * GIB, (3 * GIB, GIB)),
+        (x86.Board.I440FX, 4 * GIB, 2 * GIB, (2 * GIB, 2 * GIB)),
+    ],
+)
+def test_max_ram_below_4g_moves_the_split(board: x86.Board, ram: int, most: int, split: tuple[int, int]) -> None:
+    assert x86.ram_split(board, ram, most) == split
+    machine = x86.Machine(ram, board, max_ram_below_4g=most)
+    assert (machine.below_4g, machine.above_4g) == split
+    with pytest.raises(ValueError, match=r"^max_ram_below_4g must be at most"):
+        x86.ram_split(board, ram, 5 * GIB)
+
+
+def test_sgx_epc_lies_behind_ram_and_pushes_the_rest_up() -> None:
+    plain = x86.Machine(8 * GIB, maxram_size=16 * GIB, slots=1)
+    layout = x86.merged(plain._replace(sgx_epc=(64 * x86.MIB, 64 * x86.MIB)))
+    end = x86.merged(plain).above_4g_end
+    assert layout.sgx_epc == IovaRange.of(end, 128 * x86.MIB)
+    assert layout.e820[-1] == x86.E820(end, 128 * x86.MIB, x86.E820_RESERVED)
+    assert layout.above_4g_end == end + 128 * x86.MIB
+    assert layout.device_memory == IovaRange.of(end + GIB, 9 * GIB)
+    assert "SGX EPC" in layout.explain()
+
+
 def test_cxl_windows_push_the_top_up() -> None:
     plain = x86.merged(x86.Machine(8 * GIB))
     cxl = x86.merged(x86.Machine(8 * GIB, cxl_windows=(4 * GIB,)))

@@ -271,7 +271,7 @@ def test_no_layout_maps_the_hole(machine: x86.Machine, way: Way) -> None:
     assert not any(piece.range.overlaps(x86.AMD_HT) for piece in layout.regions())
     # Where RAM does not move, nor does the hot-plug area; and the RFC looks for room without the slots' alignment.
     hit = {conflict.name for conflict in layout.conflicts(IovaSet([x86.AMD_HT]))}
-    assert hit <= (set() if way is x86.merged else {"device-memory"})
+    assert hit <= (set() if way is x86.merged else {"device-memory", "pci-hole64"})
 
 
 def test_the_rfcs_hot_plug_area_can_reach_into_the_hole() -> None:
@@ -302,7 +302,31 @@ def test_every_byte_of_ram_lies_somewhere_once(machine: x86.Machine, way: Way) -
 def test_the_address_bits_needed_are_just_enough(machine: x86.Machine, way: Way) -> None:
     need = way(machine).phys_bits_needed
     assert way(machine._replace(phys_bits=need)).error is None
-    assert way(machine._replace(phys_bits=need - 1)).error is not None
+    assert (way(machine._replace(phys_bits=need - 1)).error is not None) == (way is x86.merged)
+
+
+@given(machines(), st.sampled_from(["7.1", "7.2", "8.1", "8.2", "10.2", "11.1"]), st.sampled_from([None, "7.0", "8.1"]))
+def test_the_layout_of_a_64_bit_guest_depends_on_the_version_for_cxl_only(
+    machine: x86.Machine, version: str, machine_type: str | None
+) -> None:
+    machine = machine._replace(machine_type=machine_type)
+    assert x86.merged(machine, version=version) == x86.merged(machine)
+    with_cxl = machine._replace(cxl_windows=())
+    old, new = x86.merged(with_cxl, version=version), x86.merged(with_cxl)
+    if machine.device_memory_size is not None:
+        assert old == new
+    assert old.max_used_gpa >= new.max_used_gpa
+
+
+@given(machines(), st.sampled_from([GIB, 2 * GIB, 3 * GIB + x86.MIB, 4 * GIB, None]))
+def test_max_ram_below_4g_bounds_the_ram_there(machine: x86.Machine, most: int | None) -> None:
+    below, above = x86.ram_split(machine.board, machine.ram_size, most)
+    assert below + above == machine.ram_size
+    assert below <= (most or 4 * GIB)
+    usual = x86.ram_split(machine.board, machine.ram_size)
+    assert below <= usual[0] or machine.board is x86.Board.I440FX
+    layout = x86.merged(machine._replace(max_ram_below_4g=most))
+    assert layout.ram[0].range.size == below
 
 
 @given(machines(), st.integers(1, 3))
@@ -320,7 +344,7 @@ def test_srat_gives_each_node_all_of_its_memory_but_the_isa_hole(machine: x86.Ma
 def test_a_layout_without_conflicts_can_be_mapped_on_that_host(machine: x86.Machine, way: Way, width: int) -> None:
     usable = x86.AMD_USABLE & IovaSet([IovaRange(0, (1 << width) - 1)])
     layout = way(machine)
-    conflicts = layout.conflicts(usable.complement())
+    conflicts = [conflict for conflict in layout.conflicts(usable.complement()) if conflict.fatal]
     fits = all(piece.range in usable for piece in layout.ram[1:])
     devices = layout.device_memory is None or layout.device_memory in usable
     assert (fits and devices) == (not conflicts)

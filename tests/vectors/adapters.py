@@ -14,6 +14,7 @@ from typing import Any
 
 from pyvfio.guest import bars, limits, mapping, planning, qemu, reserved, sections, x86
 from pyvfio.guest.qemu import iova_tree, layouts, virtio_iommu
+from pyvfio.guest.qemu_release import NEWEST
 from pyvfio.iova import WHOLE, IovaRange, IovaSet
 
 Fields = dict[str, Any]
@@ -645,6 +646,7 @@ def machine_of(given: Fields) -> x86.Machine:
         amd_host=given.get("amd_host", False),
         enforce_amd_1tb_hole=enforce,
         long_mode=given.get("long_mode", True),
+        machine_type=given.get("machine_type"),
     )
 
 
@@ -654,7 +656,7 @@ def e820(layout: x86.Layout) -> list[list[Any]]:
 
 @adapts("amd_1tb_merged")
 def amd_1tb_merged(given: Fields, variant: str) -> Fields:
-    layout = x86.merged(machine_of(given))
+    layout = x86.merged(machine_of(given), version=given.get("version", NEWEST))
     made: Fields = {
         "below_4g_mem_size": address(layout.machine.below_4g),
         "above_4g_mem_size": address(layout.machine.above_4g),

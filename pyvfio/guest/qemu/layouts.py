@@ -7,7 +7,7 @@
 :func:`unmapped`               RAM stays, what lies in the hole is RAM that no device may reach (discussed in 2021)
 =============================  ===============================================================================
 
-What QEMU does is in :mod:`pyvfio.guest.x86`.
+What QEMU does is in :mod:`pyvfio.guest.x86`. None of these refuses a vCPU with too few physical address bits, and they know no SGX EPC.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ def rfc(machine: Machine) -> Layout:
         cmos_above_4g((above - above_1t) % _U64),
         above_1t,
         srat_ranges=tuple(range_ for _, range_ in ranges),
+        checks_phys_bits=False,
     )
 
 
