@@ -394,6 +394,10 @@ static int module_exec(PyObject *module)
 
 static PyModuleDef_Slot module_slots[] = {
 	{ Py_mod_exec, (void *)module_exec },
+#ifdef Py_mod_gil /* Python 3.13, and no stable ABI of an older one */
+	/* Doors count the calls in progress, and records change, under the GIL: a free-threaded Python has to turn it on. */
+	{ Py_mod_gil, Py_MOD_GIL_USED },
+#endif
 	{ 0, NULL },
 };
 

@@ -75,10 +75,17 @@ def _shown(value: Any) -> Any:
         return value if abs(value) < 1 << 31 else hex(value)
     type_ = ffi.typeof(value)
     if type_.kind == "struct" or type_.kind == "union":
-        return {name: _shown(getattr(value, name)) for name, _ in type_.fields or () if not name.startswith("__")}
+        # An array without a length is what follows the struct: its address is that of the copy here.
+        named = (name for name, field in type_.fields or () if not _is_open(field.type) and not name.startswith("__"))
+        return {name: _shown(getattr(value, name)) for name in named}
     if type_.kind == "array":
         return [_shown(one) for one in value] if type_.length is not None and type_.length <= 16 else "..."
     return hex(int(ffi.cast("uintptr_t", value)))
+
+
+def _is_open(type_: Any) -> bool:
+    """Whether a type is an array without a length."""
+    return bool(type_.kind == "array" and type_.length is None)
 
 
 def decode_struct(kind: str, number: int, data: bytes) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import os
 import queue
 import random
 import select
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from vmtest.environment import ROOT
 from vmtest.line_map import LineMap, MeasuredTest, Session, environment, sessions
 from vmtest.mutation import Mutation, mutations
 from vmtest.problems import Problem, say
+from vmtest.project_copy import copy_project
 
 EQUIVALENT = ROOT / "tests" / "equivalent_mutants.toml"
 #: seconds in which a session must have collected its tests
@@ -175,19 +175,6 @@ class Serving:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def copy_project(folder: Path) -> Path:
-    """Copy the project into a folder, with what is built of it."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    names = [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
-    names += [str(path.relative_to(ROOT)) for path in (ROOT / "pyvfio").glob("*.so")]
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name)
-    return folder
 
 
 class Worker:

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""The extensions built with AddressSanitizer and UndefinedBehaviorSanitizer, under the tests: scripts/sanitizers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vmtest.problems import say
+from vmtest.project_copy import copy_project
+
+FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+SUITES = ("tests/unit", "tests/vectors", "tests/mock")
+#: test files that run no C of the package, or compile it themselves
+WITHOUT = ("test_vmtest_*", "test_native.py", "test_house.py", "test_language.py", "test_matrix.py", "test_runner.py")
+#: What is no finding: memory that no machine has is asked for, and refused.
+EXPECTED = "WARNING: AddressSanitizer failed to allocate"
+
+
+def build(copy: Path) -> None:
+    """Build the extensions in place."""
+    environment = os.environ | {"CFLAGS": f"-g -O1 -fno-omit-frame-pointer {FLAGS}", "LDFLAGS": FLAGS}
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    subprocess.run(command, cwd=copy, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def environment(copy: Path, reports: Path) -> dict[str, str]:
+    """Return the environment of tests: the sanitizers are loaded first, and write what they find to files."""
+    names = ("libasan.so", "libubsan.so")
+    libraries = [
+        subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in names
+    ]
+    return os.environ | {
+        "PYTHONPATH": str(copy),
+        # Each allocation is the sanitizer's, not a part of an arena of Python's.
+        "PYTHONMALLOC": "malloc",
+        "LD_PRELOAD": " ".join(libraries),
+        # Python leaves memory to the end of the process. A size that cannot be had is an answer that some tests ask for.
+        "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:abort_on_error=1:log_path={reports}/report",
+        "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={reports}/report",
+    }
+
+
+def findings(reports: Path) -> Iterator[str]:
+    """Yield what the sanitizers of all processes reported."""
+    for file in sorted(reports.iterdir()):
+        lines = [line for line in file.read_text(errors="replace").splitlines() if EXPECTED not in line]
+        if any(lines):
+            yield "\n".join(lines)
+
+
+def run(suites: Sequence[str]) -> int:
+    """Build in a copy, run the tests there, and print what was found; 1 if a test failed or a sanitizer reported something."""
+    with tempfile.TemporaryDirectory(prefix="pyvfio-sanitizers-") as scratch:
+        copy, reports = Path(scratch) / "project", Path(scratch) / "reports"
+        reports.mkdir()
+        copy_project(copy, built=False)
+        build(copy)
+        options = ["-q", "-m", "not slow", "-p", "no:cacheprovider", *(f"--ignore-glob=*/{name}" for name in WITHOUT)]
+        command = [sys.executable, "-m", "pytest", *options, *suites]
+        code = subprocess.run(command, cwd=copy, env=environment(copy, reports), check=False).returncode
+        found = list(findings(reports))
+    print(*found, sep="\n\n")
+    say(f"pytest returned {code}; reports of the sanitizers: {len(found)}")
+    return 1 if code or found else 0
+
+
+def main(description: str) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suites", nargs="*", default=SUITES, metavar="TESTS", help=f"default: {' '.join(SUITES)}")
+    return run(parser.parse_args().suites)
