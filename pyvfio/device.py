@@ -27,7 +27,6 @@ from pyvfio.low_power import LowPower, LowPowerWithWakeup
 from pyvfio.migration import Migration
 from pyvfio.pci import PciConfig
 from pyvfio.region import Regions
-from pyvfio.spaces.base import AddressSpace
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from pyvfio.iommufd.ioas import Ioas
     from pyvfio.iommufd.object import IommufdObject
     from pyvfio.iova import RangeLike
+    from pyvfio.spaces.base import AddressSpace
     from pyvfio.spaces.group import Group
 
 SET_VF_TOKEN = Feature("SET PCI_VF_TOKEN", errnos={errno.EINVAL: "the data is not the 16 bytes of a UUID"})
@@ -189,7 +189,7 @@ class Device(Resource):
         self._attached[pasid] = to
         to._attached[id(self)] = weakref.ref(self)
         if pasid is None:
-            self._space = to if isinstance(to, AddressSpace) else to.ioas
+            self._space = to.ioas
 
     def detach(self, *, pasid: int | None = None) -> None:
         """Detach the device, which blocks its DMA; no effect if it is not attached. VFIO_DEVICE_DETACH_IOMMUFD_PT."""

@@ -126,7 +126,8 @@ class Vector(Event):
     _noun = "interrupt"
 
     def __init__(self, irq: Irq, index: int) -> None:
-        super().__init__(irq.device, f"{irq.name}[{index}]")
+        device = irq.device
+        super().__init__(device, device.file.kernel, f"{device.address} {irq.name}[{index}]")
         self.irq = irq
         self.index = index
 

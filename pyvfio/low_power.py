@@ -69,7 +69,7 @@ class LowPowerWithWakeup(LowPower):
     """
 
     def _enter(self) -> None:
-        self.wakeup = Event(self.device, "wakeup")
+        self.wakeup = Event(self.device, self.device.file.kernel, f"{self.device.address} wakeup")
         value = ffi.new(f"{_WAKEUP} *", {"wakeup_eventfd": self.wakeup.fileno()})
         ENTRY_WITH_WAKEUP.receive(self.device.file, value, (None, self._entered))
 

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 from pyvfio._core.arguments import time_left
 from pyvfio._core.fd import Fd
 from pyvfio._core.resource import Resource
+from pyvfio.kernel import Kernel
 
 if TYPE_CHECKING:
     import asyncio
-
-    from pyvfio.device import Device
 
 
 class Event(Resource):
@@ -25,10 +24,9 @@ class Event(Resource):
     #: what it stands for
     _noun = "event"
 
-    def __init__(self, device: Device, name: str) -> None:
-        super().__init__(device)
-        kernel = device.file.kernel
-        self._fd = Fd.take(kernel, "eventfd", f"{device.address} {name}", kernel.eventfd, 0, os.EFD_NONBLOCK)
+    def __init__(self, parent: Resource, kernel: Kernel, name: str) -> None:
+        super().__init__(parent)
+        self._fd = Fd.take(kernel, "eventfd", name, kernel.eventfd, 0, os.EFD_NONBLOCK)
         # Closing signals the eventfd itself, so waits end.
         self._fd.door.waker(True)
         #: what wakes each asyncio task that waits for it

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from pyvfio._core.sizes import size as as_text
 from pyvfio.errors import HostError
 
 #: The drivers, besides VFIO's own, that leave DMA to others (`driver_managed_dma`, Linux 5.19).
@@ -785,14 +786,14 @@ def guest_memory(size: int, clashes: Sequence[tuple[str, str]], before: Sequence
         return Finding(
             "guest-memory",
             "guest",
-            f"a guest with {readable(size)} cannot be mapped: {crossed}",
+            f"a guest with {as_text(size)} cannot be mapped: {crossed}",
             evidence,
             "give the guest less memory, or use a host whose IOMMU has more addresses",
         )
     return Finding(
         "guest-memory-moved",
         "guest",
-        f"a guest with {readable(size)} takes QEMU 7.1 or later and an AMD vCPU (-cpu host): before, {crossed}",
+        f"a guest with {as_text(size)} takes QEMU 7.1 or later and an AMD vCPU (-cpu host): before, {crossed}",
         evidence,
         "use QEMU 7.1 or later, with a machine type that is not older",
     )
@@ -826,7 +827,7 @@ def memory_limit_low(limit: int | None, *, unlimited: bool) -> Finding | None:
     return Finding(
         "memory-limit-low",
         "RLIMIT_MEMLOCK",
-        f"this process may map {readable(limit)} for DMA (RLIMIT_MEMLOCK)",
+        f"this process may map {as_text(limit)} for DMA (RLIMIT_MEMLOCK)",
         (f"RLIMIT_MEMLOCK is {limit}", "CapEff is without CAP_IPC_LOCK"),
         "raise it with `ulimit -l`, LimitMEMLOCK= of a service, or /etc/security/limits.conf",
     )
@@ -843,7 +844,7 @@ def huge_pages(size: int, free: int, page: int) -> Finding | None:
     return Finding(
         "huge-pages",
         "hugetlb",
-        f"{readable(free) if free else 'nothing'} is free in huge pages of {readable(page)}, of {readable(size)}: "
+        f"{as_text(free) if free else 'nothing'} is free in huge pages of {as_text(page)}, of {as_text(size)}: "
         "mapping is slower without",
         (f"free huge pages: {free // page}",),
         f"echo {-(-size // page)} > /proc/sys/vm/nr_hugepages, if the guest is to use them",
@@ -865,8 +866,8 @@ def memory_limit(size: int, limit: int | None, locked: int, *, unlimited: bool) 
     return Finding(
         "memory-limit",
         "RLIMIT_MEMLOCK",
-        f"{readable(size)} more would exceed the limit on locked memory, {readable(limit)} (RLIMIT_MEMLOCK), "
-        f"of which {readable(locked)} are used",
+        f"{as_text(size)} more would exceed the limit on locked memory, {as_text(limit)} (RLIMIT_MEMLOCK), "
+        f"of which {as_text(locked)} are used",
         (f"RLIMIT_MEMLOCK is {limit}", f"VmLck is {locked}", "CapEff is without CAP_IPC_LOCK"),
         f"raise it: `ulimit -l {needed}` in the shell that starts the program, LimitMEMLOCK= of a service, or "
         "/etc/security/limits.conf; CAP_IPC_LOCK lifts it",
@@ -887,11 +888,3 @@ def mapping_limit(mapped: int) -> Finding:
         "map fewer, larger pieces; or raise the limit: "
         "echo N > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit, before the container is opened",
     )
-
-
-def readable(size: int) -> str:
-    """Return a size in the largest unit that shows it exactly; hex where none does."""
-    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if size >= 1 << shift and not size & ((1 << shift) - 1):
-            return f"{size >> shift} {unit}"
-    return f"{size:#x} bytes"

@@ -104,7 +104,7 @@ def test_the_devices_of_a_group_belong_to_one_iommufd(kernel: Any, other: Callab
     one, its_neighbour = other("0000:00:05.0"), other("0000:00:05.1")
     with Iommufd(kernel=kernel) as owner, Iommufd(kernel=kernel) as stranger, owner.bind(one) as first:
         before = held()
-        with refused(errno.EPERM, f"{one} is open in process"):
+        with refused(errno.EPERM, f"{one} is open in this process"):
             stranger.bind(its_neighbour)
         assert held() == before
         with owner.bind(its_neighbour) as second:

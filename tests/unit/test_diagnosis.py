@@ -142,14 +142,6 @@ def test_a_finding_names_this_process_as_such() -> None:
     assert diagnosis.kept_bound(VF, None).reason.endswith("by another program")
 
 
-@pytest.mark.parametrize(
-    ("size", "shown"),
-    [(4096, "4 KiB"), (3 << 40, "3 TiB"), (5000, "0x1388 bytes"), (100, "0x64 bytes"), (1536 << 20, "1536 MiB")],
-)
-def test_sizes_are_shown_exactly(size: int, shown: str) -> None:
-    assert diagnosis.readable(size) == shown
-
-
 # Examining a device
 
 
