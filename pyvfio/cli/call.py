@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pyvfio.cli.output import Output
@@ -25,8 +26,10 @@ class Call(NamedTuple):
     :ivar arguments: as argparse returned them
     :ivar kernel: the kernel to ask
     :ivar out: the output
+    :ivar parser: returns the parser of the whole command
     """
 
     arguments: Namespace
     kernel: Kernel
     out: Output
+    parser: Callable[[], ArgumentParser]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,7 +46,7 @@ class Output:
         self._stream = stream
         terminal = self.stream.isatty()
         self.terminal = terminal
-        self.width = shutil.get_terminal_size().columns if terminal or os.environ.get("COLUMNS") else None
+        self.width = _columns(self.stream if terminal else None)
         self.colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     @property
@@ -144,6 +143,22 @@ class Output:
             table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
         Console(file=self.stream, width=self.width, highlight=False).print(table)
         return True
+
+
+def _columns(terminal: IO[str] | None) -> int | None:
+    """Return the width to keep to: COLUMNS of the environment, else the terminal's; None without either.
+
+    shutil has the same, and takes as long to load as all of this package.
+    """
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    if terminal is None:
+        return None
+    try:
+        return os.get_terminal_size(terminal.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def address(value: int | None) -> str | None:

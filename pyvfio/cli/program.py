@@ -45,6 +45,8 @@ COMMANDS = {
     "trace": "run a program and write its requests to a file",
     "replay": "make the requests of a trace again, and print what is answered otherwise",
     "report": "write one anonymised file for a bug report",
+    "completion": "print the completions of a shell",
+    "manual": "print the manual page",
 }
 
 DESCRIPTION = """Drive devices through the Linux VFIO and iommufd interfaces.
@@ -100,7 +102,7 @@ def parser(only: str | None = None) -> _Parser:
         if only not in (None, name):
             commands.add_parser(name, help=line, add_help=False)
             continue
-        command = module(name)
+        command = _module(name)
         own = commands.add_parser(
             name,
             help=line,
@@ -125,7 +127,7 @@ def _add_common(to: argparse.ArgumentParser, default: Any) -> None:
     options.add_argument("--json", action="store_true", default=default or False, help="print JSON")
 
 
-def module(name: str) -> Any:
+def _module(name: str) -> Any:
     """Load the module of a subcommand."""
     return import_module(f"pyvfio.cli.commands.{name.replace('-', '_')}")
 
@@ -148,7 +150,7 @@ def main(arguments: Sequence[str] | None = None, *, kernel: Kernel | None = None
             warnings.showwarning = _warn  # type: ignore[assignment]
             if kernel is None:
                 kernel = resolve(parsed.kernel)
-            code: int = module(parsed.command).execute(Call(parsed, kernel, out))
+            code: int = _module(parsed.command).execute(Call(parsed, kernel, out, parser))
             out.stream.flush()
             return code
     except BrokenPipeError as error:
