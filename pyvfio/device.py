@@ -16,6 +16,7 @@ from pyvfio._core.arguments import boolean, u32, wrong_type
 from pyvfio._core.device_file import DeviceFile, DeviceInfo
 from pyvfio._core.fd import Fd
 from pyvfio._core.flags import names
+from pyvfio._core.reasons import LOCKED
 from pyvfio._core.request import Reason, Request
 from pyvfio._core.resource import Attempts, Resource
 from pyvfio._core.vf_token import uuid_of
@@ -98,7 +99,9 @@ def _no_reset(facts: Reset) -> Reason | None:
 
 
 RESET = Request(
-    "VFIO_DEVICE_RESET", "device", otherwise=dict.fromkeys((errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP), _no_reset)
+    "VFIO_DEVICE_RESET",
+    "device",
+    otherwise=dict.fromkeys((errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP), _no_reset) | {errno.EAGAIN: LOCKED},
 )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pyvfio._abi import ffi, lib
 from pyvfio._core.device_file import DeviceFile
+from pyvfio._core.reasons import LOCKED
 from pyvfio._core.request import Reason, Request
 from pyvfio.errors import BadReply, RequestError
 
@@ -51,7 +52,7 @@ HOT_RESET = Request(
     "VFIO_DEVICE_PCI_HOT_RESET",
     "device",
     "struct vfio_pci_hot_reset",
-    otherwise={**_NONE, **dict.fromkeys((errno.EINVAL, errno.EPERM, errno.EBUSY), _not_owned)},
+    otherwise={**_NONE, **dict.fromkeys((errno.EINVAL, errno.EPERM, errno.EBUSY), _not_owned), errno.EAGAIN: LOCKED},
 )
 
 

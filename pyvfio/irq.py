@@ -15,6 +15,7 @@ from pyvfio._core.event import Event
 from pyvfio._core.flags import names
 from pyvfio._core.request import Explanation, Reason, Request
 from pyvfio.errors import Closed, Unsupported
+from pyvfio.pci import COMMAND_INTX_DISABLE, COMMAND_MASTER
 
 if TYPE_CHECKING:
     from pyvfio.device import Device
@@ -36,6 +37,10 @@ class SetFacts(NamedTuple):
     :ivar vectors: how many the device has
     :ivar enabled: whether any of them is enabled; :ivar others: the other interrupts that are
     :ivar enabling: whether vectors were to be enabled
+    :ivar fixed: the number of vectors was fixed when the first was enabled (VFIO_IRQ_INFO_NORESIZE); None where it is not
+    :ivar room: how many vectors the kernel said that it can allocate; None where it did not say
+    :ivar asleep: whether the device is in D3hot
+    :ivar resizable: whether vectors can be added while some are enabled
     """
 
     name: str
@@ -44,6 +49,10 @@ class SetFacts(NamedTuple):
     enabled: bool
     others: tuple[str, ...]
     enabling: bool
+    fixed: int | None = None
+    room: int | None = None
+    asleep: bool = False
+    resizable: bool = False
 
 
 def _not_set(facts: SetFacts) -> Reason | None:
@@ -56,6 +65,20 @@ def _not_set(facts: SetFacts) -> Reason | None:
             f"{names} {'is' if len(facts.others) == 1 else 'are'} enabled; only one {kinds} can be enabled at a time",
             (f"device.irqs{f'[{first}]' if first.isdecimal() else f'.{first}'}.disable()",),
         )
+    if facts.fixed is not None and facts.enabling and facts.last is not None and facts.last >= facts.fixed:
+        wanted = facts.last + 1
+        irq = f"device.irqs{f'[{facts.name}]' if facts.name.isdecimal() else f'.{facts.name}'}"
+        return Reason(
+            f"the number of vectors of {_worded(facts.name)} is fixed when the first is enabled ({facts.fixed} now; "
+            "VFIO_IRQ_INFO_NORESIZE)",
+            (f"{irq}.disable(); {irq}.enable(range({wanted}))",),
+        )
+    if facts.asleep:
+        return Reason(
+            "the device is in D3hot, where it has no interrupts", ("wake it up by its power management capability",)
+        )
+    if facts.enabling and not facts.enabled:
+        return None
     if not facts.enabled:
         return Reason(f"{_worded(facts.name)} is not enabled: enable() comes first")
     return None
@@ -68,12 +91,16 @@ def _worded(name: str) -> str:
     return f"interrupt {name}" if name.isdecimal() else {"intx": "INTx", "msix": "MSI-X"}.get(name, name.upper())
 
 
-_ERRNOS: dict[int, Explanation] = {
-    errno.EINVAL: _not_set,
-    errno.ENOSPC: Reason(
-        "the host cannot allocate that many vectors", ("enable fewer vectors, or close other devices that use them",)
-    ),
-}
+def _no_vectors(facts: SetFacts) -> Reason:
+    room = "" if facts.room is None else f"; it has {facts.room} for this device"
+    later = ("more can be enabled later, as they are needed",) if facts.resizable else ()
+    return Reason(
+        f"the host cannot allocate that many interrupt vectors{room}",
+        ("enable fewer, or close other devices that use vectors", *later),
+    )
+
+
+_ERRNOS: dict[int, Explanation] = {errno.EINVAL: _not_set, errno.ENOSPC: _no_vectors}
 SET_IRQS = Request(
     "VFIO_DEVICE_SET_IRQS",
     "device",
@@ -130,6 +157,28 @@ class Vector(Event):
         super().__init__(device, device.file.kernel, f"{device.address} {irq.name}[{index}]")
         self.irq = irq
         self.index = index
+        #: it has fired, and has not been unmasked since
+        self._fired = False
+        self._unmasked_by_eventfd = False
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it fires; see :meth:`Event.wait`. A :class:`TimeoutError` has notes on what keeps it from firing, as far as that shows."""
+        count = super().wait(timeout)
+        self._fired = True
+        return count
+
+    def _why_silent(self) -> list[str]:
+        device, irq = self.irq.device, self.irq
+        if not device.info.is_pci:
+            return []
+        command = device.config.command
+        if irq.name in ("msi", "msix") and not command & COMMAND_MASTER:
+            return ["bus master is off, so the device cannot send messages: device.config.bus_master = True"]
+        if irq.name == "intx" and command & COMMAND_INTX_DISABLE:
+            return ["INTx is switched off in the command register (bit 10): device.config.command &= ~0x400"]
+        if irq.name == "intx" and self._fired and not self._unmasked_by_eventfd:
+            return ["INTx is masked when it fires, and has not been unmasked since: Vector.unmask() after each"]
+        return []
 
     def trigger(self) -> None:
         """Fire it in software (loopback): the eventfd is signalled as if by the device."""
@@ -150,6 +199,7 @@ class Vector(Event):
         """
         self.irq._require(self.irq.info.maskable, "masked")
         self.irq._set(_NONE | _UNMASK, self.index, 1)
+        self._fired = False
 
     def set_unmask_eventfd(self, eventfd: int) -> None:
         """Have the kernel unmask whenever `eventfd` is signalled. VFIO_DEVICE_SET_IRQS, ACTION_UNMASK with DATA_EVENTFD.
@@ -166,6 +216,7 @@ class Vector(Event):
     def _set_unmask_eventfd(self, eventfd: int) -> None:
         self.irq._require(self.irq.info.maskable, "masked")
         self.irq._set(_EVENTFD | _UNMASK, self.index, 1, [eventfd])
+        self._unmasked_by_eventfd = eventfd >= 0
 
     def _release(self) -> None:
         irq = self.irq
@@ -262,15 +313,34 @@ class Irq:
         if fds:
             ffi.cast("int32_t *", native.data)[0 : len(fds)] = fds
 
+        room: int | None = None
+
         def facts(_: int) -> SetFacts:
             others = tuple(irq.name for irq in self.device.irqs.known if irq is not self and irq._enabled)
             last = start + count - 1 if count else None
-            return SetFacts(self.name, last, self.count, bool(self._enabled), others, bool(fds and fds[0] >= 0))
+            fixed = None if self.info.resizable or not self._enabled else max(self._enabled) + 1
+            enabling = bool(fds and fds[0] >= 0)
+            asleep = enabling and self.device.info.is_pci and self.device.config.asleep
+            return SetFacts(
+                self.name,
+                last,
+                self.count,
+                bool(self._enabled),
+                others,
+                enabling,
+                fixed,
+                room,
+                asleep,
+                self.info.resizable,
+            )
 
         vectors = (
             f"{self.name}[{start}]" if count == 1 else f"{self.name}[{start}:{start + count}]" if count else self.name
         )
-        operation.send(self.device.file.fd, native, {"vectors": vectors}, facts)
+        fd = self.device.file.fd
+        if (room := operation.send(fd, native, {"vectors": vectors}, facts)) > 0:
+            # vfio_msi_enable: fewer vectors than asked for is no errno, but their number, and none of them is enabled.
+            raise operation.error(fd, errno.ENOSPC, {"vectors": vectors}, facts)
 
     def __repr__(self) -> str:
         return f"<Irq {self.name} of {self.device.address}, {self.count} vectors>"

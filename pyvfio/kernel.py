@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 from pyvfio import _buffer
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import pinned as _pinned
+from pyvfio.process_memory import Backing, backing
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -203,6 +204,10 @@ class Kernel:
             _not_for_children[memory] = _pinned(memory, False)[0], size, True
         return memory
 
+    def backing(self, address: int, size: int) -> tuple[Backing, ...]:
+        """Return what is mapped at addresses of this process: see :func:`pyvfio.process_memory.backing`."""
+        return backing(address, size)
+
     # sysfs and procfs.
 
     def exists(self, path: str) -> bool:
@@ -225,6 +230,11 @@ class Kernel:
         """Return the content of a file."""
         with open(path, "rb", buffering=0) as file:
             return file.read()
+
+    def owner(self, path: str) -> tuple[int, int, int]:
+        """Return the user, the group and the permission bits of a file."""
+        found = os.stat(path)
+        return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
 
     def write_file(self, path: str, data: bytes) -> None:
         """Write a file of sysfs, by one write(2).

@@ -19,6 +19,7 @@ CLASS_CODE, HEADER_TYPE, BAR0, SUBSYSTEM_VENDOR_ID, SUBSYSTEM_ID = 0x09, 0x0E, 0
 CAPABILITY_POINTER, INTERRUPT_LINE, INTERRUPT_PIN = 0x34, 0x3C, 0x3D
 COMMAND_IO, COMMAND_MEMORY, COMMAND_MASTER, COMMAND_INTX_DISABLE = 1 << 0, 1 << 1, 1 << 2, 1 << 10
 STATUS_CAPABILITIES = 1 << 4
+_POWER_MANAGEMENT = 0x01
 _STANDARD_END, _EXTENDED_START, _EXTENDED_END = 0x100, 0x100, 0x1000
 
 #: names of capabilities, as lspci writes them
@@ -131,6 +132,12 @@ class PciConfig(Registers):
     @memory_enabled.setter
     def memory_enabled(self, on: bool) -> None:
         self._switch(COMMAND_MEMORY, arguments.boolean(on, "memory_enabled"))
+
+    @property
+    def asleep(self) -> bool:
+        """Whether the device is in D3hot by its own power management (PMCSR)."""
+        found = self.capability(_POWER_MANAGEMENT)
+        return found is not None and self.read16(found.offset + 4) & 3 == 3
 
     def _switch(self, bit: int, on: bool) -> None:
         command = self.command

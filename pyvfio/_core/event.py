@@ -49,8 +49,18 @@ class Event(Resource):
         count = fd.call(fd.kernel.wait, timeout)
         fd.check_open()
         if not count:
-            raise TimeoutError(errno.ETIMEDOUT, f"{fd.name}: no {self._noun} within {timeout:g} seconds")
+            late = TimeoutError(errno.ETIMEDOUT, f"{fd.name}: no {self._noun} within {timeout:g} seconds")
+            if timeout:
+                # Who only looks does so often, and is told nothing.
+                with suppress(OSError):
+                    for note in self._why_silent():
+                        late.add_note(note)
+            raise late
         return count
+
+    def _why_silent(self) -> list[str]:
+        """Return what keeps the kernel from signalling it, as far as that shows."""
+        return []
 
     async def wait_async(self) -> int:
         """Wait in a running asyncio loop; use asyncio.timeout for a limit. See :meth:`wait`.

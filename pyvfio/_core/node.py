@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from pyvfio._core.fd import Fd
@@ -36,7 +37,19 @@ class Node(NamedTuple):
 
 def _not_permitted(node: Node) -> Finding:
     process = calling_process(node.kernel)
-    return diagnosis.not_permitted(node.path, node.errno, user=process.user, raw_io=process.raw_io)
+    owner = group = mode = None
+    with suppress(OSError):
+        owner, group, mode = node.kernel.owner(node.path)
+    return diagnosis.not_permitted(
+        node.path,
+        node.errno,
+        user=process.user,
+        owner=owner,
+        group=group,
+        mode=mode,
+        groups=process.groups,
+        raw_io=process.raw_io,
+    )
 
 
 OPEN = Call(

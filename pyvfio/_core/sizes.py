@@ -6,11 +6,18 @@ from __future__ import annotations
 _UNITS = ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
 
 
+#: a whole number of a unit that is larger than this is harder to read than four digits of a larger unit
+_READABLE = 1 << 14
+
+
 def size(bytes_: int) -> str:
-    """Return a size in the largest unit from KiB on in which it is a whole number, as `4 MiB`; in hex if there is no such unit."""
+    """Return a size in the largest unit from KiB on in which it is a whole number, as `4 MiB`; in hex if there is no such unit.
+
+    A number that nobody can read is rounded: `56.22 TiB` for 58947593 MiB.
+    """
     for shift, unit in _UNITS:
         if bytes_ >= 1 << shift and not bytes_ & ((1 << shift) - 1):
-            return f"{bytes_ >> shift} {unit}"
+            return f"{bytes_ >> shift} {unit}" if bytes_ >> shift <= _READABLE else about(bytes_)
     return f"{bytes_} bytes" if 0 <= bytes_ < 1024 else f"{bytes_:#x} bytes"
 
 

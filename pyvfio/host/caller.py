@@ -17,7 +17,7 @@ _CAP_SYS_RAWIO = 1 << 17
 class Caller(NamedTuple):
     """The calling process.
 
-    :ivar user: the effective user
+    :ivar user: the effective user; `groups`: its groups
     :ivar capabilities: CapEff of /proc/self/status, a bit for each capability
     :ivar limit: RLIMIT_MEMLOCK in bytes; None for no limit
     :ivar locked: VmLck in bytes; :ivar pinned: VmPin likewise
@@ -28,6 +28,7 @@ class Caller(NamedTuple):
     limit: int | None
     locked: int
     pinned: int
+    groups: frozenset[int] = frozenset()
 
     @property
     def unlimited(self) -> bool:
@@ -54,5 +55,10 @@ def calling_process(kernel: Kernel) -> Caller:
 
     locked, pinned = (int(first(name)) << 10 for name in ("VmLck", "VmPin"))
     return Caller(
-        os.geteuid(), int(first("CapEff"), 16), None if limit == resource.RLIM_INFINITY else limit, locked, pinned
+        os.geteuid(),
+        int(first("CapEff"), 16),
+        None if limit == resource.RLIM_INFINITY else limit,
+        locked,
+        pinned,
+        frozenset((os.getegid(), *os.getgroups())),
     )

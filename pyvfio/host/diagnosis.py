@@ -151,13 +151,14 @@ def interrupts_not_isolated(address: str, parameter: str) -> Finding:
 
     :param parameter: the one that allows it: `iommufd.allow_unsafe_interrupts` or `vfio_iommu_type1.allow_unsafe_interrupts`
     """
+    module, _, name = parameter.partition(".")
     return Finding(
         "interrupts-not-isolated",
         address,
         "most likely the IOMMU does not isolate interrupts (interrupt remapping is off)",
         ("no other device of the group is in the way, and no other program is seen to hold the group",),
         "switch interrupt remapping on in the firmware (x2APIC, VT-d) and take intremap=off off the kernel's command line; "
-        f"only where every device and its user is trusted, {parameter}=1",
+        f"only where every device and its user is trusted: echo 1 > /sys/module/{module}/parameters/{name}",
     )
 
 
@@ -209,7 +210,8 @@ def direct_region(address: str, regions: Sequence[tuple[int, int]]) -> Finding |
     return Finding(
         "direct-region",
         address,
-        f"the firmware wants {listed} mapped one to one for {address} at all times (RMRR or IVMD)",
+        f"the firmware wants {listed} mapped one to one for {address} at all times (RMRR or IVMD), and VFIO cannot have such a device: "
+        "EINVAL since Linux 6.6, before EPERM at VFIO_SET_IOMMU",
         tuple(f"reserved_regions: {start:#018x} {last:#018x} direct" for start, last in regions),
         "switch off what in the firmware uses the device (USB legacy support, the management controller's access), "
         "or use another slot or device",
@@ -527,12 +529,14 @@ def group_not_viable(group: int, members: Mapping[str, str | None], *, but: str 
         return None
     named = ", ".join(f"{address} ({driver})" for address, driver in culprits.items())
     binds = "; ".join(f"pyvfio.host.bind({address!r}, 'vfio-pci')" for address in culprits)
+    staying = ", ".join(f"{address} ({driver})" for address, driver in members.items() if driver in HARMLESS_DRIVERS)
     return Finding(
         "group-not-viable",
         f"group {group}",
         f"IOMMU group {group} also holds {named}, whose driver is not VFIO's",
         tuple(f"{address}: {driver or 'no driver'}" for address, driver in members.items()),
-        f"{binds}; or pci-stub in place of vfio-pci, or a slot with a group of its own",
+        f"{binds}; or pci-stub in place of vfio-pci, or a slot with a group of its own"
+        + (f"; {staying} may stay as it is" if staying else ""),
     )
 
 
@@ -590,7 +594,15 @@ def node_missing(path: str, *, in_sysfs: bool) -> Finding | None:
     no_raw_io="Opening a device without an IOMMU takes CAP_SYS_RAWIO.",
 )
 def not_permitted(
-    path: str, number: int, *, user: int, owner: int | None = None, mode: int | None = None, raw_io: bool = True
+    path: str,
+    number: int,
+    *,
+    user: int,
+    owner: int | None = None,
+    mode: int | None = None,
+    group: int | None = None,
+    groups: Collection[int] = (),
+    raw_io: bool = True,
 ) -> Finding:
     """A node cannot be opened.
 
@@ -598,6 +610,8 @@ def not_permitted(
     :param user: the effective user's number
     :param owner: the node's owner; None: not known
     :param mode: its permission bits; None: not known
+    :param group: the node's group; None: not known
+    :param groups: those of the process
     :param raw_io: whether the process has CAP_SYS_RAWIO
     """
     shown = "" if owner is None or mode is None else f" (owner {owner}, mode {mode & 0o777:03o})"
@@ -610,14 +624,19 @@ def not_permitted(
             "run as root, or with CAP_SYS_RAWIO",
         )
     if number == errno.EPERM:
+        beside = "/dev/iommu" if path.startswith("/dev/vfio/devices/") else "/dev/vfio/vfio"
+        devices = " ".join(
+            f"--device {node}" for node in dict.fromkeys((path, beside)) if path != "/dev/iommu" or node == path
+        )
         return Finding(
             "device-cgroup",
             path,
             "most likely the device cgroup of this container or service does not allow it",
             ("the kernel answered EPERM, not EACCES",),
-            f"--device {path} for a container, DeviceAllow={path} rw for a service",
+            f"let it in: {devices} for a container (docker run, podman run), DeviceAllow={path} rw for a service",
         )
-    if user == 0 or (user == owner and mode is not None and mode & 0o600 == 0o600):
+    bits = 0o600 if user == owner else 0o060 if group in groups else 0o006
+    if user == 0 or (mode is not None and mode & bits == bits):
         return Finding(
             "access-module",
             path,
@@ -720,12 +739,22 @@ def not_root(user: int) -> Finding:
     vf_token_wrong="The token is not the one that the physical function's owner has set.",
     vf_token_unwanted="The device takes no token.",
 )
-def vf_token(address: str, *, given: bool, wanted: bool) -> Finding | None:
+def vf_token(address: str, *, given: bool, wanted: bool, functions: Sequence[str] = ()) -> Finding | None:
     """A token is missing, wrong, or not wanted.
 
     :param given: a token was given
     :param wanted: the kernel asked for one (EACCES); else it did not want the one that was given (EINVAL)
+    :param functions: virtual functions of the device that are open: it is a physical function, and takes their token
     """
+    if wanted and functions:
+        return Finding(
+            "vf-token-wrong" if given else "vf-token-missing",
+            address,
+            f"the vf_token is {'wrong' if given else 'missing'}: virtual functions of the device are open ({', '.join(functions)}), and "
+            "until they are closed it can be opened only with their token",
+            ("the kernel answered EACCES", *(f"{one} is open" for one in functions)),
+            "pass the token that they were opened with (vf_token=), or close them first",
+        )
     if wanted and given:
         return Finding(
             "vf-token-wrong",
@@ -762,6 +791,54 @@ def vf_token_needed(address: str, physical_function: str) -> Finding:
         (f"{physical_function}, its physical function, is bound to vfio-pci",),
         f"pyvfio.open({address!r}, vf_token=...) with the token that Device.set_vf_token() of the physical function was given",
     )
+
+
+@_finds(
+    no_virtual_functions="The driver of a physical function creates no virtual functions.",
+    no_room_for_virtual_functions="The firmware left no addresses or bus numbers for virtual functions.",
+    virtual_functions_there="A physical function has virtual functions, which can only be removed all at once.",
+)
+def no_virtual_functions(
+    address: str, number: int, *, count: int, driver: str | None, there: int = 0
+) -> Finding | None:
+    """The number of virtual functions could not be set.
+
+    :param number: the errno of the write to sriov_numvfs
+    :param count: what was written
+    :param driver: that the physical function is bound to
+    :param there: how many it has
+    """
+    if number == errno.ENOENT:
+        reason = (
+            f"its driver, {driver}, creates no virtual functions"
+            if driver
+            else "it is bound to no driver, so nothing creates them"
+        )
+        cure = None if driver else f"bind it to its own driver: pyvfio.host.bind({address!r}, DRIVER)"
+        if driver == "vfio-pci":
+            reason += " unless its module's parameter enable_sriov is Y"
+            cure = "echo Y > /sys/module/vfio_pci/parameters/enable_sriov"
+        evidence = (f"{address} is bound to {driver or 'no driver'}",)
+        return Finding("no-virtual-functions", address, reason, evidence, cure)
+    if number == errno.ENOMEM:
+        return Finding(
+            "no-room-for-virtual-functions",
+            address,
+            f"most likely the firmware left no addresses for the BARs of {count} virtual functions, or no bus numbers",
+            ("the kernel answered ENOMEM",),
+            "switch on SR-IOV and above-4G decoding in the firmware, boot with pci=realloc, or create fewer; "
+            "the kernel log says which is short (dmesg | grep -i sr-iov)",
+        )
+    if number == errno.EBUSY:
+        has = f"{there} virtual functions" if there else "virtual functions"
+        return Finding(
+            "virtual-functions-there",
+            address,
+            f"it has {has} already, which can only be removed all at once; or its driver is busy with one of them",
+            ("the kernel answered EBUSY",),
+            f"pyvfio.host.remove_vfs({address!r}) first",
+        )
+    return None
 
 
 # Limits
@@ -878,13 +955,13 @@ def memory_limit(size: int, limit: int | None, locked: int, *, unlimited: bool) 
 def mapping_limit(mapped: int) -> Finding:
     """A container takes no more mappings.
 
-    :param mapped: how many ranges this program has mapped
+    :param mapped: how many mappings this program has made
     """
     return Finding(
         "mapping-limit",
         "vfio_iommu_type1.dma_entry_limit",
         "the limit on the number of mappings is reached",
-        (f"mapped through this object: {mapped} ranges",),
+        (f"mapped through this object: {mapped} mappings",),
         "map fewer, larger pieces; or raise the limit: "
-        "echo N > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit, before the container is opened",
+        "echo 1000000 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit, before the container is opened; mode iommufd has no such limit",
     )

@@ -51,6 +51,24 @@ def holders_of(where: str | Nodes, kernel: Kernel | str | None = None) -> list[H
     return holders
 
 
+def holders_of_node(path: str, kernel: Kernel | str | None = None) -> list[Holder]:
+    """Return the processes that have a node open, such as a group's `/dev/vfio/N`. Other users' processes are seen by root only.
+
+    :param path: the node's
+    """
+    kernel = resolve(kernel)
+    holders = []
+    for pid in sorted(int(name) for name in entries(kernel, "/proc") if name.isdecimal()):
+        try:
+            opened = _opened(kernel, pid)
+        except PermissionError:
+            continue
+        number = next((number for number, target in opened.items() if target == path), None)
+        if number is not None:
+            holders.append(Holder(pid, attribute(kernel, f"/proc/{pid}/comm") or "?", number))
+    return holders
+
+
 def unbinding_waits(kernel: Kernel, nodes: Nodes, driver: str | None) -> bool:
     """Whether a device is being unbound from a VFIO driver that waits, holding the device's lock, until it is closed.
 

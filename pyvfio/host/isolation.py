@@ -5,29 +5,33 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from pyvfio.host import diagnosis
+from pyvfio.host import causes, diagnosis
 from pyvfio.host.diagnosis import Finding
-from pyvfio.host.discovery import device
-from pyvfio.host.holders import holders_of
-from pyvfio.host.iommu_group import group_members
+from pyvfio.host.nodes import find
 from pyvfio.host.sysfs import attribute
 from pyvfio.kernel import Kernel
 
 
-def not_isolated(kernel: Kernel, address: str, parameter: str) -> Finding:
+def not_isolated(kernel: Kernel, address: str, parameter: str) -> Finding | None:
     """Return the first of what can be seen: a member of the group with a driver of the kernel, another program that has a member open,
-    interrupts that are not remapped.
+    memory that the firmware wants for the device (EPERM before Linux 6.6), interrupts that are not remapped.
+
+    None if these are allowed all the same, and nothing else is to be seen.
 
     :param parameter: the one that allows interrupts that are not remapped
     """
     with suppress(OSError, ValueError):
-        group = device(address, kernel).group
-        members = {} if group is None else group_members(group, kernel)
-        if group is not None and (finding := diagnosis.group_not_viable(group, members)) is not None:
-            return finding
-        for member in members:
-            if member != address and (holders := holders_of(device(member, kernel).nodes, kernel)):
-                return diagnosis.held(member, [str(one) for one in holders])
+        group = find(address, kernel).group
+        seen = (
+            causes.group_member(kernel, group)
+            or causes.neighbour_holder(kernel, group, address)
+            or causes.direct_region(kernel, group)
+        )
+        if seen is not None:
+            return seen
+        module, _, name = parameter.partition(".")
+        if attribute(kernel, f"/sys/module/{module}/parameters/{name}") == "Y":
+            return None
         words = attribute(kernel, "/proc/cmdline") or ""
         if (finding := diagnosis.interrupts_by_command_line(address, words)) is not None:
             return finding

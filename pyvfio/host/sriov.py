@@ -9,6 +9,7 @@ from collections.abc import Collection
 
 from pyvfio._core import arguments
 from pyvfio.errors import HostError, Unsupported
+from pyvfio.host import diagnosis
 from pyvfio.host.discovery import HostDevice, device
 from pyvfio.host.holders import holders_of
 from pyvfio.host.in_use import refuse_if_in_use
@@ -108,9 +109,12 @@ def _set(kernel: Kernel, found: HostDevice, count: int, timeout: float) -> None:
     except TimeoutError as error:
         raise HostError(errno.ETIMEDOUT, f"{doing}: not done after {timeout:g} s") from error
     except OSError as error:
-        why = ""
-        if error.errno == errno.ENOENT:
-            why = f": its driver, {found.driver or 'none'}, creates no virtual functions"
-            if found.driver == "vfio-pci":
-                why += " unless its module's parameter enable_sriov is Y"
-        raise HostError(error.errno or errno.EIO, f"{doing}: {error.strerror}{why}") from error
+        finding = diagnosis.no_virtual_functions(
+            found.address, error.errno or 0, count=count, driver=found.driver, there=len(found.virtual_functions)
+        )
+        raise HostError(
+            error.errno or errno.EIO,
+            f"{doing}: {error.strerror}{f': {finding}' if finding else ''}",
+            reason=finding.reason if finding else None,
+            advice=(finding.cure,) if finding and finding.cure else (),
+        ) from error

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pyvfio import host
@@ -13,15 +14,16 @@ from pyvfio._buffer import Object
 from pyvfio._core.arguments import boolean, instance, string
 from pyvfio._core.fd import Fd
 from pyvfio._core.node import open_node
+from pyvfio._core.reasons import LOCKED, NOT_AWAKE, SEE_LOG
 from pyvfio._core.request import Reason, Request
 from pyvfio._core.resource import Resource
 from pyvfio._core.vf_token import uuid_of
 from pyvfio.device import Device
 from pyvfio.errors import Unsupported
-from pyvfio.host import diagnosis
+from pyvfio.host import causes, diagnosis
 from pyvfio.host.diagnosis import Finding
 from pyvfio.host.isolation import not_isolated
-from pyvfio.host.nodes import find
+from pyvfio.host.nodes import Nodes, find
 from pyvfio.iommufd.bound import BoundDevice
 from pyvfio.iommufd.fault_queue import FaultQueue
 from pyvfio.iommufd.ioas import Ioas
@@ -60,24 +62,58 @@ class BindFacts(NamedTuple):
     :ivar device: its address
     :ivar token: whether a vf_token was given
     :ivar kernel: the kernel that refused it
+    :ivar descriptor: of the device
     """
 
     device: str
     token: bool
     kernel: Kernel
+    descriptor: int
+
+    @property
+    def nodes(self) -> Nodes | None:
+        """The device's group and nodes; None where they cannot be found out."""
+        with suppress(OSError, ValueError):
+            return find(self.device, self.kernel)
+        return None
+
+    @property
+    def group(self) -> int | None:
+        """The number of its group; None where it is not known."""
+        return None if (nodes := self.nodes) is None else nodes.group
 
 
-def _not_isolated(facts: BindFacts) -> Finding:
-    return not_isolated(facts.kernel, facts.device, "iommufd.allow_unsafe_interrupts")
+def _not_isolated(facts: BindFacts) -> Reason | Finding:
+    return not_isolated(facts.kernel, facts.device, "iommufd.allow_unsafe_interrupts") or SEE_LOG
 
 
-def _bad_bind(facts: BindFacts) -> Reason:
+def _in_use(facts: BindFacts) -> Reason | Finding:
+    path = None if (nodes := facts.nodes) is None else nodes.group_path
+    held = None if path is None else causes.group_holder(facts.kernel, path)
+    if held is not None:
+        return held._replace(reason=f"its group is in use: {held.reason}")
+    return causes.group_member(facts.kernel, facts.group) or Reason(
+        "its group is in use: it is open through /dev/vfio/N, or a driver of the kernel uses it", SEE_LOG.advice
+    )
+
+
+def _bad_bind(facts: BindFacts) -> Reason | Finding:
+    if (held := causes.device_holder(facts.kernel, facts.device, but=facts.descriptor)) is not None:
+        return held
     if (unwanted := diagnosis.vf_token(facts.device, given=facts.token, wanted=False)) is not None:
         older = (
             "before Linux 6.18 a device that is opened by cdev neither needs nor accepts a vf_token; open it by group: "
         )
         return Reason.of(unwanted, f'{older}mode="type1v2"')
-    return Reason("the device is already bound to this or another iommufd; close the Device that opened it")
+    return causes.direct_region(facts.kernel, facts.group) or Reason(
+        "most likely the device is bound to an iommufd already, or its IOMMU does not keep it coherent with the processor's caches",
+        SEE_LOG.advice,
+    )
+
+
+def _token_refused(facts: BindFacts) -> Finding | None:
+    functions = causes.open_virtual_functions(facts.kernel, facts.device)
+    return diagnosis.vf_token(facts.device, given=facts.token, wanted=True, functions=functions)
 
 
 BIND = Request(
@@ -86,10 +122,11 @@ BIND = Request(
     "struct vfio_device_bind_iommufd",
     errnos={
         errno.EINVAL: _bad_bind,
-        errno.EACCES: lambda facts: diagnosis.vf_token(facts.device, given=facts.token, wanted=True),
-        errno.EBUSY: "its group is in use: by a non-VFIO driver, or because it is open through /dev/vfio/N",
+        errno.EACCES: _token_refused,
+        errno.EBUSY: _in_use,
         errno.EPERM: _not_isolated,
     },
+    otherwise={errno.EAGAIN: LOCKED, errno.EIO: NOT_AWAKE},
 )
 
 
@@ -242,7 +279,7 @@ class Iommufd(Resource):
             native = BIND.new(until="token_uuid_ptr", iommufd=self.fileno())
         made = Object()
         place = ffi.addressof(native[0], "out_devid")
-        facts = BindFacts(fd.name, vf_token is not None, fd.kernel)
+        facts = BindFacts(fd.name, vf_token is not None, fd.kernel, fd.fileno())
         BIND.receive(fd, native, (place, made), arguments={"iommufd": self._fd.name}, facts=lambda _: facts)
         return made
 

@@ -300,9 +300,9 @@ class Device(Handlers):
         caller.give(argument, info)
 
     @request(lib.VFIO_DEVICE_SET_IRQS)
-    def _set_irqs(self, argument: int) -> None:
+    def _set_irqs(self, argument: int) -> int | None:
         self.check_call("SET_IRQS")
-        self.irqs.set(take_set(argument, self.irqs.counts))
+        return self.irqs.set(take_set(argument, self.irqs.counts))
 
     @request(lib.VFIO_DEVICE_RESET)
     def _reset(self, argument: int) -> None:

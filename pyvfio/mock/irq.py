@@ -90,19 +90,22 @@ class Irqs:
         grows = index == MSIX and self.counts[MSIX]
         return int(lib.VFIO_IRQ_INFO_EVENTFD | (0 if grows else lib.VFIO_IRQ_INFO_NORESIZE))
 
-    def set(self, what: IrqSet) -> None:
-        """VFIO_DEVICE_SET_IRQS.
+    def set(self, what: IrqSet) -> int | None:
+        """VFIO_DEVICE_SET_IRQS. Where the host has fewer vectors than are asked for, their number is returned, and nothing is done.
 
         :raises Errno: EINVAL, ENOTTY, and as eventfds say
         """
+        if what.action == TRIGGER and what.index <= MSIX:
+            return self.set_trigger(what)
         if what.action == TRIGGER:
-            self.set_trigger(what) if what.index <= MSIX else self.set_single(what)
+            self.set_single(what)
         elif what.index == INTX and what.action in (MASK, UNMASK):
             self.set_mask(what)
         else:
             raise Errno(errno.ENOTTY)
+        return None
 
-    def set_trigger(self, what: IrqSet) -> None:
+    def set_trigger(self, what: IrqSet) -> int | None:
         """INTx, MSI and MSI-X."""
         raise NotImplementedError
 

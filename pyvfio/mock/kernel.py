@@ -31,6 +31,11 @@ from pyvfio.mock.parameter import Parameter
 from pyvfio.mock.physical import PhysicalMemory
 from pyvfio.mock.profile import Profile, profile
 from pyvfio.mock.tree import Link, Special, Text, Tree, os_error
+from pyvfio.process_memory import Backing
+
+_CAP_IPC_LOCK = 1 << 14
+#: the numbers of the capabilities that requests ask for
+_CAPABILITIES = {"CAP_SYS_RAWIO": 17, "CAP_SYS_RESOURCE": 24}
 
 _live: WeakSet[Kernel] = WeakSet()
 
@@ -118,7 +123,9 @@ class Kernel(PythonKernel):
 
     def _status(self) -> bytes:
         """The lines of /proc/self/status about locked memory: type1 counts in VmLck, iommufd in VmPin."""
-        capabilities = 1 << 14 if self.locked.limit is None else 0  # CAP_IPC_LOCK
+        capabilities = sum(1 << bit for name, bit in _CAPABILITIES.items() if name in self.capabilities)
+        if self.locked.limit is None:
+            capabilities |= _CAP_IPC_LOCK
         kib = self.profile.page_size >> 10
         lines = (
             f"VmLck:\t{self.locked.pages * kib:8} kB",
@@ -238,6 +245,14 @@ class Kernel(PythonKernel):
                 self._device_memory.append(DeviceMemory(file.device, ref(memory)))
         return memory
 
+    def backing(self, address: int, size: int) -> tuple[Backing, ...]:
+        return tuple(
+            area._replace(path="anon_inode:[vfio-device]", size=None, free=None)
+            if self.device_memory(area.start, area.last - area.start + 1)
+            else area
+            for area in super().backing(address, size)
+        )
+
     def device_memory(self, address: int, size: int) -> Device | None:
         """The device whose region is mapped at some of these addresses of the caller's (VM_PFNMAP: the kernel has no pages for it)."""
         for known in self._device_memory:
@@ -283,6 +298,12 @@ class Kernel(PythonKernel):
     def read_file(self, path: str) -> bytes:
         with _raised(path):
             return self.tree.read(path)
+
+    def owner(self, path: str) -> tuple[int, int, int]:
+        """Root's, and for root alone; but who may open /dev/vfio/vfio gets no device by that."""
+        with _raised(path):
+            self.tree.realpath(path)
+        return 0, 0, 0o666 if path == "/dev/vfio/vfio" else 0o600
 
     @uninterrupted
     def write_file(self, path: str, data: bytes) -> None:

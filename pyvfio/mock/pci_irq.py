@@ -36,11 +36,11 @@ class PciIrqs(Irqs):
         for index in range(len(self.counts)):
             self.disable(index)
 
-    def set_trigger(self, what: IrqSet) -> None:
+    def set_trigger(self, what: IrqSet) -> int | None:
         index, on = what.index, self.enabled[what.index] > 0
         if on and not what.count and what.type == NONE:
             self.disable(index)
-            return
+            return None
         if any(self.enabled[other] for other in (INTX, MSI, MSIX) if other != index):
             raise Errno(errno.EINVAL)
         if index == INTX and (what.start or what.count != 1):
@@ -50,13 +50,14 @@ class PciIrqs(Irqs):
                 raise Errno(errno.EINVAL)
             for vector in range(what.start, what.start + what.count):
                 if index == INTX and self.virtually_masked:
-                    return
+                    return None
                 if what.type == NONE or (what.type == BOOL and what.data[vector - what.start]):
                     self.fire(index, vector)
         elif index == INTX:
             self._set_intx(what.data[0])
         else:
-            self._set_vectors(what, on)
+            return self._set_vectors(what, on)
+        return None
 
     def _set_intx(self, fd: int) -> None:
         # It can be on without an eventfd.
@@ -66,12 +67,18 @@ class PciIrqs(Irqs):
             self.masked = self.virtually_masked
         self.update_intx()
 
-    def _set_vectors(self, what: IrqSet, on: bool) -> None:
+    def _set_vectors(self, what: IrqSet, on: bool) -> int | None:
+        most = self.kernel.profile.vectors
         if not on:
             if not what.start + what.count:
                 raise Errno(errno.ERANGE)
             if self.sleeps:
                 raise Errno(errno.EINVAL)
+            if most is not None and what.start + what.count > most:
+                # vfio_msi_enable hands on what pci_alloc_irq_vectors returns: the number that there is.
+                if not most:
+                    raise Errno(errno.ENOSPC)
+                return most
             self.enabled[what.index] = what.start + what.count
         vector = what.start
         try:
@@ -82,6 +89,8 @@ class PciIrqs(Irqs):
                 if vector >= self.enabled[what.index]:
                     if what.index == MSI:
                         raise Errno(errno.EINVAL)
+                    if most is not None and vector >= most:
+                        raise Errno(errno.ENOSPC)
                     self.enabled[MSIX] = vector + 1
                 self.replace(what.index, vector, Eventfd(fd))
         except Errno:
@@ -90,3 +99,4 @@ class PciIrqs(Irqs):
             if not on:
                 self.disable(what.index)
             raise
+        return None

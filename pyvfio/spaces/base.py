@@ -410,7 +410,10 @@ class AddressSpace(OtherModes, Resource):
         def facts(number: int) -> refusals.Wanted:
             known = self._wanted(number, iova, size)._replace(address=address, read=read, write=write)
             with suppress(OSError, ValueError):
-                known = known._replace(process=calling_process(self._fd.kernel))
+                known = known._replace(process=calling_process(self._fd.kernel), made=self._ledger.count())
+            if number == errno.EFAULT:
+                with suppress(OSError, ValueError):
+                    known = known._replace(backing=self._fd.kernel.backing(address, size))
             return known
 
         return arguments, facts

@@ -15,6 +15,7 @@ from pyvfio._core import capability
 from pyvfio._core.arguments import instance, integer, u32, u64
 from pyvfio._core.fd import Fd
 from pyvfio._core.node import open_node
+from pyvfio._core.reasons import SEE_LOG
 from pyvfio._core.request import Arguments, Reason, Request, flag_words
 from pyvfio._core.text import size as bytes_
 from pyvfio._core.vf_token import uuid_of
@@ -82,7 +83,7 @@ def _not_isolated(facts: NotIsolated) -> Reason | Finding | None:
     if facts.no_iommu:
         return Reason("a container without an IOMMU requires CAP_SYS_RAWIO", ("run the program as root",))
     device = next(iter(host.group_members(facts.group, facts.kernel)))
-    return not_isolated(facts.kernel, device, "vfio_iommu_type1.allow_unsafe_interrupts")
+    return not_isolated(facts.kernel, device, "vfio_iommu_type1.allow_unsafe_interrupts") or SEE_LOG
 
 
 SET_IOMMU = Request("VFIO_SET_IOMMU", "container", errnos={errno.EPERM: _not_isolated})

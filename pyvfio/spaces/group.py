@@ -15,12 +15,13 @@ from pyvfio._abi import ffi, lib
 from pyvfio._core import arguments
 from pyvfio._core.fd import Fd
 from pyvfio._core.node import open_node
+from pyvfio._core.reasons import LOCKED, NOT_AWAKE, SEE_LOG
 from pyvfio._core.request import Reason, Request
 from pyvfio._core.resource import Resource
 from pyvfio.errors import NotViable
-from pyvfio.host import diagnosis
+from pyvfio.host import causes, diagnosis
 from pyvfio.host.diagnosis import Finding
-from pyvfio.host.holders import holders_of
+from pyvfio.host.isolation import not_isolated
 from pyvfio.kernel import Kernel
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Members(NamedTuple):
     :ivar container: whether it is in a container
     :ivar device: the device that was asked for
     :ivar token: whether that came with a vf_token
+    :ivar cause: what sysfs and /proc show of the cause of this errno; None if nothing
     """
 
     number: int
@@ -42,6 +44,7 @@ class Members(NamedTuple):
     container: bool = True
     device: str = ""
     token: bool = False
+    cause: Finding | None = None
 
     @property
     def shown(self) -> str:
@@ -49,27 +52,37 @@ class Members(NamedTuple):
         return f"the group's devices and their drivers: {_listed(self.drivers)}"
 
 
-def _no_node(number: int, kernel: Kernel) -> Reason | Finding:
+def _no_node(number: int, kernel: Kernel, path: str) -> Reason | Finding:
     """Return the reason why a group has no node."""
     vfio = kernel.exists("/dev/vfio/vfio") or kernel.exists("/dev/vfio")
     if not vfio and (missing := diagnosis.vfio_missing()) is not None:
         return missing
+    in_sysfs = kernel.exists(f"/sys/class/vfio/{os.path.basename(path)}")
+    if (absent := diagnosis.node_missing(path, in_sysfs=in_sysfs)) is not None:
+        return absent
     facts = _members(number, kernel)
     bind = tuple(f"pyvfio.host.bind({address!r}, 'vfio-pci')" for address in facts.drivers)
     return Reason(f"no device of group {number} is bound to a VFIO driver such as vfio-pci", (facts.shown, *bind[:1]))
 
 
-def _open_elsewhere(number: int, kernel: Kernel) -> Finding:
-    """Return the processes that have a device of a group open."""
-    nodes = [host.device(address, kernel).nodes for address in host.group_members(number, kernel)]
-    holders = dict.fromkeys(str(holder) for one in nodes for holder in holders_of(one, kernel))
-    return diagnosis.held(f"group {number}", list(holders), group=True)
+def _open_elsewhere(number: int, kernel: Kernel, path: str) -> Finding:
+    """Return who keeps a group from being opened: who has its node open, or that of one of its devices."""
+    found = causes.group_holder(kernel, path) or causes.neighbour_holder(kernel, number, "")
+    if found is None:
+        return diagnosis.held(f"group {number}", [], group=True)
+    return found._replace(reason=f"{found.reason}; a group can be opened only once")
 
 
 GET_STATUS = Request("VFIO_GROUP_GET_STATUS", "group", "struct vfio_group_status")
 
 
-def _not_set(facts: Members) -> Reason:
+def _cause(facts: Members) -> Reason | Finding:
+    return facts.cause or SEE_LOG
+
+
+def _not_set(facts: Members) -> Reason | Finding:
+    if facts.cause is not None:
+        return facts.cause
     if facts.container:
         return Reason("the group is in a container already: a group has one container at a time")
     return Reason(
@@ -78,7 +91,9 @@ def _not_set(facts: Members) -> Reason:
     )
 
 
-SET_CONTAINER = Request("VFIO_GROUP_SET_CONTAINER", "group", errnos={errno.EINVAL: _not_set})
+SET_CONTAINER = Request(
+    "VFIO_GROUP_SET_CONTAINER", "group", errnos={errno.EINVAL: _not_set}, otherwise={errno.EPERM: _cause}
+)
 UNSET_CONTAINER = Request(
     "VFIO_GROUP_UNSET_CONTAINER",
     "group",
@@ -94,6 +109,8 @@ def _no_device(facts: Members) -> Reason:
 
 
 def _device_refused(facts: Members) -> Reason | Finding | None:
+    if facts.cause is not None:
+        return facts.cause
     if not facts.container:
         return Reason("the group is in no container: Container.add_group() puts it there")
     if facts.token:
@@ -107,8 +124,9 @@ GET_DEVICE_FD = Request(
     errnos={
         errno.ENODEV: _no_device,
         errno.EINVAL: _device_refused,
-        errno.EACCES: lambda facts: diagnosis.vf_token(facts.device, given=facts.token, wanted=True),
+        errno.EACCES: lambda facts: facts.cause or diagnosis.vf_token(facts.device, given=facts.token, wanted=True),
     },
+    otherwise={errno.EPERM: _cause, errno.EAGAIN: LOCKED, errno.EIO: NOT_AWAKE},
 )
 
 
@@ -131,7 +149,7 @@ class Group(Resource):
         kernel = _kernel.resolve(kernel)
         path = f"/dev/vfio/{'noiommu-' if no_iommu else ''}{number}"
         self._container: Container | None = None
-        absent, busy = partial(_no_node, number, kernel), partial(_open_elsewhere, number, kernel)
+        absent, busy = partial(_no_node, number, kernel, path), partial(_open_elsewhere, number, kernel, path)
         self._fd = open_node(kernel, path, "group", absent=absent, busy=busy)
 
     @property
@@ -162,8 +180,11 @@ class Group(Resource):
         if not self.viable:
             members = self.members
             finding = diagnosis.group_not_viable(self.number, members)
-            why = str(finding) if finding is not None else f"its devices and their drivers: {_listed(members)}"
-            raise NotViable(f"group {self.number} is not viable: {why}", self.number, members)
+            why = finding.reason if finding is not None else f"its devices and their drivers: {_listed(members)}"
+            error = NotViable(f"group {self.number} is not viable: {why}", self.number, members)
+            if finding is not None and finding.cure is not None:
+                error.add_note(finding.cure)
+            raise error
         number = ffi.new("int32_t *", container.fileno())
         SET_CONTAINER.send(self._fd, number, {"container": container}, self._facts)
         self._container = container
@@ -198,12 +219,32 @@ class Group(Resource):
             text,
             (ffi.NULL, fd),
             arguments={"device": name},
-            facts=lambda error: self._facts(error)._replace(device=name, token=token),
+            facts=lambda error: self._opening(error, name.partition(" ")[0], token),
         )
         return fd
 
-    def _facts(self, _: int) -> Members:
-        return _members(self.number, self._fd.kernel)._replace(container=self._container is not None)
+    def _opening(self, error: int, address: str, token: bool) -> Members:
+        """Collect the facts about a device that could not be opened."""
+        kernel, cause = self._fd.kernel, None
+        if error == errno.EACCES:
+            functions = causes.open_virtual_functions(kernel, address)
+            cause = diagnosis.vf_token(address, given=token, wanted=True, functions=functions)
+        elif self._container is not None and not token:
+            # With an iommufd as the container the group is claimed only now.
+            if error == errno.EINVAL:
+                cause = causes.direct_region(kernel, self.number)
+            elif error == errno.EPERM:
+                cause = not_isolated(kernel, address, "iommufd.allow_unsafe_interrupts")
+        return self._facts(0)._replace(device=address, token=token, cause=cause)
+
+    def _facts(self, error: int) -> Members:
+        """Collect the facts about a request; for EINVAL and EPERM of VFIO_GROUP_SET_CONTAINER the likely cause too."""
+        kernel, cause = self._fd.kernel, None
+        if error == errno.EINVAL and self._container is None:
+            cause = causes.direct_region(kernel, self.number)
+        elif error == errno.EPERM:
+            cause = causes.group_member(kernel, self.number) or causes.neighbour_holder(kernel, self.number, "")
+        return _members(self.number, kernel)._replace(container=self._container is not None, cause=cause)
 
     def _release(self) -> None:
         try:

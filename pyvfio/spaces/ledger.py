@@ -81,6 +81,11 @@ class Ledger(_buffer.Ledger):
             )
         return IovaSet(IovaRange(*pair) for pair in pairs)
 
+    def count(self) -> int:
+        """The number of mappings that are there, or are being made."""
+        single = sum(1 for one in self._all() if one._state != GONE and one.size)
+        return single + sum(len(array_._rows_left()) for array_ in list(self.arrays))
+
     # What comes.
 
     def begin_array(self, array_: MappingArray) -> None:

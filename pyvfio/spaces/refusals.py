@@ -12,6 +12,7 @@ from pyvfio.guest import mapping
 from pyvfio.host import diagnosis
 from pyvfio.host.caller import Caller
 from pyvfio.iova import IovaRange, IovaSet
+from pyvfio.process_memory import Backing
 
 _LAST = 2**64 - 1
 #: The holes that IOMMUs are known to leave. The x86 ones are fixed by the architecture.
@@ -35,6 +36,8 @@ class Wanted(NamedTuple):
     :ivar iova: None where the kernel was to choose, or to unmap everything
     :ivar address: of the memory in this process
     :ivar process: the calling process, with its locked memory; None where that is not known
+    :ivar backing: what the process has at those addresses; None where it is not known
+    :ivar made: the number of mappings made through this object
     """
 
     errno: int
@@ -50,6 +53,8 @@ class Wanted(NamedTuple):
     read: bool = True
     write: bool = True
     process: Caller | None = None
+    backing: tuple[Backing, ...] | None = None
+    made: int = 0
 
 
 # Of a map.
@@ -138,11 +143,73 @@ def _hole(unusable: IovaRange, usable: IovaSet) -> str:
 
 
 def _not_there(wanted: Wanted) -> Reason:
-    advice: tuple[str, ...] = ()
-    if wanted.mode.startswith("iommufd"):
-        advice = ("for a BAR, which iommufd cannot pin: Ioas.map_file(Region.dma_buf().fileno(), 0, size)",)
-    how = "not writable" if wanted.write else "not readable"
-    return Reason(f"the memory at address {wanted.address:#x} is not mapped in this process, or {how}", advice)
+    """The reason for EFAULT, from what the process has at those addresses."""
+    there = wanted.backing
+    if there is None:
+        how = "not writable" if wanted.write else "not readable"
+        return Reason(f"the memory at address {wanted.address:#x} is not mapped in this process, or {how}")
+    last = wanted.address + wanted.size - 1
+    at = wanted.address
+    for area in there:
+        if area.start > at:
+            break
+        at = area.last + 1
+    if at <= last:
+        end = min((area.start - 1 for area in there if area.start > at), default=last)
+        return Reason(f"nothing is mapped in this process at addresses {at:#x} to {end:#x}")
+    for area in there:
+        if (reason := _kept_from(wanted, area)) is not None:
+            return reason
+    return Reason(
+        "the memory is mapped in this process and may be accessed, and yet the kernel cannot have its pages; most likely it is memory "
+        "that cannot be pinned"
+    )
+
+
+def _kept_from(wanted: Wanted, area: Backing) -> Reason | None:
+    """Return why the pages of an area cannot be had; None if nothing is seen."""
+    name = area.path or "anonymous memory"
+    at = f"at address {max(area.start, wanted.address):#x}"
+    if area.is_device:
+        if wanted.mode.startswith("iommufd"):
+            return Reason(
+                f"the memory {at} is a region of a VFIO device, which iommufd does not pin",
+                ("export it as a dma-buf: Ioas.map_file(Region.dma_buf().fileno(), 0, size)",),
+            )
+        return Reason(
+            f"the memory {at} is a region of a VFIO device, which most likely does not decode memory now",
+            ("device.config.memory_enabled = True lets it decode",),
+        )
+    if not area.readable or (wanted.write and not area.writable):
+        how = "may not be read" if not area.readable else "is read-only"
+        return Reason(
+            f"the memory {at} ({name}) {how} in this process",
+            ("a device that only reads it can have it: map(buffer, read=True, write=False)",) if area.readable else (),
+        )
+    if area.size is not None:
+        needed = min(area.last, wanted.address + wanted.size - 1) - area.start + 1 + area.offset
+        if needed > area.size:
+            return Reason(
+                f"the file {name} {at} is too short: it has {size(area.size)}, and what is to be mapped ends at {size(needed)} of it",
+                (f"make the file at least that long: ftruncate(fd, {needed})",),
+            )
+    if area.free is not None and area.free < wanted.size:
+        most_likely = "" if not area.free else "most likely "
+        if area.huge:
+            return Reason(
+                f"{most_likely}the host's pool of huge pages has too few for {name} {at}: {size(area.free)} are free",
+                ("add some: write to nr_hugepages below /sys/kernel/mm/hugepages",),
+            )
+        return Reason(
+            f"{most_likely}the file system of {name} {at} is full: {size(area.free)} are free",
+            ("make room there, or give it more (mount -o remount,size=... for tmpfs)",),
+        )
+    if area.on_disk and wanted.write:
+        return Reason(
+            f"most likely because {name} {at} is a file on a disk's file system, which a device may not write to (since Linux 6.5)",
+            ("use memory: a DmaBuffer, memfd_create(2), or a file on tmpfs or hugetlbfs",),
+        )
+    return None
 
 
 def _above_memlock(wanted: Wanted) -> Reason:
@@ -163,7 +230,7 @@ def _overlaps(_: Wanted) -> Reason:
 
 
 def _full(wanted: Wanted) -> Reason:
-    finding = diagnosis.mapping_limit(len(wanted.mapped))
+    finding = diagnosis.mapping_limit(wanted.made)
     if wanted.iova is None:
         usable = f"usable: {ranges(wanted.usable or ())}"
         return Reason("no free range of that size and alignment is left", (usable, *finding.evidence))

@@ -68,6 +68,9 @@ EVERY = [
     diagnosis.mapping_limit_low(100),
     diagnosis.memory_limit_low(8 << 20, unlimited=False),
     diagnosis.huge_pages(4 << 30, 0, 2 << 20),
+    diagnosis.no_virtual_functions(VF, errno.ENOENT, count=2, driver="vfio-pci"),
+    diagnosis.no_virtual_functions(VF, errno.ENOMEM, count=2, driver="mlx5_core"),
+    diagnosis.no_virtual_functions(VF, errno.EBUSY, count=2, driver="mlx5_core", there=1),
 ]
 
 

@@ -31,7 +31,17 @@ FLOORS = (
     ("mock",),
     ("bitmap", "memory"),
     ("iova", "kernel"),
-    ("errors", "uncopyable", "_abi", "_buffer", "_core.arguments", "_core.flags", "_core.html", "_core.sizes"),
+    (
+        "errors",
+        "process_memory",
+        "uncopyable",
+        "_abi",
+        "_buffer",
+        "_core.arguments",
+        "_core.flags",
+        "_core.html",
+        "_core.sizes",
+    ),
 )
 
 #: The one circle of imports for types alone that leaves its folder, by the folders it is in: a device names the address space that
