@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import subprocess
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyvfio.cli.output import Output, address
-from pyvfio.device import Device
 from pyvfio.errors import BadReply, Unsupported
+
+if TYPE_CHECKING:
+    from pyvfio import Device
 
 
 def document(device: Device) -> dict[str, Any]:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio.cli.call import UsageError
 from pyvfio.errors import Unsupported
-from pyvfio.pci import PciConfig
+
+if TYPE_CHECKING:
+    from pyvfio import PciConfig
 
 #: name -> offset and width in bytes, of configuration header type 0
 HEADER = {

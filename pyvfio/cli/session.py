@@ -6,16 +6,18 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
+import pyvfio
 from pyvfio import host
 from pyvfio.cli import addresses
 from pyvfio.cli.call import Call
 from pyvfio.cli.describe import state
-from pyvfio.device import Device
 from pyvfio.host import HostDevice
 from pyvfio.host.diagnosis import vfio_driver
-from pyvfio.spaces.opening import MODES
-from pyvfio.spaces.opening import open as open_device
+
+if TYPE_CHECKING:
+    from pyvfio import Device
 
 OPENING = (
     "Opening the device resets the function where it can be reset, and turns bus master off; closing it does so again."
@@ -25,7 +27,9 @@ OPENING = (
 def add_options(parser: ArgumentParser) -> None:
     """Add the options that say how a device is opened."""
     options = parser.add_argument_group("how the device is opened", OPENING)
-    options.add_argument("--mode", choices=MODES, help="default: iommufd where the host has it, else type1v2")
+    options.add_argument(
+        "--mode", help="iommufd (the default where the host has it), type1v2, type1, iommufd-type1v2, ..."
+    )
     options.add_argument(
         "--bind",
         action="store_true",
@@ -53,7 +57,8 @@ def _open(call: Call, found: HostDevice) -> Device:
     """Open a device; a refusal says who has it open."""
     given = call.arguments
     try:
-        return open_device(
+        # Loaded by being asked for, so that what does not open a device starts quickly.
+        return pyvfio.open(
             found.address, mode=given.mode, vf_token=given.vf_token, no_iommu=given.no_iommu, kernel=call.kernel
         )
     except OSError as error:

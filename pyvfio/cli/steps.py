@@ -7,20 +7,17 @@ import errno
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvfio.cli import pci_registers
 from pyvfio.cli.call import UsageError
 from pyvfio.cli.expressions import evaluate, masked, register, seconds
 from pyvfio.cli.opened_device import hexdump
 from pyvfio.cli.output import address
-from pyvfio.device import Device
 from pyvfio.errors import Error
-from pyvfio.irq import PCI_NAMES as INTERRUPTS
-from pyvfio.irq import Irq, Vector
-from pyvfio.region import PCI_NAMES as REGIONS
-from pyvfio.region import Region
-from pyvfio.spaces.mapping import Mapping
+
+if TYPE_CHECKING:
+    from pyvfio import Device, Irq, Mapping, Region, Vector
 
 #: seconds that `poll` and `wait` wait unless they are told
 TIMEOUT = 10.0
@@ -76,27 +73,19 @@ class Session:
 
     def region(self, text: str) -> Region:
         """Return a region by name, in any case, or by number."""
-        if text.isdecimal():
-            index = int(text)
-            if index >= len(self.device.regions):
-                raise UsageError(
-                    f"region {index}: {self.device.address} has {len(self.device.regions)}, numbered from 0"
-                )
-            return self.device.regions[index]
-        if not self.device.info.is_pci or text.upper() not in REGIONS:
-            known = ", ".join(REGIONS) if self.device.info.is_pci else f"0 to {len(self.device.regions) - 1}"
-            raise UsageError(f"{text!r} is not a region of {self.device.address}: {known}, or @NAME of memory")
-        return self.device.regions[REGIONS.index(text.upper())]
+        try:
+            return self.device.regions[int(text) if text.isdecimal() else text]
+        except (IndexError, ValueError) as error:
+            raise UsageError(
+                f"{text!r} is not a region of {self.device.address}, or @NAME of memory: {error}"
+            ) from None
 
     def irq(self, text: str) -> Irq:
         """Return a kind of interrupt by name, in any case, or by number."""
-        if text.isdecimal() and int(text) < len(self.device.irqs):
-            return self.device.irqs[int(text)]
-        name = text.lower().replace("-", "")
-        if not self.device.info.is_pci or name not in INTERRUPTS:
-            known = ", ".join(INTERRUPTS) if self.device.info.is_pci else f"0 to {len(self.device.irqs) - 1}"
-            raise UsageError(f"{text!r} is not an interrupt of {self.device.address}: {known}")
-        return self.device.irqs[INTERRUPTS.index(name)]
+        try:
+            return self.device.irqs[int(text) if text.isdecimal() else text.replace("-", "")]
+        except (IndexError, ValueError) as error:
+            raise UsageError(f"{text!r} is not an interrupt of {self.device.address}: {error}") from None
 
     def vector(self, text: str) -> Vector:
         """Return an enabled vector: `msi` for its first, `msix[3]` for another."""

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pyvfio.device import Device
 from pyvfio.iova import IovaRange
+
+if TYPE_CHECKING:
+    from pyvfio import Device
 
 GROUP = "pyvfio.drivers"
 

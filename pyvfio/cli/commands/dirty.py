@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyvfio.cli import addresses, exit_code, session
 from pyvfio.cli.call import Call, UsageError
 from pyvfio.cli.numbers import number, size
 from pyvfio.cli.output import address
 from pyvfio.conformance.driver import Copying, driving
-from pyvfio.spaces.mapping import Mapping
+
+if TYPE_CHECKING:
+    from pyvfio import Mapping
 
 _BAR = 20
 #: runs that are shown in a line of text

@@ -11,13 +11,16 @@ import select
 import time
 from argparse import ArgumentParser
 from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
 
 from pyvfio.cli import addresses, exit_code, session
 from pyvfio.cli.call import Call, UsageError
 from pyvfio.cli.steps import Session
 from pyvfio.conformance.driver import driving
-from pyvfio.irq import Vector
 from pyvfio.kernel import LinuxKernel
+
+if TYPE_CHECKING:
+    from pyvfio import Vector
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -11,13 +11,15 @@ import os
 import time
 from argparse import ArgumentParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pyvfio
 from pyvfio.cli import addresses, exit_code, session
 from pyvfio.cli.call import Call, UsageError
-from pyvfio.device import Device
 from pyvfio.errors import Unsupported
-from pyvfio.migration import Migration, State
+
+if TYPE_CHECKING:
+    from pyvfio import Device, Migration
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -124,8 +126,8 @@ def _save(call: Call, device: Device, migration: Migration) -> dict[str, Any]:
             still = time.monotonic() - stopped
         finally:
             # Nothing is stopped for longer than this took.
-            if migration.state not in (State.RUNNING, State.ERROR):
-                migration.state = State.RUNNING
+            if migration.state not in (pyvfio.migration.State.RUNNING, pyvfio.migration.State.ERROR):
+                migration.state = pyvfio.migration.State.RUNNING
         file.flush()
         os.fsync(file.fileno())
     return {
@@ -143,7 +145,7 @@ def _load(call: Call, device: Device, migration: Migration) -> dict[str, Any]:
     with Path(call.arguments.file).open("rb") as file:
         loaded = migration.load(file)
     if call.arguments.run:
-        migration.state = State.RUNNING
+        migration.state = pyvfio.migration.State.RUNNING
     return {
         "address": device.address,
         "action": "load",

@@ -8,13 +8,14 @@ from __future__ import annotations
 import code
 import sys
 from argparse import ArgumentParser
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyvfio
 from pyvfio.cli import addresses, exit_code, session, steps
 from pyvfio.cli.call import Call
-from pyvfio.device import Device
-from pyvfio.region import PCI_NAMES
+
+if TYPE_CHECKING:
+    from pyvfio import Device
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -61,11 +62,8 @@ def _names(device: Device) -> dict[str, Any]:
     }
     if device.info.is_pci:
         names["config"] = device.config
-        names |= {
-            name.lower(): device.regions[index]
-            for index, name in enumerate(PCI_NAMES[:6])
-            if device.regions[index].size
-        }
+        bars = [device.regions[index] for index in range(6)]
+        names |= {bar.name.lower(): bar for bar in bars if bar.size}
     return names
 
 
