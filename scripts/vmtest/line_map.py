@@ -46,13 +46,17 @@ CELLS = (
     "intel/iommufd/vfio-mock/mock", "amd/type1v2/edu/mock", "intel/iommufd/edu/mock", "intel/type1/vfio-mock/mock",
     "intel/iommufd-type1v2/edu/mock", "amd/iommufd-type1/vfio-mock/mock",
 )  # fmt: skip
-#: test_native compiles the C code and vmtest is not the package; neither runs a line of it.
+#: test_native compiles the C code, vmtest is not the package, and the next two read its source: none runs a line of it. The last two go
+#: through every point of a program, for minutes.
 HOST = Session(
     "host",
-    ("tests/unit", "tests/mock", "tests/vectors", "tests/robustness"),
+    ("tests/unit", "tests/mock", "tests/vectors", "tests/robustness", "tests/cli", "tests/notebook"),
     ("-m", "not slow"),
-    ("*/test_vmtest_*", "*/test_native.py", "*/test_house.py", "*/test_language.py"),
-)
+    (
+        "*/test_vmtest_*", "*/test_native.py", "*/test_house.py", "*/test_language.py", "*/test_signals.py",
+        "*/test_threads.py",
+    ),
+)  # fmt: skip
 #: What the mock is compared with recorded episodes of real kernels by.
 DIFFERENTIAL = Session("differential", ("tests/differential",), ("-m", "not slow"))
 

@@ -55,7 +55,7 @@ def findings(reports: Path) -> Iterator[str]:
             yield "\n".join(lines)
 
 
-def run(suites: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Build in a copy, run the tests there, and print what was found; 1 if a test failed or a sanitizer reported something."""
     with tempfile.TemporaryDirectory(prefix="pyvfio-sanitizers-") as scratch:
         copy, reports = Path(scratch) / "project", Path(scratch) / "reports"
@@ -63,7 +63,7 @@ def run(suites: Sequence[str]) -> int:
         copy_project(copy, built=False)
         build(copy)
         options = ["-q", "-m", "not slow", "-p", "no:cacheprovider", *(f"--ignore-glob=*/{name}" for name in WITHOUT)]
-        command = [sys.executable, "-m", "pytest", *options, *suites]
+        command = [sys.executable, "-m", "pytest", *options, *arguments]
         code = subprocess.run(command, cwd=copy, env=environment(copy, reports), check=False).returncode
         found = list(findings(reports))
     print(*found, sep="\n\n")
@@ -74,5 +74,7 @@ def run(suites: Sequence[str]) -> int:
 def main(description: str) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suites", nargs="*", default=SUITES, metavar="TESTS", help=f"default: {' '.join(SUITES)}")
-    return run(parser.parse_args().suites)
+    parser.add_argument(
+        "given", nargs=argparse.REMAINDER, metavar="ARGUMENT", help=f"of pytest; default: {' '.join(SUITES)}"
+    )
+    return run(parser.parse_args().given or SUITES)

@@ -1069,7 +1069,7 @@ def test_importing_host_does_not_load_pyudev() -> None:
     code = "import sys, pyvfio.host; print(*sys.modules)"
     run = subprocess.run(
         [sys.executable, "-S", "-c", code],
-        capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
     )  # fmt: skip
     loaded = set(run.stdout.split())
     assert "pyvfio.host.discovery" in loaded
