@@ -20,6 +20,10 @@ POWER_STATE = 0x03
 _DEVICE_CONTROL = 0xF0E0
 #: the bits that start a function-level reset: in the upper byte of that register, and in the control byte of Advanced Features
 _EXPRESS_RESET, _ADVANCED_RESET = 0x80, 0x01
+#: where extended capabilities begin, and the identifier of Advanced Error Reporting
+_EXTENDED, _ADVANCED_ERROR_REPORTING = 0x100, 0x0001
+#: the errors that it knows; those that are fatal, or masked, after a reset
+_UNCORRECTABLE, _CORRECTABLE, _FATAL_AT_RESET, _MASKED_AT_RESET = 0x03FFF030, 0xF1C1, 0x00462030, 0x2000
 #: the bit of the status register that says that INTx is asserted
 _INTERRUPT = 1 << 3
 
@@ -75,6 +79,7 @@ class Function:
     :ivar virtual_room: how many of them the firmware left room for among the addresses of BARs; more are ENOMEM
     :ivar virtual_device: their device ID
     :ivar virtual_at: how far behind it the first of them is, and the next behind that, in functions
+    :ivar error_reporting: it has PCI Express's Advanced Error Reporting; it reports no errors
     :ivar msix_table: BAR and offset of the MSI-X table, 16 bytes to a vector, which vfio-pci keeps to itself; None for a BAR of its
         own, the first that is free. The pending bits follow at `msix_pending`, or behind the table
     :raises ValueError: PCI has no such function
@@ -98,6 +103,7 @@ class Function:
     multifunction: bool = False
     bridge: bool = False
     advanced_features: bool = False
+    error_reporting: bool = False
     flr: bool | None = None
     virtual_room: int = 0xFFFF
     msix_table: tuple[int, int] | None = None
@@ -287,6 +293,16 @@ class Config:
             link, at = at + 1, at + 2 + len(body) + 3 & ~3
         if found:
             self.data[STATUS] |= _HAS_CAPABILITIES
+        if function.express and function.error_reporting:
+            self._error_reporting()
+
+    def _error_reporting(self) -> None:
+        """The first extended capability, version 2. Of its registers the masks and the severity can be written."""
+        at = _EXTENDED
+        self._put(at, 4, _ADVANCED_ERROR_REPORTING | 2 << 16)
+        self._put(at + 0x08, 4, 0, _UNCORRECTABLE)
+        self._put(at + 0x0C, 4, _FATAL_AT_RESET, _UNCORRECTABLE)
+        self._put(at + 0x14, 4, _MASKED_AT_RESET, _CORRECTABLE)
 
     def address(self, bar: int) -> int:
         """Where a BAR is."""

@@ -107,7 +107,7 @@ class PciDevice(PciRegions):
         self._off = False
         #: whether a reset worked when it was opened
         self._reset_works = False
-        self.virtual = VirtualFunctions(self, PciDevice) if self.function.virtual else None
+        self.virtual = VirtualFunctions(self) if self.function.virtual else None
         self.physical: VirtualFunctions | None = None
         self.parent = more.get("parent")
         self.kernel = kernel
@@ -122,6 +122,10 @@ class PciDevice(PciRegions):
         """After a reset, and at the open of a device that can be reset: nothing is as it was. Registers are zeros."""
         for index, bar in self.function.all_bars.items():
             self.region_file.clear(index, bar.size)
+
+    def virtual_function(self, name: str, function: Function, index: int) -> PciDevice:
+        """Make the virtual function of that index, from 0 on, at an address."""
+        return PciDevice(self.kernel, name, function=function, parent=self.parent)
 
     def interrupt(self, vector: int = 0) -> None:
         """Send an interrupt: the vector of MSI-X or MSI, whichever is on, else INTx, until :meth:`deassert`."""

@@ -24,13 +24,11 @@ _LAST_OF_BUS = 0xFF
 class VirtualFunctions:
     """The virtual functions of one physical function, and the token that opening any of them needs.
 
-    :param kind: the class that a new one is made of
     :ivar functions: the virtual functions, in order
     """
 
-    def __init__(self, physical: PciDevice, kind: type[PciDevice]) -> None:
+    def __init__(self, physical: PciDevice) -> None:
         self._physical = physical
-        self._kind = kind
         self.functions: list[PciDevice] = []
         self._probe = True
         self._token = os.urandom(16)
@@ -84,7 +82,7 @@ class VirtualFunctions:
         for index in range(count):
             at = first + index * stride
             name = f"{segment_and_bus}:{at >> 3:02x}.{at & 7}"
-            one = self._kind(physical.kernel, name, function=function, parent=physical.parent)
+            one = physical.virtual_function(name, function, index)
             self.adopt(one)
             physical.kernel.host.uevents.tell("change", one.bus, one.path, **one.properties())
             if physical.vfio:

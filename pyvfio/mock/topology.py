@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pyvfio.mock.config import Bar, Function
 from pyvfio.mock.device import Device
+from pyvfio.mock.devices.ethernet.igb import Igb
 from pyvfio.mock.devices.nvme.controller import Nvme
-from pyvfio.mock.driver import DRIVERS, E1000E, IGB, MLX5, NETWORK_DRIVERS, PDS, PORT
+from pyvfio.mock.driver import DRIVERS, E1000E, MLX5, NETWORK_DRIVERS, PDS, PORT
 from pyvfio.mock.edu import Edu
 from pyvfio.mock.network import NetworkFunction
 from pyvfio.mock.pci import PciDevice
@@ -38,7 +39,7 @@ def populate(host: Host) -> None:
     first = bound(Edu(kernel, "0000:00:05.0"), None)
     bound(Edu(kernel, "0000:00:05.1", group=first.group), None)
     plain("0000:00:06.0", _E1000E, "e1000e")
-    plain("0000:00:07.0", _IGB, "igb")
+    bound(Igb(kernel, "0000:00:07.0"), "igb")
     plain("0000:00:08.0", _PORT, "pcieport")
     plain("0000:00:09.0", _PORT, "pcieport")
     bound(Edu(kernel, "0000:01:00.0", parent="0000:00:08.0"), None)
@@ -67,9 +68,5 @@ def populate(host: Host) -> None:
 _E1000E = Function(
     E1000E, 0x020000, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 2: Bar(32, ports=True), 3: Bar(1 << 14)}, msi=1, msix=5, msix_table=(3, 0),
     msix_pending=(3, 0x2000), intx=True, express=True, power_management=True, resets=True, bus_resets=False,
-)  # fmt: skip
-_IGB = Function(
-    IGB, 0x020000, 1, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 3: Bar(1 << 14)}, msi=1, msix=10, msix_table=(3, 0),
-    msix_pending=(3, 0x2000), intx=True, express=True, resets=True, virtual=7, virtual_device=0x10CA,
 )  # fmt: skip
 _PORT = Function(PORT, 0x060400, msi=1, express=True, bridge=True)

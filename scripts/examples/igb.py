@@ -21,7 +21,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Self
 
 import pyvfio
@@ -326,9 +325,9 @@ def copy_64_kib(card: Queues) -> None:
 @contextmanager
 def virtual_function(physical: str) -> Iterator[str]:
     """Create one virtual function of an open physical function and bind it to vfio-pci. Yield its address."""
-    parameter = Path("/sys/module/vfio_pci/parameters/enable_sriov")
-    before = parameter.read_text()
-    parameter.write_text("Y")
+    kernel, parameter = pyvfio.kernel.default(), "/sys/module/vfio_pci/parameters/enable_sriov"
+    before = kernel.read_file(parameter)
+    kernel.write_file(parameter, b"Y")
     try:
         (created,) = pyvfio.host.create_vfs(physical, 1, probe=False)
         try:
@@ -337,7 +336,7 @@ def virtual_function(physical: str) -> Iterator[str]:
         finally:
             pyvfio.host.remove_vfs(physical)
     finally:
-        parameter.write_text(before)
+        kernel.write_file(parameter, before)
 
 
 def main() -> None:

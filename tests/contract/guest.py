@@ -23,7 +23,7 @@ KERNEL = os.environ.get("PYVFIO_CELL_KERNEL") or ".".join(os.environ.get("PYVFIO
 PROFILES = {"intel": "intel-39", "amd": "amd", "virtio": "virtio", "none": "none"}
 #: address -> name of every emulated PCI device
 DEVICES: dict[str, str] = json.loads(os.environ.get("PYVFIO_VM_DEVICES", "{}")) or {
-    "0000:00:03.0": "edu", "0000:00:04.0": "nvme", "0000:00:06.0": "e1000e",
+    "0000:00:03.0": "edu", "0000:00:04.0": "nvme", "0000:00:06.0": "e1000e", "0000:00:07.0": "igb",
 }  # fmt: skip
 
 MOCK = "vfio-mock"

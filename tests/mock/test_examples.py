@@ -174,8 +174,23 @@ def test_e1000e_says_when_no_frame_comes_and_goes_on(card: Device, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("name", "lines"),
+    ("command", "lines"),
     [
+        (
+            "igb",
+            [
+                "at 0000:00:07.0 received 1374, scattered into 6 buffers: equal",
+                "64 KiB copied by 0000:00:07.0 in frames to itself: equal",
+            ],
+        ),
+        (
+            "igb --vf",
+            [
+                "at 0000:00:07.0 received 1374, scattered into 6 buffers: equal",
+                "at 0000:00:17.0 received 1374, scattered into 6 buffers: equal",
+                "64 KiB copied by 0000:00:17.0 in frames to itself: equal",
+            ],
+        ),
         (
             "nvme",
             [
@@ -196,10 +211,14 @@ def test_e1000e_says_when_no_frame_comes_and_goes_on(card: Device, monkeypatch: 
         ),
     ],
 )
-def test_an_example_needs_nothing_but_the_kernels_name(name: str, lines: list[str]) -> None:
-    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py")]
+def test_an_example_needs_nothing_but_the_kernels_name(command: str, lines: list[str]) -> None:
+    name, *options = command.split()
     done = subprocess.run(
-        command, env=os.environ | {"PYVFIO_KERNEL": "mock:amd"}, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *options],
+        env=os.environ | {"PYVFIO_KERNEL": "mock:amd"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert [line for line in lines if line not in done.stdout] == []

@@ -5,6 +5,8 @@ Each says in its docstring which commands and registers it has. They are :class:
 DMA, interrupts and a reset.
 """
 
+from pyvfio.mock.devices.ethernet.igb import Igb, IgbVf
+from pyvfio.mock.devices.ethernet.wire import Wire
 from pyvfio.mock.devices.nvme.controller import Nvme
 
-__all__ = ["Nvme"]
+__all__ = ["Igb", "IgbVf", "Nvme", "Wire"]

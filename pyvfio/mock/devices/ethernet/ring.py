@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""Rings of descriptors, by which a network card gets frames from memory and puts them there."""
+
+from __future__ import annotations
+
+#: bytes of a descriptor
+DESCRIPTOR = 16
+BASE_LOW, BASE_HIGH, LENGTH, BUFFERS, HEAD, TAIL, CONTROL = 0x00, 0x04, 0x08, 0x0C, 0x10, 0x18, 0x28
+ENABLE = 1 << 25  # of CONTROL
+_LENGTH_MASK = 0xFFF80
+_INDEX_MASK = 0xFFFF
+
+
+class Ring:
+    """The registers of a ring.
+
+    :ivar frame: bytes of the frame that its descriptors have gathered so far, of a ring of frames to send
+    :ivar contexts: the context descriptors that it was given, by their index
+    :ivar always: the ring is enabled without its bit in CONTROL
+    """
+
+    def __init__(self, *, always: bool = False) -> None:
+        self.always = always
+        self._registers: dict[int, int] = {}
+        self.frame = bytearray()
+        self.contexts: dict[int, bytes] = {}
+
+    def reset(self) -> None:
+        """Disable the ring and empty it."""
+        self._registers.clear()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the frame that was begun."""
+        self.frame.clear()
+        self.contexts.clear()
+
+    def __getitem__(self, register: int) -> int:
+        return self._registers.get(register, 0)
+
+    def __setitem__(self, register: int, value: int) -> None:
+        mask = {BASE_LOW: ~0x7F, LENGTH: _LENGTH_MASK, HEAD: _INDEX_MASK, TAIL: _INDEX_MASK}.get(register, ~0)
+        if register == CONTROL and not value & ENABLE:
+            self.restart()
+        self._registers[register] = value & mask & 0xFFFFFFFF
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the card uses it."""
+        return bool(self.entries and (self.always or self[CONTROL] & ENABLE))
+
+    @property
+    def entries(self) -> int:
+        """The number of descriptors."""
+        return self[LENGTH] // DESCRIPTOR
+
+    @property
+    def available(self) -> int:
+        """The number of descriptors that are the card's."""
+        return (self[TAIL] - self[HEAD]) % self.entries
+
+    @property
+    def at(self) -> int:
+        """The IOVA of the next descriptor of the card's."""
+        return (self[BASE_HIGH] << 32 | self[BASE_LOW]) + DESCRIPTOR * (self[HEAD] % self.entries)
+
+    def advance(self) -> None:
+        """Go on to the next descriptor."""
+        self[HEAD] = (self[HEAD] + 1) % self.entries
