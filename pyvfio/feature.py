@@ -55,7 +55,7 @@ FEATURE = Request(
 class Feature:
     """A feature that pyvfio has a method for, as an operation of VFIO_DEVICE_FEATURE.
 
-    :param detail: `GET` or `SET`, and the name without VFIO_DEVICE_FEATURE_; more words if there are several operations of it
+    :param detail: `GET` or `SET`, and the name without `VFIO_DEVICE_FEATURE_`; more words if there are several operations of it
     :param more: of :meth:`Request.operation`
     """
 
@@ -143,7 +143,7 @@ class Features:
 
     @property
     def available(self) -> list[str]:
-        """The names, without VFIO_DEVICE_FEATURE_, of those that the device has; the kernel is asked for each."""
+        """The names, without `VFIO_DEVICE_FEATURE_`, of those that the device has; the kernel is asked for each."""
         return [name for number, name in sorted(_names().items()) if self.probe(number)]
 
     def get(self, feature: int, struct_: str) -> Any:

@@ -414,9 +414,11 @@ def default() -> Kernel:
 
 @contextlib.contextmanager
 def as_default(kernel: Kernel | str) -> Iterator[Kernel]:
-    """Make a kernel the default as long as the block runs, in all threads: what code under test gets that names none. ::
+    """Make a kernel the default as long as the block runs, in all threads: what code under test gets that names none.
 
-    with pyvfio.kernel.as_default(pyvfio.mock.Kernel("amd")):
+    ::
+
+        with pyvfio.kernel.as_default(pyvfio.mock.Kernel("amd")):
         program.main()  # its pyvfio.open("0000:00:03.0") opens the mock's device
     """
     global _default

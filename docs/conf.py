@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: MIT
+"""Sphinx's configuration."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import pyvfio
+
+project = "pyvfio"
+copyright = "the pyvfio contributors"
+version = release = pyvfio.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "generated"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = f"pyvfio {release}"
+templates_path: list[str] = []
+exclude_patterns = ["_build"]
+# A name that several classes have, such as `bytes`, is no mistake.
+suppress_warnings = ["ref.python"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_preserve_defaults = True
