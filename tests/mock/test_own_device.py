@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A device of one's own: the README's example runs as it stands there, and its corners."""
+"""A device of one's own: the guide's example runs as it stands there, and its corners."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import pytest
 import pyvfio
 from pyvfio import mock
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "guides" / "models.md")
 
 
 def block(part: str) -> str:
-    """Return the README's block of Python that has this in it."""
-    blocks: list[str] = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    """Return the block of Python, of the README or the guide to models, that has this in it."""
+    blocks: list[str] = [each for page in PAGES for each in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)]
     (source,) = [one for one in blocks if part in one]
     return source
 
@@ -39,7 +40,7 @@ def test_the_root_script_of_the_readme_runs(profile: str) -> None:
     assert subprocess.check_output(script, env=environment, text=True) == "0x10000ed\n"
 
 
-def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:
     example()
     assert capsys.readouterr().out == "6\n[]\n"
 
