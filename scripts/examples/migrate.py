@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Migrate a device that works all the while, with pre-copy and without: how long does it stand still, and how much is sent?
 
-Runs as root in the machine: `scripts/vm -- .venv/bin/python scripts/examples/migrate.py [MiB]`, 64 unless it is said.
+Runs as root in the machine: `scripts/vm -- .venv/bin/python scripts/examples/migrate.py [MiB]`, 64 unless it is said. Or on the kernel in
+this process, whose devices have 1 MiB: `PYVFIO_KERNEL=mock:amd .venv/bin/python scripts/examples/migrate.py`.
 
 vfio-mock's engine writes to the host's memory, here the memory of a "guest", and keeps what it wrote in memory of its own, so that both change.
 The guest's memory is copied by the device's DMA log, the device's own by its migration stream, straight into a second device. That one has the
@@ -25,10 +26,10 @@ from pyvfio.vfio_mock import VfioMock
 PAGE = 4096
 MIB = 1 << 20
 IOVA = 1 << 32
-#: the engine writes a word somewhere in the first of these bytes, then waits so many microseconds
+#: The engine writes a word somewhere in the first of these bytes, then waits so many microseconds. Of small devices: in the first quarter.
 BUSY, DELAY = 4 * MIB, 200
-#: pre-copy ends when no more than this has changed, or when this many times the state has been sent
-LITTLE, MUCH = 2 * MIB, 4
+#: pre-copy ends when no more than half of that has changed, or when this many times the state has been sent
+MUCH = 4
 
 
 class Result(NamedTuple):
@@ -77,7 +78,9 @@ def migrate(source: Device, target: Device, guest: Mapping, copy: Mapping, *, pr
         if pre_copy:
             for left in source.migration.pre_copy(stream):
                 pages += copy_dirty_pages(log, guest, copy)
-                if (not left.initial_bytes and left.dirty_bytes <= LITTLE) or stream.bytes > MUCH * guest.size:
+                if (
+                    not left.initial_bytes and left.dirty_bytes <= busy(guest.size) // 2
+                ) or stream.bytes > MUCH * guest.size:
                     break
             before = stream.bytes
         begun = time.monotonic()
@@ -113,6 +116,11 @@ def wait_for_steps(mock: VfioMock, count: int) -> None:
         time.sleep(0.01)
 
 
+def busy(size: int) -> int:
+    """How many bytes of a device with so much memory are written all the while."""
+    return min(BUSY, size // 4)
+
+
 def run(size: int) -> dict[bool, Result]:
     """Migrate from the first device to the second with pre-copy, and back without; by the way that it was done."""
     results: dict[bool, Result] = {}
@@ -123,7 +131,7 @@ def run(size: int) -> dict[bool, Result]:
         mock.finish(timeout=600)
         mock.start(
             "SCATTER", "KEEP", "REPEAT", "COUNTING",
-            iova=IOVA, memory=0, length=BUSY, stride=8, count=1 << 16, seed=1, delay=DELAY,
+            iova=IOVA, memory=0, length=busy(size), stride=8, count=1 << 16, seed=1, delay=DELAY,
         )  # fmt: skip
         for pre_copy in (True, False):
             (source, guest), (target, copy) = ends
@@ -138,12 +146,21 @@ def run(size: int) -> dict[bool, Result]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mib", nargs="?", type=int, default=64, help="memory of the device, and of the guest")
-    size = parser.parse_args().mib * MIB
-    subprocess.run(["insmod", os.environ["PYVFIO_MOCK_MODULE"], f"memory={size}"], check=True)
+    parser.add_argument("mib", nargs="?", type=int, help="memory of the device, and of the guest; 64 unless given")
+    mib = parser.parse_args().mib
+    if module := os.environ.get("PYVFIO_MOCK_MODULE"):
+        subprocess.run(["insmod", module, f"memory={(mib or 64) * MIB}"], check=True)
+    if not any(device.address == "vfio-mock.0" for device in pyvfio.host.devices()):
+        parser.error(
+            "there is no vfio-mock.0: set PYVFIO_MOCK_MODULE to the module of tests/vfio_mock, or PYVFIO_KERNEL to mock:amd"
+        )
+    with pyvfio.open("vfio-mock.0") as device:
+        size = device.regions[VALUES["REGION_MEMORY"]].size
+    if mib not in (None, size // MIB):
+        parser.error(f"vfio-mock.0 has {size // MIB} MiB of memory; only a module that is loaded here can have {mib}")
     results = run(size)
     print(
-        f"A device with {size // MIB} MiB of memory, whose engine writes to {BUSY // MIB} MiB of it and of the guest's all the while:"
+        f"A device with {size // MIB} MiB of memory, whose engine writes to {busy(size) / MIB:g} MiB of it and of the guest's all the while:"
     )
     print(f"{'':18}{'stands still':>14}{'sent before':>14}{'sent after':>14}{'in all':>14}{'pages again':>16}")
     for pre_copy, r in results.items():

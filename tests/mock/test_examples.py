@@ -177,6 +177,10 @@ def test_e1000e_says_when_no_frame_comes_and_goes_on(card: Device, monkeypatch: 
     ("command", "lines"),
     [
         (
+            "migrate",
+            ["A device with 1 MiB of memory, whose engine writes to 0.25 MiB", "Contents were equal both times"],
+        ),
+        (
             "igb",
             [
                 "at 0000:00:07.0 received 1374, scattered into 6 buffers: equal",
@@ -215,7 +219,7 @@ def test_an_example_needs_nothing_but_the_kernels_name(command: str, lines: list
     name, *options = command.split()
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *options],
-        env=os.environ | {"PYVFIO_KERNEL": "mock:amd"},
+        env={**os.environ, "PYVFIO_KERNEL": "mock:amd", "PYVFIO_MOCK_MODULE": ""},
         capture_output=True,
         text=True,
         check=False,
@@ -260,12 +264,20 @@ def test_e1000e_by_hand(kernel: mock.Kernel, by_hand: Callable[..., str]) -> Non
 
 
 def test_migrate_by_hand(by_hand: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from examples import migrate
-
     # The devices are there, and have 1 MiB.
+    loaded: list[list[str]] = []
     monkeypatch.setenv("PYVFIO_MOCK_MODULE", "vfio_mock.ko")
-    monkeypatch.setattr(subprocess, "run", lambda command, check: None)
-    monkeypatch.setattr(migrate, "BUSY", 1 << 18)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: loaded.append(command))
     printed = by_hand("migrate", "1")
+    assert loaded == [["insmod", "vfio_mock.ko", "memory=1048576"]]
     assert "stands still" in printed
     assert "Contents were equal both times" in printed
+
+
+def test_migrate_says_how_much_memory_there_is(
+    by_hand: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("PYVFIO_MOCK_MODULE", raising=False)
+    with pytest.raises(SystemExit):
+        by_hand("migrate", "64")
+    assert "vfio-mock.0 has 1 MiB of memory" in capsys.readouterr().err
