@@ -35,7 +35,7 @@ def example() -> dict[str, Any]:
 @pytest.mark.parametrize("profile", ["amd", "intel-39", "mlx5", "smmu-64k"])
 def test_the_root_script_of_the_readme_runs(profile: str) -> None:
     # A process of its own: the kernel of the environment is looked up once.
-    script = [sys.executable, "-W", "error", "-c", block("host.bind")]
+    script = [sys.executable, "-W", "error", "-c", block("EDU =")]
     environment = {**os.environ, "PYVFIO_KERNEL": f"mock:{profile}"}
     assert subprocess.check_output(script, env=environment, text=True) == "0x10000ed\n"
 

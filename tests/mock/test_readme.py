@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT
+"""README's programs and commands run on the kernel in this process, as do the guides' commands (tests/docs has their programs).
+
+A block of Python is a program, a block of sh is commands, one a line, and a block of text is what the library prints. A block that is not
+run has a comment above it, with the reason: `<!-- not run by the tests: REASON -->`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import pyvfio
+from pyvfio import mock
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+BLOCK = re.compile(
+    r"^(?:<!-- not run by the tests: (?P<reason>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.S | re.M
+)
+REASONS = {"it installs packages, and builds a kernel"}
+#: the lines of QEMU 8.1 that README's answers are about
+LOG = """\
+vfio_device_dirty_tracking_update section 0x0 - 0x807fffff -> update [0x0 - 0x807fffff]
+vfio_device_dirty_tracking_update section 0x100000000 - 0x27fffffff -> update [0x100000000 - 0x27fffffff]
+vfio_device_dirty_tracking_update section 0x383800000000 - 0x3838000fffff -> update [0x100000000 - 0x3838000fffff]
+vfio_device_dirty_tracking_start nr_ranges 2 32:[0x0 - 0x807fffff], 64:[0x100000000 - 0x3838000fffff]
+"""
+STEPS = "alloc buffer 4K\nmaster on\npeek bar0 0\n"
+
+
+class Block(NamedTuple):
+    """A block of README.
+
+    :ivar language: python, sh or text
+    :ivar reason: why it is not run; None for one that is
+    """
+
+    language: str
+    text: str
+    reason: str | None
+
+
+class Program(NamedTuple):
+    """How a program is run.
+
+    :ivar part: what is in this block alone
+    :ivar profile: the mock's
+    :ivar output: a regular expression that what it prints matches as a whole
+    """
+
+    part: str
+    profile: str
+    output: str
+
+
+PROGRAMS = (
+    Program("with device.dirty_log([mapping.range]) as log:", "mlx5", r"(IovaRange\(0x[0-9a-f]+\.\.0x[0-9a-f]+\)\n)+"),
+    Program("EDU =", "amd", "0x10000ed\n"),
+)
+#: a block that pytest runs
+TESTS = "def test_two_wide_ranges_are_refused"
+
+
+def blocks(language: str | None = None) -> list[Block]:
+    """README's blocks, all or those in one language."""
+    found = [Block(one["language"], one["text"], one["reason"]) for one in BLOCK.finditer(README.read_text())]
+    return [block for block in found if language in (None, block.language)]
+
+
+def commands() -> list[str]:
+    lines = [
+        line.partition(" #")[0].strip()
+        for block in blocks("sh")
+        if not block.reason
+        for line in block.text.splitlines()
+    ]
+    return [line for line in lines if line]
+
+
+def guides() -> list[str]:
+    """The documentation's blocks of the command pyvfio alone."""
+    pages = [page.read_text() for page in sorted(ROOT.glob("docs/*/*.md"))]
+    texts = [one["text"] for page in pages for one in BLOCK.finditer(page) if one["language"] == "sh"]
+    texts = [re.sub("(?m)^pip install.*\n", "", text) for text in texts]
+    return [text for text in texts if re.match("pyvfio (?!check)", text) and "chown" not in text]
+
+
+def program(part: str) -> str:
+    (found,) = (block.text for block in blocks("python") if part in block.text)
+    return found
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run a command in a folder that has what README's commands name: `program.py`, `qemu.log`, `steps`, and `pyvfio` on its PATH."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, options in ("python", ""), ("python3", ""), ("pyvfio", "-m pyvfio"):
+        script = programs / name
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -W error {options} "$@"\n')
+        script.chmod(0o755)
+    (tmp_path / "program.py").write_text(blocks("python")[0].text)
+    (tmp_path / "qemu.log").write_text(LOG)
+    (tmp_path / "steps").write_text(STEPS)
+
+    def run(*command: str, profile: str = "mlx5") -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(programs), os.environ.get("PATH", "/usr/bin:/bin")])
+        environment = {**os.environ, "PATH": path, "PYVFIO_KERNEL": f"mock:{profile}"}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_every_block_is_run_or_says_why_not() -> None:
+    assert {block.language for block in blocks()} == {"python", "sh", "text"}
+    assert len(re.findall("^```", README.read_text(), re.M)) == 2 * len(blocks())
+    for block in blocks("python"):
+        assert not block.reason
+        assert sum(part in block.text for part in (*(one.part for one in PROGRAMS), TESTS)) == 1, block.text
+    assert {block.reason for block in blocks("sh") if block.reason} == REASONS
+    assert len(commands()) >= 5
+
+
+@pytest.mark.parametrize("which", PROGRAMS, ids=lambda one: one.part)
+def test_programs_run_and_print_what_they_say(run: Run, which: Program, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(program(which.part))
+    done = run("python3", "program.py", profile=which.profile)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(which.output, done.stdout, re.S), done.stdout
+
+
+def test_the_pytest_block_is_a_test_that_passes(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "test_block.py").write_text(program(TESTS))
+    done = run("python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_block.py")
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
+@pytest.mark.parametrize("command", [*commands(), *guides()])
+def test_commands_succeed(run: Run, command: str) -> None:
+    done = run("sh", "-e", "-c", command)
+    # 1 stands for something that was found wrong: in the log of QEMU 8.1, and by another kernel's answers to a trace.
+    finds = any(part in command for part in ("qemu-log qemu.log", "replay trace.json --kernel mock:amd"))
+    assert done.returncode == finds, done.stdout + done.stderr
+    assert done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_the_refusal_reads_as_it_is_quoted() -> None:
+    (quoted,) = (block.text for block in blocks("text") if block.text.startswith("RequestError"))
+    kernel = mock.Kernel("amd")
+    with (
+        pyvfio.host.bind("0000:00:03.0", "vfio-pci", kernel=kernel),
+        pyvfio.open("0000:00:03.0", mode="type1v2", kernel=kernel) as device,
+        pytest.raises(pyvfio.RequestError) as refused,
+    ):
+        device.address_space.map(pyvfio.DmaBuffer(4 << 20), 0xFCFFE00000)
+    message = "\n".join([f"RequestError: {refused.value}", *refused.value.__notes__])
+    rest = " ".join(message.split())
+    for part in " ".join(quoted.split()).split("..."):
+        assert part.strip() in rest, (part, rest)
+        rest = rest[rest.index(part.strip()) :]
