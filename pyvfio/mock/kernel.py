@@ -27,7 +27,7 @@ from pyvfio.mock.file import File
 from pyvfio.mock.group import Group
 from pyvfio.mock.host import Host
 from pyvfio.mock.memlock import Memlock
-from pyvfio.mock.parameter import Parameter
+from pyvfio.mock.parameter import Flag, Parameter
 from pyvfio.mock.physical import PhysicalMemory
 from pyvfio.mock.profile import Profile, profile
 from pyvfio.mock.tree import Link, Special, Text, Tree, os_error
@@ -65,6 +65,7 @@ class Kernel(PythonKernel):
     :ivar faults: what devices wanted of memory and their IOMMU did not let through
     :ivar dma_without_bus_master: what devices wanted of memory while their bus master bit was clear, so that no access was made
     :ivar dma_entry_limit: the most mappings of a type1 container, from its VFIO_SET_IOMMU on
+    :ivar unsafe_interrupts: the modules' parameters allow_unsafe_interrupts
     :ivar physical: the memory that devices without an IOMMU reach; None where they all have one
     :ivar failures: calls that are to fail
     :ivar capabilities: what the caller may, of what requests ask for
@@ -91,6 +92,9 @@ class Kernel(PythonKernel):
         self._device_memory: list[DeviceMemory] = []
         self.physical = PhysicalMemory(self.profile.page_size) if self.profile.iommu == "none" else None
         self.dma_entry_limit = Parameter(self.tree, "vfio_iommu_type1", "dma_entry_limit", self.profile.dma_entry_limit)
+        self.unsafe_interrupts = {
+            module: Flag(self.tree, module, "allow_unsafe_interrupts") for module in ("vfio_iommu_type1", "iommufd")
+        }
         self.host = Host(self)
         topology.populate(self.host)
         self.tree.add("/proc/self/status", Text(self._status))
@@ -108,6 +112,14 @@ class Kernel(PythonKernel):
         :raises Errno: EPERM
         """
         if group.no_iommu and "CAP_SYS_RAWIO" not in self.capabilities:
+            raise Errno(errno.EPERM)
+
+    def check_isolated(self, module: str) -> None:
+        """Whether the host keeps a device's interrupts apart, or that is waived for a module.
+
+        :raises Errno: EPERM
+        """
+        if not self.profile.isolated and not self.unsafe_interrupts[module].value:
             raise Errno(errno.EPERM)
 
     # What the caller may and has.

@@ -44,6 +44,7 @@ class Profile(NamedTuple):
     :ivar dma_entry_limit: mappings per type1 container (vfio_iommu_type1.dma_entry_limit)
     :ivar memlock: bytes that may be pinned (RLIMIT_MEMLOCK); None with CAP_IPC_LOCK
     :ivar descriptors: most that may be open (RLIMIT_NOFILE); None for no limit of the mock's own
+    :ivar isolated: it remaps interrupts; without, VFIO takes a device only with allow_unsafe_interrupts
     :ivar vectors: interrupt vectors that the host has for one device; None: as many as it asks for
     :ivar compared: whether its answers were compared with such hardware, real or emulated; the others follow the kernel's source alone
     """
@@ -61,6 +62,7 @@ class Profile(NamedTuple):
     memlock: int | None = None
     descriptors: int | None = None
     log: LogLimits = LogLimits()
+    isolated: bool = True
     vectors: int | None = None
     compared: bool = True
 

@@ -564,3 +564,19 @@ def test_this_process_memory_is_described(tmp_path: Path) -> None:
     (area,) = backing(anonymous.address, 4096)
     assert not area.path or area.path.startswith("[")
     assert not area.is_device
+
+
+@pytest.mark.parametrize(
+    ("mode", "module"), [("type1v2", "vfio_iommu_type1"), ("iommufd", "iommufd"), ("iommufd-type1v2", "iommufd")]
+)
+def test_without_isolated_interrupts_a_device_is_refused_until_allowed(mode: Any, module: str) -> None:
+    """The advice works: it is the parameter of the module that refused."""
+    kernel = mock.Kernel("amd", isolated=False)
+    with host.bind(EDU, "vfio-pci", kernel=kernel):
+        with refused(errno.EPERM, "most likely the IOMMU does not isolate interrupts") as caught:
+            pyvfio.open(EDU, mode=mode, kernel=kernel)
+        command = re.search(r"echo 1 > (\S+)", explained(caught.value))
+        assert command is not None
+        assert module in command[1]
+        kernel.write_file(command[1], b"1")
+        pyvfio.open(EDU, mode=mode, kernel=kernel).close()

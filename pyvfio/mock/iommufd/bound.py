@@ -61,6 +61,8 @@ class BoundDevice(Object):
         :param driver: that of its IOMMU, if it is not the host's: a device of the selftest, which goes with the iommufd
         :raises Errno: EPERM, somebody else has its group
         """
+        if driver is None:
+            ctx.kernel.check_isolated("iommufd")
         device.group.claim(ctx)
         super().__init__(ctx)
         self._keeps = driver is None

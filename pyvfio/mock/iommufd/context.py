@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 from heapq import heappop, heappush
-from mmap import mmap
+from mmap import PROT_EXEC, mmap
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pyvfio._abi import lib
@@ -63,6 +63,8 @@ class Context(GroupContainer):
         return self.shared.descriptor()
 
     def check_mmap(self, size: int, offset: int, prot: int) -> None:
+        if prot & PROT_EXEC:
+            raise Errno(errno.EPERM)
         self.shared.find(offset, size)
 
     def mapped(self, memory: mmap, offset: int) -> None:

@@ -102,6 +102,7 @@ class Type1(Handlers):
             profile = self.kernel.profile
             aperture = IovaRange(0, 2**profile.width - 1)
             usable = self.usable.narrowed(aperture, group, self.mappings)
+            self.kernel.check_isolated("vfio_iommu_type1")
             if not self.backed:
                 self._pin_all(aperture)
                 self._set_page_sizes(profile.page_sizes)
