@@ -46,15 +46,15 @@ CELLS = (
     "intel/iommufd/vfio-mock/mock", "amd/type1v2/edu/mock", "intel/iommufd/edu/mock", "intel/type1/vfio-mock/mock",
     "intel/iommufd-type1v2/edu/mock", "amd/iommufd-type1/vfio-mock/mock",
 )  # fmt: skip
-#: test_native compiles the C code, vmtest is not the package, and the next two read its source: none runs a line of it. The last two go
-#: through every point of a program, for minutes.
+#: test_native compiles the C code, vmtest is not the package, test_house and test_language read its source, and test_reproducers
+#: starts processes: none runs a line of it. The last three go through every point or call of a program, for minutes.
 HOST = Session(
     "host",
     ("tests/unit", "tests/mock", "tests/vectors", "tests/robustness", "tests/cli", "tests/notebook"),
     ("-m", "not slow"),
     (
-        "*/test_vmtest_*", "*/test_native.py", "*/test_house.py", "*/test_language.py", "*/test_signals.py",
-        "*/test_threads.py",
+        "*/test_vmtest_*", "*/test_native.py", "*/test_house.py", "*/test_language.py", "*/test_reproducers.py",
+        "*/test_signals.py", "*/test_threads.py", "*/test_failures.py",
     ),
 )  # fmt: skip
 #: What the mock is compared with recorded episodes of real kernels by.
