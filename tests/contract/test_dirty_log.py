@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import errno
 import mmap
-import os
 import random
 import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from examples.edu import COMMAND
 
 import pyvfio
 from pyvfio import DirtyBitmap, DmaBuffer, InvalidRequest, IovaRange, Unsupported
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from pyvfio.spaces.base import AddressSpace
     from pyvfio.vfio_mock import VfioMock
     from tests.contract.drivers import Logger
-    from tests.contract.drivers.edu_vfio_pci import driver as EduVfioPci
 
 PAGE = 4096
 BASE = 0x10_0000
@@ -266,58 +263,6 @@ def test_several_devices_log_together_or_none_does(
         pyvfio.dirty_log(devices, [logged])
     assert caught.value.errno == errno.ENOSPC
     assert (logger["LOG_ACTIVE"], second_logger["LOG_ACTIVE"]) == (0, 0)
-
-
-@pytest.mark.only(device="edu-vfio-pci")
-def test_a_transfer_under_way_is_in_every_report(device: Device, logger: EduVfioPci, logged: IovaRange) -> None:
-    with device.dirty_log([logged]) as log:
-        logger.start_write(BASE + 3 * PAGE - 8, 16)
-        wanted = [BASE + 2 * PAGE, BASE + 3 * PAGE]
-        reports = 0
-        while logger.moving:
-            assert pages(log.read()) == wanted
-            reports += 1
-        assert reports > 1
-        # It may have ended after the last report.
-        assert pages(log.read()) in (wanted, [])
-        assert log.read().count() == 0
-
-
-@pytest.mark.only(device="edu-vfio-pci")
-def test_a_transfer_started_before_the_log_is_in_it(device: Device, logger: EduVfioPci, logged: IovaRange) -> None:
-    logger.start_write(BASE + PAGE, 8)
-    with device.dirty_log([logged]) as log:
-        while logger.moving:
-            pass
-        assert pages(log.read()) == [BASE + PAGE]
-        assert log.read().count() == 0
-
-
-@pytest.mark.only(device="edu-vfio-pci")
-def test_nothing_reaches_the_registers_past_the_log(device: Device, kernel: Any) -> None:
-    bar = device.regions[0]
-    assert bar.info.areas == ((PAGE, bar.size - PAGE),)
-    with pytest.raises(Unsupported, match="can be mapped"):
-        bar.mmap(0)
-    # Asked past the library.
-    offset = bar.info.offset
-    with pytest.raises(OSError) as caught:
-        mmap.mmap(device.fileno(), PAGE, offset=offset)
-    assert caught.value.errno == errno.EINVAL
-    # A page behind it can be.
-    mmap.mmap(device.fileno(), PAGE, offset=offset + PAGE).close()
-    eventfd = os.eventfd(0)
-    try:
-        for at, refusal in ((COMMAND, errno.EINVAL), (PAGE, 0)):
-            try:
-                bar.add_ioeventfd(eventfd, at, 4, 0)
-                error = 0
-                bar.remove_ioeventfd(at, 4, 0)
-            except OSError as raised:
-                error = raised.errno or 0
-            assert error == refusal
-    finally:
-        os.close(eventfd)
 
 
 @pytest.mark.require("functions", "pci")

@@ -18,6 +18,8 @@ import pyvfio
 from pyvfio import host
 from pyvfio._abi import lib
 from pyvfio.spaces.opening import Mode
+from tests.contract import guest
+from tests.contract.drivers import edu_vfio_pci
 from tests.contract.monitor import Monitor, monitor
 from tests.contract.process import held
 from tests.contract.processes import in_another_process, writing
@@ -242,6 +244,41 @@ class TestUnplugging:
             qemu.execute("device_add", driver="edu", id="pluggable", bus="port1", addr="0")
             assert told(changes, "add")
             assert PLUGGABLE in {one.address for one in host.devices()}
+
+
+@pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="edu-vfio-pci", kernel="newest")
+def test_a_device_that_logs_is_unplugged(qemu: Monitor, address: str, mode: Mode, kernel: Any) -> None:
+    """`address` has loaded the driver; the device that goes is another one."""
+    before = held()
+    driver = guest.driver_of(guest.EDU)
+    with plugged_in(qemu), host.Changes() as changes:
+        with host.bind(PLUGGABLE, driver) as bound, pyvfio.open(PLUGGABLE, mode=mode, kernel=kernel) as device:
+            mapping = device.address_space.alloc(16 * PAGE, 0x10_0000)
+            request = request_of(device)
+            with edu_vfio_pci.driver(device) as edu, device.dirty_log([mapping.range]) as log:
+                edu.start_write(mapping.iova + 5 * PAGE, 8)
+                qemu.execute("device_del", id="pluggable")
+                assert asked_within(request) < 1
+                # Until it is closed the device works on.
+                while edu.moving:
+                    pass
+                edu.touch_each([mapping.iova + 7 * PAGE])
+                assert list(log.read().pages()) == [mapping.iova + page * PAGE for page in (5, 7)]
+                edu.start_write(mapping.iova, 8)
+                device.close()
+            nodes = (bound.device.cdev, bound.device.group_path)
+            assert told(changes, "remove")
+        assert not any(os.path.exists(node) for node in nodes if node)
+        assert PLUGGABLE not in {one.address for one in host.devices()}
+    assert held() == before
+    with (
+        host.bind(PLUGGABLE, driver),
+        pyvfio.open(PLUGGABLE, mode=mode, kernel=kernel) as again,
+        edu_vfio_pci.driver(again) as edu,
+        again.dirty_log([again.address_space.alloc(PAGE).range]) as log,
+    ):
+        assert edu.is_alive()
+        assert log.read().count() == 0
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -76,6 +76,8 @@ LIMIT(log_size_min, EDU_LOG_SIZE_MIN);
 LIMIT(log_size_max, EDU_LOG_SIZE_MAX);
 LIMIT(log_lose, EDU_LOG_LOSE);
 LIMIT(dma_mask, EDU_DMA_MASK);
+LIMIT(sparse, EDU_SPARSE);
+LIMIT(bar64, EDU_BAR64);
 
 static const char *const call_names[EDU_NUM_CALLS] = {
 	[EDU_OPEN] = "open",
@@ -150,6 +152,8 @@ static struct attribute *edu_attributes[] = {
 	&limit_log_size_max.attr.attr,
 	&limit_log_lose.attr.attr,
 	&limit_dma_mask.attr.attr,
+	&limit_sparse.attr.attr,
+	&limit_bar64.attr.attr,
 	&dev_attr_fail.attr,
 	&dev_attr_log_ranges.attr,
 	&dev_attr_mig_path.attr,

@@ -49,6 +49,8 @@ enum edu_limit {
 	EDU_LOG_SIZE_MAX,
 	EDU_LOG_LOSE,
 	EDU_DMA_MASK,
+	EDU_SPARSE,
+	EDU_BAR64,
 	EDU_NUM_LIMITS
 };
 
@@ -118,8 +120,6 @@ static inline struct edu *edu_of_device(struct device *dev)
 
 /* main.c */
 extern unsigned long edu_defaults[EDU_NUM_LIMITS];
-extern bool edu_sparse;
-extern bool edu_bar64;
 void edu_unlock(struct edu *edu);
 
 /* registers.c */

@@ -11,9 +11,10 @@
 #include "edu.h"
 
 unsigned long edu_defaults[EDU_NUM_LIMITS] = {
-	[EDU_LOG_MAX_RANGES] = 255,  [EDU_LOG_OVERFLOW] = LOG_COMBINE, [EDU_LOG_PAGE_MIN] = SZ_4K,
-	[EDU_LOG_PAGE_MAX] = SZ_2M,  [EDU_LOG_SIZE_MIN] = 12,	       [EDU_LOG_SIZE_MAX] = 42,
-	[EDU_DMA_MASK] = 0x0fffffff,
+	[EDU_LOG_MAX_RANGES] = 255,  [EDU_LOG_OVERFLOW] = LOG_COMBINE,
+	[EDU_LOG_PAGE_MIN] = SZ_4K,  [EDU_LOG_PAGE_MAX] = SZ_2M,
+	[EDU_LOG_SIZE_MIN] = 12,     [EDU_LOG_SIZE_MAX] = 42,
+	[EDU_DMA_MASK] = 0x0fffffff, [EDU_SPARSE] = 1,
 };
 
 /* Read at each open, and may be written at any time */
@@ -34,13 +35,10 @@ MODULE_PARM_DESC(log_lose, "lose every n-th dirty page, to see that a test notic
 module_param_named(dma_mask, edu_defaults[EDU_DMA_MASK], ulong, 0644);
 MODULE_PARM_DESC(dma_mask, "dma_mask of QEMU's device, which clamps addresses (0x0fffffff)");
 
-bool edu_sparse = true;
-module_param_named(sparse, edu_sparse, bool, 0444);
-MODULE_PARM_DESC(sparse, "BAR0 can be mapped but for its first page, else not at all (Y)");
-
-bool edu_bar64;
-module_param_named(bar64, edu_bar64, bool, 0444);
-MODULE_PARM_DESC(bar64, "BAR0 appears as a BAR of 64 bits (N)");
+module_param_named(sparse, edu_defaults[EDU_SPARSE], ulong, 0644);
+MODULE_PARM_DESC(sparse, "BAR0 can be mapped but for its first page (1), or not at all (0)");
+module_param_named(bar64, edu_defaults[EDU_BAR64], ulong, 0644);
+MODULE_PARM_DESC(bar64, "BAR0 appears as a BAR of 64 bits (0)");
 
 static bool logging = true;
 module_param(logging, bool, 0444);
@@ -123,7 +121,8 @@ static void edu_close(struct vfio_device *vdev)
 
 static ssize_t edu_read(struct vfio_device *vdev, char __user *buf, size_t count, loff_t *ppos)
 {
-	if (edu_bar64 && VFIO_PCI_OFFSET_TO_INDEX(*ppos) == VFIO_PCI_CONFIG_REGION_INDEX)
+	if (to_edu(vdev)->limits[EDU_BAR64] &&
+	    VFIO_PCI_OFFSET_TO_INDEX(*ppos) == VFIO_PCI_CONFIG_REGION_INDEX)
 		return edu_bar64_read(vdev, buf, count, ppos);
 	return vfio_pci_core_read(vdev, buf, count, ppos);
 }
@@ -137,7 +136,7 @@ static ssize_t edu_write(struct vfio_device *vdev, const char __user *buf, size_
 
 	switch (VFIO_PCI_OFFSET_TO_INDEX(*ppos)) {
 	case VFIO_PCI_CONFIG_REGION_INDEX:
-		if (edu_bar64)
+		if (edu->limits[EDU_BAR64])
 			return edu_bar64_write(vdev, buf, count, ppos);
 		break;
 	case VFIO_PCI_BAR0_REGION_INDEX:

@@ -13,9 +13,10 @@ struct edu_sparse_cap {
 };
 
 /* Adapts what the core says of BAR0; true if the capability is to be added. */
-static bool edu_sparse_info(struct vfio_region_info *info, struct edu_sparse_cap *cap)
+static bool edu_sparse_info(struct edu *edu, struct vfio_region_info *info,
+			    struct edu_sparse_cap *cap)
 {
-	if (!edu_sparse || !(info->flags & VFIO_REGION_INFO_FLAG_MMAP)) {
+	if (!edu->limits[EDU_SPARSE] || !(info->flags & VFIO_REGION_INFO_FLAG_MMAP)) {
 		info->flags &= ~VFIO_REGION_INFO_FLAG_MMAP;
 		return false;
 	}
@@ -36,13 +37,14 @@ int edu_get_region_info(struct vfio_device *vdev, struct vfio_region_info *info,
 	int ret = vfio_pci_ioctl_get_region_info(vdev, info, caps);
 	struct edu_sparse_cap cap;
 
-	if (ret || info->index != VFIO_PCI_BAR0_REGION_INDEX || !edu_sparse_info(info, &cap))
+	if (ret || info->index != VFIO_PCI_BAR0_REGION_INDEX ||
+	    !edu_sparse_info(to_edu(vdev), info, &cap))
 		return ret;
 	return vfio_info_add_capability(caps, &cap.head.header, sizeof(cap));
 }
 #else
 /* The core has answered; it knows no capability of this BAR. */
-static int edu_amend_region_info(void __user *arg)
+static int edu_amend_region_info(struct edu *edu, void __user *arg)
 {
 	struct vfio_region_info info;
 	struct edu_sparse_cap cap;
@@ -51,7 +53,7 @@ static int edu_amend_region_info(void __user *arg)
 		return -EFAULT;
 	if (info.index != VFIO_PCI_BAR0_REGION_INDEX)
 		return 0;
-	if (edu_sparse_info(&info, &cap)) {
+	if (edu_sparse_info(edu, &info, &cap)) {
 		info.flags |= VFIO_REGION_INFO_FLAG_CAPS;
 		info.cap_offset = 0;
 		if (info.argsz < sizeof(info) + sizeof(cap)) {
@@ -87,7 +89,7 @@ long edu_ioctl(struct vfio_device *vdev, unsigned int cmd, unsigned long arg)
 	ret = vfio_pci_core_ioctl(vdev, cmd, arg);
 #if !HAVE_REGION_INFO_CAPS
 	if (!ret && cmd == VFIO_DEVICE_GET_REGION_INFO)
-		ret = edu_amend_region_info((void __user *)arg);
+		ret = edu_amend_region_info(to_edu(vdev), (void __user *)arg);
 #endif
 	return ret;
 }
@@ -97,7 +99,7 @@ int edu_mmap(struct vfio_device *vdev, struct vm_area_struct *vma)
 	u64 offset = (u64)vma->vm_pgoff << PAGE_SHIFT;
 
 	if (VFIO_PCI_OFFSET_TO_INDEX(offset) == VFIO_PCI_BAR0_REGION_INDEX &&
-	    (!edu_sparse || edu_is_trapped(offset)))
+	    (!to_edu(vdev)->limits[EDU_SPARSE] || edu_is_trapped(offset)))
 		return -EINVAL;
 	return vfio_pci_core_mmap(vdev, vma);
 }
@@ -107,10 +109,11 @@ static int edu_get_dmabuf_phys(struct vfio_pci_core_device *core, struct p2pdma_
 			       unsigned int region_index, struct phys_vec *phys_vec,
 			       struct vfio_region_dma_range *dma_ranges, size_t nr_ranges)
 {
+	struct edu *edu = container_of(core, struct edu, core);
 	size_t i;
 
 	for (i = 0; region_index == VFIO_PCI_BAR0_REGION_INDEX && i < nr_ranges; i++)
-		if (!edu_sparse || dma_ranges[i].offset < EDU_TRAPPED)
+		if (!edu->limits[EDU_SPARSE] || dma_ranges[i].offset < EDU_TRAPPED)
 			return -EINVAL;
 	return vfio_pci_core_get_dmabuf_phys(core, provider, region_index, phys_vec, dma_ranges,
 					     nr_ranges);
