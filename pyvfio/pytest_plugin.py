@@ -52,6 +52,8 @@ _MARKERS = (
     "vfio_require(ability, ...): skip, with the reason, where vfio_device lacks one of these: {abilities}",
     "vfio_mock_only(): skip on a real device",
     "vfio_real_only(): skip without --vfio-device",
+    "vfio_writes(): of pyvfio.conformance: writes registers of configuration space",
+    "vfio_dma_faults(): of pyvfio.conformance: makes the device write where it may not",
     "vfio_destructive(): resets or migrates the device, or the like; skip on a real device unless --vfio-destructive is given",
 )
 _OPTIONS = ("profile", "device", "mode")
@@ -79,6 +81,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--vfio-mode", metavar="MODE", help="the mode of vfio_space where the mark names none")
     group.addoption(
         "--vfio-destructive", action="store_true", help="run the tests marked vfio_destructive on a real device too"
+    )
+    for option, text in (
+        ("--vfio-write", "for pyvfio.conformance: write registers of configuration space, and restore them"),
+        ("--vfio-dma-faults", "for pyvfio.conformance: make the device write where it may not"),
+    ):
+        group.addoption(option, action="store_true", help=text)
+    group.addoption(
+        "--vfio-driver", metavar="MODULE:CLASS", help="for pyvfio.conformance: a driver that makes the device do DMA"
     )
     group.addoption(
         "--vfio-scope", choices=list(_SCOPES), help="how long vfio_kernel, vfio_space and vfio_device live (function)"

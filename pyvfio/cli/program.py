@@ -44,6 +44,7 @@ COMMANDS = {
     "sriov": "show, create or remove virtual functions",
     "trace": "run a program and write its requests to a file",
     "replay": "make the requests of a trace again, and print what is answered otherwise",
+    "check": "put a device through the conformance checks",
     "report": "write one anonymised file for a bug report",
     "completion": "print the completions of a shell",
     "manual": "print the manual page",

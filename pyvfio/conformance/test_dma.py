@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""DMA of the device's own, which a driver makes: reach of mappings, dirty pages, interrupts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from pyvfio import Device, DmaBuffer, IovaRange, IovaSet, Mapping
+from pyvfio.conformance.driver import Copying
+from pyvfio.spaces.base import AddressSpace
+
+PAGE = 4096
+SIZE = 64
+
+
+def place(space: AddressSpace, driver: Copying, size: int) -> Mapping:
+    """Return memory where the device can reach it."""
+    reach = IovaSet([driver.reach])
+    ranges = space.iova_ranges
+    where = (reach & ranges if ranges is not None else reach) - space.mapped_ranges
+    found = where.first_fit(size, PAGE, IovaRange(PAGE, 2**64 - 1))
+    assert found is not None, "nothing that the device can reach is usable"
+    return space.map(DmaBuffer(size), found.start)
+
+
+def copies(driver: Copying, target: Mapping, at: int, source: Mapping) -> bool:
+    """Whether the device copies from the beginning of one mapping to a place in another."""
+    data = os.urandom(SIZE)
+    source.buffer.view[:SIZE] = data
+    driver.copy(target.iova + at, source.iova, SIZE)
+    return bytes(target.buffer.view[at : at + SIZE]) == data
+
+
+def test_the_device_copies_memory(space: AddressSpace, driver: Copying) -> None:
+    """From one mapping to another."""
+    source, target = place(space, driver, PAGE), place(space, driver, PAGE)
+    assert copies(driver, target, 0, source)
+
+
+def test_both_ends_of_a_mapping_are_reached(space: AddressSpace, driver: Copying) -> None:
+    """The first and the last bytes of 2 MiB."""
+    source, target = place(space, driver, PAGE), place(space, driver, 2 << 20)
+    assert copies(driver, target, 0, source)
+    assert copies(driver, target, target.size - SIZE, source)
+
+
+def test_the_edges_of_every_usable_range_are_reached(space: AddressSpace, driver: Copying) -> None:
+    """The first and last page of each usable range that the device can address."""
+    ranges = space.iova_ranges
+    if ranges is None:
+        pytest.skip("the kernel reports no usable ranges")
+    source = place(space, driver, PAGE)
+    reached = 0
+    for one in IovaSet([driver.reach]) & ranges:
+        for start in (-(-one.start // PAGE) * PAGE, (one.last + 1) // PAGE * PAGE - PAGE):
+            if (
+                one.start <= start
+                and start + PAGE - 1 <= one.last
+                and not space.mapped_ranges.overlaps((start, start + PAGE - 1))
+            ):
+                target = space.map(DmaBuffer(PAGE), start)
+                assert copies(driver, target, 0, source), f"{start:#x}"
+                target.unmap()
+                reached += 1
+    assert reached
+
+
+def test_nothing_else_is_written(space: AddressSpace, driver: Copying) -> None:
+    """The pages beside the target keep what they held."""
+    source, target = place(space, driver, PAGE), place(space, driver, 3 * PAGE)
+    before = os.urandom(3 * PAGE)
+    target.buffer.view[:] = before
+    assert copies(driver, target, PAGE, source)
+    assert bytes(target.buffer.view[:PAGE]) == before[:PAGE]
+    assert bytes(target.buffer.view[PAGE + SIZE :]) == before[PAGE + SIZE :]
+
+
+@pytest.mark.vfio_require("dirty_log")
+def test_dirty_pages_are_those_that_changed(device: Device, space: AddressSpace, driver: Copying) -> None:
+    """The log against memory: every page that changed is reported; more than that is counted."""
+    source, target = place(space, driver, PAGE), place(space, driver, 64 * PAGE)
+    with device.dirty_log([target.range]) as log:
+        assert log.read().count() == 0
+        for index in (0, 3, 4, 31, 32, 63):
+            assert copies(driver, target, index * PAGE, source)
+        report = log.read()
+        size = log.page_size
+        expected = {target.iova + index * PAGE for index in (0, 3, 4, 31, 32, 63)}
+        reported = {page for run in report.runs() for page in range(run.start, run.last + 1, PAGE)}
+        assert expected <= reported, "a page that was written is not reported"
+        allowed = {
+            page
+            for page in range(target.iova, target.iova + target.size, PAGE)
+            if page // size in {one // size for one in expected}
+        }
+        assert reported <= allowed, "a page that was not written is reported"
+        assert log.read().count() == 0, "a report does not clear"
+
+
+@pytest.mark.vfio_require("dirty_log")
+def test_what_is_only_read_is_not_dirty(device: Device, space: AddressSpace, driver: Copying) -> None:
+    """The source of a copy."""
+    source, target = place(space, driver, 16 * PAGE), place(space, driver, 16 * PAGE)
+    with device.dirty_log([source.range]) as log:
+        assert copies(driver, target, 0, source)
+        assert log.read().count() == 0
+
+
+def test_an_interrupt_arrives(device: Device, driver: Copying) -> None:
+    """One that the device sends, not the kernel."""
+    if not driver.sends_msi:
+        pytest.skip("the driver has no send_msi()")
+    irq = device.irqs.msix if device.irqs.msix.count else device.irqs.msi
+    enabled = irq.vectors or irq.enable()
+    driver.send_msi()
+    assert enabled[0].wait(2) >= 1
+
+
+@pytest.mark.vfio_dma_faults
+def test_memory_that_was_unmapped_is_not_reached(
+    space: AddressSpace, driver: Copying, limit: Callable[[str, object], None]
+) -> None:
+    """The device's write is stopped by the IOMMU: the memory keeps what it held."""
+    source, target = place(space, driver, PAGE), place(space, driver, PAGE)
+    iova, view = target.iova, target.buffer.view
+    before = bytes(view)
+    target.unmap()
+    try:
+        driver.copy(iova, source.iova, SIZE)
+        limit("a fault is told by the device", "no")
+    except OSError:
+        limit("a fault is told by the device", "yes")
+    assert bytes(view) == before
+
+
+@pytest.mark.vfio_dma_faults
+def test_memory_that_is_read_only_is_not_written(space: AddressSpace, driver: Copying) -> None:
+    """A mapping for reading alone keeps its content."""
+    source = place(space, driver, PAGE)
+    target = place(space, driver, PAGE)
+    iova, buffer = target.iova, target.buffer
+    target.unmap()
+    mapping = space.map(buffer, iova, write=False)
+    before = bytes(mapping.buffer.view)
+    with suppress(OSError):  # where the device tells of a fault
+        driver.copy(iova, source.iova, SIZE)
+    assert bytes(mapping.buffer.view) == before

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""Interrupts, by loopback: eventfds that the kernel signals because it is told to, without the device."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pyvfio import Device, Irq
+from pyvfio.irq import irq_info
+
+#: vectors of a kind that are tried
+_MOST = 8
+
+
+def kinds(device: Device) -> list[Irq]:
+    """Return the kinds of interrupt that the device has."""
+    return [irq for irq in device.irqs if irq.count]
+
+
+def test_an_index_beyond_the_last_is_refused(device: Device, refused: Callable[..., Any]) -> None:
+    """VFIO_DEVICE_GET_IRQ_INFO answers EINVAL."""
+    with refused(errno.EINVAL):
+        irq_info(device.file, device.info.num_irqs)
+
+
+def test_each_vector_signals_its_own_eventfd(device: Device) -> None:
+    """Triggered once, it is signalled once, and no other is."""
+    for irq in kinds(device):
+        vectors = irq.enable(range(min(irq.count, _MOST)))
+        for vector in vectors:
+            vector.trigger()
+            assert vector.wait(1) == 1, vector
+            for other in vectors:
+                with pytest.raises(TimeoutError):
+                    other.wait(0)
+            if irq.info.automasked:
+                vector.unmask()
+        irq.disable()
+
+
+def test_interrupts_are_counted(device: Device) -> None:
+    """Three triggers before a wait are three."""
+    for irq in kinds(device):
+        if irq.info.automasked:
+            continue
+        (vector,) = irq.enable([0])
+        for _ in range(3):
+            vector.trigger()
+        assert vector.wait(1) == 3, irq
+        irq.disable()
+
+
+def test_all_vectors_can_be_enabled(device: Device, limit: Callable[[str, object], None]) -> None:
+    """Each kind in full."""
+    for irq in kinds(device):
+        limit(f"{irq.name} vectors", irq.count)
+        try:
+            assert len(irq.enable_all()) == irq.count
+        except OSError as error:
+            if error.errno != errno.ENOSPC:  # the host has no more
+                raise
+        irq.disable()
+
+
+def test_vectors_beyond_the_last_are_refused(device: Device, refused: Callable[..., Any]) -> None:
+    """VFIO_DEVICE_SET_IRQS answers EINVAL."""
+    for irq in kinds(device):
+        with refused(errno.EINVAL):
+            irq.enable(range(irq.count + 1))
+        assert irq.vectors == []
+
+
+@pytest.mark.vfio_require("pci")
+def test_one_of_intx_msi_and_msix_at_a_time(device: Device, refused: Callable[..., Any]) -> None:
+    """A second kind is refused while the first is enabled."""
+    there = [irq for irq in (device.irqs.intx, device.irqs.msi, device.irqs.msix) if irq.count]
+    if len(there) < 2:
+        pytest.skip("the device has only one kind of them")
+    first, second = there[:2]
+    first.enable()
+    with refused(errno.EINVAL):
+        second.enable()
+    first.disable()
+    second.enable()
+    second.disable()
+
+
+def test_resizing_is_as_the_flags_say(device: Device, refused: Callable[..., Any]) -> None:
+    """Where NORESIZE is clear, vectors can be added while others are enabled; else that is refused."""
+    for irq in kinds(device):
+        if irq.count < 2:
+            continue
+        irq.enable([0])
+        if irq.info.resizable:
+            assert len(irq.enable(range(2))) == 2
+        else:
+            with refused(errno.EINVAL):
+                irq.enable(range(2))
+        irq.disable()
+
+
+def test_a_masked_vector_is_silent_until_it_is_unmasked(device: Device) -> None:
+    """Masking, where the flags say that it is possible; a trigger by software passes some masks, a hardware one none."""
+    for irq in kinds(device):
+        if not irq.info.maskable:
+            continue
+        (vector,) = irq.enable([0])
+        vector.mask()
+        vector.unmask()
+        vector.trigger()
+        assert vector.wait(1) >= 1
+        irq.disable()
+
+
+def test_disabled_vectors_stay_silent(device: Device, refused: Callable[..., Any]) -> None:
+    """A trigger of an interrupt that is not enabled is refused."""
+    for irq in kinds(device):
+        (vector,) = irq.enable([0])
+        irq.disable()
+        with refused(errno.EINVAL, errno.EBADF):
+            vector.trigger()
+
+
+def test_vectors_can_be_enabled_again(device: Device) -> None:
+    """Ten times on and off."""
+    for irq in kinds(device):
+        for _ in range(10):
+            (vector,) = irq.enable([0])
+            vector.trigger()
+            assert vector.wait(1) == 1
+            irq.disable()

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""Migration: every transition, a round trip, pre-copy, and data from elsewhere. The device runs again at the end."""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pyvfio import Device, InvalidRequest
+from pyvfio.migration import Migration, State, path
+
+pytestmark = [pytest.mark.vfio_require("migration"), pytest.mark.vfio_destructive]
+
+
+@pytest.fixture
+def migration(device: Device) -> Iterator[Migration]:
+    """The device's migration; whatever happens, the device runs afterwards."""
+    yield device.migration
+    if device.migration.state == State.ERROR:
+        device.reset()
+    elif device.migration.state != State.RUNNING:
+        device.migration.state = State.RUNNING
+
+
+def test_every_state_is_reached_and_left(migration: Migration, device: Device) -> None:
+    """From RUNNING to each state and back; the kernel goes through those between. RESUMING without data may end in ERROR."""
+    for target in sorted(migration.states - {State.ERROR, State.RUNNING}):
+        migration.state = target
+        assert migration.state == target
+        try:
+            migration.state = State.RUNNING
+        except OSError:
+            assert target == State.RESUMING
+            device.reset()
+        assert migration.state == State.RUNNING
+
+
+def test_each_step_of_a_path_can_be_made_alone(migration: Migration) -> None:
+    """The states between, one by one."""
+    for step in path(State.RUNNING, State.STOP_COPY, migration.flags):
+        migration.state = step
+        assert migration.state == step
+
+
+def test_error_cannot_be_asked_for(migration: Migration) -> None:
+    """It is entered by failures alone."""
+    with pytest.raises(InvalidRequest):
+        migration.state = State.ERROR
+    assert migration.state == State.RUNNING
+
+
+def test_a_round_trip(migration: Migration, limit: Callable[[str, object], None]) -> None:
+    """Save the state and load it again."""
+    saved = io.BytesIO()
+    size = migration.save(saved)
+    limit("state", f"{size} bytes")
+    migration.state = State.RUNNING
+    assert size == len(saved.getvalue()) > 0
+    migration.load(io.BytesIO(saved.getvalue()))
+    assert migration.state == State.STOP
+    migration.state = State.RUNNING
+
+
+def test_the_estimate_is_not_zero(migration: Migration, device: Device) -> None:
+    """MIG_DATA_SIZE, where the driver has it."""
+    if "MIG_DATA_SIZE" not in device.features.available:
+        pytest.skip("the driver does not estimate the size")
+    assert migration.data_size > 0
+
+
+def test_pre_copy_sends_before_the_stop(migration: Migration) -> None:
+    """Some data while the device runs; the rest makes the state whole."""
+    if not migration.has_pre_copy:
+        pytest.skip("the device has no pre-copy")
+    saved = io.BytesIO()
+    for _, left in zip(range(64), migration.pre_copy(saved), strict=False):
+        if not left.pending:
+            break
+    migration.save(saved)
+    migration.state = State.RUNNING
+    migration.load(io.BytesIO(saved.getvalue()))
+    migration.state = State.RUNNING
+
+
+def test_pre_copy_can_be_given_up(migration: Migration) -> None:
+    """Back to RUNNING with data unread."""
+    if not migration.has_pre_copy:
+        pytest.skip("the device has no pre-copy")
+    migration.state = State.PRE_COPY
+    migration.stream.read(1)
+    migration.state = State.RUNNING
+    assert migration.state == State.RUNNING
+
+
+def test_saving_can_be_given_up(migration: Migration) -> None:
+    """Back to RUNNING from STOP_COPY with data unread."""
+    migration.state = State.STOP_COPY
+    migration.stream.read(1)
+    migration.state = State.RUNNING
+    assert migration.state == State.RUNNING
+
+
+def test_data_of_something_else_is_refused(migration: Migration, device: Device, refused: Callable[..., Any]) -> None:
+    """A stream that no device wrote: refused, and the device recovers by a reset."""
+    with refused(errno.EINVAL, errno.EIO, errno.ENOTSUP, errno.ENOENT, errno.EPROTO, errno.EBADMSG, errno.EMSGSIZE):
+        migration.load(io.BytesIO(b"this is no state of a device " * 4096))
+    device.reset()
+    assert migration.state == State.RUNNING
+
+
+def test_a_stream_that_is_cut_off_is_refused(migration: Migration, device: Device) -> None:
+    """Half of a state: refused at the latest on leaving RESUMING, or the device runs with it if its stream has no length."""
+    saved = io.BytesIO()
+    migration.save(saved)
+    migration.state = State.RUNNING
+    half = saved.getvalue()[: len(saved.getvalue()) // 2]
+    try:
+        migration.load(io.BytesIO(half))
+    except OSError:
+        device.reset()
+    assert migration.state in (State.RUNNING, State.STOP)
+
+
+def test_a_reset_ends_a_migration(migration: Migration, device: Device) -> None:
+    """VFIO_DEVICE_RESET leads to RUNNING from every state."""
+    for target in sorted(migration.states - {State.ERROR, State.RUNNING}):
+        migration.state = target
+        device.reset()
+        assert migration.state == State.RUNNING, target
