@@ -14,7 +14,8 @@ to 7.0     nothing is moved, and no address is refused (:func:`as_before`)
 =========  =======================================================================================================================
 
 Read in hw/i386/pc.c, pc_q35.c and pc_piix.c of 7.2, 10.0.13 and 10.2.2, compared with a running 7.2, 10.0.13 and 11.1.3; 8.0 to 9.2 are known by
-the commits. Not handled: machine types before 2.11, isapc, microvm and Xen, confidential guests (TDX, SNP), the SRAT entries of SGX's EPC.
+the commits. Not handled: machine types before 2.11, isapc, microvm and Xen, confidential guests (TDX, SNP), the SRAT entries of SGX's EPC, and a defect of 10.1 and later: a CXL window beyond
+the vCPU's address bits, which only a vCPU without 64-bit mode can have, lies over RAM at address 0 (cxl_fmws_set_memmap).
 
 Other layouts that were discussed are in :mod:`pyvfio.guest.qemu.layouts`. All sizes are bytes.
 """
@@ -80,7 +81,7 @@ class Machine(NamedTuple):
     pci_hole64_size: int | None = None
     """The 64-bit PCI window; None: the board's default."""
     phys_bits: int = 40
-    """The vCPU's physical address bits; QEMU gives a vCPU without 64-bit mode 36 or 32."""
+    """The vCPU's physical address bits; QEMU gives a vCPU without 64-bit mode 36, or 32 without PAE and PSE36."""
     amd_cpu: bool = False
     """The *vCPU*'s vendor is AMD: what the merged way goes by."""
     amd_host: bool = False
