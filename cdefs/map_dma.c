@@ -499,6 +499,8 @@ static double now(void)
 /* Rows per step, and seconds: between steps Python's handlers run, and other threads may. */
 enum { STEP = 4096 };
 static const double STEP_SECONDS = 0.05;
+/* The clock is read after 64 rows, or after one of as many times this size, which may take the kernel long. */
+#define LOOK (1ULL << 18)
 
 /* The batches release the GIL for a step of many rows, so the request goes straight through the door. */
 static int run_rows(Ledger *ledger, const uint64_t *rows, size_t count, int protection, size_t *done, uint64_t *bytes)
@@ -515,6 +517,7 @@ static int run_rows(Ledger *ledger, const uint64_t *rows, size_t count, int prot
 			const size_t end = count - *done > STEP ? *done + STEP : count;
 			const double until = now() + STEP_SECONDS;
 			const int columns = protection ? 3 : 2;
+			uint64_t work = 0;
 			Request request;
 
 			prepare(&request, ledger, protection, protection);
@@ -528,7 +531,13 @@ static int run_rows(Ledger *ledger, const uint64_t *rows, size_t count, int prot
 				if (!protection)
 					*bytes += removed(&request);
 				++*done;
-			} while (*done < end && now() < until);
+				work += row[columns - 1] / LOOK + 1;
+				if (work >= 64) {
+					if (now() >= until)
+						break;
+					work = 0;
+				}
+			} while (*done < end);
 		}
 		Py_END_ALLOW_THREADS door_end(&call);
 		if (result == -EINTR)

@@ -26,11 +26,11 @@ class Segment(Buffer):
     """The pages of one range, as a bitmap that the kernel writes to: bit 0 of word 0 is the first page.
 
     It is a writable buffer of u64, for `numpy.asarray`. The memory belongs to its :class:`DirtyBitmap`, and stays as long as any view of
-    it. A copy, or what is pickled, is in memory of its own.
+    it. A copy has memory of its own, and so has a segment that was unpickled.
 
     :ivar range: the addresses it covers
     :ivar page_size: bytes for each bit
-    :ivar page_count: bits that stand for pages; those after them in the last word are ignored
+    :ivar page_count: the number of bits in use; the bits after them in the last word are ignored
     :ivar words: the bitmap as a writable memoryview of u64, not copied
     :ivar address: the bitmap's address in this process, for a REPORT
     """
@@ -104,14 +104,14 @@ class DirtyBitmap:
 
     There is a bitmap for each range, and none for the gaps. `iova in bitmap` asks whether the page of an address is dirty,
     `bool(bitmap)` whether any is. `a |= b` adds b's dirty pages to a, without allocating, if a's ranges cover b's; `a | b` makes a bitmap of
-    the ranges of both. For anything else there is the algebra of :meth:`runs`: `second.runs() - first.runs()`. It can be copied and pickled.
+    the ranges of both. For other operations use the sets that :meth:`runs` returns: `second.runs() - first.runs()`. It can be copied and pickled.
 
     Any number of threads may read. A thread that writes, by a report or `|=`, must be alone.
 
-    :param ranges: what :func:`pyvfio.iova.as_ranges` takes: whole pages each, no two overlapping; the order is kept
+    :param ranges: as :func:`pyvfio.iova.as_ranges` takes them: whole pages, none overlapping another; the order is kept
     :param page_size: bytes, a power of two, at most 2^63
     :raises TypeError: ranges or page_size is of a wrong type
-    :raises ValueError: page_size is no power of two, or a range is not made of whole pages, or two overlap
+    :raises ValueError: page_size is not a power of two, or a range is not made of whole pages, or two overlap
 
     :ivar segments: a :class:`Segment` for each range, in the order given
     """
@@ -135,7 +135,7 @@ class DirtyBitmap:
                 raise ValueError(f"{low} and {high} overlap")
 
         # One piece of memory for all segments: guard, bits, guard, the bits beginning with a cache line of 8
-        # words.  calloc leaves a large one to the kernel, which zeroes what is touched when it is touched.
+        # words.  calloc leaves a large one to the kernel, which zeroes a page when it is first used.
         lengths = [-(-range_.size // page_size // 64) for range_ in ranges]
         nbytes = 8 * (16 + sum((length + 2 + 7) // 8 * 8 for length in lengths))
         memory = lib.calloc(nbytes, 1) if nbytes < 2**63 else ffi.NULL
@@ -315,7 +315,7 @@ def _html(title: str, segments: Iterable[Segment]) -> str:
 
 
 def _bitmap(ranges: tuple[IovaRange, ...], page_size: int, words: tuple[bytes, ...]) -> DirtyBitmap:
-    """Make a bitmap from what was pickled."""
+    """Make a bitmap of the pickled words."""
     made = DirtyBitmap(ranges, page_size)
     for segment, content in zip(made.segments, words, strict=True):
         segment.words.cast("B")[:] = content
@@ -323,5 +323,5 @@ def _bitmap(ranges: tuple[IovaRange, ...], page_size: int, words: tuple[bytes, .
 
 
 def _segment(range_: IovaRange, page_size: int, words: bytes) -> Segment:
-    """Make a segment from what was pickled, in a bitmap of its own."""
+    """Make a segment of the pickled words, in a bitmap of its own."""
     return _bitmap((range_,), page_size, (words,)).segments[0]

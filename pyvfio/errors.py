@@ -153,7 +153,7 @@ class NoIommuWarning(UserWarning):
 class InvalidRequest(Error, ValueError):
     """The library refuses what the kernel would let pass, because it would lose data or report something untrue.
 
-    A page size that is no power of two, a dirty report outside the logged ranges, a register access that is not aligned, and the
+    A page size that is not a power of two, a dirty report outside the logged ranges, a register access that is not aligned, and the
     like. Its errno is the one that the kernel should have given: EINVAL, if not another is named.
     """
 

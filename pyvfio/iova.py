@@ -48,7 +48,7 @@ class IovaRange(_Pair):
     __slots__ = ()
 
     def __new__(cls, start: int, last: int) -> Self:
-        # The usual case first: this is made very often. numpy's integers, whose arithmetic wraps, become Python's.
+        # The usual case first, since ranges are made very often. numpy's integers, whose arithmetic wraps, become Python's.
         if not (type(start) is int and type(last) is int and 0 <= start <= last <= _LAST):
             start = arguments.u64(start, "start")
             last = arguments.u64(last, "last")
@@ -127,15 +127,15 @@ class HasRange(Protocol):
 
 
 RangeLike: TypeAlias = "IovaRange | tuple[int, int] | HasRange"
-"""Whatever :func:`as_range` takes."""
+"""An argument of :func:`as_range`."""
 
 
 def as_range(value: RangeLike, name: str) -> IovaRange:
-    """Return the range that an argument means: an IovaRange, a (start, last) pair, or an object with such a `range`.
+    """Return the range of an argument: an IovaRange, a (start, last) pair, or an object with such a `range`.
 
     :param name: the argument's name, for messages
-    :raises TypeError: it is none of these
-    :raises ValueError: a pair is no range of 64-bit addresses
+    :raises TypeError: it is not one of these
+    :raises ValueError: a pair is not a range of 64-bit addresses
     """
     if isinstance(value, IovaRange):
         return value
@@ -153,11 +153,11 @@ def as_range(value: RangeLike, name: str) -> IovaRange:
 
 
 def as_ranges(value: RangeLike | Iterable[RangeLike], name: str) -> list[IovaRange]:
-    """Return the ranges that an argument means: those of an iterable, or a single one.
+    """Return the ranges of an argument: those of an iterable, or a single one.
 
     :param name: the argument's name, for messages
     :raises TypeError: it is neither a range nor an iterable of ranges
-    :raises ValueError: a pair is no range of 64-bit addresses
+    :raises ValueError: a pair is not a range of 64-bit addresses
     """
     if isinstance(value, IovaRange):
         return [value]
@@ -183,9 +183,9 @@ class IovaSet(Buffer):
     pairs of u64, so a million ranges are 16 MB and no objects; and it is a read-only buffer of them, (n, 2), for `numpy.asarray`.
     `a | b`, `a & b`, `a - b` and `==` work on the addresses; `in` asks for an address or for a whole range.
 
-    :param ranges: what :func:`as_ranges` takes, in any order
+    :param ranges: as :func:`as_ranges` takes them, in any order
     :raises TypeError: an item is not a range
-    :raises ValueError: a pair is no range of 64-bit addresses
+    :raises ValueError: a pair is not a range of 64-bit addresses
     """
 
     __slots__ = ("_lasts", "_pairs", "_starts")
@@ -220,7 +220,7 @@ class IovaSet(Buffer):
         if view.format not in ("Q", "L", "=Q", "@Q", "@L", "<Q", "B"):
             raise TypeError(f"(start, last) pairs must be u64 (numpy.uint64), not of format {view.format!r}")
         if view.nbytes % 16:
-            raise ValueError(f"{view.nbytes} bytes are no whole number of (start, last) pairs of u64")
+            raise ValueError(f"{view.nbytes} bytes are not a whole number of (start, last) pairs of u64")
         return cls._of(_normalised(array("Q", bytes(view))))
 
     @classmethod
@@ -317,7 +317,7 @@ class IovaSet(Buffer):
     def coalesce(self, limit: int) -> IovaSet:
         """Return at most `limit` ranges that cover this set: the smallest gaps are closed, of equal ones the lowest.
 
-        No other cover of so few ranges adds fewer bytes. Drivers do this with too many DMA-logging ranges (the kernel's
+        No other cover of at most `limit` ranges adds fewer bytes. Drivers do this with too many DMA-logging ranges (the kernel's
         vfio_combine_iova_ranges), but not in linear time.
 
         :raises ValueError: `limit` is less than 1
@@ -407,7 +407,7 @@ def _u64(buffer: AnyBuffer) -> CData:
 
 
 def _normalised(pairs: array[int]) -> memoryview:
-    """The pairs, sorted and merged in place."""
+    """Sort and merge the pairs in place, and return those that are left."""
     count = ffi.new("size_t *", len(pairs) // 2)
     error = lib.pyvfio_ranges_normalise(_u64(pairs), count)
     if error == -errno.EINVAL:

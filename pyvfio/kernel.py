@@ -47,7 +47,7 @@ def _check_length(size: int) -> None:
 
 
 def _check_private(found: os.stat_result, path: str, is_kind: Callable[[int], bool]) -> None:
-    """Refuse a file that somebody else could have made or could change."""
+    """Refuse a file that another user could have made or could change."""
     if not is_kind(found.st_mode):
         raise PermissionError(errno.EPERM, "not a plain file or directory", path)
     if found.st_uid != os.geteuid():
@@ -282,7 +282,7 @@ class Kernel:
         return fd
 
     def is_at(self, fd: int, path: str) -> bool:
-        """Whether a path still leads to the file that a descriptor has open."""
+        """Whether a path is still that of the file that a descriptor has open."""
         try:
             return os.path.samestat(os.fstat(fd), os.lstat(path))
         except FileNotFoundError:

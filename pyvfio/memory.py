@@ -29,7 +29,7 @@ class DmaBuffer(Buffer, Uncopyable):
     :ivar view: the memory as a writable memoryview of bytes
     :ivar address: its virtual address in this process
     :ivar size: bytes
-    :ivar page_size: size of the pages it was asked to consist of
+    :ivar page_size: the page size in bytes that was asked for
     """
 
     __slots__ = ("__weakref__", "_memory", "address", "page_size", "size", "view")
@@ -51,7 +51,7 @@ class DmaBuffer(Buffer, Uncopyable):
                     f"/sys/kernel/mm/hugepages/hugepages-{huge >> 10}kB/free_hugepages and write nr_hugepages there"
                 )
             raise
-        # Nobody else has it, so nobody closes it under a device, whatever becomes of the views.
+        # No other object has it, so it is not unmapped while a device uses it, even if all views are released.
         self._memory = memory
         self.address = address_of(memory)
         self.view = memoryview(memory)
@@ -65,10 +65,10 @@ class DmaBuffer(Buffer, Uncopyable):
 
 
 def pinned(buffer: Any, *, writable: bool) -> tuple[int, int, Any]:
-    """Address and size in bytes of any buffer object, and what keeps it in place (a bytearray cannot be resized).
+    """Return the address and size of a buffer, and an object that keeps its memory in place (a bytearray cannot be resized).
 
-    :raises BufferError: it is to be written by a device and is read-only
-    :raises TypeError: it is no contiguous buffer
+    :raises BufferError: a device is to write it, and it is read-only
+    :raises TypeError: it is not a contiguous buffer
     """
     try:
         return _pinned(buffer, writable)
@@ -84,9 +84,9 @@ def pinned(buffer: Any, *, writable: bool) -> tuple[int, int, Any]:
 
 
 def address_of(buffer: Any) -> int:
-    """The address of a buffer's memory.
+    """Return the address of a buffer's memory.
 
-    No export stays with C code: CPython (3.11 to 3.13 at least) crashes when it collects a cycle with a memoryview of which
+    C code keeps no export of it: CPython (3.11 to 3.13 at least) crashes when it collects a cycle with a memoryview of which
     cffi still has one.
     """
     return _pinned(buffer, False)[0]

@@ -216,7 +216,7 @@ class Region(Registers):
     def read(self, offset: int, size: int) -> bytes:
         """Read bytes, all of them: short transfers are continued.
 
-        The kernel chooses the width of each access; for registers use :meth:`read32` and its kin.
+        The kernel chooses the width of each access; for registers use :meth:`read32` and the other widths.
 
         :raises OSError: EINVAL for a region that cannot be read, or outside it; EIO when the device does not answer
         """
@@ -391,7 +391,7 @@ class RegionMapping(Window, Registers, Resource):
     """A mapped part of a region. Closed with its device.
 
     Accesses are in order with memory: what was written to memory before a register is written is visible to the device first, and
-    what is read from memory after a register was read is no older; :func:`pyvfio.barrier` is for accesses through :attr:`view`.
+    memory that is read after a register is at least as new as the register; :func:`pyvfio.barrier` is for accesses through :attr:`view`.
 
     An access while the device does not decode memory, or after it was unplugged, is a SIGBUS, which ends this process: only the kernel
     could make an error of it. The register methods of :class:`Region`, which go through the kernel, raise EIO then.

@@ -29,7 +29,7 @@ def integer(value: object, name: str, least: int | None = None, most: int | None
     """Return an integer within limits, both included.
 
     :param name: the argument's name, for the message
-    :raises TypeError: it is no integer
+    :raises TypeError: it is not an integer
     :raises ValueError: it is below `least` or above `most`
     """
     if type(value) is int:
@@ -82,7 +82,7 @@ def size(value: object, name: str = "size") -> int:
 def power_of_two(value: object, name: str, most: int = PAGE_SIZE_LAST) -> int:
     """Return a power of two.
 
-    :raises ValueError: it is none, or above `most`
+    :raises ValueError: it is not one, or above `most`
     """
     number = integer(value, name, 1, most)
     if number & (number - 1):
@@ -114,7 +114,7 @@ def string(value: object, name: str) -> str:
 def choice(value: T, name: str, choices: Collection[T]) -> T:
     """Return one of several values.
 
-    :raises ValueError: it is none of them; the message lists them
+    :raises ValueError: it is not one of them; the message lists them
     """
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}")

@@ -33,7 +33,7 @@ class Event(Resource):
         self._wakers: set[Callable[[], None]] = set()
 
     def fileno(self) -> int:
-        """The eventfd, for select and its kin. Reading it yourself takes the count from :meth:`wait`."""
+        """The eventfd, for select, poll and epoll. Reading it yourself takes the count from :meth:`wait`."""
         return self._fd.fileno()
 
     def wait(self, timeout: float | None = None) -> int:

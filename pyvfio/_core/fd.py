@@ -229,7 +229,7 @@ def live() -> list[Fd]:
 
 
 def device_of(number: int) -> str | None:
-    """The address of the device that a descriptor of this process stands for; None if it is none of the library's."""
+    """Return the address of the device that a descriptor of this process has open; None if the library did not open it."""
     # A name may go on with the token that it was opened with.
     return next((fd.name.partition(" ")[0] for fd in list(_live) if fd.kind == "device" and fd.door.fd == number), None)
 

@@ -106,7 +106,7 @@ class _ResourceType(type):
 class Resource(Uncopyable, metaclass=_ResourceType):
     """Something that is closed once: by `close()`, at the end of a `with`, or by its parent."""
 
-    #: whether parents keep it alive: for what has no descriptor of its own that could be closed in its stead
+    #: whether parents keep it alive: for resources without a descriptor that could be closed instead
     _held_by_parents = False
 
     def __init__(self, parent: Resource | None) -> None:
@@ -155,7 +155,7 @@ class Resource(Uncopyable, metaclass=_ResourceType):
             failure.add_note(f"undoing it failed too: {other!r}")
 
     def _undo(self) -> None:
-        """Close what a constructor that failed has opened; it may have come to any point."""
+        """Close the descriptors of a constructor that failed, which may have stopped at any point."""
 
     @property
     def closed(self) -> bool:

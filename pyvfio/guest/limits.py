@@ -35,7 +35,7 @@ def core_start(
 ) -> int:
     """Return the errno of the kernel core's own checks of DMA_LOGGING_START, in its order; 0 if the driver is asked.
 
-    vfio_ioctl_device_feature_logging_start, the same since Linux 6.1. It takes page sizes that are no power of two,
+    vfio_ioctl_device_feature_logging_start, the same since Linux 6.1. It takes page sizes that are not a power of two,
     and lengths of zero: only drivers object.
 
     :param ranges: (iova, length) as in struct vfio_device_feature_dma_logging_range
@@ -129,7 +129,7 @@ class _Limits(NamedTuple):
     widest_range: int = 64
     """log2 bytes of one range's largest size; beyond is EOPNOTSUPP."""
     rounds_page_size: bool = False
-    """A page size that is no power of two counts as the next smaller one; otherwise it is taken as it is."""
+    """A page size that is not a power of two counts as the next smaller one; otherwise it is taken as it is."""
     page_multiple: int = 1
     """Pages that each range should be a multiple of, since the driver may refuse others; :func:`pyvfio.guest.planning.fit` keeps to it."""
 
@@ -169,7 +169,7 @@ class Limits(_Limits):
     def page_size(self, wanted: int) -> int:
         """Return the page size that a START with `wanted` would return.
 
-        A size that is no power of two, which the kernel's core lets pass, counts as the next smaller one where a driver takes its
+        A size that is not a power of two, which the kernel's core lets pass, counts as the next smaller one where a driver takes its
         logarithm, as mlx5 does (mlx5vf_start_page_tracker).
         """
         wanted = arguments.integer(wanted, "wanted", 0)
@@ -309,7 +309,7 @@ def pds(max_regions: int = 1) -> Limits:
     Linux 7.3) to the device's number. The page size is taken as asked. The number of pages of a region is kept in 32 bits.
 
     Not known outside AMD: whether the device adjusts a region's number of pages, as its answer allows. If it does not, the driver refuses
-    a region that is no multiple of 64 pages (EINVAL) and one of fewer than 8 (ENOMEM), drivers/vfio/pci/pds/dirty.c in 7.3;
+    a region that is not a multiple of 64 pages (EINVAL) and one of fewer than 8 (ENOMEM), drivers/vfio/pci/pds/dirty.c in 7.3;
     :meth:`Limits.start` takes it that it does. :func:`pyvfio.guest.planning.fit` asks for multiples of 64 pages, which is right either way.
     """
     return Limits("pds", max_ranges=max_regions, combines=True, max_pages=2**32 - 1, page_multiple=64)

@@ -51,7 +51,7 @@ class Because(Enum):
     SIZE = "the size is 0"
     WRAPS = "it goes past the end of the 64-bit address space"
     PERMISSION = "neither read nor write is allowed"
-    MISALIGNED = "it is no multiple of the smallest page size"
+    MISALIGNED = "it is not a multiple of the smallest page size"
     MAPPED = "something is mapped there"
     ENTRIES = "no entries are left"
     UNUSABLE = "it is not whole within what is usable"

@@ -68,7 +68,7 @@ class _Section(NamedTuple):
     """The assigned PCI device *of this container* whose BAR this is; '' for everything else.
 
     A device of another kind (vfio-platform, vfio-ap, vfio-ccw) must be '' here: only vfio-pci's sections go to QEMU's third range.
-    Its memory is `ram_device` all the same.
+    Its memory is `ram_device` nevertheless.
     """
     name: str = ""
     """The memory region's name, for messages."""

@@ -144,7 +144,7 @@ class Binding:
         journal, change.journal = change.journal, None
         # An attempt that fails gives up the lock, so that pyvfio.host.restore() can finish it too.
         with journal or _journal(self._kernel, change.device.nodes) as held:
-            # Another entry means that somebody else restored the device, and bound it again.
+            # Another entry means that another program restored the device, and bound it again.
             if journal is not None or held.left == change.entry:
                 _put_back(self._kernel, held, change.device, change.before, self._timeout)
         change.restored = True
@@ -297,7 +297,7 @@ def restore(
     """Restore the devices that ended programs have left bound; return their addresses.
 
     These are programs that were killed, and those that called :func:`bind` without `with`. A device that a running program keeps bound is
-    left alone, and so is one that somebody has bound to something else since.
+    left alone, and so is one that has been bound to another driver since.
 
     :param where: only this device
     :param timeout: seconds to wait for each device's unbinding

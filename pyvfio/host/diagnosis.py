@@ -382,7 +382,7 @@ def variant_driver(
             "no-variant-driver",
             address,
             f"{driver} neither logs DMA nor migrates, and modules.alias has no other VFIO driver for {address}",
-            (f"its link driver leads to {driver}",),
+            (f"its link driver points to {driver}",),
             "use a device whose vendor has a driver in drivers/vfio/pci of the kernel, or track by the IOMMU",
         )
     return None
@@ -496,7 +496,7 @@ def not_bound(address: str, bus: str, driver: str | None) -> Finding:
     :param driver: what it is bound to
     """
     evidence = (
-        f"its link driver leads to {driver}" if driver else "it has no link driver",
+        f"its link driver points to {driver}" if driver else "it has no link driver",
         "it has no directory vfio-dev",
     )
     held = f"{address} is bound to " + (f"{driver}, not to a VFIO driver" if driver else "no driver")
@@ -658,7 +658,7 @@ def not_permitted(
     group_held="A process has the device's group open; a group can be opened only once.",
 )
 def held(what: str, holders: Sequence[str], *, group: bool = False) -> Finding:
-    """Somebody has a device or a group open.
+    """A device or a group is open in a process.
 
     :param holders: who, as :class:`pyvfio.host.Holder` shows itself; empty if that cannot be seen
     """

@@ -313,7 +313,7 @@ def _group(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Finding
 
 
 def _endpoints(kernel: Kernel, members: Iterable[str]) -> list[str]:
-    """Return the members that are no bridges."""
+    """Return the members that are not bridges."""
     return [
         one
         for one in members

@@ -60,7 +60,7 @@ class GroupInfo(NamedTuple):
 def group(number: int, kernel: Kernel | str | None = None) -> GroupInfo:
     """Return a group, given its number.
 
-    :raises TypeError: number is no integer
+    :raises TypeError: number is not an integer
     :raises OSError: ENODEV, there is no such group
     """
     kernel = resolve(kernel)

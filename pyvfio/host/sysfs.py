@@ -19,7 +19,7 @@ def checked_name(name: str, what: str) -> str:
     """Return `name`, if it can be one directory entry of sysfs and nothing else.
 
     :param what: what it is the name of, for messages
-    :raises TypeError: it is no str
+    :raises TypeError: it is not a str
     :raises ValueError: it is empty, a path, starts with a dot, or has characters that no name in sysfs has
     """
     if not isinstance(name, str):
@@ -43,7 +43,7 @@ def attribute(kernel: Kernel, path: str) -> str | None:
 def number(kernel: Kernel, path: str) -> int | None:
     """Return a numeric attribute, decimal or with 0x; None where there is none, or no longer.
 
-    :raises BadReply: it is no number
+    :raises BadReply: it is not a number
     """
     if (text := attribute(kernel, path)) is None:
         return None

@@ -505,7 +505,7 @@ class AddressSpace(OtherModes, Resource):
                 return mapping
             if mapping != -errno.EEXIST or len(taken) >= _PLACES_TRIED:
                 raise self._map_refused(mapping, address, iova, size, prot)
-            # Somebody chose an IOVA of their own there, or mapped it past this object.
+            # Another thread mapped that IOVA, or it was mapped without this object.
             taken |= IovaSet([IovaRange.of(iova, size)])
 
     def _place(self, size: int, taken: IovaSet) -> int:
@@ -541,7 +541,7 @@ def _place(iova: object, size: object) -> tuple[int, int]:
         return u64(iova, "iova"), u64(size, "size")
     if hasattr(iova, "__index__"):
         raise TypeError("size is missing: unmap(iova, size), unmap(mapping) or unmap(range)")
-    range_ = as_range(iova, "iova")  # type: ignore[arg-type]  # it refuses what is no range
+    range_ = as_range(iova, "iova")  # type: ignore[arg-type]  # it refuses anything else
     return range_.start, range_.size
 
 

@@ -182,7 +182,7 @@ class Ledger(_buffer.Ledger):
             if not where.overlaps(IovaRange(low, behind - 1)):
                 continue
             if not array_._complete:
-                array_._disturbed = True  # whoever maps it begins again
+                array_._disturbed = True  # the thread that maps it begins again
             elif bytes_ >= (size := sum(array_.rows[2::3])):
                 array_._forget()
                 bytes_ -= size

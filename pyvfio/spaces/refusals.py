@@ -61,7 +61,7 @@ class Wanted(NamedTuple):
 
 
 def why_map(wanted: Wanted) -> Reason | None:
-    """Return the reason for an errno of VFIO_IOMMU_MAP_DMA, IOMMU_IOAS_MAP and their kin."""
+    """Return the reason for an errno of VFIO_IOMMU_MAP_DMA, IOMMU_IOAS_MAP and the requests like them."""
     if wanted.unready is not None:
         return Reason(wanted.unready)
     refusal = _refusal(wanted)

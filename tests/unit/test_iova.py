@@ -293,7 +293,7 @@ def test_an_array_of_other_numbers_is_refused(kind: str) -> None:
 
 
 def test_an_array_without_pairs_is_refused() -> None:
-    with pytest.raises(ValueError, match="no whole number"):
+    with pytest.raises(ValueError, match="not a whole number"):
         IovaSet.from_array(array("Q", [0, 1, 2]))
     with pytest.raises(ValueError, match="start 0x2, last 0x1"):
         IovaSet.from_array(array("Q", [0, 0, 2, 1]))
