@@ -353,9 +353,11 @@ class Igb(PciDevice):
             elif kind == _CONTEXT:
                 one.contexts[int.from_bytes(descriptor[12:], "little") >> 4 & 7] = descriptor
             elif kind == _DATA:
+                if one.frame is None:
+                    one.frame, one.options = bytearray(), status
                 one.frame += owner.dma_read(address, command & 0xFFFF)
                 if command & _END_OF_FRAME:
-                    self._finish_frame(number, command, status)
+                    self._finish_frame(number, bytes(one.frame), command)
             if command & _REPORT:
                 owner.dma_write(at + 12, (status | _DONE).to_bytes(4, "little"))
                 reported = True
@@ -363,10 +365,9 @@ class Igb(PciDevice):
         if reported:
             self._queue_event(number, sent=True)
 
-    def _finish_frame(self, number: int, command: int, status: int) -> None:
+    def _finish_frame(self, number: int, frame: bytes, command: int) -> None:
         one = self.transmit_rings[number]
-        frame = bytes(one.frame)
-        one.frame.clear()
+        one.frame, status = None, one.options
         context = Context.unpack(one.contexts.get(status >> 4 & 7, bytes(16)))
         ip, l4 = bool(status & _IP_CHECKSUM), bool(status & _L4_CHECKSUM)
         if command & _SEGMENT:

@@ -14,7 +14,8 @@ _INDEX_MASK = 0xFFFF
 class Ring:
     """The registers of a ring.
 
-    :ivar frame: bytes of the frame that its descriptors have gathered so far, of a ring of frames to send
+    :ivar frame: bytes of the frame that its descriptors have gathered so far, of a ring of frames to send; None between two frames
+    :ivar options: the status of that frame's first descriptor, which alone says what is to be done with it
     :ivar contexts: the context descriptors that it was given, by their index
     :ivar always: the ring is enabled without its bit in CONTROL
     """
@@ -22,7 +23,8 @@ class Ring:
     def __init__(self, *, always: bool = False) -> None:
         self.always = always
         self._registers: dict[int, int] = {}
-        self.frame = bytearray()
+        self.frame: bytearray | None = None
+        self.options = 0
         self.contexts: dict[int, bytes] = {}
 
     def reset(self) -> None:
@@ -32,7 +34,7 @@ class Ring:
 
     def restart(self) -> None:
         """Forget the frame that was begun."""
-        self.frame.clear()
+        self.frame = None
         self.contexts.clear()
 
     def __getitem__(self, register: int) -> int:
