@@ -8,7 +8,6 @@ pair), so a number has a name only together with the kind of its descriptor.
 
 from __future__ import annotations
 
-import errno
 from functools import cache
 
 from pyvfio import device, dma_buf, feature, hot_reset, irq, low_power, migration, region
@@ -16,6 +15,7 @@ from pyvfio._abi import lib
 from pyvfio._core import device_file
 from pyvfio._core.request import DECLARED, Request
 from pyvfio.dirty import log
+from pyvfio.errors import errno_name
 from pyvfio.iommufd import (
     bound,
     event_queue,
@@ -44,8 +44,6 @@ for _request in sorted(DECLARED.values(), key=lambda request: request.number):
     if not _request.detail:
         NAMES[_request.kind] = (*NAMES.get(_request.kind, ()), _request.name)
 NAMES["iommufd"] += NAMES["container"]
-
-_ERRNOS = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}  # Python's own name for it is the other of the two
 
 
 def number(name: str) -> int:
@@ -76,7 +74,7 @@ def documented() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for label, request in DECLARED.items():
         outcomes = ["ok"] if request.detail and request.succeeds else []
-        outcomes += [_ERRNOS[number] for number in request.errnos]
+        outcomes += [errno_name(number) for number in request.errnos]
         if outcomes and request.documented:
             found[label] = outcomes
     return found

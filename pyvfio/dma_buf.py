@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pyvfio._abi import ffi
 from pyvfio._core.fd import Fd
 from pyvfio._core.request import Reason
-from pyvfio._core.resource import Resource
+from pyvfio._core.resource import DescriptorResource
 from pyvfio.feature import Feature, FeatureFacts
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ GET_DMA_BUF = Feature(
 )
 
 
-class DmaBuf(Resource):
+class DmaBuf(DescriptorResource):
     """A dma-buf of parts of a BAR, VFIO_DEVICE_FEATURE_DMA_BUF. Since Linux 6.19; CONFIG_VFIO_PCI_DMABUF, CONFIG_PCI_P2PDMA.
 
     Mapped into another device's :class:`pyvfio.Ioas` (:meth:`~pyvfio.Ioas.map_file`; one part, there) it lets that device reach the BAR: peer to
@@ -71,16 +71,6 @@ class DmaBuf(Resource):
     def fileno(self) -> int:
         """Return the descriptor of the dma-buf, for `Ioas.map_file()` or to send to another process."""
         return self._fd.fileno()
-
-    def _release(self) -> None:
-        self._fd.close()
-
-    def _has_gone(self) -> bool:
-        return self._fd.closed
-
-    def _undo(self) -> None:
-        if "_fd" in self.__dict__:
-            self._fd.close()
 
     def __repr__(self) -> str:
         return f"<DmaBuf of {self.region!r}, {self.size:#x} bytes{' (closed)' if self.closed else ''}>"

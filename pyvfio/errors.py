@@ -27,6 +27,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 
+def errno_name(number: int) -> str:
+    """Return the name of an errno as the kernel's documentation has it; the number if it has none.
+
+    The C library has one number for EOPNOTSUPP and ENOTSUP, and Python knows it by the second.
+    """
+    return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, str(number))
+
+
 class Error(OSError):
     """Base of what pyvfio raises on purpose. Its text is :attr:`strerror`."""
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from pyvfio._core.arguments import time_left
 from pyvfio._core.fd import Fd
-from pyvfio._core.resource import Resource
+from pyvfio._core.resource import DescriptorResource, Resource
 from pyvfio.kernel import Kernel
 
 if TYPE_CHECKING:
     import asyncio
 
 
-class Event(Resource):
+class Event(DescriptorResource):
     """An eventfd of a device. It counts: what comes together is one wake-up, and none is lost."""
 
     #: what it stands for
@@ -102,13 +102,6 @@ class Event(Resource):
 
     def _release(self) -> None:
         self._dispose()
-
-    def _has_gone(self) -> bool:
-        return self._fd.closed
-
-    def _undo(self) -> None:
-        if "_fd" in self.__dict__:
-            self._fd.close()
 
     def _dispose(self) -> None:
         """Close the eventfd, of which the kernel's part knows nothing any more."""

@@ -28,7 +28,7 @@ from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Object
 from pyvfio._core import text
 from pyvfio._core.fd import Fd, Received
-from pyvfio.errors import Error, RequestError, Unsupported
+from pyvfio.errors import Error, RequestError, Unsupported, errno_name
 from pyvfio.host.diagnosis import Finding
 
 
@@ -122,9 +122,7 @@ class Call:
             reason = self._reason(number, facts) or reason
         what = text.arguments(arguments)
         if reason.unsupported:
-            # The C library has one number for two names, and Python knows it by the other one.
-            name = "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, number)
-            missing = Unsupported(number, f"{reason.text} ({self.label}{self.between}{where}: {name})")
+            missing = Unsupported(number, f"{reason.text} ({self.label}{self.between}{where}: {errno_name(number)})")
             for line in reason.advice:
                 missing.add_note(line)
             return missing

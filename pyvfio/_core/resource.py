@@ -20,6 +20,7 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from pyvfio._core.fd import Fd
 from pyvfio.errors import Closed
 from pyvfio.uncopyable import Uncopyable
 
@@ -258,6 +259,22 @@ class Resource(Uncopyable, metaclass=_ResourceType):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, traceback)
+
+
+class DescriptorResource(Resource):
+    """A resource that is closed with the descriptor `_fd`, its own."""
+
+    _fd: Fd
+
+    def _undo(self) -> None:
+        if "_fd" in self.__dict__:
+            self._fd.close()
+
+    def _release(self) -> None:
+        self._fd.close()
+
+    def _has_gone(self) -> bool:
+        return self._fd.closed
 
 
 def _runs(claim: tuple[int, FrameType]) -> bool:

@@ -16,7 +16,7 @@ from pyvfio._core.fd import Fd
 from pyvfio._core.node import open_node
 from pyvfio._core.reasons import LOCKED, NOT_AWAKE, SEE_LOG
 from pyvfio._core.request import Reason, Request
-from pyvfio._core.resource import Resource
+from pyvfio._core.resource import DescriptorResource
 from pyvfio._core.vf_token import uuid_of
 from pyvfio.device import Device
 from pyvfio.errors import Unsupported
@@ -130,7 +130,7 @@ BIND = Request(
 )
 
 
-class Iommufd(Resource):
+class Iommufd(DescriptorResource):
     """An open `/dev/iommu`, with its own set of objects. Closing it closes them all, devices first.
 
     :raises OSError: ENOENT when the kernel has no iommufd (before Linux 6.2, or without CONFIG_IOMMUFD); EACCES
@@ -140,10 +140,6 @@ class Iommufd(Resource):
         super().__init__(None)
         self._container: Container | None = None
         self._fd = open_iommu(_kernel.resolve(kernel))
-
-    def _undo(self) -> None:
-        if "_fd" in self.__dict__:
-            self._fd.close()
 
     @classmethod
     def _of(cls, container: Container, fd: Fd) -> Self:
@@ -286,9 +282,6 @@ class Iommufd(Resource):
     def _release(self) -> None:
         if self._container is None:
             self._fd.close()
-
-    def _has_gone(self) -> bool:
-        return self._fd.closed
 
     @property
     def _gone_as_a_whole(self) -> bool:

@@ -17,7 +17,7 @@ from pyvfio._core.fd import Fd
 from pyvfio._core.node import open_node
 from pyvfio._core.reasons import LOCKED, NOT_AWAKE, SEE_LOG
 from pyvfio._core.request import Reason, Request
-from pyvfio._core.resource import Resource
+from pyvfio._core.resource import DescriptorResource, Resource
 from pyvfio.errors import NotViable
 from pyvfio.host import causes, diagnosis
 from pyvfio.host.diagnosis import Finding
@@ -130,7 +130,7 @@ GET_DEVICE_FD = Request(
 )
 
 
-class Group(Resource):
+class Group(DescriptorResource):
     """An open group, `/dev/vfio/N`. The kernel lets only one process open it, once.
 
     :param number: the number of the IOMMU group
@@ -252,13 +252,6 @@ class Group(Resource):
         finally:
             if self._fd.closed and self._container is not None:
                 self._container._left_by(self)
-
-    def _has_gone(self) -> bool:
-        return self._fd.closed
-
-    def _undo(self) -> None:
-        if "_fd" in self.__dict__:
-            self._fd.close()
 
     def __repr__(self) -> str:
         return f"<Group {self.number}{' (closed)' if self.closed else ''}>"

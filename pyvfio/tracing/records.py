@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-import errno
 import struct
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 from pyvfio import abi, region
 from pyvfio._abi import ffi, lib
+from pyvfio.errors import errno_name
 
 _HEAD = struct.Struct("=QQQQIIIiiIII")
 #: values of :attr:`Record.what`
 REQUEST = lib.PYVFIO_TRACE_REQUEST
 OPENED, REFUSED, ACCESS, CLOSED, NAMED = 1, 2, 3, 4, 5
-_ERRNOS = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
 _WIDTHS = (8, 16, 32, 64)
 #: the methods whose calls are recorded
 ACCESSES: tuple[tuple[type[Any], str], ...] = (
@@ -121,4 +120,4 @@ def struct_of(type_: str, data: bytes) -> Any:
 
 def outcome(result: int) -> str | int:
     """Return a result as a trace shows it: the number, or the name of the errno."""
-    return result if result >= 0 else _ERRNOS.get(-result, str(result))
+    return result if result >= 0 else errno_name(-result)
