@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import subprocess
+import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pyvfio.cli.output import Output, address
-from pyvfio.errors import BadReply, Unsupported
+from pyvfio.errors import Unsupported
 
 if TYPE_CHECKING:
     from pyvfio import Device
@@ -83,7 +84,8 @@ def _page_sizes(device: Device) -> int | None:
 def _capabilities(device: Device) -> list[dict[str, Any]]:
     if not device.info.is_pci:
         return []
-    with suppress(BadReply):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a broken list: what precedes the break is shown
         return [
             {"offset": address(one.offset), "id": one.id, "name": one.name, "extended": extended}
             for extended, found in (
@@ -92,7 +94,6 @@ def _capabilities(device: Device) -> list[dict[str, Any]]:
             )
             for one in found
         ]
-    return []
 
 
 def show(out: Output, opened: dict[str, Any], *, name: str = "00:00.0") -> None:

@@ -8,11 +8,13 @@ The answers are errnos, 0 for success, in the order in which the kernel's own ch
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
 from pyvfio._core import arguments
+from pyvfio._core.sizes import about
+from pyvfio.guest.sections import MemorySection
 from pyvfio.iova import IovaRange, IovaSet
 
 _U64 = 2**64
@@ -192,3 +194,74 @@ def iommufd_map(
     """
     refusal = iommufd_refusal(space, iova, length, read=read, write=write, bar=bar)
     return refusal.errno if refusal else 0
+
+
+# How many mappings a guest can need.
+
+
+class Entries(NamedTuple):
+    """The number of DMA mappings that a guest can come to need, when memory that it can give back is mapped in blocks.
+
+    :ivar needed: mappings at most
+    :ivar limit: of the container
+    :ivar block_size: what was asked about, bytes
+    :ivar smallest: the smallest block size, from the one asked about, with which they fit; None if the rest alone is too much
+    """
+
+    needed: int
+    limit: int
+    block_size: int
+    smallest: int | None
+
+    @property
+    def fit(self) -> bool:
+        """Whether the container takes so many."""
+        return self.needed <= self.limit
+
+    def explain(self) -> str:
+        """Return the answer as a sentence."""
+        said = f"with blocks of {about(self.block_size)} the guest needs up to {self.needed} DMA mappings; the container takes {self.limit}"
+        if self.fit:
+            return f"{said}."
+        if self.smallest is None:
+            return f"{said}. No block size helps: the memory that stays mapped needs more by itself."
+        return f"{said}. The smallest block size that fits is {about(self.smallest)}."
+
+
+def entries(
+    sections: Iterable[MemorySection], block_size: int, *, limit: int = 65535, memslots: int | None = None
+) -> Entries:
+    """Return the number of DMA mappings that a guest can need whose memory is plugged, given back or made private in blocks.
+
+    A section with `discards` (virtio-mem, a confidential guest's memory) may be mapped in any of its blocks, one mapping each; any
+    other section is one mapping. QEMU warns by the same sum ("possibly running out of DMA mappings"), with all its memory slots
+    in place of the other sections (hw/vfio/listener.c).
+
+    :param sections: the guest's flat view
+    :param block_size: of virtio-mem (its `block-size`), or the page that a confidential guest converts: bytes, a power of two
+    :param limit: the container's (vfio_iommu_type1.dma_entry_limit, 65535; iommufd has none)
+    :param memslots: count so many mappings for the sections that cannot be given back, as QEMU does (512; with KVM on x86 32764)
+    :raises ValueError: `block_size` is no power of two
+    """
+    block_size = arguments.power_of_two(block_size, "block_size")
+    limit = arguments.integer(limit, "limit", 0)
+    memslots = None if memslots is None else arguments.integer(memslots, "memslots", 0)
+    given_back: list[MemorySection] = []
+    others = 0
+    for section in sections:
+        section = arguments.instance(section, "sections", MemorySection)
+        if not section.size:
+            continue
+        if section.discards:
+            given_back.append(section)
+        else:
+            others += section.ram or section.ram_device
+    rest = others if memslots is None else max(memslots - len(given_back), 0)
+
+    def needed(block: int) -> int:
+        return rest + sum(-(-(one.iova + one.size) // block) - one.iova // block for one in given_back)
+
+    smallest: int | None = block_size
+    while smallest is not None and needed(smallest) > limit:
+        smallest = smallest * 2 if smallest < _U64 else None
+    return Entries(needed(block_size), limit, block_size, smallest)

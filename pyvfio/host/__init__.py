@@ -16,6 +16,7 @@ from pyvfio.host.holders import Holder, holders_of
 from pyvfio.host.in_use import Use, uses
 from pyvfio.host.iommu_group import GroupInfo, ReservedRegion, group, group_members, groups, reserved_regions
 from pyvfio.host.journal import JournalEntry, bindings
+from pyvfio.host.power import set_d3cold_allowed, set_reset_methods
 from pyvfio.host.sriov import create_vfs, remove_vfs
 
 __all__ = [
@@ -46,5 +47,7 @@ __all__ = [
     "remove_vfs",
     "reserved_regions",
     "restore",
+    "set_d3cold_allowed",
+    "set_reset_methods",
     "uses",
 ]

@@ -37,6 +37,11 @@ class HostDevice(NamedTuple):
     :ivar physical_function: address of the physical function that this is a virtual function of
     :ivar virtual_functions: addresses of its virtual functions, in their order
     :ivar total_vfs: how many it could have; None without SR-IOV
+    :ivar power_state: of a PCI function: `D0`, `D3hot`, `D3cold`, `unknown`; None on other buses. With vfio-pci a function that
+        nobody has open sleeps in D3hot, unless vfio_pci.disable_idle_d3 is Y. Since Linux 5.11
+    :ivar d3cold_allowed: whether it may lose its power while it sleeps; None where there is no such choice
+    :ivar reset_methods: how the kernel resets it, the first choice first: `device_specific`, `acpi`, `flr`, `af_flr`, `pm`, `bus`;
+        empty without a reset. :func:`set_reset_methods` chooses. Since Linux 5.15
     :ivar vendor_name: from udev's hardware database; so `device_name`, `class_name`. Only :func:`devices`
         asks for them; None where the database has no entry
     """
@@ -58,6 +63,9 @@ class HostDevice(NamedTuple):
     physical_function: str | None = None
     virtual_functions: tuple[str, ...] = ()
     total_vfs: int | None = None
+    power_state: str | None = None
+    d3cold_allowed: bool | None = None
+    reset_methods: tuple[str, ...] = ()
     vendor_name: str | None = None
     device_name: str | None = None
     class_name: str | None = None
@@ -184,6 +192,9 @@ def _described(kernel: Kernel, nodes: Nodes) -> HostDevice | None:
             "class_code": number(kernel, f"{path}/class"),
             "physical_function": link_name(kernel, f"{path}/physfn"),
             "total_vfs": number(kernel, f"{path}/sriov_totalvfs"),
+            "power_state": attribute(kernel, f"{path}/power_state"),
+            "d3cold_allowed": None if (allowed := number(kernel, f"{path}/d3cold_allowed")) is None else bool(allowed),
+            "reset_methods": tuple((attribute(kernel, f"{path}/reset_method") or "").split()),
         }
         if pci["total_vfs"] is not None:
             pci["virtual_functions"] = _virtual_functions(kernel, path)

@@ -21,6 +21,7 @@ from pyvfio.mock.feature import SET
 from pyvfio.mock.file import request
 from pyvfio.mock.ioeventfd import Ioeventfds
 from pyvfio.mock.irq import INTX, MSI, MSIX
+from pyvfio.mock.parameter import number
 from pyvfio.mock.pci_irq import PciIrqs
 from pyvfio.mock.pci_migration import PciMigration
 from pyvfio.mock.pci_region import PciRegions
@@ -109,6 +110,7 @@ class PciDevice(PciRegions):
         self._reset_works = False
         self.virtual = VirtualFunctions(self) if self.function.virtual else None
         self.physical: VirtualFunctions | None = None
+        self.d3cold_allowed = self.function.power_management
         self.parent = more.get("parent")
         self.kernel = kernel
         self.reset_methods = ResetMethods(self)
@@ -297,6 +299,10 @@ class PciDevice(PciRegions):
         self.era += sleeps
         for one in self.dma_bufs:
             one.asleep = sleeps
+
+    def allow_d3cold(self, data: bytes) -> None:
+        """A write to sysfs: whether it may lose its power. Here it never does."""
+        self.d3cold_allowed = bool(number(data, 64))
 
     def resume(self) -> None:
         self._low_power.resume()

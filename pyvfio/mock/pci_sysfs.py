@@ -32,7 +32,7 @@ def attributes(device: PciDevice) -> dict[str, Text]:
         "resource": Text(_resources(device)),
         **shown_methods,
         "power_state": shown(lambda: _power_state(device)),
-        "d3cold_allowed": shown(lambda: int(device.function.power_management)),
+        "d3cold_allowed": shown(lambda: int(device.d3cold_allowed), device.allow_d3cold),
         "enable": shown(lambda: int(device.driver is not None)),
         "numa_node": text(-1),
         "uevent": Text(lambda: "".join(f"{key}={value}\n" for key, value in device.properties().items()).encode()),

@@ -270,9 +270,12 @@ BY_ERRORS = {
     "kept-bound",
     "mapping-limit",
     "no-raw-io",
+    "no-room-for-virtual-functions",
+    "no-virtual-functions",
     "not-root",
     "vf-token-unwanted",
     "vf-token-wrong",
+    "virtual-functions-there",
 }
 
 

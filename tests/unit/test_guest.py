@@ -1010,3 +1010,28 @@ def test_a_root_port_in_the_group_is_a_warning_and_a_busy_member_is_fatal() -> N
         (blockers.Kind.GROUP_SHARED, False),
     ]
     assert "0000:41:00.1 (nvme)" in str(found[0])
+
+
+@pytest.mark.parametrize(
+    ("block", "more", "needed", "smallest"),
+    [
+        (4096, {}, 4194305, 512 << 10),
+        (2 << 20, {}, 8193, 2 << 20),
+        (4096, {"memslots": 512}, 4194815, 512 << 10),
+        (4096, {"limit": 5000000}, 4194305, 4096),
+        (4096, {"limit": 1}, 4194305, None),
+    ],
+)
+def test_mappings_of_a_guest_of_blocks(block: int, more: dict[str, int], needed: int, smallest: int | None) -> None:
+    """C16: 16 GiB that a confidential guest converts in pieces of 4 KiB, against the container's 65535."""
+    guest = [MemorySection(0, 2 * GIB), MemorySection(4 * GIB, 16 * GIB, discards=True), MemorySection(1 << 50, 0)]
+    found = mapping.entries(guest, block, **more)
+    assert (found.needed, found.smallest, found.fit) == (needed, smallest, smallest == block)
+    assert str(needed) in found.explain()
+
+
+def test_blocks_that_a_section_begins_in_count() -> None:
+    """As QEMU rounds: the first block down, the last one up."""
+    assert mapping.entries([MemorySection(0x1000, 0x2000, discards=True)], 0x2000).needed == 2
+    with pytest.raises(ValueError, match=r"^block_size must be a power of two"):
+        mapping.entries([], 3000)
