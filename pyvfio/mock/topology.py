@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pyvfio.mock.config import Bar, Function
+from pyvfio.mock.config import Function
 from pyvfio.mock.device import Device
+from pyvfio.mock.devices.ethernet.e1000e import E1000e
 from pyvfio.mock.devices.ethernet.igb import Igb
+from pyvfio.mock.devices.ethernet.wire import Wire
 from pyvfio.mock.devices.nvme.controller import Nvme
-from pyvfio.mock.driver import DRIVERS, E1000E, MLX5, NETWORK_DRIVERS, PDS, PORT
+from pyvfio.mock.driver import DRIVERS, MLX5, NETWORK_DRIVERS, PDS, PORT
 from pyvfio.mock.edu import Edu
 from pyvfio.mock.network import NetworkFunction
 from pyvfio.mock.pci import PciDevice
@@ -38,12 +41,15 @@ def populate(host: Host) -> None:
     bound(Nvme(kernel, "0000:00:04.0", serial="pyvfio0"), "nvme")
     first = bound(Edu(kernel, "0000:00:05.0"), None)
     bound(Edu(kernel, "0000:00:05.1", group=first.group), None)
-    plain("0000:00:06.0", _E1000E, "e1000e")
-    bound(Igb(kernel, "0000:00:07.0"), "igb")
+    cards = E1000e(kernel, "0000:00:06.0", function=_CARD), Igb(kernel, "0000:00:07.0")
+    bound(cards[0], "e1000e")
+    bound(cards[1], "igb")
     plain("0000:00:08.0", _PORT, "pcieport")
     plain("0000:00:09.0", _PORT, "pcieport")
     bound(Edu(kernel, "0000:01:00.0", parent="0000:00:08.0"), None)
-    first = plain("0000:02:00.0", _E1000E, "e1000e", parent="0000:00:09.0")
+    first = E1000e(kernel, "0000:02:00.0", function=_CARD, parent="0000:00:09.0")
+    bound(first, "e1000e")
+    Wire(*cards, first)
     bound(Edu(kernel, "0000:02:00.1", parent="0000:00:09.0", group=first.group), None)
     if network:
         ids = MLX5 if kernel.profile.name == "mlx5" else PDS
@@ -65,8 +71,5 @@ def populate(host: Host) -> None:
 
 
 # In the machine, a bus with an 82574L and an edu is listed and yet cannot be reset.
-_E1000E = Function(
-    E1000E, 0x020000, bars={0: Bar(1 << 17), 1: Bar(1 << 17), 2: Bar(32, ports=True), 3: Bar(1 << 14)}, msi=1, msix=5, msix_table=(3, 0),
-    msix_pending=(3, 0x2000), intx=True, express=True, power_management=True, resets=True, bus_resets=False,
-)  # fmt: skip
+_CARD = replace(E1000e.function, bus_resets=False)
 _PORT = Function(PORT, 0x060400, msi=1, express=True, bridge=True)

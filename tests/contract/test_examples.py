@@ -238,10 +238,12 @@ def check_the_wire(sender: Any, receiver: Any) -> None:
 
 # QEMU 7.2's amd-iommu brings no DMA from below a root port, where the second card is.
 @pytest.mark.only(device="e1000e", iommu=["intel", "virtio"])
-def test_e1000e_sends_over_the_wire_to_another(device: Device, mode: Mode, other: Callable[..., str]) -> None:
+def test_e1000e_sends_over_the_wire_to_another(
+    device: Device, mode: Mode, other: Callable[..., str], kernel: Any
+) -> None:
     e1000e = card_driver("e1000e")
     with (
-        pyvfio.open(other("0000:02:00.0"), mode=mode) as second,
+        pyvfio.open(other("0000:02:00.0"), mode=mode, kernel=kernel) as second,
         e1000e(device, loopback=False) as sender,
         e1000e(second, loopback=False) as receiver,
     ):
@@ -249,9 +251,11 @@ def test_e1000e_sends_over_the_wire_to_another(device: Device, mode: Mode, other
 
 
 @pytest.mark.only(device="igb")
-def test_igb_and_e1000e_send_over_the_wire_to_each_other(device: Device, mode: Mode, other: Callable[..., str]) -> None:
+def test_igb_and_e1000e_send_over_the_wire_to_each_other(
+    device: Device, mode: Mode, other: Callable[..., str], kernel: Any
+) -> None:
     with (
-        pyvfio.open(other("e1000e"), mode=mode) as second,
+        pyvfio.open(other("e1000e"), mode=mode, kernel=kernel) as second,
         card_driver("igb")(device, loopback=False) as igb,
         card_driver("e1000e")(second, loopback=False) as e1000e,
     ):

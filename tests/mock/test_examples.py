@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The drivers of scripts/examples, on the models of the mock's devices and on a network card made for the test."""
+"""The drivers of scripts/examples, on the models of the mock's devices."""
 
 from __future__ import annotations
 
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 from examples.e1000e import E1000e
@@ -24,62 +22,8 @@ EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
 ADDRESS = "0000:00:0a.0"
 PAGE = 4096
 BLOCK, BLOCKS = 512, 4096
+MAC = bytes.fromhex("525400123456")
 pytestmark = pytest.mark.vfio(profile="amd")
-
-
-class NetworkCard(mock.Device):
-    """As QEMU 7.2's: a reset leaves the heads of the rings where they are; sent with loopback, a frame is received at once."""
-
-    function = mock.Function((0x8086, 0x10D3), 0x020000, bars={0: mock.Bar(1 << 17)}, msi=1)
-    mac = bytes.fromhex("525400123456")
-
-    def __init__(self, kernel: mock.Kernel, name: str, **more: Any) -> None:
-        super().__init__(kernel, name, **more)
-        self.frame = b""
-        super().write(0, 0x0008, 4, 2)
-        super().write(0, 0x5400, 4, int.from_bytes(self.mac[:4], "little"))
-        super().write(0, 0x5404, 4, 1 << 31 | int.from_bytes(self.mac[4:], "little"))
-
-    def read(self, bar: int, offset: int, width: int) -> int:
-        value = super().read(bar, offset, width)
-        if offset == 0x00C0:
-            super().write(bar, offset, width, 0)
-        return value
-
-    def write(self, bar: int, offset: int, width: int, value: int) -> None:
-        if offset == 0x00D8:
-            value, offset = self.read(0, 0x00D0, 4) & ~value, 0x00D0
-        super().write(bar, offset, width, value & ~(1 << 26) if offset == 0 else value)
-        if offset == 0x3818 and self.read(0, 0x0400, 4) & 2:
-            while (head := self.read(0, 0x3810, 4)) != value:
-                self._send(self.read(0, 0x3800, 8) + 16 * head)
-                super().write(0, 0x3810, 4, (head + 1) % (self.read(0, 0x3808, 4) // 16))
-
-    def _send(self, descriptor: int) -> None:
-        iova, length, _, command, _, _, _ = struct.unpack("<QHBBBBH", self.dma_read(descriptor, 16))
-        self.frame += self.dma_read(iova, length)
-        if command & 1:
-            frame, self.frame = self.frame, b""
-            control = self.read(0, 0x0100, 4)
-            if control & 0x42 == 0x42 and control >> 16 & 3 == 3 and frame[:6] == self.mac:
-                self._receive(frame)
-
-    def _receive(self, frame: bytes) -> None:
-        base, entries, tail = self.read(0, 0x2800, 8), self.read(0, 0x2808, 4) // 16, self.read(0, 0x2818, 4)
-        head = self.read(0, 0x2810, 4)
-        if (tail - head) % entries * 256 < len(frame):
-            return
-        for at in range(0, len(frame), 256):
-            piece = frame[at : at + 256]
-            (iova,) = struct.unpack("<Q", self.dma_read(base + 16 * head, 8))
-            self.dma_write(iova, piece)
-            status = 1 | (2 if at + 256 >= len(frame) else 0)
-            self.dma_write(base + 16 * head + 8, struct.pack("<HHBBH", len(piece), 0, status, 0, 0))
-            head = (head + 1) % entries
-        super().write(0, 0x2810, 4, head)
-        super().write(0, 0x00C0, 4, 1 << 7)
-        if self.read(0, 0x00D0, 4) & 1 << 7:
-            self.interrupt()
 
 
 # --- nvme ---------------------------------------------------------------------------------------------------------------
@@ -133,7 +77,7 @@ def test_nvme_names_its_data_page_by_page(kernel: mock.Kernel, disk: Device, off
 
 @pytest.fixture
 def card(kernel: mock.Kernel) -> Iterator[Device]:
-    NetworkCard(kernel, ADDRESS, driver="vfio-pci")
+    devices.E1000e(kernel, ADDRESS, mac=MAC, driver="vfio-pci")
     with pyvfio.open(ADDRESS, kernel=kernel) as device:
         yield device
 
@@ -146,7 +90,7 @@ def test_e1000e_copies_by_frames_to_itself(kernel: mock.Kernel, card: Device, in
         view[:size] = os.urandom(size)
         # A start finds the rings where the one before left them.
         with E1000e(card, interrupt=interrupt) as nic:
-            assert nic.mac == NetworkCard.mac
+            assert nic.mac == MAC
             nic.copy(mapping.iova + (1 << 17), mapping.iova, size)
         assert view[1 << 17 : (1 << 17) + size] == view[:size]
         card.irqs.msi.disable()
@@ -180,6 +124,14 @@ def test_e1000e_says_when_no_frame_comes_and_goes_on(card: Device, monkeypatch: 
             "migrate",
             ["A device with 1 MiB of memory, whose engine writes to 0.25 MiB", "Contents were equal both times"],
         ),
+        (
+            "e1000e",
+            [
+                "at 0000:00:06.0 received 1214, scattered into 5 buffers: equal",
+                "64 KiB copied in frames to itself: equal",
+            ],
+        ),
+        ("e1000e 0000:00:06.0 0000:02:00.0", ["at 0000:02:00.0 received 1214, scattered into 5 buffers: equal"]),
         (
             "igb",
             [
@@ -255,7 +207,7 @@ def test_nvme_by_hand(kernel: mock.Kernel, by_hand: Callable[..., str]) -> None:
 
 
 def test_e1000e_by_hand(kernel: mock.Kernel, by_hand: Callable[..., str]) -> None:
-    NetworkCard(kernel, ADDRESS)
+    devices.E1000e(kernel, ADDRESS, mac=MAC)
     printed = by_hand("e1000e", ADDRESS)
     assert "52:54:00:12:34:56 at 0000:00:0a.0 sent" in printed
     assert "64 KiB copied in frames to itself: equal" in printed

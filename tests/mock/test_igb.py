@@ -75,6 +75,8 @@ def device(kernel: mock.Kernel) -> Iterator[Device]:
 @pytest.fixture
 def tap(model: devices.Igb) -> Tap:
     tap = Tap(model.kernel)
+    assert model.wire is not None
+    model.wire.disconnect()
     devices.Wire(model, tap)
     return tap
 

@@ -62,3 +62,66 @@ class Causes:
         for vector in range(new.bit_length()):
             if new >> vector & 1:
                 self._send(vector)
+
+
+#: the bit of a read cause register that says that an interrupt was asserted for it
+ASSERTED = 1 << 31
+
+
+class CauseRegister:
+    """The registers ICR, ICS, IMS, IMC and IAM of a card: a bit for each cause.
+
+    :param interrupt: interrupts, by INTx until `deassert`, or by a message
+    :param deassert: ends INTx
+
+    :ivar cause: what has happened; `mask` is the causes that interrupt
+    :ivar auto_mask: the causes that a read masks, where the card is told to do that
+    """
+
+    def __init__(self, interrupt: Callable[[], None], deassert: Callable[[], None]) -> None:
+        self._interrupt, self._deassert = interrupt, deassert
+        self.cause = self.mask = self.auto_mask = 0
+
+    def reset(self) -> None:
+        """Mask all causes, of which there is none."""
+        self.cause = self.mask = self.auto_mask = 0
+        self._deassert()
+
+    def add(self, bits: int) -> None:
+        """Something has happened."""
+        self.cause |= bits
+        if bits & self.mask:
+            self._interrupt()
+
+    def allow(self, bits: int) -> None:
+        """Let causes interrupt, at once if they are there."""
+        self.mask |= bits
+        if self.cause & self.mask:
+            self._interrupt()
+
+    def forbid(self, bits: int) -> None:
+        """Mask causes."""
+        self.mask &= ~bits
+        self._update()
+
+    def clear(self, bits: int) -> None:
+        """Forget causes."""
+        self.cause &= ~bits
+        self._update()
+
+    def take(self, *, masks: bool) -> int:
+        """Return the causes and forget them.
+
+        :param masks: mask those of `auto_mask` if there was an interrupt
+        """
+        found, self.cause = self.cause, 0
+        if found & self.mask:
+            found |= ASSERTED
+            if masks:
+                self.mask &= ~self.auto_mask
+        self._update()
+        return found
+
+    def _update(self) -> None:
+        if not self.cause & self.mask:
+            self._deassert()

@@ -4,74 +4,47 @@
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyvfio.mock.config import Bar, Function
-from pyvfio.mock.devices.ethernet import causes, nvm, offload, ring
+from pyvfio.mock.devices.ethernet import card, causes, offload, ring
+from pyvfio.mock.devices.ethernet.card import Card
 from pyvfio.mock.devices.ethernet.causes import Causes
-from pyvfio.mock.devices.ethernet.filters import MAY_RECEIVE, POOL_OPTIONS, POOLS, RECEIVE, Filters
+from pyvfio.mock.devices.ethernet.filters import MAY_RECEIVE, POOL_OPTIONS, POOLS, RECEIVE
 from pyvfio.mock.devices.ethernet.offload import Context
-from pyvfio.mock.devices.ethernet.phy import Phy
 from pyvfio.mock.devices.ethernet.ring import Ring
 from pyvfio.mock.driver import IGB
 from pyvfio.mock.pci import PciDevice
 
 if TYPE_CHECKING:
-    from pyvfio.mock.devices.ethernet.wire import Wire
     from pyvfio.mock.kernel import Kernel
 
 QUEUES = 16
-_ADDRESSES = 24
-_PHY_IDENTIFIER = 0x02A80391  # an IGP03E1000
-_PHY_ADDRESS = 1
-
-_CONTROL, _STATUS, _EEPROM, _EEPROM_READ, _CONTROL_MORE, _PHY = 0x0000, 0x0008, 0x0010, 0x0014, 0x0018, 0x0020
-_TRANSMIT, _ADDRESS_LOW, _ADDRESS_HIGH = 0x0400, 0x5400, 0x5404
-_MANAGEMENT_CONTROL, _SEMAPHORE, _LONGEST = 0x1010, 0x5B50, 0x5004
-_MAY_TRANSMIT, _RESETS, _SWITCH = 0x0C90, 0x0C88, 0x3500
-_CAUSE, _CAUSE_SET, _MASK_SET, _MASK_CLEAR, _AUTO_MASK = 0x1500, 0x1504, 0x1508, 0x150C, 0x1510
+_MANAGEMENT_CONTROL, _MAY_TRANSMIT, _RESETS, _SWITCH = 0x1010, 0x0C90, 0x0C88, 0x3500
 _INTERRUPT_MODE, VECTORS, OTHER_VECTOR = 0x1514, 0x1700, 0x1740
-#: older addresses of the same registers
-_OLD = {0x00C0: _CAUSE, 0x00C8: _CAUSE_SET, 0x00D0: _MASK_SET, 0x00D8: _MASK_CLEAR, 0x00E0: _AUTO_MASK}
-# Counters, which are cleared when they are read.
-_FIRST_COUNTER, _LAST_COUNTER = 0x4000, 0x4130
-_MISSED, _GOOD_RECEIVED, _GOOD_SENT, _ALL_RECEIVED, _ALL_SENT = 0x4010, 0x4074, 0x4080, 0x40D0, 0x40D4
 # Rings: of each queue, and of the first four at older addresses.
-_RECEIVE_RINGS, _TRANSMIT_RINGS, _RINGS_END, _RING_SIZE = 0xC000, 0xE000, 0x10000, 0x40
+_RECEIVE_RINGS, _TRANSMIT_RINGS, _RING_SIZE = 0xC000, 0xE000, 0x40
 _OLD_RECEIVE_RINGS, _OLD_TRANSMIT_RINGS, _OLD_RING_SIZE, _OLD_RINGS = 0x2800, 0x3800, 0x100, 4
 
-# CONTROL
-_FULL_DUPLEX, _NO_MASTER, _SET_LINK_UP, _SPEED_1000, _RESET = 1 << 0, 1 << 2, 1 << 6, 2 << 8, 1 << 26
-_STRIP_TAGS, _PHY_RESET = 1 << 30, 1 << 31
-_LINK_UP, _STATUS_1000, _MASTER_ENABLED, _VIRTUAL_FUNCTIONS = 1 << 1, 2 << 6, 1 << 19, 14  # STATUS
-_EEPROM_REQUEST, _EEPROM_GRANT, _EEPROM_STATE = 1 << 6, 1 << 7, 1 << 8 | 1 << 9 | 2 << 11  # present, read; 256 words
-_READ_DONE = 1 << 1
-_MASK_ON_READ = 1 << 27  # CONTROL_MORE
-_PHY_WRITE, _PHY_READ, _PHY_READY, _PHY_ERROR = 1, 2, 1 << 28, 1 << 30
-_ENABLED, _PAD, _BUFFER_SIZES, _LOOPBACK, _STRIP_CHECKSUM = 1 << 1, 1 << 3, (2048, 1024, 512, 256), 1 << 6, 1 << 26
+_VIRTUAL_FUNCTIONS = 14  # STATUS: the first bit of their number
 _POOL_STRIPS_CHECKSUM, _POOL_STRIPS_TAGS = 1 << 31, 1 << 30
 _SWITCHES, _TO_ITSELF = 1 << 31, 16
 _SEVERAL_VECTORS = 1 << 4  # INTERRUPT_MODE
 _VECTOR_VALID = 1 << 7
 _CONFIGURED = 3 << 18  # MANAGEMENT_CONTROL
-# Causes
-_SENT, _LINK_CHANGED, _NO_ROOM, _RECEIVED, _ASSERTED = 1 << 0, 1 << 2, 1 << 6, 1 << 7, 1 << 31
 
-_SHORTEST, _USUAL = 60, 1518
 # Descriptors to send: address, command, status; then bits of the command.
 _TO_SEND = struct.Struct("<QII")
 _CONTEXT, _DATA = 2, 3
 _END_OF_FRAME, _REPORT, _ADVANCED, _ADD_TAG, _SEGMENT = 1 << 24, 1 << 27, 1 << 29, 1 << 30, 1 << 31
 _IP_CHECKSUM, _L4_CHECKSUM = 1 << 8, 1 << 9  # of the status
-# Descriptors to receive, as the card writes them back: advanced ones and old ones.
-_RECEIVED_ADVANCED, _RECEIVED_OLD = struct.Struct("<QIHH"), struct.Struct("<HHBBH")
+#: a descriptor to receive, as the card writes it back
+_RECEIVED = struct.Struct("<QIHH")
 _DONE, _END, _TAG_STRIPPED = 1 << 0, 1 << 1, 1 << 3
-_ADVANCED_ONE_BUFFER, _OLD_DESCRIPTOR = 1, 0
+_OLD_DESCRIPTOR = 0
 
 
-class Igb(PciDevice):
+class Igb(Card):
     """An Intel 82576: one port of 1 Gbit/s, 16 queues of each kind, 8 pools, up to 7 virtual functions.
 
     Registers (BAR0, 32 bits): CTRL, STATUS, EECD, EERD (64 words with a checksum), CTRL_EXT, MDIC with an IGP PHY, SWSM, SW_FW_SYNC,
@@ -90,8 +63,6 @@ class Igb(PciDevice):
 
     :param mac: the MAC address, 6 bytes; None for one made of `name`
     :raises ValueError: `mac` has not 6 bytes
-
-    :ivar wire: what it is connected to
     """
 
     function = Function(
@@ -100,102 +71,57 @@ class Igb(PciDevice):
         error_reporting=True,
     )  # fmt: skip
 
-    def __init__(self, kernel: Kernel, name: str, *, mac: bytes | None = None, **more: Any) -> None:
-        self.mac = nvm.address(name) if mac is None else bytes(mac)
-        if len(self.mac) != 6:
-            raise ValueError(f"mac={self.mac!r}: must have 6 bytes")
-        self.wire: Wire | None = None
-        self.phy = Phy(_PHY_IDENTIFIER)
+    phy_identifier = 0x02A80391  # an IGP03E1000
+    addresses = 24
+    aliases: ClassVar[dict[int, int]] = {
+        0x1500: card.CAUSE, 0x1504: card.CAUSE_SET, 0x1508: card.MASK_SET, 0x150C: card.MASK_CLEAR, 0x1510: card.AUTO_MASK,
+    }  # fmt: skip
+
+    def __init__(self, kernel: Kernel, name: str, **more: Any) -> None:
         self.receive_rings = [Ring() for _ in range(QUEUES)]
         self.transmit_rings = [Ring() for _ in range(QUEUES)]
-        self.causes = Causes(self.interrupt)
-        self._registers: dict[int, int] = {}
-        self._filters = Filters(lambda register: self._registers.get(register, 0), _ADDRESSES)
+        self.vectors = Causes(self.interrupt)
         super().__init__(kernel, name, **more)
-        self._words = nvm.words(self.mac, self.function.ids, self.function.subsystem)
-        self.power_on()
 
     def virtual_function(self, name: str, function: Function, index: int) -> PciDevice:
         return IgbVf(self.kernel, name, function=function, parent=self.parent, card=self, number=index)
 
-    def power_on(self) -> None:
-        self.phy.reset()
-        self._restart()
-
-    def _restart(self) -> None:
-        """Set all registers to their values after a reset, which leaves the PHY alone."""
+    def restart(self) -> None:
         for one in (*self.receive_rings, *self.transmit_rings):
             one.reset()
-        self.causes.reset()
-        self._registers.clear()
-        self._registers[_CONTROL] = _FULL_DUPLEX | _SPEED_1000
-        self._registers[_ADDRESS_LOW] = int.from_bytes(self.mac[:4], "little")
-        self._registers[_ADDRESS_HIGH] = 1 << 31 | int.from_bytes(self.mac[4:], "little")
-        self.deassert()
+        self.vectors.reset()
+        super().restart()
 
     # Registers.
 
     @property
     def status(self) -> int:
-        """The register STATUS."""
-        control = self._registers[_CONTROL]
-        link = bool(control & _SET_LINK_UP) and self.phy.link
-        master = 0 if control & _NO_MASTER else _MASTER_ENABLED
         functions = 0 if self.virtual is None else len(self.virtual.functions)
-        return _FULL_DUPLEX | _STATUS_1000 | master | (_LINK_UP if link else 0) | functions << _VIRTUAL_FUNCTIONS
+        return super().status | functions << _VIRTUAL_FUNCTIONS
 
-    def read(self, bar: int, offset: int, width: int) -> int:
-        if bar:
-            return super().read(bar, offset, width)
-        if width == 8:
-            return self._get(offset) | self._get(offset + 4) << 32
-        return self._get(offset & ~3) >> 8 * (offset & 3) & (1 << 8 * width) - 1
-
-    def _get(self, offset: int) -> int:
-        offset = _OLD.get(offset, offset)
+    def get(self, offset: int) -> int:
         if (found := self._ring(offset)) is not None:
             return found[0][found[2]]
         if offset in causes.REGISTERS:
-            return self.causes.read(offset)
-        value = self._registers.get(offset, 0)
-        if offset == _STATUS:
-            return self.status
-        if offset == _EEPROM:
-            return value & _EEPROM_REQUEST | (_EEPROM_GRANT if value & _EEPROM_REQUEST else 0) | _EEPROM_STATE
-        if offset == _SEMAPHORE:
-            self._registers[offset] = value | 1  # who reads 0 has it
-        elif offset == _MANAGEMENT_CONTROL:
-            return value | _CONFIGURED
-        elif offset == _CAUSE:
-            return self._take_causes()
-        elif offset == _MASK_CLEAR:
-            return self._registers.get(_MASK_SET, 0)
-        elif _FIRST_COUNTER <= offset < _LAST_COUNTER:
-            self._registers.pop(offset, None)
-        return value
+            return self.vectors.read(offset)
+        value = super().get(offset)
+        return value | _CONFIGURED if offset == _MANAGEMENT_CONTROL else value
 
-    def write(self, bar: int, offset: int, width: int, value: int) -> None:
-        if bar:
-            super().write(bar, offset, width, value)
-        elif width == 8:
-            self._set(offset, value & 0xFFFFFFFF)
-            self._set(offset + 4, value >> 32)
-        elif width == 4:
-            self._set(offset, value)
-
-    def _set(self, offset: int, value: int) -> None:
-        offset = _OLD.get(offset, offset)
+    def set(self, offset: int, value: int) -> None:
         if (found := self._ring(offset)) is not None:
             one, number, register = found
             one[register] = value
             if one is self.transmit_rings[number]:
                 self.send_off(number)
         elif offset in causes.REGISTERS:
-            self.causes.write(offset, value)
-        elif (action := self._actions.get(offset)) is not None:
-            action(self, value)
-        elif offset != _STATUS:
-            self._registers[offset] = value
+            self.vectors.write(offset, value)
+        elif offset == _RESETS:
+            self.registers[offset] = self.register(offset) & ~value
+        else:
+            super().set(offset, value)
+            if offset == card.TRANSMIT:
+                for number in range(QUEUES):
+                    self.send_off(number)
 
     def _ring(self, offset: int) -> tuple[Ring, int, int] | None:
         """The ring that a register is of, its number, and the register's offset in it."""
@@ -212,97 +138,21 @@ class Igb(PciDevice):
             return rings[number], number, register
         return None
 
-    # Registers that do something.
-
-    def _control(self, value: int) -> None:
-        before = self.status & _LINK_UP
-        self._registers[_CONTROL] = value & ~(_RESET | _PHY_RESET)
-        if value & _RESET:
-            self._restart()
-            return
-        if value & _PHY_RESET:
-            self.phy.reset()
-        if value & _PHY_RESET or self.status & _LINK_UP != before:
-            self._add_causes(_LINK_CHANGED)
-
-    def _read_eeprom(self, value: int) -> None:
-        address = value >> 2 & 0x3FFF
-        word = self._words[address] if address < len(self._words) else 0xFFFF
-        self._registers[_EEPROM_READ] = word << 16 | address << 2 | _READ_DONE
-
-    def _access_phy(self, value: int) -> None:
-        register, address, operation = value >> 16 & 31, value >> 21 & 31, value >> 26 & 3
-        if address != _PHY_ADDRESS or operation not in (_PHY_READ, _PHY_WRITE):
-            self._registers[_PHY] = value | _PHY_READY | _PHY_ERROR
-            return
-        changed = False
-        if operation == _PHY_READ:
-            value = value & ~0xFFFF | self.phy.read(register)
-        else:
-            changed = self.phy.write(register, value & 0xFFFF)
-        self._registers[_PHY] = value | _PHY_READY
-        if changed:
-            self._add_causes(_LINK_CHANGED)
-
-    def _enable_transmission(self, value: int) -> None:
-        self._registers[_TRANSMIT] = value
-        for number in range(QUEUES):
-            self.send_off(number)
-
-    def _clear_resets(self, value: int) -> None:
-        self._registers[_RESETS] = self._registers.get(_RESETS, 0) & ~value
-
     # Interrupts.
 
-    def _set_causes(self, value: int) -> None:
-        self._add_causes(value & ~_ASSERTED)
-
-    def _unmask(self, value: int) -> None:
-        mask = self._registers[_MASK_SET] = self._registers.get(_MASK_SET, 0) | value
-        if mask & self._registers.get(_CAUSE, 0):
-            self._interrupt()
-
-    def _mask(self, value: int) -> None:
-        self._registers[_MASK_SET] = self._registers.get(_MASK_SET, 0) & ~value
-        self._show_causes()
-
-    def _clear_causes(self, value: int) -> None:
-        self._registers[_CAUSE] = self._registers.get(_CAUSE, 0) & ~value
-        self._show_causes()
-
-    def _take_causes(self) -> int:
-        """ICR: a read clears it, and with CTRL_EXT.IAME the mask by IAM."""
-        found = self._registers.get(_CAUSE, 0)
-        if found & self._registers.get(_MASK_SET, 0):
-            found |= _ASSERTED
-            if self._registers.get(_CONTROL_MORE, 0) & _MASK_ON_READ:
-                self._registers[_MASK_SET] &= ~self._registers.get(_AUTO_MASK, 0)
-        self._registers[_CAUSE] = 0
-        self._show_causes()
-        return found
-
-    def _add_causes(self, bits: int) -> None:
-        self._registers[_CAUSE] = self._registers.get(_CAUSE, 0) | bits
-        if bits & self._registers.get(_MASK_SET, 0):
-            self._interrupt()
-
-    def _interrupt(self) -> None:
+    def signal_causes(self) -> None:
         if self._several_vectors:
             self._signal(OTHER_VECTOR, 1)
         else:
             self.interrupt()
 
-    def _show_causes(self) -> None:
-        if not self._registers.get(_CAUSE, 0) & self._registers.get(_MASK_SET, 0):
-            self.deassert()
-
     @property
     def _several_vectors(self) -> bool:
-        return bool(self._registers.get(_INTERRUPT_MODE, 0) & _SEVERAL_VECTORS)
+        return bool(self.register(_INTERRUPT_MODE) & _SEVERAL_VECTORS)
 
     def _signal(self, register: int, byte: int) -> None:
         """Send the vector that a byte of IVAR names."""
-        signal(self.causes, self._registers.get(register, 0), byte)
+        signal(self.vectors, self.register(register), byte)
 
     def _queue_event(self, number: int, *, sent: bool) -> None:
         """A queue has sent or received something."""
@@ -313,7 +163,7 @@ class Igb(PciDevice):
             # Four bytes for queue n and queue n + 8: to receive and to send of each.
             self._signal(VECTORS + 4 * (number % POOLS), number // POOLS * 2 + sent)
         else:
-            self._add_causes(_SENT if sent else _RECEIVED)
+            self.causes.add(card.SENT if sent else card.RECEIVED)
 
     # Virtual functions.
 
@@ -332,8 +182,8 @@ class Igb(PciDevice):
             self.receive_rings[queue].reset()
             self.transmit_rings[queue].reset()
         for register in MAY_RECEIVE, _MAY_TRANSMIT:
-            self._registers[register] = self._registers.get(register, 0) & ~(1 << number)
-        self._registers[_RESETS] = self._registers.get(_RESETS, 0) | 1 << number
+            self.registers[register] = self.register(register) & ~(1 << number)
+        self.registers[_RESETS] = self.register(_RESETS) | 1 << number
 
     # Sending.
 
@@ -341,7 +191,7 @@ class Igb(PciDevice):
         """Send what is in a ring."""
         one, owner = self.transmit_rings[number], self._owner(number)
         reported = False
-        while self._registers.get(_TRANSMIT, 0) & _ENABLED and one.enabled and one.available:
+        while self.register(card.TRANSMIT) & card.ENABLED and one.enabled and one.available:
             at = one.at
             descriptor = owner.dma_read(at, ring.DESCRIPTOR)
             if not owner.bus_master:
@@ -379,18 +229,17 @@ class Igb(PciDevice):
 
     def _transmit(self, number: int, frame: bytes) -> None:
         """Send a frame to where it belongs: the card itself, its pools, the wire."""
-        if self._registers.get(_TRANSMIT, 0) & _PAD:
-            frame = frame.ljust(_SHORTEST, b"\0")
+        frame = self.padded(frame)
         pool = number % POOLS
-        pools = self._filters.by_pool
-        if len(frame) < 14 or (pools and not self._registers.get(_MAY_TRANSMIT, 0) >> pool & 1):
+        pools = self.filters.by_pool
+        if len(frame) < 14 or (pools and not self.register(_MAY_TRANSMIT) >> pool & 1):
             return
-        self._count(_GOOD_SENT, _ALL_SENT)
-        switch = self._registers.get(_SWITCH, 0)
-        if self._registers.get(RECEIVE, 0) & _LOOPBACK:
+        self.count(card.GOOD_SENT, card.ALL_SENT)
+        switch = self.register(_SWITCH)
+        if self.register(RECEIVE) & card.LOOPBACK:
             self.receive(frame)
         elif pools and switch & _SWITCHES:
-            found = self._filters.pools(frame, from_wire=False)
+            found = self.filters.pools(frame, from_wire=False)
             for one in found:
                 if one != pool or switch >> _TO_ITSELF + pool & 1:
                     self._store(one, frame)
@@ -401,24 +250,25 @@ class Igb(PciDevice):
 
     # Receiving.
 
-    def receive(self, frame: bytes) -> None:
-        """Take a frame from the wire, without its checksum."""
-        if not self._registers.get(RECEIVE, 0) & _ENABLED or not self.status & _LINK_UP:
-            return
-        if self._filters.by_pool:
-            for pool in self._filters.pools(frame, from_wire=True):
+    def sort(self, frame: bytes) -> None:
+        if self.filters.by_pool:
+            for pool in self.filters.pools(frame, from_wire=True):
                 self._store(pool, frame)
-        elif len(frame) <= max(self._registers.get(_LONGEST, 0), _USUAL) and self._filters.accept(frame):
+        elif len(frame) <= max(self.register(card.LONGEST), card.USUAL) and self.filters.accept(frame):
             self._store(0, frame)
 
     def _store(self, number: int, frame: bytes) -> None:
         """Put a frame into the buffers of a queue; it is lost if there are too few."""
         one, owner = self.receive_rings[number], self._owner(number)
-        frame, tag = self._stripped(number, frame)
-        size = (one[ring.BUFFERS] & 0x7F) << 10 or _BUFFER_SIZES[self._registers.get(RECEIVE, 0) >> 16 & 3]
+        options = self.register(POOL_OPTIONS + 4 * (number % POOLS)) if self.filters.by_pool else 0
+        frame, tag = self.stripped(
+            frame,
+            tags=bool(options & _POOL_STRIPS_TAGS or self.registers[card.CONTROL] & card.STRIP_TAGS),
+            checksum=bool(options & _POOL_STRIPS_CHECKSUM or self.register(RECEIVE) & card.STRIP_CHECKSUM),
+        )
+        size = (one[ring.BUFFERS] & 0x7F) << 10 or self.buffer_size
         if not one.enabled or one.available < -(-len(frame) // size) or not owner.bus_master:
-            self._count(_MISSED)
-            self._add_causes(_NO_ROOM)
+            self.lose()
             return
         old = one[ring.BUFFERS] >> 25 & 7 == _OLD_DESCRIPTOR
         for at in range(0, len(frame), size):
@@ -429,32 +279,12 @@ class Igb(PciDevice):
             descriptor = one.at
             owner.dma_write(int.from_bytes(owner.dma_read(descriptor, 8), "little"), part)
             if old:
-                owner.dma_write(descriptor + 8, _RECEIVED_OLD.pack(len(part), 0, status, 0, tag or 0))
+                owner.dma_write(descriptor + 8, ring.RECEIVED.pack(len(part), 0, status, 0, tag or 0))
             else:
-                owner.dma_write(descriptor, _RECEIVED_ADVANCED.pack(0, status, len(part), tag or 0))
+                owner.dma_write(descriptor, _RECEIVED.pack(0, status, len(part), tag or 0))
             one.advance()
-        self._count(_GOOD_RECEIVED, _ALL_RECEIVED)
+        self.count(card.GOOD_RECEIVED, card.ALL_RECEIVED)
         self._queue_event(number, sent=False)
-
-    def _stripped(self, number: int, frame: bytes) -> tuple[bytes, int | None]:
-        """A frame as it is stored, and the tag that is stored beside it."""
-        options = self._registers.get(POOL_OPTIONS + 4 * (number % POOLS), 0) if self._filters.by_pool else 0
-        strips_tags = options & _POOL_STRIPS_TAGS or self._registers[_CONTROL] & _STRIP_TAGS
-        tag = offload.tag_of(frame) if strips_tags else None
-        if tag is not None:
-            frame = offload.without_tag(frame)
-        if not options & _POOL_STRIPS_CHECKSUM and not self._registers.get(RECEIVE, 0) & _STRIP_CHECKSUM:
-            frame += zlib.crc32(frame).to_bytes(4, "little")
-        return frame, tag
-
-    def _count(self, *counters: int) -> None:
-        for counter in counters:
-            self._registers[counter] = self._registers.get(counter, 0) + 1
-
-    _actions: dict[int, Callable[[Igb, int], None]] = {  # noqa: RUF012  # never changed
-        _CONTROL: _control, _EEPROM_READ: _read_eeprom, _PHY: _access_phy, _TRANSMIT: _enable_transmission,
-        _RESETS: _clear_resets, _CAUSE: _clear_causes, _CAUSE_SET: _set_causes, _MASK_SET: _unmask, _MASK_CLEAR: _mask,
-    }  # fmt: skip
 
 
 class IgbVf(PciDevice):
@@ -481,7 +311,7 @@ class IgbVf(PciDevice):
     def read(self, bar: int, offset: int, width: int) -> int:
         if bar or width != 4:
             return super().read(bar, offset, width)
-        if offset == _STATUS:
+        if offset == card.STATUS:
             return self._card.status
         if (found := self._ring(offset)) is not None:
             return found[0][found[2]]
@@ -490,7 +320,7 @@ class IgbVf(PciDevice):
     def write(self, bar: int, offset: int, width: int, value: int) -> None:
         if bar or width != 4:
             super().write(bar, offset, width, value)
-        elif offset == _CONTROL and value & _RESET:
+        elif offset == card.CONTROL and value & card.RESET:
             self.power_on()
         elif (found := self._ring(offset)) is not None:
             one, number, register = found

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import struct
+
+#: the second half of a legacy descriptor to receive, as the card writes it back: length, checksum, status, errors, VLAN tag
+RECEIVED = struct.Struct("<HHBBH")
 #: bytes of a descriptor
 DESCRIPTOR = 16
 BASE_LOW, BASE_HIGH, LENGTH, BUFFERS, HEAD, TAIL, CONTROL = 0x00, 0x04, 0x08, 0x0C, 0x10, 0x18, 0x28
