@@ -44,6 +44,8 @@ _END = 2**64
 _PLACES_TRIED = 1000
 #: Automatic placement leaves 64 KiB free at the bottom, so that a device that follows a null pointer faults.
 _PLACES = IovaSet([IovaRange(1 << 16, 2**64 - 1)])
+#: in which nothing fits
+_NO_GAP = IovaRange(0, 0)
 
 
 class AddressSpace(OtherModes, Resource):
@@ -62,7 +64,9 @@ class AddressSpace(OtherModes, Resource):
     def _prepare(self, ioas: int) -> None:
         """Begin with nothing mapped; `ioas` is the object id of an IOAS, 0 for a type1 container."""
         self._ledger = Ledger(self._fd.door, ioas)
-        self._gap = IovaRange(0, 0)
+        #: the gap that placement fills, and those after it, the next one last
+        self._gap = _NO_GAP
+        self._gaps: list[IovaRange] = []
 
     @property
     def gone(self) -> bool:
@@ -279,18 +283,27 @@ class AddressSpace(OtherModes, Resource):
         :raises OSError: as for :meth:`unmap`; the text names the row; the rows before it are unmapped
         """
         rows = _rows(rows, 2)
+        return self._unmap_many(rows, self._ledger.matching_array(rows) if len(rows) > 2 else None)
+
+    def _unmap_array(self, array_: MappingArray) -> int:
+        """Unmap all of an array of which nothing has been unmapped; see :meth:`unmap_many`."""
+        return self._unmap_many(columns(array_.rows), array_ if array_._complete else None)
+
+    def _unmap_many(self, rows: memoryview, known: MappingArray | None) -> int:
         count = len(rows) // 2
-        error, unmapped, done = self._unmap_rows(rows)
+        error, unmapped, done = self._unmap_rows(rows, known)
         if error:
             done = min(done, count - 1)  # another thread may have gone on with the same rows
             iova, size = rows[2 * done : 2 * done + 2]
             raise self._unmap_refused(error, iova, size, {"row": f"{done} of {count}"})
         return unmapped
 
-    def _unmap_rows(self, rows: memoryview) -> tuple[int, int, int]:
-        """Unmap (iova, size) rows and drop their records: -errno or 0, the bytes, and the rows done."""
+    def _unmap_rows(self, rows: memoryview, known: MappingArray | None = None) -> tuple[int, int, int]:
+        """Unmap (iova, size) rows and drop their records: -errno or 0, the bytes, and the rows done.
+
+        :param known: the array of which they are all, if they are
+        """
         ledger = self._ledger
-        known = ledger.matching_array(rows) if len(rows) > 2 and ledger.arrays else None
         state = array("Q", (0, 0, 0)) if known is None else known._unmade
         unmapped = state[1]
         before = ledger.before()
@@ -494,6 +507,7 @@ class AddressSpace(OtherModes, Resource):
 
     def _map_anywhere(self, address: int, size: int, prot: int, buffer: Any, held: Any) -> Mapping:
         taken = IovaSet()
+        fresh = False
         while True:
             iova = self._place(size, taken)
             try:
@@ -503,6 +517,10 @@ class AddressSpace(OtherModes, Resource):
                 raise
             if not isinstance(mapping, int):
                 return mapping
+            if mapping == -errno.EINVAL and not fresh:
+                # What was usable when the gaps were looked for may not be so any more.
+                fresh, self._gap, self._gaps = True, _NO_GAP, []
+                continue
             if mapping != -errno.EEXIST or len(taken) >= _PLACES_TRIED:
                 raise self._map_refused(mapping, address, iova, size, prot)
             # Another thread mapped that IOVA, or it was mapped without this object.
@@ -516,20 +534,26 @@ class AddressSpace(OtherModes, Resource):
             # As far as the IOMMU can use a large page there, let it.
             if size >= large and sizes & large:
                 alignment = large
-        gap = self._gap
-        iova = -(-gap.start // alignment) * alignment
-        if taken or iova + size - 1 > gap.last:
-            usable = self.iova_ranges
-            free = (_PLACES if usable is None else usable & _PLACES) - self.mapped_ranges - taken
-            for gap in free:
-                iova = -(-gap.start // alignment) * alignment
-                if iova + size - 1 <= gap.last:
-                    break
-            else:
+        gap, waiting = self._gap, self._gaps
+        free: IovaSet | None = None
+        while (iova := -(-gap.start // alignment) * alignment) + size - 1 > gap.last or taken.overlaps(
+            IovaRange.of(iova, size)
+        ):
+            try:
+                gap = waiting.pop()
+                continue
+            except IndexError:
+                pass  # no gap is left, perhaps since another thread took it
+            if free is not None:
                 raise InvalidRequest(
                     errno.ENOSPC,
                     f"there is no free IOVA range of {bytes_(size)} aligned to {bytes_(alignment)}; free: {shown(free)}",
                 )
+            usable = self.iova_ranges
+            free = (_PLACES if usable is None else usable & _PLACES) - self.mapped_ranges - taken
+            # Looked for once, and given out one after the other: what others map there meanwhile the kernel refuses.
+            waiting = self._gaps = list(free)[::-1]
+            gap = _NO_GAP
         # The next one starts behind this one.
         self._gap = IovaRange(min(iova + size, gap.last), gap.last)
         return iova

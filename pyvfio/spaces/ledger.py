@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pyvfio import _buffer
 from pyvfio._buffer import Door, Record
 from pyvfio.iova import IovaRange, IovaSet
+from pyvfio.spaces.arrays_by_iova import ArraysByIova
 from pyvfio.spaces.mapping import GONE, PENDING, PRESENT, Mapping, MappingArray, columns
 
 
@@ -38,6 +40,7 @@ class Ledger(_buffer.Ledger):
     def __init__(self, door: Door, ioas: int) -> None:
         super().__init__(door, ioas)
         self.arrays: list[MappingArray] = []
+        self._by_iova = ArraysByIova()
 
     # What is there.
 
@@ -95,7 +98,8 @@ class Ledger(_buffer.Ledger):
 
     def drop_array(self, array_: MappingArray) -> None:
         """Forget an array: none of its rows is mapped, or all have objects."""
-        self.arrays[:] = [one for one in self.arrays if one is not array_]
+        with suppress(ValueError):
+            self.arrays.remove(array_)
 
     # What goes.
 
@@ -109,7 +113,7 @@ class Ledger(_buffer.Ledger):
 
     def matching_array(self, rows: memoryview) -> MappingArray | None:
         """The array of which these (iova, size) rows are all, if none of them has gone."""
-        for array_ in list(self.arrays):
+        for array_ in self._by_iova.holding(self.arrays, rows[0]):
             if (
                 len(array_.rows) // 3 == len(rows) // 2
                 and array_._index is None
@@ -130,13 +134,15 @@ class Ledger(_buffer.Ledger):
         """
         ranges: list[tuple[int, int]] = []
         for iova, size in gone:
-            for array_ in list(self.arrays):
+            for array_ in self._by_iova.holding(self.arrays, iova):
                 if before.holds(array_) and array_._complete and array_._take(iova, size):
                     bytes_ -= size
                     break
             else:
                 ranges.append((iova, size))
         bytes_ -= self._forget_ranges(ranges, before, splits=splits)
+        if self.maps == before.maps and not before.pending:
+            return  # nothing was mapped meanwhile
         fresh = [one for one in self._all() if one._state != GONE and not before.holds(one)]
         arrays = [one for one in self.arrays if not before.holds(one)]
         if fresh or arrays:
@@ -144,10 +150,12 @@ class Ledger(_buffer.Ledger):
 
     def _forget_ranges(self, ranges: list[tuple[int, int]], before: Before, *, splits: bool) -> int:
         """Drop what lies in ranges, and return its bytes."""
+        if not ranges:
+            return 0
         taken = 0
         for array_ in list(self.arrays):
             if before.holds(array_) and array_._complete:
-                low, behind = array_._hull
+                low, behind = array_.hull
                 if any(low < iova + size and iova < behind for iova, size in ranges):
                     array_[:]
         records = [one for one in self.present() if before.holds(one)]
@@ -178,7 +186,7 @@ class Ledger(_buffer.Ledger):
     def _forget_fresh(self, fresh: list[Mapping], arrays: list[MappingArray], where: IovaSet, bytes_: int) -> None:
         """Find out which mappings that were made during an unmap it has met: the bytes that are left over tell."""
         for array_ in arrays:
-            low, behind = array_._hull
+            low, behind = array_.hull
             if not where.overlaps(IovaRange(low, behind - 1)):
                 continue
             if not array_._complete:

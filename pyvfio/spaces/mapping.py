@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 from array import array
 from collections.abc import Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -176,7 +177,7 @@ class MappingArray(Sequence[Mapping]):
     def unmap(self) -> int:
         """Unmap those that are still mapped, returning bytes."""
         if self._index is None:
-            return self.space.unmap_many(columns(self.rows)) if self in self.space._ledger.arrays else 0
+            return self.space._unmap_array(self) if self in self.space._ledger.arrays else 0
         unmapped = sum(mapping.unmap() for mapping in self._objects.values())
         live = array("Q")
         for row in list(self._rows_left().values()):
@@ -208,8 +209,8 @@ class MappingArray(Sequence[Mapping]):
         self._index = {}
         self.space._ledger.drop_array(self)
 
-    @property
-    def _hull(self) -> tuple[int, int]:
+    @cached_property
+    def hull(self) -> tuple[int, int]:
         """An interval of IOVAs that holds every row: first, and behind the last."""
         starts = self.rows[1::3]
         return min(starts), max(start + size for start, size in zip(starts, self.rows[2::3], strict=True))
