@@ -351,6 +351,17 @@ static PyObject *door_new(PyTypeObject *type, PyObject *arguments, PyObject *mor
 	return (PyObject *)door;
 }
 
+/* Not in a __del__ of Python's: what a signal's handler raises there is lost. */
+static void warn_of_a_leak(Door *door)
+{
+	PyObject *type, *value, *trace;
+
+	PyErr_Fetch(&type, &value, &trace);
+	if (door->name && PyErr_WarnFormat(PyExc_ResourceWarning, 1, "%S was never closed", door->name))
+		PyErr_WriteUnraisable(door->name);
+	PyErr_Restore(type, value, trace);
+}
+
 /* No call is in progress: each holds the door. */
 static void door_dealloc(PyObject *object)
 {
@@ -359,11 +370,13 @@ static void door_dealloc(PyObject *object)
 	Door *door = (Door *)object;
 
 	if (door->fd >= 0) {
+		warn_of_a_leak(door);
 		door->closing = door->fd;
 		door->fd = -1;
 	}
 	if (door->closing >= 0)
 		close_number(door);
+	Py_XDECREF(door->name);
 	Py_XDECREF(door->native);
 	Py_XDECREF(door->kernel);
 	Py_XDECREF(door->failure);
@@ -430,6 +443,7 @@ static PyMethodDef door_methods[] = {
 static PyMemberDef door_members[] = {
 	{ "fd", T_INT, offsetof(Door, fd), READONLY, "The descriptor; -1 before there is one, and once it is closed." },
 	{ "native", T_OBJECT, offsetof(Door, native), READONLY, "The pyvfio_door of this descriptor." },
+	{ "name", T_OBJECT, offsetof(Door, name), 0, "Its name, for messages." },
 	{ NULL, 0, 0, 0, NULL },
 };
 

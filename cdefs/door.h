@@ -16,6 +16,7 @@ typedef struct {
     void *context;
     PyObject *native; /* keeps both of them */
     PyObject *kernel; /* whose close() closes the number; NULL for close(2) */
+    PyObject *name;    /* of the descriptor, for messages */
     PyObject *failure; /* what closing raised when the last call to end did it */
     int fd; /* -1: nothing yet, or closed */
     int closing; /* the number that is closed when the last call ends; -1: none */

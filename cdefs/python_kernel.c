@@ -45,6 +45,25 @@ static int is_main_thread(void)
 	return (pid_t)syscall(SYS_gettid) == getpid();
 }
 
+/* Trace and profile as threading.Thread does: for coverage, and debuggers. */
+static void follow_threading(const char *get, const char *set)
+{
+	PyObject *name = PyUnicode_FromString("threading"), *hook = NULL, *done = NULL;
+	PyObject *threading = name ? PyImport_GetModule(name) : NULL;
+	PyObject *sys = threading ? PyImport_ImportModule("sys") : NULL;
+
+	if (sys)
+		hook = PyObject_CallMethod(threading, get, NULL);
+	if (hook && hook != Py_None)
+		done = PyObject_CallMethod(sys, set, "O", hook);
+	PyErr_Clear();
+	Py_XDECREF(done);
+	Py_XDECREF(hook);
+	Py_XDECREF(sys);
+	Py_XDECREF(threading);
+	Py_XDECREF(name);
+}
+
 struct start {
 	struct worker *self;
 	unsigned long main;
@@ -59,6 +78,8 @@ static void *serve(void *argument)
 	acting_for = ((struct start *)argument)->main;
 	free(argument);
 	gil = PyGILState_Ensure();
+	follow_threading("gettrace", "settrace");
+	follow_threading("getprofile", "setprofile");
 	for (;;) {
 		thread = PyEval_SaveThread();
 		pthread_mutex_lock(&self->lock);
@@ -259,6 +280,15 @@ static PyObject *module_uninterrupted(PyObject *module, PyObject *arguments, PyO
 	return result;
 }
 
+PyDoc_STRVAR(caller_doc, "caller()\n\nThe thread that this one acts for; else this one.");
+
+static PyObject *module_caller(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	return PyLong_FromUnsignedLong(acting_for ? acting_for : PyThread_get_thread_ident());
+}
+
 PyDoc_STRVAR(before_fork_doc, "before_fork()\n\n"
 			      "End the worker, so that a program of one thread is one when it forks.");
 
@@ -294,6 +324,7 @@ void python_kernel_after_fork(void)
 PyMethodDef python_kernel_functions[] = {
 	{ "uninterrupted", (PyCFunction)(void (*)(void))module_uninterrupted, METH_VARARGS | METH_KEYWORDS,
 	  uninterrupted_doc },
+	{ "caller", module_caller, METH_NOARGS, caller_doc },
 	{ "before_fork", module_before_fork, METH_NOARGS, before_fork_doc },
 	{ NULL, NULL, 0, NULL },
 };

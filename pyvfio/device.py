@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio import hot_reset
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import Object
 from pyvfio._core import html
 from pyvfio._core.arguments import boolean, u32, wrong_type
 from pyvfio._core.device_file import DeviceFile, DeviceInfo
@@ -187,12 +188,19 @@ class Device(Resource):
         else:
             native = ATTACH.new(pt_id=number, flags=lib.VFIO_DEVICE_ATTACH_PASID, pasid=pasid)
         facts = Attached(self.address, pasid is not None)
-        ATTACH.send(self._fd, native, {"to": to, "pasid": pasid}, lambda _: facts)
-        self._forget_attachment(pasid)
-        self._attached[pasid] = to
+        space = to.ioas
+        # It looks for those that are attached to it among these.
         to._attached[id(self)] = weakref.ref(self)
-        if pasid is None:
-            self._space = to.ioas
+        made = Object()
+        try:
+            arguments = {"to": to, "pasid": pasid}
+            ATTACH.receive(self._fd, native, (ffi.NULL, made), arguments=arguments, facts=lambda _: facts)
+        finally:
+            # No call: a signal's handler that raises leaves this whole.
+            if made.present:
+                self._attached[pasid] = to
+                if pasid is None:
+                    self._space = space
 
     def detach(self, *, pasid: int | None = None) -> None:
         """Detach the device, which blocks its DMA; no effect if it is not attached. VFIO_DEVICE_DETACH_IOMMUFD_PT."""
@@ -202,19 +210,18 @@ class Device(Resource):
             native = DETACH.new(until="pasid")
         else:
             native = DETACH.new(flags=lib.VFIO_DEVICE_DETACH_PASID, pasid=pasid)
-        DETACH.send(self._fd, native, {"pasid": pasid})
-        self._forget_attachment(pasid)
-        if pasid is None:
-            self._space = None
+        made = Object()
+        try:
+            DETACH.receive(self._fd, native, (ffi.NULL, made), arguments={"pasid": pasid})
+        finally:
+            if made.present:
+                if pasid is None:
+                    self._space = None
+                self._attached.pop(pasid, None)
 
     def is_attached_to(self, what: IommufdObject) -> bool:
         """Whether the DMA of the device, or of one of its PASIDs, goes through a page table or address space. Not part of the API."""
         return what in self._attached.values()
-
-    def _forget_attachment(self, pasid: int | None) -> None:
-        left = self._attached.pop(pasid, None)
-        if left is not None and left not in self._attached.values():
-            left._attached.pop(id(self), None)
 
     def _detach_from(self, what: IommufdObject) -> None:
         for pasid in [pasid for pasid, to in self._attached.items() if to is what]:
@@ -369,8 +376,7 @@ class Device(Resource):
     def _release(self) -> None:
         attempts = Attempts()
         attempts.do(self._fd.close, lambda: self._fd.closed)
-        for pasid in list(self._attached):
-            self._forget_attachment(pasid)
+        self._attached.clear()
         if self._owned is not None:
             attempts.do(self._owned.close)
         attempts.raise_first(f"closing {self!r}")

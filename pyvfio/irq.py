@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import Object
 from pyvfio._core import capability, html
 from pyvfio._core.arguments import integer, named_index, wrong_type
 from pyvfio._core.device_file import DeviceFile
 from pyvfio._core.event import Event
 from pyvfio._core.flags import names
 from pyvfio._core.request import Explanation, Reason, Request
+from pyvfio._core.resource import Attempts
 from pyvfio.errors import Closed, Unsupported
 from pyvfio.pci import COMMAND_INTX_DISABLE, COMMAND_MASTER
 
@@ -266,12 +269,13 @@ class Irq:
         if not numbers or numbers[-1] - numbers[0] >= len(numbers):
             raise ValueError(f"vectors {numbers}: a range without gaps, and not empty")
         fresh: list[Vector] = []
+        made = Object()
         try:
             fresh.extend(Vector(self, number) for number in numbers if number not in self._enabled)
             if fresh:
                 known = {vector.index: vector for vector in fresh} | self._enabled
                 fds = [known[number].fileno() for number in numbers]
-                self._set(_EVENTFD | _TRIGGER, numbers[0], len(numbers), fds)
+                self._set(_EVENTFD | _TRIGGER, numbers[0], len(numbers), fds, made)
             if any(vector.index in self._enabled for vector in fresh):
                 # Another thread enabled them meanwhile. Its vectors are the ones that others have seen.
                 known = {vector.index: vector for vector in fresh} | self._enabled
@@ -280,15 +284,29 @@ class Irq:
                 for vector in fresh:
                     if known[vector.index] is not vector:
                         vector._dispose()
-        except BaseException:
-            for vector in fresh:
-                vector._dispose()
+            self._enabled.update({vector.index: vector for vector in fresh if not vector.closed})
+        except BaseException as failure:
+            if not [vector for vector in fresh if self._enabled.get(vector.index) is vector]:
+                self._withdraw(fresh, made, failure)
             raise
-        self._enabled.update((vector.index, vector) for vector in fresh if not vector.closed)
         enabled = [self._enabled.get(number) for number in numbers]
         if None in enabled:
             raise Closed(f"{self!r}: another thread disabled it, or closed the device, meanwhile")
         return [vector for vector in enabled if vector is not None]
+
+    def _withdraw(self, fresh: list[Vector], made: Object, failure: BaseException) -> None:
+        """Disable vectors that were to be enabled, if the kernel has enabled them, and close their eventfds."""
+        attempts = Attempts()
+        enabled = made.present and made.id == 0  # else it is the number of vectors that were possible
+        if enabled and not self._enabled:
+            attempts.do(partial(self._set, _NONE | _TRIGGER, 0, 0))
+        elif enabled:
+            for vector in fresh:
+                attempts.do(partial(self._set, _EVENTFD | _TRIGGER, vector.index, 1, [-1]))
+        for vector in fresh:
+            attempts.do(vector._dispose, partial(getattr, vector, "_closed"))
+        for other in attempts.failures:
+            failure.add_note(f"disabling them again failed too: {other!r}")
 
     def enable_all(self) -> list[Vector]:
         """Enable every vector that the device has; see :meth:`enable`."""
@@ -298,16 +316,27 @@ class Irq:
         """Disable all vectors, and close their eventfds. Harmless when none is on."""
         if not self._enabled:
             return
-        self._set(_NONE | _TRIGGER, 0, 0)
+        made = Object()
+        try:
+            self._set(_NONE | _TRIGGER, 0, 0, made=made)
+        finally:
+            if made.present:
+                try:
+                    self._dispose_vectors()
+                except BaseException:
+                    self._dispose_vectors()
+                    raise
+
+    def _dispose_vectors(self) -> None:
         for vector in self.vectors:
-            self._enabled.pop(vector.index)
             vector._dispose()
+            self._enabled.pop(vector.index, None)
 
     def _require(self, possible: bool, what: str) -> None:
         if not possible:
             raise Unsupported(f"{self!r} cannot be {what}")
 
-    def _set(self, flags: int, start: int, count: int, fds: Sequence[int] = ()) -> None:
+    def _set(self, flags: int, start: int, count: int, fds: Sequence[int] = (), made: Object | None = None) -> None:
         operation = _OPERATIONS[flags & (_MASK | _UNMASK | _TRIGGER)]
         native = operation.new(4 * len(fds), flags=flags, index=self.info.index, start=start, count=count)
         if fds:
@@ -338,7 +367,8 @@ class Irq:
             f"{self.name}[{start}]" if count == 1 else f"{self.name}[{start}:{start + count}]" if count else self.name
         )
         fd = self.device.file.fd
-        if (room := operation.send(fd, native, {"vectors": vectors}, facts)) > 0:
+        received = () if made is None else ((ffi.NULL, made),)
+        if (room := operation.receive(fd, native, *received, arguments={"vectors": vectors}, facts=facts)) > 0:
             # vfio_msi_enable: fewer vectors than asked for is no errno, but their number, and none of them is enabled.
             raise operation.error(fd, errno.ENOSPC, {"vectors": vectors}, facts)
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, Self, TypeAlias, TypeVar
 
 from pyvfio import _buffer
@@ -38,13 +36,13 @@ class Fd(Uncopyable):
 
     :ivar kind: which requests it takes, one of :data:`pyvfio.abi.NAMES`
     :ivar name: what messages call it, for example `/dev/vfio/7`
-    :ivar door: its owner, :class:`pyvfio._buffer.Door`
+    :ivar door: its owner, :class:`pyvfio._buffer.Door`; it closes what was never closed, with a ResourceWarning
 
     Calls may be made from any thread. A call in progress keeps the number open: after `close()` in another thread it
     finishes, or, if it waits, ends.
     """
 
-    __slots__ = ("__weakref__", "door", "forked", "kernel", "kind", "name")
+    __slots__ = ("__weakref__", "door", "forked", "kernel", "kind")
 
     def __init__(self, kernel: Kernel, number: int, kind: str, name: str) -> None:
         self._begin(kernel, kind, name)
@@ -112,10 +110,19 @@ class Fd(Uncopyable):
     def _begin(self, kernel: Kernel, kind: str, name: str) -> None:
         self.kernel = kernel
         self.kind = kind
-        self.name = name
         self.forked = False
         # close(2) itself where nothing stands in for it: then no Python runs when the number is closed.
         self.door = Door(None if type(kernel) is LinuxKernel else kernel)
+        self.door.name = name
+
+    @property
+    def name(self) -> str:
+        """The name that messages have."""
+        return str(self.door.name)
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.door.name = name
 
     def reroute(self, function: Any) -> None:
         """Make requests by another C function with the context that the door has. For traces."""
@@ -207,16 +214,6 @@ class Fd(Uncopyable):
 
     def __repr__(self) -> str:
         return f"<Fd {'closed' if self.closed else self.door.fd}: {self.name}>"
-
-    def __del__(self) -> None:
-        door = getattr(self, "door", None)
-        if door is None or (door.fd < 0 and not self.forked):
-            return
-        forked = self.forked
-        with suppress(OSError):
-            door.shut()
-        if not forked:
-            warnings.warn(f"{self.name} was never closed", ResourceWarning, stacklevel=2, source=self)
 
 
 def _address(argument: Any) -> int:

@@ -18,8 +18,9 @@ from _thread import get_ident
 from collections.abc import Callable
 from functools import partial
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from pyvfio._buffer import caller
 from pyvfio._core.fd import Fd
 from pyvfio.errors import Closed
 from pyvfio.uncopyable import Uncopyable
@@ -29,6 +30,17 @@ _PAUSE = 0.0005
 
 #: thread -> the thread whose close() it waits for
 _waits: dict[int, int] = {}
+
+
+class _Closer(NamedTuple):
+    """A call of close().
+
+    :ivar thread: that makes it, which may act for the :ivar caller: in a kernel made of Python
+    """
+
+    caller: int
+    thread: int
+    frame: FrameType
 
 
 class Attempts:
@@ -114,9 +126,9 @@ class Resource(Uncopyable, metaclass=_ResourceType):
         self._parents: list[Resource] = [] if parent is None else [parent]
         self._registered = False
         self._closed = False
-        #: (thread, frame) of each close() that wants to close it. The first that still runs does: an interrupt may have ended
+        #: each close() that wants to close it. The first that still runs does: an interrupt may have ended
         #: others at any point, and no lock that they left behind is in the way.
-        self._closers: list[tuple[int, FrameType]] = []
+        self._closers: list[_Closer] = []
         self._children: dict[int, Callable[[], Resource | None]] = {}
 
     def _live_under(self, parent: Resource) -> None:
@@ -169,7 +181,7 @@ class Resource(Uncopyable, metaclass=_ResourceType):
         Everything is closed even if a part of it fails or is interrupted; then the first failure is raised at the end. What
         could not be closed can be closed again. If another thread is closing it, wait until that is done.
         """
-        claim = (get_ident(), sys._getframe())
+        claim = _Closer(caller(), get_ident(), sys._getframe())
         attempts = Attempts()
         try:
             if not self._claim(claim):
@@ -194,25 +206,25 @@ class Resource(Uncopyable, metaclass=_ResourceType):
             self._close_children(attempts)
             attempts.do(self._detach_from_parents)
 
-    def _claim(self, claim: tuple[int, FrameType]) -> bool:
+    def _claim(self, claim: _Closer) -> bool:
         """Be the one that closes it; false if it is closed, or being closed by a call further down this thread's stack."""
-        me = claim[0]
+        me = claim.caller
         while not self._closed:
             self._closers.append(claim)
             first = self._first_closer()
             if first is claim:
                 return True
             self._closers.remove(claim)
-            if first[0] == me or _would_deadlock(me, first[0]):
+            if first.caller == me or _would_deadlock(me, first.caller):
                 return False
-            _waits[me] = first[0]
+            _waits[me] = first.caller
             try:
                 time.sleep(_PAUSE)
             finally:
                 _waits.pop(me, None)
         return False
 
-    def _first_closer(self) -> tuple[int, FrameType]:
+    def _first_closer(self) -> _Closer:
         # No generator: what a handler raises while one is finalized is lost.
         for one in list(self._closers):
             if _runs(one):
@@ -277,12 +289,11 @@ class DescriptorResource(Resource):
         return self._fd.closed
 
 
-def _runs(claim: tuple[int, FrameType]) -> bool:
+def _runs(claim: _Closer) -> bool:
     """Whether the frame of a claim is on the stack of its thread."""
-    thread, frame = claim
-    at = sys._current_frames().get(thread)
+    at = sys._current_frames().get(claim.thread)
     while at is not None:
-        if at is frame:
+        if at is claim.frame:
             return True
         at = at.f_back
     return False

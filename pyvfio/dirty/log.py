@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pyvfio._abi import ffi
+from pyvfio._buffer import Object
 from pyvfio._core.arguments import instance, u64, wrong_type
 from pyvfio._core.request import Reason
 from pyvfio._core.resource import Attempts, Resource
@@ -145,14 +146,14 @@ class DirtyLog(Resource):
         self._covered = IovaSet(self.ranges)
         #: read from a device, but not handed out, because another device's report then failed
         self._kept: list[DirtyBitmap] = []
-        sizes: list[int] = []
-        started: list[Device] = []
+        #: which devices log, as the kernel has said
+        self._started: list[tuple[Device, Object]] = []
         try:
-            for device in self.devices:
-                sizes.append(self._start(device, page_size))
-                started.append(device)
+            sizes = [self._start(device, page_size) for device in self.devices]
             self.page_size = self._agreed(sizes)
         except BaseException as failure:
+            started = [device for device, made in self._started if made.present]
+            self._started.clear()
             for device in reversed(started):
                 try:
                     STOP.exchange(device.file)
@@ -200,7 +201,9 @@ class DirtyLog(Resource):
         control.ranges = int(ffi.cast("uintptr_t", native))
         asked = Asked(device.address, self.ranges, page_size)
         arguments = {"ranges": self.ranges, "page_size": page_size}
-        START.exchange(device.file, control, arguments, lambda _: asked)
+        made = Object()
+        self._started.append((device, made))
+        START.receive(device.file, control, (None, made), arguments, lambda _: asked)
         return int(control.page_size)
 
     def _agreed(self, sizes: list[int]) -> int:
@@ -299,9 +302,10 @@ class DirtyLog(Resource):
 
     def _undo(self) -> None:
         attempts = Attempts()
-        for device in self.devices:
+        for device, made in self.__dict__.get("_started", ()):
             if device._log is self:
                 device._log = None
+            if made.present:
                 attempts.do(partial(_stop, device))
         attempts.raise_first(f"stopping {self!r}")
 

@@ -7,6 +7,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import Object
 from pyvfio._core.arguments import instance, u32
 from pyvfio._core.request import Request
 from pyvfio._core.text import ranges as shown
@@ -116,8 +117,14 @@ class Hwpt(IommufdObject):
         :raises OSError: EOPNOTSUPP if the page table was allocated without IOMMU_HWPT_ALLOC_DIRTY_TRACKING
         """
         flags = lib.IOMMU_HWPT_DIRTY_TRACKING_ENABLE if on else 0
-        SET_DIRTY_TRACKING.call(self._fd, hwpt_id=self.id, flags=flags)
-        self._tracking = on
+        fields = {"hwpt_id": self.id, "flags": flags}
+        made = Object()
+        try:
+            native = SET_DIRTY_TRACKING.new(hwpt_id=self.id, flags=flags)
+            SET_DIRTY_TRACKING.receive(self._fd, native, (ffi.NULL, made), arguments=fields)
+        finally:
+            if made.present:
+                self._tracking = on
 
     def read_dirty(self, range: IovaRange, page_size: int = 4096, *, clear: bool = True) -> DirtyBitmap:
         """Read which pages of a range devices wrote. IOMMU_HWPT_GET_DIRTY_BITMAP, since Linux 6.7.

@@ -58,7 +58,7 @@ class IommufdObject(Resource):
         self._fd = iommufd.descriptor
         #: the kernel's object: made by the request of :meth:`_allocate`, ended by IOMMU_DESTROY
         self._object = Object()
-        #: devices that are attached to it
+        #: devices that are attached to it, or have been
         self._attached: dict[int, weakref.ref[Device]] = {}
         for parent in parents or (iommufd,):
             self._live_under(parent)
@@ -128,7 +128,9 @@ class IommufdObject(Resource):
 
     def _devices(self) -> list[Device]:
         devices = [reference() for reference in self._attached.values()]
-        return [device for device in devices if device is not None and not device.closed]
+        return [
+            device for device in devices if device is not None and not device.closed and device.is_attached_to(self)
+        ]
 
     def _mark_destroyed(self) -> None:
         """Record that the kernel has destroyed the object, so that nothing is left to release."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import Object
 from pyvfio._core import capability
 from pyvfio._core.arguments import instance, integer, u32, u64
 from pyvfio._core.fd import Fd
@@ -298,8 +299,13 @@ class Container(AddressSpace):
     def _set_iommu(self, group: int) -> None:
         """Set the IOMMU type, for which the first group must be in the container."""
         facts = NotIsolated(group, self._no_iommu, self._fd.kernel)
-        SET_IOMMU.send(self._fd, ffi.cast("void *", self._type), {"mode": self.mode}, lambda _: facts)
-        self._iommu_set = True
+        kind = ffi.cast("void *", self._type)
+        made = Object()
+        try:
+            SET_IOMMU.receive(self._fd, kind, (ffi.NULL, made), arguments={"mode": self.mode}, facts=lambda _: facts)
+        finally:
+            if made.present:
+                self._iommu_set = True
 
     def _unready(self) -> str | None:
         if self._no_iommu:
@@ -451,9 +457,14 @@ class Container(AddressSpace):
         if not mapping.mapped:
             raise Closed(f"{mapping!r} is unmapped: only a mapping has an address to set")
         native = MAP_DMA_VADDR.new(flags=lib.VFIO_DMA_MAP_FLAG_VADDR, vaddr=address, iova=mapping.iova, size=size)
-        MAP_DMA_VADDR.send(self._fd, native, *self._map_details(address, mapping.iova, size, mapping._protection))
+        arguments, facts = self._map_details(address, mapping.iova, size, mapping._protection)
+        # Both are recorded while the kernel decides: it may reach either memory.
         replaced = self._ledger.add(Mapping, self, buffer, held, address, mapping.iova, size, mapping._protection)
-        self._ledger.settle(mapping, False)
+        made = Object()
+        try:
+            MAP_DMA_VADDR.receive(self._fd, native, (ffi.NULL, made), arguments=arguments, facts=facts)
+        finally:
+            self._ledger.settle(mapping if made.present else replaced, False)
         return replaced
 
     def _check_own(self, mapping: Mapping) -> None:

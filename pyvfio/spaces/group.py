@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyvfio import host
 from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import Object
 from pyvfio._core import arguments
 from pyvfio._core.fd import Fd
 from pyvfio._core.node import open_node
@@ -186,8 +187,13 @@ class Group(DescriptorResource):
                 error.add_note(finding.cure)
             raise error
         number = ffi.new("int32_t *", container.fileno())
-        SET_CONTAINER.send(self._fd, number, {"container": container}, self._facts)
-        self._container = container
+        made = Object()
+        try:
+            arguments = {"container": container}
+            SET_CONTAINER.receive(self._fd, number, (ffi.NULL, made), arguments=arguments, facts=self._facts)
+        finally:
+            if made.present:
+                self._container = container
 
     def unset_container(self) -> None:
         """Remove the group from its container. VFIO_GROUP_UNSET_CONTAINER.
@@ -196,10 +202,18 @@ class Group(DescriptorResource):
 
         :raises OSError: EBUSY while a device of the group is open, EINVAL without a container
         """
-        UNSET_CONTAINER.send(self._fd)
-        container, self._container = self._container, None
-        if container is not None:
-            container._left_by(self)
+        container, made = self._container, Object()
+        try:
+            UNSET_CONTAINER.receive(self._fd, ffi.NULL, (ffi.NULL, made))
+        finally:
+            if made.present:
+                self._container = None
+                if container is not None:
+                    try:
+                        container._left_by(self)
+                    except BaseException:
+                        container._left_by(self)
+                        raise
 
     def device_fd(self, name: str) -> Fd:
         """Open a device of the group by its name. VFIO_GROUP_GET_DEVICE_FD.

@@ -87,7 +87,7 @@ class MockDevice(IommufdObject):
         self._live_under(to)
 
     def is_attached_to(self, what: IommufdObject) -> bool:
-        return bool(self.hwpt_id == what.id)
+        return what in self._parents or bool(self.hwpt_id == what.id)
 
     def attach_to_id(self, number: int) -> None:
         """Attach to whatever has that number."""

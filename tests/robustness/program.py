@@ -54,6 +54,8 @@ class World:
         vector.wait(10)
         with device.dirty_log([mapping.range]) as log:
             log.read()
+        device.irqs[0].disable()
+        device.irqs[0].enable()
         mapping.unmap()
         space.unmap(FIRST, 4 * PAGE)
         batch.unmap()
@@ -63,21 +65,28 @@ class World:
         device.close()
 
     def disagreement(self, known: WeakSet[Mappings[Any]]) -> str | None:
-        """What kernel and library say differently of the mappings; None if they agree."""
-        space = self.made.get("space")
-        if space is None or space.gone:
-            return None
-        ours = sorted((one.iova, one.size) for one in space.mappings)
-        theirs = sorted((one.iova, one.last - one.iova + 1) for mappings in known for one in mappings)
+        """What kernel and library say differently of mappings, vectors, and the log; None if they agree."""
+        ours: dict[str, Any] = {}
+        theirs: dict[str, Any] = {}
+        space, device = self.made.get("space"), self.made.get("device")
+        if space is not None and not space.gone:
+            ours["mappings"] = sorted((one.iova, one.size) for one in space.mappings)
+            theirs["mappings"] = sorted((one.iova, one.last - one.iova + 1) for mappings in known for one in mappings)
+        if device is not None and not device.file.closed:
+            ours["vectors"] = [sorted(irq._enabled) for irq in device.irqs.known]
+            inside: Any = self.kernel.devices[device.address]
+            theirs["vectors"] = [sorted(inside.irqs.triggers[irq.info.index]) for irq in device.irqs.known]
+            ours["log"] = device._log is not None and not device._log.closed
+            theirs["log"] = inside.log.active
         return None if ours == theirs else f"library {ours}, kernel {theirs}"
 
     def left(self) -> list[str]:
         """Close everything, again if it fails, and tell what is open or pinned after that."""
-        for name in ("device", "space"):
+        for one in (self.made.get("device"), self.made.get("space"), *self.made.get("others", ())):
             for _ in range(2):
                 try:
-                    if name in self.made:
-                        self.made[name].close()
+                    if one is not None:
+                        one.close()
                 except Exception:
                     continue
                 break

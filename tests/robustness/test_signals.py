@@ -22,7 +22,7 @@ from tests.robustness.conftest import MODES
 from tests.robustness.program import FIRST, PAGE, Stop, sweep
 
 #: points of each mode that are taken here; `python -m tests.robustness.program 1` takes all
-QUICK = 20
+QUICK = 200
 
 
 @pytest.fixture(params=["type1v2", "iommufd"])

@@ -3,21 +3,25 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import pytest
 
 import pyvfio
-from pyvfio import DmaBuffer, mock
+from pyvfio import DmaBuffer, IovaRange, mock
 from pyvfio._abi import lib
 from pyvfio.spaces.opening import Mode
+from tests.robustness.conftest import MODES
 from tests.robustness.program import FIRST, PAGE, World, known_mappings
 
 Call = Callable[[World], Any]
+#: of the pairs, every so many are taken here; `python -m tests.robustness.test_threads 1` takes all. It has no factor in common with their parts.
+STEP = 13
 #: what calls of the second kind use, apart from those of the first
 SECOND = FIRST + 0x100 * PAGE
 
@@ -29,27 +33,61 @@ def rows(world: World, start: int) -> array[int]:
     return result
 
 
+def log(world: World) -> None:
+    with world.made["device"].dirty_log([IovaRange.of(FIRST, 4 * PAGE)]) as running:
+        running.read()
+
+
+def track(world: World) -> None:
+    with world.made["space"].track_dirty([IovaRange.of(FIRST, 4 * PAGE)]) as tracker:
+        tracker.read()
+
+
+def open_another(world: World) -> None:
+    world.made.setdefault("others", []).append(pyvfio.open("vfio-mock.1", mode=world.mode, kernel=world.kernel))
+
+
+#: every public call of the typical program
 CALLS: dict[str, Call] = {
+    "open": open_another,
+    "attach": lambda world: world.made.setdefault("others", []).append(world.made["space"].attach("vfio-mock.1")),
     "map": lambda world: world.made["space"].map(world.buffer, SECOND),
+    "map anywhere": lambda world: world.made["space"].map(world.buffer),
     "alloc": lambda world: world.made["space"].alloc(PAGE),
     "map_many": lambda world: world.made["space"].map_many(rows(world, SECOND + 0x40 * PAGE), keep=world.buffer),
     "unmap": lambda world: world.made["mapping"].unmap(),
     "unmap range": lambda world: world.made["space"].unmap(FIRST, 0x80 * PAGE),
     "unmap_many": lambda world: world.made["batch"].unmap(),
     "unmap_all": lambda world: world.made["space"].unmap_all(),
+    "iova_ranges": lambda world: world.made["space"].iova_ranges,
+    "mappings": lambda world: world.made["space"].mappings,
     "reset": lambda world: world.made["device"].reset(),
     "enable": lambda world: world.made["device"].irqs[0].enable(),
+    "trigger": lambda world: world.made["vector"].trigger(),
+    "wait": lambda world: world.made["vector"].wait(0),
+    "disable": lambda world: world.made["device"].irqs[1].disable(),
+    "close vector": lambda world: world.made["vector"].close(),
+    "dirty_log": log,
+    "track_dirty": track,
     "close": lambda world: world.made["device"].close(),
+    "close space": lambda world: world.made["space"].close(),
 }
-#: what some of them ask of the kernel
-REQUESTS = {
-    lib.VFIO_IOMMU_MAP_DMA, lib.VFIO_IOMMU_UNMAP_DMA, lib.IOMMU_IOAS_MAP, lib.IOMMU_IOAS_UNMAP, lib.VFIO_DEVICE_RESET,
-    lib.VFIO_DEVICE_SET_IRQS,
-}  # fmt: skip
 
 
-def both(mode: Mode, first: str, second: str, after: bool) -> str | None:
-    """Make the second call inside the first one's request; what kernel and library say differently afterwards."""
+class Pair(NamedTuple):
+    """The second call is made inside the first one's request of that number, before the kernel acts or after it."""
+
+    first: str
+    second: str
+    request: int
+    after: bool
+
+    def __str__(self) -> str:
+        return f"{self.second} {'after' if self.after else 'before'} request {self.request} of {self.first}"
+
+
+def both(mode: Mode, pair: Pair) -> tuple[int, str | None]:
+    """Make both calls: how many requests the first one made, and what kernel and library say differently afterwards."""
     with known_mappings() as known:
         world = World(mode)
         made = world.made
@@ -57,39 +95,66 @@ def both(mode: Mode, first: str, second: str, after: bool) -> str | None:
         made["space"] = space = device.address_space
         made["mapping"] = space.map(world.buffer, FIRST)
         made["batch"] = space.map_many(rows(world, FIRST + 0x20 * PAGE), keep=world.buffer)
+        (made["vector"],) = device.irqs[1].enable()
         real = world.kernel.ioctl
-        pending = [CALLS[second]]
+        requests = 0
+        inside = False
 
-        def inside() -> None:
-            if pending:
-                call = pending.pop()
-                with suppress(OSError):
-                    call(world)
+        def second() -> None:
+            nonlocal inside
+            inside = True
+            with suppress(OSError):
+                CALLS[pair.second](world)
+            inside = False
 
         def ioctl(fd: int, request: int, argument: int) -> int:
-            if not after and request & 0xFFFFFFFF in REQUESTS:
-                inside()
+            nonlocal requests
+            if inside:
+                return real(fd, request, argument)
+            requests += 1
+            here = requests == pair.request
+            if here and not pair.after:
+                second()
             result = real(fd, request, argument)
-            if after and request & 0xFFFFFFFF in REQUESTS:
-                inside()
+            if here and pair.after:
+                second()
             return result
 
         world.kernel.ioctl = ioctl  # type: ignore[method-assign]
         with suppress(OSError):
-            CALLS[first](world)
+            CALLS[pair.first](world)
         world.kernel.ioctl = real  # type: ignore[method-assign]
         found = world.disagreement(known)
         left = world.left()
-        return found or (f"left {left}" if left else None)
+        return requests, found or (f"left {left}" if left else None)
+
+
+def pairs(mode: Mode) -> list[Pair]:
+    """All of them."""
+    result = []
+    for first in CALLS:
+        requests, found = both(mode, Pair(first, "mappings", 0, False))
+        assert found is None
+        result += [
+            Pair(first, second, request, after)
+            for second, request, after in product(CALLS, range(1, requests + 1), (False, True))
+        ]
+    return result
+
+
+def sweep(mode: Mode, step: int) -> tuple[int, list[str]]:
+    """Make every n-th pair of calls; returns how many, and what was wrong."""
+    chosen = pairs(mode)[::step]
+    found = ((pair, both(mode, pair)[1]) for pair in chosen)
+    return len(chosen), [f"{pair}: {wrong}" for pair, wrong in found if wrong is not None]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("mode", ["type1v2", "iommufd"])
+@pytest.mark.parametrize("mode", MODES)
 def test_kernel_and_library_agree_after_two_calls_at_once(mode: Mode) -> None:
-    wrong = []
-    for first, second, after in product(CALLS, CALLS, (False, True)):
-        if (found := both(mode, first, second, after)) is not None:
-            wrong.append(f"{second} {'after' if after else 'before'} {first}: {found}")
+    """Each of the calls is the first, and the second, of some of the pairs; the program takes all of them."""
+    done, wrong = sweep(mode, STEP)
+    assert done > 100
     assert wrong == []
 
 
@@ -117,3 +182,11 @@ def test_a_mapping_made_at_an_iova_just_unmapped_is_kept() -> None:
         assert not first.mapped
         assert space.mappings == [second]
         assert second.unmap() == PAGE
+
+
+if __name__ == "__main__":
+    for mode_ in [mode for mode in get_args(Mode) if mode in MODES and (mode in sys.argv[2:] or not sys.argv[2:])]:
+        count, bad = sweep(mode_, int(sys.argv[1]))
+        print(f"{mode_}: {count} pairs, {len(bad)} wrong", flush=True)
+        for line in bad[:20]:
+            print("   ", line)
