@@ -161,7 +161,7 @@ def find(
             if plan is not None and _container(device) not in by_iommu:
                 found += _start(device, plan, page_size)
         else:
-            found.append(_cannot_migrate(device))
+            found.append(_cannot_migrate(device, known))
         found += _group(device, ours)
     return found
 
@@ -182,7 +182,7 @@ def _iommu_tracks(device: GuestDevice, by_default: bool, known: Release) -> bool
     return bool(tracks) and not device.type1 and known >= (9, 1)
 
 
-def _cannot_migrate(device: GuestDevice) -> Blocker:
+def _cannot_migrate(device: GuestDevice, known: Release) -> Blocker:
     if device.enable_migration == "off":
         return Blocker(
             Kind.DISABLED,
@@ -196,7 +196,7 @@ def _cannot_migrate(device: GuestDevice) -> Blocker:
         device.name,
         f"Its driver has no migration ({errno.errorcode.get(device.migration_errno, device.migration_errno)}).",
         "Bind it to a VFIO driver of its own that migrates (mlx5_vfio_pci, pds_vfio_pci, ...), if there is one; else unplug it first.",
-        qemu=messages.no_migration_blocker(device.name, device.migration_errno),
+        qemu=messages.no_migration_blocker(device.name, device.migration_errno, version=str(known)),
     )
 
 

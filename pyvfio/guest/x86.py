@@ -95,7 +95,7 @@ class Machine(NamedTuple):
     machine_type: str | None = None
     """The machine type's version, such as "7.0" of pc-q35-7.0; None: QEMU's own."""
     max_ram_below_4g: int | None = None
-    """The machine's max-ram-below-4g, at most 4 GiB; None: the board's default."""
+    """The machine's max-ram-below-4g, at most 4 GiB; None: the board's default. QEMU aborts where RAM reaches past the I/O APIC's 0xfec00000."""
     sgx_epc: tuple[int, ...] = ()
     """Sizes of SGX EPC sections (6.2 on): they lie behind the RAM above 4 GiB, where it would be if it did not move."""
 

@@ -899,12 +899,15 @@ def test_a_virtual_iommu_is_no_obstacle_to_iommu_tracking_since_11_0() -> None:
 
 def test_a_device_that_the_kernel_does_not_migrate_is_a_blocker() -> None:
     device = blockers.GuestDevice("v0", migrates=False, logs=False, address_space="vtd-00.0")
-    [found] = blockers.find([device])
+    [found] = blockers.find([device], version="10.2")
     assert (found.kind, found.qemu) == (
         blockers.Kind.NO_MIGRATION,
         "v0: VFIO migration is not supported in kernel",
     )
-    [other] = blockers.find([device._replace(migration_errno=errno.EOPNOTSUPP)])
+    assert [blocker.qemu for blocker in blockers.find([device])] == [
+        "v0: VFIO migration init failed: migration is not supported in kernel: Inappropriate ioctl for device"
+    ]
+    [other] = blockers.find([device._replace(migration_errno=errno.EOPNOTSUPP)], version="10.2")
     assert other.qemu == ("v0: Migration couldn't be initialized for VFIO device, err: -95 (Operation not supported)")
     [off] = blockers.find([device._replace(enable_migration="off")])
     assert (off.kind, off.qemu) == (blockers.Kind.DISABLED, "v0: Migration is disabled for VFIO device")

@@ -2,7 +2,7 @@
 """QEMU's own migration blockers, in the order in which it adds them, and the errors that keep it from starting.
 
 It follows vfio_migration_realize (hw/vfio/migration.c), read in 10.0.13 and 10.2.2; 8.1 to 9.2 and 11.0 are known from the commits that
-:func:`pyvfio.guest.blockers.find` names, and 11.1.3 has run with a virtual IOMMU and without logging. Advice is there too.
+:func:`pyvfio.guest.blockers.find` names, and 11.1.3 and 10.0.13 have run (tests/qemu). Advice is there too.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def migration_blockers(
         if device.enable_migration == "off":
             blocker = messages.disabled_blocker(device.name)
         elif not device.migrates:
-            blocker = messages.no_migration_blocker(device.name, device.migration_errno)
+            blocker = messages.no_migration_blocker(device.name, device.migration_errno, version=version)
         else:
             peer_to_peer.append(device.p2p)
             untracked = messages.no_tracking_blocker(device.name, version=version)

@@ -47,15 +47,24 @@ def disabled_blocker(device: str) -> str:
     return f"{device}: Migration is disabled for VFIO device"
 
 
-def no_migration_blocker(device: str, number: int = errno.ENOTTY) -> str:
+def no_migration_blocker(device: str, number: int = errno.ENOTTY, *, version: str = NEWEST) -> str:
     """Return the message about a device that the kernel does not migrate (8.1 on).
 
+    11.1.3 has other words than 10.2.2. Those for ENOTTY were seen, those for other errnos are from the program's texts; 11.0 is taken as 11.1.
+
     :param number: the errno of VFIO_DEVICE_FEATURE_MIGRATION: ENOTTY without the feature, EOPNOTSUPP without STOP_COPY
+    :param version: QEMU's
     """
     number = arguments.integer(number, "number", 1, 4095)
+    text = os.strerror(number)
+    if release(version, since=(8, 1)) >= (11, 0):
+        if number == errno.EOPNOTSUPP:
+            return f"{device}: VFIO migration init failed: VFIO_MIGRATION_STOP_COPY is not supported"
+        what = "migration is not supported in kernel" if number == errno.ENOTTY else "failed to query migration flags"
+        return f"{device}: VFIO migration init failed: {what}: {text}"
     if number == errno.ENOTTY:
         return f"{device}: VFIO migration is not supported in kernel"
-    return f"{device}: Migration couldn't be initialized for VFIO device, err: {-number} ({os.strerror(number)})"
+    return f"{device}: Migration couldn't be initialized for VFIO device, err: {-number} ({text})"
 
 
 def no_tracking_blocker(device: str, *, version: str = NEWEST) -> str:
