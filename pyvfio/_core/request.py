@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Requests: each is declared once, and made in one way.
+"""Requests to the kernel: each is declared once, and made in one way.
 
-A declaration stands beside the method that uses it, and has everything that is known of the request: its name and so its number,
-its C struct, the errnos that it is documented to give, and what these mean. :meth:`Request.send` is the only way to make one::
+A declaration stands beside the method that makes the request. It has the request's name, which gives its number, its C struct, the
+errnos that it is documented to return, and the reason for each. :meth:`Request.send` makes the request::
 
     SET_CONTAINER = Request("VFIO_GROUP_SET_CONTAINER", "group", errnos={errno.EINVAL: "the group is in a container already"})
 
     SET_CONTAINER.send(self._fd, ffi.new("int32_t *", number), {"container": number})
 
-It calls through the door of the descriptor (`pyvfio_door` in cdefs/native.h), begins again after a signal, and raises. The functions
-in C that map, unmap and read registers leave only the exception to it: :meth:`Call.refused`.
+It calls the function that the descriptor's door has for ioctls (`pyvfio_door` in cdefs/native.h), repeats the call after a signal, and
+raises the exception if the kernel refuses. The requests that map and unmap are made in C (cdefs/map_dma.c), and system calls such as open are made by
+the kernel object; for these too :meth:`Call.refused` makes the exception.
 
-An operation is a request that shares its number with others, and has errnos of its own: VFIO_DEVICE_FEATURE for each feature.
-:meth:`Request.operation` declares one. All declarations are in :data:`DECLARED`; :mod:`pyvfio.abi` has them in order.
+Some requests are several operations with one number, each with errnos of its own: VFIO_DEVICE_FEATURE has one for each feature.
+:meth:`Request.operation` declares one of them. :data:`DECLARED` has all declarations; :mod:`pyvfio.abi` lists them by kind of descriptor.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Reason(NamedTuple):
 
     :ivar text: one line for the message; None where only advice can be given
     :ivar advice: a sentence or a command in each
-    :ivar unsupported: the refusal says that the kernel, the device or the mode lacks it: :class:`pyvfio.Unsupported`
+    :ivar unsupported: the kernel, the device or the mode lacks the request, so the exception is :class:`pyvfio.Unsupported`
     """
 
     text: str | None
@@ -54,7 +55,7 @@ class Reason(NamedTuple):
 #: the facts that the caller gives, most often a NamedTuple of plain values. None where the errno's own words say it.
 Explanation: TypeAlias = "str | Reason | Finding | Callable[[Any], Reason | Finding | None] | None"
 Arguments: TypeAlias = Mapping[str, object]
-#: given the errno
+#: a function that returns the facts for a reason, given the errno; it is called only for a call that was refused
 Facts: TypeAlias = Callable[[int], Any]
 
 #: called with each refusal while a trace is on
@@ -67,13 +68,13 @@ _NONE: dict[Any, Any] = {}
 class Call:
     """A call to the kernel, and what its errnos mean. It cannot be changed.
 
-    :ivar name: of the request or system call
-    :ivar errnos: the documented errnos
-    :ivar otherwise: errnos that are not documented for it, and yet known
-    :ivar default: of all other errnos
+    :ivar name: the name of the request or system call
+    :ivar errnos: the documented errnos, with their reasons
+    :ivar otherwise: further errnos whose reasons are known
+    :ivar default: the reason for all other errnos
     """
 
-    # No dataclass: these modules are part of every start, and that one takes longer than all of them.
+    # Not a dataclass: every program loads this module, and the import of dataclasses, and of inspect with it, takes long.
     __slots__ = ("default", "errnos", "name", "otherwise")
     #: between the name and the object in messages
     between = " "
@@ -105,17 +106,18 @@ class Call:
 
     @property
     def label(self) -> str:
-        """The name as messages have it."""
+        """The name for messages."""
         return self.name
 
     def refused(self, where: str, number: int, arguments: Arguments = _NONE, facts: Facts | None = None) -> Error:
         """Return the exception for a call that the kernel refused. No other code makes one.
 
-        Nothing in here hides the refusal: a reason that cannot be found is left out.
+        If finding the reason fails, the exception has none.
 
-        :param where: the object of the call, as messages name it
+        :param where: the file or device that the call was made on, for the message
         :param number: the errno
-        :param facts: returns what the reason is worked out from; called only here
+        :param arguments: of the call, for the message
+        :param facts: returns the facts for a reason that is a function
         """
         reason = Reason(None)
         with suppress(Exception):
@@ -165,12 +167,12 @@ class Call:
 class Request(Call):
     """An ioctl, or one operation of an ioctl.
 
-    :ivar kind: of descriptor that takes it: `container`, `group`, `device`, `migration` or `iommufd`
-    :ivar struct: the C type of its argument, which starts with its own size; None where the argument is another
-    :ivar detail: the operation
-    :ivar tell: the operation of a struct, from a pointer to it; for requests that have several
-    :ivar documented: whether a test must see it succeed, and each of its errnos
-    :ivar succeeds: whether it can succeed at all
+    :ivar kind: the kind of descriptor that takes it: `container`, `group`, `device`, `migration` or `iommufd`
+    :ivar struct: the C type of its argument, which starts with its own size; None for an argument of another kind
+    :ivar detail: the operation; empty for a request without operations
+    :ivar tell: a function that returns the operation, given a pointer to the struct; None for a request without operations
+    :ivar documented: whether the tests must see it succeed on a real kernel, and fail with each of its errnos
+    :ivar succeeds: False if it can only fail
     :ivar number: the ioctl's number
     """
 
@@ -207,7 +209,7 @@ class Request(Call):
 
     @property
     def label(self) -> str:
-        """The name of the request, with its operation if it has several."""
+        """The name of the request, with the operation."""
         return f"{self.name} {self.detail}" if self.detail else self.name
 
     def operation(
@@ -237,7 +239,7 @@ class Request(Call):
         """Return a pointer to a zeroed struct with its size and the given fields filled in.
 
         :param trailing: bytes behind the struct, which count in its size
-        :param until: the size ends at this field: for kernels that do not know it, and what follows
+        :param until: count the size up to this field only, for kernels that do not know the field
         """
         if self.struct is None:
             raise TypeError(f"{self.label} takes no struct")
@@ -252,11 +254,11 @@ class Request(Call):
         """Make the request, and return its result.
 
         :param argument: a pointer, or NULL
-        :param arguments: what was asked for, for the message
+        :param arguments: the arguments, for the message
         :param facts: see :meth:`refused`
         :raises Closed: the descriptor is closed
-        :raises Unsupported: the kernel's answer means that
-        :raises RequestError: it is refused
+        :raises Unsupported: the errno means that the kernel or the device lacks the request
+        :raises RequestError: the kernel refuses it
         """
         result = fd.ioctl(self.number, argument)
         if result < 0:
@@ -300,7 +302,7 @@ class Request(Call):
         return native
 
     def error(self, fd: Fd, number: int, arguments: Arguments = _NONE, facts: Facts | None = None) -> Error:
-        """Return the exception for a request on a descriptor that gave an errno, or for one that is closed."""
+        """Return the exception for a request that failed with an errno; Closed if the descriptor is closed."""
         return fd.closed_error() if fd.closed else self.refused(fd.name, number, arguments, facts)
 
 
@@ -311,7 +313,7 @@ def flag_words(words: Mapping[int, str]) -> Callable[[Any], str]:
 
 @cache
 def _size_field(struct: str) -> str:
-    """The field that holds a struct's own size: its first, `argsz` or `size`."""
+    """Return the field that holds a struct's own size: its first, `argsz` or `size`."""
     first = (ffi.typeof(struct).fields or [("", None)])[0][0]
     if first not in ("argsz", "size"):
         raise TypeError(f"{struct} does not start with its size")

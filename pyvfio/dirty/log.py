@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""DMA logging: which pages devices wrote, by the devices' own account."""
+"""DMA logging: devices record the pages that they write."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from pyvfio.device import Device
     from pyvfio.guest.planning import Plan
 
-#: The kernel reports at page sizes from here on, powers of two; it lets others pass at the start.
+#: The smallest page size that the kernel can report. At the start it also accepts smaller ones, and others than powers of two.
 _SMALLEST_PAGE = 4096
 
 
 class Asked(NamedTuple):
-    """A log that was not started: the device, the ranges and the page size."""
+    """The facts about a log that could not be started: the device, the ranges and the page size."""
 
     address: str
     ranges: tuple[IovaRange, ...]
@@ -144,7 +144,7 @@ class DirtyLog(Resource):
                 raise InvalidRequest(f"{device.address} is being logged already: {device._log!r}; stop that first")
         super().__init__(None)
         self._covered = IovaSet(self.ranges)
-        #: read from a device, but not handed out, because another device's report then failed
+        #: bitmaps of reads that failed halfway: what some devices reported, for the next read
         self._kept: list[DirtyBitmap] = []
         #: which devices log, as the kernel has said
         self._started: list[tuple[Device, Object]] = []
@@ -170,10 +170,11 @@ class DirtyLog(Resource):
 
     @classmethod
     def planned(cls, devices: Sequence[Device], plan: Plan) -> Self:
-        """Start with the ranges of a plan (:mod:`pyvfio.guest.planning`), and with one fewer each time that a device takes only
-        fewer (E2BIG). A refusal of the size is final: joining ranges only adds to it.
+        """Start with the ranges of a plan (:mod:`pyvfio.guest.planning`); with fewer, as the plan says, if a device has too many (E2BIG).
 
-        :raises OSError: as above; E2BIG when the device does not take a single range
+        If their total is too large (EOPNOTSUPP), that is final: joining ranges only makes it larger.
+
+        :raises OSError: as for :class:`DirtyLog`; E2BIG if the device does not accept a single range
         """
         if not all(hasattr(plan, name) for name in ("ranges", "page_size", "after")):
             raise wrong_type(plan, "plan", "a Plan of pyvfio.guest.planning")
@@ -207,6 +208,7 @@ class DirtyLog(Resource):
         return int(control.page_size)
 
     def _agreed(self, sizes: list[int]) -> int:
+        """Return the page size of the reports, given the one that each device chose: the smallest, once all are checked."""
         for device, page in zip(self.devices, sizes, strict=True):
             if page < _SMALLEST_PAGE or page & (page - 1):
                 raise BadReply(f"{device.address} logs pages of {page:#x} bytes, which cannot be reported")
@@ -221,11 +223,10 @@ class DirtyLog(Resource):
     def read(self, range: RangeLike | None = None, *, into: DirtyBitmap | None = None) -> DirtyBitmap:
         """Return the pages written since the last read, and clear them. VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT.
 
-        It makes one request per device and logged range. If one fails, the pages that the others reported are kept for the next
-        read.
+        It makes one request for each device and range. If one of them fails, the next read returns the pages that the others reported.
 
         :param range: a part of the logged ranges, aligned to :attr:`page_size`; None for all
-        :param into: add to this bitmap instead of making one; without `range` its own segments are read
+        :param into: a bitmap to add the pages to, instead of a new one; without `range` its segments are what is read
         :returns: the bitmap, one segment for each logged range that was asked for
         :raises InvalidRequest: the range is not aligned or not logged, for which the kernel would return a wrong report
         :raises Closed: the log has been stopped
@@ -278,7 +279,9 @@ class DirtyLog(Resource):
             segment.check_guards()
 
     def _hand_out(self, bitmap: DirtyBitmap) -> None:
-        """Add what was kept. What this read covers only in part is kept on: better dirty twice than not at all."""
+        """Add the pages of earlier reads that failed. A bitmap that this read does not cover stays kept: its pages are reported twice
+        then, which is harmless; none is lost.
+        """
         covered = IovaSet(bitmap.ranges)
         for kept in self._kept:
             for segment in bitmap.segments:

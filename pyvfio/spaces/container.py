@@ -95,7 +95,7 @@ class Tracking(NamedTuple):
     """The facts about a container that refused a request about dirty pages.
 
     :ivar mode: of the container
-    :ivar unready: why nothing can be mapped yet; None where that is not so
+    :ivar unready: the reason why nothing can be mapped yet; None if mapping is possible
     """
 
     mode: str
@@ -158,8 +158,8 @@ class Container(AddressSpace):
     The IOMMU type is set when the first device is attached, as the kernel requires; until then nothing can be mapped. The modes
     `noiommu` and `iommufd-noiommu` never map: they are for devices without an IOMMU, whose DMA uses physical addresses.
 
-    :param mode: `type1v2`, or `type1` for the old behaviour on unmapping (see :meth:`unmap`), or one of the two that
-        iommufd stands in for; or, for devices without an IOMMU, `noiommu` or `iommufd-noiommu`
+    :param mode: `type1v2`; `type1`, which unmaps differently (see :meth:`unmap`); `iommufd-type1v2` or `iommufd-type1`, the same by
+        iommufd's compatibility layer; for devices without an IOMMU `noiommu` or `iommufd-noiommu`
     :raises OSError: ENOENT without VFIO, EACCES
     :raises Unsupported: the kernel has no such IOMMU type
     """
@@ -200,38 +200,42 @@ class Container(AddressSpace):
 
     @property
     def api_version(self) -> int:
-        """VFIO_GET_API_VERSION."""
+        """The version of the kernel's API, 0. VFIO_GET_API_VERSION."""
         return GET_API_VERSION.send(self._fd)
 
     def has_extension(self, extension: int) -> bool:
-        """VFIO_CHECK_EXTENSION: whether the container has an IOMMU type or ability (VFIO_TYPE1v2_IOMMU, VFIO_UNMAP_ALL,
-        VFIO_UPDATE_VADDR, ...). Some are only answered truly once a device is attached.
+        """Whether the container has an IOMMU type or an ability. VFIO_CHECK_EXTENSION.
+
+        For some extensions the kernel's answer is right only when a device is attached.
+
+        :param extension: VFIO_TYPE1v2_IOMMU, VFIO_UNMAP_ALL, VFIO_UPDATE_VADDR, ...
         """
         extension = u32(extension, "extension")
         return CHECK_EXTENSION.send(self._fd, ffi.cast("void *", extension), {"index": extension}) > 0
 
     def fileno(self) -> int:
-        """The descriptor of /dev/vfio/vfio, or of the /dev/iommu in its place."""
+        """Return the descriptor: of /dev/vfio/vfio, or of /dev/iommu in the compatibility modes."""
         return self._fd.fileno()
 
     # Groups and devices.
 
     @property
     def groups(self) -> list[Group]:
-        """The groups in this container, in the order in which they came."""
+        """The groups in this container, in the order in which they were added."""
         return list(self._groups.values())
 
     def attach(self, where: str, *, vf_token: UUID | str | bytes | None = None, no_iommu: bool = False) -> Device:
-        """Open a device; its group is put into this container if it is not there yet, and stays until the container closes.
+        """Open a device. Its group is put into this container first, if it is not there yet, and stays until the container closes.
 
         VFIO_GROUP_SET_CONTAINER and, for the first, VFIO_SET_IOMMU; then VFIO_GROUP_GET_DEVICE_FD.
 
         :param where: the device's address, "0000:00:03.0", or its name on another bus
         :param vf_token: see :meth:`Device.set_vf_token`
-        :param no_iommu: take a device without an IOMMU too; the modes that are for these say so themselves
+        :param no_iommu: open a device without an IOMMU too; not needed in the modes `noiommu` and `iommufd-noiommu`
         :raises NotViable: another device of the group is bound to a driver that is not VFIO's
         :raises InvalidRequest: the device has no IOMMU and `no_iommu=True` was not given
-        :raises Unsupported: the device is in no IOMMU group; it has an IOMMU and the mode is for those without, or the other way
+        :raises Unsupported: the device is in no IOMMU group, or the mode does not fit: `noiommu` and `iommufd-noiommu` take the devices
+            without an IOMMU, the other modes those with one
         :raises OSError: ENODEV no such device, or not bound to a VFIO driver; EBUSY group or device open elsewhere; EPERM the IOMMU
             cannot isolate interrupts and that has not been allowed
         """
@@ -286,7 +290,7 @@ class Container(AddressSpace):
         self._left_by(group)
 
     def _left_by(self, group: Group) -> None:
-        """A group is in this container no more."""
+        """Forget a group that has left this container."""
         if self._groups.get(group.number) is group:
             del self._groups[group.number]
         self._cached_info = None
@@ -314,10 +318,12 @@ class Container(AddressSpace):
 
     @property
     def iommufd(self) -> Iommufd:
-        """The iommufd that stands in for a container, for its own requests beside VFIO's: other address spaces, what this one's
-        mappings are copied to (:attr:`Iommufd.vfio_ioas_id`, :meth:`Ioas.copy_range`).
+        """The iommufd that behaves like a container, in the compatibility modes.
 
-        :raises Unsupported: modes `type1v2` and `type1`, which are VFIO's own
+        It takes iommufd's own requests too: other address spaces can be allocated in it, and the mappings of this one copied to them
+        (:attr:`Iommufd.vfio_ioas_id`, :meth:`Ioas.copy_range`).
+
+        :raises Unsupported: the modes `type1v2` and `type1`, which have no iommufd
         """
         if self._fd.kind != "iommufd":
             raise Unsupported(f"mode {self.mode} is VFIO's own, without an iommufd; see iommufd-{self.mode}")
@@ -325,11 +331,11 @@ class Container(AddressSpace):
             self._iommufd = Iommufd._of(self, self._fd)
         return self._iommufd
 
-    # What the IOMMU says of itself.
+    # Properties of the IOMMU.
 
     @property
     def info(self) -> IommuInfo:
-        """VFIO_IOMMU_GET_INFO, asked anew each time.
+        """The properties of the IOMMU. VFIO_IOMMU_GET_INFO; the kernel is asked each time.
 
         :raises OSError: EINVAL before a device is attached
         :raises Unsupported: its devices have no IOMMU
@@ -356,7 +362,7 @@ class Container(AddressSpace):
     @property
     def iova_ranges(self) -> IovaSet | None:
         """The IOVAs that every attached device can use, as VFIO_IOMMU_GET_INFO reported at the last change of
-        the devices (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, since Linux 5.4); None where the kernel does not tell.
+        the devices (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, since Linux 5.4); None where the kernel does not report them.
         """
         return self._stable_info.iova_ranges
 
@@ -372,7 +378,7 @@ class Container(AddressSpace):
             self._cached_info = self.info
         return self._cached_info
 
-    # Unmapping, besides what every address space has.
+    # Unmapping that only containers offer.
 
     def _can_unmap_last_page(self) -> bool:
         if self._fd.kind == "iommufd" or self._unready() is not None:
@@ -488,13 +494,13 @@ class Container(AddressSpace):
 
     @property
     def tracks_dirty_pages(self) -> bool:
-        """Whether it can: mode `type1v2`, since Linux 5.8."""
+        """Whether the container can track dirty pages: mode `type1v2`, since Linux 5.8."""
         return self.mode == "type1v2" and self.info.dirty_page_sizes is not None
 
     def start_dirty_tracking(self) -> None:
         """Start dirty tracking; no effect if it is on. VFIO_IOMMU_DIRTY_PAGES with FLAG_START, since Linux 5.8.
 
-        Exact for emulated devices. A group with an IOMMU reports every pinned page as dirty.
+        The report is exact for emulated devices. For devices behind an IOMMU every pinned page is reported as dirty.
 
         :raises Unsupported: mode `type1`, or a kernel without it
         """
