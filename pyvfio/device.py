@@ -7,7 +7,7 @@ import errno
 import weakref
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pyvfio import hot_reset
 from pyvfio._abi import ffi, lib
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pyvfio.iommufd.ioas import Ioas
     from pyvfio.iommufd.object import IommufdObject
     from pyvfio.iova import RangeLike
+    from pyvfio.kernel import Kernel
     from pyvfio.spaces.base import AddressSpace
     from pyvfio.spaces.group import Group
 
@@ -139,6 +140,19 @@ class Device(Resource):
         #: the log that is running, so that a second start can name it
         self._log: DirtyLog | None = None
         _ = self.info
+
+    @classmethod
+    def taken(cls, kernel: Kernel, address: str, pid: int, number: int) -> Self:
+        """Take the descriptor of an open device out of another process; pidfd_getfd(2), since Linux 5.6.
+
+        The process goes on, with the same open device; closing this one closes the copy alone. It has no address space, since the
+        process's is out of reach. See :func:`pyvfio.host.holders_of` for the process and its descriptor.
+
+        :param address: the device's; :param pid: the process; :param number: its descriptor
+        :raises OSError: EPERM, this process may not trace that one; EBADF, it has no such descriptor
+        """
+        name = f"{address} of process {pid}"
+        return cls(Fd.take(kernel, "device", name, kernel.take_descriptor, pid, number), address, None)
 
     def fileno(self) -> int:
         """The descriptor of the device, by group or by cdev."""
@@ -400,7 +414,8 @@ class Device(Resource):
 
     def __repr__(self) -> str:
         kernel = self._fd.kernel.name
+        how = "iommufd" if self._bound else "its descriptor" if self._space is None else self._space.mode
         return (
-            f"<Device {self.address} by {'iommufd' if self._bound else self.address_space.mode}"
+            f"<Device {self.address} by {how}"
             f"{'' if kernel == 'linux' else ' on ' + kernel}{' (closed)' if self.closed else ''}>"
         )

@@ -39,6 +39,10 @@ _not_for_children: WeakKeyDictionary[_mmap.mmap, tuple[int, int, bool]] = WeakKe
 _kept: list[_mmap.mmap] = []
 
 
+#: the number of pidfd_getfd(2) on every machine
+_PIDFD_GETFD = 438
+
+
 def _check_length(size: int) -> None:
     """Refuse as mmap(2) does what mmap.mmap refuses with OverflowError or ValueError."""
     if size <= 0 or size > sys.maxsize:
@@ -207,6 +211,25 @@ class Kernel:
     def backing(self, address: int, size: int) -> tuple[Backing, ...]:
         """Return what is mapped at addresses of this process: see :func:`pyvfio.process_memory.backing`."""
         return backing(address, size)
+
+    def take_descriptor(self, pid: int, number: int) -> int:
+        """Return a descriptor of this process for a file that another process has open. pidfd_getfd(2), since Linux 5.6.
+
+        :param number: the descriptor there
+        :raises OSError: EPERM, this process may not trace that one; EBADF, it has no such descriptor; ESRCH, there is no such process
+        """
+        import ctypes
+
+        process = os.pidfd_open(pid)
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            taken = int(libc.syscall(_PIDFD_GETFD, process, number, 0))
+            error = ctypes.get_errno()
+        finally:
+            os.close(process)
+        if taken < 0:
+            raise OSError(error, f"pidfd_getfd of descriptor {number} of process {pid}: {os.strerror(error)}")
+        return taken
 
     # sysfs and procfs.
 

@@ -9,19 +9,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pyvfio.cli.output import Output, address
-from pyvfio.errors import Unsupported
+from pyvfio.errors import Closed, Unsupported
 
 if TYPE_CHECKING:
-    from pyvfio import Device
+    from pyvfio import AddressSpace, Device
 
 
 def document(device: Device) -> dict[str, Any]:
     """Return what an open device says of itself, as JSON."""
     config = None
+    space = _space(device)
     if device.info.is_pci:
         config = device.config.read(0, device.config.size).hex()
     return {
-        "mode": device.address_space.mode,
+        "mode": None if space is None else space.mode,
         "resettable": device.info.resettable,
         "regions": [_region(region) for region in device.regions if region.size],
         "interrupts": [
@@ -37,8 +38,9 @@ def document(device: Device) -> dict[str, Any]:
         ],
         "features": _features(device),
         "migration_states": _migration(device),
-        "iova_ranges": _iovas(device),
-        "page_sizes": address(_page_sizes(device)),
+        "migration_state": _migration_state(device),
+        "iova_ranges": None if space is None else _iovas(space),
+        "page_sizes": None if space is None else address(_page_sizes(space)),
         "capabilities": _capabilities(device),
         "config": config,
     }
@@ -67,17 +69,32 @@ def _migration(device: Device) -> list[str]:
         return []
 
 
-def _iovas(device: Device) -> list[dict[str, str | None]] | None:
+def _migration_state(device: Device) -> str | None:
+    try:
+        return device.migration.state.name
+    except OSError:
+        return None
+
+
+def _space(device: Device) -> AddressSpace | None:
+    """Return the device's address space; None for one that another program has."""
+    try:
+        return device.address_space
+    except Closed:
+        return None
+
+
+def _iovas(space: AddressSpace) -> list[dict[str, str | None]] | None:
     with suppress(Unsupported):
-        ranges = device.address_space.iova_ranges
+        ranges = space.iova_ranges
         if ranges is not None:
             return [{"start": address(one.start), "last": address(one.last)} for one in ranges]
     return None
 
 
-def _page_sizes(device: Device) -> int | None:
+def _page_sizes(space: AddressSpace) -> int | None:
     with suppress(Unsupported):
-        return device.address_space.page_sizes
+        return space.page_sizes
     return None
 
 
@@ -100,11 +117,12 @@ def show(out: Output, opened: dict[str, Any], *, name: str = "00:00.0") -> None:
     """Print what :func:`document` returned."""
     out.fields(
         (
-            ("opened by", opened["mode"]),
+            ("opened by", opened["mode"] or "another program"),
             ("function reset", "yes" if opened["resettable"] else "no"),
             ("features", " ".join(opened["features"]) or "none"),
             ("migration states", " ".join(opened["migration_states"]) or "none: the driver cannot migrate it"),
-            ("usable IOVAs", _ranges(opened["iova_ranges"])),
+            ("migration state", opened["migration_state"]),
+            ("usable IOVAs", _ranges(opened["iova_ranges"]) if opened["mode"] else None),
             ("IOMMU page sizes", opened["page_sizes"]),
         )
     )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pyvfio
 from pyvfio import host
 from pyvfio.cli import addresses
-from pyvfio.cli.call import Call
+from pyvfio.cli.call import Call, NothingFound
 from pyvfio.cli.describe import state
 from pyvfio.host import HostDevice
 from pyvfio.host.diagnosis import vfio_driver
@@ -51,6 +52,23 @@ def opened(call: Call) -> Iterator[Device]:
         if (given.bind or given.bind_to) and state(found) != "vfio":
             stack.enter_context(host.bind(found, given.bind_to or vfio_driver(found.bus), kernel=call.kernel))
         yield stack.enter_context(_open(call, found))
+
+
+@contextmanager
+def taken(call: Call, found: HostDevice) -> Iterator[Device]:
+    """Take the device's descriptor out of the process that `--pid` names, and close the copy at the end.
+
+    The program goes on, and is asked nothing: no reset, no change of state. The device has no address space here.
+    """
+    holders = host.holders_of(found.nodes, call.kernel)
+    number = next((holder.descriptor for holder in holders if holder.pid == call.arguments.pid), None)
+    if number is None:
+        others = "; ".join(map(str, holders)) or "nobody that can be seen from here"
+        raise NothingFound(
+            errno.ENODEV, f"process {call.arguments.pid} does not have {found.address} open; {others} has"
+        )
+    with pyvfio.Device.taken(call.kernel, found.address, call.arguments.pid, number) as device:
+        yield device
 
 
 def _open(call: Call, found: HostDevice) -> Device:

@@ -210,6 +210,19 @@ class Kernel(PythonKernel):
                 file.drop()
 
     @uninterrupted
+    def take_descriptor(self, pid: int, number: int) -> int:
+        if pid != os.getpid():
+            raise ProcessLookupError(
+                errno.ESRCH, f"process {pid}: {os.strerror(errno.ESRCH)}; the mock is in one process"
+            )
+        with self.lock:
+            file = self.files.get(number)
+            taken = os.dup(number)
+            if file is not None:
+                file.hold()
+                self.files[taken] = file
+            return taken
+
     def read(self, fd: int, size: int) -> bytes:
         file = self.files.get(fd)
         if file is None:

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import pyvfio as library
 from pyvfio import host, mock
 from pyvfio.cli.anonymous import Anonymous, without_serial
+from pyvfio.kernel import LinuxKernel
 from pyvfio.mock.tree import Text
 from pyvfio.tracing import trace
 from tests.cli.command import Command, validate
@@ -284,3 +289,66 @@ def test_serial_numbers_are_zeroed() -> None:
     assert data[0x104:0x10C] == bytes(8)
     assert data[0x44:0x48] == bytes(4)
     assert data[0x10C] == 0x0C
+
+
+# --pid
+
+
+def test_show_takes_the_descriptor_of_a_program(pyvfio: Command, kernel: mock.Kernel) -> None:
+    with library.open(VF, kernel=kernel) as device:
+        device.config.bus_master = True
+        opened = pyvfio.json("show", VF, "--pid", str(os.getpid()))["opened"]
+        assert (opened["mode"], opened["migration_state"]) == (None, "RUNNING")
+        assert int.from_bytes(bytes.fromhex(opened["config"])[4:6], "little") & 4
+        assert device.config.bus_master  # nothing was reset
+    assert "does not have" in pyvfio("show", VF, "--pid", "1").err
+    assert pyvfio("show", VF, "--pid", "1").code == 3
+    assert pyvfio("show", VF, "--pid", "1", "--open").code == 2
+
+
+def test_dirty_logs_the_device_of_a_program(pyvfio: Command, kernel: mock.Kernel) -> None:
+    with library.open(MOCK, kernel=kernel) as device:
+        mapping = device.address_space.alloc(2 << 20, 1 << 20)
+        ask = (
+            "dirty",
+            MOCK,
+            "--pid",
+            str(os.getpid()),
+            "--iova",
+            "1M",
+            "--size",
+            "2M",
+            "--interval",
+            "0",
+            "--intervals",
+            "1",
+        )
+        assert [one["dirty"] for one in pyvfio.lines(*ask)] == [0]
+        with device.dirty_log([mapping.range]):
+            assert pyvfio(*ask).code == 1  # the program's own log is left alone
+        device.migration.state = library.migration.State.STOP_COPY
+        assert "is being migrated" in pyvfio(*ask).err
+        device.migration.state = library.migration.State.RUNNING
+        assert pyvfio(*ask).code == 0
+        assert device.migration.state == library.migration.State.RUNNING
+    assert pyvfio("dirty", MOCK, "--pid", str(os.getpid())).code == 2
+
+
+def test_a_descriptor_is_taken_out_of_another_process() -> None:
+    """By pidfd_getfd, of a child."""
+    code = "import os, sys; fd = os.memfd_create('x'); os.write(fd, b'found'); print(fd, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        number = int(child.stdout.readline())
+        try:
+            taken = LinuxKernel().take_descriptor(child.pid, number)
+        except PermissionError:
+            pytest.skip("this host does not let a process trace its child")
+        assert os.pread(taken, 5, 0) == b"found"
+        os.close(taken)
+        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+            LinuxKernel().take_descriptor(child.pid, 999)
+        assert caught.value.errno == errno.EBADF
+        child.communicate()

@@ -6,6 +6,8 @@ The log is the device's own where it has one; else the IOMMU's or, if nobody tra
 
 from __future__ import annotations
 
+import errno
+import sys
 import time
 from argparse import ArgumentParser
 from contextlib import ExitStack, suppress
@@ -16,6 +18,8 @@ from pyvfio.cli.call import Call, UsageError
 from pyvfio.cli.numbers import number, size
 from pyvfio.cli.output import address
 from pyvfio.conformance.driver import Copying, driving
+from pyvfio.errors import Error, Unsupported
+from pyvfio.iova import IovaRange
 
 if TYPE_CHECKING:
     from pyvfio import Mapping
@@ -39,6 +43,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="MODULE:CLASS",
         help="a driver that copies a page in each interval, to the next page each time",
     )
+    parser.add_argument(
+        "--pid",
+        type=int,
+        metavar="PID",
+        help="log the device of a program that has it open; takes --iova and --size. Its own log cannot start meanwhile",
+    )
     session.add_options(parser)
 
 
@@ -47,6 +57,8 @@ def execute(call: Call) -> int:
     given = call.arguments
     if not 0 <= given.interval < 1e6 or (given.intervals is not None and given.intervals < 1):
         raise UsageError("--interval must be 0 or more seconds, and --intervals 1 or more")
+    if given.pid is not None:
+        return _of_program(call)
     with ExitStack() as stack:
         device = stack.enter_context(session.opened(call))
         mapping = device.address_space.alloc(given.size, given.iova)
@@ -70,6 +82,36 @@ def execute(call: Call) -> int:
                 _report(
                     call, index, report.count(), pages, [(one.start, one.last) for one in report.runs()], tracker.source
                 )
+                index += 1
+    return exit_code.DONE
+
+
+def _of_program(call: Call) -> int:
+    """Print the dirty pages of a device that another program has open, by a log of our own.
+
+    A log of the program's is never read, since a report clears it and a migration would lose pages; the kernel refuses a second one.
+    """
+    given = call.arguments
+    if given.iova is None or given.driver:
+        raise UsageError("--pid takes --iova and --size, which the program has mapped, and no --driver")
+    found = addresses.device(call.kernel, given.address)
+    with session.taken(call, found) as device:
+        with suppress(Unsupported):
+            if (state := device.migration.state.name) != "RUNNING":
+                raise Error(errno.EBUSY, f"{device.address} is being migrated: it is in {state}; its log is left alone")
+        try:
+            log = device.dirty_log([IovaRange.of(given.iova, given.size)])
+        except OSError as error:
+            error.add_note("if the program logs already (a migration), its log is left alone")
+            raise
+        with log, suppress(KeyboardInterrupt):
+            print(f"pyvfio: while this runs, process {given.pid} cannot start a log (a migration)", file=sys.stderr)
+            pages = given.size // log.page_size
+            index = 0
+            while given.intervals is None or index < given.intervals:
+                time.sleep(given.interval)
+                report = log.read()
+                _report(call, index, report.count(), pages, [(one.start, one.last) for one in report.runs()], "device")
                 index += 1
     return exit_code.DONE
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pyvfio import host
 from pyvfio.cli import addresses, describe, exit_code, opened_device, session
-from pyvfio.cli.call import Call
+from pyvfio.cli.call import Call, UsageError
 from pyvfio.cli.output import address
 from pyvfio.host import HostDevice
 from pyvfio.host.sysfs import attribute, entries, link_name
@@ -23,23 +23,34 @@ def add_arguments(parser: ArgumentParser) -> None:
     addresses.add_address(parser)
     parser.add_argument("--tree", action="store_true", help="show the bridges above it, and what shares them")
     parser.add_argument("--open", action="store_true", help=f"open the device too. {session.OPENING}")
+    parser.add_argument(
+        "--pid",
+        type=int,
+        metavar="PID",
+        help="show the device as --open does, through the descriptor of a program that has it open; nothing is reset",
+    )
     session.add_options(parser)
 
 
 def execute(call: Call) -> int:
     """Show the device."""
     found = _named(call.kernel, addresses.device(call.kernel, call.arguments.address))
+    if call.arguments.open and call.arguments.pid is not None:
+        raise UsageError("--open and --pid were given: one of them")
     document = _document(call.kernel, found)
     if call.arguments.tree:
         document["tree"] = _tree(call.kernel, found)
     if call.arguments.open:
         with session.opened(call) as device:
             document["opened"] = opened_device.document(device)
+    elif call.arguments.pid is not None:
+        with session.taken(call, found) as device:
+            document["opened"] = opened_device.document(device)
     if call.out.json:
         call.out.document(document)
         return exit_code.DONE
     _print(call, document)
-    if call.arguments.open:
+    if "opened" in document:
         call.out.line()
         opened_device.show(call.out, document["opened"], name=found.address)
     return exit_code.DONE
