@@ -311,6 +311,10 @@ class Kernel:
         except FileNotFoundError:
             return False
 
+    def chown(self, path: str, user: int, group: int) -> None:
+        """chown(2)."""
+        os.chown(path, user, group)
+
     def unlink(self, path: str) -> None:
         """unlink(2)."""
         os.unlink(path)

@@ -28,6 +28,7 @@ COMMANDS = {
     "show": "show a device: state, driver, group, IOMMU, nodes, reserved regions",
     "doctor": "say whether a device, or this host, can be used, why not, and what to do",
     "bind": "bind devices to a driver, vfio-pci unless another is named; they stay bound",
+    "unbind": "unbind devices from their drivers",
     "restore": "bind devices to the drivers that they had before `bind`",
     "run": "open a device once and make many steps with it: peek, poke, poll, alloc, wait, ...",
     "shell": "open a device and start Python with it",

@@ -7,7 +7,8 @@ by :func:`restore` later, also for a program that was killed. No shell is used, 
 
 from __future__ import annotations
 
-from pyvfio.host.binding import Binding, Write, bind, restore
+from pyvfio.host.access import grant, revoke
+from pyvfio.host.binding import NO_DRIVER, Binding, Write, bind, restore, unbind
 from pyvfio.host.changes import Change, Changes
 from pyvfio.host.diagnosis import Finding
 from pyvfio.host.discovery import HostDevice, device, devices
@@ -20,6 +21,7 @@ from pyvfio.host.power import set_d3cold_allowed, set_reset_methods
 from pyvfio.host.sriov import create_vfs, remove_vfs
 
 __all__ = [
+    "NO_DRIVER",
     "Binding",
     "Change",
     "Changes",
@@ -40,6 +42,7 @@ __all__ = [
     "diagnose",
     "diagnose_host",
     "examine",
+    "grant",
     "group",
     "group_members",
     "groups",
@@ -47,7 +50,9 @@ __all__ = [
     "remove_vfs",
     "reserved_regions",
     "restore",
+    "revoke",
     "set_d3cold_allowed",
     "set_reset_methods",
+    "unbind",
     "uses",
 ]

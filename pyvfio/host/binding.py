@@ -23,6 +23,8 @@ from pyvfio.kernel import Kernel, resolve
 
 #: seconds that a process which has the device open gets to close it when it is to be unbound
 TIMEOUT = 10.0
+#: the driver of a device that was unbound, in the journal and in :attr:`Binding.driver`
+NO_DRIVER = "none"
 #: seconds that a driver gets to start a device
 PROBE_TIMEOUT = 60.0
 
@@ -539,3 +541,69 @@ def _failed(error: OSError, doing: str, why: str | None = None) -> OSError:
     if why is None and error.errno in (errno.EACCES, errno.EPERM):
         why = diagnosis.not_root(os.geteuid()).reason
     return HostError(error.errno or errno.EIO, f"{doing}: {error.strerror}" + (f": {why}" if why else ""))
+
+
+def unbind(
+    where: str | HostDevice | Iterable[str | HostDevice],
+    /,
+    *,
+    allow_in_use: Collection[str] = (),
+    timeout: float = TIMEOUT,
+    dry_run: bool = False,
+    kernel: Kernel | str | None = None,
+) -> Binding:
+    """Unbind a device, or several, from whatever driver they have; see :func:`bind` for the parameters and what is refused.
+
+    The result restores them as that of :func:`bind` does. The kernel gives a driver to such a device again when it looks for one: when a module is
+    loaded, or the bus is scanned.
+
+    :raises ValueError: not a valid device name; a device is given twice
+    :raises OSError: ENODEV, no such device; EBUSY, it is in use by the system, or open or bound in a process; EACCES without root
+    :raises TimeoutError: another process did not close the device
+    """
+    kernel = resolve(kernel)
+    timeout = arguments.seconds(timeout, "timeout")
+    dry_run = arguments.boolean(dry_run, "dry_run")
+    found = [device(_address(one), kernel) for one in _several(where)]
+    if len({one.path for one in found}) != len(found):
+        raise ValueError("where has a device twice")
+    changes: list[_Change] = []
+    writes: list[Write] = []
+    try:
+        for one in found:
+            changes.append(_prepare_unbound(kernel, one, allow_in_use, dry_run=dry_run))  # noqa: PERF401 (rolled back)
+        for change in changes:
+            if change.device.driver is None:
+                continue
+            if dry_run:
+                writes += _writes(change.device, change.to)
+            else:
+                writes += _move(kernel, change.device.nodes, change.to, timeout)
+                change.device = device(change.device.address, kernel)
+    except BaseException as error:
+        _roll_back(kernel, changes, timeout, error)
+        raise
+    return Binding(kernel, changes, NO_DRIVER, writes, timeout=timeout, dry_run=dry_run)
+
+
+def _prepare_unbound(kernel: Kernel, found: HostDevice, allow_in_use: Collection[str], *, dry_run: bool) -> _Change:
+    """Lock a device's file in the journal, check that it can be unbound, and write down what is going to change."""
+    to = _State(None, None)
+    journal = None if dry_run else _journal(kernel, found.nodes)
+    try:
+        found = device(found.address, kernel)
+        before = _State(found.driver, found.driver_override)
+        if journal is not None and journal.left is not None and _is_as_left(found, journal.left):
+            before = _State(journal.left.previous_driver, journal.left.previous_override)
+        if found.driver is not None:
+            refuse_if_in_use(kernel, found, allow_in_use)
+            if holders := holders_of(found.nodes, kernel):
+                raise diagnosis.error(diagnosis.held(found.address, [str(holder) for holder in holders]))
+        entry = JournalEntry(found.bus, found.address, NO_DRIVER, *before, os.getpid())
+        if journal is not None:
+            journal.record(entry)
+    except BaseException:
+        if journal is not None:
+            journal.close()
+        raise
+    return _Change(journal, None if journal is None else entry, found, before, to)

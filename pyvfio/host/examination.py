@@ -13,6 +13,7 @@ from pyvfio._core import arguments
 from pyvfio.errors import BadReply
 from pyvfio.guest import x86
 from pyvfio.host import diagnosis
+from pyvfio.host.binding import NO_DRIVER
 from pyvfio.host.caller import calling_process
 from pyvfio.host.diagnosis import Finding
 from pyvfio.host.discovery import HostDevice, device, devices, no_group
@@ -262,7 +263,7 @@ def _driver(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Findin
     notes.facts["driver"] = found.driver or "none"
     entry = next((one for one in bindings(kernel) if one.address == found.address), None)
     if entry is not None:
-        yield diagnosis.taken_back(found.address, entry.driver, found.driver)
+        yield diagnosis.taken_back(found.address, entry.driver, found.driver or NO_DRIVER)
     if found.vfio is not None or (found.driver is not None and "vfio" in found.driver):
         yield diagnosis.variant_driver(found.address, found.driver, _variants(kernel, found))
         return

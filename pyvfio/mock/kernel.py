@@ -69,6 +69,7 @@ class Kernel(PythonKernel):
     :ivar physical: the memory that devices without an IOMMU reach; None where they all have one
     :ivar failures: calls that are to fail
     :ivar capabilities: what the caller may, of what requests ask for
+    :ivar owners: path -> the user and the group that it was given to
     :ivar lock: held while a request runs, and by what runs by itself (a device's engine) while it touches anything shared
     """
 
@@ -88,6 +89,7 @@ class Kernel(PythonKernel):
         self.watcher = Watcher(self.lock)
         _live.add(self)
         self.faults: list[DmaFault] = []
+        self.owners: dict[str, tuple[int, int]] = {}
         self.dma_without_bus_master: list[DmaFault] = []
         self._device_memory: list[DeviceMemory] = []
         self.physical = PhysicalMemory(self.profile.page_size) if self.profile.iommu == "none" else None
@@ -354,6 +356,13 @@ class Kernel(PythonKernel):
             os.close(at)
 
     @uninterrupted
+    def chown(self, path: str, user: int, group: int) -> None:
+        """Note the owner in :attr:`owners`; the mock's nodes can be opened whoever owns them."""
+        with _raised(path):
+            if not self.tree.exists(path):
+                raise Errno(errno.ENOENT)
+        self.owners[path] = user, group
+
     def unlink(self, path: str) -> None:
         self.tree.remove(path)
 

@@ -26,6 +26,7 @@ WITH_DEVICE = {
     "doctor": (),
     "bind": (),
     "restore": (),
+    "unbind": (),
     "run": ("-c", "print"),
     "shell": ("-c", ""),
     "peek": ("bar0", "0"),

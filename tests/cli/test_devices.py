@@ -183,6 +183,54 @@ def test_bind_refuses_a_device_in_use(pyvfio: Command, kernel: mock.Kernel) -> N
     assert pyvfio("bind", "6.0", "--allow-in-use", "network:eth0").code == 0
 
 
+def test_unbind_stays_and_restore_puts_back(pyvfio: Command, kernel: mock.Kernel) -> None:
+    (unbound,) = pyvfio.json("unbind", NVME)["devices"]
+    assert (unbound["previous_driver"], unbound["driver"], unbound["changed"]) == ("nvme", None, True)
+    assert host.device(NVME, kernel).driver is None
+    assert pyvfio("unbind", NVME).out == f"{NVME}: is bound to no driver already\n"
+    assert pyvfio("restore", "--list").out.startswith(f"{NVME}: none, was nvme")
+    assert pyvfio("doctor", NVME).out.count("taken-back") == 0
+    assert pyvfio("restore").code == 0
+    assert host.device(NVME, kernel).driver == "nvme"
+
+
+def test_unbind_of_a_device_that_is_bound_by_us_goes_back_to_the_first_driver(
+    pyvfio: Command, kernel: mock.Kernel
+) -> None:
+    assert pyvfio("bind", NVME).code == 0
+    assert pyvfio("unbind", NVME).code == 0
+    assert pyvfio("restore").code == 0
+    assert host.device(NVME, kernel).driver == "nvme"
+
+
+def test_unbind_dry_run_and_refusals(pyvfio: Command, kernel: mock.Kernel) -> None:
+    (write,) = pyvfio.json("unbind", NVME, "--dry-run")["writes"]
+    assert write["path"] == "/sys/bus/pci/drivers/nvme/unbind"
+    assert host.device(NVME, kernel).driver == "nvme"
+    with library.open(VF, kernel=kernel):
+        assert "this process" in pyvfio("unbind", VF).err
+    assert host.bindings(kernel) == []
+
+
+def test_bind_gives_the_nodes_to_a_user(pyvfio: Command, kernel: mock.Kernel) -> None:
+    kernel.tree.directory("/run/udev/rules.d")
+    out = pyvfio("bind", EDU, "--user", "0:0").out
+    assert "belong to root:root, by /run/udev/rules.d/70-pyvfio-0000:00:03.0.rules until the next boot" in out
+    assert "grants the DMA of all of group 0" in out
+    found = host.device(EDU, kernel)
+    assert set(kernel.owners) == {found.group_path, found.cdev}
+    rule = kernel.read_file(f"/run/udev/rules.d/70-pyvfio-{EDU}.rules").decode()
+    assert 'SUBSYSTEM=="vfio", KERNEL=="0", OWNER="root", GROUP="root", MODE="0660"' in rule
+    assert f'SUBSYSTEM=="vfio-dev", KERNELS=="{EDU}"' in rule
+    assert pyvfio("restore").code == 0
+    assert not kernel.exists(f"/run/udev/rules.d/70-pyvfio-{EDU}.rules")
+
+
+def test_bind_to_an_unknown_user_changes_nothing(pyvfio: Command, kernel: mock.Kernel) -> None:
+    assert pyvfio("bind", EDU, "--user", "nobody-of-that-name").code == 2
+    assert host.device(EDU, kernel).driver is None
+
+
 def test_bind_of_two_buses_takes_a_driver(pyvfio: Command) -> None:
     assert pyvfio("bind", EDU, "vfio-mock.0").code == 2
 

@@ -6,7 +6,11 @@ refused. VFIO can be used when no member of the IOMMU group is bound to another 
 
 from __future__ import annotations
 
+import grp
+import pwd
 from argparse import ArgumentParser
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from pyvfio import host
 from pyvfio.cli import addresses, describe, exit_code
@@ -22,6 +26,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--driver", metavar="NAME", help="default: VFIO's general driver for the bus, such as vfio-pci")
     parser.add_argument(
         "--group", action="store_true", help="also those members of the IOMMU groups that keep VFIO from them"
+    )
+    parser.add_argument(
+        "--user",
+        metavar="USER[:GROUP]",
+        help="give the nodes to this user, by a udev rule too: it grants the DMA of the whole IOMMU group",
     )
     add_binding_options(parser)
 
@@ -48,6 +57,7 @@ def execute(call: Call) -> int:
         raise UsageError(
             f"the devices are on buses with different VFIO drivers ({', '.join(sorted(drivers))}): name one by --driver"
         )
+    owner = None if given.user is None else _owner(given.user)
     before = {one.address: one.driver for one in found}
     binding = host.bind(
         found,
@@ -57,8 +67,43 @@ def execute(call: Call) -> int:
         dry_run=given.dry_run,
         kernel=call.kernel,
     )
-    print_binding(call, binding, before)
+    grants = []
+    if owner is not None and not given.dry_run:
+        grants = [_grant(call.kernel, one, owner) for one in binding.devices]
+    print_binding(call, binding, before, grants)
     return exit_code.DONE
+
+
+class _Owner(NamedTuple):
+    """A user and a group, by name and number."""
+
+    names: tuple[str, str]
+    user: int
+    group: int
+
+
+def _owner(text: str) -> _Owner:
+    """Return the owner that USER[:GROUP] means, by name or number; without a group, the user's own."""
+    user, _, group = text.partition(":")
+    try:
+        known = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+        of = (
+            grp.getgrgid(int(group) if group.isdecimal() else known.pw_gid)
+            if not group or group.isdecimal()
+            else grp.getgrnam(group)
+        )
+    except KeyError as error:
+        raise UsageError(f"--user {text}: {error.args[0]!s}") from None
+    return _Owner((known.pw_name, of.gr_name), known.pw_uid, of.gr_gid)
+
+
+def _grant(kernel: Kernel, found: HostDevice, owner: _Owner) -> str:
+    given = host.grant(found, owner.user, owner.group, names=owner.names, kernel=kernel)
+    name = ":".join(owner.names)
+    rule = (
+        f", by {given.rule} until the next boot" if given.rule else "; there is no udev, so not after the next binding"
+    )
+    return f"{', '.join(given.nodes)} belong to {name}{rule}. This grants the DMA of all of group {found.group}; /dev/iommu stays as it is"
 
 
 def _in_the_way(kernel: Kernel, found: list[HostDevice]) -> list[HostDevice]:
@@ -68,14 +113,18 @@ def _in_the_way(kernel: Kernel, found: list[HostDevice]) -> list[HostDevice]:
     return [host.device(address, kernel) for address in dict.fromkeys(members) if address not in known]
 
 
-def print_binding(call: Call, binding: host.Binding, before: dict[str, str | None]) -> None:
+def print_binding(call: Call, binding: host.Binding, before: dict[str, str | None], grants: Sequence[str] = ()) -> None:
     """Print what was bound, or with `--dry-run` what would be written."""
     documents = [
         {
             "address": one.address,
             "previous_driver": before[one.address],
-            "driver": one.driver if not binding.dry_run else binding.driver,
-            "changed": before[one.address] != binding.driver,
+            "driver": one.driver
+            if not binding.dry_run
+            else None
+            if binding.driver == host.NO_DRIVER
+            else binding.driver,
+            "changed": (before[one.address] or host.NO_DRIVER) != binding.driver,
             "group_node": one.group_path,
             "cdev": one.cdev,
         }
@@ -99,6 +148,8 @@ def print_binding(call: Call, binding: host.Binding, before: dict[str, str | Non
         )
         if nodes := ", ".join(path for path in (device.group_path, device.cdev) if path):
             call.out.line(f"  nodes: {nodes}")
+    for line in grants:
+        call.out.line(f"  {line}")
     groups = sorted({one.group for one in binding.devices if one.group is not None and describe.state(one) == "vfio"})
     for number in groups:
         blocked = host.group(number, call.kernel).in_the_way

@@ -31,6 +31,8 @@ def execute(call: Call) -> int:
     if not given.list:
         for address in wanted or (None,):
             restored += host.restore(address, timeout=given.timeout, kernel=call.kernel)
+        for address in restored:
+            host.revoke(address, call.kernel)
     documents = [
         {
             "address": entry.address,

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""Giving a device's nodes to a user, by a udev rule that lasts until the next boot."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from contextlib import suppress
+from typing import NamedTuple
+
+from pyvfio.errors import HostError
+from pyvfio.host.discovery import HostDevice
+from pyvfio.kernel import Kernel, resolve
+
+DIRECTORY = "/run/udev/rules.d"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+class Grant(NamedTuple):
+    """Nodes that were given to a user.
+
+    :ivar rule: the file of the udev rule; None where the host has no udev
+    :ivar nodes: the nodes whose owner was changed
+    """
+
+    rule: str | None
+    nodes: tuple[str, ...]
+
+
+def grant(
+    found: HostDevice,
+    user: int,
+    group: int,
+    /,
+    *,
+    names: tuple[str, str] | None = None,
+    kernel: Kernel | str | None = None,
+) -> Grant:
+    """Give a device's nodes to a user and a group, now and, by a udev rule, whenever they are made anew until the next boot.
+
+    Who can open the group's node, or the device's with /dev/iommu, has the DMA of the whole IOMMU group. /dev/iommu itself stays as it is.
+
+    :param found: a device that is bound to a VFIO driver
+    :param user: the user's number; :param group: the group's
+    :param names: of both, for the rule; without them it has the numbers
+    :raises OSError: ENODEV, the device has no nodes; EPERM or EACCES without root
+    """
+    kernel = resolve(kernel)
+    nodes = tuple(path for path in (found.group_path, found.cdev) if path is not None and kernel.exists(path))
+    if not nodes:
+        raise HostError(errno.ENODEV, f"{found.address} has no nodes: it is not bound to a VFIO driver")
+    owner, owning = names if names is not None else (str(user), str(group))
+    for name in (owner, owning):
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not a valid user or group name")
+    for node in nodes:
+        kernel.chown(node, user, group)
+    rule = None
+    if kernel.exists(os.path.dirname(DIRECTORY)):
+        rule = _path(found.address)
+        _write(kernel, rule, _rule(found, owner, owning))
+    return Grant(rule, nodes)
+
+
+def revoke(address: str, kernel: Kernel | str | None = None) -> bool:
+    """Remove the udev rule of a device; return whether there was one. Nodes that exist keep their owner until they are made anew."""
+    kernel = resolve(kernel)
+    path = _path(address)
+    if not kernel.exists(path):
+        return False
+    with suppress(FileNotFoundError):
+        kernel.unlink(path)
+    return True
+
+
+def _path(address: str) -> str:
+    return f"{DIRECTORY}/70-pyvfio-{address}.rules"
+
+
+def _rule(found: HostDevice, user: str, group: str) -> str:
+    """Return the rule: the group's node by its number, the device's by the device that it belongs to."""
+    more = f'OWNER="{user}", GROUP="{group}", MODE="0660"'
+    lines = [f"# The DMA of IOMMU group {found.group} for {user}:{group}, by pyvfio."]
+    if found.group_path is not None:
+        lines.append(f'SUBSYSTEM=="vfio", KERNEL=="{os.path.basename(found.group_path)}", {more}')
+    lines.append(f'SUBSYSTEM=="vfio-dev", KERNELS=="{found.address}", {more}')
+    return "\n".join(lines) + "\n"
+
+
+def _write(kernel: Kernel, path: str, text: str) -> None:
+    fd = kernel.create(path)
+    try:
+        data = text.encode()
+        kernel.truncate(fd, 0)
+        if kernel.pwrite(fd, data, 0) != len(data):
+            raise HostError(errno.ENOSPC, f"{path} could not be written whole")
+    finally:
+        kernel.close(fd)
