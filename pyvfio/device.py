@@ -13,7 +13,7 @@ from pyvfio import hot_reset
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Object
 from pyvfio._core import html
-from pyvfio._core.arguments import boolean, u32, wrong_type
+from pyvfio._core.arguments import boolean, integer, string, u32, wrong_type
 from pyvfio._core.device_file import DeviceFile, DeviceInfo
 from pyvfio._core.fd import Fd
 from pyvfio._core.flags import names
@@ -25,6 +25,7 @@ from pyvfio.dirty.log import DirtyLog
 from pyvfio.errors import Closed, RequestError, Unsupported
 from pyvfio.feature import Feature, Features
 from pyvfio.irq import Irqs
+from pyvfio.kernel import resolve
 from pyvfio.low_power import LowPower, LowPowerWithWakeup
 from pyvfio.migration import Migration
 from pyvfio.pci import PciConfig
@@ -142,7 +143,7 @@ class Device(Resource):
         _ = self.info
 
     @classmethod
-    def taken(cls, kernel: Kernel, address: str, pid: int, number: int) -> Self:
+    def taken(cls, address: str, pid: int, number: int, *, kernel: Kernel | str | None = None) -> Self:
         """Take the descriptor of an open device out of another process; pidfd_getfd(2), since Linux 5.6.
 
         The process goes on, with the same open device; closing this one closes the copy alone. It has no address space, since the
@@ -151,6 +152,12 @@ class Device(Resource):
         :param address: the device's; :param pid: the process; :param number: its descriptor
         :raises OSError: EPERM, this process may not trace that one; EBADF, it has no such descriptor
         """
+        kernel = resolve(kernel)
+        address, pid, number = (
+            string(address, "address"),
+            integer(pid, "pid", 0, 2**31 - 1),
+            integer(number, "number", 0, 2**31 - 1),
+        )
         name = f"{address} of process {pid}"
         return cls(Fd.take(kernel, "device", name, kernel.take_descriptor, pid, number), address, None)
 

@@ -67,7 +67,7 @@ def taken(call: Call, found: HostDevice) -> Iterator[Device]:
         raise NothingFound(
             errno.ENODEV, f"process {call.arguments.pid} does not have {found.address} open; {others} has"
         )
-    with pyvfio.Device.taken(call.kernel, found.address, call.arguments.pid, number) as device:
+    with pyvfio.Device.taken(found.address, call.arguments.pid, number, kernel=call.kernel) as device:
         yield device
 
 

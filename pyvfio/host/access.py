@@ -9,8 +9,10 @@ import re
 from contextlib import suppress
 from typing import NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.errors import HostError
-from pyvfio.host.discovery import HostDevice
+from pyvfio.host.discovery import HostDevice, device
+from pyvfio.host.nodes import canonical
 from pyvfio.kernel import Kernel, resolve
 
 DIRECTORY = "/run/udev/rules.d"
@@ -29,7 +31,7 @@ class Grant(NamedTuple):
 
 
 def grant(
-    found: HostDevice,
+    where: str | HostDevice,
     user: int,
     group: int,
     /,
@@ -41,19 +43,20 @@ def grant(
 
     Who can open the group's node, or the device's with /dev/iommu, has the DMA of the whole IOMMU group. /dev/iommu itself stays as it is.
 
-    :param found: a device that is bound to a VFIO driver
+    :param where: a device that is bound to a VFIO driver: its address, or what :func:`device` returned
     :param user: the user's number; :param group: the group's
     :param names: of both, for the rule; without them it has the numbers
     :raises OSError: ENODEV, the device has no nodes; EPERM or EACCES without root
     """
     kernel = resolve(kernel)
+    found = device(where.address if isinstance(where, HostDevice) else where, kernel)
+    user, group = arguments.u32(user, "user"), arguments.u32(group, "group")
+    if names is not None:
+        names = _names(names)
     nodes = tuple(path for path in (found.group_path, found.cdev) if path is not None and kernel.exists(path))
     if not nodes:
         raise HostError(errno.ENODEV, f"{found.address} has no nodes: it is not bound to a VFIO driver")
     owner, owning = names if names is not None else (str(user), str(group))
-    for name in (owner, owning):
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not a valid user or group name")
     for node in nodes:
         kernel.chown(node, user, group)
     rule = None
@@ -63,15 +66,26 @@ def grant(
     return Grant(rule, nodes)
 
 
-def revoke(address: str, kernel: Kernel | str | None = None) -> bool:
+def revoke(where: str, kernel: Kernel | str | None = None) -> bool:
     """Remove the udev rule of a device; return whether there was one. Nodes that exist keep their owner until they are made anew."""
     kernel = resolve(kernel)
-    path = _path(address)
+    path = _path(canonical(where))
     if not kernel.exists(path):
         return False
     with suppress(FileNotFoundError):
         kernel.unlink(path)
     return True
+
+
+def _names(names: object) -> tuple[str, str]:
+    """Return the names of a user and a group, which a rule may have."""
+    if not isinstance(names, tuple | list) or len(names) != 2:
+        raise arguments.wrong_type(names, "names", "the names of a user and a group")
+    user, group = (arguments.string(name, "names") for name in names)
+    for name in (user, group):
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"names: {name!r} is not a valid user or group name")
+    return user, group
 
 
 def _path(address: str) -> str:

@@ -83,7 +83,8 @@ def test_the_wheel_has_the_package_with_its_types_and_nothing_else(built: Built,
     modules = {str(path.relative_to(checkout)) for path in (checkout / "pyvfio").rglob("*.py*")}
     extensions = {"pyvfio/_abi.abi3.so", "pyvfio/_buffer.abi3.so"}
     package = {name for name in wheel_names(built.wheel) if not re.match(r"pyvfio-[\d.]+\.dist-info/", name)}
-    assert package == modules | extensions | {"pyvfio/py.typed"}
+    data = {str(path.relative_to(checkout)) for path in (checkout / "pyvfio/cli/schemas").glob("*.json")}
+    assert package == modules | extensions | data | {"pyvfio/py.typed", "pyvfio/conformance/pytest.ini"}
 
 
 def test_the_wheel_is_for_every_cpython_from_3_11_on(built: Built) -> None:
