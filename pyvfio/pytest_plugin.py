@@ -33,7 +33,6 @@ Each test that uses ``vfio_device`` has properties in the JUnit XML, from ``vfio
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -253,11 +252,6 @@ def _vfio_real_device(request: pytest.FixtureRequest) -> Iterator[str]:
 
     found = host.device(request.config.getoption("--vfio-device"))
     driver = request.config.getoption("--vfio-bind") or (found.vfio and found.driver) or _vfio_driver(found)
-    if found.driver == driver and any(
-        entry.address == found.address and entry.pid == os.getpid() for entry in host.bindings()
-    ):
-        yield found.address  # this process keeps it bound already, and locked
-        return
     with host.bind(found, driver):
         yield found.address
 

@@ -80,6 +80,7 @@ def _open(call: Call, found: HostDevice) -> Device:
             found.address, mode=given.mode, vf_token=given.vf_token, no_iommu=given.no_iommu, kernel=call.kernel
         )
     except OSError as error:
-        if holders := host.holders_of(found.nodes, call.kernel):
+        holders = host.holders_of(found.nodes, call.kernel)
+        if holders and str(holders[0]) not in str(error):
             error.add_note(f"{found.address} is open in {'; '.join(map(str, holders))}")
         raise

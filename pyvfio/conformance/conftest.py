@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 
 from pyvfio import Device
 from pyvfio.conformance.driver import Copying, driving
-from pyvfio.host import HostDevice
+from pyvfio.host import HostDevice, bind, bindings
 from pyvfio.host import device as host_device
+from pyvfio.host.diagnosis import vfio_driver
 from pyvfio.kernel import Kernel
 from pyvfio.spaces.base import AddressSpace
 
@@ -31,6 +33,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark, (option, reason) in OPTIONS.items():
             if item.get_closest_marker(mark) and not config.getoption(option):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", name="_vfio_real_device")
+def bound_device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of ``--vfio-device``, bound and locked until the end of the run; by this process already, if it keeps it bound."""
+    found = host_device(request.config.getoption("--vfio-device"))
+    driver = request.config.getoption("--vfio-bind") or (found.vfio and found.driver) or vfio_driver(found.bus)
+    if found.driver == driver and any(
+        entry.address == found.address and entry.pid == os.getpid() for entry in bindings()
+    ):
+        yield found.address
+        return
+    with bind(found, driver):
+        yield found.address
 
 
 @pytest.fixture

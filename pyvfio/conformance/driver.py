@@ -32,7 +32,10 @@ class Driver(Protocol):
     reach: IovaRange
 
     def memcpy_start(self, destination: int, source: int, size: int) -> None:
-        """Have the device read `size` bytes at an IOVA and write them at another one; return while it works."""
+        """Have the device read `size` bytes at an IOVA and write them at another one; return while it works.
+
+        Addresses and sizes are multiples of 512, for devices that copy whole blocks.
+        """
 
     def memcpy_wait(self, timeout: float) -> None:
         """Wait until it has ended.

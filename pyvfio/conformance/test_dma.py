@@ -14,7 +14,8 @@ from pyvfio.conformance.driver import Copying
 from pyvfio.spaces.base import AddressSpace
 
 PAGE = 4096
-SIZE = 64
+#: what is copied: devices that copy whole blocks do it too
+SIZE = 512
 
 
 def place(space: AddressSpace, driver: Copying, size: int) -> Mapping:
