@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple, Self
 from pyvfio._core import arguments
 from pyvfio.errors import BadReply, HostError
 from pyvfio.host import diagnosis
+from pyvfio.host.at_boot import BootChanges, boot_file
 from pyvfio.host.discovery import HostDevice, device, no_group
 from pyvfio.host.holders import holders_of
 from pyvfio.host.in_use import refuse_if_in_use
@@ -30,12 +32,14 @@ PROBE_TIMEOUT = 60.0
 
 
 class Write(NamedTuple):
-    """One write to a file of sysfs."""
+    """One write: to a file of sysfs, or of a whole file by which a device is bound at boot."""
 
     path: str
     text: str
 
     def __str__(self) -> str:
+        if "\n" in self.text:
+            return f"printf %s {shlex.quote(self.text)} > {self.path}"
         return f"echo {self.text!r} > {self.path}" if self.text else f"echo > {self.path}"
 
 
@@ -47,17 +51,26 @@ class _State(NamedTuple):
 class _Change:
     """The binding of one device: its lock in the journal, its state before, and its state to be.
 
+    :ivar before: what it is restored to
+    :ivar found: what a failure of the whole goes back to: the state before, or that which it has from the last boot
     :ivar journal: None with `dry_run`, and when an attempt to restore the device has ended
     :ivar entry: what this binding wrote to the journal; None with `dry_run`
     """
 
     def __init__(
-        self, journal: Journal | None, entry: JournalEntry | None, found: HostDevice, before: _State, to: _State
+        self,
+        journal: Journal | None,
+        entry: JournalEntry | None,
+        device: HostDevice,
+        before: _State,
+        to: _State,
+        found: _State | None = None,
     ) -> None:
         self.journal = journal
         self.entry = entry
-        self.device = found
+        self.device = device
         self.before = before
+        self.found = found or before
         self.to = to
         self.restored = False
 
@@ -149,6 +162,8 @@ class Binding:
             # Another entry means that another program restored the device, and bound it again.
             if journal is not None or held.left == change.entry:
                 _put_back(self._kernel, held, change.device, change.before, self._timeout)
+                if change.entry is not None:
+                    BootChanges(self._kernel).disable(change.entry)
         change.restored = True
 
     def __enter__(self) -> Self:
@@ -182,6 +197,7 @@ def bind(
     *,
     allow_in_use: Collection[str] = (),
     timeout: float = TIMEOUT,
+    at_boot: bool = False,
     dry_run: bool = False,
     kernel: Kernel | str | None = None,
 ) -> Binding:
@@ -190,6 +206,7 @@ def bind(
         with pyvfio.host.bind("0000:41:10.1", "vfio-pci"):
             ...                                         # restored at the end
         pyvfio.host.bind("0000:41:10.1", "vfio-pci")    # stays bound
+        pyvfio.host.bind("0000:41:10.1", "vfio-pci", at_boot=True)    # and is bound at each boot
 
     This writes `driver_override` and the drivers' `unbind` and `bind` in sysfs, on any bus that has them (PCI, platform, ...). Only the
     devices given are bound: `host.group(number).in_the_way` names what else keeps VFIO from a group. A device that has the driver already
@@ -197,10 +214,14 @@ def bind(
 
     VFIO's drivers and pci-stub are given any device; every other driver only devices of its own list.
 
+    With `at_boot` the device is bound at each boot too, until it is restored, which :func:`restore` does after a reboot as before: by a file
+    in /etc/driverctl.d where driverctl is installed, otherwise by a rule for udev in /etc/udev/rules.d.
+
     :param where: addresses, or what :func:`device` and :func:`devices` return
     :param driver: for example `vfio-pci`; it must be loaded
     :param allow_in_use: names of uses, as in :func:`uses` and in the refusal's text, that the device may be taken away from
     :param timeout: seconds to wait for each device's unbinding, then and when it is restored
+    :param at_boot: have it bound at each boot too
     :param dry_run: check everything and write nothing; :attr:`Binding.writes` lists what would be written
     :raises ValueError: not a valid device or driver name; a device is given twice
     :raises OSError: ENODEV, no such device, or no IOMMU group and a VFIO driver; ENOENT, no such driver; EBUSY, the device is in use by
@@ -209,6 +230,7 @@ def bind(
     """
     kernel = resolve(kernel)
     checked_name(driver, "driver")
+    at_boot = arguments.boolean(at_boot, "at_boot")
     timeout = arguments.seconds(timeout, "timeout")
     dry_run = arguments.boolean(dry_run, "dry_run")
     found = [device(_address(one), kernel) for one in _several(where)]
@@ -216,10 +238,11 @@ def bind(
         raise ValueError("where has a device twice")
     changes: list[_Change] = []
     writes: list[Write] = []
+    boot = BootChanges(kernel)
     try:
         for one in found:
             # Not by extend(): those before an exception are rolled back.
-            changes.append(_prepare(kernel, one, driver, allow_in_use, dry_run=dry_run))  # noqa: PERF401
+            changes.append(_prepare(kernel, one, driver, allow_in_use, at_boot=at_boot, dry_run=dry_run))  # noqa: PERF401
         for change in changes:
             if change.device.driver == driver:
                 continue
@@ -228,7 +251,13 @@ def bind(
             else:
                 writes += _move(kernel, change.device.nodes, change.to, timeout)
                 change.device = device(change.device.address, kernel)
+        for change in changes if at_boot else ():
+            file = boot_file(kernel, change.device.bus, change.device.address, driver)
+            writes.append(Write(file.path, file.content or ""))
+            if change.entry is not None:
+                boot.enable(change.entry, file)
     except BaseException as error:
+        boot.take_back(error)
         _roll_back(kernel, changes, timeout, error)
         raise
     return Binding(kernel, changes, driver, writes, timeout=timeout, dry_run=dry_run)
@@ -249,7 +278,7 @@ def _address(one: str | HostDevice) -> str:
 
 
 def _prepare(
-    kernel: Kernel, found: HostDevice, driver: str, allow_in_use: Collection[str], *, dry_run: bool
+    kernel: Kernel, found: HostDevice, driver: str, allow_in_use: Collection[str], *, at_boot: bool, dry_run: bool
 ) -> _Change:
     """Lock a device's file in the journal, check that it can be bound, and write down what is going to change."""
     to = _State(driver, driver if _takes_anything(driver) else None)
@@ -262,16 +291,20 @@ def _prepare(
         # Another program may have changed it before the file was locked.
         found = device(found.address, kernel)
         before = _State(found.driver, found.driver_override)
-        if journal.left is not None and _is_as_left(found, journal.left):
-            before = _State(journal.left.previous_driver, journal.left.previous_override)
+        # A device that is bound at each boot is left so, unless it is to be bound otherwise at each boot.
+        left = journal.boot if at_boot and journal.boot is not None else journal.left
+        if left is not None and (at_boot or left.at_boot is None) and _is_as_left(found, left):
+            before = _State(left.previous_driver, left.previous_override)
         if found.driver != driver:
             _check(kernel, found, driver, allow_in_use)
-        entry = JournalEntry(found.bus, found.address, driver, *before, os.getpid())
+        file = boot_file(kernel, found.bus, found.address, driver).path if at_boot else None
+        entry = JournalEntry(found.bus, found.address, driver, *before, os.getpid(), file)
         journal.record(entry)
     except BaseException:
         journal.close()
         raise
-    return _Change(journal, entry, found, before, to)
+    as_found = None if journal.boot is None else _State(found.driver, found.driver_override)
+    return _Change(journal, entry, found, before, to, as_found)
 
 
 def _roll_back(kernel: Kernel, changes: list[_Change], timeout: float, error: BaseException) -> None:
@@ -280,7 +313,7 @@ def _roll_back(kernel: Kernel, changes: list[_Change], timeout: float, error: Ba
             continue
         try:
             with change.journal:
-                _put_back(kernel, change.journal, change.device, change.before, timeout)
+                _put_back(kernel, change.journal, change.device, change.found, timeout)
         except Exception as failure:
             error.add_note(f"{change.device.address} was not restored: {failure}")
 
@@ -298,8 +331,9 @@ def restore(
 ) -> list[str]:
     """Restore the devices that ended programs have left bound; return their addresses.
 
-    These are programs that were killed, and those that called :func:`bind` without `with`. A device that a running program keeps bound is
-    left alone, and so is one that has been bound to another driver since.
+    These are programs that were killed, and those that called :func:`bind` without `with`; before the last boot too, if they did so with
+    `at_boot`: such a device is no longer bound at boot. A device that a running program keeps bound is left alone, and so is one that has
+    been bound to another driver since.
 
     :param where: only this device
     :param timeout: seconds to wait for each device's unbinding
@@ -352,12 +386,19 @@ def _restore(kernel: Kernel, entry: JournalEntry, timeout: float) -> bool:
             if error.errno != errno.ENODEV:
                 raise
             journal.clear()
-            return False
+            return _leave_at_boot(kernel, left)
         if not _is_as_left(found, left):
             journal.clear()
-            return False
+            return _leave_at_boot(kernel, left)
         _put_back(kernel, journal, found, _State(left.previous_driver, left.previous_override), timeout)
+        _leave_at_boot(kernel, left)
         return True
+
+
+def _leave_at_boot(kernel: Kernel, left: JournalEntry) -> bool:
+    """Have a device no longer bound at boot; return whether it was."""
+    BootChanges(kernel).disable(left)
+    return left.at_boot is not None
 
 
 def _is_as_left(found: HostDevice, left: JournalEntry) -> bool:

@@ -3,7 +3,8 @@
 
 A program holds the file locked (flock) while it keeps the device bound. The lock goes when the program ends, however that happens; what
 it wrote stays until the device is restored. A forked child closes its copy of the file, so that it does not keep the lock of a parent
-that was killed. The directory is on a file system that a reboot empties, as a reboot undoes the bindings.
+that was killed. The directory is on a file system that a reboot empties, as a reboot undoes the bindings. Those that are made anew at
+each boot have a second file, in a directory that a reboot leaves alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pyvfio.host.sysfs import checked_name, entries
 from pyvfio.kernel import Kernel, resolve
 
 DIRECTORY = "/run/pyvfio"
+#: files of the same kind, of devices that are bound at each boot
+BOOT_DIRECTORY = "/var/lib/pyvfio"
 # The largest entry has four names of at most 255 bytes.
 _MOST = 4096
 
@@ -36,6 +39,7 @@ class JournalEntry(NamedTuple):
     :ivar previous_driver: the driver before that; None for none
     :ivar previous_override: its `driver_override` before
     :ivar pid: the program's process
+    :ivar at_boot: the file by which the device is bound at each boot; None if it is not
     """
 
     bus: str
@@ -44,12 +48,15 @@ class JournalEntry(NamedTuple):
     previous_driver: str | None
     previous_override: str | None
     pid: int
+    at_boot: str | None = None
 
 
 class Journal:
     """A device's file in the journal, held locked.
 
-    :ivar left: what an earlier program has left: it did not live to restore the device, or meant it to stay. None if there is nothing
+    :ivar left: what an earlier program has left: it did not live to restore the device, or meant it to stay, or the device is bound at
+        each boot. None if there is nothing
+    :ivar boot: the entry of a device that is bound at each boot
     :raises OSError: EBUSY, a program holds it; EACCES without root
     :raises BadReply: the file does not hold an entry
     """
@@ -61,11 +68,15 @@ class Journal:
         self._forked = False
         self._entry = False
         self.left: JournalEntry | None = None
+        self.boot: JournalEntry | None = None
         _live.add(self)
         try:
             self._lock(nodes.address)
             self.left = self._read()
             self._entry = self.left is not None
+            self.boot = boot_entry(kernel, nodes)
+            if self.left is None:
+                self.left = self.boot
         except BaseException:
             self._leave()
             raise
@@ -186,10 +197,12 @@ def bindings(kernel: Kernel | str | None = None) -> list[JournalEntry]:
 
 
 def journaled(kernel: Kernel) -> list[JournalEntry | BadReply]:
-    """Return the journal's entries, and an exception for each file that holds none."""
+    """Return the journal's entries, and an exception for each file that holds none; of a device with two files the newer one's."""
     found: list[JournalEntry | BadReply] = []
-    for name in entries(kernel, DIRECTORY):
-        path = f"{DIRECTORY}/{name}"
+    names = dict.fromkeys(entries(kernel, BOOT_DIRECTORY), BOOT_DIRECTORY)
+    names |= dict.fromkeys(entries(kernel, DIRECTORY), DIRECTORY)
+    for name, directory in names.items():
+        path = f"{directory}/{name}"
         try:
             entry = _parse(path, kernel.read_file(path))
         except FileNotFoundError:
@@ -200,6 +213,18 @@ def journaled(kernel: Kernel) -> list[JournalEntry | BadReply]:
         if entry is not None:
             found.append(entry)
     return found
+
+
+def boot_entry(kernel: Kernel, nodes: Nodes) -> JournalEntry | None:
+    """Return the entry of a device that is bound at each boot; None if it is not.
+
+    :raises BadReply: the file does not hold an entry
+    """
+    path = f"{BOOT_DIRECTORY}/{nodes.bus}:{nodes.address}"
+    try:
+        return _parse(path, kernel.read_file(path))
+    except FileNotFoundError:
+        return None
 
 
 def _parse(path: str, content: bytes) -> JournalEntry | None:
@@ -221,7 +246,7 @@ def _checked(values: object) -> JournalEntry:
     if not isinstance(values, dict):
         raise TypeError("not an object")
     # Keys that this version does not know are a newer one's.
-    entry = JournalEntry(**{name: values[name] for name in JournalEntry._fields})
+    entry = JournalEntry(**{name: values[name] for name in JournalEntry._fields if name in values or name != "at_boot"})
     if type(entry.pid) is not int or None in (entry.bus, entry.driver):
         raise TypeError("bus, driver or pid is missing")
     for name, kind in (
@@ -233,4 +258,11 @@ def _checked(values: object) -> JournalEntry:
         if name is not None:
             checked_name(name, kind)
     canonical(entry.address)
+    if entry.at_boot is not None and not _binds_at_boot(entry.at_boot, entry.bus, entry.address):
+        raise ValueError("at_boot names another file")
     return entry
+
+
+def _binds_at_boot(path: object, bus: str, address: str) -> bool:
+    """Whether a file can be one that binds this device at boot: it is going to be removed."""
+    return path in (f"/etc/driverctl.d/{bus}-{address}", f"/etc/udev/rules.d/05-pyvfio-{bus}-{address}.rules")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Dirty pages judged by the memory itself: a hash of every page before and after random writes by edu-vfio-pci.
 
-    scripts/vm --iommu amd -- .venv/bin/python tests/contract/dirty_memory.py [COUNT]
+    PYTHONPATH=.:scripts scripts/vm --iommu amd -- .venv/bin/python tests/contract/dirty_memory.py [COUNT]
 
 Writes COUNT times (1000) by all edus whose DMA reaches memory, and prints what was found. Exit code 1: a changed page was not reported.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Rounds of open, attach, map, unmap, close, and what the process holds in between.
 
-    scripts/vm -- .venv/bin/python tests/contract/soak.py [--rounds 10000] [--mode MODE] [DEVICE]
+    PYTHONPATH=.:scripts scripts/vm -- .venv/bin/python tests/contract/soak.py [--rounds 10000] [--mode MODE] [DEVICE]
 
 DEVICE is edu, nvme, e1000e, vfio-mock, or an address. Prints ten lines of figures, and ends with 1 if something of the process's grew.
 The last line is of the machine once the kernel has dropped its caches; should its slab have grown, the caches that did are named.

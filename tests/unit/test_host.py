@@ -738,7 +738,7 @@ class TestJournal:
     def test_a_binding_is_written_down_while_it_lasts(self, machine: FakeHost) -> None:
         with host.bind(NVME, "vfio-pci", kernel=machine):
             (one,) = host.bindings(machine)
-            assert one == ("pci", NVME, "vfio-pci", "nvme", None, os.getpid())
+            assert one == host.JournalEntry("pci", NVME, "vfio-pci", "nvme", None, os.getpid())
         assert host.bindings(machine) == []
 
     def test_what_a_killed_program_left_is_restored(self, machine: FakeHost, killed_bound: host.JournalEntry) -> None:
