@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Real QEMUs against `pyvfio.guest.x86`: where they put the memory of random guests, and which guests they refuse.
+"""Real QEMUs against `pyvfio.guest`: where they put the memory of random guests, which guests they refuse, what a virtio-iommu tells.
 
 A guest is made and never runs. Its memory map is read by the monitor (the tree of memory regions, the PCI window) and by qtest's protocol (the
 E820 map and the ACPI tables in fw_cfg, the CMOS memory).
@@ -26,11 +26,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pyvfio.guest import x86
+from pyvfio.guest.qemu import virtio_iommu
+from pyvfio.guest.reserved import Q35_PROPERTY
 from vmtest.monitor import Monitor, MonitorError
 from vmtest.oracle_guest import Guest, options, random_guest
 from vmtest.problems import Problem, say
 from vmtest.qemu import CHOICES, Qemu, require_qemu
 from vmtest.qtest import Qtest
+from vmtest.virtio_iommu import VirtioIommu
 
 _E820 = struct.Struct("<QQI")
 _REFUSAL = re.compile(r"(Address space limit 0x.*)")
@@ -273,11 +276,54 @@ def check(qemu: Qemu, version: str, guest: Guest, seed: str) -> Outcome:
         return done(False, tuple(name for name in ours if name in theirs), compare(ours, theirs), known)
 
 
+# --- the virtio-iommu ---------------------------------------------------------------------------------------------------
+
+
+def check_virtio_iommu(qemu: Qemu, board: x86.Board, aw_bits: int | None, granule: int | None) -> Outcome:
+    """Probe a virtio-iommu with a device behind it, and compare its configuration and its answer.
+
+    :param aw_bits: its width; None for the machine's own
+    :param granule: its smallest page size; None for the machine's own
+    """
+    properties = "" if aw_bits is None else f",aw-bits={aw_bits}"
+    properties += "" if granule is None else f",granule={granule >> 10}k"
+    arguments = [
+        "-machine", board.value, "-m", "128M",
+        "-device", f"virtio-iommu-pci,addr=3.0{properties}", "-device", "pci-testdev,addr=5.0",
+    ]  # fmt: skip
+    width = 39 if qemu.release >= (9, 0) and board is x86.Board.Q35 else 64
+    reply = virtio_iommu.probe([Q35_PROPERTY])
+    ours = {
+        "virtio-iommu width": virtio_iommu.input_range(aw_bits or width).last,
+        "virtio-iommu page sizes": virtio_iommu.initial_mask(granule or 4096),
+        "virtio-iommu probe": (reply.status.value, reply.data.ljust(virtio_iommu.PROBE_SIZE, b"\0").hex()),
+    }
+    with Paused(qemu, arguments) as paused:
+        device = VirtioIommu(paused.qtest, slot=3)
+        status, data = device.probe(5 << 3)
+        theirs = {
+            "virtio-iommu width": device.config.input_last,
+            "virtio-iommu page sizes": device.config.page_size_mask,
+            "virtio-iommu probe": (status, data.hex()),
+        }
+    return Outcome("virtio-iommu", shlex.join(arguments), False, tuple(ours), compare(ours, theirs))
+
+
+def virtio_iommus(qemu: Qemu) -> Iterator[Outcome]:
+    """Yield the outcomes of every width and granule that this QEMU's virtio-iommu can have."""
+    choices: list[tuple[int | None, int | None]] = [(None, None)]
+    if qemu.release >= (9, 0):
+        choices += [(width, granule) for width in (32, 39, 48, 64) for granule in (4096, 8192, 16384, 65536)]
+    for board in x86.Board:
+        for width, granule in choices:
+            yield check_virtio_iommu(qemu, board, width, granule)
+
+
 # --- the run ------------------------------------------------------------------------------------------------------------
 
 
 def run(choice: str, count: int, seed: int, jobs: int) -> Iterator[Outcome]:
-    """Yield the outcomes of random guests under one QEMU.
+    """Yield the outcomes of random guests under one QEMU, and of its virtio-iommu.
 
     :param choice: of :data:`vmtest.qemu.CHOICES`
     """
@@ -292,6 +338,7 @@ def run(choice: str, count: int, seed: int, jobs: int) -> Iterator[Outcome]:
 
     with ThreadPoolExecutor(jobs) as pool:
         yield from pool.map(one, range(count))
+    yield from virtio_iommus(qemu)
 
 
 def main(description: str) -> int:

@@ -13,6 +13,7 @@ import pytest
 from vmtest import qemu_oracle
 from vmtest.oracle_guest import Guest, options, random_guest
 from vmtest.qtest import Qtest, QtestError
+from vmtest.virtio_iommu import VirtioIommu
 
 from pyvfio.guest import x86
 from pyvfio.guest.x86 import GIB, MIB
@@ -194,3 +195,8 @@ def test_a_file_of_fw_cfg_is_read_by_dma(serve: Callable[[Callable[[str], str]],
     assert qtest.fw_cfg_file("etc/e820") == b"abc"
     with pytest.raises(QtestError, match="has no file etc/other"):
         qtest.fw_cfg_file("etc/other")
+
+
+def test_a_device_that_is_not_virtio_is_named(serve: Callable[[Callable[[str], str]], Qtest]) -> None:
+    with pytest.raises(QtestError, match="the device at slot 3 is no virtio device"):
+        VirtioIommu(serve(lambda line: "OK 0x0000\n" if line.startswith("in") else "OK\n"), slot=3)

@@ -129,7 +129,7 @@ def initial_mask(granule_size: int = 4096) -> int:
 
 
 def input_range(aw_bits: int = 64) -> IovaRange:
-    """The addresses that a virtio-iommu of this width translates (QEMU 9.0 on; 39 on q35, 48 on Arm's virt).
+    """The addresses that a virtio-iommu of this width translates (QEMU 9.0 on; by default 39 on q35, 48 on Arm's virt, 64 on others such as pc).
 
     :raises ValueError: unless 32 <= aw_bits <= 64
     """
