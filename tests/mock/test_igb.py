@@ -206,6 +206,13 @@ def test_registers_have_older_addresses_and_other_widths(device: Device) -> None
     assert int.from_bytes(device.regions[0].read(0xE000, 8), "little") == 0x1_2345_6780
 
 
+def test_the_other_bars_hold_what_is_written(device: Device) -> None:
+    for index in 1, 3:
+        device.regions[index].write32(0x3F00, 0x12345678)
+        assert device.regions[index].read32(0x3F00) == 0x12345678
+    assert read(device, 0x3F00) == 0
+
+
 # --- interrupts -----------------------------------------------------------------------------------------------------------
 
 
@@ -509,6 +516,7 @@ def test_short_frames_are_padded_and_counted(device: Device, card: Igb, memory: 
     memory.buffer.view[:20] = frame = frame_to(OTHER_MAC, 20)
     card.send((memory.iova, 20))
     assert tap.frames == [frame + bytes(40)]
+    assert card._sent[12:17] == b"\1\0\5\0\0"  # done, beside the size; the next descriptor is as it was
     assert [read(device, 0x4080) for _ in range(2)] == [1, 0]
 
 
@@ -622,6 +630,9 @@ def test_a_reset_of_a_virtual_function_turns_it_off(shared: Igb, virtual: list[s
         device.config.bus_master = True
         function.start()
         pass_a_frame(function, shared)
+        for register, held in ((0x2900, 0x12345600), (0x2A00, 0x12345678), (0x3A00, 0x12345678), (0x2940, 0x12345678)):
+            write(device, register, 0x12345678)  # it has rings of two queues, and nothing behind them
+            assert read(device, register) == held
         write(device, 0, 1 << 26)  # a reset by a register
         assert not read(shared.device, 0x0C8C) & 1 << 2
 

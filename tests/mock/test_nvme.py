@@ -104,6 +104,27 @@ def test_an_impossible_configuration_is_a_fatal_error(disk: Device, sizes: int, 
     assert registers.read32(STATUS) == 0
 
 
+def test_pages_can_be_larger(disk: Device, memory: Mapping) -> None:
+    """With pages of 8 KiB the second PRP entry begins there."""
+    registers = disk.regions[0]
+    disk.config.bus_master = True
+    page = memory.iova + 8192 - memory.iova % 8192
+    at = page - memory.iova
+    registers.write32(0x24, 1 << 16 | 1)
+    for register, iova in (0x28, page), (0x30, page + PAGE):
+        registers.write32(register, iova)
+        registers.write32(register + 4, iova >> 32)
+    registers.write32(CONFIGURATION, 0x460081)
+    assert registers.read32(STATUS) == 1
+    # An identification that begins 2 KiB before the end of a page.
+    COMMAND.pack_into(memory.buffer.view, at, IDENTIFY, 0, 0, 0, page + 0x4000 - 2048, page + 0x6000, 1, 0, 0)
+    registers.write32(DOORBELLS, 1)
+    assert bytes(memory.buffer.view[at + 0x4000 - 2048 + 24 :][:14]) == b"QEMU NVMe Ctrl"
+    assert bytes(memory.buffer.view[at + 0x4000 - 2048 + 768 :][:4]) == b"nqn."
+    assert memory.buffer.view[at + PAGE + 14] == 1  # no error, and the phase
+    assert not any(memory.buffer.view[at + 0x4000 : at + 0x6000])
+
+
 def test_a_shutdown_is_done_at_once(disk: Device, nvme: Nvme) -> None:
     registers = disk.regions[0]
     registers.write32(CONFIGURATION, 0x464001)
@@ -143,7 +164,18 @@ def test_identifications(admin: Run, memory: Mapping) -> None:
     assert bytes(view[:4]) == b"\x36\x1b\xf4\x1a"
     assert bytes(view[4:24]) == b"pyvfio 0000:00:0a.0 "
     assert bytes(view[24:64]).rstrip() == b"QEMU NVMe Ctrl"
-    assert (view[111], view[512], view[513], bytes(view[768:791])) == (1, 0x66, 0x44, b"nqn.2026-01.mock.pyvfio")
+    assert bytes(view[768:791]) == b"nqn.2026-01.mock.pyvfio"
+    # Largest transfer; I/O controller; aborts, event requests, firmware, logs; temperatures; entries; namespaces; commands; cache.
+    numbers = (
+        (77, 1, 7),
+        (80, 4, 0x10400),
+        (111, 1, 1),
+        (258, 4, 0x06030303),
+        (266, 4, 373 << 16 | 343),
+        (512, 2, 0x4466),
+    )
+    for offset, size, value in (*numbers, (516, 4, 1), (520, 2, 0x0C), (525, 1, 1)):
+        assert int.from_bytes(view[offset : offset + size], "little") == value, offset
     admin(IDENTIFY, 1, memory.iova, 0)
     assert (struct.unpack("<3Q", view[:24]), view[130]) == ((2048, 2048, 2048), 9)
     nguid = bytes(view[104:120])
@@ -194,6 +226,12 @@ def test_sgls_and_fused_commands_are_refused(nvme: Nvme, admin: Run) -> None:
             admin(GET_FEATURES | flags, 0, 0, 6)
 
 
+def test_queues_come_round(admin: Run) -> None:
+    for value in range(200):
+        admin(SET_FEATURES, 0, 0, 1, value)
+        assert admin(GET_FEATURES, 0, 0, 1) == value
+
+
 def test_features_hold_what_is_set_until_a_reset(nvme: Nvme, admin: Run) -> None:
     assert admin(SET_FEATURES, 0, 0, 7, 0x0003_0003) == 0x0003_0003
     assert admin(GET_FEATURES, 0, 0, 7) == 0x0003_0003
@@ -223,6 +261,8 @@ def test_queues_are_deleted_in_order(nvme: Nvme, admin: Run, memory: Mapping) ->
         admin(DELETE_CQ, 0, 0, 1)
     admin(DELETE_SQ, 0, 0, 1)
     admin(DELETE_CQ, 0, 0, 1)
+    with refused(0x101):
+        admin(DELETE_CQ, 0, 0, 1)
     # The doorbell of a queue that is gone does nothing.
     nvme.registers.write32(disk.queue._tail, 1)
     assert not any(disk.queue._completed)
@@ -236,7 +276,7 @@ def test_log_pages(disk: Device, nvme: Nvme, admin: Run, memory: Mapping) -> Non
     units_read, units_written, reads, writes = (int.from_bytes(view[at : at + 16], "little") for at in (32, 48, 64, 80))
     assert (units_read, units_written, reads, writes) == (0, 1, 0, 1)
     admin(GET_LOG_PAGE, 0, memory.iova, 127 << 16 | 3)
-    assert (view[0], bytes(view[8:16])) == (1, b"pyvfio  ")
+    assert (view[0], bytes(view[8:17])) == (1, b"pyvfio  \0")
     admin(GET_LOG_PAGE, 0, memory.iova, 1023 << 16 | 5)
     effects = struct.unpack("<512I", view[:2048])
     assert [n for n in range(256) if effects[n]] == [0, 1, 2, 4, 5, 6, 8, 9, 10, 12]
@@ -286,6 +326,20 @@ def test_an_invalid_doorbell_is_an_event(nvme: Nvme) -> None:
     events.completed()
     nvme.registers.write32(DOORBELLS, 64)
     assert events.completed() == [(1 << 16 | 1 << 8, 8, 0)]
+
+
+def test_an_event_waits_for_room(nvme: Nvme, disk: Device) -> None:
+    events = Events(nvme)
+    events.submit(EVENT_REQUEST, 62)
+    for id_ in range(63):
+        COMMAND.pack_into(
+            nvme._admin._submitted, 64 * ((id_ + 1) % 64), GET_FEATURES | id_ << 16, 0, 0, 0, 0, 0, 6, 0, 0
+        )
+    nvme.registers.write32(DOORBELLS, 0)  # all but the first: the completion queue is full
+    nvme.registers.write32(DOORBELLS + 8 * 5, 1)
+    assert len(events.completed()) == 63
+    # The next is at the beginning of the second round, where the phase is 0.
+    assert struct.unpack_from("<IIHHHH", nvme._admin.memory.buffer.view, PAGE + 16 * 63)[:1] == (1 << 16,)
 
 
 def test_requests_for_events_are_limited_and_can_be_aborted(nvme: Nvme) -> None:
