@@ -27,6 +27,8 @@ struct worker {
 
 /* The one that is at the main thread's service. */
 static struct worker *worker;
+/* Python has begun to end, after which no other thread gets to run. */
+static int ending;
 /* In a worker: the thread that it works for. */
 static _Thread_local unsigned long acting_for;
 /* What a kernel has raised, until the caller raises it. */
@@ -183,7 +185,7 @@ static PyObject *run(PyObject *function, PyObject *arguments, PyObject *more)
 	struct worker *self;
 	PyObject *result;
 
-	if (!is_main_thread())
+	if (ending || !is_main_thread())
 		return PyObject_Call(function, arguments, more);
 	if (!worker) {
 		worker = new_worker();
@@ -289,28 +291,46 @@ static PyObject *module_caller(PyObject *module, PyObject *unused)
 	return PyLong_FromUnsignedLong(acting_for ? acting_for : PyThread_get_thread_ident());
 }
 
+static void stop_worker(void)
+{
+	struct worker *self = worker;
+
+	/* What forks or ends may itself be part of a kernel. */
+	if (!self || acting_for || !is_main_thread())
+		return;
+	worker = NULL;
+	Py_BEGIN_ALLOW_THREADS
+	{
+		pthread_mutex_lock(&self->lock);
+		self->state = STOPPED;
+		pthread_cond_signal(&self->asked);
+		pthread_mutex_unlock(&self->lock);
+		pthread_join(self->thread, NULL);
+	}
+	Py_END_ALLOW_THREADS free(self);
+}
+
+PyDoc_STRVAR(at_end_doc, "at_end()\n\n"
+			 "End the worker for good: from now on the main thread answers its own requests.");
+
+static PyObject *module_at_end(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	ending = 1;
+	stop_worker();
+	Py_INCREF(Py_None);
+	return Py_None;
+}
+
 PyDoc_STRVAR(before_fork_doc, "before_fork()\n\n"
 			      "End the worker, so that a program of one thread is one when it forks.");
 
 static PyObject *module_before_fork(PyObject *module, PyObject *unused)
 {
-	struct worker *self = worker;
-
 	(void)module;
 	(void)unused;
-	/* What forks may itself be part of a kernel. */
-	if (self && !acting_for && is_main_thread()) {
-		worker = NULL;
-		Py_BEGIN_ALLOW_THREADS
-		{
-			pthread_mutex_lock(&self->lock);
-			self->state = STOPPED;
-			pthread_cond_signal(&self->asked);
-			pthread_mutex_unlock(&self->lock);
-			pthread_join(self->thread, NULL);
-		}
-		Py_END_ALLOW_THREADS free(self);
-	}
+	stop_worker();
 	Py_INCREF(Py_None);
 	return Py_None;
 }
@@ -325,6 +345,7 @@ PyMethodDef python_kernel_functions[] = {
 	{ "uninterrupted", (PyCFunction)(void (*)(void))module_uninterrupted, METH_VARARGS | METH_KEYWORDS,
 	  uninterrupted_doc },
 	{ "caller", module_caller, METH_NOARGS, caller_doc },
+	{ "at_end", module_at_end, METH_NOARGS, at_end_doc },
 	{ "before_fork", module_before_fork, METH_NOARGS, before_fork_doc },
 	{ NULL, NULL, 0, NULL },
 };

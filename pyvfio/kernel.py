@@ -8,6 +8,7 @@ one. :class:`PythonKernel` answers ioctls in Python, and is the base class of mo
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import mmap as _mmap
@@ -414,6 +415,8 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(before=_buffer.before_fork, after_in_child=_after_fork)
+# What is still open when Python ends is closed by the main thread alone: no other one runs by then.
+atexit.register(_buffer.at_end)
 
 
 def _resolve_linux(name: str) -> Kernel:
