@@ -337,7 +337,10 @@ class TestOpenDevices:
         assert host.device(nvme.address).driver == "nvme"
 
     def test_a_process_that_does_not_close_is_named_and_restore_does_the_rest(self, nvme: host.HostDevice) -> None:
-        context = host.bind(nvme.address, "vfio-pci", timeout=1)
+        # Under emulation, and more so on a debug kernel, a binding alone may take longer than a second.
+        begun = time.monotonic()
+        host.bind(nvme.address, "vfio-pci").restore()
+        context = host.bind(nvme.address, "vfio-pci", timeout=max(1, 4 * (time.monotonic() - begun)))
         context.__enter__()
         with opened_elsewhere(nvme.address, 600) as pid:
             with pytest.raises(TimeoutError, match=f"process {pid}"):
@@ -463,19 +466,23 @@ class TestHotplug:
 
     def test_the_list_can_be_read_while_devices_come_and_go(self) -> None:
         path = host.device("0000:01:00.0").path
+        begun = time.monotonic()
+        host.devices()
+        # A list is read at least once while the device is there, and once while it is not, however slow the machine is.
+        pause = max(0.2, 2 * (time.monotonic() - begun))
         child = os.fork()
         if child == 0:
             try:
                 while True:
                     Path(path, "remove").write_text("1")
-                    time.sleep(0.2)
+                    time.sleep(pause)
                     Path("/sys/bus/pci/rescan").write_text("1")
-                    time.sleep(0.2)
+                    time.sleep(pause)
             finally:
                 os._exit(1)
         seen: set[bool] = set()
         begun = time.monotonic()
-        while time.monotonic() - begun < 4 or (len(seen) < 2 and time.monotonic() - begun < 60):
+        while time.monotonic() - begun < 20 * pause or (len(seen) < 2 and time.monotonic() - begun < 300 * pause):
             seen.add("0000:01:00.0" in [one.address for one in host.devices()])
             host.groups()
         os.kill(child, signal.SIGKILL)

@@ -9,6 +9,8 @@ import sys
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from random import Random
+from threading import Thread
 from types import FrameType
 from typing import Any
 from weakref import WeakSet
@@ -32,16 +34,17 @@ class World:
     :ivar made: what the program holds, by name
     """
 
-    def __init__(self, mode: Mode) -> None:
-        self.kernel = mock.Kernel()
+    def __init__(self, mode: Mode, kernel: Any = None, address: str = "vfio-mock.0") -> None:
+        self.kernel = kernel or mock.Kernel()
         self.mode = mode
+        self.address = address
         self.made: dict[str, Any] = {}
         self.buffer = DmaBuffer(4 * PAGE)
 
     def run(self) -> None:
         """Open, map, enable, log, wait, unmap and close."""
         made = self.made
-        made["device"] = device = pyvfio.open("vfio-mock.0", mode=self.mode, kernel=self.kernel)
+        made["device"] = device = pyvfio.open(self.address, mode=self.mode, kernel=self.kernel)
         made["space"] = space = device.address_space
         mapping = space.alloc(PAGE)
         space.map(self.buffer, FIRST)
@@ -80,8 +83,8 @@ class World:
             theirs["log"] = inside.log.active
         return None if ours == theirs else f"library {ours}, kernel {theirs}"
 
-    def left(self) -> list[str]:
-        """Close everything, again if it fails, and tell what is open or pinned after that."""
+    def close(self) -> None:
+        """Close everything, again if it fails."""
         for one in (self.made.get("device"), self.made.get("space"), *self.made.get("others", ())):
             for _ in range(2):
                 try:
@@ -92,6 +95,10 @@ class World:
                 break
         self.made.clear()
         gc.collect()
+
+    def left(self) -> list[str]:
+        """Close everything, and tell what is open or pinned after that."""
+        self.close()
         kernel = self.kernel
         return [file.kind for file in kernel.files.values()] + [
             f"{lock.pages} pages pinned" for lock in (kernel.locked, kernel.locked_by_user) if lock.pages
@@ -149,6 +156,45 @@ def stack(frame: FrameType | None) -> str:
         names.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
         frame = frame.f_back
     return " < ".join(names)
+
+
+def use_at_once(world: World, threads: int, rounds: int) -> list[BaseException]:
+    """Map, unmap and trigger in several threads at once; returns what they raised."""
+    space, device = world.made["space"], world.made["device"]
+    raised: list[BaseException] = []
+
+    def work(number: int) -> None:
+        own = FIRST + (number + 1) * 0x1000 * PAGE
+        random = Random(number)
+        rows = array("Q")
+        for index in range(3):
+            rows.extend((world.buffer.address, own + (index + 16) * PAGE, PAGE))
+        try:
+            for _ in range(rounds):
+                match random.randrange(5):
+                    case 0:
+                        space.alloc(PAGE).unmap()
+                    case 1:
+                        space.map(world.buffer, own)
+                        assert space.unmap(own, 4 * PAGE) == 4 * PAGE
+                    case 2:
+                        assert space.map_many(rows, keep=world.buffer).unmap() == 3 * PAGE
+                    case 3:
+                        kept = space.alloc(PAGE)
+                        assert kept.mapped
+                        assert space.unmap(kept.iova, PAGE) == PAGE
+                        assert not kept.mapped
+                    case 4:
+                        device.irqs[0].vectors[0].trigger()
+        except BaseException as failure:
+            raised.append(failure)
+
+    workers = [Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return raised
 
 
 def library(filename: str) -> bool:

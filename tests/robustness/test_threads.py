@@ -86,44 +86,51 @@ class Pair(NamedTuple):
         return f"{self.second} {'after' if self.after else 'before'} request {self.request} of {self.first}"
 
 
+def make_both(world: World, pair: Pair) -> int:
+    """Make both calls, and return how many requests the first one made."""
+    made = world.made
+    made["device"] = device = pyvfio.open(world.address, mode=world.mode, kernel=world.kernel)
+    made["space"] = space = device.address_space
+    made["mapping"] = space.map(world.buffer, FIRST)
+    made["batch"] = space.map_many(rows(world, FIRST + 0x20 * PAGE), keep=world.buffer)
+    (made["vector"],) = device.irqs[1].enable()
+    kernel: Any = world.kernel
+    real = kernel.ioctl
+    requests = 0
+    inside = False
+
+    def second() -> None:
+        nonlocal inside
+        inside = True
+        with suppress(OSError):
+            CALLS[pair.second](world)
+        inside = False
+
+    def ioctl(fd: int, request: int, argument: int) -> int:
+        nonlocal requests
+        if inside:
+            return int(real(fd, request, argument))
+        requests += 1
+        here = requests == pair.request
+        if here and not pair.after:
+            second()
+        result = int(real(fd, request, argument))
+        if here and pair.after:
+            second()
+        return result
+
+    kernel.ioctl = ioctl
+    with suppress(OSError):
+        CALLS[pair.first](world)
+    kernel.ioctl = real
+    return requests
+
+
 def both(mode: Mode, pair: Pair) -> tuple[int, str | None]:
     """Make both calls: how many requests the first one made, and what kernel and library say differently afterwards."""
     with known_mappings() as known:
         world = World(mode)
-        made = world.made
-        made["device"] = device = pyvfio.open("vfio-mock.0", mode=mode, kernel=world.kernel)
-        made["space"] = space = device.address_space
-        made["mapping"] = space.map(world.buffer, FIRST)
-        made["batch"] = space.map_many(rows(world, FIRST + 0x20 * PAGE), keep=world.buffer)
-        (made["vector"],) = device.irqs[1].enable()
-        real = world.kernel.ioctl
-        requests = 0
-        inside = False
-
-        def second() -> None:
-            nonlocal inside
-            inside = True
-            with suppress(OSError):
-                CALLS[pair.second](world)
-            inside = False
-
-        def ioctl(fd: int, request: int, argument: int) -> int:
-            nonlocal requests
-            if inside:
-                return real(fd, request, argument)
-            requests += 1
-            here = requests == pair.request
-            if here and not pair.after:
-                second()
-            result = real(fd, request, argument)
-            if here and pair.after:
-                second()
-            return result
-
-        world.kernel.ioctl = ioctl  # type: ignore[method-assign]
-        with suppress(OSError):
-            CALLS[pair.first](world)
-        world.kernel.ioctl = real  # type: ignore[method-assign]
+        requests = make_both(world, pair)
         found = world.disagreement(known)
         left = world.left()
         return requests, found or (f"left {left}" if left else None)
