@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <structmember.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static struct door_call *calls;
@@ -54,7 +55,7 @@ static void close_number(Door *door)
 	if (door->kernel) {
 		result = PyObject_CallMethod(door->kernel, "close", "i", number);
 		/* A handler that raised before it was closed: it is still open, and nobody else's. */
-		if (!result && !PyErr_ExceptionMatches(PyExc_Exception) && fcntl(number, F_GETFD) != -1) {
+		if (!result && !PyErr_ExceptionMatches(PyExc_Exception) && syscall(SYS_fcntl, number, F_GETFD) != -1) {
 			PyErr_Fetch(&kind, &failure, &at);
 			again = PyObject_CallMethod(door->kernel, "close", "i", number);
 			PyErr_Clear();

@@ -6,7 +6,9 @@
  * while the main thread waits outside the interpreter: a handler runs before a request or after it, as with the real kernel.
  *
  * A kernel that takes LONGEST seconds is broken, or its model of a device waits for ever. Then handlers do run, and what they raise ends
- * the wait; what became of the request is not known. */
+ * the wait; what became of the request is not known.
+ *
+ * Threads are started by Python's function for it: libpthread's own are of a version that no glibc before 2.34 has. */
 #include "door.h"
 #include <errno.h>
 #include <pthread.h>
@@ -18,7 +20,7 @@
 enum { LONGEST = 2 };
 
 struct worker {
-	pthread_t thread;
+	_Atomic pid_t id; /* the thread's; 0 before it runs */
 	pthread_mutex_t lock;
 	pthread_cond_t asked, answered;
 	enum { IDLE, ASKED, ANSWERED, ABANDONED, STOPPED } state;
@@ -71,13 +73,14 @@ struct start {
 	unsigned long main;
 };
 
-static void *serve(void *argument)
+static void serve(void *argument)
 {
 	struct worker *self = ((struct start *)argument)->self;
 	PyGILState_STATE gil;
 	PyThreadState *thread;
 
 	acting_for = ((struct start *)argument)->main;
+	self->id = (pid_t)syscall(SYS_gettid);
 	free(argument);
 	gil = PyGILState_Ensure();
 	follow_threading("gettrace", "settrace");
@@ -114,15 +117,12 @@ static void *serve(void *argument)
 		}
 	}
 	PyGILState_Release(gil);
-	return NULL;
 }
 
 static struct worker *new_worker(void)
 {
 	struct start *start = malloc(sizeof(*start));
 	struct worker *self = calloc(1, sizeof(*self));
-	pthread_condattr_t clock;
-	int error;
 
 	if (!start || !self) {
 		free(start);
@@ -132,17 +132,13 @@ static struct worker *new_worker(void)
 	}
 	pthread_mutex_init(&self->lock, NULL);
 	pthread_cond_init(&self->asked, NULL);
-	pthread_condattr_init(&clock);
-	pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-	pthread_cond_init(&self->answered, &clock);
+	pthread_cond_init(&self->answered, NULL);
 	start->self = self;
 	start->main = PyThread_get_thread_ident();
-	error = pthread_create(&self->thread, NULL, serve, start);
-	if (error) {
+	if (PyThread_start_new_thread(serve, start) == (unsigned long)-1) {
 		free(start);
 		free(self);
-		errno = error;
-		PyErr_SetFromErrno(PyExc_OSError);
+		PyErr_SetString(PyExc_RuntimeError, "no thread can be started for the kernel");
 		return NULL;
 	}
 	return self;
@@ -159,7 +155,7 @@ static int wait_for_answer(struct worker *self)
 	self->state = ASKED;
 	pthread_cond_signal(&self->asked);
 	while (self->state == ASKED) {
-		clock_gettime(CLOCK_MONOTONIC, &until);
+		clock_gettime(CLOCK_REALTIME, &until);
 		until.tv_sec += LONGEST;
 		waiting = 0;
 		while (self->state == ASKED && waiting != ETIMEDOUT)
@@ -201,7 +197,6 @@ static PyObject *run(PyObject *function, PyObject *arguments, PyObject *more)
 	self->more = more;
 	if (!wait_for_answer(self)) {
 		/* The thread frees it. */
-		pthread_detach(self->thread);
 		worker = NULL;
 		return NULL;
 	}
@@ -291,6 +286,15 @@ static PyObject *module_caller(PyObject *module, PyObject *unused)
 	return PyLong_FromUnsignedLong(acting_for ? acting_for : PyThread_get_thread_ident());
 }
 
+/* Wait until a thread is no more, as far as the kernel counts threads. */
+static void wait_for_end(pid_t id)
+{
+	const struct timespec moment = { .tv_nsec = 20000 };
+
+	while (!syscall(SYS_tgkill, getpid(), id, 0))
+		nanosleep(&moment, NULL);
+}
+
 static void stop_worker(void)
 {
 	struct worker *self = worker;
@@ -305,7 +309,7 @@ static void stop_worker(void)
 		self->state = STOPPED;
 		pthread_cond_signal(&self->asked);
 		pthread_mutex_unlock(&self->lock);
-		pthread_join(self->thread, NULL);
+		wait_for_end(self->id);
 	}
 	Py_END_ALLOW_THREADS free(self);
 }

@@ -80,7 +80,8 @@ def test_the_wheel_is_mit_and_has_no_other_licence(built: Built) -> None:
 
 
 def test_the_wheel_has_the_package_with_its_types_and_nothing_else(built: Built, checkout: Path) -> None:
-    modules = {str(path.relative_to(checkout)) for path in (checkout / "pyvfio").rglob("*.py*")}
+    kinds = ("*.py", "*.pyi", "*.json")
+    modules = {str(path.relative_to(checkout)) for kind in kinds for path in (checkout / "pyvfio").rglob(kind)}
     extensions = {"pyvfio/_abi.abi3.so", "pyvfio/_buffer.abi3.so"}
     package = {name for name in wheel_names(built.wheel) if not re.match(r"pyvfio-[\d.]+\.dist-info/", name)}
     data = {str(path.relative_to(checkout)) for path in (checkout / "pyvfio/cli/schemas").glob("*.json")}
