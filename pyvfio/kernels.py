@@ -5,6 +5,7 @@
 `linux`               the real kernel
 `mock`                :class:`pyvfio.mock.Kernel` with its default profile
 `mock:PROFILE`        the same with a profile, such as `mock:amd`
+`vfio-user:PATH`      a mock with one device, whose insides are those of a vfio-user server (:mod:`pyvfio.vfio_user`)
 `mock:MODULE:NAME`    a mock of the user's own: `NAME` in `MODULE` is called and returns a Kernel
 ====================  ==========================================================================
 
@@ -21,6 +22,7 @@ from importlib.metadata import entry_points
 
 from pyvfio import mock
 from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.vfio_user.remote import RemoteKernel
 
 GROUP = "pyvfio.kernels"
 
@@ -60,5 +62,11 @@ def _mock(rest: str) -> Kernel:
     return mock.Kernel(rest) if rest else mock.Kernel()
 
 
-_KINDS: dict[str, Callable[[str], Kernel]] = {"linux": _linux, "mock": _mock}
-_USAGE = ("linux", "mock", "mock:PROFILE", "mock:MODULE:FUNCTION")
+def _vfio_user(rest: str) -> Kernel:
+    if not rest:
+        raise ValueError("vfio-user:PATH needs the path of a server's socket")
+    return RemoteKernel(rest)
+
+
+_KINDS: dict[str, Callable[[str], Kernel]] = {"linux": _linux, "mock": _mock, "vfio-user": _vfio_user}
+_USAGE = ("linux", "mock", "mock:PROFILE", "mock:MODULE:FUNCTION", "vfio-user:PATH")

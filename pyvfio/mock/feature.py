@@ -114,20 +114,34 @@ def _log_start(device: Device, feature: Feature) -> None:
 
 def _ranges(address: int, count: int, page_size: int) -> list[LoggedRange]:
     """What is to be logged, in order; empty ranges too, whose last address is the one below their start."""
-    mask = (page_size - 1) & LARGEST  # 0 stands for a page of 2^64 bytes here, as in the kernel's arithmetic
     ranges: list[LoggedRange] = []
     for index in range(count):
-        data = caller.read(address + index * 16, 16)
-        start, length = int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
-        if start & mask or length & mask:
-            raise Errno(errno.EINVAL)
-        if start + length > LARGEST:
-            raise Errno(errno.EOVERFLOW)
-        new = LoggedRange(start, (start + length - 1) & LARGEST)
-        if any(one.start <= new.last and new.start <= one.last for one in ranges):
-            raise Errno(errno.EINVAL)
-        ranges.append(new)
+        _add_range(ranges, bytes(caller.read(address + index * 16, 16)), page_size)
     return sorted(ranges)
+
+
+def ranges_of(data: bytes, page_size: int) -> list[LoggedRange]:
+    """The same for ranges that are here, as vfio-user brings them.
+
+    :raises Errno: EINVAL, EOVERFLOW
+    """
+    ranges: list[LoggedRange] = []
+    for at in range(0, len(data), 16):
+        _add_range(ranges, data[at : at + 16], page_size)
+    return sorted(ranges)
+
+
+def _add_range(ranges: list[LoggedRange], data: bytes, page_size: int) -> None:
+    mask = (page_size - 1) & LARGEST  # 0 stands for a page of 2^64 bytes here, as in the kernel's arithmetic
+    start, length = int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
+    if start & mask or length & mask:
+        raise Errno(errno.EINVAL)
+    if start + length > LARGEST:
+        raise Errno(errno.EOVERFLOW)
+    new = LoggedRange(start, (start + length - 1) & LARGEST)
+    if any(one.start <= new.last and new.start <= one.last for one in ranges):
+        raise Errno(errno.EINVAL)
+    ranges.append(new)
 
 
 def _log_stop(device: Device, feature: Feature) -> None:

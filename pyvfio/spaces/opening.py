@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pyvfio.spaces.base import AddressSpace
 
 Mode = Literal["iommufd", "type1v2", "iommufd-type1v2", "iommufd-type1", "type1", "noiommu", "iommufd-noiommu"]
+#: the address of a vfio-user server's device begins with it
+VFIO_USER = "vfio-user:"
 #: all modes, in the order of preference
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -59,7 +61,7 @@ def open(
 ) -> Device:
     """Open a device together with a new address space, which closes with it.
 
-    :param where: its address, "0000:00:03.0", or its name on another bus
+    :param where: its address, "0000:00:03.0", its name on another bus, or "vfio-user:PATH" for the device of a vfio-user server
     :param mode: see :func:`address_space`
     :param vf_token: the UUID that was set with :meth:`Device.set_vf_token`, if the device requires one
     :param no_iommu: open a device without an IOMMU, whose DMA reaches all memory of the host (:class:`NoIommuWarning`). By cdev,
@@ -69,6 +71,9 @@ def open(
     :raises Unsupported: the device is not in an IOMMU group, or the kernel does not support the mode
     :raises OSError: see :meth:`pyvfio.Container.attach`
     """
+    if str(where).startswith(VFIO_USER):
+        remote = resolve(where)
+        where, kernel = vars(remote)["address"], remote
     kernel = resolve(kernel)
     if mode is None and no_iommu:
         found = find(where, kernel)

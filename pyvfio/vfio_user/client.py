@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: MIT
+"""A client of vfio-user: messages to a server, and the answers to the server's DMA."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from pyvfio.errors import Error
+from pyvfio.vfio_user import protocol
+from pyvfio.vfio_user.connection import Connection, close_all, name_of
+from pyvfio.vfio_user.protocol import Command, Flags, Message, ProtocolError
+
+#: seconds to wait for an answer
+TIMEOUT = 5.0
+#: seconds without a call after which the connection is watched for requests of the server; at once after a write, which may start the device
+_IDLE = 0.001
+
+
+class RegionInfo(NamedTuple):
+    """A region as the server describes it."""
+
+    flags: int
+    size: int
+
+
+class Client:
+    """A connection to a server.
+
+    The thread that calls receives its answer itself, and serves what the server asks for meanwhile. Between calls a thread of the client's
+    serves the server.
+
+    :param path: of the server's socket
+    :param read: called for the server's DMA_READ: IOVA and size; raises OSError
+    :param write: called for DMA_WRITE: IOVA and data; raises OSError
+    :param timeout: seconds to wait for an answer
+    :param lock: held during each call and while the server is served; one that callers hold anyway, if `read` and `write` need it
+    :raises OSError: ENOENT, ECONNREFUSED: nobody serves there; EPROTO: another version
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        read: Callable[[int, int], bytes],
+        write: Callable[[int, bytes], None],
+        timeout: float = TIMEOUT,
+        lock: threading.RLock | None = None,
+    ) -> None:
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            connected.connect(os.fspath(path))
+        except OSError as error:
+            connected.close()
+            raise Error(
+                error.errno, f"vfio-user server at {os.fspath(path)}: {os.strerror(error.errno or 0)}"
+            ) from None
+        self._connection = Connection(connected)
+        self._read, self._write = read, write
+        self._timeout = timeout
+        self._number = 0
+        self._receiving = threading.RLock() if lock is None else lock
+        self._answers: dict[int, Message | None] = {}
+        self._gone = False
+        self._watch = threading.Event()
+        self._last = time.monotonic()
+        self.peer = protocol.Capabilities()
+        try:
+            answer = self.call(Command.VERSION, protocol.pack_version())
+            major, minor, self.peer = protocol.unpack_version(answer)
+            if major != protocol.MAJOR or minor > protocol.MINOR:
+                raise ProtocolError(f"the server speaks version {major}.{minor}")
+        except BaseException:
+            self.close()
+            raise
+        threading.Thread(target=self._serve, name="pyvfio.vfio_user: client", daemon=True).start()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection has ended."""
+        return self._gone
+
+    def close(self) -> None:
+        """End the connection."""
+        self._gone = True
+        self._watch.set()
+        self._connection.close()
+
+    def call(self, command: Command, body: bytes = b"", fds: Sequence[int] = ()) -> bytes:
+        """Send a message, and return the body of the answer.
+
+        :raises OSError: as the server answers; ENODEV, it has gone; ETIMEDOUT
+        """
+        with self._receiving:
+            if self._gone:
+                raise Error(errno.ENODEV, f"{name_of(command)}: the vfio-user server has gone")
+            number = self._number = (self._number + 1) % 0x8000
+            self._answers[number] = None
+            try:
+                self._connection.send(number, command, body, fds)
+                answer = self._await(number, command)
+            except (BrokenPipeError, ConnectionError, ProtocolError) as error:
+                self.close()
+                raise Error(errno.ENODEV, f"{name_of(command)}: the vfio-user server has gone: {error}") from None
+            finally:
+                self._answers.pop(number, None)
+                self._last = time.monotonic() - (_IDLE if command == Command.REGION_WRITE else 0)
+                self._watch.set()
+        if answer.flags & Flags.ERROR:
+            number = answer.error if 0 < answer.error < 4096 else errno.EIO
+            raise Error(number, f"{name_of(command)}: the vfio-user server answers: {os.strerror(number)}")
+        return answer.body
+
+    def _await(self, number: int, command: Command) -> Message:
+        limit = time.monotonic() + self._timeout
+        while (answer := self._answers[number]) is None:
+            left = limit - time.monotonic()
+            if left <= 0 or not select.select([self._connection], [], [], left)[0]:
+                raise Error(errno.ETIMEDOUT, f"{name_of(command)}: the vfio-user server does not answer")
+            self._take_one()
+        return answer
+
+    def _take_one(self) -> None:
+        """Receive one message, and serve it or put it where it is waited for."""
+        message = self._connection.receive()
+        if message is None:
+            raise ProtocolError("the connection ended")
+        close_all(message.fds)
+        if message.is_reply:
+            # An answer that came too late is nobody's.
+            if self._answers.get(message.id, message) is None:
+                self._answers[message.id] = message._replace(fds=[])
+            return
+        try:
+            body = self._dma(message)
+        except OSError as error:
+            self._connection.refuse(message, error.errno or errno.EIO)
+        else:
+            self._connection.answer(message, body)
+
+    def _dma(self, message: Message) -> bytes:
+        """Serve the server's access to memory.
+
+        :raises OSError: what the answer is to say
+        """
+        if message.command not in (Command.DMA_READ, Command.DMA_WRITE) or len(message.body) < protocol.DMA_ACCESS.size:
+            raise Error(errno.EINVAL, "")
+        iova, count = protocol.DMA_ACCESS.unpack_from(message.body)
+        data = message.body[protocol.DMA_ACCESS.size :]
+        head = message.body[: protocol.DMA_ACCESS.size]
+        if count > protocol.MAX_DATA or (message.command == Command.DMA_WRITE and len(data) != count):
+            raise Error(errno.EINVAL, "")
+        if message.command == Command.DMA_READ:
+            return head + self._read(iova, count)
+        self._write(iova, data)
+        return head
+
+    def _serve(self) -> None:
+        """Serve the server between calls, until the connection ends."""
+        while not self._gone:
+            if (idle := time.monotonic() - self._last) < _IDLE:
+                time.sleep(_IDLE - idle)
+                continue
+            self._watch.clear()
+            with contextlib.suppress(OSError, ValueError):
+                select.select([self._connection], [], [], 0.1)
+            if self._watch.is_set():
+                continue  # the end, or a call came between; it has received what was there
+            if not self._receiving.acquire(blocking=False):
+                time.sleep(_IDLE)
+                continue
+            try:
+                while select.select([self._connection], [], [], 0)[0]:
+                    self._take_one()
+            except (OSError, ValueError):
+                self.close()
+            finally:
+                self._receiving.release()
+
+    # The messages.
+
+    def info(self) -> tuple[int, int, int]:
+        """Return flags, number of regions, number of interrupts. DEVICE_GET_INFO."""
+        size = protocol.DEVICE_INFO.size
+        body = self.call(Command.DEVICE_GET_INFO, protocol.DEVICE_INFO.pack(size, 0, 0, 0))
+        _, flags, regions, irqs = protocol.DEVICE_INFO.unpack(body[:size])
+        return flags, regions, irqs
+
+    def region_info(self, index: int) -> RegionInfo:
+        """Describe a region. DEVICE_GET_REGION_INFO."""
+        size = protocol.REGION_INFO.size
+        body = self.call(Command.DEVICE_GET_REGION_INFO, protocol.REGION_INFO.pack(size, 0, index, 0, 0, 0))
+        _, flags, _, _, length, _ = protocol.REGION_INFO.unpack(body[:size])
+        return RegionInfo(flags, length)
+
+    def irq_info(self, index: int) -> tuple[int, int]:
+        """Return flags and count of a kind of interrupt. DEVICE_GET_IRQ_INFO."""
+        size = protocol.IRQ_INFO.size
+        body = self.call(Command.DEVICE_GET_IRQ_INFO, protocol.IRQ_INFO.pack(size, 0, index, 0))
+        _, flags, _, count = protocol.IRQ_INFO.unpack(body[:size])
+        return flags, count
+
+    def set_irqs(
+        self, flags: int, index: int, start: int, count: int, data: bytes = b"", fds: Sequence[int] = ()
+    ) -> None:
+        """Set up, mask or trigger interrupts. DEVICE_SET_IRQS."""
+        head = protocol.IRQ_SET.pack(protocol.IRQ_SET.size + len(data), flags, index, start, count)
+        self.call(Command.DEVICE_SET_IRQS, head + data, fds)
+
+    def region_read(self, index: int, offset: int, size: int) -> bytes:
+        """Read a region. REGION_READ, in as many messages as the server's limit takes."""
+        parts = []
+        for at in range(0, size, self._most):
+            count = min(self._most, size - at)
+            body = self.call(Command.REGION_READ, protocol.REGION_ACCESS.pack(offset + at, index, count))
+            parts.append(body[protocol.REGION_ACCESS.size :])
+            if len(parts[-1]) != count:
+                break
+        return b"".join(parts)
+
+    def region_write(self, index: int, offset: int, data: bytes) -> None:
+        """Write a region. REGION_WRITE."""
+        for at in range(0, len(data), self._most):
+            part = data[at : at + self._most]
+            self.call(Command.REGION_WRITE, protocol.REGION_ACCESS.pack(offset + at, index, len(part)) + part)
+
+    @property
+    def _most(self) -> int:
+        return max(self.peer.max_data_xfer_size, 1)
+
+    def dma_map(self, iova: int, size: int, flags: int, offset: int = 0, fd: int | None = None) -> None:
+        """Let the server reach memory. DMA_MAP; without a descriptor it asks by messages."""
+        body = protocol.DMA_MAP.pack(protocol.DMA_MAP.size, flags, offset, iova, size)
+        self.call(Command.DMA_MAP, body, () if fd is None else (fd,))
+
+    def dma_unmap(self, iova: int, size: int) -> None:
+        """Take memory away. DMA_UNMAP."""
+        self.call(Command.DMA_UNMAP, protocol.DMA_UNMAP.pack(protocol.DMA_UNMAP.size, 0, iova, size))
+
+    def reset(self) -> None:
+        """Reset the device. DEVICE_RESET."""
+        self.call(Command.DEVICE_RESET)
+
+    def feature(self, flags: int, data: bytes = b"", room: int = 0) -> bytes:
+        """Get, set or probe a feature. DEVICE_FEATURE.
+
+        :param room: bytes that the answer's data may have
+        """
+        size = protocol.FEATURE.size
+        body = self.call(Command.DEVICE_FEATURE, protocol.FEATURE.pack(size + max(len(data), room), flags) + data)
+        return body[size:]
+
+    def migration_read(self, size: int) -> bytes:
+        """Read of the stream of a device that saves. MIG_DATA_READ."""
+        head = protocol.MIG_DATA.size
+        body = self.call(Command.MIG_DATA_READ, protocol.MIG_DATA.pack(head + size, size))
+        _, count = protocol.MIG_DATA.unpack_from(body)
+        return body[head : head + count]
+
+    def migration_write(self, data: bytes) -> None:
+        """Write to the stream of a device that resumes. MIG_DATA_WRITE."""
+        for at in range(0, len(data), self._most):
+            part = data[at : at + self._most]
+            self.call(
+                Command.MIG_DATA_WRITE, protocol.MIG_DATA.pack(protocol.MIG_DATA.size + len(part), len(part)) + part
+            )

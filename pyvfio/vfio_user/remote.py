@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: MIT
+"""A device of the mock's host whose insides are a vfio-user server's: groups, modes, errors and the IOMMU come with the mock."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pyvfio._abi import lib
+from pyvfio.errors import Error
+from pyvfio.mock.config import Bar, Function
+from pyvfio.mock.dma_fault import DmaFault
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.irq import BOOL, EVENTFD, IrqSet
+from pyvfio.mock.kernel import Kernel
+from pyvfio.mock.pci import PciDevice
+from pyvfio.mock.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, Region
+from pyvfio.vfio_user import protocol
+from pyvfio.vfio_user.client import Client
+
+ADDRESS = "0000:00:0a.0"
+_CONFIG = lib.VFIO_PCI_CONFIG_REGION_INDEX
+_BARS = range(6)
+#: what the server may ask for: all addresses that an IOMMU of this host has
+_EVERYTHING = 1 << 57
+
+
+@contextlib.contextmanager
+def _remote() -> Iterator[None]:
+    """Turn what a server answers into what a request returns."""
+    try:
+        yield
+    except OSError as error:
+        raise Errno(error.errno or errno.EIO) from None
+
+
+class RemoteIrqs:
+    """The interrupts of a remote device; the server has them, and signals the caller's eventfds itself."""
+
+    def __init__(self, client: Callable[[], Client]) -> None:
+        self._client = client
+        _, _, count = client().info()
+        self._infos = [client().irq_info(index) for index in range(count)]
+        self.counts = tuple(count for _, count in self._infos)
+        self.enabled = [0] * len(self.counts)
+        self.signalled = 0
+        self.virtually_masked = self.sleeps = self.asserted = False
+
+    def flags(self, index: int) -> int:
+        """VFIO_IRQ_INFO_* of an index."""
+        return self._infos[index][0]
+
+    def set(self, what: IrqSet) -> int | None:
+        """VFIO_DEVICE_SET_IRQS. Descriptors go one in a message, where a server takes no more."""
+        with _remote():
+            flags = what.type | what.action
+            if what.type == EVENTFD:
+                for at, fd in enumerate(what.data):
+                    self._client().set_irqs(flags, what.index, what.start + at, 1, fds=[fd] if fd >= 0 else [])
+            else:
+                data = bytes(what.data) if what.type == BOOL else b""
+                self._client().set_irqs(flags, what.index, what.start, what.count, data)
+        return None
+
+    def off(self) -> None:
+        """At close: all of them."""
+        for index, count in enumerate(self.counts):
+            if count:
+                with contextlib.suppress(OSError):
+                    self._client().set_irqs(lib.VFIO_IRQ_SET_DATA_NONE | lib.VFIO_IRQ_SET_ACTION_TRIGGER, index, 0, 0)
+
+    def interrupt(self, index: int, vector: int = 0) -> None:
+        """The kernel asks for the device; a server cannot be asked."""
+
+    def deassert(self) -> None:
+        """Only the server can."""
+
+    def mask_virtually(self, on: bool) -> None:
+        """The server does that, as it has the command register."""
+
+
+class RemoteDevice(PciDevice):
+    """A PCI function behind a socket, on a kernel of the mock's.
+
+    Its DMA comes as messages, and goes through the IOMMU of the kernel's profile: what is not mapped is refused, and counted in
+    `kernel.faults`. BARs cannot be mapped into the process. It connects anew when it is opened after the server was restarted.
+
+    :param path: of the server's socket
+    :raises OSError: nobody serves there, or it is no PCI device
+    """
+
+    def __init__(self, kernel: Kernel, name: str, path: str | os.PathLike[str], **more: Any) -> None:
+        self._path = path
+        self._client: Client | None = None
+        self._lock = kernel.lock
+        flags, count, _ = self._connected().info()
+        if not flags & lib.VFIO_DEVICE_FLAGS_PCI:
+            raise Error(errno.EINVAL, f"the device of {os.fspath(path)} is not a PCI device")
+        self._has_reset = bool(flags & lib.VFIO_DEVICE_FLAGS_RESET)
+        self._regions = [self._describe(index) for index in range(count)]
+        self._remote_irqs = RemoteIrqs(self._connected)
+        super().__init__(kernel, name, function=self._identify(), **more)
+        self.irqs = self._remote_irqs  # type: ignore[assignment]
+        self._flags = flags
+        self.num_regions, self.num_irqs = count, len(self._remote_irqs.counts)
+
+    @property
+    def flags(self) -> int:  # type: ignore[override]
+        """VFIO_DEVICE_FLAGS_*, as the server gives them."""
+        return self._flags
+
+    def _connected(self) -> Client:
+        if self._client is None or self._client.gone:
+            self._client = Client(self._path, read=self._dma_read, write=self._dma_write, lock=self._lock)
+        return self._client
+
+    def _describe(self, index: int) -> Region:
+        try:
+            found = self._connected().region_info(index)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return Region()
+        return Region(found.size, found.flags & ~(MMAP | lib.VFIO_REGION_INFO_FLAG_CAPS))
+
+    def _identify(self) -> Function:
+        """Describe it for sysfs, after its configuration space."""
+        head = self._connected().region_read(_CONFIG, 0, 64)
+        vendor, device = struct.unpack_from("<HH", head)
+        subsystem = struct.unpack_from("<HH", head, 0x2C)
+        counts = self._remote_irqs.counts
+        bars = {index: Bar(_power_of_two(self._regions[index].size)) for index in _BARS if self._regions[index].size}
+        return Function(
+            (vendor, device), int.from_bytes(head[9:12], "little"), head[8], (subsystem[0], subsystem[1]), bars,
+            intx=bool(counts[lib.VFIO_PCI_INTX_IRQ_INDEX]), resets=self._has_reset,
+        )  # fmt: skip
+
+    # Its DMA.
+
+    def _dma_read(self, iova: int, size: int) -> bytes:
+        with self._accounted(iova, write=False) as space:
+            return bytes(space.read(iova, size))
+
+    def _dma_write(self, iova: int, data: bytes) -> None:
+        with self._accounted(iova, write=True) as space:
+            space.write(iova, data)
+
+    @contextlib.contextmanager
+    def _accounted(self, iova: int, *, write: bool) -> Iterator[Any]:
+        with self.kernel.lock:
+            try:
+                if self.reach is None:
+                    raise Errno(errno.ENOENT)
+                yield self.reach
+            except Errno as error:
+                self.kernel.faults.append(DmaFault(self.name, iova, write, error.number))
+                raise Error(error.number, os.strerror(error.number)) from None
+
+    # What the driver does with it.
+
+    def open(self) -> None:
+        """Connect, and let the server ask for memory: the IOMMU here stands between."""
+        with _remote():
+            client = self._connected()
+            if self._has_reset:
+                client.reset()
+            client.dma_map(0, _EVERYTHING, protocol.DMA_READABLE | protocol.DMA_WRITABLE)
+
+    def close(self) -> None:
+        """Let go of the server: another client may come."""
+        self.irqs.off()
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def reset(self) -> None:
+        """DEVICE_RESET."""
+        if not self._has_reset:
+            raise Errno(errno.EINVAL)
+        with _remote():
+            self._connected().reset()
+
+    def power_on(self) -> None:
+        """Nothing: its registers are the server's."""
+
+    @property
+    def decodes_memory(self) -> bool:
+        """Whether it answers; the server says."""
+        return True
+
+    def region(self, index: int) -> Region:
+        """Describe a region."""
+        if index >= len(self._regions):
+            raise Errno(errno.EINVAL)
+        return self._regions[index]
+
+    def pread(self, size: int, position: int) -> bytes:
+        """REGION_READ."""
+        index, offset = position >> OFFSET_SHIFT, position & OFFSET_MASK
+        size = min(size, max(self.region(index).size - offset, 0))
+        if not size:
+            raise Errno(errno.EINVAL)
+        with _remote():
+            return self._live().region_read(index, offset, size)
+
+    def pwrite(self, data: bytes, position: int) -> int:
+        """REGION_WRITE."""
+        index, offset = position >> OFFSET_SHIFT, position & OFFSET_MASK
+        data = data[: max(self.region(index).size - offset, 0)]
+        if not data:
+            raise Errno(errno.EINVAL)
+        with _remote():
+            self._live().region_write(index, offset, bytes(data))
+        return len(data)
+
+    def _live(self) -> Client:
+        """Return the connection of this opening; a server that was restarted has forgotten its interrupts and mappings."""
+        if self._client is None:
+            raise Error(errno.ENODEV, os.strerror(errno.ENODEV))
+        return self._client
+
+
+def _power_of_two(size: int) -> int:
+    return max(1 << (size - 1).bit_length(), 16)
+
+
+class RemoteKernel(Kernel):
+    """A kernel of the mock's with a remote device, bound to vfio-pci, at :data:`ADDRESS`. What `vfio-user:PATH` names.
+
+    :raises OSError: nobody serves there
+    """
+
+    def __init__(self, path: str | os.PathLike[str], profile: str = "intel-57") -> None:
+        super().__init__(profile)
+        self.address = ADDRESS
+        try:
+            RemoteDevice(self, ADDRESS, path, driver="vfio-pci")
+        except OSError as error:
+            raise Error(error.errno, f"vfio-user:{os.fspath(path)}: {error}") from None
+        self.name = f"vfio-user:{os.fspath(path)}"

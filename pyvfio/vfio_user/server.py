@@ -1,0 +1,668 @@
+# SPDX-License-Identifier: MIT
+"""A server of vfio-user: a device model behind a socket, for QEMU (vfio-user-pci), other hypervisors, or pyvfio itself."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pyvfio._abi import ffi, lib
+from pyvfio._core import arguments
+from pyvfio.mock.device import Device
+from pyvfio.mock.errno import Errno
+from pyvfio.mock.feature import ranges_of
+from pyvfio.mock.irq import EVENTFD, take_set
+from pyvfio.mock.kernel import Kernel
+from pyvfio.mock.region import MMAP, OFFSET_SHIFT, chained
+from pyvfio.vfio_user import protocol
+from pyvfio.vfio_user.connection import Connection, close_all, name_of
+from pyvfio.vfio_user.memory import ClientMemory
+from pyvfio.vfio_user.protocol import Command, Flags, Message, ProtocolError
+
+if TYPE_CHECKING:
+    from threading import RLock
+
+    from pyvfio.mock.irq import Irqs
+    from pyvfio.mock.log import Log
+    from pyvfio.mock.migration import Migration
+    from pyvfio.mock.region import Region, RegionFile
+    from pyvfio.mock.space import Space
+
+_log = logging.getLogger(__name__)
+_CONFIG = lib.VFIO_PCI_CONFIG_REGION_INDEX
+_INFO_FLAGS = lib.VFIO_DEVICE_FLAGS_RESET | lib.VFIO_DEVICE_FLAGS_PCI
+_GET, _SET, _PROBE = lib.VFIO_DEVICE_FEATURE_GET, lib.VFIO_DEVICE_FEATURE_SET, lib.VFIO_DEVICE_FEATURE_PROBE
+#: handlers within handlers, while a model waits for DMA; a client that asks for more waits
+_DEEPEST = 32
+#: the largest bitmap of a report, in bytes
+_MOST_BITMAP = protocol.MAX_DATA
+#: seconds that a model waits for the client's answer to its DMA
+_DMA_TIMEOUT = 30.0
+
+
+class Model(Protocol):
+    """The interface of a device model for a server. :class:`pyvfio.mock.Device` is one.
+
+    The lock of its kernel is held whenever a method is called.
+    """
+
+    name: str
+    kernel: Kernel
+    num_regions: int
+    num_irqs: int
+    log: Log | None
+    migration: Migration | None
+    region_file: RegionFile
+    space: Space | None
+
+    @property
+    def flags(self) -> int:
+        """VFIO_DEVICE_FLAGS_*."""
+
+    @property
+    def irqs(self) -> Irqs:
+        """Its interrupts."""
+
+    def open(self) -> None:
+        """Somebody uses it from now on."""
+
+    def region(self, index: int) -> Region:
+        """Describe a region; Errno(EINVAL) where there is none."""
+
+    def pread(self, size: int, position: int) -> bytes:
+        """Read a region: `position` is its index, shifted by 40 bits, and the offset."""
+
+    def pwrite(self, data: bytes, position: int) -> int:
+        """Write a region."""
+
+    def reset(self) -> None:
+        """Reset the function."""
+
+
+def serve(
+    device: Model | type[Device],
+    path: str | os.PathLike[str],
+    *,
+    share_memory: bool = True,
+    once: bool = False,
+    ready: Callable[[], object] | None = None,
+) -> None:
+    """Serve a device at a UNIX socket until the process ends. One client at a time; the next is accepted when it has gone.
+
+    The state of the device's registers stays from one client to the next; its interrupts, log and mappings go with the client.
+
+    :param device: a device, such as a :class:`pyvfio.mock.Device`, or a class of those, of which one is made
+    :param path: of the socket; one that nobody serves any more is replaced
+    :param share_memory: map the memory of the client where it gives a descriptor. Without, all DMA is asked for by messages, so that the client's
+        IOMMU sees each access and logs each fault
+    :param once: return when the first client has gone
+    :param ready: called when clients can connect
+    :raises OSError: EADDRINUSE, another process serves at the path
+    """
+    server = Server(device, path, share_memory=share_memory)
+    try:
+        if ready is not None:
+            ready()
+        while True:
+            server.serve_one()
+            if once:
+                return
+    finally:
+        server.close()
+
+
+class Server:
+    """A listening socket with a device behind it; see :func:`serve`.
+
+    :ivar model: the device
+    :ivar path: of the socket
+    :ivar refused: messages that were answered with an error, and connections that were ended, so far
+    """
+
+    def __init__(
+        self, device: Model | type[Device], path: str | os.PathLike[str], *, share_memory: bool = True
+    ) -> None:
+        self.path = Path(path)
+        self._share = arguments.boolean(share_memory, "share_memory")
+        if isinstance(device, type):
+            device = device(Kernel("intel-57"), "0000:00:0a.0")
+        self.model: Model = device
+        self.refused = 0
+        self._listening = _listen(self.path)
+        self._session: Session | None = None
+        self._closed = False
+        with self.model.kernel.lock:
+            self.model.open()
+
+    def serve_one(self) -> None:
+        """Accept one client, and serve it until it goes.
+
+        :raises OSError: the server was closed
+        """
+        connected, _ = self._listening.accept()
+        self._session = Session(self.model, Connection(connected), share=self._share)
+        try:
+            self._session.run()
+        finally:
+            self.refused += self._session.refused
+            self._session.end()
+            self._session = None
+
+    def close(self) -> None:
+        """Stop listening, and end the connection. Any thread may call it."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        session = self._session
+        if session is not None:
+            session.connection.close()
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _listen(path: Path) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        try:
+            listening.bind(str(path))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_stale(path):
+                raise
+            path.unlink()
+            listening.bind(str(path))
+        listening.listen(4)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether a socket is there that nobody listens at."""
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _released(lock: RLock) -> Iterator[None]:
+    """Give a lock up in the block, however often this thread holds it, as a Condition does in wait()."""
+    holder: Any = lock
+    state = holder._release_save() if holder._is_owned() else None
+    try:
+        yield
+    finally:
+        if state is not None:
+            holder._acquire_restore(state)
+
+
+class Session:
+    """One client: its messages, answered in their order, and its memory.
+
+    While a model waits for an answer to its DMA, messages are served as they come, in the same thread: a hypervisor answers DMA under the lock
+    under which its processor waits for a register. For the same reason a write to a BAR is answered before the model gets it,
+    as on PCI, where such writes are posted. The model's lock is free meanwhile, so that threads of the model go on.
+    """
+
+    def __init__(self, model: Model, connection: Connection, *, share: bool = True) -> None:
+        self.model = model
+        self.connection = connection
+        self.memory = ClientMemory(self, share=share)
+        self.refused = 0
+        self._peer: protocol.Capabilities | None = None
+        self._depth = 0
+        self._held: list[Message] = []
+        self._number = 0
+        self._answers: dict[int, Message | None] = {}
+        self._answered = threading.Condition(model.kernel.lock)
+        self._thread: int | None = None
+        self._over = False
+        self._stream: Any = None
+        self._handlers: dict[int, Callable[[Message], None]] = {
+            Command.DMA_MAP: self._dma_map,
+            Command.DMA_UNMAP: self._dma_unmap,
+            Command.DEVICE_GET_INFO: self._get_info,
+            Command.DEVICE_GET_REGION_INFO: self._get_region_info,
+            Command.DEVICE_GET_IRQ_INFO: self._get_irq_info,
+            Command.DEVICE_SET_IRQS: self._set_irqs,
+            Command.REGION_READ: self._region_read,
+            Command.REGION_WRITE: self._region_write,
+            Command.REGION_WRITE_MULTI: self._region_write_multi,
+            Command.DEVICE_RESET: self._reset,
+            Command.DEVICE_FEATURE: self._feature,
+            Command.MIG_DATA_READ: self._mig_data_read,
+            Command.MIG_DATA_WRITE: self._mig_data_write,
+        }
+
+    def run(self) -> None:
+        """Serve until the client goes, or breaks the protocol."""
+        self._thread = threading.get_ident()
+        with self.model.kernel.lock:
+            self.model.space = self.memory
+        try:
+            while self._step():
+                pass
+        except ProtocolError:
+            self.refused += 1
+        except OSError:
+            pass  # the client is gone
+
+    def end(self) -> None:
+        """Let go of what belongs to the client: its connection, its memory, its interrupts, its log. Registers stay."""
+        self.connection.close()
+        with self._answered:
+            self._over = True
+            self._answered.notify_all()
+            self.model.space = None
+            self.memory.clear()
+            self.model.irqs.off()
+            if self.model.log is not None:
+                self.model.log.off()
+            if self.model.migration is not None:
+                self.model.migration.close()
+            self._stream = None
+        for message in self._held:
+            close_all(message.fds)
+
+    def _step(self) -> bool:
+        """Serve one message; False at the end of the connection."""
+        message = self._held.pop(0) if self._held and self._depth < _DEEPEST else self._receive()
+        if message is None:
+            return False
+        self._take(message)
+        return True
+
+    def _receive(self) -> Message | None:
+        with _released(self.model.kernel.lock):
+            return self.connection.receive()
+
+    def _take(self, message: Message) -> None:
+        if message.is_reply:
+            self._deliver(message)
+        elif self._depth >= _DEEPEST:
+            if len(self._held) >= protocol.MAX_MAPS:
+                close_all(message.fds)
+                raise ProtocolError("too many messages while a device waits for DMA")
+            self._held.append(message)
+        else:
+            self._depth += 1
+            try:
+                with self.model.kernel.lock:
+                    self._serve(message)
+            finally:
+                self._depth -= 1
+                close_all(message.fds)
+
+    def _serve(self, message: Message) -> None:
+        try:
+            if self._peer is None:
+                self._version(message)
+            elif (handler := self._handlers.get(message.command)) is None:
+                raise Errno(errno.EINVAL)
+            else:
+                handler(message)
+        except Errno as error:
+            self._refuse(message, error.number)
+        except struct.error:
+            self._refuse(message, errno.EINVAL)
+        except OSError:
+            raise
+        except Exception:
+            # A bug of the model's is the model's: its client gets an error, and the next request is served.
+            _log.exception("%s failed at %s", self.model.name, name_of(message.command))
+            self._refuse(message, errno.EIO)
+
+    def _refuse(self, message: Message, number: int) -> None:
+        self.refused += 1
+        self.connection.refuse(message, number)
+
+    # DMA by messages.
+
+    def read(self, iova: int, size: int) -> bytes:
+        """Read the client's memory by DMA_READ.
+
+        :raises Errno: as the client answers; EIO without an answer
+        """
+        parts = []
+        for at in range(iova, iova + size, self._most):
+            count = min(self._most, iova + size - at)
+            body = self._ask(Command.DMA_READ, protocol.DMA_ACCESS.pack(at, count))
+            if len(body) != protocol.DMA_ACCESS.size + count:
+                raise Errno(errno.EIO)
+            parts.append(body[protocol.DMA_ACCESS.size :])
+        return b"".join(parts)
+
+    def write(self, iova: int, data: bytes) -> None:
+        """Write the client's memory by DMA_WRITE.
+
+        :raises Errno: as the client answers; EIO without an answer
+        """
+        for at in range(0, len(data), self._most):
+            part = data[at : at + self._most]
+            self._ask(Command.DMA_WRITE, protocol.DMA_ACCESS.pack(iova + at, len(part)) + part)
+
+    @property
+    def _most(self) -> int:
+        most = self._peer.max_data_xfer_size if self._peer is not None else 0
+        if not most:
+            raise Errno(errno.EIO)
+        return most
+
+    def _ask(self, command: Command, body: bytes) -> bytes:
+        with self._answered:
+            if self._over:
+                raise Errno(errno.EIO)
+            while self._number in self._answers:
+                self._number = (self._number + 1) % 0x10000
+            number = self._number
+            self._number = (number + 1) % 0x10000
+            self._answers[number] = None
+            try:
+                try:
+                    self.connection.send(number, command, body)
+                except OSError:
+                    raise Errno(errno.EIO) from None
+                answer = self._wait(number)
+            finally:
+                del self._answers[number]
+        if answer is None:
+            raise Errno(errno.EIO)
+        if answer.flags & Flags.ERROR:
+            raise Errno(answer.error if 0 < answer.error < 4096 else errno.EIO)
+        return answer.body
+
+    def _wait(self, number: int) -> Message | None:
+        """Return the answer; None if there is none. The session's own thread serves meanwhile; others wait for it."""
+        if threading.get_ident() != self._thread:
+            self._answered.wait_for(lambda: self._answers[number] is not None or self._over, _DMA_TIMEOUT)
+            return self._answers[number]
+        while self._answers[number] is None:
+            try:
+                message = self._receive()
+            except OSError:
+                self._over = True
+                return None
+            if message is None:
+                self._over = True
+                return None
+            self._take(message)
+        return self._answers[number]
+
+    def _deliver(self, message: Message) -> None:
+        close_all(message.fds)
+        with self._answered:
+            if self._answers.get(message.id, message) is None:
+                self._answers[message.id] = message._replace(fds=[])
+                self._answered.notify_all()
+
+    # The requests.
+
+    def _version(self, message: Message) -> None:
+        if message.command != Command.VERSION:
+            raise ProtocolError("the first message is not VERSION")
+        major, minor, peer = protocol.unpack_version(message.body)
+        if major != protocol.MAJOR:
+            self._refuse(message, errno.EINVAL)
+            raise ProtocolError(f"version {major}.{minor}; this is {protocol.MAJOR}.{protocol.MINOR}")
+        self._peer = peer
+        self.connection.answer(message, protocol.pack_version(min(minor, protocol.MINOR)))
+
+    def _dma_map(self, message: Message) -> None:
+        argsz, flags, offset, iova, size = protocol.DMA_MAP.unpack(message.body)
+        if argsz < protocol.DMA_MAP.size or len(message.fds) > 1:
+            raise Errno(errno.EINVAL)
+        self.memory.map(iova, size, flags, offset, message.fds[0] if message.fds else None)
+        self.connection.answer(message)
+
+    def _dma_unmap(self, message: Message) -> None:
+        argsz, flags, iova, size = protocol.DMA_UNMAP.unpack_from(message.body)
+        if argsz < protocol.DMA_UNMAP.size or flags & ~protocol.UNMAP_ALL:
+            raise Errno(errno.EINVAL)
+        if flags & protocol.UNMAP_ALL:
+            if iova or size:
+                raise Errno(errno.EINVAL)
+            self.memory.clear()
+        else:
+            self.memory.unmap(iova, size)
+        self.connection.answer(message, protocol.DMA_UNMAP.pack(protocol.DMA_UNMAP.size, flags, iova, size))
+
+    def _get_info(self, message: Message) -> None:
+        argsz, *_ = protocol.DEVICE_INFO.unpack(message.body)
+        if argsz < protocol.DEVICE_INFO.size:
+            raise Errno(errno.EINVAL)
+        model = self.model
+        body = protocol.DEVICE_INFO.pack(
+            protocol.DEVICE_INFO.size, model.flags & _INFO_FLAGS, model.num_regions, model.num_irqs
+        )
+        self.connection.answer(message, body)
+
+    def _get_region_info(self, message: Message) -> None:
+        argsz, _, index, *_ = protocol.REGION_INFO.unpack(message.body)
+        if argsz < protocol.REGION_INFO.size:
+            raise Errno(errno.EINVAL)
+        region = self.model.region(index)
+        size = protocol.REGION_INFO.size
+        flags, capabilities, fds = region.flags, b"", []
+        if region.areas:
+            capabilities = chained(region.capabilities(), size)
+            flags |= lib.VFIO_REGION_INFO_FLAG_CAPS
+        fits = argsz >= size + len(capabilities)
+        body = protocol.REGION_INFO.pack(
+            size + len(capabilities), flags, index, size if capabilities and fits else 0, region.size,
+            index << OFFSET_SHIFT if flags & MMAP else 0,
+        )  # fmt: skip
+        if flags & MMAP:
+            fds.append(self.model.region_file.open())
+        try:
+            self.connection.answer(message, body + (capabilities if fits else b""), fds)
+        finally:
+            close_all(fds)
+
+    def _get_irq_info(self, message: Message) -> None:
+        argsz, _, index, _ = protocol.IRQ_INFO.unpack(message.body)
+        irqs = self.model.irqs
+        if argsz < protocol.IRQ_INFO.size or index >= len(irqs.counts):
+            raise Errno(errno.EINVAL)
+        body = protocol.IRQ_INFO.pack(protocol.IRQ_INFO.size, irqs.flags(index), index, irqs.counts[index])
+        self.connection.answer(message, body)
+
+    def _set_irqs(self, message: Message) -> None:
+        argsz, flags, index, start, count = protocol.IRQ_SET.unpack_from(message.body)
+        data = message.body[protocol.IRQ_SET.size :]
+        if argsz != len(message.body):
+            raise Errno(errno.EINVAL)
+        if flags & EVENTFD:
+            # Without a descriptor the vectors have none from now on. There may be one for each.
+            if data or count > protocol.MAX_FDS or len(message.fds) not in (0, count):
+                raise Errno(errno.EINVAL)
+            data = struct.pack(f"={count}i", *(message.fds or [-1] * count))
+        elif message.fds:
+            raise Errno(errno.EINVAL)
+        native = bytearray(protocol.IRQ_SET.pack(protocol.IRQ_SET.size + len(data), flags, index, start, count) + data)
+        with _address(native) as address:
+            left = self.model.irqs.set(take_set(address, self.model.irqs.counts))
+        if left is not None:
+            raise Errno(errno.ENOSPC)
+        self.connection.answer(message)
+
+    def _region_read(self, message: Message) -> None:
+        offset, index, count = protocol.REGION_ACCESS.unpack(message.body)
+        self._check_access(index, offset, count)
+        data = self.model.pread(count, index << OFFSET_SHIFT | offset)
+        self.connection.answer(message, protocol.REGION_ACCESS.pack(offset, index, len(data)) + data)
+
+    def _region_write(self, message: Message) -> None:
+        offset, index, count = protocol.REGION_ACCESS.unpack_from(message.body)
+        data = message.body[protocol.REGION_ACCESS.size :]
+        if len(data) != count:
+            raise Errno(errno.EINVAL)
+        self._check_access(index, offset, count)
+        done = protocol.REGION_ACCESS.pack(offset, index, count)
+        if index == _CONFIG:
+            self.model.pwrite(data, index << OFFSET_SHIFT | offset)
+            self.connection.answer(message, done)
+        else:
+            self.connection.answer(message, done)
+            self._write_posted(index, offset, data)
+
+    def _region_write_multi(self, message: Message) -> None:
+        (count,) = protocol.WRITE_COUNT.unpack_from(message.body)
+        writes = message.body[protocol.WRITE_COUNT.size :]
+        if len(writes) != count * protocol.WRITE.size:
+            raise Errno(errno.EINVAL)
+        wanted = list(protocol.WRITE.iter_unpack(writes))
+        for offset, index, size, _ in wanted:
+            if size > 8:
+                raise Errno(errno.EINVAL)
+            self._check_access(index, offset, size)
+        self.connection.answer(message, protocol.WRITE_COUNT.pack(count))
+        for offset, index, size, data in wanted:
+            self._write_posted(index, offset, data[:size])
+
+    def _write_posted(self, index: int, offset: int, data: bytes) -> None:
+        """Write after the answer. A failure is not reported to the client."""
+        try:
+            self.model.pwrite(data, index << OFFSET_SHIFT | offset)
+        except Errno:
+            pass
+        except OSError:
+            raise
+        except Exception:
+            _log.exception("%s failed at a write of region %d, offset %#x", self.model.name, index, offset)
+
+    def _check_access(self, index: int, offset: int, count: int) -> None:
+        if count > protocol.MAX_DATA or index >= self.model.num_regions:
+            raise Errno(errno.EINVAL)
+        if offset + count > self.model.region(index).size:
+            raise Errno(errno.EINVAL)
+
+    def _reset(self, message: Message) -> None:
+        self.model.reset()
+        self._stream = None
+        self.connection.answer(message)
+
+    # Features. The data are in the message, where the kernel's have pointers.
+
+    def _feature(self, message: Message) -> None:
+        argsz, flags = protocol.FEATURE.unpack_from(message.body)
+        data = message.body[protocol.FEATURE.size :]
+        number, operations = flags & lib.VFIO_DEVICE_FEATURE_MASK, flags & (_GET | _SET)
+        if argsz < protocol.FEATURE.size or flags & ~(lib.VFIO_DEVICE_FEATURE_MASK | _GET | _SET | _PROBE):
+            raise Errno(errno.EINVAL)
+        own = {
+            lib.VFIO_DEVICE_FEATURE_MIGRATION: (_GET, self._migration),
+            lib.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE: (_GET | _SET, self._device_state),
+            lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START: (_SET, self._logging_start),
+            lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP: (_SET, self._logging_stop),
+            lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT: (_GET, self._logging_report),
+        }.get(number)
+        missing = self.model.migration if number <= lib.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE else self.model.log
+        if own is None or missing is None:
+            raise Errno(errno.ENOTTY)
+        possible, perform = own
+        if operations & ~possible:
+            raise Errno(errno.EINVAL)
+        if flags & _PROBE:
+            self.connection.answer(message, message.body)
+            return
+        if operations not in (_GET, _SET):
+            raise Errno(errno.EINVAL)
+        answer = perform(data, operations)
+        size = protocol.FEATURE.size + len(answer)
+        self.connection.answer(message, protocol.FEATURE.pack(size, flags) + (answer if size <= argsz else b""))
+
+    def _migration(self, _: bytes, __: int) -> bytes:
+        assert self.model.migration is not None
+        return struct.pack("=Q", self.model.migration.flags)
+
+    def _device_state(self, data: bytes, operation: int) -> bytes:
+        migration = self.model.migration
+        assert migration is not None
+        if operation == _SET:
+            state, _ = protocol.MIG_STATE.unpack(data)
+            self._stream = migration.set_state(state) or self._stream_in(migration.get_state())
+        return protocol.MIG_STATE.pack(migration.get_state(), -1)
+
+    def _stream_in(self, state: int) -> Any:
+        """Return the stream that goes on in a state: from PRE_COPY into STOP_COPY it is one."""
+        saving = (lib.VFIO_DEVICE_STATE_STOP_COPY, lib.VFIO_DEVICE_STATE_PRE_COPY, lib.VFIO_DEVICE_STATE_PRE_COPY_P2P)
+        return self._stream if state in (*saving, lib.VFIO_DEVICE_STATE_RESUMING) else None
+
+    def _logging_start(self, data: bytes, _: int) -> bytes:
+        log = self.model.log
+        assert log is not None
+        page_size, count, reserved = protocol.LOGGING_CONTROL.unpack_from(data)
+        ranges = data[protocol.LOGGING_CONTROL.size :]
+        if not count or len(ranges) != count * protocol.LOGGING_RANGE.size:
+            raise Errno(errno.EINVAL)
+        page_size = log.start(ranges_of(ranges, page_size), page_size)
+        return protocol.LOGGING_CONTROL.pack(page_size, count, reserved) + ranges
+
+    def _logging_stop(self, data: bytes, _: int) -> bytes:
+        assert self.model.log is not None
+        self.model.log.stop()
+        return data
+
+    def _logging_report(self, data: bytes, _: int) -> bytes:
+        log = self.model.log
+        assert log is not None
+        iova, length, page_size = protocol.LOGGING_REPORT.unpack(data[: protocol.LOGGING_REPORT.size])
+        if not page_size or page_size & (page_size - 1) or not length or iova + length > 2**64:
+            raise Errno(errno.EINVAL)
+        words = -(-length // page_size // 64) or 1
+        if words * 8 > _MOST_BITMAP:
+            raise Errno(errno.E2BIG)
+        bitmap = bytearray(words * 8)
+        with _address(bitmap) as address:
+            log.report(iova, length, page_size, address)
+        return data[: protocol.LOGGING_REPORT.size] + bytes(bitmap)
+
+    def _mig_data_read(self, message: Message) -> None:
+        argsz, size = protocol.MIG_DATA.unpack(message.body)
+        if self._stream is None or argsz < protocol.MIG_DATA.size + size or size > protocol.MAX_DATA:
+            raise Errno(errno.EINVAL)
+        try:
+            data = self._stream.read(size)
+        except Errno as error:
+            if error.number not in (errno.ENOMSG, errno.EAGAIN):
+                raise
+            data = b""  # nothing at the moment
+        self.connection.answer(message, protocol.MIG_DATA.pack(protocol.MIG_DATA.size + len(data), len(data)) + data)
+
+    def _mig_data_write(self, message: Message) -> None:
+        _, size = protocol.MIG_DATA.unpack_from(message.body)
+        data = message.body[protocol.MIG_DATA.size :]
+        if self._stream is None or len(data) != size:
+            raise Errno(errno.EINVAL)
+        while data:
+            data = data[self._stream.write(data) :]
+        self.connection.answer(message)
+
+
+@contextlib.contextmanager
+def _address(buffer: bytearray) -> Iterator[int]:
+    """Give the address of a buffer, which stays where it is in the block."""
+    with ffi.from_buffer(buffer) as pinned:
+        yield int(ffi.cast("uintptr_t", pinned))

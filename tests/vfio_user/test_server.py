@@ -1,0 +1,581 @@
+# SPDX-License-Identifier: MIT
+"""The server, message by message."""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import random
+import select
+import socket
+import struct
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvfio import mock, vfio_user
+from tests.vfio_user.conftest import HEADER, VERSION, Adder, Peer, Serve
+
+PAGE = 4096
+
+
+def shared(size: int) -> tuple[int, mmap.mmap]:
+    """A file of memory and a view of it."""
+    fd = os.memfd_create("guest")
+    os.truncate(fd, size)
+    return fd, mmap.mmap(fd, size)
+
+
+def map_body(iova: int, size: int, flags: int = 3, offset: int = 0) -> bytes:
+    return struct.pack("=IIQQQ", 32, flags, offset, iova, size)
+
+
+def unmap_body(iova: int, size: int, flags: int = 0) -> bytes:
+    return struct.pack("=IIQQ", 24, flags, iova, size)
+
+
+def enable_bus_master(peer: Peer) -> None:
+    peer.write(7, 4, struct.pack("<H", 0x6))
+
+
+# Negotiation
+
+
+def test_the_first_message_negotiates_the_version(serve: Serve) -> None:
+    peer = Peer(serve().path, version=False)
+    answer = peer.ask(1, struct.pack("=HH", 0, 0))
+    assert struct.unpack_from("=HH", answer.body) == (0, 0)
+    assert answer.body.endswith(b"\0")
+    assert json.loads(answer.body[4:-1])["capabilities"]["max_data_xfer_size"] == 1 << 20
+    assert peer.ask(1, VERSION).error == errno.EINVAL
+    peer.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\0",
+        struct.pack("=HH", 0, 1) + b"{}",
+        struct.pack("=HH", 0, 1) + b"no json\0",
+        struct.pack("=HH", 0, 1) + b"[]\0",
+        struct.pack("=HH", 0, 1) + b'{"capabilities": 5}\0',
+        struct.pack("=HH", 0, 1) + b'{"capabilities": {"max_msg_fds": "many"}}\0',
+        struct.pack("=HH", 0, 1) + b"[" * 100000 + b"\0",
+    ],
+)
+def test_a_malformed_version_ends_the_connection(serve: Serve, body: bytes) -> None:
+    peer = Peer(serve().path, version=False)
+    peer.send(1, body)
+    assert peer.receive() is None
+    peer.close()
+
+
+def test_another_major_version_is_refused(serve: Serve) -> None:
+    peer = Peer(serve().path, version=False)
+    assert peer.ask(1, struct.pack("=HH", 1, 0)).error == errno.EINVAL
+    assert peer.receive() is None
+    peer.close()
+
+
+def test_a_request_before_the_version_ends_the_connection(serve: Serve) -> None:
+    peer = Peer(serve().path, version=False)
+    peer.send(4, struct.pack("=IIII", 16, 0, 0, 0))
+    assert peer.receive() is None
+    peer.close()
+
+
+# Information
+
+
+def test_the_device_describes_itself(peer: Peer) -> None:
+    assert struct.unpack("=IIII", peer.ask(4, struct.pack("=IIII", 16, 0, 0, 0)).body) == (16, 3, 9, 5)
+    irq = peer.ask(7, struct.pack("=IIII", 16, 0, 1, 0))
+    assert struct.unpack("=IIII", irq.body)[2:] == (1, 1)
+    assert peer.ask(7, struct.pack("=IIII", 16, 0, 9, 0)).error == errno.EINVAL
+    assert peer.ask(5, struct.pack("=IIIIQQ", 32, 0, 40, 0, 0, 0)).error == errno.EINVAL
+
+
+def test_a_memory_bar_comes_with_a_descriptor(peer: Peer) -> None:
+    answer = peer.ask(5, struct.pack("=IIIIQQ", 32, 0, 2, 0, 0, 0))
+    argsz, flags, index, capabilities, size, offset = struct.unpack("=IIIIQQ", answer.body)
+    assert (argsz, flags, index, capabilities, size) == (32, 7, 2, 0, 1 << 16)
+    (fd,) = answer.fds
+    with mmap.mmap(fd, size, offset=offset) as memory:
+        memory[8:12] = b"abcd"
+        assert peer.read(2, 8, 4) == b"abcd"
+        peer.write(2, 12, b"efgh")
+        assert memory[8:16] == b"abcdefgh"
+    os.close(fd)
+    assert not peer.ask(5, struct.pack("=IIIIQQ", 32, 0, 0, 0, 0, 0)).fds
+
+
+# Registers
+
+
+def test_registers_are_read_and_written(peer: Peer) -> None:
+    peer.write(0, 0x20, b"\1\2\3\4")
+    assert peer.read(0, 0x20, 4) == b"\1\2\3\4"
+    assert peer.read(7, 0, 4) == struct.pack("<HH", 0x1234, 0xADD0)
+
+
+def test_a_posted_write_is_not_answered(peer: Peer) -> None:
+    peer.write(0, 0x20, b"\5\0\0\0", flags=0x10)
+    peer.send(9, struct.pack("=QII", 9999999, 0, 4), flags=0x10)  # nor is a failure
+    assert peer.read(0, 0x20, 4) == b"\5\0\0\0"
+
+
+def test_writes_can_come_together(peer: Peer) -> None:
+    writes = [struct.pack("=QII8s", at, 0, 4, struct.pack("<I", at)) for at in (0x20, 0x24, 0x28)]
+    answer = peer.ask(15, struct.pack("=Q", 3) + b"".join(writes))
+    assert struct.unpack("=Q", answer.body) == (3,)
+    assert peer.read(0, 0x20, 12) == struct.pack("<III", 0x20, 0x24, 0x28)
+    assert peer.ask(15, struct.pack("=Q", 4) + b"".join(writes)).error == errno.EINVAL
+    assert peer.ask(15, struct.pack("=Q", 1) + struct.pack("=QII8s", 0, 0, 9, b"")).error == errno.EINVAL
+
+
+@pytest.mark.parametrize(
+    ("command", "body"),
+    [
+        (9, struct.pack("=QII", 4094, 0, 4)),
+        (9, struct.pack("=QII", 0, 0, 1 << 21)),
+        (9, struct.pack("=QII", 2**64 - 2, 0, 4)),
+        (9, struct.pack("=QII", 0, 77, 4)),
+        (9, b"short"),
+        (10, struct.pack("=QII", 0, 0, 8) + b"1234"),
+        (10, struct.pack("=QII", 4096, 0, 4) + b"1234"),
+        (2, map_body(0x1000, 0)),
+        (2, map_body(2**64 - PAGE, 2 * PAGE)),
+        (2, map_body(0, PAGE, flags=0xFF)),
+        (3, unmap_body(0x1000, 0)),
+        (3, unmap_body(0, PAGE, flags=2)),
+        (3, unmap_body(0, PAGE, flags=8)),
+        (4, struct.pack("=IIII", 8, 0, 0, 0)),
+        (6, struct.pack("=IIII", 16, 0, 0, 0)),
+        (8, struct.pack("=IIIII", 20, 0x24, 1, 0, 5)),
+        (8, struct.pack("=IIIII", 99, 0x24, 1, 0, 1)),
+        (8, struct.pack("=IIIII", 20, 0x24, 99, 0, 1)),
+        (11, struct.pack("=QQ", 0, 4)),
+        (14, b""),
+        (99, b""),
+        (16, struct.pack("=II", 8, 0x10001)),
+        (17, struct.pack("=II", 108, 100)),
+        (18, struct.pack("=II", 12, 4) + b"data"),
+    ],
+)
+def test_a_wrong_request_is_answered_with_an_error(peer: Peer, command: int, body: bytes) -> None:
+    assert peer.ask(command, body).error
+    assert peer.read(7, 0, 2) == b"\x34\x12"
+
+
+@pytest.mark.parametrize("size", [0, 8, 15, 1 << 24, 2**32 - 1])
+def test_a_message_of_a_wrong_size_ends_the_connection(serve: Serve, size: int) -> None:
+    served = serve()
+    peer = Peer(served.path)
+    peer.send(9, size=size)
+    assert peer.receive() is None
+    peer.close()
+    again = Peer(served.path)
+    assert again.read(7, 0, 2) == b"\x34\x12"
+    again.close()
+
+
+def test_an_unknown_type_of_message_ends_the_connection(peer: Peer) -> None:
+    peer.send(9, struct.pack("=QII", 0, 0, 4), flags=5)
+    assert peer.receive() is None
+
+
+def test_an_answer_that_nobody_waits_for_is_ignored(peer: Peer) -> None:
+    peer.send(11, b"x" * 32, flags=1)
+    assert peer.read(7, 0, 2) == b"\x34\x12"
+
+
+def test_a_message_may_come_byte_by_byte(peer: Peer) -> None:
+    body = struct.pack("=QII", 0, 7, 4)
+    for byte in HEADER.pack(7, 9, 32, 0, 0) + body:
+        peer.socket.sendall(bytes([byte]))
+    answer = peer.receive()
+    assert answer is not None
+    assert answer.body[16:] == struct.pack("<HH", 0x1234, 0xADD0)
+
+
+# Memory
+
+
+def add(peer: Peer, iova: int, values: list[int], memory: mmap.mmap, at: int = 0) -> int:
+    memory[at : at + 8 * len(values)] = struct.pack(f"<{len(values)}Q", *values)
+    peer.write(0, 0x00, struct.pack("<Q", iova))
+    peer.write(0, 0x18, struct.pack("<Q", iova + 0x800))
+    peer.write(0, 0x08, struct.pack("<I", len(values)))
+    return int(struct.unpack("<Q", peer.read(0, 0x10, 8))[0])
+
+
+def test_shared_memory_is_read_and_written_by_the_device(peer: Peer) -> None:
+    fd, memory = shared(4 * PAGE)
+    enable_bus_master(peer)
+    assert not peer.ask(2, map_body(0x10000, 2 * PAGE, offset=PAGE), [fd]).error
+    assert add(peer, 0x10000, [1, 2, 3], memory, PAGE) == 6
+    assert struct.unpack_from("<Q", memory, PAGE + 0x800) == (6,)
+    assert not peer.ask(3, unmap_body(0x10000, 2 * PAGE)).error
+    assert add(peer, 0x10000, [1, 2, 3], memory, PAGE) == 0
+    os.close(fd)
+
+
+def test_without_bus_master_the_device_does_no_dma(serve: Serve) -> None:
+    served = serve()
+    peer = Peer(served.path)
+    fd, memory = shared(PAGE)
+    peer.ask(2, map_body(0, PAGE), [fd])
+    assert add(peer, 0, [1], memory) == 0
+    assert served.kernel.dma_without_bus_master
+    peer.close()
+    os.close(fd)
+
+
+def test_maps_do_not_overlap_and_unmapping_nothing_succeeds(peer: Peer) -> None:
+    fd, _ = shared(8 * PAGE)
+    assert not peer.ask(2, map_body(0x2000, 2 * PAGE), [fd]).error
+    for iova, size in ((0x2000, PAGE), (0x1000, 2 * PAGE), (0x3000, 4 * PAGE), (0, 8 * PAGE)):
+        assert peer.ask(2, map_body(iova, size), [fd]).error == errno.EEXIST
+    assert not peer.ask(2, map_body(0x1000, PAGE), [fd]).error
+    answer = peer.ask(3, unmap_body(0x100000, 1 << 40))
+    assert struct.unpack("=IIQQ", answer.body) == (24, 0, 0x100000, 1 << 40)
+    assert peer.ask(3, unmap_body(0x2000, PAGE)).error == errno.EINVAL
+    assert not peer.ask(3, unmap_body(0, 1 << 20)).error
+    assert not peer.ask(2, map_body(0, 8 * PAGE), [fd]).error
+    assert not peer.ask(3, struct.pack("=IIQQ", 24, 2, 0, 0)).error
+    assert not peer.ask(2, map_body(0, 8 * PAGE), [fd]).error
+    os.close(fd)
+
+
+def test_a_mapping_beyond_its_file_is_refused(peer: Peer) -> None:
+    fd, _ = shared(PAGE)
+    assert peer.ask(2, map_body(0, 2 * PAGE), [fd]).error == errno.EINVAL
+    assert peer.ask(2, map_body(0, PAGE, offset=PAGE), [fd]).error == errno.EINVAL
+    assert not peer.ask(2, map_body(0, PAGE), [fd]).error
+    os.close(fd)
+
+
+def test_thousands_of_mappings_of_a_file_are_one_mapping_of_the_process(serve: Serve) -> None:
+    peer = Peer(serve().path)
+    fd, _ = shared(2000 * PAGE)
+    before = len(Path("/proc/self/maps").read_text().splitlines())
+    for page in range(2000):
+        assert not peer.ask(2, map_body(page * 2 * PAGE, PAGE, offset=page * PAGE), [fd]).error
+    assert len(Path("/proc/self/maps").read_text().splitlines()) < before + 50
+    peer.close()
+    os.close(fd)
+
+
+def answer_dma(peer: Peer, memory: bytearray, until: int) -> Any:
+    """Answer the device's DMA until a message of ours is answered."""
+    while True:
+        message = peer.receive()
+        assert message is not None
+        if message.flags & 1:
+            assert message.id == until
+            return message
+        iova, count = struct.unpack_from("=QQ", message.body)
+        if iova + count > len(memory):
+            peer.answer(message, error=errno.EFAULT)
+        elif message.command == 11:
+            peer.answer(message, message.body[:16] + memory[iova : iova + count])
+        else:
+            memory[iova : iova + count] = message.body[16:]
+            peer.answer(message, message.body[:16])
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_memory_without_a_descriptor_is_asked_for(serve: Serve, share: bool) -> None:
+    served = serve(share_memory=share)
+    peer = Peer(served.path)
+    memory = bytearray(3 * PAGE)
+    memory[PAGE : PAGE + 24] = struct.pack("<3Q", 4, 5, 6)
+    enable_bus_master(peer)
+    assert not peer.ask(2, map_body(0, 3 * PAGE)).error
+    peer.write(0, 0x00, struct.pack("<Q", PAGE))
+    peer.write(0, 0x18, struct.pack("<Q", 0x100))
+    peer.send(10, struct.pack("=QII", 8, 0, 4) + struct.pack("<I", 3), flags=0x10)
+    number = peer.send(9, struct.pack("=QII", 0x10, 0, 8))
+    # The read is answered while the device waits for its memory, and may not see the sum yet.
+    answer_dma(peer, memory, number)
+    number = peer.send(9, struct.pack("=QII", 0x10, 0, 8))
+    if struct.unpack_from("<Q", memory, 0x100) != (15,):
+        answer_dma(peer, memory, number)
+        number = peer.send(13)
+        answer_dma(peer, memory, number)
+    assert struct.unpack_from("<Q", memory, 0x100) == (15,)
+    peer.close()
+
+
+def test_a_write_is_answered_before_the_device_asks_for_memory(serve: Serve) -> None:
+    """A hypervisor that waits for the answer holds the lock under which it serves DMA."""
+    served = serve(share_memory=False)
+    peer = Peer(served.path)
+    enable_bus_master(peer)
+    number = peer.send(10, struct.pack("=QII", 8, 0, 4) + struct.pack("<I", 3))
+    first = peer.receive()
+    assert first is not None
+    assert (first.id, first.flags) == (number, 1)
+    second = peer.receive()
+    assert second is not None
+    assert second.command == 11
+    # It reads on while it waits.
+    assert peer.read(7, 0, 2) == b"\x34\x12"
+    peer.answer(second, error=errno.EFAULT)
+    third = peer.receive()
+    assert third is not None
+    assert third.command == 12
+    peer.answer(third, error=errno.EFAULT)
+    assert struct.unpack("<Q", peer.read(0, 0x10, 8)) == (0,)
+    assert len(served.kernel.faults) == 2
+    peer.close()
+
+
+def test_a_client_that_goes_while_the_device_waits_ends_the_wait(serve: Serve) -> None:
+    served = serve(share_memory=False)
+    peer = Peer(served.path)
+    enable_bus_master(peer)
+    peer.write(0, 8, struct.pack("<I", 3))
+    peer.close()
+    again = Peer(served.path)
+    assert again.read(7, 0, 2) == b"\x34\x12"
+    again.close()
+
+
+def test_a_thread_of_the_model_does_dma_by_messages(serve: Serve) -> None:
+    served = serve(share_memory=False)
+    peer = Peer(served.path)
+    enable_bus_master(peer)
+    result: list[bytes] = []
+
+    def work() -> None:
+        with served.kernel.lock:
+            result.append(served.device.dma_read(0, 16))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    message = peer.receive()
+    assert message is not None
+    # The model's lock is free while its thread waits.
+    assert peer.read(0, 0, 4) == bytes(4)
+    peer.answer(message, message.body[:16] + b"0123456789abcdef")
+    thread.join(10)
+    assert result == [b"0123456789abcdef"]
+    peer.close()
+
+
+def test_large_transfers_are_split_by_the_clients_limit(serve: Serve) -> None:
+    served = serve(share_memory=False)
+    peer = Peer(served.path)
+    done: list[bytes] = []
+    thread = threading.Thread(target=lambda: done.append(served.device.space.read(0, 10000)))
+    thread.start()
+    sizes: list[int] = []
+    while sum(sizes) < 10000:
+        message = peer.receive()
+        assert message is not None
+        sizes.append(struct.unpack_from("=QQ", message.body)[1])
+        peer.answer(message, message.body[:16] + bytes(sizes[-1]))
+    thread.join(10)
+    assert sizes == [4096, 4096, 1808]
+    assert done == [bytes(10000)]
+    peer.close()
+
+
+# Interrupts
+
+
+def test_interrupts_signal_the_clients_eventfds(peer: Peer) -> None:
+    eventfd = os.eventfd(0)
+    assert not peer.ask(8, struct.pack("=IIIII", 20, 0x24, 1, 0, 1), [eventfd]).error
+    assert not peer.ask(8, struct.pack("=IIIII", 20, 0x21, 1, 0, 1)).error
+    assert select.select([eventfd], [], [], 5)[0]
+    os.eventfd_read(eventfd)
+    assert not peer.ask(8, struct.pack("=IIIII", 20, 0x24, 1, 0, 1)).error  # no descriptor: none from now on
+    assert not peer.ask(8, struct.pack("=IIIII", 20, 0x21, 1, 0, 0)).error
+    assert peer.ask(8, struct.pack("=IIIII", 20, 0x24, 1, 0, 1), [peer.socket.fileno()]).error == errno.EINVAL
+    os.close(eventfd)
+
+
+def test_reset_is_for_devices_that_have_one(peer: Peer, serve: Serve) -> None:
+    peer.write(0, 0x20, b"\1\2\3\4")
+    assert not peer.ask(13).error
+    assert peer.read(0, 0x20, 4) == bytes(4)
+
+    class Plain(mock.Device):
+        function = mock.Function((0x1234, 1), bars={0: mock.Bar(4096)})
+
+    other = Peer(serve(Plain).path)
+    assert struct.unpack("=IIII", other.ask(4, struct.pack("=IIII", 16, 0, 0, 0)).body)[1] == 2
+    assert other.ask(13).error == errno.EINVAL
+    other.close()
+
+
+# Features
+
+
+@pytest.fixture
+def logging(tmp_path: Path) -> Any:
+    kernel = mock.Kernel("intel-57")
+    server = vfio_user.Server(kernel.devices["vfio-mock.0"], tmp_path / "mock")
+    thread = threading.Thread(target=server.serve_one)
+    thread.start()
+    peer = Peer(server.path)
+    yield peer, kernel.devices["vfio-mock.0"]
+    peer.close()
+    thread.join(10)
+    server.close()
+
+
+def feature(flags: int, data: bytes = b"", room: int = 0) -> bytes:
+    return struct.pack("=II", 8 + max(room, len(data)), flags) + data
+
+
+def test_dma_logging_has_its_ranges_and_bitmap_in_the_message(logging: Any) -> None:
+    peer, device = logging
+    assert not peer.ask(16, feature(6 | 0x20000 | 0x40000)).error  # probe
+    ranges = struct.pack("=QIIQQ", 4096, 1, 0, 0x100000, 16 * 4096)
+    answer = peer.ask(16, feature(6 | 0x20000, ranges))
+    assert answer.body[8:] == ranges
+    device.log.mark(0x103000, 2 * 4096)
+    asked = struct.pack("=QQQ", 0x100000, 16 * 4096, 4096)
+    answer = peer.ask(16, feature(8 | 0x10000, asked, room=32))
+    assert answer.body[8:32] == asked
+    assert struct.unpack("=Q", answer.body[32:]) == (0b11000,)
+    assert struct.unpack("=Q", peer.ask(16, feature(8 | 0x10000, asked, room=32)).body[32:]) == (0,)
+    assert peer.ask(16, feature(6 | 0x20000, ranges)).error  # it logs already
+    assert peer.ask(16, feature(6 | 0x20000, struct.pack("=QII", 4096, 9, 0))).error == errno.EINVAL
+    assert not peer.ask(16, feature(7 | 0x20000)).error
+    assert peer.ask(16, feature(7 | 0x10000)).error == errno.EINVAL
+
+
+def test_migration_goes_by_messages(logging: Any) -> None:
+    peer, _ = logging
+    assert struct.unpack("=Q", peer.ask(16, feature(1 | 0x10000, room=8)).body[8:])[0] & 1
+    assert not peer.ask(16, feature(2 | 0x20000, struct.pack("=Ii", 3, -1))).error  # STOP_COPY
+    stream = b""
+    while data := peer.ask(17, struct.pack("=II", 4104, 4096)).body[8:]:
+        stream += data
+    assert stream
+    assert not peer.ask(16, feature(2 | 0x20000, struct.pack("=Ii", 1, -1))).error  # STOP
+    assert peer.ask(17, struct.pack("=II", 4104, 4096)).error == errno.EINVAL
+    assert not peer.ask(16, feature(2 | 0x20000, struct.pack("=Ii", 4, -1))).error  # RESUMING
+    for at in range(0, len(stream), 1000):
+        part = stream[at : at + 1000]
+        assert not peer.ask(18, struct.pack("=II", 8 + len(part), len(part)) + part).error
+    assert not peer.ask(16, feature(2 | 0x20000, struct.pack("=Ii", 1, -1))).error
+    assert struct.unpack("=Ii", peer.ask(16, feature(2 | 0x10000, room=8)).body[8:]) == (1, -1)
+
+
+# Clients that come and go
+
+
+def test_the_next_client_finds_the_registers_and_nothing_else(serve: Serve) -> None:
+    served = serve()
+    fd, _ = shared(PAGE)
+    eventfd = os.eventfd(0)
+    peer = Peer(served.path)
+    peer.write(0, 0x20, b"kept")
+    peer.ask(2, map_body(0, PAGE), [fd])
+    peer.ask(8, struct.pack("=IIIII", 20, 0x24, 1, 0, 1), [eventfd])
+    peer.close()
+    peer = Peer(served.path)
+    assert peer.read(0, 0x20, 4) == b"kept"
+    assert not peer.ask(2, map_body(0, PAGE), [fd]).error
+    assert peer.ask(8, struct.pack("=IIIII", 20, 0x21, 1, 0, 1)).error == errno.EINVAL
+    peer.close()
+    os.close(fd)
+    os.close(eventfd)
+
+
+def test_a_second_client_waits_for_the_first(serve: Serve) -> None:
+    served = serve()
+    first = Peer(served.path)
+    second = Peer(served.path, version=False)
+    second.send(1, VERSION)
+    assert first.read(7, 0, 2) == b"\x34\x12"
+    assert not select.select([second.socket], [], [], 0.1)[0]
+    first.close()
+    assert second.receive() is not None
+    second.close()
+
+
+def test_a_path_that_is_served_is_refused_and_a_stale_one_replaced(serve: Serve, tmp_path: Path) -> None:
+    served = serve()
+    with pytest.raises(OSError, match="in use"):
+        vfio_user.Server(Adder, served.path)
+    stale = tmp_path / "stale"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(stale))
+    vfio_user.Server(Adder, stale).close()
+    assert not stale.exists()
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(OSError, match="in use"):
+        vfio_user.Server(Adder, file)
+    assert file.read_text() == "mine"
+
+
+def test_mutated_messages_end_in_errors_and_leave_no_descriptor(serve: Serve) -> None:
+    served = serve()
+    random_ = random.Random(1)
+    eventfd = os.eventfd(0)
+    good = [
+        (1, VERSION), (2, map_body(0, PAGE)), (3, unmap_body(0, PAGE)), (4, struct.pack("=IIII", 16, 0, 0, 0)),
+        (5, struct.pack("=IIIIQQ", 32, 0, 2, 0, 0, 0)), (7, struct.pack("=IIII", 16, 0, 1, 0)),
+        (8, struct.pack("=IIIII", 20, 0x24, 1, 0, 1)), (9, struct.pack("=QII", 0, 0, 4)),
+        (10, struct.pack("=QII", 8, 0, 4) + b"\0\0\0\0"), (13, b""), (15, struct.pack("=QQII8s", 1, 0, 0, 4, b"")),
+        (16, feature(6 | 0x20000, struct.pack("=QIIQQ", 4096, 1, 0, 0, 4096))), (17, struct.pack("=II", 16, 8)),
+    ]  # fmt: skip
+    peer: Peer | None = None
+    for _ in range(3000):
+        peer = peer or Peer(served.path)
+        command, body = random_.choice(good)
+        message = bytearray(HEADER.pack(random_.getrandbits(16), command, 16 + len(body), 0, 0) + body)
+        for _ in range(random_.choice((1, 1, 2, 4))):
+            at = random_.randrange(len(message))
+            message[at] = random_.choice((0, 1, 0xFF, message[at] ^ 1 << random_.randrange(8)))
+        try:
+            socket.send_fds(peer.socket, [bytes(message)], [eventfd] * random_.choice((0, 0, 1, 2)))
+            while select.select([peer.socket], [], [], 0)[0]:
+                answer = peer.receive()
+                if answer is None:
+                    raise ConnectionError
+                for fd in answer.fds:
+                    os.close(fd)
+        except (ConnectionError, BrokenPipeError):
+            peer.close()
+            peer = None
+        if random_.random() < 0.05 and peer is not None:
+            peer.close()
+            peer = None
+    if peer is not None:
+        peer.close()
+    last = Peer(served.path)
+    assert last.read(7, 0, 2) == b"\x34\x12"
+    last.close()
+    os.close(eventfd)
+    assert len(os.listdir("/proc/self/fd")) < 60
+
+
+def test_a_bug_of_the_model_is_an_error_and_the_server_goes_on(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(mock.Device):
+        function = mock.Function((0x1234, 1), bars={0: mock.Bar(4096)})
+
+        def read(self, bar: int, offset: int, width: int) -> int:
+            raise ZeroDivisionError
+
+        write = read  # type: ignore[assignment]
+
+    peer = Peer(serve(Broken).path)
+    assert peer.ask(9, struct.pack("=QII", 0, 0, 4)).error == errno.EIO
+    peer.write(0, 0, b"1234")
+    assert peer.read(7, 0, 2) == b"\x34\x12"
+    assert "REGION_READ" in caplog.text
+    assert "a write of region 0" in caplog.text
+    peer.close()
