@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -291,3 +292,27 @@ def test_every_subcommand_works_at_40_columns(pyvfio: Command, monkeypatch: pyte
 def test_needs_of_doctor_are_listed(pyvfio: Command) -> None:
     out = pyvfio("doctor", "--help").out
     assert all(name in out for name in examination.NEEDS)
+
+
+# Unplugged
+
+
+@pytest.mark.parametrize("step", ["peek bar0 0", "poke bar0 4 1", "dump config", "config COMMAND", "poll bar0 0 0 1"])
+def test_a_device_that_is_unplugged_meanwhile_is_an_error(
+    pyvfio: Command, kernel: mock.Kernel, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Between two steps of a script the device stops to answer, as the kernel tells by errors of pread and pwrite."""
+
+    def lines() -> Iterator[str]:
+        yield "peek bar0 0\n"
+        kernel.failures.fail(errno.EIO, call="pread")
+        kernel.failures.fail(errno.EIO, call="pwrite")
+        yield f"{step}\n"
+        yield "print never\n"
+
+    monkeypatch.setattr("sys.stdin", lines())
+    ran = pyvfio("run", VF)
+    assert ran.code == 1, ran
+    assert "never" not in ran.out
+    assert f"stdin:2: {step}" in ran.err
+    assert "Traceback" not in ran.err
