@@ -231,6 +231,18 @@ def test_bind_to_an_unknown_user_changes_nothing(pyvfio: Command, kernel: mock.K
     assert host.device(EDU, kernel).driver is None
 
 
+def test_bind_at_boot_writes_a_file_that_restore_removes(pyvfio: Command, kernel: mock.Kernel) -> None:
+    kernel.tree.directory("/etc/udev/rules.d")
+    planned = [one["path"] for one in pyvfio.json("bind", NVME, "--at-boot", "--dry-run")["writes"]]
+    (file,) = (path for path in planned if path.startswith("/etc/"))
+    assert not kernel.exists(file)
+    assert f"bound at each boot too, by {file}" in pyvfio("bind", NVME, "--at-boot").out
+    assert NVME in kernel.read_file(file).decode()
+    assert pyvfio("restore").code == 0
+    assert not kernel.exists(file)
+    assert host.device(NVME, kernel).driver == "nvme"
+
+
 def test_bind_of_two_buses_takes_a_driver(pyvfio: Command) -> None:
     assert pyvfio("bind", EDU, "vfio-mock.0").code == 2
 

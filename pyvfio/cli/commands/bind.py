@@ -32,6 +32,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="USER[:GROUP]",
         help="give the nodes to this user, by a udev rule too: it grants the DMA of the whole IOMMU group",
     )
+    parser.add_argument(
+        "--at-boot",
+        action="store_true",
+        help="bind them at each boot too, by a file of driverctl's or a udev rule; `restore` ends that",
+    )
     add_binding_options(parser)
 
 
@@ -64,12 +69,14 @@ def execute(call: Call) -> int:
         drivers.pop(),
         allow_in_use=given.allow_in_use,
         timeout=given.timeout,
+        at_boot=given.at_boot,
         dry_run=given.dry_run,
         kernel=call.kernel,
     )
-    grants = []
+    files = [write.path for write in binding.writes if write.path.startswith("/etc/")]
+    grants = [f"bound at each boot too, by {', '.join(files)}; `pyvfio restore` ends that"] if files else []
     if owner is not None and not given.dry_run:
-        grants = [_grant(call.kernel, one, owner) for one in binding.devices]
+        grants += [_grant(call.kernel, one, owner) for one in binding.devices]
     print_binding(call, binding, before, grants)
     return exit_code.DONE
 
@@ -113,7 +120,7 @@ def _in_the_way(kernel: Kernel, found: list[HostDevice]) -> list[HostDevice]:
     return [host.device(address, kernel) for address in dict.fromkeys(members) if address not in known]
 
 
-def print_binding(call: Call, binding: host.Binding, before: dict[str, str | None], grants: Sequence[str] = ()) -> None:
+def print_binding(call: Call, binding: host.Binding, before: dict[str, str | None], notes: Sequence[str] = ()) -> None:
     """Print what was bound, or with `--dry-run` what would be written."""
     documents = [
         {
@@ -148,7 +155,7 @@ def print_binding(call: Call, binding: host.Binding, before: dict[str, str | Non
         )
         if nodes := ", ".join(path for path in (device.group_path, device.cdev) if path):
             call.out.line(f"  nodes: {nodes}")
-    for line in grants:
+    for line in notes:
         call.out.line(f"  {line}")
     groups = sorted({one.group for one in binding.devices if one.group is not None and describe.state(one) == "vfio"})
     for number in groups:
