@@ -16,27 +16,37 @@ from pyvfio.migration import Migration, State, path
 pytestmark = [pytest.mark.vfio_require("migration"), pytest.mark.vfio_destructive]
 
 
+def recover(device: Device) -> bool:
+    """Lead a device out of ERROR by a reset; return False if it has none: closing it, after the check, does the same."""
+    if not device.info.resettable:
+        return False
+    device.reset()
+    assert device.migration.state == State.RUNNING
+    return True
+
+
 @pytest.fixture
 def migration(device: Device) -> Iterator[Migration]:
     """The device's migration; whatever happens, the device runs afterwards."""
     yield device.migration
     if device.migration.state == State.ERROR:
-        device.reset()
+        recover(device)
     elif device.migration.state != State.RUNNING:
         device.migration.state = State.RUNNING
 
 
 def test_every_state_is_reached_and_left(migration: Migration, device: Device) -> None:
     """From RUNNING to each state and back; the kernel goes through those between. RESUMING without data may end in ERROR."""
-    for target in sorted(migration.states - {State.ERROR, State.RUNNING}):
+    for target in sorted(migration.states - {State.ERROR, State.RUNNING}, key=lambda state: state == State.RESUMING):
         migration.state = target
         assert migration.state == target
         try:
             migration.state = State.RUNNING
         except OSError:
             assert target == State.RESUMING
-            device.reset()
-        assert migration.state == State.RUNNING
+            recover(device)
+        else:
+            assert migration.state == State.RUNNING
 
 
 def test_each_step_of_a_path_can_be_made_alone(migration: Migration) -> None:
@@ -108,8 +118,7 @@ def test_data_of_something_else_is_refused(migration: Migration, device: Device,
     """A stream that no device wrote: refused, and the device recovers by a reset."""
     with refused(errno.EINVAL, errno.EIO, errno.ENOTSUP, errno.ENOENT, errno.EPROTO, errno.EBADMSG, errno.EMSGSIZE):
         migration.load(io.BytesIO(b"this is no state of a device " * 4096))
-    device.reset()
-    assert migration.state == State.RUNNING
+    recover(device)
 
 
 def test_a_stream_that_is_cut_off_is_refused(migration: Migration, device: Device) -> None:
@@ -121,12 +130,15 @@ def test_a_stream_that_is_cut_off_is_refused(migration: Migration, device: Devic
     try:
         migration.load(io.BytesIO(half))
     except OSError:
-        device.reset()
-    assert migration.state in (State.RUNNING, State.STOP)
+        recover(device)
+    else:
+        assert migration.state == State.STOP
 
 
 def test_a_reset_ends_a_migration(migration: Migration, device: Device) -> None:
     """VFIO_DEVICE_RESET leads to RUNNING from every state."""
+    if not device.info.resettable:
+        pytest.skip("the device has no reset of its own")
     for target in sorted(migration.states - {State.ERROR, State.RUNNING}):
         migration.state = target
         device.reset()
