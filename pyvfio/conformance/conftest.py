@@ -27,6 +27,11 @@ OPTIONS = {
 }
 
 
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Stay out of a run of the vector suite, which is alone in it."""
+    return None if config.getoption("pyvfio_vectors", None) is None else True
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what was not asked for."""
     for item in items:
