@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Object
 from pyvfio._core import capability, html
-from pyvfio._core.arguments import integer, named_index, wrong_type
+from pyvfio._core.arguments import integer, wrong_type
 from pyvfio._core.device_file import DeviceFile
 from pyvfio._core.event import Event
 from pyvfio._core.flags import names
+from pyvfio._core.indexed import Indexed
 from pyvfio._core.request import Explanation, Reason, Request
 from pyvfio._core.resource import Attempts
 from pyvfio.errors import Closed, Unsupported
@@ -387,15 +388,17 @@ def _numbers(vectors: object) -> list[int]:
     return sorted({integer(number, "vectors", 0, 2**32 - 1) for number in each})
 
 
-class Irqs(Sequence[Irq]):
+class Irqs(Indexed[Irq]):
     """The interrupts of a device, by index, for PCI also by name: `irqs.msi`, `irqs["msi"]`.
 
     The names are `intx`, `msi`, `msix`, `err` and `req`. VFIO_DEVICE_GET_IRQ_INFO when one is first used.
     """
 
+    pci_names = PCI_NAMES
+
     def __init__(self, device: Device) -> None:
+        super().__init__(device.file)
         self._device = device
-        self._known: dict[int, Irq] = {}
 
     @property
     def known(self) -> list[Irq]:
@@ -403,24 +406,10 @@ class Irqs(Sequence[Irq]):
         return list(self._known.values())
 
     def __len__(self) -> int:
-        return self._device.info.num_irqs
+        return self._file.info.num_irqs
 
-    @overload
-    def __getitem__(self, index: int | str) -> Irq: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Irq]: ...
-    def __getitem__(self, index: int | str | slice) -> Irq | list[Irq]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = named_index(index, "index", len(self), PCI_NAMES if self._device.info.is_pci else ())
-        if index not in self._known:
-            info = irq_info(self._device.file, index)
-            fixed = self._device.info.is_pci and index < len(PCI_NAMES)
-            self._known[index] = Irq(self._device, info, PCI_NAMES[index] if fixed else str(index))
-        return self._known[index]
-
-    def __iter__(self) -> Iterator[Irq]:
-        return (self[index] for index in range(len(self)))
+    def _make(self, index: int, name: str) -> Irq:
+        return Irq(self._device, irq_info(self._file, index), name)
 
     def __repr__(self) -> str:
         return (

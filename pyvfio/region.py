@@ -7,18 +7,19 @@ import errno
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 from weakref import WeakSet
 
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Window
 from pyvfio._core import capability, html
-from pyvfio._core.arguments import choice, integer, named_index, octets, seconds_or_none, u64, wrong_type
+from pyvfio._core.arguments import choice, integer, octets, seconds_or_none, u64, wrong_type
 from pyvfio._core.device_file import DeviceFile
 from pyvfio._core.flags import names
+from pyvfio._core.indexed import Indexed
 from pyvfio._core.request import Arguments, Call, Reason, Request
 from pyvfio._core.resource import Resource
 from pyvfio._core.sizes import about
@@ -453,35 +454,23 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-class Regions(Sequence[Region]):
+class Regions(Indexed[Region]):
     """The regions of a device, by index, for PCI also by name: `regions["BAR0"]`. VFIO_DEVICE_GET_REGION_INFO when one is first used.
 
     Regions that the device lacks have size 0.
     """
 
+    pci_names = PCI_NAMES
+
     def __init__(self, device: Device) -> None:
+        super().__init__(device.file)
         self._device = device
-        self._known: dict[int, Region] = {}
 
     def __len__(self) -> int:
-        return self._device.info.num_regions
+        return self._file.info.num_regions
 
-    @overload
-    def __getitem__(self, index: int | str) -> Region: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Region]: ...
-    def __getitem__(self, index: int | str | slice) -> Region | list[Region]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = named_index(index, "index", len(self), PCI_NAMES if self._device.info.is_pci else ())
-        if index not in self._known:
-            info = region_info(self._device.file, index)
-            fixed = self._device.info.is_pci and index < len(PCI_NAMES)
-            self._known[index] = Region(self._device, info, PCI_NAMES[index] if fixed else str(index))
-        return self._known[index]
-
-    def __iter__(self) -> Iterator[Region]:
-        return (self[index] for index in range(len(self)))
+    def _make(self, index: int, name: str) -> Region:
+        return Region(self._device, region_info(self._file, index), name)
 
     def __repr__(self) -> str:
         return f"<Regions of {self._device.address}: {', '.join(f'{each.name} {bytes_(each.size)}' for each in self if each.size)}>"
