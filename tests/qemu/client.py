@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +22,8 @@ from vmtest.qtest import Qtest
 CONFIG_ADDRESS, CONFIG_DATA = 0xCF8, 0xCFC
 BAR0, COMMAND = 0x10, 0x04
 MEMORY_AND_MASTER = 6
+ENDED = ("completed", "failed", "cancelled")
+"""The states of a migration that is over."""
 
 
 class Ended(Exception):
@@ -121,13 +123,20 @@ class Client:
         :raises MonitorError: QEMU refuses at once
         """
         self.monitor.execute("migrate", uri=f"file:{self._directory.name}/state")
+        return self.wait_for_migration(lambda account: account.get("status") in ENDED)
+
+    def wait_for_migration(self, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return QEMU's account of the migration under way, as soon as a function says so.
+
+        :raises TimeoutError: that takes more than two minutes
+        """
         limit = time.monotonic() + 120
         while True:
             account: dict[str, Any] = self.monitor.execute("query-migrate")
-            if account.get("status") in ("completed", "failed", "cancelled"):
+            if done(account):
                 return account
             if time.monotonic() > limit:
-                raise TimeoutError(f"the migration does not end: {account}")
+                raise TimeoutError(f"the migration does not get there: {account}")
             time.sleep(0.05)
 
     def close(self) -> None:
