@@ -223,7 +223,7 @@ static uintptr_t window_place(const Window *self, unsigned long long at, size_t 
 	return at < self->size && width <= self->size - at && !(at & (width - 1)) ? self->address + (uintptr_t)at : 0;
 }
 
-/* Have self._refuse(offset, width, value) raise; NULL. */
+/* Have self._refuse(offset, width, value) raise; NULL. The value of a read is Ellipsis. */
 static PyObject *refuse(PyObject *self, PyObject *offset, size_t width, PyObject *value)
 {
 	PyObject *result = PyObject_CallMethod(self, "_refuse", "OnO", offset, (Py_ssize_t)width, value);
@@ -245,7 +245,7 @@ static PyObject *window_load(PyObject *object, PyObject *offset, size_t width)
 		return NULL;
 	at = valid ? window_place((Window *)object, index, width) : 0;
 	if (!at)
-		return refuse(object, offset, width, Py_None);
+		return refuse(object, offset, width, Py_Ellipsis);
 	switch (width) {
 	case 1: value = *(const volatile uint8_t *)at; break;
 	case 2: value = *(const volatile uint16_t *)at; break;

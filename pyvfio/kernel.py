@@ -188,6 +188,10 @@ class Kernel:
         _not_for_children[memory] = address, size, False
         return memory
 
+    def traps(self, fd: int, offset: int) -> bool:
+        """Whether accesses at an offset of a descriptor reach a model in this process, so that no memory can be mapped there."""
+        return False
+
     def memory(self, size: int, *, huge: int | None = None) -> _mmap.mmap:
         """New private memory that a forked child does not see; `huge` asks for huge pages of that size.
 

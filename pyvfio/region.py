@@ -274,6 +274,8 @@ class Region(Registers):
             raise InvalidRequest(
                 f"{self!r}: offset {offset:#x} is not a multiple of the page size, {bytes_(mmap.PAGESIZE)}"
             )
+        if self._file.fd.call(self._file.kernel.traps, self.info.offset + offset):
+            return TrappedMapping(self, offset, size)
         prot = (mmap.PROT_READ if self.readable else 0) | (mmap.PROT_WRITE if self.writable else 0)
         fd = self._file.fd
         with self._explained(MMAP, offset, size):
@@ -415,12 +417,15 @@ class RegionMapping(Window, Registers, Resource):
         _live.add(self)
 
     def _refuse(self, offset: int, width: int, value: object) -> None:
-        """Say what is wrong with an access; Window asks. The value is None for a read."""
+        """Say what is wrong with an access; Window asks. The value of a read is Ellipsis."""
         self.region.device.file.fd.check_open()
         if self._closed:
             raise Closed(f"{self!r} is closed")
         self._check_access(offset, width, self.size)
-        integer(value, "value", 0, 256**width - 1)
+        if value is not ...:
+            integer(value, "value", 0, 256**width - 1)
+        # Nothing is wrong with it: another thread is closing the mapping.
+        raise Closed(f"{self!r} is closed")
 
     def _release(self) -> None:
         """Unmap the memory.
@@ -441,6 +446,56 @@ class RegionMapping(Window, Registers, Resource):
 
     def __repr__(self) -> str:
         return f"<RegionMapping {self.offset:#x}+{self.size:#x} of {self.region!r}>"
+
+
+class TrappedMapping(RegionMapping):
+    """A mapped part of a region with registers of a model in this process (:mod:`pyvfio.mock`), where no memory is behind them.
+
+    The register methods reach the model, each access once and with its width. There is no view and no address, since the model would
+    not see accesses through them. While the device does not decode memory, an access raises EIO.
+    """
+
+    def __init__(self, region: Region, offset: int, size: int) -> None:
+        Resource.__init__(self, region.device)
+        self.region = region
+        self.offset = offset
+        self.size = size
+
+    def _no_memory(self, what: str) -> InvalidRequest:
+        return InvalidRequest(
+            f"{self!r} has no {what}: its registers are a model's in this process, which would not see such accesses; use read32() and "
+            "write32() and the other widths, or mock.Bar(memory=True) for a BAR that is memory"
+        )
+
+    @property
+    def address(self) -> int:  # type: ignore[override]
+        """Refused: no memory is behind the registers."""
+        raise self._no_memory("address")
+
+    @property
+    def view(self) -> memoryview:  # type: ignore[override]
+        """Refused: no memory is behind the registers."""
+        raise self._no_memory("view")
+
+    def _checked(self, offset: SupportsIndex, width: int) -> int:
+        """Return the offset of an access in the region."""
+        self.region.device.file.fd.check_open()
+        if self._closed:
+            raise Closed(f"{self!r} is closed")
+        return self.offset + self._check_access(offset, width, self.size)
+
+    def _load(self, offset: SupportsIndex, width: int) -> int:
+        return int.from_bytes(self.region.read(self._checked(offset, width), width), "little")
+
+    def _store(self, offset: SupportsIndex, width: int, value: SupportsIndex) -> None:
+        data = integer(value, "value", 0, 256**width - 1).to_bytes(width, "little")
+        self.region.write(self._checked(offset, width), data)
+
+    read8, read16, read32, read64 = Registers.read8, Registers.read16, Registers.read32, Registers.read64
+    write8, write16, write32, write64 = Registers.write8, Registers.write16, Registers.write32, Registers.write64
+
+    def _release(self) -> None:
+        """Nothing is to be unmapped."""
 
 
 _live: WeakSet[RegionMapping] = WeakSet()

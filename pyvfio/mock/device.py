@@ -237,6 +237,10 @@ class Device(Handlers):
     def pwrite(self, data: bytes, position: int) -> int:
         raise Errno(errno.EINVAL)
 
+    def traps(self, index: int) -> bool:
+        """Whether a region has registers that a program may map: each access is one of the model's, and there is no memory."""
+        return False
+
     def check_mmap(self, index: int, offset: int, size: int) -> None:
         """
         :raises Errno: EINVAL, that part of the region cannot be mapped

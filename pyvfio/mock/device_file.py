@@ -107,6 +107,10 @@ class DeviceFile(Cdev):
     def mapped(self, memory: mmap, offset: int) -> None:
         self.device.mapped(offset >> OFFSET_SHIFT, memory)
 
+    def traps(self, offset: int) -> bool:
+        """Whether there are registers of a model at an offset, which no memory can stand for."""
+        return self.device.traps(offset >> OFFSET_SHIFT)
+
     def check_mmap(self, size: int, offset: int, prot: int) -> None:
         self._check_granted()
         page = self.kernel.profile.page_size

@@ -272,6 +272,10 @@ class Kernel(PythonKernel):
                 self._device_memory.append(DeviceMemory(file.device, ref(memory)))
         return memory
 
+    def traps(self, fd: int, offset: int) -> bool:
+        file = self.files.get(fd)
+        return isinstance(file, DeviceFile) and file.traps(offset)
+
     def backing(self, address: int, size: int) -> tuple[Backing, ...]:
         return tuple(
             area._replace(path="anon_inode:[vfio-device]", size=None, free=None)

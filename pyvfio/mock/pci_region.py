@@ -48,13 +48,27 @@ class PciRegions(Device):
 
     def region(self, index: int) -> Region:
         if (bar := self.function.all_bars.get(index)) is not None:
+            mappable = bar.memory or self.traps(index)
             has_table = bool(self.function.msix) and index == self.function.table[0]
-            return Region(bar.size, READ | WRITE | (MMAP if bar.memory else 0), msix_mappable=bar.memory and has_table)
+            return Region(bar.size, READ | WRITE | (MMAP if mappable else 0), msix_mappable=mappable and has_table)
         if index == CONFIG:
             return Region(self.config.size, READ | WRITE)
         if index == VGA or index >= self.num_regions:
             raise Errno(errno.EINVAL)
         return Region()
+
+    def traps(self, index: int) -> bool:
+        bar = self.function.all_bars.get(index)
+        return bar is not None and not bar.memory and not bar.ports and bar.size >= self.kernel.profile.page_size
+
+    def check_mmap(self, index: int, offset: int, size: int) -> None:
+        """As the base; registers have no memory that could be mapped.
+
+        :raises Errno: EINVAL
+        """
+        if self.traps(index):
+            raise Errno(errno.EINVAL)
+        super().check_mmap(index, offset, size)
 
     def pread(self, size: int, position: int) -> bytes:
         if not size:

@@ -64,7 +64,7 @@ def test_regions_and_interrupts_are_tables(device: Device) -> None:
     assert repr(device.regions).startswith("<Regions of 0000:00:03.0: BAR0 1 MiB")
     shown = cells(device.regions)
     assert shown[:6] == ["Regions of 0000:00:03.0", "index", "name", "size", "flags", "mmap"]
-    assert shown[shown.index("BAR0") + 1 : shown.index("BAR0") + 3] == ["1 MiB", "READ|WRITE"]
+    assert shown[shown.index("BAR0") + 1 : shown.index("BAR0") + 3] == ["1 MiB", "READ|WRITE|MMAP"]
     assert "flags=READ|WRITE" in repr(device.regions[0].info)
     assert "msi 1" in repr(device.irqs)
     assert "EVENTFD|NORESIZE" in cells(device.irqs)

@@ -329,3 +329,83 @@ def test_a_description_that_pci_does_not_allow_is_refused(what: Callable[[], obj
 def test_all_devices_of_the_mocks_host_can_be_described() -> None:
     for profile in ("intel-39", "mlx5", "pds", "none"):
         assert len(host.devices(mock.Kernel(profile))) > 8
+
+
+# Mappings of registers.
+
+
+class Widths(mock.Device):
+    """Records the accesses to its registers."""
+
+    function = mock.Function(
+        (1, 2), bars={0: mock.Bar(1 << 16), 2: mock.Bar(1 << 16, memory=True), 3: mock.Bar(256)}, msix=4
+    )
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        self.accesses: list[tuple[str, int, int]] = []
+        super().__init__(*args, **more)
+
+    def read(self, bar: int, offset: int, width: int) -> int:
+        self.accesses.append(("read", offset, width))
+        return super().read(bar, offset, width)
+
+    def write(self, bar: int, offset: int, width: int, value: int) -> None:
+        self.accesses.append(("write", offset, width))
+        super().write(bar, offset, width, value)
+
+
+def test_a_mapping_of_registers_makes_single_accesses_of_each_width(opened: Callable[..., Opened]) -> None:
+    """Programs run unchanged: the mapping's methods reach the model, and the region shows what they did."""
+    one = opened(Widths.function, base=Widths)
+    mapped = one.device.regions[0].mmap()
+    assert mapped.size == 1 << 16
+    values = {8: 0x11, 16: 0x2233, 32: 0x44556677, 64: 0x8899AABBCCDDEEFF}
+    for at, (width, value) in enumerate(values.items()):
+        getattr(mapped, f"write{width}")(0x100 + 8 * at, value)
+        assert getattr(mapped, f"read{width}")(0x100 + 8 * at) == value
+    expected = [(how, 0x100 + 8 * at, 1 << at) for at in range(4) for how in ("write", "read")]
+    assert one.model.accesses == expected  # type: ignore[attr-defined]
+    assert mapped.poll(0x108, 0xFFFF, 0x2233, 0, width=16) == 0x2233
+    part = one.device.regions[0].mmap(0x1000, 0x1000)
+    part.write32(0x10, 5)
+    assert one.device.regions[0].read32(0x1010) == 5
+
+
+def test_a_mapping_of_registers_has_no_memory(opened: Callable[..., Opened]) -> None:
+    one = opened(Widths.function, base=Widths)
+    mapped = one.device.regions[0].mmap()
+    for get in (lambda: mapped.view, lambda: mapped.address, lambda: one.device.address_space.map(mapped, 0x100000)):
+        with pytest.raises(pyvfio.InvalidRequest, match=r"would not see such accesses; use read32\(\)"):
+            get()
+    region = one.device.regions[0]
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.EINVAL):
+        one.kernel.mmap(one.device.fileno(), 4096, offset=region.info.offset, prot=3)
+    memory = one.device.regions[2].mmap()
+    memory.view[0] = 7
+    assert memory.read8(0) == 7
+
+
+def test_a_mapping_of_registers_refuses_what_memory_refuses(opened: Callable[..., Opened]) -> None:
+    one = opened(Widths.function, base=Widths)
+    mapped = one.device.regions[0].mmap()
+    for call, kind in (
+        (lambda: mapped.read32(2), pyvfio.InvalidRequest),
+        (lambda: mapped.read64(0x10000), pyvfio.InvalidRequest),
+        (lambda: mapped.write8(0, 256), ValueError),
+        (lambda: mapped.write32(0, "1"), TypeError),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(kind):
+            call()
+    one.device.config.memory_enabled = False
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.EIO):
+        mapped.read32(0)
+    assert one.model.accesses == []  # type: ignore[attr-defined]
+    mapped.close()
+    with pytest.raises(pyvfio.Closed):
+        mapped.read32(0)
+
+
+def test_every_bar_of_memory_can_be_mapped(opened: Callable[..., Opened]) -> None:
+    device = opened(Widths.function, base=Widths).device
+    assert [region.mmappable for region in device.regions][:6] == [True, True, True, False, False, False]
+    assert device.regions[1].info.msix_mappable
