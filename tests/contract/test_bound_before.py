@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
+import pyvfio
 from pyvfio import host
+from pyvfio.kernel import as_default
+from pyvfio.spaces.opening import Mode
 from tests.contract import guest
 
 pytestmark = pytest.mark.only(iommu="intel", mode="type1v2", device="edu")
@@ -130,3 +134,20 @@ def test_a_bind_that_fails_leaves_nothing(disk: Disk, kernel: Any) -> None:
         assert caught.value.errno in error
         assert disk.state == before
         assert host.bindings(kernel) == []
+
+
+@pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="edu")
+@pytest.mark.parametrize("disk", [name for name, way in WAYS.items() if way.driver != "vfio-pci"], indirect=True)
+def test_the_advice_of_a_failed_open_can_be_pasted(disk: Disk, mode: Mode, kernel: Any) -> None:
+    before = disk.state
+    with pytest.raises(OSError, match=disk.address) as caught:
+        pyvfio.open(disk.address, mode=mode, kernel=kernel)
+    told = "\n".join((str(caught.value), *getattr(caught.value, "__notes__", ())))
+    calls = re.findall(r"pyvfio\.host\.bind\([^()]*\)", told)
+    assert calls, told
+    with as_default(kernel):
+        exec(calls[0], {"pyvfio": pyvfio})
+    with pyvfio.open(disk.address, mode=mode, kernel=kernel) as device:
+        assert device.info.is_pci
+    assert host.restore(disk.address, kernel=kernel) == [disk.address]
+    assert disk.state == before
