@@ -16,20 +16,20 @@ ERRNOS = (errno.ENOMEM, errno.EIO, errno.EINTR, errno.EBADF, errno.EINVAL, errno
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("number", ERRNOS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_is_left_whichever_call_fails(mode: Mode) -> None:
+def test_nothing_is_left_whichever_call_fails(mode: Mode, number: int) -> None:
+    """Each call of the program fails in turn, those of its close() too."""
     wrong: list[str] = []
     at = 1
     while True:
-        # One errno after the other: every call meets one of them, and each of them every sixth call.
-        number = ERRNOS[at % len(ERRNOS)]
         world = World(mode)
         failure = world.kernel.failures.fail(number, nth=at)
         with suppress(OSError):
             world.run()
         world.kernel.failures.clear()
         if left := world.left():
-            wrong.append(f"call {at}, {errno.errorcode[number]}: left {left}")
+            wrong.append(f"call {at}: left {left}")
         if failure.left:
             break
         at += 1

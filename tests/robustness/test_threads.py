@@ -17,7 +17,7 @@ from pyvfio import DmaBuffer, IovaRange, mock
 from pyvfio._abi import lib
 from pyvfio.spaces.opening import Mode
 from tests.robustness.conftest import MODES
-from tests.robustness.program import FIRST, PAGE, World, known_mappings
+from tests.robustness.program import FIRST, PAGE, World, known_mappings, use_at_once
 
 Call = Callable[[World], Any]
 #: of the pairs, every so many are taken here; `python -m tests.robustness.test_threads 1` takes all. It has no factor in common with their parts.
@@ -191,9 +191,30 @@ def test_a_mapping_made_at_an_iova_just_unmapped_is_kept() -> None:
         assert second.unmap() == PAGE
 
 
-if __name__ == "__main__":
-    for mode_ in [mode for mode in get_args(Mode) if mode in MODES and (mode in sys.argv[2:] or not sys.argv[2:])]:
-        count, bad = sweep(mode_, int(sys.argv[1]))
+def hammer(mode: Mode, threads: int, rounds: int) -> list[str]:
+    """Use one device and its address space in several threads, so many rounds each; what was wrong."""
+    with known_mappings() as known:
+        world = World(mode)
+        world.made["device"] = device = pyvfio.open("vfio-mock.0", mode=mode, kernel=world.kernel)
+        world.made["space"] = device.address_space
+        device.irqs[0].enable()
+        wrong = [repr(failure) for failure in use_at_once(world, threads, rounds)]
+        wrong += [found] if (found := world.disagreement(known)) is not None else []
+        return wrong + world.left()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_kernel_and_library_agree_after_many_threads(mode: Mode) -> None:
+    assert hammer(mode, 8, 25) == []
+
+
+if __name__ == "__main__":  # STEP [MODE...], or: ROUNDS threads [MODE...]
+    number, *words = sys.argv[1:]
+    for mode_ in [mode for mode in get_args(Mode) if mode in MODES and (mode in words or not set(words) & set(MODES))]:
+        if "threads" in words:
+            print(f"{mode_}: 8 threads, {number} rounds each, wrong: {hammer(mode_, 8, int(number))}", flush=True)
+            continue
+        count, bad = sweep(mode_, int(number))
         print(f"{mode_}: {count} pairs, {len(bad)} wrong", flush=True)
         for line in bad[:20]:
             print("   ", line)
