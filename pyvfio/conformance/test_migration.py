@@ -29,9 +29,10 @@ def recover(device: Device) -> bool:
 def migration(device: Device) -> Iterator[Migration]:
     """The device's migration; whatever happens, the device runs afterwards."""
     yield device.migration
-    if device.migration.state == State.ERROR:
+    state = device.migration.state
+    if state in (State.ERROR, State.RESUMING):  # RESUMING with a part of a state leads to ERROR
         recover(device)
-    elif device.migration.state != State.RUNNING:
+    elif state != State.RUNNING:
         device.migration.state = State.RUNNING
 
 
