@@ -123,7 +123,7 @@ def test_a_device_is_put_back_as_it_was(disk: Disk, kernel: Any) -> None:
         host.bind(disk.address, driver, kernel=kernel)
     host.restore(kernel=kernel)
     assert disk.state == before
-    assert host.bindings(kernel) == []
+    assert disk.address not in {binding.address for binding in host.bindings(kernel)}
 
 
 def test_a_bind_that_fails_leaves_nothing(disk: Disk, kernel: Any) -> None:
@@ -133,7 +133,8 @@ def test_a_bind_that_fails_leaves_nothing(disk: Disk, kernel: Any) -> None:
             host.bind([guest.address_of("e1000e"), disk.address], driver, kernel=kernel)
         assert caught.value.errno in error
         assert disk.state == before
-        assert host.bindings(kernel) == []
+        # The cell's own device may be bound meanwhile.
+        assert not {disk.address, guest.address_of("e1000e")} & {binding.address for binding in host.bindings(kernel)}
 
 
 @pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="edu")

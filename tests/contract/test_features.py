@@ -172,12 +172,13 @@ class TestPeerToPeer:
             assert "with a single area" in str(caught.value)
             assert caught.value.errno == errno.EOPNOTSUPP
 
+    @pytest.mark.require("linux")
     def test_a_bar_is_not_mapped_by_its_virtual_address(self, space: Ioas, peer: Device) -> None:
         bar = peer.regions[0].mmap()
         assert errno_of_mapping(space, bar) == errno.EFAULT
 
 
-@pytest.mark.require("bar_mmap")
+@pytest.mark.require("bar_mmap", "linux")
 @pytest.mark.only(mode=["type1", "type1v2"], device="edu")
 def test_type1_lets_one_device_reach_anothers_bar_by_its_virtual_address(
     space: AddressSpace, dma: Dma, peer: Device
@@ -189,7 +190,7 @@ def test_type1_lets_one_device_reach_anothers_bar_by_its_virtual_address(
     window.unmap()
 
 
-@pytest.mark.require("bar_mmap")
+@pytest.mark.require("bar_mmap", "linux")
 @pytest.mark.only(mode=["iommufd-type1", "iommufd-type1v2"], device="edu")
 def test_iommufd_in_place_of_a_container_maps_no_bar(space: AddressSpace, peer: Device) -> None:
     bar = peer.regions[0].mmap(0, PAGE)
