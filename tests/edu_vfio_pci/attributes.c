@@ -57,7 +57,7 @@ static ssize_t limit_store(struct device *dev, struct device_attribute *attr, co
 
 	if (ret)
 		return ret;
-	mutex_lock(&edu->lock);
+	edu_lock(edu);
 	edu->limits[limit] = value;
 	edu_unlock(edu);
 	return count;
@@ -120,7 +120,7 @@ static ssize_t log_ranges_show(struct device *dev, struct device_attribute *attr
 	int length = 0;
 	u32 i;
 
-	mutex_lock(&edu->lock);
+	edu_lock(edu);
 	for (i = 0; i < edu->log.num_ranges; i++)
 		length += sysfs_emit_at(buf, length, "%#llx-%#llx\n", edu->log.ranges[i].start,
 					edu->log.ranges[i].last);

@@ -74,7 +74,7 @@ ssize_t edu_bar64_write(struct vfio_device *vdev, const char __user *buf, size_t
 	size = edu_bar64_part(pos, ret, &from, &at);
 	if (!size)
 		return ret;
-	mutex_lock(&edu->lock);
+	edu_lock(edu);
 	value = cpu_to_le64(edu->bar64);
 	if (copy_from_user((u8 *)&value + at, buf + from, size))
 		ret = -EFAULT;

@@ -3,7 +3,7 @@
  * edu-vfio-pci: vfio-pci for QEMU's edu device, with DMA logging and migration.
  *
  * Locks, outermost first:
- *   edu->lock          registers, log, limits and migration state; released by edu_unlock() alone
+ *   edu->lock          registers, log, limits and migration state; taken by edu_lock() alone
  *   stream->lock       a migration's data descriptor
  *   core.memory_lock   the core's: whether the BAR may be touched
  *   edu->fault_lock    planned failures (a spinlock)
@@ -120,6 +120,7 @@ static inline struct edu *edu_of_device(struct device *dev)
 
 /* main.c */
 extern unsigned long edu_defaults[EDU_NUM_LIMITS];
+void edu_lock(struct edu *edu);
 void edu_unlock(struct edu *edu);
 
 /* registers.c */
@@ -155,6 +156,7 @@ void edu_log_settle(struct edu *edu);
 extern const struct vfio_migration_ops edu_migration_ops;
 u64 edu_migration_flags(void);
 void edu_migration_restart(struct edu *edu);
+void edu_migration_wake(void);
 void edu_migration_changed(struct edu *edu);
 
 /* attributes.c */

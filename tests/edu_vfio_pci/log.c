@@ -72,7 +72,7 @@ static int edu_log_start(struct vfio_device *vdev, struct rb_root_cached *root, 
 
 	if (ret)
 		return ret;
-	mutex_lock(&edu->lock);
+	edu_lock(edu);
 	limits = (struct log_limits){
 		.max_ranges = max_t(u64, edu->limits[EDU_LOG_MAX_RANGES], 1),
 		.overflow = edu->limits[EDU_LOG_OVERFLOW] ? LOG_REFUSE : LOG_COMBINE,
@@ -110,7 +110,7 @@ static int edu_log_stop(struct vfio_device *vdev)
 
 	if (ret)
 		return ret;
-	mutex_lock(&edu->lock);
+	edu_lock(edu);
 	edu_log_off(edu);
 	edu_unlock(edu);
 	return 0;
@@ -131,7 +131,7 @@ static int edu_log_read_and_clear(struct vfio_device *vdev, unsigned long iova,
 		return ret;
 	if (!length || last < iova)
 		return -EINVAL;
-	mutex_lock(&edu->lock);
+	edu_lock(edu);
 	if (!log->active) {
 		ret = -EINVAL;
 		goto out;

@@ -45,34 +45,39 @@ module_param(logging, bool, 0444);
 MODULE_PARM_DESC(logging, "offer DMA logging (Y)");
 
 /*
- * A reset is noticed under core.memory_lock, which is inside of edu->lock: so it cannot wait for
- * edu->lock, and whoever holds that does the rest.
+ * A reset is noticed under core.memory_lock, which is inside of edu->lock and of a stream's lock: so
+ * it takes neither, and whoever takes edu->lock next does the rest. A stream looks for the mark.
  */
+void edu_lock(struct edu *edu)
+{
+	bool reset;
+
+	mutex_lock(&edu->lock);
+	spin_lock(&edu->reset_lock);
+	reset = edu->deferred_reset;
+	spin_unlock(&edu->reset_lock);
+	if (!reset)
+		return;
+	/* The mark stays until the stream itself says that it has ended. */
+	edu_migration_restart(edu);
+	spin_lock(&edu->reset_lock);
+	WRITE_ONCE(edu->deferred_reset, false);
+	spin_unlock(&edu->reset_lock);
+}
+
 void edu_unlock(struct edu *edu)
 {
-	for (;;) {
-		spin_lock(&edu->reset_lock);
-		if (!edu->deferred_reset)
-			break;
-		edu->deferred_reset = false;
-		spin_unlock(&edu->reset_lock);
-		edu_migration_restart(edu);
-	}
 	mutex_unlock(&edu->lock);
-	spin_unlock(&edu->reset_lock);
 }
 
 static void edu_reset_done(struct pci_dev *pdev)
 {
 	struct edu *edu = edu_of_device(&pdev->dev);
-	bool locked;
 
 	spin_lock(&edu->reset_lock);
-	edu->deferred_reset = true;
-	locked = mutex_trylock(&edu->lock);
+	WRITE_ONCE(edu->deferred_reset, true);
 	spin_unlock(&edu->reset_lock);
-	if (locked)
-		edu_unlock(edu);
+	edu_migration_wake();
 }
 
 static int edu_open(struct vfio_device *vdev)
@@ -89,7 +94,7 @@ static int edu_open(struct vfio_device *vdev)
 	ret = edu->io ? edu_bar64_open(edu) : -ENOMEM;
 	if (ret)
 		goto err;
-	mutex_lock(&edu->lock);
+	edu_lock(edu);
 	edu_limits_reset(edu);
 	edu_migration_restart(edu);
 	edu->path = 0;
@@ -111,7 +116,7 @@ static void edu_close(struct vfio_device *vdev)
 {
 	struct edu *edu = to_edu(vdev);
 
-	mutex_lock(&edu->lock);
+	edu_lock(edu);
 	edu_log_off(edu);
 	edu_migration_restart(edu);
 	edu_unlock(edu);
@@ -142,7 +147,7 @@ static ssize_t edu_write(struct vfio_device *vdev, const char __user *buf, size_
 	case VFIO_PCI_BAR0_REGION_INDEX:
 		if (at >= EDU_TRAPPED)
 			break;
-		mutex_lock(&edu->lock);
+		edu_lock(edu);
 		ret = edu_write_registers(edu, buf, count, at);
 		edu_unlock(edu);
 		if (ret > 0)

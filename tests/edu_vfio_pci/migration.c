@@ -213,6 +213,12 @@ static int accept_record(struct edu_stream *stream)
 
 /* --- the data descriptor --- */
 
+/* Called with stream->lock held: the session has ended, or a reset is about to end it. */
+static bool has_ended(struct edu_stream *stream)
+{
+	return stream->disabled || READ_ONCE(stream->edu->deferred_reset);
+}
+
 static void stream_free(struct kref *kref)
 {
 	kfree(container_of(kref, struct edu_stream, kref));
@@ -234,7 +240,7 @@ static ssize_t stream_read(struct file *file, char __user *buf, size_t count, lo
 	if (pos)
 		return -ESPIPE;
 	mutex_lock(&stream->lock);
-	if (stream->disabled) {
+	if (has_ended(stream)) {
 		done = -ENODEV;
 		goto out;
 	}
@@ -273,7 +279,7 @@ static ssize_t stream_write(struct file *file, const char __user *buf, size_t co
 	if (pos)
 		return -ESPIPE;
 	mutex_lock(&stream->lock);
-	if (stream->disabled) {
+	if (has_ended(stream)) {
 		done = -ENODEV;
 		goto out;
 	}
@@ -315,7 +321,7 @@ static __poll_t stream_poll(struct file *file, struct poll_table_struct *table)
 
 	poll_wait(file, &stream_wait, table);
 	mutex_lock(&stream->lock);
-	if (stream->disabled)
+	if (has_ended(stream))
 		events = EPOLLIN | EPOLLRDNORM | EPOLLRDHUP;
 	else if (stream->stage == STAGE_RESUMING)
 		events = EPOLLOUT | EPOLLWRNORM;
@@ -353,7 +359,7 @@ static long stream_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	if (info.argsz < minsz)
 		return -EINVAL;
 	mutex_lock(&stream->lock);
-	if (stream->disabled) {
+	if (has_ended(stream)) {
 		ret = -ENODEV;
 		goto out;
 	}
@@ -540,7 +546,7 @@ static struct file *edu_set_state(struct vfio_device *vdev, enum vfio_device_mig
 	struct file *file = NULL;
 	int ret;
 
-	mutex_lock(&edu->lock);
+	edu_lock(edu);
 	WRITE_ONCE(edu->path, 0);
 	if (no_way(edu->state, new))
 		file = ERR_PTR(-EINVAL);
@@ -559,7 +565,7 @@ static int edu_get_state(struct vfio_device *vdev, enum vfio_device_mig_state *s
 
 	if (ret)
 		return ret;
-	mutex_lock(&edu->lock);
+	edu_lock(edu);
 	*state = edu->state;
 	edu_unlock(edu);
 	return 0;
@@ -574,7 +580,7 @@ static int edu_get_data_size(struct vfio_device *vdev, unsigned long *size)
 
 	if (ret)
 		return ret;
-	mutex_lock(&edu->lock);
+	edu_lock(edu);
 	*size = sizeof(struct record);
 	if (is_saving(edu->state)) {
 		mutex_lock(&edu->stream->lock);
@@ -595,6 +601,12 @@ const struct vfio_migration_ops edu_migration_ops = {
 	.migration_get_data_size = edu_get_data_size,
 #endif
 };
+
+/* After the end of a session was marked */
+void edu_migration_wake(void)
+{
+	wake_up_interruptible_all(&stream_wait);
+}
 
 /* At reset, open and close, called with edu->lock held */
 void edu_migration_restart(struct edu *edu)
