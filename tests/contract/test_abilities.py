@@ -71,13 +71,6 @@ def migrates(device: Device, flag: int = 0) -> bool:
         return False
 
 
-def maps_bar(device: Device) -> bool:
-    """Whether memory is behind a mapping of the first BAR: registers of the mock's models have none."""
-    region = device.regions[0]
-    traps = device.file.kernel.traps(device.fileno(), region.info.offset)
-    return (0, region.size) in region.info.areas and not traps
-
-
 PROBES: dict[str, Callable[[Device], object]] = {
     "dirty_log": lambda device: lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START in device.features,
     "migration": migrates,
@@ -91,7 +84,7 @@ PROBES: dict[str, Callable[[Device], object]] = {
     "pci": lambda device: device.info.is_pci,
     "dma_buf": lambda device: lib.VFIO_DEVICE_FEATURE_DMA_BUF in device.features,
     "reset": lambda device: device.info.resettable,
-    "bar_mmap": lambda device: device.info.is_pci and maps_bar(device),
+    "bar_mmap": lambda device: device.info.is_pci and (0, device.regions[0].size) in device.regions[0].info.areas,
     "intx": lambda device: irqs(device, lib.VFIO_PCI_INTX_IRQ_INDEX) > 0,
     "msi": lambda device: irqs(device, lib.VFIO_PCI_MSI_IRQ_INDEX) > 0,
     "msix": lambda device: irqs(device, lib.VFIO_PCI_MSIX_IRQ_INDEX) > 0,
