@@ -78,6 +78,9 @@ class Model(Protocol):
     def region(self, index: int) -> Region:
         """Describe a region; Errno(EINVAL) where there is none."""
 
+    def traps(self, index: int) -> bool:
+        """Whether a region has registers, each access to which is the model's: it is not shared as memory."""
+
     def pread(self, size: int, position: int) -> bytes:
         """Read a region: `position` is its index, shifted by 40 bits, and the offset."""
 
@@ -465,6 +468,8 @@ class Session:
         region = self.model.region(index)
         size = protocol.REGION_INFO.size
         flags, capabilities, fds = region.flags, b"", []
+        if self.model.traps(index):
+            flags &= ~MMAP
         if region.areas:
             capabilities = chained(region.capabilities(), size)
             flags |= lib.VFIO_REGION_INFO_FLAG_CAPS

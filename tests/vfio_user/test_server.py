@@ -111,7 +111,8 @@ def test_a_memory_bar_comes_with_a_descriptor(peer: Peer) -> None:
         peer.write(2, 12, b"efgh")
         assert memory[8:16] == b"abcdefgh"
     os.close(fd)
-    assert not peer.ask(5, struct.pack("=IIIIQQ", 32, 0, 0, 0, 0, 0)).fds
+    registers = peer.ask(5, struct.pack("=IIIIQQ", 32, 0, 0, 0, 0, 0))
+    assert (registers.fds, struct.unpack_from("=II", registers.body)[1]) == ([], 3)
 
 
 # Registers
