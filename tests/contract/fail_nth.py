@@ -87,7 +87,6 @@ class FailingKernel(PythonKernel):
     def __init__(self, spared: Iterable[int] = ()) -> None:
         super().__init__()
         self._spared = frozenset(spared)
-        self._file = os.open("/proc/thread-self/fail-nth", os.O_RDWR | os.O_CLOEXEC)
         self.left = 0
 
     def ioctl(self, fd: int, request: int, argument: int) -> int:
@@ -102,13 +101,17 @@ class FailingKernel(PythonKernel):
     def _armed(self, call: Callable[..., Any], *arguments: Any) -> Any:
         if not self.left:
             return call(*arguments)
-        left = b"%d" % self.left
-        os.pwrite(self._file, left, 0)
+        # The main thread's requests are made by a thread of the library's, so whose allocations count is found out here.
+        file = os.open("/proc/thread-self/fail-nth", os.O_RDWR | os.O_CLOEXEC)
         try:
-            return call(*arguments)
+            os.pwrite(file, b"%d" % self.left, 0)
+            try:
+                return call(*arguments)
+            finally:
+                self.left = int(os.pread(file, 16, 0))
+                os.pwrite(file, b"0", 0)
         finally:
-            self.left = int(os.pread(self._file, 16, 0))
-            os.pwrite(self._file, b"0", 0)
+            os.close(file)
 
     def faults(self) -> Iterator[Attempt]:
         """The first allocation fails, the second, ... until one attempt has no such allocation left."""
@@ -127,6 +130,3 @@ class FailingKernel(PythonKernel):
             if attempt.error is None:
                 undo(result)
         return attempt.nth - 1
-
-    def end(self) -> None:
-        os.close(self._file)

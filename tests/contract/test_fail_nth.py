@@ -56,11 +56,9 @@ _THROUGH_ACPI = (lib.VFIO_GROUP_GET_DEVICE_FD, lib.VFIO_DEVICE_BIND_IOMMUFD)
 
 
 @pytest.fixture
-def kernel(cell: Cell) -> Iterator[FailingKernel]:
+def kernel(cell: Cell) -> FailingKernel:
     """The kernel, untraced: an ENOMEM of these tests says nothing about when it comes by itself."""
-    kernel = FailingKernel(spared=_THROUGH_ACPI if cell.device == "edu" else ())
-    yield kernel
-    kernel.end()
+    return FailingKernel(spared=_THROUGH_ACPI if cell.device == "edu" else ())
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ MUTATIONS = (
     Mutation("type1/iommu.py", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL):", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL, lib.VFIO_UPDATE_VADDR):", "type1", 7),
     # In what only other subjects reach.
     Mutation("log.py", "                self._words[word] = held ^ taken", "                self._words[word] = held", "devices", 3),
-    Mutation("feature.py", "        if start + length > LARGEST:", "        if start + length - 1 > LARGEST:", "devices", 17),
+    Mutation("feature.py", "    if start + length > LARGEST:", "    if start + length - 1 > LARGEST:", "devices", 17),
     Mutation("pci_irq.py", "        if index == INTX and (what.start or what.count != 1):\n            raise Errno(errno.EINVAL)\n", "", "systematic", 45),
     Mutation("config.py", "self.data[at] & ~mask | byte & mask", "self.data[at] & ~mask | byte", "devices", 2),
     Mutation("pci_region.py", "            if offset + size > self.config.size:", "            if offset + size >= self.config.size:", "systematic", 51),
