@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Runs in a machine of scripts/vm: stop the machine by QEMU's monitor, which is a port of the guest."""
+"""Runs in a machine of scripts/vm: print the argument, and stop the machine by QEMU's monitor, which is a port of the guest."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +16,9 @@ def main() -> None:
     """Stop the machine. This does not return, unless somebody lets the machine go on."""
     name = next(path for path in PORTS.glob("*/name") if path.read_text().strip() == "pyvfio.qmp")
     monitor = os.open(f"/dev/{name.parent.name}", os.O_RDWR | os.O_CLOEXEC)
+    # Python takes seconds to start in a machine on a busy host; the stall begins here.
+    print(sys.argv[1], flush=True)
+    time.sleep(0.5)
     for command in ("qmp_capabilities", "stop"):
         os.write(monitor, json.dumps({"execute": command}).encode() + b"\n")
     time.sleep(600)

@@ -65,7 +65,7 @@ def spin_module(tmp_path: Path) -> Path:
 
 
 def test_a_machine_that_is_stopped_is_reported_with_its_state() -> None:
-    outcome = run_stalling([], f"echo {SAYING}; exec {sys.executable} tests/vm/stop.py")
+    outcome = run_stalling([], f"exec {sys.executable} tests/vm/stop.py '{SAYING}'")
     assert outcome.code == ExitCode.STALLED, outcome.text
     assert outcome.seconds < LIMIT
     assert '"status": "paused"' in outcome.text
