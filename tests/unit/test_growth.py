@@ -66,7 +66,8 @@ def _closed() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_no_computation_takes_quadratic_steps(name: str) -> None:
-    few, many = (steps(CASES[name](size)) for size in (FEW, MANY))
+    # Before the second run, Python 3.12 and 3.13 do not count all instructions of code that had not been traced.
+    _, few, many = (steps(CASES[name](size)) for size in (FEW, FEW, MANY))
     # Eight times the input; the logarithm of a sort is not in it, which native code does.
     assert many < 1.5 * MANY / FEW * (few + 500), f"{few} steps for {FEW}, {many} for {MANY}"
 
