@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None, *, kernel: Kernel | None = None
     out = Output(parsed.json)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _warn  # type: ignore[assignment]
+            warnings.showwarning = _warn  # type: ignore[assignment]  # it takes fewer arguments by name
             if kernel is None:
                 kernel = resolve(parsed.kernel)
             code: int = _module(parsed.command).execute(Call(parsed, kernel, out, parser))

@@ -124,7 +124,7 @@ class Session:
         mapping = self.mapping(where)
         if offset + size > mapping.size:
             raise UsageError(f"{where} has {mapping.size:#x} bytes; offset {offset:#x} and {size} bytes lie outside")
-        return mapping.buffer.view[offset : offset + size]  # type: ignore[no-any-return]
+        return mapping.buffer.view[offset : offset + size]  # type: ignore[no-any-return]  # a buffer may be of any type
 
     def bytes_of(self, where: str, offset: int, size: int) -> bytes:
         """Read bytes of a region or of memory."""

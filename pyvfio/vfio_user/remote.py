@@ -102,9 +102,9 @@ class RemoteDevice(PciDevice):
             raise Error(errno.EINVAL, f"the device of {os.fspath(path)} is not a PCI device")
         self._has_reset = bool(flags & lib.VFIO_DEVICE_FLAGS_RESET)
         self._regions = [self._describe(index) for index in range(count)]
-        self._remote_irqs = RemoteIrqs(self._connected)
+        self._remote_irqs = RemoteIrqs(self._live)
         super().__init__(kernel, name, function=self._identify(), **more)
-        self.irqs = self._remote_irqs  # type: ignore[assignment]
+        self.irqs = self._remote_irqs  # type: ignore[assignment]  # the server has them; the mock has none of its own
         self._flags = flags
         self.num_regions, self.num_irqs = count, len(self._remote_irqs.counts)
 
@@ -182,7 +182,7 @@ class RemoteDevice(PciDevice):
         if not self._has_reset:
             raise Errno(errno.EINVAL)
         with _remote():
-            self._connected().reset()
+            self._live().reset()
 
     def power_on(self) -> None:
         """Nothing: its registers are the server's."""

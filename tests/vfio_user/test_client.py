@@ -20,7 +20,7 @@ from examples.edu import Edu
 import pyvfio
 from pyvfio import mock, vfio_user
 from pyvfio.spaces.opening import Mode
-from tests.vfio_user.conftest import Adder, Serve
+from tests.vfio_user.conftest import Adder, Peer, Serve
 
 MODES: list[Mode] = ["type1", "type1v2", "iommufd-type1", "iommufd-type1v2", "iommufd"]
 
@@ -164,3 +164,19 @@ def test_a_driver_of_the_examples_runs_unchanged(tmp_path: Path) -> None:
 def test_the_model_may_be_a_class(tmp_path: Path) -> None:
     with vfio_user.Server(Adder, tmp_path / "adder") as server:
         assert isinstance(server.model, Adder)
+
+
+def test_closing_does_not_connect_to_a_server_that_was_restarted(serve: Serve) -> None:
+    served = serve()
+    device = pyvfio.open(f"vfio-user:{served.path}")
+    served.server._session.connection.close()  # type: ignore[union-attr]  # as a server that ends does
+    with pytest.raises(OSError) as caught:
+        device.config.read16(0)
+    assert caught.value.errno == errno.ENODEV
+    other = Peer(served.path)  # the one client that is served now
+    began = time.monotonic()
+    with pytest.raises(OSError, match=r"(?i)reset"):
+        device.reset()
+    device.close()
+    assert time.monotonic() - began < 2
+    other.close()
