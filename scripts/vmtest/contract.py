@@ -85,6 +85,11 @@ class Results:
         junit.write(file, str(cell), outcomes, result["messages"])
         return junit.count(file)
 
+    def failures(self, cell: Cell) -> list[str]:
+        """Name the failed tests of a cell that was counted."""
+        file = (self.folder / cell.file_name).with_suffix(".xml")
+        return junit.failures(file) if file.exists() else []
+
     def seconds(self, cell: Cell) -> float:
         """Return what a cell took; 0 if it left no file."""
         return float((self._load(cell) or {}).get("seconds", 0))

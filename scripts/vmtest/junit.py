@@ -33,14 +33,7 @@ def count(file: Path) -> Counts:
 
     :raises ValueError: the file is missing or is not JUnit XML, as when pytest crashed
     """
-    try:
-        root = ElementTree.parse(file).getroot()
-    except FileNotFoundError:
-        raise ValueError(f"{file.name} is missing: the run ended before it could write its results") from None
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{file.name} is incomplete: {error}") from None
-    if root.tag not in ("testsuites", "testsuite"):
-        raise ValueError(f"{file.name} is not JUnit XML: its root is {root.tag}")
+    root = _root(file)
     # A test whose clean-up failed has two entries in pytest's file.
     outcomes: dict[tuple[str | None, str | None], str] = {}
     ranks = ("passed", "skipped", "failed")
@@ -49,6 +42,33 @@ def count(file: Path) -> Counts:
         key = named if any(named) else (None, str(number))
         outcomes[key] = max(outcomes.get(key, "passed"), _outcome(case), key=ranks.index)
     return Counts(*(sum(outcome == word for outcome in outcomes.values()) for word in ("passed", "failed", "skipped")))
+
+
+def failures(file: Path) -> list[str]:
+    """Return each failed test of a JUnit XML file by its name, with the first line of its message.
+
+    :raises ValueError: as :func:`count` does
+    """
+    lines = []
+    for case in _root(file).iter("testcase"):
+        for failure in (*case.findall("failure"), *case.findall("error")):
+            message = (failure.get("message") or "").strip()
+            lines.append(
+                ": ".join(filter(None, (f"{case.get('classname')}::{case.get('name')}", message.partition("\n")[0])))
+            )
+    return lines
+
+
+def _root(file: Path) -> ElementTree.Element:
+    try:
+        root = ElementTree.parse(file).getroot()
+    except FileNotFoundError:
+        raise ValueError(f"{file.name} is missing: the run ended before it could write its results") from None
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{file.name} is incomplete: {error}") from None
+    if root.tag not in ("testsuites", "testsuite"):
+        raise ValueError(f"{file.name} is not JUnit XML: its root is {root.tag}")
+    return root
 
 
 def _outcome(case: ElementTree.Element) -> str:

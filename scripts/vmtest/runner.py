@@ -170,6 +170,7 @@ class Run:
             self._tally.fail(f"{name}: pytest returned {code}, and {error}")
             return
         self._tally.add(counts)
+        self._tally.name_failed(junit.failures(file))
         if code and not counts.failed:
             self._tally.fail(f"{name}: pytest returned {code}")
 
@@ -242,6 +243,7 @@ class Run:
         counts = junit.Counts()
         for cell, as_in_file in zip(cells, named, strict=True):
             counts = counts.plus(self._results.count(cell))
+            self._tally.name_failed(self._results.failures(cell))
             self.took[str(as_in_file)] = self._results.seconds(cell) / 60
         self._tally.add(counts)
         # pytest returns 1 for a failed test, which has been counted.

@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from vmtest.junit import Counts
+
+#: failed tests that are named with the sum, and characters of each
+MOST_TESTS, LONGEST = 40, 300
 
 
 class Tally:
@@ -18,10 +22,15 @@ class Tally:
         self._strict = os.environ.get("PYVFIO_REQUIRE") == "kernel" if strict is None else strict
         self.counts = Counts()
         self.notes: list[str] = []
+        self._tests: list[str] = []
 
     def add(self, counts: Counts) -> None:
         """Add the counts of a suite or a cell."""
         self.counts = self.counts.plus(counts)
+
+    def name_failed(self, tests: Iterable[str]) -> None:
+        """Print these tests with the sum; they are counted already, and pytest has said why they failed."""
+        self._tests += (f"FAILED: {test[:LONGEST]}" for test in tests)
 
     def passed(self) -> None:
         """Count one check that passed."""
@@ -54,5 +63,7 @@ class Tally:
         return int(self.counts.failed > 0)
 
     def __str__(self) -> str:
-        """The notes, and alone on the last line the counts."""
-        return "\n".join((*self.notes, str(self.counts)))
+        """The failed tests, the notes, and alone on the last line the counts."""
+        more = len(self._tests) - MOST_TESTS
+        tests = [*self._tests[:MOST_TESTS], *([f"FAILED: {more} further tests, named above"] if more > 0 else [])]
+        return "\n".join((*tests, *self.notes, str(self.counts)))

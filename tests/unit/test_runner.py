@@ -196,6 +196,21 @@ def test_counts_come_from_pytest_as_junit_xml(tmp_path: Path) -> None:
     code, file = pytest_in(tmp_path, SUITE)
     assert code == 1
     assert junit.count(file) == Counts(passed=2, failed=2, skipped=1)
+    failures = junit.failures(file)
+    assert failures == [
+        "test_suite::test_fails: assert False",
+        "test_suite::test_fails_twice: assert False",
+        'test_suite::test_fails_twice: failed on teardown with "ValueError"',
+    ]
+
+
+def test_failed_tests_are_named_with_the_sum() -> None:
+    tally = Tally(strict=False)
+    tally.name_failed(["test_a: assert 1 == 2", *(f"test_{number}" for number in range(60))])
+    lines = str(tally).splitlines()
+    assert lines[0] == "FAILED: test_a: assert 1 == 2"
+    assert lines[-2:] == ["FAILED: 21 further tests, named above", "0 passed, 0 failed, 0 skipped"]
+    assert tally.counts == Counts()
 
 
 def test_a_suite_that_crashes_has_no_counts(tmp_path: Path) -> None:
