@@ -46,6 +46,7 @@ COMMANDS = {
     "trace": "run a program and write its requests to a file",
     "replay": "make the requests of a trace again, and print what is answered otherwise",
     "check": "put a device through the conformance checks",
+    "serve": "serve device models by vfio-user, for QEMU or for another process",
     "report": "write one anonymised file for a bug report",
     "completion": "print the completions of a shell",
     "manual": "print the manual page",

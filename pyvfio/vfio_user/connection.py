@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pyvfio.vfio_user.protocol import HEADER, MAX_FDS, MAX_MESSAGE, Command, Flags, Message, ProtocolError
 
@@ -22,12 +22,20 @@ def close_all(fds: Iterable[int]) -> None:
             os.close(fd)
 
 
-class Connection:
-    """A connected UNIX socket. One thread at a time receives, any may send."""
+#: called for each message of a connection: whether it was sent, and the message
+Observer = Callable[[bool, Message], object]
 
-    def __init__(self, connected: socket.socket) -> None:
+
+class Connection:
+    """A connected UNIX socket. One thread at a time receives, any may send.
+
+    :param observe: called with each message before it is sent, and after it was received
+    """
+
+    def __init__(self, connected: socket.socket, observe: Observer | None = None) -> None:
         self._socket = connected
         self._sending = threading.Lock()
+        self._observe = observe
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -58,7 +66,10 @@ class Connection:
             body = self._read(size - HEADER.size, fds) if size > HEADER.size else b""
             if len(body) < size - HEADER.size:
                 raise ProtocolError("the connection ended within a message")
-            return Message(number, command, flags, error, body, fds)
+            message = Message(number, command, flags, error, body, fds)
+            if self._observe is not None:
+                self._observe(False, message)
+            return message
         except BaseException:
             close_all(fds)
             raise
@@ -91,6 +102,8 @@ class Connection:
 
         :raises OSError: EPIPE, ECONNRESET: the other side is gone
         """
+        if self._observe is not None:
+            self._observe(True, Message(number, command, flags, error, body, list(fds)))
         data = memoryview(HEADER.pack(number, command, HEADER.size + len(body), flags, error) + body)
         with self._sending:
             if fds:

@@ -24,7 +24,7 @@ from pyvfio.mock.irq import EVENTFD, take_set
 from pyvfio.mock.kernel import Kernel
 from pyvfio.mock.region import MMAP, OFFSET_SHIFT, chained
 from pyvfio.vfio_user import protocol
-from pyvfio.vfio_user.connection import Connection, close_all, name_of
+from pyvfio.vfio_user.connection import Connection, Observer, close_all, name_of
 from pyvfio.vfio_user.memory import ClientMemory
 from pyvfio.vfio_user.protocol import Command, Flags, Message, ProtocolError
 
@@ -126,15 +126,22 @@ def serve(
 class Server:
     """A listening socket with a device behind it; see :func:`serve`.
 
+    :param observe: called with each message of a client: whether the server sent it, and the message
     :ivar model: the device
     :ivar path: of the socket
     :ivar refused: messages that were answered with an error, and connections that were ended, so far
     """
 
     def __init__(
-        self, device: Model | type[Device], path: str | os.PathLike[str], *, share_memory: bool = True
+        self,
+        device: Model | type[Device],
+        path: str | os.PathLike[str],
+        *,
+        share_memory: bool = True,
+        observe: Observer | None = None,
     ) -> None:
         self.path = Path(path)
+        self._observe = observe
         self._share = arguments.boolean(share_memory, "share_memory")
         if isinstance(device, type):
             device = device(Kernel("intel-57"), "0000:00:0a.0")
@@ -152,7 +159,7 @@ class Server:
         :raises OSError: the server was closed
         """
         connected, _ = self._listening.accept()
-        self._session = Session(self.model, Connection(connected), share=self._share)
+        self._session = Session(self.model, Connection(connected, self._observe), share=self._share)
         try:
             self._session.run()
         finally:

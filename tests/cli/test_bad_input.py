@@ -52,7 +52,7 @@ OPENING = {
     "iova": ("--open",),
     "report": ("--open",),
 }
-WITHOUT_DEVICE = {"list": (), "qemu-log": ("/nonexistent",), "trace": (), "replay": ("/nonexistent",)}
+WITHOUT_DEVICE = {"list": (), "qemu-log": ("/nonexistent",), "trace": (), "replay": ("/nonexistent",), "serve": ()}
 
 
 def test_every_subcommand_is_in_a_table() -> None:
