@@ -50,7 +50,7 @@ CELLS = (
 #: starts processes: none runs a line of it. The last three go through every point or call of a program, for minutes.
 HOST = Session(
     "host",
-    ("tests/unit", "tests/mock", "tests/vectors", "tests/robustness", "tests/cli", "tests/notebook"),
+    ("tests/unit", "tests/mock", "tests/vectors", "tests/robustness", "tests/cli", "tests/notebook", "tests/vfio_user"),
     ("-m", "not slow"),
     (
         "*/test_vmtest_*", "*/test_native.py", "*/test_house.py", "*/test_language.py", "*/test_reproducers.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+from collections import Counter
 from typing import NamedTuple
 
 BOUNDARIES: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -37,7 +38,8 @@ class Mutation(NamedTuple):
     :ivar end: where it ends
     :ivar lines: first and last line of the statement around it; of a compound one its first line to the last before its body
     :ivar in_function: it is in a function's body, and so runs when that is called, not when the module is imported
-    :ivar line_text: the whole of the line
+    :ivar line_text: the whole of the line without its indent
+    :ivar number: how many changes before it have the same scope, line and texts
     """
 
     file: str
@@ -51,6 +53,12 @@ class Mutation(NamedTuple):
     lines: tuple[int, int]
     in_function: bool
     line_text: str
+    number: int
+
+    @property
+    def name(self) -> tuple[str, str, str, str, str, int]:
+        """Return what tells it from all others, and stays as it is when lines are added above."""
+        return self.file, self.scope, self.line_text, self.before, self.after, self.number
 
     def apply(self, source: bytes) -> bytes:
         """Return the source with this change."""
@@ -87,6 +95,7 @@ class Finder(ast.NodeVisitor):
         self.file = file
         self.source = source
         self.found: list[Mutation] = []
+        self.seen: Counter[tuple[str, str, str, str]] = Counter()
         self.scopes: list[str] = []
         self.returns_bool = [False]
         self.lines = (1, 1)
@@ -113,8 +122,10 @@ class Finder(ast.NodeVisitor):
         scope = ".".join(self.scopes)
         inside = len(self.returns_bool) > 1
         text = self.source[self.starts[node.lineno - 1] : self.starts[node.lineno]].decode().strip()
+        number = self.seen[scope, text, before, after]
+        self.seen[scope, text, before, after] += 1
         self.found.append(
-            Mutation(self.file, scope, node.lineno, kind, before, after, start, end, self.lines, inside, text)
+            Mutation(self.file, scope, node.lineno, kind, before, after, start, end, self.lines, inside, text, number)
         )
 
     def visit(self, node: ast.AST) -> None:

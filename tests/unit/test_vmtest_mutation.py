@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from vmtest.line_map import MeasuredTest, Session
 from vmtest.mutant_session import change_functions
-from vmtest.mutants import Equivalents, Serving, sample
+from vmtest.mutants import Equivalents, Result, Serving, repeated, sample
 from vmtest.mutation import Mutation, mutations
 
 
@@ -92,6 +93,22 @@ def test_a_sample_depends_on_its_seed_alone(monkeypatch: pytest.MonkeyPatch, tmp
     assert first == sample(every, 1, 20)
     assert first != sample(every, 2, 20)
     assert len({m.line for m in first}) == 20
+
+
+def test_exactly_the_survivors_of_an_earlier_run_are_repeated(tmp_path: Path) -> None:
+    source = b"def f():\n    a = g(0, 0)\n    b = 0\n    a = g(0, 0)\n"
+    before = mutations("file.py", source)
+    first, second, b, third, fourth = (m for m in before if m.kind == "constant")
+    outcomes = {first: "found", second: "survived", b: "found", third: "survived", fourth: "found"}
+    log = tmp_path / "log"
+    lines = [json.dumps(Result(m, outcome, "")._asdict()) for m, outcome in outcomes.items()]
+    # A test that is not reliable had found it.
+    lines.append(json.dumps(Result(b, "survived", "")._asdict()))
+    log.write_text("\n".join(lines))
+    assert set(repeated(log, before)) == {second, third, b}
+    after = mutations("file.py", b"import x\n\n" + source.replace(b"b = 0", b"b = 1"))
+    added = len(b"import x\n\n")
+    assert [(m.line, m.start - added) for m in repeated(log, after)] == [(4, second.start), (6, third.start)]
 
 
 def test_an_equivalent_mutant_is_known_by_its_text(tmp_path: Path) -> None:
