@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -35,6 +36,8 @@ class Run:
     """Whether busy loops ran on the host."""
     seconds: float
     outcome: str
+    processor_seconds: float | None = None
+    """Time of processors in the machine's QEMU and its helpers; None in logs that were written before it was taken."""
 
 
 def outcome_of(code: int, text: str) -> str:
@@ -64,6 +67,12 @@ def busy_loops(number: int) -> Iterator[None]:
             loop.wait()
 
 
+def processor_seconds() -> float:
+    """Return the time of processors that children which have ended took."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def run_cell(cell: str, qemu: str, *, is_busy: bool, directory: Path) -> Run:
     """Run a cell once. What the machine printed is kept in the directory unless it passed."""
     iommu, mode, device, kernel = cell.split("/")
@@ -74,28 +83,33 @@ def run_cell(cell: str, qemu: str, *, is_busy: bool, directory: Path) -> Run:
     command += [".venv/bin/python", "tests/contract/run_cells.py", "--results", results.name]
     command += [f"{iommu}/{mode}/{device}/*"]
     with busy_loops(BUSY_LOOPS if is_busy else 0):
-        begun = time.monotonic()
+        begun, taken = time.monotonic(), processor_seconds()
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-        seconds = time.monotonic() - begun
+        # The busy loops are children too, and have not ended yet.
+        seconds, taken = time.monotonic() - begun, processor_seconds() - taken
     shutil.rmtree(results, ignore_errors=True)
     text = done.stdout.decode(errors="replace")
     outcome = outcome_of(done.returncode, text)
     if outcome != "passed":
         name = f"{time.strftime('%H%M%S')}-{qemu}-{outcome.replace(' ', '-')}.txt"
         (directory / name).write_text(text)
-    return Run(qemu, is_busy, round(seconds, 1), outcome)
+    return Run(qemu, is_busy, round(seconds, 1), outcome, round(taken, 1))
 
 
 def table(runs: Sequence[Run]) -> Iterator[str]:
     """Return the lines of a table: for each QEMU and load the outcomes, and the time of the runs that passed."""
     groups = sorted({(run.qemu, run.is_busy) for run in runs})
-    yield f"{'QEMU':8} {'beside':14} {'runs':>5} {'stalled':>8} {'went on':>8} {'crashed':>8} {'other':>6}   min / median / max s"
+    yield f"{'QEMU':8} {'beside':14} {'runs':>5} {'stalled':>8} {'went on':>8} {'crashed':>8} {'other':>6}   min / median / max s   median s of processors"
     for qemu, is_busy in groups:
         group = [run for run in runs if (run.qemu, run.is_busy) == (qemu, is_busy)]
         counts = Counter(run.outcome for run in group)
         other = len(group) - sum(counts[name] for name in ("passed", "stalled", "went on", "crashed"))
         times = [run.seconds for run in group if run.outcome == "passed"]
+        taken = [
+            run.processor_seconds for run in group if run.outcome == "passed" and run.processor_seconds is not None
+        ]
         figures = f"{min(times):.0f} / {statistics.median(times):.0f} / {max(times):.0f}" if times else "-"
+        figures += f"   {statistics.median(taken):.1f} ({len(taken)} runs)" if taken else "   -"
         beside = f"{BUSY_LOOPS} busy loops" if is_busy else "nothing"
         yield (
             f"{qemu:8} {beside:14} {len(group):5} {counts['stalled']:8} {counts['went on']:8} {counts['crashed']:8} "

@@ -28,9 +28,18 @@ def test_table_has_a_row_for_each_qemu_and_load() -> None:
     runs = [Run("system", False, seconds, "passed") for seconds in (10, 30, 20)]
     runs += [Run("system", True, 500, "stalled"), Run("newest", False, 12, "failed")]
     rows = {tuple(line.split()[:2]): line.split() for line in list(table(runs))[1:]}
-    assert rows["system", "nothing"][2:] == ["3", "0", "0", "0", "0", "10", "/", "20", "/", "30"]
-    assert rows["system", "2"][4:] == ["1", "1", "0", "0", "0", "-"]
-    assert rows["newest", "nothing"][2:] == ["1", "0", "0", "0", "1", "-"]
+    assert rows["system", "nothing"][2:] == ["3", "0", "0", "0", "0", "10", "/", "20", "/", "30", "-"]
+    assert rows["system", "2"][4:] == ["1", "1", "0", "0", "0", "-", "-"]
+    assert rows["newest", "nothing"][2:] == ["1", "0", "0", "0", "1", "-", "-"]
+
+
+def test_table_tells_the_time_of_processors_where_it_was_taken() -> None:
+    runs = [
+        Run("system", True, 90, "passed"),
+        Run("system", True, 80, "passed", 21.5),
+        Run("system", True, 70, "failed", 1),
+    ]
+    assert list(table(runs))[1].endswith("80 / 85 / 90   21.5 (1 runs)")
 
 
 def test_log_that_is_not_there_is_empty(tmp_path: Path) -> None:
