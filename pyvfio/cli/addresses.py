@@ -7,6 +7,7 @@ import errno
 import os
 import re
 from argparse import ArgumentParser
+from typing import Any
 
 from pyvfio import host
 from pyvfio.cli.call import NothingFound
@@ -18,13 +19,13 @@ _BUS_SLOT = re.compile(r"(?:([0-9a-fA-F]{1,4}):)?([0-9a-fA-F]{1,2}):([0-9a-fA-F]
 _VFIO = re.compile(r"(?:/dev/vfio/devices/)?((?:noiommu-)?vfio[0-9]+)")
 
 
-def add_address(parser: ArgumentParser, **more: object) -> None:
+def add_address(parser: ArgumentParser, **more: Any) -> None:
     """Add the argument ADDRESS."""
     parser.add_argument(
         "address",
         metavar="ADDRESS",
         help="the device: 0000:41:10.1, 41:10.1, vfio0, ...",
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 

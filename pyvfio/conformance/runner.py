@@ -244,9 +244,11 @@ def compared(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     lines = []
     for what in ("about", "limits", "kernel_options"):
         before, after = old.get(what, {}), new[what]
-        for name in sorted({*before, *after}):
-            if before.get(name) != after.get(name):
-                lines.append(f"{what}: {name}: {before.get(name, 'nothing')} -> {after.get(name, 'nothing')}")  # noqa: PERF401
+        lines += [
+            f"{what}: {name}: {before.get(name, 'nothing')} -> {after.get(name, 'nothing')}"
+            for name in sorted({*before, *after})
+            if before.get(name) != after.get(name)
+        ]
     was = {(one["group"], one["name"]): one for one in old.get("checks", [])}
     now = {(one["group"], one["name"]): one for one in new["checks"]}
     for key in sorted({*was, *now}):

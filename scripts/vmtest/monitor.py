@@ -8,6 +8,7 @@ import socket
 import time
 from typing import Any
 
+from vmtest.lines import Lines
 from vmtest.problems import Problem
 
 
@@ -23,7 +24,7 @@ class Monitor:
 
     def __init__(self, connection: socket.socket, timeout: float = 10) -> None:
         self._connection, self._timeout = connection, timeout
-        self._rest = b""
+        self._lines = Lines(connection)
         self._number = 0
         self._begun = False
 
@@ -42,7 +43,7 @@ class Monitor:
             self._connection.settimeout(self._timeout)
             self._connection.sendall(json.dumps(request).encode() + b"\n")
             # Others are the greeting, an event, or an answer that came too late.
-            while (answer := json.loads(self._read_line(limit))).get("id") != self._number:
+            while (answer := json.loads(self._lines.read(limit))).get("id") != self._number:
                 pass
         except OSError as error:
             raise MonitorError(f"QEMU's monitor does not answer {command}: {error}") from error
@@ -56,16 +57,3 @@ class Monitor:
         :raises MonitorError: QEMU did not answer in time
         """
         return str(self.execute("human-monitor-command", **{"command-line": line})).replace("\r\n", "\n")
-
-    def _read_line(self, limit: float) -> bytes:
-        while b"\n" not in self._rest:
-            left = limit - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("timed out")
-            self._connection.settimeout(left)
-            data = self._connection.recv(1 << 16)
-            if not data:
-                raise ConnectionError("QEMU has ended")
-            self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line

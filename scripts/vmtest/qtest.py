@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 
+from vmtest.lines import Lines
 from vmtest.problems import Problem
 
 # docs/specs/fw_cfg: the selector of the directory, the ports of the DMA interface, and the bits of a request.
@@ -32,7 +33,7 @@ class Qtest:
 
     def __init__(self, connection: socket.socket, timeout: float = 30) -> None:
         self._connection, self._timeout = connection, timeout
-        self._rest = b""
+        self._lines = Lines(connection)
 
     def command(self, line: str) -> str:
         """Return the answer to a command, without its OK.
@@ -44,7 +45,7 @@ class Qtest:
             self._connection.settimeout(self._timeout)
             self._connection.sendall(f"{line}\n".encode())
             # Lines about interrupts can come before the answer.
-            while (answer := self._read_line(limit)).startswith("IRQ "):
+            while (answer := self._lines.read(limit).decode()).startswith("IRQ "):
                 pass
         except OSError as error:
             raise QtestError(f"QEMU does not answer {line[:80]!r}: {error}") from error
@@ -101,16 +102,3 @@ class Qtest:
         if control:
             raise QtestError(f"fw_cfg's DMA of selector {selector:#x} ended with {control:#x}")
         return self.read(data, size)
-
-    def _read_line(self, limit: float) -> str:
-        while b"\n" not in self._rest:
-            left = limit - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("timed out")
-            self._connection.settimeout(left)
-            data = self._connection.recv(1 << 16)
-            if not data:
-                raise ConnectionError("QEMU has ended")
-            self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line.decode()
