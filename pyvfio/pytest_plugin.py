@@ -152,7 +152,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     """Say which tests run on a profile of the mock that nobody has compared with hardware."""
-    from pyvfio.mock.profile import PROFILES
+    from pyvfio.mock.machine.profile import PROFILES
 
     if config.getoption("--vfio-device"):
         return []

@@ -6,10 +6,10 @@ scripts and notebooks run on it unchanged: `pyvfio.open("vfio-mock.0", kernel=py
 `PYVFIO_KERNEL=mock:amd` in the environment.
 """
 
-from pyvfio.mock.config import Bar, Function
-from pyvfio.mock.dma_fault import DmaFault
-from pyvfio.mock.kernel import Kernel
-from pyvfio.mock.pci import PciDevice as Device
-from pyvfio.mock.profile import LogLimits, Profile, Reserved
+from pyvfio.mock.machine.kernel import Kernel
+from pyvfio.mock.machine.profile import LogLimits, Profile, Reserved
+from pyvfio.mock.vfio.dma_fault import DmaFault
+from pyvfio.mock.vfio.pci.config import Bar, Function
+from pyvfio.mock.vfio.pci.device import PciDevice as Device
 
 __all__ = ["Bar", "Device", "DmaFault", "Function", "Kernel", "LogLimits", "Profile", "Reserved"]

@@ -10,8 +10,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from pyvfio.mock.errno import Errno
-from pyvfio.mock.space import Space
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.vfio.space import Space
 from pyvfio.vfio_user.protocol import DMA_READABLE, DMA_WRITABLE, MAX_MAPS
 
 _LAST = 2**64 - 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyvfio import mock
 from pyvfio.mock import devices
-from pyvfio.mock.edu import Edu
+from pyvfio.mock.devices.edu import Edu
 
 #: makes a device of a kernel, at an address
 Factory = Callable[[mock.Kernel, str], Any]

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pyvfio._abi import ffi, lib
 from pyvfio._core import arguments
-from pyvfio.mock.device import Device
-from pyvfio.mock.errno import Errno
-from pyvfio.mock.feature import ranges_of
-from pyvfio.mock.irq import EVENTFD, take_set
-from pyvfio.mock.kernel import Kernel
-from pyvfio.mock.region import MMAP, OFFSET_SHIFT, chained
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.machine.kernel import Kernel
+from pyvfio.mock.vfio.device import Device
+from pyvfio.mock.vfio.feature import ranges_of
+from pyvfio.mock.vfio.irq import EVENTFD, take_set
+from pyvfio.mock.vfio.region import MMAP, OFFSET_SHIFT, chained
 from pyvfio.vfio_user import protocol
 from pyvfio.vfio_user.connection import Connection, Observer, close_all, name_of
 from pyvfio.vfio_user.memory import ClientMemory
@@ -31,11 +31,11 @@ from pyvfio.vfio_user.protocol import Command, Flags, Message, ProtocolError
 if TYPE_CHECKING:
     from threading import RLock
 
-    from pyvfio.mock.irq import Irqs
-    from pyvfio.mock.log import Log
-    from pyvfio.mock.migration import Migration
-    from pyvfio.mock.region import Region, RegionFile
-    from pyvfio.mock.space import Space
+    from pyvfio.mock.vfio.irq import Irqs
+    from pyvfio.mock.vfio.log import Log
+    from pyvfio.mock.vfio.migration import Migration
+    from pyvfio.mock.vfio.region import Region, RegionFile
+    from pyvfio.mock.vfio.space import Space
 
 _log = logging.getLogger(__name__)
 _CONFIG = lib.VFIO_PCI_CONFIG_REGION_INDEX

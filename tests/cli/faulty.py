@@ -10,7 +10,7 @@ from typing import Any
 
 from pyvfio import mock
 from pyvfio._abi import ffi, lib
-from pyvfio.mock import ioctl_names
+from pyvfio.mock.machine import ioctl_names
 
 #: a fault: the kernel, the name of the request, a pointer to its struct, and what makes the request as it should be made
 Fault = Callable[["Faulty", str, Any, Callable[[], int]], int]

@@ -11,8 +11,8 @@ import pytest
 import pyvfio as library
 from pyvfio import host, mock
 from pyvfio.cli.output import Output
-from pyvfio.mock.profile import PROFILES
-from pyvfio.mock.tree import Link, Text
+from pyvfio.mock.fs.tree import Link, Text
+from pyvfio.mock.machine.profile import PROFILES
 from tests.cli.command import Command
 
 EDU, VF, NVME = "0000:00:03.0", "0000:41:10.1", "0000:00:04.0"

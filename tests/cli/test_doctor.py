@@ -13,7 +13,7 @@ import pytest
 import pyvfio as library
 from pyvfio import host, mock
 from pyvfio.host.diagnosis import CATALOGUE
-from pyvfio.mock.tree import Link, Text
+from pyvfio.mock.fs.tree import Link, Text
 from tests.cli.command import Command
 
 EDU, NVME, VF, PF = "0000:00:03.0", "0000:00:04.0", "0000:41:10.1", "0000:41:00.0"

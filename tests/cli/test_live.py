@@ -16,7 +16,7 @@ import pyvfio as library
 from pyvfio import host, mock
 from pyvfio.cli.anonymous import Anonymous, without_serial
 from pyvfio.kernel import LinuxKernel
-from pyvfio.mock.tree import Text
+from pyvfio.mock.fs.tree import Text
 from pyvfio.tracing import trace
 from tests.cli.command import Command, validate
 

@@ -57,7 +57,7 @@ def _visit(node: ast.AST, file: str, where: str, found: list[Site]) -> None:
 @contextmanager
 def noted() -> Iterator[set[tuple[str, int]]]:
     """Notes where the mock fails from now on: files and lines."""
-    from pyvfio.mock.errno import Errno
+    from pyvfio.mock.machine.errno import Errno
 
     places: set[tuple[str, int]] = set()
     original = Errno.__init__

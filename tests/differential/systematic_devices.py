@@ -8,8 +8,8 @@ from itertools import product
 from random import Random
 from typing import Any
 
-from pyvfio.mock.vfio_mock import stream
-from pyvfio.mock.vfio_mock.stream import Record
+from pyvfio.mock.devices.vfio_mock import stream
+from pyvfio.mock.devices.vfio_mock.stream import Record
 from tests.differential.devices import EDU, FAR_EDU, LOG, MEMORY, REGISTERS, ROM, SPARSE, TYPED, DeviceMaker
 from tests.differential.iommufd import POINTED_AT
 from tests.differential.steps import HOLE_AT, PAGE, Episode

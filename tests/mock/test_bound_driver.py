@@ -13,7 +13,7 @@ import pytest
 import pyvfio
 from pyvfio import Device, host, mock
 from pyvfio.migration import State
-from pyvfio.mock.profile import PROFILES, Reserved
+from pyvfio.mock.machine.profile import PROFILES, Reserved
 
 VF = "0000:41:10.1"
 EDU = "0000:00:03.0"

@@ -18,7 +18,7 @@ import pyvfio.mock
 HERE = Path(__file__).parent / "error_returns"
 MOCK = Path(pyvfio.mock.__file__).parent
 #: what copies a request's argument, and so answers EFAULT wherever one is bad
-COPIES = ("caller:read", "caller:write")
+COPIES = ("machine/caller:read", "machine/caller:write")
 
 ANSWERS = tomllib.loads((HERE / "answers.toml").read_text())
 REASONS: dict[str, str] = ANSWERS.pop("reasons")

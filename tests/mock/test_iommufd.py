@@ -15,8 +15,8 @@ from pyvfio._abi import ffi, lib
 from pyvfio.device import Device
 from pyvfio.iommufd import Ioas
 from pyvfio.iova import IovaRange, IovaSet
-from pyvfio.mock.errno import Errno
-from pyvfio.mock.space import Space
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.vfio.space import Space
 
 EDU, MOCK = "0000:00:03.0", "vfio-mock.0"
 SIBLINGS = ("0000:00:05.0", "0000:00:05.1")

@@ -16,9 +16,9 @@ from pyvfio._abi import ffi, lib
 from pyvfio.device import Device
 from pyvfio.iommufd import Ioas, Viommu
 from pyvfio.iova import IovaRange
-from pyvfio.mock.cdev import Cdev
 from pyvfio.mock.iommufd.bound import BoundDevice
 from pyvfio.mock.iommufd.selftest_driver import EVENT
+from pyvfio.mock.vfio.cdev import Cdev
 
 EDU = "0000:00:03.0"
 PAGE = 4096

@@ -7,10 +7,10 @@ from random import Random
 
 import pytest
 
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.area import LAST, Area
 from pyvfio.mock.iommufd.places import Places, holes
-from pyvfio.mock.mappings import Mappings
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.vfio.mappings import Mappings
 
 PAGE = 4096
 

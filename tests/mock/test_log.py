@@ -12,9 +12,9 @@ import pytest
 
 from pyvfio._abi import ffi
 from pyvfio.iova import IovaRange
-from pyvfio.mock.errno import Errno
-from pyvfio.mock.log import Log, LoggedRange
-from pyvfio.mock.profile import LogLimits
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.machine.profile import LogLimits
+from pyvfio.mock.vfio.log import Log, LoggedRange
 
 UNIT = 4096
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvfio.mock.mappings import Mappings
+from pyvfio.mock.vfio.mappings import Mappings
 
 
 class Item(NamedTuple):

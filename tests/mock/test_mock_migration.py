@@ -14,7 +14,7 @@ import pytest
 import pyvfio
 from pyvfio import Device, mock
 from pyvfio.migration import State
-from pyvfio.mock.migration import next_state
+from pyvfio.mock.vfio.migration import next_state
 from pyvfio.vfio_mock import VfioMock
 
 PAGE = 4096

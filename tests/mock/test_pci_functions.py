@@ -12,7 +12,7 @@ import pytest
 
 import pyvfio
 from pyvfio import Device, host, mock
-from pyvfio.mock.dma_fault import DmaFault
+from pyvfio.mock.vfio.dma_fault import DmaFault
 
 NAME = "0000:00:0a.0"
 BARS = {0: mock.Bar(4096), 2: mock.Bar(1 << 16, wide=True, prefetchable=True, memory=True)}

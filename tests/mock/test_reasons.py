@@ -20,8 +20,8 @@ import pytest
 
 import pyvfio
 from pyvfio import Device, host, mock
-from pyvfio.mock.profile import Reserved
-from pyvfio.mock.tree import Text
+from pyvfio.mock.fs.tree import Text
+from pyvfio.mock.machine.profile import Reserved
 from tests.overriding import Overriding
 
 NAME, EDU = "0000:00:0a.0", "0000:00:03.0"

@@ -43,7 +43,7 @@ def test_an_emulated_device_may_not_write_what_it_may_not_read(kernel: mock.Kern
     mapping = emulated.address_space.map(mmap(-1, PAGE), 0, read=False)
     dma = kernel.devices[MOCK].space
     assert dma is not None
-    with pytest.raises(mock.errno.Errno) as caught:
+    with pytest.raises(mock.machine.errno.Errno) as caught:
         dma.write(mapping.iova, b"a")
     assert caught.value.number == errno.EPERM
 

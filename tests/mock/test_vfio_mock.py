@@ -15,7 +15,7 @@ import pytest
 import pyvfio
 from pyvfio import Device, IovaRange, Unsupported, mock
 from pyvfio._core.vfio_mock_registers import VALUES, WIDTHS
-from pyvfio.mock.vfio_mock import failures, registers
+from pyvfio.mock.devices.vfio_mock import failures, registers
 from pyvfio.spaces.mapping import Mapping
 from pyvfio.vfio_mock import VfioMock
 from tests.fixtures import BY_GROUP_AND_CDEV

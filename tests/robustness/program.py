@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 import pyvfio
 from pyvfio import DmaBuffer, mock
-from pyvfio.mock.mappings import Mappings
+from pyvfio.mock.vfio.mappings import Mappings
 from pyvfio.spaces.opening import MODES, Mode
 
 PAGE = mmap.PAGESIZE

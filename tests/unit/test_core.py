@@ -24,7 +24,7 @@ from pyvfio._core.fd import Fd
 from pyvfio._core.request import Call, Reason
 from pyvfio._core.resource import Resource
 from pyvfio.mock import LogLimits
-from pyvfio.mock.device_file import DeviceFile
+from pyvfio.mock.vfio.device_file import DeviceFile
 from pyvfio.vfio_mock import VfioMock
 from tests.overriding import Overriding
 

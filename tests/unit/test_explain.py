@@ -10,7 +10,7 @@ import pytest
 
 from pyvfio import Container, DmaBuffer, IovaRange, RequestError
 from pyvfio.mock import Reserved
-from pyvfio.mock.tree import Text
+from pyvfio.mock.fs.tree import Text
 from tests.overriding import Overriding
 
 PAGE = 4096

@@ -16,7 +16,7 @@ import pyvfio
 from pyvfio import Container, Device, Migration, mock
 from pyvfio._abi import ffi, lib
 from pyvfio.migration import State, path, states
-from pyvfio.mock.vfio_mock import VfioMock as MockDevice
+from pyvfio.mock.devices.vfio_mock import VfioMock as MockDevice
 from pyvfio.vfio_mock import VfioMock
 from tests.overriding import Overriding
 

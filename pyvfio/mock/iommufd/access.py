@@ -7,16 +7,16 @@ import errno
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd import rw
 from pyvfio.mock.iommufd.area import LAST, READ, WRITE
 from pyvfio.mock.iommufd.ioas import Ioas
 from pyvfio.mock.iommufd.object import Object
-from pyvfio.mock.space import Space
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.vfio.space import Space
 
 if TYPE_CHECKING:
-    from pyvfio.mock.device import Device
     from pyvfio.mock.iommufd.context import Context
+    from pyvfio.mock.vfio.device import Device
 
 
 class Access(Object, Space):

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import errno
 
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.pages import Pages
+from pyvfio.mock.machine.errno import Errno
 
 #: the last IOVA that there is
 LAST = 2**64 - 1

@@ -7,20 +7,20 @@ import errno
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import lib
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.access import Access
 from pyvfio.mock.iommufd.fault_queue import Fault
 from pyvfio.mock.iommufd.hwpt import Hwpt, PagingHwpt
 from pyvfio.mock.iommufd.ioas import Ioas
 from pyvfio.mock.iommufd.object import Object
+from pyvfio.mock.machine.errno import Errno
 
 if TYPE_CHECKING:
-    from pyvfio.mock.device import Device
-    from pyvfio.mock.group import Group
     from pyvfio.mock.iommufd.context import Context
     from pyvfio.mock.iommufd.driver import Driver
     from pyvfio.mock.iommufd.vdevice import Vdevice
     from pyvfio.mock.iommufd.viommu import Viommu
+    from pyvfio.mock.vfio.device import Device
+    from pyvfio.mock.vfio.group import Group
 
 
 class BoundGroup:

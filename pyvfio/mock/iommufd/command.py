@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyvfio._abi import ffi, lib
-from pyvfio.mock import caller
-from pyvfio.mock.errno import Errno
+from pyvfio.mock.machine import caller
+from pyvfio.mock.machine.errno import Errno
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context

@@ -8,22 +8,22 @@ import struct
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import ffi, lib
-from pyvfio.mock import caller
-from pyvfio.mock.errno import Errno
-from pyvfio.mock.file import request
 from pyvfio.mock.iommufd.area import LAST, READ, WRITE
 from pyvfio.mock.iommufd.bound import bind
 from pyvfio.mock.iommufd.command import Command, command
 from pyvfio.mock.iommufd.context import Context
 from pyvfio.mock.iommufd.ioas import Ioas, unmap_range
 from pyvfio.mock.iommufd.pages import UserPages
+from pyvfio.mock.machine import caller
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.machine.file import request
 
 if TYPE_CHECKING:
-    from pyvfio.mock.device import Device
-    from pyvfio.mock.group import Group
     from pyvfio.mock.iommufd.access import Access
     from pyvfio.mock.iommufd.bound import BoundDevice
-    from pyvfio.mock.kernel import Kernel
+    from pyvfio.mock.machine.kernel import Kernel
+    from pyvfio.mock.vfio.device import Device
+    from pyvfio.mock.vfio.group import Group
 
 _INFO_SIZE = ffi.sizeof("struct vfio_iommu_type1_info")
 

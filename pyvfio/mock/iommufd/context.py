@@ -9,19 +9,19 @@ from mmap import PROT_EXEC, mmap
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pyvfio._abi import lib
-from pyvfio.mock import caller
-from pyvfio.mock.errno import Errno
-from pyvfio.mock.group import GroupContainer
 from pyvfio.mock.iommufd.command import REQUESTS, Command, command
 from pyvfio.mock.iommufd.drivers import DRIVERS
 from pyvfio.mock.iommufd.shared import Shared
+from pyvfio.mock.machine import caller
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.vfio.group import GroupContainer
 
 if TYPE_CHECKING:
-    from pyvfio.mock.file import File
     from pyvfio.mock.iommufd.bound import BoundGroup
     from pyvfio.mock.iommufd.ioas import Ioas
     from pyvfio.mock.iommufd.object import Object
-    from pyvfio.mock.kernel import Kernel
+    from pyvfio.mock.machine.file import File
+    from pyvfio.mock.machine.kernel import Kernel
 
 _O = TypeVar("_O", bound="Object")
 #: one behind the highest number that a request of iommufd's own has: those of the kernel's selftest end there

@@ -6,12 +6,12 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.pages import Pages
+from pyvfio.mock.machine.errno import Errno
 
 if TYPE_CHECKING:
-    from pyvfio.mock.dma_buf import DmaBuf
     from pyvfio.mock.iommufd.context import Context
+    from pyvfio.mock.vfio.pci.dma_buf import DmaBuf
 
 
 class DmaBufPages(Pages):

@@ -7,10 +7,10 @@ import errno
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd import rw
 from pyvfio.mock.iommufd.iopt import IoPageTable
-from pyvfio.mock.space import Space
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.vfio.space import Space
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.area import Area

@@ -8,9 +8,9 @@ import struct
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pyvfio._abi import lib
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.area import LAST
 from pyvfio.mock.iommufd.user_data import UserArray, UserData
+from pyvfio.mock.machine.errno import Errno
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.bound import BoundDevice
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyvfio.mock.iommufd.hwpt import Hwpt
     from pyvfio.mock.iommufd.nested import NestedHwpt
     from pyvfio.mock.iommufd.viommu import Viommu
-    from pyvfio.mock.profile import Profile
+    from pyvfio.mock.machine.profile import Profile
 
 _DIRTY, _PASID = lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING, lib.IOMMU_HWPT_ALLOC_PASID
 _NEST, _FAULT = lib.IOMMU_HWPT_ALLOC_NEST_PARENT, lib.IOMMU_HWPT_FAULT_ID_VALID

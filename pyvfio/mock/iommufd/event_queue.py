@@ -9,11 +9,11 @@ import struct
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import lib
-from pyvfio.mock.errno import Errno, descriptors
-from pyvfio.mock.file import File
 from pyvfio.mock.iommufd.command import Command, command
 from pyvfio.mock.iommufd.object import Object
 from pyvfio.mock.iommufd.viommu import Viommu
+from pyvfio.mock.machine.errno import Errno, descriptors
+from pyvfio.mock.machine.file import File
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context

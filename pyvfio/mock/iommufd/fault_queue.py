@@ -9,10 +9,10 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvfio._abi import ffi, lib
-from pyvfio.mock.errno import Errno, descriptors
-from pyvfio.mock.file import File
 from pyvfio.mock.iommufd.command import Command, command
 from pyvfio.mock.iommufd.object import Object
+from pyvfio.mock.machine.errno import Errno, descriptors
+from pyvfio.mock.machine.file import File
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.bound import BoundDevice

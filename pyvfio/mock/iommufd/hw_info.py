@@ -7,10 +7,10 @@ import errno
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import lib
-from pyvfio.mock import caller
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.bound import BoundDevice
 from pyvfio.mock.iommufd.command import Command, command
+from pyvfio.mock.machine import caller
+from pyvfio.mock.machine.errno import Errno
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context

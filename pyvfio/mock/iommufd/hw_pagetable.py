@@ -7,7 +7,6 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import lib
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.area import LAST
 from pyvfio.mock.iommufd.bound import BoundDevice
 from pyvfio.mock.iommufd.command import Command, command
@@ -18,7 +17,8 @@ from pyvfio.mock.iommufd.nested import NestedHwpt
 from pyvfio.mock.iommufd.object import Object
 from pyvfio.mock.iommufd.user_data import UserArray, UserData
 from pyvfio.mock.iommufd.viommu import Viommu
-from pyvfio.mock.iova_bitmap import IovaBitmap
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.vfio.iova_bitmap import IovaBitmap
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context

@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import lib
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.domain import Domain
 from pyvfio.mock.iommufd.ioas import Ioas
 from pyvfio.mock.iommufd.object import Object
 from pyvfio.mock.iommufd.user_data import UserData
+from pyvfio.mock.machine.errno import Errno
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.bound import BoundDevice

@@ -7,15 +7,15 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from pyvfio._abi import ffi, lib
-from pyvfio.mock import caller
-from pyvfio.mock.dma_buf import DmaBuf
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.area import LAST, READ, WRITE
 from pyvfio.mock.iommufd.command import Command, command
 from pyvfio.mock.iommufd.dma_buf_pages import DmaBufPages
 from pyvfio.mock.iommufd.iopt import IoPageTable
 from pyvfio.mock.iommufd.object import Object
 from pyvfio.mock.iommufd.pages import FilePages, Pages, UserPages
+from pyvfio.mock.machine import caller
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.vfio.pci.dma_buf import DmaBuf
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context

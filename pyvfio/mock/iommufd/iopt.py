@@ -7,14 +7,14 @@ import errno
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.area import LAST, WRITE, Area
 from pyvfio.mock.iommufd.pages import Pages
 from pyvfio.mock.iommufd.places import Places, holes
-from pyvfio.mock.mappings import Mappings
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.vfio.mappings import Mappings
 
 if TYPE_CHECKING:
-    from pyvfio.mock.profile import Profile
+    from pyvfio.mock.machine.profile import Profile
 
 #: a slice of pages: the pages, the byte of them that it starts with, its size
 Slice = tuple[Pages, int, int]

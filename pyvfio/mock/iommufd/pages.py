@@ -7,9 +7,9 @@ import errno
 import os
 from typing import TYPE_CHECKING, ClassVar
 
-from pyvfio.mock import caller
-from pyvfio.mock.errno import Errno
-from pyvfio.mock.memlock import check_pinnable
+from pyvfio.mock.machine import caller
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.machine.memlock import check_pinnable
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.area import LAST, Area
+from pyvfio.mock.machine.errno import Errno
 
 if TYPE_CHECKING:
-    from pyvfio.mock.mappings import Mappings
+    from pyvfio.mock.vfio.mappings import Mappings
 
 _HUGE = 2 << 20
 _Fit = Callable[[int, int], "int | None"]

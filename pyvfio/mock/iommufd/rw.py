@@ -7,8 +7,8 @@ import errno
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.area import LAST, READ, WRITE
+from pyvfio.mock.machine.errno import Errno
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.area import Area

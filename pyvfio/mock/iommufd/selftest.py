@@ -13,10 +13,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import lib
-from pyvfio.mock import caller
-from pyvfio.mock.device import Device
-from pyvfio.mock.errno import Errno
-from pyvfio.mock.group import Group
 from pyvfio.mock.iommufd.area import LAST
 from pyvfio.mock.iommufd.bound import BoundDevice
 from pyvfio.mock.iommufd.command import REQUESTS, check_zero
@@ -25,10 +21,14 @@ from pyvfio.mock.iommufd.ioas import Ioas
 from pyvfio.mock.iommufd.nested import NestedHwpt
 from pyvfio.mock.iommufd.object import Object
 from pyvfio.mock.iommufd.selftest_driver import EVENT, Selftest
+from pyvfio.mock.machine import caller
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.vfio.device import Device
+from pyvfio.mock.vfio.group import Group
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context
-    from pyvfio.mock.kernel import Kernel
+    from pyvfio.mock.machine.kernel import Kernel
 
 IOMMU_TEST_CMD = lib.IOMMUFD_TYPE << 8 | lib.IOMMUFD_CMD_BASE + 32
 #: struct iommu_test_cmd: size, op, id, reserved; a union; `last`

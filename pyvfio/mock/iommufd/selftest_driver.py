@@ -8,9 +8,9 @@ import struct
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import lib
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.driver import Driver, Shape
 from pyvfio.mock.iommufd.user_data import UserArray, UserData
+from pyvfio.mock.machine.errno import Errno
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.bound import BoundDevice

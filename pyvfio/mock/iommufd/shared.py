@@ -8,7 +8,7 @@ import os
 import weakref
 from mmap import mmap
 
-from pyvfio.mock.errno import Errno, descriptors
+from pyvfio.mock.machine.errno import Errno, descriptors
 
 
 class Part:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import errno
 from typing import NamedTuple
 
-from pyvfio.mock import caller
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.command import check_zero
+from pyvfio.mock.machine import caller
+from pyvfio.mock.machine.errno import Errno
 
 
 class UserData(NamedTuple):

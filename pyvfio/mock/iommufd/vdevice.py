@@ -7,11 +7,11 @@ import errno
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import lib
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.bound import BoundDevice
 from pyvfio.mock.iommufd.command import Command, command
 from pyvfio.mock.iommufd.object import Object
 from pyvfio.mock.iommufd.viommu import Viommu
+from pyvfio.mock.machine.errno import Errno
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context

@@ -7,13 +7,13 @@ import errno
 from typing import TYPE_CHECKING
 
 from pyvfio._abi import lib
-from pyvfio.mock.errno import Errno
 from pyvfio.mock.iommufd.bound import BoundDevice
 from pyvfio.mock.iommufd.command import Command, command
 from pyvfio.mock.iommufd.hwpt import PagingHwpt
 from pyvfio.mock.iommufd.object import Object
 from pyvfio.mock.iommufd.shared import Part
 from pyvfio.mock.iommufd.user_data import UserData
+from pyvfio.mock.machine.errno import Errno
 
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.context import Context

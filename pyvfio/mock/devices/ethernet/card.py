@@ -11,11 +11,11 @@ from pyvfio.mock.devices.ethernet import nvm, offload
 from pyvfio.mock.devices.ethernet.causes import ASSERTED, CauseRegister
 from pyvfio.mock.devices.ethernet.filters import RECEIVE, Filters
 from pyvfio.mock.devices.ethernet.phy import Phy
-from pyvfio.mock.pci import PciDevice
+from pyvfio.mock.vfio.pci.device import PciDevice
 
 if TYPE_CHECKING:
     from pyvfio.mock.devices.ethernet.wire import Wire
-    from pyvfio.mock.kernel import Kernel
+    from pyvfio.mock.machine.kernel import Kernel
 
 CONTROL, STATUS, EEPROM, EEPROM_READ, CONTROL_MORE, PHY, TRANSMIT = (
     0x0000,

@@ -6,15 +6,15 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-from pyvfio.mock.config import Bar, Function
 from pyvfio.mock.devices.ethernet import card, ring
 from pyvfio.mock.devices.ethernet.card import Card
 from pyvfio.mock.devices.ethernet.filters import RECEIVE
 from pyvfio.mock.devices.ethernet.ring import Ring
-from pyvfio.mock.driver import E1000E
+from pyvfio.mock.host.driver import E1000E
+from pyvfio.mock.vfio.pci.config import Bar, Function
 
 if TYPE_CHECKING:
-    from pyvfio.mock.kernel import Kernel
+    from pyvfio.mock.machine.kernel import Kernel
 
 _RECEIVE_RING, _TRANSMIT_RING, _RING_SIZE = 0x2800, 0x3800, 0x20
 #: a descriptor to send: IOVA, length, checksum offset, command, status, checksum start, special

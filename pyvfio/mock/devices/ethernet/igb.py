@@ -6,18 +6,18 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pyvfio.mock.config import Bar, Function
 from pyvfio.mock.devices.ethernet import card, causes, offload, ring
 from pyvfio.mock.devices.ethernet.card import Card
 from pyvfio.mock.devices.ethernet.causes import Causes
 from pyvfio.mock.devices.ethernet.filters import MAY_RECEIVE, POOL_OPTIONS, POOLS, RECEIVE
 from pyvfio.mock.devices.ethernet.offload import Context
 from pyvfio.mock.devices.ethernet.ring import Ring
-from pyvfio.mock.driver import IGB
-from pyvfio.mock.pci import PciDevice
+from pyvfio.mock.host.driver import IGB
+from pyvfio.mock.vfio.pci.config import Bar, Function
+from pyvfio.mock.vfio.pci.device import PciDevice
 
 if TYPE_CHECKING:
-    from pyvfio.mock.kernel import Kernel
+    from pyvfio.mock.machine.kernel import Kernel
 
 QUEUES = 16
 _MANAGEMENT_CONTROL, _MAY_TRANSMIT, _RESETS, _SWITCH = 0x1010, 0x0C90, 0x0C88, 0x3500

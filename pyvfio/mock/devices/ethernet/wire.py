@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
 if TYPE_CHECKING:
-    from pyvfio.mock.kernel import Kernel
+    from pyvfio.mock.machine.kernel import Kernel
 
 
 class Port(Protocol):

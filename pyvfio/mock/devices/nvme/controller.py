@@ -7,7 +7,6 @@ import struct
 from mmap import mmap
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pyvfio.mock.config import Bar, Function
 from pyvfio.mock.devices.nvme import prp, structures
 from pyvfio.mock.devices.nvme.queue import (
     COMMAND_SIZE,
@@ -17,11 +16,12 @@ from pyvfio.mock.devices.nvme.queue import (
     SubmissionQueue,
 )
 from pyvfio.mock.devices.nvme.status import DO_NOT_RETRY, CommandError, Status
-from pyvfio.mock.driver import NVME
-from pyvfio.mock.pci import PciDevice
+from pyvfio.mock.host.driver import NVME
+from pyvfio.mock.vfio.pci.config import Bar, Function
+from pyvfio.mock.vfio.pci.device import PciDevice
 
 if TYPE_CHECKING:
-    from pyvfio.mock.kernel import Kernel
+    from pyvfio.mock.machine.kernel import Kernel
 
 Storage: TypeAlias = "bytearray | memoryview | mmap"
 

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The files that the mock shows by path."""

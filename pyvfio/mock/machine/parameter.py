@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""Module parameters, as below /sys/module."""
+
+from __future__ import annotations
+
+import errno
+import re
+from typing import TYPE_CHECKING
+
+from pyvfio.mock.fs.tree import Text
+from pyvfio.mock.machine.errno import Errno
+
+if TYPE_CHECKING:
+    from pyvfio.mock.fs.tree import Tree
+
+
+class Parameter:
+    """A module parameter of the type uint, which can be written.
+
+    :ivar value: what it is now
+    """
+
+    def __init__(self, tree: Tree, module: str, name: str, value: int) -> None:
+        self.value = value
+        tree.add(f"/sys/module/{module}/parameters/{name}", Text(self._read, self._write))
+
+    def _read(self) -> bytes:
+        return f"{self.value}\n".encode()
+
+    def _write(self, data: bytes) -> None:
+        self.value = number(data, 32)
+
+
+class Flag:
+    """A module parameter of the type bool, which can be written.
+
+    :ivar value: what it is now
+    """
+
+    def __init__(self, tree: Tree, module: str, name: str, *, value: bool = False) -> None:
+        self.value = value
+        tree.add(f"/sys/module/{module}/parameters/{name}", Text(self._read, self._write))
+
+    def _read(self) -> bytes:
+        return b"Y\n" if self.value else b"N\n"
+
+    def _write(self, data: bytes) -> None:
+        self.value = truth(data)
+
+
+_NUMBER = re.compile(rb"\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))\n?")
+
+
+def number(data: bytes, bits: int) -> int:
+    """What a number written to sysfs is (kstrtouint and the like): hexadecimal, octal or decimal as in C.
+
+    :raises Errno: EINVAL, it is none; ERANGE, it has more bits
+    """
+    found = _NUMBER.fullmatch(data)
+    if found is None:
+        raise Errno(errno.EINVAL)
+    value = next(int(digits, base) for digits, base in zip(found.groups(), (16, 8, 10), strict=True) if digits)
+    if value >> bits:
+        raise Errno(errno.ERANGE)
+    return value
+
+
+def truth(data: bytes) -> bool:
+    """What a word written to sysfs means (kstrtobool).
+
+    :raises Errno: EINVAL
+    """
+    word = data.lower()
+    if word[:1] in (b"y", b"t", b"1") or word[:2] == b"on":
+        return True
+    if word[:1] in (b"n", b"f", b"0") or word[:2] == b"of":
+        return False
+    raise Errno(errno.EINVAL)

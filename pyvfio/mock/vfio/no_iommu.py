@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""What a container has for groups without an IOMMU: nothing can be mapped, and nothing needs to be."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pyvfio._abi import lib
+from pyvfio.mock.machine.errno import Errno
+
+if TYPE_CHECKING:
+    from pyvfio.mock.machine.kernel import Kernel
+    from pyvfio.mock.vfio.device import Device
+    from pyvfio.mock.vfio.group import Group
+
+
+class NoIommu:
+    """VFIO_NOIOMMU_IOMMU, in the place of a type1 IOMMU."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def extension(self, number: int) -> bool:
+        return number == lib.VFIO_NOIOMMU_IOMMU and self._kernel.host.enable_no_iommu.value
+
+    def ioctl(self, number: int, argument: int) -> int:
+        """:raises Errno: ENOTTY"""
+        raise Errno(errno.ENOTTY)
+
+    # Groups and devices come and go, and it has nothing to do.
+
+    def attach(self, group: Group) -> None: ...
+
+    def detach(self, group: Group) -> None: ...
+
+    def register(self, device: Device) -> None: ...
+
+    def unregister(self, device: Device) -> None: ...
+
+    def release(self) -> None: ...

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""vfio-pci in the mock (drivers/vfio/pci)."""
