@@ -155,9 +155,13 @@ def other_slot(kernel: mock.Kernel) -> str:
     return EDU
 
 
+#: what a state opened; the test closes it
+opened: list[library.Device] = []
+
+
 def held(kernel: mock.Kernel) -> str:
     bound(kernel)
-    kernel.kept = library.open(EDU, kernel=kernel)  # type: ignore[attr-defined]
+    opened.append(library.open(EDU, kernel=kernel))
     return EDU
 
 
@@ -296,6 +300,8 @@ def test_doctor_finds(pyvfio: Command, kernel: mock.Kernel, name: str) -> None:
     assert one["evidence"]
     assert "pyvfio.host" not in ran.out
     assert said["usable"] == (ran.code == 0) == (not said["findings"] and not said["unknown"])
+    while opened:
+        opened.pop().close()
 
 
 @pytest.mark.parametrize("name", NODES)
