@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vmtest.devices import addresses_of, devices_of
+from vmtest.addresses import ROOT_BUS
+from vmtest.devices import Device, addresses_of, devices_of
+from vmtest.exit_code import ExitCode, MachineError
 from vmtest.iommus import Iommu
 from vmtest.qemu import Qemu
 from vmtest.shares import NINE_P, Share
@@ -26,6 +29,17 @@ KERNEL_PARAMETERS = (
 )
 # For a kernel of the distribution's: what costs time and protects nothing here. Ours is built without.
 READY_PARAMETERS = "nokaslr mitigations=off"
+# QEMU's device that is a client of vfio-user, and how many milliseconds it waits for an answer: a busy host makes servers slow.
+VFIO_USER = "vfio-user-pci"
+VFIO_USER_TIMEOUT = 30_000
+
+
+class Placement(NamedTuple):
+    """The addresses on the root bus of what is there besides the devices of devices.py."""
+
+    serial: str
+    shares: Sequence[str]
+    sockets: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,22 @@ class Hardware:
     iommu: Iommu
     memory: str
     cpus: int
+    sockets: Sequence[Path] = ()
+    """Of servers of vfio-user, each with a device."""
+
+    def placement(self, shares: Sequence[Share]) -> Placement:
+        """Give addresses out."""
+        addresses = addresses_of(devices_of(self.qemu))
+        return Placement(
+            addresses.take_free_slot("virtio-serial"),
+            [addresses.take_free_slot(f"the share {share.tag}") for share in shares],
+            [addresses.take_free_slot(f"the server {path}") for path in self.sockets],
+        )
+
+    def served_devices(self, shares: Sequence[Share]) -> list[Device]:
+        """Return the devices behind vfio-user, with their addresses."""
+        placed = self.placement(shares).sockets
+        return [Device(address, f"vfio-user:{path}") for address, path in zip(placed, self.sockets, strict=True)]
 
     def options(
         self, shares: Sequence[Share], channels: Mapping[str, int], monitors: Mapping[str, int], drive: Path
@@ -48,12 +78,12 @@ class Hardware:
         :raises MachineError: this QEMU lacks the IOMMU
         """
         devices = devices_of(self.qemu)
-        addresses = addresses_of(devices)
+        placement = self.placement(shares)
         options = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg,thread=multi"]
         options += [*self.iommu.options(self.qemu), "-cpu", "max,la57=off", "-smp", str(self.cpus), "-m", self.memory]
-        options += ["-device", f"virtio-serial-pci,addr={addresses.take_free_slot('virtio-serial')}"]
-        for share in shares:
-            options += share.options(addresses.take_free_slot(f"the share {share.tag}"))
+        options += ["-device", f"virtio-serial-pci,addr={placement.serial}"]
+        for share, address in zip(shares, placement.shares, strict=True):
+            options += share.options(address)
         for name, descriptor in {**channels, **monitors}.items():
             options += ["-chardev", f"socket,id={name},fd={descriptor}"]
         console, *ports = channels
@@ -68,7 +98,36 @@ class Hardware:
         options += ["-device", "nvme-subsys,id=subsystem0"]
         for device in devices:
             options += ["-device", device.option]
-        return [*options, "-device", "nvme-ns,drive=drive0,bus=nvme0"]
+        options += ["-device", "nvme-ns,drive=drive0,bus=nvme0"]
+        return [*options, *self._vfio_user_options(placement.sockets)]
+
+    def _vfio_user_options(self, addresses: Sequence[str]) -> list[str]:
+        """Return QEMU's options for the devices behind vfio-user, to whose servers it gives the guest's memory.
+
+        :raises MachineError: this QEMU cannot do that
+        """
+        if not self.sockets:
+            return []
+        if not self.qemu.has_device(VFIO_USER):
+            raise MachineError(
+                f"--device: QEMU {self.qemu.version} has no {VFIO_USER}; try --qemu newest", ExitCode.CANNOT_RUN
+            )
+        options = [
+            "-object",
+            f"memory-backend-memfd,id=ram,size={self.memory},share=on",
+            "-machine",
+            "memory-backend=ram",
+        ]
+        for path, address in zip(self.sockets, addresses, strict=True):
+            device = {
+                "driver": VFIO_USER,
+                "socket": {"type": "unix", "path": str(path)},
+                "x-msg-timeout": VFIO_USER_TIMEOUT,
+                "addr": address,
+                "bus": ROOT_BUS,
+            }
+            options += ["-device", json.dumps(device)]
+        return options
 
     def kernel_options(self, kernel: Mapping[str, Any], init: Path, further: str) -> list[str]:
         """Return QEMU's options to boot a kernel.

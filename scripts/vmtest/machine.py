@@ -72,6 +72,8 @@ class Settings:
     log: Path | None = None
     """Where to keep the kernel's log."""
     verbose: bool = False
+    sockets: Sequence[Path] = ()
+    """Of servers of vfio-user, each with a device of the machine."""
     silence: float = 60
     """Seconds without a sign of life after which the machine is stalled."""
 
@@ -97,9 +99,10 @@ class Machine:
 
     def _start(self, directory: Path, mark: str) -> subprocess.Popen[bytes]:
         settings = self._settings
-        hardware = Hardware(settings.qemu, IOMMUS[settings.iommu], settings.memory, settings.cpus)
+        iommu = IOMMUS[settings.iommu]
+        hardware = Hardware(settings.qemu, iommu, settings.memory, settings.cpus, settings.sockets)
         shares = shares_of(settings.here, list(settings.frozen), Path.home() / ".cache" / "pyvfio")
-        devices = devices_of(settings.qemu)
+        devices = [*devices_of(settings.qemu), *hardware.served_devices(shares)]
         init = write_init(
             directory,
             mark=mark,

@@ -49,8 +49,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="such as 7.3, 6.12 or 6.1; `debug` is the newest with debugging; without it the newest",
     )
     parser.add_argument(
-        "--qemu", metavar="|".join(CHOICES), default="system",
-        help="the installed QEMU, or another that is taken from Debian's packages (default: %(default)s)",
+        "--qemu", metavar="|".join(CHOICES),
+        help="the installed QEMU, or another that is taken from Debian's packages (default: system; with --device newest)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--device", metavar="vfio-user:PATH", action="append", default=[],
+        help="a device of the server that listens there (`pyvfio serve MODEL PATH`), at an address of its own; several are allowed",
     )  # fmt: skip
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=float, default=600, help="default: %(default)s; from power-on"
@@ -85,7 +89,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     for path in arguments.frozen:
         if not (path.is_dir() and path.absolute().is_relative_to(here)):
             raise MachineError(f"--frozen {path}: not a directory below the current one", ExitCode.USAGE)
-    qemu = require_qemu(arguments.qemu)
+    sockets = [_socket(name) for name in arguments.device]
+    qemu = require_qemu(arguments.qemu or ("newest" if sockets else "system"))
     say(f"QEMU {qemu.version}")
     return Settings(
         command=arguments.command,
@@ -102,7 +107,21 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         log=arguments.log,
         verbose=arguments.verbose,
         silence=arguments.silence,
+        sockets=sockets,
     )
+
+
+def _socket(name: str) -> Path:
+    """Return the socket that a `--device` names.
+
+    :raises MachineError: it names none
+    """
+    kind, _, path = name.partition(":")
+    if kind != "vfio-user" or not path:
+        raise MachineError(f"--device {name}: write vfio-user:PATH", ExitCode.USAGE)
+    if not Path(path).is_socket():
+        raise MachineError(f"--device {name}: no server is there; start `pyvfio serve MODEL {path}`", ExitCode.USAGE)
+    return Path(path).absolute()
 
 
 def _exit_code(problem: Problem) -> ExitCode:

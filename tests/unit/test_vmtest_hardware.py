@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from vmtest.hardware import Hardware
 from vmtest.iommus import IOMMUS
 from vmtest.qemu import Qemu
 from vmtest.shares import Share
+from vmtest.vm import parse_arguments, settings_of
 
 KERNEL = {"kernel": "/kernel", "initramfs": None}
 
@@ -43,8 +46,8 @@ NEW = FakeQemu({"intel-iommu": ["scalable-mode", "fsts"], "amd-iommu": ["dma-rem
 BETWEEN = FakeQemu({"intel-iommu": ["x-scalable-mode", "x-flts"]})
 
 
-def options(qemu: Qemu, iommu: str = "intel", shares: int = 2) -> list[str]:
-    hardware = Hardware(qemu, IOMMUS[iommu], "1G", 2)
+def options(qemu: Qemu, iommu: str = "intel", shares: int = 2, sockets: Sequence[Path] = ()) -> list[str]:
+    hardware = Hardware(qemu, IOMMUS[iommu], "1G", 2, sockets)
     directories = [Share(f"share{number}", Path(f"/{number}")) for number in range(shares)]
     channels = {name: number for number, name in enumerate(("log", "out", "err", "control", "alive"), 3)}
     return hardware.options(directories, channels, {"monitor": 8, "port": 9, "host": 10}, Path("/drive"))
@@ -160,3 +163,53 @@ def test_a_ready_kernel_has_an_initramfs(initramfs: str | None) -> None:
     parameters = words[words.index("-append") + 1].split()
     assert {"init=/init", "more=1", "iommufd.allow_unsafe_interrupts=1"} <= set(parameters)
     assert ("nokaslr" in parameters) == (initramfs is not None)
+
+
+def test_served_devices_have_addresses_and_the_guests_memory() -> None:
+    sockets = [Path("/tmp/a,b"), Path("/tmp/c")]
+    words = options(NEW, "amd", shares=3, sockets=sockets)
+    served = [json.loads(option) for option in devices(words) if option.startswith("{")]
+    assert [one["socket"]["path"] for one in served] == [str(path) for path in sockets]
+    others = {address(option) for option in devices(words) if not option.startswith("{")}
+    placed = [one["addr"] for one in served]
+    assert len(set(placed)) == 2
+    assert not {*placed} & others
+    assert "memory-backend-memfd,id=ram,size=1G,share=on" in words
+    hardware = Hardware(NEW, IOMMUS["amd"], "1G", 2, sockets)
+    shares = [Share(f"share{number}", Path(f"/{number}")) for number in range(3)]
+    named = {device.guest_address: device.name for device in hardware.served_devices(shares)}
+    assert named == {f"0000:00:{at.zfill(4)}": f"vfio-user:{path}" for at, path in zip(placed, sockets, strict=True)}
+
+
+def test_a_qemu_without_vfio_user_is_refused() -> None:
+    without = FakeQemu({"amd-iommu": ["xtsup"]}, without=["vfio-user-pci"])
+    with pytest.raises(MachineError, match="has no vfio-user-pci; try --qemu newest") as caught:
+        options(without, "amd", sockets=[Path("/tmp/a")])
+    assert caught.value.code == ExitCode.CANNOT_RUN
+    assert options(without, "amd")
+
+
+@pytest.mark.parametrize("name", ["/tmp/socket", "vfio-user:", "virtio:/tmp/socket", "vfio-user:/nonexistent"])
+def test_a_device_without_a_server_is_wrong_usage(name: str) -> None:
+    with pytest.raises(MachineError, match="--device") as caught:
+        settings_of(parse_arguments(["--device", name, "true"]))
+    assert caught.value.code == ExitCode.USAGE
+
+
+def test_a_device_is_given_by_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[str] = []
+    monkeypatch.chdir(tmp_path)
+
+    def require_qemu(choice: str) -> Qemu:
+        chosen.append(choice)
+        return NEW
+
+    monkeypatch.setattr("vmtest.vm.require_qemu", require_qemu)
+    monkeypatch.setattr("vmtest.vm.require_kernel", lambda _: KERNEL)
+    monkeypatch.setattr("vmtest.vm.require_check", lambda: Path("/check"))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("device")
+        settings = settings_of(parse_arguments(["--device", "vfio-user:device", "true"]))
+    assert settings.sockets == [tmp_path / "device"]
+    settings_of(parse_arguments(["true"]))
+    assert chosen == ["newest", "system"]

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""Servers on the host, and machines that their devices are plugged into."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+#: where messages are recorded, for those who look at them
+RECORDINGS = os.environ.get("PYVFIO_RECORDINGS")
+
+Serve = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Start `pyvfio serve MODEL NAME ... OPTIONS`, whose sockets are in `tmp_path`."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        count = len(list(itertools.takewhile(lambda word: word[0] != "-", arguments))) // 2
+        words = [str(tmp_path / word) if index % 2 and word[0] != "-" else word for index, word in enumerate(arguments)]
+        if RECORDINGS:
+            words += ["--record", f"{RECORDINGS}/{arguments[1]}.json"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "pyvfio", "serve", "--json", *words]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        running.append(server)
+        assert server.stdout is not None
+        for _ in range(count):
+            assert json.loads(server.stdout.readline())["event"] == "serving"
+        return server
+
+    yield start
+    for server in running:
+        with contextlib.suppress(ProcessLookupError):
+            server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=30)
+
+
+def vm(
+    program: str, sockets: Sequence[Path], *arguments: str, iommu: str = "intel", more: Sequence[str] = ()
+) -> list[str]:
+    """Return the command that runs one of the programs in a machine with these devices."""
+    command = [sys.executable, str(ROOT / "scripts" / "vm"), "--iommu", iommu, "--frozen", "pyvfio", *more]
+    for socket in sockets:
+        command += ["--device", f"vfio-user:{socket}"]
+    python = str(ROOT / ".venv" / "bin" / "python") if (ROOT / ".venv").exists() else sys.executable
+    return [*command, "--", python, "-m", f"tests.vfio_user_guest.programs.{program}", *arguments]
+
+
+def boot(program: str, sockets: Sequence[Path], *arguments: str, iommu: str = "intel") -> str:
+    """Run a program in a machine; it must return 0. Return what it printed."""
+    done = subprocess.run(
+        vm(program, sockets, *arguments, iommu=iommu), cwd=ROOT, text=True, capture_output=True, check=False
+    )
+    print(done.stdout, done.stderr[-8000:], sep="\n")
+    assert done.returncode == 0
+    return done.stdout
