@@ -592,21 +592,19 @@ static PyObject *ledger_run(PyObject *object, PyObject *arguments)
 		goto out;
 	}
 	/* Which records the rows mean is looked up before: by the end there may be others in their places. */
-	found = PyMem_Malloc((count - begun + 1) * sizeof(*found));
-	if (!found) {
-		PyErr_NoMemory();
-		goto out;
-	}
-	for (at = begun; at < count; at++) {
-		const uint64_t *row = (const uint64_t *)rows.buf + 2 * at;
-		Record *record = NULL;
-
-		if (PyDict_Size(ledger->at)) {
-			PyObject *iova = PyLong_FromUnsignedLongLong(row[0]);
-
-			record = iova ? (Record *)PyDict_GetItem(ledger->at, iova) : NULL;
-			Py_XDECREF(iova);
+	if (PyDict_Size(ledger->at)) {
+		found = PyMem_Malloc((count - begun + 1) * sizeof(*found));
+		if (!found) {
+			PyErr_NoMemory();
+			goto out;
 		}
+	}
+	for (at = begun; found && at < count; at++) {
+		const uint64_t *row = (const uint64_t *)rows.buf + 2 * at;
+		PyObject *iova = PyLong_FromUnsignedLongLong(row[0]);
+		Record *record = iova ? (Record *)PyDict_GetItem(ledger->at, iova) : NULL;
+
+		Py_XDECREF(iova);
 		while (record && (record->state != PRESENT || record->size != row[1]))
 			record = record->under;
 		Py_XINCREF((PyObject *)record);
@@ -616,7 +614,7 @@ static PyObject *ledger_run(PyObject *object, PyObject *arguments)
 	ledger->unmaps += done > begun;
 	if (done > counts[0]) /* another thread may go through the same rows */
 		counts[0] = done;
-	for (at = begun; at < count; at++) {
+	for (at = begun; found && at < count; at++) {
 		Record *record = found[at - begun];
 
 		if (record && at < done && record->state == PRESENT) {

@@ -35,6 +35,31 @@ size_t pyvfio_row_at_the_end(const uint64_t *rows, size_t count)
 	return at;
 }
 
+void pyvfio_hull(const uint64_t *rows, size_t count, uint64_t *hull)
+{
+	size_t at;
+
+	hull[0] = UINT64_MAX;
+	hull[1] = 0;
+	for (at = 0; at < count; at++) {
+		const uint64_t start = rows[3 * at + 1], size = rows[3 * at + 2];
+		const uint64_t last = size && size - 1 > UINT64_MAX - start ? UINT64_MAX : start + size - !!size;
+
+		hull[0] = start < hull[0] ? start : hull[0];
+		hull[1] = last > hull[1] ? last : hull[1];
+	}
+}
+
+int pyvfio_same_places(const uint64_t *mapped, const uint64_t *rows, size_t count)
+{
+	size_t at;
+
+	for (at = 0; at < count; at++)
+		if (mapped[3 * at + 1] != rows[2 * at] || mapped[3 * at + 2] != rows[2 * at + 1])
+			return 0;
+	return 1;
+}
+
 int64_t pyvfio_wait(int eventfd, double seconds)
 {
 	struct pollfd ready = { .fd = eventfd, .events = POLLIN };

@@ -17,6 +17,12 @@ int pyvfio_ioctl(const pyvfio_door *door, unsigned long request, void *argument)
 /* The first of the rows of (address, iova, size) that ends with the 64 bits; `count` if none does. */
 size_t pyvfio_row_at_the_end(const uint64_t *rows, size_t count);
 
+/* The lowest and the highest IOVA of rows of (address, iova, size); at least one is needed. */
+void pyvfio_hull(const uint64_t *rows, size_t count, uint64_t *hull);
+
+/* Whether rows of (iova, size) are those of (address, iova, size), in the same order. */
+int pyvfio_same_places(const uint64_t *mapped, const uint64_t *rows, size_t count);
+
 /* What a non-blocking eventfd has counted, as soon as that is not 0; 0 when so many seconds have passed, which never happens if
  * they are negative. It takes no door: eventfds are the process's own, whatever kernel signals them. */
 int64_t pyvfio_wait(int eventfd, double seconds);

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 from pyvfio.spaces.mapping import MappingArray
 
+#: up to so many arrays are looked at one by one
+FEW = 4
+
 
 class ArraysByIova:
     """A sorted copy of a list of arrays. It holds no array alive, and may have some that the list has no more.
@@ -23,6 +26,12 @@ class ArraysByIova:
 
     def holding(self, arrays: list[MappingArray], iova: int) -> Iterator[MappingArray]:
         """Yield the arrays of a list that may have a row at an IOVA."""
+        if len(arrays) <= FEW:
+            for one in list(arrays):
+                low, behind = one.hull
+                if low <= iova < behind:
+                    yield one
+            return
         last = arrays[-1:]
         if not last:
             return

@@ -17,7 +17,7 @@ from pyvfio import _buffer
 from pyvfio._buffer import Door, Record
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.spaces.arrays_by_iova import ArraysByIova
-from pyvfio.spaces.mapping import GONE, PENDING, PRESENT, Mapping, MappingArray, columns
+from pyvfio.spaces.mapping import GONE, PENDING, PRESENT, Mapping, MappingArray
 
 
 class Before(NamedTuple):
@@ -114,13 +114,7 @@ class Ledger(_buffer.Ledger):
     def matching_array(self, rows: memoryview) -> MappingArray | None:
         """The array of which these (iova, size) rows are all, if none of them has gone."""
         for array_ in self._by_iova.holding(self.arrays, rows[0]):
-            if (
-                len(array_.rows) // 3 == len(rows) // 2
-                and array_._index is None
-                and array_._complete
-                and array_.rows[1] == rows[0]
-                and columns(array_.rows) == rows
-            ):
+            if array_._index is None and array_._complete and array_.is_at(rows):
                 return array_
         return None
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from pyvfio._abi import lib
+from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Record
 from pyvfio._core.request import Request, flag_words
 from pyvfio.iommufd.object import IOMMUFD
@@ -212,11 +212,22 @@ class MappingArray(Sequence[Mapping]):
     @cached_property
     def hull(self) -> tuple[int, int]:
         """An interval of IOVAs that holds every row: first, and behind the last."""
-        starts = self.rows[1::3]
-        return min(starts), max(start + size for start, size in zip(starts, self.rows[2::3], strict=True))
+        hull = ffi.new("uint64_t[2]")
+        lib.pyvfio_hull(_native(self.rows), len(self), hull)
+        return hull[0], hull[1] + 1
+
+    def is_at(self, places: memoryview) -> bool:
+        """Whether (iova, size) rows are those of this array, in its order."""
+        count = len(self)
+        return len(places) == 2 * count and bool(lib.pyvfio_same_places(_native(self.rows), _native(places), count))
 
     def __repr__(self) -> str:
         return f"<MappingArray of {len(self)}>"
+
+
+def _native(rows: memoryview) -> Any:
+    """Return rows as C sees them; of the object itself, not of a view of it: see memory.address_of."""
+    return ffi.from_buffer("uint64_t[]", rows.obj)
 
 
 def columns(rows: memoryview) -> memoryview:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pyvfio._abi import ffi, lib
+
 CHECK = Path(__file__).with_name("native_check.c")
 CDEFS = CHECK.parents[2] / "cdefs"
 
@@ -53,3 +55,29 @@ def test_it_agrees_with_loops_over_bits_and_stays_in_bounds(number: int, check: 
     result = subprocess.run([check, str(number)], check=False, capture_output=True, text=True)
 
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("rows", "hull"),
+    [
+        ([(0, 0x2000, 0x1000), (0, 0x8000, 0x3000), (0, 0, 0x1000)], (0, 0xAFFF)),
+        ([(0, 2**64 - 4096, 4096), (0, 0x1000, 0)], (0x1000, 2**64 - 1)),
+        ([(0, 2**64 - 4096, 8192)], (2**64 - 4096, 2**64 - 1)),
+        ([(0, 0, 2**64 - 1)], (0, 2**64 - 2)),
+    ],
+)
+def test_the_hull_of_rows_holds_each_of_them(rows: list[tuple[int, int, int]], hull: tuple[int, int]) -> None:
+    found = ffi.new("uint64_t[2]")
+    lib.pyvfio_hull(ffi.new("uint64_t[]", [value for row in rows for value in row]), len(rows), found)
+    assert tuple(found) == hull
+
+
+def test_places_are_the_same_in_every_row_and_both_columns() -> None:
+    mapped = ffi.new("uint64_t[]", [7, 0x1000, 0x1000, 8, 0x4000, 0x2000])
+    for places, same in (
+        ([0x1000, 0x1000, 0x4000, 0x2000], 1),
+        ([0x1000, 0x1000, 0x4000, 0x3000], 0),
+        ([0x1000, 0x1000, 0x5000, 0x2000], 0),
+        ([0x4000, 0x2000, 0x1000, 0x1000], 0),
+    ):
+        assert lib.pyvfio_same_places(mapped, ffi.new("uint64_t[]", places), 2) == same
