@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from pyvfio import Device
@@ -12,8 +14,12 @@ pytestmark = pytest.mark.vfio_require("pci")
 
 def test_capability_lists_end(device: Device) -> None:
     """No cycle, no pointer into the header; no capability is beyond the space."""
-    for one in [*device.config.capabilities, *device.config.extended_capabilities]:
-        assert 0x40 <= one.offset < device.config.size, one.name
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "error", RuntimeWarning
+        )  # the library warns of a broken list and returns what precedes the break
+        for one in [*device.config.capabilities, *device.config.extended_capabilities]:
+            assert 0x40 <= one.offset < device.config.size, one.name
 
 
 def test_a_capability_of_each_interrupt_is_there(device: Device) -> None:

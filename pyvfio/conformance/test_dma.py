@@ -127,6 +127,7 @@ def test_memory_that_was_unmapped_is_not_reached(
 ) -> None:
     """The device's write is stopped by the IOMMU: the memory keeps what it held."""
     source, target = place(space, driver, PAGE), place(space, driver, PAGE)
+    source.buffer.view[:SIZE] = os.urandom(SIZE)
     iova, view = target.iova, target.buffer.view
     before = bytes(view)
     target.unmap()
@@ -141,8 +142,8 @@ def test_memory_that_was_unmapped_is_not_reached(
 @pytest.mark.vfio_dma_faults
 def test_memory_that_is_read_only_is_not_written(space: AddressSpace, driver: Copying) -> None:
     """A mapping for reading alone keeps its content."""
-    source = place(space, driver, PAGE)
-    target = place(space, driver, PAGE)
+    source, target = place(space, driver, PAGE), place(space, driver, PAGE)
+    source.buffer.view[:SIZE] = os.urandom(SIZE)
     iova, buffer = target.iova, target.buffer
     target.unmap()
     mapping = space.map(buffer, iova, write=False)
