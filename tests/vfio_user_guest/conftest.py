@@ -32,9 +32,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         words = [str(tmp_path / word) if index % 2 and word[0] != "-" else word for index, word in enumerate(arguments)]
         if RECORDINGS:
             words += ["--record", f"{RECORDINGS}/{arguments[1]}.json"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "pyvfio", "serve", "--json", *words]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
         running.append(server)
         assert server.stdout is not None
         for _ in range(count):
@@ -46,6 +45,10 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         with contextlib.suppress(ProcessLookupError):
             server.send_signal(signal.SIGTERM)
         server.communicate(timeout=30)
+
+
+#: where the programs find tests and examples
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
 
 
 def vm(
@@ -62,7 +65,12 @@ def vm(
 def boot(program: str, sockets: Sequence[Path], *arguments: str, iommu: str = "intel") -> str:
     """Run a program in a machine; it must return 0. Return what it printed."""
     done = subprocess.run(
-        vm(program, sockets, *arguments, iommu=iommu), cwd=ROOT, text=True, capture_output=True, check=False
+        vm(program, sockets, *arguments, iommu=iommu),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        text=True,
+        capture_output=True,
+        check=False,
     )
     print(done.stdout, done.stderr[-8000:], sep="\n")
     assert done.returncode == 0

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: MIT
+"""The connection: how it ends."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from pyvfio.vfio_user.connection import Connection
+
+
+def test_closing_drops_what_was_not_read_and_its_descriptors() -> None:
+    ours, theirs = socket.socketpair()
+    reader, writer = os.pipe()
+    for _ in range(3):
+        socket.send_fds(theirs, [b"never read"], [writer])
+    os.close(writer)
+    Connection(ours).close()
+    assert theirs.recv(1) == b""  # with unread data it would be ECONNRESET
+    assert os.read(reader, 1) == b""  # nobody has the other end open
+    theirs.close()
+    os.close(reader)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+"""More machines: the other IOMMUs, edu, two network cards on a wire, polling while DMA goes by messages, and servers that are killed."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.vfio_user_guest.conftest import ENVIRONMENT, ROOT, Serve, boot, vm
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.mark.parametrize("iommu", ["amd", "virtio"])
+def test_adder_behind_other_iommus(serve: Serve, tmp_path: Path, iommu: str) -> None:
+    serve("adder", "adder")
+    serve("adder", "messages", "--no-shared-memory")
+    assert "sum 3" in boot("adder", [tmp_path / "adder", tmp_path / "messages"], iommu=iommu)
+
+
+def test_edu_by_the_driver_of_the_examples(serve: Serve, tmp_path: Path) -> None:
+    serve("edu", "edu")
+    boot("edu", [tmp_path / "edu"])
+
+
+def test_two_cards_on_a_wire_exchange_pings(serve: Serve, tmp_path: Path) -> None:
+    serve("igb", "first", "igb", "second", "--wire")
+    boot("network", [tmp_path / "first", tmp_path / "second"])
+
+
+def test_two_processors_poll_while_dma_goes_by_messages(serve: Serve, tmp_path: Path) -> None:
+    serve("adder", "messages", "--no-shared-memory")
+    boot("polling", [tmp_path / "messages"])
+
+
+def test_the_guest_survives_a_server_that_is_killed(serve: Serve, tmp_path: Path) -> None:
+    server = serve("adder", "adder")
+    serve("adder", "second")
+    # The guest sees no other directory of the host's that can be written.
+    with tempfile.TemporaryDirectory(prefix=".results-", dir=ROOT) as folder:
+        killed = Path(folder, "killed")
+        command = vm("killed", [tmp_path / "adder"], str(tmp_path / "second"), str(killed.relative_to(ROOT)))
+        with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE) as machine:
+            assert machine.stdout is not None
+            for line in machine.stdout:
+                print(line, end="")
+                if line == "kill\n":
+                    server.kill()
+                    server.wait()
+                    killed.touch()
+    assert machine.returncode == 0
