@@ -264,6 +264,14 @@ class Kernel:
         found = os.stat(path)
         return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
 
+    def device_number(self, path: str) -> str | None:
+        """Return the number of a device node, as under /sys/dev: `char/4:64`, `block/8:0`; None for other files, and where nobody knows."""
+        return None
+
+    def claimed(self, path: str) -> bool:
+        """Whether a block device is held exclusively, by the kernel or a process: open(2) with O_EXCL would be refused. False if unknown."""
+        return False
+
     def write_file(self, path: str, data: bytes) -> None:
         """Write a file of sysfs, by one write(2).
 
@@ -373,6 +381,27 @@ class LinuxKernel(Kernel):
     def door(self, fd: int, kind: str) -> Any:
         """Return a door whose ioctls are ioctl(2)."""
         return ffi.new("pyvfio_door *", (_linux_ioctl, ffi.NULL, fd))
+
+    def device_number(self, path: str) -> str | None:
+        """stat(2)."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        kinds = {stat.S_IFCHR: "char", stat.S_IFBLK: "block"}
+        kind = kinds.get(stat.S_IFMT(found.st_mode))
+        return None if kind is None else f"{kind}/{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+
+    def claimed(self, path: str) -> bool:
+        """open(2) for reading with O_EXCL, and close(2)."""
+        if not (self.device_number(path) or "").startswith("block/"):
+            return False
+        try:
+            # O_NONBLOCK: a drive does not close its tray.
+            os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as error:
+            return error.errno == errno.EBUSY
+        return False
 
     def __repr__(self) -> str:
         return "LinuxKernel()"

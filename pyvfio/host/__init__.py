@@ -14,11 +14,12 @@ from pyvfio.host.diagnosis import Finding
 from pyvfio.host.discovery import HostDevice, device, devices
 from pyvfio.host.examination import Examination, diagnose, diagnose_host, examine
 from pyvfio.host.holders import Holder, holders_of
-from pyvfio.host.in_use import Use, uses
+from pyvfio.host.in_use import uses
 from pyvfio.host.iommu_group import GroupInfo, ReservedRegion, group, group_members, groups, reserved_regions
 from pyvfio.host.journal import JournalEntry, bindings
 from pyvfio.host.power import set_d3cold_allowed, set_reset_methods
 from pyvfio.host.sriov import create_vfs, remove_vfs
+from pyvfio.host.use import Use
 
 __all__ = [
     "NO_DRIVER",

@@ -700,7 +700,9 @@ def journal_full(path: str) -> Finding:
     )
 
 
-@_finds(in_use="The running system uses the device: a mounted disk, the default route, the console.")
+@_finds(
+    in_use="The running system uses the device: a mounted disk, a route, the console, a process with one of its nodes open."
+)
 def used_by_system(address: str, uses: Mapping[str, str]) -> Finding | None:
     """The system uses a device.
 

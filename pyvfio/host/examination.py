@@ -18,7 +18,7 @@ from pyvfio.host.caller import calling_process
 from pyvfio.host.diagnosis import Finding
 from pyvfio.host.discovery import HostDevice, device, devices, no_group
 from pyvfio.host.holders import holders_of
-from pyvfio.host.in_use import uses
+from pyvfio.host.in_use import by_name, uses_of
 from pyvfio.host.iommu_group import group
 from pyvfio.host.journal import bindings
 from pyvfio.host.sysfs import attribute, entries
@@ -269,9 +269,7 @@ def _driver(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Findin
         return
     if found.bus != "mdev":
         yield from _modules(kernel, diagnosis.vfio_driver(found.bus), found.bus)
-    yield diagnosis.used_by_system(
-        found.address, {use.name: use.why for use in uses(kernel) if use.carried_by(found.path)}
-    )
+    yield diagnosis.used_by_system(found.address, by_name(uses_of(found, kernel)))
     if entry is None:
         yield diagnosis.override_foreign(found.address, found.driver_override, found.driver)
     yield diagnosis.not_bound(found.address, found.bus, found.driver)

@@ -1,44 +1,78 @@
 # SPDX-License-Identifier: MIT
-"""Devices that the running system uses: those under its file systems, swap, network and console."""
+"""Devices that the running system uses: those under its file systems, network and consoles, and those that processes have open."""
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from contextlib import suppress
 
 from pyvfio._core import arguments
 from pyvfio.host import diagnosis
-from pyvfio.host.discovery import HostDevice
+from pyvfio.host.consoles import consoles_in_use
+from pyvfio.host.discovery import HostDevice, device
+from pyvfio.host.disks import claimed_disks, disks_in_use, shared_file_systems_in_use
+from pyvfio.host.holders import holders_of
+from pyvfio.host.networks import elsewhere, networks_in_use
+from pyvfio.host.nodes import find
+from pyvfio.host.open_nodes import mapped_nodes, nodes_in_use
 from pyvfio.host.sysfs import attribute, entries
+from pyvfio.host.use import Use
 from pyvfio.kernel import Kernel, resolve
 
 
-class Use(NamedTuple):
-    """One use that the system makes of a device.
-
-    :ivar name: `disk:nvme0n1`, `filesystem:TAG` (9p, virtiofs), `network:eth0`, `console:ttyS0`
-    :ivar why: for example `mounted at /, /home`
-    :ivar path: its place under /sys/devices; losing a device above it in the tree breaks it too
-    """
-
-    name: str
-    why: str
-    path: str
-
-    def carried_by(self, path: str) -> bool:
-        """Whether this breaks with the device at a path."""
-        return self.path == path or self.path.startswith(f"{path}/")
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.why})"
-
-
 def uses(kernel: Kernel | str | None = None) -> list[Use]:
-    """Return every use of a device by the running system: mounted disks, swap, default routes, consoles."""
+    """Return every use of a device by the running system that the host shows.
+
+    These are mounted disks and swap, active device mapper and md devices, routes, bridges and packet sockets, the kernel's consoles,
+    DMA engines' channels, and every node under /dev, and every BAR in sysfs, that a process has open. Other users' processes are seen by
+    root only.
+    """
     kernel = resolve(kernel)
-    return [*_disks(kernel), *_shared_file_systems(kernel), *_networks(kernel), *_consoles(kernel)]
+    return [
+        *disks_in_use(kernel),
+        *shared_file_systems_in_use(kernel),
+        *networks_in_use(kernel),
+        *consoles_in_use(kernel),
+        *_dma_channels(kernel),
+        *nodes_in_use(kernel),
+    ]
+
+
+def uses_of(found: HostDevice, kernel: Kernel) -> list[Use]:
+    """Return every use by the running system that ends when a device loses its driver.
+
+    To those of :func:`uses` it adds what takes longer, or can be told of one device only: nodes and BARs that are mapped, its interfaces
+    in other network namespaces, disks that are held exclusively, and devices below it and virtual functions that processes have open
+    through VFIO. Virtual functions go with their physical function.
+    """
+    everything = [*uses(kernel), *mapped_nodes(kernel)]
+    carried = []
+    for one in (found, *_functions(kernel, found)):
+        mine = [use for use in everything if use.carried_by(one.path)]
+        if not any(use.name.startswith("disk:") for use in mine):
+            mine += claimed_disks(kernel, one.path)
+        if one.vfio is None:
+            mine += elsewhere(kernel, one.path)
+        carried += mine
+    return [*dict.fromkeys(carried), *_open_through_vfio(kernel, found)]
+
+
+def _functions(kernel: Kernel, found: HostDevice) -> Iterator[HostDevice]:
+    for name in found.virtual_functions:
+        with suppress(OSError):  # removed meanwhile
+            yield device(name, kernel)
+
+
+def _open_through_vfio(kernel: Kernel, found: HostDevice) -> Iterator[Use]:
+    """Yield the mediated devices below a device, and its virtual functions, that processes have open."""
+    for name in entries(kernel, "/sys/class/vfio-dev"):
+        path = kernel.realpath(f"/sys/class/vfio-dev/{name}/device")
+        address = path.rpartition("/")[2]
+        if not path.startswith(f"{found.path}/") and address not in found.virtual_functions:
+            continue
+        with suppress(OSError):  # removed meanwhile
+            if holders := holders_of(find(address, kernel), kernel):
+                yield Use(f"vfio:{address}", f"open in {'; '.join(map(str, holders))}", path)
 
 
 def refuse_if_in_use(kernel: Kernel, found: HostDevice, allow_in_use: Collection[str]) -> None:
@@ -48,9 +82,17 @@ def refuse_if_in_use(kernel: Kernel, found: HostDevice, allow_in_use: Collection
     :raises OSError: EBUSY, the system uses the device
     """
     allowed = _names(allow_in_use)
-    found_uses = {use.name: use.why for use in uses(kernel) if use.carried_by(found.path) and use.name not in allowed}
-    if (finding := diagnosis.used_by_system(found.address, found_uses)) is not None:
+    if (finding := diagnosis.used_by_system(found.address, by_name(uses_of(found, kernel), but=allowed))) is not None:
         raise diagnosis.error(finding)
+
+
+def by_name(found: Collection[Use], *, but: Collection[str] = ()) -> dict[str, str]:
+    """Return the names of uses and why they are; several of one name are joined."""
+    whys: dict[str, list[str]] = {}
+    for use in sorted(found):
+        if use.name not in but:
+            whys.setdefault(use.name, []).append(use.why)
+    return {name: "; ".join(dict.fromkeys(why)) for name, why in whys.items()}
 
 
 def _names(allow_in_use: object) -> Collection[str]:
@@ -61,120 +103,10 @@ def _names(allow_in_use: object) -> Collection[str]:
     return allow_in_use
 
 
-def _mounts(kernel: Kernel) -> list[tuple[str, str, str, str]]:
-    """Return device number, mount point, type and source of each mount, as in proc_pid_mountinfo(5)."""
-    mounts = []
-    for line in (attribute(kernel, "/proc/self/mountinfo") or "").splitlines():
-        front, _, back = line.partition(" - ")
-        fields, more = front.split(), back.split()
-        if len(fields) >= 5 and len(more) >= 2:
-            mounts.append((fields[2], _unescaped(fields[4]), more[0], _unescaped(more[1])))
-    return mounts
-
-
-def _unescaped(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text)
-
-
-def _disks(kernel: Kernel) -> Iterator[Use]:
-    reasons: dict[str, list[str]] = {}
-    for number, point, _, source in _mounts(kernel):
-        path = kernel.realpath(f"/sys/dev/block/{number}")
-        if number.startswith("0:") or not kernel.exists(path):
-            # btrfs and others have anonymous device numbers; their source names the disk.
-            if not source.startswith("/dev/"):
-                continue
-            path = kernel.realpath(f"/sys/class/block/{os.path.basename(kernel.realpath(source))}")
-        reasons.setdefault(path, []).append(f"mounted at {point}")
-    for line in (attribute(kernel, "/proc/swaps") or "").splitlines()[1:]:
-        source = _unescaped(line.split()[0])
-        path = kernel.realpath(f"/sys/class/block/{os.path.basename(kernel.realpath(source))}")
-        reasons.setdefault(path, []).append("swap")
-    for path, why in reasons.items():
-        for under in sorted(_below(kernel, path)):
-            yield Use(f"disk:{os.path.basename(path)}", ", ".join(dict.fromkeys(why)), under)
-
-
-def _below(kernel: Kernel, path: str) -> set[str]:
-    """Return the paths of the hardware under a block device, through device mapper, md, and NVMe multipath."""
-    if not kernel.exists(path):
-        return set()
-    # A partition's slaves are its disk's.
-    disk = os.path.dirname(path) if kernel.exists(f"{path}/partition") else path
-    slaves = entries(kernel, f"{path}/slaves") or entries(kernel, f"{disk}/slaves")
-    if slaves:
-        return set().union(*(_below(kernel, kernel.realpath(f"/sys/class/block/{name}")) for name in slaves))
-    if "/nvme-subsystem/" in path:
-        subsystem = os.path.dirname(disk)
-        return {
-            kernel.realpath(f"{subsystem}/{name}")
-            for name in entries(kernel, subsystem)
-            if re.fullmatch(r"nvme[0-9]+", name)
-        }
-    return {path}
-
-
-def _shared_file_systems(kernel: Kernel) -> Iterator[Use]:
-    points: dict[str, list[str]] = {}
-    for _, point, kind, source in _mounts(kernel):
-        if kind in ("9p", "virtiofs"):
-            points.setdefault(source, []).append(point)
-    if not points:
-        return
-    for name in entries(kernel, "/sys/bus/virtio/devices"):
-        path = kernel.realpath(f"/sys/bus/virtio/devices/{name}")
-        tag = (attribute(kernel, f"{path}/mount_tag") or "").rstrip("\0")
-        if tag in points:
-            yield Use(f"filesystem:{tag}", f"mounted at {', '.join(points[tag])}", path)
-    for name in entries(kernel, "/sys/fs/virtiofs"):
-        tag = attribute(kernel, f"/sys/fs/virtiofs/{name}/tag") or ""
-        if tag in points:
-            path = kernel.realpath(f"/sys/fs/virtiofs/{name}/device")
-            yield Use(f"filesystem:{tag}", f"mounted at {', '.join(points[tag])}", path)
-
-
-def _networks(kernel: Kernel) -> Iterator[Use]:
-    names = set()
-    for line in (attribute(kernel, "/proc/net/route") or "").splitlines()[1:]:
-        fields = line.split()
-        if len(fields) > 7 and fields[1] == fields[7] == "00000000":
-            names.add(fields[0])
-    for line in (attribute(kernel, "/proc/net/ipv6_route") or "").splitlines():
-        fields = line.split()
-        if len(fields) > 9 and fields[0] == "0" * 32 and fields[1] == "00" and fields[9] != "lo":
-            names.add(fields[9])
-    for name in sorted(names):
-        for path in sorted(_adapters(kernel, name)):
-            yield Use(f"network:{name}", "the default route", path)
-
-
-def _adapters(kernel: Kernel, name: str) -> set[str]:
-    """Return the paths of the hardware under a network interface, through bonds, bridges and VLANs."""
-    path = kernel.realpath(f"/sys/class/net/{name}")
-    lower = [entry[6:] for entry in entries(kernel, path) if entry.startswith("lower_")]
-    if not lower:
-        return {path}
-    return set().union(*(_adapters(kernel, one) for one in lower))
-
-
-def _consoles(kernel: Kernel) -> Iterator[Use]:
-    for console in (attribute(kernel, "/sys/class/tty/console/active") or "").split():
-        for path in sorted(_terminals(kernel, console)):
-            yield Use(f"console:{console}", "the kernel's console", path)
-
-
-def _terminals(kernel: Kernel, console: str) -> set[str]:
-    if re.fullmatch(r"tty[0-9]+", console):
-        # A virtual terminal: on whatever has a frame buffer, and on the VGA device that the firmware started.
-        screens = {kernel.realpath(f"/sys/class/graphics/{fb}") for fb in entries(kernel, "/sys/class/graphics")}
-        for name in entries(kernel, "/sys/bus/pci/devices"):
-            path = kernel.realpath(f"/sys/bus/pci/devices/{name}")
-            if attribute(kernel, f"{path}/boot_vga") == "1":
-                screens.add(path)
-        return screens
-    if console.startswith("hvc"):
-        # sysfs does not link hvc terminals with the virtio device behind them.
-        root = "/sys/bus/virtio/drivers/virtio_console"
-        names = [name for name in entries(kernel, root) if re.fullmatch(r"virtio[0-9]+", name)]
-        return {kernel.realpath(f"{root}/{name}") for name in names}
-    return {kernel.realpath(f"/sys/class/tty/{console}")}
+def _dma_channels(kernel: Kernel) -> Iterator[Use]:
+    """Yield the channels of DMA engines that drivers have taken."""
+    for name in entries(kernel, "/sys/class/dma"):
+        path = kernel.realpath(f"/sys/class/dma/{name}")
+        clients = attribute(kernel, f"{path}/in_use")
+        if clients not in (None, "0") and not path.startswith("/sys/devices/virtual/"):
+            yield Use(f"dma:{name}", f"clients of the DMA engine's channel: {clients}", path)

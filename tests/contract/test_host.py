@@ -6,8 +6,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import pyvfio
 from pyvfio import host
 from pyvfio.errors import Unsupported
 from pyvfio.iova import IovaRange
+from pyvfio.kernel import LinuxKernel
 from tests.contract import guest
 from tests.contract.processes import in_another_process
 
@@ -265,6 +268,40 @@ class TestBind:
         with host.bind(nvme.address, "vfio-pci") as bound:
             assert bound.device.driver == "vfio-pci"
 
+    def test_the_virtio_console_is_refused_with_its_holders(self) -> None:
+        """The machine's output goes through it: to take it away would be the end of this test."""
+        console = next(one for one in host.devices() if list(Path(one.path).glob("virtio*/virtio-ports")))
+        with pytest.raises(OSError, match="in use by the system") as caught:
+            host.bind(console.address, "vfio-pci")
+        assert caught.value.errno == errno.EBUSY
+        init = re.escape(Path("/proc/1/comm").read_text().strip())
+        assert re.search(rf"/dev/(vport0p|hvc)[0-9] is open in process 1 \({init}\), descriptor 3", str(caught.value))
+        assert host.device(console.address).driver == console.driver
+        finding = next(one for one in host.examine(console.address) if one.id == "in-use")
+        assert any("is open in process 1 " in line for line in finding.evidence)
+
+    def test_an_open_disk_is_refused_and_bound_if_told_by_name(self, nvme: host.HostDevice) -> None:
+        disk = disk_of(nvme)
+        node = os.open(disk, os.O_RDONLY | os.O_EXCL)
+        try:
+            assert LinuxKernel().claimed(str(disk))
+            with pytest.raises(OSError, match=f"node:{disk.name} .*is open in this process, descriptor {node}"):
+                host.bind(nvme.address, "vfio-pci")
+        finally:
+            os.close(node)
+        assert not LinuxKernel().claimed(str(disk))
+
+    def test_a_bar_that_a_process_has_mapped_is_refused(self, edu: host.HostDevice) -> None:
+        with open(f"/sys/bus/pci/devices/{edu.address}/resource0", "r+b") as file:
+            registers = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+        try:
+            with pytest.raises(OSError, match=f"registers:{edu.address} .*resource0 is mapped in this process"):
+                host.bind(edu.address, "vfio-pci")
+        finally:
+            registers.close()
+        with host.bind(edu.address, "vfio-pci") as bound:
+            assert bound.device.driver == "vfio-pci"
+
     def test_a_bridge_is_refused(self) -> None:
         with pytest.raises(OSError, match="is a bridge") as caught, host.bind("0000:00:08.0", "vfio-pci"):
             pytest.fail("bound")
@@ -277,6 +314,33 @@ class TestBind:
         with host.bind(function, "vfio-pci") as bound:
             assert bound.device.group is not None
             assert host.group(bound.device.group).in_the_way == {neighbour.address: neighbour.driver}
+
+
+@pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock", kernel="6.1")
+def test_an_adapter_of_another_network_namespace_is_refused() -> None:
+    """On 6.1, which is Debian's kernel: the others are built without namespaces."""
+    adapter = next(one for one in host.devices() if list(Path(one.path).glob("net/eth*")))
+    name = os.listdir(f"{adapter.path}/net")[0]
+    ready, done = os.pipe()
+
+    def live_elsewhere() -> None:
+        ctypes.CDLL(None).unshare(0x40000000)  # CLONE_NEWNET
+        os.write(done, b"x")
+        signal.pause()
+
+    with in_another_process(live_elsewhere) as other:
+        os.read(ready, 1)
+        subprocess.run(["ip", "link", "set", name, "netns", str(other.pid)], check=True)
+        with pytest.raises(OSError, match=r"network:elsewhere .*/net is empty"):
+            host.bind(adapter.address, "vfio-pci", dry_run=True)
+    os.close(ready)
+    os.close(done)
+    # The interface comes back when its namespace ends.
+    deadline = time.monotonic() + 60
+    while not os.listdir(f"{adapter.path}/net"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert host.bind(adapter.address, "vfio-pci", dry_run=True).writes
 
 
 @once_on_the_newest

@@ -12,7 +12,7 @@ from pyvfio import Container, Device, DmaBuffer
 from pyvfio.guest import planning
 from pyvfio.guest.sections import MemorySection
 from pyvfio.guest.x86 import cmos_above_4g
-from pyvfio.host.in_use import _mounts
+from pyvfio.host.disks import mounts
 from pyvfio.spaces.base import AddressSpace
 from tests.overriding import Overriding
 
@@ -93,4 +93,4 @@ class Mountinfo:
     ],
 )
 def test_mounts_are_lines_with_all_their_fields(line: str, found: list[tuple[str, ...]]) -> None:
-    assert _mounts(Mountinfo(line)) == found  # type: ignore[arg-type]
+    assert mounts(Mountinfo(line)) == found  # type: ignore[arg-type]
