@@ -9,7 +9,7 @@ scripts and notebooks run on it unchanged: `pyvfio.open("vfio-mock.0", kernel=py
 from pyvfio.mock.machine.kernel import Kernel
 from pyvfio.mock.machine.profile import LogLimits, Profile, Reserved
 from pyvfio.mock.vfio.dma_fault import DmaFault
-from pyvfio.mock.vfio.pci.config import Bar, Function
 from pyvfio.mock.vfio.pci.device import PciDevice as Device
+from pyvfio.mock.vfio.pci.function import Bar, Function
 
 __all__ = ["Bar", "Device", "DmaFault", "Function", "Kernel", "LogLimits", "Profile", "Reserved"]

@@ -16,8 +16,8 @@ from pyvfio.mock.machine.errno import Errno
 from pyvfio.mock.machine.kernel import Kernel
 from pyvfio.mock.vfio.dma_fault import DmaFault
 from pyvfio.mock.vfio.irq import BOOL, EVENTFD, IrqSet
-from pyvfio.mock.vfio.pci.config import Bar, Function
 from pyvfio.mock.vfio.pci.device import PciDevice
+from pyvfio.mock.vfio.pci.function import Bar, Function
 from pyvfio.mock.vfio.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, Region
 from pyvfio.vfio_user import protocol
 from pyvfio.vfio_user.client import Client

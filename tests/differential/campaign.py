@@ -22,6 +22,8 @@ from tests.differential.steps import Answer, Episode, load, save
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = ROOT / "tests" / "differential" / "recorded"
 PROFILES = {"intel": "intel-39", "amd": "amd", "virtio": "virtio", "none": "none"}
+#: the interpreter in the machine, which finds the packages of scripts as pytest does
+PYTHON = ("env", f"PYTHONPATH={ROOT / 'scripts'}", sys.executable)
 #: steps that one machine replays, which take it some minutes
 BATCH = 20_000
 #: steps that are recorded of a subject
@@ -46,7 +48,7 @@ class Machine:
         try:
             trace, answers = place / "trace.json", place / "answers.json"
             save(trace, {"devices": self._devices, "episodes": episodes})
-            command = [sys.executable, "-m", "tests.differential.replay", str(trace), str(answers)]
+            command = [*PYTHON, "-m", "tests.differential.replay", str(trace), str(answers)]
             code = subprocess.run([*self._command, *command], cwd=ROOT, check=False).returncode
             if code:
                 sys.exit(code)  # the machine has said why

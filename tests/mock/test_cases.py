@@ -2,7 +2,7 @@
 """Public bug reports of other VFIO users, tried on pyvfio. C01 to C25 were wrong, of no help or missing; G01 to G22 were right.
 
 C01 to C07 and C12 are in test_bound_driver.py and test_pci_functions.py, the errors (C01 to C05, C10 to C15, C19 to C22, C24, C25) in
-test_reasons.py, C16 in tests/unit/test_guest.py, C17 in test_power.py, C18 in tests/unit/test_pci.py. The rest is here.
+test_reasons.py, C16 in tests/unit/test_guest.py, C17 in test_power.py, C18 in tests/unit/test_pci.py and test_saved_config.py. The rest is here.
 """
 
 from __future__ import annotations

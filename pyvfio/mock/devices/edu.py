@@ -10,8 +10,8 @@ from math import factorial
 from typing import TYPE_CHECKING, Any
 
 from pyvfio.mock.host.driver import EDU
-from pyvfio.mock.vfio.pci.config import Bar, Function
 from pyvfio.mock.vfio.pci.device import PciDevice
+from pyvfio.mock.vfio.pci.function import Bar, Function
 
 if TYPE_CHECKING:
     from pyvfio.mock.machine.kernel import Kernel

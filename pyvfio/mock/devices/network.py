@@ -15,8 +15,8 @@ from pyvfio.mock.host.driver import MLX5_VF, NETWORK_DRIVERS, PDS_VF
 from pyvfio.mock.machine.errno import Errno
 from pyvfio.mock.vfio.log import LARGEST, Log, LoggedRange
 from pyvfio.mock.vfio.logged_ranges import combine
-from pyvfio.mock.vfio.pci.config import Bar, Function
 from pyvfio.mock.vfio.pci.device import PciDevice
+from pyvfio.mock.vfio.pci.function import Bar, Function
 from pyvfio.mock.vfio.pci.migration import PciMigration
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from pyvfio.mock.fs.tree import Text
 if TYPE_CHECKING:
     from pyvfio.mock.vfio.pci.device import PciDevice
 
-_MEMORY, _PREFETCHABLE, _WIDE = 0x00040200, 0x00002000, 0x00100000
+#: flags of a resource, with the low bits of a BAR in them (decode_bar)
+_PORTS, _MEMORY, _PREFETCHABLE, _WIDE = 0x00040101, 0x00040200, 0x00002008, 0x00100004
 #: BARs, the ROM, and the windows of bridges
 _LINES = 13
 
@@ -68,11 +69,12 @@ def modalias(device: PciDevice) -> str:
 def _resources(device: PciDevice) -> bytes:
     lines = []
     for index in range(_LINES):
-        bar = device.function.bars.get(index)
+        bar = device.function.all_bars.get(index)
         if bar is None:
             lines.append((0, 0, 0))
             continue
         start = device.config.address(index)
-        flags = _MEMORY | (_PREFETCHABLE if bar.prefetchable else 0) | (_WIDE if bar.wide else 0)
+        kind = _PORTS if bar.ports else _MEMORY
+        flags = kind | (_PREFETCHABLE if bar.prefetchable else 0) | (_WIDE if bar.wide else 0)
         lines.append((start, start + bar.size - 1, flags))
     return "".join(f"{start:#018x} {last:#018x} {flags:#018x}\n" for start, last, flags in lines).encode()

@@ -16,8 +16,8 @@ from pyvfio.mock.devices.vfio_mock import VfioMock
 from pyvfio.mock.devices.vfio_mock.parameters import Parameters
 from pyvfio.mock.host.driver import DRIVERS, MLX5, NETWORK_DRIVERS, PDS, PORT
 from pyvfio.mock.vfio.device import Device
-from pyvfio.mock.vfio.pci.config import Function
 from pyvfio.mock.vfio.pci.device import PciDevice
+from pyvfio.mock.vfio.pci.function import Function
 
 if TYPE_CHECKING:
     from pyvfio.mock.host.host import Host

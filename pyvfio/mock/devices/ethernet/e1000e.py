@@ -11,7 +11,7 @@ from pyvfio.mock.devices.ethernet.card import Card
 from pyvfio.mock.devices.ethernet.filters import RECEIVE
 from pyvfio.mock.devices.ethernet.ring import Ring
 from pyvfio.mock.host.driver import E1000E
-from pyvfio.mock.vfio.pci.config import Bar, Function
+from pyvfio.mock.vfio.pci.function import Bar, Function
 
 if TYPE_CHECKING:
     from pyvfio.mock.machine.kernel import Kernel

@@ -13,8 +13,8 @@ from pyvfio.mock.devices.ethernet.filters import MAY_RECEIVE, POOL_OPTIONS, POOL
 from pyvfio.mock.devices.ethernet.offload import Context
 from pyvfio.mock.devices.ethernet.ring import Ring
 from pyvfio.mock.host.driver import IGB
-from pyvfio.mock.vfio.pci.config import Bar, Function
 from pyvfio.mock.vfio.pci.device import PciDevice
+from pyvfio.mock.vfio.pci.function import Bar, Function
 
 if TYPE_CHECKING:
     from pyvfio.mock.machine.kernel import Kernel

@@ -17,8 +17,8 @@ from pyvfio.mock.devices.nvme.queue import (
 )
 from pyvfio.mock.devices.nvme.status import DO_NOT_RETRY, CommandError, Status
 from pyvfio.mock.host.driver import NVME
-from pyvfio.mock.vfio.pci.config import Bar, Function
 from pyvfio.mock.vfio.pci.device import PciDevice
+from pyvfio.mock.vfio.pci.function import Bar, Function
 
 if TYPE_CHECKING:
     from pyvfio.mock.machine.kernel import Kernel

@@ -4,199 +4,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-COMMAND, STATUS, BAR0, ROM, INTERRUPT_LINE = 0x04, 0x06, 0x10, 0x30, 0x3C
+from pyvfio.mock.vfio.pci.function import Function
+from pyvfio.mock.vfio.pci.saved import (
+    ADVANCED_ERROR_REPORTING,
+    ADVANCED_FEATURES,
+    EXPRESS,
+    MSI,
+    MSIX,
+    POWER_MANAGEMENT,
+    Saved,
+)
+
+COMMAND, STATUS, BAR0, ROM, INTERRUPT_LINE, INTERRUPT_PIN = 0x04, 0x06, 0x10, 0x30, 0x3C, 0x3D
 CAP_IO, CAP_MEMORY, CAP_MASTER, CAP_INTX_DISABLE = 1 << 0, 1 << 1, 1 << 2, 1 << 10
 _SERR = 1 << 8
 #: what firmware leaves in the command register
 FIRMWARE = CAP_IO | CAP_MEMORY | _SERR
 _HAS_CAPABILITIES = 1 << 4
-_POWER_MANAGEMENT, _MSI, _EXPRESS, _MSIX, _ADVANCED_FEATURES = 0x01, 0x05, 0x10, 0x11, 0x13
-_BARS, _BRIDGE_BARS = 6, 2
 #: the bits of power management's control register that are the state; all of them: D3hot
 POWER_STATE = 0x03
 #: what a program sees of what it writes to PCI Express's device control: the sizes of payloads and of read requests; the reset bit
 _DEVICE_CONTROL = 0xF0E0
 #: the bits that start a function-level reset: in the upper byte of that register, and in the control byte of Advanced Features
 _EXPRESS_RESET, _ADVANCED_RESET = 0x80, 0x01
-#: where extended capabilities begin, and the identifier of Advanced Error Reporting
-_EXTENDED, _ADVANCED_ERROR_REPORTING = 0x100, 0x0001
+#: where extended capabilities begin
+_EXTENDED = 0x100
 #: the errors that it knows; those that are fatal, or masked, after a reset
 _UNCORRECTABLE, _CORRECTABLE, _FATAL_AT_RESET, _MASKED_AT_RESET = 0x03FFF030, 0xF1C1, 0x00462030, 0x2000
 #: the bit of the status register that says that INTx is asserted
 _INTERRUPT = 1 << 3
-
-
-#: the largest region of vfio-pci, whose offsets in the device's file have 40 bits
-_LARGEST_BAR = 1 << 40
-_LARGEST_NARROW_BAR, _LARGEST_PORTS = 1 << 31, 256
-#: bytes of an entry of the MSI-X table; bytes of its array of pending bits, for 64 vectors
-_MSIX_ENTRY, _MSIX_PENDING = 16, 8
-_PAGE = 4096
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A BAR.
-
-    :ivar size: bytes, a power of two, at most 1 TiB (2 GiB without `wide`); with `wide` it takes the next BAR's place too
-    :ivar memory: programs may map it: it is memory, and nothing happens when it is written
-    :ivar ports: it is not in memory, but among the processor's ports
-    :raises ValueError: PCI has no such BAR
-    """
-
-    size: int
-    wide: bool = False
-    prefetchable: bool = False
-    memory: bool = False
-    ports: bool = False
-
-    def __post_init__(self) -> None:
-        least, most = (4, _LARGEST_PORTS) if self.ports else (16, _LARGEST_BAR if self.wide else _LARGEST_NARROW_BAR)
-        if not least <= self.size <= most or self.size & self.size - 1:
-            kind = "a BAR of ports" if self.ports else "a BAR of 64 bits" if self.wide else "a BAR of 32 bits"
-            raise ValueError(f"size={self.size:#x}: {kind} has a power of two from {least} to {most:#x} bytes")
-        if self.ports and (self.wide or self.prefetchable or self.memory):
-            raise ValueError("ports=True: a BAR of ports is neither wide nor prefetchable nor memory")
-
-
-@dataclass(frozen=True)
-class Function:
-    """A PCI function.
-
-    :ivar ids: vendor, device; `subsystem` likewise
-    :ivar bars: index -> BAR
-    :ivar msi: vectors, a power of two; 0: no such capability. So `msix`
-    :ivar intx: it has the interrupt pin A
-    :ivar express: it is PCI Express, with 4096 bytes of configuration space
-    :ivar resets: it can be reset alone, by each of these that it has: a function-level reset of PCI Express (`flr`) or of the
-        Advanced Features, which a write to configuration space starts too; power management; without any of them a way of its own
-    :ivar flr: it has PCI Express's function-level reset; None for yes if it resets and has no power management
-    :ivar advanced_features: it has the capability of that name, by which conventional PCI has function-level resets
-    :ivar bus_resets: a reset of its bus works
-    :ivar virtual: most virtual functions that can be made of it
-    :ivar virtual_room: how many of them the firmware left room for among the addresses of BARs; more are ENOMEM
-    :ivar virtual_device: their device ID
-    :ivar virtual_at: how far behind it the first of them is, and the next behind that, in functions
-    :ivar error_reporting: it has PCI Express's Advanced Error Reporting; it reports no errors
-    :ivar msix_table: BAR and offset of the MSI-X table, 16 bytes to a vector, which vfio-pci keeps to itself; None for a BAR of its
-        own, the first that is free. The pending bits follow at `msix_pending`, or behind the table
-    :raises ValueError: PCI has no such function
-    """
-
-    ids: tuple[int, int]
-    class_code: int = 0xFF0000
-    revision: int = 0
-    subsystem: tuple[int, int] = (0x1AF4, 0x1100)
-    bars: dict[int, Bar] = field(default_factory=dict, hash=False)
-    msi: int = 0
-    msix: int = 0
-    intx: bool = False
-    express: bool = False
-    power_management: bool = False
-    resets: bool = False
-    bus_resets: bool = True
-    virtual: int = 0
-    virtual_device: int = 0
-    virtual_at: tuple[int, int] = (0x80, 2)
-    multifunction: bool = False
-    bridge: bool = False
-    advanced_features: bool = False
-    error_reporting: bool = False
-    flr: bool | None = None
-    virtual_room: int = 0xFFFF
-    msix_table: tuple[int, int] | None = None
-    msix_pending: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        _check_numbers(self)
-        _check_bars(self)
-        if self.msix:
-            self._check_msix()
-
-    @property
-    def reset_methods(self) -> tuple[str, ...]:
-        """The ways to reset it alone, by their names in sysfs, the first choice first."""
-        if not self.resets:
-            return ()
-        by_express = self.express and (not self.power_management if self.flr is None else self.flr)
-        there = {"flr": by_express, "af_flr": self.advanced_features, "pm": self.power_management}
-        return tuple(name for name, has in there.items() if has) or ("device_specific",)
-
-    @property
-    def table(self) -> tuple[int, int]:
-        """BAR and offset of the MSI-X table, wherever it is."""
-        return (self._free(), 0) if self.msix_table is None else self.msix_table
-
-    @property
-    def pending(self) -> tuple[int, int]:
-        """BAR and offset of the pending bits, wherever they are."""
-        bar, offset = self.table
-        return (bar, offset + _MSIX_ENTRY * self.msix) if self.msix_pending is None else self.msix_pending
-
-    @property
-    def all_bars(self) -> dict[int, Bar]:
-        """The BARs, with the one that is there for the MSI-X table alone."""
-        if not self.msix or self.msix_table is not None:
-            return self.bars
-        size = _MSIX_ENTRY * self.msix + _MSIX_PENDING * -(-self.msix // 64)
-        return self.bars | {self._free(): Bar(max(_PAGE, 1 << (size - 1).bit_length()))}
-
-    def _free(self) -> int:
-        """The first BAR that is not used."""
-        taken = set(self.bars) | {index + 1 for index, bar in self.bars.items() if bar.wide}
-        return next((index for index in range(_BARS) if index not in taken), _BARS)
-
-    def _check_msix(self) -> None:
-        bars = self.all_bars
-        if self.msix_table is None and self._free() == _BARS:
-            raise ValueError(
-                f"msix={self.msix}: no BAR is left for its table; say where it is with msix_table=(bar, offset)"
-            )
-        for name, (bar, offset), size in (
-            ("msix_table", self.table, _MSIX_ENTRY * self.msix),
-            ("msix_pending", self.pending, _MSIX_PENDING * -(-self.msix // 64)),
-        ):
-            if bar not in bars or bars[bar].ports or offset % 8 or not 0 <= offset <= bars[bar].size - size:
-                raise ValueError(
-                    f"{name}=({bar}, {offset:#x}): {size:#x} bytes there are not within a memory BAR, at a multiple of 8"
-                )
-
-
-def _check_numbers(function: Function) -> None:
-    limits = {
-        "ids": (function.ids, 0xFFFF),
-        "subsystem": (function.subsystem, 0xFFFF),
-        "class_code": ((function.class_code,), 0xFFFFFF),
-        "revision": ((function.revision,), 0xFF),
-        "msix": ((function.msix,), 2048),
-        "virtual": ((function.virtual,), 0xFFFF),
-        "virtual_device": ((function.virtual_device,), 0xFFFF),
-        "virtual_at": (function.virtual_at, 0xFFFF),
-    }
-    for name, (values, most) in limits.items():
-        if wrong := [value for value in values if not 0 <= value <= most]:
-            raise ValueError(f"{name} must be 0 to {most:#x}, not {wrong[0]:#x}")
-    if function.msi not in (0, 1, 2, 4, 8, 16, 32):
-        raise ValueError(f"msi={function.msi}: MSI has 1, 2, 4, 8, 16 or 32 vectors, or is not there (0)")
-    if function.virtual and not function.express:
-        raise ValueError(
-            f"virtual={function.virtual}: only functions of PCI Express (express=True) have virtual functions"
-        )
-    if function.virtual and 0 in function.virtual_at:
-        raise ValueError(
-            f"virtual_at={function.virtual_at}: virtual functions are behind the physical one, each at a place of its own"
-        )
-
-
-def _check_bars(function: Function) -> None:
-    most = _BRIDGE_BARS if function.bridge else _BARS
-    for index, bar in function.bars.items():
-        if not 0 <= index < most or (bar.wide and index + 1 >= most):
-            raise ValueError(f"bars: {bar} cannot be BAR{index}: they are 0 to {most - 1}, and a wide one takes two")
-        if bar.wide and index + 1 in function.bars:
-            raise ValueError(f"bars: BAR{index} is wide and takes the place of BAR{index + 1} too")
+#: in its upper byte: errors that were seen, which a write of ones clears
+_ERRORS = 0xF9
+#: in the upper byte of power management's capabilities: from which states it wakes the host; in its control: PME's switch and status
+_WAKES, _WAKE_CONTROL, _NO_SOFT_RESET = 0xF8, 0x8100, 1 << 3
+#: what is switched in the control registers of MSI and MSI-X; MSI's bit for addresses of 64 bits
+_MSI_SWITCHES, _MSI_WIDE, _MSIX_SWITCHES = 0x71, 1 << 7, 0xC000
+#: errors, and transactions that are pending, in PCI Express's device status
+_DEVICE_STATUS = 0x2F
 
 
 class Config:
@@ -209,8 +54,9 @@ class Config:
         """
         :param addresses: of the BARs
         """
-        self.size = 4096 if function.express else 256
-        self.data = bytearray(self.size)
+        saved = function.saved
+        self.size = 4096 if function.express and not (saved is not None and saved.standard_only) else 256
+        self.data = bytearray(self.size if saved is None else saved.data.ljust(self.size, b"\0"))
         self._writable = bytearray(self.size)
         self._function = function
         #: offset of MSI's control register; 0 without MSI
@@ -223,7 +69,10 @@ class Config:
         self.interrupt_asserted: Callable[[], bool] = bool
         self._acts: list[tuple[int, int, Callable[[], None]]] = []
         self._header(addresses)
-        self._capabilities()
+        if saved is None:
+            self._capabilities()
+        else:
+            self._saved_capabilities(saved)
         self._reset_data = bytes(self.data)
 
     def reset(self) -> None:
@@ -239,10 +88,20 @@ class Config:
         function = self._function
         self._put(0x00, 2, function.ids[0])
         self._put(0x02, 2, function.ids[1])
-        self._put(COMMAND, 2, FIRMWARE, CAP_IO | CAP_MEMORY | CAP_MASTER | CAP_INTX_DISABLE | _SERR)
+        self._put(
+            COMMAND,
+            2,
+            FIRMWARE if function.saved is None else self._enabled(),
+            CAP_IO | CAP_MEMORY | CAP_MASTER | CAP_INTX_DISABLE | _SERR,
+        )
         self._put(0x08, 4, function.revision | function.class_code << 8)
         self._put(0x0C, 1, 0, 0xFF)  # the cache line's size
         self._put(0x0E, 1, function.bridge | function.multifunction << 7)
+        # What was saved of the BARs, of the ROM, which the mock has none of, and of what happened.
+        self.data[BAR0 : BAR0 + 24] = bytes(24)
+        self.data[ROM : ROM + 4] = bytes(4)
+        self.data[STATUS] &= ~_INTERRUPT
+        self.data[STATUS + 1] &= ~_ERRORS
         for index, bar in function.all_bars.items():
             at = BAR0 + 4 * index
             width = 8 if bar.wide else 4
@@ -250,8 +109,54 @@ class Config:
             self._put(at, width, addresses[index] | kind, (1 << 8 * width) - bar.size)
         self._put(0x2C, 2, function.subsystem[0])
         self._put(0x2E, 2, function.subsystem[1])
-        self._put(INTERRUPT_LINE, 1, 0xB if function.intx else 0, 0xFF)
-        self._put(0x3D, 1, function.intx)
+        if function.saved is None:
+            self._put(INTERRUPT_LINE, 1, 0xB if function.intx else 0)
+            self._put(INTERRUPT_PIN, 1, function.intx)
+        self._writable[INTERRUPT_LINE] = 0xFF
+
+    def _enabled(self) -> int:
+        """What the command register has when a driver takes the function (pci_enable_device): what it decodes, and no bus master."""
+        bars = self._function.all_bars.values()
+        decodes = CAP_IO * any(bar.ports for bar in bars) | CAP_MEMORY * any(not bar.ports for bar in bars)
+        return self.command & ~(CAP_MASTER | CAP_INTX_DISABLE) | decodes
+
+    def _saved_capabilities(self, saved: Saved) -> None:
+        """Capabilities where they were saved. Their switches are off, nothing is pending, and what the mock models can be written."""
+        noted: set[int] = set()
+        for id_, at in saved.capabilities:
+            if id_ in noted:
+                continue  # the kernel finds the first of several
+            noted.add(id_)
+            if id_ == POWER_MANAGEMENT:
+                # Who is woken up by it is the host's affair (vfio_update_pm_vconfig_bytes).
+                self.data[at + 3] &= ~_WAKES
+                self._put(at + 4, 2, saved.word(at + 4, 2) & ~(_WAKE_CONTROL | POWER_STATE), POWER_STATE)
+            elif id_ == MSI:
+                control = saved.word(at + 2, 2)
+                size = 6 if not control & _MSI_WIDE else 10
+                self._put(at + 2, 2, control & ~_MSI_SWITCHES, 0xFF)
+                self._put(at + 4, size, 0, (1 << 8 * size) - 1)
+            elif id_ == MSIX:
+                self._put(at + 2, 2, saved.word(at + 2, 2) & ~_MSIX_SWITCHES, _MSIX_SWITCHES)
+            elif id_ == EXPRESS:
+                self._put(at + 8, 2, saved.word(at + 8, 2) & ~(_EXPRESS_RESET << 8), _DEVICE_CONTROL)
+                self._put(at + 10, 2, saved.word(at + 10, 2) & ~_DEVICE_STATUS)
+            elif id_ == ADVANCED_FEATURES:
+                self._put(at + 4, 2, 0, _ADVANCED_RESET)
+            self._note(id_, at)
+        if at := saved.find_extended(ADVANCED_ERROR_REPORTING):
+            self._error_registers(at, *(saved.word(at + register, 4) for register in (0x08, 0x0C, 0x14)))
+
+    def _note(self, id_: int, at: int) -> None:
+        """Keep where a capability's registers are that do something."""
+        if id_ == MSI:
+            self.msi_control = at + 2
+        elif id_ == POWER_MANAGEMENT:
+            self.power_control = at + 4
+        elif id_ == EXPRESS:
+            self.reset_bits[at + 9] = _EXPRESS_RESET
+        elif id_ == ADVANCED_FEATURES:
+            self.reset_bits[at + 4] = _ADVANCED_RESET
 
     def _capabilities(self) -> None:
         function = self._function
@@ -259,22 +164,23 @@ class Config:
         found: list[tuple[int, bytes, bytes]] = []
         if function.power_management:
             # What wakes it up is the host's affair: PME is not shown, and cannot be enabled.
-            found.append((_POWER_MANAGEMENT, _le(2, 0x0003) + _le(4, 0), _le(2, 0) + _le(4, POWER_STATE)))
+            keeps = _NO_SOFT_RESET * function.no_soft_reset
+            found.append((POWER_MANAGEMENT, _le(2, 0x0003) + _le(4, keeps), _le(2, 0) + _le(4, POWER_STATE)))
         if function.msi:
             control = function.msi.bit_length() - 1 << 1 | 1 << 7
             body = _le(2, control) + bytes(10)
-            found.append((_MSI, body, b"\xff\0" + b"\xff" * 10))
+            found.append((MSI, body, b"\xff\0" + b"\xff" * 10))
         if function.express:
             body = _le(2, 0x0002) + _le(4, 0x8000 | ("flr" in methods) << 28) + _le(4, 0) + bytes(48)
-            found.append((_EXPRESS, body, bytes(6) + _le(2, _DEVICE_CONTROL) + bytes(50)))
+            found.append((EXPRESS, body, bytes(6) + _le(2, _DEVICE_CONTROL) + bytes(50)))
         if function.msix:
             table, pending = function.table, function.pending
             body = _le(2, function.msix - 1) + _le(4, table[1] | table[0]) + _le(4, pending[1] | pending[0])
-            found.append((_MSIX, body, _le(2, 0xC000) + bytes(8)))
+            found.append((MSIX, body, _le(2, 0xC000) + bytes(8)))
         if function.advanced_features:
             # Length, capabilities (transactions pending, function-level reset), control, status.
             found.append(
-                (_ADVANCED_FEATURES, bytes((6, 3 * ("af_flr" in methods), 0, 0)), bytes((0, 0, _ADVANCED_RESET, 0)))
+                (ADVANCED_FEATURES, bytes((6, 3 * ("af_flr" in methods), 0, 0)), bytes((0, 0, _ADVANCED_RESET, 0)))
             )
         at, link = 0x40, 0x34
         for id_, body, writable in found:
@@ -282,14 +188,7 @@ class Config:
             self.data[at] = id_
             self.data[at + 2 : at + 2 + len(body)] = body
             self._writable[at + 2 : at + 2 + len(body)] = writable
-            if id_ == _MSI:
-                self.msi_control = at + 2
-            elif id_ == _POWER_MANAGEMENT:
-                self.power_control = at + 4
-            elif id_ == _EXPRESS:
-                self.reset_bits[at + 9] = _EXPRESS_RESET
-            elif id_ == _ADVANCED_FEATURES:
-                self.reset_bits[at + 4] = _ADVANCED_RESET
+            self._note(id_, at)
             link, at = at + 1, at + 2 + len(body) + 3 & ~3
         if found:
             self.data[STATUS] |= _HAS_CAPABILITIES
@@ -299,10 +198,15 @@ class Config:
     def _error_reporting(self) -> None:
         """The first extended capability, version 2. Of its registers the masks and the severity can be written."""
         at = _EXTENDED
-        self._put(at, 4, _ADVANCED_ERROR_REPORTING | 2 << 16)
-        self._put(at + 0x08, 4, 0, _UNCORRECTABLE)
-        self._put(at + 0x0C, 4, _FATAL_AT_RESET, _UNCORRECTABLE)
-        self._put(at + 0x14, 4, _MASKED_AT_RESET, _CORRECTABLE)
+        self._put(at, 4, ADVANCED_ERROR_REPORTING | 2 << 16)
+        self._error_registers(at, 0, _FATAL_AT_RESET, _MASKED_AT_RESET)
+
+    def _error_registers(self, at: int, masked: int, fatal: int, correctable_masked: int) -> None:
+        self._put(at + 0x04, 4, 0)
+        self._put(at + 0x08, 4, masked, _UNCORRECTABLE)
+        self._put(at + 0x0C, 4, fatal, _UNCORRECTABLE)
+        self._put(at + 0x10, 4, 0)
+        self._put(at + 0x14, 4, correctable_masked, _CORRECTABLE)
 
     def address(self, bar: int) -> int:
         """Where a BAR is."""
@@ -345,8 +249,3 @@ class Config:
 
 def _le(size: int, value: int) -> bytes:
     return value.to_bytes(size, "little")
-
-
-def bars(*sizes: int) -> dict[int, Bar]:
-    """BARs of registers, of these sizes, from the first on."""
-    return {index: Bar(size) for index, size in enumerate(sizes)}

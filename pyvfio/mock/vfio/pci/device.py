@@ -22,7 +22,8 @@ from pyvfio.mock.vfio.dma_fault import DmaFault
 from pyvfio.mock.vfio.feature import SET
 from pyvfio.mock.vfio.irq import INTX, MSI, MSIX
 from pyvfio.mock.vfio.pci import dma_buf, hot_reset
-from pyvfio.mock.vfio.pci.config import CAP_INTX_DISABLE, CAP_MASTER, CAP_MEMORY, COMMAND, POWER_STATE, Config, Function
+from pyvfio.mock.vfio.pci.config import CAP_INTX_DISABLE, CAP_MASTER, CAP_MEMORY, COMMAND, POWER_STATE, Config
+from pyvfio.mock.vfio.pci.function import Function
 from pyvfio.mock.vfio.pci.ioeventfd import Ioeventfds
 from pyvfio.mock.vfio.pci.irq import PciIrqs
 from pyvfio.mock.vfio.pci.migration import PciMigration
@@ -257,8 +258,7 @@ class PciDevice(PciRegions):
         if off != self._off:
             if off:
                 self.era += 1
-            else:
-                # It says that it does not keep what it holds (No_Soft_Reset is 0).
+            elif not self.function.no_soft_reset:
                 self.power_on()
         self._set_power(off=off)
 

@@ -10,7 +10,8 @@ from typing import ClassVar
 from pyvfio._abi import lib
 from pyvfio.mock.machine.errno import Errno
 from pyvfio.mock.vfio.device import Device
-from pyvfio.mock.vfio.pci.config import Config, Function
+from pyvfio.mock.vfio.pci.config import Config
+from pyvfio.mock.vfio.pci.function import Function
 from pyvfio.mock.vfio.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, READ, WRITE, Region
 
 CONFIG, VGA = lib.VFIO_PCI_CONFIG_REGION_INDEX, lib.VFIO_PCI_VGA_REGION_INDEX

@@ -11,7 +11,7 @@ from pyvfio.mock.fs.sysfs import shown, text
 from pyvfio.mock.fs.tree import Link, Text
 from pyvfio.mock.machine.errno import Errno
 from pyvfio.mock.machine.parameter import number, truth
-from pyvfio.mock.vfio.pci.config import Function
+from pyvfio.mock.vfio.pci.function import Function
 
 if TYPE_CHECKING:
     from pyvfio.mock.vfio.pci.device import PciDevice

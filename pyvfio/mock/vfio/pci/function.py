@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: MIT
+"""What a PCI function of the mock is: its IDs, BARs and capabilities."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, SupportsBytes
+
+from pyvfio.mock.vfio.pci import saved as saved_
+from pyvfio.mock.vfio.pci.saved import Saved, SavedBar
+
+_BARS, _BRIDGE_BARS = 6, 2
+#: the largest region of vfio-pci, whose offsets in the device's file have 40 bits
+_LARGEST_BAR = 1 << 40
+_LARGEST_NARROW_BAR, _LARGEST_PORTS = 1 << 31, 256
+#: bytes of an entry of the MSI-X table; bytes of its array of pending bits, for 64 vectors
+_MSIX_ENTRY, _MSIX_PENDING = 16, 8
+_PAGE = 4096
+#: bytes of a BAR of ports whose size is not known
+_PORTS = 32
+_LAST_ID, _LAST_PIN = 0xFFFF, 4
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A BAR.
+
+    :ivar size: bytes, a power of two, at most 1 TiB (2 GiB without `wide`); with `wide` it takes the next BAR's place too
+    :ivar memory: programs may map it: it is memory, and nothing happens when it is written
+    :ivar ports: it is not in memory, but among the processor's ports
+    :raises ValueError: PCI has no such BAR
+    """
+
+    size: int
+    wide: bool = False
+    prefetchable: bool = False
+    memory: bool = False
+    ports: bool = False
+
+    def __post_init__(self) -> None:
+        least, most = (4, _LARGEST_PORTS) if self.ports else (16, _LARGEST_BAR if self.wide else _LARGEST_NARROW_BAR)
+        if not least <= self.size <= most or self.size & self.size - 1:
+            kind = "a BAR of ports" if self.ports else "a BAR of 64 bits" if self.wide else "a BAR of 32 bits"
+            raise ValueError(f"size={self.size:#x}: {kind} has a power of two from {least} to {most:#x} bytes")
+        if self.ports and (self.wide or self.prefetchable or self.memory):
+            raise ValueError("ports=True: a BAR of ports is neither wide nor prefetchable nor memory")
+
+
+@dataclass(frozen=True)
+class Function:
+    """A PCI function.
+
+    :ivar ids: vendor, device; `subsystem` likewise
+    :ivar bars: index -> BAR
+    :ivar msi: vectors, a power of two; 0: no such capability. So `msix`
+    :ivar intx: it has the interrupt pin A
+    :ivar express: it is PCI Express, with 4096 bytes of configuration space
+    :ivar resets: it can be reset alone, by each of these that it has: a function-level reset of PCI Express (`flr`) or of the
+        Advanced Features, which a write to configuration space starts too; power management; without any of them a way of its own
+    :ivar flr: it has PCI Express's function-level reset; None for yes if it resets and has no power management
+    :ivar advanced_features: it has the capability of that name, by which conventional PCI has function-level resets
+    :ivar bus_resets: a reset of its bus works
+    :ivar virtual: most virtual functions that can be made of it
+    :ivar virtual_room: how many of them the firmware left room for among the addresses of BARs; more are ENOMEM
+    :ivar virtual_device: their device ID
+    :ivar virtual_at: how far behind it the first of them is, and the next behind that, in functions
+    :ivar error_reporting: it has PCI Express's Advanced Error Reporting; it reports no errors
+    :ivar msix_table: BAR and offset of the MSI-X table, 16 bytes to a vector, which vfio-pci keeps to itself; None for a BAR of its
+        own, the first that is free. The pending bits follow at `msix_pending`, or behind the table
+    :ivar no_soft_reset: it keeps what it holds from D3hot to D0, so that power management does not reset it
+    :ivar saved: the configuration space that :meth:`of` was given, whose capabilities stay where they are
+    :raises ValueError: PCI has no such function
+    """
+
+    ids: tuple[int, int]
+    class_code: int = 0xFF0000
+    revision: int = 0
+    subsystem: tuple[int, int] = (0x1AF4, 0x1100)
+    bars: dict[int, Bar] = field(default_factory=dict, hash=False)
+    msi: int = 0
+    msix: int = 0
+    intx: bool = False
+    express: bool = False
+    power_management: bool = False
+    resets: bool = False
+    bus_resets: bool = True
+    virtual: int = 0
+    virtual_device: int = 0
+    virtual_at: tuple[int, int] = (0x80, 2)
+    multifunction: bool = False
+    bridge: bool = False
+    advanced_features: bool = False
+    error_reporting: bool = False
+    flr: bool | None = None
+    virtual_room: int = 0xFFFF
+    msix_table: tuple[int, int] | None = None
+    msix_pending: tuple[int, int] | None = None
+    no_soft_reset: bool = False
+    saved: Saved | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        _check_bars(self)
+        if self.msix:
+            self._check_msix()
+        if self.saved is not None:
+            _check_saved(self, self.saved)
+
+    @classmethod
+    def of(
+        cls,
+        config: bytes | bytearray | memoryview | SupportsBytes,
+        *,
+        sizes: Mapping[int, int] | None = None,
+        resource: str | None = None,
+        ids: tuple[int, int] | None = None,
+    ) -> Function:
+        """Return the function with a saved configuration space: a copy of sysfs's file `config`, or a dump of lspci.
+
+        `pyvfio.pci.SavedConfig.read_dump` gives the bytes of each function in a dump. Capabilities stay at their offsets, without those
+        that vfio-pci hides; what the mock models of them works (power management, MSI, MSI-X, function-level resets, virtual functions,
+        error reporting), and all other registers read as saved. BARs get addresses of the mock's host.
+
+        :param config: 64 bytes (a header alone: no capabilities), 256, or 4096
+        :param sizes: BAR -> bytes, for the bytes do not tell; a BAR that is left out has a page, or what its MSI-X table takes, or
+            32 ports. A BAR that reads as zeros is there if its size is given
+        :param resource: instead, the text of sysfs's file `resource`, which has all sizes
+        :param ids: vendor and device, for a virtual function, whose own registers read as ones
+        :raises TypeError: `config` is not bytes
+        :raises ValueError: no endpoint has such a configuration space; what is wrong is named
+        :warns RuntimeWarning: a list of capabilities breaks; what is before that works
+        """
+        if isinstance(config, (int, str)) or not isinstance(config, (bytes, bytearray, memoryview, SupportsBytes)):
+            raise TypeError(f"config must be bytes, not {type(config).__name__}")
+        if sizes is not None and resource is not None:
+            raise ValueError("sizes and resource both tell the sizes of BARs: give one of them")
+        saved = saved_.read(bytes(config))
+        if saved.broken is not None:
+            warnings.warn(f"config: {saved.broken}; what is before that works", RuntimeWarning, stacklevel=2)
+        found = {**_identity(saved, ids), **_standard(saved), **_extended(saved)}
+        tables = [found[name] for name in ("msix_table", "msix_pending") if name in found]
+        needs = {bar: 0 for bar, _ in tables}
+        for (bar, offset), size in zip(tables, _msix_sizes(found.get("msix", 0)), strict=False):
+            needs[bar] = max(needs[bar], offset + size)
+        known = _with_sizes(saved_.bars(saved, resource), dict(sizes or {}))
+        return cls(
+            bars={index: _bar(index, bar, needs.get(index, 0)) for index, bar in known.items()}, saved=saved, **found
+        )
+
+    @property
+    def reset_methods(self) -> tuple[str, ...]:
+        """The ways to reset it alone, by their names in sysfs, the first choice first."""
+        if not self.resets:
+            return ()
+        by_express = self.express and (not self.power_management if self.flr is None else self.flr)
+        there = {
+            "flr": by_express,
+            "af_flr": self.advanced_features,
+            "pm": self.power_management and not self.no_soft_reset,
+        }
+        return tuple(name for name, has in there.items() if has) or ("device_specific",)
+
+    @property
+    def table(self) -> tuple[int, int]:
+        """BAR and offset of the MSI-X table, wherever it is."""
+        return (self._free(), 0) if self.msix_table is None else self.msix_table
+
+    @property
+    def pending(self) -> tuple[int, int]:
+        """BAR and offset of the pending bits, wherever they are."""
+        bar, offset = self.table
+        return (bar, offset + _MSIX_ENTRY * self.msix) if self.msix_pending is None else self.msix_pending
+
+    @property
+    def all_bars(self) -> dict[int, Bar]:
+        """The BARs, with the one that is there for the MSI-X table alone."""
+        if not self.msix or self.msix_table is not None:
+            return self.bars
+        size = sum(_msix_sizes(self.msix))
+        return self.bars | {self._free(): Bar(max(_PAGE, 1 << (size - 1).bit_length()))}
+
+    def _free(self) -> int:
+        """The first BAR that is not used."""
+        taken = set(self.bars) | {index + 1 for index, bar in self.bars.items() if bar.wide}
+        return next((index for index in range(_BARS) if index not in taken), _BARS)
+
+    def _check_msix(self) -> None:
+        bars = self.all_bars
+        if self.msix_table is None and self._free() == _BARS:
+            raise ValueError(
+                f"msix={self.msix}: no BAR is left for its table; say where it is with msix_table=(bar, offset)"
+            )
+        table, pending = _msix_sizes(self.msix)
+        for name, (bar, offset), size in (
+            ("msix_table", self.table, table),
+            ("msix_pending", self.pending, pending),
+        ):
+            if bar not in bars or bars[bar].ports or offset % 8 or not 0 <= offset <= bars[bar].size - size:
+                raise ValueError(
+                    f"{name}=({bar}, {offset:#x}): {size:#x} bytes there are not within a memory BAR, at a multiple of 8"
+                )
+
+
+def _check_numbers(function: Function) -> None:
+    limits = {
+        "ids": (function.ids, 0xFFFF),
+        "subsystem": (function.subsystem, 0xFFFF),
+        "class_code": ((function.class_code,), 0xFFFFFF),
+        "revision": ((function.revision,), 0xFF),
+        "msix": ((function.msix,), 2048),
+        "virtual": ((function.virtual,), 0xFFFF),
+        "virtual_device": ((function.virtual_device,), 0xFFFF),
+        "virtual_at": (function.virtual_at, 0xFFFF),
+    }
+    for name, (values, most) in limits.items():
+        if wrong := [value for value in values if not 0 <= value <= most]:
+            raise ValueError(f"{name} must be 0 to {most:#x}, not {wrong[0]:#x}")
+    if function.msi not in (0, 1, 2, 4, 8, 16, 32):
+        raise ValueError(f"msi={function.msi}: MSI has 1, 2, 4, 8, 16 or 32 vectors, or is not there (0)")
+    if function.virtual and not function.express:
+        raise ValueError(
+            f"virtual={function.virtual}: only functions of PCI Express (express=True) have virtual functions"
+        )
+    if function.virtual and 0 in function.virtual_at:
+        raise ValueError(
+            f"virtual_at={function.virtual_at}: virtual functions are behind the physical one, each at a place of its own"
+        )
+
+
+def _check_bars(function: Function) -> None:
+    most = _BRIDGE_BARS if function.bridge else _BARS
+    for index, bar in function.bars.items():
+        if not 0 <= index < most or (bar.wide and index + 1 >= most):
+            raise ValueError(f"bars: {bar} cannot be BAR{index}: they are 0 to {most - 1}, and a wide one takes two")
+        if bar.wide and index + 1 in function.bars:
+            raise ValueError(f"bars: BAR{index} is wide and takes the place of BAR{index + 1} too")
+
+
+def _msix_sizes(vectors: int) -> tuple[int, int]:
+    """Return the bytes of an MSI-X table, and of its array of pending bits."""
+    return _MSIX_ENTRY * vectors, _MSIX_PENDING * -(-vectors // 64)
+
+
+# From a saved configuration space.
+
+_VENDOR_ID, _DEVICE_ID, _REVISION, _CLASS, _HEADER_TYPE, _SUBSYSTEM, _PIN = 0x00, 0x02, 0x08, 0x09, 0x0E, 0x2C, 0x3D
+_MULTIFUNCTION = 0x80
+
+
+def _identity(saved: Saved, ids: tuple[int, int] | None) -> dict[str, Any]:
+    """Return what the header says of a function."""
+    if ids is None:
+        ids = saved.word(_VENDOR_ID, 2), saved.word(_DEVICE_ID, 2)
+        if _LAST_ID in ids[:1]:
+            raise ValueError(
+                "the vendor ID reads as ones: a virtual function, whose IDs are the kernel's affair; "
+                "give ids=(vendor, device), as sysfs's files have them"
+            )
+    pin = saved.data[_PIN]
+    if pin > _LAST_PIN:
+        raise ValueError(f"the interrupt pin register reads {pin}: PCI has the pins 1 to {_LAST_PIN} (INTA to INTD)")
+    return {
+        "ids": ids,
+        "class_code": saved.word(_CLASS, 3),
+        "revision": saved.data[_REVISION],
+        "subsystem": (saved.word(_SUBSYSTEM, 2), saved.word(_SUBSYSTEM + 2, 2)),
+        "multifunction": bool(saved.data[_HEADER_TYPE] & _MULTIFUNCTION),
+        "intx": pin > 0,
+    }
+
+
+def _standard(saved: Saved) -> dict[str, Any]:
+    """Return what the standard capabilities say of a function."""
+    found: dict[str, Any] = {}
+    if at := saved.find(saved_.POWER_MANAGEMENT):
+        found["power_management"] = True
+        found["no_soft_reset"] = bool(saved.word(at + 4, 2) >> 3 & 1)
+    if at := saved.find(saved_.MSI):
+        found["msi"] = 1 << (saved.word(at + 2, 2) >> 1 & 7)
+    if at := saved.find(saved_.MSIX):
+        table, pending = saved.word(at + 4, 4), saved.word(at + 8, 4)
+        found["msix"] = (saved.word(at + 2, 2) & 0x7FF) + 1
+        found["msix_table"] = table & 7, table & ~7
+        found["msix_pending"] = pending & 7, pending & ~7
+    found["flr"] = False
+    if at := saved.find(saved_.EXPRESS):
+        found["express"] = True
+        found["flr"] = bool(saved.word(at + 4, 4) >> 28 & 1)
+    advanced = 0
+    if at := saved.find(saved_.ADVANCED_FEATURES):
+        found["advanced_features"] = True
+        # Linux wants both bits: transactions pending, and the reset (pci_af_flr).
+        advanced = saved.data[at + 3] & 3 == 3
+    by_power = found.get("power_management", False) and not found["no_soft_reset"]
+    found["resets"] = bool(found["flr"] or advanced or by_power)
+    return found
+
+
+def _extended(saved: Saved) -> dict[str, Any]:
+    """Return what the extended capabilities say of a function."""
+    found: dict[str, Any] = {"error_reporting": saved.find_extended(saved_.ADVANCED_ERROR_REPORTING) > 0}
+    if at := saved.find_extended(saved_.VIRTUALISATION):
+        # Their places may depend on their number, and read as zeros while there are none.
+        first, stride = saved.word(at + 0x14, 2), saved.word(at + 0x16, 2)
+        found["virtual"] = saved.word(at + 0x0E, 2)
+        found["virtual_device"] = saved.word(at + 0x1A, 2)
+        found["virtual_at"] = max(first, 1), max(stride, 1)
+    return found
+
+
+def _with_sizes(found: dict[int, SavedBar], sizes: dict[int, int]) -> dict[int, SavedBar]:
+    """Return the BARs with the sizes that were given; one that reads as zeros is there if its size is."""
+    every = dict(found)
+    for index, size in sizes.items():
+        if index not in range(_BARS):
+            raise ValueError(f"sizes: there is no BAR{index}; they are 0 to {_BARS - 1}")
+        if index - 1 in every and every[index - 1].wide:
+            raise ValueError(f"sizes: BAR{index} is the upper half of BAR{index - 1}, which has 64 bits")
+        every[index] = every.get(index, SavedBar(0, False, False, False))._replace(size=size)
+    return dict(sorted(every.items()))
+
+
+def _bar(index: int, bar: SavedBar, need: int) -> Bar:
+    """Return a BAR, of its size or of one that the bytes allow.
+
+    :param need: bytes that the MSI-X table and its pending bits take
+    """
+    size = bar.size
+    if size is None:
+        size = _PORTS if bar.ports else max(_PAGE, 1 << (need - 1).bit_length() if need else 0)
+        if bar.address:
+            size = min(size, bar.address & -bar.address)
+    try:
+        made = Bar(size, wide=bar.wide, prefetchable=bar.prefetchable, ports=bar.ports)
+    except ValueError as error:
+        raise ValueError(f"BAR{index}: {error}") from None
+    if bar.address % size:
+        raise ValueError(f"BAR{index} is at {bar.address:#x}, which is not a multiple of its size, {size:#x}")
+    return made
+
+
+def _check_saved(function: Function, saved: Saved) -> None:
+    """Refuse a copy by dataclasses.replace whose capabilities are not those that are saved."""
+    there = {"msi": 0, "msix": 0, "express": False, "power_management": False, "advanced_features": False}
+    there |= {"no_soft_reset": False, "virtual": 0, "virtual_device": 0} | _standard(saved) | _extended(saved)
+    del there["resets"]
+    there.pop("virtual_at", None)
+    for name, value in there.items():
+        if (given := getattr(function, name)) != value:
+            raise ValueError(
+                f"{name}={given!r}: the saved configuration space says {value!r}; set saved=None to differ"
+            )

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: MIT
+"""A configuration space that was saved, and what vfio-pci shows of its lists of capabilities.
+
+The walk and the lengths are those of drivers/vfio/pci/vfio_pci_config.c (vfio_cap_init, vfio_ecap_init), where a capability of length 0
+is hidden: the one before it links to the one behind it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+POWER_MANAGEMENT, MSI, VENDOR, EXPRESS, MSIX, ADVANCED_FEATURES = 0x01, 0x05, 0x09, 0x10, 0x11, 0x13
+ADVANCED_ERROR_REPORTING, VIRTUALISATION = 0x0001, 0x0010
+STANDARD, EXTENDED = 256, 4096
+_HEADER = 64
+_SIZES = (_HEADER, STANDARD, EXTENDED)
+_STATUS, _CAPABILITIES, _HEADER_TYPE, _BAR0, _BARS = 0x06, 0x34, 0x0E, 0x10, 6
+_HAS_LIST = 1 << 4
+#: AGP, VPD, PCI-X, HyperTransport, SATA: with those above, what the kernel knows a length of (pci_cap_length)
+_KNOWN = {POWER_MANAGEMENT, 0x02, 0x03, MSI, 0x07, 0x08, VENDOR, EXPRESS, MSIX, 0x12, ADVANCED_FEATURES}
+#: likewise of extended capabilities (pci_ext_cap_length)
+_KNOWN_EXTENDED = {
+    0x01,
+    0x02,
+    0x03,
+    0x04,
+    0x08,
+    0x09,
+    0x0B,
+    0x0D,
+    0x0E,
+    0x0F,
+    0x10,
+    0x12,
+    0x13,
+    0x15,
+    0x16,
+    0x17,
+    0x18,
+    0x23,
+}
+_VENDOR_EXTENDED, _DESIGNATED = 0x0B, 0x23
+#: of sysfs's lines: ports, memory, prefetchable, 64 bits
+_IO, _MEMORY, _PREFETCHABLE, _WIDE = 0x100, 0x200, 0x2000, 0x100000
+_LINE = re.compile(r"0x([0-9a-f]{1,16}) 0x([0-9a-f]{1,16}) 0x([0-9a-f]{1,16})")
+
+
+class Capability(NamedTuple):
+    """A capability that is shown."""
+
+    id: int
+    offset: int
+
+
+class SavedBar(NamedTuple):
+    """A BAR, as the bytes or sysfs's lines have it.
+
+    :ivar size: bytes; None if only the bytes are known, which do not tell
+    """
+
+    address: int
+    ports: bool
+    wide: bool
+    prefetchable: bool
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved configuration space.
+
+    :ivar data: 256 bytes or 4096
+    :ivar standard_only: extended space reads as ones, so that the kernel shows 256 bytes (pci_cfg_space_size)
+    :ivar capabilities: those that vfio-pci shows, in the list's order; `extended` likewise
+    :ivar broken: where a list breaks, in words; None for a whole one
+    """
+
+    data: bytes
+    capabilities: tuple[Capability, ...]
+    extended: tuple[Capability, ...]
+    broken: str | None
+    standard_only: bool = False
+
+    def word(self, offset: int, size: int) -> int:
+        """Return the number at an offset."""
+        return int.from_bytes(self.data[offset : offset + size], "little")
+
+    def find(self, id_: int) -> int:
+        """Return the offset of the first standard capability of an id; 0 without one."""
+        return next((one.offset for one in self.capabilities if one.id == id_), 0)
+
+    def find_extended(self, id_: int) -> int:
+        """Return the offset of the first extended capability of an id; 0 without one."""
+        return next((one.offset for one in self.extended if one.id == id_), 0)
+
+
+def read(config: bytes) -> Saved:
+    """Return the capabilities of a saved configuration space, and the bytes with links past what is hidden.
+
+    :raises ValueError: it has another size than sysfs or lspci give, or is no endpoint's
+    """
+    if len(config) not in _SIZES:
+        raise ValueError(
+            f"config has {len(config)} bytes: a configuration space is saved as 64 (not by root), 256 or 4096 bytes"
+        )
+    if set(config[:_HEADER]) == {0xFF}:
+        raise ValueError("config reads as ones: the device was asleep (D3cold) or gone when it was saved")
+    kind = config[_HEADER_TYPE] & 0x7F
+    if kind:
+        what = {1: "a PCI bridge", 2: "a CardBus bridge"}.get(kind, "unknown")
+        raise ValueError(f"config has header type {kind} ({what}): VFIO takes endpoints only, which have header type 0")
+    data = bytearray(config.ljust(STANDARD, b"\0"))
+    whole = len(config) > _HEADER
+    capabilities, broken = _standard(data) if whole else ([], None)
+    if not capabilities and not broken:
+        data[_STATUS] &= ~_HAS_LIST
+        data[_CAPABILITIES] = 0
+    extended: list[Capability] = []
+    standard_only = data[STANDARD : STANDARD + 4] == b"\xff" * 4
+    if standard_only or not any(one.id == EXPRESS for one in capabilities):
+        del data[STANDARD:]
+    elif len(data) == EXTENDED:
+        extended, more = _extended(data)
+        broken = broken or more
+    return Saved(bytes(data), tuple(capabilities), tuple(extended), broken, standard_only)
+
+
+def _standard(data: bytearray) -> tuple[list[Capability], str | None]:
+    """Walk the list of standard capabilities, and link past those that are hidden (vfio_cap_init)."""
+    found: list[Capability] = []
+    if not data[_STATUS] & _HAS_LIST:
+        return found, None
+    link, seen = _CAPABILITIES, set[int]()
+    while at := data[link] & ~3:
+        if at < _HEADER:
+            return found, f"the capability list points into the header, to {at:#x}"
+        if at in seen:
+            return found, f"the capability list has a cycle at {at:#x}"
+        if data[at] == 0xFF:
+            return found, f"the capability list ends in ones, at {at:#x}"
+        seen.add(at)
+        # A vendor's capability has its length in its third byte.
+        if data[at] in _KNOWN and not (data[at] == VENDOR and not data[at + 2]):
+            found.append(Capability(data[at], at))
+            link = at + 1
+        else:
+            data[link] = data[at + 1]
+    return found, None
+
+
+def _extended(data: bytearray) -> tuple[list[Capability], str | None]:
+    """Walk the list of extended capabilities likewise (vfio_ecap_init). One that is first is hidden by its id alone."""
+    found: list[Capability] = []
+    at, previous, seen = STANDARD, 0, set[int]()
+    broken = None
+    while at:
+        if not STANDARD <= at <= EXTENDED - 4:
+            broken = f"the extended capability list points out of extended space, to {at:#x}"
+            break
+        if at in seen:
+            broken = f"the extended capability list has a cycle at {at:#x}"
+            break
+        seen.add(at)
+        header = int.from_bytes(data[at : at + 4], "little")
+        if header in (0, 0xFFFFFFFF):
+            break
+        id_, following = header & 0xFFFF, header >> 20 & 0xFFC
+        if _is_known(data, at, id_):
+            found.append(Capability(id_, at))
+            previous = at
+        elif previous:
+            before = int.from_bytes(data[previous : previous + 4], "little") & 0xFFFFF
+            data[previous : previous + 4] = (before | following << 20).to_bytes(4, "little")
+        else:
+            data[at : at + 4] = (following << 20).to_bytes(4, "little")
+            previous = at
+        at = following
+    if not found:
+        data[STANDARD : STANDARD + 4] = bytes(4)
+    return found, broken
+
+
+def _is_known(data: bytearray, at: int, id_: int) -> bool:
+    """Whether an extended capability is shown: its length is known, and not 0."""
+    length = {
+        _VENDOR_EXTENDED: int.from_bytes(data[at + 6 : at + 8], "little") >> 4,
+        _DESIGNATED: int.from_bytes(data[at + 6 : at + 8], "little") >> 4,
+    }.get(id_, 1)
+    return id_ in _KNOWN_EXTENDED and length > 0
+
+
+def bars(saved: Saved, resource: str | None) -> dict[int, SavedBar]:
+    """Return the BARs, by the bytes and, if there are any, the lines of sysfs's file `resource`.
+
+    :raises ValueError: PCI has no such BAR, or a line is not one of that file's
+    """
+    found: dict[int, SavedBar] = {}
+    upper = False
+    for index in range(_BARS):
+        low = saved.word(_BAR0 + 4 * index, 4)
+        if upper:
+            upper = False
+        elif low & 1:
+            found[index] = SavedBar(low & ~3, True, False, False)
+        elif low:
+            if low >> 1 & 3 == 3:
+                raise ValueError(f"BAR{index} reads {low:#x}: its type, bits 1 and 2, is reserved")
+            upper = low >> 1 & 3 == 2
+            if upper and index == _BARS - 1:
+                raise ValueError(f"BAR{index} reads {low:#x}: the last BAR cannot have 64 bits")
+            high = saved.word(_BAR0 + 4 * index + 4, 4) if upper else 0
+            found[index] = SavedBar(high << 32 | low & ~0xF, False, upper, bool(low & 8))
+    return found if resource is None else _with_lines(found, resource)
+
+
+def _with_lines(found: dict[int, SavedBar], resource: str) -> dict[int, SavedBar]:
+    """Take sizes, and BARs that read as zeros (those of virtual functions do), from sysfs's lines."""
+    lines = resource.strip().splitlines()
+    if len(lines) < _BARS:
+        raise ValueError(f"resource has {len(lines)} lines: sysfs's file has one for each of the six BARs, and more")
+    every = dict(found)
+    for index, line in enumerate(lines[:_BARS]):
+        match = _LINE.fullmatch(line.strip().lower())
+        if match is None:
+            raise ValueError(f"resource: {line!r} is no line of sysfs's file, such as 0x00000000fe000000 ... ...")
+        start, last, flags = (int(number, 16) for number in match.groups())
+        if not flags & (_IO | _MEMORY):
+            if index in every:
+                raise ValueError(f"resource: the kernel has no BAR{index}, and config has one")
+            continue
+        known = every.get(index)
+        if known is not None and known.ports != bool(flags & _IO):
+            raise ValueError(f"resource: BAR{index} is of another kind there than in config")
+        bar = known or SavedBar(start, bool(flags & _IO), bool(flags & _WIDE), bool(flags & _PREFETCHABLE))
+        every[index] = bar._replace(size=last - start + 1)
+    return every
