@@ -20,7 +20,7 @@ MEM_TYPE_64 = 0x4
 """Bit of a memory BAR's low register: a second register holds the upper half."""
 
 PC_FIRMWARE = IovaSet([IovaRange(0xFFFC0000, UINT32_MAX)])
-"""The addresses of a PC's firmware ROM (256 KiB), which hides whatever else is mapped there."""
+"""The addresses of a PC's firmware (256 KiB). In flash, as OVMF's usually is, it hides a BAR there; a ROM (SeaBIOS, -bios) does not."""
 
 
 def decode(low: int, high: int | None, size: int, *, memory_enabled: bool = True) -> IovaRange | None:
@@ -63,7 +63,8 @@ class Bar:
     :param high: the upper register's value; None for a 32-bit BAR
     :param size: the BAR's size, a power of two
     :param flags: the low register's read-only bits
-    :param covered: addresses where something of higher priority hides the BAR
+    :param covered: addresses where something of higher priority hides the BAR: as in the trace of 2014, and with firmware in flash
+        (pflash) under 10.0 and 11.1.3. A BAR is in front of a ROM (-bios), so with that pass `IovaSet()`: the low half's all ones then show
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from vmtest.qemu import require_qemu
 from pyvfio.guest import qemu
 from pyvfio.guest.qemu import logs
 from tests.qemu.client import ENDED, Client
-from tests.qemu.conftest import FIRST, SECOND, assigned
+from tests.qemu.conftest import FIRST, SECOND, assigned, containers
 
 BAR = 0xE0000000
 SOURCE, DESTINATION, COUNT, COMMAND = 0x80, 0x88, 0x90, 0x98
@@ -39,11 +39,6 @@ def copy(client: Client, source: int, destination: int, count: int, command: int
         assert time.monotonic() < limit
 
 
-def containers(iommufd: bool) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the options that make a container, and those by which a device takes it."""
-    return (("-object", "iommufd,id=i0"), {"iommufd": "i0"}) if iommufd else ((), {})
-
-
 @pytest.mark.parametrize(
     ("iommufd", "lose"), [(False, 0), (True, 0), (False, 1)], ids=["type1", "iommufd", "a log that loses"]
 )
@@ -55,8 +50,8 @@ def test_what_the_device_writes_meanwhile_arrives(
     newest = require_qemu("newest")
     data = os.urandom(2048)
     with (
-        Client(newest, [*options, *assigned(FIRST, **of_device)]) as source,  # type: ignore[arg-type]
-        Client(newest, [*options, *assigned(SECOND, **of_device), "-incoming", "defer"]) as destination,  # type: ignore[arg-type]
+        Client(newest, [*options, *assigned(FIRST, **of_device)]) as source,
+        Client(newest, [*options, *assigned(SECOND, **of_device), "-incoming", "defer"]) as destination,
     ):
         source.place(4, BAR)
         source.qtest.write(DATA, data)
