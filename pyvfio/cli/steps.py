@@ -14,7 +14,7 @@ from pyvfio.cli.call import UsageError
 from pyvfio.cli.expressions import evaluate, masked, register, seconds
 from pyvfio.cli.opened_device import hexdump
 from pyvfio.cli.output import address
-from pyvfio.errors import Error
+from pyvfio.errors import Error, InvalidRequest
 
 if TYPE_CHECKING:
     from pyvfio import Device, Irq, Mapping, Region, Vector
@@ -148,9 +148,15 @@ def _peek(session: Session, words: list[str]) -> Done:
     where = words[0]
     offset, width = register(words[1], session.names)
     count = evaluate(words[2], session.names, "a count") if len(words) > 2 else 1
+    if count < 1:
+        raise UsageError(f"a count is 1 or more, not {count}")
+    # All or none: a read may have an effect on the device.
+    if not where.startswith("@") and count > 1 and offset + count * width > (size := session.size_of(where)):
+        raise InvalidRequest(
+            f"{session.called(where)}: {count} times {width} bytes at offset {offset:#x} lie outside; it has {size:#x} bytes"
+        )
     values = [session.load(where, offset + index * width, width) for index in range(count)]
-    if values:
-        session.names["?"] = values[-1]
+    session.names["?"] = values[-1]
     shown = [f"{value:#0{2 + 2 * width}x}" for value in values]
     document = {"region": session.called(where), "offset": address(offset), "width": 8 * width, "values": shown}
     return Done(document, "\n".join(shown))

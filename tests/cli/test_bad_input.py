@@ -106,6 +106,7 @@ def test_an_unknown_kernel_is_wrong_usage(capsys: pytest.CaptureFixture[str]) ->
         (("peek", "bar0", "1"), 1, "not a multiple of the width"),
         (("peek", "bar0", "0x100000"), 1, "lie outside"),
         (("peek", "bar0", "0", "0x100000"), 1, "lie outside"),
+        (("peek", "bar0", "0", "0"), 2, "a count is 1 or more, not 0"),
         (("peek", "bar0", "-4"), 2, ""),
         (("peek", "bar1", "0"), 1, ""),
         (("peek", "nothing", "0"), 2, "is not a region"),

@@ -11,7 +11,7 @@ import pytest
 from pyvfio import host, mock
 from pyvfio.cli import expressions
 from pyvfio.cli.call import UsageError
-from pyvfio.cli.steps import STEPS
+from pyvfio.cli.steps import STEPS, Session
 from tests.cli.command import Command
 
 EDU, VF = "0000:00:03.0", "0000:41:10.1"
@@ -152,6 +152,15 @@ def test_malformed_expressions_are_refused(text: str) -> None:
 
 
 # The single steps
+
+
+def test_peek_reads_all_or_nothing(pyvfio: Command, edu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "load", lambda *arguments: pytest.fail("it was read"))
+    ran = pyvfio("peek", EDU, "bar0", "0xffff8", "3")
+    assert (ran.code, "BAR0: 3 times 4 bytes at offset 0xffff8 lie outside; it has 0x100000 bytes" in ran.err) == (
+        1,
+        True,
+    )
 
 
 def test_peek_reads_each_width(pyvfio: Command, edu: str) -> None:
