@@ -88,7 +88,8 @@ DETACH = Request(
 class Reset(NamedTuple):
     """The facts about a reset that failed.
 
-    :ivar address: of the device; :ivar resettable: whether it has a reset of its own
+    :ivar address: of the device
+    :ivar resettable: whether it has a reset of its own
     """
 
     address: str
@@ -149,7 +150,9 @@ class Device(Resource):
         The process goes on, with the same open device; closing this one closes the copy alone. It has no address space, since the
         process's is out of reach. See :func:`pyvfio.host.holders_of` for the process and its descriptor.
 
-        :param address: the device's; :param pid: the process; :param number: its descriptor
+        :param address: the device's
+        :param pid: the process
+        :param number: its descriptor
         :raises OSError: EPERM, this process may not trace that one; EBADF, it has no such descriptor
         """
         kernel = resolve(kernel)

@@ -39,7 +39,8 @@ class SetFacts(NamedTuple):
     :ivar name: of the interrupts
     :ivar last: number of the last vector that was asked for; None for all
     :ivar vectors: how many the device has
-    :ivar enabled: whether any of them is enabled; :ivar others: the other interrupts that are
+    :ivar enabled: whether any of them is enabled
+    :ivar others: the other interrupts that are
     :ivar enabling: whether vectors were to be enabled
     :ivar fixed: the number of vectors was fixed when the first was enabled (VFIO_IRQ_INFO_NORESIZE); None where it is not
     :ivar room: how many vectors the kernel said that it can allocate; None where it did not say

@@ -40,15 +40,18 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
 
-def _seconds(ax: Axes, label: str = "time (s)") -> None:
-    ax.set_xlabel(label)
+def _seconds(ax: Axes) -> None:
+    """Label the horizontal axis in seconds, from 0 to the end of all that is drawn."""
+    ax.set_xlabel("time (s)")
+    ax.set_xlim(0, max(ax.dataLim.x1, 0) * 1.02 or 1)
 
 
-def _bytes_upwards(ax: Axes, most: float, per: str = "") -> None:
-    """Label the vertical axis in bytes, from 0 on, at multiples of a power of two."""
-    ax.yaxis.set_major_locator(MultipleLocator(2.0 ** math.ceil(math.log2(max(most, 8) / 8))))
+def _bytes_upwards(ax: Axes, per: str = "") -> None:
+    """Label the vertical axis in bytes, from 0 to the most that is drawn, at multiples of a power of two."""
+    most = max(ax.dataLim.y1, 8.0)
+    ax.yaxis.set_major_locator(MultipleLocator(2.0 ** math.ceil(math.log2(most / 8))))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: about(int(value)) + per))
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, most * 1.05)
 
 
 def heat_map(
@@ -80,7 +83,7 @@ def heat_map(
     ticks = starts | ends
     ax.set_yticks(*_apart(list(ticks), list(ticks.values()), bottom / 25))
     ax.set_ylabel("IOVA")
-    _seconds(ax)
+    ax.set_xlabel("time (s)")
     if colorbar and drawn is not None:
         ax.figure.colorbar(drawn, ax=ax, label="share of pages written")
     return ax
@@ -96,13 +99,13 @@ def _apart(ticks: Sequence[float], labels: Sequence[str], least: float) -> tuple
 
 
 def written_over_time(history: DirtyHistory, *, ax: Axes | None = None) -> Axes:
-    """Draw the bytes written per second, and what reading the log itself cost, in parts of the interval."""
+    """Draw the bytes written per second, by the interval between two samples."""
     ax = _axes(ax, (8, 3))
     times = history.times
     lengths = np.diff(times, prepend=0.0)
     rates = np.divide(history.counts * history.page_size, lengths, out=np.zeros(len(history)), where=lengths > 0)
-    ax.step(times, rates, where="pre", color="tab:blue")
-    _bytes_upwards(ax, float(rates.max(initial=0)), "/s")
+    ax.step([0.0, *times], [*rates[:1], *rates], where="pre", color="tab:blue")
+    _bytes_upwards(ax, "/s")
     ax.set_ylabel("written")
     _seconds(ax)
     return ax
@@ -156,10 +159,11 @@ def iova_map(
     ticks, labels = _apart(*scale.ticks(), scale.length / 28)
     ax.set_xticks(ticks, labels, rotation=45, ha="right", fontsize=7)
     for at in scale.breaks:
-        ax.text(at, 0.5, "//", ha="center", va="center", fontsize=9, color="0.35")
+        ax.text(at, 0, "//", ha="center", va="center", fontsize=11, color="black", clip_on=False)
     ax.set_xlim(0, scale.length)
-    ax.set_ylim(0, 1.25)
+    ax.set_ylim(0, 1)
     ax.set_yticks([])
+    ax.spines[["left", "right", "top"]].set_visible(False)
     ax.set_xlabel("IOVA (long stretches shortened)")
     handles, texts = ax.get_legend_handles_labels()
     shown = dict(zip(texts, handles, strict=True))
@@ -224,7 +228,7 @@ def over_tracked(
     names = [each if isinstance(each, str) else each.__name__ for each in chosen]
     for at, strategy in enumerate(chosen):
         made = plan(sections, strategy)
-        extra, note, hatch = made.over_tracked, f"{len(made.ranges)} ranges", ""
+        extra, note, hatch = made.over_tracked, f"{len(made.ranges)} range{'s' * (len(made.ranges) != 1)}", ""
         if limits is not None:
             fit = made.fit(limits)
             extra += fit.over_tracked
@@ -260,8 +264,7 @@ def convergence(history: MigrationHistory, *, ax: Axes | None = None, **line: An
         last = running[-1].left or 0 if running else 0
         ax.plot([end - history.downtime], [last], "o", color=colour)
         ax.axvspan(end - history.downtime, end, color=colour, alpha=0.2, linewidth=0)
-    _bytes_upwards(ax, max((point.left or 0 for point in running), default=0))
-    ax.set_xlim(left=0)
+    _bytes_upwards(ax)
     ax.set_ylabel("left to send")
     _seconds(ax)
     return ax

@@ -47,7 +47,8 @@ class DeviceFile:
 
     :class:`pyvfio.Device` makes one, and its parts hold it.
 
-    :ivar fd: the descriptor; :ivar address: the device's name, for PCI "0000:00:03.0"
+    :ivar fd: the descriptor
+    :ivar address: the device's name, for PCI "0000:00:03.0"
     """
 
     def __init__(self, fd: Fd, address: str) -> None:

@@ -76,7 +76,8 @@ def open_node(
 
     :param kind: of descriptor, as in :mod:`pyvfio.abi`
     :param device: the device that it belongs to, for the message
-    :param absent: returns the reason for ENOENT; :param busy: the one for EBUSY
+    :param absent: returns the reason for ENOENT
+    :param busy: the one for EBUSY
     :raises RequestError: it cannot be opened
     """
     with OPEN.explained(path, {"device": device}, lambda number: Node(kernel, path, number, absent, busy)):

@@ -18,7 +18,7 @@ def size(bytes_: int) -> str:
     for shift, unit in _UNITS:
         if bytes_ >= 1 << shift and not bytes_ & ((1 << shift) - 1):
             return f"{bytes_ >> shift} {unit}" if bytes_ >> shift <= _READABLE else about(bytes_)
-    return f"{bytes_} bytes" if 0 <= bytes_ < 1024 else f"{bytes_:#x} bytes"
+    return about(bytes_) if 0 <= bytes_ < 1024 else f"{bytes_:#x} bytes"
 
 
 def about(bytes_: int) -> str:
@@ -26,4 +26,4 @@ def about(bytes_: int) -> str:
     for shift, unit in _UNITS:
         if bytes_ >= 1 << shift:
             return f"{bytes_ / (1 << shift):.4g} {unit}"
-    return f"{bytes_} bytes"
+    return "1 byte" if bytes_ == 1 else f"{bytes_} bytes"

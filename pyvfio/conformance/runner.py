@@ -41,7 +41,8 @@ _NEEDS_DRIVER = "needs a driver"
 class Check(NamedTuple):
     """The result of one check.
 
-    :ivar group: its group, of :data:`GROUPS`; :ivar name: its name
+    :ivar group: its group, of :data:`GROUPS`
+    :ivar name: its name
     :ivar outcome: `passed`, `failed`, `skipped`
     :ivar reason: why it failed or was skipped; empty if it passed
     :ivar seconds: it took so long
@@ -142,7 +143,9 @@ def run(
     """Run the checks on a device.
 
     :param groups: only these, of :data:`GROUPS`
-    :param write: write registers; :param destructive: reset and migrate; :param dma_faults: make DMA faults
+    :param write: write registers
+    :param destructive: reset and migrate
+    :param dma_faults: make DMA faults
     :param driver: MODULE:CLASS, see :func:`pyvfio.conformance.driver.load`
     :param junit: a file for the results in JUnit's XML
     :raises Unsupported: pytest is not installed

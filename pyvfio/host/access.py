@@ -44,7 +44,8 @@ def grant(
     Who can open the group's node, or the device's with /dev/iommu, has the DMA of the whole IOMMU group. /dev/iommu itself stays as it is.
 
     :param where: a device that is bound to a VFIO driver: its address, or what :func:`device` returned
-    :param user: the user's number; :param group: the group's
+    :param user: the user's number
+    :param group: the group's
     :param names: of both, for the rule; without them it has the numbers
     :raises OSError: ENODEV, the device has no nodes; EPERM or EACCES without root
     """

@@ -204,9 +204,10 @@ def bind(
     """Bind a device, or several, to a driver. ::
 
         with pyvfio.host.bind("0000:41:10.1", "vfio-pci"):
-            ...                                         # restored at the end
-        pyvfio.host.bind("0000:41:10.1", "vfio-pci")    # stays bound
-        pyvfio.host.bind("0000:41:10.1", "vfio-pci", at_boot=True)    # and is bound at each boot
+            ...  # restored at the end
+        pyvfio.host.bind("0000:41:10.1", "vfio-pci")  # stays bound
+        # and is bound at each boot
+        pyvfio.host.bind("0000:41:10.1", "vfio-pci", at_boot=True)
 
     This writes `driver_override` and the drivers' `unbind` and `bind` in sysfs, on any bus that has them (PCI, platform, ...). Only the
     devices given are bound: `host.group(number).in_the_way` names what else keeps VFIO from a group. A device that has the driver already

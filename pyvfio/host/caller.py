@@ -20,7 +20,8 @@ class Caller(NamedTuple):
     :ivar user: the effective user; `groups`: its groups
     :ivar capabilities: CapEff of /proc/self/status, a bit for each capability
     :ivar limit: RLIMIT_MEMLOCK in bytes; None for no limit
-    :ivar locked: VmLck in bytes; :ivar pinned: VmPin likewise
+    :ivar locked: VmLck in bytes
+    :ivar pinned: VmPin likewise
     """
 
     user: int

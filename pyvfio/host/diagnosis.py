@@ -315,7 +315,8 @@ def module_blacklisted(module: str, places: Sequence[str]) -> Finding | None:
 def interfaces_missing(*, containers: bool, iommufd: bool, cdevs: bool | None) -> Finding | None:
     """The kernel lacks one of the ways to open a device.
 
-    :param containers: /dev/vfio/vfio exists; :param iommufd: /dev/iommu exists
+    :param containers: /dev/vfio/vfio exists
+    :param iommufd: /dev/iommu exists
     :param cdevs: devices have nodes under /dev/vfio/devices; None: none is bound, so it is not known
     """
     evidence = (
@@ -392,7 +393,8 @@ def variant_driver(
 def override_foreign(address: str, override: str | None, driver: str | None) -> Finding | None:
     """Another tool has set the device's driver_override.
 
-    :param override: its driver_override; :param driver: what it is bound to
+    :param override: its driver_override
+    :param driver: what it is bound to
     """
     if override is None or override == driver:
         return None
@@ -409,7 +411,8 @@ def override_foreign(address: str, override: str | None, driver: str | None) -> 
 def taken_back(address: str, bound: str, driver: str | None) -> Finding | None:
     """A driver of the kernel's, or another tool, took a device that was bound by pyvfio.
 
-    :param bound: the driver that the journal says it was bound to; :param driver: what it is bound to
+    :param bound: the driver that the journal says it was bound to
+    :param driver: what it is bound to
     """
     if driver == bound:
         return None
@@ -901,7 +904,8 @@ def mapping_limit_low(limit: int | None) -> Finding | None:
 def memory_limit_low(limit: int | None, *, unlimited: bool) -> Finding | None:
     """A process may lock little memory.
 
-    :param limit: RLIMIT_MEMLOCK, bytes; None: no limit; :param unlimited: the process has CAP_IPC_LOCK
+    :param limit: RLIMIT_MEMLOCK, bytes; None: no limit
+    :param unlimited: the process has CAP_IPC_LOCK
     """
     if limit is None or unlimited or limit >= 64 << 20:
         return None
@@ -918,7 +922,9 @@ def memory_limit_low(limit: int | None, *, unlimited: bool) -> Finding | None:
 def huge_pages(size: int, free: int, page: int) -> Finding | None:
     """A guest of that size has no huge pages to be put on, which makes mapping slow; it works without.
 
-    :param size: the guest's memory; :param free: bytes in free huge pages; :param page: bytes of one
+    :param size: the guest's memory
+    :param free: bytes in free huge pages
+    :param page: bytes of one
     """
     if free >= size:
         return None

@@ -39,7 +39,8 @@ FEATURES = {
 class Record(NamedTuple):
     """One record, C `pyvfio_trace_record`, and the bytes that follow it.
 
-    :ivar start: nanoseconds; :ivar end: likewise
+    :ivar start: nanoseconds
+    :ivar end: nanoseconds
     :ivar dirty: bits set in the bitmap that the request filled
     :ivar what: :data:`REQUEST`, or one of the notes: :data:`OPENED`, :data:`REFUSED`, ...
     :ivar before: the struct before the request; of a note its data

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from pyvfio import Device, IovaRange, plot
 from pyvfio.guest import limits
 from pyvfio.guest.sections import MemorySection
-from pyvfio.notebook import MigrationHistory
+from pyvfio.notebook import Left, MigrationHistory
 from tests.notebook.test_history import sampled
 
 GUEST = [MemorySection(0, 0x80000000), MemorySection(0x100000000, 6 << 30), MemorySection(0x383800000000, 0x100000)]
@@ -91,3 +91,18 @@ def test_a_migration_is_drawn_to_the_end_of_its_downtime(device: Device) -> None
     assert axes.get_legend_handles_labels()[1] == ["vfio-mock"]
     assert axes.get_ylabel() == "left to send"
     assert plot.convergence(MigrationHistory()).get_xlabel() == "time (s)"
+
+
+def test_a_second_longer_migration_is_drawn_to_its_end() -> None:
+    short, long = MigrationHistory(), MigrationHistory()
+    short.points = [Left(0.0, 100, 0), Left(1.0, 10, 90)]
+    long.points = [Left(0.0, 500, 0), Left(9.0, 400, 900)]
+    axes = plot.convergence(long, ax=plot.convergence(short))
+    assert axes.get_xlim()[1] >= 9
+    assert axes.get_ylim()[1] >= 500
+
+
+def test_the_rate_of_the_first_interval_begins_at_0() -> None:
+    (line,) = plot.written_over_time(sampled([[0x1000], [0x2000]])).get_lines()
+    assert np.asarray(line.get_xdata())[0] == 0
+    assert len(np.asarray(line.get_ydata())) == 3
