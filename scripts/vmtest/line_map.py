@@ -47,16 +47,17 @@ CELLS = (
     "intel/iommufd-type1v2/edu/mock", "amd/iommufd-type1/vfio-mock/mock",
 )  # fmt: skip
 #: test_native compiles the C code, vmtest is not the package, test_house and test_language read its source, and test_reproducers
-#: starts processes: none runs a line of it. The last three go through every point or call of a program, for minutes.
+#: starts processes: none runs a line of it.
 HOST = Session(
     "host",
     ("tests/unit", "tests/mock", "tests/vectors", "tests/robustness", "tests/cli", "tests/notebook", "tests/vfio_user"),
     ("-m", "not slow"),
     (
         "*/test_vmtest_*", "*/test_native.py", "*/test_house.py", "*/test_language.py", "*/test_reproducers.py",
-        "*/test_signals.py", "*/test_threads.py", "*/test_failures.py",
     ),
 )  # fmt: skip
+#: These look at the constants of every module, and so execute no line of them.
+TABLES = ("tests/unit/test_tables.py", "tests/unit/test_declared_errnos.py")
 #: What the mock is compared with recorded episodes of real kernels by.
 DIFFERENTIAL = Session("differential", ("tests/differential",), ("-m", "not slow"))
 
@@ -186,8 +187,8 @@ class LineMap:
     def near(self, file: str, lines: tuple[int, int]) -> list[MeasuredTest]:
         """Return the tests for a statement of a module or a class.
 
-        First come the tests that use a name that it binds, or whose file has that name; then those that execute what is near; then
-        those that execute modules which import its module.
+        First come the tests of all constants, then those that use a name that it binds, or whose file has that name; then those that
+        execute what is near; then those that execute modules which import its module.
         """
         text = "\n".join((ROOT / file).read_text().splitlines()[lines[0] - 1 : lines[1]])
         names = [name for name in re.findall(r"^\s*(\w+)\s*(?::[^=]*)?=", text)[:1] if len(name) > 2]
@@ -211,6 +212,8 @@ class LineMap:
         executed = ~self.imported.get(file, 0)
 
         def rank(test: MeasuredTest) -> int | None:
+            if test.name.startswith(TABLES):
+                return -1
             if test.name.partition("::")[0] in naming or any(test.lines.get(path, 0) & uses[path] for path in uses):
                 return 0
             here = test.lines.get(file, 0) & executed

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""Constants, tables and defaults of the package are those that were written down, and looked at, in tables.txt.
+
+A number in a table of names, an errno, a limit or a default is used by few tests, and a wrong one looks like a right one. New names need no
+line; `PYVFIO_WRITE_TABLES=1 pytest tests/unit/test_tables.py` writes all of them. Look at what changed before you commit it.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import enum
+import functools
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+import pyvfio
+
+PACKAGE = Path(pyvfio.__file__).parent
+TABLE = Path(__file__).with_name("tables.txt")
+#: what is no table: the mock is compared with recordings of a kernel, the checks have faults that they must find
+LEFT_OUT = ("mock/", "conformance/", "__main__.py", "tracing/__main__.py")
+Plain = (bool, int, float, bytes, type(None))
+#: what is worth a line: a number, a flag, a member of an enumeration
+NUMBER = re.compile(r"(?<!\w)-?\d|True|False|\w\.\w")
+#: what stands for words that people read, which other tests are about
+TEXT = "..."
+
+
+def modules() -> Iterator[tuple[ModuleType, ast.Module]]:
+    """Yield the modules of the package, each with its syntax."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if not name.startswith(LEFT_OUT):
+            dotted = ".".join(("pyvfio", *name.removesuffix(".py").removesuffix("__init__").strip("/").split("/")))
+            # An extra may not be installed.
+            with contextlib.suppress(ImportError):
+                yield importlib.import_module(dotted.rstrip(".")), ast.parse(path.read_text())
+
+
+def shown(value: Any) -> str | None:
+    """Return a constant as text that is the same in each run; None if it is of another kind."""
+    if isinstance(value, enum.Enum):
+        return f"{type(value).__name__}.{value.name}"
+    if isinstance(value, str):
+        return repr(value) if re.fullmatch(r"[\w.-]*", value) else TEXT
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 255:
+        return hex(value)
+    if isinstance(value, Plain):
+        return repr(value)
+    if isinstance(value, (set, frozenset)):
+        parts = sorted(str(shown(one)) for one in value)
+        return "{" + ", ".join(parts) + "}"
+    if isinstance(value, dict) or type(value).__name__ == "mappingproxy":
+        return "{" + ", ".join(f"{shown(key)}: {shown(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        return "(" + ", ".join(str(shown(one)) for one in value) + ")"
+    if isinstance(value, range):
+        return repr(value)
+    if hasattr(type(value), "start") and hasattr(type(value), "last"):
+        return f"[{value.start:#x}, {value.last:#x}]"
+    if isinstance(value, (FunctionType, type)):
+        return value.__qualname__
+    return None
+
+
+def assigned(body: list[ast.stmt]) -> Iterator[str]:
+    """Yield the names that statements assign to."""
+    for statement in body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else ()
+        for target in targets or ((statement.target,) if isinstance(statement, ast.AnnAssign) else ()):
+            for one in target.elts if isinstance(target, ast.Tuple) else (target,):
+                if isinstance(one, ast.Name):
+                    yield one.id
+
+
+def functions(of: Any, body: list[ast.stmt], scope: str) -> Iterator[str]:
+    """Yield a line for the constants and the functions' defaults of a module or a class, and of the classes in it."""
+    if isinstance(of, type) and issubclass(of, enum.Enum):
+        yield f"{scope}: " + ", ".join(f"{one.name}={one.value!r}" for one in of)
+        return
+    for name in assigned(body):
+        value = inspect.getattr_static(of, name, ...)
+        # A table has a line for each of its entries, so that one can be added.
+        rows = (
+            {f"{name}[{shown(key)}]": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+        )
+        for row, one in rows.items():
+            if (text := shown(one)) is not None and NUMBER.search(text) and name != "__version__":
+                yield f"{scope}.{row} = {text}"
+    for statement in body:
+        if isinstance(statement, ast.ClassDef):
+            inner = inspect.getattr_static(of, statement.name, None)
+            if isinstance(inner, type):
+                defaults = getattr(inner, "_field_defaults", None)
+                if defaults and NUMBER.search(shown(defaults) or ""):
+                    yield f"{scope}.{statement.name} fields {shown(defaults)}"
+                yield from functions(inner, statement.body, f"{scope}.{statement.name}")
+        elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            function = inspect.unwrap(getattr(of, statement.name, None) or (lambda: None))
+            for part in (function, getattr(function, "fget", None), getattr(function, "func", None)):
+                if isinstance(part, FunctionType) and (part.__defaults__ or part.__kwdefaults__):
+                    found = shown([*(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).items()])
+                    if found and NUMBER.search(found):
+                        yield f"{scope}.{statement.name}() {found}"
+
+
+@functools.cache
+def lines() -> dict[str, str]:
+    """Return what each name is now."""
+    found: dict[str, str] = {}
+    for module, syntax in modules():
+        for line in functions(module, syntax.body, module.__name__.removeprefix("pyvfio.")):
+            name, mark, value = re.split(r"( = | fields |\(\) |: )", line, maxsplit=1)
+            found[f"{name}{mark}"] = value
+    return found
+
+
+def test_what_was_written_down_is_so() -> None:
+    now = lines()
+    if os.environ.get("PYVFIO_WRITE_TABLES"):
+        TABLE.write_text("".join(f"{name}{value}\n" for name, value in now.items()))
+    before = {}
+    for line in TABLE.read_text().splitlines():
+        name, mark, value = re.split(r"( = | fields |\(\) |: )", line, maxsplit=1)
+        before[f"{name}{mark}"] = value
+    assert {name: now[name] for name in before if name in now} == {
+        name: value for name, value in before.items() if name in now
+    }
+    assert sum(name in now for name in before) > len(before) * 9 // 10, "most names have gone: write the table again"
