@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import socket
 import threading
 import time
@@ -106,6 +105,9 @@ class Client:
             try:
                 self._connection.send(number, command, body, fds)
                 answer = self._await(number, command)
+                # What came with it is served now: the thread that serves sees what is yet to come.
+                while self._connection.has_message:
+                    self._take_one()
             except (BrokenPipeError, ConnectionError, ProtocolError) as error:
                 self.close()
                 raise Error(errno.ENODEV, f"{name_of(command)}: the vfio-user server has gone: {error}") from None
@@ -122,7 +124,7 @@ class Client:
         limit = time.monotonic() + self._timeout
         while (answer := self._answers[number]) is None:
             left = limit - time.monotonic()
-            if left <= 0 or not select.select([self._connection], [], [], left)[0]:
+            if left <= 0 or not self._connection.wait(left):
                 raise Error(errno.ETIMEDOUT, f"{name_of(command)}: the vfio-user server does not answer")
             self._take_one()
         return answer
@@ -170,14 +172,14 @@ class Client:
                 continue
             self._watch.clear()
             with contextlib.suppress(OSError, ValueError):
-                select.select([self._connection], [], [], 0.1)
+                self._connection.wait(0.1)
             if self._watch.is_set():
                 continue  # the end, or a call came between; it has received what was there
             if not self._receiving.acquire(blocking=False):
                 time.sleep(_IDLE)
                 continue
             try:
-                while select.select([self._connection], [], [], 0)[0]:
+                while self._connection.wait(0):
                     self._take_one()
             except (OSError, ValueError):
                 self.close()

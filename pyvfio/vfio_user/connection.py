@@ -6,12 +6,18 @@ from __future__ import annotations
 import array
 import contextlib
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from struct import Struct
 
 from pyvfio.vfio_user.protocol import HEADER, MAX_FDS, MAX_MESSAGE, Command, Flags, Message, ProtocolError
 
+#: bytes that are received at once; a message may be larger
+_BUFFER = 1 << 16
+#: offset of a message's size in its header
+_SIZE, _SIZE_AT = Struct("=I"), 4
 _ROOM = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
 
@@ -45,6 +51,11 @@ class Connection:
         self._socket = connected
         self._sending = threading.Lock()
         self._observe = observe
+        # What was received: from _at to _end, and descriptors of the last message in it.
+        self._buffer = bytearray(_BUFFER)
+        self._view = memoryview(self._buffer)
+        self._at = self._end = 0
+        self._fds: list[int] = []
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -60,6 +71,7 @@ class Connection:
             while not self._is_empty():
                 pass
         self._socket.close()
+        self._drop_fds()
 
     def _is_empty(self) -> bool:
         """Drop some of what came; return whether there was nothing."""
@@ -67,50 +79,92 @@ class Connection:
         close_all(_numbers(ancillary))
         return not data
 
+    def wait(self, seconds: float) -> bool:
+        """Return whether :meth:`receive` would find something within that time."""
+        return self.has_message or bool(select.select([self._socket], [], [], seconds)[0])
+
+    @property
+    def has_message(self) -> bool:
+        """Whether a whole message, or what is none, was received with an earlier one."""
+        left = self._end - self._at
+        return left >= HEADER.size and left >= _SIZE.unpack_from(self._buffer, self._at + _SIZE_AT)[0]
+
     def receive(self) -> Message | None:
         """Return the next message; None where the other side has closed the connection between two.
 
         :raises ProtocolError: what came is no message; its descriptors are closed
         :raises OSError: the connection has broken
         """
-        fds: list[int] = []
         try:
-            header = self._read(HEADER.size, fds)
-            if not header:
-                return None
-            number, command, size, flags, error = HEADER.unpack(header)
+            while (left := self._end - self._at) < HEADER.size:
+                if not self._fill():
+                    if left:
+                        raise ProtocolError("the connection ended within a message")
+                    return None
+            number, command, size, flags, error = HEADER.unpack_from(self._buffer, self._at)
             if size < HEADER.size or size > MAX_MESSAGE:
                 raise ProtocolError(f"a message of {size} bytes; it has {HEADER.size} to {MAX_MESSAGE}")
             if flags & Flags.TYPE > Flags.REPLY:
                 raise ProtocolError(f"a message of the unknown type {flags & Flags.TYPE}")
-            body = self._read(size - HEADER.size, fds) if size > HEADER.size else b""
-            if len(body) < size - HEADER.size:
-                raise ProtocolError("the connection ended within a message")
+            begin, end = self._at + HEADER.size, self._at + size
+            if end <= self._end:
+                body = bytes(self._view[begin:end])
+                self._at = end
+            else:
+                body = self._read_on(begin, size)
+            # Descriptors come with the last message that came with them.
+            fds: list[int] = []
+            if self._fds and self._at == self._end:
+                fds, self._fds = self._fds, fds
             message = Message(number, command, flags, error, body, fds)
             if self._observe is not None:
                 self._observe(False, message)
             return message
         except BaseException:
-            close_all(fds)
+            self._drop_fds()
             raise
 
-    def _read(self, size: int, fds: list[int]) -> bytes:
-        """Return exactly so many bytes, or b"" at the end of the stream."""
-        parts: list[bytes] = []
-        left = size
-        while left:
-            data, ancillary, flags, _ = self._socket.recvmsg(left, _ROOM, socket.MSG_WAITALL | socket.MSG_CMSG_CLOEXEC)
-            if ancillary:
-                fds += _numbers(ancillary)
-            if flags & socket.MSG_CTRUNC or len(fds) > MAX_FDS:
-                raise ProtocolError(f"more than {MAX_FDS} descriptors in one message")
-            if not data:
-                if parts:
+    def _fill(self) -> bool:
+        """Receive behind what is there; False at the end of the stream."""
+        if self._at == self._end:
+            self._at = self._end = 0
+        elif self._at:
+            left = self._end - self._at
+            self._view[:left] = bytes(self._view[self._at : self._end])
+            self._at, self._end = 0, left
+        count = self._receive_into(self._view[self._end :])
+        self._end += count
+        return bool(count)
+
+    def _read_on(self, begin: int, size: int) -> bytes:
+        """Return a body of which a part was received: the rest is received in its place, and nothing behind it."""
+        body = bytearray(size - HEADER.size)
+        done = self._end - begin
+        body[:done] = self._view[begin : self._end]
+        self._at = self._end = 0
+        with memoryview(body) as view:
+            while done < len(body):
+                count = self._receive_into(view[done:])
+                if not count:
                     raise ProtocolError("the connection ended within a message")
-                return b""
-            parts.append(data)
-            left -= len(data)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+                done += count
+        return bytes(body)
+
+    def _receive_into(self, buffer: memoryview) -> int:
+        """Receive bytes and descriptors; return how many bytes, 0 at the end of the stream.
+
+        The kernel ends what it gives at the message with which descriptors came, so they belong to the last message in it.
+        """
+        count, ancillary, flags, _ = self._socket.recvmsg_into([buffer], _ROOM, socket.MSG_CMSG_CLOEXEC)
+        if ancillary:
+            self._fds += _numbers(ancillary)
+        if flags & socket.MSG_CTRUNC or len(self._fds) > MAX_FDS:
+            raise ProtocolError(f"more than {MAX_FDS} descriptors in one message")
+        return count
+
+    def _drop_fds(self) -> None:
+        fds, self._fds = self._fds, []
+        close_all(fds)
 
     def send(
         self, number: int, command: int, body: bytes = b"", fds: Sequence[int] = (), *, flags: int = 0, error: int = 0

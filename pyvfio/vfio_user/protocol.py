@@ -125,12 +125,17 @@ class Message(NamedTuple):
 
 
 class Capabilities(NamedTuple):
-    """The limits that one side states at the beginning."""
+    """The limits that one side states at the beginning.
+
+    :ivar answers_dma: it answers DMA also while it waits for an answer itself. This library's client says so (`pyvfio_answers_dma`); nobody else does,
+        and QEMU does not
+    """
 
     max_msg_fds: int = 1
     max_data_xfer_size: int = MAX_DATA
     max_dma_maps: int = MAX_MAPS
     write_multiple: bool = False
+    answers_dma: bool = False
 
 
 #: ours
@@ -140,6 +145,7 @@ OWN: Mapping[str, Any] = {
     "max_dma_maps": MAX_MAPS,
     "pgsizes": 4096,
     "write_multiple": True,
+    "pyvfio_answers_dma": True,
 }
 
 
@@ -177,6 +183,7 @@ def unpack_version(body: bytes) -> tuple[int, int, Capabilities]:
             _limit(capabilities, "max_data_xfer_size", MAX_DATA, MAX_DATA),
             _limit(capabilities, "max_dma_maps", MAX_MAPS, MAX_MAPS),
             capabilities.get("write_multiple") is True,
+            capabilities.get("pyvfio_answers_dma") is True,
         ),
     )
 

@@ -16,6 +16,7 @@ from pyvfio.mock.machine.errno import Errno
 from pyvfio.mock.machine.kernel import Kernel
 from pyvfio.mock.vfio.dma_fault import DmaFault
 from pyvfio.mock.vfio.irq import BOOL, EVENTFD, IrqSet
+from pyvfio.mock.vfio.pci.config import CAP_MASTER, COMMAND
 from pyvfio.mock.vfio.pci.device import PciDevice
 from pyvfio.mock.vfio.pci.function import Bar, Function
 from pyvfio.mock.vfio.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, Region
@@ -87,7 +88,8 @@ class RemoteDevice(PciDevice):
     """A PCI function behind a socket, on a kernel of the mock's.
 
     Its DMA comes as messages, and goes through the IOMMU of the kernel's profile: what is not mapped is refused, and counted in
-    `kernel.faults`. BARs cannot be mapped into the process. It connects anew when it is opened after the server was restarted.
+    `kernel.faults`. BARs that are mapped have register methods and no view: each access is a message. It connects anew when it is opened
+    after the server was restarted.
 
     :param path: of the server's socket
     :raises OSError: nobody serves there, or it is no PCI device
@@ -106,6 +108,7 @@ class RemoteDevice(PciDevice):
         super().__init__(kernel, name, function=self._identify(), **more)
         self.irqs = self._remote_irqs  # type: ignore[assignment]  # the server has them; the mock has none of its own
         self._flags = flags
+        self._regions = [self._mappable(index, region) for index, region in enumerate(self._regions)]
         self.num_regions, self.num_irqs = count, len(self._remote_irqs.counts)
 
     @property
@@ -126,6 +129,10 @@ class RemoteDevice(PciDevice):
                 raise
             return Region()
         return Region(found.size, found.flags & ~(MMAP | lib.VFIO_REGION_INFO_FLAG_CAPS))
+
+    def _mappable(self, index: int, region: Region) -> Region:
+        """Return a region with the flag that says whether it can be mapped: registers can, as each access goes to the server."""
+        return Region(region.size, region.flags | MMAP) if index in _BARS and self.traps(index) else region
 
     def _identify(self) -> Function:
         """Describe it for sysfs, after its configuration space."""
@@ -168,11 +175,22 @@ class RemoteDevice(PciDevice):
             client = self._connected()
             if self._has_reset:
                 client.reset()
+            self._end_bus_master()
             client.dma_map(0, _EVERYTHING, protocol.DMA_READABLE | protocol.DMA_WRITABLE)
+
+    def _end_bus_master(self) -> None:
+        """Clear the bit, as vfio-pci does when a device is opened and when it is closed."""
+        client = self._live()
+        command = int.from_bytes(client.region_read(_CONFIG, COMMAND, 2), "little")
+        if command & CAP_MASTER:
+            client.region_write(_CONFIG, COMMAND, (command & ~CAP_MASTER).to_bytes(2, "little"))
 
     def close(self) -> None:
         """Let go of the server: another client may come."""
+        with contextlib.suppress(OSError):
+            self._end_bus_master()
         self.irqs.off()
+        self._ioeventfds.clear()
         client, self._client = self._client, None
         if client is not None:
             client.close()
@@ -216,6 +234,18 @@ class RemoteDevice(PciDevice):
         with _remote():
             self._live().region_write(index, offset, bytes(data))
         return len(data)
+
+    def load(self, bar: int, offset: int, width: int) -> int:
+        """Read a register for another device; ones if the server has gone."""
+        try:
+            return int.from_bytes(self._live().region_read(bar, offset, width), "little")
+        except OSError:
+            return int(256**width - 1)
+
+    def store(self, bar: int, offset: int, width: int, value: int) -> None:
+        """Write a register for an eventfd or another device."""
+        with contextlib.suppress(OSError):
+            self._live().region_write(bar, offset, value.to_bytes(width, "little"))
 
     def _live(self) -> Client:
         """Return the connection of this opening; a server that was restarted has forgotten its interrupts and mappings."""

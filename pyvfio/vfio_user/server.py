@@ -6,14 +6,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import socket
 import stat
 import struct
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pyvfio._abi import ffi, lib
 from pyvfio._core import arguments
@@ -41,8 +44,22 @@ _log = logging.getLogger(__name__)
 _CONFIG = lib.VFIO_PCI_CONFIG_REGION_INDEX
 _INFO_FLAGS = lib.VFIO_DEVICE_FLAGS_RESET | lib.VFIO_DEVICE_FLAGS_PCI
 _GET, _SET, _PROBE = lib.VFIO_DEVICE_FEATURE_GET, lib.VFIO_DEVICE_FEATURE_SET, lib.VFIO_DEVICE_FEATURE_PROBE
-#: handlers within handlers, while a model waits for DMA; a client that asks for more waits
+#: reads within reads, while a model waits for DMA; a client that asks for more waits
 _DEEPEST = 32
+#: seconds that a message is held back while a model waits for DMA, if its sender cannot answer DMA as long as it waits for its own answer
+_GRACE = 0.05
+#: commands that change nothing in a model: served while it waits for DMA
+_HARMLESS = frozenset(
+    {
+        Command.REGION_READ,
+        Command.DEVICE_GET_INFO,
+        Command.DEVICE_GET_REGION_INFO,
+        Command.DEVICE_GET_IRQ_INFO,
+        Command.DEVICE_SET_IRQS,
+        Command.DMA_MAP,
+        Command.DMA_UNMAP,
+    }
+)
 #: the largest bitmap of a report, in bytes
 _MOST_BITMAP = protocol.MAX_DATA
 #: seconds that a model waits for the client's answer to its DMA
@@ -228,12 +245,31 @@ def _released(lock: RLock) -> Iterator[None]:
             holder._acquire_restore(state)
 
 
+class _Held(NamedTuple):
+    """A message that is held back.
+
+    :ivar limit: when it is to be served although the model waits
+    """
+
+    message: Message
+    limit: float
+
+
+def _is_harmless(message: Message) -> bool:
+    """Whether a message can be served while a model waits for DMA: it changes no register of a BAR."""
+    if message.command == Command.REGION_WRITE and len(message.body) >= protocol.REGION_ACCESS.size:
+        return bool(protocol.REGION_ACCESS.unpack_from(message.body)[1] == _CONFIG)
+    return message.command in _HARMLESS
+
+
 class Session:
     """One client: its messages, answered in their order, and its memory.
 
-    While a model waits for an answer to its DMA, messages are served as they come, in the same thread: a hypervisor answers DMA under the lock
+    While a model waits for an answer to its DMA, reads are served as they come, in the same thread: a hypervisor answers DMA under the lock
     under which its processor waits for a register. For the same reason a write to a BAR is answered before the model gets it,
-    as on PCI, where such writes are posted. The model's lock is free meanwhile, so that threads of the model go on.
+    as on PCI, where such writes are posted. The model gets it when it has done what it does: no write interrupts another. What comes after such a
+    write waits for it, too; a read, if its sender is a hypervisor as above, for :data:`_GRACE` at most. The model's lock is free while it waits, so
+    that threads of the model go on.
     """
 
     def __init__(self, model: Model, connection: Connection, *, share: bool = True) -> None:
@@ -243,7 +279,10 @@ class Session:
         self.refused = 0
         self._peer: protocol.Capabilities | None = None
         self._depth = 0
-        self._held: list[Message] = []
+        #: what is held back until the model does not wait for DMA any more, in its order: a message, or a write that was answered
+        self._held: deque[_Held] = deque()
+        #: how many of the model's threads wait for DMA
+        self._waiting = 0
         self._number = 0
         self._answers: dict[int, Message | None] = {}
         self._answered = threading.Condition(model.kernel.lock)
@@ -293,12 +332,19 @@ class Session:
             if self.model.migration is not None:
                 self.model.migration.close()
             self._stream = None
-        for message in self._held:
-            close_all(message.fds)
+        for held in self._held:
+            close_all(held.message.fds)
+        self._held.clear()
 
     def _step(self) -> bool:
         """Serve one message; False at the end of the connection."""
-        message = self._held.pop(0) if self._held and self._depth < _DEEPEST else self._receive()
+        if self._held:
+            if self._serve_held():
+                return True
+            # A thread of the model's waits for DMA. Its end is looked for, as no message tells of it.
+            if not self.connection.wait(0.001):
+                return True
+        message = self._receive()
         if message is None:
             return False
         self._take(message)
@@ -311,19 +357,50 @@ class Session:
     def _take(self, message: Message) -> None:
         if message.is_reply:
             self._deliver(message)
-        elif self._depth >= _DEEPEST:
-            if len(self._held) >= protocol.MAX_MAPS:
-                close_all(message.fds)
-                raise ProtocolError("too many messages while a device waits for DMA")
-            self._held.append(message)
-        else:
-            self._depth += 1
+            return
+        with self.model.kernel.lock:
+            if self._waiting and (self._held or self._depth >= _DEEPEST or not _is_harmless(message)):
+                self._hold(message)
+            else:
+                self._perform(message)
+
+    def _perform(self, message: Message) -> None:
+        self._depth += 1
+        try:
+            self._serve(message)
+        finally:
+            self._depth -= 1
+            close_all(message.fds)
+
+    def _hold(self, message: Message) -> None:
+        """Keep a message for later. A write to a BAR is answered now."""
+        if len(self._held) >= protocol.MAX_MAPS:
+            close_all(message.fds)
+            raise ProtocolError("too many messages while a device waits for DMA")
+        if message.command == Command.REGION_WRITE and not _is_harmless(message):
             try:
-                with self.model.kernel.lock:
-                    self._serve(message)
-            finally:
-                self._depth -= 1
+                offset, index, data = self._checked_write(message)
+            except (Errno, struct.error) as error:
                 close_all(message.fds)
+                self._refuse(message, error.number if isinstance(error, Errno) else errno.EINVAL)
+                return
+            self.connection.answer(message, protocol.REGION_ACCESS.pack(offset, index, len(data)))
+            message = message._replace(flags=message.flags | Flags.NO_REPLY)
+        patient = self._peer is None or self._peer.answers_dma or not message.wants_reply
+        self._held.append(_Held(message, math.inf if patient else time.monotonic() + _GRACE))
+
+    def _serve_held(self) -> bool:
+        """Serve the first message that was held, if no part of the model waits for DMA any more; else one that has waited long enough."""
+        with self.model.kernel.lock:
+            if not self._waiting:
+                self._perform(self._held.popleft().message)
+                return True
+            late = next((held for held in self._held if held.limit <= time.monotonic()), None)
+            if late is None or self._depth >= _DEEPEST:
+                return False
+            self._held.remove(late)
+            self._perform(late.message)
+            return True
 
     def _serve(self, message: Message) -> None:
         try:
@@ -389,6 +466,7 @@ class Session:
             number = self._number
             self._number = (number + 1) % 0x10000
             self._answers[number] = None
+            self._waiting += 1
             try:
                 try:
                     self.connection.send(number, command, body)
@@ -396,6 +474,7 @@ class Session:
                     raise Errno(errno.EIO) from None
                 answer = self._wait(number)
             finally:
+                self._waiting -= 1
                 del self._answers[number]
         if answer is None:
             raise Errno(errno.EIO)
@@ -409,6 +488,8 @@ class Session:
             self._answered.wait_for(lambda: self._answers[number] is not None or self._over, _DMA_TIMEOUT)
             return self._answers[number]
         while self._answers[number] is None:
+            if self._held and self._serve_late():
+                continue
             try:
                 message = self._receive()
             except OSError:
@@ -419,6 +500,16 @@ class Session:
                 return None
             self._take(message)
         return self._answers[number]
+
+    def _serve_late(self) -> bool:
+        """Serve a message that was held for long enough; wait for that, or for another message. False when there is one to receive."""
+        limit = min(held.limit for held in self._held)
+        if limit == math.inf:
+            return False
+        with _released(self.model.kernel.lock):
+            if self.connection.wait(max(limit - time.monotonic(), 0)):
+                return False
+        return self._serve_held()
 
     def _deliver(self, message: Message) -> None:
         close_all(message.fds)
@@ -526,18 +617,26 @@ class Session:
         self.connection.answer(message, protocol.REGION_ACCESS.pack(offset, index, len(data)) + data)
 
     def _region_write(self, message: Message) -> None:
-        offset, index, count = protocol.REGION_ACCESS.unpack_from(message.body)
-        data = message.body[protocol.REGION_ACCESS.size :]
-        if len(data) != count:
-            raise Errno(errno.EINVAL)
-        self._check_access(index, offset, count)
-        done = protocol.REGION_ACCESS.pack(offset, index, count)
+        offset, index, data = self._checked_write(message)
+        done = protocol.REGION_ACCESS.pack(offset, index, len(data))
         if index == _CONFIG:
             self.model.pwrite(data, index << OFFSET_SHIFT | offset)
             self.connection.answer(message, done)
         else:
             self.connection.answer(message, done)
             self._write_posted(index, offset, data)
+
+    def _checked_write(self, message: Message) -> tuple[int, int, bytes]:
+        """Return offset, region and data of a REGION_WRITE.
+
+        :raises Errno: EINVAL
+        """
+        offset, index, count = protocol.REGION_ACCESS.unpack_from(message.body)
+        data = message.body[protocol.REGION_ACCESS.size :]
+        if len(data) != count:
+            raise Errno(errno.EINVAL)
+        self._check_access(index, offset, count)
+        return offset, index, data
 
     def _region_write_multi(self, message: Message) -> None:
         (count,) = protocol.WRITE_COUNT.unpack_from(message.body)

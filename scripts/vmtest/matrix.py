@@ -18,6 +18,10 @@ NEWEST = "newest"
 DEBUG = "debug"
 #: the name of the kernel in this process, which needs no machine
 IN_PROCESS = "mock"
+#: the name of that kernel with the cell's device behind a socket: a model of another process, by vfio-user
+SERVED = "vfio-user"
+#: the kernels that need no machine
+LOCAL = (IN_PROCESS, SERVED)
 
 
 class Cell(NamedTuple):
@@ -155,7 +159,7 @@ class Matrix:
         """The virtual machines of a lane, in the order in which to boot them."""
         machines: list[Machine] = []
         for kernel in self.kernels:
-            if kernel == IN_PROCESS:
+            if kernel in LOCAL:
                 continue
             for iommu in self.iommus(kernel):
                 cells = list(self.cells(iommu, kernel, lane))

@@ -18,7 +18,7 @@ from typing import Any
 
 from pyvfio import abi
 from vmtest.lanes import Lane
-from vmtest.matrix import IN_PROCESS, NEWEST, Cell, Matrix, Needs
+from vmtest.matrix import LOCAL, NEWEST, Cell, Matrix, Needs
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = ROOT / "tests" / "contract"
@@ -83,7 +83,7 @@ class Report:
         """(request, operation) -> `ok` or errno -> the tests that saw it, on a real kernel."""
         seen: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         for cell, result in self._results.items():
-            if cell.kernel == IN_PROCESS:
+            if cell.kernel in LOCAL:
                 continue
             for test, _kind, request, detail, outcome in result["trace"]:
                 if request.startswith("0x"):
@@ -199,7 +199,7 @@ class Report:
         """Yield the tests that took longest in virtual machines."""
         seconds: Counter[str] = Counter()
         for cell, result in self._results.items():
-            if cell.kernel != IN_PROCESS:
+            if cell.kernel not in LOCAL:
                 for test, duration in result["durations"].items():
                     seconds[test.removeprefix("tests/contract/").partition("[")[0]] += duration
         if seconds:

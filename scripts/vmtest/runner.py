@@ -21,7 +21,7 @@ from vmtest import contract, environment, junit
 from vmtest.environment import PYTHON, ROOT
 from vmtest.job import Job
 from vmtest.lanes import Lane, Suite
-from vmtest.matrix import DEBUG, IN_PROCESS, NEWEST, Cell, Machine, Matrix
+from vmtest.matrix import DEBUG, LOCAL, NEWEST, Cell, Machine, Matrix
 from vmtest.tally import Tally
 
 RESULTS = ROOT / ".results"
@@ -52,7 +52,11 @@ class Plan:
             if suite.lane <= lane and self._chosen(suite.name) and not (host_only and suite.needs_kernel)
         ]
         self.mock_cells = self._cells(
-            cell for iommu in matrix.iommus(IN_PROCESS) for cell in matrix.cells(iommu, IN_PROCESS, lane)
+            cell
+            for kernel in LOCAL
+            if kernel in matrix.kernels
+            for iommu in matrix.iommus(kernel)
+            for cell in matrix.cells(iommu, kernel, lane)
         )
         machines = [] if host_only else matrix.machines(lane)
         chosen = [machine._replace(cells=self._cells(machine.cells)) for machine in machines]

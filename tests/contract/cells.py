@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vmtest.matrix import IN_PROCESS, NEWEST, Cell, Matrix, Needs
+from vmtest.matrix import IN_PROCESS, LOCAL, NEWEST, Cell, Matrix, Needs
 
 from pyvfio.tracing import Watch
 from tests.contract.kernel_log import kernel_log
@@ -57,9 +57,12 @@ def chosen(matrix: Matrix, patterns: list[str], iommu: str | None, kernel: str) 
     :param iommu: None for all, on the kernel in this process
     :raises ValueError: there is none
     """
-    named = kernel if kernel in matrix.kernels else NEWEST
-    iommus = matrix.iommus(named) if iommu is None else [iommu]
-    here = [cell._replace(kernel=kernel) for one in iommus for cell in matrix.cells(one, named)]
+    here: list[Cell] = []
+    local = [each for each in LOCAL if each in matrix.kernels]
+    for each in local if kernel == IN_PROCESS else (kernel,):
+        named = each if each in matrix.kernels else NEWEST
+        iommus = matrix.iommus(named) if iommu is None else [iommu]
+        here += [cell._replace(kernel=each) for one in iommus for cell in matrix.cells(one, named)]
     if not patterns:
         return here
     cells: list[Cell] = []
@@ -109,7 +112,7 @@ class Cells:
         if len(cells) == 1:
             self._enter(cells[0], session)
             return None
-        for name in (*_WARM, *(("pyvfio.mock",) if cells[0].kernel == IN_PROCESS else ())):
+        for name in (*_WARM, *(("pyvfio.mock",) if cells[0].kernel in LOCAL else ())):
             if importlib.util.find_spec(name):
                 importlib.import_module(name)
         # The collector would visit all of pytest's objects in each child, and so copy their pages.
@@ -202,7 +205,7 @@ class CellRun:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
             report.outcome = "failed"
             report.longrepr = f"a test here says what it needs beforehand, and skips nothing: {reason}"
-        if report.failed and self.cell.kernel != IN_PROCESS:
+        if report.failed and self.cell.kernel not in LOCAL:
             # Such as a child that crashed, of which only the kernel tells.
             report.sections.append(("Kernel log call", kernel_log()[-2000:]))
         return report

@@ -79,13 +79,14 @@ def mode(cell: Cell) -> str:
 
 
 @pytest.fixture(scope="session")
-def machine(cell: Cell) -> Kernel:
+def machine(cell: Cell) -> Iterator[Kernel]:
     """The kernel that the cell is about, one for all of its tests."""
     from tests.contract import guest
 
-    if cell.kernel != guest.KERNEL or guest.IOMMU not in (cell.iommu, None):
+    if not guest.is_here(cell.kernel) or guest.IOMMU not in (cell.iommu, None):
         pytest.exit(f"cell {cell} on a machine with IOMMU {guest.IOMMU}, kernel {guest.KERNEL}; see scripts/vm", 4)
-    return guest.kernel_of(cell)
+    with guest.kernel_of(cell) as kernel:
+        yield kernel
 
 
 @pytest.fixture(scope="session")

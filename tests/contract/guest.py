@@ -7,15 +7,22 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vmtest.matrix import IN_PROCESS, Cell
+from vmtest.matrix import IN_PROCESS, LOCAL, SERVED, Cell
 
 from pyvfio import host
 from pyvfio.kernel import Kernel
 
+if TYPE_CHECKING:
+    from pyvfio.mock import Kernel as MockKernel
+
+ROOT = Path(__file__).resolve().parents[2]
 IOMMU = os.environ.get("PYVFIO_VM_IOMMU")
 #: such as `7.3`; `debug` for a kernel with debugging, `mock` for the kernel in this process
 KERNEL = os.environ.get("PYVFIO_CELL_KERNEL") or ".".join(os.environ.get("PYVFIO_VM_KERNEL", IN_PROCESS).split(".")[:2])
@@ -26,6 +33,8 @@ DEVICES: dict[str, str] = json.loads(os.environ.get("PYVFIO_VM_DEVICES", "{}")) 
     "0000:00:03.0": "edu", "0000:00:04.0": "nvme", "0000:00:06.0": "e1000e", "0000:00:07.0": "igb",
 }  # fmt: skip
 
+#: a device of the suite -> its model for `pyvfio serve`, if that is not of the same name
+SERVED_MODELS = {"nvme": "tests.contract.served:nvme"}
 MOCK = "vfio-mock"
 #: edu by the driver of tests/edu_vfio_pci, which logs and migrates
 EDU = "edu-vfio-pci"
@@ -33,15 +42,51 @@ EDU = "edu-vfio-pci"
 MODULES = {MOCK: ("vfio_mock", "PYVFIO_MOCK_MODULE"), EDU: ("edu_vfio_pci", "PYVFIO_EDU_MODULE")}
 
 
-def kernel_of(cell: Cell) -> Kernel:
+def is_here(kernel: str) -> bool:
+    """Whether cells of a kernel run here."""
+    return kernel == KERNEL or (KERNEL == IN_PROCESS and kernel in LOCAL)
+
+
+@contextlib.contextmanager
+def kernel_of(cell: Cell) -> Iterator[Kernel]:
     """The kernel that a cell runs on."""
-    if cell.kernel != IN_PROCESS:
+    if cell.kernel not in LOCAL:
         from pyvfio.kernel import LinuxKernel
 
-        return LinuxKernel()
+        yield LinuxKernel()
+        return
     from pyvfio import mock
 
-    return mock.Kernel(PROFILES[cell.iommu])
+    kernel = mock.Kernel(PROFILES[cell.iommu])
+    if cell.kernel == SERVED:
+        with _served(cell.device, kernel):
+            yield kernel
+    else:
+        yield kernel
+
+
+@contextlib.contextmanager
+def _served(model: str, kernel: MockKernel) -> Iterator[None]:
+    """Put a model that another process serves in the place of the mock's own device."""
+    from pyvfio import vfio_user
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "socket")
+        command = [sys.executable, "-m", "pyvfio", "serve", "--json", SERVED_MODELS.get(model, model), str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as server:
+            try:
+                assert server.stdout is not None
+                assert b"serving" in server.stdout.readline()
+                address = next(address for address, name in DEVICES.items() if name == model)
+                own = kernel.devices[address]
+                driver = own.driver
+                kernel.host.unplug(own)
+                vfio_user.RemoteDevice(kernel, address, path, driver=driver)
+                # The server's DMA is answered by a thread of this process, which drivers that poll in Python would hold up for 5 ms a step.
+                sys.setswitchinterval(0.0001)
+                yield
+            finally:
+                server.kill()
 
 
 def address_of(device: str) -> str:

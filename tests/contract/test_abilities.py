@@ -103,6 +103,7 @@ def test_the_abilities_are_those_that_are_listed(device: Device, cell: Cell) -> 
         "level_interrupts",
         "linux",
         "unsafe_interrupts",
+        "wire",
     }
     there = {ability for ability, probe in PROBES.items() if probe(device)}
     assert there == set(PROBES) - set(Matrix().absent(cell))

@@ -237,6 +237,7 @@ def check_the_wire(sender: Any, receiver: Any) -> None:
 
 
 # QEMU 7.2's amd-iommu brings no DMA from below a root port, where the second card is.
+@pytest.mark.require("wire")
 @pytest.mark.only(device="e1000e", iommu=["intel", "virtio"])
 def test_e1000e_sends_over_the_wire_to_another(
     device: Device, mode: Mode, other: Callable[..., str], kernel: Any
@@ -250,6 +251,7 @@ def test_e1000e_sends_over_the_wire_to_another(
         check_the_wire(sender, receiver)
 
 
+@pytest.mark.require("wire")
 @pytest.mark.only(device="igb")
 def test_igb_and_e1000e_send_over_the_wire_to_each_other(
     device: Device, mode: Mode, other: Callable[..., str], kernel: Any

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from vmtest.lanes import Lane, suites
-from vmtest.matrix import IN_PROCESS, Cell, Machine, Matrix, Needs
+from vmtest.matrix import LOCAL, Cell, Machine, Matrix, Needs
 from vmtest.report import expected_cells
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_the_machines_of_a_lane_have_each_of_its_cells_once(lane: Lane) -> None:
     matrix = Matrix()
     machines = matrix.machines(lane)
     run = [cell for machine in machines for cell in machine.cells]
-    kernels = [kernel for kernel in matrix.kernels if kernel != IN_PROCESS]
+    kernels = [kernel for kernel in matrix.kernels if kernel not in LOCAL]
     wanted = [
         cell for kernel in kernels for iommu in matrix.iommus(kernel) for cell in matrix.cells(iommu, kernel, lane)
     ]

@@ -92,7 +92,11 @@ def test_another_client_can_come_when_the_device_is_closed(serve: Serve) -> None
 def test_registers_and_mapped_bars(serve: Serve) -> None:
     with pyvfio.open(f"vfio-user:{serve().path}") as device:
         assert [region.size for region in device.regions][:3] == [4096, 0, 1 << 16]
-        assert not device.regions[2].mmappable
+        with device.regions[2].mmap() as mapped:
+            mapped.write32(0x200, 0x12345678)
+            assert device.regions[2].read32(0x200) == mapped.read32(0x200) == 0x12345678
+            with pytest.raises(pyvfio.InvalidRequest, match="no view"):
+                _ = mapped.view
         device.regions[2].write(0x100, b"0123456789")
         assert device.regions[2].read(0x100, 10) == b"0123456789"
         with pytest.raises(pyvfio.InvalidRequest, match="outside"):
@@ -103,6 +107,26 @@ def test_registers_and_mapped_bars(serve: Serve) -> None:
 def test_a_server_that_is_not_there_is_an_error(path: str) -> None:
     with pytest.raises((OSError, ValueError), match="vfio-user"):
         pyvfio.open(f"vfio-user:{path}")
+
+
+def test_an_eventfd_stores_in_a_remote_register(serve: Serve) -> None:
+    with pyvfio.open(f"vfio-user:{serve().path}") as device:
+        eventfd = os.eventfd(0)
+        device.regions[0].add_ioeventfd(eventfd, 0x40, 4, 0x1234)
+        os.eventfd_write(eventfd, 1)
+        limit = time.monotonic() + 30
+        while device.regions[0].read32(0x40) != 0x1234:
+            assert time.monotonic() < limit
+        device.regions[0].remove_ioeventfd(0x40, 4, 0x1234)
+        os.close(eventfd)
+
+
+def test_bus_master_is_off_when_the_device_is_opened(serve: Serve) -> None:
+    path = serve().path
+    for _ in range(2):
+        with pyvfio.open(f"vfio-user:{path}") as device:
+            assert not device.config.bus_master
+            device.config.bus_master = True
 
 
 def test_a_server_that_is_killed_is_enodev_and_closing_works(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pyvfio import mock, vfio_user
-from tests.vfio_user.conftest import HEADER, VERSION, Adder, Peer, Serve
+from tests.vfio_user.conftest import HEADER, VERSION, Adder, Answer, Peer, Serve
 
 PAGE = 4096
 
@@ -579,4 +579,94 @@ def test_a_bug_of_the_model_is_an_error_and_the_server_goes_on(serve: Serve, cap
     assert peer.read(7, 0, 2) == b"\x34\x12"
     assert "REGION_READ" in caplog.text
     assert "a write of region 0" in caplog.text
+    peer.close()
+
+
+# The order of messages while a model waits for DMA
+
+
+class Ordered(Adder):
+    """An Adder that remembers how many writes were under way at once."""
+
+    depth = deepest = 0
+
+    def write(self, bar: int, offset: int, width: int, value: int) -> None:
+        self.depth += 1
+        self.deepest = max(self.deepest, self.depth)
+        super().write(bar, offset, width, value)
+        self.depth -= 1
+
+
+def start_dma(peer: Peer) -> Answer:
+    """Make the model read memory by a message, and return that."""
+    enable_bus_master(peer)
+    peer.write(0, 0x00, struct.pack("<Q", 0x1000))
+    peer.write(0, 0x20, b"old!")
+    peer.write(0, 0x08, struct.pack("<I", 1))
+    asked = peer.receive()
+    assert asked is not None
+    assert asked.command == 11
+    return asked
+
+
+def finish_dma(peer: Peer, asked: Answer) -> None:
+    """Answer that, and the model's DMA_WRITE, which comes next."""
+    peer.answer(asked, asked.body + bytes(8))
+    written = peer.receive()
+    assert written is not None
+    assert written.command == 12
+    peer.answer(written, written.body[:16])
+
+
+def test_a_write_waits_for_dma_and_what_follows_it_waits_too(serve: Serve) -> None:
+    served = serve(Ordered, share_memory=False)
+    peer = Peer(served.path, version=False)
+    peer.ask(1, struct.pack("=HH", 0, 1) + b'{"capabilities":{"pyvfio_answers_dma":true}}\0')
+    asked = start_dma(peer)
+    assert peer.read(0, 0x20, 4) == b"old!"  # a read is served at once
+    peer.write(0, 0x20, b"new!")  # answered, and not done
+    assert served.device.read(0, 0x20, 4) == int.from_bytes(b"old!", "little")
+    number = peer.send(9, struct.pack("=QII", 0x20, 0, 4))
+    assert not select.select([peer.socket], [], [], 0.2)[0]  # it does not overtake the write
+    finish_dma(peer, asked)
+    answer = peer.receive()
+    assert answer is not None
+    assert (answer.id, answer.body[16:]) == (number, b"new!")
+    assert served.device.deepest == 1
+    peer.close()
+
+
+def test_a_client_that_cannot_answer_dma_meanwhile_has_its_read_answered(serve: Serve) -> None:
+    served = serve(Ordered, share_memory=False)
+    peer = Peer(served.path)
+    asked = start_dma(peer)
+    peer.write(0, 0x20, b"new!")
+    assert peer.read(0, 0x20, 4) == b"old!"  # as its processor waits for this, and answers DMA only afterwards
+    finish_dma(peer, asked)
+    assert peer.read(0, 0x20, 4) == b"new!"
+    assert served.device.deepest == 1
+    peer.close()
+
+
+def test_a_wrong_write_while_a_model_waits_for_dma_is_refused(serve: Serve) -> None:
+    served = serve(Ordered, share_memory=False)
+    peer = Peer(served.path)
+    asked = start_dma(peer)
+    assert peer.ask(10, struct.pack("=QII", 4094, 0, 4) + b"1234").error == errno.EINVAL
+    assert peer.ask(10, b"short").error == errno.EINVAL
+    finish_dma(peer, asked)
+    peer.close()
+
+
+def test_a_reset_waits_for_dma(serve: Serve) -> None:
+    served = serve(Ordered, share_memory=False)
+    peer = Peer(served.path, version=False)
+    peer.ask(1, struct.pack("=HH", 0, 1) + b'{"capabilities":{"pyvfio_answers_dma":true}}\0')
+    asked = start_dma(peer)
+    number = peer.send(13)
+    finish_dma(peer, asked)
+    answer = peer.receive()
+    assert answer is not None
+    assert (answer.id, answer.error) == (number, 0)
+    assert peer.read(0, 0x20, 4) == bytes(4)
     peer.close()
