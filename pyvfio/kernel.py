@@ -17,6 +17,7 @@ import resource
 import select
 import stat
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -354,19 +355,16 @@ class Kernel:
         return UdevMonitor()
 
 
-_contexts: dict[int, Any] = {}
+_thread = threading.local()
 
 
 def _udev() -> Any:
     """Return the libudev context of this thread. Threads cannot share one, and creating one starts a process that looks for libudev."""
-    from threading import get_ident
-
     import pyudev
 
-    thread = get_ident()
-    if thread not in _contexts:
-        _contexts[thread] = pyudev.Context()
-    return _contexts[thread]
+    if not hasattr(_thread, "context"):
+        _thread.context = pyudev.Context()
+    return _thread.context
 
 
 # As a pointer: cffi before 1.17 does not take the function itself for the value of a field.

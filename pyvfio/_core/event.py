@@ -26,7 +26,14 @@ class Event(DescriptorResource):
 
     def __init__(self, parent: Resource, kernel: Kernel, name: str) -> None:
         super().__init__(parent)
-        self._fd = Fd.take(kernel, "eventfd", name, kernel.eventfd, 0, os.EFD_NONBLOCK)
+        try:
+            self._fd = Fd.take(kernel, "eventfd", name, kernel.eventfd, 0, os.EFD_NONBLOCK)
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                error.add_note(
+                    f"each {self._noun} has a descriptor; `ulimit -n` shows and raises how many a process may have"
+                )
+            raise
         # Closing signals the eventfd itself, so waits end.
         self._fd.door.waker(True)
         #: what wakes each asyncio task that waits for it

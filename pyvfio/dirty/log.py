@@ -137,6 +137,8 @@ class DirtyLog(Resource):
             raise ValueError("no devices to log")
         if len(set(self.devices)) < len(self.devices):
             raise ValueError("a device is named twice")
+        if len({id(device.file.kernel) for device in self.devices}) > 1:
+            raise InvalidRequest("the devices are of different kernels; each kernel takes a log of its own")
         if page_size < _SMALLEST_PAGE or page_size & (page_size - 1):
             raise InvalidRequest(f"page_size={page_size:#x}: it must be a power of two, {size(_SMALLEST_PAGE)} or more")
         for device in self.devices:

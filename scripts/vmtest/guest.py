@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -138,6 +139,7 @@ def write_init(
         "CHECK": shlex.join(check),
     }
     init = directory / "init"
-    init.write_text(re.sub("@([A-Z]+)@", lambda match: words[match[1]], INIT))
+    # A word may be any bytes.
+    init.write_bytes(os.fsencode(re.sub("@([A-Z]+)@", lambda match: words[match[1]], INIT)))
     init.chmod(0o755)
     return init

@@ -4,6 +4,9 @@
 They run on the package that PYTHONPATH names, also on one of before the faults were mended; so they use what both have, and take a
 name that has changed from `either`. A program ends with exit code 0 where the fault is absent and with `FAULT` and a line that says
 what happened where it shows. Any other end is a mistake of the program: an error of another kind proves nothing.
+
+There is none for L10 to L12, which were about scripts/vm and scripts/build_kernel, for L15, which is a limit that the documentation states
+(no free-threaded Python, no isolated subinterpreters), and for L16, a check that the kernel makes as well: nothing showed.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import mmap
 import os
 import pickle
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -865,6 +869,262 @@ def _() -> None:
     except Exception:
         pass
     check(not any(".." in path for path in seen), f"it opened {seen}")
+
+
+@program("H8")
+def _() -> None:
+    """A region that cannot be mapped was a ValueError without errno by Python 3.13, whose mmap looks at the size of the file."""
+    # What Python 3.13 adds, as far as the old code used it: older releases compare the size too.
+    real = mmap.mmap
+    sys.version_info = (3, 13, 0, "final", 0)  # type: ignore[assignment]
+
+    def map_(*arguments: Any, trackfd: bool = True, **more: Any) -> mmap.mmap:
+        return real(*arguments, **more)
+
+    mmap.mmap = map_  # type: ignore[assignment, misc]
+    kernel = LinuxKernel()
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(PAGE))
+        file.flush()
+        for size, offset in ((PAGE, 1 << 62), (2 * PAGE, 3 * PAGE)):
+            try:
+                kernel.mmap(file.fileno(), size, offset=offset, prot=mmap.PROT_READ)
+            except OSError:
+                continue
+            except ValueError as error:
+                raise Fault(f"it is {error!r}") from None
+
+
+@program("L1", crashes=True)
+def _() -> None:
+    """The number of devices of an answer was not compared with the room that the answer had."""
+    from pyvfio._abi import ffi
+
+    device, kernel = opened()
+    real = kernel.ioctl
+
+    def ioctl(fd: int, request: int, argument: int) -> int:
+        if request & 0xFFFFFFFF == lib.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO:
+            answer = ffi.cast("struct vfio_pci_hot_reset_info *", argument)
+            answer.count = 100_000
+            return 0
+        return int(real(fd, request, argument))
+
+    kernel.ioctl = ioctl
+    try:
+        found = device.hot_reset_info.devices
+    except (pyvfio.Error, OSError):
+        return
+    raise Fault(f"{len(found)} devices were read from an answer that has no room for them")
+
+
+@program("L3")
+def _() -> None:
+    """Mappings stayed although their IOMMU had gone with the last group of a container."""
+    space: Any = pyvfio.address_space("type1v2", kernel=mock.Kernel("intel-39"))
+    device: Any = space.attach(MOCK)
+    group = device.group
+    mapping = space.map(DmaBuffer(PAGE), 0x100000)
+    device.close()
+    group.unset_container()
+    check(not space.groups, f"the container still lists {space.groups}")
+    check(not mapping.mapped and not space.mappings, "a mapping is there without an IOMMU")
+
+
+@program("L6")
+def _() -> None:
+    """A time limit that is no number was accepted until it was used, and half a virtual function was written to sysfs."""
+    kernel = mock.Kernel("intel-39")
+    wrong = []
+    for timeout in ("10", math.nan, -1):
+        try:
+            with pyvfio.host.bind(EDU, "vfio-pci", timeout=timeout, kernel=kernel):  # type: ignore[arg-type]
+                pass
+        except (TypeError, ValueError):
+            continue
+        wrong.append(f"bind() took timeout={timeout!r}")
+    written: list[tuple[str, bytes]] = []
+    real = kernel.write_file
+
+    def write_file(path: str, data: bytes) -> None:
+        written.append((path, data))
+        real(path, data)
+
+    kernel.write_file = write_file
+    try:
+        pyvfio.host.create_vfs(NVME, 1.5, kernel=kernel)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OSError):
+        pass
+    wrong += [f"{data!r} was written to {path}" for path, data in written if b"." in data]
+    check(not wrong, "; ".join(wrong))
+
+
+@program("L7")
+def _() -> None:
+    """A process that changed its user while it was looked at ended the search for holders."""
+    from pyvfio.host.holders import holders_of
+
+    device, kernel = opened()
+    real = kernel.read_file
+
+    def read_file(path: str) -> bytes:
+        if "/fdinfo/" in path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return bytes(real(path))
+
+    kernel.read_file = read_file
+    try:
+        holders_of(device.address, kernel)
+    except PermissionError as error:
+        raise Fault(f"holders() raised {error!r}") from None
+
+
+@program("L9")
+def _() -> None:
+    """The plugin's option --vectors was in the way of every project's own."""
+    import subprocess
+
+    folder = tempfile.mkdtemp()
+    with open(os.path.join(folder, "own_plugin.py"), "w") as file:
+        file.write("def pytest_addoption(parser):\n    parser.addoption('--vectors')\n")
+    with open(os.path.join(folder, "test_it.py"), "w") as file:
+        file.write("def test_it():\n    pass\n")
+    path = os.pathsep.join((os.environ.get("PYTHONPATH", os.getcwd()), folder))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "pyvfio.pytest_plugin",
+            "-p",
+            "own_plugin",
+            "-p",
+            "no:cacheprovider",
+            folder,
+        ],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = (done.stdout + done.stderr).strip().splitlines()
+    assert done.returncode == 0 or "already" in "".join(said), said
+    check(done.returncode == 0, f"pytest ended with {done.returncode}: {said[-1]}")
+
+
+@program("L13")
+def _() -> None:
+    """The mock kept something of each mapping of registers for the life of the kernel."""
+    import weakref
+
+    device, _ = opened()
+
+    def alive() -> int:
+        gc.collect()
+        return sum(type(one) is weakref.ref for one in gc.get_objects())
+
+    mapped_region(device).close()
+    before = alive()
+    for _ in range(200):
+        mapped_region(device).close()
+    check(alive() < before + 100, f"{alive() - before} references more after 200 mappings")
+
+
+@program("L14")
+def _() -> None:
+    """A context of libudev outlived its thread."""
+    from pyvfio import kernel
+
+    made: list[Any] = []
+
+    class Context:
+        """A context that can be counted."""
+
+        def __init__(self) -> None:
+            made.append(weakref.ref(self))
+
+    import weakref
+
+    import pyudev
+
+    pyudev.Context = Context
+    threads = [threading.Thread(target=kernel._udev) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    threads.clear()
+    del thread
+    gc.collect()
+    left = sum(one() is not None for one in made)
+    check(left == 0, f"{left} contexts of {len(made)} threads that have ended")
+
+
+@program("L17")
+def _() -> None:
+    """One log took devices of two kernels."""
+    devices = [opened()[0] for _ in range(2)]
+    log = either(pyvfio, "dirty_log")
+    try:
+        log(devices, [IovaRange.of(0x100000, PAGE)])
+    except (ValueError, TypeError, pyvfio.Error):
+        return
+    raise Fault("devices of two kernels are in one log")
+
+
+@program("L18")
+def _() -> None:
+    """Memory that could not be mapped over was unmapped a second time, though it may have been another's by then."""
+    kernel = LinuxKernel()
+    # It refuses when the memory at the place is unmapped already, as VFIO does.
+    number = socket.socketpair()[0].detach()
+    real = mmap.mmap
+    places: list[int] = []
+
+    class Noting(real):  # type: ignore[misc, valid-type]
+        """Memory that another thread takes as soon as it is free."""
+
+        def close(self) -> None:
+            places.append(hole_of(self))
+            super().close()
+
+    mmap.mmap = Noting  # type: ignore[misc]
+    try:
+        kernel.mmap(number, PAGE, offset=0, prot=mmap.PROT_READ)
+    except OSError:
+        pass
+    assert places, "the memory was not closed"
+    check(places[0] != 0, "the place is free before its memory is closed")
+
+
+def hole_of(memory: Any) -> int:
+    """Return the bytes that the process has mapped at the place of some memory."""
+    from pyvfio._abi import ffi
+
+    address = int(ffi.cast("uintptr_t", ffi.from_buffer(memory)))
+    for line in open("/proc/self/maps"):  # noqa: SIM115
+        first, last = (int(part, 16) for part in line.split()[0].split("-"))
+        if first <= address < last:
+            return last - address
+    return 0
+
+
+@program("L19")
+def _() -> None:
+    """A vector without a descriptor did not say what to do."""
+    device, kernel = opened()
+
+    def eventfd(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    kernel.eventfd = eventfd
+    try:
+        vector_of(device)
+    except OSError as error:
+        text = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        check("ulimit -n" in text, f"it says: {text}")
 
 
 def main() -> int:

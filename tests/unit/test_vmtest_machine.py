@@ -125,3 +125,9 @@ def test_init_quotes_the_command(tmp_path: Path) -> None:
     assert "cd '/a b'" in text
     assert """env -i 'A=x y' echo 'it'"'"'s'""" in text
     assert "@" not in text.replace("$@", "")
+
+
+def test_init_takes_any_bytes_of_the_command(tmp_path: Path) -> None:
+    command = ["echo", os.fsdecode(b"\xff\n")]
+    init = write_init(tmp_path, mark="MARK", here=Path("/"), shares=[], environment={}, command=command, check=["true"])
+    assert b"echo '\xff\n'" in init.read_bytes()

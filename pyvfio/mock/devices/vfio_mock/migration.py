@@ -113,6 +113,7 @@ class MockMigration(Migration):
 
     def mapped(self, region: int, memory: mmap) -> None:
         """A program has mapped a region."""
+        self._still_mapped()  # so that those of before take no room
         self._mappings.append((region, ref(memory)))
         self._mapped.add(region)
 
