@@ -28,17 +28,23 @@ class Session(NamedTuple):
     :ivar folders: where its tests are
     :ivar options: pytest's options
     :ivar without: patterns of test files that are not in it
+    :ivar unmeasured: patterns of those whose lines are not noted
     """
 
     name: str
     folders: tuple[str, ...]
     options: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    unmeasured: tuple[str, ...] = ()
 
     def files(self, root: Path) -> list[str]:
         """Return the paths of its test files below the root."""
         found = (str(path.relative_to(root)) for folder in self.folders for path in (root / folder).glob("test_*.py"))
         return sorted(name for name in found if not any(fnmatch(name, pattern) for pattern in self.without))
+
+    def measured(self, root: Path) -> list[str]:
+        """Return the paths of those whose lines are noted."""
+        return [name for name in self.files(root) if not any(fnmatch(name, pattern) for pattern in self.unmeasured)]
 
 
 #: Each mode and each kind of device once.
@@ -55,7 +61,18 @@ HOST = Session(
     (
         "*/test_vmtest_*", "*/test_native.py", "*/test_house.py", "*/test_language.py", "*/test_reproducers.py",
     ),
+    ("*/test_signals.py", "*/test_threads.py", "*/test_failures.py"),
 )  # fmt: skip
+#: Tests of those files that go through the points and pairs of calls of a program. To note their lines would take longer than all others; they
+#: run where no other test executes a line.
+SWEEPS = tuple(
+    f"tests/robustness/{test}[{mode}]"
+    for mode in ("iommufd", "type1v2", "type1", "iommufd-type1v2")
+    for test in (
+        "test_threads.py::test_kernel_and_library_agree_after_two_calls_at_once",
+        "test_signals.py::test_kernel_and_library_agree_wherever_a_handler_raises",
+    )
+)
 #: These look at the constants of every module, and so execute no line of them.
 TABLES = ("tests/unit/test_tables.py", "tests/unit/test_declared_errnos.py")
 #: What the mock is compared with recorded episodes of real kernels by.
@@ -129,13 +146,13 @@ class LineMap:
     def _add(self, session: Session) -> None:
         file = self._folder / f"{session.name.replace('/', '-')}.json"
         known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        stale = [name for name in session.files(ROOT) if not self._holds(name, known.get(name))]
+        stale = [name for name in session.measured(ROOT) if not self._holds(name, known.get(name))]
         if stale:
             say(f"measuring which lines {len(stale)} test files execute ({session.name})")
             known |= self._measure(session, stale)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(known))
-        for name in session.files(ROOT):
+        for name in session.measured(ROOT):
             for test, (passed, seconds, lines) in known[name]["tests"].items():
                 bits = {path: int(number, 16) for path, number in lines.items()}
                 if not test:
@@ -178,6 +195,8 @@ class LineMap:
         """Return the tests that execute one of the lines, those first that execute least else."""
         mask = (1 << lines[1] + 1) - (1 << lines[0])
         found = [test for test in self.tests if test.lines.get(file, 0) & mask]
+        if not found:
+            return [MeasuredTest(HOST.name, name, 2, {}) for name in SWEEPS]
         return sorted(found, key=lambda test: test.breadth * (0.05 + test.seconds))
 
     def runs_at_import(self, file: str, lines: tuple[int, int]) -> bool:
