@@ -273,6 +273,25 @@ def iommufd_missing() -> Finding:
     )
 
 
+@_finds(type1_missing="The kernel has VFIO containers and no IOMMU driver for them, nor iommufd.")
+def type1_missing(*, containers: bool, iommufd: bool, modules: Collection[str]) -> Finding | None:
+    """Containers that no IOMMU can be set for.
+
+    :param containers: /dev/vfio/vfio exists
+    :param iommufd: /dev/iommu exists
+    :param modules: the kernel's modules, those built in too (the names in /sys/module)
+    """
+    if not containers or iommufd or not {"vfio_iommu_type1", "vfio_iommu_spapr_tce"}.isdisjoint(modules):
+        return None
+    return Finding(
+        "type1-missing",
+        "vfio_iommu_type1",
+        "the kernel has VFIO containers, and neither an IOMMU driver for them nor iommufd: VFIO_SET_IOMMU fails with ENODEV",
+        ("/sys/module/vfio_iommu_type1 does not exist", "/dev/iommu does not exist"),
+        "modprobe vfio_iommu_type1; or modprobe iommufd",
+    )
+
+
 @_finds(driver_missing="The driver is not loaded, or is not one of this bus.")
 def driver_missing(driver: str, bus: str, drivers: Collection[str]) -> Finding | None:
     """A driver is not among a bus's drivers.
@@ -390,18 +409,20 @@ def variant_driver(
 
 
 @_finds(override_foreign="The device's driver_override names another driver than the one it is bound to.")
-def override_foreign(address: str, override: str | None, driver: str | None) -> Finding | None:
+def override_foreign(address: str, override: str | None, driver: str | None, *, loaded: bool = True) -> Finding | None:
     """Another tool has set the device's driver_override.
 
     :param override: its driver_override
     :param driver: what it is bound to
+    :param loaded: the bus has a driver of the name in driver_override
     """
     if override is None or override == driver:
         return None
     return Finding(
         "override-foreign",
         address,
-        f"{address} has driver_override {override}, and is bound to {driver or 'no driver'}: only {override} can take it",
+        f"{address} has driver_override {override}, and is bound to {driver or 'no driver'}: only {override} can take it"
+        + ("" if loaded else ", and no such driver is loaded"),
         (f"driver_override is {override}", f"the driver is {driver or 'none'}"),
         f"pyvfio.host.bind({address!r}, 'vfio-pci') replaces it for the time of the binding; driverctl and libvirt set it too",
     )
@@ -425,7 +446,120 @@ def taken_back(address: str, bound: str, driver: str | None) -> Finding | None:
     )
 
 
+@_finds(ids_too_late="vfio-pci was told to take the device by its ids, and the kernel's own driver was there first.")
+def ids_too_late(address: str, driver: str | None, ids: tuple[int, int], places: Sequence[str]) -> Finding | None:
+    """A module's parameter names a device that another driver has.
+
+    :param driver: what it is bound to
+    :param ids: its vendor and device
+    :param places: where the parameter `ids` of vfio-pci is set, each with its file: `FILE has: ... ids=1b36:0010`
+    """
+    if driver is None or "vfio" in driver:
+        return None
+    wanted = f"{ids[0]:04x}:{ids[1]:04x}"
+    naming = [
+        place
+        for place in places
+        if any(
+            one.lower().split(":")[:2] == wanted.split(":") for one in place.rpartition("ids=")[2].split()[0].split(",")
+        )
+    ]
+    if not naming:
+        return None
+    return Finding(
+        "ids-too-late",
+        address,
+        f"vfio-pci's parameter ids names {wanted}, and {driver} took {address} first",
+        (*naming, f"its link driver points to {driver}"),
+        f"have vfio-pci loaded first: `softdep {driver} pre: vfio-pci` in /etc/modprobe.d, in the initramfs too; "
+        f"or pyvfio.host.bind({address!r}, 'vfio-pci')",
+    )
+
+
 # The device itself
+
+
+#: bits of the flags in the attribute `resource`: IORESOURCE_IO, IORESOURCE_MEM, IORESOURCE_UNSET
+_IO_OR_MEMORY, _UNSET = 0x300, 0x2000_0000
+
+
+@_finds(
+    bar_unassigned="A BAR has no address, so the kernel cannot switch the device on, and opening it fails with EINVAL."
+)
+def bar_unassigned(address: str, resources: str | None) -> Finding | None:
+    """A BAR for which the firmware and the kernel found no room.
+
+    :param resources: the attribute `resource`: first address, last address, flags, a line for each BAR
+    """
+    unset = []
+    for number, line in enumerate((resources or "").splitlines()[:6]):
+        start, last, flags = (int(word, 16) for word in line.split()[:3])
+        if flags & _UNSET and flags & _IO_OR_MEMORY and last > start:
+            unset.append((number, last - start + 1))
+    if not unset:
+        return None
+    listed = ", ".join(f"BAR {number} ({as_text(size)})" for number, size in unset)
+    return Finding(
+        "bar-unassigned",
+        address,
+        f"{listed} of {address} {'has' if len(unset) == 1 else 'have'} no address: the device cannot be switched on, "
+        "and opening it fails with EINVAL",
+        tuple(f"resource: line {number} has the flag IORESOURCE_UNSET" for number, _ in unset),
+        "switch on above-4G decoding (and resizable BAR) in the firmware, or boot with pci=realloc; "
+        "for a BAR that was resized, write its size before to resourceN_resize; the kernel log says what there was no room for",
+    )
+
+
+@_finds(behind_vmd="The device is behind Intel VMD, whose driver makes its DMA requests its own.")
+def behind_vmd(address: str, controller: str | None) -> Finding | None:
+    """A device in the domain of a volume management device.
+
+    :param controller: the address of the VMD above it; None: there is none
+    """
+    if controller is None:
+        return None
+    return Finding(
+        "behind-vmd",
+        address,
+        f"{address} is behind the VMD controller {controller}: its DMA and interrupts carry that one's name, so VFIO cannot have it alone",
+        (f"{controller}, above it in sysfs, is bound to vmd",),
+        "switch VMD off for its slot in the firmware (it may be called VMD, RST or NVMe RAID)",
+    )
+
+
+@_finds(msi_off="MSI and MSI-X are switched off for the device, so only INTx can be enabled.")
+def msi_off(address: str, places: Sequence[str]) -> Finding | None:
+    """The device has no message signalled interrupts.
+
+    :param places: what says so, each with its file
+    """
+    if not places:
+        return None
+    return Finding(
+        "msi-off",
+        address,
+        f"MSI and MSI-X cannot be enabled on {address}: they are switched off",
+        tuple(places),
+        "take pci=nomsi off the kernel's command line; echo 1 to the msi_bus of that bridge",
+    )
+
+
+@_finds(acs_override="The kernel was told to take devices for isolated that are not (pcie_acs_override).")
+def acs_override(subject: str, command_line: str) -> Finding | None:
+    """Groups are smaller than the hardware isolates.
+
+    :param command_line: the kernel's
+    """
+    words = [word for word in command_line.split() if word.startswith("pcie_acs_override=")]
+    if not words:
+        return None
+    return Finding(
+        "acs-override",
+        subject,
+        f"the kernel's command line has {words[0]}: devices of different IOMMU groups may reach each other's memory past the IOMMU",
+        tuple(f"/proc/cmdline has {word}" for word in words),
+        "take it off where users of the devices do not trust each other",
+    )
 
 
 @_finds(no_reset="The device cannot be reset alone: it keeps the state that its last user left it in.")
@@ -935,6 +1069,45 @@ def huge_pages(size: int, free: int, page: int) -> Finding | None:
         "mapping is slower without",
         (f"free huge pages: {free // page}",),
         f"echo {-(-size // page)} > /proc/sys/vm/nr_hugepages, if the guest is to use them",
+    )
+
+
+@_finds(huge_pages_node="The device's NUMA node has too few huge pages for the guest, and other nodes have them.")
+def huge_pages_node(size: int, free: int, node: int, page: int) -> Finding | None:
+    """The huge pages that are free are on other NUMA nodes than the device.
+
+    :param size: the guest's memory
+    :param free: bytes in free huge pages of the node
+    :param page: bytes of one
+    """
+    if free >= size:
+        return None
+    return Finding(
+        "huge-pages-node",
+        f"node {node}",
+        f"{as_text(free) if free else 'nothing'} is free in huge pages of {as_text(page)} on NUMA node {node}, where the device is, "
+        f"of {as_text(size)}: the rest would come from other nodes, which is slower, or not at all if the guest is bound to this one",
+        (f"free huge pages of node {node}: {free // page}",),
+        f"echo {-(-size // page)} > /sys/devices/system/node/node{node}/hugepages/hugepages-{page >> 10}kB/nr_hugepages",
+    )
+
+
+@_finds(memory_cgroup="The control group of this process may have less memory than the guest, all of which VFIO pins.")
+def memory_cgroup(size: int, limit: int, path: str) -> Finding | None:
+    """A guest does not fit the limit of its control group (MemoryMax= of a service, --memory of a container).
+
+    :param size: the guest's memory
+    :param limit: memory.max, bytes
+    :param path: the group's directory
+    """
+    if limit >= size:
+        return None
+    return Finding(
+        "memory-cgroup",
+        path,
+        f"a guest with {as_text(size)} is pinned whole, and this process's control group may have {as_text(limit)}",
+        (f"{path}/memory.max is {limit}",),
+        "raise MemoryMax= of the service, or --memory of the container, above the guest's memory",
     )
 
 

@@ -21,7 +21,7 @@ from pyvfio.host.holders import holders_of
 from pyvfio.host.in_use import by_name, uses_of
 from pyvfio.host.iommu_group import group
 from pyvfio.host.journal import bindings
-from pyvfio.host.sysfs import attribute, entries
+from pyvfio.host.sysfs import attribute, entries, link_name, number
 from pyvfio.iova import IovaRange, IovaSet
 from pyvfio.kernel import Kernel, resolve
 
@@ -112,9 +112,9 @@ def diagnose_host(
     if there and all(one.group is None for one in there) and not any(one.no_iommu for one in there):
         notes.findings.append(_no_group(kernel, there[0].address)._replace(subject="host"))
     if there:
-        notes.findings += _present(
-            diagnosis.interrupts_by_command_line("host", attribute(kernel, "/proc/cmdline") or "")
-        )
+        command_line = attribute(kernel, "/proc/cmdline") or ""
+        notes.findings += _present(diagnosis.interrupts_by_command_line("host", command_line))
+        notes.hints += _present(diagnosis.acs_override("host", command_line))
     notes.take(_interfaces(kernel, None), "interfaces")
     notes.take(_needs(kernel, needed, None), "need")
     if guest_memory is not None:
@@ -164,14 +164,18 @@ class _Notes:
 #: the findings that do not keep a device from being used
 HINTS = frozenset(
     {
+        "acs-override",
         "d3cold",
         "device-nodes-missing",
         "group-shared",
         "guest-memory-moved",
         "huge-pages",
+        "huge-pages-node",
+        "ids-too-late",
         "iommufd-missing",
         "mapping-limit-low",
         "memory-limit-low",
+        "msi-off",
         "no-reset",
         "override-foreign",
         "unsafe-interrupts",
@@ -203,7 +207,9 @@ def _host(kernel: Kernel, found: HostDevice) -> Iterator[Finding | None]:
         else:
             yield _no_group(kernel, found.address)
     elif found.bus == "pci":
-        yield diagnosis.interrupts_by_command_line(found.address, attribute(kernel, "/proc/cmdline") or "")
+        command_line = attribute(kernel, "/proc/cmdline") or ""
+        yield diagnosis.interrupts_by_command_line(found.address, command_line)
+        yield diagnosis.acs_override(found.address, command_line)
     yield from _interfaces(kernel, found)
 
 
@@ -213,6 +219,7 @@ def _interfaces(kernel: Kernel, found: HostDevice | None) -> Iterator[Finding | 
     cdevs = None if found is None or found.vfio is None else found.cdev is not None
     if kernel.exists("/dev/vfio"):
         yield diagnosis.interfaces_missing(containers=containers, iommufd=iommufd, cdevs=cdevs)
+        yield diagnosis.type1_missing(containers=containers, iommufd=iommufd, modules=entries(kernel, "/sys/module"))
     if containers and not iommufd:
         yield diagnosis.iommufd_missing()
     parameters = [
@@ -243,17 +250,35 @@ def _blacklisted(kernel: Kernel, module: str) -> Iterator[str]:
         name, _, value = word.partition("=")
         if name in ("module_blacklist", "modprobe.blacklist") and module in value.replace("-", "_").split(","):
             yield f"/proc/cmdline has {word}"
+    for path, line in _modprobe_lines(kernel):
+        words = line.split()
+        stops = words[:1] == ["blacklist"] or (
+            words[:1] == ["install"] and words[2:3] in (["/bin/false"], ["/bin/true"])
+        )
+        if stops and len(words) > 1 and words[1].replace("-", "_") == module:
+            yield f"{path} has: {line}"
+
+
+def _modprobe_lines(kernel: Kernel) -> Iterator[tuple[str, str]]:
+    """Yield the lines of modprobe's configuration, each with its file."""
     for directory in _MODPROBE:
         for name in entries(kernel, directory):
-            if not name.endswith(".conf"):
-                continue
-            for line in (attribute(kernel, f"{directory}/{name}") or "").splitlines():
-                words = line.split()
-                stops = words[:1] == ["blacklist"] or (
-                    words[:1] == ["install"] and words[2:3] in (["/bin/false"], ["/bin/true"])
-                )
-                if stops and len(words) > 1 and words[1].replace("-", "_") == module:
-                    yield f"{directory}/{name} has: {line.strip()}"
+            if name.endswith(".conf"):
+                for line in (attribute(kernel, f"{directory}/{name}") or "").splitlines():
+                    yield f"{directory}/{name}", line.strip()
+
+
+def _ids_of_vfio_pci(kernel: Kernel) -> Iterator[str]:
+    """Yield where vfio-pci is told the ids of the devices that it is to take."""
+    for word in (attribute(kernel, "/proc/cmdline") or "").split():
+        if word.replace("-", "_").startswith("vfio_pci.ids="):
+            yield f"/proc/cmdline has {word}"
+    for path, line in _modprobe_lines(kernel):
+        words = line.split()
+        if words[:1] == ["options"] and words[1:2] in (["vfio-pci"], ["vfio_pci"]):
+            for word in words[2:]:
+                if word.startswith("ids="):
+                    yield f"{path} has: options {words[1]} {word}"
 
 
 # The device
@@ -271,7 +296,11 @@ def _driver(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Findin
         yield from _modules(kernel, diagnosis.vfio_driver(found.bus), found.bus)
     yield diagnosis.used_by_system(found.address, by_name(uses_of(found, kernel)))
     if entry is None:
-        yield diagnosis.override_foreign(found.address, found.driver_override, found.driver)
+        loaded = found.driver_override in entries(kernel, f"/sys/bus/{found.bus}/drivers")
+        yield diagnosis.override_foreign(found.address, found.driver_override, found.driver, loaded=loaded)
+    if found.vendor is not None and found.device is not None:
+        places = list(_ids_of_vfio_pci(kernel))
+        yield diagnosis.ids_too_late(found.address, found.driver, (found.vendor, found.device), places)
     yield diagnosis.not_bound(found.address, found.bus, found.driver)
 
 
@@ -353,10 +382,36 @@ def _function(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Find
         with suppress(OSError):
             yield diagnosis.no_answer(found.address, kernel.read_file(f"{found.path}/config")[:64])
     yield diagnosis.no_reset(found.address, attribute(kernel, f"{found.path}/reset_method"))
+    yield diagnosis.bar_unassigned(found.address, attribute(kernel, f"{found.path}/resource"))
+    yield diagnosis.behind_vmd(found.address, _vmd_above(kernel, found))
+    yield diagnosis.msi_off(found.address, list(_without_msi(kernel, found)))
     if found.physical_function is not None:
         above = device(found.physical_function, kernel)
         if above.driver == "vfio-pci" and found.driver == "vfio-pci":
             yield diagnosis.vf_token_needed(found.address, above.address)
+
+
+def _above(found: HostDevice) -> Iterator[str]:
+    """Yield the directories of the device and of what is above it, the device's first."""
+    path = found.path
+    while path.count("/") > 3:  # not /sys/devices/pci0000:00 itself
+        yield path
+        path = path.rpartition("/")[0]
+
+
+def _vmd_above(kernel: Kernel, found: HostDevice) -> str | None:
+    above = (path for path in _above(found) if path != found.path)
+    return next((path.rpartition("/")[2] for path in above if link_name(kernel, f"{path}/driver") == "vmd"), None)
+
+
+def _without_msi(kernel: Kernel, found: HostDevice) -> Iterator[str]:
+    """Yield what switches MSI off for a device."""
+    for word in (attribute(kernel, "/proc/cmdline") or "").split():
+        if word.startswith("pci=") and "nomsi" in word[4:].split(","):
+            yield f"/proc/cmdline has {word}"
+    for path in _above(found):
+        if attribute(kernel, f"{path}/msi_bus") == "0":
+            yield f"{path}/msi_bus is 0"
 
 
 def _holders(kernel: Kernel, found: HostDevice) -> Iterator[Finding | None]:
@@ -424,7 +479,28 @@ def _guest(kernel: Kernel, size: int, found: list[HostDevice]) -> Iterator[Findi
     pages = re.search(r"HugePages_Free:\s*(\d+)", attribute(kernel, "/proc/meminfo") or "")
     one = re.search(r"Hugepagesize:\s*(\d+) kB", attribute(kernel, "/proc/meminfo") or "")
     if pages and one:
-        yield diagnosis.huge_pages(size, int(pages[1]) * int(one[1]) << 10, int(one[1]) << 10)
+        page = int(one[1]) << 10
+        few = diagnosis.huge_pages(size, int(pages[1]) * page, page)
+        yield few
+        node = found[0].numa_node if len(found) == 1 else None
+        if few is None and node is not None:
+            file = f"/sys/devices/system/node/node{node}/hugepages/hugepages-{one[1]}kB/free_hugepages"
+            if (free := number(kernel, file)) is not None:
+                yield diagnosis.huge_pages_node(size, free * page, node, page)
+    limits = list(_memory_limits(kernel))
+    if limits:
+        yield diagnosis.memory_cgroup(size, *min(limits))
+
+
+def _memory_limits(kernel: Kernel) -> Iterator[tuple[int, str]]:
+    """Yield the limits on the memory of this process's control group (version 2) and of those above it, each with its directory."""
+    for line in (attribute(kernel, "/proc/self/cgroup") or "").splitlines():
+        hierarchy, _, path = line.split(":", 2)
+        while hierarchy == "0" and path.strip("/"):
+            limit = attribute(kernel, f"/sys/fs/cgroup{path}/memory.max")
+            if limit not in (None, "max"):
+                yield int(limit or 0), f"/sys/fs/cgroup{path}"
+            path = path.rpartition("/")[0]
 
 
 def _clashes(layout: x86.Layout, regions: Iterable[tuple[int, int, str]]) -> list[tuple[str, str]]:
@@ -439,8 +515,8 @@ def _clashes(layout: x86.Layout, regions: Iterable[tuple[int, int, str]]) -> lis
 def unmappable(kernel: Kernel, found: list[HostDevice]) -> Iterator[tuple[int, int, str]]:
     """Yield the first and last address that devices' IOMMUs cannot map, and what it is."""
     numbers = sorted({one.group for one in found if one.group is not None})
-    for number in numbers:
-        for region in group(number, kernel).reserved_regions:
+    for one in numbers:
+        for region in group(one, kernel).reserved_regions:
             if region.type != "direct-relaxable":
                 yield (
                     region.range.start,

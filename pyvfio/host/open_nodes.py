@@ -36,7 +36,8 @@ _SHOWN = 3
 class _Opened(NamedTuple):
     """A file that a process has open or mapped.
 
-    :ivar path: what /proc says that it is; :ivar link: its link under /proc/PID/fd, None if it is mapped
+    :ivar path: what /proc says that it is
+    :ivar link: its link under /proc/PID/fd, None if it is mapped
     """
 
     pid: int

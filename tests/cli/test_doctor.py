@@ -218,6 +218,64 @@ def narrow(kernel: mock.Kernel) -> str:
     return bound(kernel)
 
 
+def command_line(words: str) -> Setup:
+    """Return what binds a device on a kernel with this command line."""
+
+    def make(kernel: mock.Kernel) -> str:
+        text(kernel, "/proc/cmdline", f"ro {words} quiet\n")
+        return bound(kernel)
+
+    return make
+
+
+def unassigned(kernel: mock.Kernel) -> str:
+    lines = kernel.read_file(f"{path_of(kernel, EDU)}/resource").decode().splitlines()
+    lines[0] = "0x0000000000000000 0x00000000000fffff 0x0000000020040200"
+    return str(attribute("resource", "\n".join(lines) + "\n")(kernel))
+
+
+def too_late(kernel: mock.Kernel) -> str:
+    text(kernel, "/etc/modprobe.d/vfio.conf", "# mine\noptions vfio-pci disable_vga=1 ids=10de:1234,1B36:0010\n")
+    return NVME
+
+
+def behind_vmd(kernel: mock.Kernel) -> str:
+    """A bridge is on the way to the device; here it is a VMD's."""
+    controller = path_of(kernel, LEFT).rpartition("/")[0]
+    kernel.tree.remove(f"{controller}/driver")
+    kernel.tree.directory("/sys/bus/pci/drivers/vmd")
+    kernel.tree.add(f"{controller}/driver", Link("/sys/bus/pci/drivers/vmd"))
+    host.bind([LEFT, RIGHT], "vfio-pci", kernel=kernel)
+    return LEFT
+
+
+def bridge_without_msi(kernel: mock.Kernel) -> str:
+    text(kernel, f"{path_of(kernel, LEFT).rpartition('/')[0]}/msi_bus", "0\n")
+    host.bind([LEFT, RIGHT], "vfio-pci", kernel=kernel)
+    return LEFT
+
+
+def no_type1(kernel: mock.Kernel) -> str:
+    bound(kernel)
+    kernel.tree.remove("/dev/iommu")
+    kernel.tree.remove("/sys/module/vfio_iommu_type1")
+    return EDU
+
+
+def small_group(kernel: mock.Kernel) -> str:
+    text(kernel, "/proc/self/cgroup", "0::/machine.slice/guest.service\n")
+    text(kernel, "/sys/fs/cgroup/machine.slice/guest.service/memory.max", "max\n")
+    text(kernel, "/sys/fs/cgroup/machine.slice/memory.max", f"{512 << 20}\n")
+    return bound(kernel)
+
+
+def far_pages(kernel: mock.Kernel) -> str:
+    text(kernel, "/proc/meminfo", "HugePages_Free:       1024\nHugepagesize:       2048 kB\n")
+    text(kernel, "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/free_hugepages", "3\n")
+    text(kernel, f"{path_of(kernel, EDU)}/numa_node", "1\n")
+    return bound(kernel)
+
+
 def old(kernel: mock.Kernel) -> str:
     bound(kernel)
     kernel.tree.remove("/dev/iommu")
@@ -248,6 +306,14 @@ REPRODUCED: dict[str, tuple[Setup, tuple[str, ...]]] = {
     "no-reset": (attribute("reset_method", ""), ()),
     "d3cold": (attribute("power_state", "D3cold\n"), ()),
     "no-answer": (attribute("config", "\xff" * 64), ()),
+    "bar-unassigned": (unassigned, ()),
+    "behind-vmd": (behind_vmd, ()),
+    "msi-off": (bridge_without_msi, ()),
+    "acs-override": (command_line("pcie_acs_override=downstream,multifunction"), ()),
+    "ids-too-late": (too_late, ()),
+    "type1-missing": (no_type1, ()),
+    "memory-cgroup": (small_group, ("--guest-memory", "1G")),
+    "huge-pages-node": (far_pages, ("--guest-memory", "1G")),
     "bridge": (lambda _: BRIDGE, ()),
     "not-bound": (lambda _: EDU, ()),
     "kernel-driver": (lambda _: NVME, ()),
@@ -331,6 +397,79 @@ def test_a_blacklist_of_the_command_line_is_found(pyvfio: Command, kernel: mock.
 def test_the_host_is_examined_without_an_address(pyvfio: Command, kernel: mock.Kernel) -> None:
     without_modules(kernel)
     assert [one["id"] for one in pyvfio.json("doctor", code=1)["findings"]] == ["vfio-missing"]
+
+
+def test_msi_switched_off_by_the_command_line_is_found(pyvfio: Command, kernel: mock.Kernel) -> None:
+    address = command_line("pci=realloc,nomsi")(kernel)
+    assert "/proc/cmdline has pci=realloc,nomsi" in pyvfio("doctor", str(address)).out
+
+
+def test_ids_on_the_command_line_are_found(pyvfio: Command, kernel: mock.Kernel) -> None:
+    text(kernel, "/proc/cmdline", "ro vfio-pci.ids=1b36:0010:1af4:1100\n")
+    assert "/proc/cmdline has vfio-pci.ids=1b36:0010:1af4:1100" in pyvfio("doctor", NVME).out
+    assert "ids-too-late" not in pyvfio("doctor", "0000:00:06.0").out
+
+
+def test_an_override_to_a_driver_that_is_not_loaded_says_so(pyvfio: Command, kernel: mock.Kernel) -> None:
+    kernel.write_file(f"{path_of(kernel, EDU)}/driver_override", b"vfio-gone\n")
+    said = pyvfio.json("doctor", EDU, code=1)
+    assert [one["id"] for one in said["findings"]] == ["not-bound"]
+    (hint,) = said["hints"]
+    assert "only vfio-gone can take it, and no such driver is loaded" in hint["reason"]
+
+
+# States that look odd, and keep nothing from working
+
+
+def passthrough(kernel: mock.Kernel) -> str:
+    text(kernel, "/sys/kernel/iommu_groups/0/type", "identity\n")
+    return str(command_line("iommu=pt iommu.passthrough=1 intel_iommu=on,sm_on")(kernel))
+
+
+def lockdown(kernel: mock.Kernel) -> str:
+    text(kernel, "/sys/kernel/security/lockdown", "none integrity [confidentiality]\n")
+    return bound(kernel)
+
+
+def no_autoprobe(kernel: mock.Kernel) -> str:
+    text(kernel, "/sys/bus/pci/drivers_autoprobe", "0\n")
+    text(kernel, f"{path_of(kernel, PF)}/sriov_drivers_autoprobe", "0\n")
+    return bound(kernel, VF)
+
+
+def resizable(kernel: mock.Kernel) -> str:
+    text(kernel, f"{path_of(kernel, EDU)}/resource0_resize", "00000000000ff0\n")
+    return bound(kernel)
+
+
+def suspended(kernel: mock.Kernel) -> str:
+    """As vfio-pci leaves a device that nobody has open."""
+    text(kernel, f"{path_of(kernel, EDU)}/power/runtime_status", "suspended\n")
+    return str(attribute("power_state", "D3hot\n")(kernel))
+
+
+def other_ids(kernel: mock.Kernel) -> str:
+    text(kernel, "/etc/modprobe.d/vfio.conf", "options vfio-pci ids=10de:1234\noptions kvm ids=1234:11e8\n")
+    return bound(kernel)
+
+
+def absent_bars(kernel: mock.Kernel) -> str:
+    lines = ["0x00000000fea00000 0x00000000feafffff 0x0000000000040200", *["0x0 0x0 0x0"] * 12]
+    return str(attribute("resource", "\n".join(lines) + "\n")(kernel))
+
+
+def large_group(kernel: mock.Kernel) -> str:
+    text(kernel, "/proc/self/cgroup", "1:name=systemd:/x\n0::/user.slice\n")
+    text(kernel, "/sys/fs/cgroup/user.slice/memory.max", "max\n")
+    return bound(kernel)
+
+
+@pytest.mark.parametrize(
+    "prepare", [passthrough, lockdown, no_autoprobe, resizable, suspended, other_ids, absent_bars, large_group]
+)
+def test_a_state_that_is_only_odd_has_no_finding(pyvfio: Command, kernel: mock.Kernel, prepare: Setup) -> None:
+    said = pyvfio.json("doctor", str(prepare(kernel)), "--guest-memory", "1M")
+    assert (said["findings"], said["hints"], said["unknown"]) == ([], [], [])
 
 
 # States that are in no catalogue

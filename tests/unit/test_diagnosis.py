@@ -71,6 +71,16 @@ EVERY = [
     diagnosis.no_virtual_functions(VF, errno.ENOENT, count=2, driver="vfio-pci"),
     diagnosis.no_virtual_functions(VF, errno.ENOMEM, count=2, driver="mlx5_core"),
     diagnosis.no_virtual_functions(VF, errno.EBUSY, count=2, driver="mlx5_core", there=1),
+    diagnosis.bar_unassigned(VF, "0x0 0x3fff 0x20040200\n0x0 0x0 0x0\n0x0 0xfffff 0x2014220c\n"),
+    diagnosis.behind_vmd(VF, "0000:00:0e.0"),
+    diagnosis.msi_off(VF, ["/proc/cmdline has pci=nomsi"]),
+    diagnosis.acs_override("host", "ro pcie_acs_override=downstream quiet"),
+    diagnosis.ids_too_late(
+        VF, "mlx5_core", (0x15B3, 0x101E), ["/etc/modprobe.d/x.conf has: options vfio-pci ids=15B3:101e"]
+    ),
+    diagnosis.type1_missing(containers=True, iommufd=False, modules=["vfio"]),
+    diagnosis.memory_cgroup(4 << 30, 1 << 30, "/sys/fs/cgroup/machine.slice"),
+    diagnosis.huge_pages_node(4 << 30, 6 << 20, 1, 2 << 20),
 ]
 
 
@@ -90,6 +100,21 @@ def test_a_finding_says_what_was_looked_at(finding: Finding) -> None:
 def test_facts_that_show_nothing_give_no_finding() -> None:
     assert diagnosis.group_not_viable(7, {VF: "vfio-pci", "0000:40:01.0": "pcieport", "0000:41:10.2": None}) is None
     assert diagnosis.group_not_viable(7, {VF: "mlx5_core"}, but=VF) is None
+    assert diagnosis.bar_unassigned(VF, None) is None
+    # Assigned; absent; without a type; the seventh line is a virtual function's BAR.
+    fine = ["0x1000 0x1fff 0x40200", "0x0 0x0 0x20040200", "0x0 0xfff 0x20000000", *["0x0 0x0 0x0"] * 3]
+    assert diagnosis.bar_unassigned(VF, "\n".join([*fine, "0x0 0xfff 0x20040200"])) is None
+    assert diagnosis.behind_vmd(VF, None) is None
+    assert diagnosis.msi_off(VF, []) is None
+    assert diagnosis.acs_override("host", "ro iommu=pt") is None
+    places = ["/proc/cmdline has vfio-pci.ids=15b3:101e"]
+    assert diagnosis.ids_too_late(VF, "mlx5_core", (0x15B3, 0x1019), places) is None
+    assert diagnosis.ids_too_late(VF, "mlx5_vfio_pci", (0x15B3, 0x101E), places) is None
+    assert diagnosis.ids_too_late(VF, None, (0x15B3, 0x101E), places) is None
+    for containers, iommufd, modules in ((False, False, []), (True, True, []), (True, False, ["vfio_iommu_type1"])):
+        assert diagnosis.type1_missing(containers=containers, iommufd=iommufd, modules=modules) is None
+    assert diagnosis.memory_cgroup(1 << 30, 1 << 30, "/sys/fs/cgroup") is None
+    assert diagnosis.huge_pages_node(1 << 30, 1 << 30, 0, 2 << 20) is None
     assert diagnosis.direct_region(VF, []) is None
     assert diagnosis.vfio_missing(modules=["vfio"]) is None
     assert diagnosis.driver_missing("vfio-pci", "pci", ["vfio-pci"]) is None
