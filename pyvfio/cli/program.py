@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import signal
 import sys
@@ -69,10 +70,25 @@ class _Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+class _WrongUsage(SystemExit):
+    """The arguments are not those of a subcommand; the parser has said so on standard error."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(exit_code.USAGE)
+        self.message = message
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose optional positional arguments may stand behind options: `run ADDRESS --bind SCRIPT`."""
 
     _nested = False
+
+    def error(self, message: str) -> NoReturn:
+        """Report wrong arguments."""
+        try:
+            super().error(message)
+        except SystemExit:
+            raise _WrongUsage(message) from None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as :meth:`parse_known_intermixed_args` does, where that is possible."""
@@ -145,6 +161,10 @@ def main(arguments: Sequence[str] | None = None, *, kernel: Kernel | None = None
     only = next((one for one in given if one in COMMANDS), "")
     try:
         parsed = parser(only).parse_args(given)
+    except _WrongUsage as wrong:
+        if "--json" in given:
+            _document_error(Output(True), wrong.message, None, [], exit_code.USAGE)
+        return exit_code.USAGE
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else exit_code.USAGE
     out = Output(parsed.json)
@@ -182,13 +202,16 @@ def _failed(error: Exception, out: Output, code: int) -> int:
         print(f"  {note}", file=sys.stderr)
     if out.json:
         number = getattr(error, "errno", None)
-        name = errno.errorcode.get(number) if number else None
-        try:
-            out.document({"error": {"message": text, "errno": name, "notes": notes, "exit_code": code}})
-            out.stream.flush()
-        except BrokenPipeError:
-            _pipe_closed()
+        _document_error(out, text, errno.errorcode.get(number) if number else None, notes, code)
     return code
+
+
+def _document_error(out: Output, text: str, name: str | None, notes: list[str], code: int) -> None:
+    try:
+        out.document({"error": {"message": text, "errno": name, "notes": notes, "exit_code": code}})
+        out.stream.flush()
+    except BrokenPipeError:
+        _pipe_closed()
 
 
 def _pipe_closed() -> int:
@@ -210,8 +233,24 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
     raise _Interrupted(number)
 
 
+def _complete_streams() -> None:
+    """Have output streams that take any text, whatever the shell has closed and whatever the locale is."""
+    # Else the first device that is opened gets the number of a closed stream.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    if sys.stdout is None:
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_program() -> NoReturn:
     """Run the command as a program: SIGTERM and SIGHUP end it as Ctrl-C does, with everything closed and restored."""
+    _complete_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _interrupt)

@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import tempfile
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -260,6 +267,49 @@ def test_a_closed_pipe_ends_the_program_quietly(arguments: tuple[str, ...]) -> N
     assert "BrokenPipe" not in err
 
 
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_trap(closed: str) -> None:
+    """The numbers of closed streams must not become a device's."""
+    code = "import os; os.write(9, str(sorted(map(int, os.listdir('/proc/self/fd')))).encode())"
+    shell = f'exec "$0" -m pyvfio --kernel mock:mlx5 shell {VF} -c "$1" {closed} 9>"$2"'
+    with tempfile.NamedTemporaryFile() as told:
+        done = subprocess.run(["sh", "-c", shell, sys.executable, code, told.name], check=False)
+        assert done.returncode == 0
+        assert told.read().startswith(b"[0, 1, 2, ")
+
+
+def test_a_full_disk_is_an_error() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pyvfio", "--kernel", "mock:mlx5", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "pyvfio: No space left on device"
+
+
+def test_any_locale_can_print_any_name() -> None:
+    """A text that the locale's encoding lacks is escaped."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pyvfio", "--kernel", "mock:mlx5", "shell", VF, "-c", "print('\u00b5')"],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.stdout == b"\\xb5\n"
+
+
+@pytest.mark.parametrize("arguments", [("peek",), ("list", "--group", "x"), ("nothing",)])
+def test_wrong_usage_with_json_is_a_document_too(pyvfio: Command, arguments: tuple[str, ...]) -> None:
+    error = pyvfio.json(*arguments, code=2)["error"]
+    assert error["exit_code"] == 2
+    assert error["message"]
+    assert "usage: pyvfio" in pyvfio(*arguments).err
+
+
 def test_python_m_pyvfio_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "pyvfio", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("pyvfio ")
@@ -288,6 +338,44 @@ def test_every_subcommand_works_at_40_columns(pyvfio: Command, monkeypatch: pyte
     if name in ("report", "dump"):
         return
     assert [line for line in ran.out.splitlines() if len(line) > 40 and " " in line.strip()] == []
+
+
+def on_a_terminal(columns: int, **environment: str) -> str:
+    """Return what `list` prints on a terminal of that width."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 25, columns, 0, 0))
+    before = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "TERM")}
+    program = subprocess.Popen(
+        [sys.executable, "-m", "pyvfio", "--kernel", "mock:mlx5", "list"],
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        env={**before, "TERM": "xterm", **environment},
+    )
+    os.close(theirs)
+    printed = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while data := os.read(ours, 65536):
+            printed += data
+    os.close(ours)
+    assert program.wait(30) == 0
+    return printed.decode()
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize("columns", [40, 200])
+def test_no_colour_is_printed_where_none_is_wanted(columns: int, environment: dict[str, str]) -> None:
+    printed = on_a_terminal(columns, **environment)
+    assert "\x1b" not in printed
+    assert VF in printed
+    assert max(len(line) for line in printed.splitlines()) <= columns
+
+
+def test_a_terminal_gets_colours_in_its_width() -> None:
+    printed = on_a_terminal(160)
+    assert "\x1b[" in printed
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed)
+    assert VF in plain
+    assert max(len(line) for line in plain.splitlines()) <= 160
 
 
 def test_needs_of_doctor_are_listed(pyvfio: Command) -> None:

@@ -20,13 +20,20 @@ from tests.cli.command import Command, schema
 HEAVY = {"asyncio", "pytest", "rich", "pyvfio.mock", "pyvfio.tracing", "matplotlib", "numpy"}
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh", "fish"])
 def test_completions_know_every_subcommand(pyvfio: Command, shell: str) -> None:
     script = pyvfio.json("completion", shell)["script"]
     assert [name for name in program.COMMANDS if name not in script] == []
     assert shell == "tcsh" or "--guest-memory" in script
     if shell == "bash" and shutil.which("bash"):
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_a_shell_that_shtab_does_not_know_is_told(pyvfio: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shtab.SUPPORTED_SHELLS", ["bash"])
+    ran = pyvfio("completion", "fish")
+    assert ran.code == 1
+    assert "does not know fish: pip install --upgrade shtab" in ran.err
 
 
 def test_bash_completes_subcommands_and_options(pyvfio: Command) -> None:
