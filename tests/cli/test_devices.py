@@ -183,6 +183,30 @@ def test_bind_refuses_a_device_in_use(pyvfio: Command, kernel: mock.Kernel) -> N
     assert pyvfio("bind", "6.0", "--allow-in-use", "network:eth0").code == 0
 
 
+def test_restore_of_a_program_killed_before_its_first_write_succeeds(pyvfio: Command, kernel: mock.Kernel) -> None:
+    """Its entry in the journal is all that it left, and the device is as it was."""
+    host.bind(NVME, "vfio-pci", kernel=kernel)
+    path = host.device(NVME, kernel).path
+    kernel.write_file("/sys/bus/pci/drivers/vfio-pci/unbind", NVME.encode())
+    kernel.write_file(f"{path}/driver_override", b"\n")
+    kernel.write_file("/sys/bus/pci/drivers/nvme/bind", NVME.encode())
+    (one,) = pyvfio.json("restore")["bindings"]
+    assert one["restored"]
+    assert host.bindings(kernel) == []
+
+
+def test_restore_leaves_what_was_bound_to_something_else(pyvfio: Command, kernel: mock.Kernel) -> None:
+    host.bind(NVME, "vfio-pci", kernel=kernel)
+    path = host.device(NVME, kernel).path
+    kernel.write_file("/sys/bus/pci/drivers/vfio-pci/unbind", NVME.encode())
+    kernel.write_file(f"{path}/driver_override", b"pci-stub\n")
+    kernel.write_file("/sys/bus/pci/drivers/pci-stub/bind", NVME.encode())
+    ran = pyvfio("restore")
+    assert ran.code == 1
+    assert "it was bound to something else" in ran.out
+    assert host.device(NVME, kernel).driver == "pci-stub"
+
+
 def test_unbind_stays_and_restore_puts_back(pyvfio: Command, kernel: mock.Kernel) -> None:
     (unbound,) = pyvfio.json("unbind", NVME)["devices"]
     assert (unbound["previous_driver"], unbound["driver"], unbound["changed"]) == ("nvme", None, True)

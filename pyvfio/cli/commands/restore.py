@@ -22,6 +22,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
+def _is_as_before(call: Call, entry: host.JournalEntry) -> bool:
+    try:
+        found = host.device(entry.address, call.kernel)
+    except OSError:
+        return False
+    return (found.driver, found.driver_override) == (entry.previous_driver, entry.previous_override)
+
+
 def execute(call: Call) -> int:
     """Restore the devices, or list them."""
     given = call.arguments
@@ -31,6 +39,9 @@ def execute(call: Call) -> int:
     if not given.list:
         for address in wanted or (None,):
             restored += host.restore(address, timeout=given.timeout, kernel=call.kernel)
+        kept = {entry.address for entry in host.bindings(call.kernel)}
+        # A program that was killed before its first write left nothing to restore but its entry in the journal.
+        restored += [one for one in entries if one not in {*kept, *restored} and _is_as_before(call, entries[one])]
         for address in restored:
             host.revoke(address, call.kernel)
     documents = [
