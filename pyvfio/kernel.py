@@ -103,6 +103,8 @@ class Kernel:
 
     #: what `PYVFIO_KERNEL` calls it; shown in every repr unless it is the real one
     name = "linux"
+    #: the address of the device that it is there for, if it is there for one
+    address: str | None = None
 
     def door(self, fd: int, kind: str) -> Any:
         """Return a new `pyvfio_door` for a descriptor; `kind` is one of the kinds of :mod:`pyvfio.abi`."""

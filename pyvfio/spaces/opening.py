@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pyvfio.errors import Unsupported
+from pyvfio.errors import InvalidRequest, Unsupported
 from pyvfio.host import diagnosis
 from pyvfio.host.nodes import find
 from pyvfio.iommufd.iommufd import Iommufd
@@ -72,8 +72,12 @@ def open(
     :raises OSError: see :meth:`pyvfio.Container.attach`
     """
     if str(where).startswith(VFIO_USER):
-        remote = resolve(where)
-        where, kernel = vars(remote)["address"], remote
+        kernel = resolve(str(where))
+        if kernel.address is None:
+            raise InvalidRequest(
+                f"{where}: this kernel has no device of that name; open one of its own by address, with kernel="
+            )
+        where = kernel.address
     kernel = resolve(kernel)
     if mode is None and no_iommu:
         found = find(where, kernel)

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pyvfio.errors import Error
+from pyvfio.errors import Closed, Error
 from pyvfio.vfio_user import protocol
-from pyvfio.vfio_user.connection import Connection, close_all, name_of
+from pyvfio.vfio_user.connection import Connection, close_all, limit, name_of, released
 from pyvfio.vfio_user.protocol import Command, Flags, Message, ProtocolError
 
 #: seconds to wait for an answer
@@ -39,9 +39,11 @@ class Client:
     :param path: of the server's socket
     :param read: called for the server's DMA_READ: IOVA and size; raises OSError
     :param write: called for DMA_WRITE: IOVA and data; raises OSError
-    :param timeout: seconds to wait for an answer
-    :param lock: held during each call and while the server is served; one that callers hold anyway, if `read` and `write` need it
-    :raises OSError: ENOENT, ECONNREFUSED: nobody serves there; EPROTO: another version
+    :param timeout: seconds to wait for an answer, for a connection, and for the rest of a message
+    :param lock: a lock of the callers'; it is given up while a call waits, so that `read` and `write` can take it, and others go on
+    :raises OSError: ENOENT, ECONNREFUSED: nobody serves there; ETIMEDOUT: who serves there does not answer; EPROTO: another version
+
+    In a forked child each call raises :class:`pyvfio.errors.Closed`, and nothing is sent.
     """
 
     def __init__(
@@ -55,17 +57,20 @@ class Client:
     ) -> None:
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
+            limit(connected, timeout)
             connected.connect(os.fspath(path))
         except OSError as error:
             connected.close()
-            raise Error(
-                error.errno, f"vfio-user server at {os.fspath(path)}: {os.strerror(error.errno or 0)}"
-            ) from None
-        self._connection = Connection(connected)
+            number = errno.ETIMEDOUT if isinstance(error, BlockingIOError) else error.errno
+            raise Error(number, f"vfio-user server at {os.fspath(path)}: {os.strerror(number or 0)}") from None
+        self._connection = Connection(connected, timeout=timeout)
         self._read, self._write = read, write
         self._timeout = timeout
         self._number = 0
-        self._receiving = threading.RLock() if lock is None else lock
+        self._lock = lock
+        #: held by the thread that receives
+        self._receiving = threading.RLock()
+        self._process = os.getpid()
         self._answers: dict[int, Message | None] = {}
         self._gone = False
         self._watch = threading.Event()
@@ -96,8 +101,13 @@ class Client:
         """Send a message, and return the body of the answer.
 
         :raises OSError: as the server answers; ENODEV, it has gone; ETIMEDOUT
+        :raises Closed: in a forked child
         """
-        with self._receiving:
+        if os.getpid() != self._process:
+            raise Closed(
+                f"{name_of(command)}: the connection to the vfio-user server is the parent's; open the device in this process"
+            )
+        with released(self._lock), self._receiving:
             if self._gone:
                 raise Error(errno.ENODEV, f"{name_of(command)}: the vfio-user server has gone")
             number = self._number = (self._number + 1) % 0x8000
@@ -108,7 +118,7 @@ class Client:
                 # What came with it is served now: the thread that serves sees what is yet to come.
                 while self._connection.has_message:
                     self._take_one()
-            except (BrokenPipeError, ConnectionError, ProtocolError) as error:
+            except (ConnectionError, ProtocolError) as error:
                 self.close()
                 raise Error(errno.ENODEV, f"{name_of(command)}: the vfio-user server has gone: {error}") from None
             finally:
@@ -121,11 +131,14 @@ class Client:
         return answer.body
 
     def _await(self, number: int, command: Command) -> Message:
-        limit = time.monotonic() + self._timeout
+        end = time.monotonic() + self._timeout
         while (answer := self._answers[number]) is None:
-            left = limit - time.monotonic()
+            left = end - time.monotonic()
             if left <= 0 or not self._connection.wait(left):
-                raise Error(errno.ETIMEDOUT, f"{name_of(command)}: the vfio-user server does not answer")
+                raise Error(
+                    errno.ETIMEDOUT,
+                    f"{name_of(command)}: the vfio-user server does not answer within {self._timeout:g} s",
+                )
             self._take_one()
         return answer
 

@@ -9,11 +9,19 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from struct import Struct
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from pyvfio.vfio_user.protocol import HEADER, MAX_FDS, MAX_MESSAGE, Command, Flags, Message, ProtocolError
 
+if TYPE_CHECKING:
+    from threading import RLock
+
+#: a time limit, as a socket's options take it
+_TIMEVAL = Struct("@ll")
 #: bytes that are received at once; a message may be larger
 _BUFFER = 1 << 16
 #: offset of a message's size in its header
@@ -41,14 +49,51 @@ def close_all(fds: Iterable[int]) -> None:
 Observer = Callable[[bool, Message], object]
 
 
-class Connection:
-    """A connected UNIX socket. One thread at a time receives, any may send.
+@contextlib.contextmanager
+def released(lock: RLock | None) -> Iterator[None]:
+    """Give a lock up in the block, however often this thread holds it, as a Condition does in wait()."""
+    holder: Any = lock
+    state = holder._release_save() if lock is not None and holder._is_owned() else None
+    try:
+        yield
+    finally:
+        if state is not None:
+            holder._acquire_restore(state)
 
+
+def limit(which: socket.socket, seconds: float) -> None:
+    """Limit how long a socket's system calls take; they then fail with EAGAIN. It stays blocking: a send goes out in one piece."""
+    whole, rest = divmod(max(seconds, 1e-6), 1)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        which.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(whole), int(rest * 1e6)))
+
+
+_live: WeakSet[Connection] = WeakSet()
+
+
+def _after_fork() -> None:
+    # The connection is the parent's: the other side is to see its end when the parent ends it.
+    for connection in list(_live):
+        connection.inherit()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class Connection:
+    """A connected UNIX socket. One thread at a time receives, any may send. In a forked child it is closed.
+
+    :param timeout: seconds in which a message that has begun must have come, and in which one must have been sent; None for ever
     :param observe: called with each message before it is sent, and after it was received
     """
 
-    def __init__(self, connected: socket.socket, observe: Observer | None = None) -> None:
+    def __init__(
+        self, connected: socket.socket, observe: Observer | None = None, *, timeout: float | None = None
+    ) -> None:
         self._socket = connected
+        self._timeout = timeout
+        if timeout is not None:
+            limit(connected, timeout)
         self._sending = threading.Lock()
         self._observe = observe
         # What was received: from _at to _end, and descriptors of the last message in it.
@@ -56,6 +101,15 @@ class Connection:
         self._view = memoryview(self._buffer)
         self._at = self._end = 0
         self._fds: list[int] = []
+        #: until when the message that is received must be there
+        self._limit: float | None = None
+        _live.add(self)
+
+    def inherit(self) -> None:
+        """Close the number in a forked child. The connection goes on in the parent."""
+        self._sending = threading.Lock()
+        self._socket.close()
+        self._drop_fds()
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -95,6 +149,7 @@ class Connection:
         :raises ProtocolError: what came is no message; its descriptors are closed
         :raises OSError: the connection has broken
         """
+        self._limit = None
         try:
             while (left := self._end - self._at) < HEADER.size:
                 if not self._fill():
@@ -155,7 +210,16 @@ class Connection:
 
         The kernel ends what it gives at the message with which descriptors came, so they belong to the last message in it.
         """
-        count, ancillary, flags, _ = self._socket.recvmsg_into([buffer], _ROOM, socket.MSG_CMSG_CLOEXEC)
+        if self._timeout is not None:
+            now = time.monotonic()
+            if self._limit is None:
+                self._limit = now + self._timeout
+            elif now > self._limit:
+                raise ProtocolError(f"a message that began did not end within {self._timeout:g} s")
+        try:
+            count, ancillary, flags, _ = self._socket.recvmsg_into([buffer], _ROOM, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            raise ProtocolError(f"a message that began did not end within {self._timeout:g} s") from None
         if ancillary:
             self._fds += _numbers(ancillary)
         if flags & socket.MSG_CTRUNC or len(self._fds) > MAX_FDS:
@@ -172,17 +236,21 @@ class Connection:
         """Send one message: in one piece, since QEMU's client takes a header that comes in two for a broken one.
 
         :raises OSError: EPIPE, ECONNRESET: the other side is gone
+        :raises ProtocolError: it does not receive
         """
         if self._observe is not None:
             self._observe(True, Message(number, command, flags, error, body, list(fds)))
         data = memoryview(HEADER.pack(number, command, HEADER.size + len(body), flags, error) + body)
-        with self._sending:
-            if fds:
-                sent = socket.send_fds(self._socket, [data], list(fds), socket.MSG_NOSIGNAL)
-            else:
-                sent = self._socket.send(data, socket.MSG_NOSIGNAL)
-            while sent < len(data):
-                sent += self._socket.send(data[sent:], socket.MSG_NOSIGNAL)
+        try:
+            with self._sending:
+                if fds:
+                    sent = socket.send_fds(self._socket, [data], list(fds), socket.MSG_NOSIGNAL)
+                else:
+                    sent = self._socket.send(data, socket.MSG_NOSIGNAL)
+                while sent < len(data):
+                    sent += self._socket.send(data[sent:], socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            raise ProtocolError(f"the other side did not receive a message within {self._timeout:g} s") from None
 
     def answer(self, to: Message, body: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Answer a message, if it wants that."""

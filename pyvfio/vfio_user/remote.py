@@ -21,11 +21,13 @@ from pyvfio.mock.vfio.pci.device import PciDevice
 from pyvfio.mock.vfio.pci.function import Bar, Function
 from pyvfio.mock.vfio.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, Region
 from pyvfio.vfio_user import protocol
-from pyvfio.vfio_user.client import Client
+from pyvfio.vfio_user.client import TIMEOUT, Client
 
 ADDRESS = "0000:00:0a.0"
 _CONFIG = lib.VFIO_PCI_CONFIG_REGION_INDEX
 _BARS = range(6)
+#: what is raised when a server has gone, or does not answer: no further question is worth the wait
+_SILENT = (errno.ENODEV, errno.ETIMEDOUT, errno.EBADF)
 #: what the server may ask for: all addresses that an IOMMU of this host has
 _EVERYTHING = 1 << 57
 
@@ -68,11 +70,14 @@ class RemoteIrqs:
         return None
 
     def off(self) -> None:
-        """At close: all of them."""
+        """At close: all of them, as long as the server answers."""
         for index, count in enumerate(self.counts):
             if count:
-                with contextlib.suppress(OSError):
+                try:
                     self._client().set_irqs(lib.VFIO_IRQ_SET_DATA_NONE | lib.VFIO_IRQ_SET_ACTION_TRIGGER, index, 0, 0)
+                except OSError as error:
+                    if error.errno in _SILENT:
+                        return
 
     def interrupt(self, index: int, vector: int = 0) -> None:
         """The kernel asks for the device; a server cannot be asked."""
@@ -91,17 +96,31 @@ class RemoteDevice(PciDevice):
     `kernel.faults`. BARs that are mapped have register methods and no view: each access is a message. It connects anew when it is opened
     after the server was restarted.
 
+    While the server is waited for, the kernel's lock is free: a slow server stops its own device alone.
+
     :param path: of the server's socket
+    :param timeout: seconds to wait for an answer
     :raises OSError: nobody serves there, or it is no PCI device
     """
 
-    def __init__(self, kernel: Kernel, name: str, path: str | os.PathLike[str], **more: Any) -> None:
+    def __init__(
+        self, kernel: Kernel, name: str, path: str | os.PathLike[str], *, timeout: float = TIMEOUT, **more: Any
+    ) -> None:
         self._path = path
+        self._timeout = timeout
         self._client: Client | None = None
         self._lock = kernel.lock
+        try:
+            self._set_up(kernel, name, more)
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _set_up(self, kernel: Kernel, name: str, more: dict[str, Any]) -> None:
+        """Ask the server what it has, and plug the device in."""
         flags, count, _ = self._connected().info()
         if not flags & lib.VFIO_DEVICE_FLAGS_PCI:
-            raise Error(errno.EINVAL, f"the device of {os.fspath(path)} is not a PCI device")
+            raise Error(errno.EINVAL, f"the device of {os.fspath(self._path)} is not a PCI device")
         self._has_reset = bool(flags & lib.VFIO_DEVICE_FLAGS_RESET)
         self._regions = [self._describe(index) for index in range(count)]
         self._remote_irqs = RemoteIrqs(self._live)
@@ -111,6 +130,11 @@ class RemoteDevice(PciDevice):
         self._regions = [self._mappable(index, region) for index, region in enumerate(self._regions)]
         self.num_regions, self.num_irqs = count, len(self._remote_irqs.counts)
 
+    def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
     @property
     def flags(self) -> int:  # type: ignore[override]
         """VFIO_DEVICE_FLAGS_*, as the server gives them."""
@@ -118,7 +142,9 @@ class RemoteDevice(PciDevice):
 
     def _connected(self) -> Client:
         if self._client is None or self._client.gone:
-            self._client = Client(self._path, read=self._dma_read, write=self._dma_write, lock=self._lock)
+            self._client = Client(
+                self._path, read=self._dma_read, write=self._dma_write, timeout=self._timeout, lock=self._lock
+            )
         return self._client
 
     def _describe(self, index: int) -> Region:
@@ -171,12 +197,16 @@ class RemoteDevice(PciDevice):
 
     def open(self) -> None:
         """Connect, and let the server ask for memory: the IOMMU here stands between."""
-        with _remote():
-            client = self._connected()
-            if self._has_reset:
-                client.reset()
-            self._end_bus_master()
-            client.dma_map(0, _EVERYTHING, protocol.DMA_READABLE | protocol.DMA_WRITABLE)
+        try:
+            with _remote():
+                client = self._connected()
+                if self._has_reset:
+                    client.reset()
+                self._end_bus_master()
+                client.dma_map(0, _EVERYTHING, protocol.DMA_READABLE | protocol.DMA_WRITABLE)
+        except BaseException:
+            self._disconnect()  # it is not open, so nobody will close it
+            raise
 
     def _end_bus_master(self) -> None:
         """Clear the bit, as vfio-pci does when a device is opened and when it is closed."""
@@ -187,13 +217,16 @@ class RemoteDevice(PciDevice):
 
     def close(self) -> None:
         """Let go of the server: another client may come."""
-        with contextlib.suppress(OSError):
+        try:
             self._end_bus_master()
-        self.irqs.off()
+        except OSError as error:
+            answers = error.errno not in _SILENT
+        else:
+            answers = True
+        if answers:
+            self.irqs.off()
         self._ioeventfds.clear()
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        self._disconnect()
 
     def reset(self) -> None:
         """DEVICE_RESET."""
@@ -264,11 +297,11 @@ class RemoteKernel(Kernel):
     :raises OSError: nobody serves there
     """
 
-    def __init__(self, path: str | os.PathLike[str], profile: str = "intel-57") -> None:
+    def __init__(self, path: str | os.PathLike[str], profile: str = "intel-57", *, timeout: float = TIMEOUT) -> None:
         super().__init__(profile)
         self.address = ADDRESS
         try:
-            RemoteDevice(self, ADDRESS, path, driver="vfio-pci")
+            RemoteDevice(self, ADDRESS, path, timeout=timeout, driver="vfio-pci")
         except OSError as error:
             raise Error(error.errno, f"vfio-user:{os.fspath(path)}: {error}") from None
         self.name = f"vfio-user:{os.fspath(path)}"

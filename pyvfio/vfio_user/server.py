@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from weakref import WeakSet
 
 from pyvfio._abi import ffi, lib
 from pyvfio._core import arguments
@@ -27,13 +28,11 @@ from pyvfio.mock.vfio.feature import ranges_of
 from pyvfio.mock.vfio.irq import EVENTFD, take_set
 from pyvfio.mock.vfio.region import MMAP, OFFSET_SHIFT, chained
 from pyvfio.vfio_user import protocol
-from pyvfio.vfio_user.connection import Connection, Observer, close_all, name_of
+from pyvfio.vfio_user.connection import Connection, Observer, close_all, name_of, released
 from pyvfio.vfio_user.memory import ClientMemory
 from pyvfio.vfio_user.protocol import Command, Flags, Message, ProtocolError
 
 if TYPE_CHECKING:
-    from threading import RLock
-
     from pyvfio.mock.vfio.irq import Irqs
     from pyvfio.mock.vfio.log import Log
     from pyvfio.mock.vfio.migration import Migration
@@ -140,6 +139,17 @@ def serve(
         server.close()
 
 
+_live: WeakSet[Server] = WeakSet()
+
+
+def _after_fork() -> None:
+    for server in list(_live):
+        server.inherit()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class Server:
     """A listening socket with a device behind it; see :func:`serve`.
 
@@ -167,8 +177,14 @@ class Server:
         self._listening = _listen(self.path)
         self._session: Session | None = None
         self._closed = False
+        _live.add(self)
         with self.model.kernel.lock:
             self.model.open()
+
+    def inherit(self) -> None:
+        """Close the number in a forked child: the parent goes on serving."""
+        self._closed = True
+        self._listening.close()
 
     def serve_one(self) -> None:
         """Accept one client, and serve it until it goes.
@@ -231,18 +247,6 @@ def _is_stale(path: Path) -> bool:
         except ConnectionRefusedError:
             return True
     return False
-
-
-@contextlib.contextmanager
-def _released(lock: RLock) -> Iterator[None]:
-    """Give a lock up in the block, however often this thread holds it, as a Condition does in wait()."""
-    holder: Any = lock
-    state = holder._release_save() if holder._is_owned() else None
-    try:
-        yield
-    finally:
-        if state is not None:
-            holder._acquire_restore(state)
 
 
 class _Held(NamedTuple):
@@ -351,7 +355,7 @@ class Session:
         return True
 
     def _receive(self) -> Message | None:
-        with _released(self.model.kernel.lock):
+        with released(self.model.kernel.lock):
             return self.connection.receive()
 
     def _take(self, message: Message) -> None:
@@ -506,7 +510,7 @@ class Session:
         limit = min(held.limit for held in self._held)
         if limit == math.inf:
             return False
-        with _released(self.model.kernel.lock):
+        with released(self.model.kernel.lock):
             if self.connection.wait(max(limit - time.monotonic(), 0)):
                 return False
         return self._serve_held()

@@ -20,6 +20,7 @@ from examples.edu import Edu
 import pyvfio
 from pyvfio import mock, vfio_user
 from pyvfio.spaces.opening import Mode
+from pyvfio.vfio_user.remote import ADDRESS
 from tests.vfio_user.conftest import Adder, Peer, Serve
 
 MODES: list[Mode] = ["type1", "type1v2", "iommufd-type1", "iommufd-type1v2", "iommufd"]
@@ -63,7 +64,7 @@ def test_a_remote_device_is_driven_in_every_mode(serve: Serve, mode: Mode, share
 
 def test_what_is_not_mapped_is_refused_and_counted(serve: Serve) -> None:
     kernel = vfio_user.RemoteKernel(serve().path)
-    with pyvfio.open(kernel.address, kernel=kernel) as device:
+    with pyvfio.open(ADDRESS, kernel=kernel) as device:
         device.config.bus_master = True
         (vector,) = device.irqs.msi.enable()
         device.regions[0].write32(0x00, 0x5000)
