@@ -89,6 +89,11 @@ class Client:
             raise Ended(self.said or str(error)) from error
 
     @property
+    def pid(self) -> int:
+        """The number of QEMU's process."""
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """The trace so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""

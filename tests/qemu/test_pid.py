@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""`pyvfio show --pid` and `pyvfio dirty --pid` on a QEMU that has the device: it notices nothing, and migrates as ever afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from vmtest.qemu import require_qemu
+
+from pyvfio.cli import program
+from tests.contract.processes import in_another_process
+from tests.qemu.client import ENDED, Client
+from tests.qemu.conftest import FIRST, SECOND, assigned
+from tests.qemu.test_live import BAR, BUFFER, DATA, PAGES, TO_MEMORY, WRITES, copy
+
+PAGE = 4096
+#: the pages of WRITES
+WRITTEN = {8, 9, 0x10, 0x201}
+MEMORY = ("--iova", "0", "--size", "0x800000")
+
+
+def run(client: Client, *arguments: str, code: int = 0) -> Any:
+    """Run the command on the device of the process, and return its document."""
+    name, *more = arguments
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert program.main(["--json", name, FIRST, "--pid", str(client.pid), *more]) == code
+    return json.loads(printed.getvalue())
+
+
+def pages_written_meanwhile(client: Client) -> set[int]:
+    """Log by the command while the device of the guest writes, and return the pages that it reports; end it by Ctrl-C."""
+    reading, writing = os.pipe()
+
+    def log() -> None:
+        with open(writing, "w") as stream, contextlib.redirect_stdout(stream):
+            pid = str(client.pid)
+            code = program.main(["--json", "dirty", FIRST, "--pid", pid, *MEMORY, "--interval", "0.05"])
+        assert code == 0
+
+    with in_another_process(log) as logging, open(reading) as lines:
+        os.close(writing)
+        first = json.loads(lines.readline())  # from here on it logs
+        assert first["dirty"] == 0
+        for address, count in WRITES:
+            copy(client, BUFFER, address, count, TO_MEMORY)
+        found: set[int] = set()
+        limit = time.monotonic() + 60
+        while len(found) < PAGES:
+            assert time.monotonic() < limit
+            for one in json.loads(lines.readline())["runs"]:
+                found |= set(range(int(one["start"], 16) // PAGE, int(one["last"], 16) // PAGE + 1))
+        os.kill(logging.pid, signal.SIGINT)
+        assert logging.join(60) == 0
+    return found
+
+
+def test_a_qemu_is_looked_into_and_its_next_migration_is_right(tmp_path: Path) -> None:
+    newest = require_qemu("newest")
+    data = os.urandom(2048)
+    with (
+        Client(newest, assigned(FIRST)) as source,
+        Client(newest, [*assigned(SECOND), "-incoming", "defer"]) as destination,
+    ):
+        source.place(4, BAR)
+        said = source.said
+        source.qtest.write(DATA, data)
+        copy(source, DATA, BUFFER, len(data))
+
+        shown = run(source, "show")["opened"]
+        assert shown["migration_state"] == "RUNNING"
+        assert shown["features"]
+        assert shown["regions"]
+        assert pages_written_meanwhile(source) == WRITTEN
+
+        destination.monitor.execute("migrate-incoming", uri=f"unix:{tmp_path}/stream")
+        source.monitor.execute("migrate-set-parameters", **{"downtime-limit": 0})
+        source.monitor.execute("migrate", uri=f"unix:{tmp_path}/stream")
+        source.wait_for_migration(lambda account: account.get("ram", {}).get("dirty-sync-count", 0) >= 3)
+        error = run(source, "dirty", *MEMORY, "--interval", "0", "--intervals", "1", code=1)["error"]
+        assert error["errno"] == "EBUSY"
+        assert "its log is left alone" in " ".join([error["message"], *error["notes"]])
+        assert run(source, "show")["opened"]["migration_state"] == "PRE_COPY"
+
+        # These reach the destination only if QEMU's own log still tells them all.
+        source.qtest.write(DATA, bytes(reversed(data)))
+        copy(source, DATA, BUFFER, len(data))
+        for address, count in WRITES:
+            copy(source, BUFFER, address, count, TO_MEMORY)
+        source.monitor.execute("migrate-set-parameters", **{"downtime-limit": 300})
+        account = source.wait_for_migration(lambda account: account.get("status") in ENDED)
+        assert account["status"] == "completed", source.said
+        limit = time.monotonic() + 60
+        while destination.monitor.execute("query-status")["status"] == "inmigrate":
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        for address, count in WRITES:
+            assert destination.qtest.read(address, count) == bytes(reversed(data))[:count]
+        assert source.said == said
