@@ -45,8 +45,8 @@ module_param(logging, bool, 0444);
 MODULE_PARM_DESC(logging, "offer DMA logging (Y)");
 
 /*
- * A reset is noticed under core.memory_lock, which is inside of edu->lock and of a stream's lock: so
- * it takes neither, and whoever takes edu->lock next does the rest. A stream looks for the mark.
+ * A reset is noticed under core.memory_lock, which is inside of edu->lock and of a stream's lock:
+ * so it takes neither, and whoever takes edu->lock next does the rest. A stream looks for the mark.
  */
 void edu_lock(struct edu *edu)
 {
