@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 PLUGGABLE = "0000:01:00.0"
+#: seconds: the kernel asks again every ten, and a busy host takes some for a line
+ASKED_AT_ONCE = 8
 BELOW_PORT2 = "0000:02:00.0"
 pytestmark = pytest.mark.require("linux")
 # How the kernel asks is the same for all IOMMUs.
@@ -105,7 +107,7 @@ class TestUnbinding:
             with writing(address, driver / "unbind") as unbinding:
                 seconds = asked_within(request)
                 print(f"asked after {seconds:.3f} s")
-                assert seconds < 1
+                assert seconds < ASKED_AT_ONCE
                 # Until it is closed the device works on.
                 assert log.read().count() == 64
                 assert memory.read32(0) == 0
@@ -218,7 +220,7 @@ class TestUnplugging:
             with writing("1", path) as removal:
                 seconds = asked_within(request)
                 print(f"asked after {seconds:.3f} s")
-                assert seconds < 1
+                assert seconds < ASKED_AT_ONCE
                 assert device.regions[0].read32(0) == 0x010000ED
                 device.close()
                 assert removal.wait(30) == 0
@@ -229,7 +231,7 @@ class TestUnplugging:
             qemu.execute("device_del", id="pluggable")
             seconds = asked_within(request)
             print(f"asked after {seconds:.3f} s")
-            assert seconds < 1
+            assert seconds < ASKED_AT_ONCE
             device.close()
             assert told(changes, "remove")
             self.gone()
@@ -258,7 +260,7 @@ def test_a_device_that_logs_is_unplugged(qemu: Monitor, address: str, mode: Mode
             with edu_vfio_pci.driver(device) as edu, device.dirty_log([mapping.range]) as log:
                 edu.start_write(mapping.iova + 5 * PAGE, 8)
                 qemu.execute("device_del", id="pluggable")
-                assert asked_within(request) < 1
+                assert asked_within(request) < ASKED_AT_ONCE
                 # Until it is closed the device works on.
                 while edu.moving:
                     pass

@@ -146,7 +146,7 @@ def test_a_server_that_is_killed_is_enodev_and_closing_works(tmp_path: Path) -> 
         with pytest.raises(OSError) as caught:
             device.regions[0].read32(0)
         assert caught.value.errno == errno.ENODEV
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         device.close()
 
 
@@ -203,5 +203,5 @@ def test_closing_does_not_connect_to_a_server_that_was_restarted(serve: Serve) -
     with pytest.raises(OSError, match=r"(?i)reset"):
         device.reset()
     device.close()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     other.close()
