@@ -6,6 +6,7 @@ from __future__ import annotations
 import mmap
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,11 @@ import pytest
 
 import pyvfio
 from pyvfio import host
+from pyvfio.cli import program
+from pyvfio.migration import State
 from pyvfio.spaces.opening import Mode
 from tests.contract import guest
+from tests.contract.deadly import killed_at
 from tests.contract.processes import in_another_process
 
 if TYPE_CHECKING:
@@ -66,22 +70,22 @@ def test_a_program_killed_at_any_point_leaves_nothing_that_restore_does_not_put_
                     stage("unmap")
                 stage("close")
 
-    with in_another_process(lambda: work(1)) as program:
+    with in_another_process(lambda: work(1)) as worker:
         begun = time.monotonic()
-        assert program.join(120) == 0
+        assert worker.join(120) == 0
         round_takes = time.monotonic() - begun
     stages: list[str] = []
     # Ten times in each mode, and each stage at least once.
     for number in range(10):
         reached[0] = len(STAGES)
-        with in_another_process(work) as program:
+        with in_another_process(work) as worker:
             # Wherever it is at a moment by chance after it came by a stage: each of them has its turn.
             limit = time.monotonic() + 120
             while reached[0] != number % len(STAGES):
                 assert time.monotonic() < limit
                 time.sleep(0)
             time.sleep(chance.uniform(0, round_takes / len(STAGES)))
-            program.kill()
+            worker.kill()
         stages.append(STAGES[reached[0]])
         host.restore()
         found = host.device(nvme)
@@ -95,6 +99,72 @@ def test_a_program_killed_at_any_point_leaves_nothing_that_restore_does_not_put_
     assert len(Path("/dev", disk.name).read_bytes()[:PAGE]) == PAGE
     with host.bind(nvme, "vfio-pci"), pyvfio.open(nvme, mode=mode, kernel=kernel) as device:
         assert device.address_space.alloc(PAGE).mapped
+
+
+# Each command at ten points of what it asks of the kernel.
+
+once = pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock", kernel="newest")
+DRIVER = "tests.contract.drivers.vfio_mock:driver"
+
+
+def command(*arguments: str) -> Callable[[Kernel], None]:
+    """Return what runs the command, on a kernel; it must succeed if it is not killed."""
+
+    def run(kernel: Kernel) -> None:
+        assert program.main([*arguments], kernel=kernel) == 0
+
+    return run
+
+
+def assert_restored(nvme: str) -> None:
+    """The command puts the device back, and it works."""
+    assert program.main(["restore"]) == 0
+    found = host.device(nvme)
+    assert (found.driver, found.driver_override) == ("nvme", None)
+    assert host.bindings() == []
+    assert host.holders_of(nvme) == []
+    disk = next(one for one in Path("/sys/class/block").iterdir() if nvme in str(one.resolve()))
+    with Path("/dev", disk.name).open("rb") as node:
+        assert len(node.read(PAGE)) == PAGE
+
+
+@once
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("bind",), id="bind"),
+        pytest.param(("dirty", "--bind", "--intervals", "2", "--interval", "0"), id="dirty"),
+        pytest.param(("check", "--destructive", "--only", "reset"), id="check"),
+    ],
+)
+def test_a_command_killed_at_ten_points_is_put_right_by_restore(arguments: tuple[str, ...]) -> None:
+    """On a device that the command binds itself."""
+    nvme = guest.address_of("nvme")
+    for point in killed_at(command(arguments[0], nvme, *arguments[1:]), 10):
+        print(f"killed at {point}")
+        assert_restored(nvme)
+    with host.bind(nvme, "vfio-pci"), pyvfio.open(nvme) as device:
+        assert device.address_space.alloc(PAGE).mapped
+
+
+@once
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("dirty", "--driver", DRIVER, "--intervals", "3", "--interval", "0"), id="dirty"),
+        pytest.param(("check", "--destructive", "--only", "migration"), id="check"),
+    ],
+)
+def test_a_device_is_running_after_a_kill_at_ten_points(address: str, arguments: tuple[str, ...]) -> None:
+    """Wherever its migration or its log was: the close, which the kernel makes, ends both."""
+    for point in killed_at(command(arguments[0], address, *arguments[1:]), 10):
+        print(f"killed at {point}")
+        assert program.main(["restore"]) == 0
+        assert host.bindings() == []
+        assert host.holders_of(address) == []
+        with pyvfio.open(address) as mock:
+            assert mock.migration.state == State.RUNNING
+            still_logs(mock)
 
 
 def still_logs(mock: pyvfio.Device) -> None:
