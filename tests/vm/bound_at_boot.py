@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Runs in a machine of scripts/vm: bind devices at boot, or see after a reboot that they are bound, and undo it.
 
+The nvme is bound and restored by :mod:`pyvfio.host`, the edu by the command.
+
     bound_at_boot.py bind|check FOLDER
 
 FOLDER stands for what a reboot leaves alone: in it are /etc/udev/rules.d and /var/lib/pyvfio. Everything else of a machine is new.
@@ -8,9 +10,11 @@ FOLDER stands for what a reboot leaves alone: in it are /etc/udev/rules.d and /v
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyvfio
 from pyvfio import host
@@ -40,13 +44,23 @@ def state(address: str) -> tuple[str | None, str | None]:
     return found.driver, found.driver_override
 
 
+def command(*arguments: str) -> Any:
+    """Run the command as a program of its own, and return its document."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pyvfio", "--json", *arguments], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
 def main() -> None:
     """Do what the command line says."""
     what, folder = sys.argv[1], Path(sys.argv[2])
     keep(folder)
     assert (state(NVME), state(EDU)) == (("nvme", None), (None, None))
     if what == "bind":
-        host.bind([NVME, EDU], "vfio-pci", at_boot=True)
+        host.bind(NVME, "vfio-pci", at_boot=True)
+        (bound,) = command("bind", EDU, "--at-boot")["devices"]
+        assert (bound["driver"], bound["previous_driver"]) == ("vfio-pci", None)
         assert (state(NVME), state(EDU)) == (("vfio-pci", "vfio-pci"),) * 2
         return
     assert [(one.address, one.previous_driver) for one in host.bindings()] == [(EDU, None), (NVME, "nvme")]
@@ -55,7 +69,13 @@ def main() -> None:
     assert (state(NVME), state(EDU)) == (("vfio-pci", "vfio-pci"),) * 2
     with pyvfio.open(NVME) as device:
         assert device.config.vendor == 0x1B36
-    assert sorted(host.restore()) == [EDU, NVME]
+    # After the boot that bound it, too, the journal says what was there before.
+    listed = command("restore", "--list")["bindings"]
+    assert sorted((one["address"], one["previous_driver"]) for one in listed) == [(EDU, None), (NVME, "nvme")]
+    assert command("doctor", EDU)["findings"] == []
+    command("restore", EDU)
+    assert (state(NVME), state(EDU)) == (("vfio-pci", "vfio-pci"), (None, None))
+    assert host.restore() == [NVME]
     assert (state(NVME), state(EDU)) == (("nvme", None), (None, None))
     # Nothing binds them again. udev looks only every three seconds whether its rules have changed.
     subprocess.run(["udevadm", "control", "--reload"], check=True)
