@@ -62,11 +62,13 @@ class Work(NamedTuple):
     """Episodes of some subjects.
 
     :ivar devices: what must be bound to VFIO drivers for them
+    :ivar spaces: which of them the mock has by their configuration space alone
     :ivar recorded: what a kernel answered when they were recorded, if they were
     """
 
     episodes: dict[str, list[Episode]]
     devices: list[str]
+    spaces: list[str]
     recorded: list[list[Answer]] | None = None
 
     @property
@@ -81,6 +83,12 @@ def devices_of(subjects: list[str]) -> list[str]:
     return sorted({name for subject in subjects for name in every[subject].DEVICES})
 
 
+def spaces_of(subjects: list[str]) -> list[str]:
+    """Return what the mock has by its configuration space alone for these subjects."""
+    every = {**generate.SUBJECTS, **SYSTEMATIC}
+    return sorted({name for subject in subjects for name in getattr(every[subject], "SPACES", ())})
+
+
 def file_of(iommu: str, subject: str) -> Path:
     """Return the file in which a subject is recorded."""
     return RECORDED / f"{iommu}-{subject}.json.gz"
@@ -89,7 +97,7 @@ def file_of(iommu: str, subject: str) -> Path:
 def new_random(subjects: list[str], seed: int, steps: int) -> Work:
     """Return new random episodes of these subjects together, of about so many steps."""
     random = [subject for subject in subjects if subject not in SYSTEMATIC]
-    return Work({"random": generate.episodes(seed, steps, random)}, devices_of(random))
+    return Work({"random": generate.episodes(seed, steps, random)}, devices_of(random), spaces_of(random))
 
 
 def to_record(subjects: list[str], seed: int, steps: int) -> Work:
@@ -98,7 +106,7 @@ def to_record(subjects: list[str], seed: int, steps: int) -> Work:
     for subject in subjects:
         module = SYSTEMATIC.get(subject)
         episodes[subject] = module.episodes() if module else generate.episodes(seed, steps, [subject])
-    return Work(episodes, devices_of(subjects))
+    return Work(episodes, devices_of(subjects), spaces_of(subjects))
 
 
 def recorded(subjects: list[str], iommu: str) -> Work:
@@ -108,6 +116,7 @@ def recorded(subjects: list[str], iommu: str) -> Work:
     return Work(
         {subject: record["episodes"] for subject, record in records.items()},
         sorted({name for record in records.values() for name in record["devices"]}),
+        sorted({name for record in records.values() for name in record.get("spaces", ())}),
         [answer for record in records.values() for answer in record["answers"]],
     )
 
@@ -124,10 +133,10 @@ def batches(episodes: list[Episode], steps: int) -> Iterator[list[Episode]]:
 
 
 def compare(
-    episodes: list[Episode], answers: list[list[Answer]], devices: list[str], profile: str, machine: Machine | None
+    episodes: list[Episode], answers: list[list[Answer]], work: Work, profile: str, machine: Machine | None
 ) -> int:
     """Print what the mock answers differently, and return how much that is; shrunk if there is a machine to do it on."""
-    with replay.on_mock(devices, profile) as replayer:
+    with replay.on_mock(work.devices, profile, work.spaces) as replayer:
         found = disagreements(episodes, answers, [replayer.episode(episode) for episode in episodes])
         for disagreement in found:
             print(disagreement)
@@ -144,7 +153,8 @@ def write_records(work: Work, answers: list[list[Answer]], iommu: str) -> None:
         file = file_of(iommu, subject)
         file.parent.mkdir(exist_ok=True)
         theirs = answers[at : at + len(episodes)]
-        save(file, {"profile": PROFILES[iommu], "devices": work.devices, "episodes": episodes, "answers": theirs})
+        record = {"profile": PROFILES[iommu], "devices": work.devices, "episodes": episodes, "answers": theirs}
+        save(file, record | ({"spaces": work.spaces} if work.spaces else {}))
         at += len(episodes)
 
 
@@ -180,7 +190,7 @@ def main(description: str) -> int:
         answers = machine(batch)
         every += answers
         with branches:
-            found += compare(batch, answers, work.devices, PROFILES[iommu], None if arguments.no_shrink else machine)
+            found += compare(batch, answers, work, PROFILES[iommu], None if arguments.no_shrink else machine)
     print(figures(work.all_episodes, every))
     print(branches)
     if arguments.record:

@@ -271,9 +271,11 @@ class DeviceMaker(Type1Maker):
 
     def edu_dma(self) -> None:
         """The engine's buffer to memory, or the other way."""
-        out = self.chance(60)
-        iova = self.pages(8) + self.one_of(0, 100, 4000)
-        count = self.one_of(1, 8, 100, 1000, 2048)
+        self.transfer(
+            self.pages(8) + self.one_of(0, 100, 4000), self.one_of(1, 8, 100, 1000, 2048), out=self.chance(60)
+        )
+
+    def transfer(self, iova: int, count: int, *, out: bool) -> None:
         values = (0x40000, iova, count) if out else (iova, 0x40000, count)
         if not out:
             iova %= 4 * PAGE  # where it may read
@@ -497,6 +499,8 @@ def edu_engine(make: DeviceMaker) -> None:
         make.step(
             "ioctl", slot="c", request="VFIO_IOMMU_MAP_DMA", arg=call.hex(), put=[[8, 8, ["arena", index * 4 * PAGE]]]
         )
+    # The buffer holds what was there before the machine was ready: its test of an IOMMU's faults.
+    make.transfer(0, PAGE, out=False)
     make.run(6, edu_dma=1)
     make.step("pwrite", slot="d0", offset=(7 << 40) + 4, data="0200")
 

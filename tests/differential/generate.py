@@ -7,10 +7,16 @@ from random import Random
 from typing import Any
 
 from tests.differential import devices as devices_
-from tests.differential import iommufd, selftest, type1
+from tests.differential import functions, iommufd, selftest, type1
 from tests.differential.steps import Episode
 
-SUBJECTS: dict[str, Any] = {"type1": type1, "iommufd": iommufd, "devices": devices_, "selftest": selftest}
+SUBJECTS: dict[str, Any] = {
+    "type1": type1,
+    "iommufd": iommufd,
+    "devices": devices_,
+    "selftest": selftest,
+    "functions": functions,
+}
 
 
 def episodes(seed: int, steps: int, subjects: list[str] | None = None) -> list[Episode]:

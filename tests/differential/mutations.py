@@ -145,7 +145,7 @@ def _found(record: dict[str, Any], episodes: range) -> str | None:
     from tests.differential import replay
     from tests.differential.compare import differ
 
-    with replay.on_mock(record["devices"], record["profile"]) as replayer:
+    with replay.on_mock(record["devices"], record["profile"], record.get("spaces", ())) as replayer:
         for episode in episodes:
             steps, answers = record["episodes"][episode], record["answers"][episode]
             for at, (step, expected, got) in enumerate(zip(steps, answers, replayer.episode(steps), strict=True)):

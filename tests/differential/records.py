@@ -29,6 +29,9 @@ class Replayed(NamedTuple):
 def replayed(file: Path) -> Replayed:
     """What is in a file, replayed on the mock, once for all tests."""
     record = load(file)
-    with reached.noted() as places, replay.on_mock(record["devices"], record["profile"]) as replayer:
+    with (
+        reached.noted() as places,
+        replay.on_mock(record["devices"], record["profile"], record.get("spaces", ())) as replayer,
+    ):
         got = [replayer.episode(episode) for episode in record["episodes"]]
     return Replayed(record, got, places)

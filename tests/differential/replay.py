@@ -15,7 +15,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ from pyvfio.kernel import Kernel, LinuxKernel
 from tests.differential.steps import PAGE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
 
 #: where the kernel warns of what it lets callers do: a mapping without permissions; a device of the mock IOMMU's that goes, unlike any
-#: real one, while there still is what has been made of it
+#: real one, while there still is what has been made of it. And of emulated processors that get no time: their timers
 WARNINGS = (
-    r"WARNING: drivers/iommu/(iommu\.c|generic_pt/.*/iommu_pt\.h|iommufd/(main\.c|hw_pagetable\.c|iommufd_private\.h))"
+    r"WARNING: (drivers/iommu/(iommu\.c|generic_pt/.*/iommu_pt\.h|iommufd/(main\.c|hw_pagetable\.c|iommufd_private\.h))"
+    r"|kernel/time/hrtimer\.c)"
 )
+#: configuration spaces of devices of the machine, as sysfs has them before they are bound
+SPACES = Path(__file__).parent / "spaces.json"
 #: no process has this many descriptors open
 CLOSED = 0x7FFF_0000
 CAP_IPC_LOCK = 14
@@ -405,11 +408,19 @@ def on_linux(devices: list[str]) -> Iterator[Replayer]:
 
 
 @contextlib.contextmanager
-def on_mock(devices: list[str], profile: str) -> Iterator[Replayer]:
-    """A mock kernel, with these devices bound."""
+def on_mock(devices: list[str], profile: str, spaces: Sequence[str] = ()) -> Iterator[Replayer]:
+    """A mock kernel, with these devices bound.
+
+    :param spaces: devices that have the configuration space of the machine's, and registers without a model
+    """
     from pyvfio import mock
 
     kernel = mock.Kernel(profile)
+    for name in spaces:
+        saved = load(SPACES)[name]
+        config = bytes.fromhex(saved["config"]).ljust(saved["size"], b"\0")
+        kernel.host.unplug(kernel.devices[name])
+        mock.Device(kernel, name, function=mock.Function.of(config, resource="\n".join(saved["resource"])))
     with bound(devices, kernel), contextlib.closing(Replayer(kernel, kernel.limit_memlock)) as replayer:
         yield replayer
 

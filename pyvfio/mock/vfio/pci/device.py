@@ -93,7 +93,8 @@ class PciDevice(PciRegions):
                 for index, bar in self.function.all_bars.items()
             },
         )
-        self.config.on_write(COMMAND, 2, self._command_written)
+        self.config.on_write(COMMAND, 1, self._decoding_written)
+        self.config.on_write(COMMAND, 2, self._mask_written)
         if self.config.msi_control:
             self.config.on_write(self.config.msi_control, 1, self._msi_written)
         if self.config.power_control:
@@ -103,12 +104,15 @@ class PciDevice(PciRegions):
         counts = (int(self.function.intx), self.function.msi, self.function.msix, 1, 1)
         self.irqs = PciIrqs(kernel, counts)
         self.config.interrupt_asserted = lambda: self.irqs.asserted
+        self.config.msix_enabled = lambda: bool(self.irqs.enabled[MSIX])
         self._ioeventfds = Ioeventfds(self)
         self._low_power = LowPower()
         self.dma_bufs: WeakSet[dma_buf.DmaBuf] = WeakSet()
         self.era = 0
-        #: it is in D3hot
+        #: it is in D3hot; its configuration space when that began
         self._off = False
+        self._asleep = b""
+        self._decodes = bool(self.config.command & CAP_MEMORY)
         #: whether a reset worked when it was opened
         self._reset_works = False
         self.virtual = VirtualFunctions(self) if self.function.virtual else None
@@ -223,6 +227,7 @@ class PciDevice(PciRegions):
         """VFIO_DEVICE_RESET (vfio_pci_ioctl_reset)."""
         if not self._reset_works:
             raise Errno(errno.EINVAL)
+        self.change_power(off=False)
         self.reset_methods.reset()
 
     def bus_reset(self) -> None:
@@ -238,6 +243,7 @@ class PciDevice(PciRegions):
         self.era += 1
         self._set_power(off=False)
         self.config.reset()
+        self._decodes = bool(self.config.command & CAP_MEMORY)
 
     def _reset_written(self, offset: int, bit: int) -> None:
         """A function-level reset by configuration space (vfio_exp_config_write, vfio_af_config_write): the bit reads 0.
@@ -254,12 +260,16 @@ class PciDevice(PciRegions):
         """D0 and D3hot; D1 and D2 it does not have (vfio_pm_config_write)."""
         at = self.config.power_control
         wanted = self.config.data[at] & POWER_STATE
-        off = self._off if wanted in (1, 2) else wanted == POWER_STATE
-        if off != self._off:
-            if off:
-                self.era += 1
-            elif not self.function.no_soft_reset:
-                self.power_on()
+        self.change_power(off=self._off if wanted in (1, 2) else wanted == POWER_STATE)
+
+    def change_power(self, *, off: bool) -> None:
+        """Put it into D3hot, or D0 (vfio_pci_set_power_state): the registers come back, what the device held otherwise does not."""
+        if off and not self._off:
+            self.era += 1
+            self._asleep = bytes(self.config.data)
+        elif self._off and not off and not self.function.no_soft_reset:
+            self.config.wake(self._asleep)
+            self.power_on()
         self._set_power(off=off)
 
     def _set_power(self, *, off: bool) -> None:
@@ -277,11 +287,14 @@ class PciDevice(PciRegions):
             control = control & ~_MSI_SIZE | most << 4
         self.config.data[self.config.msi_control] = control
 
-    def _command_written(self) -> None:
-        if not self.config.command & CAP_MEMORY:
+    def _decoding_written(self) -> None:
+        self._decodes = bool(self.config.command & CAP_MEMORY)
+        if not self._decodes:
             self.era += 1
         else:
             self._let_sleep(False)
+
+    def _mask_written(self) -> None:
         masked = bool(self.config.command & CAP_INTX_DISABLE)
         if masked != self.irqs.virtually_masked:
             self.irqs.mask_virtually(masked)
@@ -293,8 +306,11 @@ class PciDevice(PciRegions):
 
     @property
     def decodes_memory(self) -> bool:
-        """Whether it answers at its BARs, also in low power: who reads it wakes it. In D3hot it does not."""
-        return bool(self.config.command & CAP_MEMORY) and not self._off
+        """Whether it answers at its BARs, also in low power: who reads it wakes it. In D3hot it does not.
+
+        By what was written to the command register, and not by what it holds, which waking up may restore (__vfio_pci_memory_enabled).
+        """
+        return self._decodes and not self._off
 
     def _let_sleep(self, sleeps: bool) -> None:
         """It goes into low power, if only somebody wants it to, or leaves it."""

@@ -83,6 +83,8 @@ def reset(device: PciDevice, argument: int) -> None:
 def _reset(affected: list[PciDevice], is_owned: Callable[[PciDevice], bool]) -> None:
     if not all(one.vfio for one in affected) or not all(is_owned(one) for one in affected):
         raise Errno(errno.EINVAL)
+    for one in affected:
+        one.change_power(off=False)
     if not all(one.function.bus_resets for one in affected):
         raise Errno(errno.ENOTTY)
     for one in affected:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A configuration space that was saved, and what vfio-pci shows of its lists of capabilities.
 
-The walk and the lengths are those of drivers/vfio/pci/vfio_pci_config.c (vfio_cap_init, vfio_ecap_init), where a capability of length 0
-is hidden: the one before it links to the one behind it.
+The walk is that of drivers/vfio/pci/vfio_pci_config.c (vfio_cap_init, vfio_ecap_init), where a capability of which no length is known, or
+0, is hidden: the one before it links to the one behind it.
 """
 
 from __future__ import annotations
@@ -18,30 +18,11 @@ _HEADER = 64
 _SIZES = (_HEADER, STANDARD, EXTENDED)
 _STATUS, _CAPABILITIES, _HEADER_TYPE, _BAR0, _BARS = 0x06, 0x34, 0x0E, 0x10, 6
 _HAS_LIST = 1 << 4
-#: AGP, VPD, PCI-X, HyperTransport, SATA: with those above, what the kernel knows a length of (pci_cap_length)
-_KNOWN = {POWER_MANAGEMENT, 0x02, 0x03, MSI, 0x07, 0x08, VENDOR, EXPRESS, MSIX, 0x12, ADVANCED_FEATURES}
-#: likewise of extended capabilities (pci_ext_cap_length)
-_KNOWN_EXTENDED = {
-    0x01,
-    0x02,
-    0x03,
-    0x04,
-    0x08,
-    0x09,
-    0x0B,
-    0x0D,
-    0x0E,
-    0x0F,
-    0x10,
-    0x12,
-    0x13,
-    0x15,
-    0x16,
-    0x17,
-    0x18,
-    0x23,
-}
-_VENDOR_EXTENDED, _DESIGNATED = 0x0B, 0x23
+#: bytes of the capabilities that the kernel knows a length of (pci_cap_length), those of one length: power management, AGP, VPD,
+#: HyperTransport (its longer form), MSI-X, SATA (likewise), Advanced Features
+_LENGTHS = {POWER_MANAGEMENT: 8, 0x02: 12, 0x03: 8, 0x08: 28, MSIX: 12, 0x12: 16, ADVANCED_FEATURES: 6}
+#: likewise of extended capabilities (pci_ext_cap_length): error reporting, DSN, power budgeting, ARI, ATS, SR-IOV, multicast, PRI, LTR
+_EXTENDED_LENGTHS = {0x01: 0x48, 0x03: 12, 0x04: 16, 0x0E: 8, 0x0F: 8, 0x10: 64, 0x12: 48, 0x13: 16, 0x18: 8}
 #: of sysfs's lines: ports, memory, prefetchable, 64 bits
 _IO, _MEMORY, _PREFETCHABLE, _WIDE = 0x100, 0x200, 0x2000, 0x100000
 _LINE = re.compile(r"0x([0-9a-f]{1,16}) 0x([0-9a-f]{1,16}) 0x([0-9a-f]{1,16})")
@@ -52,6 +33,7 @@ class Capability(NamedTuple):
 
     id: int
     offset: int
+    length: int
 
 
 class SavedBar(NamedTuple):
@@ -141,9 +123,8 @@ def _standard(data: bytearray) -> tuple[list[Capability], str | None]:
         if data[at] == 0xFF:
             return found, f"the capability list ends in ones, at {at:#x}"
         seen.add(at)
-        # A vendor's capability has its length in its third byte.
-        if data[at] in _KNOWN and not (data[at] == VENDOR and not data[at + 2]):
-            found.append(Capability(data[at], at))
+        if length := _length(data, at):
+            found.append(Capability(data[at], at, length))
             link = at + 1
         else:
             data[link] = data[at + 1]
@@ -167,8 +148,8 @@ def _extended(data: bytearray) -> tuple[list[Capability], str | None]:
         if header in (0, 0xFFFFFFFF):
             break
         id_, following = header & 0xFFFF, header >> 20 & 0xFFC
-        if _is_known(data, at, id_):
-            found.append(Capability(id_, at))
+        if length := _extended_length(data, at):
+            found.append(Capability(id_, at, length))
             previous = at
         elif previous:
             before = int.from_bytes(data[previous : previous + 4], "little") & 0xFFFFF
@@ -182,13 +163,40 @@ def _extended(data: bytearray) -> tuple[list[Capability], str | None]:
     return found, broken
 
 
-def _is_known(data: bytearray, at: int, id_: int) -> bool:
-    """Whether an extended capability is shown: its length is known, and not 0."""
-    length = {
-        _VENDOR_EXTENDED: int.from_bytes(data[at + 6 : at + 8], "little") >> 4,
-        _DESIGNATED: int.from_bytes(data[at + 6 : at + 8], "little") >> 4,
-    }.get(id_, 1)
-    return id_ in _KNOWN_EXTENDED and length > 0
+def _length(data: bytearray, at: int) -> int:
+    """Return the bytes of a standard capability; 0 for one that is hidden."""
+    flags = int.from_bytes(data[at + 2 : at + 4], "little")
+    match data[at]:
+        case 0x05:  # MSI: with addresses of 64 bits, and masks
+            return 10 + 4 * (flags >> 7 & 1) + 10 * (flags >> 8 & 1)
+        case 0x07:  # PCI-X, by its version
+            return 24 if flags >> 12 & 3 else 8
+        case 0x09:  # a vendor's says it itself
+            return data[at + 2]
+        case 0x10:  # PCI Express, by its version
+            return 20 if flags & 0xF == 1 else 60
+        case id_:
+            return _LENGTHS.get(id_, 0)
+
+
+def _extended_length(data: bytearray, at: int) -> int:
+    """Return the bytes of an extended capability; 0 for one that is hidden."""
+    words = [int.from_bytes(data[at + 4 * index : at + 4 * index + 4], "little") for index in range(4)]
+    match words[0] & 0xFFFF:
+        case 0x02 | 0x08 | 0x09:  # virtual channels
+            return 16 + 12 * (1 + (words[1] & 7))
+        case 0x0B | 0x23:  # a vendor's
+            return words[1] >> 20
+        case 0x0D:  # ACS, with egress control
+            return 8 + (32 if words[1] >> 5 & 1 else 0)
+        case 0x15:  # resizable BARs
+            return 4 + 8 * (words[2] >> 5 & 7)
+        case 0x16:  # power allocation
+            return 16 + (words[1] & 0x1F) + 1
+        case 0x17:  # hints, with their table
+            return 12 + (2 * (words[1] >> 16 & 0x7FF) + 2 if words[1] >> 9 & 3 == 1 else 0)
+        case id_:
+            return _EXTENDED_LENGTHS.get(id_, 0)
 
 
 def bars(saved: Saved, resource: str | None) -> dict[int, SavedBar]:
