@@ -153,7 +153,12 @@ def text(page: Page) -> str:
     """Return a page of the reference as MyST."""
     lines = [f"# {page.module}", "", "```{eval-rst}"]
     if page.parts or page.functions:
-        lines += [f".. automodule:: {page.module}", "   :no-members:", ""]
+        lines += [
+            f".. automodule:: {page.module}",
+            "   :no-members:",
+            "   :no-inherited-members:",
+            "",
+        ]
     for function in page.functions:
         lines += [f".. autofunction:: {page.module}.{function}", ""]
     if not page.functions:

@@ -36,5 +36,12 @@ python_maximum_signature_line_length = 84
 suppress_warnings = ["ref.python"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+# Inherited methods are shown where the class that has them is not public.
+SHOWN_ONCE = "AddressSpace, ConfigSpace, DirtyTracker, Registers, Kernel, Queue, Limits, Device"
+PYTHONS = "object, tuple, int, str, Enum, OSError, UserWarning, RawIOBase, Sequence, Protocol"
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    "inherited-members": f"{SHOWN_ONCE}, {PYTHONS}",
+}
 autodoc_preserve_defaults = True

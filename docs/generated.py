@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import enum
 import functools
 import inspect
 import re
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sphinx.addnodes import pending_xref
+from sphinx.util import inspect as sphinx_inspect
 
 import api_pages
 import executed
+from pyvfio._core.resource import Resource
 from pyvfio.cli import program
 from pyvfio.host import diagnosis
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 #: groups of options that many commands have
 SHARED = ("options of every command", "how the device is opened")
+#: name of an attribute -> its description, in the docstring of its class
+FIELDS: dict[str, list[str]] = {}
 HERE = Path(__file__).resolve().parent
 #: a sentence of a human's for a finding: where its cure needs a word more than the catalogue has
 WORDS: dict[str, str] = {}
@@ -89,6 +94,8 @@ def command_page(parser: argparse.ArgumentParser) -> str:
             if rows and group.title not in ("positional arguments", "options"):
                 lines += [f"{str(group.title).capitalize()}:", ""]
             lines += rows
+        if any(group.title == SHARED[1] for group in each._action_groups):
+            lines += [f"And [{SHARED[1]}](#{SHARED[1].replace(' ', '-')}).", ""]
         lines += paragraphs(each.epilog)
     return "\n".join(lines)
 
@@ -189,13 +196,51 @@ def generate(_: Sphinx | None = None) -> None:
         executed.render(notebook)
 
 
-def document_partial(
+def sign(
+    _: Sphinx, kind: str, name: str, object_: Any, *rest: Any
+) -> tuple[str, str] | None:
+    """Give a resource the signature of its `__init__`: their metaclass has one that says nothing."""
+    del name, rest
+    if kind == "class" and issubclass(object_, Resource):
+        signature = sphinx_inspect.signature(object_.__init__, bound_method=True)
+        return sphinx_inspect.stringify_signature(
+            signature.replace(return_annotation=inspect.Signature.empty)
+        ), ""
+    return None
+
+
+def document(
     _: Sphinx, kind: str, name: str, object_: Any, options: Any, lines: list[str]
 ) -> None:
-    """Give a method that is a partial of another function that one's docstring."""
-    del kind, name, options
+    """Complete docstrings: of partials, of the fields of named tuples, of the members of enumerations."""
+    del options
     if isinstance(object_, functools.partial):
         lines[:] = (inspect.getdoc(object_.args[0]) or "").splitlines()
+    elif kind == "class" and hasattr(object_, "_fields"):
+        lines[:] = move_fields(name, lines)
+    elif kind == "class" and issubclass(object_, enum.Enum):
+        lines += [
+            "",
+            "Members: " + ", ".join(f"``{each.name}``" for each in object_),
+        ]
+    elif lines and lines[0].startswith("Alias for field number"):
+        lines[:] = FIELDS.get(name, [])
+
+
+def move_fields(name: str, lines: list[str]) -> list[str]:
+    """Return a docstring without its `:ivar x:`, and keep these for the attributes that they describe."""
+    kept: list[str] = []
+    taking: list[str] | None = None
+    for line in lines:
+        begun = re.match(r":ivar (\w+): ?(.*)", line)
+        if begun:
+            taking = FIELDS[f"{name}.{begun[1]}"] = [begun[2]]
+        elif taking is not None and line.startswith(" "):
+            taking.append(line.strip())
+        else:
+            taking = None
+            kept.append(line)
+    return kept
 
 
 def forget_builtins(_: Sphinx, tree: Element) -> None:
@@ -210,6 +255,7 @@ def forget_builtins(_: Sphinx, tree: Element) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("builder-inited", generate)
-    app.connect("autodoc-process-docstring", document_partial)
+    app.connect("autodoc-process-docstring", document)
+    app.connect("autodoc-process-signature", sign)
     app.connect("doctree-read", forget_builtins)
     return {"parallel_read_safe": True, "doc": inspect.getdoc(generate)}

@@ -31,6 +31,8 @@ from pyvfio.iommufd import (
 )
 from pyvfio.spaces import container, group, mapping
 
+__all__ = ["DECLARING", "NAMES", "declared", "documented", "name", "number"]
+
 #: The modules that declare requests, which importing them does.
 DECLARING = (
     *(device, device_file, dma_buf, feature, hot_reset, irq, log, low_power, migration, region),
@@ -47,7 +49,10 @@ NAMES["iommufd"] += NAMES["container"]
 
 
 def number(name: str) -> int:
-    """Return the number of a request, from the compiled declarations."""
+    """Return the number of a request, from the compiled declarations.
+
+    :param name: such as VFIO_IOMMU_MAP_DMA
+    """
     return int(getattr(lib, name))
 
 
@@ -57,12 +62,20 @@ def _names(kind: str) -> dict[int, str]:
 
 
 def name(kind: str, request: int) -> str:
-    """Return the name of a number on a descriptor of that kind; the number in hex if it has none there."""
+    """Return the name of a number on a descriptor of that kind; the number in hex if it has none there.
+
+    :param kind: the kind of descriptor, as in :data:`NAMES`
+    :param request: the ioctl's number
+    """
     return _names(kind).get(request, f"{request:#x}")
 
 
 def declared(kind: str, request: int) -> Request | None:
-    """Return the declaration of a number on a descriptor of that kind."""
+    """Return the declaration of a number on a descriptor of that kind.
+
+    :param kind: the kind of descriptor, as in :data:`NAMES`
+    :param request: the ioctl's number
+    """
     return DECLARED.get(name(kind, request))
 
 

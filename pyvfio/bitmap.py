@@ -18,6 +18,8 @@ from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_ranges
 if TYPE_CHECKING:
     from pyvfio._abi import CData
 
+__all__ = ["DirtyBitmap", "Segment"]
+
 # Guard words before and after the bits of each segment: a write beyond the bitmap changes one of them.
 _GUARD = 0x6472_6175_6721_2121
 
@@ -160,7 +162,10 @@ class DirtyBitmap:
         return tuple(segment.range for segment in self.segments)
 
     def holding(self, iova: int) -> Segment | None:
-        """Return the segment in whose range an address lies, or None."""
+        """Return the segment in whose range an address lies, or None.
+
+        :param iova: the address
+        """
         iova = arguments.integer(iova, "iova")
         at = self._find(iova)
         return self._sorted[at] if at >= 0 and iova in self._sorted[at].range else None

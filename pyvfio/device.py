@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from pyvfio.spaces.base import AddressSpace
     from pyvfio.spaces.group import Group
 
+__all__ = ["Device"]
+
 SET_VF_TOKEN = Feature("SET PCI_VF_TOKEN", errnos={errno.EINVAL: "the data is not the 16 bytes of a UUID"})
 SET_BUS_MASTER = Feature("SET BUS_MASTER", documented=False)
 GET_ZPCI_ERROR = Feature("GET ZPCI_ERROR", documented=False)
@@ -153,6 +155,7 @@ class Device(Resource):
         :param address: the device's
         :param pid: the process
         :param number: its descriptor
+        :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
         :raises OSError: EPERM, this process may not trace that one; EBADF, it has no such descriptor
         """
         kernel = resolve(kernel)
@@ -227,7 +230,10 @@ class Device(Resource):
                     self._space = space
 
     def detach(self, *, pasid: int | None = None) -> None:
-        """Detach the device, which blocks its DMA; no effect if it is not attached. VFIO_DEVICE_DETACH_IOMMUFD_PT."""
+        """Detach the device, which blocks its DMA; no effect if it is not attached. VFIO_DEVICE_DETACH_IOMMUFD_PT.
+
+        :param pasid: detach this PASID alone; None for the device
+        """
         _ = self.bound
         pasid = None if pasid is None else u32(pasid, "pasid")
         if pasid is None:
@@ -244,7 +250,10 @@ class Device(Resource):
                 self._attached.pop(pasid, None)
 
     def is_attached_to(self, what: IommufdObject) -> bool:
-        """Whether the DMA of the device, or of one of its PASIDs, goes through a page table or address space. Not part of the API."""
+        """Whether the DMA of the device, or of one of its PASIDs, goes through a page table or address space. Not part of the API.
+
+        :param what: an Ioas or an Hwpt
+        """
         return what in self._attached.values()
 
     def _detach_from(self, what: IommufdObject) -> None:
@@ -313,6 +322,7 @@ class Device(Resource):
         """Let the device do DMA, or not: by the command register of PCI (as `config.bus_master`), by VFIO_DEVICE_FEATURE_BUS_MASTER on
         other buses (CDX has it, since Linux 6.7).
 
+        :param on: whether the device may do DMA
         :raises Unsupported: its driver has no such switch
         """
         boolean(on, "on")
@@ -329,6 +339,7 @@ class Device(Resource):
         For a physical function that is bound to vfio-pci, with virtual functions that are bound to vfio-pci. The kernel starts with a
         random UUID, so that no program can open them. While one is open, opening this device requires the UUID too. Since Linux 5.7.
 
+        :param token: a UUID, as an object, text, or 16 bytes
         :raises ValueError: the token is not a UUID
         :raises Unsupported: the device has no virtual functions, or its driver no tokens
         """
@@ -394,7 +405,11 @@ class Device(Resource):
         hot_reset.reset(self.file, groups)
 
     def dirty_log(self, ranges: RangeLike | Iterable[RangeLike], page_size: int = 4096) -> DirtyLog:
-        """Have the device log which pages it writes; see :class:`pyvfio.DirtyLog`."""
+        """Have the device log which pages it writes; see :class:`pyvfio.DirtyLog`.
+
+        :param ranges: the IOVAs to log: ranges, mappings, pairs
+        :param page_size: bytes for each bit; a device may choose another
+        """
         return DirtyLog([self], ranges, page_size)
 
     def _release(self) -> None:

@@ -17,6 +17,8 @@ from pyvfio.feature import Feature, FeatureFacts
 if TYPE_CHECKING:
     from pyvfio.region import Area, Region
 
+__all__ = ["DmaBuf"]
+
 _HEAD = "struct vfio_device_feature_dma_buf"
 _RANGE = "struct vfio_region_dma_range"
 

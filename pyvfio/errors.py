@@ -26,11 +26,26 @@ import errno
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
+__all__ = [
+    "BadReply",
+    "Closed",
+    "Error",
+    "HostError",
+    "InvalidRequest",
+    "NoIommuWarning",
+    "NotViable",
+    "RequestError",
+    "Unsupported",
+    "errno_name",
+]
+
 
 def errno_name(number: int) -> str:
     """Return the name of an errno as the kernel's documentation has it; the number if it has none.
 
     The C library has one number for EOPNOTSUPP and ENOTSUP, and Python knows it by the second.
+
+    :param number: the errno
     """
     return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, str(number))
 

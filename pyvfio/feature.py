@@ -17,6 +17,8 @@ from pyvfio._core.fd import Fd
 from pyvfio._core.request import DECLARED, Arguments, Explanation, Facts, Reason, Request
 from pyvfio.errors import RequestError, Unsupported
 
+__all__ = ["Feature", "Features", "feature_name"]
+
 GET = lib.VFIO_DEVICE_FEATURE_GET
 SET = lib.VFIO_DEVICE_FEATURE_SET
 PROBE = lib.VFIO_DEVICE_FEATURE_PROBE

@@ -13,6 +13,8 @@ from pyvfio._core.reasons import LOCKED
 from pyvfio._core.request import Reason, Request
 from pyvfio.errors import BadReply, RequestError
 
+__all__ = ["Dependent", "HotResetInfo"]
+
 
 class ResetFacts(NamedTuple):
     """The address of a device that could not be reset, and the devices that its reset would affect: empty if they are unknown."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from pyvfio._abi import CData
 
+__all__ = ["WHOLE", "HasRange", "IovaRange", "IovaSet", "RangeLike", "as_range", "as_ranges"]
+
 _LAST = 2**64 - 1
 
 
@@ -66,6 +68,8 @@ class IovaRange(_Pair):
     def of(cls, start: int, size: int) -> Self:
         """Return the range of `size` bytes that begins at `start`.
 
+        :param start: the first address
+        :param size: bytes, 1 to 2^64
         :raises ValueError: `size` is not 1 to 2^64, or the range passes the end of the 64-bit addresses
         """
         start = arguments.u64(start, "start")
@@ -87,24 +91,36 @@ class IovaRange(_Pair):
         return self.start <= arguments.integer(what, "address") <= self.last
 
     def overlaps(self, other: RangeLike) -> bool:
-        """Whether the two share an address."""
+        """Whether the two share an address.
+
+        :param other: a range, a pair, or what has a range
+        """
         other = as_range(other, "other")
         return self.start <= other.last and other.start <= self.last
 
     def touches(self, other: RangeLike) -> bool:
-        """Whether one begins right after the other's last address."""
+        """Whether one begins right after the other's last address.
+
+        :param other: a range, a pair, or what has a range
+        """
         other = as_range(other, "other")
         return self.last + 1 == other.start or other.last + 1 == self.start
 
     def intersection(self, other: RangeLike) -> IovaRange | None:
-        """Return the addresses in both, or None."""
+        """Return the addresses in both, or None.
+
+        :param other: a range, a pair, or what has a range
+        """
         other = as_range(other, "other")
         if not self.overlaps(other):
             return None
         return IovaRange(max(self.start, other.start), min(self.last, other.last))
 
     def is_aligned(self, page_size: int) -> bool:
-        """Whether start and size are multiples of `page_size`."""
+        """Whether start and size are multiples of `page_size`.
+
+        :param page_size: bytes
+        """
         page_size = arguments.integer(page_size, "page_size", 1)
         return not (self.start % page_size or self.size % page_size)
 
@@ -134,6 +150,7 @@ def as_range(value: RangeLike, name: str) -> IovaRange:
     """Return the range of an argument: an IovaRange, a (start, last) pair, or an object with such a `range`.
 
     :param name: the argument's name, for messages
+    :param value: a range, a pair of first and last address, or what has a `range`
     :raises TypeError: it is not one of these
     :raises ValueError: a pair is not a range of 64-bit addresses
     """
@@ -156,6 +173,7 @@ def as_ranges(value: RangeLike | Iterable[RangeLike], name: str) -> list[IovaRan
     """Return the ranges of an argument: those of an iterable, or a single one.
 
     :param name: the argument's name, for messages
+    :param value: such values, or one of them
     :raises TypeError: it is neither a range nor an iterable of ranges
     :raises ValueError: a pair is not a range of 64-bit addresses
     """
@@ -268,7 +286,10 @@ class IovaSet(Buffer):
         return self.holding(what) is not None  # type: ignore[arg-type]
 
     def holding(self, what: int | IovaRange) -> IovaRange | None:
-        """Return the range of this set that holds an address, or the whole of another range; None if none does."""
+        """Return the range of this set that holds an address, or the whole of another range; None if none does.
+
+        :param what: an address or a range
+        """
         if isinstance(what, IovaRange):
             start, last = what
         else:
@@ -277,7 +298,10 @@ class IovaSet(Buffer):
         return self[at] if at >= 0 and last <= self._lasts[at] else None
 
     def overlaps(self, other: RangeLike) -> bool:
-        """Whether any address of `other` is in the set."""
+        """Whether any address of `other` is in the set.
+
+        :param other: a range, a pair, or what has a range
+        """
         other = as_range(other, "other")
         at = bisect_left(self._lasts, other.start)
         return at < len(self) and self._starts[at] <= other.last
@@ -308,7 +332,10 @@ class IovaSet(Buffer):
         return self & other.complement()
 
     def complement(self, within: RangeLike = WHOLE) -> IovaSet:
-        """Return the addresses of `within` that are not in this set."""
+        """Return the addresses of `within` that are not in this set.
+
+        :param within: the addresses to consider; by default all of 64 bits
+        """
         within = as_range(within, "within")
         made = array("Q", bytes(16 * (len(self) + 1)))
         count = lib.pyvfio_ranges_complement(_u64(made), _u64(self._pairs), len(self), *within)
@@ -320,6 +347,7 @@ class IovaSet(Buffer):
         No other cover of at most `limit` ranges adds fewer bytes. Drivers do this with too many DMA-logging ranges (the kernel's
         vfio_combine_iova_ranges), but not in linear time.
 
+        :param limit: the most ranges, at least 1
         :raises ValueError: `limit` is less than 1
         """
         limit = min(arguments.integer(limit, "limit", 1), len(self) + 1)
@@ -330,6 +358,7 @@ class IovaSet(Buffer):
     def align(self, page_size: int) -> IovaSet:
         """Return the whole pages in this set: each range shrunk inwards to multiples of `page_size`, or dropped.
 
+        :param page_size: bytes, a power of two
         :raises ValueError: `page_size` is not a power of two, or above 2^63
         """
         page_size = arguments.page_size(page_size)
@@ -340,7 +369,12 @@ class IovaSet(Buffer):
         return self._of(array("Q", chain.from_iterable(pair for pair in shrunk if pair[0] <= pair[1])))
 
     def first_fit(self, size: int, alignment: int = 1, within: RangeLike = WHOLE) -> IovaRange | None:
-        """Return the lowest `size` bytes in the set and in `within`, at a multiple of `alignment`; or None."""
+        """Return the lowest `size` bytes in the set and in `within`, at a multiple of `alignment`; or None.
+
+        :param size: bytes
+        :param alignment: bytes
+        :param within: the addresses to consider
+        """
         size, alignment = arguments.size(size), arguments.size(alignment, "alignment")
         within = as_range(within, "within")
         for at in range(bisect_left(self._lasts, within.start), len(self)):
@@ -353,7 +387,12 @@ class IovaSet(Buffer):
         return None
 
     def last_fit(self, size: int, alignment: int = 1, within: RangeLike = WHOLE) -> IovaRange | None:
-        """Return the highest `size` bytes in the set and in `within`, at a multiple of `alignment`; or None."""
+        """Return the highest `size` bytes in the set and in `within`, at a multiple of `alignment`; or None.
+
+        :param size: bytes
+        :param alignment: bytes
+        :param within: the addresses to consider
+        """
         size, alignment = arguments.size(size), arguments.size(alignment, "alignment")
         within = as_range(within, "within")
         for at in range(bisect_right(self._starts, within.last) - 1, -1, -1):
@@ -370,6 +409,9 @@ class IovaSet(Buffer):
 
         At most two: the nearest that starts below it and the nearest above, in this order. Only `wanted` itself, if it is in the set and
         aligned.
+
+        :param wanted: the range that was asked for
+        :param alignment: bytes, for the start
         """
         wanted = as_range(wanted, "wanted")
         size = wanted.size

@@ -24,6 +24,9 @@ from pyvfio.pci import COMMAND_INTX_DISABLE, COMMAND_MASTER
 if TYPE_CHECKING:
     from pyvfio.device import Device
 
+__all__ = ["PCI_NAMES", "Irq", "IrqInfo", "Irqs", "Vector"]
+
+#: names of vfio-pci's kinds of interrupt, by index
 PCI_NAMES = ("intx", "msi", "msix", "err", "req")
 
 _NONE = lib.VFIO_IRQ_SET_DATA_NONE
@@ -167,7 +170,10 @@ class Vector(Event):
         self._unmasked_by_eventfd = False
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until it fires; see :meth:`Event.wait`. A :class:`TimeoutError` has notes on what keeps it from firing, as far as that shows."""
+        """Wait until it fires; see :meth:`Event.wait`. A :class:`TimeoutError` has notes on what keeps it from firing, as far as that shows.
+
+        :param timeout: seconds; 0 only looks; None waits for ever
+        """
         count = super().wait(timeout)
         self._fired = True
         return count

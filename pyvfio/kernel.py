@@ -29,6 +29,8 @@ from pyvfio._abi import ffi, lib
 from pyvfio._buffer import pinned as _pinned
 from pyvfio.process_memory import Backing, backing
 
+__all__ = ["Kernel", "LinuxKernel", "PythonKernel", "SysfsDevice", "UdevMonitor", "as_default", "default", "resolve"]
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 

@@ -24,12 +24,16 @@ from pyvfio import mock
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.vfio_user.remote import RemoteKernel
 
+__all__ = ["GROUP", "named"]
+
+#: the entry points by which a package offers kernels of its own
 GROUP = "pyvfio.kernels"
 
 
 def named(name: str) -> Kernel:
     """Return the kernel of that name. One that is not the real one is announced on stderr.
 
+    :param name: `linux`, `mock:PROFILE`, `mock:package:function` or `vfio-user:PATH`
     :raises ValueError: there is no kernel of that name
     """
     kind, _, rest = name.partition(":")

@@ -15,6 +15,8 @@ from pyvfio.feature import Feature, no_feature
 if TYPE_CHECKING:
     from pyvfio.device import Device
 
+__all__ = ["LowPower", "LowPowerWithWakeup"]
+
 _WAKEUP = "struct vfio_device_low_power_entry_with_wakeup"
 
 

@@ -14,6 +14,9 @@ from pyvfio._core.arguments import integer, power_of_two, wrong_type
 from pyvfio.kernel import Kernel
 from pyvfio.uncopyable import Uncopyable
 
+__all__ = ["PAGE_SIZE", "DmaBuffer", "barrier"]
+
+#: bytes of a page of this process
 PAGE_SIZE = mmap.PAGESIZE
 
 
@@ -24,6 +27,7 @@ class DmaBuffer(Buffer, Uncopyable):
 
     :param size: bytes, rounded up to whole pages
     :param huge: page size in bytes (2 MiB, 1 GiB) to take from the host's pool of huge pages; None for ordinary memory
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises OSError: ENOMEM when there is no memory, or the pool of huge pages is too small
 
     :ivar view: the memory as a writable memoryview of bytes

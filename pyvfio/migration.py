@@ -23,6 +23,8 @@ from pyvfio.feature import Feature, FeatureFacts
 if TYPE_CHECKING:
     from pyvfio.device import Device
 
+__all__ = ["SAVING", "Migration", "PrecopyInfo", "Sink", "Source", "State", "Stream", "path", "states"]
+
 _STATE = "struct vfio_device_feature_mig_state"
 #: bytes that :meth:`Migration.save`, `load` and `pre_copy` move at a time
 _PIECE = 1 << 20
@@ -154,7 +156,10 @@ WRITE = Call(
 
 
 def states(flags: int = _ALL) -> frozenset[State]:
-    """Return the states of a device with these VFIO_MIGRATION_* flags, without ERROR, which no program can request."""
+    """Return the states of a device with these VFIO_MIGRATION_* flags, without ERROR, which no program can request.
+
+    :param flags: VFIO_MIGRATION_* of the device
+    """
     if not flags & _STOP_COPY:
         return frozenset()
     return frozenset(state for state in State if state and not _OPTIONAL.get(state, 0) & ~flags)
@@ -168,6 +173,8 @@ def path(origin: State, target: State, flags: int = _ALL) -> tuple[State, ...]:
     in one case, since PRE_COPY goes to STOP_COPY through PRE_COPY_P2P.
 
     :param flags: VFIO_MIGRATION_* of the device
+    :param origin: the state before
+    :param target: the state to reach
     :returns: the states after `origin`; empty if origin and target are the same
     :raises ValueError: there is no path: into or out of ERROR, from STOP_COPY to pre-copy, or the device does not support
         origin or target
@@ -214,14 +221,20 @@ class Sink(Protocol):
     """The destination of a stream: a file, a socket's file, another device's stream. Short writes are allowed."""
 
     def write(self, data: Any, /) -> int | None:
-        """Write bytes, and return the number written."""
+        """Write bytes, and return the number written.
+
+        :param data: the bytes
+        """
 
 
 class Source(Protocol):
     """The source of a stream."""
 
     def read(self, size: int, /) -> bytes | None:
-        """Read at most `size` bytes; return b"" at the end."""
+        """Read at most `size` bytes; return b"" at the end.
+
+        :param size: the most bytes to return
+        """
 
 
 class Stream(io.RawIOBase):
@@ -272,6 +285,7 @@ class Stream(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int | None:
         """Read the next bytes of the device's state.
 
+        :param buffer: writable memory, for at most its size
         :returns: the number of bytes; 0 at the end of the stream, which comes in STOP_COPY when everything was sent; None when no
             data is available now: in pre-copy (ENOMSG, more may follow), or on a non-blocking descriptor (EAGAIN)
         :raises io.UnsupportedOperation: the device is resuming
@@ -294,6 +308,7 @@ class Stream(io.RawIOBase):
 
         The device may reject bad data here, or only when it leaves RESUMING.
 
+        :param data: the bytes
         :returns: the number of bytes written; None when a non-blocking descriptor accepts none now
         :raises io.UnsupportedOperation: the device is saving
         :raises OSError: EINVAL if the device does not accept the data; ENODEV if the stream has ended; otherwise from the

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from pyvfio.migration import Migration, PrecopyInfo, Sink
 
+__all__ = ["DirtyHistory", "Left", "Log", "MigrationHistory", "Sample"]
+
 _MOST_CELLS = 1 << 31
 _VERSION = 1
 
@@ -252,7 +254,11 @@ class DirtyHistory:
         return np.concatenate([self._shares(each, self.bin_edges(each, bins)) for each in ranges], axis=1)
 
     def bin_edges(self, range: IovaRange, bins: int) -> NDArray[np.uint64]:
-        """Return the addresses at which the bins of a range begin, and its end: whole pages, of one size but for the last."""
+        """Return the addresses at which the bins of a range begin, and its end: whole pages, of one size but for the last.
+
+        :param range: one of the logged ranges
+        :param bins: the most bins
+        """
         pages = range.size // self.page_size
         width = -(-pages // bins) * self.page_size
         starts = [range.start + at for at in _steps(range.size, width)]
@@ -300,7 +306,10 @@ class DirtyHistory:
         return pandas.DataFrame(columns, index=pandas.Index(times, name="time"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file of numpy's (.npz)."""
+        """Write it to a file of numpy's (.npz).
+
+        :param path: of the file, with the suffix .npz
+        """
         runs = [np.asarray(sample.runs, "u8").reshape(-1, 2) for sample in self.samples]
         np.savez_compressed(
             path,
@@ -319,6 +328,7 @@ class DirtyHistory:
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what :meth:`save` wrote.
 
+        :param path: of the file
         :raises ValueError: the file is of another kind or version
         """
         with np.load(path) as file:
@@ -339,6 +349,7 @@ class DirtyHistory:
     def join(cls, histories: Iterable[DirtyHistory]) -> Self:
         """Join the histories of several devices or processes of one host, by the monotonic clock that they share.
 
+        :param histories: of the same ranges and page size
         :raises ValueError: there are none, or their page sizes differ
         """
         each = arguments.instances(histories, "histories", DirtyHistory)
@@ -417,6 +428,8 @@ class MigrationHistory:
         :param until: says that enough is sent; by default when nothing of the first pass is left
         :param rounds: give pre-copy up after so many, and stop the device
         :param progress: called with the bytes of each write; `tqdm(unit="B").update` for one
+        :param migration: `device.migration`
+        :param into: where the state goes: a file, a socket's file
         :returns: bytes sent
         """
         rounds = arguments.integer(rounds, "rounds", 1)

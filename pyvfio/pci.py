@@ -15,6 +15,17 @@ from pyvfio.region import Registers
 if TYPE_CHECKING:
     from pyvfio.device import Device
 
+__all__ = [
+    "CAPABILITY_NAMES",
+    "EXTENDED_NAMES",
+    "SHORT_EXTENDED_NAMES",
+    "SHORT_NAMES",
+    "ConfigSpace",
+    "PciCapability",
+    "PciConfig",
+    "SavedConfig",
+]
+
 # Offsets and bits of the PCI Local Bus and PCI Express base specifications.
 VENDOR_ID, DEVICE_ID, COMMAND, STATUS, REVISION_ID = 0x00, 0x02, 0x04, 0x06, 0x08
 CLASS_CODE, HEADER_TYPE, BAR0, SUBSYSTEM_VENDOR_ID, SUBSYSTEM_ID = 0x09, 0x0E, 0x10, 0x2C, 0x2E
@@ -37,6 +48,7 @@ CAPABILITY_NAMES = {
     0x10: "Express", 0x11: "MSI-X", 0x12: "SATA HBA", 0x13: "PCI Advanced Features", 0x14: "Enhanced Allocation (EA)",
     0x15: "Flattening Portal Bridge",
 }  # fmt: skip
+#: names of extended capabilities, as lspci writes them
 EXTENDED_NAMES = {
     0x01: "Advanced Error Reporting", 0x02: "Virtual Channel", 0x03: "Device Serial Number", 0x04: "Power Budgeting",
     0x05: "Root Complex Link", 0x06: "Root Complex Internal Link", 0x07: "Root Complex Event Collector",
@@ -58,6 +70,7 @@ EXTENDED_NAMES = {
 SHORT_NAMES = {
     "PM": 0x01, "VPD": 0x03, "Vendor Specific": 0x09, "PCI Express": 0x10, "EXP": 0x10, "SATA": 0x12, "Advanced Features": 0x13, "AF": 0x13,
 }  # fmt: skip
+#: short names of extended capabilities
 SHORT_EXTENDED_NAMES = {
     "AER": 0x01, "DSN": 0x03, "ACS": 0x0D, "ARI": 0x0E, "ATS": 0x0F, "SR-IOV": 0x10, "PRI": 0x13, "Resizable BAR": 0x15, "TPH": 0x17,
     "LTR": 0x18, "PASID": 0x1B, "DPC": 0x1D, "PTM": 0x1F, "DVSEC": 0x23, "DOE": 0x2E, "IDE": 0x30,
@@ -88,7 +101,11 @@ class ConfigSpace(Registers):
     size: int
 
     def read(self, offset: int, size: int) -> bytes:
-        """Read bytes."""
+        """Read bytes.
+
+        :param offset: bytes from the start
+        :param size: bytes
+        """
         raise NotImplementedError
 
     @property
@@ -167,6 +184,7 @@ class ConfigSpace(Registers):
     def capability(self, which: int | str) -> PciCapability | None:
         """Return the first standard capability of an id, or of a name as in :data:`CAPABILITY_NAMES`; None without one.
 
+        :param which: an id (PCI_CAP_ID_MSI is 5) or a name
         :raises ValueError: there is no capability of that name
         """
         id_ = _id_of(which, CAPABILITY_NAMES, SHORT_NAMES, arguments.U8_LAST)
@@ -175,6 +193,7 @@ class ConfigSpace(Registers):
     def extended_capability(self, which: int | str) -> PciCapability | None:
         """Return the first extended capability of an id, or of a name as in :data:`EXTENDED_NAMES`; None without one.
 
+        :param which: an id (1 is AER) or a name
         :raises ValueError: there is no capability of that name
         """
         id_ = _id_of(which, EXTENDED_NAMES, SHORT_EXTENDED_NAMES, arguments.U16_LAST)
@@ -199,6 +218,7 @@ class SavedConfig(ConfigSpace):
     def read_dump(cls, text: str) -> dict[str, SavedConfig]:
         """Return the functions of a dump of lspci, by address: `lspci -xxxx` (root) has all bytes, `-xxx` the first 256, `-x` 64.
 
+        :param text: the output of lspci
         :raises ValueError: there is no dump in the text
         """
         found: dict[str, bytearray] = {}
@@ -221,6 +241,8 @@ class SavedConfig(ConfigSpace):
     def read(self, offset: int, size: int) -> bytes:
         """Read bytes.
 
+        :param offset: bytes from the start
+        :param size: bytes
         :raises InvalidRequest: outside of it
         """
         offset, size = arguments.integer(offset, "offset", 0), arguments.integer(size, "size", 0)
@@ -267,6 +289,8 @@ class PciConfig(ConfigSpace):
     def read(self, offset: int, size: int) -> bytes:
         """Read bytes.
 
+        :param offset: bytes from the start
+        :param size: bytes
         :raises OSError: EINVAL beyond the end
         """
         return self._region.read(offset, size)
@@ -274,6 +298,8 @@ class PciConfig(ConfigSpace):
     def write(self, offset: int, data: bytes) -> None:
         """Write bytes. Read-only bits, and those that vfio-pci virtualises, may keep their value without an error.
 
+        :param offset: bytes from the start
+        :param data: the bytes
         :raises OSError: EINVAL beyond the end
         """
         self._region.write(offset, data)

@@ -26,6 +26,8 @@ from pyvfio.notebook import DirtyHistory, MigrationHistory
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+__all__ = ["convergence", "heat_map", "iova_map", "over_tracked", "written_over_time"]
+
 #: bytes that part two bands of a heat map: ranges nearer to each other are one band with a line between
 _GAP_SHARE = 0.02
 _KINDS = {
@@ -61,6 +63,9 @@ def heat_map(
 
     :param bins: at most so many rows in a range
     :param cmap: a colour map of matplotlib's; 0 is its lowest colour
+    :param history: the history to draw
+    :param ax: the axes to draw on; None for a new figure
+    :param colorbar: whether to draw the scale of colours beside it
     """
     if not len(history):
         raise ValueError("history has no samples yet")
@@ -99,7 +104,11 @@ def _apart(ticks: Sequence[float], labels: Sequence[str], least: float) -> tuple
 
 
 def written_over_time(history: DirtyHistory, *, ax: Axes | None = None) -> Axes:
-    """Draw the bytes written per second, by the interval between two samples."""
+    """Draw the bytes written per second, by the interval between two samples.
+
+    :param history: the history to draw
+    :param ax: the axes to draw on; None for a new figure
+    """
     ax = _axes(ax, (8, 3))
     times = history.times
     lengths = np.diff(times, prepend=0.0)
@@ -125,6 +134,7 @@ def iova_map(
     :param mapped: ranges, such as `space.mapped_ranges`
     :param reserved: ranges, or label -> range; shorter ones than a thousandth of the axis are drawn wider
     :param width: bits of an IOVA
+    :param ax: the axes to draw on; None for a new figure
     """
     ax = _axes(ax, (9, 2.6))
     named = (
@@ -222,6 +232,7 @@ def over_tracked(
     :param sections: a guest's memory, as for :func:`pyvfio.guest.planning.plan`
     :param strategies: functions or names; by default those without an argument
     :param limits: a device: what its own combining adds counts too, and what it refuses is hatched
+    :param ax: the axes to draw on; None for a new figure
     """
     chosen = list(STRATEGIES if strategies is None else strategies)
     ax = _axes(ax, (7, 0.5 * len(chosen) + 1.2))
@@ -254,6 +265,8 @@ def convergence(history: MigrationHistory, *, ax: Axes | None = None, **line: An
     """Draw the bytes left of a migration against time. A dot marks where the device was stopped; from there on it was down.
 
     :param line: options of matplotlib's for the line, such as `label=`
+    :param history: the history to draw
+    :param ax: the axes to draw on; None for a new figure
     """
     ax = _axes(ax, (7, 3.5))
     running = [point for point in history.points if point.left is not None]

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from pyvfio.kernel import Kernel
     from pyvfio.spaces.base import AddressSpace
 
+__all__ = ["vfio_device", "vfio_kernel", "vfio_space"]
+
 _MARKERS = (
     "vfio(profile=, device=, mode=, **fields): the mock kernel's profile and fields of it, the device's address, and the "
     "address space's mode, for the fixtures vfio_kernel, vfio_space, vfio_device",

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pyvfio.device import Device
     from pyvfio.dma_buf import DmaBuf
 
+__all__ = ["PCI_NAMES", "Area", "Region", "RegionInfo", "RegionMapping", "Regions", "Registers", "TrappedMapping"]
+
 #: names of vfio-pci's fixed regions
 PCI_NAMES = ("BAR0", "BAR1", "BAR2", "BAR3", "BAR4", "BAR5", "ROM", "CONFIG", "VGA")
 
@@ -106,35 +108,63 @@ class Registers:
     """Loads and stores of exactly 8, 16, 32 or 64 bits, at naturally aligned offsets, in the machine's byte order."""
 
     def read8(self, offset: SupportsIndex, /) -> int:
-        """Load 8 bits."""
+        """Load 8 bits.
+
+        :param offset: bytes from the start
+        """
         return self._load(offset, 1)
 
     def read16(self, offset: SupportsIndex, /) -> int:
-        """Load 16 bits."""
+        """Load 16 bits.
+
+        :param offset: bytes from the start, a multiple of the width
+        """
         return self._load(offset, 2)
 
     def read32(self, offset: SupportsIndex, /) -> int:
-        """Load 32 bits."""
+        """Load 32 bits.
+
+        :param offset: bytes from the start, a multiple of the width
+        """
         return self._load(offset, 4)
 
     def read64(self, offset: SupportsIndex, /) -> int:
-        """Load 64 bits, at once or not at all."""
+        """Load 64 bits, at once or not at all.
+
+        :param offset: bytes from the start, a multiple of the width
+        """
         return self._load(offset, 8)
 
     def write8(self, offset: SupportsIndex, value: SupportsIndex, /) -> None:
-        """Store 8 bits."""
+        """Store 8 bits.
+
+        :param offset: bytes from the start
+        :param value: 0 to 2^8 - 1
+        """
         self._store(offset, 1, value)
 
     def write16(self, offset: SupportsIndex, value: SupportsIndex, /) -> None:
-        """Store 16 bits."""
+        """Store 16 bits.
+
+        :param offset: bytes from the start, a multiple of the width
+        :param value: 0 to 2^16 - 1
+        """
         self._store(offset, 2, value)
 
     def write32(self, offset: SupportsIndex, value: SupportsIndex, /) -> None:
-        """Store 32 bits."""
+        """Store 32 bits.
+
+        :param offset: bytes from the start, a multiple of the width
+        :param value: 0 to 2^32 - 1
+        """
         self._store(offset, 4, value)
 
     def write64(self, offset: SupportsIndex, value: SupportsIndex, /) -> None:
-        """Store 64 bits, at once or not at all."""
+        """Store 64 bits, at once or not at all.
+
+        :param offset: bytes from the start, a multiple of the width
+        :param value: 0 to 2^64 - 1
+        """
         self._store(offset, 8, value)
 
     def poll(self, offset: int, mask: int, value: int, timeout: float | None, *, width: int = 32) -> int:
@@ -144,6 +174,9 @@ class Registers:
 
         :param width: of the register: 8, 16, 32 or 64 bits
         :param timeout: seconds; None waits for ever, 0 reads once
+        :param offset: bytes from the start, a multiple of the width
+        :param mask: the bits to look at
+        :param value: what they are to be, in their places
         :returns: what was read last
         :raises TimeoutError: the bits did not get that value within the timeout
         :raises Closed: another thread closed the device
@@ -219,6 +252,8 @@ class Region(Registers):
 
         The kernel chooses the width of each access; for registers use :meth:`read32` and the other widths.
 
+        :param offset: bytes from the start of the region
+        :param size: bytes
         :raises OSError: EINVAL for a region that cannot be read, or outside it; EIO when the device does not answer
         """
         offset, size = self._check_range("read", offset, size, self.readable)
@@ -237,6 +272,8 @@ class Region(Registers):
     def write(self, offset: int, data: Any) -> None:
         """Write bytes, all of them: short transfers are continued.
 
+        :param offset: bytes from the start of the region
+        :param data: the bytes
         :raises OSError: EINVAL for a region that cannot be written, or outside it; EIO when the device does not answer
         """
         view = octets(data, "data")
@@ -300,6 +337,8 @@ class Region(Registers):
 
         :param eventfd: a descriptor of eventfd(2); it stays the caller's
         :param width: 1, 2, 4 or 8 bytes; the offset is a multiple of it
+        :param offset: bytes from the start, a multiple of the width
+        :param value: what is stored
         :raises OSError: EINVAL or ENOTTY where the device or that offset does not support it (only PCI BARs do, without the MSI-X
             table); EEXIST for the same offset, width and value again; ENOSPC for too many
         """
@@ -308,6 +347,9 @@ class Region(Registers):
     def remove_ioeventfd(self, offset: int, width: int, value: int) -> None:
         """Undo :meth:`add_ioeventfd` with the same offset, width and value. VFIO_DEVICE_IOEVENTFD with descriptor -1.
 
+        :param offset: as given to :meth:`add_ioeventfd`
+        :param width: likewise
+        :param value: likewise
         :raises OSError: ENODEV, there is no such ioeventfd
         """
         self._set_ioeventfd(-1, offset, width, value)

@@ -24,6 +24,8 @@ from pyvfio._core.vfio_mock_registers import VALUES, WIDTHS
 from pyvfio.device import Device
 from pyvfio.iova import IovaRange
 
+__all__ = ["VfioMock"]
+
 
 class VfioMock:
     """The DMA engine, the log limits and the planted failures of a vfio-mock device.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pyvfio.device import Device
     from pyvfio.guest.planning import Plan
 
+__all__ = ["DirtyLog", "dirty_log"]
+
 #: The smallest page size that the kernel can report. At the start it also accepts smaller ones, and others than powers of two.
 _SMALLEST_PAGE = 4096
 
@@ -176,6 +178,8 @@ class DirtyLog(Resource):
 
         If their total is too large (EOPNOTSUPP), that is final: joining ranges only makes it larger.
 
+        :param devices: one or more
+        :param plan: the plan
         :raises OSError: as for :class:`DirtyLog`; E2BIG if the device does not accept a single range
         """
         if not all(hasattr(plan, name) for name in ("ranges", "page_size", "after")):
@@ -335,5 +339,10 @@ def _devices(devices: object) -> tuple[Device, ...]:
 
 
 def dirty_log(devices: Sequence[Device], ranges: Iterable[IovaRange], page_size: int = 4096) -> DirtyLog:
-    """Have several devices log together: all or none. See :class:`DirtyLog`."""
+    """Have several devices log together: all or none. See :class:`DirtyLog`.
+
+    :param devices: one or more
+    :param ranges: the IOVAs to log
+    :param page_size: bytes for each bit; a device may choose another
+    """
     return DirtyLog(devices, ranges, page_size)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pyvfio.spaces.base import AddressSpace
     from pyvfio.spaces.container import Container
 
+__all__ = ["ContainerTracking", "DeviceTracking", "DirtyTracker", "NoTracking", "PageTableTracking"]
+
 PAGE_SIZE = 4096
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 from pyvfio._core import arguments
 from pyvfio.iova import IovaRange, IovaSet
 
+__all__ = ["MEM_TYPE_64", "PC_FIRMWARE", "Bar", "Event", "decode", "replay"]
+
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
 

@@ -19,6 +19,8 @@ from pyvfio.guest.qemu import messages
 from pyvfio.guest.qemu_release import NEWEST, Release, release
 from pyvfio.iova import IovaRange
 
+__all__ = ["LARGEST_BITMAP", "SYSTEM_MEMORY", "Blocker", "GuestDevice", "Kind", "Peer", "find"]
+
 SYSTEM_MEMORY = "system"
 """The address space of a device behind no virtual IOMMU."""
 

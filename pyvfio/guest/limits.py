@@ -20,6 +20,25 @@ from pyvfio._core import arguments, html
 from pyvfio._core.sizes import about
 from pyvfio.iova import IovaRange, as_ranges
 
+__all__ = [
+    "CORE",
+    "MLX5",
+    "NAMED",
+    "PDS",
+    "Answer",
+    "Limits",
+    "PdsRegion",
+    "combine",
+    "core_report",
+    "core_start",
+    "mlx5",
+    "mlx5_start_as_merged",
+    "most_ranges",
+    "pds",
+    "pds_regions",
+    "space_log2",
+]
+
 _U64 = 2**64
 _RANGE_STRUCT_SIZE = 16
 
@@ -275,6 +294,7 @@ def mlx5(
     )
 
 
+#: the limits of a ConnectX with the firmware that reported 2^42 bytes
 MLX5 = mlx5()
 
 
@@ -315,6 +335,7 @@ def pds(max_regions: int = 1) -> Limits:
     return Limits("pds", max_ranges=max_regions, combines=True, max_pages=2**32 - 1, page_multiple=64)
 
 
+#: the limits of AMD's Pensando DSC, with one region
 PDS = pds()
 
 NAMED = {"core": CORE, "mlx5": MLX5, "pds": PDS}

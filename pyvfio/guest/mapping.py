@@ -17,6 +17,20 @@ from pyvfio._core.sizes import about
 from pyvfio.guest.sections import MemorySection
 from pyvfio.iova import IovaRange, IovaSet
 
+__all__ = [
+    "Because",
+    "Entries",
+    "Era",
+    "Refusal",
+    "Space",
+    "entries",
+    "intel_map",
+    "iommufd_map",
+    "iommufd_refusal",
+    "type1_map",
+    "type1_refusal",
+]
+
 _U64 = 2**64
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from pyvfio._core import arguments
 
+__all__ = ["NEWEST", "Release", "release"]
+
 NEWEST = "11.1"
 """The newest QEMU that is known, which every `version=` is by default."""
 _OLDEST = (1, 7)

@@ -17,6 +17,24 @@ from typing import NamedTuple
 from pyvfio._core import arguments
 from pyvfio.iova import WHOLE, IovaRange, IovaSet
 
+__all__ = [
+    "Q35_PROPERTY",
+    "VIRT_GICV2M_PROPERTY",
+    "VIRT_ITS_PROPERTY",
+    "Bdf",
+    "Bridge",
+    "BridgeKind",
+    "RegionType",
+    "ReservedRegion",
+    "Translation",
+    "aliased",
+    "device_regions",
+    "granule",
+    "host_reserved",
+    "resolve",
+    "translate",
+]
+
 _LAST = 2**64 - 1
 
 

@@ -18,6 +18,22 @@ from pyvfio._core import arguments
 from pyvfio.guest.qemu_release import NEWEST, release
 from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_range, as_ranges
 
+__all__ = [
+    "Census",
+    "Counted",
+    "Dropped",
+    "MemorySection",
+    "Reason",
+    "Sections",
+    "address_width",
+    "census",
+    "firmware_address_width",
+    "is_spurious",
+    "mappable",
+    "tracks_read_only",
+    "trim",
+]
+
 BIT_63 = 1 << 63
 _U64 = 1 << 64
 

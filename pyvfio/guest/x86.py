@@ -30,13 +30,50 @@ from pyvfio._core import arguments
 from pyvfio.guest.qemu_release import NEWEST, release
 from pyvfio.iova import WHOLE, IovaRange, IovaSet, as_range
 
+__all__ = [
+    "AMD_ABOVE_1TB_START",
+    "AMD_HT",
+    "AMD_HT_END",
+    "AMD_HT_SIZE",
+    "AMD_HT_START",
+    "AMD_USABLE",
+    "E820",
+    "E820_RAM",
+    "E820_RESERVED",
+    "FOUR_GIB",
+    "I440FX_HOLE64",
+    "Q35_HOLE64",
+    "Affinity",
+    "Board",
+    "Conflict",
+    "Layout",
+    "Machine",
+    "Placed",
+    "Ram",
+    "as_before",
+    "cmos_above_4g",
+    "crosses_hole",
+    "in_one_piece",
+    "merged",
+    "place",
+    "ram_entry",
+    "ram_split",
+    "round_up",
+    "srat",
+]
+
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+#: where 32-bit addresses end
 FOUR_GIB = 4 * GIB
 _U64 = 2**64
 
+#: the first address of the HyperTransport hole
 AMD_HT_START = 0xFD00000000
+#: its last address
 AMD_HT_END = 0xFFFFFFFFFF
+#: its bytes
 AMD_HT_SIZE = AMD_HT_END - AMD_HT_START + 1
+#: where QEMU moves RAM that would lie in the hole
 AMD_ABOVE_1TB_START = AMD_HT_END + 1
 AMD_HT = IovaRange(AMD_HT_START, AMD_HT_END)
 """The HyperTransport hole."""
@@ -45,7 +82,9 @@ AMD_USABLE = IovaSet(
 )
 """The addresses that an AMD host's IOMMU can map (from the series' cover letter; a real one's end at its width)."""
 
+#: the type of usable memory in an E820 table
 E820_RAM = 1
+#: the type of reserved memory in an E820 table
 E820_RESERVED = 2
 
 
@@ -61,7 +100,9 @@ class Board(Enum):
         return 32 * GIB if self is Board.Q35 else 2 * GIB
 
 
+#: bytes of q35's 64-bit PCI window, by default
 Q35_HOLE64 = Board.Q35.pci_hole64
+#: bytes of i440fx's 64-bit PCI window, by default
 I440FX_HOLE64 = Board.I440FX.pci_hole64
 
 

@@ -47,6 +47,7 @@ def grant(
     :param user: the user's number
     :param group: the group's
     :param names: of both, for the rule; without them it has the numbers
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises OSError: ENODEV, the device has no nodes; EPERM or EACCES without root
     """
     kernel = resolve(kernel)
@@ -68,7 +69,11 @@ def grant(
 
 
 def revoke(where: str, kernel: Kernel | str | None = None) -> bool:
-    """Remove the udev rule of a device; return whether there was one. Nodes that exist keep their owner until they are made anew."""
+    """Remove the udev rule of a device; return whether there was one. Nodes that exist keep their owner until they are made anew.
+
+    :param where: the device's address, "0000:00:03.0", or its name on another bus
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
+    """
     kernel = resolve(kernel)
     path = _path(canonical(where))
     if not kernel.exists(path):

@@ -224,6 +224,7 @@ def bind(
     :param timeout: seconds to wait for each device's unbinding, then and when it is restored
     :param at_boot: have it bound at each boot too
     :param dry_run: check everything and write nothing; :attr:`Binding.writes` lists what would be written
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises ValueError: not a valid device or driver name; a device is given twice
     :raises OSError: ENODEV, no such device, or no IOMMU group and a VFIO driver; ENOENT, no such driver; EBUSY, the device is in use by
         the system, or a process has it open or bound; EACCES without root; what the driver answered
@@ -338,6 +339,7 @@ def restore(
 
     :param where: only this device
     :param timeout: seconds to wait for each device's unbinding
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises OSError: as for :meth:`Binding.restore`; everything else has been restored
     :raises BadReply: a file of the journal is damaged; everything else has been restored
     """
@@ -599,6 +601,11 @@ def unbind(
     The result restores them as that of :func:`bind` does. The kernel gives a driver to such a device again when it looks for one: when a module is
     loaded, or the bus is scanned.
 
+    :param where: one device's address or several
+    :param allow_in_use: as for :func:`bind`
+    :param timeout: as for :func:`bind`
+    :param dry_run: as for :func:`bind`
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises ValueError: not a valid device name; a device is given twice
     :raises OSError: ENODEV, no such device; EBUSY, it is in use by the system, or open or bound in a process; EACCES without root
     :raises TimeoutError: another process did not close the device

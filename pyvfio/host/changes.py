@@ -56,6 +56,7 @@ class Changes:
     def wait(self, timeout: float | None = None) -> Change | None:
         """The next change; None when there was none in `timeout` seconds.
 
+        :param timeout: seconds; None waits for ever
         :raises Closed: this is closed, or another thread closed it
         """
         timeout = arguments.seconds_or_none(timeout)

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 from pyvfio._core.sizes import size as as_text
 from pyvfio.errors import HostError
 
+__all__ = ["CATALOGUE", "Finding"]
+
 #: The drivers, besides VFIO's own, that leave DMA to others (`driver_managed_dma`, Linux 5.19).
 HARMLESS_DRIVERS = ("pcieport", "pci-stub")
 

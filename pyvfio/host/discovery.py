@@ -140,6 +140,8 @@ def devices(kernel: Kernel | str | None = None) -> list[HostDevice]:
     These are all PCI functions but bridges (without an IOMMU too: then `group` is None), all mediated devices, and on any other bus what
     is in an IOMMU group or bound to a VFIO driver. A device that goes away meanwhile is left out. So is one whose attributes in sysfs
     are malformed, with a :class:`RuntimeWarning` that names the file.
+
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     """
     kernel = resolve(kernel)
     roots = [f"/sys/bus/{bus}/devices" for bus in ("pci", "mdev")]
@@ -165,6 +167,8 @@ def devices(kernel: Kernel | str | None = None) -> list[HostDevice]:
 def device(where: str, kernel: Kernel | str | None = None) -> HostDevice:
     """Return the device of that name, on whichever bus it is; `00:03.0` means `0000:00:03.0`.
 
+    :param where: the device's address, "0000:00:03.0", or its name on another bus
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises ValueError: not a valid device name
     :raises OSError: ENODEV, there is none; the text says which there are
     """

@@ -53,6 +53,7 @@ def examine(where: str | HostDevice, /, kernel: Kernel | str | None = None) -> l
     It reads sysfs and procfs, and opens the device's own node for a moment to see whether that is permitted. Nothing is changed.
 
     :param where: the device's address, or what :func:`device` returned
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises ValueError: not a valid device name
     :raises OSError: ENODEV, no such device
     """
@@ -71,6 +72,8 @@ def diagnose(
 
     :param guest_memory: bytes: look also whether a guest of that size fits the address space and the limits
     :param need: what else is to work, of :data:`NEEDS`
+    :param where: the device's address, "0000:00:03.0", or its name on another bus
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises ValueError: not a valid device name; nothing of that name can be needed
     :raises OSError: ENODEV, no such device
     """
@@ -103,6 +106,10 @@ def diagnose_host(
     """Look for everything that keeps this host from having devices used through VFIO; see :func:`diagnose`.
 
     A host without any device that VFIO could serve has no finding.
+
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
+    :param guest_memory: bytes of a guest that will be pinned
+    :param need: what else is to work, of :data:`NEEDS`
     """
     kernel = resolve(kernel)
     needed, guest_memory = _needed(need), _memory(guest_memory)

@@ -43,6 +43,7 @@ def holders_of(where: str | Nodes, kernel: Kernel | str | None = None) -> list[H
     descriptors; of others, the name of the node tells, or the group's descriptor in the same process.
 
     :param where: the device's address, or its nodes (:attr:`HostDevice.nodes`)
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises OSError: ENODEV, no such device
     """
     kernel = resolve(kernel)

@@ -26,6 +26,8 @@ def uses(kernel: Kernel | str | None = None) -> list[Use]:
     These are mounted disks and swap, active device mapper and md devices, routes, bridges and packet sockets, the kernel's consoles,
     DMA engines' channels, and every node under /dev, and every BAR in sysfs, that a process has open. Other users' processes are seen by
     root only.
+
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     """
     kernel = resolve(kernel)
     return [

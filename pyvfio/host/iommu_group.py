@@ -60,6 +60,8 @@ class GroupInfo(NamedTuple):
 def group(number: int, kernel: Kernel | str | None = None) -> GroupInfo:
     """Return a group, given its number.
 
+    :param number: the group's number
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises TypeError: number is not an integer
     :raises OSError: ENODEV, there is no such group
     """
@@ -76,7 +78,10 @@ def group(number: int, kernel: Kernel | str | None = None) -> GroupInfo:
 
 
 def groups(kernel: Kernel | str | None = None) -> list[GroupInfo]:
-    """Return all groups, by number. One that goes away meanwhile is left out."""
+    """Return all groups, by number. One that goes away meanwhile is left out.
+
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
+    """
     kernel = resolve(kernel)
     found = []
     for number in sorted(int(name) for name in entries(kernel, _ROOT)):
@@ -91,6 +96,8 @@ def groups(kernel: Kernel | str | None = None) -> list[GroupInfo]:
 def group_members(where: int | str, kernel: Kernel | str | None = None) -> dict[str, str | None]:
     """Return the devices of a group, given its number or one of them: address -> driver, None where none is bound.
 
+    :param where: the device's address, "0000:00:03.0", or its name on another bus
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises OSError: ENODEV, no such group or device, or a device in no group
     """
     kernel = resolve(kernel)
@@ -102,6 +109,8 @@ def reserved_regions(where: int | str, kernel: Kernel | str | None = None) -> li
 
     The usable ranges of VFIO_IOMMU_GET_INFO and IOMMU_IOAS_IOVA_RANGES are without them, except those of type `direct-relaxable`. Emulated devices have none.
 
+    :param where: the device's address, "0000:00:03.0", or its name on another bus
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises OSError: ENODEV, no such group or device, or a device in no group
     """
     kernel = resolve(kernel)

@@ -185,6 +185,7 @@ def bindings(kernel: Kernel | str | None = None) -> list[JournalEntry]:
 
     A file that holds no entry is left out with a :class:`RuntimeWarning` that names it.
 
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises OSError: EACCES, since the journal is root's
     """
     found = []

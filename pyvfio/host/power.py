@@ -24,6 +24,7 @@ def set_reset_methods(
     :param where: the function's address
     :param methods: names out of :attr:`HostDevice.reset_methods`; none at all, so that nothing resets it; or None for the kernel's
         own choice
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :returns: the methods as they are now
     :raises Unsupported: the function has no reset, or the kernel no such choice
     :raises OSError: EINVAL, the function does not have one of these methods; EACCES without root
@@ -61,6 +62,8 @@ def set_d3cold_allowed(where: str, allowed: bool, /, *, kernel: Kernel | str | N
     It is about a function that sleeps: one that vfio-pci has and nobody has open does, unless vfio_pci.disable_idle_d3 is Y.
 
     :param where: the function's address
+    :param allowed: whether the device may lose power
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :returns: the function as it is now
     :raises Unsupported: it has no such file: it is no PCI function
     :raises OSError: EACCES without root

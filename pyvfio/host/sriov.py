@@ -38,6 +38,7 @@ def create_vfs(
     :param probe: whether the kernel looks for drivers for them; with False they stay unbound. The physical function's
         `sriov_drivers_autoprobe` keeps the choice, since drivers may be probed long after this returns
     :param timeout: seconds to wait for the driver
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises Unsupported: the device has no SR-IOV
     :raises ValueError: `count` is not between 1 and `total_vfs`
     :raises OSError: EBUSY, it has some already (they can only be removed all at once); ENOENT, its driver
@@ -84,6 +85,9 @@ def remove_vfs(
     """Remove all virtual functions of a physical function. Harmless when there are none.
 
     :param allow_in_use: as for :func:`pyvfio.host.bind`
+    :param where: the physical function's address
+    :param timeout: seconds for the kernel to remove them
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises OSError: EBUSY, one of them is open in this process, or in use by the system; ENODEV, no such
         device; EACCES without root
     :raises TimeoutError: another process has one open; the kernel has sent it the request interrupt, and waits for its close

@@ -21,7 +21,10 @@ class Use(NamedTuple):
     path: str
 
     def carried_by(self, path: str) -> bool:
-        """Whether this breaks with the device at a path."""
+        """Whether this breaks with the device at a path.
+
+        :param path: the device's path in sysfs
+        """
         return self.path == path or self.path.startswith(f"{path}/")
 
     def __str__(self) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pyvfio.device import Device
     from pyvfio.iommufd.iommufd import Iommufd
 
+__all__ = ["BoundDevice", "HwInfo"]
+
 
 GET_HW_INFO = Request(
     "IOMMU_GET_HW_INFO",

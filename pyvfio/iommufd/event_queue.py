@@ -15,6 +15,8 @@ from pyvfio.iommufd.queue import Queue
 if TYPE_CHECKING:
     from pyvfio.iommufd.viommu import Viommu
 
+__all__ = ["Event", "EventQueue"]
+
 _HEADER = "struct iommufd_vevent_header"
 
 

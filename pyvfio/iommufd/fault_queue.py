@@ -15,6 +15,8 @@ from pyvfio.iommufd.queue import Queue
 if TYPE_CHECKING:
     from pyvfio.iommufd.iommufd import Iommufd
 
+__all__ = ["Fault", "FaultQueue"]
+
 _RECORD = "struct iommu_hwpt_pgfault"
 
 

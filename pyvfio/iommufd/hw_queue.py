@@ -12,6 +12,8 @@ from pyvfio.iommufd.object import IOMMUFD, IommufdObject
 if TYPE_CHECKING:
     from pyvfio.iommufd.viommu import Viommu
 
+__all__ = ["HwQueue"]
+
 
 ALLOC = Request(
     "IOMMU_HW_QUEUE_ALLOC",

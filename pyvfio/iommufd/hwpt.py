@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pyvfio.iommufd.ioas import Ioas
     from pyvfio.iommufd.viommu import Viommu
 
+__all__ = ["Hwpt"]
+
 #: IOMMU_HWPT_DATA_* -> the C struct that describes a page table that a guest fills
 DATA = {
     lib.IOMMU_HWPT_DATA_VTD_S1: "struct iommu_hwpt_vtd_s1",
@@ -104,6 +106,9 @@ class Hwpt(IommufdObject):
 
         :param data_type: IOMMU_HWPT_DATA_*
         :param data: pointer to the C struct of that type, or bytes
+        :param device: a device bound to this iommufd
+        :param flags: IOMMU_HWPT_*
+        :param fault_queue: where faults of the devices go; see :meth:`Iommufd.fault_queue`
         """
         return allocate(self, device, flags=flags, data_type=data_type, data=data, fault_queue=fault_queue)
 
@@ -114,6 +119,7 @@ class Hwpt(IommufdObject):
 
         Starting clears the dirty bits.
 
+        :param on: start, or stop
         :raises OSError: EOPNOTSUPP if the page table was allocated without IOMMU_HWPT_ALLOC_DIRTY_TRACKING
         """
         flags = lib.IOMMU_HWPT_DIRTY_TRACKING_ENABLE if on else 0
@@ -144,7 +150,11 @@ class Hwpt(IommufdObject):
         return bitmap
 
     def read_dirty_into(self, bitmap: DirtyBitmap, *, clear: bool = True) -> None:
-        """Add the dirty pages to an existing bitmap, whose dirty pages stay dirty; see :meth:`read_dirty`."""
+        """Add the dirty pages to an existing bitmap, whose dirty pages stay dirty; see :meth:`read_dirty`.
+
+        :param bitmap: the bitmap; its segments are what is read
+        :param clear: clear the dirty bits of the page table, too
+        """
         _ = self.id
         if not self._tracking:
             raise InvalidRequest(f"{self!r}: dirty tracking is off; call Hwpt.set_dirty_tracking(True) first")

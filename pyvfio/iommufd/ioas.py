@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from pyvfio.iommufd.hwpt import Hwpt
     from pyvfio.iommufd.iommufd import Iommufd
 
+__all__ = ["Ioas"]
+
 _RANGE = "struct iommu_iova_range"
 
 
@@ -159,6 +161,7 @@ class Ioas(IommufdObject, AddressSpace):
         The kernel then refuses a device only if its reserved regions overlap these ranges or a mapping. The list replaces the
         previous one; an empty list allows all IOVAs again. Mappings outside the ranges stay.
 
+        :param ranges: the IOVAs
         :raises OSError: EADDRINUSE for a reserved region of an attached device; EINVAL for ranges that overlap or have one byte
         """
         list_ = as_ranges(ranges, "ranges")
@@ -197,6 +200,8 @@ class Ioas(IommufdObject, AddressSpace):
         :param start: offset in the file, a multiple of the page size
         :param size: bytes
         :param iova: where devices see it; None for an IOVA that the kernel chooses
+        :param read: the devices may read it
+        :param write: the devices may write it
         :raises OSError: as :meth:`map`; EBADF for a descriptor that is not open; EINVAL for another kind of file or a range past
             its end; ENODEV for a dma-buf whose exporter has revoked it
         """
@@ -214,6 +219,9 @@ class Ioas(IommufdObject, AddressSpace):
         The pages are pinned only once.
 
         :param iova: where devices see it; None for an IOVA that the kernel chooses
+        :param source: a mapping of another address space
+        :param read: the devices may read it
+        :param write: the devices may write it
         :raises InvalidRequest: `source` belongs to another Iommufd
         :raises OSError: ENOENT when it is not mapped any more; as :meth:`map`
         """
@@ -233,7 +241,15 @@ class Ioas(IommufdObject, AddressSpace):
         write: bool = True,
         keep: Any = None,
     ) -> Mapping:
-        """Copy any mapped range of an address space, given its id: for example the compatibility IOAS. See :meth:`copy`."""
+        """Copy any mapped range of an address space, given its id: for example the compatibility IOAS. See :meth:`copy`.
+
+        :param source_id: the other address space's id
+        :param range: mapped IOVAs there
+        :param iova: where devices see it here; None for a free and usable IOVA
+        :param read: the devices may read it
+        :param write: the devices may write it
+        :param keep: memory to keep alive as long as the mapping
+        """
         prot = boolean(read, "read") + 2 * boolean(write, "write")
         source_id = u32(source_id, "source_id")
         range = as_range(range, "range")
@@ -278,6 +294,8 @@ class Ioas(IommufdObject, AddressSpace):
     def physical_address(self, iova: int, size: int = PAGE_SIZE) -> tuple[int, int]:
         """Return the physical address of an IOVA, for devices without an IOMMU. IOMMU_IOAS_NOIOMMU_GET_PA, since Linux 7.3.
 
+        :param iova: the address
+        :param size: bytes, the most that the answer covers
         :returns: the physical address, and the number of bytes (at most `size`) that are physically contiguous from there
         :raises OSError: EOPNOTSUPP unless a device is attached in no-IOMMU mode; ENOENT when nothing is mapped at the IOVA;
             EPERM without CAP_SYS_RAWIO
@@ -306,6 +324,9 @@ class Ioas(IommufdObject, AddressSpace):
 
         A device without an IOMMU uses physical addresses for DMA; :meth:`physical_address` returns them.
 
+        :param where: the device's address, "0000:00:03.0", or its name on another bus
+        :param vf_token: see :meth:`pyvfio.Device.set_vf_token`
+        :param no_iommu: open a device without an IOMMU too
         :raises OSError: see :meth:`Iommufd.bind` and :meth:`Device.attach`
         """
         device = self.iommufd.bind(where, vf_token=vf_token, no_iommu=no_iommu)
@@ -322,6 +343,7 @@ class Ioas(IommufdObject, AddressSpace):
 
         :param flags: IOMMU_HWPT_ALLOC_*
         :param fault_queue: the queue that faults are reported to
+        :param device: a device bound to this iommufd
         """
         return allocate(self, device, flags=flags, fault_queue=fault_queue)
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from pyvfio.spaces.container import Container
 
+__all__ = ["Iommufd"]
+
 
 VFIO_IOAS = Request(
     "IOMMU_VFIO_IOAS",
@@ -225,6 +227,8 @@ class Iommufd(DescriptorResource):
         """Read or set an option of the iommufd or of one of its objects. IOMMU_OPTION. Not part of the API.
 
         :param operation: one of the operations declared in :mod:`pyvfio.iommufd.option`
+        :param object_id: the object; 0 for the iommufd itself
+        :param value: what to set
         :returns: the value of the option
         """
         op, option = operation.detail.split()
@@ -248,7 +252,10 @@ class Iommufd(DescriptorResource):
         return int(VFIO_IOAS.call(self._fd, op=lib.IOMMU_VFIO_IOAS_GET).ioas_id)
 
     def set_vfio_ioas(self, ioas: Ioas) -> None:
-        """Make `ioas` the compatibility address space. IOMMU_VFIO_IOAS with IOMMU_VFIO_IOAS_SET."""
+        """Make `ioas` the compatibility address space. IOMMU_VFIO_IOAS with IOMMU_VFIO_IOAS_SET.
+
+        :param ioas: an address space of this iommufd
+        """
         instance(ioas, "ioas", Ioas, "a pyvfio.Ioas")
         VFIO_IOAS.call(self._fd, op=lib.IOMMU_VFIO_IOAS_SET, ioas_id=ioas._id_in(self))
 

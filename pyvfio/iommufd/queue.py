@@ -15,6 +15,8 @@ from pyvfio.iommufd.object import IommufdObject
 if TYPE_CHECKING:
     from pyvfio.iommufd.iommufd import Iommufd
 
+__all__ = ["Queue"]
+
 
 class Queue(IommufdObject):
     """A queue with a descriptor that select, poll and epoll take."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pyvfio.device import Device
     from pyvfio.iommufd.viommu import Viommu
 
+__all__ = ["Vdevice"]
+
 
 ALLOC = Request(
     "IOMMU_VDEVICE_ALLOC",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pyvfio.iommufd.hw_queue import HwQueue
     from pyvfio.iommufd.vdevice import Vdevice
 
+__all__ = ["Viommu"]
+
 
 ALLOC = Request(
     "IOMMU_VIOMMU_ALLOC",
@@ -75,13 +77,21 @@ class Viommu(IommufdObject):
         flags: int = 0,
         fault_queue: FaultQueue | None = None,
     ) -> Hwpt:
-        """Allocate a nested page table in this virtual IOMMU; see :func:`pyvfio.iommufd.hwpt.allocate`."""
+        """Allocate a nested page table in this virtual IOMMU; see :func:`pyvfio.iommufd.hwpt.allocate`.
+
+        :param device: a device bound to this iommufd
+        :param data_type: IOMMU_HWPT_DATA_*
+        :param data: the struct of that type
+        :param flags: IOMMU_HWPT_*
+        :param fault_queue: where faults of the devices go
+        """
         return allocate(self, device, flags=flags, data_type=data_type, data=data, fault_queue=fault_queue)
 
     def vdevice(self, device: Device | BoundDevice, virtual_id: int) -> Vdevice:
         """Give a device the id that the guest uses for it. IOMMU_VDEVICE_ALLOC, since Linux 6.13.
 
         :param virtual_id: for example the stream id or requester id in the guest
+        :param device: a device bound to this iommufd
         :raises OSError: EEXIST if the device already has a virtual id, or another device has this one
         """
         from pyvfio.iommufd.vdevice import Vdevice
@@ -129,5 +139,9 @@ class Viommu(IommufdObject):
             )
 
     def invalidate(self, data_type: int, entries: Any) -> int:
-        """Invalidate caches of the virtual IOMMU. IOMMU_HWPT_INVALIDATE; see :meth:`Hwpt.invalidate`."""
+        """Invalidate caches of the virtual IOMMU. IOMMU_HWPT_INVALIDATE; see :meth:`Hwpt.invalidate`.
+
+        :param data_type: IOMMU_VIOMMU_INVALIDATE_DATA_*
+        :param entries: the commands, an array of that type's struct
+        """
         return invalidate(self, data_type, entries)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from pyvfio.device import Device
 
+__all__ = ["AddressSpace"]
+
 #: behind the last IOVA
 _END = 2**64
 #: how often placement goes on behind what is mapped past the library
@@ -78,7 +80,12 @@ class AddressSpace(OtherModes, Resource):
     # What each kind of address space answers in its own way.
 
     def attach(self, where: str, *, vf_token: UUID | str | bytes | None = None, no_iommu: bool = False) -> Device:
-        """Open a device, by its address or name, and let its DMA go through this address space."""
+        """Open a device, by its address or name, and let its DMA go through this address space.
+
+        :param where: the device's address, "0000:00:03.0", or its name on another bus
+        :param vf_token: see :meth:`pyvfio.Device.set_vf_token`
+        :param no_iommu: open a device without an IOMMU too
+        """
         raise NotImplementedError
 
     #: the declarations of the requests that the C functions send
@@ -162,7 +169,12 @@ class AddressSpace(OtherModes, Resource):
             self._ledger.settle_unknown()
 
     def alloc(self, size: int, iova: int | None = None, *, huge: int | None = None) -> Mapping:
-        """Map new zeroed memory; see :meth:`map` and :class:`DmaBuffer`."""
+        """Map new zeroed memory; see :meth:`map` and :class:`DmaBuffer`.
+
+        :param size: bytes, rounded up to whole pages
+        :param iova: where devices see it; None for a free and usable IOVA
+        :param huge: bytes of a huge page, 2 MiB or 1 GiB; None for pages of the usual size
+        """
         if iova is not None:
             iova = u64(iova, "iova")
         return self.map(DmaBuffer(size, huge=huge, kernel=self._fd.kernel), iova)
@@ -173,6 +185,8 @@ class AddressSpace(OtherModes, Resource):
         :param rows: C-contiguous u64 values, three to a row: virtual address, IOVA, size in bytes, the order of
             `struct vfio_iommu_type1_dma_map` (a numpy array of shape (n, 3), an `array.array("Q")`, ...)
         :param keep: what the addresses point into, kept alive as long as one of the mappings is
+        :param read: the devices may read the memory
+        :param write: the devices may write the memory
         :raises InvalidRequest: as for :meth:`map`
         :raises OSError: as for :meth:`map`; the text names the row, and the rows before it have been unmapped again
         """

@@ -51,6 +51,8 @@ from pyvfio.spaces.no_iommu import admit
 if TYPE_CHECKING:
     from uuid import UUID
 
+__all__ = ["Container", "IommuInfo"]
+
 
 #: mode -> what is opened, and the IOMMU type that VFIO_SET_IOMMU takes
 _MODES = {
@@ -160,6 +162,7 @@ class Container(AddressSpace):
 
     :param mode: `type1v2`; `type1`, which unmaps differently (see :meth:`unmap`); `iommufd-type1v2` or `iommufd-type1`, the same by
         iommufd's compatibility layer; for devices without an IOMMU `noiommu` or `iommufd-noiommu`
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises OSError: ENOENT without VFIO, EACCES
     :raises Unsupported: the kernel has no such IOMMU type
     """
@@ -268,6 +271,7 @@ class Container(AddressSpace):
     def add_group(self, number: int) -> Group:
         """Put a group into this container without opening a device of it.
 
+        :param number: the group's number
         :raises OSError: see :meth:`attach`
         """
         number = integer(number, "number", 0, 2**31 - 1)
@@ -449,6 +453,7 @@ class Container(AddressSpace):
         The buffer must hold the same pages at another address, such as a second mmap of a memfd. The permissions do not change.
 
         :param buffer: memory of the mapping's size
+        :param mapping: the mapping
         :returns: the mapping, now of that buffer; the old object counts as unmapped
         :raises OSError: EINVAL when the address had not been invalidated
         """

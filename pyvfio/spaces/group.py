@@ -28,6 +28,8 @@ from pyvfio.kernel import Kernel
 if TYPE_CHECKING:
     from pyvfio.spaces.container import Container
 
+__all__ = ["Group"]
+
 
 class Members(NamedTuple):
     """The facts about a group that a request failed on.
@@ -136,6 +138,8 @@ class Group(DescriptorResource):
 
     :param number: the number of the IOMMU group
     :param no_iommu: open the group that VFIO made for a device without an IOMMU, `/dev/vfio/noiommu-N`
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
+    :param parent: what it is closed with, before
     :raises OSError: ENOENT if no device of the group is bound to a VFIO driver; EBUSY if the group is already open; EACCES or
         EPERM without permission
 
@@ -175,6 +179,7 @@ class Group(DescriptorResource):
     def set_container(self, container: Container) -> None:
         """Put the group into a container. VFIO_GROUP_SET_CONTAINER.
 
+        :param container: the container to put it into
         :raises NotViable: a member is bound to a driver that is not VFIO's
         :raises OSError: EINVAL when it has a container already; EINVAL or EPERM when the IOMMUs do not agree
         """

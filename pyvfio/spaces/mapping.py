@@ -26,6 +26,8 @@ from pyvfio.uncopyable import Uncopyable
 if TYPE_CHECKING:
     from pyvfio.spaces.base import AddressSpace
 
+__all__ = ["Mapping", "MappingArray"]
+
 MAP_ERRNOS = (errno.EINVAL, errno.EEXIST, errno.ENOMEM, errno.ENOSPC, errno.EFAULT, errno.EOVERFLOW)
 MAP_DMA = Request(
     "VFIO_IOMMU_MAP_DMA",
@@ -217,7 +219,10 @@ class MappingArray(Sequence[Mapping]):
         return hull[0], hull[1] + 1
 
     def is_at(self, places: memoryview) -> bool:
-        """Whether (iova, size) rows are those of this array, in its order."""
+        """Whether (iova, size) rows are those of this array, in its order.
+
+        :param places: u64, two to a row
+        """
         count = len(self)
         return len(places) == 2 * count and bool(lib.pyvfio_same_places(_native(self.rows), _native(places), count))
 

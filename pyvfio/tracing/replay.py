@@ -77,7 +77,10 @@ class Replay:
         self.skipped: list[str] = []
 
     def run(self, events: list[dict[str, Any]]) -> Iterator[Difference]:
-        """Make the requests, and yield the differences."""
+        """Make the requests, and yield the differences.
+
+        :param events: those of :func:`load`
+        """
         try:
             for index, event in enumerate(events):
                 if event.get("cat") == "descriptor":
@@ -271,6 +274,9 @@ class Replay:
 
 
 def load(file: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read the events of a trace."""
+    """Read the events of a trace.
+
+    :param file: its path
+    """
     events: list[dict[str, Any]] = json.loads(Path(file).read_text())["traceEvents"]
     return events

@@ -87,16 +87,6 @@ def test_programs_fit_the_page(page: Path) -> None:
     assert [line for block in blocks for line in block.splitlines() if len(line) > COLUMNS] == []
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built. Sphinx warns of references without a target and of pages that no table of contents has."""
-    place = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return place
-
-
 def test_the_site_has_every_page(site: Path) -> None:
     for page in [*PAGES, *NOTEBOOKS, DOCS / "reference" / "findings.md", DOCS / "reference" / "api.md"]:
         assert (site / page.relative_to(DOCS)).with_suffix(".html").exists()
