@@ -36,6 +36,8 @@ from vmtest.qtest import Qtest
 from vmtest.virtio_iommu import VirtioIommu
 
 _E820 = struct.Struct("<QQI")
+# Seconds. A QEMU answers in a tenth of one; on a host whose processors are taken it gets none for minutes.
+_PATIENCE = 600
 _REFUSAL = re.compile(r"(Address space limit 0x.*)")
 _REGION = re.compile(
     r"^ +([0-9a-f]{16})-([0-9a-f]{16}) \(prio [^)]*\): (?:alias )?([\w-]+)(?: @\S+ ([0-9a-f]{16})-)?", re.M
@@ -123,8 +125,8 @@ class Paused:
         finally:
             for end in theirs:
                 end.close()
-        self.monitor = Monitor(self._sockets[0], timeout=60)
-        self.qtest = Qtest(self._sockets[1], timeout=60)
+        self.monitor = Monitor(self._sockets[0], timeout=_PATIENCE)
+        self.qtest = Qtest(self._sockets[1], timeout=_PATIENCE)
         try:
             self.monitor.execute("query-status")
         except MonitorError as error:
@@ -322,10 +324,11 @@ def virtio_iommus(qemu: Qemu) -> Iterator[Outcome]:
 # --- the run ------------------------------------------------------------------------------------------------------------
 
 
-def run(choice: str, count: int, seed: int, jobs: int) -> Iterator[Outcome]:
+def run(choice: str, count: int, seed: int, jobs: int, skip: int = 0) -> Iterator[Outcome]:
     """Yield the outcomes of random guests under one QEMU, and of its virtio-iommu.
 
     :param choice: of :data:`vmtest.qemu.CHOICES`
+    :param skip: the number of guests, of these, that are left out
     """
     qemu = require_qemu(choice)
     version = ".".join(map(str, qemu.release[:3]))
@@ -337,7 +340,7 @@ def run(choice: str, count: int, seed: int, jobs: int) -> Iterator[Outcome]:
         return check(qemu, version, guest, name)
 
     with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(one, range(count))
+        yield from pool.map(one, range(skip, count))
     yield from virtio_iommus(qemu)
 
 
@@ -350,6 +353,12 @@ def main(description: str) -> int:
     parser.add_argument("--qemu", nargs="+", default=list(CHOICES), metavar="CHOICE", help="which QEMUs (default: all)")
     parser.add_argument("--guests", type=int, default=200, help="guests in all (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the random guests (default: 0)")
+    parser.add_argument(
+        "--skip",
+        type=int,
+        default=0,
+        help="of each QEMU's guests leave out so many, to go on with a run that was ended",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="QEMUs at the same time (default: 2)")
     parser.add_argument("--json", metavar="FILE", help="write every outcome to a file, one on a line")
     arguments = parser.parse_args()
@@ -359,20 +368,20 @@ def main(description: str) -> int:
         for number, choice in enumerate(arguments.qemu):
             count = arguments.guests // len(arguments.qemu) + (number < arguments.guests % len(arguments.qemu))
             try:
-                differing += _report(choice, count, arguments.seed, arguments.jobs, out)
+                differing += _report(choice, count, arguments, out)
             except Problem as problem:
                 say(str(problem))
                 return 2
     return 1 if differing else 0
 
 
-def _report(choice: str, count: int, seed: int, jobs: int, out: Any) -> int:
+def _report(choice: str, count: int, given: argparse.Namespace, out: Any) -> int:
     began = time.monotonic()
     counts: Counter[str] = Counter()
     different: Counter[str] = Counter()
     known: Counter[str] = Counter()
     refused = differing = 0
-    for outcome in run(choice, count, seed, jobs):
+    for outcome in run(choice, count, given.seed, given.jobs, given.skip):
         refused += outcome.refused
         counts.update(outcome.compared)
         different.update(difference.what for difference in outcome.differences)
@@ -384,7 +393,7 @@ def _report(choice: str, count: int, seed: int, jobs: int, out: Any) -> int:
         if out:
             out.write(json.dumps({"qemu": choice, **outcome._asdict()}) + "\n")
     print(
-        f"QEMU {require_qemu(choice).version}: {count} guests in {time.monotonic() - began:.0f} s, {refused} refused, "
+        f"QEMU {require_qemu(choice).version}: {max(count - given.skip, 0)} guests in {time.monotonic() - began:.0f} s, {refused} refused, "
         f"{counts.total()} values ({', '.join(f'{name} {number}' for name, number in sorted(counts.items()))}); "
         f"{differing} guests differ{''.join(f', {name} {number}' for name, number in different.items())}"
     )

@@ -122,12 +122,19 @@ class Client:
             self.write_config(slot, register + 4, address >> 32)
         self.write_config(slot, COMMAND, MEMORY_AND_MASTER, "w")
 
+    def begin(self) -> Any:
+        """Begin to migrate to a file.
+
+        :raises MonitorError: QEMU refuses at once
+        """
+        return self.monitor.execute("migrate", uri=f"file:{self._directory.name}/state")
+
     def migrate(self) -> dict[str, Any]:
         """Migrate to a file until that has ended, and return QEMU's account of it.
 
         :raises MonitorError: QEMU refuses at once
         """
-        self.monitor.execute("migrate", uri=f"file:{self._directory.name}/state")
+        self.begin()
         return self.wait_for_migration(lambda account: account.get("status") in ENDED)
 
     def wait_for_migration(self, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

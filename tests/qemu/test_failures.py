@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pyvfio
-from pyvfio import DirtyLog, host
+from pyvfio import DirtyLog, IovaRange, host
+from pyvfio._abi import lib
 from pyvfio.guest import blockers, limits, planning, qemu
 from pyvfio.guest.qemu import blocking
 from tests.contract.drivers.edu_vfio_pci import driver
+from tests.contract.guest import mtty
 from tests.qemu.client import Client, Ended
 from tests.qemu.conftest import FIRST, SECOND, assigned, ivshmem
 
@@ -22,6 +28,9 @@ Start = Callable[..., Client]
 PLAIN = "0000:00:05.0"
 """Another edu, whose driver is vfio-pci in the test."""
 VIOMMU = ("-device", "intel-iommu,caching-mode=on,aw-bits=39")
+
+
+FORCED = ("enable-migration=on", "x-device-dirty-page-tracking=off")
 
 
 def knob(address: str, name: str) -> Path:
@@ -42,6 +51,29 @@ def test_a_total_above_the_limit_is_refused_and_the_next_attempt_works(start: St
         assert client.migrate()["status"] == "completed"
         assert qemu.count_migrations(client.log) == 2
         assert qemu.read_start(client.log, migration=0) == qemu.read_start(client.log) == asked
+
+
+def test_the_command_says_why_a_start_fails_and_what_would_do(
+    start: Start, parameters: Callable[..., None], tmp_path: Path
+) -> None:
+    parameters(log_size_max=31)
+    log = tmp_path / "log"
+    with start(*assigned(FIRST)) as client:
+        client.place(4, 0xE0000000)
+        assert client.migrate()["status"] == "failed"
+        assert "Failed to start DMA logging: Operation not supported" in client.said
+        log.write_text(client.log)
+    command = [sys.executable, "-m", "pyvfio", "qemu-log", "--json", str(log), "--max-space", "31", "--open", FIRST]
+    answered = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answered.returncode == 1, answered.stderr
+    document = json.loads(answered.stdout)
+    assert "2^32" in document["explanation"]
+    assert document["device"] == document["device"] | {"address": FIRST, "accepted": False}
+    assert "more than the device can log" in document["device"]["reason"]
+    exact = next(each for each in document["strategies"] if each["name"] == "exact")
+    assert exact["accepted"]
+    with pyvfio.open(FIRST) as device:
+        device.dirty_log([IovaRange(int(each["start"], 0), int(each["last"], 0)) for each in exact["ranges"]]).close()
 
 
 def test_memory_on_both_sides_of_a_bar_makes_ranges_overlap(start: Start, parameters: Callable[..., None]) -> None:
@@ -102,6 +134,53 @@ def test_qemus_blockers_are_foretold(
         assert all(warning in client.said for warning in foretold.warnings)
     found = blockers.find([guest], version=client.version)
     assert {blocker.qemu for blocker in found} == {*foretold.blockers, *foretold.warnings}
+
+
+@pytest.fixture
+def without_p2p() -> Iterator[None]:
+    """The driver of both devices loaded so that their migration has no peer-to-peer states."""
+    load(migration=lib.VFIO_MIGRATION_STOP_COPY)
+    yield
+    load()
+
+
+def load(**parameters: int) -> None:
+    """Load the driver anew with these parameters. It finds the devices that were bound to it, by their driver_override."""
+    subprocess.run(["rmmod", "edu_vfio_pci"], check=True)
+    words = [f"{name}={value}" for name, value in parameters.items()]
+    subprocess.run(["insmod", os.environ["PYVFIO_EDU_MODULE"], *words], check=True)
+
+
+def test_several_devices_without_peer_to_peer_states_are_one_blocker(start: Start, without_p2p: None) -> None:
+    guests = [blockers.GuestDevice(name, type1=True, p2p=False) for name in (FIRST, SECOND)]
+    with start(*assigned(FIRST), *assigned(SECOND, 5)) as client:
+        foretold = blocking.migration_blockers(guests, version=client.version)
+        assert client.monitor.execute("query-migrate")["blocked-reasons"] == foretold.blockers
+        assert len(foretold.blockers) == 1
+    guests[1] = guests[1]._replace(enable_migration="on")
+    with pytest.raises(Ended) as ended:
+        start(*assigned(FIRST), *assigned(SECOND, 5, enable_migration="on"))
+    assert (blocking.migration_blockers(guests).error or "?") in str(ended.value)
+
+
+def test_more_memory_than_a_containers_bitmap_covers_is_an_error_from_11_on(start: Start) -> None:
+    """mtty does no DMA, and nothing is pinned for it: so its guest can have 9 TiB."""
+    size = 9 << 40
+    memory = ("-cpu", "qemu64,phys-bits=48", "-object", f"memory-backend-ram,id=m,size={size},reserve=off")
+    with mtty() as name:
+        guest = blockers.GuestDevice(name, device_tracking=False, type1=True, enable_migration="on")
+        card = ("-device", f"vfio-pci,sysfsdev=/sys/bus/mdev/devices/{name},{','.join(FORCED)}")
+        version = "11.1"
+        try:
+            with start(*memory, *card, machine="q35,memory-backend=m", memory=f"{size}B") as client:
+                version = client.version
+                client.close()
+                said = client.said
+        except Ended as ended:
+            said = str(ended)
+        foretold = blocking.migration_blockers([guest], guest_memory=size, version=version)
+        assert (foretold.error is not None) == (version == "11.1")
+        assert (foretold.error or foretold.warnings[0]) in said
 
 
 def test_a_virtual_iommu_blocks_other_tracking_up_to_10_2(start: Start) -> None:

@@ -7,13 +7,15 @@ import re
 import time
 from collections.abc import Callable
 
+import pytest
+
 import pyvfio
 from pyvfio import DirtyLog
 from pyvfio.guest import planning, qemu
 from pyvfio.guest.sections import MemorySection
 from tests.contract.drivers.edu_vfio_pci import driver
 from tests.qemu.client import Client
-from tests.qemu.conftest import FIRST, SECOND, assigned, ivshmem
+from tests.qemu.conftest import FIRST, SECOND, assigned, containers, ivshmem
 
 Start = Callable[..., Client]
 GIB = 1 << 30
@@ -77,16 +79,20 @@ def test_a_dimm_far_up(start: Start) -> None:
         assert "64:[0x100000000 - 0x4007ffffff]" in client.start_line
 
 
-def test_two_devices(start: Start) -> None:
-    with start(*assigned(FIRST), *assigned(SECOND, 5)) as client:
+@pytest.mark.parametrize("iommufd", [False, True], ids=["type1", "iommufd"])
+def test_two_devices(start: Start, iommufd: bool) -> None:
+    options, of_device = containers(iommufd)
+    with start(*options, *assigned(FIRST, **of_device), *assigned(SECOND, 5, **of_device)) as client:
         client.place(4, 0xE0000000)
         client.place(5, 0xE0200000)
         check(client, FIRST, SECOND, bars=2)
 
 
-def test_a_bar_above_4_gib(start: Start, parameters: Callable[..., None]) -> None:
+@pytest.mark.parametrize("iommufd", [False, True], ids=["type1", "iommufd"])
+def test_a_bar_above_4_gib(start: Start, parameters: Callable[..., None], iommufd: bool) -> None:
     parameters(bar64=1)
-    with start(*assigned(FIRST)) as client:
+    options, of_device = containers(iommufd)
+    with start(*options, *assigned(FIRST, **of_device)) as client:
         client.place(4, 0x800000000)
         check(client, FIRST)
         assert "pci64:[0x800001000 - 0x8000fffff]" in client.start_line
