@@ -70,10 +70,11 @@ class ClientMemory(Space):
 
     :param messages: the way to what was mapped without a descriptor
     :param share: use descriptors; without, all DMA goes by messages, and the client's IOMMU sees and logs each fault
+    :ivar messages: the first parameter, also the way to what could be reached directly
     """
 
     def __init__(self, messages: Messages, *, share: bool = True) -> None:
-        self._messages = messages
+        self.messages = messages
         self._share = share
         self._starts: list[int] = []
         self._mappings: dict[int, _Mapping] = {}
@@ -158,11 +159,11 @@ class ClientMemory(Space):
     def read(self, iova: int, size: int) -> bytes:
         """Return what is in the client's memory."""
         if not self._share:
-            return self._messages.read(iova, size)
+            return self.messages.read(iova, size)
         parts = []
         for at, count, mapping in self._pieces(iova, size, DMA_READABLE):
             if mapping.memory is None:
-                parts.append(self._messages.read(at, count))
+                parts.append(self.messages.read(at, count))
             else:
                 begin = mapping.offset + at - mapping.start
                 parts.append(mapping.memory[begin : begin + count])
@@ -171,12 +172,12 @@ class ClientMemory(Space):
     def write(self, iova: int, data: bytes) -> None:
         """Write to the client's memory."""
         if not self._share:
-            self._messages.write(iova, data)
+            self.messages.write(iova, data)
             return
         for at, count, mapping in self._pieces(iova, len(data), DMA_WRITABLE):
             part = data[at - iova : at - iova + count]
             if mapping.memory is None:
-                self._messages.write(at, part)
+                self.messages.write(at, part)
             else:
                 begin = mapping.offset + at - mapping.start
                 mapping.memory[begin : begin + count] = part

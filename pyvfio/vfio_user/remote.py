@@ -28,8 +28,8 @@ _CONFIG = lib.VFIO_PCI_CONFIG_REGION_INDEX
 _BARS = range(6)
 #: what is raised when a server has gone, or does not answer: no further question is worth the wait
 _SILENT = (errno.ENODEV, errno.ETIMEDOUT, errno.EBADF)
-#: what the server may ask for: all addresses that an IOMMU of this host has
-_EVERYTHING = 1 << 57
+#: what the server may ask for: all addresses that an IOMMU of this host has; or fewer, as libvfio-user takes 8 TiB at most
+_EVERYTHING = (1 << 57, 8 << 40, 1 << 40)
 
 
 @contextlib.contextmanager
@@ -203,10 +203,20 @@ class RemoteDevice(PciDevice):
                 if self._has_reset:
                     client.reset()
                 self._end_bus_master()
-                client.dma_map(0, _EVERYTHING, protocol.DMA_READABLE | protocol.DMA_WRITABLE)
+                self._map_everything(client)
         except BaseException:
             self._disconnect()  # it is not open, so nobody will close it
             raise
+
+    def _map_everything(self, client: Client) -> None:
+        """Let the server ask for all memory: the IOMMU here stands between."""
+        for size in _EVERYTHING:
+            try:
+                client.dma_map(0, size, protocol.DMA_READABLE | protocol.DMA_WRITABLE)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EINVAL) or size == _EVERYTHING[-1]:
+                    raise
 
     def _end_bus_master(self) -> None:
         """Clear the bit, as vfio-pci does when a device is opened and when it is closed."""

@@ -26,7 +26,8 @@ from pyvfio.mock.machine.kernel import Kernel
 from pyvfio.mock.vfio.device import Device
 from pyvfio.mock.vfio.feature import ranges_of
 from pyvfio.mock.vfio.irq import EVENTFD, take_set
-from pyvfio.mock.vfio.region import MMAP, OFFSET_SHIFT, chained
+from pyvfio.mock.vfio.log import LoggedRange
+from pyvfio.mock.vfio.region import MMAP, OFFSET_SHIFT, Region, chained
 from pyvfio.vfio_user import protocol
 from pyvfio.vfio_user.connection import Connection, Observer, close_all, name_of, released
 from pyvfio.vfio_user.memory import ClientMemory
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pyvfio.mock.vfio.irq import Irqs
     from pyvfio.mock.vfio.log import Log
     from pyvfio.mock.vfio.migration import Migration
-    from pyvfio.mock.vfio.region import Region, RegionFile
+    from pyvfio.mock.vfio.region import RegionFile
     from pyvfio.mock.vfio.space import Space
 
 _log = logging.getLogger(__name__)
@@ -535,7 +536,7 @@ class Session:
         self.connection.answer(message, protocol.pack_version(min(minor, protocol.MINOR)))
 
     def _dma_map(self, message: Message) -> None:
-        argsz, flags, offset, iova, size = protocol.DMA_MAP.unpack(message.body)
+        argsz, flags, offset, iova, size = protocol.DMA_MAP.unpack_from(message.body)
         if argsz < protocol.DMA_MAP.size or len(message.fds) > 1:
             raise Errno(errno.EINVAL)
         self.memory.map(iova, size, flags, offset, message.fds[0] if message.fds else None)
@@ -554,7 +555,7 @@ class Session:
         self.connection.answer(message, protocol.DMA_UNMAP.pack(protocol.DMA_UNMAP.size, flags, iova, size))
 
     def _get_info(self, message: Message) -> None:
-        argsz, *_ = protocol.DEVICE_INFO.unpack(message.body)
+        argsz, *_ = protocol.DEVICE_INFO.unpack_from(message.body)
         if argsz < protocol.DEVICE_INFO.size:
             raise Errno(errno.EINVAL)
         model = self.model
@@ -564,10 +565,10 @@ class Session:
         self.connection.answer(message, body)
 
     def _get_region_info(self, message: Message) -> None:
-        argsz, _, index, *_ = protocol.REGION_INFO.unpack(message.body)
+        argsz, _, index, *_ = protocol.REGION_INFO.unpack_from(message.body)
         if argsz < protocol.REGION_INFO.size:
             raise Errno(errno.EINVAL)
-        region = self.model.region(index)
+        region = self._region(index)
         size = protocol.REGION_INFO.size
         flags, capabilities, fds = region.flags, b"", []
         if self.model.traps(index):
@@ -580,15 +581,27 @@ class Session:
             size + len(capabilities), flags, index, size if capabilities and fits else 0, region.size,
             index << OFFSET_SHIFT if flags & MMAP else 0,
         )  # fmt: skip
-        if flags & MMAP:
+        if flags & MMAP and fits:  # one that asked with less room asks again
             fds.append(self.model.region_file.open())
         try:
             self.connection.answer(message, body + (capabilities if fits else b""), fds)
         finally:
             close_all(fds)
 
+    def _region(self, index: int) -> Region:
+        """Describe a region. One that the model refuses, as vfio-pci refuses VGA's, is empty: clients ask for each that is counted.
+
+        :raises Errno: EINVAL, it is not counted
+        """
+        try:
+            return self.model.region(index)
+        except Errno:
+            if index >= self.model.num_regions:
+                raise
+            return Region()
+
     def _get_irq_info(self, message: Message) -> None:
-        argsz, _, index, _ = protocol.IRQ_INFO.unpack(message.body)
+        argsz, _, index, _ = protocol.IRQ_INFO.unpack_from(message.body)
         irqs = self.model.irqs
         if argsz < protocol.IRQ_INFO.size or index >= len(irqs.counts):
             raise Errno(errno.EINVAL)
@@ -730,9 +743,11 @@ class Session:
         assert log is not None
         page_size, count, reserved = protocol.LOGGING_CONTROL.unpack_from(data)
         ranges = data[protocol.LOGGING_CONTROL.size :]
-        if not count or len(ranges) != count * protocol.LOGGING_RANGE.size:
+        if len(ranges) != count * protocol.LOGGING_RANGE.size:
             raise Errno(errno.EINVAL)
-        page_size = log.start(ranges_of(ranges, page_size), page_size)
+        # Without a range, as libvfio-user's client has it, all is meant that is mapped now.
+        mapped = [LoggedRange(*range_) for range_ in self.memory.writable()]
+        page_size = log.start(ranges_of(ranges, page_size) if count else mapped, page_size)
         return protocol.LOGGING_CONTROL.pack(page_size, count, reserved) + ranges
 
     def _logging_stop(self, data: bytes, _: int) -> bytes:
@@ -755,7 +770,7 @@ class Session:
         return data[: protocol.LOGGING_REPORT.size] + bytes(bitmap)
 
     def _mig_data_read(self, message: Message) -> None:
-        argsz, size = protocol.MIG_DATA.unpack(message.body)
+        argsz, size = protocol.MIG_DATA.unpack_from(message.body)
         if self._stream is None or argsz < protocol.MIG_DATA.size + size or size > protocol.MAX_DATA:
             raise Errno(errno.EINVAL)
         try:
@@ -764,7 +779,9 @@ class Session:
             if error.number not in (errno.ENOMSG, errno.EAGAIN):
                 raise
             data = b""  # nothing at the moment
-        self.connection.answer(message, protocol.MIG_DATA.pack(protocol.MIG_DATA.size + len(data), len(data)) + data)
+        # libvfio-user's client wants as many bytes as it asked for, and its server gives them; `size` says how many are data.
+        head = protocol.MIG_DATA.pack(protocol.MIG_DATA.size + size, len(data))
+        self.connection.answer(message, head + data.ljust(size, b"\0"))
 
     def _mig_data_write(self, message: Message) -> None:
         _, size = protocol.MIG_DATA.unpack_from(message.body)

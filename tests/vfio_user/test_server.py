@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pyvfio import mock, vfio_user
+from pyvfio.mock.vfio.region import Area, Region
 from tests.vfio_user.conftest import HEADER, VERSION, Adder, Answer, Peer, Serve
 
 PAGE = 4096
@@ -113,6 +114,38 @@ def test_a_memory_bar_comes_with_a_descriptor(peer: Peer) -> None:
     os.close(fd)
     registers = peer.ask(5, struct.pack("=IIIIQQ", 32, 0, 0, 0, 0, 0))
     assert (registers.fds, struct.unpack_from("=II", registers.body)[1]) == ([], 3)
+
+
+class Sparse(Adder):
+    """Of BAR 2 the first and the third page can be mapped."""
+
+    def region(self, index: int) -> Region:
+        region = super().region(index)
+        return region._replace(areas=(Area(0, PAGE), Area(2 * PAGE, PAGE))) if index == 2 else region
+
+
+def test_capabilities_and_descriptor_come_when_there_is_room(serve: Serve) -> None:
+    peer = Peer(serve(Sparse).path)
+    short = peer.ask(5, struct.pack("=IIIIQQ", 32, 0, 2, 0, 0, 0))
+    argsz, flags, _, capabilities, _, _ = struct.unpack("=IIIIQQ", short.body)
+    assert (argsz, flags, capabilities, short.fds) == (80, 15, 0, [])
+    # libvfio-user's client sends as many bytes as it has room for.
+    whole = peer.ask(5, struct.pack("=IIIIQQ", 80, 0, 2, 0, 0, 0).ljust(80, b"\0"))
+    assert struct.unpack_from("=IIIIQQ", whole.body)[3] == 32
+    assert struct.unpack_from("=HHIII", whole.body, 32) == (1, 1, 0, 2, 0)
+    assert struct.unpack_from("=4Q", whole.body, 48) == (0, PAGE, 2 * PAGE, PAGE)
+    (fd,) = whole.fds
+    os.close(fd)
+    peer.close()
+
+
+def test_each_region_that_is_counted_is_described(peer: Peer) -> None:
+    answers = [peer.ask(5, struct.pack("=IIIIQQ", 32, 0, index, 0, 0, 0)) for index in range(9)]
+    assert not any(answer.error for answer in answers)
+    for fd in (fd for answer in answers for fd in answer.fds):
+        os.close(fd)
+    assert struct.unpack("=IIIIQQ", answers[8].body) == (32, 0, 8, 0, 0, 0)
+    assert peer.ask(5, struct.pack("=IIIIQQ", 32, 0, 9, 0, 0, 0)).error == errno.EINVAL
 
 
 # Registers
@@ -452,6 +485,14 @@ def test_dma_logging_has_its_ranges_and_bitmap_in_the_message(logging: Any) -> N
     assert peer.ask(16, feature(6 | 0x20000, ranges)).error  # it logs already
     assert peer.ask(16, feature(6 | 0x20000, struct.pack("=QII", 4096, 9, 0))).error == errno.EINVAL
     assert not peer.ask(16, feature(7 | 0x20000)).error
+    # Without a range all is logged that is mapped.
+    assert not peer.ask(2, map_body(0x200000, 4 * 4096)).error
+    assert not peer.ask(16, feature(6 | 0x20000, struct.pack("=QII", 4096, 0, 0))).error
+    device.log.mark(0x201000, 1)
+    assert struct.unpack_from(
+        "=Q", peer.ask(16, feature(8 | 0x10000, struct.pack("=QQQ", 0x200000, 4 * 4096, 4096), room=32)).body, 32
+    ) == (2,)
+    assert not peer.ask(16, feature(7 | 0x20000)).error
     assert peer.ask(16, feature(7 | 0x10000)).error == errno.EINVAL
 
 
@@ -460,8 +501,13 @@ def test_migration_goes_by_messages(logging: Any) -> None:
     assert struct.unpack("=Q", peer.ask(16, feature(1 | 0x10000, room=8)).body[8:])[0] & 1
     assert not peer.ask(16, feature(2 | 0x20000, struct.pack("=Ii", 3, -1))).error  # STOP_COPY
     stream = b""
-    while data := peer.ask(17, struct.pack("=II", 4104, 4096)).body[8:]:
-        stream += data
+    while True:
+        body = peer.ask(17, struct.pack("=II", 4104, 4096)).body
+        assert len(body) == 4104  # padded to what was asked for
+        (size,) = struct.unpack_from("=I", body, 4)
+        if not size:
+            break
+        stream += body[8 : 8 + size]
     assert stream
     assert not peer.ask(16, feature(2 | 0x20000, struct.pack("=Ii", 1, -1))).error  # STOP
     assert peer.ask(17, struct.pack("=II", 4104, 4096)).error == errno.EINVAL
