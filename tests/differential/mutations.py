@@ -85,6 +85,27 @@ MUTATIONS = (
     Mutation("iommufd/fault_queue.py", "            self.answers.append((self.pending.pop(cookie), code))", "            self.answers.append((self.pending[cookie], code))", "selftest", 22),
     Mutation("iommufd/event_queue.py", "& 0x7FFFFFFF\n", "& 0x7FFFFFFE\n", "selftest", 37),
     Mutation("host/host.py", "        if ids in driver.ids:\n            raise Errno(errno.EEXIST)\n", "", "systematic", 68),
+    # In all of configuration space, and in what else the later subjects reach.
+    Mutation("vfio/pci/config.py", "            data[self.msix_control + 1 - offset] |= _MSIX_ENABLE\n", "            pass\n", "functions", 8),
+    Mutation("vfio/pci/config.py", "            if not self._unknown[at]:\n                self.data[at] = first", "            self.data[at] = first", "functions", 6),
+    Mutation("vfio/pci/config.py", "            mask = self._hardware[at]\n", "            mask = 0\n", "functions", 20),
+    Mutation("vfio/pci/config.py", "_DEVICE_CONTROL = 0xF0E0", "_DEVICE_CONTROL = 0xF0E1", "functions", 9),
+    Mutation("vfio/pci/device.py", "        return self._decodes and not self._off", "        return self._decodes", "functions", 6),
+    Mutation("vfio/pci/device.py", "off=self._off if wanted in (1, 2) else", "off=False if wanted in (1, 2) else", "functions", 20),
+    Mutation("vfio/pci/device.py", "        if not self.irqs.enabled[MSI]:\n            control &= ~_MSI_ENABLE\n", "", "functions", 1),
+    Mutation("vfio/pci/saved.py", "return 10 + 4 * (flags >> 7 & 1) + 10 * (flags >> 8 & 1)", "return 10 + 10 * (flags >> 8 & 1)", "functions", 6),
+    Mutation("vfio/pci/irq.py", "        if any(self.enabled[other] for other in (INTX, MSI, MSIX) if other != index):\n            raise Errno(errno.EINVAL)\n", "", "systematic", 45),
+    Mutation("vfio/pci/irq.py", "            if not what.start + what.count:\n                raise Errno(errno.ERANGE)\n", "", "systematic", 45),
+    Mutation("vfio/feature.py", "        if not self.flags & (GET | SET) or self.size < least:", "        if not self.flags & (GET | SET):", "devices", 3),
+    Mutation("vfio/feature.py", "    if header.flags & SET and header.flags & GET and not header.flags & PROBE:", "    if header.flags & SET and header.flags & GET:", "devices", 4),
+    Mutation("vfio/migration.py", "state == ERROR or (state == STOP_COPY and wanted in (PRE_COPY, PRE_COPY_P2P))", "state == ERROR or (state == STOP_COPY and wanted == PRE_COPY)", "devices", 65),
+    Mutation("vfio/group.py", "        if self.cdevs or self.file is not None:", "        if self.file is not None:", "iommufd", 5),
+    Mutation("vfio/group.py", "        if self.claimed and self.owner is not owner:\n            raise Errno(errno.EPERM)\n", "", "systematic", 2),
+    Mutation("iommufd/ioas.py", "        if start >= last or any(", "        if start > last or any(", "iommufd", 0),
+    Mutation("iommufd/ioas.py", "    if number > room:\n        raise Errno(errno.EMSGSIZE)\n", "", "iommufd", 7),
+    Mutation("iommufd/ioas.py", "    if LAST in numbers:\n        raise Errno(errno.EOVERFLOW)\n", "", "iommufd", 87),
+    Mutation("iommufd/ioas.py", "    if start + size - 1 > LAST:", "    if start + size > LAST:", "systematic", 12),
+    Mutation("iommufd/area.py", "        if self.pages.is_dma_buf:\n            raise Errno(errno.EINVAL)\n        self.pages.pin", "        self.pages.pin", "systematic", 55),
 )  # fmt: skip
 
 
