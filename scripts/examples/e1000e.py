@@ -57,7 +57,8 @@ class E1000e:
     :ivar reach: the IOVAs that it can address
     """
 
-    reach = IovaRange(0, 2**64 - 1)
+    # A descriptor with address 0 has no buffer: the card skips it.
+    reach = IovaRange(0x1000, 2**64 - 1)
 
     def __init__(self, device: Device, *, loopback: bool = True, interrupt: bool = False) -> None:
         self.device = device

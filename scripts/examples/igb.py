@@ -87,7 +87,8 @@ class Queues:
     :ivar mac: the MAC address, 6 bytes
     """
 
-    reach = IovaRange(0, 2**64 - 1)
+    # A descriptor with address 0 has no buffer: the card skips it.
+    reach = IovaRange(0x1000, 2**64 - 1)
     mac = bytes(6)
 
     def __init__(self, device: Device, receive_ring: int, transmit_ring: int, *, interrupt: bool) -> None:
