@@ -499,8 +499,8 @@ def edu_engine(make: DeviceMaker) -> None:
         make.step(
             "ioctl", slot="c", request="VFIO_IOMMU_MAP_DMA", arg=call.hex(), put=[[8, 8, ["arena", index * 4 * PAGE]]]
         )
-    # The buffer holds what was there before the machine was ready: its test of an IOMMU's faults.
-    make.transfer(0, PAGE, out=False)
+    # The half of the buffer that is used holds what the machine wrote before it was ready, to test the IOMMU's faults.
+    make.transfer(0, PAGE // 2, out=False)
     make.run(6, edu_dma=1)
     make.step("pwrite", slot="d0", offset=(7 << 40) + 4, data="0200")
 

@@ -137,3 +137,15 @@ def test_closing_lets_go_of_eventfds(device: Device, events: list[int]) -> None:
     assert descriptors() == before + 3
     device.irqs.msix._set(NONE | TRIGGER, 0, 0)
     assert descriptors() == before
+
+
+def test_intx_is_not_masked_by_the_command_of_an_earlier_user() -> None:
+    """vfio_pci_core_disable forgets it; found on a machine with AMD's IOMMU."""
+    kernel = mock.Kernel()
+    card = Card(kernel, "0000:00:0a.0", driver="vfio-pci")
+    with pyvfio.open("0000:00:0a.0", kernel=kernel) as device:
+        device.config.command |= 1 << 10
+    with pyvfio.open("0000:00:0a.0", kernel=kernel) as device:
+        (vector,) = device.irqs.intx.enable()
+        card.interrupt()
+        assert vector.wait(timeout=5) == 1

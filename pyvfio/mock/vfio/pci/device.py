@@ -221,6 +221,8 @@ class PciDevice(PciRegions):
             self.irqs.deassert()
         self._ioeventfds.clear()
         self._low_power.exit()
+        # The next one to open it does not find INTx masked by the command register (vfio_pci_core_disable).
+        self.irqs.virtually_masked = False
         self._restore()
 
     def reset(self) -> None:
