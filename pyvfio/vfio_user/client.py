@@ -10,9 +10,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from struct import Struct
+from typing import Any, NamedTuple
 
-from pyvfio.errors import Closed, Error
+from pyvfio.errors import BadReply, Closed, Error
 from pyvfio.vfio_user import protocol
 from pyvfio.vfio_user.connection import Connection, close_all, limit, name_of, released
 from pyvfio.vfio_user.protocol import Command, Flags, Message, ProtocolError
@@ -21,6 +22,16 @@ from pyvfio.vfio_user.protocol import Command, Flags, Message, ProtocolError
 TIMEOUT = 5.0
 #: seconds without a call after which the connection is watched for requests of the server; at once after a write, which may start the device
 _IDLE = 0.001
+
+
+def _unpack(layout: Struct, body: bytes, command: Command) -> tuple[Any, ...]:
+    """Return the members of an answer.
+
+    :raises BadReply: it is too short
+    """
+    if len(body) < layout.size:
+        raise BadReply(f"{command.name}: the vfio-user server answers {len(body)} bytes, not {layout.size}")
+    return layout.unpack_from(body)
 
 
 class RegionInfo(NamedTuple):
@@ -205,21 +216,21 @@ class Client:
         """Return flags, number of regions, number of interrupts. DEVICE_GET_INFO."""
         size = protocol.DEVICE_INFO.size
         body = self.call(Command.DEVICE_GET_INFO, protocol.DEVICE_INFO.pack(size, 0, 0, 0))
-        _, flags, regions, irqs = protocol.DEVICE_INFO.unpack(body[:size])
+        _, flags, regions, irqs = _unpack(protocol.DEVICE_INFO, body, Command.DEVICE_GET_INFO)
         return flags, regions, irqs
 
     def region_info(self, index: int) -> RegionInfo:
         """Describe a region. DEVICE_GET_REGION_INFO."""
         size = protocol.REGION_INFO.size
         body = self.call(Command.DEVICE_GET_REGION_INFO, protocol.REGION_INFO.pack(size, 0, index, 0, 0, 0))
-        _, flags, _, _, length, _ = protocol.REGION_INFO.unpack(body[:size])
+        _, flags, _, _, length, _ = _unpack(protocol.REGION_INFO, body, Command.DEVICE_GET_REGION_INFO)
         return RegionInfo(flags, length)
 
     def irq_info(self, index: int) -> tuple[int, int]:
         """Return flags and count of a kind of interrupt. DEVICE_GET_IRQ_INFO."""
         size = protocol.IRQ_INFO.size
         body = self.call(Command.DEVICE_GET_IRQ_INFO, protocol.IRQ_INFO.pack(size, 0, index, 0))
-        _, flags, _, count = protocol.IRQ_INFO.unpack(body[:size])
+        _, flags, _, count = _unpack(protocol.IRQ_INFO, body, Command.DEVICE_GET_IRQ_INFO)
         return flags, count
 
     def set_irqs(
@@ -276,7 +287,7 @@ class Client:
         """Read of the stream of a device that saves. MIG_DATA_READ."""
         head = protocol.MIG_DATA.size
         body = self.call(Command.MIG_DATA_READ, protocol.MIG_DATA.pack(head + size, size))
-        _, count = protocol.MIG_DATA.unpack_from(body)
+        _, count = _unpack(protocol.MIG_DATA, body, Command.MIG_DATA_READ)
         return body[head : head + count]
 
     def migration_write(self, data: bytes) -> None:
