@@ -118,7 +118,18 @@ class Client:
             raise Closed(
                 f"{name_of(command)}: the connection to the vfio-user server is the parent's; open the device in this process"
             )
-        with released(self._lock), self._receiving:
+        if self._lock is None:
+            answer = self._exchange(command, body, fds)
+        else:
+            with released(self._lock):
+                answer = self._exchange(command, body, fds)
+        if answer.flags & Flags.ERROR:
+            number = answer.error if 0 < answer.error < 4096 else errno.EIO
+            raise Error(number, f"{name_of(command)}: the vfio-user server answers: {os.strerror(number)}")
+        return answer.body
+
+    def _exchange(self, command: Command, body: bytes, fds: Sequence[int]) -> Message:
+        with self._receiving:
             if self._gone:
                 raise Error(errno.ENODEV, f"{name_of(command)}: the vfio-user server has gone")
             number = self._number = (self._number + 1) % 0x8000
@@ -135,23 +146,25 @@ class Client:
             finally:
                 self._answers.pop(number, None)
                 self._last = time.monotonic() - (_IDLE if command == Command.REGION_WRITE else 0)
-                self._watch.set()
-        if answer.flags & Flags.ERROR:
-            number = answer.error if 0 < answer.error < 4096 else errno.EIO
-            raise Error(number, f"{name_of(command)}: the vfio-user server answers: {os.strerror(number)}")
-        return answer.body
+                if not self._watch.is_set():
+                    self._watch.set()
+        return answer
 
     def _await(self, number: int, command: Command) -> Message:
-        end = time.monotonic() + self._timeout
-        while (answer := self._answers[number]) is None:
-            left = end - time.monotonic()
-            if left <= 0 or not self._connection.wait(left):
-                raise Error(
-                    errno.ETIMEDOUT,
-                    f"{name_of(command)}: the vfio-user server does not answer within {self._timeout:g} s",
-                )
-            self._take_one()
-        return answer
+        end = 0.0
+        try:
+            while True:
+                self._take_one()
+                if (answer := self._answers[number]) is not None:
+                    return answer
+                # Something else came: the server's DMA, or an answer that is too late.
+                now = time.monotonic()
+                end = end or now + self._timeout
+                if now > end:
+                    raise TimeoutError
+        except TimeoutError:
+            text = f"{name_of(command)}: the vfio-user server does not answer within {self._timeout:g} s"
+            raise Error(errno.ETIMEDOUT, text) from None
 
     def _take_one(self) -> None:
         """Receive one message, and serve it or put it where it is waited for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -147,6 +148,7 @@ class Connection:
         """Return the next message; None where the other side has closed the connection between two.
 
         :raises ProtocolError: what came is no message; its descriptors are closed
+        :raises TimeoutError: nothing came within the connection's time limit
         :raises OSError: the connection has broken
         """
         self._limit = None
@@ -187,7 +189,7 @@ class Connection:
             left = self._end - self._at
             self._view[:left] = bytes(self._view[self._at : self._end])
             self._at, self._end = 0, left
-        count = self._receive_into(self._view[self._end :])
+        count = self._receive_into(self._view[self._end :], begun=self._end > 0)
         self._end += count
         return bool(count)
 
@@ -199,32 +201,37 @@ class Connection:
         self._at = self._end = 0
         with memoryview(body) as view:
             while done < len(body):
-                count = self._receive_into(view[done:])
+                count = self._receive_into(view[done:], begun=True)
                 if not count:
                     raise ProtocolError("the connection ended within a message")
                 done += count
         return bytes(body)
 
-    def _receive_into(self, buffer: memoryview) -> int:
+    def _receive_into(self, buffer: memoryview, *, begun: bool) -> int:
         """Receive bytes and descriptors; return how many bytes, 0 at the end of the stream.
+
+        :param begun: a part of the message is there
 
         The kernel ends what it gives at the message with which descriptors came, so they belong to the last message in it.
         """
-        if self._timeout is not None:
+        if begun and self._timeout is not None:
             now = time.monotonic()
             if self._limit is None:
                 self._limit = now + self._timeout
             elif now > self._limit:
-                raise ProtocolError(f"a message that began did not end within {self._timeout:g} s")
+                raise self._stalled()
         try:
             count, ancillary, flags, _ = self._socket.recvmsg_into([buffer], _ROOM, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
-            raise ProtocolError(f"a message that began did not end within {self._timeout:g} s") from None
+            raise (self._stalled() if begun else TimeoutError(errno.ETIMEDOUT, "no message")) from None
         if ancillary:
             self._fds += _numbers(ancillary)
         if flags & socket.MSG_CTRUNC or len(self._fds) > MAX_FDS:
             raise ProtocolError(f"more than {MAX_FDS} descriptors in one message")
         return count
+
+    def _stalled(self) -> ProtocolError:
+        return ProtocolError(f"a message that began did not end within {self._timeout:g} s")
 
     def _drop_fds(self) -> None:
         fds, self._fds = self._fds, []

@@ -156,6 +156,14 @@ class ClientMemory(Space):
             yield iova, count, mapping
             iova += count
 
+    def at_once(self, iova: int, size: int) -> bool:
+        """Whether all of a range is in one mapping that is shared. By messages it goes page by page, so that the client's IOMMU sees each."""
+        at = bisect_right(self._starts, iova) - 1
+        if at < 0:
+            return False
+        mapping = self._mappings[self._starts[at]]
+        return mapping.memory is not None and iova + size - 1 <= mapping.last
+
     def read(self, iova: int, size: int) -> bytes:
         """Return what is in the client's memory."""
         if not self._share:

@@ -14,6 +14,10 @@ class Space:
     IOMMU it is the device's business to turn that into a fault.
     """
 
+    def at_once(self, iova: int, size: int) -> bool:
+        """Whether a transfer that crosses pages is one copy here, with no IOMMU in between that would see its pages."""
+        return False
+
     def read(self, iova: int, size: int) -> bytes:
         """:raises Errno: EINVAL (type1) or ENOENT (iommufd) where nothing is mapped, EPERM, EFAULT"""
         raise NotImplementedError

@@ -162,6 +162,9 @@ class PciDevice(PciRegions):
         if not self.bus_master:
             self._not_issued(iova, write=False)
             return bytes(size)
+        if self.reach is not None and self.reach.at_once(iova, size):
+            with suppress(Errno):  # it may not be read: each page is counted below
+                return super().dma_read(iova, size)
         return b"".join(self._page_read(at, count) for at, count in _by_pages(iova, size))
 
     def _page_read(self, iova: int, size: int) -> bytes:
@@ -176,6 +179,10 @@ class PciDevice(PciRegions):
         if not self.bus_master:
             self._not_issued(iova, write=True)
             return
+        if self.reach is not None and self.reach.at_once(iova, len(data)):
+            with suppress(Errno):
+                super().dma_write(iova, data)
+                return
         for at, count in _by_pages(iova, len(data)):
             self._page_write(at, data[at - iova : at - iova + count])
 
