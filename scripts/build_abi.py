@@ -16,10 +16,14 @@ buffer.c, door.c, door.h, map_dma.c, object.c and python_kernel.c are none of th
 
 from __future__ import annotations
 
+import gzip
+import os
 import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
+from functools import partial
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -86,6 +90,28 @@ class sdist(_sdist):
             metadata.license = SDIST_LICENCE
         metadata.license_files = [*metadata.license_files, *SDIST_LICENCE_FILES]
         super().run()
+
+    def make_archive(self, base_name: Any, format: str, *args: Any, **more: Any) -> str:
+        """Write the archive. With SOURCE_DATE_EPOCH, what it holds has that time and no owner: two builds give the same bytes."""
+        epoch, folder = os.environ.get("SOURCE_DATE_EPOCH"), more.get("base_dir")
+        if epoch is None or format != "gztar" or folder is None:
+            return str(super().make_archive(base_name, format, *args, **more))
+        name = f"{base_name}.tar.gz"
+        with (
+            open(name, "wb") as file,
+            gzip.GzipFile("", "wb", fileobj=file, mtime=int(epoch)) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            for path in sorted([Path(folder), *Path(folder).rglob("*")]):
+                archive.add(path, recursive=False, filter=partial(_of_nobody, int(epoch)))
+        return name
+
+
+def _of_nobody(epoch: int, member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Give a file of an archive a time, no owner, and permissions that do not depend on the builder's umask."""
+    member.mtime, member.uid, member.gid, member.uname, member.gname = epoch, 0, 0, "", ""
+    member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+    return member
 
 
 STUB = '''# SPDX-License-Identifier: MIT

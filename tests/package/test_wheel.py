@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,4 +39,20 @@ def test_two_builds_give_the_same_bytes(
         build_wheel(python, build(toolchain).sdist, tmp_path / name, SOURCE_DATE_EPOCH="1700000000")
         [wheel] = (tmp_path / name).iterdir()
         digests.add(hashlib.sha256(wheel.read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def test_two_sdists_are_the_same_bytes(
+    checkout: Path, environment: Callable[[Toolchain], Environment], tmp_path: Path
+) -> None:
+    """The second is made of a copy whose files are newer."""
+    python = environment(TOOLCHAINS[-1]).python
+    build = "import sys, setuptools.build_meta as backend; print(backend.build_sdist(sys.argv[1]))"
+    digests = set()
+    for name in ("one", "two"):
+        shutil.copytree(checkout, tmp_path / f"source-{name}", copy_function=shutil.copy)
+        (tmp_path / name).mkdir()
+        run(python, "-c", build, tmp_path / name, cwd=tmp_path / f"source-{name}", SOURCE_DATE_EPOCH="1700000000")
+        [sdist] = (tmp_path / name).iterdir()
+        digests.add(hashlib.sha256(sdist.read_bytes()).hexdigest())
     assert len(digests) == 1
