@@ -234,9 +234,12 @@ class IovaSet(Buffer):
         :raises TypeError: the items are not unsigned 64-bit integers of this machine's byte order
         :raises ValueError: the numbers do not come in pairs, or a pair has start > last
         """
-        view = memoryview(pairs)
+        try:
+            view = memoryview(pairs)
+        except TypeError:
+            raise arguments.wrong_type(pairs, "pairs", "an object with a buffer, such as an array") from None
         if view.format not in ("Q", "L", "=Q", "@Q", "@L", "<Q", "B"):
-            raise TypeError(f"(start, last) pairs must be u64 (numpy.uint64), not of format {view.format!r}")
+            raise TypeError(f"pairs must be (start, last) as u64 (numpy.uint64), not of format {view.format!r}")
         if view.nbytes % 16:
             raise ValueError(f"{view.nbytes} bytes are not a whole number of (start, last) pairs of u64")
         return cls._of(_normalised(array("Q", bytes(view))))

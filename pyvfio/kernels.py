@@ -21,6 +21,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from pyvfio import mock
+from pyvfio._core import arguments
 from pyvfio.kernel import Kernel, LinuxKernel
 from pyvfio.vfio_user.remote import RemoteKernel
 
@@ -36,7 +37,7 @@ def named(name: str) -> Kernel:
     :param name: `linux`, `mock:PROFILE`, `mock:package:function` or `vfio-user:PATH`
     :raises ValueError: there is no kernel of that name
     """
-    kind, _, rest = name.partition(":")
+    kind, _, rest = arguments.string(name, "name").partition(":")
     if (factory := _KINDS.get(kind)) is None:
         found = entry_points(group=GROUP, name=kind)
         if not found:

@@ -89,6 +89,8 @@ class DirtyHistory:
     """
 
     def __init__(self, log: Log, *, every: float = 0.1) -> None:
+        if not all(hasattr(log, name) for name in ("read", "ranges", "page_size")):
+            raise arguments.wrong_type(log, "log", "a DirtyLog, a DirtyTracker, or another object of that form")
         self._read: Callable[[], DirtyBitmap] | None = log.read
         self.ranges = tuple(log.ranges)
         self.page_size = log.page_size
@@ -259,6 +261,7 @@ class DirtyHistory:
         :param range: one of the logged ranges
         :param bins: the most bins
         """
+        range, bins = as_range(range, "range"), arguments.integer(bins, "bins", 1)
         pages = range.size // self.page_size
         width = -(-pages // bins) * self.page_size
         starts = [range.start + at for at in _steps(range.size, width)]
@@ -331,7 +334,7 @@ class DirtyHistory:
         :param path: of the file
         :raises ValueError: the file is of another kind or version
         """
-        with np.load(path) as file:
+        with np.load(arguments.path(path)) as file:
             if "version" not in file or int(file["version"]) != _VERSION:
                 raise ValueError(f"{os.fspath(path)} is not a DirtyHistory of version {_VERSION}")
             ends = file["ends"].tolist()

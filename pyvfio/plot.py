@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MultipleLocator, NullLocator
 
 from pyvfio._core import arguments
@@ -22,9 +23,6 @@ from pyvfio.guest.planning import STRATEGIES, Strategy, plan
 from pyvfio.guest.sections import Sections
 from pyvfio.iova import IovaRange, IovaSet, RangeLike, as_ranges
 from pyvfio.notebook import DirtyHistory, MigrationHistory
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["convergence", "heat_map", "iova_map", "over_tracked", "written_over_time"]
 
@@ -39,7 +37,9 @@ _KINDS = {
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
+    if ax is None:
+        return plt.subplots(figsize=size, layout="constrained")[1]
+    return arguments.instance(ax, "ax", Axes, "matplotlib's Axes")
 
 
 def _seconds(ax: Axes) -> None:
@@ -67,6 +67,8 @@ def heat_map(
     :param ax: the axes to draw on; None for a new figure
     :param colorbar: whether to draw the scale of colours beside it
     """
+    history = arguments.instance(history, "history", DirtyHistory)
+    cmap = arguments.string(cmap, "cmap")
     if not len(history):
         raise ValueError("history has no samples yet")
     ax = _axes(ax, (8, 4))
@@ -109,6 +111,7 @@ def written_over_time(history: DirtyHistory, *, ax: Axes | None = None) -> Axes:
     :param history: the history to draw
     :param ax: the axes to draw on; None for a new figure
     """
+    history = arguments.instance(history, "history", DirtyHistory)
     ax = _axes(ax, (8, 3))
     times = history.times
     lengths = np.diff(times, prepend=0.0)
@@ -140,7 +143,7 @@ def iova_map(
     named = (
         reserved if isinstance(reserved, Mapping) else {_hex(each): each for each in as_ranges(reserved, "reserved")}
     )
-    holes = {label: as_ranges([each], label)[0] for label, each in named.items()}
+    holes = {label: as_ranges([each], f"reserved[{label!r}]")[0] for label, each in named.items()}
     lanes = {
         "usable": list(as_ranges(usable if usable is not None else (), "usable")),
         "mapped": list(as_ranges(mapped, "mapped")),
@@ -234,7 +237,12 @@ def over_tracked(
     :param limits: a device: what its own combining adds counts too, and what it refuses is hatched
     :param ax: the axes to draw on; None for a new figure
     """
-    chosen = list(STRATEGIES if strategies is None else strategies)
+    chosen: list[Any] = (
+        list(STRATEGIES) if strategies is None else arguments.instances(strategies, "strategies", object)
+    )
+    for each in chosen:
+        if not isinstance(each, str) and not callable(each):
+            raise arguments.wrong_type(each, "strategies", "names or functions")
     ax = _axes(ax, (7, 0.5 * len(chosen) + 1.2))
     names = [each if isinstance(each, str) else each.__name__ for each in chosen]
     for at, strategy in enumerate(chosen):
@@ -268,6 +276,7 @@ def convergence(history: MigrationHistory, *, ax: Axes | None = None, **line: An
     :param history: the history to draw
     :param ax: the axes to draw on; None for a new figure
     """
+    history = arguments.instance(history, "history", MigrationHistory)
     ax = _axes(ax, (7, 3.5))
     running = [point for point in history.points if point.left is not None]
     drawn = ax.step([point.time for point in running], [point.left or 0 for point in running], where="post", **line)

@@ -20,6 +20,7 @@ import time
 from array import array
 from collections.abc import Iterable
 
+from pyvfio._core import arguments
 from pyvfio._core.vfio_mock_registers import VALUES, WIDTHS
 from pyvfio.device import Device
 from pyvfio.iova import IovaRange
@@ -40,7 +41,7 @@ class VfioMock:
     reach = IovaRange(0, 2**64 - 1)
 
     def __init__(self, device: Device) -> None:
-        self.device = device
+        self.device = arguments.instance(device, "device", Device)
         self._region = device.regions[VALUES["REGION_REGISTERS"]]
 
     def __getitem__(self, register: str) -> int:

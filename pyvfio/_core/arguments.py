@@ -7,6 +7,7 @@ with `__index__`, numpy's integers too, but no bool. Nothing here knows about VF
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum
 from math import inf, isnan
@@ -202,6 +203,13 @@ def _float(value: object, name: str) -> float:
         raise ValueError(f"{name} must be a number of seconds that a float can hold, not {value}") from None
     except TypeError:
         raise wrong_type(value, name, "a number of seconds") from None
+
+
+def path(value: object, name: str = "path") -> str:
+    """Return a path as text."""
+    if not isinstance(value, str | os.PathLike):
+        raise wrong_type(value, name, "a str or an os.PathLike")
+    return os.fsdecode(value)
 
 
 def octets(value: object, name: str) -> memoryview:

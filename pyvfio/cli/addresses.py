@@ -10,6 +10,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from pyvfio import host
+from pyvfio._core import arguments
 from pyvfio.cli.call import NothingFound
 from pyvfio.host import HostDevice
 from pyvfio.kernel import Kernel
@@ -35,7 +36,7 @@ def device(kernel: Kernel, text: str) -> HostDevice:
     :raises NothingFound: there is none
     :raises ValueError: it cannot be a device's name
     """
-    name = text
+    name = arguments.string(text, "text")
     if slot := _SLOT.fullmatch(text):
         name = f"0000:00:{int(slot[1], 16):02x}.{slot[2]}"
     elif pci := _BUS_SLOT.fullmatch(text):

@@ -15,6 +15,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from pyvfio._core import arguments
 from pyvfio.iova import IovaRange
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def load(name: str) -> Any:
     :param name: MODULE:CLASS, found in the working directory too; or the name of an entry point in the group `pyvfio.drivers`
     :raises ValueError: there is none of that name
     """
-    module, colon, class_ = name.partition(":")
+    module, colon, class_ = arguments.string(name, "name").partition(":")
     if not colon:
         found = entry_points(group=GROUP, name=name)
         if not found:

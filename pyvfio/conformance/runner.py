@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyvfio._core import arguments as checked
 from pyvfio.errors import Unsupported
 from pyvfio.host.sysfs import attribute
 from pyvfio.kernel import Kernel, as_default
@@ -155,6 +156,8 @@ def run(
         import pytest
     except ImportError:
         raise Unsupported("the checks are pytest tests: pip install 'pyvfio[check]'") from None
+    address = checked.string(address, "address")
+    kernel = checked.instance(kernel, "kernel", Kernel, "a pyvfio.Kernel")
     arguments = [
         "-c",
         str(HERE / "pytest.ini"),
@@ -216,6 +219,7 @@ def kernel_options(kernel: Kernel) -> dict[str, str]:
 
 def ktap(results: Results) -> str:
     """Return the results in the Kernel Test Anything Protocol, version 1: a subtest for each group."""
+    results = checked.instance(results, "results", Results)
     groups = list(dict.fromkeys(one.group for one in results.checks))
     lines = ["KTAP version 1", f"1..{len(groups)}"]
     for number, group in enumerate(groups, 1):
@@ -244,6 +248,7 @@ def compared(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     :param old: the earlier document
     """
+    old, new = checked.instance(old, "old", dict), checked.instance(new, "new", dict)
     lines = []
     for what in ("about", "limits", "kernel_options"):
         before, after = old.get(what, {}), new[what]

@@ -136,7 +136,7 @@ class DirtyLog(Resource):
             # Its length does not fit in the 64 bits of the struct, and would reach the kernel as 0.
             raise InvalidRequest(errno.EOVERFLOW, f"{span(WHOLE)} cannot be logged: {START_OVERFLOW}")
         if not self.devices:
-            raise ValueError("no devices to log")
+            raise ValueError("devices must have one device or more")
         if len(set(self.devices)) < len(self.devices):
             raise ValueError("a device is named twice")
         if len({id(device.file.kernel) for device in self.devices}) > 1:

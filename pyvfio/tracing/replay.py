@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pyvfio import abi, host
 from pyvfio._abi import ffi, lib
+from pyvfio._core import arguments
 from pyvfio._core.fd import Fd
 from pyvfio.kernel import Kernel
 from pyvfio.tracing.records import FEATURES, outcome
@@ -66,8 +67,8 @@ class Replay:
     """
 
     def __init__(self, kernel: Kernel, devices: dict[str, str] | None = None) -> None:
-        self._kernel = kernel
-        self._devices = dict(devices or {})
+        self._kernel = arguments.instance(kernel, "kernel", Kernel, "a pyvfio.Kernel")
+        self._devices = dict(arguments.instance({} if devices is None else devices, "devices", dict))
         self._fds: dict[int, Fd] = {}
         self._numbers: dict[int, int] = {}
         self._ids: dict[int, int] = {}
@@ -278,5 +279,5 @@ def load(file: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     :param file: its path
     """
-    events: list[dict[str, Any]] = json.loads(Path(file).read_text())["traceEvents"]
+    events: list[dict[str, Any]] = json.loads(Path(arguments.path(file, "file")).read_text())["traceEvents"]
     return events

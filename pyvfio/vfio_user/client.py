@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
+from pyvfio._core import arguments
 from pyvfio.errors import BadReply, Closed, Error
 from pyvfio.vfio_user import protocol
 from pyvfio.vfio_user.connection import Connection, close_all, limit, name_of, released
@@ -66,6 +67,9 @@ class Client:
         timeout: float = TIMEOUT,
         lock: threading.RLock | None = None,
     ) -> None:
+        path = arguments.path(path)
+        read, write = arguments.function(read, "read"), arguments.function(write, "write")
+        timeout = arguments.seconds(timeout)
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             limit(connected, timeout)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyvfio._abi import lib
+from pyvfio._core import arguments
 from pyvfio.errors import Error
 from pyvfio.mock.machine.errno import Errno
 from pyvfio.mock.machine.kernel import Kernel
@@ -106,10 +107,10 @@ class RemoteDevice(PciDevice):
     def __init__(
         self, kernel: Kernel, name: str, path: str | os.PathLike[str], *, timeout: float = TIMEOUT, **more: Any
     ) -> None:
-        self._path = path
-        self._timeout = timeout
+        self._path = arguments.path(path)
+        self._timeout = arguments.seconds(timeout)
         self._client: Client | None = None
-        self._lock = kernel.lock
+        self._lock = arguments.instance(kernel, "kernel", Kernel, "a pyvfio.mock.Kernel").lock
         try:
             self._set_up(kernel, name, more)
         except BaseException:
@@ -308,7 +309,7 @@ class RemoteKernel(Kernel):
     """
 
     def __init__(self, path: str | os.PathLike[str], profile: str = "intel-57", *, timeout: float = TIMEOUT) -> None:
-        super().__init__(profile)
+        super().__init__(arguments.string(profile, "profile"))
         self.address = ADDRESS
         try:
             RemoteDevice(self, ADDRESS, path, timeout=timeout, driver="vfio-pci")

@@ -168,9 +168,11 @@ class Server:
         share_memory: bool = True,
         observe: Observer | None = None,
     ) -> None:
-        self.path = Path(path)
-        self._observe = observe
+        self.path = Path(arguments.path(path))
+        self._observe = observe if observe is None else arguments.function(observe, "observe")
         self._share = arguments.boolean(share_memory, "share_memory")
+        if not (isinstance(device, type) and issubclass(device, Device)) and not hasattr(device, "region_file"):
+            raise arguments.wrong_type(device, "device", "a pyvfio.mock.Device, or a class of them")
         if isinstance(device, type):
             device = device(Kernel("intel-57"), "0000:00:0a.0")
         self.model: Model = device

@@ -116,7 +116,7 @@ def test_two_kernels_know_nothing_of_each_other() -> None:
 
 def test_what_cannot_be_plugged_in_is_refused() -> None:
     kernel = mock.Kernel()
-    with pytest.raises(ValueError, match="no address"):
+    with pytest.raises(ValueError, match="the address of a PCI function"):
         Plain(kernel, "00:0a.0")
     with pytest.raises(ValueError, match="already"):
         Plain(kernel, "0000:00:03.0")

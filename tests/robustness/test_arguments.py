@@ -7,19 +7,26 @@ parameter's name. One argument at a time is then replaced by a wrong one. A Type
 
 from __future__ import annotations
 
+import enum
+import importlib
 import inspect
 import math
 from array import array
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy
 import pytest
 
 import pyvfio
 from pyvfio import DirtyBitmap, DmaBuffer, IovaRange, IovaSet, host, mock
+from pyvfio.conformance.runner import Results
 from pyvfio.guest import limits, planning, sections
+from pyvfio.notebook import DirtyHistory, MigrationHistory, Sample
 from pyvfio.spaces.opening import Mode
 
 EDU = "0000:00:03.0"
@@ -47,6 +54,8 @@ WRONG: tuple[Any, ...] = (
     {"a": 1},
 )
 
+#: argument -> what messages call it, or one of it
+CALLED = {"which": "profile", "strategies": "strategy", "max_regions": "max_ranges"}
 #: callables that have no argument of their own that could be wrong, or take anything on purpose
 TAKES_ANYTHING = {
     "__exit__",
@@ -61,6 +70,40 @@ TAKES_ANYTHING = {
 }
 #: what would change the state if it succeeded with a right argument is called with wrong ones alone
 SKIPPED = {"close", "fileno", "mro"}
+
+
+#: where public classes and functions are looked for, so that a new one is not forgotten
+MODULES = (
+    "pyvfio", "pyvfio.host", "pyvfio.vfio_user", "pyvfio.vfio_user.client", "pyvfio.notebook", "pyvfio.plot", "pyvfio.mock",
+    "pyvfio.mock.devices", "pyvfio.memory", "pyvfio.iova", "pyvfio.bitmap", "pyvfio.kernels", "pyvfio.vfio_mock",
+    "pyvfio.conformance.driver", "pyvfio.conformance.runner", "pyvfio.cli.addresses", "pyvfio.tracing", "pyvfio.errors",
+    "pyvfio.guest.planning", "pyvfio.guest.limits", "pyvfio.migration", "pyvfio.pci", "pyvfio.region",
+)  # fmt: skip
+#: what only the library makes, or what is for one caller of the library's own; `serve`, `run` and `start`, which do not come back, run other
+#: programs, or change the process; models of whole devices, which stay in the kernel; `dirty_log` is called with live devices
+NOT_CALLED = {
+    "serve", "dirty_log", "run", "start", "stop", "trace_program", "E1000e", "Igb", "IgbVf", "Nvme", "kernel_options", "compared", "Regions", "Irqs",
+    "Binding", "Copying", "Feature", "PciConfig", "Region", "Segment", "Stream", "add_address", "address_of", "as_range", "as_ranges",
+    "attribute", "dump", "errno_name", "path", "region_info", "states", "core_start", "mlx5_start_as_merged",
+}  # fmt: skip
+
+
+def public(module: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield the public classes and functions that a module has, and their class methods, by name. Exceptions and enumerations aside."""
+    found = importlib.import_module(module)
+    for name in getattr(found, "__all__", None) or [name for name in dir(found) if not name.startswith("_")]:
+        thing = getattr(found, name)
+        if not (inspect.isfunction(thing) or inspect.isclass(thing)) or name in NOT_CALLED:
+            continue
+        # What a module without a list of names imports is public where it is from.
+        if not thing.__module__.startswith("pyvfio") or not (hasattr(found, "__all__") or thing.__module__ == module):
+            continue
+        if inspect.isclass(thing) and issubclass(thing, BaseException | enum.Enum):
+            continue
+        yield f"{module}.{name}", thing
+        for method, function in vars(thing).items() if inspect.isclass(thing) else ():
+            if not method.startswith("_") and isinstance(function, classmethod | staticmethod):
+                yield f"{module}.{name}.{method}", getattr(thing, method)
 
 
 def objects(kernel: mock.Kernel, mode: Mode) -> Iterator[tuple[str, Any]]:
@@ -118,6 +161,23 @@ def callables(thing: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
             yield name, attribute
 
 
+def history() -> Any:
+    """Return what is a history of dirty pages and of a migration."""
+
+    class Both(DirtyHistory, MigrationHistory):  # type: ignore[misc]
+        """Either, for a parameter of that name."""
+
+    made = Both.__new__(Both)
+    made.samples, made.ranges, made.page_size, made.started = (
+        [Sample(1, 0, IovaSet())],
+        (IovaRange(0, 4095),),
+        4096,
+        0.0,
+    )
+    made.points, made.downtime = [], None
+    return made
+
+
 def good(name: str, kernel: mock.Kernel, space: Any) -> Any:
     """An argument that is right for a parameter of that name, or that the kernel refuses without harm."""
     known = {
@@ -142,9 +202,29 @@ def good(name: str, kernel: mock.Kernel, space: Any) -> Any:
         "data": b"1234",
         "rows": array("Q"),
         "devices": list(space.devices) if space is not None else [],
-        "device": next(iter(space.devices), None) if space is not None else None,
+        "device": next(iter(space.devices), None) if space is not None else mock.Device,
         "source": next(iter(space.mappings), None) if space is not None else None,
         "plan": planning.plan([sections.MemorySection(0, 1 << 20)]),
+        "usable": [IovaRange(0, 4095)],
+        "sections": [sections.MemorySection(0, 1 << 20)],
+        "limits": limits.MLX5,
+        "path": "/no/such/socket",
+        "read": bytes,
+        "write": print,
+        "text": "00:03.0",
+        "name": "0000:00:1d.0",
+        "pairs": array("Q", (0, 1)),
+        "ids": (0x1234, 0x11E8),
+        "config": bytes(256),
+        "mappings": [],
+        "file": "no such file",
+        "old": {},
+        "new": {"about": {}, "limits": {}, "kernel_options": {}, "checks": []},
+        "results": Results((), {}, {}),
+        "log": SimpleNamespace(read=None, ranges=[IovaRange(0, 4095)], page_size=4096),
+        "limit": 4,
+        "card": None,
+        "history": history(),
     }
     return known.get(name, inspect.Parameter.empty)
 
@@ -206,7 +286,7 @@ def judge(name: str, wrong: Any, attempt: Callable[[], Any]) -> str | None:
         words = str(error)
         return (
             None
-            if name.removeprefix("log_") in words or "argument" in words
+            if any(one in words for one in (name.removeprefix("log_"), CALLED.get(name, "argument"), "argument"))
             else f"{type(error).__name__} without the name: {words}"
         )
     except (IndexError, KeyError) as error:
@@ -239,6 +319,19 @@ def test_wrong_arguments_to_methods_are_refused(mode: Mode) -> None:
         for label, thing in objects(kernel, mode):
             space = thing if label == "space" else space
             faults.extend(faults_of(thing, label, kernel, space))
+    assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_wrong_arguments_to_public_callables_are_refused(
+    module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYVFIO_KERNEL", "mock:amd")
+    monkeypatch.setitem(plt.rcParams, "figure.max_open_warning", 0)
+    kernel = mock.Kernel("amd")
+    faults = [fault for label, call in public(module) for fault in faults_of(call, label, kernel, None)]
+    plt.close("all")
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults)
 
 

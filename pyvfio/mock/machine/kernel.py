@@ -14,6 +14,7 @@ from threading import RLock
 from typing import Any, NamedTuple
 from weakref import WeakSet, ref
 
+from pyvfio._core import arguments
 from pyvfio.kernel import PythonKernel, SysfsDevice, UdevMonitor, uninterrupted
 from pyvfio.memory import address_of
 from pyvfio.mock.fs.tree import Link, Special, Text, Tree, os_error
@@ -76,7 +77,7 @@ class Kernel(PythonKernel):
 
     def __init__(self, which: str = "intel-39", **fields: Any) -> None:
         super().__init__()
-        self.profile: Profile = profile(which, **fields)
+        self.profile: Profile = profile(arguments.string(which, "which"), **fields)
         self.name = f"mock:{self.profile.name}"
         self.tree = Tree()
         self.files: dict[int, File] = {}

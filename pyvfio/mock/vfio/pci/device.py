@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
 from pyvfio._abi import ffi, lib
+from pyvfio._core import arguments
 from pyvfio.mock.host import pci_sysfs
 from pyvfio.mock.machine import caller
 from pyvfio.mock.machine.errno import Errno
@@ -80,8 +81,14 @@ class PciDevice(PciRegions):
     def __init__(
         self, kernel: Kernel, name: str, *, function: Function | None = None, driver: str | None = None, **more: Any
     ) -> None:
-        if not _ADDRESS.fullmatch(name):
-            raise ValueError(f"{name!r} is no address of a PCI function, such as 0000:00:0a.0")
+        if not hasattr(kernel, "host"):
+            raise arguments.wrong_type(kernel, "kernel", "a pyvfio.mock.Kernel")
+        if driver is not None:
+            arguments.string(driver, "driver")
+        if function is not None:
+            arguments.instance(function, "function", Function)
+        if not _ADDRESS.fullmatch(arguments.string(name, "name")):
+            raise ValueError(f"name must be the address of a PCI function, such as 0000:00:0a.0, not {name!r}")
         found = None if driver is None else kernel.host.named_driver(self.bus, driver)
         if function is not None:
             self.function = function  # type: ignore[misc]

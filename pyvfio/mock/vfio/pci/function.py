@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, SupportsBytes
 
+from pyvfio._core import arguments
 from pyvfio.mock.vfio.pci import saved as saved_
 from pyvfio.mock.vfio.pci.saved import Saved, SavedBar
 
@@ -40,6 +41,7 @@ class Bar:
     ports: bool = False
 
     def __post_init__(self) -> None:
+        arguments.integer(self.size, "size")
         least, most = (4, _LARGEST_PORTS) if self.ports else (16, _LARGEST_BAR if self.wide else _LARGEST_NARROW_BAR)
         if not least <= self.size <= most or self.size & self.size - 1:
             kind = "a BAR of ports" if self.ports else "a BAR of 64 bits" if self.wide else "a BAR of 32 bits"
@@ -101,6 +103,7 @@ class Function:
     saved: Saved | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check_numbers(self)
         _check_bars(self)
         if self.msix:
@@ -113,7 +116,7 @@ class Function:
         cls,
         config: bytes | bytearray | memoryview | SupportsBytes,
         *,
-        sizes: Mapping[int, int] | None = None,
+        sizes: dict[int, int] | None = None,
         resource: str | None = None,
         ids: tuple[int, int] | None = None,
     ) -> Function:
@@ -136,6 +139,10 @@ class Function:
             raise TypeError(f"config must be bytes, not {type(config).__name__}")
         if sizes is not None and resource is not None:
             raise ValueError("sizes and resource both tell the sizes of BARs: give one of them")
+        if sizes is not None:
+            arguments.instance(sizes, "sizes", dict)
+        if resource is not None:
+            arguments.string(resource, "resource")
         saved = saved_.read(bytes(config))
         if saved.broken is not None:
             warnings.warn(f"config: {saved.broken}; what is before that works", RuntimeWarning, stacklevel=2)
@@ -201,6 +208,22 @@ class Function:
                 raise ValueError(
                     f"{name}=({bar}, {offset:#x}): {size:#x} bytes there are not within a memory BAR, at a multiple of 8"
                 )
+
+
+def _check_types(function: Function) -> None:
+    pairs = ("ids", "subsystem", "virtual_at", "msix_table", "msix_pending")
+    for name in pairs:
+        pair: Any = getattr(function, name)
+        is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+        if not (is_pair and all(isinstance(one, int) for one in pair)) and (pair is not None or name in pairs[:3]):
+            raise arguments.wrong_type(pair, name, "a pair of integers")
+    for name in ("class_code", "revision", "msi", "msix", "virtual", "virtual_device", "virtual_room"):
+        object.__setattr__(function, name, arguments.integer(getattr(function, name), name))
+    bars: Any = function.bars
+    if not isinstance(bars, Mapping) or not all(isinstance(one, Bar) for one in bars.values()):
+        raise arguments.wrong_type(bars, "bars", "a dict of Bars by number")
+    if function.saved is not None:
+        arguments.instance(function.saved, "saved", Saved)
 
 
 def _check_numbers(function: Function) -> None:
