@@ -10,13 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum
+from functools import wraps
 from math import inf, isnan
 from operator import index
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
 F = TypeVar("F", bound=Callable[..., Any])
+#: a check: it is given a value and the argument's name, and returns the value in its plain form
+Check: TypeAlias = "Callable[[Any, str], Any]"
 
 U8_LAST = 2**8 - 1
 U16_LAST = 2**16 - 1
@@ -129,8 +132,9 @@ def member(value: object, name: str, kind: type[E]) -> E:
     """
     if isinstance(value, kind):
         return value
-    if isinstance(value, bool):
-        raise wrong_type(value, name, f"a {kind.__name__}")
+    # A float or a bool that equals a member's value would pass for it.
+    if isinstance(value, bool | float) or type(value).__name__ in ("bool", "bool_"):
+        raise wrong_type(value, name, _a(kind))
     if isinstance(value, str) and value.upper().replace("-", "_") in kind.__members__:
         return kind[value.upper().replace("-", "_")]
     try:
@@ -146,7 +150,7 @@ def instance(value: object, name: str, kind: type[T], called: str | None = None)
     :param called: what the message calls the class, for example "a pyvfio.Device"
     """
     if not isinstance(value, kind):
-        raise wrong_type(value, name, called or f"a {kind.__name__}")
+        raise wrong_type(value, name, called or _a(kind))
     return value
 
 
@@ -158,6 +162,17 @@ def instances(value: Iterable[T], name: str, kind: type[T]) -> list[T]:
     for item in items:
         if not isinstance(item, kind):
             raise TypeError(f"{name} must have {kind.__name__} objects only, not {type(item).__name__}")
+    return items
+
+
+def strings(value: object, name: str) -> list[str]:
+    """Return the strings of an iterable, which is no string itself."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise wrong_type(value, name, "an iterable of str")
+    items = list(value)
+    for item in items:
+        if not isinstance(item, str):
+            raise TypeError(f"{name} must have str objects only, not {type(item).__name__}")
     return items
 
 
@@ -238,6 +253,70 @@ def named_index(value: object, name: str, count: int, names: Sequence[str]) -> i
     if not -count <= number < count:
         raise IndexError(f"{name} {number} does not exist; there are {count}")
     return number % count
+
+
+def within(least: int, most: int) -> Check:
+    """Return the check for an integer within limits, both included."""
+    return lambda value, name: integer(value, name, least, most)
+
+
+def optional(check: Check) -> Check:
+    """Return the check that takes None too."""
+    return lambda value, name: None if value is None else check(value, name)
+
+
+def every(check: Check) -> Check:
+    """Return the check for an iterable of values, which it returns as a tuple."""
+
+    def values(value: object, name: str) -> tuple[Any, ...]:
+        if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+            raise wrong_type(value, name, "an iterable")
+        return tuple(check(item, name) for item in value)
+
+    return values
+
+
+def of_class(kind: type[Any]) -> Check:
+    """Return the check for an object of a class."""
+    return lambda value, name: instance(value, name, kind)
+
+
+def member_of(kind: type[Enum]) -> Check:
+    """Return the check for a member of an enumeration, as :func:`member` takes it."""
+    return lambda value, name: member(value, name, kind)
+
+
+def checked(**checks: Check) -> Callable[[type[T]], type[T]]:
+    """Check the fields of a NamedTuple when one is made, and when `_replace` changes one; for use as a decorator.
+
+    :param checks: of each field that is checked, by its name
+    """
+
+    def enter(kind: Any) -> Any:
+        make, replace = kind.__new__, tuple.__new__
+        plan = [(kind._fields.index(name), name, check) for name, check in checks.items()]
+
+        @wraps(make)
+        def new(cls: Any, *values: Any, **more: Any) -> Any:
+            made = make(cls, *values, **more)
+            fields = list(made)
+            for at, name, check in plan:
+                plain = check(fields[at], name)
+                # A member of an IntEnum stays one.
+                if not isinstance(fields[at], int):
+                    fields[at] = plain
+            return replace(cls, fields)
+
+        kind.__new__ = new
+        kind._make = classmethod(lambda cls, values: cls(*values))
+        return kind
+
+    return enter
+
+
+def _a(kind: type[Any]) -> str:
+    """Return a class's name with its article."""
+    return f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
 
 
 def wrong_type(value: object, name: str, wanted: str) -> TypeError:

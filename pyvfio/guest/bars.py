@@ -34,9 +34,9 @@ def decode(low: int, high: int | None, size: int, *, memory_enabled: bool = True
     :param high: the upper register; None for a 32-bit BAR
     :param size: the BAR's size, a power of two
     """
-    low, size = arguments.integer(low, "low", 0), arguments.power_of_two(size, "size")
-    high = None if high is None else arguments.integer(high, "high", 0)
-    if not memory_enabled:
+    low, size = arguments.u32(low, "low"), arguments.power_of_two(size, "size")
+    high = None if high is None else arguments.u32(high, "high")
+    if not arguments.boolean(memory_enabled, "memory_enabled"):
         return None
     start = (low | (high or 0) << 32) & ~(size - 1)
     last = start + size - 1
@@ -72,11 +72,11 @@ class Bar:
     def __init__(
         self, low: int, high: int | None, size: int, *, flags: int | None = None, covered: IovaSet = PC_FIRMWARE
     ) -> None:
-        low, size = arguments.integer(low, "low", 0), arguments.power_of_two(size, "size")
-        high = None if high is None else arguments.integer(high, "high", 0)
+        low, size = arguments.u32(low, "low"), arguments.power_of_two(size, "size")
+        high = None if high is None else arguments.u32(high, "high")
         self.size = size
-        self.covered = covered
-        self.flags = low & 0xF if flags is None else flags
+        self.covered = arguments.instance(covered, "covered", IovaSet)
+        self.flags = low & 0xF if flags is None else arguments.integer(flags, "flags", 0, 0xF)
         self._address = self._writable(low | (high or 0) << 32)
         self._wide = high is not None
 
@@ -103,23 +103,22 @@ class Bar:
 
     def write_low(self, value: int) -> list[Event]:
         """Write the lower register; the read-only bits stay."""
-        value = arguments.integer(value, "value", 0)
-        return self._move(self._address & ~UINT32_MAX | value & UINT32_MAX)
+        value = arguments.u32(value, "value")
+        return self._move(self._address & ~UINT32_MAX | value)
 
     def write_high(self, value: int) -> list[Event]:
         """Write the upper register of a 64-bit BAR.
 
         :raises ValueError: the BAR has 32 bits
         """
-        value = arguments.integer(value, "value", 0)
+        value = arguments.u32(value, "value")
         if not self._wide:
             raise ValueError("a 32-bit BAR has no upper register")
         return self._move(self._address & UINT32_MAX | value << 32)
 
     def write(self, offset: int, value: int) -> list[Event]:
         """Write by the register's offset in the BAR: 0 is the lower, 4 the upper."""
-        if offset not in (0, 4):
-            raise ValueError(f"no register of this BAR is at offset {offset:#x}")
+        offset, value = self._write(offset, value)
         return self.write_high(value) if offset else self.write_low(value)
 
     def size_it(self) -> list[list[Event]]:
@@ -129,6 +128,15 @@ class Bar:
         if high is not None:
             steps += [self.write_high(UINT32_MAX), self.write_high(high)]
         return steps
+
+    def _write(self, offset: int, value: int) -> tuple[int, int]:
+        """Check a write before it is made."""
+        offset = arguments.integer(offset, "offset")
+        if offset not in (0, 4):
+            raise ValueError(f"no register of this BAR is at offset {offset:#x}")
+        if offset and not self._wide:
+            raise ValueError("a 32-bit BAR has no upper register, which offset 4 is")
+        return offset, arguments.u32(value, "value")
 
     def _writable(self, value: int) -> int:
         return value & ~(self.size - 1) & ~0xF & UINT64_MAX
@@ -144,4 +152,13 @@ class Bar:
 
 def replay(bar: Bar, writes: Iterable[tuple[int, int]]) -> list[Event]:
     """Return the changes of the address space by a series of (register offset in the BAR, value) writes."""
-    return [event for offset, value in writes for event in bar.write(offset, value)]
+    bar = arguments.instance(bar, "bar", Bar)
+    checked = [bar._write(*write) for write in arguments.every(_pair)(writes, "writes")]
+    return [event for offset, value in checked for event in bar.write(offset, value)]
+
+
+def _pair(value: object, name: str) -> tuple[int, int]:
+    pair = arguments.every(arguments.u32)(value, name)
+    if len(pair) != 2:
+        raise ValueError(f"{name} must have (offset, value) pairs only, not {len(pair)} numbers")
+    return pair[0], pair[1]

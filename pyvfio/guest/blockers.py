@@ -60,6 +60,7 @@ class Blocker(NamedTuple):
         return f"{self.device}: {self.message} {self.advice}"
 
 
+@arguments.checked(name=arguments.string, driver=arguments.optional(arguments.string), bridge=arguments.boolean)
 class Peer(NamedTuple):
     """Another member of a device's IOMMU group."""
 
@@ -70,6 +71,21 @@ class Peer(NamedTuple):
     """It is a bridge, as a root port."""
 
 
+@arguments.checked(
+    name=arguments.string,
+    logs=arguments.boolean,
+    limits=arguments.of_class(Limits),
+    address_space=arguments.string,
+    viommu_bits=arguments.optional(arguments.within(1, 64)),
+    p2p=arguments.boolean,
+    peers=arguments.every(arguments.of_class(Peer)),
+    migrates=arguments.boolean,
+    migration_errno=arguments.within(1, 4095),
+    enable_migration=lambda value, name: arguments.choice(value, name, ("auto", "on", "off")),
+    device_tracking=arguments.boolean,
+    iommu_tracks=arguments.optional(arguments.boolean),
+    type1=arguments.boolean,
+)
 class GuestDevice(NamedTuple):
     """An assigned PCI device, as far as migration goes.
 
@@ -139,15 +155,17 @@ def find(
     :param assigned: all devices given to the guest, for telling apart which of a group's other members are given too
     :param guest_memory: the guest's memory (-m), bytes; without, its size is not checked
     :param version: QEMU's, from "8.1" on
-    :raises ValueError: the version is not known, or enable_migration is not one of the three
+    :raises ValueError: the version is not known
     """
     devices = arguments.instances(devices, "devices", GuestDevice)
     known = release(version, since=(8, 1))
     if guest_memory is not None:
         guest_memory = arguments.integer(guest_memory, "guest_memory", 0)
     page_size = arguments.page_size(page_size)
+    plan = None if plan is None else arguments.instance(plan, "plan", Plan)
+    iommu_tracks = arguments.boolean(iommu_tracks, "iommu_tracks")
     found: list[Blocker] = []
-    ours = {device.name for device in devices} | set(assigned)
+    ours = {device.name for device in devices}.union(arguments.strings(assigned, "assigned"))
     migrating = [device for device in devices if _may_migrate(device)]
     # The choice is QEMU's, for each container: all its devices log, or the IOMMU tracks for all.
     by_iommu = {_container(device) for device in devices if not device.tracks_itself}
@@ -174,7 +192,6 @@ def _container(device: GuestDevice) -> tuple[str, bool]:
 
 
 def _may_migrate(device: GuestDevice) -> bool:
-    arguments.choice(device.enable_migration, "enable_migration", ("auto", "on", "off"))
     return device.migrates and device.enable_migration != "off"
 
 

@@ -60,11 +60,11 @@ def core_start(
     :param ranges: (iova, length) as in struct vfio_device_feature_dma_logging_range
     :param log_ops: whether the device's driver does DMA logging at all
     """
-    page_size = arguments.integer(page_size, "page_size", 0)
+    page_size = arguments.u64(page_size, "page_size")
     host_page_size = arguments.page_size(host_page_size, "host_page_size")
-    if not log_ops:
+    asked = arguments.every(_length)(ranges, "ranges")
+    if not arguments.boolean(log_ops, "log_ops"):
         return errno.ENOTTY
-    asked = list(ranges)
     if not asked:
         return errno.EINVAL
     if len(asked) > most_ranges(host_page_size):
@@ -90,11 +90,19 @@ def core_start(
     return 0
 
 
+def _length(value: object, name: str) -> tuple[int, int]:
+    """Check a pair of iova and length."""
+    pair = arguments.every(arguments.u64)(value, name)
+    if len(pair) != 2:
+        raise ValueError(f"{name} must have (iova, length) pairs only, not {len(pair)} numbers")
+    return pair[0], pair[1]
+
+
 def core_report(page_size: int, iova: int = 0, length: int = 4096, *, log_ops: bool = True) -> int:
     """Return the errno of the kernel core's checks of DMA_LOGGING_REPORT; 0 if the driver is asked (Linux 6.1 on)."""
-    page_size = arguments.integer(page_size, "page_size", 0)
-    iova, length = arguments.integer(iova, "iova", 0), arguments.integer(length, "length", 0)
-    if not log_ops:
+    page_size = arguments.u64(page_size, "page_size")
+    iova, length = arguments.u64(iova, "iova"), arguments.u64(length, "length")
+    if not arguments.boolean(log_ops, "log_ops"):
         return errno.ENOTTY
     if page_size < 4096 or page_size & (page_size - 1):
         return errno.EINVAL
@@ -191,7 +199,7 @@ class Limits(_Limits):
         A size that is not a power of two, which the kernel's core lets pass, counts as the next smaller one where a driver takes its
         logarithm, as mlx5 does (mlx5vf_start_page_tracker).
         """
-        wanted = arguments.integer(wanted, "wanted", 0)
+        wanted = arguments.u64(wanted, "wanted")
         if self.rounds_page_size and wanted:
             wanted = 1 << wanted.bit_length() - 1
         return min(max(wanted, self.min_page_size), self.max_page_size)
@@ -206,7 +214,7 @@ class Limits(_Limits):
 
     def log_start(self, ranges: Sequence[IovaRange], page_size: int = 4096) -> Answer:
         """Return the answer of the driver's log_start to ranges that have passed the kernel's core."""
-        ranges = as_ranges(ranges, "ranges")
+        ranges, page_size = as_ranges(ranges, "ranges"), arguments.u64(page_size, "page_size")
         if not self.max_ranges:
             return Answer(errno.EOPNOTSUPP, (), page_size, 0)
         if len(ranges) > self.max_ranges and not self.combines:
@@ -332,6 +340,7 @@ def pds(max_regions: int = 1) -> Limits:
     a region that is not a multiple of 64 pages (EINVAL) and one of fewer than 8 (ENOMEM), drivers/vfio/pci/pds/dirty.c in 7.3;
     :meth:`Limits.start` takes it that it does. :func:`pyvfio.guest.planning.fit` asks for multiples of 64 pages, which is right either way.
     """
+    max_regions = arguments.u32(max_regions, "max_regions")
     return Limits("pds", max_ranges=max_regions, combines=True, max_pages=2**32 - 1, page_multiple=64)
 
 
@@ -345,5 +354,6 @@ NAMED = {"core": CORE, "mlx5": MLX5, "pds": PDS}
 def pds_regions(answer: Answer) -> list[PdsRegion]:
     """Return the regions that the pds driver programs into the device for ranges that it has accepted."""
     answer = arguments.instance(answer, "answer", Answer)
+    arguments.integer(answer.page_size, "answer.page_size", 1)
     log2 = answer.page_size.bit_length() - 1
     return [PdsRegion(r.start, -(-r.size // answer.page_size) % 2**32, log2) for r in answer.ranges]

@@ -10,12 +10,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Sequence
 from enum import Enum, IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyvfio._core import arguments
 from pyvfio._core.sizes import about
 from pyvfio.guest.sections import MemorySection
-from pyvfio.iova import IovaRange, IovaSet
+from pyvfio.iova import IovaRange, IovaSet, as_ranges
 
 __all__ = [
     "Because",
@@ -46,6 +46,18 @@ class Era(IntEnum):
     """A wrapping range is EOVERFLOW instead of EINVAL in type1 (series of October 2025; so on 7.3.4)."""
 
 
+def _reported(value: Any, name: str) -> IovaSet | tuple[IovaRange, ...]:
+    """Return ranges as they were given: type1 does not join neighbours."""
+    return value if isinstance(value, IovaSet) else tuple(as_ranges(value, name))
+
+
+@arguments.checked(
+    usable=arguments.optional(_reported),
+    mapped=arguments.of_class(IovaSet),
+    page_sizes=arguments.within(1, _U64 - 1),
+    entries_left=arguments.optional(arguments.u64),
+    intel_width=arguments.optional(arguments.within(1, 64)),
+)
 class Space(NamedTuple):
     """The state of an address space, as far as it is known, before a mapping."""
 
@@ -99,8 +111,9 @@ def type1_refusal(
     :param address: of the memory in this process
     """
     space = arguments.instance(space, "space", Space)
-    iova, size = arguments.integer(iova, "iova", 0), arguments.integer(size, "size", 0)
-    address = arguments.integer(address, "address", 0)
+    iova, size = arguments.u64(iova, "iova"), arguments.integer(size, "size", 0, _U64)
+    address, era = arguments.u64(address, "address"), arguments.member(era, "era", Era)
+    read, write = arguments.boolean(read, "read"), arguments.boolean(write, "write")
     page = space.page_sizes & -space.page_sizes
     if not size:
         return Refusal(errno.EINVAL, Because.SIZE)
@@ -141,7 +154,7 @@ def intel_map(width: int, iova: int, size: int) -> int:
     The kernel log says "iommu width (N) is not sufficient for the mapped address".
     """
     width = arguments.integer(width, "width", 1, 64)
-    iova, size = arguments.integer(iova, "iova", 0), arguments.integer(size, "size", 0)
+    iova, size = arguments.integer(iova, "iova", 0, _U64), arguments.integer(size, "size", 0, _U64)
     return errno.EFAULT if iova + size > 1 << width else 0
 
 
@@ -167,8 +180,10 @@ def iommufd_refusal(
         mapping without permissions, and where there is none (emulated devices only) nobody does
     """
     space = arguments.instance(space, "space", Space)
-    iova, length = arguments.integer(iova, "iova", 0), arguments.integer(length, "length", 0)
-    address = arguments.integer(address, "address", 0)
+    iova, length = arguments.u64(iova, "iova"), arguments.integer(length, "length", 0, _U64)
+    address = arguments.u64(address, "address")
+    read, write = arguments.boolean(read, "read"), arguments.boolean(write, "write")
+    compat, bar = arguments.boolean(compat, "compat"), arguments.boolean(bar, "bar")
     alignment = space.page_sizes & -space.page_sizes
     if not compat:
         if iova >= _U64 - 1 or length >= _U64 - 1:
@@ -193,7 +208,7 @@ def iommufd_refusal(
         return Refusal(errno.EINVAL, Because.MISALIGNED)
     if space.usable and not (read or write):
         return Refusal(errno.EINVAL, Because.PERMISSION)
-    if arguments.boolean(bar, "bar"):
+    if bar:
         return Refusal(errno.EFAULT, Because.BAR)
     return None
 
@@ -262,8 +277,7 @@ def entries(
     memslots = None if memslots is None else arguments.integer(memslots, "memslots", 0)
     given_back: list[MemorySection] = []
     others = 0
-    for section in sections:
-        section = arguments.instance(section, "sections", MemorySection)
+    for section in arguments.instances(sections, "sections", MemorySection):
         if not section.size:
             continue
         if section.discards:

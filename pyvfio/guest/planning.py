@@ -14,7 +14,7 @@ import errno
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyvfio._core import arguments, html
 from pyvfio._core.sizes import about
@@ -39,6 +39,12 @@ class Later(Enum):
     """Mapping it is an error while logging is on, as QEMU blocks hot-plug during a migration."""
 
 
+def _tuple(value: Any, name: str) -> tuple[IovaRange, ...]:
+    # There may be a million: those in a tuple are checked by what takes the plan.
+    return value if isinstance(value, tuple) else tuple(as_ranges(value, name))
+
+
+@arguments.checked(ranges=_tuple, counted=arguments.of_class(IovaSet), page_size=arguments.page_size)
 class Plan(NamedTuple):
     """The ranges to ask for with VFIO_DEVICE_FEATURE_DMA_LOGGING_START, and what they are made of."""
 

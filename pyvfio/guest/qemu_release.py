@@ -40,13 +40,16 @@ def release(version: str = NEWEST, since: tuple[int, int] = _OLDEST, name: str =
     :raises ValueError: not a version, older than `since`, or newer than :data:`NEWEST`
     """
     arguments.string(version, name)
+    first = arguments.every(arguments.u32)(since, "since")
+    if len(first) != 2:
+        raise ValueError(f"since must have two numbers, not {len(first)}")
     found = re.fullmatch(r"(\d{1,3})\.(\d{1,3})(?:\.(\d{1,3}))?", version, re.ASCII)
     if not found:
         raise ValueError(f'{name} must be a QEMU version such as "{NEWEST}", not {version!r}')
     made = Release(int(found[1]), int(found[2]), int(found[3] or 0))
     newest = tuple(map(int, NEWEST.split(".")))
-    if not since <= made[:2] <= newest:
+    if not first <= made[:2] <= newest:
         raise ValueError(
-            f"{name} must be {since[0]}.{since[1]} to {NEWEST}, the QEMU versions that are known, not {version}"
+            f"{name} must be {first[0]}.{first[1]} to {NEWEST}, the QEMU versions that are known, not {version}"
         )
     return made

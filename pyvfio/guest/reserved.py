@@ -9,13 +9,14 @@ as in QEMU's util/reserved-region.c; how QEMU's virtio-iommu conveys them is in 
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from enum import Enum, IntEnum, StrEnum
 from typing import NamedTuple
 
 from pyvfio._core import arguments
-from pyvfio.iova import WHOLE, IovaRange, IovaSet
+from pyvfio.iova import WHOLE, IovaRange, IovaSet, as_range, as_ranges
 
 __all__ = [
     "Q35_PROPERTY",
@@ -47,6 +48,7 @@ class RegionType(IntEnum):
     """Accesses pass untranslated: they are interrupts."""
 
 
+@arguments.checked(type=arguments.u32, start=arguments.u64, last=arguments.u64)
 class ReservedRegion(NamedTuple):
     """A region that a guest must not allocate IOVAs from."""
 
@@ -78,7 +80,8 @@ def host_reserved(usable: IovaSet | None, within: IovaRange = WHOLE) -> IovaSet:
     An empty report never means that all is reserved: it is an old kernel, or an emulated device. QEMU's own function
     aborts for some narrower windows; this one clips.
     """
-    found = IovaSet() if usable is None else IovaSet(usable)
+    found = IovaSet() if usable is None else IovaSet(as_ranges(usable, "usable"))
+    within = as_range(within, "within")
     return found.complement(within) if found else found
 
 
@@ -109,6 +112,8 @@ def resolve(inserts: Iterable[ReservedRegion]) -> list[ReservedRegion]:
 
 def device_regions(host: IovaSet, properties: Iterable[ReservedRegion] = ()) -> list[ReservedRegion]:
     """Return a device's regions: the host's, all RESERVED, then the machine's properties over them."""
+    properties = arguments.instances(properties, "properties", ReservedRegion)
+    host = IovaSet(as_ranges(host, "host"))
     return resolve([*(ReservedRegion(RegionType.RESERVED, *range_) for range_ in host), *properties])
 
 
@@ -123,7 +128,7 @@ class Translation(StrEnum):
 def translate(regions: Iterable[ReservedRegion], address: int) -> Translation:
     """Return the treatment of an access at this address: MSI regions pass, RESERVED ones fault, all others are translated."""
     regions = arguments.instances(regions, "regions", ReservedRegion)
-    address = arguments.integer(address, "address", 0)
+    address = arguments.u64(address, "address")
     for region in regions:
         if region.start <= address <= region.last:
             return Translation.BYPASS if region.type == RegionType.MSI else Translation.FAULT
@@ -132,10 +137,14 @@ def translate(regions: Iterable[ReservedRegion], address: int) -> Translation:
 
 def granule(mask: int) -> int:
     """Return the smallest page size of a mask."""
-    mask = arguments.integer(mask, "mask", 0)
+    mask = arguments.u64(mask, "mask")
     return mask & -mask
 
 
+_BDF = re.compile(r"(?:[0-9a-f]{1,8}:)?([0-9a-f]{1,2}):([0-9a-f]{1,2})\.([0-7])", re.IGNORECASE | re.ASCII)
+
+
+@arguments.checked(bus=arguments.u8, device=arguments.within(0, 31), function=arguments.within(0, 7))
 class Bdf(NamedTuple):
     """A PCI function's bus, device and function numbers."""
 
@@ -145,11 +154,14 @@ class Bdf(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Bdf:
-        """Parse `01:00.0`; a domain in front of it is ignored."""
-        arguments.string(text, "text")
-        bus, _, slot = text.rpartition(":")
-        device, _, function = slot.partition(".")
-        return cls(int(bus.rpartition(":")[2], 16), int(device, 16), int(function, 16))
+        """Parse `01:00.0`; a domain in front of it is ignored.
+
+        :raises ValueError: the text is no such address
+        """
+        found = _BDF.fullmatch(arguments.string(text, "text"))
+        if not found or int(found[2], 16) > 31:
+            raise ValueError(f"text must be a PCI address such as 01:00.0, not {text!r}")
+        return cls(*(int(part, 16) for part in found.groups()))
 
     @property
     def devfn(self) -> int:
@@ -171,6 +183,7 @@ class BridgeKind(Enum):
     """Puts itself in its place."""
 
 
+@arguments.checked(kind=arguments.member_of(BridgeKind), bdf=arguments.of_class(Bdf), secondary_bus=arguments.u8)
 class Bridge(NamedTuple):
     """A bridge above a device."""
 

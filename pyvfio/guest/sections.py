@@ -226,7 +226,7 @@ def is_spurious(iova: int) -> bool:
     QEMU's rule since 2.0 (d3a2fd9b29): bit 63 is set. It accepts addresses between the IOMMU's true width and 2^63-1;
     :func:`mappable` is the better rule.
     """
-    iova = arguments.integer(iova, "iova", 0)
+    iova = arguments.u64(iova, "iova")
     return bool(iova & BIT_63)
 
 
@@ -246,7 +246,7 @@ def trim(section: MemorySection, page_size: int = 4096, *, readonly: bool = True
     """
     if type(section) is not MemorySection:
         section = _section(section)
-    page_size = arguments.page_size(page_size)
+    page_size, readonly = arguments.page_size(page_size), arguments.boolean(readonly, "readonly")
     if not section.ram and not section.iommu:
         return Reason.NOT_RAM_NOR_IOMMU
     if section.protected:
@@ -347,7 +347,8 @@ def mappable(
     :param own_bars: keep the device's own BARs, that is, let it do DMA to itself
     :param peer_bars: keep the other assigned devices' BARs (peer-to-peer DMA)
     """
-    usable = _usable(usable)
+    usable, device = _usable(usable), arguments.string(device, "device")
+    own_bars, peer_bars = arguments.boolean(own_bars, "own_bars"), arguments.boolean(peer_bars, "peer_bars")
     all_sections = _census(sections, page_size, True)
     dropped = all_sections.dropped
     kept: list[MemorySection] = []

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from pyvfio._core import arguments
 from pyvfio.guest.qemu_release import NEWEST, release
-from pyvfio.iova import WHOLE, IovaRange, IovaSet, as_range
+from pyvfio.iova import WHOLE, IovaRange, IovaSet, as_range, as_ranges
 
 __all__ = [
     "AMD_ABOVE_1TB_START",
@@ -106,6 +106,22 @@ Q35_HOLE64 = Board.Q35.pci_hole64
 I440FX_HOLE64 = Board.I440FX.pci_hole64
 
 
+@arguments.checked(
+    ram_size=arguments.within(0, _U64),
+    board=arguments.member_of(Board),
+    maxram_size=arguments.optional(arguments.within(0, _U64)),
+    slots=arguments.u32,
+    pci_hole64_size=arguments.optional(arguments.u64),
+    phys_bits=arguments.within(1, 64),
+    amd_cpu=arguments.boolean,
+    amd_host=arguments.boolean,
+    enforce_amd_1tb_hole=arguments.boolean,
+    long_mode=arguments.boolean,
+    cxl_windows=arguments.optional(arguments.every(arguments.u64)),
+    machine_type=arguments.optional(arguments.string),
+    max_ram_below_4g=arguments.optional(arguments.within(1, FOUR_GIB)),
+    sgx_epc=arguments.every(arguments.u64),
+)
 class Machine(NamedTuple):
     """A guest, as its command line describes it.
 
@@ -173,6 +189,7 @@ class Machine(NamedTuple):
         return self.maxram_size - self.ram_size + self.slots * GIB
 
 
+@arguments.checked(name=arguments.string, range=as_range, offset=arguments.u64)
 class Ram(NamedTuple):
     """A piece of guest RAM in the guest's address space."""
 
@@ -183,10 +200,11 @@ class Ram(NamedTuple):
 
     def without(self, hole: IovaSet) -> list[Ram]:
         """Return the parts of the piece that are outside `hole`."""
-        start = self.range.start
+        hole, start = IovaSet(as_ranges(hole, "hole")), self.range.start
         return [self._replace(range=p, offset=self.offset + p.start - start) for p in IovaSet([self.range]) - hole]
 
 
+@arguments.checked(start=arguments.u64, size=arguments.within(0, _U64), type=arguments.u32)
 class E820(NamedTuple):
     """An entry of the guest's memory map."""
 
@@ -283,7 +301,7 @@ class Layout(NamedTuple):
         """
         union = IovaSet()
         for each in reserved:
-            union |= each
+            union |= IovaSet(as_ranges(each, "reserved"))
         wanted = [(piece.name, piece.range) for piece in self.regions()]
         if self.device_memory:
             wanted.append(("device-memory", self.device_memory))
@@ -357,7 +375,7 @@ def ram_split(board: Board, ram_size: int, max_ram_below_4g: int | None = None) 
     :param max_ram_below_4g: the machine's option. On q35 it can only lower the split; on pc it also raises it, up to 4 GiB, for guests
         that have less RAM
     """
-    ram_size = arguments.integer(ram_size, "ram_size", 0)
+    board, ram_size = arguments.member(board, "board", Board), arguments.integer(ram_size, "ram_size", 0, _U64)
     most = max_ram_below_4g
     if most is not None:
         most = arguments.integer(most, "max_ram_below_4g", 1, FOUR_GIB)
@@ -410,7 +428,7 @@ def cmos_above_4g(size: int) -> tuple[int, int, int]:
     Old firmware reads them. The merged way does not adjust them when RAM moves; the RFC counts what lies below the
     hole.
     """
-    units = size // 65536
+    units = arguments.integer(size, "size", 0, _U64) // 65536
     return units & 0xFF, units >> 8 & 0xFF, units >> 16 & 0xFF
 
 
@@ -423,9 +441,12 @@ def srat(
 
     :param usable: the ranges above 4 GiB that memory may lie in
     """
+    sizes = arguments.every(arguments.u64)(nodes, "nodes")
+    below_4g, above_4g_start = arguments.u64(below_4g, "below_4g"), arguments.u64(above_4g_start, "above_4g_start")
+    usable = as_ranges(usable, "usable")
     entries: list[Affinity] = []
     next_base = 0
-    for node, node_size in enumerate(nodes):
+    for node, node_size in enumerate(sizes):
         base, size = next_base, node_size
         next_base = base + size
         if base <= 640 * KIB < next_base:
@@ -467,8 +488,9 @@ class Placed(NamedTuple):
 def place(machine: Machine, start: int, version: str = NEWEST) -> Placed:
     """Return the places of everything above 4 GiB if RAM above 4 GiB starts at `start`."""
     machine = arguments.instance(machine, "machine", Machine)
-    start = arguments.integer(start, "start", 0)
+    start = arguments.u64(start, "start")
     known = release(version)
+    _fits(machine, start)
     epc = _sgx_epc(machine)
     end = epc.last + 1 if epc else start + machine.above_4g
     size = machine.device_memory_size
@@ -494,6 +516,16 @@ def place(machine: Machine, start: int, version: str = NEWEST) -> Placed:
     return Placed(end, devices, hole64, (devices.last + 1 if devices else end) - 1)
 
 
+def _fits(machine: Machine, start: int) -> None:
+    """Check that everything above 4 GiB but the PCI window, which is clipped, has 64-bit addresses; what is left over is for its alignment."""
+    above = machine.above_4g + sum(machine.sgx_epc) + (machine.device_memory_size or 0) + machine.slots * GIB
+    end = max(start, FOUR_GIB) + above + sum(machine.cxl_windows or ()) + 4 * GIB
+    if end > _U64:
+        raise ValueError(
+            f"machine must end below 2^64 with its RAM, EPC, hot-plug area and CXL windows, not at {end:#x}"
+        )
+
+
 def _sgx_epc(machine: Machine) -> IovaRange | None:
     # pc_machine_init_sgx_epc() runs before anything is moved.
     size = sum(machine.sgx_epc)
@@ -504,7 +536,10 @@ def in_one_piece(
     way: str, described: str, machine: Machine, start: int, before: int, told: Sequence[E820], version: str = NEWEST
 ) -> Layout:
     """Return the layout that has all RAM above 4 GiB in one piece from `start` on."""
+    way, described = arguments.string(way, "way"), arguments.string(described, "described")
     machine = arguments.instance(machine, "machine", Machine)
+    start, before = arguments.u64(start, "start"), arguments.integer(before, "before", 0)
+    told = arguments.instances(told, "told", E820)
     placed = place(machine, start, version)
     epc = _sgx_epc(machine)
     ram = [Ram("ram-below-4g", IovaRange.of(0, machine.below_4g), 0)]
@@ -535,6 +570,7 @@ def ram_entry(piece: Ram) -> E820:
 
 def round_up(value: int, unit: int) -> int:
     """Return the smallest multiple of `unit` that is at least `value`."""
+    value, unit = arguments.integer(value, "value", 0), arguments.integer(unit, "unit", 1)
     return -(-value // unit) * unit
 
 

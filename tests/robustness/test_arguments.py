@@ -25,7 +25,8 @@ import pytest
 import pyvfio
 from pyvfio import DirtyBitmap, DmaBuffer, IovaRange, IovaSet, host, mock
 from pyvfio.conformance.runner import Results
-from pyvfio.guest import limits, planning, sections
+from pyvfio.guest import bars, blockers, limits, mapping, planning, reserved, sections, x86
+from pyvfio.guest.qemu import layouts, starting
 from pyvfio.notebook import DirtyHistory, MigrationHistory, Sample
 from pyvfio.spaces.opening import Mode
 
@@ -55,7 +56,7 @@ WRONG: tuple[Any, ...] = (
 )
 
 #: argument -> what messages call it, or one of it
-CALLED = {"which": "profile", "strategies": "strategy", "max_regions": "max_ranges"}
+CALLED = {"which": "profile", "strategies": "strategy"}
 #: callables that have no argument of their own that could be wrong, or take anything on purpose
 TAKES_ANYTHING = {
     "__exit__",
@@ -72,19 +73,80 @@ TAKES_ANYTHING = {
 SKIPPED = {"close", "fileno", "mro"}
 
 
+#: the modules of the guest's computations
+GUEST = (
+    "pyvfio.guest.bars", "pyvfio.guest.blockers", "pyvfio.guest.limits", "pyvfio.guest.mapping", "pyvfio.guest.planning",
+    "pyvfio.guest.qemu_release", "pyvfio.guest.reserved", "pyvfio.guest.sections", "pyvfio.guest.x86",
+    "pyvfio.guest.qemu", "pyvfio.guest.qemu.blocking", "pyvfio.guest.qemu.dirty_logging", "pyvfio.guest.qemu.iova_tree",
+    "pyvfio.guest.qemu.layouts", "pyvfio.guest.qemu.logs", "pyvfio.guest.qemu.messages", "pyvfio.guest.qemu.ranges",
+    "pyvfio.guest.qemu.starting", "pyvfio.guest.qemu.virtio_iommu",
+)  # fmt: skip
+#: results, which a caller reads and does not make: their fields are not checked
+ONLY_MADE = {
+    "Affinity", "Answer", "Attempts", "Bitmap", "Control", "Entries", "Entry", "Fit", "Layout", "Outcome", "Pair", "PdsRegion", "Placed", "Query",
+    "Refusal", "Release", "StartRequest", "StopRequest", "Tracking", "WipSection",
+}  # fmt: skip
 #: where public classes and functions are looked for, so that a new one is not forgotten
 MODULES = (
     "pyvfio", "pyvfio.host", "pyvfio.vfio_user", "pyvfio.vfio_user.client", "pyvfio.notebook", "pyvfio.plot", "pyvfio.mock",
     "pyvfio.mock.devices", "pyvfio.memory", "pyvfio.iova", "pyvfio.bitmap", "pyvfio.kernels", "pyvfio.vfio_mock",
     "pyvfio.conformance.driver", "pyvfio.conformance.runner", "pyvfio.cli.addresses", "pyvfio.tracing", "pyvfio.errors",
-    "pyvfio.guest.planning", "pyvfio.guest.limits", "pyvfio.migration", "pyvfio.pci", "pyvfio.region",
+    "pyvfio.migration", "pyvfio.pci", "pyvfio.region", "pyvfio.host.diagnosis",
+    *GUEST,
 )  # fmt: skip
 #: what only the library makes, or what is for one caller of the library's own; `serve`, `run` and `start`, which do not come back, run other
 #: programs, or change the process; models of whole devices, which stay in the kernel; `dirty_log` is called with live devices
 NOT_CALLED = {
     "serve", "dirty_log", "run", "start", "stop", "trace_program", "E1000e", "Igb", "IgbVf", "Nvme", "kernel_options", "compared", "Regions", "Irqs",
     "Binding", "Copying", "Feature", "PciConfig", "Region", "Segment", "Stream", "add_address", "address_of", "as_range", "as_ranges",
-    "attribute", "dump", "errno_name", "path", "region_info", "states", "core_start", "mlx5_start_as_merged",
+    "attribute", "dump", "errno_name", "path", "region_info", "states",
+}  # fmt: skip
+
+
+#: what messages say in the argument's place where the words are QEMU's own, as the docstrings say
+QEMUS_WORDS = {
+    ("input_range", "aw_bits"): "aw-bits",
+    ("merge_page_sizes", "host"): "page size mask",
+    ("parse_property", "text"): "<prop>",
+}
+#: arguments that are right for the callables of one module, or for one callable, alone, by name
+RIGHT_IN: dict[str, dict[str, Any]] = {
+    "pyvfio.guest.bars": {"bar": bars.Bar(0xFE000004, 0, 4096), "writes": [(0, 0)], "low": 0xFE000000, "high": None},
+    "pyvfio.guest.blockers": {"devices": [blockers.GuestDevice("d")], "name": "d", "kind": blockers.Kind.DISABLED},
+    "pyvfio.guest.limits": {"ranges": [IovaRange(0, 4095)], "answer": limits.MLX5.start([IovaRange(0, 4095)])},
+    "pyvfio.guest.mapping": {"space": mapping.Space(), "length": 4096, "block_size": 1 << 21, "width": 39},
+    "pyvfio.guest.reserved": {
+        "regions": [reserved.Q35_PROPERTY], "device": reserved.Bdf(1, 0, 0), "bridges": [], "host": IovaSet(), "bdf": reserved.Bdf(1, 0, 0),
+        "kind": reserved.BridgeKind.PCIE_PORT, "address": 0, "inserts": [reserved.Q35_PROPERTY], "usable": IovaSet(), "type": 0,
+    },
+    "pyvfio.guest.sections": {"section": sections.MemorySection(0, 4096), "device": "d", "cpu_bits": 46, "name": "d"},
+    "pyvfio.guest.x86": {
+        "machine": x86.Machine(1 << 32), "board": x86.Board.Q35, "way": "merged", "described": "so", "before": 0, "told": (),
+        "piece": x86.Ram("ram", IovaRange(0, 4095), 0), "range_": IovaRange(0, 4095), "nodes": [1 << 32], "below_4g": 1 << 31, "unit": 4096,
+        "ram_size": 1 << 32,
+    },
+    "pyvfio.guest.qemu.blocking": {"devices": [blockers.GuestDevice("d")]},
+    "pyvfio.guest.qemu.dirty_logging": {"section": sections.MemorySection(0, 4096), "length": 4096, "ranges": [(0, 4096)]},
+    "pyvfio.guest.qemu.iova_tree": {"section": sections.MemorySection(0, 4096)},
+    "pyvfio.guest.qemu.layouts": {"machine": x86.Machine(1 << 32), "nodes": [1 << 32], "below_4g": 1 << 31, "usable": layouts.RFC_AMD},
+    "pyvfio.guest.qemu.logs": {"log": "vfio_device_dirty_tracking_update section 0x0 - 0xfff -> update [0x0 - 0xfff]"},
+    "pyvfio.guest.qemu.messages": {
+        "address_spaces": ["pci.1"], "device": "d", "ram_device": True, "viommu_bits": 39, "host_bits": 48, "message": "no",
+    },
+    "pyvfio.guest.qemu.ranges": {
+        "section": sections.MemorySection(0, 4096), "reason": sections.Reason.SPURIOUS, "event": "region_add",
+    },
+    "pyvfio.guest.qemu.starting.backend": {"devices": [starting.Tracker(True)]},
+    "pyvfio.guest.planning.Plan": {"ranges": (IovaRange(0, 4095),), "counted": IovaSet()},
+    "pyvfio.guest.reserved.Bdf": {"bus": 1, "device": 0, "function": 0},
+    "pyvfio.guest.qemu.starting": {
+        "devices": [starting.Device("d")], "name": "d", "command_line": [1], "all_devices": True, "container": True, "container_supports": True,
+        "ram_address": 0, "supported": True,
+    },
+    "pyvfio.guest.qemu.virtio_iommu": {
+        "text": "0:1:0", "properties": [reserved.Q35_PROPERTY], "regions": [reserved.Q35_PROPERTY], "current": 4096, "host": 4096,
+        "name": "d", "bdf": reserved.Bdf(1, 0, 0), "aliased": reserved.Bdf(1, 0, 0), "usable": None,
+    },
 }  # fmt: skip
 
 
@@ -242,6 +304,12 @@ def is_a_long_time(timeout: Any) -> bool:
     return timeout is None or (isinstance(timeout, int | float | numpy.number) and bool(timeout > 0.5))
 
 
+def places(call: Callable[..., Any]) -> tuple[str, str]:
+    """Return the module of a callable, and its name there."""
+    module = getattr(call, "__module__", "")
+    return module, f"{module}.{getattr(call, '__qualname__', '')}"
+
+
 def attempts(call: Callable[..., Any], kernel: mock.Kernel, space: Any) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
     """Calls with one wrong argument each: its name, the argument, and the call."""
     try:
@@ -252,7 +320,12 @@ def attempts(call: Callable[..., Any], kernel: mock.Kernel, space: Any) -> Itera
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        others = {p.name: good(p.name, kernel, space) for p in required if p.name != parameter.name}
+        right = {each: value for key in places(call) for each, value in RIGHT_IN.get(key, {}).items()}
+        others = {
+            p.name: right[p.name] if p.name in right else good(p.name, kernel, space)
+            for p in required
+            if p.name != parameter.name
+        }
         if any(value is inspect.Parameter.empty for value in others.values()):
             others = {name: 0 if value is inspect.Parameter.empty else value for name, value in others.items()}
         for wrong in WRONG:
@@ -268,8 +341,11 @@ def attempts(call: Callable[..., Any], kernel: mock.Kernel, space: Any) -> Itera
             yield parameter.name, wrong, partial(call, *positional, **named)
 
 
-def judge(name: str, wrong: Any, attempt: Callable[[], Any]) -> str | None:
-    """What is wrong with the answer to a wrong argument; None when nothing is. A success is no fault: it may be right."""
+def judge(name: str, wrong: Any, attempt: Callable[[], Any], called: str | None = None) -> str | None:
+    """What is wrong with the answer to a wrong argument; None when nothing is. A success is no fault: it may be right.
+
+    :param called: what messages call the argument
+    """
     try:
         result = attempt()
         if inspect.isgenerator(result):
@@ -286,7 +362,9 @@ def judge(name: str, wrong: Any, attempt: Callable[[], Any]) -> str | None:
         words = str(error)
         return (
             None
-            if any(one in words for one in (name.removeprefix("log_"), CALLED.get(name, "argument"), "argument"))
+            if any(
+                one in words for one in (name.removeprefix("log_"), called or CALLED.get(name, "argument"), "argument")
+            )
             else f"{type(error).__name__} without the name: {words}"
         )
     except (IndexError, KeyError) as error:
@@ -302,7 +380,8 @@ def faults_of(thing: Any, label: str, kernel: mock.Kernel, space: Any) -> Iterat
     for method, call in callables(thing):
         before = digest(kernel, space)
         for name, wrong, attempt in attempts(call, kernel, space):
-            if fault := judge(name, wrong, attempt):
+            called = QEMUS_WORDS.get((getattr(call, "__name__", ""), name))
+            if fault := judge(name, wrong, attempt, called):
                 yield f"{label}.{method}({name}={wrong!r}): {fault}"
             after = digest(kernel, space)
             if after != before:
@@ -333,6 +412,35 @@ def test_wrong_arguments_to_public_callables_are_refused(
     faults = [fault for label, call in public(module) for fault in faults_of(call, label, kernel, None)]
     plt.close("all")
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults)
+
+
+def integers(call: Callable[..., Any]) -> set[str]:
+    """Return the parameters that take an integer and nothing else, None aside."""
+    annotations = {p.name: p.annotation for p in inspect.signature(call).parameters.values()}
+    words = {name: getattr(each, "__forward_arg__", each) for name, each in annotations.items()}
+    return {name for name, each in words.items() if each in ("int", "int | None")}
+
+
+@pytest.mark.parametrize("module", GUEST)
+def test_guest_integers_are_no_bool_and_no_float(module: str) -> None:
+    """Every one of them raises TypeError with the argument's name, also where the value would be in range."""
+    kernel = mock.Kernel("amd")
+    accepted = []
+    for label, call in public(module):
+        if call.__name__ in ONLY_MADE:
+            continue
+        for name, wrong, attempt in attempts(call, kernel, None):
+            if name in integers(call) and isinstance(wrong, bool | float):
+                try:
+                    attempt()
+                except TypeError as error:
+                    if name in str(error):
+                        continue
+                except Exception as error:
+                    accepted.append(f"{label}({name}={wrong!r}): {error!r}")
+                    continue
+                accepted.append(f"{label}({name}={wrong!r})")
+    assert not accepted, f"{len(accepted)} accepted:\n" + "\n".join(accepted)
 
 
 def test_wrong_arguments_to_values_are_refused() -> None:

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
+import pickle
+import re
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import pytest
@@ -111,6 +115,59 @@ def test_member_lists_the_names_that_there_are() -> None:
         arguments.member("bad", "mood", Mood)
     with pytest.raises(TypeError, match=r"^mood must be a Mood, not bool$"):
         arguments.member(True, "mood", Mood)
+    # It equals the member's value.
+    with pytest.raises(TypeError, match=r"^mood must be a Mood, not float$"):
+        arguments.member(2.0, "mood", Mood)
+
+
+@arguments.checked(
+    number=arguments.u8,
+    mood=arguments.member_of(Mood),
+    words=arguments.every(arguments.string),
+    other=arguments.optional(arguments.within(1, 9)),
+)
+class Report(NamedTuple):
+    number: int
+    mood: Mood = Mood.GOOD
+    words: tuple[str, ...] = ()
+    other: int | None = None
+    free: object = None
+
+
+def test_checked_fields_are_kept_in_plain_form() -> None:
+    made = Report(numpy.uint8(3), "very-good", ["a", "b"], other=4)  # type: ignore[arg-type]
+    assert tuple(made) == (3, Mood.VERY_GOOD, ("a", "b"), 4, None)
+    assert type(made.number) is int
+    assert Report(Mood.GOOD).number is Mood.GOOD
+    assert pickle.loads(pickle.dumps(made)) == copy.copy(made) == made
+    assert type(made._replace(number=numpy.int64(5))) is Report  # type: ignore[arg-type]
+    assert list(inspect.signature(Report).parameters) == ["number", "mood", "words", "other", "free"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"number": True}, "number must be an integer, not bool"),
+        ({"number": 256}, "number must be at most 255, not 256"),
+        ({"mood": "bad"}, "mood must be one of good, very_good, not 'bad'"),
+        ({"words": "ab"}, "words must be an iterable, not str"),
+        ({"words": ["a", 5]}, "words must be a str, not int"),
+        ({"other": 10}, "other must be at most 9, not 10"),
+    ],
+)
+def test_checked_fields_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(message)}$"):
+        Report(**{"number": 1, **fields})
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(message)}$"):
+        Report(1)._replace(**fields)
+
+
+def test_strings_are_no_string() -> None:
+    assert arguments.strings(("a", "b"), "names") == ["a", "b"]
+    with pytest.raises(TypeError, match=r"^names must be an iterable of str, not str$"):
+        arguments.strings("ab", "names")
+    with pytest.raises(TypeError, match=r"^names must have str objects only, not int$"):
+        arguments.strings(["a", 5], "names")
 
 
 def test_plain_types_by_name() -> None:

@@ -500,7 +500,7 @@ def test_reading_a_log_takes_time_in_proportion_to_it() -> None:
         (lambda: MemorySection(0, 1)._replace(size=-1), ValueError, "^size must be"),
         (lambda: limits.mlx5(max_num_range=-1), ValueError, "^max_num_range must be at least 0"),
         (lambda: limits.mlx5(log_max_addr_space=99), ValueError, "^log_max_addr_space must be at most 64, not 99"),
-        (lambda: limits.pds("1"), TypeError, "^max_ranges must be an integer, not str"),  # type: ignore[arg-type]
+        (lambda: limits.pds("1"), TypeError, "^max_regions must be an integer, not str"),  # type: ignore[arg-type]
         (lambda: limits.Limits(min_page_size=3), ValueError, "^min_page_size must be a power of two"),
         (
             lambda: limits.Limits(min_page_size=8192, max_page_size=4096),

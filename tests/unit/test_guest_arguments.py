@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from enum import Enum
 from types import ModuleType
@@ -71,3 +72,47 @@ def test_impossible_arguments_raise_type_error_or_value_error(function: Callable
         for bad in BAD:
             with contextlib.suppress(TypeError, ValueError):
                 function(*given[:index], bad, *given[index + 1 :])
+
+
+def test_a_wrong_write_leaves_the_bar_as_it_was() -> None:
+    """All writes are checked before the first one is made."""
+    bar = bars.Bar(0xFE000000, None, 4096)
+    for wrong in ((0, -1), (8, 0), (4, 0), (0, 1.5), (False, 0)):
+        with pytest.raises((TypeError, ValueError)):
+            bars.replay(bar, [(0, 0xE0000000), wrong])  # type: ignore[list-item]
+    assert bar.range == IovaRange.of(0xFE000000, 4096)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1:2", "01:00.8", "01:20.0", "01:1_0.0", "100:00.0", "01:00.0 "])
+def test_text_that_is_no_pci_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^text must be a PCI address such as 01:00\.0, not "):
+        reserved.Bdf.parse(text)
+    assert str(reserved.Bdf.parse("0000:01:1f.7")) == "01:1f.7"
+
+
+def test_fields_of_a_guests_description_are_named() -> None:
+    for make, message in (
+        (lambda: x86.Machine(1 << 32, phys_bits=40.0), "phys_bits must be an integer, not float"),  # type: ignore[arg-type]
+        (lambda: x86.Machine(1 << 32)._replace(slots=-1), "slots must be at least 0, not -1"),
+        (lambda: mapping.Space(page_sizes=0), "page_sizes must be at least 1, not 0"),
+        (lambda: mapping.Space(mapped=[]), "mapped must be an IovaSet, not list"),  # type: ignore[arg-type]
+        (lambda: blockers.GuestDevice("d", peers=["x"]), "peers must be a Peer, not str"),  # type: ignore[arg-type]
+        (lambda: blockers.find([], assigned="d"), "assigned must be an iterable of str, not str"),
+        (lambda: mapping.type1_map(mapping.Space(), 0, 4096, era=2.0), "era must be an Era, not float"),  # type: ignore[arg-type]
+        (
+            lambda: virtio_iommu.probe([reserved.ReservedRegion(256, 0, 1)]),
+            "regions' type must be at most 255, not 256",
+        ),
+        (lambda: limits.core_start([(0, -1)], 4096), "ranges must be at least 0, not -1"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"^{re.escape(message)}$"):
+            make()
+    for machine in (
+        x86.Machine(1 << 64),
+        x86.Machine(1 << 32, maxram_size=1 << 64),
+        x86.Machine(1 << 32, cxl_windows=(2**64 - 1,)),
+        x86.Machine(1 << 32, sgx_epc=(2**64 - 1,)),
+    ):
+        with pytest.raises(ValueError, match=r"^machine must end below 2\^64 "):
+            x86.merged(machine)
+    assert x86.Machine(np.uint64(1 << 32), board="pc").board is x86.Board.I440FX  # type: ignore[arg-type]

@@ -45,6 +45,7 @@ def migration_blockers(
     """
     devices = arguments.instances(devices, "devices", GuestDevice)
     guest_memory = arguments.integer(guest_memory, "guest_memory", 0)
+    iommu_tracks = arguments.boolean(iommu_tracks, "iommu_tracks")
     largest = LARGEST_BITMAP * 8 * arguments.page_size(page_size)
     known = release(version, since=(8, 1))
     blockers: list[str] = []
@@ -52,7 +53,6 @@ def migration_blockers(
     several = messages.several_devices_blocker(version=version)
     peer_to_peer: list[bool] = []
     for device in devices:
-        arguments.choice(device.enable_migration, "enable_migration", ("auto", "on", "off"))
         forced = device.enable_migration == "on"
         tracks = iommu_tracks if device.iommu_tracks is None else device.iommu_tracks
         unaided = not device.tracks_itself and (not tracks or device.type1 or known < (9, 1))

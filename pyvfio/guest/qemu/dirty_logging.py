@@ -60,6 +60,7 @@ class StopRequest(NamedTuple):
     flags: int = _SET | _DMA_LOGGING_STOP
 
 
+@arguments.checked(iova=arguments.u64, length=arguments.within(0, 2**64), page_size=arguments.page_size)
 class ReportRequest(NamedTuple):
     """VFIO_DEVICE_FEATURE with DMA_LOGGING_REPORT, and the bitmap that QEMU allocates for it.
 
@@ -101,7 +102,7 @@ class Bitmap(NamedTuple):
 
 def bitmap_size(size: int, page_size: int) -> Bitmap:
     """Return the size of the bitmap for `size` bytes (vfio_bitmap_alloc): one bit a page, rounded up to 64."""
-    size, page_size = arguments.integer(size, "size", 0), arguments.page_size(page_size)
+    size, page_size = arguments.integer(size, "size", 0, 2**64), arguments.page_size(page_size)
     pages = -(-size // page_size)
     return Bitmap(pages, -(-pages // 64) * 8)
 

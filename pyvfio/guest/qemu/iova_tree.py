@@ -71,6 +71,7 @@ class IovaTree:
         INVALID if it wraps or has no permission, OVERLAP if any byte of it is there already.
         """
         iova, size = arguments.u64(iova, "iova"), arguments.u64(size, "size")
+        permission = arguments.member(permission, "permission", Permission)
         entry = Entry(iova, size, permission)
         if iova + size > _LAST or permission is Permission.NONE:
             return Result.IOVA_ERR_INVALID
@@ -118,7 +119,7 @@ class WipSection(NamedTuple):
 def wip_section(section: MemorySection, page_size: int = 4096) -> WipSection:
     """Return one section as both work-in-progress patches of 2 March 2023 saw it."""
     section = arguments.instance(section, "section", MemorySection)
-    page_size = arguments.integer(page_size, "page_size", 1)
+    page_size = arguments.integer(page_size, "page_size", 1, 2**63)
     start = -(-section.iova // page_size) * page_size
     end = (section.iova + section.size) // page_size * page_size
     return WipSection(end, end - start - 1, 0, end, f"mapping_add 0x{start:x} - 0x{end - 1:x} err=0")

@@ -13,6 +13,7 @@ What QEMU does is in :mod:`pyvfio.guest.x86`. None of these refuses a vCPU with 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pyvfio._core import arguments
 from pyvfio.guest.x86 import (
@@ -38,7 +39,7 @@ from pyvfio.guest.x86 import (
     round_up,
     srat,
 )
-from pyvfio.iova import IovaRange, IovaSet
+from pyvfio.iova import IovaRange, IovaSet, as_range
 
 _U64 = 2**64
 
@@ -147,7 +148,13 @@ def srat_rfc(nodes: Iterable[int], below_4g: int, usable: Sequence[tuple[str, Io
 
     :param usable: the named ranges above 4 GiB, :data:`RFC_AMD` or :data:`RFC_OTHERS`
     """
-    return srat(nodes, below_4g, FOUR_GIB, [range_ for _, range_ in usable])
+    return srat(nodes, below_4g, FOUR_GIB, arguments.every(_unnamed)(usable, "usable"))
+
+
+def _unnamed(value: Any, name: str) -> IovaRange:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise TypeError(f"{name} must have (name, range) pairs only, not {value!r}")
+    return as_range(value[1], name)
 
 
 def _rfc_ranges(machine: Machine) -> Sequence[tuple[str, IovaRange]]:

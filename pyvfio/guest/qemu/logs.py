@@ -151,6 +151,10 @@ def query_line(
     :param container_fd: up to 8.2, the container's descriptor in QEMU
     """
     known = release(version, since=(8, 1))
+    iova, start = arguments.u64(iova, "iova"), arguments.u64(start, "start")
+    size, dirty_pages = arguments.integer(size, "size", 0, 2**64), arguments.u64(dirty_pages, "dirty_pages")
+    backend_flag = arguments.u64(backend_flag, "backend_flag")
+    container_fd = None if container_fd is None else arguments.s32(container_fd, "container_fd")
     bitmap = bitmap_size(size, page_size).bytes
     if known >= (11, 0):
         return (

@@ -35,6 +35,9 @@ def viommu_blocker(
         device cannot log, or has x-device-dirty-page-tracking=off
     """
     known = release(version, since=(8, 0))
+    address_spaces = arguments.strings(address_spaces, "address_spaces")
+    device = None if device is None else arguments.string(device, "device")
+    device_tracking = arguments.boolean(device_tracking, "device_tracking")
     if all(space == SYSTEM_MEMORY for space in address_spaces) or (known >= (11, 0) and not device_tracking):
         return None
     if known < (8, 1):
@@ -44,6 +47,7 @@ def viommu_blocker(
 
 def disabled_blocker(device: str) -> str:
     """Return the message about a device with enable-migration=off (8.1 on)."""
+    device = arguments.string(device, "device")
     return f"{device}: Migration is disabled for VFIO device"
 
 
@@ -55,6 +59,7 @@ def no_migration_blocker(device: str, number: int = errno.ENOTTY, *, version: st
     :param number: the errno of VFIO_DEVICE_FEATURE_MIGRATION: ENOTTY without the feature, EOPNOTSUPP without STOP_COPY
     :param version: QEMU's
     """
+    device = arguments.string(device, "device")
     number = arguments.integer(number, "number", 1, 4095)
     text = os.strerror(number)
     if release(version, since=(8, 1)) >= (11, 0):
@@ -72,12 +77,14 @@ def no_tracking_blocker(device: str, *, version: str = NEWEST) -> str:
 
     Read in 10.0.13 and 10.2.2. Before 9.1, which can do with the IOMMU's tracking, the text does not name the IOMMU.
     """
+    device = arguments.string(device, "device")
     what = "device and IOMMU" if release(version, since=(8, 1)) >= (9, 1) else "device"
     return f"{device}: VFIO device doesn't support {what} dirty tracking"
 
 
 def large_memory_blocker(device: str) -> str:
     """Return the message about more guest memory than a type1 container's largest dirty bitmap covers (46c763311419, 11.0 on)."""
+    device = arguments.string(device, "device")
     return f"{device}: Migration is currently not supported with large memory VM due to dirty tracking limitation in backend"
 
 
@@ -90,6 +97,7 @@ def several_devices_blocker(*, version: str = NEWEST) -> str:
 
 def untracked_warning(device: str) -> str:
     """Return the warning about a device under iommufd whose page table does not track, while another's in its container does (9.1 on)."""
+    device = arguments.string(device, "device")
     return f"IOMMU instance for device {device} doesn't support dirty tracking"
 
 
@@ -111,6 +119,8 @@ def map_failure(*, ram_device: bool, at_init: bool = False, device: str = "") ->
     :param at_init: the machine, or the device, is just being made
     :param device: the PCI device that owns the BAR; QEMU's hint names it
     """
+    ram_device, at_init = arguments.boolean(ram_device, "ram_device"), arguments.boolean(at_init, "at_init")
+    device = arguments.string(device, "device")
     if ram_device:
         hint = f"{device}: PCI peer-to-peer transactions on BARs are not supported." if device else None
         return MapFailure(False, "warning, once per process", "the BAR stays unmapped", hint)
@@ -121,9 +131,12 @@ def map_failure(*, ram_device: bool, at_init: bool = False, device: str = "") ->
 
 def width_refusal(viommu_bits: int, host_bits: int) -> str | None:
     """Return intel-iommu's refusal of a host whose IOMMU is narrower than itself (vtd_check_hiod, 9.1 on); None if it fits."""
+    viommu_bits = arguments.integer(viommu_bits, "viommu_bits", 1, 64)
+    host_bits = arguments.integer(host_bits, "host_bits", 1, 64)
     return f"aw-bits {viommu_bits} > host aw-bits {host_bits}" if viommu_bits > host_bits else None
 
 
 def to_user(message: str, device: str = "") -> str:
     """Return an error of a virtual IOMMU as the user of -device vfio-pci reads it."""
+    message, device = arguments.string(message, "message"), arguments.string(device, "device")
     return f"Failed to set vIOMMU: {device}: {message}" if device else f"Failed to set vIOMMU: {message}"

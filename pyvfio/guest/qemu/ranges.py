@@ -131,6 +131,8 @@ def track(
     read_only = tracks_read_only(version)
     if isinstance(pending_intx, str):
         raise arguments.wrong_type(pending_intx, "pending_intx", "a collection of devices' names")
+    pending_intx = arguments.strings(pending_intx, "pending_intx")
+    sections = arguments.instances(sections, "sections", MemorySection)
     pairs = {"32": Pair(_U32_LAST, 0), "64": Pair(_U64_LAST, 0)}
     third = {Algorithm.ALL_PCI: "pci", Algorithm.SPLIT_32_64_PCI: "pci64"}.get(algorithm)
     if third:
@@ -170,6 +172,8 @@ def dropped_line(section: MemorySection, reason: Reason, page_size: int, event: 
     :param event: `region_add`, `region_del` or `tracking_update`
     """
     section = arguments.instance(section, "section", MemorySection)
+    reason, page_size = arguments.member(reason, "reason", Reason), arguments.page_size(page_size)
+    arguments.choice(event, "event", ("region_add", "region_del", "tracking_update"))
     if reason in (Reason.NOT_RAM_NOR_IOMMU, Reason.PROTECTED, Reason.READ_ONLY, Reason.SPURIOUS):
         last = (section.iova + section.size - 1) % _U64
         return [f"vfio_listener_region_skip SKIPPING {event} 0x{section.iova:x} - 0x{last:x}"]
@@ -209,6 +213,7 @@ class OneShotListener:
 
     def region_add(self, section: MemorySection) -> bool:
         """A section appears; returns whether it is seen."""
+        section = arguments.instance(section, "section", MemorySection)
         if self.registered:
             self.sections.append(section)
         return self.registered

@@ -20,6 +20,12 @@ class Era(Enum):
     CURRENT = "since 9.1"
 
 
+@arguments.checked(
+    name=arguments.string,
+    tracking=arguments.boolean,
+    start=arguments.within(0, 4095),
+    stop=arguments.within(0, 4095),
+)
 class Device(NamedTuple):
     """An assigned device when logging is started."""
 
@@ -54,6 +60,7 @@ def start_all(devices: Sequence[Device], era: Era = Era.CURRENT) -> Started:
     :param devices: in the order in which QEMU starts them, which is the reverse of the command line's: :func:`start_order`
     """
     devices = arguments.instances(devices, "devices", Device)
+    era = arguments.member(era, "era", Era)
     calls: list[str] = []
     tracking = {device.name: device.tracking for device in devices}
     messages: list[str] = []
@@ -93,7 +100,8 @@ def start_order(command_line: Sequence[T]) -> list[T]:
 
 def start_failure(name: str, number: int, era: Era = Era.CURRENT) -> list[str]:
     """Return the lines that QEMU prints when a device refuses to start logging."""
-    number = arguments.integer(number, "number", 0, 4095)
+    name, number = arguments.string(name, "name"), arguments.integer(number, "number", 0, 4095)
+    era = arguments.member(era, "era", Era)
     text = os.strerror(number)
     if era is Era.SEED:
         return [
@@ -114,6 +122,9 @@ class Backend(Enum):
     """None: every page counts as dirty."""
 
 
+@arguments.checked(
+    supported=arguments.boolean, option=lambda value, name: arguments.choice(value, name, ("auto", "on", "off"))
+)
 class Tracker(NamedTuple):
     """QEMU's knowledge of a device before a migration."""
 
@@ -126,6 +137,7 @@ class Tracker(NamedTuple):
 def backend(devices: Sequence[Tracker], container_supports: bool) -> Backend:
     """Return the tracker: the devices if all can and none was told not to, else the container. It is chosen before anything starts."""
     devices = arguments.instances(devices, "devices", Tracker)
+    container_supports = arguments.boolean(container_supports, "container_supports")
     if all(device.supported and device.option != "off" for device in devices):
         return Backend.DEVICE
     return Backend.CONTAINER if container_supports else Backend.NONE
@@ -141,6 +153,9 @@ class Query(NamedTuple):
 
 def query(all_devices: bool, container: bool, ram_address: int, size: int, devices: int = 1) -> Query:
     """Return the outcome of a query of one section: without a tracker all of it is marked dirty, and no ioctl is made."""
+    all_devices, container = arguments.boolean(all_devices, "all_devices"), arguments.boolean(container, "container")
+    ram_address, size = arguments.u64(ram_address, "ram_address"), arguments.integer(size, "size", 0, 2**64)
+    devices = arguments.u32(devices, "devices")
     if all_devices:
         return Query(devices, None)
     if container:

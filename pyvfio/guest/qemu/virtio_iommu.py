@@ -95,6 +95,9 @@ def probe(regions: Sequence[ReservedRegion], size: int = PROBE_SIZE) -> ProbeRep
     """
     regions = arguments.instances(regions, "regions", ReservedRegion)
     size = arguments.integer(size, "size", 0)
+    for region in regions:
+        # The property has 8 bits for it (struct virtio_iommu_probe_resv_mem).
+        arguments.u8(region.type, "regions' type")
     if len(regions) * _RESV_MEM.size > size:
         return ProbeReply(Status.INVAL, b"")
     return ProbeReply(Status.OK, b"".join(_RESV_MEM.pack(1, 20, r.type, r.start, r.last) for r in regions))
@@ -110,7 +113,8 @@ def merge_page_sizes(current: int, host: int, *, frozen: bool = False) -> int:
     :param host: the host IOMMU's mask
     :raises ValueError: the two do not agree; the text is QEMU's
     """
-    current, host = arguments.integer(current, "current", 0), arguments.integer(host, "host", 0)
+    current, host = arguments.u64(current, "current"), arguments.u64(host, "host")
+    frozen = arguments.boolean(frozen, "frozen")
     if not current & host:
         raise ValueError(
             f"virtio-iommu reports a page size mask 0x{host:x} incompatible with currently supported mask 0x{current:x}"
@@ -150,6 +154,14 @@ class Conveyance(Enum):
     """July 2024, QEMU 9.1 to 10.2: a second aliased device is always refused; unplug restores the properties."""
 
 
+@arguments.checked(
+    name=arguments.string,
+    bdf=arguments.of_class(Bdf),
+    aliased=arguments.of_class(Bdf),
+    usable=arguments.optional(arguments.of_class(IovaSet)),
+    page_sizes=arguments.optional(arguments.u64),
+    address_width=arguments.within(1, 64),
+)
 class HostIommuDevice(NamedTuple):
     """The facts that a virtual IOMMU gets about an assigned device (QEMU's HostIOMMUDevice)."""
 
@@ -211,15 +223,16 @@ class VirtioIommu:
         page_sizes: int = initial_mask(),
         first_index: int = 0,
     ) -> None:
+        properties = arguments.instances(properties, "properties", ReservedRegion)
         check_properties(properties)
         self.properties = tuple(properties)
-        self.conveyance = conveyance
-        self.page_sizes = page_sizes
+        self.conveyance = arguments.member(conveyance, "conveyance", Conveyance)
+        self.page_sizes = arguments.u64(page_sizes, "page_sizes")
         self.granule_frozen = False
         self.devices: dict[Bdf, HostIommuDevice] = {}
         """The devices registered, by their real function."""
         self._endpoints: dict[Bdf, _Endpoint] = {}
-        self._next_index = first_index
+        self._next_index = arguments.u32(first_index, "first_index")
 
     def freeze_granule(self) -> None:
         """The machine is done initialising: the granule stays from here on."""
@@ -247,6 +260,7 @@ class VirtioIommu:
 
         :raises AssertionError: :attr:`Conveyance.SEED`, after the guest has probed: QEMU aborts there
         """
+        device = arguments.instance(device, "device", HostIommuDevice)
         by_region = self.conveyance is Conveyance.MEMORY_REGION_2023
         if not by_region and device.bdf in self.devices:
             return Outcome(False, False, False, False, message="Host IOMMU device already exists")
@@ -269,6 +283,7 @@ class VirtioIommu:
 
     def unset_device(self, device: HostIommuDevice) -> None:
         """A device is unplugged; today its ranges go with it, in the seed's version they stay."""
+        device = arguments.instance(device, "device", HostIommuDevice)
         if self.devices.pop(device.bdf, None) is None or self.conveyance is not Conveyance.CURRENT:
             return
         endpoint = self._endpoint(device.aliased)
@@ -298,6 +313,7 @@ class VirtioIommu:
         return Outcome(True, False, True, False, warning=warning)
 
     def _endpoint(self, aliased: Bdf) -> _Endpoint:
+        aliased = arguments.instance(aliased, "aliased", Bdf)
         if aliased not in self._endpoints:
             name = f"virtio-iommu-memory-region-{self._next_index}-{aliased.devfn}"
             self._endpoints[aliased] = _Endpoint(name)
