@@ -13,8 +13,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar, cast
 
+from pyvfio._core import arguments
 from pyvfio._core.sizes import size as as_text
 from pyvfio.errors import HostError
 
@@ -24,6 +26,13 @@ __all__ = ["CATALOGUE", "Finding"]
 HARMLESS_DRIVERS = ("pcieport", "pci-stub")
 
 
+@arguments.checked(
+    id=arguments.string,
+    subject=arguments.string,
+    reason=arguments.string,
+    evidence=arguments.every(arguments.string),
+    cure=arguments.optional(arguments.string),
+)
 class Finding(NamedTuple):
     """One thing that was found.
 
@@ -59,6 +68,8 @@ _ERRNOS = {
 
 def error(finding: Finding) -> HostError:
     """Return the exception for an obstacle that was found before the kernel was asked."""
+    finding = arguments.instance(finding, "finding", Finding)
+    arguments.choice(finding.id, "finding's id", _ERRNOS)
     advice = () if finding.cure is None else (finding.cure,)
     return HostError(_ERRNOS[finding.id], str(finding), reason=finding.reason, advice=advice)
 
@@ -69,12 +80,92 @@ CATALOGUE: dict[str, str] = {}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+def _collection(each: arguments.Check) -> arguments.Check:
+    """Return the check for a collection, which stays as it is."""
+
+    def check(value: Any, name: str) -> Any:
+        if isinstance(value, str | bytes) or not isinstance(value, Collection):
+            raise arguments.wrong_type(value, name, "a collection")
+        for item in value:
+            each(item, name)
+        return value
+
+    return check
+
+
+def _mapping(each: arguments.Check) -> arguments.Check:
+    """Return the check for a mapping from names."""
+
+    def check(value: Any, name: str) -> Any:
+        if not isinstance(value, Mapping):
+            raise arguments.wrong_type(value, name, "a mapping")
+        for key, item in value.items():
+            arguments.string(key, name)
+            each(item, name)
+        return value
+
+    return check
+
+
+def _pair(each: arguments.Check) -> arguments.Check:
+    """Return the check for two values in a tuple."""
+
+    def check(value: Any, name: str) -> Any:
+        if not isinstance(value, tuple) or len(value) != 2:
+            raise TypeError(f"{name} must have pairs, not {value!r}")
+        return each(value[0], name), each(value[1], name)
+
+    return check
+
+
+_number = arguments.within(0, 2**64)
+#: annotation -> the check of a fact of that type
+_CHECKS: dict[str, arguments.Check] = {
+    "bool": arguments.boolean,
+    "bool | None": arguments.optional(arguments.boolean),
+    "bytes": arguments.of_class(bytes),
+    "int": _number,
+    "int | None": arguments.optional(_number),
+    "str": arguments.string,
+    "str | None": arguments.optional(arguments.string),
+    "tuple[int, int]": _pair(_number),
+    "Collection[int]": _collection(_number),
+    "Collection[str]": _collection(arguments.string),
+    "Collection[str] | None": arguments.optional(_collection(arguments.string)),
+    "Mapping[str, str]": _mapping(arguments.string),
+    "Mapping[str, str | None]": _mapping(arguments.optional(arguments.string)),
+    "Sequence[str]": _collection(arguments.string),
+    "Sequence[tuple[int, int]]": _collection(_pair(_number)),
+    "Sequence[tuple[str, str]]": _collection(_pair(arguments.string)),
+}
+
+
+def _of_facts(function: _Function) -> _Function:
+    """Check the facts that a function is given, by its annotations, which are text here."""
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    checks = {name: _CHECKS[function.__annotations__[name]] for name in names}
+    if "page" in checks:
+        checks["page"] = arguments.size
+
+    @wraps(function)
+    def checked(*values: Any, **more: Any) -> Any:
+        # Too many, or unknown ones, are left to the function itself, which refuses them.
+        values = (
+            tuple(checks[name](value, name) for name, value in zip(names, values, strict=False)) + values[len(names) :]
+        )
+        more = {name: checks[name](value, name) if name in checks else value for name, value in more.items()}
+        return function(*values, **more)
+
+    return cast("_Function", checked)
+
+
 def _finds(**meanings: str) -> Callable[[_Function], _Function]:
     """Enter the findings that a function can return in the catalogue; `_` stands for `-` in an id."""
 
     def enter(function: _Function) -> _Function:
         CATALOGUE.update({id_.replace("_", "-"): meaning for id_, meaning in meanings.items()})
-        return function
+        return _of_facts(function)
 
     return enter
 
@@ -164,6 +255,7 @@ def interrupts_not_isolated(address: str, parameter: str) -> Finding:
     )
 
 
+@_of_facts
 def interrupts_by_command_line(address: str, command_line: str) -> Finding | None:
     """The kernel's command line switches the remapping of interrupts off.
 
@@ -495,7 +587,10 @@ def bar_unassigned(address: str, resources: str | None) -> Finding | None:
     """
     unset = []
     for number, line in enumerate((resources or "").splitlines()[:6]):
-        start, last, flags = (int(word, 16) for word in line.split()[:3])
+        try:
+            start, last, flags = (int(word, 16) for word in line.split()[:3])
+        except ValueError:
+            raise ValueError(f"resources must have three hexadecimal numbers in each line, not {line!r}") from None
         if flags & _UNSET and flags & _IO_OR_MEMORY and last > start:
             unset.append((number, last - start + 1))
     if not unset:
@@ -647,6 +742,7 @@ def not_bound(address: str, bus: str, driver: str | None) -> Finding:
     )
 
 
+@_of_facts
 def vfio_driver(bus: str) -> str:
     """Return VFIO's general driver for a bus."""
     return "vfio-platform" if bus == "platform" else f"vfio-{bus}"
@@ -679,6 +775,7 @@ def group_not_viable(group: int, members: Mapping[str, str | None], *, but: str 
     )
 
 
+@_of_facts
 def in_the_way(members: Mapping[str, str | None]) -> dict[str, str]:
     """Return the members of a group whose drivers are likely to keep VFIO from it: address -> driver."""
     return {
@@ -923,6 +1020,7 @@ def vf_token(address: str, *, given: bool, wanted: bool, functions: Sequence[str
     return None
 
 
+@_of_facts
 def vf_token_needed(address: str, physical_function: str) -> Finding:
     """A virtual function whose physical function is bound to vfio-pci, which takes a token."""
     return Finding(

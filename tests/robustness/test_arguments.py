@@ -27,6 +27,7 @@ from pyvfio import DirtyBitmap, DmaBuffer, IovaRange, IovaSet, host, mock
 from pyvfio.conformance.runner import Results
 from pyvfio.guest import bars, blockers, limits, mapping, planning, reserved, sections, x86
 from pyvfio.guest.qemu import layouts, starting
+from pyvfio.host import diagnosis
 from pyvfio.notebook import DirtyHistory, MigrationHistory, Sample
 from pyvfio.spaces.opening import Mode
 
@@ -111,6 +112,16 @@ QEMUS_WORDS = {
 }
 #: arguments that are right for the callables of one module, or for one callable, alone, by name
 RIGHT_IN: dict[str, dict[str, Any]] = {
+    "pyvfio.host": {"id": "bridge", "subject": "d", "reason": "r"},
+    "pyvfio.host.diagnosis": {
+        "id": "bridge", "subject": "d", "reason": "r", "finding": diagnosis.Finding("bridge", "d", "r"), "address": "0000:00:03.0",
+        "places": ["x"], "what": "w", "since": "6.1", "evidence": ["e"], "members": {"a": "b"}, "group": 3, "path": "/dev/vfio/3", "holders": ["x"],
+        "uses": {"a": "b"}, "regions": [(0, 1)], "modules": ["m"], "module": "m", "drivers": ["x"], "driver": "x", "methods": "flr", "state": "D0",
+        "clashes": [("a", "b")], "before": [("a", "b")], "limit": 1, "free": 0, "page": 4096, "functions": ["f"], "resources": "",
+        "parameters": ["x"], "parameter": "p", "command_line": "a", "ids": (1, 2), "bus": "pci", "controller": "c", "given": True,
+        "wanted": True, "virtual": False, "containers": False, "iommufd": False, "cdevs": False, "override": "o", "bound": "b", "variants": ["v"],
+        "needed": True, "enabled": True, "in_sysfs": True, "unlimited": False, "iommus": ["dmar0"], "physical_function": "0000:00:02.0", "config": bytes(64),
+    },
     "pyvfio.guest.bars": {"bar": bars.Bar(0xFE000004, 0, 4096), "writes": [(0, 0)], "low": 0xFE000000, "high": None},
     "pyvfio.guest.blockers": {"devices": [blockers.GuestDevice("d")], "name": "d", "kind": blockers.Kind.DISABLED},
     "pyvfio.guest.limits": {"ranges": [IovaRange(0, 4095)], "answer": limits.MLX5.start([IovaRange(0, 4095)])},
@@ -419,6 +430,16 @@ def integers(call: Callable[..., Any]) -> set[str]:
     annotations = {p.name: p.annotation for p in inspect.signature(call).parameters.values()}
     words = {name: getattr(each, "__forward_arg__", each) for name, each in annotations.items()}
     return {name for name, each in words.items() if each in ("int", "int | None")}
+
+
+def test_wrong_facts_are_refused_by_the_catalogue() -> None:
+    """Its functions are the library's own; they are called while errors are made, and must not hide one behind another."""
+    kernel = mock.Kernel("amd")
+    functions = {name: each for name, each in vars(diagnosis).items() if inspect.isfunction(each) and name[0] != "_"}
+    own = {name: each for name, each in functions.items() if each.__module__ == diagnosis.__name__}
+    assert len(own) > 40
+    faults = [fault for name, each in list(own.items()) for fault in faults_of(each, name, kernel, None)]
+    assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults)
 
 
 @pytest.mark.parametrize("module", GUEST)
