@@ -150,7 +150,8 @@ def found(records: dict[str, Any], first: Iterable[Place]) -> str:
     whole = [(subject, range(len(record["episodes"]))) for subject, record in records.items()]
     # After something was recorded anew there need be no such episode.
     known = [
-        (subject, range(episode, episode + 1))
+        # A device's own registers survive a close: what earlier episodes wrote to them is a part of a later one.
+        (subject, range(0 if subject == "functions" else episode, episode + 1))
         for subject, episode in first
         if episode < len(records[subject]["episodes"])
     ]
