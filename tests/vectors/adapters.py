@@ -488,7 +488,7 @@ def intel_iommu_check(given: Fields, variant: str) -> Fields:
 
 
 def regions_of(given: list[list[Any]]) -> list[reserved.ReservedRegion]:
-    return [reserved.ReservedRegion(kind, number(start), number(last)) for kind, start, last in given]
+    return [reserved.ReservedRegion(number(kind), number(start), number(last)) for kind, start, last in given]
 
 
 def triples(regions: Iterable[reserved.ReservedRegion]) -> list[list[Any]]:
