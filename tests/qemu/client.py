@@ -103,6 +103,15 @@ class Client:
         """The messages so far, with the program's name in front of each."""
         return self._kept if self._process.returncode is not None else self._errors.read_text(errors="replace")
 
+    def says(self, text: str) -> bool:
+        """Whether a message has this text, or one that comes has: the monitor may tell of a failure before a thread of QEMU's prints it."""
+        limit = time.monotonic() + 30
+        while text not in self.said:
+            if time.monotonic() > limit:
+                return False
+            time.sleep(0.05)
+        return True
+
     @property
     def start_line(self) -> str:
         """The last vfio_device_dirty_tracking_start line, from nr_ranges on."""

@@ -46,7 +46,7 @@ def test_a_total_above_the_limit_is_refused_and_the_next_attempt_works(start: St
         asked = qemu.read_start(client.log)
         held = planning.fit(asked, limits.Limits("edu", log_max_space=31))
         assert held.answer.errno == errno.EOPNOTSUPP
-        assert qemu.start_failure(FIRST, held.answer.errno)[0] in client.said
+        assert client.says(qemu.start_failure(FIRST, held.answer.errno)[0])
         knob(FIRST, "log_size_max").write_text("42")
         assert client.migrate()["status"] == "completed"
         assert qemu.count_migrations(client.log) == 2
@@ -61,7 +61,7 @@ def test_the_command_says_why_a_start_fails_and_what_would_do(
     with start(*assigned(FIRST)) as client:
         client.place(4, 0xE0000000)
         assert client.migrate()["status"] == "failed"
-        assert "Failed to start DMA logging: Operation not supported" in client.said
+        assert client.says("Failed to start DMA logging: Operation not supported")
         log.write_text(client.log)
     command = [sys.executable, "-m", "pyvfio", "qemu-log", "--json", str(log), "--max-space", "31", "--open", FIRST]
     answered = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -89,7 +89,7 @@ def test_memory_on_both_sides_of_a_bar_makes_ranges_overlap(start: Start, parame
         assert tracked.start_line == client.start_line
         assert "64:[0x700000000 - 0x9003fffff], pci64:[0x800001000 - 0x8000fffff]" in client.start_line
         assert tracked.kernel_errno() == errno.EINVAL
-        assert qemu.start_failure(FIRST, errno.EINVAL)[0] in client.said
+        assert client.says(qemu.start_failure(FIRST, errno.EINVAL)[0])
         plan = planning.plan(read, version=client.version)
         with pyvfio.open(FIRST) as device, DirtyLog.planned([device], plan):
             assert tuple(driver(device).logged_ranges) == plan.ranges
@@ -103,7 +103,7 @@ def test_a_device_that_refuses_stops_those_that_log(start: Start, refusing: str)
         order = qemu.start_order([FIRST, SECOND])
         devices = [qemu.Device(name, start=errno.EOPNOTSUPP if name == refusing else 0) for name in order]
         foretold = qemu.start_all(devices)
-        assert foretold.messages[0] in client.said
+        assert client.says(foretold.messages[0])
         assert [knob(name, "log_ranges").read_text() for name in (FIRST, SECOND)] == ["", ""]
         assert client.migrate()["status"] == "completed"
 
@@ -131,7 +131,7 @@ def test_qemus_blockers_are_foretold(
         foretold = blocking.migration_blockers([guest], version=client.version)
         assert foretold.error is None
         assert client.monitor.execute("query-migrate").get("blocked-reasons", []) == foretold.blockers
-        assert all(warning in client.said for warning in foretold.warnings)
+        assert all(client.says(warning) for warning in foretold.warnings)
     found = blockers.find([guest], version=client.version)
     assert {blocker.qemu for blocker in found} == {*foretold.blockers, *foretold.warnings}
 

@@ -64,10 +64,11 @@ def rounds(log: str, version: str) -> list[int]:
         flag = number.get("backend_flag", 0)
         iova, size, pages = number["iova"], number["size"], number["dirty_pages"]
         assert line == qemu.query_line(iova, size, start, pages, version=version, backend_flag=flag)
-        # The lowest section is the first of each round.
+        # The lowest section is the first of each round. The log may begin within one.
         if not iova:
             found.append(0)
-        found[-1] += pages
+        if found:
+            found[-1] += pages
     return found
 
 
