@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the tests need on the host: Debian's packages, and pyvfio in `.venv`."""
+"""The tests' needs on the host: Debian's packages, and pyvfio in `.venv`."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Report(NamedTuple):
 
     results: tuple[Result, ...]
     problems: tuple[str, ...]
-    """What is wrong with the report: tests that left no result, a number twice, an exit code that does not fit."""
+    """Faults of the report: tests that left no result, a number twice, an exit code that does not fit."""
 
     @property
     def counts(self) -> Counter[str]:

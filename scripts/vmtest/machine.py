@@ -50,7 +50,7 @@ NMI_SECONDS = 4
 
 @dataclass(frozen=True)
 class Settings:
-    """What a machine is to be and to run."""
+    """The description of a machine, and its command."""
 
     command: Sequence[str]
     qemu: Qemu
@@ -219,7 +219,7 @@ class Machine:
 
     @property
     def _failure(self) -> str | None:
-        """What hindered the command from starting."""
+        """The reason why the command did not start."""
         match = re.search(rb"failure (.*)\n", self._said)
         return match[1].decode(errors="replace") if match else None
 

@@ -93,7 +93,7 @@ class Machine(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What a test needs: abilities, and the cells that it is about if not all."""
+    """The needs of a test: abilities, and the cells that it is about if not all."""
 
     abilities: tuple[str, ...] = ()
     only: tuple[dict[str, Any], ...] = ()

@@ -34,7 +34,7 @@ START = 600
 
 
 class Result(NamedTuple):
-    """What became of a mutant.
+    """The outcome of a mutant.
 
     :ivar outcome: found, survived or equivalent
     :ivar by: the session and the test that found it, or why it is one of the others

@@ -85,7 +85,7 @@ class _Migration:
 
 
 class Sample(mock.Device):
-    """What libvfio-user's samples/client asks for.
+    """The requests of libvfio-user's samples/client.
 
     BAR0 takes a time, in seconds since 1970. When it has come, the device interrupts by INTx, writes and reads the second mapping directly and the
     first by messages. BAR1 is memory, of which the first and the third page can be mapped.

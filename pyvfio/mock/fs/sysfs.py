@@ -204,7 +204,7 @@ def _change_type(_: bytes) -> None:
 
 
 def _vfio(device: Device, number: int) -> str:
-    """What VFIO calls a device."""
+    """A device's name in VFIO."""
     return f"{'noiommu-' if device.group.no_iommu else ''}vfio{number}"
 
 

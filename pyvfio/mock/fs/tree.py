@@ -172,5 +172,5 @@ class Tree:
 
 
 def os_error(error: Errno, path: str) -> OSError:
-    """What a failed call by path raises in Python."""
+    """The exception that a failed call by path raises in Python."""
     return OSError(error.number, os.strerror(error.number), path)

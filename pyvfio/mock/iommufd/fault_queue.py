@@ -40,7 +40,7 @@ class Fault(NamedTuple):
 
 
 class FaultQueue(Object):
-    """What page faults go to.
+    """The queue that page faults go to.
 
     :ivar waiting: groups of faults that nobody has read, each to be answered as one
     :ivar pending: cookie -> the group that was read with it and waits for an answer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the IOMMU behind a device tells of itself."""
+"""The information that the IOMMU behind a device gives of itself."""
 
 from __future__ import annotations
 

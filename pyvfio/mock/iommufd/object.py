@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all objects of an iommufd have: an id, and a count of who needs them."""
+"""The base of all objects of an iommufd: an id, and a count of who needs them."""
 
 from __future__ import annotations
 

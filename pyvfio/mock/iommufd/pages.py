@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is mapped: a run of the caller's memory, or of a file."""
+"""Mapped memory: a run of the caller's memory, or of a file."""
 
 from __future__ import annotations
 

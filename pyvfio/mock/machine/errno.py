@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Errno(Exception):
-    """What the request returns, as the kernel's `return -EINVAL`: `raise Errno(errno.EINVAL)`."""
+    """The errno that a request returns, as the kernel's `return -EINVAL`: `raise Errno(errno.EINVAL)`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

@@ -32,7 +32,7 @@ class Failure:
 
 
 class Failures:
-    """What is planned; a failed call does nothing else. Calls count from when a failure is planned.
+    """A planned failure; a failed call does nothing else. Calls count from when a failure is planned.
 
     :ivar planned: what has not happened yet
     """

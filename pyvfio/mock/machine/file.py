@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a descriptor of the mock refers to, and how a request finds its handler."""
+"""Open files of the mock, and how a request finds its handler."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def request(number: int) -> Callable[[_H], _H]:
 
 
 class Handlers:
-    """What answers requests: subclasses add handlers with :func:`request`."""
+    """The receiver of requests: subclasses add handlers with :func:`request`."""
 
     handlers: ClassVar[dict[int, Handler]] = {}
 
@@ -85,7 +85,7 @@ class File(Handlers):
         """The last reference is gone."""
 
     def fdinfo(self) -> bytes:
-        """What /proc/PID/fdinfo says of it."""
+        """The lines of /proc/PID/fdinfo about it."""
         return b""
 
     # What the other calls on the descriptor do; EINVAL, as for a file without the operation.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a process may pin: the kernel's counts of locked pages, and the limit on them."""
+"""Limits on pinning: the kernel's counts of locked pages, and the limit on them."""
 
 from __future__ import annotations
 

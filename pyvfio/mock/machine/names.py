@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What udev's hardware database calls the mock's devices."""
+"""Names of the mock's devices, as in udev's hardware database."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ _NUMBER = re.compile(rb"\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))\n?")
 
 
 def number(data: bytes, bits: int) -> int:
-    """What a number written to sysfs is (kstrtouint and the like): hexadecimal, octal or decimal as in C.
+    """Parse a number written to sysfs (kstrtouint and the like): hexadecimal, octal or decimal as in C.
 
     :raises Errno: EINVAL, it is none; ERANGE, it has more bits
     """
@@ -66,7 +66,7 @@ def number(data: bytes, bits: int) -> int:
 
 
 def truth(data: bytes) -> bool:
-    """What a word written to sysfs means (kstrtobool).
+    """Parse a word written to sysfs (kstrtobool).
 
     :raises Errno: EINVAL
     """

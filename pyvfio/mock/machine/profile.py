@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What kind of host the mock is: its IOMMU, its limits, and what its devices can log."""
+"""Kinds of hosts: the IOMMU, its limits, and what devices can log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Reserved(NamedTuple):
 
 
 class LogLimits(NamedTuple):
-    """What a device's DMA logging takes.
+    """The limits of a device's DMA logging.
 
     :ivar ranges: most ranges that are tracked; more are combined, smallest gaps first, or refused with E2BIG if `refuse`
     :ivar log2_size_min: smallest and largest total, as ceil(log2(sum of the lengths)); EOPNOTSUPP outside

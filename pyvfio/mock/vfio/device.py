@@ -92,11 +92,11 @@ class Device(Handlers):
         return f"/sys/devices/pci{self.name[:7]}/{self.name}"
 
     def attributes(self) -> dict[str, Text]:
-        """What sysfs shows of it, besides links."""
+        """Its files in sysfs, besides links."""
         return {}
 
     def properties(self) -> dict[str, str]:
-        """What its uevents say of it."""
+        """The variables of its uevents."""
         return {} if self.driver is None else {"DRIVER": self.driver}
 
     @property
@@ -191,11 +191,11 @@ class Device(Handlers):
 
     @property
     def reach(self) -> Space | None:
-        """What its DMA goes through: without an IOMMU all memory, whatever it is attached to."""
+        """The translation that its DMA goes through: without an IOMMU all memory, whatever it is attached to."""
         return self.kernel.physical if self.group.no_iommu else self.space
 
     def dma_read(self, iova: int, size: int) -> bytes:
-        """What is in memory there.
+        """The contents of memory there.
 
         :raises Errno: nothing is mapped there, or not for reading
         """

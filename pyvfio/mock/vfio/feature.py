@@ -113,7 +113,7 @@ def _log_start(device: Device, feature: Feature) -> None:
 
 
 def _ranges(address: int, count: int, page_size: int) -> list[LoggedRange]:
-    """What is to be logged, in order; empty ranges too, whose last address is the one below their start."""
+    """The ranges to be logged, in order; empty ranges too, whose last address is the one below their start."""
     ranges: list[LoggedRange] = []
     for index in range(count):
         _add_range(ranges, bytes(caller.read(address + index * 16, 16)), page_size)

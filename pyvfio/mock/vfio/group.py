@@ -68,7 +68,7 @@ class Group:
 
     @property
     def node(self) -> str:
-        """What VFIO calls it."""
+        """Its name in VFIO."""
         return f"noiommu-{self.number}" if self.no_iommu else str(self.number)
 
     # Who has its DMA: the host's drivers, or one owner of VFIO's.
@@ -98,7 +98,7 @@ class Group:
 
 
 class GroupContainer(File):
-    """What a group can be put into: a container, or an iommufd that stands in for one."""
+    """A place for groups: a container, or an iommufd that stands in for one."""
 
     def attach_group(self, group: Group) -> None:
         """VFIO_GROUP_SET_CONTAINER, once it is clear that the group is in none."""

@@ -63,7 +63,7 @@ def next_state(flags: int, state: int, wanted: int) -> int:
 
 
 class Migration:
-    """What a driver that can migrate its device answers.
+    """The answers of a driver that can migrate its device.
 
     :ivar flags: VFIO_MIGRATION_*
     :ivar second_info: the program knows the second version of the precopy info

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a container has for groups without an IOMMU: nothing can be mapped, and nothing needs to be."""
+"""The backend of a container for groups without an IOMMU: nothing can be mapped, and nothing needs to be."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Area(NamedTuple):
 
 
 class Region(NamedTuple):
-    """What VFIO_DEVICE_GET_REGION_INFO tells of one.
+    """A region, as VFIO_DEVICE_GET_REGION_INFO describes it.
 
     :ivar areas: what of it can be mapped, if that is not all
     :ivar type: (type, subtype) of a device-specific region
@@ -94,7 +94,7 @@ class RegionFile:
         return self._memory[index]
 
     def read(self, index: int, offset: int, size: int) -> bytes:
-        """What is in a region, without a mapping of it."""
+        """The contents of a region, without a mapping of it."""
         return os.pread(self.fileno(), size, index << OFFSET_SHIFT | offset)
 
     def write(self, index: int, offset: int, data: bytes) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What stands between a device and memory: the translation that its DMA goes through."""
+"""Address spaces between a device and memory: the translation that its DMA goes through."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ class PciDevice(PciRegions):
         return bool(self.config.command & CAP_MASTER)
 
     def dma_read(self, iova: int, size: int) -> bytes:
-        """What is in memory there; zeros in pages where the IOMMU lets nothing through, or without bus master."""
+        """The contents of memory there; zeros in pages where the IOMMU lets nothing through, or without bus master."""
         if not self.bus_master:
             self._not_issued(iova, write=False)
             return bytes(size)
@@ -205,7 +205,7 @@ class PciDevice(PciRegions):
     # What a driver that migrates it puts into a stream. A model with state of its own has it here.
 
     def save_state(self) -> bytes:
-        """What its registers and memory hold."""
+        """The contents of its registers and memory."""
         parts = []
         for index, bar in self.function.all_bars.items():
             for offset, data in self.region_file.contents(index, bar.size):

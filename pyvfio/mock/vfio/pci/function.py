@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a PCI function of the mock is: its IDs, BARs and capabilities."""
+"""Descriptions of PCI functions: IDs, BARs and capabilities."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def _context(device: PciDevice) -> Context | None:
 
 
 def _id(device: PciDevice, context: Context) -> int:
-    """What a device is called in an iommufd."""
+    """A device's name in an iommufd."""
     bound = device.files[0].bound if device.files else None
     if bound is not None and bound.ctx is context:
         return bound.id

@@ -78,7 +78,7 @@ class PciRegions(Device):
         return self.config.read(offset, size) if index == CONFIG else self.bar_read(index, offset, size)
 
     def bar_read(self, index: int, offset: int, size: int) -> bytes:
-        """What a processor or another device reads of a BAR."""
+        """Read a BAR, as a processor or another device does."""
         parts = []
         for at, width in self._accesses(index, offset, size):
             hidden = self.hides(index, at, width)

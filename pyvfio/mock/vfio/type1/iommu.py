@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What VFIO_SET_IOMMU gives a container: groups, and mappings for all of them."""
+"""The IOMMU that VFIO_SET_IOMMU gives a container: groups, and mappings for all of them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Type1(Handlers):
 
     @classmethod
     def of_type(cls, kernel: Kernel, type: int) -> Type1:
-        """What VFIO_SET_IOMMU's argument names.
+        """The IOMMU type that VFIO_SET_IOMMU's argument names.
 
         :raises Errno: EINVAL for an extension that is no type
         """
