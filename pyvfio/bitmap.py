@@ -120,7 +120,7 @@ class DirtyBitmap:
 
     __slots__ = ("__weakref__", "_sorted", "page_size", "segments")
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # the way to say that it has no hash
 
     def __init__(self, ranges: RangeLike | Iterable[RangeLike], page_size: int = 4096) -> None:
         page_size = arguments.page_size(page_size)

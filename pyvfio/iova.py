@@ -61,7 +61,7 @@ class IovaRange(_Pair):
         return super().__new__(cls, start, last)
 
     @classmethod
-    def _make(cls, iterable: Iterable[int]) -> Self:  # type: ignore[override]
+    def _make(cls, iterable: Iterable[int]) -> Self:  # type: ignore[override]  # typeshed's has a keyword that nobody passes
         return cls(*iterable)  # checked in _replace() too
 
     @classmethod
@@ -286,7 +286,7 @@ class IovaSet(Buffer):
         return IovaRange(self._starts[item], self._lasts[item])
 
     def __contains__(self, what: object) -> bool:
-        return self.holding(what) is not None  # type: ignore[arg-type]
+        return self.holding(what) is not None  # type: ignore[arg-type]  # `in` may ask about anything; holding() judges it
 
     def holding(self, what: int | IovaRange) -> IovaRange | None:
         """Return the range of this set that holds an address, or the whole of another range; None if none does.

@@ -134,7 +134,7 @@ class IrqInfo(NamedTuple):
 
     index: int  # type: ignore[assignment]  # the kernel's words; tuple's methods are of no use here
     flags: int
-    count: int  # type: ignore[assignment]
+    count: int  # type: ignore[assignment]  # the kernel's word; tuple.count is of no use here
 
     def __repr__(self) -> str:
         return f"IrqInfo(index={self.index}, flags={names(self.flags, 'VFIO_IRQ_INFO_')}, count={self.count})"
@@ -389,7 +389,7 @@ def _numbers(vectors: object) -> list[int]:
     if isinstance(vectors, int):
         raise TypeError(f"vectors must be an iterable of numbers, not int: range({vectors}) are the first {vectors}")
     try:
-        each = iter(vectors)  # type: ignore[call-overload]
+        each = iter(vectors)  # type: ignore[call-overload]  # what is not iterable is the except
     except TypeError:
         raise wrong_type(vectors, "vectors", "an iterable of numbers") from None
     return sorted({integer(number, "vectors", 0, 2**32 - 1) for number in each})

@@ -510,12 +510,12 @@ class TrappedMapping(RegionMapping):
         )
 
     @property
-    def address(self) -> int:  # type: ignore[override]
+    def address(self) -> int:  # type: ignore[override]  # an attribute in the base
         """Refused: no memory is behind the registers."""
         raise self._no_memory("address")
 
     @property
-    def view(self) -> memoryview:  # type: ignore[override]
+    def view(self) -> memoryview:  # type: ignore[override]  # an attribute in the base
         """Refused: no memory is behind the registers."""
         raise self._no_memory("view")
 
@@ -593,7 +593,7 @@ def _areas(areas: object) -> list[Area]:
     :param areas: pairs of offset and size, in bytes
     """
     try:
-        pairs = [tuple(area) for area in areas]  # type: ignore[attr-defined]
+        pairs = [tuple(area) for area in areas]  # type: ignore[attr-defined]  # what is not iterable is the except
     except TypeError:
         raise wrong_type(areas, "areas", "pairs of offset and size") from None
     if wrong := next((pair for pair in pairs if len(pair) != 2), None):

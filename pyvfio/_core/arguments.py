@@ -43,7 +43,7 @@ def integer(value: object, name: str, least: int | None = None, most: int | None
         if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
             raise wrong_type(value, name, "an integer")
         try:
-            number = index(value)  # type: ignore[arg-type]
+            number = index(value)  # type: ignore[arg-type]  # what has no __index__ is the except
         except TypeError:
             raise wrong_type(value, name, "an integer") from None
     if least is not None and number < least:
@@ -213,7 +213,7 @@ def _float(value: object, name: str) -> float:
     if isinstance(value, bool | str | bytes) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         raise wrong_type(value, name, "a number of seconds")
     try:
-        return float(value)  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]  # one of the two methods is there
     except OverflowError:
         raise ValueError(f"{name} must be a number of seconds that a float can hold, not {value}") from None
     except TypeError:
@@ -230,7 +230,7 @@ def path(value: object, name: str = "path") -> str:
 def octets(value: object, name: str) -> memoryview:
     """Return the bytes of an object with a contiguous buffer, as a view of its memory."""
     try:
-        return memoryview(value).cast("B")  # type: ignore[arg-type]
+        return memoryview(value).cast("B")  # type: ignore[arg-type]  # what has no buffer is the except
     except TypeError:
         raise wrong_type(value, name, "an object with a contiguous buffer, such as bytes") from None
 

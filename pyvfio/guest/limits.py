@@ -190,7 +190,7 @@ class Limits(_Limits):
         return made
 
     @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # typeshed's has a keyword that nobody passes
         return cls(*iterable)  # checked in _replace() too
 
     def page_size(self, wanted: int) -> int:

@@ -122,7 +122,7 @@ class MemorySection(_Section):
             arguments.string(getattr(self, name), name)
 
     @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # typeshed's has a keyword that nobody passes
         return cls(*iterable)  # checked in _replace() too
 
     @classmethod

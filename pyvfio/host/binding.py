@@ -244,7 +244,7 @@ def bind(
     try:
         for one in found:
             # Not by extend(): those before an exception are rolled back.
-            changes.append(_prepare(kernel, one, driver, allow_in_use, at_boot=at_boot, dry_run=dry_run))  # noqa: PERF401
+            changes.append(_prepare(kernel, one, driver, allow_in_use, at_boot=at_boot, dry_run=dry_run))  # noqa: PERF401 (rolled back)
         for change in changes:
             if change.device.driver == driver:
                 continue

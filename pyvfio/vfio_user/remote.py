@@ -137,7 +137,7 @@ class RemoteDevice(PciDevice):
             client.close()
 
     @property
-    def flags(self) -> int:  # type: ignore[override]
+    def flags(self) -> int:  # type: ignore[override]  # an attribute in the base
         """VFIO_DEVICE_FLAGS_*, as the server gives them."""
         return self._flags
 

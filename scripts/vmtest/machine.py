@@ -181,7 +181,7 @@ class Machine:
         """Take in what comes within that time; return when there was something."""
         for key, _ in selector.select(seconds):
             try:
-                data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
+                data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]  # only sockets were registered
             except ConnectionError:
                 data = b""
             if data:

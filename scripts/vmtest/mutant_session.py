@@ -72,7 +72,7 @@ def hurry(items: list[pytest.Item]) -> None:
         function = getattr(getattr(item, "obj", None), "__func__", getattr(item, "obj", None))
         ours = getattr(function, "_hypothesis_internal_use_settings", None)
         if ours is not None:
-            function._hypothesis_internal_use_settings = hypothesis.settings(  # type: ignore[union-attr]
+            function._hypothesis_internal_use_settings = hypothesis.settings(  # type: ignore[union-attr]  # a function, since it has settings
                 ours, phases=phases, database=None, derandomize=True, deadline=None
             )
 

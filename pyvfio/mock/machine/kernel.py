@@ -45,7 +45,7 @@ _live: WeakSet[Kernel] = WeakSet()
 def _after_fork() -> None:
     # Another thread, which the child does not have, may have held it.
     for kernel in list(_live):
-        kernel.lock._at_fork_reinit()  # type: ignore[attr-defined]
+        kernel.lock._at_fork_reinit()  # type: ignore[attr-defined]  # typeshed leaves it out; threading itself calls it
 
 
 os.register_at_fork(after_in_child=_after_fork)

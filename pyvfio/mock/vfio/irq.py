@@ -33,7 +33,7 @@ class IrqSet(NamedTuple):
 
     index: int  # type: ignore[assignment]  # the kernel's words; tuple's methods are of no use here
     start: int
-    count: int  # type: ignore[assignment]
+    count: int  # type: ignore[assignment]  # as `index`
     type: int
     action: int
     data: tuple[int, ...]

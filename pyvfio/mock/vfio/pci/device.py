@@ -91,7 +91,7 @@ class PciDevice(PciRegions):
             raise ValueError(f"name must be the address of a PCI function, such as 0000:00:0a.0, not {name!r}")
         found = None if driver is None else kernel.host.named_driver(self.bus, driver)
         if function is not None:
-            self.function = function  # type: ignore[misc]
+            self.function = function  # type: ignore[misc]  # an attribute of the class, which an argument replaces
         self.ids = self.function.ids
         self.config = Config(
             self.function,
@@ -383,7 +383,7 @@ class PciDevice(PciRegions):
     # What it tells.
 
     @property
-    def flags(self) -> int:  # type: ignore[override]
+    def flags(self) -> int:  # type: ignore[override]  # an attribute in the base
         return int(lib.VFIO_DEVICE_FLAGS_PCI | (lib.VFIO_DEVICE_FLAGS_RESET if self._reset_works else 0))
 
     def info_size(self, argsz: int) -> int:
