@@ -175,11 +175,12 @@ class Client:
         message = self._connection.receive()
         if message is None:
             raise ProtocolError("the connection ended")
-        close_all(message.fds)
+        if message.fds:
+            close_all(message.fds)
         if message.is_reply:
             # An answer that came too late is nobody's.
             if self._answers.get(message.id, message) is None:
-                self._answers[message.id] = message._replace(fds=[])
+                self._answers[message.id] = message._replace(fds=[]) if message.fds else message
             return
         try:
             body = self._dma(message)

@@ -27,6 +27,8 @@ _TIMEVAL = Struct("@ll")
 _BUFFER = 1 << 16
 #: offset of a message's size in its header
 _SIZE, _SIZE_AT = Struct("=I"), 4
+# As plain numbers: each operation with the socket module's flags makes one of those, which takes a microsecond.
+_CLOEXEC, _TRUNCATED, _NO_SIGNAL = map(int, (socket.MSG_CMSG_CLOEXEC, socket.MSG_CTRUNC, socket.MSG_NOSIGNAL))
 _ROOM = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
 
@@ -130,7 +132,7 @@ class Connection:
 
     def _is_empty(self) -> bool:
         """Drop some of what came; return whether there was nothing."""
-        data, ancillary, _, _ = self._socket.recvmsg(1 << 16, _ROOM, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, _, _ = self._socket.recvmsg(1 << 16, _ROOM, socket.MSG_DONTWAIT | _CLOEXEC)
         close_all(_numbers(ancillary))
         return not data
 
@@ -185,13 +187,14 @@ class Connection:
         """Receive behind what is there; False at the end of the stream."""
         if self._at == self._end:
             self._at = self._end = 0
-        elif self._at:
-            left = self._end - self._at
-            self._view[:left] = bytes(self._view[self._at : self._end])
-            self._at, self._end = 0, left
-        count = self._receive_into(self._view[self._end :], begun=self._end > 0)
+            self._end = self._receive_into(self._view, begun=False)
+            return self._end > 0
+        left = self._end - self._at
+        self._view[:left] = bytes(self._view[self._at : self._end])
+        self._at, self._end = 0, left
+        count = self._receive_into(self._view[left:], begun=True)
         self._end += count
-        return bool(count)
+        return count > 0
 
     def _read_on(self, begin: int, size: int) -> bytes:
         """Return a body of which a part was received: the rest is received in its place, and nothing behind it."""
@@ -221,12 +224,12 @@ class Connection:
             elif now > self._limit:
                 raise self._stalled()
         try:
-            count, ancillary, flags, _ = self._socket.recvmsg_into([buffer], _ROOM, socket.MSG_CMSG_CLOEXEC)
+            count, ancillary, flags, _ = self._socket.recvmsg_into([buffer], _ROOM, _CLOEXEC)
         except BlockingIOError:
             raise (self._stalled() if begun else TimeoutError(errno.ETIMEDOUT, "no message")) from None
         if ancillary:
             self._fds += _numbers(ancillary)
-        if flags & socket.MSG_CTRUNC or len(self._fds) > MAX_FDS:
+        if flags & _TRUNCATED or len(self._fds) > MAX_FDS:
             raise ProtocolError(f"more than {MAX_FDS} descriptors in one message")
         return count
 
@@ -247,15 +250,15 @@ class Connection:
         """
         if self._observe is not None:
             self._observe(True, Message(number, command, flags, error, body, list(fds)))
-        data = memoryview(HEADER.pack(number, command, HEADER.size + len(body), flags, error) + body)
+        data = HEADER.pack(number, command, HEADER.size + len(body), flags, error) + body
         try:
             with self._sending:
                 if fds:
-                    sent = socket.send_fds(self._socket, [data], list(fds), socket.MSG_NOSIGNAL)
+                    sent = socket.send_fds(self._socket, [data], list(fds), _NO_SIGNAL)
                 else:
-                    sent = self._socket.send(data, socket.MSG_NOSIGNAL)
+                    sent = self._socket.send(data, _NO_SIGNAL)
                 while sent < len(data):
-                    sent += self._socket.send(data[sent:], socket.MSG_NOSIGNAL)
+                    sent += self._socket.send(memoryview(data)[sent:], _NO_SIGNAL)
         except BlockingIOError:
             raise ProtocolError(f"the other side did not receive a message within {self._timeout:g} s") from None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Mapping
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from struct import Struct
 from typing import Any, ClassVar, NamedTuple
 
@@ -38,8 +38,11 @@ class Command(IntEnum):
     MIG_DATA_WRITE = 18
 
 
-class Flags(IntFlag):
-    """Flags of a message."""
+class Flags(IntEnum):
+    """Flags of a message.
+
+    Not an IntFlag: each operation with one makes a member of it, which takes a microsecond, and a message has several.
+    """
 
     REPLY = 0x1
     TYPE = 0xF
@@ -58,6 +61,8 @@ DMA_UNMAP = Struct("=IIQQ")
 DEVICE_INFO = Struct("=IIII")
 #: argsz, flags, index, offset of the capabilities, size, offset in the file
 REGION_INFO = Struct("=IIIIQQ")
+#: argsz, flags, index, number of sub-regions, each of which would follow with a descriptor
+REGION_IO_FDS = Struct("=IIII")
 #: argsz, flags, index, count
 IRQ_INFO = Struct("=IIII")
 #: argsz, flags, index, start, count

@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import WeakSet
@@ -54,6 +54,7 @@ _HARMLESS = frozenset(
         Command.REGION_READ,
         Command.DEVICE_GET_INFO,
         Command.DEVICE_GET_REGION_INFO,
+        Command.DEVICE_GET_REGION_IO_FDS,
         Command.DEVICE_GET_IRQ_INFO,
         Command.DEVICE_SET_IRQS,
         Command.DMA_MAP,
@@ -252,6 +253,14 @@ def _is_stale(path: Path) -> bool:
     return False
 
 
+class _GoneError(Exception):
+    """The client of a session has gone. No OSError: those that pass through a session are its model's."""
+
+
+class _BrokenError(_GoneError):
+    """The client of a session does not speak the protocol."""
+
+
 class _Held(NamedTuple):
     """A message that is held back.
 
@@ -260,6 +269,12 @@ class _Held(NamedTuple):
 
     message: Message
     limit: float
+
+
+def _number_of(error: Exception) -> int:
+    """Return the errno that answers a request at which a model raised this."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number if number is not None and 0 < number < 4096 else errno.EIO
 
 
 def _is_harmless(message: Message) -> bool:
@@ -301,6 +316,7 @@ class Session:
             Command.DMA_UNMAP: self._dma_unmap,
             Command.DEVICE_GET_INFO: self._get_info,
             Command.DEVICE_GET_REGION_INFO: self._get_region_info,
+            Command.DEVICE_GET_REGION_IO_FDS: self._get_region_io_fds,
             Command.DEVICE_GET_IRQ_INFO: self._get_irq_info,
             Command.DEVICE_SET_IRQS: self._set_irqs,
             Command.REGION_READ: self._region_read,
@@ -320,10 +336,10 @@ class Session:
         try:
             while self._step():
                 pass
-        except ProtocolError:
+        except _BrokenError:
             self.refused += 1
-        except OSError:
-            pass  # the client is gone
+        except _GoneError:
+            pass
 
     def end(self) -> None:
         """Let go of what belongs to the client: its connection, its memory, its interrupts, its log. Registers stay."""
@@ -358,8 +374,18 @@ class Session:
         return True
 
     def _receive(self) -> Message | None:
-        with released(self.model.kernel.lock):
+        try:
             return self.connection.receive()
+        except ProtocolError as error:
+            raise _BrokenError from error
+        except OSError as error:
+            raise _GoneError from error
+
+    def _answer(self, message: Message, body: bytes = b"", fds: Sequence[int] = ()) -> None:
+        try:
+            self.connection.answer(message, body, fds)
+        except OSError as error:
+            raise _GoneError from error
 
     def _take(self, message: Message) -> None:
         if message.is_reply:
@@ -377,13 +403,14 @@ class Session:
             self._serve(message)
         finally:
             self._depth -= 1
-            close_all(message.fds)
+            if message.fds:
+                close_all(message.fds)
 
     def _hold(self, message: Message) -> None:
         """Keep a message for later. A write to a BAR is answered now."""
         if len(self._held) >= protocol.MAX_MAPS:
             close_all(message.fds)
-            raise ProtocolError("too many messages while a device waits for DMA")
+            raise _BrokenError("too many messages while a device waits for DMA")
         if message.command == Command.REGION_WRITE and not _is_harmless(message):
             try:
                 offset, index, data = self._checked_write(message)
@@ -391,7 +418,7 @@ class Session:
                 close_all(message.fds)
                 self._refuse(message, error.number if isinstance(error, Errno) else errno.EINVAL)
                 return
-            self.connection.answer(message, protocol.REGION_ACCESS.pack(offset, index, len(data)))
+            self._answer(message, protocol.REGION_ACCESS.pack(offset, index, len(data)))
             message = message._replace(flags=message.flags | Flags.NO_REPLY)
         patient = self._peer is None or self._peer.answers_dma or not message.wants_reply
         self._held.append(_Held(message, math.inf if patient else time.monotonic() + _GRACE))
@@ -421,16 +448,19 @@ class Session:
             self._refuse(message, error.number)
         except struct.error:
             self._refuse(message, errno.EINVAL)
-        except OSError:
+        except _GoneError:
             raise
-        except Exception:
+        except Exception as error:
             # A bug of the model's is the model's: its client gets an error, and the next request is served.
             _log.exception("%s failed at %s", self.model.name, name_of(message.command))
-            self._refuse(message, errno.EIO)
+            self._refuse(message, _number_of(error))
 
     def _refuse(self, message: Message, number: int) -> None:
         self.refused += 1
-        self.connection.refuse(message, number)
+        try:
+            self.connection.refuse(message, number)
+        except OSError as error:
+            raise _GoneError from error
 
     # DMA by messages.
 
@@ -498,8 +528,9 @@ class Session:
             if self._held and self._serve_late():
                 continue
             try:
-                message = self._receive()
-            except OSError:
+                with released(self.model.kernel.lock):
+                    message = self._receive()
+            except _GoneError:
                 self._over = True
                 return None
             if message is None:
@@ -529,20 +560,23 @@ class Session:
 
     def _version(self, message: Message) -> None:
         if message.command != Command.VERSION:
-            raise ProtocolError("the first message is not VERSION")
-        major, minor, peer = protocol.unpack_version(message.body)
+            raise _BrokenError("the first message is not VERSION")
+        try:
+            major, minor, peer = protocol.unpack_version(message.body)
+        except ProtocolError as error:
+            raise _BrokenError from error
         if major != protocol.MAJOR:
             self._refuse(message, errno.EINVAL)
-            raise ProtocolError(f"version {major}.{minor}; this is {protocol.MAJOR}.{protocol.MINOR}")
+            raise _BrokenError(f"version {major}.{minor}; this is {protocol.MAJOR}.{protocol.MINOR}")
         self._peer = peer
-        self.connection.answer(message, protocol.pack_version(min(minor, protocol.MINOR)))
+        self._answer(message, protocol.pack_version(min(minor, protocol.MINOR)))
 
     def _dma_map(self, message: Message) -> None:
         argsz, flags, offset, iova, size = protocol.DMA_MAP.unpack_from(message.body)
         if argsz < protocol.DMA_MAP.size or len(message.fds) > 1:
             raise Errno(errno.EINVAL)
         self.memory.map(iova, size, flags, offset, message.fds[0] if message.fds else None)
-        self.connection.answer(message)
+        self._answer(message)
 
     def _dma_unmap(self, message: Message) -> None:
         argsz, flags, iova, size = protocol.DMA_UNMAP.unpack_from(message.body)
@@ -554,7 +588,7 @@ class Session:
             self.memory.clear()
         else:
             self.memory.unmap(iova, size)
-        self.connection.answer(message, protocol.DMA_UNMAP.pack(protocol.DMA_UNMAP.size, flags, iova, size))
+        self._answer(message, protocol.DMA_UNMAP.pack(protocol.DMA_UNMAP.size, flags, iova, size))
 
     def _get_info(self, message: Message) -> None:
         argsz, *_ = protocol.DEVICE_INFO.unpack_from(message.body)
@@ -564,7 +598,7 @@ class Session:
         body = protocol.DEVICE_INFO.pack(
             protocol.DEVICE_INFO.size, model.flags & _INFO_FLAGS, model.num_regions, model.num_irqs
         )
-        self.connection.answer(message, body)
+        self._answer(message, body)
 
     def _get_region_info(self, message: Message) -> None:
         argsz, _, index, *_ = protocol.REGION_INFO.unpack_from(message.body)
@@ -586,9 +620,16 @@ class Session:
         if flags & MMAP and fits:  # one that asked with less room asks again
             fds.append(self.model.region_file.open())
         try:
-            self.connection.answer(message, body + (capabilities if fits else b""), fds)
+            self._answer(message, body + (capabilities if fits else b""), fds)
         finally:
             close_all(fds)
+
+    def _get_region_io_fds(self, message: Message) -> None:
+        """Answer that no part of the region is accessed by a descriptor of its own: each access is a message, or goes to mapped memory."""
+        argsz, flags, index, _ = protocol.REGION_IO_FDS.unpack_from(message.body)
+        if argsz < protocol.REGION_IO_FDS.size or flags or index >= self.model.num_regions:
+            raise Errno(errno.EINVAL)
+        self._answer(message, protocol.REGION_IO_FDS.pack(protocol.REGION_IO_FDS.size, 0, index, 0))
 
     def _region(self, index: int) -> Region:
         """Describe a region. One that the model refuses, as vfio-pci refuses VGA's, is empty: clients ask for each that is counted.
@@ -608,7 +649,7 @@ class Session:
         if argsz < protocol.IRQ_INFO.size or index >= len(irqs.counts):
             raise Errno(errno.EINVAL)
         body = protocol.IRQ_INFO.pack(protocol.IRQ_INFO.size, irqs.flags(index), index, irqs.counts[index])
-        self.connection.answer(message, body)
+        self._answer(message, body)
 
     def _set_irqs(self, message: Message) -> None:
         argsz, flags, index, start, count = protocol.IRQ_SET.unpack_from(message.body)
@@ -627,22 +668,22 @@ class Session:
             left = self.model.irqs.set(take_set(address, self.model.irqs.counts))
         if left is not None:
             raise Errno(errno.ENOSPC)
-        self.connection.answer(message)
+        self._answer(message)
 
     def _region_read(self, message: Message) -> None:
         offset, index, count = protocol.REGION_ACCESS.unpack(message.body)
         self._check_access(index, offset, count)
         data = self.model.pread(count, index << OFFSET_SHIFT | offset)
-        self.connection.answer(message, protocol.REGION_ACCESS.pack(offset, index, len(data)) + data)
+        self._answer(message, protocol.REGION_ACCESS.pack(offset, index, len(data)) + data)
 
     def _region_write(self, message: Message) -> None:
         offset, index, data = self._checked_write(message)
         done = protocol.REGION_ACCESS.pack(offset, index, len(data))
         if index == _CONFIG:
             self.model.pwrite(data, index << OFFSET_SHIFT | offset)
-            self.connection.answer(message, done)
+            self._answer(message, done)
         else:
-            self.connection.answer(message, done)
+            self._answer(message, done)
             self._write_posted(index, offset, data)
 
     def _checked_write(self, message: Message) -> tuple[int, int, bytes]:
@@ -667,7 +708,7 @@ class Session:
             if size > 8:
                 raise Errno(errno.EINVAL)
             self._check_access(index, offset, size)
-        self.connection.answer(message, protocol.WRITE_COUNT.pack(count))
+        self._answer(message, protocol.WRITE_COUNT.pack(count))
         for offset, index, size, data in wanted:
             self._write_posted(index, offset, data[:size])
 
@@ -677,7 +718,7 @@ class Session:
             self.model.pwrite(data, index << OFFSET_SHIFT | offset)
         except Errno:
             pass
-        except OSError:
+        except _GoneError:
             raise
         except Exception:
             _log.exception("%s failed at a write of region %d, offset %#x", self.model.name, index, offset)
@@ -691,7 +732,7 @@ class Session:
     def _reset(self, message: Message) -> None:
         self.model.reset()
         self._stream = None
-        self.connection.answer(message)
+        self._answer(message)
 
     # Features. The data are in the message, where the kernel's have pointers.
 
@@ -715,13 +756,13 @@ class Session:
         if operations & ~possible:
             raise Errno(errno.EINVAL)
         if flags & _PROBE:
-            self.connection.answer(message, message.body)
+            self._answer(message, message.body)
             return
         if operations not in (_GET, _SET):
             raise Errno(errno.EINVAL)
         answer = perform(data, operations)
         size = protocol.FEATURE.size + len(answer)
-        self.connection.answer(message, protocol.FEATURE.pack(size, flags) + (answer if size <= argsz else b""))
+        self._answer(message, protocol.FEATURE.pack(size, flags) + (answer if size <= argsz else b""))
 
     def _migration(self, _: bytes, __: int) -> bytes:
         assert self.model.migration is not None
@@ -783,7 +824,7 @@ class Session:
             data = b""  # nothing at the moment
         # libvfio-user's client wants as many bytes as it asked for, and its server gives them; `size` says how many are data.
         head = protocol.MIG_DATA.pack(protocol.MIG_DATA.size + size, len(data))
-        self.connection.answer(message, head + data.ljust(size, b"\0"))
+        self._answer(message, head + data.ljust(size, b"\0"))
 
     def _mig_data_write(self, message: Message) -> None:
         _, size = protocol.MIG_DATA.unpack_from(message.body)
@@ -792,7 +833,7 @@ class Session:
             raise Errno(errno.EINVAL)
         while data:
             data = data[self._stream.write(data) :]
-        self.connection.answer(message)
+        self._answer(message)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ import pytest
 
 from pyvfio import mock, vfio_user
 from pyvfio.mock.vfio.region import Area, Region
+from pyvfio.vfio_user.protocol import ProtocolError
 from tests.vfio_user.conftest import HEADER, VERSION, Adder, Answer, Peer, Serve
 
 PAGE = 4096
@@ -139,6 +140,21 @@ def test_capabilities_and_descriptor_come_when_there_is_room(serve: Serve) -> No
     peer.close()
 
 
+@pytest.mark.parametrize("index", range(9))
+def test_no_region_has_descriptors_for_its_registers(peer: Peer, index: int) -> None:
+    answer = peer.ask(6, struct.pack("=IIII", 16, 0, index, 0))
+    assert (answer.error, answer.body, answer.fds) == (0, struct.pack("=IIII", 16, 0, index, 0), [])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [struct.pack("=IIII", 15, 0, 0, 0), struct.pack("=IIII", 16, 1, 0, 0), struct.pack("=IIII", 16, 0, 9, 0), b"short"],
+    ids=["too little room", "flags", "no such region", "short"],
+)
+def test_a_wrong_question_for_descriptors_is_refused(peer: Peer, body: bytes) -> None:
+    assert peer.ask(6, body).error == errno.EINVAL
+
+
 def test_each_region_that_is_counted_is_described(peer: Peer) -> None:
     answers = [peer.ask(5, struct.pack("=IIIIQQ", 32, 0, index, 0, 0, 0)) for index in range(9)]
     assert not any(answer.error for answer in answers)
@@ -189,7 +205,6 @@ def test_writes_can_come_together(peer: Peer) -> None:
         (3, unmap_body(0, PAGE, flags=2)),
         (3, unmap_body(0, PAGE, flags=8)),
         (4, struct.pack("=IIII", 8, 0, 0, 0)),
-        (6, struct.pack("=IIII", 16, 0, 0, 0)),
         (8, struct.pack("=IIIII", 20, 0x24, 1, 0, 5)),
         (8, struct.pack("=IIIII", 99, 0x24, 1, 0, 1)),
         (8, struct.pack("=IIIII", 20, 0x24, 99, 0, 1)),
@@ -625,6 +640,38 @@ def test_a_bug_of_the_model_is_an_error_and_the_server_goes_on(serve: Serve, cap
     assert peer.read(7, 0, 2) == b"\x34\x12"
     assert "REGION_READ" in caplog.text
     assert "a write of region 0" in caplog.text
+    peer.close()
+
+
+@pytest.mark.parametrize(
+    ("raised", "number"),
+    [
+        (OSError(errno.ENOSPC, "the disk of the model is full"), errno.ENOSPC),
+        (ConnectionResetError(errno.ECONNRESET, "a connection of the model's own"), errno.ECONNRESET),
+        (ProtocolError("a vfio-user connection of the model's own"), errno.EPROTO),
+        (OSError("without a number"), errno.EIO),
+        (OSError(-5, "with a number that is no errno"), errno.EIO),
+    ],
+    ids=["ENOSPC", "a connection", "a protocol", "no number", "a wrong number"],
+)
+def test_an_oserror_of_the_model_is_answered(serve: Serve, raised: OSError, number: int) -> None:
+    class Failing(mock.Device):
+        function = mock.Function((0x1234, 1), bars={0: mock.Bar(4096)}, resets=True)
+
+        def read(self, bar: int, offset: int, width: int) -> int:
+            raise raised
+
+        write = read  # type: ignore[assignment]
+
+        def reset(self) -> None:
+            raise raised
+
+    peer = Peer(serve(Failing).path)
+    assert peer.ask(9, struct.pack("=QII", 0, 0, 4)).error == number
+    assert peer.ask(13).error == number
+    peer.write(0, 0, b"1234")  # answered before the model gets it
+    assert peer.ask(15, struct.pack("=QQII8s", 1, 0, 0, 4, b"1234")).error == 0
+    assert peer.read(7, 0, 2) == b"\x34\x12"
     peer.close()
 
 

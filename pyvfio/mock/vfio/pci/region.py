@@ -16,6 +16,8 @@ from pyvfio.mock.vfio.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, READ, WRITE
 
 CONFIG, VGA = lib.VFIO_PCI_CONFIG_REGION_INDEX, lib.VFIO_PCI_VGA_REGION_INDEX
 _BARS = range(6)
+#: bytes of one access
+_WIDTHS = (8, 4, 2, 1)
 
 
 class PciRegions(Device):
@@ -111,26 +113,30 @@ class PciRegions(Device):
             if offset + size > self.config.size:
                 raise Errno(errno.EFAULT)
             return index, offset, size
-        if index >= self.num_regions or offset >= self.region(index).size:
+        if index >= self.num_regions or offset >= (there := self.region(index).size):
             raise Errno(errno.EINVAL)
         if index in _BARS and not self.function.all_bars[index].ports and not self.decodes_memory:
             raise Errno(errno.EIO)
-        return index, offset, min(size, self.region(index).size - offset)
+        return index, offset, min(size, there - offset)
 
     def _accesses(self, bar: int, offset: int, size: int) -> list[tuple[int, int]]:
         """Offset and width of the accesses that a transfer is made of: as wide as they can be."""
+        if size in _WIDTHS and not offset % size:
+            return [(offset, size)]  # one register, which most are; the table begins and ends at multiples of 8
         accesses, end = [], offset + size
         table = self._table(bar)
         while offset < end:
             # What is hidden is no access at all.
             stop = next((edge for edge in (table.start, table.stop) if offset < edge < end), end)
-            width = next(width for width in (8, 4, 2, 1) if not offset % width and offset + width <= stop)
+            width = next(width for width in _WIDTHS if not offset % width and offset + width <= stop)
             accesses.append((offset, width))
             offset += width
         return accesses
 
     def hides(self, bar: int, offset: int, size: int) -> bool:
         """Whether a part of a BAR touches the MSI-X table, which vfio-pci keeps to itself."""
+        if not self.function.msix:
+            return False
         table = self._table(bar)
         return offset < table.stop and offset + size > table.start
 
