@@ -328,6 +328,35 @@ def test_devices_are_started_from_the_last_of_the_command_line() -> None:
     assert started.calls == ["START v1", "START v0", "STOP v1"]
 
 
+@pytest.mark.parametrize("version", ["8.0", "8.1", "9.0.2"])
+def test_a_start_that_fails_has_two_lines_up_to_9_0(version: str) -> None:
+    lines = [
+        "v0: Failed to start DMA logging, err -95 (Operation not supported)",
+        "vfio: Could not start dirty page tracking, err: -95 (Operation not supported)",
+    ]
+    assert qemu.start_failure("v0", errno.EOPNOTSUPP, version=version) == lines
+    started = qemu.start_all([qemu.Device("v1", stop=5), qemu.Device("v0", start=95)], version=version)
+    assert started.messages == lines
+    assert started.warnings == ["v1: Failed to stop DMA logging, err -5 (Input/output error)"]
+
+
+@pytest.mark.parametrize("version", ["9.1", "10.2", "11.1.3"])
+def test_a_start_that_fails_has_one_line_since_9_1(version: str) -> None:
+    lines = ["vfio: Could not start dirty page tracking - v0: Failed to start DMA logging: Operation not supported"]
+    assert qemu.start_failure("v0", errno.EOPNOTSUPP, version=version) == lines
+    started = qemu.start_all([qemu.Device("v1", stop=5), qemu.Device("v0", start=95)], version=version)
+    assert started.messages == lines
+    assert started.warnings == ["v1: Failed to stop DMA logging, err 5 (Input/output error)"]
+
+
+@pytest.mark.parametrize("version", ["7.2", "11.2", "12.0", "9", "nine"])
+def test_no_start_is_computed_for_a_version_that_is_not_known(version: str) -> None:
+    with pytest.raises(ValueError, match=r"^version must be "):
+        qemu.start_failure("v0", 22, version=version)
+    with pytest.raises(ValueError, match=r"^version must be "):
+        qemu.start_all([], version=version)
+
+
 def test_a_virtual_iommu_blocks_only_the_devices_own_tracking_since_11_0() -> None:
     def blocked(version: str, device_tracking: bool) -> str | None:
         return qemu.viommu_blocker(["vtd-00.0"], "v0", version=version, device_tracking=device_tracking)

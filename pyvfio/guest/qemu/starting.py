@@ -9,6 +9,7 @@ from enum import Enum
 from typing import NamedTuple, TypeVar
 
 from pyvfio._core import arguments
+from pyvfio.guest.qemu_release import NEWEST, release
 
 T = TypeVar("T")
 
@@ -18,6 +19,14 @@ class Era(Enum):
 
     SEED = "2023"
     CURRENT = "since 9.1"
+
+    @classmethod
+    def of(cls, version: str = NEWEST) -> Era:
+        """Return the texts of a version of QEMU.
+
+        :raises ValueError: the version is not known, or before 8.0, which does not log by the device
+        """
+        return cls.SEED if release(version, since=(8, 0)) < (9, 1) else cls.CURRENT
 
 
 @arguments.checked(
@@ -51,16 +60,19 @@ class Started(NamedTuple):
     warnings: list[str]
 
 
-def start_all(devices: Sequence[Device], era: Era = Era.CURRENT) -> Started:
+def start_all(devices: Sequence[Device], era: Era | None = None, *, version: str = NEWEST) -> Started:
     """Start logging on every device that does not log yet; at the first failure stop *all*, those that logged before
     too.
 
     There is no retry with fewer ranges and no falling back to the IOMMU's dirty tracking.
 
     :param devices: in the order in which QEMU starts them, which is the reverse of the command line's: :func:`start_order`
+    :param era: by default that of the version
+    :param version: QEMU's. Up to "9.0" each refusal is two lines with a negative errno, from "9.1" on one line with the errno's text
+    :raises ValueError: the version is not known, or before 8.0, which does not log by the device
     """
     devices = arguments.instances(devices, "devices", Device)
-    era = arguments.member(era, "era", Era)
+    era = _era(era, version)
     calls: list[str] = []
     tracking = {device.name: device.tracking for device in devices}
     messages: list[str] = []
@@ -98,10 +110,15 @@ def start_order(command_line: Sequence[T]) -> list[T]:
     return list(reversed(command_line))
 
 
-def start_failure(name: str, number: int, era: Era = Era.CURRENT) -> list[str]:
-    """Return the lines that QEMU prints when a device refuses to start logging."""
+def start_failure(name: str, number: int, era: Era | None = None, *, version: str = NEWEST) -> list[str]:
+    """Return the lines that QEMU prints when a device refuses to start logging.
+
+    :param era: by default that of the version
+    :param version: QEMU's, as for :func:`start_all`
+    :raises ValueError: the version is not known, or before 8.0, which does not log by the device
+    """
     name, number = arguments.string(name, "name"), arguments.integer(number, "number", 0, 4095)
-    era = arguments.member(era, "era", Era)
+    era = _era(era, version)
     text = os.strerror(number)
     if era is Era.SEED:
         return [
@@ -109,6 +126,11 @@ def start_failure(name: str, number: int, era: Era = Era.CURRENT) -> list[str]:
             f"vfio: Could not start dirty page tracking, err: -{number} ({text})",
         ]
     return [f"vfio: Could not start dirty page tracking - {name}: Failed to start DMA logging: {text}"]
+
+
+def _era(era: Era | None, version: str) -> Era:
+    usual = Era.of(version)
+    return usual if era is None else arguments.member(era, "era", Era)
 
 
 class Backend(Enum):
