@@ -311,6 +311,16 @@ CHECKS: dict[str, Callable[[Path, Path, Recorder | None], None]] = {
 }
 
 
+def _there(folder: Path) -> list[str]:
+    return [name for name in CHECKS if os.path.isfile(folder / name) and os.access(folder / name, os.X_OK)]
+
+
+def _samples(folder: Path) -> Path:
+    """Return the folder with the samples: the one given, or the one of a build in it."""
+    places = [folder, folder / "samples", *sorted(folder.glob("build/*/samples"))]
+    return next((place for place in places if _there(place)), folder)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Try the samples of the command line's folder, and return the exit code."""
     parser = argparse.ArgumentParser(description="Try pyvfio's vfio-user with libvfio-user's samples, both ways.")
@@ -320,7 +330,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.serve:
         return serve_migrated(str(given.folder))
-    there = [name for name in CHECKS if os.access(given.folder / name, os.X_OK)]
+    folder = _samples(given.folder)
+    there = _there(folder)
     if not there:
         print(f"{given.folder}: none of the samples is there: {', '.join(CHECKS)}", file=sys.stderr)
         return 3
@@ -333,7 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
                 given.record.mkdir(parents=True, exist_ok=True)
                 recorder = Recorder(stack.enter_context((given.record / f"{name}.json").open("w")))
             try:
-                CHECKS[name](given.folder, scratch, recorder)
+                CHECKS[name](folder, scratch, recorder)
             except (OSError, AssertionError, subprocess.TimeoutExpired) as error:
                 failed += 1
                 print(f"{name}: FAILED: {error}")

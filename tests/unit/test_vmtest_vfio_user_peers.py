@@ -24,10 +24,14 @@ def test_a_folder_without_samples_is_an_error(tmp_path: Path, capsys: pytest.Cap
     assert "none of the samples is there: gpio-pci-idio-16" in capsys.readouterr().err
 
 
-def test_a_sample_that_ends_is_named_with_what_it_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("place", ["", "samples", "build/dbg/samples"])
+def test_a_sample_that_ends_is_named_with_what_it_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
     for name in ("server", "client"):
-        (tmp_path / name).write_text("#!/bin/sh\necho broken $0\nexit 1\n")
-        (tmp_path / name).chmod(0o755)
+        (tmp_path / place / name).write_text("#!/bin/sh\necho broken $0\nexit 1\n")
+        (tmp_path / place / name).chmod(0o755)
     assert main([str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert "server: FAILED: it ended by itself: broken" in out
