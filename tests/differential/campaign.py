@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,34 +30,54 @@ PYTHON = ("env", f"PYTHONPATH={ROOT / 'scripts'}", sys.executable)
 BATCH = 20_000
 #: steps that are recorded of a subject
 STEPS = 8_000
+#: the exit code of scripts/vm when the kernel complained in its log of what replay.WARNINGS does not expect
+COMPLAINED = 200
+#: a warning in the kernel's log: the file and line, and the function if it is named
+_WARNING = re.compile(r"WARNING: (?:CPU: \d+ PID: \d+ at )?(\S+(?: at \w+)?)")
 #: the subjects that are not random; the second is for the machine without an IOMMU, and there is no other for that
 SYSTEMATIC: dict[str, Any] = {"systematic": systematic, "no_iommu": systematic_no_iommu}
 
 
 class Machine:
-    """A real kernel, booted for each batch of episodes.
+    """A real kernel, booted for each batch of episodes, whose log is judged too.
 
     :param command: scripts/vm, or what stands in for it
+
+    :ivar complaints: how many machines ended with a complaint in the kernel's log
+    :ivar warnings: how often the kernel warned, expected or not, by place
     """
 
     def __init__(self, command: str, iommu: str, devices: list[str]) -> None:
-        self._command = [*shlex.split(command), "--iommu", iommu, "--timeout", "900", "--"]
+        self._command = [*shlex.split(command), "--iommu", iommu, "--timeout", "900"]
         self._devices = devices
+        self.complaints = 0
+        self.warnings: Counter[str] = Counter()
 
     def __call__(self, episodes: list[Episode]) -> list[list[Answer]]:
         # Below the current directory, for that is what a machine can write to.
         place = Path(tempfile.mkdtemp(prefix=".differential-", dir=ROOT))
         try:
-            trace, answers = place / "trace.json", place / "answers.json"
+            trace, answers, log = place / "trace.json", place / "answers.json", place / "kernel.log"
             save(trace, {"devices": self._devices, "episodes": episodes})
             command = [*PYTHON, "-m", "tests.differential.replay", str(trace), str(answers)]
-            code = subprocess.run([*self._command, *command], cwd=ROOT, check=False).returncode
-            if code:
+            code = subprocess.run([*self._command, "--log", str(log), "--", *command], cwd=ROOT, check=False).returncode
+            if log.exists():
+                self.warnings.update(warnings_in(log.read_text(errors="replace")))
+            if code == COMPLAINED and answers.exists():
+                self.complaints += 1  # the machine has shown what it was
+            elif code:
                 sys.exit(code)  # the machine has said why
             loaded: list[list[Answer]] = load(answers)
             return loaded
         finally:
             shutil.rmtree(place)
+
+
+def warnings_in(log: str) -> Iterator[str]:
+    """Yield the place of each warning in a kernel's log."""
+    for line in log.splitlines():
+        if "pyvfio-vm: expect" not in line and (match := _WARNING.search(line)):
+            yield match[1]
 
 
 class Work(NamedTuple):
@@ -198,5 +220,9 @@ def main(description: str) -> int:
     elif work.recorded and every != work.recorded:
         print("the kernel does not answer as it did when this was recorded: scripts/differential --record")
         found += 1
-    print(f"{found} disagreements")
-    return int(found > 0)
+    print(
+        "the kernel's log: "
+        + (", ".join(f"{place} {n}x" for place, n in sorted(machine.warnings.items())) or "no warning")
+    )
+    print(f"{found} disagreements, {machine.complaints} complaints of the kernel")
+    return int(found + machine.complaints > 0)

@@ -11,12 +11,12 @@ from tests.differential.type1 import EDGES, MOCKS
 NVME, CARD = "0000:00:04.0", "0000:00:06.0"
 CONFIG = 7 << 40
 _COMMAND, _BARS, _ROM, _LINE = 0x04, range(0x10, 0x28, 4), 0x30, 0x3C
-#: where capabilities are: MSI, MSI-X, power management, PCI Express
+#: where capabilities are: MSI, MSI-X, power management, PCI Express; ARI and DSN; error reporting, twice as likely
 CAPABILITIES = {
     EDU: (0x40,),
     FAR_EDU: (0x40,),
-    NVME: (0x40, 0x60, 0x80),
-    CARD: (0xA0, 0xC8, 0xD0, 0xE0),
+    NVME: (0x40, 0x60, 0x80, 0x100),
+    CARD: (0xA0, 0xC8, 0xD0, 0xE0, 0x100, 0x100, 0x140),
 }
 #: offsets in the capability of power management, of its control register; in that of PCI Express, of device control
 _POWER = {NVME: 0x64, CARD: 0xCC}
@@ -68,7 +68,7 @@ class FunctionMaker(DeviceMaker):
         """A register of the header or of a capability, by its own width or not."""
         starts = CAPABILITIES[self.device_name]
         place = (
-            self.one_of(*range(0, 0x40, 4)) if self.chance(50) else self.one_of(*starts) + self.one_of(*range(0, 24, 2))
+            self.one_of(*range(0, 0x40, 4)) if self.chance(50) else self.one_of(*starts) + self.one_of(*range(0, 28, 2))
         )
         width = self.one_of(1, 2, 4)
         place = place & -width
@@ -87,11 +87,14 @@ class FunctionMaker(DeviceMaker):
         )
 
     def power(self) -> None:
-        """D0, D3hot, and what is not there."""
+        """D0, D3hot, and what is not there; registers are written before, and while it sleeps."""
         if place := _POWER.get(self.device_name):
-            state = self.one_of(0, 0, 3, 3, 1, 2)
-            self.step("pwrite", slot="d0", offset=CONFIG + place, data=bytes([state, 0]).hex())
-            self.read_config(place, 2)
+            for _ in range(self.one_of(1, 2, 3)):
+                if self.chance(50):
+                    self.config_register()
+                state = self.one_of(0, 0, 3, 3, 1, 2)
+                self.step("pwrite", slot="d0", offset=CONFIG + place, data=bytes([state, 0]).hex())
+                self.read_config(place, 2)
             self.step("pread", slot="d0", offset=0, size=4, mask=[[0, 4]])
             self.step("pwrite", slot="d0", offset=CONFIG + place, data="0000")
             self.config_everywhere()
@@ -176,7 +179,7 @@ def configured(make: FunctionMaker) -> None:
         config_register=10,
         config_somewhere=6,
         config_everywhere=2,
-        power=1,
+        power=2,
         function_reset=1,
         decode=2,
         set_irqs=2,

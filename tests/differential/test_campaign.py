@@ -3,9 +3,64 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import sys
+from pathlib import Path
 
-from tests.differential import campaign
+import pytest
+
+from tests.differential import campaign, replay
+
+#: how Linux 7.3 and 6.1 begin a warning
+WARNING = "[ 2177.382604] WARNING: drivers/iommu/iommufd/main.c:389 at iommufd_fops_release+0xa6/0xf3, CPU#1: python/66"
+OLDER = "[    2.6] WARNING: CPU: 0 PID: 7 at drivers/iommu/iommu.c:2 iommu_map+0x1/0x2"
+
+
+def test_warnings_are_counted_by_place() -> None:
+    log = (
+        f"{WARNING}\n{OLDER}\n[ 1.2] pyvfio-vm: expect WARNING: drivers/iommu\n[ 1.3] vfio-pci 0000:00:06.0: reset done"
+    )
+    assert list(campaign.warnings_in(log)) == [
+        "drivers/iommu/iommufd/main.c:389 at iommufd_fops_release",
+        "drivers/iommu/iommu.c:2",
+    ]
+
+
+def test_another_functions_warning_is_not_expected() -> None:
+    assert re.search(replay.WARNINGS, WARNING)
+    assert not re.search(replay.WARNINGS, WARNING.replace("iommufd_fops_release", "iommufd_object_abort"))
+
+
+#: in place of scripts/vm: writes a log and answers, and ends as told
+MACHINE = """
+import sys
+log, answers = sys.argv[sys.argv.index("--log") + 1], sys.argv[-1]
+open(log, "w").write({log!r})
+if {answers}:
+    open(answers, "w").write("[[]]")
+sys.exit({code})
+"""
+
+
+def machine(tmp_path: Path, *, code: int, answers: bool = True) -> campaign.Machine:
+    script = tmp_path / "vm.py"
+    script.write_text(MACHINE.format(log=WARNING + "\n", answers=answers, code=code))
+    return campaign.Machine(f"{sys.executable} {script}", "intel", [])
+
+
+def test_a_complaint_of_the_kernel_is_a_failure_and_the_answers_count(tmp_path: Path) -> None:
+    ours = machine(tmp_path, code=campaign.COMPLAINED)
+    assert ours([[]]) == [[]]
+    assert ours.complaints == 1
+    assert ours.warnings == {"drivers/iommu/iommufd/main.c:389 at iommufd_fops_release": 1}
+
+
+@pytest.mark.parametrize(("code", "answers"), [(campaign.COMPLAINED, False), (201, True)])
+def test_a_machine_that_fails_ends_the_campaign(tmp_path: Path, code: int, answers: bool) -> None:
+    with pytest.raises(SystemExit) as caught:
+        machine(tmp_path, code=code, answers=answers)([[]])
+    assert caught.value.code == code
 
 
 def test_the_interpreter_of_the_machine_finds_the_drivers() -> None:

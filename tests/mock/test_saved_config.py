@@ -2,7 +2,8 @@
 """C18: a device from a saved configuration space.
 
 saved_spaces.json holds what Linux 7.3.4 showed of five devices of a machine: sysfs's files `config` and `resource` before they were bound,
-and what vfio-pci then showed of configuration space (`shown`) and of interrupts.
+and what vfio-pci then showed of configuration space (`shown`) and of interrupts; and for those of PCI Express which bits of each register
+behind the header were stored when ones and zeros were written through vfio-pci (`stores`; `stores_all`: those that store all 32).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -111,6 +113,200 @@ def test_sizes_that_are_not_given_hold_the_msix_table() -> None:
     # igb: registers, flash, ports, and the table with its pending bits at 0x2000, by the firmware's alignment.
     sizes = {index: bar.size for index, bar in mock.Function.of(config("igb")).bars.items()}
     assert sizes == {0: 4096, 1: 4096, 2: 32, 3: 0x4000}
+
+
+#: what the recorded devices store less of than PCI says: device control's switches of error reports
+STORED: dict[str, dict[int, int]] = {"nvme": {}, "82574": {0xE8: 0}, "igb": {0xA8: 0}}
+#: power management's control, which changes the state
+_POWER = {"nvme": 0x64, "82574": 0xCC, "igb": 0x44}
+
+
+def stored_bits(device: pyvfio.Device, skipped: int) -> dict[int, int]:
+    """Return which bits of each register behind the header store what is written."""
+    express = device.config.capability("Express")
+    assert express is not None
+    found = {}
+    for at in range(0x40, device.config.size, 4):
+        if at != skipped:
+            before = device.config.read32(at)
+            # Not the bit that resets it.
+            device.config.write32(at, 0xFFFFFFFF & ~(0x8000 if at == express.offset + 8 else 0))
+            ones = device.config.read32(at)
+            device.config.write32(at, 0)
+            found[at] = ones & ~device.config.read32(at)
+            device.config.write32(at, before)
+            assert device.config.read32(at) == before
+    return {at: bits for at, bits in found.items() if bits}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_saved_device_stores_what_the_kernel_lets_through(name: str) -> None:
+    expected = {int(at, 16): int(bits, 16) for at, bits in SPACES[name]["stores"].items()}
+    for run in SPACES[name]["stores_all"]:
+        start, end = (int(number, 16) for number in run.split("-"))
+        expected |= dict.fromkeys(range(start, end, 4), 0xFFFFFFFF)
+    function = mock.Function.of(config(name), resource=resource(name), stored=STORED[name])
+    with opened(function) as device:
+        assert stored_bits(device, _POWER[name]) == expected
+
+
+def test_a_device_stores_the_bits_that_it_is_said_to_store() -> None:
+    # The 82574 of QEMU before 8.0 has no masks of uncorrectable errors.
+    function = mock.Function.of(
+        config("82574"), resource=resource("82574"), stored={0x108: 0, 0x114: 0x2000, 0x400: 0xF0}
+    )
+    with opened(function) as device:
+        for at, bits in (0x108, 0), (0x10C, 0x03FFF030), (0x114, 0x2000), (0x400, 0xF0):
+            device.config.write32(at, 0)
+            before = device.config.read32(at)
+            device.config.write32(at, 0xFFFFFFFF)
+            assert device.config.read32(at) & ~before == bits
+
+
+def test_what_vfio_pci_keeps_to_itself_no_device_stores() -> None:
+    # Interrupt line, MSI's address, the state of power management, the header of a capability.
+    everything = dict.fromkeys(range(0, 4096, 4), 0xFFFFFFFF)
+    function = mock.Function.of(config("82574"), resource=resource("82574"), stored=everything)
+    nothing = mock.Function.of(config("82574"), resource=resource("82574"), stored=dict.fromkeys(everything, 0))
+    for one in function, nothing:
+        with opened(one) as device:
+            for at, data in (0x3C, b"\x07"), (0xD4, b"\x78\x56\x34\x12"), (0xCC, b"\x03"):
+                device.config.write(at, data)
+                assert device.config.read(at, len(data)) == data
+            device.config.write(0xCC, b"\0")
+            for at in 0x00, 0x08, 0xA0, 0xC8, 0xE0, 0x100:
+                before = device.config.read(at, 2)
+                device.config.write(at, bytes(255 - byte for byte in before))
+                assert device.config.read(at, 2) == before
+
+
+def test_waking_up_restores_error_reporting_and_not_a_vendors_registers() -> None:
+    # pci_save_state has the registers of PCI Express and of error reporting; a vendor's are the device's own.
+    space = Space(4096)
+    space.capabilities((0x01, 0x40), (0x10, 0x50), (0x09, 0xA0))
+    space.put(0xA2, "<B", 16)
+    space.put(0x100, "<I", 0x01 | 2 << 16)
+    with opened(space.of(stored={0xA4: 0xFFFFFFFF})) as device:
+        device.config.write16(0x44, 3)
+        for at in 0x5A - 2, 0xA4, 0x108, 0x118:
+            device.config.write32(at, 0xFFFFFFFF)
+        asleep = [device.config.read32(at) for at in (0x58, 0xA4, 0x108, 0x118)]
+        device.config.write16(0x44, 0)
+        awake = [device.config.read32(at) for at in (0x58, 0xA4, 0x108, 0x118)]
+    assert asleep == [0x70EF, 0xFFFFFFFF, 0x03FFF030, 0]
+    assert awake == [0x70E0, 0xFFFFFFFF, 0, 0]
+
+
+def first_stored(device: pyvfio.Device, at: int) -> int:
+    """Return how far behind an offset the first byte is that stores everything."""
+    for each in range(at, device.config.size):
+        before = device.config.read(each, 1)
+        device.config.write(each, bytes((before[0] ^ 0xFF,)))
+        if device.config.read(each, 1)[0] == before[0] ^ 0xFF:
+            return each - at
+    raise AssertionError("none stores anything")
+
+
+@pytest.mark.parametrize(
+    ("id_", "body", "length"),
+    [
+        (0x02, b"", 12),  # AGP
+        (0x07, b"\0\0", 8),  # PCI-X, and its second version
+        (0x07, b"\0\x10", 24),
+        (0x08, b"\0\0", 28),  # HyperTransport
+        (0x08, b"\0\x20", 24),
+        (0x09, b"\x0d", 13),
+        (
+            0x10,
+            b"\x01\0",
+            20,
+        ),  # PCI Express with a link, and without one: what is behind is the device's own, and constant
+        (0x10, b"\x91\0", 20),
+        (0x10, b"\x02\0", 60),
+        (0x12, b"\x10\0\x05", 8),  # SATA: registers in BAR 1, and in configuration space
+        (0x12, b"\x10\0\x0f", 16),
+    ],
+)
+def test_a_capability_ends_where_the_kernel_ends_it(id_: int, body: bytes, length: int) -> None:
+    space = Space()
+    space.capabilities((id_, 0x80))
+    space.data[0x82 : 0x82 + len(body)] = body
+    with opened(space.of()) as device:
+        assert first_stored(device, 0x80) == length
+
+
+@pytest.mark.parametrize(
+    ("id_", "words", "length"),
+    [
+        (0x02, (0, 0), 28),
+        (0x02, (2, 2), 80),  # 3 channels, and a table of 32 phases, at a multiple of 16
+        (0x08, (0, 8), 96),
+        (0x03, (), 12),
+        (0x0D, (0,), 8),
+        (0x0D, (0x20,), 40),
+        (0x0D, (0x2120,), 16),
+        (0x12, (), 40),
+        (0x15, (0, 0x40), 20),
+        (0x16, (3,), 20),
+        (0x17, (2 << 16 | 1 << 9,), 18),
+        (0x17, (2 << 16 | 2 << 9,), 12),
+    ],
+)
+def test_an_extended_capability_ends_where_the_kernel_ends_it(id_: int, words: tuple[int, ...], length: int) -> None:
+    space = Space(4096)
+    space.capabilities((0x10, 0x40))
+    space.put(0x100, "<I", id_ | 1 << 16)
+    for index, word in enumerate(words):
+        space.put(0x104 + 4 * index, "<I", word)
+    with opened(space.of()) as device:
+        assert first_stored(device, 0x100) == length
+
+
+@pytest.mark.parametrize(("version", "length"), [(1, 0x40), (2, 0x48)])
+def test_error_reporting_ends_where_the_device_ends_it(version: int, length: int) -> None:
+    # The kernel knows 0x2C bytes; a root port's registers and the prefixes behind reach the device, which stores nothing of them.
+    space = Space(4096)
+    space.capabilities((0x10, 0x40))
+    space.put(0x100, "<I", 0x01 | version << 16)
+    with opened(space.of()) as device:
+        assert first_stored(device, 0x118) == length - 0x18
+
+
+def test_the_header_of_a_hidden_first_capability_is_constant() -> None:
+    space = Space(4096)
+    space.capabilities((0x10, 0x40))
+    space.put(0x100, "<I", 0x1B | 1 << 16 | 0x140 << 20)
+    space.put(0x140, "<I", 0x18 | 1 << 16)
+    with opened(space.of()) as device:
+        assert first_stored(device, 0x100) == 4
+
+
+@pytest.mark.parametrize(
+    ("stored", "error"),
+    [
+        ({2: 0}, "stored: 0x2 is not the offset of a register"),
+        ({4096: 0}, "stored: 0x1000 is not the offset"),
+        ({-4: 0}, "stored: -0x4 is not the offset"),
+        ({4: 1 << 32}, "stored: the register at 0x4 has 32 bits"),
+        ({4: -1}, "stored: the register at 0x4 has 32 bits"),
+    ],
+)
+def test_impossible_stored_bits_are_refused(stored: dict[int, int], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        mock.Function.of(config("82574"), resource=resource("82574"), stored=stored)
+
+
+def test_sizes_and_stored_bits_are_any_mapping_of_integers() -> None:
+    class Index(int):
+        """An integer of another type, as numpy's are."""
+
+    sizes = MappingProxyType({0: 0x4000, 1: Index(0x2000)})
+    function = mock.Function.of(config("igb"), sizes=sizes, stored=MappingProxyType({0xA8: Index(0)}))
+    assert (function.bars[0].size, function.bars[1].size, function.stored) == (0x4000, 0x2000, {0xA8: 0})
+    for name in "sizes", "stored":
+        for wrong in [(0, 4096)], 4096, {0: 4096.0}, {"0": 4096}, {0: True}:
+            with pytest.raises(TypeError, match=name):
+                mock.Function.of(config("igb"), **{name: wrong})  # type: ignore[arg-type]  # that is the test
 
 
 def test_a_function_level_reset_of_a_saved_device_works() -> None:

@@ -3,20 +3,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pyvfio.mock.vfio.pci.function import Function
 from pyvfio.mock.vfio.pci.saved import (
     ADVANCED_ERROR_REPORTING,
     ADVANCED_FEATURES,
+    DESIGNATED_VENDOR,
     EXPRESS,
+    EXTENDED_VENDOR,
     MSI,
     MSIX,
+    PCIX,
+    POWER_BUDGETING,
     POWER_MANAGEMENT,
+    VENDOR,
+    VITAL_PRODUCT_DATA,
+    Capability,
     Saved,
 )
 
 COMMAND, STATUS, CACHE_LINE, BAR0, ROM, INTERRUPT_LINE, INTERRUPT_PIN = 0x04, 0x06, 0x0C, 0x10, 0x30, 0x3C, 0x3D
+_LATENCY, _SELF_TEST = 0x0D, 0x0F
 CAP_IO, CAP_MEMORY, CAP_MASTER, CAP_INTX_DISABLE = 1 << 0, 1 << 1, 1 << 2, 1 << 10
 _SERR = 1 << 8
 #: what firmware leaves in the command register
@@ -27,12 +35,16 @@ _HEADER = 0x40
 POWER_STATE = 0x03
 #: what a program sees of what it writes to PCI Express's device control: the sizes of payloads and of read requests; the reset bit
 _DEVICE_CONTROL = 0xF0E0
+#: which errors it reports: PCI says that every function stores that
+_REPORTED = 0x000F
 #: the bits that start a function-level reset: in the upper byte of that register, and in the control byte of Advanced Features
 _EXPRESS_RESET, _ADVANCED_RESET = 0x80, 0x01
 #: where extended capabilities begin
 _EXTENDED = 0x100
-#: the errors that it knows; those that are fatal, or masked, after a reset
-_UNCORRECTABLE, _CORRECTABLE, _FATAL_AT_RESET, _MASKED_AT_RESET = 0x03FFF030, 0xF1C1, 0x00462030, 0x2000
+#: the errors that it knows; those that are fatal after a reset
+_UNCORRECTABLE, _CORRECTABLE, _FATAL_AT_RESET = 0x03FFF030, 0xF1C1, 0x00462030
+#: those that are masked after a reset: since the specification's later revisions; Linux unmasks advisory ones (pci_aer_init)
+_MASKED_UNCORRECTABLE, _MASKED_CORRECTABLE = 0x02400000, 0xC000
 #: the bit of the status register that says that INTx is asserted
 _INTERRUPT = 1 << 3
 #: in its upper byte: errors that were seen, which a write of ones clears
@@ -45,6 +57,14 @@ _MSI_SWITCHES, _MSI_WIDE, _MSIX_SWITCHES = 0x71, 1 << 7, 0xC000
 _MSIX_ENABLE = 0x80
 #: errors, and transactions that are pending, in PCI Express's device status
 _DEVICE_STATUS = 0x2F
+#: of error reporting's last control register: it can make and check ECRC; it makes and checks it
+_ECRC_ABLE, _ECRC_ON = 0xA0, 0x140
+#: of MSI's control: there is a mask for each vector
+_MSI_MASKS = 1 << 8
+#: of PCI Express's device control, what vfio-pci keeps to itself or drops (functions by phantom numbers); of its second one (ARI)
+_NO_CONTROL, _NO_CONTROL_2 = _DEVICE_CONTROL | 1 << 9, 1 << 5
+#: of power management's control, what it keeps to itself
+_NO_POWER_CONTROL = 0x8103
 #: whether packets may have prefixes, by the second device capabilities; in the upper byte of the second device control: they may not
 _TAKES_PREFIXES, _BLOCK_PREFIXES = 1 << 21, 0x80
 
@@ -65,10 +85,14 @@ class Config:
         # What is in no capability is the device's own, and writes reach it (vfio_raw_config_write): it holds them.
         self._unknown = bytearray(_HEADER) + b"\1" * (self.size - _HEADER)
         self._writable = bytearray(_HEADER) + b"\xff" * (self.size - _HEADER)
-        #: bits of known registers that writes reach in the device itself
-        self._hardware = bytearray(self.size)
-        self._hardware[COMMAND : COMMAND + 2] = _le(2, 0xFFFF & ~CAP_INTX_DISABLE)
-        self._hardware[CACHE_LINE] = 0xFF
+        #: bits that vfio-pci lets through to the device itself, which stores some of them
+        self._through = bytearray(_HEADER) + b"\xff" * (self.size - _HEADER)
+        self._through[COMMAND : COMMAND + 2] = _le(2, 0xFFFF & ~CAP_INTX_DISABLE)
+        for place in CACHE_LINE, _LATENCY, _SELF_TEST:
+            self._through[place] = 0xFF
+        #: bytes of known registers that are restored in the device itself when it wakes up (pci_save_state)
+        self._kept = bytearray(self.size)
+        self._kept[COMMAND] = self._kept[COMMAND + 1] = self._kept[CACHE_LINE] = self._kept[_LATENCY] = 1
         self._function = function
         #: offset of MSI's control register; 0 without MSI
         self.msi_control = 0
@@ -87,6 +111,7 @@ class Config:
             self._capabilities()
         else:
             self._saved_capabilities(saved)
+        self._store(function.stored)
         self._reset_data = bytes(self.data)
 
     def reset(self) -> None:
@@ -100,12 +125,20 @@ class Config:
     def wake(self, asleep: bytes) -> None:
         """Restore what the device itself held when it went to sleep (pci_restore_state); what vfio-pci virtualises stays as it is."""
         for at in range(self.size):
-            mask = self._hardware[at]
+            mask = self._through[at] if self._kept[at] else 0
             self.data[at] = self.data[at] & ~mask | asleep[at] & mask
 
+    def _store(self, stored: Mapping[int, int]) -> None:
+        """Of what reaches the device, it stores these bits of a register, and no others."""
+        for offset, bits in stored.items():
+            for at, byte in enumerate(bits.to_bytes(4, "little"), offset):
+                through = self._through[at]
+                self._writable[at] = self._writable[at] & ~through | byte & through
+
     def _put(self, offset: int, size: int, value: int, writable: int = 0) -> None:
-        self.data[offset : offset + size] = value.to_bytes(size, "little")
-        self._writable[offset : offset + size] = writable.to_bytes(size, "little")
+        room = max(self.size - offset, 0)  # a saved capability may say that it goes on behind the end
+        self.data[offset : offset + size] = value.to_bytes(size, "little")[:room]
+        self._writable[offset : offset + size] = writable.to_bytes(size, "little")[:room]
 
     def _header(self, addresses: dict[int, int]) -> None:
         function = self._function
@@ -147,7 +180,12 @@ class Config:
         """Capabilities where they were saved. Their switches are off, nothing is pending, and what the mock models can be written."""
         noted: set[int] = set()
         for one in saved.capabilities + saved.extended:
+            self._raw(one.offset + one.length, max(_own_length(one, saved) - one.length, 0))
+        if saved.placeholder:
+            self._known(_EXTENDED, 4)
+        for one in saved.capabilities + saved.extended:
             self._known(one.offset, one.length)
+            self._permit(one, saved)
         for id_, at, _ in saved.capabilities:
             if id_ in noted:
                 continue  # the kernel finds the first of several
@@ -161,23 +199,65 @@ class Config:
                 size = 6 if not control & _MSI_WIDE else 10
                 self._put(at + 2, 2, control & ~_MSI_SWITCHES, 0xFF)
                 self._put(at + 4, size, 0, (1 << 8 * size) - 1)
+                if control & _MSI_MASKS:
+                    # A bit for each vector.
+                    self._put(at + 4 + (size + 3 & ~3), 4, 0, (1 << (1 << (control >> 1 & 7))) - 1)
             elif id_ == MSIX:
                 self._put(at + 2, 2, saved.word(at + 2, 2) & ~_MSIX_SWITCHES)
             elif id_ == EXPRESS:
-                self._put(at + 8, 2, saved.word(at + 8, 2) & ~(_EXPRESS_RESET << 8), _DEVICE_CONTROL)
+                self._put(at + 8, 2, saved.word(at + 8, 2) & ~(_EXPRESS_RESET << 8), _DEVICE_CONTROL | _REPORTED)
                 self._put(at + 10, 2, saved.word(at + 10, 2) & ~_DEVICE_STATUS)
                 if saved.word(at + 2, 2) & 0xF > 1 and saved.word(at + 0x24, 4) & _TAKES_PREFIXES:
-                    self._writable[at + 0x29] = self._hardware[at + 0x29] = _BLOCK_PREFIXES
+                    self._writable[at + 0x29] = _BLOCK_PREFIXES
             elif id_ == ADVANCED_FEATURES:
                 self._put(at + 4, 2, 0, _ADVANCED_RESET)
             self._note(id_, at)
         if at := saved.find_extended(ADVANCED_ERROR_REPORTING):
-            self._error_registers(at, *(saved.word(at + register, 4) for register in (0x08, 0x0C, 0x14)))
+            self._error_registers(at, *(saved.word(at + register, 4) for register in (0x08, 0x0C, 0x14, 0x18)))
+
+    def _permit(self, one: Capability, saved: Saved) -> None:
+        """Note which bits of a capability vfio-pci lets through to the device, and which it keeps, and takes (vfio_pci_init_perm_bits)."""
+        at = one.offset
+        if at >= _EXTENDED:
+            if one.id == POWER_BUDGETING:
+                self._through[at + 8] = 0xFF  # which data is shown
+            elif one.id in (EXTENDED_VENDOR, DESIGNATED_VENDOR):
+                self._raw(at, one.length)
+        elif one.id == POWER_MANAGEMENT:
+            self._let_through(at + 4, 4, 0xFFFFFFFF & ~_NO_POWER_CONTROL)
+        elif one.id == VITAL_PRODUCT_DATA:
+            # The device is asked for what is at the address; the mock's devices do not answer, and the flag stays (vfio_vpd_config_write).
+            self._put(at + 2, 6, saved.word(at + 2, 6), 0xFFFFFFFFFFFF)
+        elif one.id == PCIX:
+            self._let_through(at + 2, 2, 0xFFFF)
+            if one.length > 8:
+                self._let_through(at + 8, 4, 0xFFFFFFFF)
+        elif one.id == VENDOR:
+            self._raw(at, one.length)
+        elif one.id == EXPRESS:
+            self._express_through(at)
+        elif one.id == MSI and saved.word(at + 2, 2) & _MSI_MASKS:
+            self._let_through(at + (0x10 if saved.word(at + 2, 2) & _MSI_WIDE else 0x0C), 8, (1 << 64) - 1)
+
+    def _express_through(self, at: int) -> None:
+        self._let_through(at + 0x08, 2, 0xFFFF & ~_NO_CONTROL)
+        self._let_through(at + 0x28, 2, 0xFFFF & ~_NO_CONTROL_2)
+        for place in {at + 0x08, at + 0x09, at + 0x28, at + 0x29} & set(range(self.size)):
+            self._kept[place] = 1
+
+    def _raw(self, at: int, length: int) -> None:
+        """All of it reaches the device, which stores nothing of it, and nobody restores it (vfio_raw_config_write)."""
+        for each in range(at, min(at + length, self.size)):
+            self._unknown[each], self._writable[each], self._through[each] = 1, 0, 0xFF
 
     def _known(self, at: int, length: int) -> None:
         """These bytes are a capability's, of which nothing can be written if it is not said."""
         for each in range(at, min(at + length, self.size)):
-            self._unknown[each] = self._writable[each] = 0
+            self._unknown[each] = self._writable[each] = self._through[each] = 0
+
+    def _let_through(self, at: int, size: int, bits: int) -> None:
+        """vfio-pci lets these bits of a register through to the device."""
+        self._through[at : at + size] = _le(size, bits)[: max(self.size - at, 0)]
 
     def _note(self, id_: int, at: int) -> None:
         """Keep where a capability's registers are that do something."""
@@ -206,7 +286,7 @@ class Config:
             found.append((MSI, body, b"\xff\0" + b"\xff" * 10))
         if function.express:
             body = _le(2, 0x0002) + _le(4, 0x8000 | ("flr" in methods) << 28) + _le(4, 0) + bytes(48)
-            found.append((EXPRESS, body, bytes(6) + _le(2, _DEVICE_CONTROL) + bytes(50)))
+            found.append((EXPRESS, body, bytes(6) + _le(2, _DEVICE_CONTROL | _REPORTED) + bytes(50)))
         if function.msix:
             table, pending = function.table, function.pending
             body = _le(2, function.msix - 1) + _le(4, table[1] | table[0]) + _le(4, pending[1] | pending[0])
@@ -223,6 +303,10 @@ class Config:
             self.data[at] = id_
             self.data[at + 2 : at + 2 + len(body)] = body
             self._writable[at + 2 : at + 2 + len(body)] = writable
+            if id_ == POWER_MANAGEMENT:
+                self._let_through(at + 4, 4, 0xFFFFFFFF & ~_NO_POWER_CONTROL)
+            elif id_ == EXPRESS:
+                self._express_through(at)
             self._note(id_, at)
             link, at = at + 1, at + 2 + len(body) + 3 & ~3
         if found:
@@ -233,18 +317,26 @@ class Config:
     def _error_reporting(self) -> None:
         """The first extended capability, version 2. Of its registers the masks and the severity can be written."""
         at = _EXTENDED
-        self._known(at, 0x48)
+        self._known(at, 0x2C)
+        self._raw(at + 0x2C, 0x1C)
         self._put(at, 4, ADVANCED_ERROR_REPORTING | 2 << 16)
-        self._error_registers(at, 0, _FATAL_AT_RESET, _MASKED_AT_RESET)
+        self._error_registers(at, _MASKED_UNCORRECTABLE, _FATAL_AT_RESET, _MASKED_CORRECTABLE, _ECRC_ABLE)
 
-    def _error_registers(self, at: int, masked: int, fatal: int, correctable_masked: int) -> None:
+    def _error_registers(self, at: int, masked: int, fatal: int, correctable_masked: int, control: int) -> None:
         self._put(at + 0x04, 4, 0)
         self._put(at + 0x08, 4, masked, _UNCORRECTABLE)
         self._put(at + 0x0C, 4, fatal, _UNCORRECTABLE)
         self._put(at + 0x10, 4, 0)
         self._put(at + 0x14, 4, correctable_masked, _CORRECTABLE)
-        for register in 0x08, 0x0C, 0x14:
-            self._hardware[at + register : at + register + 4] = b"\xff" * 4
+        # It can be told to make ECRC, and to check it, if it is able to.
+        self._put(at + 0x18, 4, control, (control & _ECRC_ABLE) << 1)
+        for register, bits in (
+            (0x04, _UNCORRECTABLE), (0x08, _UNCORRECTABLE), (0x0C, _UNCORRECTABLE), (0x10, _CORRECTABLE), (0x14, _CORRECTABLE),
+            (0x18, _ECRC_ON),
+        ):  # fmt: skip
+            self._let_through(at + register, 4, bits)
+        for register in 0x08, 0x0C, 0x14, 0x18:
+            self._kept[at + register : at + register + 4] = b"\1" * 4
 
     def address(self, bar: int) -> int:
         """Where a BAR is."""
@@ -286,6 +378,15 @@ class Config:
     @command.setter
     def command(self, value: int) -> None:
         self.data[COMMAND : COMMAND + 2] = value.to_bytes(2, "little")
+
+
+def _own_length(one: Capability, saved: Saved) -> int:
+    """Return the bytes of a capability in the device, which may be more than the kernel knows: what is behind reaches the device, to no effect."""
+    if one.offset >= _EXTENDED and one.id == ADVANCED_ERROR_REPORTING:
+        return 0x48 if saved.word(one.offset, 4) >> 16 & 0xF > 1 else 0x40
+    if one.offset < _EXTENDED and one.id == EXPRESS:
+        return 0x14 if saved.word(one.offset + 2, 2) & 0xF == 1 else 0x3C
+    return one.length
 
 
 def _le(size: int, value: int) -> bytes:

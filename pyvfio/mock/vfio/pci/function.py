@@ -22,6 +22,7 @@ _PAGE = 4096
 #: bytes of a BAR of ports whose size is not known
 _PORTS = 32
 _LAST_ID, _LAST_PIN = 0xFFFF, 4
+_WORD = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class Function:
     :ivar msix_table: BAR and offset of the MSI-X table, 16 bytes to a vector, which vfio-pci keeps to itself; None for a BAR of its
         own, the first that is free. The pending bits follow at `msix_pending`, or behind the table
     :ivar no_soft_reset: it keeps what it holds from D3hot to D0, so that power management does not reset it
+    :ivar stored: at the offset of a register of 4 bytes in configuration space, the bits of it that the device stores when a program writes
+        them, of those that vfio-pci lets through. Without an entry the device stores what PCI says: the masks and severities of error
+        reporting, the masks of MSI
     :ivar saved: the configuration space that :meth:`of` was given, whose capabilities stay where they are
     :raises ValueError: PCI has no such function
     """
@@ -100,6 +104,7 @@ class Function:
     msix_table: tuple[int, int] | None = None
     msix_pending: tuple[int, int] | None = None
     no_soft_reset: bool = False
+    stored: Mapping[int, int] = field(default_factory=dict, hash=False)
     saved: Saved | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -116,9 +121,10 @@ class Function:
         cls,
         config: bytes | bytearray | memoryview | SupportsBytes,
         *,
-        sizes: dict[int, int] | None = None,
+        sizes: Mapping[int, int] | None = None,
         resource: str | None = None,
         ids: tuple[int, int] | None = None,
+        stored: Mapping[int, int] | None = None,
     ) -> Function:
         """Return the function with a saved configuration space: a copy of sysfs's file `config`, or a dump of lspci.
 
@@ -131,6 +137,8 @@ class Function:
             32 ports. A BAR that reads as zeros is there if its size is given
         :param resource: instead, the text of sysfs's file `resource`, which has all sizes
         :param ids: vendor and device, for a virtual function, whose own registers read as ones
+        :param stored: which bits of a register the device stores (see the class), where it differs from what PCI says. Writing ones and
+            zeros to the device and reading them back tells
         :raises TypeError: `config` is not bytes
         :raises ValueError: no endpoint has such a configuration space; what is wrong is named
         :warns RuntimeWarning: a list of capabilities breaks; what is before that works
@@ -140,7 +148,7 @@ class Function:
         if sizes is not None and resource is not None:
             raise ValueError("sizes and resource both tell the sizes of BARs: give one of them")
         if sizes is not None:
-            arguments.instance(sizes, "sizes", dict)
+            sizes = _integers(sizes, "sizes")
         if resource is not None:
             arguments.string(resource, "resource")
         saved = saved_.read(bytes(config))
@@ -153,7 +161,10 @@ class Function:
             needs[bar] = max(needs[bar], offset + size)
         known = _with_sizes(saved_.bars(saved, resource), dict(sizes or {}))
         return cls(
-            bars={index: _bar(index, bar, needs.get(index, 0)) for index, bar in known.items()}, saved=saved, **found
+            bars={index: _bar(index, bar, needs.get(index, 0)) for index, bar in known.items()},
+            saved=saved,
+            stored={} if stored is None else stored,
+            **found,
         )
 
     @property
@@ -222,8 +233,19 @@ def _check_types(function: Function) -> None:
     bars: Any = function.bars
     if not isinstance(bars, Mapping) or not all(isinstance(one, Bar) for one in bars.values()):
         raise arguments.wrong_type(bars, "bars", "a dict of Bars by number")
+    object.__setattr__(function, "stored", _integers(function.stored, "stored"))
     if function.saved is not None:
         arguments.instance(function.saved, "saved", Saved)
+
+
+def _integers(given: Any, name: str) -> dict[int, int]:
+    """Return a mapping of integers to integers as a dict.
+
+    :raises TypeError: it is another thing
+    """
+    if not isinstance(given, Mapping):
+        raise arguments.wrong_type(given, name, "a mapping of integers to integers")
+    return {arguments.integer(one, name): arguments.integer(other, name) for one, other in given.items()}
 
 
 def _check_numbers(function: Function) -> None:
@@ -240,6 +262,14 @@ def _check_numbers(function: Function) -> None:
     for name, (values, most) in limits.items():
         if wrong := [value for value in values if not 0 <= value <= most]:
             raise ValueError(f"{name} must be 0 to {most:#x}, not {wrong[0]:#x}")
+    last = (saved_.EXTENDED if function.express else saved_.STANDARD) - 4
+    for offset, bits in function.stored.items():
+        if not 0 <= offset <= last or offset % 4:
+            raise ValueError(
+                f"stored: {offset:#x} is not the offset of a register of 4 bytes: a multiple of 4 up to {last:#x}"
+            )
+        if not 0 <= bits <= _WORD:
+            raise ValueError(f"stored: the register at {offset:#x} has 32 bits, and {bits:#x} is no set of them")
     if function.msi not in (0, 1, 2, 4, 8, 16, 32):
         raise ValueError(f"msi={function.msi}: MSI has 1, 2, 4, 8, 16 or 32 vectors, or is not there (0)")
     if function.virtual and not function.express:

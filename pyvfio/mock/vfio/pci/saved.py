@@ -11,18 +11,36 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-POWER_MANAGEMENT, MSI, VENDOR, EXPRESS, MSIX, ADVANCED_FEATURES = 0x01, 0x05, 0x09, 0x10, 0x11, 0x13
-ADVANCED_ERROR_REPORTING, VIRTUALISATION = 0x0001, 0x0010
+POWER_MANAGEMENT, VITAL_PRODUCT_DATA, MSI, PCIX, VENDOR, EXPRESS, MSIX, ADVANCED_FEATURES = (
+    0x01,
+    0x03,
+    0x05,
+    0x07,
+    0x09,
+    0x10,
+    0x11,
+    0x13,
+)
+ADVANCED_ERROR_REPORTING, POWER_BUDGETING, EXTENDED_VENDOR, VIRTUALISATION, DESIGNATED_VENDOR = (
+    0x01,
+    0x04,
+    0x0B,
+    0x10,
+    0x23,
+)
 STANDARD, EXTENDED = 256, 4096
 _HEADER = 64
 _SIZES = (_HEADER, STANDARD, EXTENDED)
 _STATUS, _CAPABILITIES, _HEADER_TYPE, _BAR0, _BARS = 0x06, 0x34, 0x0E, 0x10, 6
 _HAS_LIST = 1 << 4
-#: bytes of the capabilities that the kernel knows a length of (pci_cap_length), those of one length: power management, AGP, VPD,
-#: HyperTransport (its longer form), MSI-X, SATA (likewise), Advanced Features
-_LENGTHS = {POWER_MANAGEMENT: 8, 0x02: 12, 0x03: 8, 0x08: 28, MSIX: 12, 0x12: 16, ADVANCED_FEATURES: 6}
-#: likewise of extended capabilities (pci_ext_cap_length): error reporting, DSN, power budgeting, ARI, ATS, SR-IOV, multicast, PRI, LTR
-_EXTENDED_LENGTHS = {0x01: 0x48, 0x03: 12, 0x04: 16, 0x0E: 8, 0x0F: 8, 0x10: 64, 0x12: 48, 0x13: 16, 0x18: 8}
+#: bytes of the capabilities that have one length (pci_cap_length): power management, AGP, VPD, MSI-X, Advanced Features
+_LENGTHS = {POWER_MANAGEMENT: 8, 0x02: 12, VITAL_PRODUCT_DATA: 8, MSIX: 12, ADVANCED_FEATURES: 6}
+#: likewise of extended capabilities (pci_ext_cap_length): error reporting without a root port's registers, DSN, power budgeting, ARI, ATS,
+#: SR-IOV, multicast, PRI, LTR
+_EXTENDED_LENGTHS = {0x01: 0x2C, 0x03: 12, 0x04: 16, 0x0E: 8, 0x0F: 8, 0x10: 64, 0x12: 40, 0x13: 16, 0x18: 8}
+#: of PCI Express, by version 1 or later, and whether it is a root complex's own endpoint, which has no link
+_EXPRESS_LENGTHS = {(True, False): 0x14, (True, True): 0x0C, (False, False): 0x34, (False, True): 0x2C}
+_ROOT_COMPLEX_ENDPOINT = 9
 #: of sysfs's lines: ports, memory, prefetchable, 64 bits
 _IO, _MEMORY, _PREFETCHABLE, _WIDE = 0x100, 0x200, 0x2000, 0x100000
 _LINE = re.compile(r"0x([0-9a-f]{1,16}) 0x([0-9a-f]{1,16}) 0x([0-9a-f]{1,16})")
@@ -57,6 +75,7 @@ class Saved:
     :ivar standard_only: extended space reads as ones, so that the kernel shows 256 bytes (pci_cfg_space_size)
     :ivar capabilities: those that vfio-pci shows, in the list's order; `extended` likewise
     :ivar broken: where a list breaks, in words; None for a whole one
+    :ivar placeholder: the first extended capability is hidden: its header stays, with nothing but the link
     """
 
     data: bytes
@@ -64,6 +83,7 @@ class Saved:
     extended: tuple[Capability, ...]
     broken: str | None
     standard_only: bool = False
+    placeholder: bool = False
 
     def word(self, offset: int, size: int) -> int:
         """Return the number at an offset."""
@@ -106,7 +126,8 @@ def read(config: bytes) -> Saved:
     elif len(data) == EXTENDED:
         extended, more = _extended(data)
         broken = broken or more
-    return Saved(bytes(data), tuple(capabilities), tuple(extended), broken, standard_only)
+    placeholder = bool(extended) and extended[0].offset != STANDARD
+    return Saved(bytes(data), tuple(capabilities), tuple(extended), broken, standard_only, placeholder)
 
 
 def _standard(data: bytearray) -> tuple[list[Capability], str | None]:
@@ -171,10 +192,14 @@ def _length(data: bytearray, at: int) -> int:
             return 10 + 4 * (flags >> 7 & 1) + 10 * (flags >> 8 & 1)
         case 0x07:  # PCI-X, by its version
             return 24 if flags >> 12 & 3 else 8
+        case 0x08:  # HyperTransport: a host or secondary interface is the shorter one
+            return 24 if data[at + 3] & 0xE0 else 28
         case 0x09:  # a vendor's says it itself
             return data[at + 2]
-        case 0x10:  # PCI Express, by its version
-            return 20 if flags & 0xF == 1 else 60
+        case 0x10:
+            return _EXPRESS_LENGTHS[flags & 0xF == 1, flags >> 4 & 0xF == _ROOT_COMPLEX_ENDPOINT]
+        case 0x12:  # SATA, with its registers in configuration space or not
+            return 16 if int.from_bytes(data[at + 4 : at + 5]) & 0xF == 0xF else 8
         case id_:
             return _LENGTHS.get(id_, 0)
 
@@ -183,12 +208,14 @@ def _extended_length(data: bytearray, at: int) -> int:
     """Return the bytes of an extended capability; 0 for one that is hidden."""
     words = [int.from_bytes(data[at + 4 * index : at + 4 * index + 4], "little") for index in range(4)]
     match words[0] & 0xFFFF:
-        case 0x02 | 0x08 | 0x09:  # virtual channels
-            return 16 + 12 * (1 + (words[1] & 7))
+        case 0x02 | 0x08 | 0x09:  # virtual channels, and their arbitration table, whose phases have 4 bits
+            length = 16 + 12 * (1 + (words[1] & 7))
+            phases = next((128 >> shift for shift in range(3) if words[2] & 8 >> shift), 0)
+            return (length + 15 & ~15) + phases // 2 if phases else length
         case 0x0B | 0x23:  # a vendor's
             return words[1] >> 20
-        case 0x0D:  # ACS, with egress control
-            return 8 + (32 if words[1] >> 5 & 1 else 0)
+        case 0x0D:  # ACS, with egress control of so many ports; 0 is 256
+            return 8 + ((words[1] >> 8 & 0xFF or 256) + 31 & ~31) // 8 if words[1] >> 5 & 1 else 8
         case 0x15:  # resizable BARs
             return 4 + 8 * (words[2] >> 5 & 7)
         case 0x16:  # power allocation
