@@ -38,7 +38,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 # Inherited methods are shown where the class that has them is not public.
 SHOWN_ONCE = "AddressSpace, ConfigSpace, DirtyTracker, Registers, Kernel, Queue, Limits, Device"
-PYTHONS = "object, tuple, int, str, Enum, OSError, UserWarning, RawIOBase, Sequence, Protocol"
+PYTHONS = "object, tuple, int, str, Enum, OSError, UserWarning, BaseException, RawIOBase, Sequence, Protocol"
 autodoc_default_options = {
     "members": True,
     "show-inheritance": True,

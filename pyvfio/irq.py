@@ -244,7 +244,12 @@ class Vector(Event):
 
 
 class Irq:
-    """One kind of interrupt of a device, with its vectors."""
+    """One kind of interrupt of a device, with its vectors.
+
+    :ivar device: the device that it belongs to
+    :ivar info: its properties, as the kernel reports them
+    :ivar name: `intx`, `msi`, `msix`, `err` or `req` for PCI; its number on other buses
+    """
 
     def __init__(self, device: Device, info: IrqInfo, name: str) -> None:
         self.device = device

@@ -34,7 +34,7 @@ GROUP = "pyvfio.kernels"
 def named(name: str) -> Kernel:
     """Return the kernel of that name. One that is not the real one is announced on stderr.
 
-    :param name: `linux`, `mock:PROFILE`, `mock:package:function` or `vfio-user:PATH`
+    :param name: `linux`, `mock:PROFILE`, `mock:MODULE:NAME` or `vfio-user:PATH`
     :raises ValueError: there is no kernel of that name
     """
     kind, _, rest = arguments.string(name, "name").partition(":")
@@ -49,7 +49,8 @@ def named(name: str) -> Kernel:
         raise ValueError(f"the kernel {name!r} is a {type(kernel).__name__}, not a pyvfio.Kernel")
     if not isinstance(kernel, LinuxKernel):
         shown = repr(kernel).strip("<>") if isinstance(kernel, mock.Kernel) else kernel.name
-        print(f"pyvfio: {name}: this is {shown}, a kernel in this process; no device is touched", file=sys.stderr)
+        given = "" if shown.startswith(name) else f"{name}: "
+        print(f"pyvfio: {given}this is {shown}, a kernel in this process; no device is touched", file=sys.stderr)
     return kernel
 
 

@@ -31,7 +31,10 @@ _PIECE = 1 << 20
 
 
 class State(enum.IntEnum):
-    """A migration state: `enum vfio_device_mig_state`. Since Linux 5.18; PRE_COPY and PRE_COPY_P2P since 6.2."""
+    """A migration state: `enum vfio_device_mig_state`. Since Linux 5.18; PRE_COPY and PRE_COPY_P2P since 6.2.
+
+    It is the kernel's number, and prints as its name: `print(State.STOP_COPY)` prints STOP_COPY.
+    """
 
     ERROR = lib.VFIO_DEVICE_STATE_ERROR
     STOP = lib.VFIO_DEVICE_STATE_STOP
@@ -41,6 +44,13 @@ class State(enum.IntEnum):
     RUNNING_P2P = lib.VFIO_DEVICE_STATE_RUNNING_P2P
     PRE_COPY = lib.VFIO_DEVICE_STATE_PRE_COPY
     PRE_COPY_P2P = lib.VFIO_DEVICE_STATE_PRE_COPY_P2P
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        # An IntEnum formats as an integer, which only a format for integers asks for.
+        return format(int(self), spec) if spec[-1:] in tuple("bcdoxXn") else format(self.name, spec)
 
 
 #: The states that share one stream: it stays open when the device goes from one to another of them.

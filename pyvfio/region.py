@@ -223,6 +223,11 @@ class Region(Registers):
 
     Its register methods read and write through the kernel. 64 bits at once: only for devices that are not PCI, since vfio-pci makes
     one access or two of it depending on its release and the machine; map the region for that.
+
+    :ivar device: the device that it belongs to
+    :ivar info: its properties, as the kernel reports them
+    :ivar name: `BAR0` to `BAR5`, `ROM`, `CONFIG` or `VGA` for PCI; its number on other buses
+    :ivar size: bytes; 0 for a region that the device lacks
     """
 
     def __init__(self, device: Device, info: RegionInfo, name: str) -> None:

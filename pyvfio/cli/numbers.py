@@ -9,6 +9,8 @@ from argparse import ArgumentTypeError
 from pyvfio.iova import IovaRange
 
 _SIZE = re.compile(r"(0x[0-9a-f]+|[0-9]+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+#: the page of an address that is given alone
+_PAGE = 4096
 _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
@@ -38,7 +40,7 @@ def size(text: str) -> int:
 
 
 def iova_range(text: str) -> IovaRange:
-    """Return a range that is written START-LAST or START+SIZE.
+    """Return a range that is written START-LAST or START+SIZE; an address alone, as a kernel log has it, stands for its page of 4 KiB.
 
     :raises ArgumentTypeError: it is none
     """
@@ -50,4 +52,9 @@ def iova_range(text: str) -> IovaRange:
                 return IovaRange.of(first, size(rest)) if sign == "+" else IovaRange(first, number(rest))
             except ValueError as error:
                 raise ArgumentTypeError(str(error)) from None
-    raise ArgumentTypeError(f"{text!r} is not a range: write START+SIZE, such as 0x100000+2M, or START-LAST")
+    try:
+        return IovaRange.of(number(text) & -_PAGE, _PAGE)
+    except (ArgumentTypeError, ValueError):
+        raise ArgumentTypeError(
+            f"{text!r} is not a range: write START+SIZE, such as 0x100000+2M, START-LAST, or an address"
+        ) from None

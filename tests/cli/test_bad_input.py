@@ -100,7 +100,7 @@ def test_an_unknown_subcommand_is_wrong_usage(pyvfio: Command) -> None:
 
 def test_an_unknown_kernel_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["--kernel", "mock:nothing", "list"]) == 2
-    assert "profile 'nothing'" in capsys.readouterr().err
+    assert "no profile is named 'nothing'" in capsys.readouterr().err
 
 
 # Registers
@@ -125,7 +125,7 @@ def test_an_unknown_kernel_is_wrong_usage(capsys: pytest.CaptureFixture[str]) ->
         (("config", "1000.l"), 1, ""),
         (("config", "05.w"), 2, "not a multiple of its width"),
         (("iova", "0x1000-0x10"), 2, ""),
-        (("iova", "0x1000"), 2, "is not a range"),
+        (("iova", "0x1000to0x2000"), 2, "is not a range"),
         (("dirty", "--size", "0"), 2, "is not a size"),
         (("dirty", "--interval", "-1"), 2, ""),
         (("irq", "nothing"), 2, "is not an interrupt"),

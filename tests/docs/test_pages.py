@@ -19,6 +19,7 @@ import pytest
 
 import pyvfio
 from pyvfio import mock
+from pyvfio.mock.machine.profile import PROFILES
 
 mpl.use("Agg")
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +58,26 @@ def test_the_programs_of_a_page_run(page: Path) -> None:
     names: dict[str, Any] = {"__name__": "page", "LOG": (DOCS / "notebooks" / "qemu-8.1.log").read_text("utf-8")}
     for block in BLOCK.finditer(text):
         run(block[1], page, text.count("\n", 0, block.start(1)) + 1, names)
+
+
+@pytest.mark.parametrize("page", [each for each in PAGES if "\ndef test_" in each.read_text("utf-8")], ids=name_of)
+def test_the_tests_of_a_page_pass(page: Path, tmp_path: Path) -> None:
+    program = tmp_path / "test_page.py"
+    program.write_text("\n\n".join(BLOCK.findall(page.read_text("utf-8"))), "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout, done.stdout
+
+
+def test_the_page_on_tests_lists_all_profiles() -> None:
+    text = (DOCS / "guides" / "testing.md").read_text("utf-8")
+    assert [name for name in PROFILES if f"`{name}`" not in text] == []
 
 
 @pytest.mark.usefixtures("host")

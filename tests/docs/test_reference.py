@@ -33,7 +33,7 @@ BEHIND = {
     "pyvfio.guest.limits": 24,
     "pyvfio.guest.mapping": 27,
     "pyvfio.guest.planning": 23,
-    "pyvfio.guest.qemu": 34,
+    "pyvfio.guest.qemu": 33,
     "pyvfio.guest.reserved": 10,
     "pyvfio.guest.sections": 20,
     "pyvfio.guest.x86": 27,

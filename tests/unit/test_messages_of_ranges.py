@@ -112,8 +112,10 @@ def test_what_is_no_size_is_told_so(text: str) -> None:
 def test_ranges_are_typed_by_size_or_by_last_address() -> None:
     assert iova_range("0x100000+2M") == IovaRange.of(0x100000, 2 << 20)
     assert iova_range("1M-0x1fffff") == IovaRange.of(0x100000, 1 << 20)
+    assert iova_range("0xfee00abc") == IovaRange(0xFEE00000, 0xFEE00FFF)  # an address stands for its page
     for text, message in (
-        ("5", "'5' is not a range: write START+SIZE, such as 0x100000+2M, or START-LAST"),
+        ("five", "'five' is not a range: write START+SIZE, such as 0x100000+2M, START-LAST, or an address"),
+        ("16E", "'16E' is not a range: write START+SIZE, such as 0x100000+2M, START-LAST, or an address"),
         ("5+0", "'0' is not a size: write 4096, 0x1000, 64K, 2M, 1G or 1T"),
         ("5+", "'' is not a size: write 4096, 0x1000, 64K, 2M, 1G or 1T"),
         ("5-4", "last must be at least start: start 0x5, last 0x4; for a size there is IovaRange.of(start, size)"),

@@ -80,6 +80,12 @@ def test_path_between_states_is_the_kernels(way: str) -> None:
     assert path(origin, rest[-1]) == tuple(rest)
 
 
+def test_a_state_prints_as_its_name_and_counts_as_a_number() -> None:
+    assert f"{State.STOP_COPY}|{State.STOP:>5}|{State.RUNNING!s}" == "STOP_COPY| STOP|RUNNING"
+    assert f"{State.RUNNING:d} {State.RUNNING:#04x}" == "2 0x02"
+    assert int(State.RUNNING) == 2
+
+
 def test_path_skips_states_that_a_device_lacks() -> None:
     only_stop = lib.VFIO_MIGRATION_STOP_COPY
     assert path(State.RUNNING, State.STOP_COPY, only_stop) == names("STOP STOP_COPY")

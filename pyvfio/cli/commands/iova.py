@@ -16,6 +16,7 @@ from pyvfio.cli.output import address
 from pyvfio.errors import Unsupported
 from pyvfio.host.examination import unmappable
 from pyvfio.iova import WHOLE, IovaRange, IovaSet
+from pyvfio.spaces.refusals import HOLES
 
 
 class _Usable(NamedTuple):
@@ -31,7 +32,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the subcommand."""
     addresses.add_address(parser)
     parser.add_argument(
-        "range", metavar="RANGE", nargs="*", type=iova_range, help="START+SIZE or START-LAST: 0x100000+2M"
+        "range",
+        metavar="RANGE",
+        nargs="*",
+        type=iova_range,
+        help="START+SIZE or START-LAST: 0x100000+2M; an address alone stands for its page of 4 KiB",
     )
     parser.add_argument("--open", action="store_true", help=f"ask the kernel. {session.OPENING}")
     session.add_options(parser)
@@ -78,7 +83,7 @@ def _answer(usable: _Usable, wanted: IovaRange) -> dict[str, Any]:
     if wanted.start % usable.page_size or wanted.size % usable.page_size:
         reason = f"start and size have to be multiples of the page size, {usable.page_size:#x}"
     elif usable.ranges.holding(wanted) is None:
-        crossed = [what for range_, what in usable.kept if range_.overlaps(wanted)]
+        crossed = [_named(range_, what) for range_, what in usable.kept if range_.overlaps(wanted)]
         reason = f"it crosses {', '.join(crossed)}" if crossed else "the kernel's usable ranges do not have it whole"
     nearest = [] if reason is None else usable.ranges.nearest(wanted, usable.page_size)
     return {
@@ -87,6 +92,11 @@ def _answer(usable: _Usable, wanted: IovaRange) -> dict[str, Any]:
         "reason": reason,
         "nearest": [_document(one) for one in nearest],
     }
+
+
+def _named(range_: IovaRange, what: str) -> str:
+    """Return the words for a range that is kept, with the name of a known hole, as errors have it."""
+    return ", ".join([what, *(name for hole, name in HOLES if hole == range_)])
 
 
 def _document(range_: IovaRange) -> dict[str, str | None]:

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the subcommand."""
     addresses.add_address(parser)
-    parser.add_argument("action", choices=("state", "save", "load"), nargs="?", default="state")
+    parser.add_argument(
+        "action",
+        choices=("state", "save", "load"),
+        nargs="?",
+        default="state",
+        help="default: state, which shows the state and changes nothing",
+    )
     parser.add_argument("file", metavar="FILE", nargs="?", help="for save and load")
     parser.add_argument(
         "--pre-copy",

@@ -176,7 +176,8 @@ def _print(call: Call, document: dict[str, Any]) -> None:
         more = [line["id"], line["driver"], None if line["group"] is None else f"group {line['group']}"]
         mark = " <-" if line["address"] == document["address"] else ""
         out.line(f"{'  ' * line['depth']}{line['address']}  {', '.join(one for one in more if one)}{mark}".rstrip())
-    if (finding := document["finding"]) is not None:
+    # With --bind it was bound meanwhile; the state above is the one before.
+    if (finding := document["finding"]) is not None and "opened" not in document:
         out.line()
         out.line(f"not usable yet: {finding['reason']}")
         if finding["cure"]:

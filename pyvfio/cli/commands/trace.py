@@ -18,7 +18,11 @@ from pyvfio.cli.call import Call, UsageError
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the subcommand."""
     parser.add_argument(
-        "-o", "--output", default="trace.json", metavar="FILE", help="%%p in it is the process's number (%(default)s)"
+        "-o",
+        "--output",
+        default="trace.json",
+        metavar="FILE",
+        help="where the requests are written; %%p in it is the process's number (%(default)s)",
     )
     parser.add_argument("program", metavar="PROGRAM", nargs=REMAINDER, help="the program and its arguments, behind --")
 

@@ -56,7 +56,7 @@ class Kernel(PythonKernel):
 
     Give it to everything that takes `kernel=`, or name it in the environment: `PYVFIO_KERNEL=mock:amd`.
 
-    :param which: a profile's name, see :data:`pyvfio.mock.machine.profile.PROFILES`
+    :param which: a profile's name, `intel-39`, `amd`, `mlx5`, ...; "Test your driver" lists them
     :param fields: fields of :class:`pyvfio.mock.Profile` that differ from it
     :ivar tree: its files by path
     :ivar files: descriptor -> what it refers to
@@ -69,7 +69,7 @@ class Kernel(PythonKernel):
     :ivar dma_entry_limit: the most mappings of a type1 container, from its VFIO_SET_IOMMU on
     :ivar unsafe_interrupts: the modules' parameters allow_unsafe_interrupts
     :ivar physical: the memory that devices without an IOMMU reach; None where they all have one
-    :ivar failures: calls that are to fail
+    :ivar failures: the calls that are to fail, a :class:`pyvfio.mock.Failures`
     :ivar capabilities: what the caller may, of what requests ask for
     :ivar owners: path -> the user and the group that it was given to
     :ivar lock: held while a request runs, and by what runs by itself (a device's engine) while it touches anything shared

@@ -106,7 +106,7 @@ def profile(name: str = "intel-39", **fields: Any) -> Profile:
     :raises TypeError: a profile has no such field
     """
     if name not in PROFILES:
-        raise ValueError(f"profile {name!r}: one of {', '.join(PROFILES)}")
+        raise ValueError(f"no profile is named {name!r}; there are {', '.join(PROFILES)}")
     if unknown := set(fields) - set(Profile._fields):
         raise TypeError(f"a profile has no {', '.join(sorted(unknown))}; it has {', '.join(Profile._fields)}")
     return PROFILES[name]._replace(**fields)
