@@ -59,6 +59,11 @@ class Feature:
 
     :param detail: `GET` or `SET`, and the name without `VFIO_DEVICE_FEATURE_`; more words if there are several operations of it
     :param more: of :meth:`Request.operation`
+    :param errnos: errno that the request documents -> why
+    :param otherwise: errno that it does not document -> why, where that is known
+    :param default: why, for any other errno
+    :param documented: whether its errnos are a part of the kernel's documentation
+    :param succeeds: whether a test can see it succeed
     """
 
     def __init__(
@@ -88,6 +93,9 @@ class Feature:
         """Make the request with data in and out, and return its result, most often 0.
 
         :param value: pointer to a C struct, or a C array, from `ffi.new`; overwritten by the answer, on a failure too
+        :param file: of the device
+        :param arguments: name -> value, for the text of an error
+        :param facts: what the reasons are made of; called for a failure alone
         """
         return _exchange(file, self.request, self.flags, value, arguments, facts)
 
@@ -102,11 +110,19 @@ class Feature:
         """Make the request, and let an owner have what it gives; see :meth:`Request.receive`.
 
         :param received: offset in the data of the 32 bits that say what it gives, None for the result; and the owner
+        :param file: of the device
+        :param value: pointer to a C struct, or a C array, from `ffi.new`
+        :param arguments: name -> value, for the text of an error
+        :param facts: what the reasons are made of; called for a failure alone
         """
         return _exchange(file, self.request, self.flags, value, arguments, facts, received)
 
     def get(self, file: DeviceFile, struct: str) -> Any:
-        """Return the data of the feature as a C struct."""
+        """Return the data of the feature as a C struct.
+
+        :param file: of the device
+        :param struct: the name of a C struct of the ABI, with the word `struct`
+        """
         value = ffi.new(f"{struct} *")
         self.exchange(file, value)
         return value
@@ -126,6 +142,8 @@ class Features:
         """Whether the device has a feature, and can do all of what is asked with it.
 
         :param feature: VFIO_DEVICE_FEATURE_*
+        :param get: whether it has to be readable
+        :param set: whether it has to be settable
         :raises OSError: any error but ENOTTY, EINVAL and EOPNOTSUPP, which mean False
         """
         feature = _number(feature)
@@ -151,6 +169,8 @@ class Features:
     def get(self, feature: int, struct_: str) -> Any:
         """Read a feature's data as a C struct.
 
+        :param feature: VFIO_DEVICE_FEATURE_*
+        :param struct_: the name of a C struct of the ABI, with the word `struct`
         :raises Unsupported: the device does not have the feature
         :raises OSError: as the driver says
         """
@@ -165,6 +185,8 @@ class Features:
     def set(self, feature: int, value: Any = None) -> None:
         """Set a feature from C data (see :meth:`exchange`), or from nothing for one that has no data.
 
+        :param feature: VFIO_DEVICE_FEATURE_*
+        :param value: pointer to a C struct, or a C array, from `ffi.new`; None for a feature without data
         :raises Unsupported: the device does not have the feature
         :raises OSError: as the driver says
         """
@@ -227,7 +249,10 @@ def _check_data(value: object) -> None:
 
 
 def feature_name(flags: int) -> str:
-    """The name of a feature with the operation: `SET DMA_LOGGING_START`."""
+    """The name of a feature with the operation: `SET DMA_LOGGING_START`.
+
+    :param flags: of struct vfio_device_feature: a number with GET, SET and PROBE
+    """
     number = flags & lib.VFIO_DEVICE_FEATURE_MASK
     words = [word for bit, word in ((PROBE, "PROBE"), (GET, "GET"), (SET, "SET")) if flags & bit]
     return " ".join([*words, _names().get(number, str(number))])

@@ -88,7 +88,10 @@ class UdevMonitor:
         return int(self._monitor.fileno())
 
     def poll(self, timeout: float | None) -> tuple[str, SysfsDevice] | None:
-        """Return the next action and its device; None when `timeout` seconds have passed."""
+        """Return the next action and its device; None when `timeout` seconds have passed.
+
+        :param timeout: seconds; None waits without limit
+        """
         device = self._monitor.poll(timeout)
         if device is None:
             return None
@@ -109,44 +112,84 @@ class Kernel:
     address: str | None = None
 
     def door(self, fd: int, kind: str) -> Any:
-        """Return a new `pyvfio_door` for a descriptor; `kind` is one of the kinds of :mod:`pyvfio.abi`."""
+        """Return a new `pyvfio_door` for a descriptor; `kind` is one of the kinds of :mod:`pyvfio.abi`.
+
+        :param fd: the descriptor
+        :param kind: `container`, `group`, `device`, `iommufd`, ...: the keys of :mod:`pyvfio.abi`
+        """
         raise NotImplementedError
 
     # Files.
 
     def open(self, path: str, flags: int = os.O_RDWR | os.O_CLOEXEC) -> int:
-        """open(2)."""
+        """open(2).
+
+        :param path: of the file
+        :param flags: O_*
+        """
         return os.open(path, flags)
 
     def close(self, fd: int) -> None:
-        """close(2)."""
+        """close(2).
+
+        :param fd: the descriptor
+        """
         os.close(fd)
 
     def read(self, fd: int, size: int) -> bytes:
-        """read(2)."""
+        """read(2).
+
+        :param fd: the descriptor
+        :param size: the most bytes to return
+        """
         return os.read(fd, size)
 
     def write(self, fd: int, data: Any) -> int:
-        """write(2)."""
+        """write(2).
+
+        :param fd: the descriptor
+        :param data: a buffer of bytes
+        """
         return os.write(fd, data)
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
-        """pread(2)."""
+        """pread(2).
+
+        :param fd: the descriptor
+        :param size: the most bytes to return
+        :param offset: bytes from the start of the file
+        """
         return os.pread(fd, size, offset)
 
     def pwrite(self, fd: int, data: Any, offset: int) -> int:
-        """pwrite(2)."""
+        """pwrite(2).
+
+        :param fd: the descriptor
+        :param data: a buffer of bytes
+        :param offset: bytes from the start of the file
+        """
         return os.pwrite(fd, data, offset)
 
     def poll(self, fd: int, events: int, timeout: float | None) -> int:
-        """Return the events that are ready, or 0 after `timeout` seconds; None waits without limit. poll(2)."""
+        """Return the events that are ready, or 0 after `timeout` seconds; None waits without limit. poll(2).
+
+        :param fd: the descriptor
+        :param events: POLL* of the select module
+        :param timeout: seconds, rounded to milliseconds
+        """
         poll = select.poll()
         poll.register(fd, events)
         ready = poll.poll(None if timeout is None else max(0, timeout) * 1000)
         return ready[0][1] if ready else 0
 
     def poll_with_waker(self, fd: int, events: int, timeout: float | None, waker: int) -> int:
-        """Wait as :meth:`poll` does, but return 0 as soon as the descriptor `waker` is readable."""
+        """Wait as :meth:`poll` does, but return 0 as soon as the descriptor `waker` is readable.
+
+        :param fd: the descriptor
+        :param events: POLL* of the select module
+        :param timeout: seconds; None waits without limit
+        :param waker: the descriptor that ends the wait
+        """
         if type(self).poll is not Kernel.poll:
             return self.poll(fd, events, timeout)
         poll = select.poll()
@@ -156,11 +199,19 @@ class Kernel:
         return 0 if waker in ready else ready.get(fd, 0)
 
     def eventfd(self, initial: int = 0, flags: int = 0) -> int:
-        """eventfd(2), closed on exec."""
+        """eventfd(2), closed on exec.
+
+        :param initial: the first count
+        :param flags: EFD_* of the os module
+        """
         return os.eventfd(initial, flags | os.EFD_CLOEXEC)
 
     def wait(self, eventfd: int, timeout: float | None) -> int:
-        """Wait until an eventfd (EFD_NONBLOCK) is signalled, and return its count; 0 when `timeout` seconds passed. None waits for ever."""
+        """Wait until an eventfd (EFD_NONBLOCK) is signalled, and return its count; 0 when `timeout` seconds passed. None waits for ever.
+
+        :param eventfd: its descriptor
+        :param timeout: seconds; 0 only looks
+        """
         count = lib.pyvfio_wait(eventfd, 0)
         if not count and timeout != 0:
             last = None if timeout is None else time.monotonic() + timeout
@@ -176,6 +227,10 @@ class Kernel:
     def mmap(self, fd: int, size: int, *, offset: int, prot: int) -> _mmap.mmap:
         """Map a descriptor's memory, shared. `close()` unmaps it, or the end of the last reference to it.
 
+        :param fd: the descriptor
+        :param size: bytes
+        :param offset: bytes from the start of the file, a multiple of the page size
+        :param prot: PROT_* of the mmap module
         :raises OSError: as mmap(2), whatever the size and the offset are: EINVAL for no size or an offset that is not a
             multiple of the page size, ENOMEM for more than the address space has, EOVERFLOW for an offset past 2^63
         """
@@ -194,12 +249,18 @@ class Kernel:
         return memory
 
     def traps(self, fd: int, offset: int) -> bool:
-        """Whether accesses at an offset of a descriptor reach a model in this process, so that no memory can be mapped there."""
+        """Whether accesses at an offset of a descriptor reach a model in this process, so that no memory can be mapped there.
+
+        :param fd: the descriptor
+        :param offset: bytes from the start of the file
+        """
         return False
 
     def memory(self, size: int, *, huge: int | None = None) -> _mmap.mmap:
         """New private memory that a forked child does not see; `huge` asks for huge pages of that size.
 
+        :param size: bytes
+        :param huge: bytes of a huge page; None for ordinary pages
         :raises OSError: as mmap(2): ENOMEM for more than there is, or than the address space has
         """
         _check_length(size)
@@ -219,13 +280,18 @@ class Kernel:
         return memory
 
     def backing(self, address: int, size: int) -> tuple[Backing, ...]:
-        """Return what is mapped at addresses of this process: see :func:`pyvfio.process_memory.backing`."""
+        """Return what is mapped at addresses of this process: see :func:`pyvfio.process_memory.backing`.
+
+        :param address: virtual, in this process
+        :param size: bytes
+        """
         return backing(address, size)
 
     def take_descriptor(self, pid: int, number: int) -> int:
         """Return a descriptor of this process for a file that another process has open. pidfd_getfd(2), since Linux 5.6.
 
         :param number: the descriptor there
+        :param pid: of the other process
         :raises OSError: EPERM, this process may not trace that one; EBADF, it has no such descriptor; ESRCH, there is no such process
         """
         import ctypes
@@ -244,42 +310,68 @@ class Kernel:
     # sysfs and procfs.
 
     def exists(self, path: str) -> bool:
-        """Whether a file exists, with links followed."""
+        """Whether a file exists, with links followed.
+
+        :param path: absolute
+        """
         return os.path.exists(path)
 
     def listdir(self, path: str) -> list[str]:
-        """Return the names in a directory, in any order."""
+        """Return the names in a directory, in any order.
+
+        :param path: of the directory
+        """
         return os.listdir(path)
 
     def readlink(self, path: str) -> str:
-        """Return the target of a link, as it is written."""
+        """Return the target of a link, as it is written.
+
+        :param path: of the link
+        """
         return os.readlink(path)
 
     def realpath(self, path: str) -> str:
-        """Return the path with all links followed."""
+        """Return the path with all links followed.
+
+        :param path: absolute
+        """
         return os.path.realpath(path)
 
     def read_file(self, path: str) -> bytes:
-        """Return the content of a file."""
+        """Return the content of a file.
+
+        :param path: of the file
+        """
         with open(path, "rb", buffering=0) as file:
             return file.read()
 
     def owner(self, path: str) -> tuple[int, int, int]:
-        """Return the user, the group and the permission bits of a file."""
+        """Return the user, the group and the permission bits of a file.
+
+        :param path: of the file
+        """
         found = os.stat(path)
         return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
 
     def device_number(self, path: str) -> str | None:
-        """Return the number of a device node, as under /sys/dev: `char/4:64`, `block/8:0`; None for other files, and where nobody knows."""
+        """Return the number of a device node, as under /sys/dev: `char/4:64`, `block/8:0`; None for other files, and where nobody knows.
+
+        :param path: of the node
+        """
         return None
 
     def claimed(self, path: str) -> bool:
-        """Whether a block device is held exclusively, by the kernel or a process: open(2) with O_EXCL would be refused. False if unknown."""
+        """Whether a block device is held exclusively, by the kernel or a process: open(2) with O_EXCL would be refused. False if unknown.
+
+        :param path: of the node
+        """
         return False
 
     def write_file(self, path: str, data: bytes) -> None:
         """Write a file of sysfs, by one write(2).
 
+        :param path: of the file
+        :param data: its whole content
         :raises OSError: EIO: only a part was taken
         """
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -294,7 +386,10 @@ class Kernel:
     # Limits.
 
     def getrlimit(self, which: int) -> tuple[int, int]:
-        """Return the soft and the hard limit of this process, as getrlimit(2) does; `which` is one of the resource module's RLIMIT_*."""
+        """Return the soft and the hard limit of this process, as getrlimit(2) does; `which` is one of the resource module's RLIMIT_*.
+
+        :param which: RLIMIT_* of the resource module
+        """
         return resource.getrlimit(which)
 
     # Files that programs share: pyvfio's journal of changed bindings.
@@ -302,6 +397,7 @@ class Kernel:
     def create(self, path: str) -> int:
         """Open a file for reading and writing, made if need be, with its directory; for this user alone.
 
+        :param path: of the file
         :raises OSError: EPERM, the directory or the file is a link or of the wrong kind, belongs to another user, or others may write
             to it
         """
@@ -323,34 +419,57 @@ class Kernel:
         return fd
 
     def is_at(self, fd: int, path: str) -> bool:
-        """Whether a path is still that of the file that a descriptor has open."""
+        """Whether a path is still that of the file that a descriptor has open.
+
+        :param fd: the descriptor
+        :param path: a path that may have been given to another file
+        """
         try:
             return os.path.samestat(os.fstat(fd), os.lstat(path))
         except FileNotFoundError:
             return False
 
     def chown(self, path: str, user: int, group: int) -> None:
-        """chown(2)."""
+        """chown(2).
+
+        :param path: of the file
+        :param user: a user's number
+        :param group: a group's number
+        """
         os.chown(path, user, group)
 
     def unlink(self, path: str) -> None:
-        """unlink(2)."""
+        """unlink(2).
+
+        :param path: of the file
+        """
         os.unlink(path)
 
     def flock(self, fd: int, operation: int) -> None:
-        """flock(2); `operation` of the fcntl module's LOCK_*."""
+        """flock(2); `operation` of the fcntl module's LOCK_*.
+
+        :param fd: the descriptor
+        :param operation: LOCK_* of the fcntl module
+        """
         import fcntl
 
         fcntl.flock(fd, operation)
 
     def truncate(self, fd: int, size: int) -> None:
-        """ftruncate(2)."""
+        """ftruncate(2).
+
+        :param fd: the descriptor
+        :param size: bytes that the file has afterwards
+        """
         os.truncate(fd, size)
 
     # udev.
 
     def udev_devices(self, **match: str) -> Iterator[SysfsDevice]:
-        """Yield the devices that udev enumerates; `match` as for pyudev (`subsystem="pci"`)."""
+        """Yield the devices that udev enumerates; `match` as for pyudev (`subsystem="pci"`).
+
+        :param match: what devices must have, as for pyudev: `subsystem="pci"`
+        """
         for device in _udev().list_devices(**match):
             yield SysfsDevice(device.subsystem or "", device.sys_name, device.sys_path, device.properties)
 
@@ -381,11 +500,18 @@ class LinuxKernel(Kernel):
     """The real kernel."""
 
     def door(self, fd: int, kind: str) -> Any:
-        """Return a door whose ioctls are ioctl(2)."""
+        """Return a door whose ioctls are ioctl(2).
+
+        :param fd: the descriptor
+        :param kind: not used: all descriptors have the same door
+        """
         return ffi.new("pyvfio_door *", (_linux_ioctl, ffi.NULL, fd))
 
     def device_number(self, path: str) -> str | None:
-        """stat(2)."""
+        """stat(2).
+
+        :param path: of the node
+        """
         try:
             found = os.stat(path)
         except OSError:
@@ -395,7 +521,10 @@ class LinuxKernel(Kernel):
         return None if kind is None else f"{kind}/{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
 
     def claimed(self, path: str) -> bool:
-        """open(2) for reading with O_EXCL, and close(2)."""
+        """open(2) for reading with O_EXCL, and close(2).
+
+        :param path: of the node
+        """
         if not (self.device_number(path) or "").startswith("block/"):
             return False
         try:
@@ -413,7 +542,11 @@ class PythonKernel(Kernel):
     """A kernel whose ioctls are answered by a method; the base class of mocks."""
 
     def door(self, fd: int, kind: str) -> Any:
-        """Return a door whose ioctls call :meth:`ioctl`."""
+        """Return a door whose ioctls call :meth:`ioctl`.
+
+        :param fd: the descriptor
+        :param kind: not used: :meth:`ioctl` gets the descriptor
+        """
         return ffi.new("pyvfio_door *", (python_ioctl, ffi.cast("void *", id(self)), fd))
 
     def ioctl(self, fd: int, request: int, argument: int) -> int:
@@ -421,6 +554,10 @@ class PythonKernel(Kernel):
 
         What it raises reaches the caller. Requests of the main thread are answered by another one, since the program's signal
         handlers run in the main thread: they do not interrupt a kernel.
+
+        :param fd: the descriptor
+        :param request: the number of the request
+        :param argument: an address of the caller's memory, or a number
         """
         raise NotImplementedError
 
@@ -485,6 +622,8 @@ def as_default(kernel: Kernel | str) -> Iterator[Kernel]:
 
         with pyvfio.kernel.as_default(pyvfio.mock.Kernel("amd")):
         program.main()  # its pyvfio.open("0000:00:03.0") opens the mock's device
+
+    :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`
     """
     global _default
     before, _default = _default, resolve(kernel)
@@ -495,7 +634,10 @@ def as_default(kernel: Kernel | str) -> Iterator[Kernel]:
 
 
 def resolve(kernel: Kernel | str | None) -> Kernel:
-    """Return the kernel that an argument `kernel=` means: one as it is, one by name, or for None the default."""
+    """Return the kernel that an argument `kernel=` means: one as it is, one by name, or for None the default.
+
+    :param kernel: a kernel, its name, or None
+    """
     if kernel is None:
         return default()
     if isinstance(kernel, str):

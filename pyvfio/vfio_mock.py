@@ -57,21 +57,39 @@ class VfioMock:
     def copy(self, destination: int, source: int, size: int) -> None:
         """Have the device read `size` bytes at the IOVA `source` and write them at the IOVA `destination`.
 
+        :param destination: the IOVA to write at
+        :param source: the IOVA to read at
+        :param size: bytes
         :raises OSError: with the errno of the access that failed; the text names its IOVA
         """
         self["DMA_SOURCE"] = source
         self._run("COPY", iova=destination, length=size)
 
     def fill(self, iova: int, size: int, pattern: int = 0) -> None:
-        """Write a 64-bit pattern all over a range."""
+        """Write a 64-bit pattern all over a range.
+
+        :param iova: the first address
+        :param size: bytes
+        :param pattern: 64 bits, written again and again
+        """
         self._run("FILL", iova=iova, length=size, pattern=pattern)
 
     def touch(self, iova: int, size: int, stride: int = 4096, pattern: int = 0) -> None:
-        """Write one word of 8 bytes in every `stride` bytes of a range."""
+        """Write one word of 8 bytes in every `stride` bytes of a range.
+
+        :param iova: the first address
+        :param size: bytes of the range
+        :param stride: bytes from one word to the next
+        :param pattern: the word, 64 bits
+        """
         self._run("TOUCH", iova=iova, length=size, stride=stride, pattern=pattern)
 
     def touch_each(self, iovas: Iterable[int], pattern: int = 0) -> None:
-        """Write one word of 8 bytes at each of these IOVAs."""
+        """Write one word of 8 bytes at each of these IOVAs.
+
+        :param iovas: the addresses of the words
+        :param pattern: the word, 64 bits
+        """
         words = array("Q", iovas)
         memory = self.device.regions[VALUES["REGION_MEMORY"]]
         memory.write(0, words)
@@ -85,7 +103,13 @@ class VfioMock:
         self._check()
 
     def start(self, operation: str, *flags: str, **parameters: int) -> None:
-        """Start a job in the device's own thread: `start("TOUCH", "REPEAT", iova=..., length=..., stride=4096)`."""
+        """Start a job in the device's own thread: `start("TOUCH", "REPEAT", iova=..., length=..., stride=4096)`.
+
+        :param operation: `WRITE`, `READ`, `FILL`, `COPY`, `LIST`, `TOUCH` or `SCATTER`: MOCK_DMA_* of vfio_mock_regs.h
+        :param flags: `REPEAT` until :meth:`stop`, `RAISE` an interrupt at the end, `COUNTING`, `LOCAL`, `PINNED`, `KEEP`
+        :param parameters: registers of the engine without `DMA_`, in lower case: `iova`, `length`, `source`, `memory`, `pattern`, `count`,
+            `stride`, `seed`, `delay` (microseconds between two steps), `irq`
+        """
         for name, value in parameters.items():
             self[f"DMA_{name.upper()}"] = value
         command = VALUES[f"DMA_{operation}"] | VALUES["DMA_BACKGROUND"]
@@ -96,6 +120,7 @@ class VfioMock:
     def finish(self, timeout: float = 10) -> None:
         """Wait until the background job has ended.
 
+        :param timeout: seconds
         :raises OSError: the job failed
         :raises TimeoutError: it still runs after `timeout` seconds
         """
@@ -118,7 +143,12 @@ class VfioMock:
     # Limits and failures.
 
     def fail(self, call: str, nth: int = 1, error: int = errno.EIO) -> None:
-        """Make the n-th call of a kind from now on fail: `fail("LOG_START", error=errno.ENOMEM)`."""
+        """Make the n-th call of a kind from now on fail: `fail("LOG_START", error=errno.ENOMEM)`.
+
+        :param call: the kind of call, such as `LOG_START`: a name of vfio_mock_regs.h without `MOCK_FAULT_`
+        :param nth: 1 for the next one
+        :param error: the errno that it fails with
+        """
         at = VALUES["REG_FAULT"] + VALUES[f"FAULT_{call}"] * VALUES["FAULT_SIZE"]
         self._region.write32(at + VALUES["FAULT_ERRNO"], error)
         self._region.write32(at + VALUES["FAULT_NTH"], nth)

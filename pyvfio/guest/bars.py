@@ -33,6 +33,8 @@ def decode(low: int, high: int | None, size: int, *, memory_enabled: bool = True
 
     :param high: the upper register; None for a 32-bit BAR
     :param size: the BAR's size, a power of two
+    :param low: the lower register's value; its bits below the size count for nothing
+    :param memory_enabled: whether the command register lets the function decode memory
     """
     low, size = arguments.u32(low, "low"), arguments.power_of_two(size, "size")
     high = None if high is None else arguments.u32(high, "high")
@@ -67,6 +69,7 @@ class Bar:
     :param flags: the low register's read-only bits
     :param covered: addresses where something of higher priority hides the BAR: as in the trace of 2014, and with firmware in flash
         (pflash) under 10.0 and 11.1.3. A BAR is in front of a ROM (-bios), so with that pass `IovaSet()`: the low half's all ones then show
+    :param low: the lower register's value; its four lowest bits are the read-only ones, unless `flags` is given
     """
 
     def __init__(
@@ -102,13 +105,17 @@ class Bar:
         return IovaSet([range_] if range_ else []) - self.covered
 
     def write_low(self, value: int) -> list[Event]:
-        """Write the lower register; the read-only bits stay."""
+        """Write the lower register; the read-only bits stay.
+
+        :param value: 32 bits
+        """
         value = arguments.u32(value, "value")
         return self._move(self._address & ~UINT32_MAX | value)
 
     def write_high(self, value: int) -> list[Event]:
         """Write the upper register of a 64-bit BAR.
 
+        :param value: 32 bits
         :raises ValueError: the BAR has 32 bits
         """
         value = arguments.u32(value, "value")
@@ -117,7 +124,11 @@ class Bar:
         return self._move(self._address & UINT32_MAX | value << 32)
 
     def write(self, offset: int, value: int) -> list[Event]:
-        """Write by the register's offset in the BAR: 0 is the lower, 4 the upper."""
+        """Write by the register's offset in the BAR: 0 is the lower, 4 the upper.
+
+        :param offset: 0 for the lower register, 4 for the upper
+        :param value: 32 bits
+        """
         offset, value = self._write(offset, value)
         return self.write_high(value) if offset else self.write_low(value)
 
@@ -151,7 +162,11 @@ class Bar:
 
 
 def replay(bar: Bar, writes: Iterable[tuple[int, int]]) -> list[Event]:
-    """Return the changes of the address space by a series of (register offset in the BAR, value) writes."""
+    """Return the changes of the address space by a series of (register offset in the BAR, value) writes.
+
+    :param bar: the BAR, which is left as the last write left it
+    :param writes: pairs of an offset (0 or 4) and a value of 32 bits, in order
+    """
     bar = arguments.instance(bar, "bar", Bar)
     checked = [bar._write(*write) for write in arguments.every(_pair)(writes, "writes")]
     return [event for offset, value in checked for event in bar.write(offset, value)]

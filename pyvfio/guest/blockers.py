@@ -155,6 +155,7 @@ def find(
     :param assigned: all devices given to the guest, for telling apart which of a group's other members are given too
     :param guest_memory: the guest's memory (-m), bytes; without, its size is not checked
     :param version: QEMU's, from "8.1" on
+    :param devices: the guest's VFIO devices
     :raises ValueError: the version is not known
     """
     devices = arguments.instances(devices, "devices", GuestDevice)

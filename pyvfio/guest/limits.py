@@ -44,7 +44,10 @@ _RANGE_STRUCT_SIZE = 16
 
 
 def most_ranges(host_page_size: int = 4096) -> int:
-    """Return the most ranges that the kernel's core takes: as many as fit in one page (256 on 4 KiB, 4096 on 64 KiB)."""
+    """Return the most ranges that the kernel's core takes: as many as fit in one page (256 on 4 KiB, 4096 on 64 KiB).
+
+    :param host_page_size: the host's page size, bytes, a power of two
+    """
     host_page_size = arguments.page_size(host_page_size, "host_page_size")
     return host_page_size // _RANGE_STRUCT_SIZE
 
@@ -59,6 +62,8 @@ def core_start(
 
     :param ranges: (iova, length) as in struct vfio_device_feature_dma_logging_range
     :param log_ops: whether the device's driver does DMA logging at all
+    :param page_size: the page size asked for, bytes; 64 bits
+    :param host_page_size: the host's page size, bytes
     """
     page_size = arguments.u64(page_size, "page_size")
     host_page_size = arguments.page_size(host_page_size, "host_page_size")
@@ -99,7 +104,13 @@ def _length(value: object, name: str) -> tuple[int, int]:
 
 
 def core_report(page_size: int, iova: int = 0, length: int = 4096, *, log_ops: bool = True) -> int:
-    """Return the errno of the kernel core's checks of DMA_LOGGING_REPORT; 0 if the driver is asked (Linux 6.1 on)."""
+    """Return the errno of the kernel core's checks of DMA_LOGGING_REPORT; 0 if the driver is asked (Linux 6.1 on).
+
+    :param page_size: the page size of the bitmap, bytes
+    :param iova: the first address of the report
+    :param length: bytes of the report
+    :param log_ops: whether the device's driver does DMA logging at all
+    """
     page_size = arguments.u64(page_size, "page_size")
     iova, length = arguments.u64(iova, "iova"), arguments.u64(length, "length")
     if not arguments.boolean(log_ops, "log_ops"):
@@ -119,6 +130,7 @@ def combine(ranges: Sequence[IovaRange], limit: int) -> list[IovaRange]:
     so few ranges has fewer bytes: each closes all gaps but limit-1, and these keep the largest.
 
     :param ranges: none may overlap; sorted in the result
+    :param limit: the most ranges of the result, at least 1
     :raises ValueError: `limit` is less than 1
     """
     ranges = as_ranges(ranges, "ranges")
@@ -198,6 +210,8 @@ class Limits(_Limits):
 
         A size that is not a power of two, which the kernel's core lets pass, counts as the next smaller one where a driver takes its
         logarithm, as mlx5 does (mlx5vf_start_page_tracker).
+
+        :param wanted: the page size asked for, bytes; 64 bits
         """
         wanted = arguments.u64(wanted, "wanted")
         if self.rounds_page_size and wanted:
@@ -205,7 +219,12 @@ class Limits(_Limits):
         return min(max(wanted, self.min_page_size), self.max_page_size)
 
     def start(self, ranges: Sequence[IovaRange], page_size: int = 4096, host_page_size: int = 4096) -> Answer:
-        """Return the answer of the kernel and this device to a START with these ranges."""
+        """Return the answer of the kernel and this device to a START with these ranges.
+
+        :param ranges: the ranges asked for, none of which may overlap
+        :param page_size: the page size asked for, bytes
+        :param host_page_size: the host's page size, bytes
+        """
         ranges = as_ranges(ranges, "ranges")
         refused = core_start([(r.start, r.size % _U64) for r in ranges], page_size, host_page_size)
         if refused:
@@ -213,7 +232,11 @@ class Limits(_Limits):
         return self.log_start(ranges, page_size)
 
     def log_start(self, ranges: Sequence[IovaRange], page_size: int = 4096) -> Answer:
-        """Return the answer of the driver's log_start to ranges that have passed the kernel's core."""
+        """Return the answer of the driver's log_start to ranges that have passed the kernel's core.
+
+        :param ranges: the ranges asked for
+        :param page_size: the page size asked for, bytes
+        """
         ranges, page_size = as_ranges(ranges, "ranges"), arguments.u64(page_size, "page_size")
         if not self.max_ranges:
             return Answer(errno.EOPNOTSUPP, (), page_size, 0)
@@ -263,7 +286,10 @@ class Answer(NamedTuple):
 
 
 def space_log2(size: int) -> int:
-    """log2 of the smallest power of two that holds `size` bytes (the kernel's order_base_2)."""
+    """log2 of the smallest power of two that holds `size` bytes (the kernel's order_base_2).
+
+    :param size: bytes, 0 or more
+    """
     size = arguments.integer(size, "size", 0)
     return (size - 1).bit_length() if size > 1 else 0
 
@@ -284,6 +310,12 @@ def mlx5(
     The five are the firmware's capabilities pg_track_*.  42 and 12 were reported from one host in 2023 (Cédric Le
     Goater); the limit is on the sum of all ranges, not on the highest address. How many ranges a real device takes is
     not known: 255 is the most that the capability's 8 bits can say. The page sizes' defaults are what 5 bits can say.
+
+    :param max_num_range: pg_track_max_num_range: ranges that the device keeps, 0 to 255; more are combined
+    :param log_min_addr_space: pg_track_log_min_addr_space: log2 of the smallest total in bytes, 0 to 64
+    :param log_max_addr_space: pg_track_log_max_addr_space: log2 of the largest total in bytes, 0 to 64
+    :param log_min_page_size: pg_track_log_min_page_size: log2 of the smallest page in bytes, 0 to 63
+    :param log_max_page_size: pg_track_log_max_page_size: log2 of the largest page in bytes, 0 to 63
     """
     arguments.u8(max_num_range, "max_num_range")
     for name, value in (("log_min_addr_space", log_min_addr_space), ("log_max_addr_space", log_max_addr_space)):
@@ -312,6 +344,8 @@ def mlx5_start_as_merged(limits: Limits, ranges: Sequence[IovaRange]) -> tuple[i
     Each length was one byte short and the logarithm rounded down: a sum just under 2^43 passed a limit of 42, and a
     lone 4 KiB range was refused.
 
+    :param limits: the device's limits, as `mlx5` makes them
+    :param ranges: the ranges asked for, none of which may overlap
     :returns: errno, the sum of the lengths and its logarithm, as that driver worked them out
     """
     limits = arguments.instance(limits, "limits", Limits)
@@ -339,6 +373,8 @@ def pds(max_regions: int = 1) -> Limits:
     Not known outside AMD: whether the device adjusts a region's number of pages, as its answer allows. If it does not, the driver refuses
     a region that is not a multiple of 64 pages (EINVAL) and one of fewer than 8 (ENOMEM), drivers/vfio/pci/pds/dirty.c in 7.3;
     :meth:`Limits.start` takes it that it does. :func:`pyvfio.guest.planning.fit` asks for multiples of 64 pages, which is right either way.
+
+    :param max_regions: the regions that the device has; more ranges are combined to so many
     """
     max_regions = arguments.u32(max_regions, "max_regions")
     return Limits("pds", max_ranges=max_regions, combines=True, max_pages=2**32 - 1, page_multiple=64)
@@ -352,7 +388,10 @@ NAMED = {"core": CORE, "mlx5": MLX5, "pds": PDS}
 
 
 def pds_regions(answer: Answer) -> list[PdsRegion]:
-    """Return the regions that the pds driver programs into the device for ranges that it has accepted."""
+    """Return the regions that the pds driver programs into the device for ranges that it has accepted.
+
+    :param answer: the answer of a START, as `Limits.start` returns it
+    """
     answer = arguments.instance(answer, "answer", Answer)
     arguments.integer(answer.page_size, "answer.page_size", 1)
     log2 = answer.page_size.bit_length() - 1

@@ -109,6 +109,12 @@ def type1_refusal(
     The memory itself can still be missing (EFAULT) or the limit on locked memory reached (ENOMEM).
 
     :param address: of the memory in this process
+    :param space: the state of the address space before it
+    :param iova: the first address; 64 bits
+    :param size: bytes, 0 to 2^64
+    :param read: the device may read the memory
+    :param write: the device may write it
+    :param era: the kernel's; by default that of 7.3
     """
     space = arguments.instance(space, "space", Space)
     iova, size = arguments.u64(iova, "iova"), arguments.integer(size, "size", 0, _U64)
@@ -143,6 +149,13 @@ def type1_map(
 
     EINVAL: no permission, misaligned, zero size, or not whole within *one* of the usable ranges; EOVERFLOW: wraps;
     EEXIST: overlaps a mapping; ENOSPC: no entries left.
+
+    :param space: the state of the address space before it
+    :param iova: the first address; 64 bits
+    :param size: bytes, 0 to 2^64
+    :param read: the device may read the memory
+    :param write: the device may write it
+    :param era: the kernel's; by default that of 7.3
     """
     refusal = type1_refusal(space, iova, size, read=read, write=write, era=era)
     return refusal.errno if refusal else 0
@@ -152,6 +165,10 @@ def intel_map(width: int, iova: int, size: int) -> int:
     """Return the errno of the Intel IOMMU driver's own map: EFAULT beyond its width (intel_iommu_map, 2014 to about 6.x).
 
     The kernel log says "iommu width (N) is not sufficient for the mapped address".
+
+    :param width: bits of the IOMMU's addresses, 1 to 64
+    :param iova: the first address
+    :param size: bytes
     """
     width = arguments.integer(width, "width", 1, 64)
     iova, size = arguments.integer(iova, "iova", 0, _U64), arguments.integer(size, "size", 0, _U64)
@@ -178,6 +195,12 @@ def iommufd_refusal(
         mapped. A type1 container maps it by address, while the device's memory decoding is on (EFAULT otherwise)
     :param compat: it is VFIO_IOMMU_MAP_DMA, and iommufd stands in for the container: then it is the IOMMU that refuses a
         mapping without permissions, and where there is none (emulated devices only) nobody does
+    :param space: the state of the address space before it
+    :param iova: the first address; 64 bits
+    :param length: bytes, 0 to 2^64
+    :param address: of the memory in this process
+    :param read: the device may read the memory
+    :param write: the device may write it
     """
     space = arguments.instance(space, "space", Space)
     iova, length = arguments.u64(iova, "iova"), arguments.integer(length, "length", 0, _U64)
@@ -220,6 +243,13 @@ def iommufd_map(
 
     EINVAL: no permission, misaligned, zero length, or meets a reserved region; EOVERFLOW: wraps; EEXIST: already mapped;
     EFAULT: the mmap of a BAR.
+
+    :param space: the state of the address space before it
+    :param iova: the first address; 64 bits
+    :param length: bytes, 0 to 2^64
+    :param read: the device may read the memory
+    :param write: the device may write it
+    :param bar: the memory is the mmap of a device's BAR, which cannot be pinned
     """
     refusal = iommufd_refusal(space, iova, length, read=read, write=write, bar=bar)
     return refusal.errno if refusal else 0

@@ -66,7 +66,11 @@ class Plan(NamedTuple):
         return self.total - self.counted.total
 
     def fit(self, limits: Limits | str, host_page_size: int = 4096) -> Fit:
-        """Return how the ranges of this plan fit a device; see :func:`fit`."""
+        """Return how the ranges of this plan fit a device; see :func:`fit`.
+
+        :param limits: a device's, or a name of :data:`pyvfio.guest.limits.NAMED`: "mlx5"
+        :param host_page_size: the host's page size, bytes
+        """
         return fit(self.ranges, limits, self.page_size, host_page_size)
 
     def _repr_html_(self) -> str:
@@ -93,16 +97,23 @@ class Plan(NamedTuple):
 
         Only E2BIG is about the number of ranges. After any other refusal, mlx5's EOPNOTSUPP for a total that is too
         large above all, closing gaps would only add to what was refused.
+
+        :param refused: the errno of the refusal
         """
         return self.collapse() if refused == errno.E2BIG else None
 
     def missing(self, mapped: RangeLike) -> IovaSet:
-        """Return the part of a later mapping that this plan does not log."""
+        """Return the part of a later mapping that this plan does not log.
+
+        :param mapped: the addresses of the mapping
+        """
         return IovaSet([as_range(mapped, "mapped")]) - IovaSet(self.ranges)
 
     def admit(self, mapped: RangeLike, later: Later) -> IovaSet:
         """Return the part of a mapping made after START that must be reported as always dirty.
 
+        :param mapped: the addresses of the mapping
+        :param later: the treatment of what is outside the ranges
         :raises ValueError: some of it is outside the ranges, and `later` says that this is refused
         """
         missing = self.missing(mapped)
@@ -128,6 +139,7 @@ def plan(
     :param strategy: a function, or its name: "exact", "split_32_64"; with an argument behind a colon: "coalesced:3"
     :param page_size: the host's page size
     :param version: the QEMU by whose rules sections count; up to "10.2" read-only sections count too (:func:`~pyvfio.guest.sections.census`)
+    :param sections: MemorySections of the guest, or ranges of plain memory
     :raises ValueError: there is no strategy of that name, or the version is not known
     :raises ValueError: a range would end at 2^64-1, which the kernel cannot log (EOVERFLOW); behind a virtual IOMMU,
         that maps all of the address space, :func:`max_iova` is the strategy
@@ -160,6 +172,7 @@ def start(plan: Plan, attempt: Callable[[Plan], int]) -> Attempts:
     A refused START leaves no state in the kernel, so a wrong guess costs nothing but the call.
 
     :param attempt: starts logging with a plan and returns 0 or the errno
+    :param plan: the plan to try first
     """
     plan = arguments.instance(plan, "plan", Plan)
     arguments.function(attempt, "attempt")
@@ -181,6 +194,8 @@ def plan_ranges(ranges: IovaSet, limit: int | None = None, page_size: int = 4096
     For very many blocks (virtio-mem) straight from an array: `plan_ranges(IovaSet.from_array(pairs), 256)`.
 
     :param limit: by default what the kernel takes at the most
+    :param ranges: the memory, in whole pages
+    :param page_size: the page size to ask for: the host's, bytes
     """
     ranges = IovaSet(ranges)
     covering = ranges.coalesce(limit or most_ranges(page_size))
@@ -200,7 +215,10 @@ def _check_census(found: Census) -> None:
 
 
 def min_max(found: Census) -> list[IovaRange]:
-    """One range from the lowest address to the highest."""
+    """One range from the lowest address to the highest.
+
+    :param found: the sections that count, as `census` returns them
+    """
     _check_census(found)
     return [IovaRange(min(found.pairs[0::2]), max(found.pairs[1::2]))] if found.pairs else []
 
@@ -210,6 +228,8 @@ def split_32_64(found: Census) -> list[IovaRange]:
 
     QEMU's of March to September 2023 (62c1b0024b, 8.0 and 8.1). A BAR at the top of the guest's address space
     stretches the second range over all between.
+
+    :param found: the sections that count, as `census` returns them
     """
     _check_census(found)
     low, high = _halves(found.pairs)
@@ -221,6 +241,8 @@ def split_32_64_pci(found: Census) -> list[IovaRange]:
 
     QEMU's since 8.2 (a31fe5daea), the same in 11.1. Where a BAR of something else (ivshmem) lies above the assigned devices', QEMU's
     second range swallows the third and the kernel refuses both; here such BARs join the third range.
+
+    :param found: the sections that count, as `census` returns them
     """
     _check_census(found)
     low, high, bars = _thirds(found, _is_high_bar)
@@ -230,7 +252,10 @@ def split_32_64_pci(found: Census) -> list[IovaRange]:
 
 
 def exact(found: Census) -> list[IovaRange]:
-    """Every section as a range of its own; of sections that overlap, one range."""
+    """Every section as a range of its own; of sections that overlap, one range.
+
+    :param found: the sections that count, as `census` returns them
+    """
     _check_census(found)
     return _disjoint(found.ranges)
 
@@ -240,13 +265,18 @@ def cloud_hypervisor(found: Census) -> list[IovaRange]:
 
     The request of cloud-hypervisor since July 2026 (pull request 8528), which refuses to migrate behind a virtual IOMMU. QEMU asks for fewer
     ranges with gaps in them; a device with few ranges combines these here.
+
+    :param found: the sections that count, as `census` returns them
     """
     _check_census(found)
     return _disjoint(_pairs(found.plain_pairs))
 
 
 def coalesced(limit: int) -> Strategy:
-    """At most `limit` ranges with the fewest bytes: the smallest gaps are closed first (Alex Williamson, 2023)."""
+    """At most `limit` ranges with the fewest bytes: the smallest gaps are closed first (Alex Williamson, 2023).
+
+    :param limit: the most ranges, at least 1
+    """
     limit = arguments.integer(limit, "limit", 1)
 
     def strategy(found: Census) -> IovaSet:
@@ -256,7 +286,10 @@ def coalesced(limit: int) -> Strategy:
 
 
 def split_at_gaps(min_gap: int) -> Strategy:
-    """A new range at every gap of at least `min_gap` bytes (1 GiB was discussed in 2023); smaller gaps are tracked too."""
+    """A new range at every gap of at least `min_gap` bytes (1 GiB was discussed in 2023); smaller gaps are tracked too.
+
+    :param min_gap: bytes of the smallest gap that is left out, 0 or more
+    """
     min_gap = arguments.integer(min_gap, "min_gap", 0)
 
     def strategy(found: Census) -> IovaSet:
@@ -270,6 +303,7 @@ def max_iova(bits: int) -> Strategy:
 
     Planned for QEMU in 2023 and not in 11.1.  39 bits fit mlx5's limit of 42, 48 do not.
 
+    :param bits: the width of the virtual IOMMU's addresses, 1 to 63
     :raises ValueError: for 64 bits or more, which the kernel cannot log
     """
     bits = arguments.integer(bits, "bits", 1, 63)
@@ -318,7 +352,11 @@ def _limits(limits: Limits | str) -> Limits:
 
 
 def split_ranges_at_gaps(ranges: IovaSet, min_gap: int) -> IovaSet:
-    """Return the set, grown over every gap of less than `min_gap` bytes."""
+    """Return the set, grown over every gap of less than `min_gap` bytes.
+
+    :param ranges: the addresses to cover
+    :param min_gap: bytes of the smallest gap that is left out, 0 or more
+    """
     ranges = IovaSet(ranges)
     min_gap = arguments.integer(min_gap, "min_gap", 0)
     whole = span(ranges)
@@ -328,7 +366,10 @@ def split_ranges_at_gaps(ranges: IovaSet, min_gap: int) -> IovaSet:
 
 
 def span(ranges: Iterable[IovaRange]) -> IovaRange | None:
-    """Return the one range from the lowest address to the highest; None for none."""
+    """Return the one range from the lowest address to the highest; None for none.
+
+    :param ranges: ranges in any order
+    """
     ranges = as_ranges(ranges, "ranges")
     spans = _spans(list(ranges))
     return spans[0] if spans else None
@@ -404,6 +445,8 @@ def fit(
 
     :param ranges: none may overlap
     :param limits: a device's, or a name of :data:`pyvfio.guest.limits.NAMED`: "mlx5"
+    :param page_size: the page size to ask for, bytes, a power of two
+    :param host_page_size: the host's page size, bytes
     :raises ValueError: there are no limits of that name, or page_size is not a power of two
     """
     ranges = as_ranges(ranges, "ranges")

@@ -79,6 +79,9 @@ def host_reserved(usable: IovaSet | None, within: IovaRange = WHOLE) -> IovaSet:
 
     An empty report never means that all is reserved: it is an old kernel, or an emulated device. QEMU's own function
     aborts for some narrower windows; this one clips.
+
+    :param usable: the ranges that the kernel reports; None or empty if it reports none
+    :param within: the addresses to consider; by default all of 64 bits
     """
     found = IovaSet() if usable is None else IovaSet(as_ranges(usable, "usable"))
     within = as_range(within, "within")
@@ -91,6 +94,7 @@ def resolve(inserts: Iterable[ReservedRegion]) -> list[ReservedRegion]:
     Those are trimmed, split, or deleted; equal neighbours stay apart (QEMU's resv_region_list_insert, 8.2 on). Only the order decides,
     not the type.
 
+    :param inserts: the regions, in the order of their insertion
     :raises ValueError: last is below start, or an address has more than 64 bits
     """
     inserts = arguments.instances(inserts, "inserts", ReservedRegion)
@@ -111,7 +115,11 @@ def resolve(inserts: Iterable[ReservedRegion]) -> list[ReservedRegion]:
 
 
 def device_regions(host: IovaSet, properties: Iterable[ReservedRegion] = ()) -> list[ReservedRegion]:
-    """Return a device's regions: the host's, all RESERVED, then the machine's properties over them."""
+    """Return a device's regions: the host's, all RESERVED, then the machine's properties over them.
+
+    :param host: the addresses that the host cannot map, as `host_reserved` returns them
+    :param properties: the machine's, such as `Q35_PROPERTY`
+    """
     properties = arguments.instances(properties, "properties", ReservedRegion)
     host = IovaSet(as_ranges(host, "host"))
     return resolve([*(ReservedRegion(RegionType.RESERVED, *range_) for range_ in host), *properties])
@@ -126,7 +134,11 @@ class Translation(StrEnum):
 
 
 def translate(regions: Iterable[ReservedRegion], address: int) -> Translation:
-    """Return the treatment of an access at this address: MSI regions pass, RESERVED ones fault, all others are translated."""
+    """Return the treatment of an access at this address: MSI regions pass, RESERVED ones fault, all others are translated.
+
+    :param regions: the device's regions, of which no two overlap
+    :param address: of the access; 64 bits
+    """
     regions = arguments.instances(regions, "regions", ReservedRegion)
     address = arguments.u64(address, "address")
     for region in regions:
@@ -136,7 +148,10 @@ def translate(regions: Iterable[ReservedRegion], address: int) -> Translation:
 
 
 def granule(mask: int) -> int:
-    """Return the smallest page size of a mask."""
+    """Return the smallest page size of a mask.
+
+    :param mask: page sizes, one bit for each; 0 has none, and gives 0
+    """
     mask = arguments.u64(mask, "mask")
     return mask & -mask
 
@@ -156,6 +171,7 @@ class Bdf(NamedTuple):
     def parse(cls, text: str) -> Bdf:
         """Parse `01:00.0`; a domain in front of it is ignored.
 
+        :param text: hexadecimal numbers, bus:device.function
         :raises ValueError: the text is no such address
         """
         found = _BDF.fullmatch(arguments.string(text, "text"))
@@ -198,6 +214,7 @@ def aliased(device: Bdf, bridges: Iterable[Bridge]) -> Bdf:
     """Return the function that the IOMMU takes a device for (QEMU's pci_device_get_iommu_bus_devfn).
 
     :param bridges: those above it, the nearest first
+    :param device: the address of the device itself
     """
     device = arguments.instance(device, "device", Bdf)
     bridges = arguments.instances(bridges, "bridges", Bridge)

@@ -127,17 +127,34 @@ class MemorySection(_Section):
 
     @classmethod
     def bar(cls, iova: int, size: int, device: str, *, offset: int = 0, name: str = "") -> MemorySection:
-        """A mmapped piece of an assigned device's BAR."""
+        """A mmapped piece of an assigned device's BAR.
+
+        :param iova: where it lies in the guest's address space
+        :param size: bytes
+        :param device: the address of the assigned device whose BAR it is
+        :param offset: where it begins in the BAR, bytes
+        :param name: of the memory region, for messages
+        """
         return cls(iova, size, offset, ram_device=True, device=device, name=name)
 
     @classmethod
     def mmio(cls, iova: int, size: int, *, name: str = "") -> MemorySection:
-        """Registers whose accesses trap."""
+        """Registers whose accesses trap.
+
+        :param iova: where it lies in the guest's address space
+        :param size: bytes
+        :param name: of the memory region, for messages
+        """
         return cls(iova, size, ram=False, name=name)
 
     @classmethod
     def viommu(cls, iova: int, size: int, *, name: str = "") -> MemorySection:
-        """The region that a virtual IOMMU translates."""
+        """The region that a virtual IOMMU translates.
+
+        :param iova: the first address that it translates
+        :param size: bytes, up to 2^64
+        :param name: of the memory region, for messages
+        """
         return cls(iova, size, 0, ram=False, iommu=True, name=name)
 
 
@@ -225,6 +242,8 @@ def is_spurious(iova: int) -> bool:
 
     QEMU's rule since 2.0 (d3a2fd9b29): bit 63 is set. It accepts addresses between the IOMMU's true width and 2^63-1;
     :func:`mappable` is the better rule.
+
+    :param iova: the address of the section; 64 bits
     """
     iova = arguments.u64(iova, "iova")
     return bool(iova & BIT_63)
@@ -234,6 +253,8 @@ def tracks_read_only(version: str = NEWEST) -> bool:
     """Whether QEMU of this version tracks dirty pages of read-only sections.
 
     True up to 10.2, False from 11.0 on (5c9da3d65dfb of January 2026; in 11.1.3 as it runs, not in the source of 10.2.2).
+
+    :param version: QEMU's, such as "10.2"
     """
     return release(version) < (11, 0)
 
@@ -243,6 +264,7 @@ def trim(section: MemorySection, page_size: int = 4096, *, readonly: bool = True
 
     :param page_size: the host's page size, bytes
     :param readonly: whether read-only sections count: they do for mapping, and for tracking as :func:`tracks_read_only` says
+    :param section: the section, or a range of plain memory
     """
     if type(section) is not MemorySection:
         section = _section(section)
@@ -271,6 +293,7 @@ def census(sections: Sections, page_size: int = 4096, *, version: str = NEWEST) 
 
     :param sections: MemorySections, or ranges of plain memory
     :param version: the QEMU whose rules count; with one up to "10.2" read-only sections count too
+    :param page_size: the host's page size, bytes
     :raises TypeError: an item is neither
     :raises ValueError: page_size is not a power of two, or the version is not known
     """
@@ -346,6 +369,9 @@ def mappable(
     :param usable: the ranges that the kernel reports; None if it reports none (emulated devices), then only bit 63 decides
     :param own_bars: keep the device's own BARs, that is, let it do DMA to itself
     :param peer_bars: keep the other assigned devices' BARs (peer-to-peer DMA)
+    :param sections: MemorySections, or ranges of plain memory
+    :param page_size: the host's page size, bytes
+    :param device: the address of the assigned device, as in `MemorySection.device`; "" for none
     """
     usable, device = _usable(usable), arguments.string(device, "device")
     own_bars, peer_bars = arguments.boolean(own_bars, "own_bars"), arguments.boolean(peer_bars, "peer_bars")
@@ -375,6 +401,8 @@ def address_width(usable: Sequence[IovaRange] | IovaSet | None) -> int:
     """Return the bits of the host IOMMU's address space: the position of the last usable address's top bit, plus one.
 
     As QEMU computes it since 9.1 (vfio_device_get_aw_bits); 64 where the kernel reports no ranges.
+
+    :param usable: the ranges that the kernel reports; None or empty if it reports none
     """
     usable = _usable(usable)
     return usable[len(usable) - 1].last.bit_length() if usable else 64
@@ -387,6 +415,7 @@ def firmware_address_width(usable: IovaSet | None, cpu_bits: int) -> int:
     there cannot be mapped, and peer-to-peer DMA is lost. For QEMU 9.1 and later the number goes to `-cpu ...,guest-phys-bits=N`.
 
     :param cpu_bits: the guest CPU's physical address bits
+    :param usable: the ranges that the kernel reports; None or empty if it reports none
     """
     cpu_bits = arguments.integer(cpu_bits, "cpu_bits", 1, 64)
     return min(cpu_bits, address_width(usable))

@@ -177,7 +177,11 @@ class Machine(NamedTuple):
         return self.enforce_amd_1tb_hole and not self.type_up_to(7, 0)
 
     def type_up_to(self, major: int, minor: int) -> bool:
-        """Whether the machine type is of this version or an older one."""
+        """Whether the machine type is of this version or an older one.
+
+        :param major: of the version: 7 of "7.1"
+        :param minor: of the version: 1 of "7.1"
+        """
         kind = self.machine_type
         return kind is not None and release(kind, since=(2, 11), name="machine_type")[:2] <= (major, minor)
 
@@ -199,7 +203,10 @@ class Ram(NamedTuple):
     """Its offset in the guest's RAM, bytes."""
 
     def without(self, hole: IovaSet) -> list[Ram]:
-        """Return the parts of the piece that are outside `hole`."""
+        """Return the parts of the piece that are outside `hole`.
+
+        :param hole: the addresses to leave out
+        """
         hole, start = IovaSet(as_ranges(hole, "hole")), self.range.start
         return [self._replace(range=p, offset=self.offset + p.start - start) for p in IovaSet([self.range]) - hole]
 
@@ -310,11 +317,17 @@ class Layout(NamedTuple):
         return found + [Conflict("pci-hole64", part, fatal=False) for part in window & union]
 
     def srat(self, nodes: Sequence[int]) -> list[Affinity]:
-        """Return the memory entries of the guest's SRAT for NUMA nodes of these sizes."""
+        """Return the memory entries of the guest's SRAT for NUMA nodes of these sizes.
+
+        :param nodes: bytes of each node, in order
+        """
         return srat(nodes, self.machine.below_4g, self.above_4g_start, self.srat_ranges)
 
     def explain(self, *reserved: IovaSet) -> str:
-        """Return the layout in words, with its conflicts with the reserved regions given (see :meth:`conflicts`)."""
+        """Return the layout in words, with its conflicts with the reserved regions given (see :meth:`conflicts`).
+
+        :param reserved: the reserved regions of each group that may be plugged
+        """
         machine = self.machine
         lines = [f"{_size(machine.ram_size)} of RAM on {machine.board.value}, laid out as {self.described}:"]
         lines += [
@@ -374,6 +387,8 @@ def ram_split(board: Board, ram_size: int, max_ram_below_4g: int | None = None) 
 
     :param max_ram_below_4g: the machine's option. On q35 it can only lower the split; on pc it also raises it, up to 4 GiB, for guests
         that have less RAM
+    :param board: the board
+    :param ram_size: bytes of RAM, 0 to 2^64
     """
     board, ram_size = arguments.member(board, "board", Board), arguments.integer(ram_size, "ram_size", 0, _U64)
     most = max_ram_below_4g
@@ -389,7 +404,10 @@ def ram_split(board: Board, ram_size: int, max_ram_below_4g: int | None = None) 
 
 
 def crosses_hole(range_: IovaRange) -> bool:
-    """Whether a mapping of this range would hit the AMD hole."""
+    """Whether a mapping of this range would hit the AMD hole.
+
+    :param range_: guest addresses: a range, a pair, or what has a range
+    """
     range_ = as_range(range_, "range_")
     return range_.overlaps(AMD_HT)
 
@@ -402,6 +420,7 @@ def merged(machine: Machine, *, version: str = NEWEST) -> Layout:
 
     :param version: QEMU's; up to "7.0" the result is :func:`as_before`'s, from "8.2" on other rules hold for CXL and for vCPUs without
         64-bit mode
+    :param machine: the guest
     :raises ValueError: the version or the machine type is not known
     """
     machine = arguments.instance(machine, "machine", Machine)
@@ -415,7 +434,10 @@ def merged(machine: Machine, *, version: str = NEWEST) -> Layout:
 
 
 def as_before(machine: Machine) -> Layout:
-    """Return the layout of QEMU up to 7.0: nothing is moved, nothing reserved, and too few physical address bits are not refused."""
+    """Return the layout of QEMU up to 7.0: nothing is moved, nothing reserved, and too few physical address bits are not refused.
+
+    :param machine: the guest
+    """
     machine = arguments.instance(machine, "machine", Machine)
     before = place(machine, FOUR_GIB, "7.0").max_used
     made = in_one_piece("as_before", "QEMU up to 7.0 did it", machine, FOUR_GIB, before, (), "7.0")
@@ -427,6 +449,8 @@ def cmos_above_4g(size: int) -> tuple[int, int, int]:
 
     Old firmware reads them. The merged way does not adjust them when RAM moves; the RFC counts what lies below the
     hole.
+
+    :param size: bytes, 0 to 2^64
     """
     units = arguments.integer(size, "size", 0, _U64) // 65536
     return units & 0xFF, units >> 8 & 0xFF, units >> 16 & 0xFF
@@ -440,6 +464,9 @@ def srat(
     640 KiB to 1 MiB, and the hole between the RAM's two parts, are cut out.
 
     :param usable: the ranges above 4 GiB that memory may lie in
+    :param nodes: bytes of each node, in order
+    :param below_4g: bytes of RAM below 4 GiB
+    :param above_4g_start: the address at which RAM above 4 GiB begins
     """
     sizes = arguments.every(arguments.u64)(nodes, "nodes")
     below_4g, above_4g_start = arguments.u64(below_4g, "below_4g"), arguments.u64(above_4g_start, "above_4g_start")
@@ -486,7 +513,12 @@ class Placed(NamedTuple):
 
 
 def place(machine: Machine, start: int, version: str = NEWEST) -> Placed:
-    """Return the places of everything above 4 GiB if RAM above 4 GiB starts at `start`."""
+    """Return the places of everything above 4 GiB if RAM above 4 GiB starts at `start`.
+
+    :param machine: the guest
+    :param start: the address at which RAM above 4 GiB begins
+    :param version: QEMU's
+    """
     machine = arguments.instance(machine, "machine", Machine)
     start = arguments.u64(start, "start")
     known = release(version)
@@ -535,7 +567,16 @@ def _sgx_epc(machine: Machine) -> IovaRange | None:
 def in_one_piece(
     way: str, described: str, machine: Machine, start: int, before: int, told: Sequence[E820], version: str = NEWEST
 ) -> Layout:
-    """Return the layout that has all RAM above 4 GiB in one piece from `start` on."""
+    """Return the layout that has all RAM above 4 GiB in one piece from `start` on.
+
+    :param way: the name of the function that makes it, for `Layout.way`
+    :param described: the same in words, to follow "laid out as"
+    :param machine: the guest
+    :param start: the address at which RAM above 4 GiB begins
+    :param before: the highest guest address in use if nothing were moved
+    :param told: entries of the memory map in front of those of RAM
+    :param version: QEMU's
+    """
     way, described = arguments.string(way, "way"), arguments.string(described, "described")
     machine = arguments.instance(machine, "machine", Machine)
     start, before = arguments.u64(start, "start"), arguments.integer(before, "before", 0)
@@ -563,13 +604,20 @@ def in_one_piece(
 
 
 def ram_entry(piece: Ram) -> E820:
-    """Return the E820 entry of a piece of RAM."""
+    """Return the E820 entry of a piece of RAM.
+
+    :param piece: the piece of RAM
+    """
     piece = arguments.instance(piece, "piece", Ram)
     return E820(piece.range.start, piece.range.size, E820_RAM)
 
 
 def round_up(value: int, unit: int) -> int:
-    """Return the smallest multiple of `unit` that is at least `value`."""
+    """Return the smallest multiple of `unit` that is at least `value`.
+
+    :param value: 0 or more
+    :param unit: 1 or more
+    """
     value, unit = arguments.integer(value, "value", 0), arguments.integer(unit, "unit", 1)
     return -(-value // unit) * unit
 

@@ -115,6 +115,9 @@ class Client:
     def call(self, command: Command, body: bytes = b"", fds: Sequence[int] = ()) -> bytes:
         """Send a message, and return the body of the answer.
 
+        :param command: the message's
+        :param body: what follows the header
+        :param fds: descriptors to send with it
         :raises OSError: as the server answers; ENODEV, it has gone; ETIMEDOUT
         :raises Closed: in a forked child
         """
@@ -238,14 +241,20 @@ class Client:
         return flags, regions, irqs
 
     def region_info(self, index: int) -> RegionInfo:
-        """Describe a region. DEVICE_GET_REGION_INFO."""
+        """Describe a region. DEVICE_GET_REGION_INFO.
+
+        :param index: of the region
+        """
         size = protocol.REGION_INFO.size
         body = self.call(Command.DEVICE_GET_REGION_INFO, protocol.REGION_INFO.pack(size, 0, index, 0, 0, 0))
         _, flags, _, _, length, _ = _unpack(protocol.REGION_INFO, body, Command.DEVICE_GET_REGION_INFO)
         return RegionInfo(flags, length)
 
     def irq_info(self, index: int) -> tuple[int, int]:
-        """Return flags and count of a kind of interrupt. DEVICE_GET_IRQ_INFO."""
+        """Return flags and count of a kind of interrupt. DEVICE_GET_IRQ_INFO.
+
+        :param index: of the kind of interrupt
+        """
         size = protocol.IRQ_INFO.size
         body = self.call(Command.DEVICE_GET_IRQ_INFO, protocol.IRQ_INFO.pack(size, 0, index, 0))
         _, flags, _, count = _unpack(protocol.IRQ_INFO, body, Command.DEVICE_GET_IRQ_INFO)
@@ -254,12 +263,25 @@ class Client:
     def set_irqs(
         self, flags: int, index: int, start: int, count: int, data: bytes = b"", fds: Sequence[int] = ()
     ) -> None:
-        """Set up, mask or trigger interrupts. DEVICE_SET_IRQS."""
+        """Set up, mask or trigger interrupts. DEVICE_SET_IRQS.
+
+        :param flags: VFIO_IRQ_SET_DATA_* and VFIO_IRQ_SET_ACTION_*
+        :param index: of the kind of interrupt
+        :param start: the first vector
+        :param count: how many vectors
+        :param data: a byte for each vector, with DATA_BOOL
+        :param fds: an eventfd for each vector, with DATA_EVENTFD
+        """
         head = protocol.IRQ_SET.pack(protocol.IRQ_SET.size + len(data), flags, index, start, count)
         self.call(Command.DEVICE_SET_IRQS, head + data, fds)
 
     def region_read(self, index: int, offset: int, size: int) -> bytes:
-        """Read a region. REGION_READ, in as many messages as the server's limit takes."""
+        """Read a region. REGION_READ, in as many messages as the server's limit takes.
+
+        :param index: of the region
+        :param offset: bytes from its start
+        :param size: bytes
+        """
         parts = []
         for at in range(0, size, self._most):
             count = min(self._most, size - at)
@@ -270,7 +292,12 @@ class Client:
         return b"".join(parts)
 
     def region_write(self, index: int, offset: int, data: bytes) -> None:
-        """Write a region. REGION_WRITE."""
+        """Write a region. REGION_WRITE.
+
+        :param index: of the region
+        :param offset: bytes from its start
+        :param data: the bytes
+        """
         for at in range(0, len(data), self._most):
             part = data[at : at + self._most]
             self.call(Command.REGION_WRITE, protocol.REGION_ACCESS.pack(offset + at, index, len(part)) + part)
@@ -280,12 +307,23 @@ class Client:
         return max(self.peer.max_data_xfer_size, 1)
 
     def dma_map(self, iova: int, size: int, flags: int, offset: int = 0, fd: int | None = None) -> None:
-        """Let the server reach memory. DMA_MAP; without a descriptor it asks by messages."""
+        """Let the server reach memory. DMA_MAP; without a descriptor it asks by messages.
+
+        :param iova: the first address
+        :param size: bytes
+        :param flags: 1 for the server may read, 2 for it may write
+        :param offset: where the memory begins in the descriptor's file, bytes
+        :param fd: of the memory; None for none
+        """
         body = protocol.DMA_MAP.pack(protocol.DMA_MAP.size, flags, offset, iova, size)
         self.call(Command.DMA_MAP, body, () if fd is None else (fd,))
 
     def dma_unmap(self, iova: int, size: int) -> None:
-        """Take memory away. DMA_UNMAP."""
+        """Take memory away. DMA_UNMAP.
+
+        :param iova: the first address of a mapping
+        :param size: its bytes
+        """
         self.call(Command.DMA_UNMAP, protocol.DMA_UNMAP.pack(protocol.DMA_UNMAP.size, 0, iova, size))
 
     def reset(self) -> None:
@@ -296,20 +334,28 @@ class Client:
         """Get, set or probe a feature. DEVICE_FEATURE.
 
         :param room: bytes that the answer's data may have
+        :param flags: the feature's number, with VFIO_DEVICE_FEATURE_GET, SET or PROBE
+        :param data: of a feature that is set
         """
         size = protocol.FEATURE.size
         body = self.call(Command.DEVICE_FEATURE, protocol.FEATURE.pack(size + max(len(data), room), flags) + data)
         return body[size:]
 
     def migration_read(self, size: int) -> bytes:
-        """Read of the stream of a device that saves. MIG_DATA_READ."""
+        """Read of the stream of a device that saves. MIG_DATA_READ.
+
+        :param size: the most bytes to return
+        """
         head = protocol.MIG_DATA.size
         body = self.call(Command.MIG_DATA_READ, protocol.MIG_DATA.pack(head + size, size))
         _, count = _unpack(protocol.MIG_DATA, body, Command.MIG_DATA_READ)
         return body[head : head + count]
 
     def migration_write(self, data: bytes) -> None:
-        """Write to the stream of a device that resumes. MIG_DATA_WRITE."""
+        """Write to the stream of a device that resumes. MIG_DATA_WRITE.
+
+        :param data: the bytes
+        """
         for at in range(0, len(data), self._most):
             part = data[at : at + self._most]
             self.call(

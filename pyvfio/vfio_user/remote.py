@@ -101,6 +101,9 @@ class RemoteDevice(PciDevice):
 
     :param path: of the server's socket
     :param timeout: seconds to wait for an answer
+    :param kernel: the mock that it is plugged into
+    :param name: its address on the mock's host
+    :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...
     :raises OSError: nobody serves there, or it is no PCI device
     """
 
@@ -255,13 +258,20 @@ class RemoteDevice(PciDevice):
         return True
 
     def region(self, index: int) -> Region:
-        """Describe a region."""
+        """Describe a region.
+
+        :param index: of the region
+        """
         if index >= len(self._regions):
             raise Errno(errno.EINVAL)
         return self._regions[index]
 
     def pread(self, size: int, position: int) -> bytes:
-        """REGION_READ."""
+        """REGION_READ.
+
+        :param size: bytes
+        :param position: the index of the region, shifted by 40 bits, and the offset
+        """
         index, offset = position >> OFFSET_SHIFT, position & OFFSET_MASK
         size = min(size, max(self.region(index).size - offset, 0))
         if not size:
@@ -270,7 +280,11 @@ class RemoteDevice(PciDevice):
             return self._live().region_read(index, offset, size)
 
     def pwrite(self, data: bytes, position: int) -> int:
-        """REGION_WRITE."""
+        """REGION_WRITE.
+
+        :param data: the bytes
+        :param position: the index of the region, shifted by 40 bits, and the offset
+        """
         index, offset = position >> OFFSET_SHIFT, position & OFFSET_MASK
         data = data[: max(self.region(index).size - offset, 0)]
         if not data:
@@ -280,14 +294,25 @@ class RemoteDevice(PciDevice):
         return len(data)
 
     def load(self, bar: int, offset: int, width: int) -> int:
-        """Read a register for another device; ones if the server has gone."""
+        """Read a register for another device; ones if the server has gone.
+
+        :param bar: the index of the BAR
+        :param offset: bytes from its start
+        :param width: 1, 2, 4 or 8 bytes
+        """
         try:
             return int.from_bytes(self._live().region_read(bar, offset, width), "little")
         except OSError:
             return int(256**width - 1)
 
     def store(self, bar: int, offset: int, width: int, value: int) -> None:
-        """Write a register for an eventfd or another device."""
+        """Write a register for an eventfd or another device.
+
+        :param bar: the index of the BAR
+        :param offset: bytes from its start
+        :param width: 1, 2, 4 or 8 bytes
+        :param value: as wide as that
+        """
         with contextlib.suppress(OSError):
             self._live().region_write(bar, offset, value.to_bytes(width, "little"))
 

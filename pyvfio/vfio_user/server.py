@@ -94,16 +94,30 @@ class Model(Protocol):
         """Somebody uses it from now on."""
 
     def region(self, index: int) -> Region:
-        """Describe a region; Errno(EINVAL) where there is none."""
+        """Describe a region; Errno(EINVAL) where there is none.
+
+        :param index: of the region
+        """
 
     def traps(self, index: int) -> bool:
-        """Whether a region has registers, each access to which is the model's: it is not shared as memory."""
+        """Whether a region has registers, each access to which is the model's: it is not shared as memory.
+
+        :param index: of the region
+        """
 
     def pread(self, size: int, position: int) -> bytes:
-        """Read a region: `position` is its index, shifted by 40 bits, and the offset."""
+        """Read a region: `position` is its index, shifted by 40 bits, and the offset.
+
+        :param size: bytes
+        :param position: the index of the region, shifted by 40 bits, and the offset
+        """
 
     def pwrite(self, data: bytes, position: int) -> int:
-        """Write a region."""
+        """Write a region.
+
+        :param data: the bytes
+        :param position: the index of the region, shifted by 40 bits, and the offset
+        """
 
     def reset(self) -> None:
         """Reset the function."""
@@ -156,6 +170,9 @@ class Server:
     """A listening socket with a device behind it; see :func:`serve`.
 
     :param observe: called with each message of a client: whether the server sent it, and the message
+    :param device: as for :func:`serve`
+    :param path: of the socket
+    :param share_memory: as for :func:`serve`
     :ivar model: the device
     :ivar path: of the socket
     :ivar refused: messages that were answered with an error, and connections that were ended, so far

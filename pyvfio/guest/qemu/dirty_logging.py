@@ -101,14 +101,22 @@ class Bitmap(NamedTuple):
 
 
 def bitmap_size(size: int, page_size: int) -> Bitmap:
-    """Return the size of the bitmap for `size` bytes (vfio_bitmap_alloc): one bit a page, rounded up to 64."""
+    """Return the size of the bitmap for `size` bytes (vfio_bitmap_alloc): one bit a page, rounded up to 64.
+
+    :param size: bytes that the bitmap is of
+    :param page_size: bytes to one bit
+    """
     size, page_size = arguments.integer(size, "size", 0, 2**64), arguments.page_size(page_size)
     pages = -(-size // page_size)
     return Bitmap(pages, -(-pages // 64) * 8)
 
 
 def query_of(section: MemorySection, page_size: int = 4096) -> tuple[int, int]:
-    """Return the (iova, length) that QEMU asks a report of for one section: the start rounded up, the size as it is."""
+    """Return the (iova, length) that QEMU asks a report of for one section: the start rounded up, the size as it is.
+
+    :param section: the section
+    :param page_size: the host's page size, bytes
+    """
     section = arguments.instance(section, "section", MemorySection)
     page_size = arguments.page_size(page_size)
     return -(-section.iova // page_size) * page_size, section.size

@@ -130,13 +130,21 @@ def map_failure(*, ram_device: bool, at_init: bool = False, device: str = "") ->
 
 
 def width_refusal(viommu_bits: int, host_bits: int) -> str | None:
-    """Return intel-iommu's refusal of a host whose IOMMU is narrower than itself (vtd_check_hiod, 9.1 on); None if it fits."""
+    """Return intel-iommu's refusal of a host whose IOMMU is narrower than itself (vtd_check_hiod, 9.1 on); None if it fits.
+
+    :param viommu_bits: intel-iommu's aw-bits, 1 to 64
+    :param host_bits: the width of the host IOMMU's addresses, 1 to 64
+    """
     viommu_bits = arguments.integer(viommu_bits, "viommu_bits", 1, 64)
     host_bits = arguments.integer(host_bits, "host_bits", 1, 64)
     return f"aw-bits {viommu_bits} > host aw-bits {host_bits}" if viommu_bits > host_bits else None
 
 
 def to_user(message: str, device: str = "") -> str:
-    """Return an error of a virtual IOMMU as the user of -device vfio-pci reads it."""
+    """Return an error of a virtual IOMMU as the user of -device vfio-pci reads it.
+
+    :param message: the error
+    :param device: the device that it is about; "" for none
+    """
     message, device = arguments.string(message, "message"), arguments.string(device, "device")
     return f"Failed to set vIOMMU: {device}: {message}" if device else f"Failed to set vIOMMU: {message}"

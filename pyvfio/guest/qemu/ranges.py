@@ -46,6 +46,7 @@ class Algorithm(Enum):
     def of(cls, version: str = NEWEST) -> Algorithm:
         """Return the way of a version of QEMU.
 
+        :param version: QEMU's, from "8.0" on
         :raises ValueError: the version is not known, or before 8.0, which does not log by the device
         """
         return cls.SPLIT_32_64 if release(version, since=(8, 0)) < (8, 2) else cls.SPLIT_32_64_PCI
@@ -58,7 +59,11 @@ class Pair(NamedTuple):
     max: int
 
     def with_(self, start: int, last: int) -> Pair:
-        """Return the pair stretched over these addresses."""
+        """Return the pair stretched over these addresses.
+
+        :param start: the first address
+        :param last: the last address
+        """
         return Pair(min(self.min, start), max(self.max, last))
 
     def __str__(self) -> str:
@@ -170,6 +175,9 @@ def dropped_line(section: MemorySection, reason: Reason, page_size: int, event: 
     """Return what QEMU prints about a section that does not count: a trace line, an error, or nothing.
 
     :param event: `region_add`, `region_del` or `tracking_update`
+    :param section: the section
+    :param reason: why it does not count
+    :param page_size: the host's page size, bytes
     """
     section = arguments.instance(section, "section", MemorySection)
     reason, page_size = arguments.member(reason, "reason", Reason), arguments.page_size(page_size)
@@ -212,7 +220,10 @@ class OneShotListener:
         self.sections = []
 
     def region_add(self, section: MemorySection) -> bool:
-        """A section appears; returns whether it is seen."""
+        """A section appears; returns whether it is seen.
+
+        :param section: the section
+        """
         section = arguments.instance(section, "section", MemorySection)
         if self.registered:
             self.sections.append(section)
@@ -224,5 +235,10 @@ class OneShotListener:
         self.fixed_at = "unregister"
 
     def tracking(self, algorithm: Algorithm | None = None, page_size: int = 4096, *, version: str = NEWEST) -> Tracking:
-        """Return the ranges for the sections that were seen."""
+        """Return the ranges for the sections that were seen.
+
+        :param algorithm: QEMU's way to make ranges; None for that of the version
+        :param page_size: the host's page size, bytes
+        :param version: QEMU's
+        """
         return track(self.sections, algorithm, page_size, version=version)

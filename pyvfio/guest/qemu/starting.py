@@ -24,6 +24,7 @@ class Era(Enum):
     def of(cls, version: str = NEWEST) -> Era:
         """Return the texts of a version of QEMU.
 
+        :param version: QEMU's, from "8.0" on
         :raises ValueError: the version is not known, or before 8.0, which does not log by the device
         """
         return cls.SEED if release(version, since=(8, 0)) < (9, 1) else cls.CURRENT
@@ -104,6 +105,8 @@ def start_order(command_line: Sequence[T]) -> list[T]:
 
     A device is put at the head of its container's list (QLIST_INSERT_HEAD: hw/vfio/device.c of 10.2.2, container.c and iommufd.c of
     10.0.13; run with 11.1.3). A device that is plugged later counts as the last of the command line.
+
+    :param command_line: the devices in the order of the command line
     """
     if isinstance(command_line, str) or not isinstance(command_line, Sequence):
         raise arguments.wrong_type(command_line, "command_line", "a sequence of devices")
@@ -115,6 +118,8 @@ def start_failure(name: str, number: int, era: Era | None = None, *, version: st
 
     :param era: by default that of the version
     :param version: QEMU's, as for :func:`start_all`
+    :param name: of the device, as QEMU prints it
+    :param number: the errno of its START
     :raises ValueError: the version is not known, or before 8.0, which does not log by the device
     """
     name, number = arguments.string(name, "name"), arguments.integer(number, "number", 0, 4095)
@@ -157,7 +162,11 @@ class Tracker(NamedTuple):
 
 
 def backend(devices: Sequence[Tracker], container_supports: bool) -> Backend:
-    """Return the tracker: the devices if all can and none was told not to, else the container. It is chosen before anything starts."""
+    """Return the tracker: the devices if all can and none was told not to, else the container. It is chosen before anything starts.
+
+    :param devices: of the container, as QEMU knows them
+    :param container_supports: whether the IOMMU can track dirty pages
+    """
     devices = arguments.instances(devices, "devices", Tracker)
     container_supports = arguments.boolean(container_supports, "container_supports")
     if all(device.supported and device.option != "off" for device in devices):
@@ -174,7 +183,14 @@ class Query(NamedTuple):
 
 
 def query(all_devices: bool, container: bool, ram_address: int, size: int, devices: int = 1) -> Query:
-    """Return the outcome of a query of one section: without a tracker all of it is marked dirty, and no ioctl is made."""
+    """Return the outcome of a query of one section: without a tracker all of it is marked dirty, and no ioctl is made.
+
+    :param all_devices: whether all devices of the container log
+    :param container: whether the IOMMU tracks
+    :param ram_address: of the section, in the guest's RAM
+    :param size: bytes of the section
+    :param devices: the number of devices of the container
+    """
     all_devices, container = arguments.boolean(all_devices, "all_devices"), arguments.boolean(container, "container")
     ram_address, size = arguments.u64(ram_address, "ram_address"), arguments.integer(size, "size", 0, 2**64)
     devices = arguments.u32(devices, "devices")

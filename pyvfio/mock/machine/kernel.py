@@ -107,12 +107,16 @@ class Kernel(PythonKernel):
         return f"<{self.name}{'' if self.profile.compared else ', never compared with hardware'}>"
 
     def limit_memlock(self, size: int | None) -> None:
-        """Set RLIMIT_MEMLOCK, in bytes; None for CAP_IPC_LOCK, which lifts it."""
+        """Set RLIMIT_MEMLOCK, in bytes; None for CAP_IPC_LOCK, which lifts it.
+
+        :param size: bytes
+        """
         self.locked.limit = self.locked_by_user.limit = size
 
     def check_raw_io(self, group: Group) -> None:
         """Whether the caller may have a device of a group, if all memory is open to it.
 
+        :param group: the IOMMU group
         :raises Errno: EPERM
         """
         if group.no_iommu and "CAP_SYS_RAWIO" not in self.capabilities:
@@ -121,6 +125,7 @@ class Kernel(PythonKernel):
     def check_isolated(self, module: str) -> None:
         """Whether the host keeps a device's interrupts apart, or that is waived for a module.
 
+        :param module: `vfio_iommu_type1` or `iommufd`
         :raises Errno: EPERM
         """
         if not self.profile.isolated and not self.unsafe_interrupts[module].value:
@@ -129,7 +134,10 @@ class Kernel(PythonKernel):
     # What the caller may and has.
 
     def getrlimit(self, which: int) -> tuple[int, int]:
-        """Return the profile's limits; those that it has none for are the process's own."""
+        """Return the profile's limits; those that it has none for are the process's own.
+
+        :param which: RLIMIT_* of the resource module
+        """
         limit = {resource.RLIMIT_MEMLOCK: self.locked.limit, resource.RLIMIT_NOFILE: self.profile.descriptors}.get(
             which
         )
@@ -155,6 +163,7 @@ class Kernel(PythonKernel):
     def install(self, file: File) -> int:
         """A descriptor for a new file, whose first reference it is.
 
+        :param file: the file
         :raises Errno: EMFILE
         """
         limit = self.profile.descriptors
@@ -169,6 +178,8 @@ class Kernel(PythonKernel):
     def file(self, fd: int, kind: type[Any] = File) -> Any:
         """What a descriptor that a caller passes refers to, if it is a `kind`; None if it is something else.
 
+        :param fd: the descriptor
+        :param kind: the class of the file
         :raises Errno: EBADF, it is not open
         """
         file = self.files.get(fd)
@@ -287,7 +298,11 @@ class Kernel(PythonKernel):
         )
 
     def device_memory(self, address: int, size: int) -> Device | None:
-        """The device whose region is mapped at some of these addresses of the caller's (VM_PFNMAP: the kernel has no pages for it)."""
+        """The device whose region is mapped at some of these addresses of the caller's (VM_PFNMAP: the kernel has no pages for it).
+
+        :param address: virtual, in this process
+        :param size: bytes
+        """
         for known in self._device_memory:
             memory = known.memory()
             if memory is not None and not memory.closed:
@@ -333,7 +348,10 @@ class Kernel(PythonKernel):
             return self.tree.read(path)
 
     def owner(self, path: str) -> tuple[int, int, int]:
-        """Root's, and for root alone; but who may open /dev/vfio/vfio gets no device by that."""
+        """Root's, and for root alone; but who may open /dev/vfio/vfio gets no device by that.
+
+        :param path: of the file
+        """
         with _raised(path):
             self.tree.realpath(path)
         return 0, 0, 0o666 if path == "/dev/vfio/vfio" else 0o600

@@ -122,7 +122,10 @@ class Card(PciDevice):
             self.set(offset, value)
 
     def get(self, offset: int) -> int:
-        """A register is read."""
+        """A register is read.
+
+        :param offset: in BAR0, bytes, a multiple of 4
+        """
         offset = self.aliases.get(offset, offset)
         value = self.register(offset)
         if offset == STATUS:
@@ -142,7 +145,11 @@ class Card(PciDevice):
         return value
 
     def set(self, offset: int, value: int) -> None:
-        """A register is written."""
+        """A register is written.
+
+        :param offset: in BAR0, bytes, a multiple of 4
+        :param value: 32 bits
+        """
         offset = self.aliases.get(offset, offset)
         if (action := self._actions.get(offset)) is not None:
             action(self, value)
@@ -203,7 +210,10 @@ class Card(PciDevice):
             self.sort(frame)
 
     def sort(self, frame: bytes) -> None:
-        """Put a frame from the wire into the queues that it is for."""
+        """Put a frame from the wire into the queues that it is for.
+
+        :param frame: the bytes of the frame, without the checksum
+        """
         raise NotImplementedError
 
     @property

@@ -62,6 +62,9 @@ class Igb(Card):
     while the PHY has power. DMA and interrupts of the queues n and n + 8 are the virtual function's, if there are more than n.
 
     :param mac: the MAC address, 6 bytes; None for one made of `name`
+    :param kernel: the mock that it is plugged into
+    :param name: its address; no other device of the host may have it
+    :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...; and `mac`
     :raises ValueError: `mac` has not 6 bytes
     """
 
@@ -177,7 +180,10 @@ class Igb(Card):
         return self._virtual_function(number) or self
 
     def reset_pool(self, number: int) -> None:
-        """A virtual function was reset: its queues are off, and it may neither send nor receive."""
+        """A virtual function was reset: its queues are off, and it may neither send nor receive.
+
+        :param number: of the virtual function, from 0 on
+        """
         for queue in (number, number + POOLS):
             self.receive_rings[queue].reset()
             self.transmit_rings[queue].reset()
@@ -188,7 +194,10 @@ class Igb(Card):
     # Sending.
 
     def send_off(self, number: int) -> None:
-        """Send what is in a ring."""
+        """Send what is in a ring.
+
+        :param number: of the ring, 0 to 15
+        """
         one, owner = self.transmit_rings[number], self._owner(number)
         reported = False
         while self.register(card.TRANSMIT) & card.ENABLED and one.enabled and one.available:
@@ -295,6 +304,9 @@ class IgbVf(PciDevice):
 
     :param card: the physical function
     :param number: which of its virtual functions this one is, from 0 on
+    :param kernel: the mock that it is plugged into
+    :param name: its address; no other device of the host may have it
+    :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...
     """
 
     def __init__(self, kernel: Kernel, name: str, *, card: Igb, number: int, **more: Any) -> None:
@@ -344,7 +356,11 @@ class IgbVf(PciDevice):
         return None
 
     def queue_event(self, index: int, *, sent: bool) -> None:
-        """Its queue of that index has sent or received something."""
+        """Its queue of that index has sent or received something.
+
+        :param index: 0 or 1
+        :param sent: whether it has sent; else it has received
+        """
         signal(self.causes, self._registers.get(VECTORS, 0), 2 * index + sent)
 
 

@@ -53,7 +53,11 @@ class Wire:
         self.ports.clear()
 
     def carry(self, sender: Port, frame: bytes) -> None:
-        """Bring a frame to all other cards."""
+        """Bring a frame to all other cards.
+
+        :param sender: the card that has sent it
+        :param frame: the bytes of the frame
+        """
         for port in list(self.ports):
             if port is sender:
                 continue

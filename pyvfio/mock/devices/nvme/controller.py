@@ -79,6 +79,10 @@ class Nvme(PciDevice):
     :param storage: the blocks; None for `size` bytes of zeros, which take no memory until they are written
     :param block_size: 512 or 4096
     :param serial: the serial number, at most 20 characters; None for one made of `name`
+    :param kernel: the mock that it is plugged into
+    :param name: its address; no other device of the host may have it
+    :param size: bytes of a disk without `storage`
+    :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...
     :raises ValueError: `storage` is not a number of blocks, `block_size` or `serial` is something else
 
     :ivar io_queues: how many I/O queues there can be, of each kind

@@ -62,6 +62,9 @@ class PciDevice(PciRegions):
     :param driver: bind it to this driver
     :param parent: address of a bridge that it is behind
     :param group: the group of another device, to share it; None for one of its own
+    :param kernel: the mock that it is plugged into
+    :param function: what it is; None for the class's own
+    :param more: `parent` and `group`
     :raises ValueError: `name` is no address, or taken; there is no such driver
 
     :ivar function: what it is
@@ -140,7 +143,12 @@ class PciDevice(PciRegions):
             self.region_file.clear(index, bar.size)
 
     def virtual_function(self, name: str, function: Function, index: int) -> PciDevice:
-        """Make the virtual function of that index, from 0 on, at an address."""
+        """Make the virtual function of that index, from 0 on, at an address.
+
+        :param name: the address
+        :param function: what it is
+        :param index: from 0 on
+        """
         return PciDevice(self.kernel, name, function=function, parent=self.parent)
 
     def interrupt(self, vector: int = 0) -> None:

@@ -31,12 +31,22 @@ class PciRegions(Device):
     config: Config
 
     def read(self, bar: int, offset: int, width: int) -> int:
-        """The value of a register; `width` is 1, 2, 4 or 8 bytes, and `offset` a multiple of it. What was written, if a subclass
-        does not say otherwise."""
+        """Return the value of a register: what was written, if a subclass does not say otherwise.
+
+        :param bar: the index of the BAR
+        :param offset: bytes from its start, a multiple of the width
+        :param width: 1, 2, 4 or 8 bytes
+        """
         return int.from_bytes(self.region_file.read(bar, offset, width), "little")
 
     def write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """A register is written: it holds the value, if a subclass does not say otherwise."""
+        """Write a register: it holds the value, if a subclass does not say otherwise.
+
+        :param bar: the index of the BAR
+        :param offset: bytes from its start, a multiple of the width
+        :param width: 1, 2, 4 or 8 bytes
+        :param value: as wide as that
+        """
         self.region_file.write(bar, offset, value.to_bytes(width, "little"))
 
     def load(self, bar: int, offset: int, width: int) -> int:
