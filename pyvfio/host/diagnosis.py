@@ -305,7 +305,7 @@ def direct_region(address: str, regions: Sequence[tuple[int, int]]) -> Finding |
         "direct-region",
         address,
         f"the firmware wants {listed} mapped one to one for {address} at all times (RMRR or IVMD), and VFIO cannot have such a device: "
-        "EINVAL since Linux 6.6, before EPERM at VFIO_SET_IOMMU",
+        "EINVAL since Linux 6.6, before EPERM at VFIO_GROUP_SET_CONTAINER (before 5.19 at VFIO_SET_IOMMU)",
         tuple(f"reserved_regions: {start:#018x} {last:#018x} direct" for start, last in regions),
         "switch off what in the firmware uses the device (USB legacy support, the management controller's access), "
         "or use another slot or device",

@@ -263,6 +263,8 @@ class Group(DescriptorResource):
             cause = causes.direct_region(kernel, self.number)
         elif error == errno.EPERM:
             cause = causes.group_member(kernel, self.number) or causes.neighbour_holder(kernel, self.number, "")
+            # Linux 5.19 to 6.5: Intel's driver refuses it another domain.
+            cause = cause or causes.direct_region(kernel, self.number)
         return _members(self.number, kernel)._replace(container=self._container is not None, cause=cause)
 
     def _release(self) -> None:

@@ -87,11 +87,11 @@ def test_a_direct_region_is_named(mode: Any) -> None:
         pyvfio.open(EDU, mode=mode, kernel=kernel)
 
 
-def test_a_direct_region_is_named_before_linux_6_6_too() -> None:
-    """C01: Intel's EPERM at VFIO_SET_IOMMU; nothing advises to allow unsafe interrupts."""
+@pytest.mark.parametrize("request_", ["VFIO_GROUP_SET_CONTAINER", "VFIO_SET_IOMMU"])
+def test_a_direct_region_is_named_before_linux_6_6_too(request_: str) -> None:
+    """C01: Intel's EPERM, at the group since Linux 5.19, before at VFIO_SET_IOMMU; nothing advises to allow unsafe interrupts."""
     kernel = Overriding("intel-48", reserved=(Reserved(0x7E800000, 0x7FFFFFFF, "direct"),))
-    kernel.answers["VFIO_GROUP_SET_CONTAINER"] = 0
-    kernel.answers["VFIO_SET_IOMMU"] = -errno.EPERM
+    kernel.answers |= {"VFIO_GROUP_SET_CONTAINER": 0, request_: -errno.EPERM}
     with (
         host.bind(EDU, "vfio-pci", kernel=kernel),
         refused(errno.EPERM, "RMRR") as caught,
