@@ -22,11 +22,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
-from weakref import WeakKeyDictionary
 
 from pyvfio import _buffer
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import pinned as _pinned
+from pyvfio._core.weak import WeakTable
 from pyvfio.process_memory import Backing, backing
 
 __all__ = ["Kernel", "LinuxKernel", "PythonKernel", "SysfsDevice", "UdevMonitor", "as_default", "default", "resolve"]
@@ -38,7 +38,7 @@ _MAP_NORESERVE = 0x4000
 _MADV_WIPEONFORK = 18
 
 #: Memory that a child must not have as it is -> its address and size, and whether there is a hole in the child
-_not_for_children: WeakKeyDictionary[_mmap.mmap, tuple[int, int, bool]] = WeakKeyDictionary()
+_not_for_children: WeakTable[_mmap.mmap, tuple[int, int, bool]] = WeakTable()
 #: In a child: what must never be unmapped, since something else lies there
 _kept: list[_mmap.mmap] = []
 
@@ -580,7 +580,7 @@ class uninterrupted(Generic[_P, _T]):
 
 def _after_fork() -> None:
     """In a child: put memory of its own in the place of what devices and the parent share."""
-    for memory, (address, size, hole) in list(_not_for_children.items()):
+    for memory, (address, size, hole) in _not_for_children.items():
         if lib.pyvfio_map_nothing(ffi.cast("void *", address), size, hole):
             # Something else is there by now. Whoever unmaps `memory` would unmap that.
             _kept.append(memory)

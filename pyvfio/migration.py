@@ -257,6 +257,9 @@ class Stream(io.RawIOBase):
     Calls may block for as long as the device takes; other threads continue.
     """
 
+    # Instead of the base's, which closes, and loses what a signal's handler raises meanwhile. The descriptor goes with its owner.
+    __del__ = object.__init__
+
     def __init__(self, fd: Fd, *, saving: bool) -> None:
         super().__init__()
         self._fd = fd

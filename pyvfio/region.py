@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
-from weakref import WeakSet
 
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Window
@@ -24,6 +23,7 @@ from pyvfio._core.request import Arguments, Call, Reason, Request
 from pyvfio._core.resource import Resource
 from pyvfio._core.sizes import about
 from pyvfio._core.sizes import size as bytes_
+from pyvfio._core.weak import WeakTable
 from pyvfio.errors import BadReply, Closed, Error, InvalidRequest, Unsupported
 from pyvfio.memory import address_of
 
@@ -461,7 +461,7 @@ class RegionMapping(Window, Registers, Resource):
         self.address = address_of(memory)
         self.view = memoryview(memory)
         self._open(self.address, size)
-        _live.add(self)
+        _live[self] = None
 
     def _refuse(self, offset: int, width: int, value: object) -> None:
         """Say what is wrong with an access; Window asks. The value of a read is Ellipsis."""
@@ -545,11 +545,11 @@ class TrappedMapping(RegionMapping):
         """Nothing is to be unmapped."""
 
 
-_live: WeakSet[RegionMapping] = WeakSet()
+_live: WeakTable[RegionMapping, None] = WeakTable()
 
 
 def _after_fork() -> None:
-    for mapping in list(_live):
+    for mapping in _live:
         mapping._open(0, 0)
 
 

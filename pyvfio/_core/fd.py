@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import os
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeAlias, TypeVar
 
 from pyvfio import _buffer
 from pyvfio._abi import ffi
 from pyvfio._buffer import Door, Object, after_fork, in_call
+from pyvfio._core.weak import WeakTable
 from pyvfio.errors import BadReply, Closed
 from pyvfio.host import holders
 from pyvfio.kernel import Kernel, LinuxKernel
@@ -19,7 +19,7 @@ from pyvfio.uncopyable import Uncopyable
 
 _T = TypeVar("_T")
 
-_live: weakref.WeakSet[Fd] = weakref.WeakSet()
+_live: WeakTable[Fd, None] = WeakTable()
 #: called with each new descriptor, and with each that is to be closed, while a trace is on
 connected: Callable[[Fd], None] | None = None
 closing: Callable[[Fd], None] | None = None
@@ -134,7 +134,7 @@ class Fd(Uncopyable):
     def _connect(self) -> None:
         native = self.kernel.door(self.door.fd, self.kind)
         self.door._connect(native, _address(native))
-        _live.add(self)
+        _live[self] = None
         if connected is not None:
             connected(self)
 
@@ -222,19 +222,19 @@ def _address(argument: Any) -> int:
 
 def live() -> list[Fd]:
     """The descriptors that are open."""
-    return [fd for fd in list(_live) if not fd.closed]
+    return [fd for fd in _live if not fd.closed]
 
 
 def device_of(number: int) -> str | None:
     """Return the address of the device that a descriptor of this process has open; None if the library did not open it."""
     # A name may go on with the token that it was opened with.
-    return next((fd.name.partition(" ")[0] for fd in list(_live) if fd.kind == "device" and fd.door.fd == number), None)
+    return next((fd.name.partition(" ")[0] for fd in _live if fd.kind == "device" and fd.door.fd == number), None)
 
 
 def _after_fork() -> None:
     # What the parent's descriptors stand for (mappings of *its* memory, its locked pages) is not the child's to use.
     after_fork()
-    for fd in list(_live):
+    for fd in _live:
         fd.forked = True
         fd.door.native.fd = -1
         fd.door.inherit()

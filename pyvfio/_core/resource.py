@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import sys
 import time
-import weakref
 from _thread import get_ident
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pyvfio._buffer import caller
 from pyvfio._core.fd import Fd
+from pyvfio._core.weak import WeakTable
 from pyvfio.errors import Closed
 from pyvfio.uncopyable import Uncopyable
 
@@ -129,7 +129,8 @@ class Resource(Uncopyable, metaclass=_ResourceType):
         #: each close() that wants to close it. The first that still runs does: an interrupt may have ended
         #: others at any point, and no lock that they left behind is in the way.
         self._closers: list[_Closer] = []
-        self._children: dict[int, Callable[[], Resource | None]] = {}
+        #: what is to be closed first, and what keeps it alive: itself if the parents do
+        self._children: WeakTable[Resource, Resource | None] = WeakTable()
 
     def _live_under(self, parent: Resource) -> None:
         """Be closed before `parent` is, too. The first to close of several parents closes it."""
@@ -143,15 +144,7 @@ class Resource(Uncopyable, metaclass=_ResourceType):
             self._register_with(parent)
 
     def _register_with(self, parent: Resource) -> None:
-        children, key = parent._children, id(self)
-        if self._held_by_parents:
-            children[key] = lambda: self
-        else:
-
-            def forget(_: weakref.ref[Resource]) -> None:
-                children.pop(key, None)
-
-            children[key] = weakref.ref(self, forget)
+        parent._children[self] = self if self._held_by_parents else None
         if parent._closed:
             # It closed while this one was made, and has looked at its children already.
             raise Closed(f"{parent!r} is closed")
@@ -233,15 +226,14 @@ class Resource(Uncopyable, metaclass=_ResourceType):
 
     def _close_children(self, attempts: Attempts) -> bool:
         """Close the children; whether all of them are closed."""
-        children = [reference() for reference in reversed(list(self._children.values()))]
-        open_ = [child for child in children if child is not None and not child._closed]
+        open_ = [child for child in reversed(list(self._children)) if not child._closed]
         for child in open_:
             attempts.do(child.close, partial(getattr, child, "_closed"))
         return not [child for child in open_ if not child._closed]
 
     def _detach_from_parents(self) -> None:
         for parent in self._parents:
-            parent._children.pop(id(self), None)
+            parent._children.discard(self)
 
     def _release(self) -> None:
         """Release the resource itself, after its children are closed. It may be called again after a failure."""

@@ -13,10 +13,10 @@ import fcntl
 import json
 import os
 import warnings
-import weakref
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from pyvfio._core.weak import WeakTable
 from pyvfio.errors import BadReply, Closed
 from pyvfio.host import diagnosis
 from pyvfio.host.nodes import Nodes, canonical
@@ -29,7 +29,7 @@ BOOT_DIRECTORY = "/var/lib/pyvfio"
 # The largest entry has four names of at most 255 bytes.
 _MOST = 4096
 
-_live: weakref.WeakSet[Journal] = weakref.WeakSet()
+_live: WeakTable[Journal, None] = WeakTable()
 
 
 class JournalEntry(NamedTuple):
@@ -69,7 +69,7 @@ class Journal:
         self._entry = False
         self.left: JournalEntry | None = None
         self.boot: JournalEntry | None = None
-        _live.add(self)
+        _live[self] = None
         try:
             self._lock(nodes.address)
             self.left = self._read()
@@ -173,7 +173,7 @@ class Journal:
 
 def _after_fork() -> None:
     # The lock belongs to the open file, which the child shares. Without its copy, the lock goes with the parent.
-    for journal in list(_live):
+    for journal in _live:
         journal._in_child()
 
 

@@ -121,8 +121,7 @@ class IommufdObject(Resource):
         DESTROY.end(self._fd, request, self._object, {"id": number}, lambda _: tuple(self._users()))
 
     def _users(self) -> list[str]:
-        alive = [child for reference in self._children.values() if (child := reference()) is not None]
-        return [f"{child!r} uses it: close {child!r} first" for child in alive if not child.closed] + [
+        return [f"{child!r} uses it: close {child!r} first" for child in self._children if not child.closed] + [
             f"{device!r} is attached to it: detach or close the device first" for device in self._devices()
         ]
 

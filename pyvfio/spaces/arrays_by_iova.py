@@ -7,6 +7,7 @@ import weakref
 from bisect import bisect_right
 from collections.abc import Iterator
 
+from pyvfio._core.weak import WeakTable
 from pyvfio.spaces.mapping import MappingArray
 
 #: up to so many arrays are looked at one by one
@@ -20,7 +21,7 @@ class ArraysByIova:
     """
 
     def __init__(self) -> None:
-        self._known: weakref.WeakSet[MappingArray] = weakref.WeakSet()
+        self._known: WeakTable[MappingArray, None] = WeakTable()
         self._sorted: list[tuple[int, int, weakref.ref[MappingArray]]] = []
         self._widest = 0
 
@@ -52,7 +53,7 @@ class ArraysByIova:
         self._widest = max(behind - start for start, behind, _ in found)
         self._sorted = found
         # Last, so that an interrupt before has it sorted again.
-        self._known = weakref.WeakSet(arrays)
+        self._known = WeakTable((one, None) for one in arrays)
 
 
 def _start(entry: tuple[int, int, weakref.ref[MappingArray]]) -> int:

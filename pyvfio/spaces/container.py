@@ -489,8 +489,7 @@ class Container(AddressSpace):
     @property
     def devices(self) -> list[Device]:
         """The open devices that are attached to this container."""
-        children = [reference() for reference in self._children.values()]
-        return [child for child in children if isinstance(child, Device) and not child.closed]
+        return [child for child in self._children if isinstance(child, Device) and not child.closed]
 
     def _track_by_iommu(self, ranges: Iterable[IovaRange], devices: list[Device]) -> DirtyTracker | None:
         return ContainerTracking(self, ranges) if self.tracks_dirty_pages else None

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
+from pyvfio._core.weak import WeakTable
 from pyvfio.vfio_user.protocol import HEADER, MAX_FDS, MAX_MESSAGE, Command, Flags, Message, ProtocolError
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ def limit(which: socket.socket, seconds: float) -> None:
         which.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(whole), int(rest * 1e6)))
 
 
-_live: WeakSet[Connection] = WeakSet()
+_live: WeakTable[Connection, None] = WeakTable()
 
 
 def _after_fork() -> None:
     # The connection is the parent's: the other side is to see its end when the parent ends it.
-    for connection in list(_live):
+    for connection in _live:
         connection.inherit()
 
 
@@ -106,7 +106,7 @@ class Connection:
         self._fds: list[int] = []
         #: until when the message that is received must be there
         self._limit: float | None = None
-        _live.add(self)
+        _live[self] = None
 
     def inherit(self) -> None:
         """Close the number in a forked child. The connection goes on in the parent."""

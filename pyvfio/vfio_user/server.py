@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from weakref import WeakSet
 
 from pyvfio._abi import ffi, lib
 from pyvfio._core import arguments
+from pyvfio._core.weak import WeakTable
 from pyvfio.mock.machine.errno import Errno
 from pyvfio.mock.machine.kernel import Kernel
 from pyvfio.mock.vfio.device import Device
@@ -155,11 +155,11 @@ def serve(
         server.close()
 
 
-_live: WeakSet[Server] = WeakSet()
+_live: WeakTable[Server, None] = WeakTable()
 
 
 def _after_fork() -> None:
-    for server in list(_live):
+    for server in _live:
         server.inherit()
 
 
@@ -198,7 +198,7 @@ class Server:
         self._listening = _listen(self.path)
         self._session: Session | None = None
         self._closed = False
-        _live.add(self)
+        _live[self] = None
         with self.model.kernel.lock:
             self.model.open()
 

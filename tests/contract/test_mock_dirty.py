@@ -222,7 +222,7 @@ def test_an_address_space_tracks_by_page_tables_that_replace_its_own(ioas: Ioas,
     before = mock.hwpt_id
     with ioas.track_dirty([mapping.range]) as tracking:
         assert tracking.source == "iommu"
-        table = next(child for child in ioas._children.values() if isinstance(child(), Hwpt))()
+        table = next(child for child in ioas._children if isinstance(child, Hwpt))
         assert isinstance(table, Hwpt)
         number = table.id
         assert mock.hwpt_id == number != before

@@ -68,7 +68,7 @@ def test_a_constructor_that_fails_leaves_its_parent_without_a_child() -> None:
     parent = Node(None)
     with pytest.raises(KeyError):
         Half(parent)
-    assert not parent._children
+    assert not parent._children.items()
     parent.close()
 
 

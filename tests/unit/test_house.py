@@ -41,6 +41,7 @@ FLOORS = (
         "_core.flags",
         "_core.html",
         "_core.sizes",
+        "_core.weak",
     ),
 )
 
