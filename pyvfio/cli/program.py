@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None, *, kernel: Kernel | None = None
     except BrokenPipeError as error:
         if isinstance(error, Error):
             return _failed(error, out, exit_code.FAILED)
-        return _pipe_closed()
+        return _output_gone()
     except (UsageError, ValueError, TypeError) as error:
         if isinstance(error, Error):
             return _failed(error, out, exit_code.FAILED)
@@ -210,11 +210,11 @@ def _document_error(out: Output, text: str, name: str | None, notes: list[str], 
     try:
         out.document({"error": {"message": text, "errno": name, "notes": notes, "exit_code": code}})
         out.stream.flush()
-    except BrokenPipeError:
-        _pipe_closed()
+    except OSError:
+        _output_gone()
 
 
-def _pipe_closed() -> int:
+def _output_gone() -> int:
     """Leave standard output to nobody, so that Python's own flush at the end does not fail as well."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
@@ -254,11 +254,15 @@ def run_program() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _interrupt)
+    code = exit_code.DONE
     try:
         code = main()
         sys.stdout.flush()
-    except BrokenPipeError:
-        code = _pipe_closed()
+    except OSError as error:
+        # A reader that has gone wants to hear nothing, and what main() failed of has been told.
+        if code == exit_code.DONE and not isinstance(error, BrokenPipeError):
+            _failed(error, Output(False), exit_code.FAILED)
+        code = _output_gone()
     except KeyboardInterrupt as interrupted:
         number = getattr(interrupted, "number", signal.SIGINT)
         signal.signal(number, signal.SIG_DFL)

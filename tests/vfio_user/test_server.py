@@ -111,6 +111,8 @@ def test_a_memory_bar_comes_with_a_descriptor(peer: Peer) -> None:
         memory[8:12] = b"abcd"
         assert peer.read(2, 8, 4) == b"abcd"
         peer.write(2, 12, b"efgh")
+        # A write is answered before the model gets it; a read comes after it.
+        assert peer.read(2, 8, 8) == b"abcdefgh"
         assert memory[8:16] == b"abcdefgh"
     os.close(fd)
     registers = peer.ask(5, struct.pack("=IIIIQQ", 32, 0, 0, 0, 0, 0))

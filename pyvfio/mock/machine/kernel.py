@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterator
 from threading import RLock
 from typing import Any, NamedTuple
-from weakref import WeakSet, ref
+from weakref import ref
 
 from pyvfio._core import arguments
+from pyvfio._core.weak import WeakTable
 from pyvfio.kernel import PythonKernel, SysfsDevice, UdevMonitor, uninterrupted
 from pyvfio.memory import address_of
 from pyvfio.mock.fs.tree import Link, Special, Text, Tree, os_error
@@ -39,12 +40,12 @@ _CAP_IPC_LOCK = 1 << 14
 #: the numbers of the capabilities that requests ask for
 _CAPABILITIES = {"CAP_SYS_RAWIO": 17, "CAP_SYS_RESOURCE": 24}
 
-_live: WeakSet[Kernel] = WeakSet()
+_live: WeakTable[Kernel, None] = WeakTable()
 
 
 def _after_fork() -> None:
     # Another thread, which the child does not have, may have held it.
-    for kernel in list(_live):
+    for kernel in _live:
         kernel.lock._at_fork_reinit()  # type: ignore[attr-defined]  # typeshed leaves it out; threading itself calls it
 
 
@@ -89,7 +90,7 @@ class Kernel(PythonKernel):
         self.locked = Memlock(self.profile.memlock, self.profile.page_size)
         self.locked_by_user = Memlock(self.profile.memlock, self.profile.page_size)
         self.watcher = Watcher(self.lock)
-        _live.add(self)
+        _live[self] = None
         self.faults: list[DmaFault] = []
         self.owners: dict[str, tuple[int, int]] = {}
         self.dma_without_bus_master: list[DmaFault] = []

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakSet
 
 from pyvfio._abi import ffi, lib
 from pyvfio._core import arguments
+from pyvfio._core.weak import WeakTable
 from pyvfio.mock.host import pci_sysfs
 from pyvfio.mock.machine import caller
 from pyvfio.mock.machine.errno import Errno
@@ -117,7 +117,7 @@ class PciDevice(PciRegions):
         self.config.msix_enabled = lambda: bool(self.irqs.enabled[MSIX])
         self._ioeventfds = Ioeventfds(self)
         self._low_power = LowPower()
-        self.dma_bufs: WeakSet[dma_buf.DmaBuf] = WeakSet()
+        self.dma_bufs: WeakTable[dma_buf.DmaBuf, None] = WeakTable()
         self.era = 0
         #: it is in D3hot; its configuration space when that began
         self._off = False

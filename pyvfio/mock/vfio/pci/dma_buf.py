@@ -42,7 +42,7 @@ class DmaBuf(File):
         self._bar = bar
         self.asleep = False
         self._writable = writable
-        device.dma_bufs.add(self)
+        device.dma_bufs[self] = None
         self.areas = areas
         self.size = sum(area.size for area in areas)
 
