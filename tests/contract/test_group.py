@@ -72,6 +72,7 @@ def test_a_group_leaves_its_container_when_its_device_is_closed(
     with pytest.raises(OSError) as caught:
         group.unset_container()
     assert caught.value.errno == errno.EINVAL
+    group.close()
 
 
 @pytest.mark.only(mode="type1v2")
