@@ -19,7 +19,7 @@ FIRST, SECOND = "0000:00:03.0", "0000:01:00.0"
 """Two edus, each alone in its group."""
 
 
-MACHINES = {"test_amd_hole.py": ("amd", "")}
+MACHINES = {"test_amd_hole.py": ("amd", ""), "test_no_data_size.py": ("intel", "6.1")}
 """The IOMMU and kernel of the machine that a file's tests run in, where it is not the usual one."""
 _here = os.environ.get("PYVFIO_VM_IOMMU", ""), os.environ.get("PYVFIO_VM_KERNEL", "")
 

@@ -9,16 +9,15 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vmtest.qemu import require_qemu
-
 from pyvfio.cli import program
 from tests.contract.processes import in_another_process
-from tests.qemu.client import ENDED, Client
+from tests.qemu.client import Client
 from tests.qemu.conftest import FIRST, SECOND, assigned
-from tests.qemu.test_live import BAR, BUFFER, DATA, PAGES, TO_MEMORY, WRITES, copy
+from tests.qemu.test_live import BAR, BUFFER, DATA, PAGES, TO_MEMORY, WRITES, copy, missing
 
 PAGE = 4096
 #: the pages of WRITES
@@ -62,12 +61,11 @@ def pages_written_meanwhile(client: Client) -> set[int]:
     return found
 
 
-def test_a_qemu_is_looked_into_and_its_next_migration_is_right(tmp_path: Path) -> None:
-    newest = require_qemu("newest")
+def test_a_qemu_is_looked_into_and_its_next_migration_is_right(start: Callable[..., Client], tmp_path: Path) -> None:
     data = os.urandom(2048)
     with (
-        Client(newest, assigned(FIRST)) as source,
-        Client(newest, [*assigned(SECOND), "-incoming", "defer"]) as destination,
+        start(*assigned(FIRST)) as source,
+        start(*assigned(SECOND), "-incoming", "defer") as destination,
     ):
         source.place(4, BAR)
         said = source.said
@@ -81,9 +79,7 @@ def test_a_qemu_is_looked_into_and_its_next_migration_is_right(tmp_path: Path) -
         assert pages_written_meanwhile(source) == WRITTEN
 
         destination.monitor.execute("migrate-incoming", uri=f"unix:{tmp_path}/stream")
-        source.monitor.execute("migrate-set-parameters", **{"downtime-limit": 0})
-        source.monitor.execute("migrate", uri=f"unix:{tmp_path}/stream")
-        source.wait_for_migration(lambda account: account.get("ram", {}).get("dirty-sync-count", 0) >= 3)
+        source.hold_migration(tmp_path / "stream")
         error = run(source, "dirty", *MEMORY, "--interval", "0", "--intervals", "1", code=1)["error"]
         assert error["errno"] == "EBUSY"
         assert "its log is left alone" in " ".join([error["message"], *error["notes"]])
@@ -94,13 +90,6 @@ def test_a_qemu_is_looked_into_and_its_next_migration_is_right(tmp_path: Path) -
         copy(source, DATA, BUFFER, len(data))
         for address, count in WRITES:
             copy(source, BUFFER, address, count, TO_MEMORY)
-        source.monitor.execute("migrate-set-parameters", **{"downtime-limit": 300})
-        account = source.wait_for_migration(lambda account: account.get("status") in ENDED)
-        assert account["status"] == "completed", source.said
-        limit = time.monotonic() + 60
-        while destination.monitor.execute("query-status")["status"] == "inmigrate":
-            assert time.monotonic() < limit
-            time.sleep(0.05)
-        for address, count in WRITES:
-            assert destination.qtest.read(address, count) == bytes(reversed(data))[:count]
+        source.finish_migration(destination)
+        assert not missing(source, destination, bytes(reversed(data)))
         assert source.said == said
