@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all tests share: with PYVFIO_REQUIRE=kernel nothing may be skipped; --pyvfio-vectors runs the vector suite alone."""
+"""Options of all tests: with PYVFIO_REQUIRE=kernel nothing may be skipped; --pyvfio-vectors runs the vector suite alone."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ STYLES = {
 
 
 class Output:
-    """Where a subcommand prints.
+    """The output of a subcommand.
 
     :param json_wanted: print JSON alone
     :param stream: None for standard output

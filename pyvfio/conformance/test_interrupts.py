@@ -90,7 +90,7 @@ def test_one_of_intx_msi_and_msix_at_a_time(device: Device, refused: Callable[..
 
 
 def test_resizing_is_as_the_flags_say(device: Device, refused: Callable[..., Any]) -> None:
-    """Where NORESIZE is clear, vectors can be added while others are enabled; else that is refused."""
+    """Vectors can be added while others are enabled if NORESIZE is clear; else that is refused."""
     for irq in kinds(device):
         if irq.count < 2:
             continue

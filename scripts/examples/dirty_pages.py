@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which pages did a device write? By its own log, and by looking at the memory: edu copies by real DMA, vfio-mock logs its own.
+"""Find the pages that a device wrote, by its log and by looking at the memory: edu copies by real DMA, vfio-mock logs its own.
 
 On the kernel in this process: `PYVFIO_KERNEL=mock:amd .venv/bin/python scripts/examples/dirty_pages.py`. On a real one, as root where
 both devices are: `scripts/vm --iommu amd -- .venv/bin/python scripts/examples/dirty_pages.py`.

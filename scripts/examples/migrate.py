@@ -117,7 +117,7 @@ def wait_for_steps(mock: VfioMock, count: int) -> None:
 
 
 def busy(size: int) -> int:
-    """How many bytes of a device with so much memory are written all the while."""
+    """Return how many bytes of a device with so much memory are written all the while."""
     return min(BUSY, size // 4)
 
 

@@ -46,7 +46,7 @@ COMMAND = struct.Struct("<IIQQQQ3I12x")
 
 
 class Controller(NamedTuple):
-    """What it says of itself. `largest` is in bytes: the most that one command moves."""
+    """The Identify data of a controller. `largest` is in bytes: the most that one command moves."""
 
     serial: str
     model: str

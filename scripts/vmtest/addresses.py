@@ -19,7 +19,7 @@ RESERVED = {
 
 
 class Addresses:
-    """Who has which slot and function, on all buses of the machine.
+    """The PCI addresses in use, on all buses of the machine.
 
     QEMU places a device whose address is not given in the first slot that is free at that time, and a virtual function
     that comes later then meets it. So every device is given its address, and this keeps account of them.

@@ -14,7 +14,7 @@ _INVALID = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Counts(NamedTuple):
-    """How many tests passed, failed and were skipped. A test that fails as expected has passed."""
+    """The numbers of tests that passed, failed and were skipped. A test that fails as expected has passed."""
 
     passed: int = 0
     failed: int = 0

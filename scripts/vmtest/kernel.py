@@ -33,7 +33,7 @@ from vmtest.recipe import DEBUG, READY, SOURCE, digest, local_recipe
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which kernel is asked for."""
+    """The kernel that is asked for."""
 
     version: str | None = None
     """Such as 6.12; None is the newest."""

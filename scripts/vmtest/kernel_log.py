@@ -69,7 +69,7 @@ class KernelLog:
 
     @property
     def length(self) -> int:
-        """How many lines there are."""
+        """Return the number of lines."""
         return len(self._lines)
 
     def show(self, since: int | None = None) -> None:

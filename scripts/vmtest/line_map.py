@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which tests execute which lines of the package: measured once, and again for what has changed since."""
+"""The lines of the package that each test executes: measured once, and again for what has changed since."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class MeasuredTest(NamedTuple):
 
     @property
     def breadth(self) -> int:
-        """How many lines it executes."""
+        """Return the number of lines that a test executes."""
         return sum(bits.bit_count() for bits in self.lines.values())
 
 

@@ -25,7 +25,7 @@ LOCAL = (IN_PROCESS, SERVED)
 
 
 class Cell(NamedTuple):
-    """Where a test runs: one IOMMU, one mode, one device, one kernel.
+    """The place of a test's run: one IOMMU, one mode, one device, one kernel.
 
     :ivar qemu: the version of QEMU, as `scripts/vm --qemu` takes it; empty for the default
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a test kernel is made from. Its hash is the name of the kernel's directory, so that a change here builds anew."""
+"""The recipe of a test kernel: source, configuration and tools. Its hash is the name of the kernel's directory, so that a change here builds anew."""
 
 from __future__ import annotations
 

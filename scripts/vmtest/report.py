@@ -64,7 +64,7 @@ def _name(request: str, detail: str) -> str:
 
 
 class Report:
-    """What the cells saw, beside what tests/matrix.toml says that they should.
+    """The results of the cells, compared with tests/matrix.toml.
 
     :param expected: cells that must be there, besides those that are
     :param tests: every test, with its needs

@@ -37,7 +37,7 @@ async def run_job(command: Sequence[str | Path], **options: Any) -> int:
 
 
 class Plan:
-    """What a run is to do: the suites and machines of a lane that the patterns match.
+    """The work of a run: the suites and machines of a lane that the patterns match.
 
     :param patterns: names of suites (`unit`) or of cells as in tests/matrix.toml (`intel/*/edu/newest`), with wildcards; none: all
     :param host_only: only what needs no kernel

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How long a machine has been silent."""
+"""The time for which a machine has been silent."""
 
 from __future__ import annotations
 

@@ -33,13 +33,13 @@ def kernel_headers() -> Path:
 
 @pytest.fixture(scope="session")
 def kernel(kernel_headers: Path) -> Abi:
-    """What the kernel's headers declare."""
+    """The declarations of the kernel's headers."""
     return Declarations(HEADERS, [kernel_headers]).measure()
 
 
 @pytest.fixture(scope="session")
 def ours() -> Abi:
-    """What the built extension has."""
+    """The declarations of the built extension."""
     declarations = Declarations(("vfio.h", "iommufd.h"), [ROOT / "cdefs"], "#include <stdint.h>\n")
     return extension(ffi, lib, declarations)
 

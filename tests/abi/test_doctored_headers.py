@@ -17,7 +17,7 @@ NEW_STRUCT = "struct vfio_new {\n\t__u32 argsz;\n};\n"
 
 @pytest.fixture
 def report(kernel_headers: Path, ours: Abi, excluded: set[str], tmp_path: Path) -> Callable[[str, str, str], list[str]]:
-    """What is reported once a pattern in a header has been replaced."""
+    """Return the report after a pattern in a header has been replaced."""
 
     def report(header: str, pattern: str, replacement: str) -> list[str]:
         text, count = re.subn(pattern, replacement, (kernel_headers / header).read_text(), flags=re.MULTILINE)

@@ -168,7 +168,7 @@ def _wait(child: int, limit: float) -> int:
 
 
 class CellRun:
-    """What happens in one cell; it is written to a file at the end."""
+    """The results of one cell; it is written to a file at the end."""
 
     def __init__(self, cell: Cell, results: Path | None) -> None:
         self.cell = cell

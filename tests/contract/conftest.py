@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def cell(pytestconfig: pytest.Config) -> Cell:
-    """Where this runs: `.iommu`, `.mode`, `.device`, `.kernel`."""
+    """The cell that the tests run in: `.iommu`, `.mode`, `.device`, `.kernel`."""
     return pytestconfig.stash[RUN].cell
 
 

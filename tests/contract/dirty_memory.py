@@ -33,7 +33,7 @@ LARGEST = 2048
 
 
 class Found(NamedTuple):
-    """What the writes changed and what the log reported of it, as page numbers of the target."""
+    """The pages that the writes changed, and those that the log reported, as page numbers of the target."""
 
     copies: int
     written: set[int]

@@ -13,7 +13,7 @@ FAULT = re.compile(r"DMAR: .*\[DMA (Read|Write).*\]")
 
 
 def kernel_log() -> str:
-    """What is in the kernel's log now."""
+    """Return the kernel's log."""
     fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     parts = []
     try:

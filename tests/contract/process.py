@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What this process holds, by the kernel's count: to see that nothing leaks."""
+"""The resources of this process by the kernel's count, to see that nothing leaks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def drop_caches() -> None:
 
 
 def descriptors() -> list[str]:
-    """What the open descriptors are of, in order."""
+    """Return the files of the open descriptors, in order."""
     names = []
     for number in os.listdir("/proc/self/fd"):
         try:
@@ -65,7 +65,7 @@ def descriptors() -> list[str]:
 
 
 class Held(NamedTuple):
-    """What must be the same before and after."""
+    """The counts that must be the same before and after."""
 
     pinned: int
     descriptors: list[str]

@@ -71,7 +71,7 @@ def show(now: Figures, began: float) -> None:
 
 
 def grown(first: Figures, last: Figures) -> list[str]:
-    """What is not flat between the two."""
+    """Return the counts that have grown between the two."""
     found = []
     if last.descriptors != first.descriptors:
         found.append(f"descriptors: {first.descriptors}, then {last.descriptors}")

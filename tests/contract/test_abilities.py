@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What tests/matrix.toml says of a cell is so: an ability is absent where it is listed, and there where it is not."""
+"""The abilities that tests/matrix.toml gives a cell: an ability is absent where it is listed, and there where it is not."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ MISSING = "no-such-driver"
 
 
 class Way(NamedTuple):
-    """How a device came to its driver: writes below /sys/bus/pci, and the driver and override that follow."""
+    """A way in which a device was bound: writes below /sys/bus/pci, and the driver and override that follow."""
 
     writes: tuple[tuple[str, str], ...]
     driver: str | None

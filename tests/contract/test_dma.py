@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What devices reach by DMA: what is mapped, with the permission that it has, and nothing else."""
+"""The reach of a device's DMA: the memory that is mapped, with the permission that it has, and nothing else."""
 
 from __future__ import annotations
 

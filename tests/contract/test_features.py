@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What VFIO_DEVICE_FEATURE offers besides migration and logging: which there are, dma-bufs, peer to peer."""
+"""VFIO_DEVICE_FEATURE besides migration and logging: which there are, dma-bufs, peer to peer."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def write_by_dma(edu: Dma, space: AddressSpace, iova: int, value: int) -> None:
 
 
 def errno_of_mapping(space: AddressSpace, bar: RegionMapping) -> int | None:
-    """What the kernel says to a map of a BAR by its virtual address."""
+    """Return the errno of a map of a BAR by its virtual address."""
     try:
         space.map(bar.view, 0x400_0000)
     except OSError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What pyvfio.guest computes, against the real kernel: plans that a device takes or refuses, layouts that an IOMMU maps."""
+"""The computations of pyvfio.guest against the real kernel: plans that a device takes or refuses, layouts that an IOMMU maps."""
 
 from __future__ import annotations
 

@@ -376,7 +376,7 @@ class TestOpening:
 class TestOpenDevices:
     @pytest.fixture
     def stack(self) -> Iterator[contextlib.ExitStack]:
-        """What is entered in it lasts until the end of the test."""
+        """An exit stack that is closed at the end of the test."""
         with contextlib.ExitStack() as stack:
             yield stack
 

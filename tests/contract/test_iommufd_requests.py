@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What /dev/iommu says to requests that no object of the library would make: of another size, with unknown flags, for nothing."""
+"""Requests to /dev/iommu that no object of the library would make: of another size, with unknown flags, for nothing."""
 
 from __future__ import annotations
 

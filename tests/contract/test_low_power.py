@@ -29,7 +29,7 @@ on_pci = pytest.mark.only(
 
 
 def power_status(device: Device, wanted: str) -> str:
-    """What the kernel's power management says of the device; it gets time to change to what is wanted."""
+    """Return the power state of the device by sysfs; it gets time to reach the wanted one."""
     file = Path(host.device(device.address).path, "power", "runtime_status")
     limit = time.monotonic() + 20
     while (status := file.read_text().strip()) != wanted and time.monotonic() < limit:

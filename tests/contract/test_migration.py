@@ -77,7 +77,7 @@ def cards(bare_space: AddressSpace, address: str) -> Iterator[list[Device]]:
 
 
 def saved(device: Device) -> bytes:
-    """What is in a device, which runs again afterwards."""
+    """Return the saved state of a device, which runs again afterwards."""
     file = io.BytesIO()
     device.migration.save(file)
     device.migration.state = State.RUNNING

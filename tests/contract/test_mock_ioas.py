@@ -30,7 +30,7 @@ BASE = mock_domain.APERTURE_START
 
 @pytest.fixture(params=["no device", "one", "two", "little memory"])
 def setting(request: pytest.FixtureRequest, ioas: Ioas) -> Iterator[str]:
-    """What is attached to `ioas`."""
+    """The devices that are attached to `ioas`."""
     devices = [MockDevice(ioas) for _ in range({"no device": 0, "two": 2}.get(request.param, 1))]
     if request.param == "little memory":
         mock_domain.limit_memory(ioas.iommufd, 16)
@@ -305,7 +305,7 @@ def in_a_child(what: Callable[[], None]) -> Iterator[None]:
 
 
 def mapped_by_a_child(ioas: Ioas, buffer: DmaBuffer) -> Callable[[], None]:
-    """What lets a child map its own memory: past the library, whose objects are their process's."""
+    """Return a function by which a child maps its own memory: past the library, whose objects are their process's."""
     number = ioas.iommufd.fileno()
     native = ffi.new(
         "struct iommu_ioas_map *",

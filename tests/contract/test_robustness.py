@@ -29,7 +29,7 @@ THREADS, ROUNDS = 4, 100
 
 
 class RealWorld(World):
-    """What a program has made in a real kernel."""
+    """The objects that a program has made in a real kernel."""
 
     def __init__(self, mode: Mode, kernel: Any, address: str) -> None:
         self._before = descriptors(), pinned()

@@ -53,7 +53,7 @@ def described(step: Step) -> str:
 
 
 class Figures(NamedTuple):
-    """What episodes reached.
+    """The requests and answers that episodes reached.
 
     :ivar calls: how often each call was made
     :ivar errnos: how often each call failed with each errno

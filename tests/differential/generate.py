@@ -37,5 +37,5 @@ def episodes(seed: int, steps: int, subjects: list[str] | None = None) -> list[E
 
 
 def devices(subjects: list[str] | None = None) -> list[str]:
-    """What must be bound to VFIO drivers for them."""
+    """Return the devices that must be bound to VFIO drivers for them."""
     return sorted({name for subject in subjects or SUBJECTS for name in SUBJECTS[subject].DEVICES})

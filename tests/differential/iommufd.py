@@ -346,7 +346,7 @@ class IommufdMaker(Type1Maker):
             self.step("close", slot="g5")
 
     def before_bind(self) -> None:
-        """What a cdev that is not bound, or is, says to other requests."""
+        """Make another request to a cdev that is not bound, or is."""
         slot = self.one_of(f"d{self._index()}", "d9")
         self.ioctl(
             slot,

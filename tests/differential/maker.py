@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all generators of episodes share: a seeded source of choices, and steps in short."""
+"""The common part of the generators of episodes: a seeded source of choices, and steps in short."""
 
 from __future__ import annotations
 

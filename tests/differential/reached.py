@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the mock can fail, and where it has."""
+"""The places where the mock can fail, and those where it has."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is recorded, and what the mock answers to it."""
+"""The recordings, and their replay on the mock."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Replayed(NamedTuple):
 
 @cache
 def replayed(file: Path) -> Replayed:
-    """What is in a file, replayed on the mock, once for all tests."""
+    """Return the episodes of a file, replayed on the mock, once for all tests."""
     record = load(file)
     with (
         reached.noted() as places,

@@ -111,7 +111,7 @@ class Replayer:
         self._arena.close()
 
     def episode(self, steps: Episode) -> list[Answer]:
-        """What is answered to each step; everything is closed and put back at the end."""
+        """Return the answer to each step; everything is closed and put back at the end."""
         try:
             return [self.step(step) for step in steps]
         finally:
@@ -335,7 +335,7 @@ class Replayer:
         return {"r": 0}
 
     def _do_heard(self, step: Step) -> Answer:
-        """What devices' uevents have said since the last time; which numbers VFIO gave is left out."""
+        """Return the uevents since the last time; which numbers VFIO gave is left out."""
         heard = []
         while (event := self._monitor.poll(0.05)) is not None:
             action, device = event

@@ -71,7 +71,7 @@ class SelftestMaker(IommufdMaker):
     # Page tables.
 
     def data(self, size: int) -> dict[str, list[Any]]:
-        """What a request points to: a few words that may be flags or numbers."""
+        """Return the data that a request points to: a few words that may be flags or numbers."""
         words = [self.one_of(0, 0, 0, 1, 1, 2, 3, 4, 0x99) for _ in range(max(size, 8) // 4)]
         self.step("fill", at=POINTED_AT, data=struct.pack(f"={len(words)}I", *words).hex())
         return {"data_uptr": ["arena", POINTED_AT if self.chance(97) else HOLE_AT]}
@@ -118,7 +118,7 @@ class SelftestMaker(IommufdMaker):
     # Dirty pages.
 
     def write(self) -> None:
-        """What devices would write."""
+        """Write as devices would."""
         page = self.one_of(PAGE, PAGE, 2048, 65536)
         self.step("fill", at=POINTED_AT, data=self.random.randbytes(8).hex())
         iova, size = self.random.choice(self.mapped) if self.mapped else (self.iova(), PAGE)

@@ -120,7 +120,7 @@ class DeviceAsker(DeviceMaker):
 
 
 def descriptors() -> Episode:
-    """What each answers to calls that others are for."""
+    """Make, on each kind of descriptor, the calls that others are for."""
     make = DeviceAsker(MOCK)
     make.step("open", **{"as": "f", "what": "iommufd"})
     make.step("open", **{"as": "g5", "what": f"group:{EDU}"})

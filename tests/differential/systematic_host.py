@@ -99,7 +99,7 @@ def parameters() -> Episode:
 
 
 def binding() -> Episode:
-    """What is written to the files of drivers and of the bus."""
+    """Write to the files of drivers and of the bus."""
     make = HostAsker()
     override = f"{PCI}/devices/{PORT}/driver_override"
     make.bound(EDU, PORT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a campaign runs in the machine finds the packages that it takes."""
+"""The program that a campaign runs in the machine finds the packages that it takes."""
 
 from __future__ import annotations
 

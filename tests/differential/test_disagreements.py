@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the differential runs have found: calls that the mock once answered otherwise than Linux 7.3."""
+"""Findings of the differential runs: calls that the mock once answered otherwise than Linux 7.3."""
 
 from __future__ import annotations
 

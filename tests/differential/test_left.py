@@ -10,7 +10,7 @@ STEPS = 4000
 
 
 def left(kernel: mock.Kernel) -> dict[str, object]:
-    """What a host on which nothing is open would not have."""
+    """Return the things that a host on which nothing is open would not have."""
     groups = [group for group in kernel.groups.values() if group.file or group.owner is not None or group.cdevs]
     devices = [device for device in kernel.devices.values() if device.files or device.space is not None]
     found = {

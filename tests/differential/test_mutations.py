@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def outcomes(*numbers: str) -> list[str]:
-    """What mutations.py, which must not have imported the mock when it plants a fault, says of each."""
+    """Run mutations.py, which must not have imported the mock when it plants a fault, and return its outcome for each."""
     ran = subprocess.run(
         [sys.executable, "-m", "tests.differential.mutations", *numbers],
         check=True,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What notebooks and consoles show of an object, and the arrays that numpy sees."""
+"""The display of objects in notebooks and consoles, and the arrays that numpy sees."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def test_an_example_needs_nothing_but_the_kernels_name(command: str, lines: list
 def by_hand(
     kernel: mock.Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """What an example prints when it is run on this kernel with these arguments."""
+    """Return the output of an example that is run on this kernel with these arguments."""
 
     def run(name: str, *arguments: str) -> str:
         monkeypatch.setattr("pyvfio.kernel._default", kernel)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What only the kernel's own mock IOMMU has, on the mock: dirty page tables, nesting, faults, virtual IOMMUs, PASIDs."""
+"""Abilities of the iommufd selftest alone, on the mock: dirty page tables, nesting, faults, virtual IOMMUs, PASIDs."""
 
 from __future__ import annotations
 

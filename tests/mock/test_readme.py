@@ -49,7 +49,7 @@ class Block(NamedTuple):
 
 
 class Program(NamedTuple):
-    """How a program is run.
+    """A program of the README, and the way to run it.
 
     :ivar part: what is in this block alone
     :ivar profile: the mock's

@@ -551,7 +551,7 @@ def test_a_log_of_all_64_bits_is_refused_with_a_reason() -> None:
 
 
 def test_this_process_memory_is_described(tmp_path: Path) -> None:
-    """What the reasons above rest on, of the real kernel."""
+    """The real kernel says what the reasons above are computed from."""
     from pyvfio.process_memory import backing
 
     file = tmp_path / "ram"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is drawn: axes, labels and values, not pixels."""
+"""The contents of pictures: axes, labels and values, not pixels."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is built: for each toolchain its environment, an sdist of the checkout, and a wheel of that sdist."""
+"""Builds: for each toolchain its environment, an sdist of the checkout, and a wheel of that sdist."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Built(NamedTuple):
-    """What one toolchain makes of the checkout."""
+    """The sdist and the wheel that one toolchain makes of the checkout."""
 
     toolchain: Toolchain
     sdist: Path
@@ -113,13 +113,13 @@ def build_wheel(python: Path, source: Path, folder: Path, **variables: str) -> s
 
 @pytest.fixture(scope="session", params=TOOLCHAINS, ids=lambda toolchain: toolchain.name)
 def built(request: pytest.FixtureRequest, build: Callable[[Toolchain], Built]) -> Built:
-    """What each toolchain builds."""
+    """The build of each toolchain."""
     return build(request.param)
 
 
 @pytest.fixture(scope="session")
 def newest(build: Callable[[Toolchain], Built]) -> Built:
-    """What the newest tools build."""
+    """The build of the newest tools."""
     return build(TOOLCHAINS[-1])
 
 

@@ -9,7 +9,7 @@ from pyvfio._core.resource import Attempts
 
 
 class Action:
-    """What is called raises one after the other of its outcomes, None for success."""
+    """A function that raises one of its outcomes at each call; None is success."""
 
     def __init__(self, *outcomes: BaseException | None) -> None:
         self.outcomes = list(outcomes)

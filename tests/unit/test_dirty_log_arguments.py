@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a dirty log takes as ranges."""
+"""The arguments that a dirty log takes as ranges."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who tracks dirty pages, in which page size, and how several devices agree on one."""
+"""The tracker of dirty pages, its page size, and how several devices agree on one."""
 
 from __future__ import annotations
 

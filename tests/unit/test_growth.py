@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How many steps the computations of scripts/bench_growth take: in proportion to their input, or a little more.
+"""The number of steps of scripts/bench_growth's computations: in proportion to their input, or a little more.
 
 Steps are instructions of Python, which no load of the machine changes.
 """

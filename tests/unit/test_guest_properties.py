@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What must hold of every guest, not only of those in the vectors."""
+"""Properties that hold of every guest, not only of those in the vectors."""
 
 from __future__ import annotations
 

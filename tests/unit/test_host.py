@@ -717,7 +717,7 @@ class TestOpenDevices:
 class TestJournal:
     @pytest.fixture
     def killed(self, machine: FakeHost) -> host.JournalEntry:
-        """What a program that was killed while it had the nvme bound has left."""
+        """Return the journal entry that a program leaves that is killed while it has the nvme bound."""
         context = host.bind(NVME, "vfio-pci", kernel=machine)
         context.__enter__()
         (left,) = host.bindings(machine)

@@ -132,7 +132,7 @@ def worlds(draw: st.DrawFn) -> tuple[int, IovaSet, set[int], IovaSet, set[int]]:
 
 
 def offsets(set_: IovaSet, base: int) -> set[int]:
-    """What is in a set, after making sure that it is normalised."""
+    """Return the addresses of a set, as offsets from a base, after making sure that it is normalised."""
     for low, high in itertools.pairwise(set_):
         assert low.last + 1 < high.start
     return set().union(*(members(IovaRange(start - base, last - base)) for start, last in set_))

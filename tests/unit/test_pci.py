@@ -23,7 +23,7 @@ def config(device: Device) -> PciConfig:
 
 @pytest.fixture
 def shown(kernel: mock.Kernel, device: Device) -> bytearray:
-    """What configuration space shows; the test writes it."""
+    """The bytes that configuration space shows; the test writes them."""
     found = kernel.devices[device.address]
     assert isinstance(found, mock.Device)
     return found.config.data

@@ -79,7 +79,7 @@ def error_number(value: Any) -> int:
 
 
 def text(function: Callable[[Any], Any], value: Any) -> Any:
-    """What the function makes of a value, or the message of the ValueError that it raises."""
+    """Return the function's result for a value, or the message of the ValueError that it raises."""
     try:
         return function(value)
     except ValueError as refusal:

@@ -39,7 +39,7 @@ class Adder(mock.Device):
 
 
 class Answer(NamedTuple):
-    """What a server sent."""
+    """A message that a server sent."""
 
     id: int
     command: int

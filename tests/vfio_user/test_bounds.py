@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a client does not wait for: servers that are slow, stop answering, or stop in the middle; and a parent's connection in a forked child."""
+"""Limits of a client's waits: servers that are slow, stop answering, or stop in the middle; and a parent's connection in a forked child."""
 
 from __future__ import annotations
 

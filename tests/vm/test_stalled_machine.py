@@ -26,7 +26,7 @@ SAYING = "stalling now"
 
 
 class Outcome(NamedTuple):
-    """What a machine that stalls left."""
+    """The files and output that a machine that stalls leaves."""
 
     code: int
     seconds: float

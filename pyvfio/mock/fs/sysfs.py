@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the mock's sysfs and /dev show of devices, drivers and groups, and what writing to it does."""
+"""The mock's sysfs and /dev: devices, drivers and groups, and the effect of writes."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _NOWHERE = -1
 
 
 class Host:
-    """What is plugged into the mock. A device plugs itself in when it is made.
+    """The devices that are plugged into the mock. A device plugs itself in when it is made.
 
     :ivar drivers: (bus, name) -> driver
     :ivar uevents: who is told of changes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What sysfs and udev say of a PCI function."""
+"""The files of sysfs, and the properties of udev, of a PCI function."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which devices the mock's host has: those of the machine of scripts/vm, and a network card's function where the profile has one."""
+"""The devices of the mock's host: those of the machine of scripts/vm, and a network card's function where the profile has one."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Event = tuple[str, SysfsDevice]
 
 
 class Uevents:
-    """Who listens, and what is told."""
+    """The listeners to uevents, and the sending of one to all."""
 
     def __init__(self) -> None:
         self._monitors: list[Monitor] = []
@@ -45,7 +45,7 @@ class Uevents:
 
 
 class Monitor(UdevMonitor):
-    """What was told since it was made, one event after the other."""
+    """The events since it was made, one event after the other."""
 
     def __init__(self, uevents: Uevents, kernel: Kernel) -> None:
         # Not that of the base, which would listen to the host.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How a request of an iommufd finds its handler, and how its struct comes in and goes out."""
+"""The dispatch of an iommufd's requests to their handlers, and the copying of their structs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def end_of(struct: str, field: str) -> int:
 
 
 class Request:
-    """What the kernel knows of one request before it looks at the arguments.
+    """The entry of a request in the kernel's table, used before the arguments are read.
 
     :ivar least: bytes that the caller's struct must have
     """
@@ -79,7 +79,7 @@ class Command:
 
 
 def check_zero(address: int, size: int) -> None:
-    """What the caller knows and the kernel does not must be zero.
+    """Check that the fields which the caller knows and the kernel does not are zero.
 
     :raises Errno: E2BIG, EFAULT
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is mapped: a part of a dma-buf, which is a device's BAR."""
+"""The pages of a mapping that are a part of a dma-buf, which is a device's BAR."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which driver an IOMMU has, by what a profile calls it."""
+"""The drivers of IOMMUs, by their names in a profile."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class InternalAccess(Object):
-    """What keeps the memory of a queue where it is: nothing of it can be unmapped."""
+    """A pin on the memory of a queue: nothing of it can be unmapped."""
 
     def __init__(self, ioas: Ioas) -> None:
         super().__init__(ioas.ctx)

@@ -21,7 +21,7 @@ Slice = tuple[Pages, int, int]
 
 
 class Access(Protocol):
-    """What the table knows of somebody in the kernel who uses its mappings without an IOMMU."""
+    """A user of the table's mappings that is in the kernel and has no IOMMU, as the table knows it."""
 
     @property
     def alignment(self) -> int: ...
@@ -31,7 +31,7 @@ class Access(Protocol):
 
 
 class Domain(Protocol):
-    """What the table knows of a page table of an IOMMU."""
+    """A page table of an IOMMU, as the table of mappings knows it."""
 
     @property
     def page_sizes(self) -> int: ...
@@ -217,7 +217,7 @@ class IoPageTable:
             start = end + 1
 
     def slices(self, start: int, size: int) -> list[Slice]:
-        """What is mapped there, to map it elsewhere too.
+        """Return the parts that are mapped there, to map them elsewhere too.
 
         :raises Errno: EINVAL, EOVERFLOW; ENOENT, not all of it is mapped
         """

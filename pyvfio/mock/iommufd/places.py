@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a mapping goes when the caller leaves the place to the kernel."""
+"""The choice of a place for a mapping, where the caller leaves it to the kernel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KINDS, _FREED = 64, 4096
 
 
 class _Known:
-    """What is known about the places for one kind of mapping.
+    """The places that are known for one kind of mapping.
 
     :ivar frontier: none is below, but for
     :ivar freed: where something has been unmapped since; a heap of (IOVA, last)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a device reads and writes by the mappings of an IOAS."""
+"""Reads and writes of a device by the mappings of an IOAS."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a request passes on to the driver of the IOMMU: a struct, or an array of them, of a type that only the driver knows."""
+"""The data that a request passes on to the driver of the IOMMU: a struct, or an array of them, of a type that only the driver knows."""
 
 from __future__ import annotations
 

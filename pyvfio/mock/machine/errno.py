@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How a handler of the mock answers with an error."""
+"""The exception by which a handler of the mock answers with an errno."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ class Kernel(PythonKernel):
         return fd
 
     def file(self, fd: int, kind: type[Any] = File) -> Any:
-        """What a descriptor that a caller passes refers to, if it is a `kind`; None if it is something else.
+        """Return the file that a caller's descriptor refers to, if it is a `kind`; None if it is something else.
 
         :param fd: the descriptor
         :param kind: the class of the file
@@ -313,7 +313,7 @@ class Kernel(PythonKernel):
         return None
 
     def _part(self, call: str, file: File, size: int) -> int:
-        """How much of a transfer is to be done."""
+        """Return the bytes of a transfer that are to be moved."""
         return self.failures.check(call, file.kind, size=size) or 0
 
     def memory(self, size: int, *, huge: int | None = None) -> _mmap.mmap:

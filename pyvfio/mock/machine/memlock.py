@@ -49,7 +49,7 @@ def check_pinnable(address: int, size: int, *, write: bool) -> None:
 
 
 def pinnable(address: int, pages: int, page: int, *, write: bool) -> int:
-    """How many of these pages could be pinned, one after the other."""
+    """Return the number of these pages that could be pinned, one after the other."""
     good, bad = 0, pages + 1
     while bad - good > 1:
         middle = (good + bad) // 2

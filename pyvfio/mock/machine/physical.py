@@ -27,7 +27,7 @@ class PhysicalMemory(Space):
         self._numbers: dict[tuple[Pages, int], int] = {}
 
     def address(self, pages: Pages, offset: int) -> int:
-        """Where a byte of pinned memory is."""
+        """Return the physical address of a byte of pinned memory."""
         number, rest = divmod(offset, self._page_size)
         key = pages, number
         if key not in self._numbers:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the kernel's drivers do with the ranges of a DMA_LOGGING_START, written after the kernel and not after :mod:`pyvfio.guest`."""
+"""The ranges of a DMA_LOGGING_START as the kernel's drivers take them, written after the kernel and not after :mod:`pyvfio.guest`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ _BLOCK = 512
 
 
 class Range(Protocol):
-    """What can be held: a range of IOVAs, `last` inclusive."""
+    """A range of IOVAs that a set can hold, `last` inclusive."""
 
     @property
     def iova(self) -> int: ...

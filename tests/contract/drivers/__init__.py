@@ -14,7 +14,7 @@ from pyvfio import Device, IovaRange
 
 
 class Dma(Protocol):
-    """What the suite asks of a device.
+    """The interface of a driver for the suite.
 
     :ivar reach: the IOVAs that the device can address
     :ivar tells: whether the device says that a transfer failed; one that does not has then simply done nothing
@@ -31,7 +31,7 @@ class Dma(Protocol):
 
 
 class Logger(Protocol):
-    """What the suite asks of a device that logs which pages it writes.
+    """The interface of a driver whose device logs the pages that it writes.
 
     Limits and counters are read and written by the names of vfio-mock's registers: `logger["LOG_PAGE_MIN"] = 0x4000`.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the models of Intel's network cards have in common: MAC address, PHY, non-volatile memory, causes of interrupts, filters."""
+"""The common part of the models of Intel's network cards: MAC address, PHY, non-volatile memory, causes of interrupts, filters."""
 
 from __future__ import annotations
 

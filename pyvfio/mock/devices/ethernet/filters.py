@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which frames a network card receives: by address, by VLAN, and for which of its pools."""
+"""The filters of the frames that a network card receives: by address, by VLAN, and for which of its pools."""
 
 from __future__ import annotations
 

@@ -524,7 +524,7 @@ class Nvme(PciDevice):
             self._transfer(command)
 
     def _range(self, block: int, count: int) -> tuple[int, int]:
-        """Where blocks begin and end in the storage."""
+        """Return where blocks begin and end in the storage, bytes."""
         if block + count > self.blocks:
             raise CommandError(Status.LBA_OUT_OF_RANGE)
         return block * self.block_size, (block + count) * self.block_size

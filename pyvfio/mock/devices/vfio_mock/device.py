@@ -198,7 +198,7 @@ class VfioMock(Device):
         return size
 
     def _clipped(self, index: int, offset: int, size: int) -> int:
-        """How many bytes a transfer moves: up to the region's end, and TRANSFER_MAX."""
+        """Return the bytes that a transfer moves: up to the region's end, and TRANSFER_MAX."""
         if index not in (MEMORY, SPARSE, TYPED) or offset >= self.regions[index].size:
             raise Errno(errno.EINVAL)
         size = min(size, self.regions[index].size - offset)

@@ -173,7 +173,7 @@ class Engine:
         return True
 
     def _to_page_end(self, address: int) -> int:
-        """What is left of the round, up to the end of the page at an address."""
+        """Return the bytes that are left of the round, up to the end of the page at an address."""
         job = self.job
         return min(job.length - job.position, self._page_size - address % self._page_size)
 

@@ -15,7 +15,7 @@ NO_IRQ = 0xFFFFFFFF
 
 class MockIrqs(Irqs):
     def raise_(self, name: int) -> None:
-        """What a register names.
+        """Raise the interrupt that a register names.
 
         :raises Errno: EINVAL, there is no such interrupt
         """

@@ -339,7 +339,7 @@ class Config:
             self._kept[at + register : at + register + 4] = b"\1" * 4
 
     def address(self, bar: int) -> int:
-        """Where a BAR is."""
+        """Return the address of a BAR."""
         at = BAR0 + 4 * bar
         width = 8 if self._function.all_bars[bar].wide else 4
         return int.from_bytes(self._reset_data[at : at + width], "little") & ~0xF

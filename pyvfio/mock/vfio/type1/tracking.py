@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Tracking:
-    """Who wrote what in a container. What devices behind an IOMMU write is not known: all that is pinned for them is dirty.
+    """The dirty pages of a container, by their writers. What devices behind an IOMMU write is not known: all that is pinned for them is dirty.
 
     :ivar on: between START and STOP
     """
