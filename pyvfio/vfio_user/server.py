@@ -317,6 +317,8 @@ class Session:
         self.memory = ClientMemory(self, share=share)
         self.refused = 0
         self._peer: protocol.Capabilities | None = None
+        #: the sizes of regions, which stay as they are while a client has the device
+        self._sizes: dict[int, int] = {}
         self._depth = 0
         #: what is held back until the model does not wait for DMA any more, in its order: a message, or a write that was answered
         self._held: deque[_Held] = deque()
@@ -741,9 +743,12 @@ class Session:
             _log.exception("%s failed at a write of region %d, offset %#x", self.model.name, index, offset)
 
     def _check_access(self, index: int, offset: int, count: int) -> None:
-        if count > protocol.MAX_DATA or index >= self.model.num_regions:
-            raise Errno(errno.EINVAL)
-        if offset + count > self.model.region(index).size:
+        size = self._sizes.get(index)
+        if size is None:
+            if index >= self.model.num_regions:
+                raise Errno(errno.EINVAL)
+            size = self._sizes[index] = self.model.region(index).size
+        if count > protocol.MAX_DATA or offset + count > size:
             raise Errno(errno.EINVAL)
 
     def _reset(self, message: Message) -> None:
