@@ -529,10 +529,12 @@ def dma_bufs_mapped(other: str | None) -> Episode:
         if other != EDU:
             return
         make.step("pwrite", slot="d", offset=(7 << 40) + 4, data="0600")
-        make.step("pwrite", slot="p", offset=0x80, data="ab" * 8)
-        for offset, value in ((0x80, 0x40000), (0x88, 0x20080), (0x90, 8), (0x98, 3)):
-            make.step("pwrite", slot="d", offset=offset, data=value.to_bytes(8, "little").hex())
-        make.step("until", slot="d", offset=0x98, size=8, mask=1, value=0)
+        # Its buffer is what the last one who used it left there.
+        for data, source, target, command in (("ab", 0x20080, 0x40000, 1), ("cd", 0x40000, 0x20080, 3)):
+            make.step("pwrite", slot="p", offset=0x80, data=data * 8)
+            for offset, value in ((0x80, source), (0x88, target), (0x90, 8), (0x98, command)):
+                make.step("pwrite", slot="d", offset=offset, data=value.to_bytes(8, "little").hex())
+            make.step("until", slot="d", offset=0x98, size=8, mask=1, value=0)
         make.step("pread", slot="p", offset=0x80, size=8)
 
     reach()
@@ -863,7 +865,8 @@ def engine_faults() -> Episode:
     make.map(0, PAGE)
     make.map(PAGE, PAGE, PAGE, flags=1)
     make.map(2 * PAGE, PAGE, 2 * PAGE, flags=2)
-    for iova, out in product((0, PAGE, 2 * PAGE, 8 * PAGE), (True, False)):
+    # First into its buffer, which is what the last one who used it left there.
+    for iova, out in product((0, PAGE, 2 * PAGE, 8 * PAGE), (False, True)):
         source, target = (0x40000, iova) if out else (iova, 0x40000)
         for offset, value in ((0x80, source), (0x88, target), (0x90, 64)):
             make.write(offset, 8, value)

@@ -78,10 +78,12 @@ class Iommufd(Context):
 
     @request(lib.VFIO_GET_API_VERSION)
     def _api_version(self, argument: int) -> int:
+        """Return the version of VFIO (iommufd_vfio_ioctl)."""
         return lib.VFIO_API_VERSION
 
     @request(lib.VFIO_CHECK_EXTENSION)
     def _check_extension(self, argument: int) -> int:
+        """Return whether there is an extension (iommufd_vfio_check_extension)."""
         if argument == lib.VFIO_DMA_CC_IOMMU:
             backed = self.compat_ioas().hwpts
             return int(self.kernel.profile.coherent or not backed)
@@ -91,6 +93,7 @@ class Iommufd(Context):
 
     @request(lib.VFIO_SET_IOMMU)
     def _set_iommu(self, argument: int) -> None:
+        """Choose the version of type1 that is stood in for (iommufd_vfio_set_iommu)."""
         if argument == lib.VFIO_NOIOMMU_IOMMU and self._no_iommu:
             if "CAP_SYS_RAWIO" not in self.kernel.capabilities:
                 raise Errno(errno.EPERM)
@@ -104,6 +107,7 @@ class Iommufd(Context):
 
     @request(lib.VFIO_IOMMU_MAP_DMA)
     def _map(self, argument: int) -> None:
+        """Map memory as type1 does (iommufd_vfio_map_dma)."""
         native = caller.take("struct vfio_iommu_type1_dma_map", argument)
         flags = native.flags
         if native.argsz < ffi.sizeof(native[0]) or flags & ~(lib.VFIO_DMA_MAP_FLAG_READ | lib.VFIO_DMA_MAP_FLAG_WRITE):
@@ -117,6 +121,7 @@ class Iommufd(Context):
 
     @request(lib.VFIO_IOMMU_UNMAP_DMA)
     def _unmap(self, argument: int) -> None:
+        """Unmap memory as type1 does (iommufd_vfio_unmap_dma)."""
         least = ffi.offsetof("struct vfio_iommu_type1_dma_unmap", "size") + 8
         native = caller.take("struct vfio_iommu_type1_dma_unmap", argument, least)
         if native.argsz < least or native.flags & ~lib.VFIO_DMA_UNMAP_FLAG_ALL:
@@ -139,6 +144,7 @@ class Iommufd(Context):
 
     @request(lib.VFIO_IOMMU_GET_INFO)
     def _get_info(self, argument: int) -> None:
+        """Return page sizes and usable ranges as type1 does (iommufd_vfio_iommu_get_info)."""
         least = ffi.offsetof("struct vfio_iommu_type1_info", "iova_pgsizes") + 8
         info = caller.take("struct vfio_iommu_type1_info", argument, least)
         room = info.argsz
@@ -185,6 +191,7 @@ class Iommufd(Context):
 
 @command(lib.IOMMU_VFIO_IOAS, "struct iommu_vfio_ioas", "__reserved")
 def _vfio_ioas(ctx: Context, cmd: Command) -> None:
+    """Get, set or clear the address space that stands in for a container (iommufd_vfio_ioas)."""
     c = cmd.c
     if c.__reserved or c.op > lib.IOMMU_VFIO_IOAS_CLEAR:
         raise Errno(errno.EOPNOTSUPP)

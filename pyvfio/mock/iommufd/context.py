@@ -143,4 +143,5 @@ class Context(GroupContainer):
 
 @command(lib.IOMMU_DESTROY, "struct iommu_destroy", "id")
 def _destroy(ctx: Context, cmd: Command) -> None:
+    """Destroy an object (iommufd_destroy)."""
     ctx.remove(ctx.get(cmd.c.id))

@@ -133,6 +133,7 @@ class EventQueueFile(File):
 
 @command(lib.IOMMU_VEVENTQ_ALLOC, "struct iommu_veventq_alloc", "out_veventq_fd")
 def _alloc(ctx: Context, cmd: Command) -> None:
+    """Make a queue of a virtual IOMMU's events (iommufd_veventq_alloc)."""
     c = cmd.c
     if c.flags or c.__reserved or c.type == lib.IOMMU_VEVENTQ_TYPE_DEFAULT:
         raise Errno(errno.EOPNOTSUPP)

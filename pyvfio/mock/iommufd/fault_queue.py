@@ -173,6 +173,7 @@ class FaultQueueFile(File):
 
 @command(lib.IOMMU_FAULT_QUEUE_ALLOC, "struct iommu_fault_alloc", "out_fault_fd")
 def _alloc(ctx: Context, cmd: Command) -> None:
+    """Make a queue of faults (iommufd_fault_alloc)."""
     c = cmd.c
     if c.flags:
         raise Errno(errno.EOPNOTSUPP)

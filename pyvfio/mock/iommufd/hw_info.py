@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 @command(lib.IOMMU_GET_HW_INFO, "struct iommu_hw_info", "__reserved")
 def _get_hw_info(ctx: Context, cmd: Command) -> None:
+    """Return what the IOMMU of a device says of itself (iommufd_get_hw_info)."""
     c = cmd.c
     if c.flags & ~lib.IOMMU_HW_INFO_FLAG_INPUT_TYPE or any(c.__reserved):
         raise Errno(errno.EOPNOTSUPP)

@@ -29,6 +29,7 @@ _FAULT, _NEST, _PASID = lib.IOMMU_HWPT_FAULT_ID_VALID, lib.IOMMU_HWPT_ALLOC_NEST
 
 @command(lib.IOMMU_HWPT_ALLOC, "struct iommu_hwpt_alloc", "__reserved")
 def _alloc(ctx: Context, cmd: Command) -> None:
+    """Make a page table (iommufd_hwpt_alloc)."""
     c = cmd.c
     if c.__reserved:
         raise Errno(errno.EOPNOTSUPP)
@@ -75,6 +76,7 @@ def _made(parent: Object, device: BoundDevice, c: Any) -> Hwpt:
 
 @command(lib.IOMMU_HWPT_SET_DIRTY_TRACKING, "struct iommu_hwpt_set_dirty_tracking", "__reserved")
 def _set_dirty_tracking(ctx: Context, cmd: Command) -> None:
+    """Begin or end to track dirty pages (iommufd_hwpt_set_dirty_tracking)."""
     c = cmd.c
     if c.flags & ~lib.IOMMU_HWPT_DIRTY_TRACKING_ENABLE:
         raise Errno(errno.EOPNOTSUPP)
@@ -84,6 +86,7 @@ def _set_dirty_tracking(ctx: Context, cmd: Command) -> None:
 
 @command(lib.IOMMU_HWPT_GET_DIRTY_BITMAP, "struct iommu_hwpt_get_dirty_bitmap", "data")
 def _get_dirty_bitmap(ctx: Context, cmd: Command) -> None:
+    """Report dirty pages (iommufd_hwpt_get_dirty_bitmap)."""
     c = cmd.c
     if c.flags & ~lib.IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR or c.__reserved:
         raise Errno(errno.EOPNOTSUPP)
@@ -108,6 +111,7 @@ def _get_dirty_bitmap(ctx: Context, cmd: Command) -> None:
 
 @command(lib.IOMMU_HWPT_INVALIDATE, "struct iommu_hwpt_invalidate", "__reserved")
 def _invalidate(ctx: Context, cmd: Command) -> None:
+    """Invalidate caches of a nested page table or of a virtual IOMMU (iommufd_hwpt_invalidate)."""
     c = cmd.c
     done = 0
     try:

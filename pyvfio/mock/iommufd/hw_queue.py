@@ -102,6 +102,7 @@ class HwQueue(Object):
 
 @command(lib.IOMMU_HW_QUEUE_ALLOC, "struct iommu_hw_queue_alloc", "length")
 def _alloc(ctx: Context, cmd: Command) -> None:
+    """Give a queue in the guest's memory to the IOMMU (iommufd_hw_queue_alloc_ioctl)."""
     c = cmd.c
     if c.flags or c.type == lib.IOMMU_HW_QUEUE_TYPE_DEFAULT:
         raise Errno(errno.EOPNOTSUPP)

@@ -44,6 +44,7 @@ class Ioas(Object):
 
 @command(lib.IOMMU_IOAS_ALLOC, "struct iommu_ioas_alloc", "out_ioas_id")
 def _alloc(ctx: Context, cmd: Command) -> None:
+    """Make an address space (iommufd_ioas_alloc_ioctl)."""
     if cmd.c.flags:
         raise Errno(errno.EOPNOTSUPP)
     ioas = Ioas(ctx)
@@ -60,6 +61,7 @@ def _alloc(ctx: Context, cmd: Command) -> None:
 
 @command(lib.IOMMU_IOAS_IOVA_RANGES, "struct iommu_ioas_iova_ranges", "out_iova_alignment")
 def _iova_ranges(ctx: Context, cmd: Command) -> None:
+    """Return the usable ranges (iommufd_ioas_iova_ranges)."""
     c = cmd.c
     if c.__reserved:
         raise Errno(errno.EOPNOTSUPP)
@@ -80,6 +82,7 @@ def _iova_ranges(ctx: Context, cmd: Command) -> None:
 
 @command(lib.IOMMU_IOAS_ALLOW_IOVAS, "struct iommu_ioas_allow_iovas", "allowed_iovas")
 def _allow_iovas(ctx: Context, cmd: Command) -> None:
+    """Restrict the ranges that stay usable (iommufd_ioas_allow_iovas)."""
     c = cmd.c
     if c.__reserved:
         raise Errno(errno.EOPNOTSUPP)
@@ -110,6 +113,7 @@ def _checked_prot(flags: int, *numbers: int) -> int:
 
 @command(lib.IOMMU_IOAS_MAP, "struct iommu_ioas_map", "iova")
 def _map(ctx: Context, cmd: Command) -> None:
+    """Map memory (iommufd_ioas_map)."""
     c = cmd.c
     if c.__reserved:
         raise Errno(errno.EOPNOTSUPP)
@@ -124,6 +128,7 @@ def _map(ctx: Context, cmd: Command) -> None:
 
 @command(lib.IOMMU_IOAS_MAP_FILE, "struct iommu_ioas_map_file", "iova")
 def _map_file(ctx: Context, cmd: Command) -> None:
+    """Map a memory file (iommufd_ioas_map_file)."""
     c = cmd.c
     prot = _checked_prot(c.flags, c.iova, c.length)
     table = ctx.get(c.ioas_id, Ioas).table
@@ -145,6 +150,7 @@ def _map_file(ctx: Context, cmd: Command) -> None:
 
 @command(lib.IOMMU_IOAS_COPY, "struct iommu_ioas_copy", "src_iova")
 def _copy(ctx: Context, cmd: Command) -> None:
+    """Map what another address space has mapped (iommufd_ioas_copy)."""
     c = cmd.c
     prot = _checked_prot(c.flags, c.length, c.src_iova, c.dst_iova)
     slices = ctx.get(c.src_ioas_id, Ioas).table.slices(c.src_iova, c.length)
@@ -156,6 +162,7 @@ def _copy(ctx: Context, cmd: Command) -> None:
 
 @command(lib.IOMMU_IOAS_UNMAP, "struct iommu_ioas_unmap", "length")
 def _unmap(ctx: Context, cmd: Command) -> None:
+    """Unmap a range (iommufd_ioas_unmap)."""
     c = cmd.c
     table = ctx.get(c.ioas_id, Ioas).table
     iova, size = c.iova, c.length
@@ -184,6 +191,7 @@ def unmap_range(table: IoPageTable, iova: int, size: int) -> tuple[int, int]:
 
 @command(lib.IOMMU_IOAS_NOIOMMU_GET_PA, "struct iommu_ioas_noiommu_get_pa", "out_phys")
 def _get_pa(ctx: Context, cmd: Command) -> None:
+    """Return the physical address of a page, without an IOMMU (iommufd_ioas_noiommu_get_pa)."""
     c = cmd.c
     if "CAP_SYS_RAWIO" not in ctx.kernel.capabilities:
         raise Errno(errno.EPERM)
@@ -208,6 +216,7 @@ def _get_pa(ctx: Context, cmd: Command) -> None:
 
 @command(lib.IOMMU_IOAS_CHANGE_PROCESS, "struct iommu_ioas_change_process", "__reserved")
 def _change_process(ctx: Context, cmd: Command) -> None:
+    """Charge what is mapped by files to this process (iommufd_ioas_change_process)."""
     if cmd.c.__reserved:
         raise Errno(errno.EOPNOTSUPP)
     for object_ in ctx.objects.values():
@@ -221,6 +230,7 @@ def _change_process(ctx: Context, cmd: Command) -> None:
 
 @command(lib.IOMMU_OPTION, "struct iommu_option", "val64")
 def _option(ctx: Context, cmd: Command) -> None:
+    """Get or set an option (iommufd_option)."""
     c = cmd.c
     if c.__reserved or c.option_id not in (lib.IOMMU_OPTION_RLIMIT_MODE, lib.IOMMU_OPTION_HUGE_PAGES):
         raise Errno(errno.EOPNOTSUPP)

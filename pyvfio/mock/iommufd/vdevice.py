@@ -37,6 +37,7 @@ class Vdevice(Object):
 
 @command(lib.IOMMU_VDEVICE_ALLOC, "struct iommu_vdevice_alloc", "virt_id")
 def _alloc(ctx: Context, cmd: Command) -> None:
+    """Make a device of a virtual IOMMU (iommufd_vdevice_alloc_ioctl)."""
     viommu = ctx.get(cmd.c.viommu_id, Viommu)
     device = ctx.get(cmd.c.dev_id, BoundDevice)
     if type(device.driver) is not type(viommu.driver):

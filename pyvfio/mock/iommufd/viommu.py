@@ -56,6 +56,7 @@ class Viommu(Object):
 
 @command(lib.IOMMU_VIOMMU_ALLOC, "struct iommu_viommu_alloc", "out_viommu_id")
 def _alloc(ctx: Context, cmd: Command) -> None:
+    """Make a virtual IOMMU (iommufd_viommu_alloc_ioctl)."""
     c = cmd.c
     if c.flags or c.type == lib.IOMMU_VIOMMU_TYPE_DEFAULT:
         raise Errno(errno.EOPNOTSUPP)

@@ -40,6 +40,7 @@ class Cdev(File):
 
     @request(lib.VFIO_DEVICE_BIND_IOMMUFD)
     def _bind(self, argument: int) -> None:
+        """Bind the device to an iommufd (vfio_df_ioctl_bind_iommufd)."""
         struct = "struct vfio_device_bind_iommufd"
         size = ffi.sizeof(struct)
         user_size = int.from_bytes(caller.read(argument, 4), "little")
@@ -93,6 +94,7 @@ class Cdev(File):
 
     @request(lib.VFIO_DEVICE_ATTACH_IOMMUFD_PT)
     def _attach(self, argument: int) -> None:
+        """Attach the device to an address space or a page table (vfio_df_ioctl_attach_pt)."""
         struct = "struct vfio_device_attach_iommufd_pt"
         attach = self._with_pasid(struct, argument, "pt_id", lib.VFIO_DEVICE_ATTACH_PASID)
         assert self.bound is not None, "what is granted and not opened by group is bound"
@@ -106,6 +108,7 @@ class Cdev(File):
 
     @request(lib.VFIO_DEVICE_DETACH_IOMMUFD_PT)
     def _detach(self, argument: int) -> None:
+        """Detach the device (vfio_df_ioctl_detach_pt)."""
         struct = "struct vfio_device_detach_iommufd_pt"
         detach = self._with_pasid(struct, argument, "flags", lib.VFIO_DEVICE_DETACH_PASID)
         assert self.bound is not None

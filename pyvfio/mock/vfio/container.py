@@ -43,10 +43,12 @@ class ContainerFile(GroupContainer):
 
     @request(lib.VFIO_GET_API_VERSION)
     def _api_version(self, argument: int) -> int:
+        """Return the version of VFIO (vfio_fops_unl_ioctl)."""
         return lib.VFIO_API_VERSION
 
     @request(lib.VFIO_CHECK_EXTENSION)
     def _check_extension(self, argument: int) -> int:
+        """Return whether there is an extension (vfio_container_ioctl_check_extension)."""
         return int(self._has(argument))
 
     def _has(self, number: int) -> bool:
@@ -58,6 +60,7 @@ class ContainerFile(GroupContainer):
 
     @request(lib.VFIO_SET_IOMMU)
     def _set_iommu(self, argument: int) -> None:
+        """Give the container an IOMMU (vfio_ioctl_set_iommu)."""
         if not self.groups or self.iommu is not None:
             raise Errno(errno.EINVAL)
         if not self._has(argument):

@@ -277,6 +277,7 @@ class Device(Handlers):
 
     @request(lib.VFIO_DEVICE_GET_INFO)
     def _get_info(self, argument: int) -> None:
+        """Return what the device is (vfio_pci_ioctl_get_info)."""
         self.check_call("GET_INFO")
         size = ffi.offsetof("struct vfio_device_info", "cap_offset")
         info = caller.take("struct vfio_device_info", argument, size)
@@ -297,6 +298,7 @@ class Device(Handlers):
 
     @request(lib.VFIO_DEVICE_GET_IRQ_INFO)
     def _get_irq_info(self, argument: int) -> None:
+        """Return what an interrupt is (vfio_pci_ioctl_get_irq_info)."""
         self.check_call("IRQ_INFO")
         info = caller.take("struct vfio_irq_info", argument)
         if info.argsz < ffi.sizeof("struct vfio_irq_info") or info.index >= len(self.irqs.counts):
@@ -307,11 +309,13 @@ class Device(Handlers):
 
     @request(lib.VFIO_DEVICE_SET_IRQS)
     def _set_irqs(self, argument: int) -> int | None:
+        """Enable, disable, mask or raise interrupts (vfio_pci_ioctl_set_irqs)."""
         self.check_call("SET_IRQS")
         return self.irqs.set(take_set(argument, self.irqs.counts))
 
     @request(lib.VFIO_DEVICE_RESET)
     def _reset(self, argument: int) -> None:
+        """Reset the device (vfio_pci_ioctl_reset)."""
         self.check_call("RESET")
         self.reset()
 

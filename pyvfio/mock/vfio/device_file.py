@@ -85,10 +85,12 @@ class DeviceFile(Cdev):
 
     @request(lib.VFIO_DEVICE_FEATURE)
     def _feature(self, argument: int) -> int:
+        """Probe, get or set a feature (vfio_ioctl_device_feature)."""
         return feature.answer(self.device, argument)
 
     @request(lib.VFIO_DEVICE_GET_REGION_INFO)
     def _get_region_info(self, argument: int) -> None:
+        """Return what a region is (vfio_get_region_info)."""
         info = caller.take("struct vfio_region_info", argument)
         if info.argsz < ffi.sizeof("struct vfio_region_info"):
             raise Errno(errno.EINVAL)

@@ -140,6 +140,7 @@ class GroupFile(File):
 
     @request(lib.VFIO_GROUP_GET_STATUS)
     def _get_status(self, argument: int) -> None:
+        """Return whether the group is viable and in a container (vfio_group_ioctl_get_status)."""
         status = caller.take("struct vfio_group_status", argument)
         if status.argsz < ffi.sizeof("struct vfio_group_status"):
             raise Errno(errno.EINVAL)
@@ -152,6 +153,7 @@ class GroupFile(File):
 
     @request(lib.VFIO_GROUP_SET_CONTAINER)
     def _set_container(self, argument: int) -> None:
+        """Put the group into a container or an iommufd (vfio_group_ioctl_set_container)."""
         fd = int.from_bytes(caller.read(argument, 4), "little", signed=True)
         file = self.kernel.file(fd)
         if self.container is not None:
@@ -164,6 +166,7 @@ class GroupFile(File):
 
     @request(lib.VFIO_GROUP_UNSET_CONTAINER)
     def _unset_container(self, argument: int) -> None:
+        """Take the group out of its container (vfio_group_ioctl_unset_container)."""
         if self.container is None:
             raise Errno(errno.EINVAL)
         if self.users and not self.container.lets_go:
@@ -172,6 +175,7 @@ class GroupFile(File):
 
     @request(lib.VFIO_GROUP_GET_DEVICE_FD)
     def _get_device_fd(self, argument: int) -> int:
+        """Open a device of the group (vfio_group_ioctl_get_device_fd)."""
         name = caller.string(argument, _NAME_SIZE)
         for device in self.group.devices:
             if device.vfio and device.match(name):

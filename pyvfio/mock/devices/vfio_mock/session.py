@@ -107,6 +107,7 @@ class Saving(Session):
 
     @request(lib.VFIO_MIG_GET_PRECOPY_INFO)
     def _precopy_info(self, argument: int) -> None:
+        """Return how much of the stream there is before the device stops (file_ioctl of tests/vfio_mock/migration.c)."""
         info = caller.take("struct vfio_precopy_info", argument)
         if info.argsz < ffi.sizeof("struct vfio_precopy_info"):
             raise Errno(errno.EINVAL)

@@ -378,14 +378,17 @@ class PciDevice(PciRegions):
 
     @request(lib.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO)
     def _hot_reset_info(self, argument: int) -> None:
+        """Return the devices that a reset of the bus affects (vfio_pci_ioctl_get_pci_hot_reset_info)."""
         hot_reset.info(self, argument)
 
     @request(lib.VFIO_DEVICE_PCI_HOT_RESET)
     def _hot_reset(self, argument: int) -> None:
+        """Reset the bus (vfio_pci_ioctl_pci_hot_reset)."""
         hot_reset.reset(self, argument)
 
     @request(lib.VFIO_DEVICE_IOEVENTFD)
     def _ioeventfd(self, argument: int) -> None:
+        """Let an eventfd write a register, or stop that (vfio_pci_ioctl_ioeventfd)."""
         self._ioeventfds.request(argument)
 
     # What it tells.

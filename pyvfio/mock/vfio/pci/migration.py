@@ -74,6 +74,7 @@ class Saving(MigrationFile):
 
     @request(lib.VFIO_MIG_GET_PRECOPY_INFO)
     def _precopy_info(self, argument: int) -> None:
+        """Return how much of the stream there is before the device stops (mlx5vf_precopy_ioctl)."""
         info = caller.take("struct vfio_precopy_info", argument)
         if info.argsz < ffi.sizeof("struct vfio_precopy_info"):
             raise Errno(errno.EINVAL)

@@ -175,6 +175,7 @@ class Type1(Handlers):
 
     @request(lib.VFIO_IOMMU_GET_INFO)
     def _get_info(self, argument: int) -> None:
+        """Return page sizes, usable ranges and limits (vfio_iommu_type1_get_info)."""
         struct = "struct vfio_iommu_type1_info"
         least, behind = ffi.offsetof(struct, "cap_offset"), ffi.sizeof(struct)
         info = caller.take(struct, argument, least)
@@ -193,6 +194,7 @@ class Type1(Handlers):
 
     @request(lib.VFIO_IOMMU_MAP_DMA)
     def _map(self, argument: int) -> None:
+        """Map memory (vfio_iommu_type1_map_dma)."""
         call = caller.take(_MAP, argument)
         flags, address, iova, size = call.flags, call.vaddr, call.iova, call.size
         if call.argsz < _MAP_SIZE or flags & ~_MAP_FLAGS or not size:
@@ -234,6 +236,7 @@ class Type1(Handlers):
 
     @request(lib.VFIO_IOMMU_UNMAP_DMA)
     def _unmap(self, argument: int) -> None:
+        """Unmap a range (vfio_iommu_type1_unmap_dma)."""
         struct = "struct vfio_iommu_type1_dma_unmap"
         call = caller.take(struct, argument)
         everything = bool(call.flags & lib.VFIO_DMA_UNMAP_FLAG_ALL)
@@ -310,6 +313,7 @@ class Type1(Handlers):
 
     @request(lib.VFIO_IOMMU_DIRTY_PAGES)
     def _dirty_pages(self, argument: int) -> None:
+        """Begin or end to track dirty pages, or report them (vfio_iommu_type1_dirty_pages)."""
         if not self.v2:
             raise Errno(errno.EACCES)
         self.tracking.request(argument)
