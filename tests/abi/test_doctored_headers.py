@@ -260,7 +260,7 @@ def test_a_difference_is_reported(
         pytest.param(VFIO, GROUP_STATUS, "struct vfio_new;\n" + r"\1", id="a struct that is only named"),
     ],
 )
-def test_the_same_memory_and_numbers_in_other_words_are_no_difference(
+def test_the_same_layout_in_other_words_is_no_difference(
     report: Callable[[str, str, str], list[str]], header: str, pattern: str, replacement: str
 ) -> None:
     assert report(header, pattern, replacement) == []

@@ -183,7 +183,7 @@ def test_bind_refuses_a_device_in_use(pyvfio: Command, kernel: mock.Kernel) -> N
     assert pyvfio("bind", "6.0", "--allow-in-use", "network:eth0").code == 0
 
 
-def test_restore_of_a_program_killed_before_its_first_write_succeeds(pyvfio: Command, kernel: mock.Kernel) -> None:
+def test_restore_after_a_kill_before_the_first_write_succeeds(pyvfio: Command, kernel: mock.Kernel) -> None:
     """Its entry in the journal is all that it left, and the device is as it was."""
     host.bind(NVME, "vfio-pci", kernel=kernel)
     path = host.device(NVME, kernel).path
@@ -218,9 +218,7 @@ def test_unbind_stays_and_restore_puts_back(pyvfio: Command, kernel: mock.Kernel
     assert host.device(NVME, kernel).driver == "nvme"
 
 
-def test_unbind_of_a_device_that_is_bound_by_us_goes_back_to_the_first_driver(
-    pyvfio: Command, kernel: mock.Kernel
-) -> None:
+def test_restore_after_bind_and_unbind_gives_the_first_driver(pyvfio: Command, kernel: mock.Kernel) -> None:
     assert pyvfio("bind", NVME).code == 0
     assert pyvfio("unbind", NVME).code == 0
     assert pyvfio("restore").code == 0

@@ -31,7 +31,7 @@ def test_its_address_space_has_large_pages_unless_it_must_split(space: AddressSp
     assert space.iommufd.option(GET_HUGE_PAGES, number) == (mode == "iommufd-type1v2")
 
 
-def test_what_vfio_mapped_is_copied_to_an_address_space_of_iommufds_own(space: AddressSpace) -> None:
+def test_mappings_by_vfio_are_copied_to_another_ioas(space: AddressSpace) -> None:
     assert isinstance(space, Container)
     mapping = space.map(DmaBuffer(4 * PAGE), 0x10_0000)
     iommufd = space.iommufd

@@ -100,7 +100,7 @@ def test_a_mapped_region_is_gone_with_its_device(device: Device) -> None:
 
 
 @pytest.mark.only(device="vfio-mock")
-def test_sparse_areas_alone_can_be_mapped_and_show_what_is_written(device: Device) -> None:
+def test_only_sparse_areas_can_be_mapped_and_show_writes(device: Device) -> None:
     region = device.regions[2]
     assert region.info.areas == ((0x1000, 0x2000), (0x8000, 0x1000))
     area = region.mmap(0x1000)

@@ -230,7 +230,7 @@ def test_a_report_that_fails_loses_nothing(device: Device, logger: Logger, space
 
 
 @pytest.mark.parametrize("where", ["nowhere", "in memory that may only be read"])
-def test_a_bitmap_that_cannot_be_written_loses_what_it_was_to_hold(
+def test_a_bitmap_that_cannot_be_written_loses_the_report(
     device: Device, logger: Logger, logged: IovaRange, cell: Cell, where: str
 ) -> None:
     """Asked past the library, which therefore has the bitmaps to itself."""

@@ -107,9 +107,7 @@ def test_the_page_table_has_the_permissions_of_its_stage(space: AddressSpace, de
 
 
 @pytest.mark.require("page_table")
-def test_the_iommus_own_page_table_shows_the_mapping_in_pages_of_its_size(
-    space: AddressSpace, device: Device, mode: Mode
-) -> None:
+def test_the_iommus_page_table_shows_the_mapping_in_its_pages(space: AddressSpace, device: Device, mode: Mode) -> None:
     table = Path(f"/sys/kernel/debug/iommu/intel/{device.address}/domain_translation_struct")
     for iova, size, huge in ((0x1234_5000, PAGE, None), (0x4000_0000, 2 << 20, 2 << 20)):
         mapping = space.alloc(size, iova, huge=huge)

@@ -180,9 +180,7 @@ class TestPeerToPeer:
 
 @pytest.mark.require("bar_mmap", "linux")
 @pytest.mark.only(mode=["type1", "type1v2"], device="edu")
-def test_type1_lets_one_device_reach_anothers_bar_by_its_virtual_address(
-    space: AddressSpace, dma: Dma, peer: Device
-) -> None:
+def test_type1_maps_another_devices_bar_by_its_virtual_address(space: AddressSpace, dma: Dma, peer: Device) -> None:
     bar = peer.regions[0].mmap(0, PAGE)
     window = space.map(bar.view, 0x400_0000)
     write_by_dma(dma, space, window.iova + LIVENESS, 0xCAFE)

@@ -199,7 +199,7 @@ def test_a_virtual_address_is_not_moved_under_an_emulated_device(space: Containe
 @pytest.mark.only(mode=["type1v2", "type1"], device="vfio-mock")
 @pytest.mark.only(mode=["type1v2", "type1"], device="edu", iommu="virtio")
 @pytest.mark.only(mode=["type1v2", "type1"], device="edu", iommu="amd", kernel="6.1")  # since then AMD's has 48 bits
-def test_what_ends_with_the_address_space_is_mapped_where_it_can_be_unmapped(space: Container, cell: Any) -> None:
+def test_the_last_page_is_mapped_only_if_it_can_be_unmapped(space: Container, cell: Any) -> None:
     buffer = DmaBuffer(PAGE)
     if cell.kernel not in ("6.1", "6.12"):
         assert space.map(buffer, 2**64 - PAGE).unmap() == PAGE

@@ -33,9 +33,7 @@ SECTIONS = [
 
 
 @pytest.mark.only(device="vfio-mock")
-def test_the_plan_of_old_is_refused_and_that_with_the_pci_range_split_off_finds_all(
-    device: Device, space: AddressSpace, logger: Logger
-) -> None:
+def test_two_ranges_are_refused_and_three_find_all_pages(device: Device, space: AddressSpace, logger: Logger) -> None:
     with pytest.raises(OSError, match="2\\^46") as caught:
         DirtyLog.planned([device], planning.plan(SECTIONS, planning.split_32_64))
     assert caught.value.errno == errno.EOPNOTSUPP
@@ -62,7 +60,7 @@ def test_a_plan_with_too_many_ranges_is_tried_with_fewer(device: Device, logger:
 
 @pytest.mark.require("iommu")
 @pytest.mark.only(iommu="amd", device="edu", mode="type1v2")
-def test_a_guest_of_1_tib_maps_only_around_the_hypertransport_hole(space: AddressSpace, kernel: Any) -> None:
+def test_a_guest_of_1_tib_maps_around_the_hypertransport_hole(space: AddressSpace, kernel: Any) -> None:
     machine = x86.Machine(1024 * GIB, amd_cpu=True, amd_host=True, phys_bits=42)
     usable = space.iova_ranges
     assert usable is not None

@@ -151,7 +151,7 @@ class TestEmulatedDevices:
         assert mock.cdev == f"/dev/vfio/devices/{mock.vfio}"
         assert os.path.exists(mock.cdev)
 
-    def test_their_group_has_the_misleading_name_and_no_reserved_regions(self, mock: host.HostDevice) -> None:
+    def test_their_group_is_named_noiommu_and_has_no_reserved_regions(self, mock: host.HostDevice) -> None:
         assert mock.group is not None
         group = host.group(mock.group)
         assert (group.name, group.type, group.reserved_regions) == ("vfio-noiommu", None, ())
@@ -250,7 +250,7 @@ class TestBind:
         assert host.device(carrier.address).driver == carrier.driver
 
     @once
-    def test_a_mounted_disks_controller_is_refused_and_an_unmounted_one_is_not(self, nvme: host.HostDevice) -> None:
+    def test_the_controller_of_a_mounted_disk_is_refused(self, nvme: host.HostDevice) -> None:
         disk = disk_of(nvme)
         libc = ctypes.CDLL(None, use_errno=True)
         # The guest's kernel has no file system for disks; swap stands on one just as firmly.
@@ -380,7 +380,7 @@ class TestOpenDevices:
         with contextlib.ExitStack() as stack:
             yield stack
 
-    def test_a_device_open_here_is_not_unbound_and_the_program_does_not_hang(self, edu: host.HostDevice) -> None:
+    def test_a_device_that_is_open_here_is_not_unbound(self, edu: host.HostDevice) -> None:
         begun = time.monotonic()
         with (
             pytest.raises(OSError, match="still open in this process") as caught,
@@ -400,7 +400,7 @@ class TestOpenDevices:
             assert [one.pid for one in host.holders_of(nvme.address)] == [other]
         assert host.device(nvme.address).driver == "nvme"
 
-    def test_a_process_that_does_not_close_is_named_and_restore_does_the_rest(self, nvme: host.HostDevice) -> None:
+    def test_a_process_that_does_not_close_is_named(self, nvme: host.HostDevice) -> None:
         # Under emulation, and more so on a debug kernel, a binding alone may take longer than a second.
         begun = time.monotonic()
         host.bind(nvme.address, "vfio-pci").restore()
@@ -443,7 +443,7 @@ class TestKilled:
         assert host.restore() == [nvme.address]
         assert host.device(nvme.address).driver == "nvme"
 
-    def test_a_second_program_is_refused_while_the_first_has_the_device(self, nvme: host.HostDevice) -> None:
+    def test_a_second_program_is_refused_while_one_has_the_device(self, nvme: host.HostDevice) -> None:
         code = f"import pyvfio.host\nwith pyvfio.host.bind({nvme.address!r}, 'vfio-pci'): pass"
         with host.bind(nvme.address, "vfio-pci"):
             second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -64,7 +64,7 @@ def test_a_device_that_is_open_by_its_group_is_not_bound(address: str, kernel: A
 
 
 @pytest.mark.require("linux")
-def test_a_device_does_nothing_until_it_is_bound_and_is_bound_once(address: str, kernel: Any) -> None:
+def test_a_device_is_bound_once_and_does_nothing_before(address: str, kernel: Any) -> None:
     """As the kernel's own test of a cdev's set-up, past the objects, which bind what they open."""
     cdev = pyvfio.host.device(address, kernel=kernel).cdev
     assert cdev is not None
@@ -118,7 +118,7 @@ def test_the_devices_of_a_group_belong_to_one_iommufd(kernel: Any, other: Callab
 
 @pytest.mark.only(mode="iommufd", device="edu")
 @pytest.mark.require("linux")
-def test_a_group_with_a_device_that_another_driver_has_is_refused(kernel: Any, other: Callable[..., str]) -> None:
+def test_a_group_with_a_device_of_another_driver_is_refused(kernel: Any, other: Callable[..., str]) -> None:
     address = other("0000:02:00.1")
     with Iommufd(kernel=kernel) as iommufd:
         before = held()
@@ -130,7 +130,7 @@ def test_a_group_with_a_device_that_another_driver_has_is_refused(kernel: Any, o
 
 @pytest.mark.only(mode="iommufd", device="edu")
 @pytest.mark.require("linux", "unsafe_interrupts")
-def test_an_iommu_that_does_not_isolate_interrupts_is_refused_until_that_is_allowed(kernel: Any, address: str) -> None:
+def test_an_iommu_without_interrupt_remapping_needs_permission(kernel: Any, address: str) -> None:
     parameter = Path("/sys/module/iommufd/parameters/allow_unsafe_interrupts")
     with Iommufd(kernel=kernel) as iommufd:
         parameter.write_text("N")
@@ -153,7 +153,7 @@ def test_attaching_to_what_is_not_there_is_refused(device: Device, space: Ioas, 
 
 
 @pytest.mark.require("iommu")
-def test_attaching_over_a_mapping_in_a_reserved_region_leaves_all_as_it_was(kernel: Any, address: str) -> None:
+def test_attaching_over_a_mapping_in_a_reserved_region_fails(kernel: Any, address: str) -> None:
     with Iommufd(kernel=kernel) as iommufd:
         ioas = iommufd.ioas()
         mapping = ioas.map(DmaBuffer(PAGE), 0xFEE0_0000)

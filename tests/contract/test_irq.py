@@ -135,7 +135,7 @@ def test_edu_raises_its_interrupt(device: Device) -> None:
 
 @pytest.mark.only(device="edu")
 @pytest.mark.require("level_interrupts")
-def test_a_level_triggered_interrupt_fires_again_when_it_is_unmasked(device: Device) -> None:
+def test_a_level_interrupt_fires_again_when_it_is_unmasked(device: Device) -> None:
     bar = device.regions[0]
     (vector,) = device.irqs.intx.enable()
     bar.write32(0x60, 1)

@@ -31,9 +31,7 @@ STAGES = ("begin", "bind", "open", "map", "interrupts", "log", "read", "unmap", 
 
 @pytest.mark.require("linux")
 @pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="vfio-mock", kernel="newest")
-def test_a_program_killed_at_any_point_leaves_nothing_that_restore_does_not_put_right(
-    address: str, mode: Mode, kernel: Kernel
-) -> None:
+def test_restore_puts_right_what_a_killed_program_leaves(address: str, mode: Mode, kernel: Kernel) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)

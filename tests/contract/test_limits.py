@@ -69,7 +69,7 @@ def test_the_limit_on_locked_memory_is_named_with_what_is_used(space: AddressSpa
 
 
 @pytest.mark.require("iommu")
-def test_a_device_is_opened_and_used_within_the_limit_on_locked_memory(address: str, mode: Mode, kernel: Any) -> None:
+def test_a_device_works_within_the_limit_on_locked_memory(address: str, mode: Mode, kernel: Any) -> None:
     with locked_memory_limit(1 << 20), pyvfio.open(address, mode=mode, kernel=kernel) as device:
         space = device.address_space
         space.alloc(512 << 10)
@@ -109,9 +109,7 @@ def test_memory_that_is_not_there_is_not_mapped(space: AddressSpace) -> None:
 
 @pytest.mark.only(mode=["type1v2", "type1"], device="edu")
 @pytest.mark.require("unsafe_interrupts")
-def test_an_iommu_that_does_not_isolate_interrupts_is_refused_until_that_is_allowed(
-    bare_space: AddressSpace, address: str
-) -> None:
+def test_an_iommu_without_interrupt_remapping_needs_permission(bare_space: AddressSpace, address: str) -> None:
     with parameter("allow_unsafe_interrupts", "N"), pytest.raises(OSError, match="allow_unsafe_interrupts") as caught:
         bare_space.attach(address).close()
     assert caught.value.errno == errno.EPERM

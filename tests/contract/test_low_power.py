@@ -38,7 +38,7 @@ def power_status(device: Device, wanted: str) -> str:
 
 
 @on_pci
-def test_a_device_sleeps_and_calls_wake_it_for_as_long_as_they_take(device: Device) -> None:
+def test_calls_wake_a_sleeping_device_for_as_long_as_they_take(device: Device) -> None:
     vendor = device.config.vendor
     with device.low_power() as asleep:
         assert power_status(device, "suspended") == "suspended"

@@ -164,7 +164,7 @@ def test_a_part_of_a_mapping_is_not_unmapped(space: AddressSpace, mode: str) -> 
 
 
 @pytest.mark.only(mode="type1")
-def test_type1_unmaps_the_whole_mapping_by_its_first_page_and_nothing_by_another(space: AddressSpace) -> None:
+def test_type1_unmaps_a_whole_mapping_by_its_first_page_alone(space: AddressSpace) -> None:
     mapping = space.map(DmaBuffer(4 * PAGE), 0x10_0000)
     assert space.unmap(0x10_1000, PAGE) == 0
     assert mapping.mapped

@@ -230,9 +230,7 @@ def test_every_transition_goes_the_kernels_way(control: Logger, kernel: Any) -> 
 
 @of_vfio_mock
 @pytest.mark.require("linux")
-def test_every_transition_of_the_kernels_own_sample_ends_where_it_was_asked_for(
-    cards: list[Device], kernel: Any
-) -> None:
+def test_every_transition_of_the_kernels_sample_works(cards: list[Device], kernel: Any) -> None:
     check_every_transition(cards[0], saved(cards[0]), lambda: None, kernel)
     assert cards[0].migration.state == State.RUNNING
     assert not streams_open(kernel)
@@ -353,7 +351,7 @@ def test_a_reset_ends_the_session(mock: VfioMock, migration: Migration, kernel: 
     assert (stream.closed, streams_open(kernel)) == (True, 0)
 
 
-def test_closing_a_device_closes_its_stream_and_it_runs_when_opened_again(
+def test_a_closed_device_has_no_stream_and_runs_when_reopened(
     bare_space: AddressSpace, address: str, device: Device, migration: Migration, kernel: Any
 ) -> None:
     migration.state = State.STOP_COPY
@@ -645,7 +643,7 @@ def from_the_middle(data: bytes) -> bytes:
     ],
     ids=lambda value: getattr(value, "__name__", str(value)).replace("_", "-"),
 )
-def test_a_stream_that_is_no_good_is_refused_and_the_device_can_be_reset(
+def test_a_bad_stream_is_refused_and_the_device_can_be_reset(
     mock: VfioMock, second: Device, spoil: Callable[[bytes], bytes], shows_at_write: bool, kernel: Any
 ) -> None:
     good = saved(mock.device)
@@ -747,9 +745,7 @@ def migrate_for_ever(mode: Mode, ready: int) -> None:
 
 @of_vfio_mock
 @pytest.mark.require("linux", "pre_copy")
-def test_a_process_killed_at_any_moment_of_a_migration_leaves_the_devices_usable(
-    address: str, mode: Mode, kernel: Any
-) -> None:
+def test_devices_are_usable_after_a_kill_within_a_migration(address: str, mode: Mode, kernel: Any) -> None:
     rng = random.Random(9)
     for _ in range(8):
         readable, writable = os.pipe()

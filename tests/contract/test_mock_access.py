@@ -75,7 +75,7 @@ def test_what_may_only_be_read_is_not_written(
     assert bytes(buffer.view) == before
 
 
-def test_pages_are_pinned_by_several_and_shown_to_devices_that_come_later(
+def test_pages_pinned_by_several_are_mapped_for_later_devices(
     iommufd: Iommufd, ioas: Ioas, pinning: Access, buffer: DmaBuffer
 ) -> None:
     for pages in range(1, 16, 2):

@@ -214,8 +214,8 @@ class NoFeatures:
         return False
 
 
-def test_an_address_space_tracks_by_page_tables_that_replace_its_own(ioas: Ioas, mock: MockDevice) -> None:
-    """What pyvfio.Device has for `track_dirty`, the mock is given here."""
+def test_an_address_space_tracks_by_replacing_its_page_tables(ioas: Ioas, mock: MockDevice) -> None:
+    """The device of the iommufd selftest is given the attributes that `track_dirty` uses of a pyvfio.Device."""
     mock.features = NoFeatures()  # type: ignore[attr-defined]
     ioas._attached[id(mock)] = weakref.ref(cast(Device, mock))
     mapping = ioas.alloc(1 << 20, BASE)

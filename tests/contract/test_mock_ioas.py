@@ -85,7 +85,7 @@ def test_a_range_takes_the_areas_that_it_holds_as_a_whole(ioas: Ioas, setting: s
     assert ioas.mappings == []
 
 
-def test_the_kernel_finds_places_that_are_aligned_free_and_allowed(ioas: Ioas, setting: str) -> None:
+def test_the_kernel_finds_aligned_free_and_allowed_places(ioas: Ioas, setting: str) -> None:
     buffer = DmaBuffer(32 * PAGE)
     # The kernel keeps what alignment the memory has.
     view = buffer.view[-buffer.address % (16 * PAGE) :]
@@ -121,7 +121,7 @@ def test_an_address_space_that_is_all_reserved_has_no_place(ioas: Ioas, setting:
         ioas.map(buffer.view[start : start + 5 * PAGE])
 
 
-def test_what_is_allowed_cannot_be_reserved_and_the_other_way_round(ioas: Ioas, setting: str) -> None:
+def test_allowed_and_reserved_ranges_exclude_each_other(ioas: Ioas, setting: str) -> None:
     allowed = IovaRange(BASE, BASE + 600 * PAGE)
     ioas.allow([allowed])
     with refused(errno.EADDRINUSE):
@@ -162,7 +162,7 @@ def test_more_ranges_than_the_first_answer_holds(ioas: Ioas, count: int) -> None
     assert ranges.total == 2**64 - (count - 1) * PAGE
 
 
-def test_the_kernel_says_how_many_ranges_there_are_while_it_refuses(ioas: Ioas) -> None:
+def test_a_refusal_gives_the_number_of_ranges(ioas: Ioas) -> None:
     mock_domain.reserve(ioas, PAGE, PAGE)
     room = ffi.new("struct iommu_iova_range[2]")
     native = ffi.new(
@@ -338,7 +338,7 @@ def test_what_another_process_mapped_is_reached_while_it_lives(ioas: Ioas, setti
     access.close()
 
 
-def test_what_a_process_mapped_that_is_gone_cannot_be_pinned_any_more(ioas: Ioas, setting: str) -> None:
+def test_mappings_of_a_process_that_ended_cannot_be_pinned(ioas: Ioas, setting: str) -> None:
     access = Access(ioas)
     with in_a_child(mapped_by_a_child(ioas, DmaBuffer(4 * PAGE))):
         pass
@@ -398,7 +398,7 @@ def test_a_dma_buf_is_mapped_within_its_bounds(ioas: Ioas, setting: str, shared:
     assert ioas.map_file(shared, 0, 4 * PAGE).unmap() == 4 * PAGE
 
 
-def test_a_dma_buf_that_was_taken_away_can_be_unmapped_and_mapped_again(ioas: Ioas, setting: str, shared: int) -> None:
+def test_a_revoked_dma_buf_can_be_unmapped_and_mapped_again(ioas: Ioas, setting: str, shared: int) -> None:
     mapping = ioas.map_file(shared, 0, 4 * PAGE)
     mock_domain.revoke(ioas.iommufd, shared, True)
     if setting != "no device":

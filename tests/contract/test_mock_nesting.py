@@ -104,7 +104,7 @@ def test_all_of_one_table_and_another_are_invalidated_by_entry(parent: Hwpt, moc
         mock_domain.check_iotlb(tables[1], index, 0)
 
 
-def test_invalidations_that_cannot_be_are_refused_and_handle_nothing(parent: Hwpt, nested: Hwpt) -> None:
+def test_invalid_invalidations_are_refused_and_handle_nothing(parent: Hwpt, nested: Hwpt) -> None:
     one = ffi.new("uint32_t[1][2]")
     for table, data_type, entries in (
         (parent, mock_domain.HWPT_INVALIDATE, one),

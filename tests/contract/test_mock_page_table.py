@@ -111,7 +111,7 @@ def test_every_part_of_memory_is_mapped_as_it_is_and_pinned_once(
     mock_domain.check_refs(iommufd, buffer, 0)
 
 
-def test_a_page_table_that_comes_later_holds_the_same_and_pins_nothing_more(
+def test_a_later_page_table_has_the_same_and_pins_nothing_more(
     iommufd: Iommufd, ioas: Ioas, devices: list[MockDevice], memory: Memory
 ) -> None:
     for offset, size in list(memory.parts())[::5]:

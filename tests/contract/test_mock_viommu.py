@@ -84,9 +84,7 @@ def test_data_goes_both_ways_and_the_hardwares_page_is_mapped(parent: Hwpt, mock
     assert isinstance(page, mmap.mmap)
 
 
-def test_a_nested_table_is_attached_once_the_device_has_a_virtual_name(
-    ioas: Ioas, mock: MockDevice, viommu: Viommu
-) -> None:
+def test_a_nested_table_is_attached_once_the_device_has_a_vdevice(ioas: Ioas, mock: MockDevice, viommu: Viommu) -> None:
     queue = ioas.iommufd.fault_queue()
     with refused(errno.EOPNOTSUPP):
         viommu.hwpt(mock.bound, DATA, NESTED, flags=1 << 31, fault_queue=queue)

@@ -37,13 +37,13 @@ def test_nothing_can_be_mapped_before_a_device_is_attached(bare_space: AddressSp
 
 @pytest.mark.only(kernel="6.1")
 @pytest.mark.parametrize("missing", ["iommufd", "iommufd-type1v2", "iommufd-type1"])
-def test_a_mode_that_the_kernel_lacks_is_named_with_what_is_missing(address: str, missing: Mode, kernel: Any) -> None:
+def test_a_mode_that_the_kernel_lacks_is_refused_with_the_reason(address: str, missing: Mode, kernel: Any) -> None:
     with pytest.raises(pyvfio.Unsupported, match=f"mode {missing}: this kernel has no iommufd"):
         pyvfio.open(address, mode=missing, kernel=kernel)
 
 
 @pytest.mark.only(kernel="6.1")
-def test_without_iommufd_its_file_is_not_opened_and_that_says_why(kernel: Any) -> None:
+def test_without_iommufd_the_refusal_of_its_file_says_why(kernel: Any) -> None:
     with pytest.raises(FileNotFoundError, match=r"open /dev/iommu.*this kernel has no iommufd"):
         pyvfio.Iommufd(kernel=kernel)
 

@@ -89,7 +89,7 @@ def test_virtual_functions_are_devices_with_groups(physical: str, virtual: list[
     assert None not in {function.group for function in functions}
 
 
-def test_the_token_that_the_physical_functions_owner_sets_opens_them(
+def test_the_token_set_by_the_physical_functions_owner_opens_them(
     physical: str, virtual: list[str], opened: Callable[..., Device]
 ) -> None:
     with opened(physical) as owner:
@@ -118,7 +118,7 @@ def test_opening_the_physical_function_with_a_token_sets_it(
         assert function.info.is_pci
 
 
-def test_while_one_is_open_the_physical_function_takes_the_token_too(
+def test_the_physical_function_needs_the_token_while_one_is_open(
     physical: str, virtual: list[str], opened: Callable[..., Device]
 ) -> None:
     owner = opened(physical, vf_token=TOKEN)

@@ -49,7 +49,7 @@ def machine(tmp_path: Path, *, code: int, answers: bool = True) -> campaign.Mach
     return campaign.Machine(f"{sys.executable} {script}", "intel", [])
 
 
-def test_a_complaint_of_the_kernel_is_a_failure_and_the_answers_count(tmp_path: Path) -> None:
+def test_a_complaint_of_the_kernel_is_a_failure(tmp_path: Path) -> None:
     ours = machine(tmp_path, code=campaign.COMPLAINED)
     assert ours([[]]) == [[]]
     assert ours.complaints == 1

@@ -49,7 +49,7 @@ def test_blanks_behind_a_device_s_name_are_nothing() -> None:
         assert fd.fileno() >= 0
 
 
-def test_a_group_that_has_left_its_iommufd_gives_up_its_dma_when_its_device_closes() -> None:
+def test_a_group_that_left_its_iommufd_gives_up_dma_at_close() -> None:
     kernel = mock.Kernel()
     with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel):
         group = kernel.devices[EDU].group
@@ -64,7 +64,7 @@ def test_a_group_that_has_left_its_iommufd_gives_up_its_dma_when_its_device_clos
         assert group.owner is None
 
 
-def test_what_is_mapped_beyond_an_iommu_s_reach_keeps_it_out_with_erange() -> None:
+def test_a_mapping_beyond_an_iommus_reach_is_erange_at_attach() -> None:
     kernel = mock.Kernel("intel-39")
     with (
         pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel),
@@ -123,7 +123,7 @@ def test_who_reads_a_device_in_low_power_wakes_it() -> None:
         assert device.regions[0].read32(0) == 0x010000ED
 
 
-def test_a_limit_on_locked_memory_is_met_before_memory_that_is_not_there() -> None:
+def test_the_limit_on_locked_memory_is_checked_before_the_memory() -> None:
     kernel = mock.Kernel(memlock=0)
     with (
         pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel),
@@ -174,7 +174,7 @@ def _results(kernel: mock.Kernel, fd: int, *, rlimit: int) -> int:
     return int(lib.pyvfio_ioctl(kernel.door(fd, "iommufd"), lib.IOMMU_OPTION, call))
 
 
-def test_where_no_descriptor_is_left_nothing_is_left_of_what_was_asked() -> None:
+def test_without_a_free_descriptor_nothing_is_changed() -> None:
     kernel = mock.Kernel()
     with pyvfio.Iommufd(kernel=kernel) as iommufd:
         call = ffi.new("struct iommu_fault_alloc *", {"size": ffi.sizeof("struct iommu_fault_alloc")})
@@ -202,7 +202,7 @@ def _selftest() -> SelftestMaker:
     return make
 
 
-def test_a_device_that_left_by_way_of_pasid_0_is_attached_to_nothing() -> None:
+def test_a_device_detached_by_pasid_0_is_attached_to_nothing() -> None:
     make = _selftest()
     make.test(selftest.PASID_DETACH, ["var", "self0", 0])
     make.test(selftest.REPLACE, ["var", "self0", 0], put=[[0, 4, ["var", "ioas0", 0]]])
@@ -227,7 +227,7 @@ def test_a_device_without_pasids_has_none() -> None:
     assert _answered(make)[-4:] == [0, 0, 0, -errno.EINVAL]
 
 
-def test_the_other_kind_of_page_table_has_pages_of_4096_bytes_and_starts_at_0() -> None:
+def test_the_other_page_table_has_4_kib_pages_and_starts_at_0() -> None:
     make = _selftest()
     make.step("fill", at=POINTED_AT, data=struct.pack("=2I", 0, 1).hex())
     refs = {"dev_id": ["var", "dev0", 0], "pt_id": ["var", "ioas0", 0], "data_uptr": ["arena", POINTED_AT]}
@@ -244,7 +244,7 @@ def test_the_other_kind_of_page_table_has_pages_of_4096_bytes_and_starts_at_0() 
     assert _answered(make)[-3:] == [0, -errno.EINVAL, 0]
 
 
-def test_events_go_where_the_page_table_is_of_under_the_name_that_the_device_had_when_it_came() -> None:
+def test_events_carry_the_virtual_id_of_attach_time() -> None:
     make = _selftest()
     selftest.table(make, "hwpt0", 1)
     dev: list[object] = ["var", "dev0", 0]
@@ -277,7 +277,7 @@ def test_events_go_where_the_page_table_is_of_under_the_name_that_the_device_had
     assert _answered(make)[-4:] == [-errno.EOPNOTSUPP, 0, 0, 12]
 
 
-def test_amd_s_iommu_enforces_coherency_and_takes_any_fault_queue() -> None:
+def test_amds_iommu_enforces_coherency_and_takes_fault_queues() -> None:
     kernel = mock.Kernel("amd")
     with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.Iommufd(kernel=kernel) as iommufd:
         device, ioas = iommufd.bind(EDU), iommufd.ioas()
@@ -317,7 +317,7 @@ def test_numbers_are_read_as_c_reads_them(text: bytes, value: int) -> None:
         assert int(kernel.read_file(path)) == value
 
 
-def test_that_no_driver_takes_a_device_is_no_error_of_drivers_probe() -> None:
+def test_drivers_probe_succeeds_if_no_driver_takes_the_device() -> None:
     kernel = mock.Kernel()
     kernel.write_file("/sys/bus/pci/drivers_probe", EDU.encode())
     assert kernel.devices[EDU].driver is None
@@ -381,7 +381,7 @@ def test_without_an_iommu_a_fault_queue_is_looked_for_first() -> None:
         device.close()
 
 
-def test_a_state_changes_though_no_descriptor_is_left_for_its_data() -> None:
+def test_a_state_changes_without_a_free_descriptor_for_its_data() -> None:
     kernel = mock.Kernel()
     with pyvfio.open("vfio-mock.0", mode="type1v2", kernel=kernel) as device:
         call = ffi.new(

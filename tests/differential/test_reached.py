@@ -12,7 +12,7 @@ from tests.differential.records import FILES, replayed
 UNREACHED: dict[str, str] = tomllib.loads((Path(__file__).parent / "unreached.toml").read_text())["unreached"]
 
 
-def test_each_error_of_the_mock_is_seen_from_the_kernel_or_listed() -> None:
+def test_each_error_of_the_mock_was_seen_or_is_listed() -> None:
     places = {place for file in FILES for place in replayed(file).places}
     missing = {site.name for site in reached.unreached(places)}
     unlisted, reached_after_all = missing - UNREACHED.keys(), UNREACHED.keys() - missing

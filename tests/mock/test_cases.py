@@ -235,7 +235,7 @@ def test_a_group_with_a_port_and_an_endpoint_opens() -> None:
         host.bind(port.name, "vfio-pci", kernel=kernel)
 
 
-def test_a_module_that_is_not_loaded_and_an_address_that_is_not_there() -> None:
+def test_a_module_that_is_not_loaded_and_an_unknown_address() -> None:
     """G22."""
     kernel = mock.Kernel("intel-48")
     with refused(errno.ENOENT, "modprobe xe_vfio_pci"):
@@ -299,7 +299,7 @@ def test_a_dma_buf_goes_with_decoding_and_does_not_come_back() -> None:
         assert len(kernel.faults) == 1
 
 
-def test_a_device_without_an_iommu_is_refused_with_the_consequence() -> None:
+def test_a_device_without_an_iommu_is_refused_with_the_reason() -> None:
     """G19."""
     kernel = mock.Kernel("none")
     with host.bind(EDU, "vfio-pci", kernel=kernel):
@@ -311,7 +311,7 @@ def test_a_device_without_an_iommu_is_refused_with_the_consequence() -> None:
             device.address_space.alloc(4096, 0x1000)
 
 
-def test_a_bar_without_decoding_does_not_answer_and_its_size_is_asked() -> None:
+def test_a_bar_without_decoding_does_not_answer() -> None:
     """G20."""
     kernel = mock.Kernel("intel-48")
     Card(kernel, NAME, driver="vfio-pci")

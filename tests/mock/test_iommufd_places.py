@@ -42,7 +42,7 @@ def first(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_first_place_is_found_after_any_mapping_and_unmapping(seed: int) -> None:
+def test_the_first_place_is_found_after_any_map_and_unmap(seed: int) -> None:
     random = Random(seed)
     areas: Mappings[Area] = Mappings()
     places = Places(areas, PAGE)

@@ -98,7 +98,7 @@ def test_sizes_that_are_no_power_of_two_are_negotiated_down() -> None:
     assert Log(LogLimits()).start([LoggedRange(0, 0x3000 - 1)], 0x3000) == 0x2000
 
 
-def test_bits_for_a_page_of_the_bitmap_that_is_not_there_are_lost_without_a_word() -> None:
+def test_bits_for_a_missing_page_of_the_bitmap_are_lost() -> None:
     log = Log(LogLimits())
     pages = 3 * UNIT * 8
     log.start([LoggedRange(0, pages * UNIT - 1)], UNIT)

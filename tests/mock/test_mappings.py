@@ -40,7 +40,7 @@ def test_it_finds_what_a_search_through_all_finds(added: list[Item], asked: list
         assert mappings.at(item.iova) == next((one for one in plain if one.iova <= item.iova <= one.last), None)
 
 
-def test_many_blocks_keep_their_order_while_every_second_item_goes() -> None:
+def test_blocks_keep_their_order_while_every_second_item_goes() -> None:
     mappings: Mappings[Item] = Mappings()
     items = [Item(8 * n, 8 * n + 3) for n in range(5000)]
     for item in items[::2] + items[1::2]:

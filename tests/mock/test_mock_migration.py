@@ -93,9 +93,7 @@ def test_a_job_goes_on_in_the_other_device_where_it_was(source: Device, target: 
 @pytest.mark.parametrize(
     "change", [lambda data: data[:-1], lambda data: data[:64], lambda data: data + data, lambda data: b""]
 )
-def test_a_stream_that_is_not_whole_ends_in_error_and_a_reset_leaves_that(
-    source: Device, target: Device, change: object
-) -> None:
+def test_a_bad_stream_ends_in_error_until_a_reset(source: Device, target: Device, change: object) -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         target.migration.load(io.BytesIO(change(saved(source))))  # type: ignore[operator]
     target.reset()

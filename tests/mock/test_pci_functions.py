@@ -354,7 +354,7 @@ class Widths(mock.Device):
         super().write(bar, offset, width, value)
 
 
-def test_a_mapping_of_registers_makes_single_accesses_of_each_width(opened: Callable[..., Opened]) -> None:
+def test_mapped_registers_make_single_accesses_of_each_width(opened: Callable[..., Opened]) -> None:
     """Programs run unchanged: the mapping's methods reach the model, and the region shows what they did."""
     one = opened(Widths.function, base=Widths)
     mapped = one.device.regions[0].mmap()

@@ -482,7 +482,7 @@ def test_an_open_that_fails_for_the_device(mode: Any, request_: str, number: int
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_physical_function_wants_the_token_of_its_open_functions(mode: Any) -> None:
+def test_a_physical_function_needs_the_token_of_its_open_vfs(mode: Any) -> None:
     kernel = mock.Kernel("intel-48")
     kernel.write_file("/sys/module/vfio_pci/parameters/enable_sriov", b"Y")
     igb, token = "0000:00:07.0", b"0123456789abcdef"
@@ -569,7 +569,7 @@ def test_this_process_memory_is_described(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "module"), [("type1v2", "vfio_iommu_type1"), ("iommufd", "iommufd"), ("iommufd-type1v2", "iommufd")]
 )
-def test_without_isolated_interrupts_a_device_is_refused_until_allowed(mode: Any, module: str) -> None:
+def test_without_interrupt_remapping_a_device_needs_permission(mode: Any, module: str) -> None:
     """The advice works: it is the parameter of the module that refused."""
     kernel = mock.Kernel("amd", isolated=False)
     with host.bind(EDU, "vfio-pci", kernel=kernel):

@@ -180,7 +180,7 @@ def test_what_vfio_pci_keeps_to_itself_no_device_stores() -> None:
                 assert device.config.read(at, 2) == before
 
 
-def test_waking_up_restores_error_reporting_and_not_a_vendors_registers() -> None:
+def test_waking_up_restores_aer_and_not_a_vendors_registers() -> None:
     # pci_save_state has the registers of PCI Express and of error reporting; a vendor's are the device's own.
     space = Space(4096)
     space.capabilities((0x01, 0x40), (0x10, 0x50), (0x09, 0xA0))

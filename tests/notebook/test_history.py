@@ -46,7 +46,7 @@ def sampled(reports: list[list[int]]) -> DirtyHistory:
     return history
 
 
-def test_an_array_has_a_row_for_each_sample_and_a_column_for_each_page() -> None:
+def test_an_array_has_a_row_per_sample_and_a_column_per_page() -> None:
     history = sampled([[0x1000, 0x2000], [], [0x7000, 0x1_0000_2000]])
     array = history.array()
     assert (array.dtype, array.shape) == (np.dtype(bool), (3, 11))

@@ -79,7 +79,7 @@ def test_the_wheel_is_mit_and_has_no_other_licence(built: Built) -> None:
     assert gpl == []
 
 
-def test_the_wheel_has_the_package_with_its_types_and_nothing_else(built: Built, checkout: Path) -> None:
+def test_the_wheel_has_the_package_with_types_and_nothing_else(built: Built, checkout: Path) -> None:
     kinds = ("*.py", "*.pyi", "*.json")
     modules = {str(path.relative_to(checkout)) for kind in kinds for path in (checkout / "pyvfio").rglob(kind)}
     extensions = {"pyvfio/_abi.abi3.so", "pyvfio/_buffer.abi3.so"}
@@ -98,7 +98,7 @@ def test_no_build_warns_of_what_a_later_setuptools_refuses(built: Built) -> None
     assert [line for line in warnings if "pkg_resources" not in line] == []
 
 
-def test_the_extension_is_optimised_whatever_the_interpreter_was_built_with(built: Built) -> None:
+def test_the_extension_is_optimised_for_every_interpreter(built: Built) -> None:
     [compilation] = re.findall(r"^.* -c \S*_abi\.c .*$", built.log, re.MULTILINE)
     assert re.findall(r" -O\w+", compilation)[-1] == " -O2"
 

@@ -25,7 +25,7 @@ FIRST = 0x10_0000
 
 
 class Stop(BaseException):
-    """What a signal's handler raises."""
+    """The exception that a signal's handler raises."""
 
 
 class World:
@@ -68,7 +68,7 @@ class World:
         device.close()
 
     def disagreement(self, known: WeakSet[Mappings[Any]]) -> str | None:
-        """What kernel and library say differently of mappings, vectors, and the log; None if they agree."""
+        """Return how kernel and library disagree on mappings, vectors, and the log; None if they agree."""
         ours: dict[str, Any] = {}
         theirs: dict[str, Any] = {}
         space, device = self.made.get("space"), self.made.get("device")

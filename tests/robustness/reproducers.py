@@ -304,7 +304,7 @@ def _() -> None:
 
 @program("H6 tracker")
 def _() -> None:
-    """What failed in its constructor was closed by its parent all the same."""
+    """A parent closed an object whose constructor had failed."""
     kernel = mock.Kernel("intel-39")
     try:
         with pyvfio.address_space(kernel=kernel) as space:
@@ -514,7 +514,7 @@ def _() -> None:
 
 @program("M2 wrong source")
 def _() -> None:
-    """What load() was given was looked at when the device was in RESUMING already."""
+    """load() looked at its argument when the device was in RESUMING already."""
     device, _ = opened()
     try:
         device.migration.load("x")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What people naturally pass is accepted; what is wrong is refused before anything has changed."""
+"""Arguments that people naturally pass are accepted; what is wrong is refused before anything has changed."""
 
 from __future__ import annotations
 

@@ -303,7 +303,7 @@ def good(name: str, kernel: mock.Kernel, space: Any) -> Any:
 
 
 def digest(kernel: mock.Kernel, space: Any) -> tuple[Any, ...]:
-    """What a wrong argument must not change."""
+    """Return a digest of what a wrong argument must not change."""
     files = sorted((number, type(file).__name__) for number, file in kernel.files.items())
     mapped = [] if space is None or space.closed else [(m.iova, m.size) for m in space.mappings]
     children = () if space is None else tuple(sorted(child.address for child in space.devices if not child.closed))
@@ -353,7 +353,7 @@ def attempts(call: Callable[..., Any], kernel: mock.Kernel, space: Any) -> Itera
 
 
 def judge(name: str, wrong: Any, attempt: Callable[[], Any], called: str | None = None) -> str | None:
-    """What is wrong with the answer to a wrong argument; None when nothing is. A success is no fault: it may be right.
+    """Return the fault in the answer to a wrong argument; None if there is none. A success is no fault: it may be right.
 
     :param called: what messages call the argument
     """

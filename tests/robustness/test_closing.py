@@ -47,7 +47,7 @@ def outcome(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
 
 
 def close_during(call: Callable[[], Any], close: Callable[[], None]) -> Any:
-    """What a call comes to that waits while it is closed."""
+    """Return the outcome of a call that waits while its object is closed."""
     thread, result = outcome(call)
     time.sleep(0.05)
     assert thread.is_alive()
@@ -193,7 +193,7 @@ def test_the_number_is_closed_by_the_last_call_to_end() -> None:
     assert not in_call()
 
 
-def test_a_descriptor_is_owned_though_a_handler_raises_after_the_call() -> None:
+def test_a_descriptor_is_owned_if_a_handler_raises_afterwards() -> None:
     closed: list[int] = []
     door = Door(SimpleNamespace(close=closed.append))
     door.take(lambda: 77)
@@ -201,7 +201,7 @@ def test_a_descriptor_is_owned_though_a_handler_raises_after_the_call() -> None:
     assert closed == [77]
 
 
-def test_a_kernel_made_of_python_may_close_the_device_that_it_serves(
+def test_a_python_kernel_may_close_the_device_that_it_serves(
     kernel: mock.Kernel, left: Callable[[], list[str]]
 ) -> None:
     device = pyvfio.open("vfio-mock.0", mode="type1v2", kernel=kernel)

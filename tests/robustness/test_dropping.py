@@ -57,7 +57,7 @@ HELD: dict[str, Callable[[mock.Kernel], Any]] = {
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("what", HELD)
 def test_no_code_of_python_runs_when_an_object_goes(kernel: mock.Kernel, what: str) -> None:
-    """What a signal's handler raises in such code is lost, and with it a Ctrl-C."""
+    """An exception that a signal's handler raises in such code is lost, and a Ctrl-C with it."""
     made = HELD[what](kernel)
     held = made if isinstance(made, list) else [made]
     del made

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a forked child has of its parent's: nothing that reaches a device, or frees the child's own memory."""
+"""A forked child's share of its parent's objects: nothing that reaches a device, or frees the child's own memory."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_buffer_reads_as_zero_in_a_child() -> None:
     assert bytes(buffer.view[:2]) == b"\x07\x00"
 
 
-def test_memory_that_is_a_hole_in_the_child_is_filled_before_its_owner_unmaps_it() -> None:
+def test_a_hole_in_the_childs_memory_is_filled_before_an_unmap() -> None:
     """As for huge pages, of which the host may have none."""
     memory = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_DONTFORK)
@@ -115,7 +115,7 @@ def test_mapped_registers_are_out_of_reach_in_a_child(device: Device) -> None:
     assert mapping.read32(0) == 0x1234
 
 
-def test_every_object_raises_in_a_child_and_close_makes_no_request(kernel: mock.Kernel, device: Device) -> None:
+def test_objects_raise_in_a_child_and_close_makes_no_request(kernel: mock.Kernel, device: Device) -> None:
     space = device.address_space
     mapping = space.alloc(4096)
     (vector,) = device.irqs[0].enable()

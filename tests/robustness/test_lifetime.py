@@ -46,7 +46,7 @@ def test_a_tracker_that_fails_is_not_closed_by_its_space(kernel: mock.Kernel) ->
     assert device.closed
 
 
-def test_vectors_without_descriptors_are_not_closed_by_their_device(kernel: mock.Kernel) -> None:
+def test_a_device_does_not_close_vectors_without_descriptors(kernel: mock.Kernel) -> None:
     device = pyvfio.open("vfio-mock.0", kernel=kernel)
 
     def eventfd(initial: int = 0, flags: int = 0) -> int:
@@ -59,7 +59,7 @@ def test_vectors_without_descriptors_are_not_closed_by_their_device(kernel: mock
     device.close()
 
 
-def test_a_constructor_that_fails_leaves_its_parent_without_a_child() -> None:
+def test_a_constructor_that_fails_leaves_no_child() -> None:
     class Half(Node):
         def __init__(self, parent: Resource) -> None:
             super().__init__(parent)
@@ -104,7 +104,7 @@ def test_what_failed_to_close_can_be_closed_again() -> None:
     assert node.released == 2
 
 
-def test_an_interrupted_close_finishes_and_is_raised_before_failures() -> None:
+def test_an_interrupted_close_finishes_and_raises_the_interrupt() -> None:
     parent = Node(None, OSError(errno.EIO, "parent"))
     child = Node(parent, KeyboardInterrupt())
     other = Node(parent)
@@ -130,7 +130,7 @@ def test_a_failing_destroy_leaves_nothing_open(kernel: mock.Kernel, left: Callab
     device.close()
 
 
-def test_an_ioas_of_a_shared_iommufd_is_destroyed_by_a_second_close(kernel: mock.Kernel) -> None:
+def test_a_second_close_destroys_an_ioas_of_a_shared_iommufd(kernel: mock.Kernel) -> None:
     with pyvfio.Iommufd(kernel=kernel) as iommufd:
         ioas = iommufd.ioas()
         mapping = ioas.alloc(4096)
@@ -276,7 +276,7 @@ def test_a_bitmap_of_pages_of_64_bits_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mode", ["type1v2", "iommufd-type1v2", "iommufd-type1"])
-def test_mappings_outlive_the_last_group_where_the_kernel_keeps_them(mode: Mode) -> None:
+def test_mappings_outlive_the_last_group_if_the_kernel_keeps_them(mode: Mode) -> None:
     kernel = mock.Kernel("amd")
     with pyvfio.address_space(mode, kernel=kernel) as space:
         assert isinstance(space, pyvfio.Container)

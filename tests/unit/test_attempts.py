@@ -55,7 +55,7 @@ def test_a_second_end_is_kept_too() -> None:
 
 
 @pytest.mark.parametrize("done", [True, False])
-def test_what_was_done_when_it_was_interrupted_is_not_called_again(done: bool) -> None:
+def test_an_action_that_was_done_is_not_repeated(done: bool) -> None:
     attempts, action = Attempts(), Action(KeyboardInterrupt(), None)
     assert attempts.do(action, lambda: done)
     assert action.calls == (1 if done else 2)

@@ -52,7 +52,7 @@ def test_guest_imports_only_addresses_and_argument_checks() -> None:
 # Plans and devices
 
 
-def test_the_two_ranges_of_2023_are_too_wide_for_mlx5_and_the_three_are_not() -> None:
+def test_two_ranges_are_too_wide_for_mlx5_and_three_are_not() -> None:
     two = planning.plan(GUEST, planning.split_32_64)
     three = planning.plan(GUEST, planning.split_32_64_pci)
     assert two.ranges == (LOW, IovaRange(HIGH.start, BAR.last))
@@ -81,7 +81,7 @@ def test_a_device_with_one_range_undoes_the_plan_by_combining() -> None:
     assert "combining alone adds" in held.explain()
 
 
-def test_a_device_that_does_not_combine_refuses_more_ranges_than_it_has() -> None:
+def test_a_device_that_does_not_combine_refuses_more_ranges() -> None:
     held = planning.plan(GUEST).fit(limits.Limits(max_ranges=2))
     assert held.answer.errno == errno.E2BIG
     assert held.best == (IovaRange(0, HIGH.last), BAR)
@@ -97,7 +97,7 @@ def test_the_kernel_itself_takes_as_many_ranges_as_fit_in_a_page() -> None:
     assert planning.fit(many, host_page_size=65536).accepted
 
 
-def test_pds_tracks_less_than_it_says_beyond_16_tib_and_the_best_is_cut_to_pieces() -> None:
+def test_pds_loses_pages_beyond_16_tib_and_the_best_is_cut() -> None:
     wide = [IovaRange.of(0, 20 << 40)]
     one, three = planning.fit(wide, limits.PDS), planning.fit(wide, limits.pds(3))
     assert (one.accepted, one.complete, one.best) == (True, False, None)
@@ -240,7 +240,7 @@ def test_the_hosts_real_width_catches_what_bit_63_does_not() -> None:
     assert sections.firmware_address_width(None, 46) == 46
 
 
-def test_bars_of_the_device_and_of_its_peers_are_kept_or_left_out_as_wished() -> None:
+def test_own_and_peer_bars_are_kept_or_left_out() -> None:
     peer = MemorySection.bar(0x383900000000, 0x1000, "0000:42:00.0")
     both = sections.mappable([*GUEST, peer], None, device=VF)
     neither = sections.mappable([*GUEST, peer], None, device=VF, own_bars=False, peer_bars=False)
@@ -280,7 +280,7 @@ def test_the_query_line_has_each_versions_words(version: str, line: str) -> None
 ROM = MemorySection(0xFFFC0000, 0x40000, readonly=True, name="pc.bios")
 
 
-def test_read_only_sections_are_tracked_up_to_10_2_and_mapped_always() -> None:
+def test_read_only_sections_are_tracked_up_to_10_2() -> None:
     them = [MemorySection(0, 2 * GIB), ROM]
     assert "32:[0x0 - 0xffffffff]" in qemu.track(them, version="10.2").start_line
     assert "32:[0x0 - 0x7fffffff]" in qemu.track(them, version="11.0").start_line
@@ -357,7 +357,7 @@ def test_no_start_is_computed_for_a_version_that_is_not_known(version: str) -> N
         qemu.start_all([], version=version)
 
 
-def test_a_virtual_iommu_blocks_only_the_devices_own_tracking_since_11_0() -> None:
+def test_a_viommu_blocks_only_tracking_by_the_device_since_11_0() -> None:
     def blocked(version: str, device_tracking: bool) -> str | None:
         return qemu.viommu_blocker(["vtd-00.0"], "v0", version=version, device_tracking=device_tracking)
 
@@ -367,7 +367,7 @@ def test_a_virtual_iommu_blocks_only_the_devices_own_tracking_since_11_0() -> No
     assert blocked("11.0", False) is None
 
 
-def test_cloud_hypervisor_asks_for_one_range_for_each_region_of_ram() -> None:
+def test_cloud_hypervisor_asks_for_one_range_per_region_of_ram() -> None:
     assert planning.plan([*GUEST, ROM], "cloud_hypervisor").ranges == (IovaRange(0, 0x807FFFFF), HIGH)
 
 
@@ -574,7 +574,7 @@ def test_ranges_stand_for_plain_memory_and_numpy_counts() -> None:
     assert pickle.loads(pickle.dumps(limits.MLX5)) == limits.MLX5
 
 
-def test_linux_sizing_a_64_bit_bar_maps_it_where_no_iommu_reaches() -> None:
+def test_sizing_a_64_bit_bar_maps_it_where_no_iommu_reaches() -> None:
     bar = bars.Bar(0xFEBE0004, 0, 0x4000)
     steps = bar.size_it()
     assert [[str(event) for event in step] for step in steps] == [
@@ -606,7 +606,7 @@ def test_a_map_beyond_the_width_is_another_error_by_era(era: mapping.Era, answer
     assert mapping.type1_map(space, 0xFFFFFFFFFEBE0000, 0x4000, era=era) == answer
 
 
-def test_a_wrapping_map_is_eoverflow_only_since_the_sums_are_checked() -> None:
+def test_a_wrapping_map_is_eoverflow_since_sums_are_checked() -> None:
     for era, answer in ((mapping.Era.SINCE_5_4, errno.EINVAL), (mapping.Era.CHECKED_SUMS, errno.EOVERFLOW)):
         assert mapping.type1_map(mapping.Space(), 0xFFFFFFFFFFFFF000, 0x2000, era=era) == answer
 
@@ -666,9 +666,7 @@ def test_the_guest_of_an_amd_host_is_told_of_the_hole() -> None:
         (virtio_iommu.Conveyance.CURRENT, "does not support aliased BDF"),
     ],
 )
-def test_a_second_device_that_reserves_more_is_refused_in_every_version(
-    conveyance: virtio_iommu.Conveyance, text: str
-) -> None:
+def test_a_second_device_that_reserves_more_is_always_refused(conveyance: virtio_iommu.Conveyance, text: str) -> None:
     viommu = virtio_iommu.VirtioIommu(conveyance=conveyance)
     assert viommu.set_device(a_device("01:00.0", IovaSet([IovaRange(0, (1 << 48) - 1)]))).ok
     narrower = viommu.set_device(a_device("02:00.0", IovaSet([IovaRange(0, (1 << 39) - 1)])))
@@ -676,7 +674,7 @@ def test_a_second_device_that_reserves_more_is_refused_in_every_version(
     assert text in narrower.message
 
 
-def test_a_second_device_that_reserves_less_was_accepted_and_is_not_today() -> None:
+def test_a_second_device_that_reserves_less_is_refused_today() -> None:
     for conveyance in virtio_iommu.Conveyance:
         viommu = virtio_iommu.VirtioIommu(conveyance=conveyance)
         assert viommu.set_device(a_device("01:00.0", IovaSet([IovaRange(0, (1 << 39) - 1)]))).ok
@@ -722,7 +720,7 @@ def test_a_property_that_is_none_says_what_is_wrong(text: str, message: str) -> 
         virtio_iommu.parse_property(text, "reserved-regions[0]")
 
 
-def test_a_property_of_an_unknown_type_is_refused_when_the_device_is_made() -> None:
+def test_a_property_of_an_unknown_type_is_refused() -> None:
     with pytest.raises(ValueError, match="reserved region 0 has an invalid type"):
         virtio_iommu.VirtioIommu([virtio_iommu.parse_property("0x1000:0x1fff:2")])
 
@@ -736,7 +734,7 @@ def test_a_probe_conveys_all_regions_or_none() -> None:
 # Layouts
 
 
-def test_a_terabyte_on_amd_conflicts_as_before_and_not_when_moved() -> None:
+def test_a_terabyte_on_amd_conflicts_unless_it_is_moved() -> None:
     machine = x86.Machine(x86.TIB, amd_cpu=True, phys_bits=42)
     hole = AMD_HOST.complement()
     before = x86.as_before(machine)
@@ -775,7 +773,7 @@ def test_ram_in_the_hole_is_given_up_or_kept_from_devices() -> None:
     ]
 
 
-def test_the_rfc_splits_ram_around_the_hole_and_its_size_above_1_tib_can_wrap() -> None:
+def test_the_rfc_splits_ram_and_its_size_above_1_tib_can_wrap() -> None:
     machine = x86.Machine(1010 * GIB, amd_host=True)
     layout = layouts.rfc(machine)
     assert layout.above_4g_end == x86.AMD_HT_START
@@ -788,7 +786,7 @@ def test_the_rfcs_srat_places_a_node_below_4_gib_above_it() -> None:
     assert x86.srat([GIB, 3 * GIB], 2 * GIB)[1] == x86.Affinity(0, x86.MIB, GIB - x86.MIB)
 
 
-def test_without_hot_plug_memory_cxl_begins_at_the_end_of_ram_since_8_2() -> None:
+def test_without_hot_plug_cxl_begins_at_the_end_of_ram_since_8_2() -> None:
     machine = x86.Machine(3583 * x86.MIB, cxl_windows=())
     assert x86.merged(machine, version="8.1").pci_hole64_start == 0x1C0000000
     assert x86.merged(machine).pci_hole64_start == 0x180000000
@@ -828,7 +826,7 @@ def test_machine_types_up_to_7_0_do_not_keep_the_hole_free() -> None:
     assert x86.merged(machine._replace(machine_type="7.1")).relocated
 
 
-def test_the_window_ends_at_a_whole_gib_and_the_check_does_not_count_that() -> None:
+def test_the_window_ends_at_a_whole_gib_beyond_the_check() -> None:
     layout = x86.merged(x86.Machine(128 * x86.MIB, x86.Board.I440FX, pci_hole64_size=x86.MIB))
     assert layout.pci_hole64 == IovaRange(0x100000000, 0x13FFFFFFF)
     assert layout.max_used_gpa == 0x1000FFFFF
@@ -892,7 +890,7 @@ def test_a_guest_with_a_good_device_has_no_blockers() -> None:
     assert blockers.find([device], planning.plan(GUEST)) == []
 
 
-def test_a_plan_that_the_device_will_refuse_is_known_before_start() -> None:
+def test_a_plan_that_a_device_refuses_is_known_before_start() -> None:
     device = blockers.GuestDevice(VF, limits=limits.MLX5)
     [found] = blockers.find([device], planning.plan(GUEST, planning.split_32_64))
     assert found.kind is blockers.Kind.START_WILL_FAIL
@@ -905,7 +903,7 @@ def test_loss_is_a_blocker_too() -> None:
     assert kinds(blockers.find([device], plan)) == [blockers.Kind.START_WILL_LOSE]
 
 
-def test_a_virtual_iommu_blocks_by_address_space_and_its_width_decides_the_advice() -> None:
+def test_a_viommu_blocks_by_address_space_and_width() -> None:
     narrow = blockers.GuestDevice(VF, limits=limits.MLX5, address_space="vtd-41.10", viommu_bits=39)
     wide = narrow._replace(viommu_bits=48)
     [one], [other] = blockers.find([narrow]), blockers.find([wide])
@@ -914,7 +912,7 @@ def test_a_virtual_iommu_blocks_by_address_space_and_its_width_decides_the_advic
     assert "cannot log all 48 bits" in other.advice
 
 
-def test_a_virtual_iommu_is_no_obstacle_to_iommu_tracking_since_11_0() -> None:
+def test_a_viommu_permits_tracking_by_the_iommu_since_11_0() -> None:
     behind = blockers.GuestDevice("v0", address_space="vtd-00.0", iommu_tracks=True)
     for device in (behind._replace(device_tracking=False), behind._replace(logs=False)):
         assert blockers.find([device]) == []
@@ -944,7 +942,7 @@ def test_a_device_that_the_kernel_does_not_migrate_is_a_blocker() -> None:
         blockers.find([device._replace(enable_migration="maybe")])
 
 
-def test_a_device_that_nobody_tracks_is_a_warning_if_migration_is_forced() -> None:
+def test_an_untracked_device_is_a_warning_if_migration_is_forced() -> None:
     device = blockers.GuestDevice("v0", logs=False)
     [found] = blockers.find([device])
     assert (found.fatal, found.qemu) == (True, "v0: VFIO device doesn't support device and IOMMU dirty tracking")
@@ -960,7 +958,7 @@ def test_a_device_that_nobody_tracks_is_a_warning_if_migration_is_forced() -> No
     ("version", "memory", "page_size", "blocked"),
     [("11.0", 8, 4096, False), ("11.0", 9, 4096, True), ("10.2", 9, 4096, False), ("11.1", 9, 65536, False)],
 )
-def test_more_than_8_tib_in_a_type1_container_is_a_blocker_since_11_0(
+def test_more_than_8_tib_in_type1_is_a_blocker_since_11_0(
     version: str, memory: int, page_size: int, blocked: bool
 ) -> None:
     device = blockers.GuestDevice("v0", logs=False, enable_migration="on", type1=True)
@@ -975,7 +973,7 @@ def test_a_type1_container_has_no_iommu_tracking_for_qemu() -> None:
     assert kinds(blockers.find([device])) == [blockers.Kind.NO_LOGGING]
 
 
-def test_writes_are_lost_where_the_iommu_tracks_for_some_devices_only() -> None:
+def test_writes_are_lost_if_the_iommu_tracks_some_devices_only() -> None:
     logs_alone = blockers.GuestDevice("v0", iommu_tracks=False)
     tracked = blockers.GuestDevice("v1", logs=False, iommu_tracks=True)
     [found] = blockers.find([logs_alone, tracked])
@@ -1032,7 +1030,7 @@ def test_several_devices_each_need_peer_to_peer_states() -> None:
     assert blockers.find(two[1:]) == []
 
 
-def test_a_root_port_in_the_group_is_a_warning_and_a_busy_member_is_fatal() -> None:
+def test_a_root_port_in_the_group_warns_and_a_busy_member_blocks() -> None:
     port = blockers.Peer("0000:40:01.0", "pcieport", bridge=True)
     disk = blockers.Peer("0000:41:00.1", "nvme")
     device = blockers.GuestDevice(VF, peers=(port, disk))

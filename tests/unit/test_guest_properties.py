@@ -228,7 +228,7 @@ def test_the_complement_of_the_complement_is_the_set(them: list[IovaRange]) -> N
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60), st.integers(0, 20)), max_size=9))
-def test_of_reserved_regions_the_last_inserted_wins_at_every_address(inserts: list[tuple[int, int, int]]) -> None:
+def test_the_last_reserved_region_wins_at_every_address(inserts: list[tuple[int, int, int]]) -> None:
     regions = [reserved.ReservedRegion(kind, start, start + more) for kind, start, more in inserts]
     by_address: dict[int, int] = {}
     for region in regions:
@@ -306,7 +306,7 @@ def test_the_address_bits_needed_are_just_enough(machine: x86.Machine, way: Way)
 
 
 @given(machines(), st.sampled_from(["7.1", "7.2", "8.1", "8.2", "10.2", "11.1"]), st.sampled_from([None, "7.0", "8.1"]))
-def test_the_layout_of_a_64_bit_guest_depends_on_the_version_for_cxl_only(
+def test_a_64_bit_layout_depends_on_the_version_for_cxl_only(
     machine: x86.Machine, version: str, machine_type: str | None
 ) -> None:
     machine = machine._replace(machine_type=machine_type)

@@ -127,7 +127,7 @@ def test_a_failed_bind_has_what_it_most_likely_means(
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL, errno.ENODEV, errno.EBUSY])
-def test_a_bind_that_the_driver_refuses_is_that_error_and_changes_nothing(kernel: Writing, number: int) -> None:
+def test_a_bind_that_the_driver_refuses_changes_nothing(kernel: Writing, number: int) -> None:
     kernel.failing["vfio-pci/bind"] = refusing(number)
     with pytest.raises(HostError, match=f"binding {EDU} to vfio-pci: {os.strerror(number)}") as caught:
         host.bind(EDU, "vfio-pci", kernel=kernel)

@@ -295,7 +295,7 @@ class TestOthers:
         machine.file(f"{channel}/in_use", "2\n")
         assert said(machine) == ["dma:dma0chan0 (clients of the DMA engine's channel: 2)"]
 
-    def test_uses_of_virtual_functions_are_those_of_their_physical_function(self, machine: Host) -> None:
+    def test_uses_of_vfs_are_those_of_their_physical_function(self, machine: Host) -> None:
         function = machine.pci("0000:00:10.0", group=21)
         machine.file(f"{PATH}{EDU}/sriov_totalvfs", "7\n")
         machine.link(f"{PATH}{EDU}/virtfn0", function)

@@ -40,7 +40,7 @@ def test_blocks_of_cells_add_up() -> None:
     ]
 
 
-def test_a_test_is_left_out_where_its_ability_is_absent_with_the_reason() -> None:
+def test_a_test_is_left_out_where_its_ability_is_absent() -> None:
     matrix = Matrix(DATA)
     assert matrix.left_out(EDU, Needs(("dma", "reset"))) == "reset: it has none"
     assert matrix.left_out(NVME, Needs(("dma", "reset"))) is None
@@ -145,7 +145,7 @@ def test_the_suites_have_lanes_and_either_tests_or_commands() -> None:
         )
 
 
-def test_the_newest_kernel_is_the_newest_that_ran_and_has_no_name() -> None:
+def test_the_newest_kernel_is_the_newest_that_ran() -> None:
     matrix = Matrix(
         DATA | {"kernels": DATA["kernels"] | {"9.1": [{"iommus": ["amd"], "modes": ["type1"], "devices": ["edu"]}]}}
     )

@@ -39,7 +39,7 @@ def test_the_types_compile_without_a_warning(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", sorted(path.name for path in (CDEFS.parent / "scripts").glob("*.c")))
-def test_what_the_benchmarks_compare_with_compiles_without_a_warning(source: str, tmp_path: Path) -> None:
+def test_the_benchmarks_c_compiles_without_a_warning(source: str, tmp_path: Path) -> None:
     gcc("-O2", "-fPIC", "-c", CDEFS.parent / "scripts" / source, "-o", tmp_path / "bench.o")
 
 

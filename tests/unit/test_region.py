@@ -217,7 +217,7 @@ def test_memory_of_a_bad_size_fails_with_its_errno(size: int, error: int) -> Non
     assert caught.value.errno == error
 
 
-def test_a_buffer_larger_than_the_address_space_fails_with_enomem() -> None:
+def test_a_buffer_larger_than_the_address_space_is_enomem() -> None:
     with pytest.raises(OSError) as caught:
         pyvfio.DmaBuffer(1 << 64)
     assert caught.value.errno == errno.ENOMEM

@@ -192,7 +192,7 @@ def others() -> list[str]:
 
 
 @pytest.mark.parametrize("name", others())
-def test_a_method_of_one_mode_is_defined_with_its_signature_in_all(name: str) -> None:
+def test_a_method_of_one_mode_is_defined_in_all(name: str) -> None:
     base = inspect.getattr_static(AddressSpace, name)
     owners = [kind for kind in (Container, Ioas) if inspect.getattr_static(kind, name) is not base]
     assert len(owners) == 1

@@ -45,7 +45,7 @@ def test_a_skip_is_a_skip_where_nothing_is_required(suite: Path) -> None:
     assert "2 skipped, 1 xfailed" in summary(suite)
 
 
-def test_a_skip_is_a_failure_that_gives_its_reason_where_the_kernel_is_required(suite: Path) -> None:
+def test_a_skip_fails_with_its_reason_if_the_kernel_is_required(suite: Path) -> None:
     output = summary(suite, PYVFIO_REQUIRE="kernel")
 
     assert "1 failed, 1 xfailed, 1 error" in output
@@ -53,7 +53,7 @@ def test_a_skip_is_a_failure_that_gives_its_reason_where_the_kernel_is_required(
     assert "PYVFIO_REQUIRE=kernel allows no skip: Skipped: no headers" in output
 
 
-def test_a_file_that_skips_itself_is_an_error_where_the_kernel_is_required(suite: Path) -> None:
+def test_a_file_that_skips_itself_fails_if_the_kernel_is_required(suite: Path) -> None:
     suite.write_text("import pytest; pytest.skip('no gcc', allow_module_level=True)")
 
     assert "PYVFIO_REQUIRE=kernel allows no skip: Skipped: no gcc" in summary(suite, PYVFIO_REQUIRE="kernel")

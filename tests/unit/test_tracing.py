@@ -205,7 +205,7 @@ def test_without_a_trace_every_way_is_as_before() -> None:
     assert descriptors.connected is None
 
 
-def test_what_is_open_at_the_beginning_is_traced_and_let_go_at_the_end(tmp_path: Path) -> None:
+def test_files_open_at_the_beginning_are_traced_until_the_end(tmp_path: Path) -> None:
     with pyvfio.open(DEVICE, mode="type1v2", kernel=mock.Kernel("amd")) as device:
         with tracing.trace(tmp_path / "one.json"):
             device.reset()

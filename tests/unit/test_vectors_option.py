@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_file_elsewhere_is_run_alone_and_a_wrong_vector_in_it_fails(tmp_path: Path) -> None:
+def test_a_file_elsewhere_is_run_and_a_wrong_vector_fails(tmp_path: Path) -> None:
     vectors = json.loads((ROOT / "tests/vectors/vectors.json").read_text(encoding="utf-8"))
     good, wrong = vectors["vectors"][:2]
     wrong["expect"]["num_ranges"] += 1

@@ -186,7 +186,7 @@ def test_exit_codes_of_problems(
     assert capsys.readouterr().err == f"build_kernel: {problem}\n"
 
 
-def test_module_that_does_not_build_is_5_and_the_paths_are_printed(
+def test_a_module_that_does_not_build_exits_with_5(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = finish(cache, Wanted("6.12"), "6.12", "6.12.43-1")

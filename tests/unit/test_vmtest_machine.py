@@ -57,7 +57,7 @@ def test_kernel_log_passes_an_ordinary_line(log: KernelLog, line: str) -> None:
     assert log.complaint is None
 
 
-def test_kernel_log_passes_an_expected_warning_only_after_it_is_expected(log: KernelLog) -> None:
+def test_an_expected_warning_passes_only_after_it_is_expected(log: KernelLog) -> None:
     log.receive(b"pyvfio-vm: expect WARNING: .*selftest\n[ 1] WARNING: CPU: 0 at selftest.c:1\n")
     assert log.complaint is None
     log.receive(b"[ 2] WARNING: CPU: 0 at other.c:1\npyvfio-vm: expect WARNING: .*other\n")

@@ -154,7 +154,7 @@ def test_state_has_registers_and_interrupt_controllers(serve: Callable[[Answers]
     assert any(f"QEMU's thread {os.getpid()} " in line for line in lines)
 
 
-def test_state_of_a_machine_whose_monitor_is_dead_is_what_the_host_knows(
+def test_without_a_monitor_the_state_is_what_the_host_knows(
     serve: Callable[[Answers], Monitor],
 ) -> None:
     lines = list(describe_state(serve(lambda *_: {}), os.getpid(), pause=0))

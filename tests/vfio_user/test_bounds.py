@@ -258,7 +258,7 @@ def test_a_forked_child_of_a_server_leaves_the_socket_and_the_client(serve: Serv
         assert device.config.read16(0) == 0x1234
 
 
-def test_opening_by_the_name_of_a_kernel_without_a_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_by_a_kernel_without_a_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyvfio.spaces.opening.resolve", lambda _: mock.Kernel("amd"))
     with pytest.raises(pyvfio.InvalidRequest, match="no device of that name"):
         pyvfio.open("vfio-user:somewhere")
