@@ -38,9 +38,10 @@ class Session(NamedTuple):
     unmeasured: tuple[str, ...] = ()
 
     def files(self, root: Path) -> list[str]:
-        """Return the paths of its test files below the root."""
+        """Return the paths of its test files below the root, those of all constants first."""
         found = (str(path.relative_to(root)) for folder in self.folders for path in (root / folder).glob("test_*.py"))
-        return sorted(name for name in found if not any(fnmatch(name, pattern) for pattern in self.without))
+        wanted = (name for name in found if not any(fnmatch(name, pattern) for pattern in self.without))
+        return sorted(wanted, key=lambda name: (name not in TABLES, name))
 
     def measured(self, root: Path) -> list[str]:
         """Return the paths of those whose lines are noted."""

@@ -179,12 +179,12 @@ def public(module: str) -> Iterator[tuple[str, Callable[..., Any]]]:
                 yield f"{module}.{name}.{method}", getattr(thing, method)
 
 
-def objects(kernel: mock.Kernel, mode: Mode) -> Iterator[tuple[str, Any]]:
-    """Live objects, by a name for messages."""
+def objects(kernel: mock.Kernel, mode: Mode, iova: int | None = None) -> Iterator[tuple[str, Any]]:
+    """Live objects, by a name for messages, with memory mapped at an IOVA."""
     with pyvfio.address_space(mode, kernel=kernel) as space:
         device = space.attach("vfio-mock.0")
         edu = space.attach(EDU)
-        mapping = space.alloc(1 << 16)
+        mapping = space.alloc(1 << 16, iova)
         yield "space", space
         yield "device", device
         yield "edu", edu

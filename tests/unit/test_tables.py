@@ -70,6 +70,11 @@ def shown(value: Any) -> str | None:
     return None
 
 
+def variables(syntax: ast.Module) -> set[str]:
+    """Return the names of a module that its functions assign to: they are no constants, and another test may have changed them."""
+    return {name for node in ast.walk(syntax) if isinstance(node, ast.Global) for name in node.names}
+
+
 def assigned(body: list[ast.stmt]) -> Iterator[str]:
     """Yield the names that statements assign to."""
     for statement in body:
@@ -116,7 +121,11 @@ def lines() -> dict[str, str]:
     """Return what each name is now."""
     found: dict[str, str] = {}
     for module, syntax in modules():
-        for line in functions(module, syntax.body, module.__name__.removeprefix("pyvfio.")):
+        scope = module.__name__.removeprefix("pyvfio.")
+        state = tuple(f"{scope}.{name} = " for name in variables(syntax))
+        for line in functions(module, syntax.body, scope):
+            if line.startswith(state):
+                continue
             name, mark, value = re.split(r"( = | fields |\(\) |: )", line, maxsplit=1)
             found[f"{name}{mark}"] = value
     return found

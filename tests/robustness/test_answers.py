@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: MIT
+"""What each public callable and property answers at the edges of its arguments is what was written down, and looked at.
+
+The callables are those of test_arguments. One argument at a time is an integer at an edge, a flag, or ranges; the others are right. What
+comes back, or the error with its text, is a line of answers/NAME.txt, with every argument that has that answer in front of it. An errno, a limit,
+an advice or a computed number that differs is seen here, whichever function it is of.
+
+`PYVFIO_WRITE_ANSWERS=1 pytest tests/robustness/test_answers.py` writes down what is answered now; look at what changed before you commit it.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+import re
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyvfio
+from pyvfio import DirtyBitmap, IovaRange, IovaSet, host, mock
+from pyvfio.spaces.opening import Mode
+from tests.robustness.test_arguments import (
+    EDU,
+    GUEST,
+    RIGHT_IN,
+    callables,
+    good,
+    objects,
+    places,
+    public,
+    values,
+)
+
+#: of a longer text the beginning is written down, and a checksum of the whole
+LONGEST = 120
+FOLDER = Path(__file__).with_name("answers")
+INTEGERS = (
+    -1, 0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 31, 32, 63, 64, 65, 255, 256, 4095, 4096, 4097, 8192, 65535, 65536, 1 << 20, 2**31, 2**32 - 1, 2**32,
+    2**39, 2**48, 2**63 - 1, 2**63, 2**64 - 1, 2**64,
+)  # fmt: skip
+RANGES: tuple[list[tuple[int, int]], ...] = (
+    [], [(0, 4095)], [(4096, 8191)], [(0, 4094)], [(1, 4096)], [(0, 4095), (4096, 8191)], [(0, 8191), (4096, 12287)], [(8192, 12287), (0, 4095)],
+    [(0, 2**32 - 1), (2**32, 2**33 - 1)], [(0, 2**64 - 1)], [(2**64 - 4096, 2**64 - 1)],
+)  # fmt: skip
+#: integers that memory is taken of, or things are made of; larger ones are a matter of the machine
+AMOUNTS = {"size", "count", "vectors", "length", "bins", "number_of_vfs"}
+#: how long something takes is no answer, and which huge pages are free is the machine's; and what ends, sleeps, or asks about this process
+LEFT_OUT = {"timeout", "interval", "seconds", "delay", "pid", "huge", "fd"}
+LEFT_OUT_CALLS = {"fileno", "wait", "wait_async", "pickle", "poll", "export", "close", "stop", "dma_buf"}
+#: what differs from run to run
+VARIABLE = (
+    (re.compile(r"\b0x[57][0-9a-f]{10,11}\b"), "ADDRESS"),
+    (re.compile(r"\bat 0x[0-9a-f]+\b"), "at ADDRESS"),
+    (re.compile(r"\b1[34]\d{13}\b"), "ADDRESS"),
+    (re.compile(rf"\b{os.getpid()}\b"), "PID"),
+    (re.compile(r"\bfd=\d+|\b[Ff]d \d+|descriptor \d+"), "fd N"),
+)
+
+
+def shown(value: Any, depth: int = 0) -> str:
+    """Return a result as text that is the same in each run: of an object what it is, not where."""
+    if isinstance(value, bool | int | float | str | bytes | bytearray | type(None)):
+        text = repr(bytes(value)) if isinstance(value, bytearray) else repr(value)
+        return text if len(text) < 200 else f"{text[:200]}... {len(text)}"
+    if isinstance(value, DirtyBitmap):
+        return f"bitmap of {value.ranges} in {value.page_size}: {list(value.runs())[:8]}"
+    if isinstance(value, array | memoryview):
+        return f"{type(value).__name__} {list(value)[:8]} of {len(value)}"
+    if isinstance(value, IovaRange | IovaSet):
+        return str(value)
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        fields = ", ".join(f"{name}={shown(each, depth + 1)}" for name, each in value._asdict().items())
+        return f"{type(value).__name__}({fields})"
+    if isinstance(value, Mapping) and depth < 3:
+        return (
+            "{" + ", ".join(f"{shown(key)}: {shown(each, depth + 1)}" for key, each in list(value.items())[:12]) + "}"
+        )
+    if isinstance(value, set | frozenset):
+        return "{" + ", ".join(sorted(shown(each, depth + 1) for each in value)) + "}"
+    if isinstance(value, list | tuple) and depth < 3:
+        return "(" + ", ".join(shown(each, depth + 1) for each in value[:12]) + f") of {len(value)}"
+    if inspect.isgenerator(value) or isinstance(value, Iterator):
+        return shown([each for _, each in zip(range(12), value, strict=False)], depth + 1) if depth < 3 else "iterator"
+    return re.sub(r"\bat 0x[0-9a-f]+", "at ADDRESS", f"{type(value).__name__}: {value}")
+
+
+def answer(call: Callable[[], Any], *, makes: bool = True) -> str:
+    """Return what a call answers; what it has made is closed."""
+    try:
+        result = call()
+        text = shown(result)
+        if not makes:
+            pass
+        elif isinstance(result, pyvfio.Mapping):
+            text = f"Mapping of {result.size}"  # iommufd places by the address in the process, too
+            result.unmap()
+        elif hasattr(result, "close"):
+            result.close()
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        text = f"{type(error).__name__}{' ' + errno.errorcode.get(number, str(number)) if number else ''}: {error}"
+        notes = getattr(error, "__notes__", [])
+        text = " | ".join([text, *notes])
+    for pattern, name in VARIABLE:
+        text = pattern.sub(name, text)
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... {zlib.crc32(text.encode()):08x}"
+
+
+def edges(parameter: inspect.Parameter, module: str) -> Iterable[Any]:
+    """Return arguments at the edges of what a parameter takes; nothing for those of other kinds."""
+    words = str(getattr(parameter.annotation, "__forward_arg__", parameter.annotation))
+    if parameter.name in LEFT_OUT:
+        return ()
+    if re.search(r"\bbool\b", words):
+        return (False, True)
+    if re.search(r"\b(int|SupportsIndex|Integer)\b", words) and "Iterable" not in words and "Callable" not in words:
+        many = parameter.name in AMOUNTS and not module.startswith("pyvfio.guest")
+        return [number for number in INTEGERS if not (many and 1 << 20 < number < 2**63)]
+    if parameter.name in ("ranges", "usable") or re.search(r"Ranges?\b", words):
+        return RANGES
+    return ()
+
+
+def calls(call: Callable[..., Any], kernel: mock.Kernel, space: Any) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
+    """Yield the name of a parameter, an argument at an edge, and the call with it."""
+    try:
+        parameters = list(inspect.signature(call).parameters.values())
+    except ValueError:
+        return
+    right = {each: value for key in places(call) for each, value in RIGHT_IN.get(key, {}).items()}
+    others = {}
+    for parameter in parameters:
+        if parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            value = right[parameter.name] if parameter.name in right else good(parameter.name, kernel, space)
+            others[parameter.name] = 0 if value is inspect.Parameter.empty else value
+    for parameter in parameters:
+        for value in edges(parameter, places(call)[0]):
+            arguments = {**others, parameter.name: value}
+            positional = [
+                arguments.pop(p.name) for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name in arguments
+            ]
+            yield parameter.name, value, partial(call, *positional, **arguments)
+
+
+def grouped(label: str, answers: Iterable[tuple[Any, str]]) -> Iterator[str]:
+    """Yield a line for each answer, with the arguments that have it."""
+    found: dict[str, list[str]] = {}
+    for argument, text in answers:
+        found.setdefault(text, []).append(hex(argument) if type(argument) is int and argument > 255 else str(argument))
+    for text, arguments in found.items():
+        yield f"{label} {', '.join(arguments)}: {text}"
+
+
+def lines_of(thing: Any, label: str, kernel: mock.Kernel, space: Any) -> Iterator[str]:
+    for method, call in callables(thing):
+        if method in LEFT_OUT_CALLS:
+            continue
+        by_name: dict[str, list[tuple[Any, str]]] = {}
+        for name, value, attempt in calls(call, kernel, space):
+            by_name.setdefault(name, []).append((value, answer(attempt)))
+        for name, answers in by_name.items():
+            yield from grouped(f"{label}{'.' * bool(method)}{method}({name})", answers)
+
+
+def properties(thing: Any, label: str) -> Iterator[str]:
+    """Yield a line for each property, and for what it can be set to."""
+    for name in dir(type(thing)):
+        found = inspect.getattr_static(type(thing), name)
+        if name.startswith("_") or not isinstance(found, property | cached_property):
+            continue
+        before = answer(partial(getattr, thing, name), makes=False)
+        yield f"{label}.{name} = {before}"
+        if isinstance(found, property) and found.fset:
+
+            def put(value: Any, name: str = name) -> Any:
+                setattr(thing, name, value)
+                return getattr(thing, name)
+
+            yield from grouped(
+                f"{label}.{name} set to",
+                [(value, answer(partial(put, value), makes=False)) for value in (False, True, 2, "on")],
+            )
+
+
+def compare(name: str, found: list[str]) -> None:
+    """Compare with what was written down, or write it."""
+    file = FOLDER / f"{name}.txt"
+    if os.environ.get("PYVFIO_WRITE_ANSWERS"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("\n".join(found) + "\n")
+    before = file.read_text().splitlines()
+    differ = [f"- {line}" for line in before if line not in set(found)] + [
+        f"+ {line}" for line in found if line not in set(before)
+    ]
+    assert not differ, f"{len(differ)} lines differ:\n" + "\n".join(differ)
+
+
+@pytest.mark.parametrize("mode", ["iommufd", "type1v2"])
+def test_live_objects_answer_as_was_written_down(mode: Mode) -> None:
+    kernel = mock.Kernel("amd")
+    found: list[str] = []
+    with host.bind(EDU, "vfio-pci", kernel=kernel):
+        space = None
+        for label, thing in objects(kernel, mode, 1 << 30):
+            space = thing if label == "space" else space
+            found.extend(properties(thing, label))
+            found.extend(lines_of(thing, label, kernel, space))
+    compare(f"objects-{mode}", found)
+
+
+@pytest.mark.parametrize("module", [name for name in GUEST if name != "pyvfio.guest.qemu"])
+def test_the_guest_answers_as_was_written_down(module: str) -> None:
+    kernel = mock.Kernel("amd")
+    own = [(label.removeprefix(f"{module}."), call) for label, call in public(module) if call.__module__ == module]
+    compare(
+        module.removeprefix("pyvfio."), [line for label, call in own for line in lines_of(call, label, kernel, None)]
+    )
+
+
+def test_values_answer_as_was_written_down() -> None:
+    kernel = mock.Kernel("amd")
+    found = [line for label, thing in values() for line in lines_of(thing, label, kernel, None)]
+    several = IovaSet([(0, 4095), (12288, 65535), (2**32, 2**33 - 1)])
+    for label, thing in (("set", several), ("bitmap", DirtyBitmap(several)), ("range", IovaRange(4096, 65535))):
+        found += [*properties(thing, label), *lines_of(thing, label, kernel, None)]
+    compare("values", found)
