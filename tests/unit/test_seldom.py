@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: MIT
+"""Branches that no other test takes: found by the map of lines of scripts/mutants."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+import pyvfio
+from pyvfio import DmaBuffer, IovaRange, IovaSet, Unsupported, host, iommufd, kernels, mock, process_memory
+from pyvfio._abi import ffi
+from pyvfio.host.discovery import HostDevice
+from pyvfio.iommufd import Ioas
+from pyvfio.kernel import LinuxKernel
+from pyvfio.low_power import LowPowerWithWakeup
+from pyvfio.spaces.base import AddressSpace
+from pyvfio.spaces.other_modes import OtherModes
+from tests.fixtures import edu
+from tests.overriding import Overriding
+
+__all__ = ["edu"]
+PAGE = 4096
+EDU = "0000:00:03.0"
+
+#: what only containers have; the rest is an Ioas's
+BY_GROUP = {
+    "api_version", "has_extension", "fileno", "groups", "add_group", "info", "unmap_dirty", "invalidate_addresses", "set_address",
+    "tracks_dirty_pages", "start_dirty_tracking", "stop_dirty_tracking", "read_dirty",
+}  # fmt: skip
+
+
+@pytest.fixture
+def ioas(kernel: Overriding) -> Iterator[Ioas]:
+    """An IOAS."""
+    with pyvfio.Iommufd(kernel=kernel) as file:
+        yield file.ioas()
+
+
+class Bare(OtherModes):
+    """A mode that has nothing of its own."""
+
+    mode = "bare"
+
+
+@pytest.mark.parametrize("name", [name for name in vars(OtherModes) if not name.startswith("_") and name != "mode"])
+def test_what_only_other_modes_have_says_which(name: str) -> None:
+    found = vars(OtherModes)[name]
+    where = "type1v2, and the other modes by group, have" if name in BY_GROUP else "iommufd has"
+    bare = Bare()
+    count = found.__code__.co_argcount - len(found.__defaults__ or ()) - 1 if isinstance(found, FunctionType) else 0
+    with pytest.raises(Unsupported, match=f"^mode bare has no {name}: mode {where} it") as caught:
+        getattr(bare, name)(*[0] * count)
+    assert caught.value.errno
+    if isinstance(found, property) and found.fset:
+        with pytest.raises(Unsupported, match=name):
+            setattr(bare, name, True)
+
+
+def test_the_names_of_iommufd_are_loaded_when_used() -> None:
+    homes = iommufd._HOMES
+    for name, home in homes.items():
+        value = iommufd.__getattr__(name)
+        assert (value.__name__, value.__module__) == (name, f"pyvfio.iommufd.{home}")  # type: ignore[attr-defined]  # classes
+        assert vars(iommufd)[name] is value
+    assert {*homes} <= {*iommufd.__dir__()}
+    with pytest.raises(AttributeError, match="has no attribute 'Ios'"):
+        iommufd.__getattr__("Ios")
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "0000:00:03.0 1234:11e8 (vfio-pci, group 3)"),
+        ({"driver": None, "group": None}, "0000:00:03.0 1234:11e8 (no driver, no IOMMU group)"),
+        ({"vendor": None}, "0000:00:03.0 (vfio-pci, group 3)"),
+        ({"device": None}, "0000:00:03.0 (vfio-pci, group 3)"),
+        ({"group": 0, "vendor": 0x1, "device": 0x2}, "0000:00:03.0 0001:0002 (vfio-pci, group 0)"),
+    ],
+)
+def test_a_device_of_the_host_is_told_in_a_line(fields: dict[str, Any], text: str) -> None:
+    kernel = mock.Kernel("amd")
+    with host.bind(EDU, "vfio-pci", kernel=kernel):
+        found: HostDevice = host.device(EDU, kernel)
+    assert str(found._replace(**({"group": 3} | fields))) == text
+
+
+def test_only_block_devices_can_be_claimed(tmp_path: Path) -> None:
+    kernel = LinuxKernel()
+    file = tmp_path / "file"
+    file.write_bytes(b"x")
+    assert [kernel.device_number(path) for path in ("/dev/null", str(file), "/no/such")] == ["char/1:3", None, None]
+    assert [kernel.claimed(path) for path in ("/dev/null", str(file), "/no/such")] == [False] * 3
+
+
+def test_linux_has_no_variants() -> None:
+    with pytest.raises(ValueError, match="no kernel is named 'linux:x'; the real one is 'linux'"):
+        kernels.named("linux:x")
+    assert isinstance(kernels.named("linux"), LinuxKernel)
+
+
+def test_free_pages_are_those_of_the_pool_of_the_area(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pool = tmp_path / "hugepages-4kB"
+    pool.mkdir()
+    (pool / "free_hugepages").write_text("3\n")
+    monkeypatch.setattr(process_memory, "_POOLS", str(tmp_path))
+    # Shared memory is an area of its own.
+    with mmap.mmap(-1, 64 * PAGE, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS) as memory:
+        start = ffi.from_buffer(memory)
+        assert process_memory._free_huge(int(ffi.cast("uintptr_t", start))) == 3 * PAGE
+        assert process_memory._free_huge(1) is None
+        del start
+    assert process_memory._free_pages(8192) is None
+
+
+def test_memory_of_files_in_memory_is_told_from_others() -> None:
+    with open("/proc/self/mountinfo") as mounts:
+        kinds = {line.split()[2]: line.partition(" - ")[2].split()[0] for line in mounts}
+    for number, kind in kinds.items():
+        major, minor = map(int, number.split(":"))
+        assert process_memory._in_memory(major, minor) == (kind in process_memory._IN_MEMORY)
+    assert process_memory._in_memory(4095, 1 << 19)
+
+
+@pytest.mark.parametrize("count", [3, 5, 40])
+def test_batches_are_found_by_their_rows(space: AddressSpace, device: pyvfio.Device, count: int) -> None:
+    """As many arrays as are looked through one by one, and more: against a model."""
+    buffer, chance = DmaBuffer(PAGE), Random(count)
+    starts = list(range(count))
+    chance.shuffle(starts)
+    batches = []
+    for start in starts:
+        base = (1 << 30) + 16 * PAGE * start
+        rows = array("Q", [one for n in range(3) for one in (buffer.address, base + 2 * n * PAGE, PAGE)])
+        batches.append(space.map_many(rows, keep=buffer))
+    model = {(1 << 30) + 16 * PAGE * start + 2 * n * PAGE for start in starts for n in range(3)}
+
+    def agrees() -> None:
+        assert space.mapped_ranges == IovaSet(IovaRange.of(iova, PAGE) for iova in model)
+        assert sorted(one.iova for one in space.mappings) == sorted(model)
+        assert sum(one.mapped for batch in batches for one in batch) == len(model)
+
+    agrees()
+    for iova in chance.sample(sorted(model), count):
+        assert space.unmap(iova, PAGE) == PAGE
+        model.discard(iova)
+    agrees()
+    with pytest.raises(FileExistsError):
+        space.map(buffer, min(model))
+    # Rows of several arrays, the last of which is refused where the kernel splits nothing.
+    wanted = sorted(model)[:4]
+    assert space.unmap_many(array("Q", [one for iova in wanted for one in (iova, PAGE)])) == len(wanted) * PAGE
+    model -= {*wanted}
+    agrees()
+    left = len(model) * PAGE
+    assert sum(batch.unmap() for batch in batches) == left
+    assert (space.mappings, space.mapped_ranges) == ([], IovaSet())
+
+
+def test_an_array_whose_row_is_refused_is_undone(space: AddressSpace, device: pyvfio.Device) -> None:
+    buffer = DmaBuffer(4 * PAGE)
+    there = space.map(buffer, 1 << 30)
+    rows = array("Q", [one for iova in (1 << 31, (1 << 31) + PAGE, 1 << 30) for one in (buffer.address, iova, PAGE)])
+    with pytest.raises(FileExistsError, match=r"row 2 of 3"):
+        space.map_many(rows, keep=buffer)
+    assert space.mappings == [there]
+    assert space.mapped_ranges == IovaSet([there.range])
+    assert len(space.map_many(rows[:6], keep=buffer)) == 2
+
+
+@pytest.mark.vfio(mode="type1v2")
+def test_a_mapping_that_cannot_be_unmapped_says_so_at_the_end_of_with(
+    kernel: Overriding, space: AddressSpace, device: pyvfio.Device
+) -> None:
+    kernel.answers["VFIO_IOMMU_UNMAP_DMA"] = -errno.EIO
+    with pytest.raises(OSError, match="VFIO_IOMMU_UNMAP_DMA"), space.alloc(PAGE):
+        pass
+    with pytest.raises(KeyError) as caught, space.alloc(PAGE) as mapping:
+        raise KeyError
+    (note,) = caught.value.__notes__
+    assert note.startswith(f"unmapping {mapping!r} failed too: ")
+    kernel.answers.clear()
+    assert len(space.mappings) == 2
+    assert space.unmap_all() == 2 * PAGE
+
+
+def test_a_device_that_stays_awake_is_told_at_close(kernel: Overriding, edu: pyvfio.Device) -> None:
+    low = LowPowerWithWakeup(edu)
+    kernel.answers["VFIO_DEVICE_FEATURE SET LOW_POWER_EXIT"] = -errno.EIO
+    with pytest.raises(OSError, match="LOW_POWER_EXIT"):
+        low.close()
+    assert low.wakeup.closed
+    kernel.answers.clear()
+
+
+def test_changes_are_closed_at_the_end_of_with() -> None:
+    with host.Changes(mock.Kernel("amd")) as changes:
+        assert changes.wait(0) is None
+    with pytest.raises(pyvfio.Closed):
+        changes.wait(0)
+
+
+@pytest.mark.vfio(mode="iommufd", profile="selftest")
+@pytest.mark.parametrize("count", [1, 16, 17, 40])
+def test_any_number_of_usable_ranges_is_read(ioas: Ioas, count: int) -> None:
+    allowed = [IovaRange.of((1 << 30) + 4 * PAGE * n, 2 * PAGE) for n in range(count)]
+    ioas.allow(allowed)
+    ranges = ioas.iova_ranges
+    assert ranges is not None
+    assert all(one in ranges for one in allowed)
