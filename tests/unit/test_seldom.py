@@ -17,10 +17,13 @@ import pytest
 import pyvfio
 from pyvfio import DmaBuffer, IovaRange, IovaSet, Unsupported, host, iommufd, kernels, mock, process_memory
 from pyvfio._abi import ffi
+from pyvfio.host import discovery, open_nodes
 from pyvfio.host.discovery import HostDevice
+from pyvfio.host.nodes import no_device
 from pyvfio.iommufd import Ioas
 from pyvfio.kernel import LinuxKernel
 from pyvfio.low_power import LowPowerWithWakeup
+from pyvfio.pci import SavedConfig
 from pyvfio.spaces.base import AddressSpace
 from pyvfio.spaces.other_modes import OtherModes
 from tests.fixtures import edu
@@ -215,3 +218,85 @@ def test_any_number_of_usable_ranges_is_read(ioas: Ioas, count: int) -> None:
     ranges = ioas.iova_ranges
     assert ranges is not None
     assert all(one in ranges for one in allowed)
+
+
+class Listing(LinuxKernel):
+    """A kernel with directories and files of a test's own."""
+
+    def __init__(self, directories: dict[str, list[str]], files: dict[str, bytes] | None = None) -> None:
+        self.directories = directories
+        self.contents = files or {}
+
+    def listdir(self, path: str) -> list[str]:
+        if path not in self.directories:
+            raise FileNotFoundError(errno.ENOENT, "not there", path)
+        return self.directories[path]
+
+    def read_file(self, path: str) -> bytes:
+        if path not in self.contents:
+            raise FileNotFoundError(errno.ENOENT, "not there", path)
+        return self.contents[path]
+
+    def realpath(self, path: str) -> str:
+        return path
+
+
+@pytest.mark.parametrize(
+    ("there", "shown"),
+    [
+        ([], "none"),
+        (["0000:00:01.0"], "0000:00:01.0"),
+        ([f"0000:03:0{n}.0" for n in range(8)], ", ".join(f"0000:03:0{n}.0" for n in range(8))),
+        ([f"0000:03:0{n}.0" for n in range(9)], ", ".join(f"0000:03:0{n}.0" for n in range(8)) + ", ..."),
+        (["0000:00:01.0", "0000:02:00.0", "0000:02:1f.0"], "0000:02:00.0, 0000:02:1f.0"),
+    ],
+)
+def test_a_missing_device_is_told_with_up_to_eight_near_ones(there: list[str], shown: str) -> None:
+    error = no_device(Listing({"/sys/bus/pci/devices": there}), "0000:02:03.0")
+    assert str(error).endswith(f"no device 0000:02:03.0 on any bus; PCI functions there: {shown}")
+    assert error.errno == errno.ENODEV
+
+
+def test_a_node_of_nvidia_is_found_by_its_minor_number() -> None:
+    root = "/proc/driver/nvidia/gpus"
+    files = {
+        f"{root}/0000:02:00.0/information": b"Model: x\nDevice Minor: \t 11\n",
+        f"{root}/0000:03:00.0/information": b"Device Minor: 1\n",
+    }
+    kernel = Listing({root: ["0000:01:00.0", "0000:02:00.0", "0000:03:00.0"]}, files)
+    assert open_nodes._nvidia(kernel, "1") == {"/sys/bus/pci/devices/0000:03:00.0"}
+    assert open_nodes._nvidia(kernel, "11") == {"/sys/bus/pci/devices/0000:02:00.0"}
+    assert open_nodes._nvidia(kernel, "2") == set()
+
+
+def test_a_saved_space_is_read_to_its_last_byte() -> None:
+    saved = SavedConfig(bytes(range(64)))
+    assert [saved.read(offset, size) for offset, size in ((0, 0), (63, 1), (255, 1), (256, 0))] == [
+        b"",
+        b"\x3f",
+        b"\0",
+        b"",
+    ]
+    for offset, size in ((256, 1), (255, 2), (-1, 1), (0, -1)):
+        with pytest.raises(ValueError, match=r"offset|size"):
+            saved.read(offset, size)
+
+
+def test_a_device_that_goes_while_it_is_looked_for_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = mock.Kernel("amd")
+    monkeypatch.setattr(discovery, "_described", lambda *_: None)
+    with pytest.raises(OSError, match=f"no device {EDU}") as caught:
+        host.device(EDU, kernel)
+    assert caught.value.errno == errno.ENODEV
+
+
+@pytest.mark.vfio(mode="iommufd", profile="selftest")
+def test_a_page_table_that_is_closed_is_detached_from_first(kernel: Overriding) -> None:
+    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.Iommufd(kernel=kernel) as file:
+        device, one = file.bind(EDU), file.ioas()
+        device.attach(one)
+        assert device.is_attached_to(one)
+        one.close()
+        assert not device.is_attached_to(one)
+        assert "VFIO_DEVICE_DETACH_IOMMUFD_PT" in kernel.calls
+        device.attach(file.ioas())
