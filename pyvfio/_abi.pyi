@@ -43,7 +43,7 @@ class CType:
 
 @final
 class CBuffer:
-    """What `ffi.buffer` returns: a view of C memory, which it does not keep alive."""
+    """The result of `ffi.buffer`: a view of C memory, which it does not keep alive."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __len__(self) -> int: ...

@@ -87,7 +87,7 @@ class Record:
 _R = _TypeVar("_R", bound=Record)
 
 class Ledger:
-    """What is mapped in an address space."""
+    """The mappings of an address space."""
 
     at: dict[int, _Any]
     maps: int

@@ -30,7 +30,7 @@ class HostAsker(Maker):
         self.step("tell", path=path, data=(text.encode() if isinstance(text, str) else text).hex())
 
     def bound(self, *addresses: str) -> None:
-        """Who has these devices."""
+        """Look which driver these devices have."""
         for address in addresses:
             self.look("readlink", f"{PCI}/devices/{address}/driver")
             self.look("exists", f"{PCI}/devices/{address}/vfio-dev")

@@ -29,7 +29,7 @@ def _group(make: Asker, slot: str, name: str) -> None:
 
 
 def _requests(make: Asker, slot: str = "c") -> None:
-    """What there is with an IOMMU."""
+    """Make requests that need an IOMMU."""
     values = {"argsz": 32, "flags": 3, "iova": 0, "size": PAGE}
     make.ioctl(slot, "VFIO_IOMMU_MAP_DMA", MAP, values, put=[[offset(MAP, "vaddr"), 8, ["arena", 0]]])
     make.ioctl(slot, "VFIO_IOMMU_GET_INFO", INFO, {"argsz": 24})

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""No tracked file is left out of lint, format and types."""
+"""No tracked file is left out of lint, format, types, and the rules of language that a program can check."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -110,3 +112,28 @@ def test_what_the_product_silences_has_a_reason() -> None:
         if bare.search(line)
     ]
     assert found == []
+
+
+def definitions() -> Iterator[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Yield the modules, classes and functions of all files of Python, each with the file's name."""
+    for name in sorted(python_files()):
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield name, node
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
+    """The first line says what a thing does or is, and not "What it does"."""
+    assert [
+        f"{name}: {text.partition(chr(10))[0]}"
+        for name, node in definitions()
+        if re.match(r"(What|Who|Where|Which|How)\b", text := ast.get_docstring(node) or "")
+    ] == []
+
+
+def test_names_of_tests_have_at_most_70_characters() -> None:
+    assert [
+        f"{name}: {node.name}"
+        for name, node in definitions()
+        if not isinstance(node, ast.Module) and node.name.startswith("test_") and len(node.name) > 70
+    ] == []

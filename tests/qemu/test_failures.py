@@ -38,7 +38,7 @@ def knob(address: str, name: str) -> Path:
     return Path("/sys/bus/pci/devices", address, "edu_vfio_pci", name)
 
 
-def test_a_total_above_the_limit_is_refused_and_the_next_attempt_works(start: Start) -> None:
+def test_a_total_above_the_limit_is_refused_once(start: Start) -> None:
     with start(*assigned(FIRST)) as client:
         client.place(4, 0xE0000000)
         knob(FIRST, "log_size_max").write_text("31")
@@ -151,7 +151,7 @@ def load(**parameters: int) -> None:
     subprocess.run(["insmod", os.environ["PYVFIO_EDU_MODULE"], *words], check=True)
 
 
-def test_several_devices_without_peer_to_peer_states_are_one_blocker(start: Start, without_p2p: None) -> None:
+def test_several_devices_without_p2p_states_are_one_blocker(start: Start, without_p2p: None) -> None:
     guests = [blockers.GuestDevice(name, type1=True, p2p=False) for name in (FIRST, SECOND)]
     with start(*assigned(FIRST), *assigned(SECOND, 5)) as client:
         foretold = blocking.migration_blockers(guests, version=client.version)
@@ -163,7 +163,7 @@ def test_several_devices_without_peer_to_peer_states_are_one_blocker(start: Star
     assert (blocking.migration_blockers(guests).error or "?") in str(ended.value)
 
 
-def test_more_memory_than_a_containers_bitmap_covers_is_an_error_from_11_on(start: Start) -> None:
+def test_more_memory_than_a_bitmap_covers_is_an_error_from_11_on(start: Start) -> None:
     """mtty does no DMA, and nothing is pinned for it: so its guest can have 9 TiB."""
     size = 9 << 40
     memory = ("-cpu", "qemu64,phys-bits=48", "-object", f"memory-backend-ram,id=m,size={size},reserve=off")

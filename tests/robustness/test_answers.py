@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What each public callable and property answers at the edges of its arguments is what was written down, and looked at.
+"""The answers of each public callable and property at the edges of its arguments are those that were written down and read.
 
 The callables are those of test_arguments. One argument at a time is an integer at an edge, a flag, or ranges; the others are right. What
 comes back, or the error with its text, is a line of answers/NAME.txt, with every argument that has that answer in front of it. An errno, a limit,

@@ -244,7 +244,7 @@ def count_calls_that_do_not_raise(device: pyvfio.Device, client: vfio_user.Clien
     return count
 
 
-def test_a_forked_child_of_a_server_leaves_the_socket_and_the_client(serve: Serve) -> None:
+def test_a_servers_forked_child_leaves_socket_and_client(serve: Serve) -> None:
     served = serve()
     with pyvfio.open(f"vfio-user:{served.path}") as device:
         child = os.fork()

@@ -311,7 +311,7 @@ def test_a_mapping_beyond_its_file_is_refused(peer: Peer) -> None:
     os.close(fd)
 
 
-def test_thousands_of_mappings_of_a_file_are_one_mapping_of_the_process(serve: Serve) -> None:
+def test_thousands_of_mappings_of_a_file_are_one_of_the_process(serve: Serve) -> None:
     peer = Peer(serve().path)
     fd, _ = shared(2000 * PAGE)
     before = len(Path("/proc/self/maps").read_text().splitlines())
@@ -731,7 +731,7 @@ def test_a_write_waits_for_dma_and_what_follows_it_waits_too(serve: Serve) -> No
     peer.close()
 
 
-def test_a_client_that_cannot_answer_dma_meanwhile_has_its_read_answered(serve: Serve) -> None:
+def test_a_client_that_answers_no_dma_has_its_read_answered(serve: Serve) -> None:
     served = serve(Ordered, share_memory=False)
     peer = Peer(served.path)
     asked = start_dma(peer)

@@ -75,7 +75,7 @@ def test_a_machine_that_is_stopped_is_reported_with_its_state() -> None:
     assert "sysrq" not in outcome.text
 
 
-def test_a_machine_that_spins_with_interrupts_off_is_reported_with_its_state(spin_module: Path) -> None:
+def test_a_machine_that_spins_with_interrupts_off_is_reported(spin_module: Path) -> None:
     module = spin_module.read_bytes()
     copy = ROOT / f".spin-{os.getpid()}.ko"
     copy.write_bytes(module)

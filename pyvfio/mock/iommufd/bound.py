@@ -35,7 +35,7 @@ class BoundGroup:
         self.attached: dict[int, tuple[Hwpt, list[BoundDevice]]] = {}
 
     def show(self) -> None:
-        """What the IOMMU does with the DMA of all devices of the group now."""
+        """Give all devices of the group the page table that their DMA goes through now."""
         hwpt, _ = self.attached.get(0, (None, None))
         for device in self.group.devices:
             device.space = hwpt.domain if hwpt is not None else None

@@ -25,7 +25,7 @@ _NEST, _FAULT = lib.IOMMU_HWPT_ALLOC_NEST_PARENT, lib.IOMMU_HWPT_FAULT_ID_VALID
 
 
 class Shape(NamedTuple):
-    """What a page table can show.
+    """The limits of a page table.
 
     :ivar page_sizes: bitmap of those that it has
     :ivar aperture: first and last IOVA
@@ -86,11 +86,11 @@ class Driver:
             raise Errno(errno.ENODEV)
 
     def cache(self) -> list[int]:
-        """What it keeps of a device, that a guest can invalidate."""
+        """Return a new cache of a device, which a guest can invalidate."""
         return []
 
     def nested(self, data: UserData) -> list[int]:
-        """What it keeps of a guest's page table of that content.
+        """Return a new cache of a guest's page table with that content.
 
         :raises Errno: EOPNOTSUPP, EINVAL, EFAULT
         """
@@ -101,7 +101,7 @@ class Driver:
         raise Errno(errno.EOPNOTSUPP)
 
     def init_viommu(self, viommu: Viommu, data: UserData) -> None:
-        """What the driver says to the data of a new virtual IOMMU."""
+        """Let the driver check and answer the data of a new virtual IOMMU."""
 
     def invalidate_nested(self, hwpt: NestedHwpt, array: UserArray) -> tuple[int, int]:
         """Entries handled, and an errno for the one behind them (0 if there is none)."""

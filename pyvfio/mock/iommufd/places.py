@@ -133,7 +133,7 @@ class Places:
 
 
 def holes(spans: list[tuple[int, int]], start: int, last: int) -> Iterator[tuple[int, int]]:
-    """What is between `start` and `last` and in none of the spans, which are in order."""
+    """Yield the gaps between `start` and `last` that the spans, which are in order, leave."""
     for first, end in spans:
         if first > last:
             break

@@ -88,7 +88,7 @@ class _SelftestDevice(Device):
 
 
 class SelftestObject(Object):
-    """What holds such a device: it is attached as long as this is there."""
+    """The owner of such a device: it is attached as long as this is there."""
 
     def __init__(self, ctx: Context, ioas: int, flags: int) -> None:
         super().__init__(ctx)

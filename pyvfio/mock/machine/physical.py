@@ -36,7 +36,7 @@ class PhysicalMemory(Space):
         return _FIRST + self._numbers[key] * _STRIDE * self._page_size + rest
 
     def _at(self, address: int, size: int) -> tuple[Pages, int]:
-        """Who has these bytes, which lie in one page, and the offset there.
+        """Return the pages that have these bytes, which lie in one page, and the offset there.
 
         :raises Errno: EFAULT, nobody
         """

@@ -293,7 +293,7 @@ class Device(Handlers):
         answer.num_irqs = self.num_irqs
 
     def info_size(self, argsz: int) -> int:
-        """How much of the answer to VFIO_DEVICE_GET_INFO is given back."""
+        """Return the bytes of the answer to VFIO_DEVICE_GET_INFO that are copied out."""
         return ffi.offsetof("struct vfio_device_info", "cap_offset")
 
     @request(lib.VFIO_DEVICE_GET_IRQ_INFO)

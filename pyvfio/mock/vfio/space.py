@@ -27,7 +27,7 @@ class Space:
         raise NotImplementedError
 
     def writable(self) -> Iterator[tuple[int, int]]:
-        """Where something is mapped that the device may write, as (start, last), in order."""
+        """Yield the mappings that the device may write, as (start, last), in order."""
         raise NotImplementedError
 
     # For drivers of emulated devices.

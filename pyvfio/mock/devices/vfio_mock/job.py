@@ -68,7 +68,7 @@ class Job:
         return self.command & OPERATION
 
     def check(self, memory_size: int) -> None:
-        """What can be said of it before it begins.
+        """Check the parameters of the job before it begins.
 
         :raises Errno: EINVAL, EOVERFLOW, ERANGE
         """
@@ -98,7 +98,7 @@ class Job:
 
     @property
     def round_end(self) -> int:
-        """How far the position goes in one round."""
+        """The position at the end of a round."""
         if self.operation in (LIST, SCATTER):
             return self.count
         if self.operation == TOUCH:

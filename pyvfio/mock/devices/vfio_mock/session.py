@@ -46,7 +46,7 @@ class Saving(Session):
         self.show()
 
     def show(self) -> None:
-        """What poll says: with PRE_COPY there may be nothing for now."""
+        """Show in the descriptor whether there is something to read: with PRE_COPY there may be nothing for now."""
         if not self.ended:
             self.show_readable(
                 not self.pre_copy or bool(self._buffer or self.initial or self.dirty) or not self._headed

@@ -171,7 +171,7 @@ class Config:
         self._writable[INTERRUPT_LINE] = 0xFF
 
     def _enabled(self) -> int:
-        """What the command register has when a driver takes the function (pci_enable_device): what it decodes, and no bus master."""
+        """Return the command register as it is when a driver takes the function (pci_enable_device): what it decodes, and no bus master."""
         bars = self._function.all_bars.values()
         decodes = CAP_IO * any(bar.ports for bar in bars) | CAP_MEMORY * any(not bar.ports for bar in bars)
         return self.command & ~(CAP_MASTER | CAP_INTX_DISABLE) | decodes

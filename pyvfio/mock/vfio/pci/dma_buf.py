@@ -54,7 +54,7 @@ class DmaBuf(File):
 
     @property
     def era(self) -> int | None:
-        """What it may be reached in: whenever the BAR goes away, so does the access of all who had it. None while it is away."""
+        """The era in which it can be reached: whenever the BAR goes away, so does the access of all who had it. None while it is away."""
         there = self._device.files and self._device.decodes_memory and not self.asleep
         return self._device.era if there else None
 

@@ -32,7 +32,7 @@ class Usable:
         return not ranges or any(range_.start <= iova and last <= range_.last for range_ in ranges)
 
     def narrowed(self, aperture: IovaRange, group: Group, mappings: Mappings[Type1Mapping]) -> tuple[IovaRange, ...]:
-        """What they become with a new group whose IOMMU has this aperture.
+        """Return the usable ranges with a new group whose IOMMU has this aperture.
 
         :raises Errno: EINVAL, something is mapped where it may not be then, or nothing is left
         """
