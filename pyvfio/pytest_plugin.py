@@ -111,7 +111,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker.replace("{abilities}", ", ".join(sorted(_ABILITIES))))
     if config.getini("vfio_scope") not in _SCOPES:
-        raise pytest.UsageError(f"vfio_scope: {config.getini('vfio_scope')!r} is none of {', '.join(_SCOPES)}")
+        raise pytest.UsageError(f"vfio_scope: {config.getini('vfio_scope')!r} is not one of {', '.join(_SCOPES)}")
     if not (address := config.getoption("--vfio-device")):
         for option in ("--vfio-bind", "--vfio-destructive"):
             if config.getoption(option):

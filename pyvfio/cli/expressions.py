@@ -78,7 +78,7 @@ def masked(text: str, names: Mapping[str, int], width: int) -> tuple[int, int | 
 def seconds(text: str) -> float:
     """Return a time in seconds.
 
-    :raises UsageError: it is none
+    :raises UsageError: it is not a number of seconds
     """
     try:
         value = float(text)

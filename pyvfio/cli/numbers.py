@@ -17,7 +17,7 @@ _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 def number(text: str) -> int:
     """Return an integer: decimal, with 0x, 0o or 0b, or with K, M, G or T for powers of 1024.
 
-    :raises ArgumentTypeError: it is none
+    :raises ArgumentTypeError: it is not a number
     """
     if text[-1:].lower() in _SHIFTS and _SIZE.fullmatch(text):
         return size(text)
@@ -30,7 +30,7 @@ def number(text: str) -> int:
 def size(text: str) -> int:
     """Return a number of bytes, with K, M, G or T for powers of 1024.
 
-    :raises ArgumentTypeError: it is none, or zero
+    :raises ArgumentTypeError: it is not a size, or zero
     """
     found = _SIZE.fullmatch(text.strip())
     value = int(found[1], 0) << _SHIFTS[found[2].lower()] if found and not re.fullmatch(r"0[0-9]+", found[1]) else 0
@@ -42,7 +42,7 @@ def size(text: str) -> int:
 def iova_range(text: str) -> IovaRange:
     """Return a range that is written START-LAST or START+SIZE; an address alone, as a kernel log has it, stands for its page of 4 KiB.
 
-    :raises ArgumentTypeError: it is none
+    :raises ArgumentTypeError: it is not a range
     """
     for sign in ("+", "-"):
         start, found, rest = text.partition(sign)

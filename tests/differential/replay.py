@@ -389,7 +389,7 @@ def linux_memlock(size: int | None) -> None:
 
 @contextlib.contextmanager
 def bound(devices: list[str], kernel: Kernel) -> Iterator[None]:
-    """These devices in the hands of vfio-pci; vfio-mock is VFIO's anyway."""
+    """Bind these devices to vfio-pci; vfio-mock is bound to VFIO anyway."""
     with contextlib.ExitStack() as stack:
         for address in devices:
             if not address.startswith("vfio-mock"):

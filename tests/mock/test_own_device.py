@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A device of one's own: the guide's example runs as it stands there, and its corners."""
+"""A user's model: the guide's example runs as it is printed, and its corner cases."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ def test_tests_for_a_real_device_are_skipped_without_one(pytester: pytest.Pytest
         (["--vfio-device", "0000:00:03.0", "--vfio-bind", "no-such-driver"], "*no-such-driver*"),
         (["--vfio-destructive"], "*name it with --vfio-device*"),
         (["--vfio-bind", "vfio-pci"], "*name it with --vfio-device*"),
-        (["-o", "vfio_scope=week"], "*'week' is none of*"),
+        (["-o", "vfio_scope=week"], "*'week' is not one of*"),
     ],
 )
 def test_options_that_cannot_work_are_refused_at_the_start(

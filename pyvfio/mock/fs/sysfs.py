@@ -184,7 +184,7 @@ class Sysfs:
         return f"{device.path}/vfio-dev/{name}"
 
     def show_group_node(self, group: Group) -> str:
-        """/dev/vfio/N, there while a member is in the hands of a VFIO driver; returns its path in sysfs."""
+        """/dev/vfio/N, there while a member is bound to a VFIO driver; returns its path in sysfs."""
         kernel = self._host.kernel
         self._tree.add(f"/sys/devices/virtual/vfio/{group.node}/dev", text(f"240:{group.number}"))
         self._tree.add(f"/sys/class/vfio/{group.node}", Link(f"../../devices/virtual/vfio/{group.node}"))

@@ -54,7 +54,7 @@ _NUMBER = re.compile(rb"\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))\n?")
 def number(data: bytes, bits: int) -> int:
     """Parse a number written to sysfs (kstrtouint and the like): hexadecimal, octal or decimal as in C.
 
-    :raises Errno: EINVAL, it is none; ERANGE, it has more bits
+    :raises Errno: EINVAL, it is not a number; ERANGE, it has more bits
     """
     found = _NUMBER.fullmatch(data)
     if found is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""PCI functions of the mock's host, in the hands of vfio-pci; and the base of one's own."""
+"""PCI functions of the mock's host, as vfio-pci drives them, and the base class of users' models."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _LOW_POWER = (
 
 
 class PciDevice(PciRegions):
-    """A PCI function: the base of one's own, which is on the host as soon as it is made.
+    """A PCI function: the base class of users' models, which is on the host as soon as it is made.
 
     A subclass says what it is (`function`), and what its registers do: :meth:`read`, :meth:`write`, :meth:`power_on`. It has
     :meth:`dma_read`, :meth:`dma_write`, :meth:`interrupt`. All of these run under the kernel's lock; a thread of the device's own
@@ -272,7 +272,7 @@ class PciDevice(PciRegions):
     def _reset_written(self, offset: int, bit: int) -> None:
         """A function-level reset by configuration space (vfio_exp_config_write, vfio_af_config_write): the bit reads 0.
 
-        The kernel takes the first method that it has for the function, which need not be this one, and nobody hears if there is none.
+        The kernel takes the first method that it has for the function, which need not be this one, and no error is reported if there is none.
         """
         if self.config.data[offset] & bit:
             self.config.data[offset] &= ~bit

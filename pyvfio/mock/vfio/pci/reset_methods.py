@@ -43,7 +43,7 @@ class ResetMethods:
     def choose(self, data: bytes) -> None:
         """A write to `reset_method` (reset_method_store): names in the order in which they are to be tried, nothing, or `default`.
 
-        :raises Errno: EINVAL, a name that is none, or of a method that the function does not have
+        :raises Errno: EINVAL, not the name of a method, or that of a method that the function does not have
         """
         asked = data.decode(errors="replace").split()
         if asked == ["default"]:
