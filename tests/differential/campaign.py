@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.differential import generate, replay, systematic, systematic_no_iommu
+from tests.differential import generate, replay, systematic, systematic_no_iommu, systematic_programs
 from tests.differential.compare import disagreements, figures
 from tests.differential.reached import Branches
 from tests.differential.shrink import shrunk
@@ -34,8 +34,12 @@ STEPS = 8_000
 COMPLAINED = 200
 #: a warning in the kernel's log: the file and line, and the function if it is named
 _WARNING = re.compile(r"WARNING: (?:CPU: \d+ PID: \d+ at )?(\S+(?: at \w+)?)")
-#: the subjects that are not random; the second is for the machine without an IOMMU, and there is no other for that
-SYSTEMATIC: dict[str, Any] = {"systematic": systematic, "no_iommu": systematic_no_iommu}
+#: the subjects that are not random; the last is for the machine without an IOMMU, and there is no other for that
+SYSTEMATIC: dict[str, Any] = {
+    "systematic": systematic,
+    "programs": systematic_programs,
+    "no_iommu": systematic_no_iommu,
+}
 
 
 class Machine:
@@ -197,7 +201,9 @@ def main(description: str) -> int:
     """Run what the command line asks for; return 1 if mock and kernel disagree."""
     arguments = parse_arguments(description)
     iommu = arguments.iommu
-    subjects = arguments.subject or (["no_iommu"] if iommu == "none" else [*generate.SUBJECTS, "systematic"])
+    subjects = arguments.subject or (
+        ["no_iommu"] if iommu == "none" else [*generate.SUBJECTS, "systematic", "programs"]
+    )
     if arguments.record:
         work = to_record(subjects, arguments.seed, arguments.steps or STEPS)
     elif arguments.steps is not None:
