@@ -25,6 +25,7 @@ import pytest
 
 import pyvfio
 from pyvfio import DirtyBitmap, IovaRange, IovaSet, host, mock
+from pyvfio.host import diagnosis
 from pyvfio.spaces.opening import Mode
 from tests.robustness.test_arguments import (
     EDU,
@@ -144,6 +145,8 @@ def calls(call: Callable[..., Any], kernel: mock.Kernel, space: Any) -> Iterator
         ):
             value = right[parameter.name] if parameter.name in right else good(parameter.name, kernel, space)
             others[parameter.name] = 0 if value is inspect.Parameter.empty else value
+    if not hasattr(call, "__self__"):
+        yield "", "as is", partial(call, **others)
     for parameter in parameters:
         for value in edges(parameter, places(call)[0]):
             arguments = {**others, parameter.name: value}
@@ -220,12 +223,19 @@ def test_live_objects_answer_as_was_written_down(mode: Mode) -> None:
 
 
 @pytest.mark.parametrize("module", [name for name in GUEST if name != "pyvfio.guest.qemu"])
-def test_the_guest_answers_as_was_written_down(module: str) -> None:
+def test_functions_answer_as_was_written_down(module: str) -> None:
     kernel = mock.Kernel("amd")
     own = [(label.removeprefix(f"{module}."), call) for label, call in public(module) if call.__module__ == module]
     compare(
         module.removeprefix("pyvfio."), [line for label, call in own for line in lines_of(call, label, kernel, None)]
     )
+
+
+def test_the_catalogue_answers_as_was_written_down() -> None:
+    functions = {name: each for name, each in vars(diagnosis).items() if inspect.isfunction(each) and name[0] != "_"}
+    own = [(name, each) for name, each in functions.items() if each.__module__ == diagnosis.__name__]
+    kernel = mock.Kernel("amd")
+    compare("host.diagnosis", [line for name, each in own for line in lines_of(each, name, kernel, None)])
 
 
 def test_values_answer_as_was_written_down() -> None:

@@ -17,6 +17,7 @@ import pytest
 import pyvfio
 from pyvfio import DmaBuffer, IovaRange, IovaSet, Unsupported, host, iommufd, kernels, mock, process_memory
 from pyvfio._abi import ffi
+from pyvfio.cli.commands import report
 from pyvfio.host import discovery, open_nodes
 from pyvfio.host.discovery import HostDevice
 from pyvfio.host.nodes import no_device
@@ -24,6 +25,7 @@ from pyvfio.iommufd import Ioas
 from pyvfio.kernel import LinuxKernel
 from pyvfio.low_power import LowPowerWithWakeup
 from pyvfio.pci import SavedConfig
+from pyvfio.spaces import refusals
 from pyvfio.spaces.base import AddressSpace
 from pyvfio.spaces.other_modes import OtherModes
 from tests.fixtures import edu
@@ -300,3 +302,52 @@ def test_a_page_table_that_is_closed_is_detached_from_first(kernel: Overriding) 
         assert not device.is_attached_to(one)
         assert "VFIO_DEVICE_DETACH_IOMMUFD_PT" in kernel.calls
         device.attach(file.ioas())
+
+
+def test_a_report_has_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "/proc/cmdline": b"ro intel_iommu=on quiet\n",
+        "/etc/os-release": b'NAME="x"\nPRETTY_NAME="An = OS"\nnothing\n',
+        "/proc/cpuinfo": b"flags : a b\nmodel name\t: A: CPU\nmodel name\t: Other\n",
+        "/proc/sys/kernel/osrelease": b"7.3.4\n",
+    }
+    directories = {
+        "/sys/class/iommu": ["dmar0"], "/sys/kernel/iommu_groups": ["0", "1"], "/sys/module": ["vfio", "loop", "vfio_pci", "iommufd"],
+    }  # fmt: skip
+    kernel = Listing(directories, files)
+    monkeypatch.setattr(kernel, "exists", lambda path: path == "/dev/iommu")
+    found = report._host(kernel)
+    assert found | {"kernel": "", "machine": ""} == {
+        "kernel": "", "machine": "", "release": "7.3.4", "distribution": "An = OS", "processor": "A: CPU", "command_line": ["intel_iommu=on"],
+        "iommus": ["dmar0"], "groups": 2, "modules": ["iommufd", "vfio", "vfio_pci"], "nodes": ["/dev/iommu"],
+    }  # fmt: skip
+    assert report._host(Listing({}))["distribution"] is None
+
+
+@pytest.mark.parametrize(
+    ("area", "write", "text"),
+    [
+        ({"on_disk": True}, True, "file on a disk's file system"),
+        ({"on_disk": True}, False, None),
+        ({}, True, None),
+        ({"writable": False}, True, "is read-only"),
+        ({"writable": False}, False, None),
+        ({"readable": False}, False, "may not be read"),
+        ({"size": 2 * PAGE}, True, None),
+        ({"size": 2 * PAGE - 1}, True, "is too short"),
+        ({"size": 2 * PAGE, "offset": 1}, True, "is too short"),
+        ({"free": PAGE}, True, "most likely the file system of f"),
+        ({"free": 0}, True, "the file system of f"),
+        ({"free": 2 * PAGE}, True, None),
+        ({"free": 0, "huge": True}, True, "pool of huge pages has too few"),
+        ({"path": "anon_inode:[vfio-device]"}, True, "does not decode memory now"),
+    ],
+)
+def test_why_pages_of_an_area_cannot_be_had(area: dict[str, Any], write: bool, text: str | None) -> None:
+    wanted = refusals.Wanted(
+        errno.EFAULT, "type1v2", None, None, IovaSet(), (), PAGE, 0, 2 * PAGE, 16 * PAGE, write=write
+    )
+    backing = process_memory.Backing(16 * PAGE, 18 * PAGE - 1, True, True, "f")._replace(**area)
+    found = refusals._kept_from(wanted, backing)
+    assert (found is None) == (text is None)
+    assert found is None or text in str(found[0])  # type: ignore[operator]  # both are None, or neither
