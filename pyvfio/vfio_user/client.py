@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
+from weakref import ref
 
 from pyvfio._core import arguments
 from pyvfio.errors import BadReply, Closed, Error
@@ -99,7 +100,9 @@ class Client:
         except BaseException:
             self.close()
             raise
-        threading.Thread(target=self._serve, name="pyvfio.vfio_user: client", daemon=True).start()
+        threading.Thread(
+            target=_serve, args=(ref(self), self._connection, self._watch), name="pyvfio.vfio_user: client", daemon=True
+        ).start()
 
     @property
     def gone(self) -> bool:
@@ -209,27 +212,23 @@ class Client:
         self._write(iova, data)
         return head
 
-    def _serve(self) -> None:
-        """Serve the server between calls, until the connection ends."""
-        while not self._gone:
-            if (idle := time.monotonic() - self._last) < _IDLE:
-                time.sleep(_IDLE - idle)
-                continue
-            self._watch.clear()
-            with contextlib.suppress(OSError, ValueError):
-                self._connection.wait(0.1)
-            if self._watch.is_set():
-                continue  # the end, or a call came between; it has received what was there
-            if not self._receiving.acquire(blocking=False):
-                time.sleep(_IDLE)
-                continue
-            try:
-                while self._connection.wait(0):
-                    self._take_one()
-            except (OSError, ValueError):
-                self.close()
-            finally:
-                self._receiving.release()
+    @property
+    def _idle(self) -> float:
+        """Seconds since the last call."""
+        return time.monotonic() - self._last
+
+    def _serve_between(self) -> float:
+        """Serve what the server has sent between calls; return how long to wait before the next look."""
+        if not self._receiving.acquire(blocking=False):
+            return _IDLE
+        try:
+            while self._connection.wait(0):
+                self._take_one()
+        except (OSError, ValueError):
+            self.close()
+        finally:
+            self._receiving.release()
+        return 0.0
 
     # The messages.
 
@@ -361,3 +360,30 @@ class Client:
             self.call(
                 Command.MIG_DATA_WRITE, protocol.MIG_DATA.pack(protocol.MIG_DATA.size + len(part), len(part)) + part
             )
+
+
+def _serve(client: ref[Client], connection: Connection, watch: threading.Event) -> None:
+    """Serve a client's server between calls, until the connection ends, or the program has dropped the client."""
+    while True:
+        one = client()
+        if one is None:
+            connection.close()
+            return
+        if one.gone:
+            return
+        idle = one._idle
+        # While it waits, a thread that held the client would keep it, and its server busy, for ever.
+        del one
+        if idle < _IDLE:
+            time.sleep(_IDLE - idle)
+            continue
+        watch.clear()
+        with contextlib.suppress(OSError, ValueError):
+            connection.wait(0.1)
+        if watch.is_set():
+            continue  # the end, or a call came between; it has received what was there
+        one = client()
+        pause = one._serve_between() if one is not None else 0.0
+        del one
+        if pause:
+            time.sleep(pause)

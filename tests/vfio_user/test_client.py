@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import socket
 import struct
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from examples.edu import Edu
 import pyvfio
 from pyvfio import mock, vfio_user
 from pyvfio.spaces.opening import Mode
-from pyvfio.vfio_user.remote import ADDRESS
+from pyvfio.vfio_user.remote import ADDRESS, RemoteKernel
 from tests.vfio_user.conftest import Adder, Peer, Serve
 
 MODES: list[Mode] = ["type1", "type1v2", "iommufd-type1", "iommufd-type1v2", "iommufd"]
@@ -88,6 +90,22 @@ def test_another_client_can_come_when_the_device_is_closed(serve: Serve) -> None
     for _ in range(3):
         with pyvfio.open(f"vfio-user:{path}") as device:
             assert device.config.read16(0) == 0x1234
+
+
+def test_a_kernel_that_is_dropped_ends_its_connection(serve: Serve) -> None:
+    """As it is when a signal's handler raises while the device is opened; the server takes one client at a time."""
+    path = serve().path
+    dropped = RemoteKernel(path)
+    thread = next(one for one in threading.enumerate() if one.name == "pyvfio.vfio_user: client")
+    gone = weakref.ref(dropped)
+    del dropped
+    limit = time.monotonic() + 30
+    while thread.is_alive():
+        gc.collect()
+        assert time.monotonic() < limit
+    assert gone() is None
+    with pyvfio.open(f"vfio-user:{path}") as device:
+        assert device.config.read16(0) == 0x1234
 
 
 def test_registers_and_mapped_bars(serve: Serve) -> None:
