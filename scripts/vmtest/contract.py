@@ -14,6 +14,8 @@ from vmtest.matrix import DEBUG, NEWEST, Cell, Machine
 
 #: seconds until a machine is given up
 TIME_LIMIT = 3000
+#: likewise with the debug kernel
+DEBUG_TIME_LIMIT = 4 * 3600
 #: exit codes of scripts/vm that say nothing about the tests: it ended before the command did; the guest stopped giving signs of life
 ENDED_EARLY, STALLED = 202, 204
 MAY_RUN_AGAIN = (ENDED_EARLY, STALLED)
@@ -47,9 +49,11 @@ def boot_and_run(machine: Machine, results: Path, cells: Sequence[Cell]) -> list
         command += ["--qemu", machine.qemu]
     # With two processors, QEMU 7.2 crashed now and then: it seems when one accesses what the other takes out of the memory map,
     # such as a BAR. One is as fast.
-    command += ["--cpus", "1", "--timeout", str(TIME_LIMIT)]
+    command += ["--cpus", "1"]
     if machine.kernel == DEBUG:
-        command += ["--silence", "180"]
+        command += ["--timeout", str(DEBUG_TIME_LIMIT), "--silence", "180"]
+    else:
+        command += ["--timeout", str(TIME_LIMIT)]
     for folder in ("pyvfio", "tests", "scripts"):
         command += ["--frozen", folder]
     return [*command, "--", *run_cells(results, cells)]

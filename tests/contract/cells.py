@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vmtest.matrix import IN_PROCESS, LOCAL, NEWEST, Cell, Matrix, Needs
+from vmtest.matrix import DEBUG, IN_PROCESS, LOCAL, NEWEST, Cell, Matrix, Needs
 
 from pyvfio.tracing import Watch
 from tests.contract.kernel_log import kernel_log
@@ -32,6 +32,8 @@ RUN = pytest.StashKey["CellRun"]()
 FIXTURE_NEEDS = {"dma": "dma", "logger": "dirty_log", "migration": "migration", "cards": "mtty"}
 #: seconds that the tests of one cell may take
 TIME_LIMIT = 900
+#: likewise under the debug kernel, which took 16 minutes and more for a cell on a busy host
+DEBUG_TIME_LIMIT = 3600
 
 # What the tests use, imported before the fork.
 _WARM = (
@@ -128,11 +130,12 @@ class Cells:
                 session.config.pluginmanager.register(NoDots())
                 self._enter(cell, session)
                 return None  # and pytest goes on with the tests that are left
-            code = _wait(child, TIME_LIMIT)
+            limit = DEBUG_TIME_LIMIT if cell.kernel == DEBUG else TIME_LIMIT
+            code = _wait(child, limit)
             if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
                 CellRun(cell, self._results).write(code)
             self._failed += code != 0
-            words = {-signal.SIGABRT: f"FAILED (still running after {TIME_LIMIT} s)", 0: "ok"}
+            words = {-signal.SIGABRT: f"FAILED (still running after {limit} s)", 0: "ok"}
             print(f"== {cell}: {words.get(code, f'FAILED ({code})')}, {time.monotonic() - begun:.1f} s", flush=True)
         session.testsfailed = self._failed
         reporter = session.config.pluginmanager.unregister(name="terminalreporter")

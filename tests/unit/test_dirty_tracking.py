@@ -115,6 +115,8 @@ def test_kept_reports_are_handed_out_once_and_only_where_asked(kernel: Overridin
     # What a read covers in part is kept as a whole.
     assert list(log.read().pages()) == [first, last]
     assert not log.read()
+    for device in devices:
+        device.close()
 
 
 # --- who tracks -----------------------------------------------------------------------------------------------------
