@@ -205,7 +205,8 @@ def track(space: AddressSpace, ranges: Iterable[IovaRange]) -> DirtyTracker:
     devices = space.devices
     if not devices:
         raise InvalidRequest(f"{space!r} has no devices to track")
-    if all(device.features.probe(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START, set=True) for device in devices):
+    # No generator: what a handler raises while one is finalized is lost.
+    if not [one for one in devices if not one.features.probe(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START, set=True)]:
         return DeviceTracking(space, ranges, devices)
     return space._track_by_iommu(ranges, devices) or NoTracking(space, ranges, PAGE_SIZE)
 

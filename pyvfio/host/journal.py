@@ -16,12 +16,13 @@ import warnings
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from pyvfio._buffer import Door
 from pyvfio._core.weak import WeakTable
 from pyvfio.errors import BadReply, Closed
 from pyvfio.host import diagnosis
 from pyvfio.host.nodes import Nodes, canonical
 from pyvfio.host.sysfs import checked_name, entries
-from pyvfio.kernel import Kernel, resolve
+from pyvfio.kernel import Kernel, LinuxKernel, resolve
 
 DIRECTORY = "/run/pyvfio"
 #: files of the same kind, of devices that are bound at each boot
@@ -64,7 +65,8 @@ class Journal:
     def __init__(self, kernel: Kernel, nodes: Nodes) -> None:
         self._kernel = kernel
         self._path = f"{DIRECTORY}/{nodes.bus}:{nodes.address}"
-        self._fd = -1
+        # Without a name it is closed without a warning when the journal is dropped: the binding is to stay, and so is its entry.
+        self._door = Door(None if type(kernel) is LinuxKernel else kernel)
         self._forked = False
         self._entry = False
         self.left: JournalEntry | None = None
@@ -83,13 +85,13 @@ class Journal:
 
     def _lock(self, address: str) -> None:
         while True:
-            self._fd = self._kernel.create(self._path)
+            self._door.take(self._kernel.create, self._path)
             try:
-                self._kernel.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._kernel.flock(self._door.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._entry = True  # not ours to remove
                 raise diagnosis.error(diagnosis.kept_bound(address, self._holder())) from None
-            if self._kernel.is_at(self._fd, self._path):
+            if self._kernel.is_at(self._door.fd, self._path):
                 return
             # Its last owner removed the file between the two.
             self._leave()
@@ -106,7 +108,7 @@ class Journal:
         return entry.pid if alive else None
 
     def _read(self) -> JournalEntry | None:
-        return _parse(self._path, self._kernel.pread(self._fd, _MOST, 0))
+        return _parse(self._path, self._kernel.pread(self._door.fd, _MOST, 0))
 
     def record(self, entry: JournalEntry) -> None:
         """Write down a change that is about to be made.
@@ -115,12 +117,12 @@ class Journal:
         """
         line = json.dumps(entry._asdict()).encode() + b"\n"
         # One write and then the cut: at any moment the file starts with one whole line, the old or the new.
-        written = self._kernel.pwrite(self._fd, line, 0)
+        written = self._kernel.pwrite(self._door.fd, line, 0)
         if written != len(line):
             if not self._entry:
-                self._kernel.truncate(self._fd, 0)
+                self._kernel.truncate(self._door.fd, 0)
             raise diagnosis.error(diagnosis.journal_full(self._path))
-        self._kernel.truncate(self._fd, len(line))
+        self._kernel.truncate(self._door.fd, len(line))
         self._entry = True
 
     def clear(self) -> None:
@@ -132,14 +134,14 @@ class Journal:
         self._leave()
 
     def _leave(self) -> None:
-        number, self._fd = self._fd, -1
-        if number < 0:
+        door, self._door = self._door, Door(None if type(self._kernel) is LinuxKernel else self._kernel)
+        if door.fd < 0:
             return
         try:
-            if not self._entry and not self._forked and self._kernel.is_at(number, self._path):
+            if not self._entry and not self._forked and self._kernel.is_at(door.fd, self._path):
                 self._kernel.unlink(self._path)
         finally:
-            self._kernel.close(number)
+            door.shut()
 
     def check_owner(self) -> None:
         """Check that this process holds the lock.
@@ -165,10 +167,6 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        # The binding is to stay, so its entry stays too.
-        self._leave()
 
 
 def _after_fork() -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import struct
 
-import pytest
-
 from pyvfio import DmaBuffer, Iommufd
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Object
@@ -19,9 +17,6 @@ from pyvfio.iommufd import BoundDevice, Ioas
 from pyvfio.iommufd.hwpt import ALLOC
 from pyvfio.iommufd.object import IommufdObject
 from pyvfio.memory import address_of
-
-#: Where what needs no device of the machine's is tested: one cell of one machine is enough.
-one_cell = [pytest.mark.only(iommu="none", mode="iommufd", device="edu"), pytest.mark.require("linux")]
 
 IOMMU_TEST_CMD = ord(";") << 8 | 0x80 + 32
 (

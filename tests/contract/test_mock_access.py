@@ -11,11 +11,11 @@ import pytest
 
 from pyvfio import DmaBuffer, Iommufd
 from pyvfio.iommufd import Ioas
-from tests.contract import mock_domain
+from tests.contract import marks, mock_domain
 from tests.contract.mock_domain import Access, MockDevice
 from tests.contract.refused import refused
 
-pytestmark = mock_domain.one_cell
+pytestmark = marks.one_cell
 
 PAGE = 4096
 BASE = mock_domain.APERTURE_START

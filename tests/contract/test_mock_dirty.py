@@ -16,11 +16,11 @@ from pyvfio._core.request import DECLARED
 from pyvfio.iommufd import Hwpt, Ioas
 from pyvfio.iommufd.hwpt import allocate
 from pyvfio.iommufd.object import address
-from tests.contract import mock_domain
+from tests.contract import marks, mock_domain
 from tests.contract.mock_domain import MockDevice
 from tests.contract.refused import refused
 
-pytestmark = mock_domain.one_cell
+pytestmark = marks.one_cell
 
 PAGE = 4096
 BASE = mock_domain.APERTURE_START

@@ -17,12 +17,12 @@ from pyvfio import DmaBuffer, Iommufd, IovaRange, IovaSet
 from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import Ioas
 from pyvfio.iommufd.option import OPTION
-from tests.contract import mock_domain, process
+from tests.contract import marks, mock_domain, process
 from tests.contract.capabilities import without_capability
 from tests.contract.mock_domain import Access, MockDevice
 from tests.contract.refused import refused
 
-pytestmark = mock_domain.one_cell
+pytestmark = marks.one_cell
 
 PAGE = 4096
 BASE = mock_domain.APERTURE_START

@@ -12,11 +12,11 @@ import pyvfio
 from pyvfio import Iommufd
 from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import FaultQueue, Hwpt, Ioas
-from tests.contract import mock_domain
+from tests.contract import marks, mock_domain
 from tests.contract.mock_domain import MockDevice
 from tests.contract.refused import refused
 
-pytestmark = mock_domain.one_cell
+pytestmark = marks.one_cell
 
 DATA, NESTED = mock_domain.HWPT_DATA, mock_domain.NESTED
 PARENT = lib.IOMMU_HWPT_ALLOC_NEST_PARENT

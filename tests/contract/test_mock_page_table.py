@@ -17,12 +17,12 @@ from pyvfio._abi import lib
 from pyvfio.iommufd import Ioas
 from pyvfio.memory import address_of
 from pyvfio.spaces.mapping import Mapping
-from tests.contract import mock_domain
+from tests.contract import marks, mock_domain
 from tests.contract.mock_domain import MockDevice
 from tests.contract.raw_memory import RawMemory
 from tests.contract.refused import refused
 
-pytestmark = mock_domain.one_cell
+pytestmark = marks.one_cell
 
 PAGE = 4096
 BASE = mock_domain.APERTURE_START

@@ -11,11 +11,11 @@ import pytest
 from pyvfio._abi import lib
 from pyvfio.iommufd import FaultQueue, Hwpt, Ioas, Viommu
 from pyvfio.iommufd.object import IommufdObject
-from tests.contract import mock_domain
+from tests.contract import marks, mock_domain
 from tests.contract.mock_domain import MockDevice
 from tests.contract.refused import refused
 
-pytestmark = mock_domain.one_cell
+pytestmark = marks.one_cell
 
 PASID = lib.IOMMU_HWPT_ALLOC_PASID
 

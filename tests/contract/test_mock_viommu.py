@@ -13,11 +13,11 @@ import pytest
 from pyvfio import DmaBuffer
 from pyvfio._abi import ffi, lib
 from pyvfio.iommufd import EventQueue, Hwpt, Ioas, Viommu
-from tests.contract import mock_domain
+from tests.contract import marks, mock_domain
 from tests.contract.mock_domain import MockDevice
 from tests.contract.refused import refused
 
-pytestmark = mock_domain.one_cell
+pytestmark = marks.one_cell
 
 PAGE = 4096
 DATA, NESTED = mock_domain.HWPT_DATA, mock_domain.NESTED

@@ -51,6 +51,7 @@ HELD: dict[str, Callable[[mock.Kernel], Any]] = {
     "an IOAS": lambda kernel: [iommufd := Iommufd(kernel=kernel), iommufd.ioas()],
     "a fault queue": lambda kernel: [iommufd := Iommufd(kernel=kernel), iommufd.fault_queue()],
     "a migration's stream": a_migration_stream,
+    "a binding": lambda kernel: pyvfio.host.bind("0000:00:07.0", "vfio-pci", kernel=kernel),
 }
 
 

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,9 +20,13 @@ from pyvfio._abi import lib
 from pyvfio.spaces.opening import Mode
 from tests.robustness.conftest import MODES
 from tests.robustness.program import FIRST, PAGE, Stop, sweep
+from tests.robustness.programs import PROGRAMS, Stage
+from tests.robustness.programs import sweep as sweep_other
 
 #: points of each mode that are taken here; `python -m tests.robustness.program 1` takes all
 QUICK = 200
+#: likewise of each of the other programs
+QUICK_OTHER = 40
 
 
 @pytest.fixture(params=["type1v2", "iommufd"])
@@ -36,6 +40,14 @@ def device(request: pytest.FixtureRequest, kernel: mock.Kernel) -> Iterator[Devi
 def test_kernel_and_library_agree_wherever_a_handler_raises(mode: Mode) -> None:
     points, wrong = sweep(mode, lambda total: range(7, total + 1, total // QUICK))
     assert points >= QUICK
+    assert wrong == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_nothing_is_left_wherever_a_handler_raises(program: Callable[[Stage], None]) -> None:
+    points, wrong = sweep_other(program, lambda total: range(5, total + 1, total // QUICK_OTHER))
+    assert points >= QUICK_OTHER
     assert wrong == []
 
 
