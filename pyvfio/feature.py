@@ -58,12 +58,12 @@ class Feature:
     """A feature that pyvfio has a method for, as an operation of VFIO_DEVICE_FEATURE.
 
     :param detail: `GET` or `SET`, and the name without `VFIO_DEVICE_FEATURE_`; more words if there are several operations of it
-    :param more: of :meth:`Request.operation`
     :param errnos: errno that the request documents -> why
     :param otherwise: errno that it does not document -> why, where that is known
     :param default: why, for any other errno
     :param documented: whether its errnos are a part of the kernel's documentation
     :param succeeds: whether a test can see it succeed
+    :param more: of :meth:`Request.operation`
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class Feature:
     ) -> int:
         """Make the request with data in and out, and return its result, most often 0.
 
-        :param value: pointer to a C struct, or a C array, from `ffi.new`; overwritten by the answer, on a failure too
         :param file: of the device
+        :param value: pointer to a C struct, or a C array, from `ffi.new`; overwritten by the answer, on a failure too
         :param arguments: name -> value, for the text of an error
         :param facts: what the reasons are made of; called for a failure alone
         """
@@ -109,9 +109,9 @@ class Feature:
     ) -> int:
         """Make the request, and let an owner have what it gives; see :meth:`Request.receive`.
 
-        :param received: offset in the data of the 32 bits that say what it gives, None for the result; and the owner
         :param file: of the device
         :param value: pointer to a C struct, or a C array, from `ffi.new`
+        :param received: offset in the data of the 32 bits that say what it gives, None for the result; and the owner
         :param arguments: name -> value, for the text of an error
         :param facts: what the reasons are made of; called for a failure alone
         """

@@ -149,8 +149,8 @@ RangeLike: TypeAlias = "IovaRange | tuple[int, int] | HasRange"
 def as_range(value: RangeLike, name: str) -> IovaRange:
     """Return the range of an argument: an IovaRange, a (start, last) pair, or an object with such a `range`.
 
-    :param name: the argument's name, for messages
     :param value: a range, a pair of first and last address, or what has a `range`
+    :param name: the argument's name, for messages
     :raises TypeError: it is not one of these
     :raises ValueError: a pair is not a range of 64-bit addresses
     """
@@ -172,8 +172,8 @@ def as_range(value: RangeLike, name: str) -> IovaRange:
 def as_ranges(value: RangeLike | Iterable[RangeLike], name: str) -> list[IovaRange]:
     """Return the ranges of an argument: those of an iterable, or a single one.
 
-    :param name: the argument's name, for messages
     :param value: such values, or one of them
+    :param name: the argument's name, for messages
     :raises TypeError: it is neither a range nor an iterable of ranges
     :raises ValueError: a pair is not a range of 64-bit addresses
     """

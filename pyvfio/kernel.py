@@ -25,6 +25,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, ov
 
 from pyvfio import _buffer
 from pyvfio._abi import ffi, lib
+from pyvfio._buffer import Door
 from pyvfio._buffer import pinned as _pinned
 from pyvfio._core.weak import WeakTable
 from pyvfio.process_memory import Backing, backing
@@ -290,8 +291,8 @@ class Kernel:
     def take_descriptor(self, pid: int, number: int) -> int:
         """Return a descriptor of this process for a file that another process has open. pidfd_getfd(2), since Linux 5.6.
 
-        :param number: the descriptor there
         :param pid: of the other process
+        :param number: the descriptor there
         :raises OSError: EPERM, this process may not trace that one; EBADF, it has no such descriptor; ESRCH, there is no such process
         """
         import ctypes
@@ -576,6 +577,14 @@ class uninterrupted(Generic[_P, _T]):
     def __get__(self, kernel: object, owner: type) -> Callable[..., _T]:
         # No function of Python calls the native one: what that returns must reach its owner.
         return partial(_buffer.uninterrupted, self.__wrapped__, *(() if kernel is None else (kernel,)))
+
+
+def new_door(kernel: Kernel) -> Door:
+    """Return the owner of a descriptor that a kernel is to give. It closes by close(2) itself where nothing stands in for that: without Python.
+
+    :param kernel: the kernel
+    """
+    return Door(None if type(kernel) is LinuxKernel else kernel)
 
 
 def _after_fork() -> None:

@@ -182,9 +182,9 @@ def path(origin: State, target: State, flags: int = _ALL) -> tuple[State, ...]:
     device does not support are skipped. include/uapi/linux/vfio.h states the rule; vfio_mig_get_next_state() departs from it
     in one case, since PRE_COPY goes to STOP_COPY through PRE_COPY_P2P.
 
-    :param flags: VFIO_MIGRATION_* of the device
     :param origin: the state before
     :param target: the state to reach
+    :param flags: VFIO_MIGRATION_* of the device
     :returns: the states after `origin`; empty if origin and target are the same
     :raises ValueError: there is no path: into or out of ERROR, from STOP_COPY to pre-copy, or the device does not support
         origin or target

@@ -428,11 +428,11 @@ class MigrationHistory:
     ) -> int:
         """Save a device's state, with pre-copy where the device has it, and note what is left after each round.
 
+        :param migration: `device.migration`
+        :param into: where the state goes: a file, a socket's file
         :param until: says that enough is sent; by default when nothing of the first pass is left
         :param rounds: give pre-copy up after so many, and stop the device
         :param progress: called with the bytes of each write; `tqdm(unit="B").update` for one
-        :param migration: `device.migration`
-        :param into: where the state goes: a file, a socket's file
         :returns: bytes sent
         """
         rounds = arguments.integer(rounds, "rounds", 1)

@@ -61,10 +61,10 @@ def heat_map(
 ) -> Axes:
     """Draw the share of each bin of pages that was written, over time. Ranges that lie apart are bands with a gap between them.
 
-    :param bins: at most so many rows in a range
-    :param cmap: a colour map of matplotlib's; 0 is its lowest colour
     :param history: the history to draw
     :param ax: the axes to draw on; None for a new figure
+    :param bins: at most so many rows in a range
+    :param cmap: a colour map of matplotlib's; 0 is its lowest colour
     :param colorbar: whether to draw the scale of colours beside it
     """
     history = arguments.instance(history, "history", DirtyHistory)
@@ -136,8 +136,8 @@ def iova_map(
     :param usable: usable IOVAs, such as `space.iova_ranges`; None where the kernel does not say
     :param mapped: ranges, such as `space.mapped_ranges`
     :param reserved: ranges, or label -> range; shorter ones than a thousandth of the axis are drawn wider
-    :param width: bits of an IOVA
     :param ax: the axes to draw on; None for a new figure
+    :param width: bits of an IOVA
     """
     ax = _axes(ax, (9, 2.6))
     named = (
@@ -272,9 +272,9 @@ def over_tracked(
 def convergence(history: MigrationHistory, *, ax: Axes | None = None, **line: Any) -> Axes:
     """Draw the bytes left of a migration against time. A dot marks where the device was stopped; from there on it was down.
 
-    :param line: options of matplotlib's for the line, such as `label=`
     :param history: the history to draw
     :param ax: the axes to draw on; None for a new figure
+    :param line: options of matplotlib's for the line, such as `label=`
     """
     history = arguments.instance(history, "history", MigrationHistory)
     ax = _axes(ax, (7, 3.5))

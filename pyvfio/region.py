@@ -172,11 +172,11 @@ class Registers:
 
         It reads without a pause for the first millisecond, then at growing intervals of up to a millisecond.
 
-        :param width: of the register: 8, 16, 32 or 64 bits
-        :param timeout: seconds; None waits for ever, 0 reads once
         :param offset: bytes from the start, a multiple of the width
         :param mask: the bits to look at
         :param value: what they are to be, in their places
+        :param timeout: seconds; None waits for ever, 0 reads once
+        :param width: of the register: 8, 16, 32 or 64 bits
         :returns: what was read last
         :raises TimeoutError: the bits did not get that value within the timeout
         :raises Closed: another thread closed the device
@@ -341,8 +341,8 @@ class Region(Registers):
         """Have the kernel store `value` at `offset` whenever `eventfd` is signalled. VFIO_DEVICE_IOEVENTFD, since Linux 4.17.
 
         :param eventfd: a descriptor of eventfd(2); it stays the caller's
-        :param width: 1, 2, 4 or 8 bytes; the offset is a multiple of it
         :param offset: bytes from the start, a multiple of the width
+        :param width: 1, 2, 4 or 8 bytes; the offset is a multiple of it
         :param value: what is stored
         :raises OSError: EINVAL or ENOTTY where the device or that offset does not support it (only PCI BARs do, without the MSI-X
             table); EEXIST for the same offset, width and value again; ENOSPC for too many

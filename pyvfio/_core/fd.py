@@ -10,11 +10,11 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 from pyvfio import _buffer
 from pyvfio._abi import ffi
-from pyvfio._buffer import Door, Object, after_fork, in_call
+from pyvfio._buffer import Object, after_fork, in_call
 from pyvfio._core.weak import WeakTable
 from pyvfio.errors import BadReply, Closed
 from pyvfio.host import holders
-from pyvfio.kernel import Kernel, LinuxKernel
+from pyvfio.kernel import Kernel, new_door
 from pyvfio.uncopyable import Uncopyable
 
 _T = TypeVar("_T")
@@ -111,8 +111,7 @@ class Fd(Uncopyable):
         self.kernel = kernel
         self.kind = kind
         self.forked = False
-        # close(2) itself where nothing stands in for it: then no Python runs when the number is closed.
-        self.door = Door(None if type(kernel) is LinuxKernel else kernel)
+        self.door = new_door(kernel)
         self.door.name = name
 
     @property

@@ -129,7 +129,7 @@ class Resource(Uncopyable, metaclass=_ResourceType):
         #: each close() that wants to close it. The first that still runs does: an interrupt may have ended
         #: others at any point, and no lock that they left behind is in the way.
         self._closers: list[_Closer] = []
-        #: what is to be closed first, and what keeps it alive: itself if the parents do
+        #: the resources made from this one, to be closed before it. The value is the resource itself where parents keep it alive, else None
         self._children: WeakTable[Resource, Resource | None] = WeakTable()
 
     def _live_under(self, parent: Resource) -> None:

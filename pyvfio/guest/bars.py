@@ -31,9 +31,9 @@ def decode(low: int, high: int | None, size: int, *, memory_enabled: bool = True
     Not mapped: decoding switched off, address 0, an end past 2^64, a last byte at 2^64-1, and for a 32-bit BAR a last
     byte at or above 2^32-1. A half-written value of a 64-bit BAR cannot be told from a real one.
 
+    :param low: the lower register's value; its bits below the size count for nothing
     :param high: the upper register; None for a 32-bit BAR
     :param size: the BAR's size, a power of two
-    :param low: the lower register's value; its bits below the size count for nothing
     :param memory_enabled: whether the command register lets the function decode memory
     """
     low, size = arguments.u32(low, "low"), arguments.power_of_two(size, "size")
@@ -64,12 +64,12 @@ class Event(NamedTuple):
 class Bar:
     """A memory BAR in a PCI function whose memory decoding is on: registers to write, and what they map.
 
+    :param low: the lower register's value; its four lowest bits are the read-only ones, unless `flags` is given
     :param high: the upper register's value; None for a 32-bit BAR
     :param size: the BAR's size, a power of two
     :param flags: the low register's read-only bits
     :param covered: addresses where something of higher priority hides the BAR: as in the trace of 2014, and with firmware in flash
         (pflash) under 10.0 and 11.1.3. A BAR is in front of a ROM (-bios), so with that pass `IovaSet()`: the low half's all ones then show
-    :param low: the lower register's value; its four lowest bits are the read-only ones, unless `flags` is given
     """
 
     def __init__(

@@ -148,6 +148,7 @@ def find(
 
     Not covered: what depends on a migration's own parameters, as postcopy, with which QEMU refuses VFIO devices.
 
+    :param devices: the guest's VFIO devices
     :param plan: the ranges that will be logged; without, limits are not checked
     :param iommu_tracks: the host IOMMU tracks dirty pages (IOMMU_HW_CAP_DIRTY_TRACKING, Linux 6.7) for every device that does not say
         otherwise, so that devices that do not log can do without
@@ -155,7 +156,6 @@ def find(
     :param assigned: all devices given to the guest, for telling apart which of a group's other members are given too
     :param guest_memory: the guest's memory (-m), bytes; without, its size is not checked
     :param version: QEMU's, from "8.1" on
-    :param devices: the guest's VFIO devices
     :raises ValueError: the version is not known
     """
     devices = arguments.instances(devices, "devices", GuestDevice)

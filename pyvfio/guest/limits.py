@@ -61,9 +61,9 @@ def core_start(
     and lengths of zero: only drivers object.
 
     :param ranges: (iova, length) as in struct vfio_device_feature_dma_logging_range
-    :param log_ops: whether the device's driver does DMA logging at all
     :param page_size: the page size asked for, bytes; 64 bits
     :param host_page_size: the host's page size, bytes
+    :param log_ops: whether the device's driver does DMA logging at all
     """
     page_size = arguments.u64(page_size, "page_size")
     host_page_size = arguments.page_size(host_page_size, "host_page_size")

@@ -108,10 +108,10 @@ def type1_refusal(
 
     The memory itself can still be missing (EFAULT) or the limit on locked memory reached (ENOMEM).
 
-    :param address: of the memory in this process
     :param space: the state of the address space before it
     :param iova: the first address; 64 bits
     :param size: bytes, 0 to 2^64
+    :param address: of the memory in this process
     :param read: the device may read the memory
     :param write: the device may write it
     :param era: the kernel's; by default that of 7.3
@@ -190,17 +190,17 @@ def iommufd_refusal(
 
     Here `space.usable` is the complement of the IOAS's reserved regions; unlike type1's, a map may span neighbours.
 
-    :param bar: the memory is the mmap of a device's BAR. iommufd pins pages, which a BAR has not: EFAULT once a device with an IOMMU is
-        attached (Linux 6.2 to 7.3; QEMU warns that peer-to-peer DMA will not work). A dma-buf of the BAR by IOMMU_IOAS_MAP_FILE can be
-        mapped. A type1 container maps it by address, while the device's memory decoding is on (EFAULT otherwise)
-    :param compat: it is VFIO_IOMMU_MAP_DMA, and iommufd stands in for the container: then it is the IOMMU that refuses a
-        mapping without permissions, and where there is none (emulated devices only) nobody does
     :param space: the state of the address space before it
     :param iova: the first address; 64 bits
     :param length: bytes, 0 to 2^64
     :param address: of the memory in this process
     :param read: the device may read the memory
     :param write: the device may write it
+    :param compat: it is VFIO_IOMMU_MAP_DMA, and iommufd stands in for the container: then it is the IOMMU that refuses a
+        mapping without permissions, and where there is none (emulated devices only) nobody does
+    :param bar: the memory is the mmap of a device's BAR. iommufd pins pages, which a BAR has not: EFAULT once a device with an IOMMU is
+        attached (Linux 6.2 to 7.3; QEMU warns that peer-to-peer DMA will not work). A dma-buf of the BAR by IOMMU_IOAS_MAP_FILE can be
+        mapped. A type1 container maps it by address, while the device's memory decoding is on (EFAULT otherwise)
     """
     space = arguments.instance(space, "space", Space)
     iova, length = arguments.u64(iova, "iova"), arguments.integer(length, "length", 0, _U64)

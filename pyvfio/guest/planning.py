@@ -136,10 +136,10 @@ def plan(
     The plan is empty if no section counts: there is nothing to log, and nothing to ask the device. Read-only sections do not count,
     since a device cannot write them.
 
+    :param sections: MemorySections of the guest, or ranges of plain memory
     :param strategy: a function, or its name: "exact", "split_32_64"; with an argument behind a colon: "coalesced:3"
     :param page_size: the host's page size
     :param version: the QEMU by whose rules sections count; up to "10.2" read-only sections count too (:func:`~pyvfio.guest.sections.census`)
-    :param sections: MemorySections of the guest, or ranges of plain memory
     :raises ValueError: there is no strategy of that name, or the version is not known
     :raises ValueError: a range would end at 2^64-1, which the kernel cannot log (EOVERFLOW); behind a virtual IOMMU,
         that maps all of the address space, :func:`max_iova` is the strategy
@@ -171,8 +171,8 @@ def start(plan: Plan, attempt: Callable[[Plan], int]) -> Attempts:
 
     A refused START leaves no state in the kernel, so a wrong guess costs nothing but the call.
 
-    :param attempt: starts logging with a plan and returns 0 or the errno
     :param plan: the plan to try first
+    :param attempt: starts logging with a plan and returns 0 or the errno
     """
     plan = arguments.instance(plan, "plan", Plan)
     arguments.function(attempt, "attempt")
@@ -193,8 +193,8 @@ def plan_ranges(ranges: IovaSet, limit: int | None = None, page_size: int = 4096
 
     For very many blocks (virtio-mem) straight from an array: `plan_ranges(IovaSet.from_array(pairs), 256)`.
 
-    :param limit: by default what the kernel takes at the most
     :param ranges: the memory, in whole pages
+    :param limit: by default what the kernel takes at the most
     :param page_size: the page size to ask for: the host's, bytes
     """
     ranges = IovaSet(ranges)

@@ -213,8 +213,8 @@ class Bridge(NamedTuple):
 def aliased(device: Bdf, bridges: Iterable[Bridge]) -> Bdf:
     """Return the function that the IOMMU takes a device for (QEMU's pci_device_get_iommu_bus_devfn).
 
-    :param bridges: those above it, the nearest first
     :param device: the address of the device itself
+    :param bridges: those above it, the nearest first
     """
     device = arguments.instance(device, "device", Bdf)
     bridges = arguments.instances(bridges, "bridges", Bridge)

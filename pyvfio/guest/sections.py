@@ -262,9 +262,9 @@ def tracks_read_only(version: str = NEWEST) -> bool:
 def trim(section: MemorySection, page_size: int = 4096, *, readonly: bool = True) -> IovaRange | Reason:
     """Return the whole host pages of a section that counts, or the reason why it does not.
 
+    :param section: the section, or a range of plain memory
     :param page_size: the host's page size, bytes
     :param readonly: whether read-only sections count: they do for mapping, and for tracking as :func:`tracks_read_only` says
-    :param section: the section, or a range of plain memory
     """
     if type(section) is not MemorySection:
         section = _section(section)
@@ -292,8 +292,8 @@ def census(sections: Sections, page_size: int = 4096, *, version: str = NEWEST) 
     """Sort sections into those that count for dirty tracking, trimmed to host pages, and those that do not, with the reason.
 
     :param sections: MemorySections, or ranges of plain memory
-    :param version: the QEMU whose rules count; with one up to "10.2" read-only sections count too
     :param page_size: the host's page size, bytes
+    :param version: the QEMU whose rules count; with one up to "10.2" read-only sections count too
     :raises TypeError: an item is neither
     :raises ValueError: page_size is not a power of two, or the version is not known
     """
@@ -366,12 +366,12 @@ def mappable(
     Under iommufd a BAR cannot be mapped by the address of its mmap (EFAULT): map a dma-buf of it (`Region.dma_buf`, Linux 6.19 on), or
     leave BARs out with `own_bars` and `peer_bars`. See :func:`pyvfio.guest.mapping.iommufd_refusal`.
 
-    :param usable: the ranges that the kernel reports; None if it reports none (emulated devices), then only bit 63 decides
-    :param own_bars: keep the device's own BARs, that is, let it do DMA to itself
-    :param peer_bars: keep the other assigned devices' BARs (peer-to-peer DMA)
     :param sections: MemorySections, or ranges of plain memory
+    :param usable: the ranges that the kernel reports; None if it reports none (emulated devices), then only bit 63 decides
     :param page_size: the host's page size, bytes
     :param device: the address of the assigned device, as in `MemorySection.device`; "" for none
+    :param own_bars: keep the device's own BARs, that is, let it do DMA to itself
+    :param peer_bars: keep the other assigned devices' BARs (peer-to-peer DMA)
     """
     usable, device = _usable(usable), arguments.string(device, "device")
     own_bars, peer_bars = arguments.boolean(own_bars, "own_bars"), arguments.boolean(peer_bars, "peer_bars")
@@ -414,8 +414,8 @@ def firmware_address_width(usable: IovaSet | None, cpu_bits: int) -> int:
     OVMF puts its 64-bit PCI window at the top of what the CPU claims; where the IOMMU is narrower (39 bits on many client machines) a BAR
     there cannot be mapped, and peer-to-peer DMA is lost. For QEMU 9.1 and later the number goes to `-cpu ...,guest-phys-bits=N`.
 
-    :param cpu_bits: the guest CPU's physical address bits
     :param usable: the ranges that the kernel reports; None or empty if it reports none
+    :param cpu_bits: the guest CPU's physical address bits
     """
     cpu_bits = arguments.integer(cpu_bits, "cpu_bits", 1, 64)
     return min(cpu_bits, address_width(usable))

@@ -385,10 +385,10 @@ class Affinity(NamedTuple):
 def ram_split(board: Board, ram_size: int, max_ram_below_4g: int | None = None) -> tuple[int, int]:
     """Return RAM below and above 4 GiB: the boards keep 1 GiB alignment once there is enough (QEMU, unchanged for years).
 
-    :param max_ram_below_4g: the machine's option. On q35 it can only lower the split; on pc it also raises it, up to 4 GiB, for guests
-        that have less RAM
     :param board: the board
     :param ram_size: bytes of RAM, 0 to 2^64
+    :param max_ram_below_4g: the machine's option. On q35 it can only lower the split; on pc it also raises it, up to 4 GiB, for guests
+        that have less RAM
     """
     board, ram_size = arguments.member(board, "board", Board), arguments.integer(ram_size, "ram_size", 0, _U64)
     most = max_ram_below_4g
@@ -418,9 +418,9 @@ def merged(machine: Machine, *, version: str = NEWEST) -> Layout:
     With an AMD *vCPU*: if anything that the guest may use reaches the hole, all RAM above 4 GiB moves to 1 TiB; and if
     the vCPU's address bits reach the hole, it is the memory map's first entry, moved or not.
 
+    :param machine: the guest
     :param version: QEMU's; up to "7.0" the result is :func:`as_before`'s, from "8.2" on other rules hold for CXL and for vCPUs without
         64-bit mode
-    :param machine: the guest
     :raises ValueError: the version or the machine type is not known
     """
     machine = arguments.instance(machine, "machine", Machine)
@@ -463,10 +463,10 @@ def srat(
 
     640 KiB to 1 MiB, and the hole between the RAM's two parts, are cut out.
 
-    :param usable: the ranges above 4 GiB that memory may lie in
     :param nodes: bytes of each node, in order
     :param below_4g: bytes of RAM below 4 GiB
     :param above_4g_start: the address at which RAM above 4 GiB begins
+    :param usable: the ranges above 4 GiB that memory may lie in
     """
     sizes = arguments.every(arguments.u64)(nodes, "nodes")
     below_4g, above_4g_start = arguments.u64(below_4g, "below_4g"), arguments.u64(above_4g_start, "above_4g_start")

@@ -70,10 +70,10 @@ def diagnose(
 ) -> Examination:
     """Look for everything that keeps a device from being used, and for what is worth knowing; see :func:`examine`.
 
-    :param guest_memory: bytes: look also whether a guest of that size fits the address space and the limits
-    :param need: what else is to work, of :data:`NEEDS`
     :param where: the device's address, "0000:00:03.0", or its name on another bus
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
+    :param guest_memory: bytes: look also whether a guest of that size fits the address space and the limits
+    :param need: what else is to work, of :data:`NEEDS`
     :raises ValueError: not a valid device name; nothing of that name can be needed
     :raises OSError: ENODEV, no such device
     """

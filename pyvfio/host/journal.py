@@ -16,13 +16,12 @@ import warnings
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from pyvfio._buffer import Door
 from pyvfio._core.weak import WeakTable
 from pyvfio.errors import BadReply, Closed
 from pyvfio.host import diagnosis
 from pyvfio.host.nodes import Nodes, canonical
 from pyvfio.host.sysfs import checked_name, entries
-from pyvfio.kernel import Kernel, LinuxKernel, resolve
+from pyvfio.kernel import Kernel, new_door, resolve
 
 DIRECTORY = "/run/pyvfio"
 #: files of the same kind, of devices that are bound at each boot
@@ -53,7 +52,7 @@ class JournalEntry(NamedTuple):
 
 
 class Journal:
-    """A device's file in the journal, held locked.
+    """A device's file in the journal, held locked. One that is dropped gives up the lock, and leaves the file as it is, if empty too.
 
     :ivar left: what an earlier program has left: it did not live to restore the device, or meant it to stay, or the device is bound at
         each boot. None if there is nothing
@@ -66,7 +65,7 @@ class Journal:
         self._kernel = kernel
         self._path = f"{DIRECTORY}/{nodes.bus}:{nodes.address}"
         # Without a name it is closed without a warning when the journal is dropped: the binding is to stay, and so is its entry.
-        self._door = Door(None if type(kernel) is LinuxKernel else kernel)
+        self._door = new_door(kernel)
         self._forked = False
         self._entry = False
         self.left: JournalEntry | None = None
@@ -134,7 +133,7 @@ class Journal:
         self._leave()
 
     def _leave(self) -> None:
-        door, self._door = self._door, Door(None if type(self._kernel) is LinuxKernel else self._kernel)
+        door, self._door = self._door, new_door(self._kernel)
         if door.fd < 0:
             return
         try:

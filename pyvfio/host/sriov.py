@@ -84,8 +84,8 @@ def remove_vfs(
 ) -> None:
     """Remove all virtual functions of a physical function. Harmless when there are none.
 
-    :param allow_in_use: as for :func:`pyvfio.host.bind`
     :param where: the physical function's address
+    :param allow_in_use: as for :func:`pyvfio.host.bind`
     :param timeout: seconds for the kernel to remove them
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises OSError: EBUSY, one of them is open in this process, or in use by the system; ENODEV, no such

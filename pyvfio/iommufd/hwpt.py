@@ -104,9 +104,9 @@ class Hwpt(IommufdObject):
 
         This one must have been allocated with IOMMU_HWPT_ALLOC_NEST_PARENT.
 
+        :param device: a device bound to this iommufd
         :param data_type: IOMMU_HWPT_DATA_*
         :param data: pointer to the C struct of that type, or bytes
-        :param device: a device bound to this iommufd
         :param flags: IOMMU_HWPT_*
         :param fault_queue: where faults of the devices go; see :meth:`Iommufd.fault_queue`
         """

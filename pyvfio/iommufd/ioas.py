@@ -218,8 +218,8 @@ class Ioas(IommufdObject, AddressSpace):
 
         The pages are pinned only once.
 
-        :param iova: where devices see it; None for an IOVA that the kernel chooses
         :param source: a mapping of another address space
+        :param iova: where devices see it; None for an IOVA that the kernel chooses
         :param read: the devices may read it
         :param write: the devices may write it
         :raises InvalidRequest: `source` belongs to another Iommufd
@@ -341,9 +341,9 @@ class Ioas(IommufdObject, AddressSpace):
     def hwpt(self, device: Device | BoundDevice, *, flags: int = 0, fault_queue: FaultQueue | None = None) -> Hwpt:
         """Allocate a page table of this address space for the IOMMU of a device. IOMMU_HWPT_ALLOC; see :class:`Hwpt`.
 
+        :param device: a device bound to this iommufd
         :param flags: IOMMU_HWPT_ALLOC_*
         :param fault_queue: the queue that faults are reported to
-        :param device: a device bound to this iommufd
         """
         return allocate(self, device, flags=flags, fault_queue=fault_queue)
 

@@ -90,8 +90,8 @@ class Viommu(IommufdObject):
     def vdevice(self, device: Device | BoundDevice, virtual_id: int) -> Vdevice:
         """Give a device the id that the guest uses for it. IOMMU_VDEVICE_ALLOC, since Linux 6.13.
 
-        :param virtual_id: for example the stream id or requester id in the guest
         :param device: a device bound to this iommufd
+        :param virtual_id: for example the stream id or requester id in the guest
         :raises OSError: EEXIST if the device already has a virtual id, or another device has this one
         """
         from pyvfio.iommufd.vdevice import Vdevice

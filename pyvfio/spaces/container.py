@@ -452,8 +452,8 @@ class Container(AddressSpace):
 
         The buffer must hold the same pages at another address, such as a second mmap of a memfd. The permissions do not change.
 
-        :param buffer: memory of the mapping's size
         :param mapping: the mapping
+        :param buffer: memory of the mapping's size
         :returns: the mapping, now of that buffer; the old object counts as unmapped
         :raises OSError: EINVAL when the address had not been invalidated
         """

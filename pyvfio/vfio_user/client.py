@@ -212,11 +212,6 @@ class Client:
         self._write(iova, data)
         return head
 
-    @property
-    def _idle(self) -> float:
-        """Seconds since the last call."""
-        return time.monotonic() - self._last
-
     def _serve_between(self) -> float:
         """Serve what the server has sent between calls; return how long to wait before the next look."""
         if not self._receiving.acquire(blocking=False):
@@ -332,9 +327,9 @@ class Client:
     def feature(self, flags: int, data: bytes = b"", room: int = 0) -> bytes:
         """Get, set or probe a feature. DEVICE_FEATURE.
 
-        :param room: bytes that the answer's data may have
         :param flags: the feature's number, with VFIO_DEVICE_FEATURE_GET, SET or PROBE
         :param data: of a feature that is set
+        :param room: bytes that the answer's data may have
         """
         size = protocol.FEATURE.size
         body = self.call(Command.DEVICE_FEATURE, protocol.FEATURE.pack(size + max(len(data), room), flags) + data)
@@ -371,7 +366,7 @@ def _serve(client: ref[Client], connection: Connection, watch: threading.Event) 
             return
         if one.gone:
             return
-        idle = one._idle
+        idle = time.monotonic() - one._last
         # While it waits, a thread that held the client would keep it, and its server busy, for ever.
         del one
         if idle < _IDLE:

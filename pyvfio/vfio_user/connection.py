@@ -86,8 +86,8 @@ os.register_at_fork(after_in_child=_after_fork)
 class Connection:
     """A connected UNIX socket. One thread at a time receives, any may send. In a forked child it is closed.
 
-    :param timeout: seconds in which a message that has begun must have come, and in which one must have been sent; None for ever
     :param observe: called with each message before it is sent, and after it was received
+    :param timeout: seconds in which a message that has begun must have come, and in which one must have been sent; None for ever
     """
 
     def __init__(

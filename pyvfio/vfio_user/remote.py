@@ -99,10 +99,10 @@ class RemoteDevice(PciDevice):
 
     While the server is waited for, the kernel's lock is free: a slow server stops its own device alone.
 
-    :param path: of the server's socket
-    :param timeout: seconds to wait for an answer
     :param kernel: the mock that it is plugged into
     :param name: its address on the mock's host
+    :param path: of the server's socket
+    :param timeout: seconds to wait for an answer
     :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...
     :raises OSError: nobody serves there, or it is no PCI device
     """

@@ -169,10 +169,10 @@ os.register_at_fork(after_in_child=_after_fork)
 class Server:
     """A listening socket with a device behind it; see :func:`serve`.
 
-    :param observe: called with each message of a client: whether the server sent it, and the message
     :param device: as for :func:`serve`
     :param path: of the socket
     :param share_memory: as for :func:`serve`
+    :param observe: called with each message of a client: whether the server sent it, and the message
     :ivar model: the device
     :ivar path: of the socket
     :ivar refused: messages that were answered with an error, and connections that were ended, so far

@@ -73,7 +73,7 @@ def shown(value: Any, depth: int = 0) -> str:
     if isinstance(value, DirtyBitmap):
         return f"bitmap of {value.ranges} in {value.page_size}: {list(value.runs())[:8]}"
     if isinstance(value, array | memoryview):
-        return f"{type(value).__name__} {list(value)[:8]} of {len(value)}"
+        return f"{type(value).__name__} {value.tolist()[:8]} of {len(value)}"
     if isinstance(value, IovaRange | IovaSet):
         return str(value)
     if isinstance(value, tuple) and hasattr(value, "_asdict"):

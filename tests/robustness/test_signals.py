@@ -20,9 +20,8 @@ from pyvfio import Device, DmaBuffer, mock
 from pyvfio._abi import lib
 from pyvfio.spaces.opening import Mode
 from tests.robustness.conftest import MODES
+from tests.robustness.other_programs import PROGRAMS, Stage, sweep_other
 from tests.robustness.program import FIRST, PAGE, Stop, sweep
-from tests.robustness.programs import PROGRAMS, Stage
-from tests.robustness.programs import sweep as sweep_other
 
 #: points of each mode that are taken here; `python -m tests.robustness.program 1` takes all
 QUICK = 200

@@ -145,14 +145,14 @@ def query_line(
     11.0, 11.1    the same event: `backend_flag=`, and no blank (run with 11.1.3)
     ============  =====================================================================================================
 
+    :param iova: the first address of the query
+    :param size: its bytes
     :param start: the guest's RAM address of the first page
+    :param dirty_pages: pages that the query found dirty
+    :param page_size: the host's page size, bytes
     :param version: QEMU's
     :param backend_flag: from 11.0 on; 1 (no clear) in a query before an unmap, 0 otherwise
     :param container_fd: up to 8.2, the container's descriptor in QEMU
-    :param iova: the first address of the query
-    :param size: its bytes
-    :param dirty_pages: pages that the query found dirty
-    :param page_size: the host's page size, bytes
     """
     known = release(version, since=(8, 1))
     iova, start = arguments.u64(iova, "iova"), arguments.u64(start, "start")

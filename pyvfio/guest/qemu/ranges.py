@@ -174,10 +174,10 @@ def _pair_for(section: MemorySection, pages: IovaRange, algorithm: Algorithm) ->
 def dropped_line(section: MemorySection, reason: Reason, page_size: int, event: str) -> list[str]:
     """Return what QEMU prints about a section that does not count: a trace line, an error, or nothing.
 
-    :param event: `region_add`, `region_del` or `tracking_update`
     :param section: the section
     :param reason: why it does not count
     :param page_size: the host's page size, bytes
+    :param event: `region_add`, `region_del` or `tracking_update`
     """
     section = arguments.instance(section, "section", MemorySection)
     reason, page_size = arguments.member(reason, "reason", Reason), arguments.page_size(page_size)

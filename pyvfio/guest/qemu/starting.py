@@ -116,10 +116,10 @@ def start_order(command_line: Sequence[T]) -> list[T]:
 def start_failure(name: str, number: int, era: Era | None = None, *, version: str = NEWEST) -> list[str]:
     """Return the lines that QEMU prints when a device refuses to start logging.
 
-    :param era: by default that of the version
-    :param version: QEMU's, as for :func:`start_all`
     :param name: of the device, as QEMU prints it
     :param number: the errno of its START
+    :param era: by default that of the version
+    :param version: QEMU's, as for :func:`start_all`
     :raises ValueError: the version is not known, or before 8.0, which does not log by the device
     """
     name, number = arguments.string(name, "name"), arguments.integer(number, "number", 0, 4095)

@@ -36,10 +36,10 @@ class E1000e(Card):
 
     Frames go to the card itself (RCTL.LBM), or to the :class:`Wire`, if it has one. The link is always there while the PHY has power.
 
-    :param mac: the MAC address, 6 bytes; None for one made of `name`
     :param kernel: the mock that it is plugged into
     :param name: its address; no other device of the host may have it
     :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...; and `mac`
+    :param mac: the MAC address, 6 bytes; None for one made of `name`
     :raises ValueError: `mac` has not 6 bytes
     """
 

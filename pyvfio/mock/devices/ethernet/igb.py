@@ -61,10 +61,10 @@ class Igb(Card):
     Frames go to the card itself (RCTL.LBM), to the pools (DTXSWC), and to the :class:`Wire`, if it has one. The link is always there
     while the PHY has power. DMA and interrupts of the queues n and n + 8 are the virtual function's, if there are more than n.
 
-    :param mac: the MAC address, 6 bytes; None for one made of `name`
     :param kernel: the mock that it is plugged into
     :param name: its address; no other device of the host may have it
     :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...; and `mac`
+    :param mac: the MAC address, 6 bytes; None for one made of `name`
     :raises ValueError: `mac` has not 6 bytes
     """
 
@@ -302,10 +302,10 @@ class IgbVf(PciDevice):
     Registers (BAR0, 32 bits): VTCTRL (reset), VTSTATUS, VTEICR, VTEICS, VTEIMS, VTEIMC, VTEIAC, VTEIAM, VTIVAR, and the rings of two
     queues. All others hold what is written to them: the mailbox has no effect.
 
-    :param card: the physical function
-    :param number: which of its virtual functions this one is, from 0 on
     :param kernel: the mock that it is plugged into
     :param name: its address; no other device of the host may have it
+    :param card: the physical function
+    :param number: which of its virtual functions this one is, from 0 on
     :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...
     """
 

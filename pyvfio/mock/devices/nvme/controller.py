@@ -76,12 +76,12 @@ class Nvme(PciDevice):
     SGLs. As with QEMU's disk, a command whose DMA the IOMMU stops succeeds. Each queue has a vector of MSI-X; without MSI-X all
     share INTx, masked by INTMS. The blocks outlive resets. Virtual functions have no model.
 
-    :param storage: the blocks; None for `size` bytes of zeros, which take no memory until they are written
-    :param block_size: 512 or 4096
-    :param serial: the serial number, at most 20 characters; None for one made of `name`
     :param kernel: the mock that it is plugged into
     :param name: its address; no other device of the host may have it
+    :param storage: the blocks; None for `size` bytes of zeros, which take no memory until they are written
     :param size: bytes of a disk without `storage`
+    :param block_size: 512 or 4096
+    :param serial: the serial number, at most 20 characters; None for one made of `name`
     :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...
     :raises ValueError: `storage` is not a number of blocks, `block_size` or `serial` is something else
 

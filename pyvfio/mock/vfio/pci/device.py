@@ -58,13 +58,13 @@ class PciDevice(PciRegions):
     :meth:`dma_read`, :meth:`dma_write`, :meth:`interrupt`. All of these run under the kernel's lock; a thread of the device's own
     takes `kernel.lock` itself.
 
+    :param kernel: the mock that it is plugged into
     :param name: its address; no other device of the host may have it
+    :param function: what it is; None for the class's own
     :param driver: bind it to this driver
+    :param more: `parent` and `group`
     :param parent: address of a bridge that it is behind
     :param group: the group of another device, to share it; None for one of its own
-    :param kernel: the mock that it is plugged into
-    :param function: what it is; None for the class's own
-    :param more: `parent` and `group`
     :raises ValueError: `name` is no address, or taken; there is no such driver
 
     :ivar function: what it is

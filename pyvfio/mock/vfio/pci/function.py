@@ -269,7 +269,7 @@ def _check_numbers(function: Function) -> None:
                 f"stored: {offset:#x} is not the offset of a register of 4 bytes: a multiple of 4 up to {last:#x}"
             )
         if not 0 <= bits <= _WORD:
-            raise ValueError(f"stored: the register at {offset:#x} has 32 bits, and {bits:#x} is no set of them")
+            raise ValueError(f"stored: the register at {offset:#x} has 32 bits, {bits:#x} does not fit")
     if function.msi not in (0, 1, 2, 4, 8, 16, 32):
         raise ValueError(f"msi={function.msi}: MSI has 1, 2, 4, 8, 16 or 32 vectors, or is not there (0)")
     if function.virtual and not function.express:

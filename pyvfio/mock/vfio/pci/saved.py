@@ -11,16 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-POWER_MANAGEMENT, VITAL_PRODUCT_DATA, MSI, PCIX, VENDOR, EXPRESS, MSIX, ADVANCED_FEATURES = (
-    0x01,
-    0x03,
-    0x05,
-    0x07,
-    0x09,
-    0x10,
-    0x11,
-    0x13,
-)
+# Capabilities by their number.
+POWER_MANAGEMENT, VITAL_PRODUCT_DATA, MSI, PCIX = 0x01, 0x03, 0x05, 0x07
+VENDOR, EXPRESS, MSIX, ADVANCED_FEATURES = 0x09, 0x10, 0x11, 0x13
+# Extended ones.
 ADVANCED_ERROR_REPORTING, POWER_BUDGETING, EXTENDED_VENDOR, VIRTUALISATION, DESIGNATED_VENDOR = (
     0x01,
     0x04,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Programs besides the typical one: each is stopped anywhere, and must leave nothing behind.
 
-`python -m tests.robustness.programs 1` stops each at all of its points.
+`python -m tests.robustness.other_programs 1` stops each at all of its points.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ PROGRAMS: dict[Callable[[Stage], None], tuple[str, str | None]] = {
 }
 
 
-def sweep(program: Callable[[Stage], None], points: Callable[[int], range]) -> tuple[int, list[str]]:
+def sweep_other(program: Callable[[Stage], None], points: Callable[[int], range]) -> tuple[int, list[str]]:
     """Stop a program at some of its points, each time on a new kernel; returns how many, and what was wrong."""
     total = 0
     for _ in range(2):  # the first run loads modules and fills caches
@@ -203,7 +203,7 @@ def sweep(program: Callable[[Stage], None], points: Callable[[int], range]) -> t
 if __name__ == "__main__":
     step = int(sys.argv[1])
     for one in PROGRAMS:
-        done, bad = sweep(one, lambda total: range(1, total + 1, step))
+        done, bad = sweep_other(one, lambda total: range(1, total + 1, step))
         print(f"{one.__name__}: {done} points, {len(bad)} wrong")
         for text in bad[:8]:
             print("   ", text)
