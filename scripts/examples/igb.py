@@ -63,8 +63,6 @@ DATA, END_OF_FRAME, ADD_CHECKSUM, REPORT, ADVANCED = 3 << 20, 1 << 24, 1 << 25, 
 WHOLE_SIZE = 14  # the first bit of the size
 #: A receive descriptor as it is given to the card: IOVA, IOVA of a header (unused)
 OFFERED = struct.Struct("<QQ")
-#: The same as the card writes it back: hash and packet type (unused), status, length, VLAN tag
-RECEIVED = struct.Struct("<QIHH")
 DONE, END = 1 << 0, 1 << 1
 
 PAGE = 4096
@@ -75,6 +73,18 @@ OWN_POOL = 7  # of the physical function, when it shares the card: the virtual f
 #: seconds
 LIMIT = 2
 TOKEN = uuid.UUID("5c0b1f9e-7f0c-4c7b-9d3e-2b8a54a8d1c6")
+
+
+def written_back(ring: memoryview, entry: int) -> tuple[int, int]:
+    """Return the length and the status of a receive descriptor that the card wrote back.
+
+    The second word of 8 bytes has both: status, length, VLAN tag. It is read with one load: with a load for each field, the
+    card could write between the two, and the old length would meet the new status.
+
+    :param ring: the descriptors as words of 64 bits
+    """
+    word = int(ring[2 * entry + 1])
+    return word >> 32 & 0xFFFF, word & 0xFFFFFFFF
 
 
 class Queues:
@@ -102,6 +112,7 @@ class Queues:
         self.memory = device.address_space.alloc(3 * PAGE)
         self._tail = self._at = self._next = 0  # which entry to offer, to send and to receive next
         self._sent, self._received, self._header = (self.memory.buffer.view[n * PAGE :][:PAGE] for n in range(3))
+        self._written_back = self._received.cast("Q")
 
     def __enter__(self) -> Self:
         self.device.config.bus_master = True
@@ -148,11 +159,13 @@ class Queues:
         size = 0
         limit = time.monotonic() + LIMIT
         while True:
-            _, status, length, _ = RECEIVED.unpack_from(self._received, 16 * self._next)
+            length, status = written_back(self._written_back, self._next)
             if status & DONE:
-                size += int(length)
+                size += length
                 self._next = (self._next + 1) % ENTRIES
                 if status & END:
+                    # The frame is not read before the status that announces it.
+                    pyvfio.barrier()
                     return size
             elif time.monotonic() > limit:
                 self.start()

@@ -91,6 +91,8 @@ class Queue:
         self._at = following = (at + 1) % ENTRIES
         self._registers.write32(self._tail, following)
         status = self._status(8 * at + 7)
+        # The data is not read before the status that tells of it.
+        pyvfio.barrier()
         if not following:
             self._phase ^= 1
         self._registers.write32(self._head, following)

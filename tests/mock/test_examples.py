@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -112,6 +113,39 @@ def test_e1000e_says_when_no_frame_comes_and_goes_on(card: Device, monkeypatch: 
         view[:PAGE] = os.urandom(PAGE)
         nic.copy(mapping.iova + PAGE, mapping.iova, PAGE)
         assert view[PAGE:] == view[:PAGE]
+
+
+# --- descriptors --------------------------------------------------------------------------------------------------------
+
+# Writes a descriptor of 256 bytes and takes it back, again and again, each time with one store, as a card does.
+CARD = """
+import mmap, sys
+word = memoryview(mmap.mmap(int(sys.argv[1]), 16)).cast("Q")
+print("ready", flush=True)
+while True:
+    word[1] = int(sys.argv[2])
+    word[1] = 0
+"""
+
+
+@pytest.mark.parametrize(("driver", "written"), [("e1000e", 3 << 32 | 256), ("igb", 256 << 32 | 3)])
+def test_length_and_status_of_a_descriptor_are_of_one_moment(driver: str, written: int) -> None:
+    written_back = import_module(f"examples.{driver}").written_back
+    fd = os.memfd_create("ring")
+    try:
+        os.ftruncate(fd, 16)
+        ring = memoryview(mmap.mmap(fd, 16)).cast("Q")
+        command = [sys.executable, "-c", CARD, str(fd), str(written)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[fd]) as card:
+            try:
+                assert card.stdout is not None
+                assert card.stdout.readline() == b"ready\n"
+                seen = {written_back(ring, 0) for _ in range(100_000)}
+            finally:
+                card.kill()
+    finally:
+        os.close(fd)
+    assert seen <= {(0, 0), (256, 3)}
 
 
 # --- by hand ------------------------------------------------------------------------------------------------------------
