@@ -34,6 +34,8 @@ FIXTURE_NEEDS = {"dma": "dma", "logger": "dirty_log", "migration": "migration", 
 TIME_LIMIT = 900
 #: likewise under the debug kernel, which took 16 minutes and more for a cell on a busy host
 DEBUG_TIME_LIMIT = 3600
+#: seconds that one test may take under the debug kernel, which makes forks and page tables several times slower
+DEBUG_TEST_LIMIT = 1200
 
 # What the tests use, imported before the fork.
 _WARM = (
@@ -194,6 +196,8 @@ class CellRun:
                 out.append(item)
             else:
                 kept.append(item)
+                if self.cell.kernel == DEBUG:
+                    item.add_marker(pytest.mark.timeout(DEBUG_TEST_LIMIT))
         session.items = kept
         session.testscollected = len(kept)
         session.config.hook.pytest_deselected(items=out)

@@ -18,9 +18,9 @@ from tests.contract.process import descriptors, pinned
 from tests.robustness.program import Stop, World, library, stopped_at, use_at_once
 from tests.robustness.test_threads import CALLS, Pair, make_both
 
-#: one cell of each mode; the mock's own tests take all points and pairs
+#: one cell of each mode, and the debug kernel's cells; tests/robustness takes all points and pairs, on the mock
 pytestmark = [
-    pytest.mark.only(iommu="intel", device="vfio-mock", kernel="newest"),
+    pytest.mark.only(iommu="intel", device="vfio-mock", kernel=["newest", "debug"]),
     pytest.mark.require("linux", "dirty_log"),
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
