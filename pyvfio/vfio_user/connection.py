@@ -137,8 +137,18 @@ class Connection:
         return not data
 
     def wait(self, seconds: float) -> bool:
-        """Return whether :meth:`receive` would find something within that time."""
-        return self.has_message or bool(select.select([self._socket], [], [], seconds)[0])
+        """Return whether :meth:`receive` would find something within that time: bytes, or that the connection has ended.
+
+        :param seconds: how long to wait; 0 to look
+        """
+        if self.has_message:
+            return True
+        poll = select.poll()
+        try:
+            poll.register(self._socket, select.POLLIN)
+        except ValueError:
+            return True  # another thread has closed it
+        return bool(poll.poll(seconds * 1000))
 
     @property
     def has_message(self) -> bool:

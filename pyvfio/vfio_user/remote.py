@@ -114,6 +114,7 @@ class RemoteDevice(PciDevice):
         self._timeout = arguments.seconds(timeout)
         self._client: Client | None = None
         self._lock = arguments.instance(kernel, "kernel", Kernel, "a pyvfio.mock.Kernel").lock
+        self._is_plugged_in = False
         try:
             self._set_up(kernel, name, more)
         except BaseException:
@@ -129,6 +130,7 @@ class RemoteDevice(PciDevice):
         self._regions = [self._describe(index) for index in range(count)]
         self._remote_irqs = RemoteIrqs(self._live)
         super().__init__(kernel, name, function=self._identify(), **more)
+        self._is_plugged_in = True
         self.irqs = self._remote_irqs  # type: ignore[assignment]  # the server has them; the mock has none of its own
         self._flags = flags
         self._regions = [self._mappable(index, region) for index, region in enumerate(self._regions)]
@@ -188,7 +190,9 @@ class RemoteDevice(PciDevice):
 
     @contextlib.contextmanager
     def _accounted(self, iova: int, *, write: bool) -> Iterator[Any]:
-        with self.kernel.lock:
+        with self._lock:
+            if not self._is_plugged_in:  # a model with a thread of its own asks whenever it likes
+                raise Error(errno.ENOENT, os.strerror(errno.ENOENT))
             try:
                 if self.reach is None:
                     raise Errno(errno.ENOENT)

@@ -213,12 +213,14 @@ class Server:
         :raises OSError: the server was closed
         """
         connected, _ = self._listening.accept()
-        self._session = Session(self.model, Connection(connected, self._observe), share=self._share)
+        self._session = session = Session(self.model, Connection(connected, self._observe), share=self._share)
+        if self._closed:  # close() may have come before it could see the session
+            session.connection.close()
         try:
-            self._session.run()
+            session.run()
         finally:
-            self.refused += self._session.refused
-            self._session.end()
+            self.refused += session.refused
+            session.end()
             self._session = None
 
     def close(self) -> None:

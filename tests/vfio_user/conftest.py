@@ -54,7 +54,7 @@ class Peer:
 
     def __init__(self, path: Path, *, version: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
         self.socket.connect(str(path))
         self._number = 0
         if version:
@@ -156,7 +156,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     yield start
     for served, thread in running:
         served.server.close()
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 

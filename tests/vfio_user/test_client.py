@@ -21,6 +21,8 @@ from examples.edu import Edu
 
 import pyvfio
 from pyvfio import mock, vfio_user
+from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.vfio.region import Region
 from pyvfio.spaces.opening import Mode
 from pyvfio.vfio_user.remote import ADDRESS, RemoteKernel
 from tests.vfio_user.conftest import Adder, Peer, Serve
@@ -56,12 +58,28 @@ def test_a_remote_device_is_driven_in_every_mode(serve: Serve, mode: Mode, share
         device.regions[0].write32(0x18, mapping.iova + 0x800)
         mapping.buffer.view[:24] = struct.pack("<3Q", 1, 2, 3)
         device.regions[0].write32(0x08, 3)
-        vector.wait(timeout=5)
+        vector.wait(timeout=60)
         assert device.regions[0].read32(0x10) == 6
         assert struct.unpack_from("<Q", mapping.buffer.view, 0x800) == (6,)
         assert device.info.resettable
         device.reset()
         assert device.regions[0].read32(0x10) == 0
+
+
+class Eager(Adder):
+    """Asks for memory while its client looks at its regions, as a model with a thread of its own may."""
+
+    def region(self, index: int) -> Region:
+        if self.space is not None:
+            with pytest.raises(Errno) as refused:
+                self.space.read(0x5000, 8)
+            assert refused.value.number == errno.ENOENT
+        return super().region(index)
+
+
+def test_dma_before_the_device_is_plugged_in_is_refused(serve: Serve) -> None:
+    with pyvfio.open(f"vfio-user:{serve(Eager, share_memory=False).path}") as device:
+        assert device.config.read16(0) == 0x1234
 
 
 def test_what_is_not_mapped_is_refused_and_counted(serve: Serve) -> None:
@@ -72,7 +90,7 @@ def test_what_is_not_mapped_is_refused_and_counted(serve: Serve) -> None:
         device.regions[0].write32(0x00, 0x5000)
         device.regions[0].write32(0x18, 0x6000)
         device.regions[0].write32(0x08, 1)
-        vector.wait(timeout=5)
+        vector.wait(timeout=60)
     assert [(fault.iova, fault.write) for fault in kernel.faults] == [(0x5000, False), (0x6000, True)]
 
 
@@ -95,15 +113,15 @@ def test_another_client_can_come_when_the_device_is_closed(serve: Serve) -> None
 def test_a_kernel_that_is_dropped_ends_its_connection(serve: Serve) -> None:
     """As it is when a signal's handler raises while the device is opened; the server takes one client at a time."""
     path = serve().path
+    before = set(threading.enumerate())  # of an earlier client a thread may be about to end
     dropped = RemoteKernel(path)
-    thread = next(one for one in threading.enumerate() if one.name == "pyvfio.vfio_user: client")
+    (thread,) = (one for one in set(threading.enumerate()) - before if one.name == "pyvfio.vfio_user: client")
     gone = weakref.ref(dropped)
     del dropped
-    limit = time.monotonic() + 30
-    while thread.is_alive():
+    limit = time.monotonic() + 60
+    while thread.is_alive() or gone() is not None:
         gc.collect()
         assert time.monotonic() < limit
-    assert gone() is None
     with pyvfio.open(f"vfio-user:{path}") as device:
         assert device.config.read16(0) == 0x1234
 
@@ -154,17 +172,16 @@ def test_a_server_that_is_killed_is_enodev_and_closing_works(tmp_path: Path) -> 
     with subprocess.Popen([sys.executable, "-c", SERVER, str(path)], stdout=subprocess.PIPE, env=environment) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
-        device = pyvfio.open(f"vfio-user:{path}")
+        # Who waited for an answer would get ETIMEDOUT, after longer than a test may take.
+        device = pyvfio.open(ADDRESS, kernel=RemoteKernel(path, timeout=1000))
         device.config.bus_master = True
         mapping = device.address_space.alloc(4096)
         assert add(device, mapping, [1, 2, 3]) in (0, 6)
         server.kill()
         server.wait()
-        began = time.monotonic()
         with pytest.raises(OSError) as caught:
             device.regions[0].read32(0)
         assert caught.value.errno == errno.ENODEV
-        assert time.monotonic() - began < 5
         device.close()
 
 
@@ -200,7 +217,7 @@ def test_a_driver_of_the_examples_runs_unchanged(tmp_path: Path) -> None:
             assert edu.factorial(5) == 120
             edu.copy(mapping.iova + 0x8000, mapping.iova, 4096)
         assert mapping.buffer.view[0x8000:0x9000] == mapping.buffer.view[:0x1000]
-    thread.join(10)
+    thread.join(60)
     server.close()
 
 
@@ -211,15 +228,14 @@ def test_the_model_may_be_a_class(tmp_path: Path) -> None:
 
 def test_closing_does_not_connect_to_a_server_that_was_restarted(serve: Serve) -> None:
     served = serve()
-    device = pyvfio.open(f"vfio-user:{served.path}")
+    # Who waited for the other client to go would do so for longer than a test may take.
+    device = pyvfio.open(ADDRESS, kernel=RemoteKernel(served.path, timeout=1000))
     served.server._session.connection.close()  # type: ignore[union-attr]  # as a server that ends does
     with pytest.raises(OSError) as caught:
         device.config.read16(0)
     assert caught.value.errno == errno.ENODEV
     other = Peer(served.path)  # the one client that is served now
-    began = time.monotonic()
     with pytest.raises(OSError, match=r"(?i)reset"):
         device.reset()
     device.close()
-    assert time.monotonic() - began < 10
     other.close()

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import socket
 
+import pytest
+
 from pyvfio.vfio_user.connection import Connection
 
 
@@ -20,3 +22,15 @@ def test_closing_drops_what_was_not_read_and_its_descriptors() -> None:
     assert os.read(reader, 1) == b""  # nobody has the other end open
     theirs.close()
     os.close(reader)
+
+
+def test_a_wait_on_a_closed_connection_ends_in_its_error() -> None:
+    """Another thread closes it: who serves it is to see an end, and no mistake of its own."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        connection = Connection(ours)
+        assert not connection.wait(0)
+        connection.close()
+        assert connection.wait(0)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            connection.receive()
