@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Examples: small drivers, and what can be done with them. Each file runs by itself."""
+"""Examples: small device drivers, and programs that use them. Each file runs by itself."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Find the pages that a device wrote, by its log and by looking at the memory: edu copies by real DMA, vfio-mock logs its own.
+"""Find the pages that a device wrote: edu copies a page by DMA, and vfio-mock reports its writes in a dirty log.
 
-On the kernel in this process: `PYVFIO_KERNEL=mock:amd .venv/bin/python scripts/examples/dirty_pages.py`. On a real one, as root where
-both devices are: `scripts/vm --iommu amd -- .venv/bin/python scripts/examples/dirty_pages.py`.
+On the mock (the kernel inside the process): `PYVFIO_KERNEL=mock:amd .venv/bin/python scripts/examples/dirty_pages.py`.
+On a real kernel, as root, on a machine that has both devices:
+`scripts/vm --iommu amd -- .venv/bin/python scripts/examples/dirty_pages.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pyvfio.vfio_mock import VfioMock
 
 
 def edu_copies(address: str) -> None:
-    """A PCI device behind the IOMMU copies one page to another."""
+    """Copy one page to another by the DMA of a PCI device behind the IOMMU."""
     with pyvfio.host.bind(address, "vfio-pci"), pyvfio.open(address) as device:
         space = device.address_space
         print(f"{device} usable IOVAs:")
@@ -41,7 +42,7 @@ def edu_copies(address: str) -> None:
 
 
 def mock_logs(address: str) -> None:
-    """A device that logs its DMA writes a few pages."""
+    """Let a device that logs its DMA write a few pages, and read the log."""
     with pyvfio.open(address) as device:
         mapping = device.address_space.alloc(2 << 20)
         mock = VfioMock(device)

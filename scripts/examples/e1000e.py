@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""An Intel 82574 network card (e1000e): frames to itself by its loopback, or over a wire to another card.
+"""Drive an Intel 82574 network card (e1000e): send frames to itself in loopback, or over a wire to another card.
 
     scripts/vm --iommu amd -- .venv/bin/python scripts/examples/e1000e.py [ADDRESS [ADDRESS]]
 
-With two addresses, of cards that are linked, the first sends to the second. Registers and descriptors are those of the
-82574's datasheet. Frames are gathered from pieces of memory and scattered into buffers, so the card also copies memory:
-what it sends from one place arrives in another.
+With the addresses of two cards that are linked, the first sends to the second. Registers and descriptors are those of
+the 82574's datasheet. Frames are gathered from pieces of memory and scattered into buffers, so a card in loopback also
+copies memory: a frame sent from one place arrives at another.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ ADDRESS_LOW, ADDRESS_HIGH = 0x5400, 0x5404
 
 LINK_UP, SET_LINK_UP, RESET = 1 << 1, 1 << 6, 1 << 26
 RECEIVED = 1 << 7  # a cause of interrupts
-# RECEIVE: on, MAC loopback, buffers of 256 bytes, no checksum stored behind the frame.
+# Bits of RECEIVE. STRIP_CHECKSUM: do not store the checksum behind the frame.
 RECEIVE_ON, LOOPBACK, BUFFERS_OF_256, STRIP_CHECKSUM = 1 << 1, 1 << 6, 3 << 16, 1 << 26
 TRANSMIT_ON, PAD_SHORT = 1 << 1, 1 << 3
 
-#: IOVA, length, checksum offset, command, status, checksum start, special
+#: A transmit descriptor: IOVA, length, checksum offset, command, status, checksum start, special
 SENT = struct.Struct("<QHBBBBH")
 END_OF_FRAME, ADD_CHECKSUM, REPORT = 1 << 0, 1 << 1, 1 << 3
-#: IOVA, length, checksum, status, errors, special
+#: A receive descriptor: IOVA, length, checksum, status, errors, special
 GOT = struct.Struct("<QHHBBH")
 DONE, END = 1 << 0, 1 << 1
 
@@ -45,15 +45,15 @@ PAGE = 4096
 ENTRIES = PAGE // 16
 BUFFER = 256
 ETHERTYPE = 0x88B5  # for local experiments
-#: seconds
+#: Timeout in seconds.
 LIMIT = 2
 
 
 def written_back(ring: memoryview, entry: int) -> tuple[int, int]:
-    """Return the length and the status of a receive descriptor.
+    """Return the length and the status of a receive descriptor that the card wrote back.
 
-    Both are in the second word of 8 bytes. One load takes it: if each field had a load of its own, the card could write the
-    descriptor between the two, and a length from before would meet the status from after.
+    The second word of 8 bytes has both. It is read with one load: with a load for each field, the card could write the
+    descriptor between the two, and the old length would meet the new status.
 
     :param ring: the descriptors as words of 64 bits
     """
@@ -62,11 +62,11 @@ def written_back(ring: memoryview, entry: int) -> tuple[int, int]:
 
 
 class E1000e:
-    """The card, from the beginning to the end of a `with`.
+    """A driver for the card. Use it in a `with` statement, which resets the card at the beginning and at the end.
 
-    :param loopback: what it sends it receives, and the wire is left alone
-    :param interrupt: learn by MSI that something arrived, instead of looking again and again
-    :ivar reach: the IOVAs that it can address
+    :param loopback: the card receives what it sends; nothing goes over the wire
+    :param interrupt: wait for MSI interrupts instead of polling
+    :ivar reach: the IOVAs that the card can address
     """
 
     # A descriptor with address 0 has no buffer: the card skips it.
@@ -75,11 +75,11 @@ class E1000e:
     def __init__(self, device: Device, *, loopback: bool = True, interrupt: bool = False) -> None:
         self.device = device
         bar = device.regions[0]
-        # Loads and stores where the BAR can be mapped, else the kernel makes each access.
+        # Use loads and stores if the BAR can be mapped, else a system call for each access.
         self.registers = bar.mmap() if bar.mmappable else bar
         self.vector = device.irqs.msi.enable()[0] if interrupt else None
         self._loopback = LOOPBACK if loopback else 0
-        # The ring of what is sent, that of what is received, and room for a header out and in.
+        # One page each: the transmit ring, the receive ring, and a header to send and to receive.
         self.memory = device.address_space.alloc(3 * PAGE)
         self._sent, self._got, self._header = (self.memory.buffer.view[n * PAGE : (n + 1) * PAGE] for n in range(3))
         self._written_back = self._got.cast("Q")
@@ -96,7 +96,7 @@ class E1000e:
             self.memory.unmap()
 
     def start(self) -> None:
-        """Reset it, and begin with empty rings."""
+        """Reset the card and begin with empty rings."""
         self._reset()
         self._tail = self._at = self._next = 0
         write = self.registers.write32
@@ -105,7 +105,7 @@ class E1000e:
             write(ring + BASE_LOW, iova & 0xFFFFFFFF)
             write(ring + BASE_HIGH, iova >> 32)
             write(ring + LENGTH, PAGE)
-            # A reset of QEMU's card leaves them where they are.
+            # A reset of QEMU's card does not clear the head and tail registers.
             write(ring + HEAD, 0)
             write(ring + TAIL, 0)
         write(RECEIVE, RECEIVE_ON | self._loopback | BUFFERS_OF_256 | STRIP_CHECKSUM)
@@ -117,7 +117,7 @@ class E1000e:
         self.mac = (high << 32 | low).to_bytes(8, "little")[:6]
 
     def offer(self, *iovas: int) -> None:
-        """Give it buffers of 256 bytes each, which frames fill in this order."""
+        """Give the card buffers of 256 bytes each. Frames fill them in this order."""
         for iova in iovas:
             GOT.pack_into(self._got, 16 * self._tail, iova, 0, 0, 0, 0, 0)
             self._tail = (self._tail + 1) % ENTRIES
@@ -132,9 +132,9 @@ class E1000e:
         self.registers.write32(TRANSMIT_RING + TAIL, self._at)
 
     def receive(self) -> int:
-        """Wait for a frame, and return its size.
+        """Wait for a frame and return its size.
 
-        :raises TimeoutError: none came; the card has been restarted, so no buffer is its own any more
+        :raises TimeoutError: no frame arrived. The card has been restarted and has none of the offered buffers any more.
         """
         size = 0
         limit = time.monotonic() + LIMIT
@@ -144,7 +144,7 @@ class E1000e:
                 size += length
                 self._next = (self._next + 1) % ENTRIES
                 if status & END:
-                    # The frame is not read before the status that tells of it.
+                    # Do not read the frame before the status that announces it.
                     pyvfio.barrier()
                     return size
             elif time.monotonic() > limit:
@@ -153,10 +153,10 @@ class E1000e:
             elif self.vector is not None:
                 with suppress(TimeoutError):
                     self.vector.wait(LIMIT)
-                self.registers.read32(CAUSES)  # which acknowledges them
+                self.registers.read32(CAUSES)  # reading the causes acknowledges them
 
     def copy(self, destination: int, source: int, size: int) -> None:
-        """Memory to memory, by IOVAs, in frames to itself of up to 1024 bytes behind a header of 256."""
+        """Copy memory by IOVAs, in loopback frames: a header of 256 bytes, then up to 1024 bytes of data."""
         header = self.memory.iova + 2 * PAGE
         self._header[:14] = self.mac + self.mac + ETHERTYPE.to_bytes(2, "big")
         for at in range(0, size, 1024):
@@ -170,7 +170,7 @@ class E1000e:
         self.registers.write32(RECEIVE, 0)
         self.registers.write32(TRANSMIT, 0)
         self.registers.write32(CONTROL, self.registers.read32(CONTROL) | RESET)
-        time.sleep(0.001)  # as the datasheet asks, before the next access
+        time.sleep(0.001)  # the datasheet requires a delay between a reset and the next access
         self.registers.write32(MASK, 0xFFFFFFFF)
         self.registers.read32(CAUSES)
 

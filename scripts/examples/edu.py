@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""QEMU's edu: registers, a factorial, DMA through the device's own buffer, an interrupt.
+"""Drive QEMU's edu device: read registers, compute a factorial, copy memory by DMA, receive an interrupt.
 
     scripts/vm --iommu amd -- .venv/bin/python scripts/examples/edu.py [ADDRESS]
 
@@ -18,7 +18,7 @@ from pyvfio import Device, IovaRange
 
 VENDOR, DEVICE = 0x1234, 0x11E8
 
-# Registers of BAR0, of 32 bits each; those of the engine take 64 bits too.
+# Registers of BAR0. All accept 32-bit accesses; the DMA registers (from SOURCE on) accept 64-bit ones too.
 IDENTIFICATION, LIVENESS, FACTORIAL, STATUS = 0x00, 0x04, 0x08, 0x20
 INTERRUPTS, RAISE, ACKNOWLEDGE = 0x24, 0x60, 0x64
 SOURCE, DESTINATION, COUNT, COMMAND = 0x80, 0x88, 0x90, 0x98
@@ -26,18 +26,18 @@ SOURCE, DESTINATION, COUNT, COMMAND = 0x80, 0x88, 0x90, 0x98
 COMPUTING, INTERRUPT_WHEN_COMPUTED = 0x01, 0x80  # STATUS
 START, TO_MEMORY, INTERRUPT_WHEN_MOVED = 1, 2, 4  # COMMAND
 
-BUFFER = 0x40000  # where the engine sees the device's 4 KiB
-#: of these the first half: QEMU before 9.1 aborts when a transfer reaches the last byte
+BUFFER = 0x40000  # address of the device's 4 KiB buffer, as its DMA engine sees it
+#: Largest transfer, in bytes: half of the buffer. QEMU before 9.1 aborts when a transfer reaches the buffer's last byte.
 LARGEST = 2048
-#: seconds; the engine takes a tenth of one for each transfer
+#: Timeout in seconds. The DMA engine takes 0.1 s for each transfer.
 LIMIT = 10
 
 
 class Edu:
-    """The device, from the beginning to the end of a `with`.
+    """A driver for edu. Use it in a `with` statement, which enables bus mastering and disables it at the end.
 
-    :param interrupt: learn by MSI that something is done, instead of looking again and again
-    :ivar reach: the IOVAs that it can address: 28 bits, unless QEMU was told otherwise (`dma_mask=`)
+    :param interrupt: wait for MSI interrupts instead of polling
+    :ivar reach: the IOVAs that the device can address: 28 bits, unless QEMU's option `dma_mask=` says otherwise
     """
 
     reach = IovaRange(0, 2**28 - 1)
@@ -45,8 +45,8 @@ class Edu:
     def __init__(self, device: Device, *, interrupt: bool = False) -> None:
         self.device = device
         bar = device.regions[0]
-        # Loads and stores where all of the BAR can be mapped, else the kernel makes each access: a driver that logs DMA keeps the
-        # registers to itself.
+        # Use loads and stores if the whole BAR can be mapped, else a system call for each access. (A vfio driver that logs the
+        # device's DMA does not let programs map the registers.)
         self.registers = bar.mmap() if (0, bar.size) in bar.info.areas else bar
         self.vector = device.irqs.msi.enable()[0] if interrupt else None
 
@@ -60,8 +60,9 @@ class Edu:
 
     @property
     def version(self) -> tuple[int, int]:
-        """
-        :raises ValueError: this is no edu
+        """The device's version: major, minor.
+
+        :raises ValueError: the device is not an edu
         """
         identification = self.registers.read32(IDENTIFICATION)
         if identification & 0xFFFF != 0xED:
@@ -69,38 +70,38 @@ class Edu:
         return identification >> 24, identification >> 16 & 0xFF
 
     def is_alive(self) -> bool:
-        """Whether it inverts a word, as it should."""
+        """Whether the liveness register returns the inverse of the word written to it."""
         self.registers.write32(LIVENESS, 0x12345678)
         return self.registers.read32(LIVENESS) == 0x12345678 ^ 0xFFFFFFFF
 
     def factorial(self, n: int) -> int:
-        """n! modulo 2^32, computed by the device."""
+        """Let the device compute n! modulo 2^32."""
         self.registers.write32(STATUS, INTERRUPT_WHEN_COMPUTED if self.vector else 0)
         self.registers.write32(FACTORIAL, n)
         self._finish(STATUS, COMPUTING)
         return self.registers.read32(FACTORIAL)
 
     def copy(self, destination: int, source: int, size: int) -> None:
-        """Memory to memory, by IOVAs, through the device's buffer."""
+        """Copy memory to memory by DMA, through the device's buffer. Both addresses are IOVAs."""
         for at in range(0, size, LARGEST):
             count = min(LARGEST, size - at)
             self.read(source + at, count)
             self.write(destination + at, count)
 
     def read(self, iova: int, size: int) -> None:
-        """From memory into the device's buffer."""
+        """Copy from memory into the device's buffer."""
         self._move(iova, BUFFER, size, START)
 
     def write(self, iova: int, size: int) -> None:
-        """From the device's buffer to memory."""
+        """Copy from the device's buffer to memory."""
         self._move(BUFFER, iova, size, START | TO_MEMORY)
 
     def raise_interrupt(self, bits: int) -> None:
-        """Have it interrupt, with these bits in its interrupt status."""
+        """Make the device interrupt, with these bits set in its interrupt status register."""
         self.registers.write32(RAISE, bits)
 
     def interrupted(self) -> int:
-        """Wait for an interrupt, acknowledge it, and return the bits of its status."""
+        """Wait for an interrupt, acknowledge it, and return the bits of the interrupt status register."""
         assert self.vector is not None
         self.vector.wait(LIMIT)
         bits = self.registers.read32(INTERRUPTS)

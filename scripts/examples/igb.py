@@ -44,7 +44,7 @@ BASE_LOW, BASE_HIGH, LENGTH, BUFFERS, HEAD, TAIL, QUEUE = 0x00, 0x04, 0x08, 0x0C
 
 RESET, SET_LINK_UP, LINK_UP = 1 << 26, 1 << 6, 1 << 1
 FULL_DUPLEX, GIGABIT, FORCE_SPEED, FORCE_DUPLEX = 1 << 0, 2 << 8, 1 << 11, 1 << 12
-# PHY: write a value to register 0 of PHY 1; the value has it negotiate the link, up to 1 Gbit/s.
+# PHY: write the value NEGOTIATE to register 0 of PHY 1. It makes the PHY negotiate the link, up to 1 Gbit/s.
 WRITE_PHY, PHY_READY, NEGOTIATE = 1 << 26 | 1 << 21, 1 << 28, 0x1340
 RECEIVE_ON, MAC_LOOPBACK, BUFFERS_OF_256, STRIP_CHECKSUM = 1 << 1, 1 << 6, 3 << 16, 1 << 26
 TRANSMIT_ON, PAD_SHORT = 1 << 1, 1 << 3
@@ -57,10 +57,10 @@ UNTAGGED, STRIP_IN_POOL = 1 << 24, 1 << 31  # POOL_OPTIONS
 MULTIPLE_VECTORS, NOT_SHARED, NO_LEVEL = 1 << 4, 1 << 0, 1 << 31  # INTERRUPT_MODE
 VECTOR_VALID = 1 << 7  # VECTORS: vector 0, for the receive queue
 
-#: IOVA, length and command, size of the whole frame
+#: A transmit descriptor: IOVA, length and command, size of the whole frame
 SENT = struct.Struct("<QII")
 DATA, END_OF_FRAME, ADD_CHECKSUM, REPORT, ADVANCED = 3 << 20, 1 << 24, 1 << 25, 1 << 27, 1 << 29
-WHOLE_SIZE = 14  # the first bit of the size
+WHOLE_SIZE = 14  # bit number at which the frame's size starts
 #: A receive descriptor as it is given to the card: IOVA, IOVA of a header (unused)
 OFFERED = struct.Struct("<QQ")
 DONE, END = 1 << 0, 1 << 1
@@ -69,8 +69,8 @@ PAGE = 4096
 ENTRIES = PAGE // 16
 BUFFER = 256
 ETHERTYPE = 0x88B5  # for local experiments
-OWN_POOL = 7  # of the physical function, when it shares the card: the virtual functions have those from 0 on
-#: seconds
+OWN_POOL = 7  # pool of the physical function when it shares the card; virtual function n has pool n
+#: Timeout in seconds.
 LIMIT = 2
 TOKEN = uuid.UUID("5c0b1f9e-7f0c-4c7b-9d3e-2b8a54a8d1c6")
 
@@ -88,7 +88,7 @@ def written_back(ring: memoryview, entry: int) -> tuple[int, int]:
 
 
 class Queues:
-    """A transmit ring and a receive ring with memory of their own; the base of both kinds of function.
+    """A transmit ring and a receive ring, and their memory; the base class for both kinds of function.
 
     :param receive_ring: the offset of the receive ring's registers
     :param transmit_ring: the offset of the transmit ring's registers
@@ -104,11 +104,11 @@ class Queues:
     def __init__(self, device: Device, receive_ring: int, transmit_ring: int, *, interrupt: bool) -> None:
         self.device = device
         bar = device.regions[0]
-        # Loads and stores where the BAR can be mapped; else each access is a system call.
+        # Use loads and stores if the BAR can be mapped, else a system call for each access.
         self.registers = bar.mmap() if bar.mmappable else bar
         self.vector = device.irqs.msix.enable()[0] if interrupt else None
         self._receive_ring, self._transmit_ring = receive_ring, transmit_ring
-        # The ring of frames to send, the ring of frames received, and a header out and in.
+        # One page each: the transmit ring, the receive ring, and a header to send and to receive.
         self.memory = device.address_space.alloc(3 * PAGE)
         self._tail = self._at = self._next = 0  # which entry to offer, to send and to receive next
         self._sent, self._received, self._header = (self.memory.buffer.view[n * PAGE :][:PAGE] for n in range(3))
@@ -126,7 +126,7 @@ class Queues:
             self.memory.unmap()
 
     def start(self) -> None:
-        """Begin anew, with empty rings."""
+        """Begin with empty rings."""
         raise NotImplementedError
 
     def stop(self) -> None:
@@ -164,7 +164,7 @@ class Queues:
                 size += length
                 self._next = (self._next + 1) % ENTRIES
                 if status & END:
-                    # The frame is not read before the status that announces it.
+                    # Do not read the frame before the status that announces it.
                     pyvfio.barrier()
                     return size
             elif time.monotonic() > limit:
@@ -175,7 +175,7 @@ class Queues:
                     self.vector.wait(LIMIT)
 
     def copy(self, destination: int, source: int, size: int) -> None:
-        """Copy memory by IOVAs, in frames to itself of up to 1024 bytes behind a header of 256."""
+        """Copy memory by IOVAs, in loopback frames: a header of 256 bytes, then up to 1024 bytes of data."""
         header = self.memory.iova + 2 * PAGE
         self._header[:14] = self.mac + self.mac + ETHERTYPE.to_bytes(2, "big")
         for at in range(0, size, 1024):
@@ -193,16 +193,16 @@ class Queues:
             write(ring + LENGTH, PAGE)
             write(ring + HEAD, 0)
             write(ring + TAIL, 0)
-        # A buffer size of 0 here: the one of RECEIVE counts.
+        # A buffer size of 0 in BUFFERS: the size in RECEIVE applies.
         write(self._receive_ring + BUFFERS, ONE_BUFFER)
         for ring in self._transmit_ring, self._receive_ring:
             write(ring + QUEUE, QUEUE_ON)
             self._wait_for(ring + QUEUE, QUEUE_ON, "queue")
 
     def _unmask(self, queue: int) -> None:
-        """Have the receive queue raise vector 0, whose cause the card clears by itself."""
+        """Make the receive queue raise vector 0, and the card clear its cause automatically."""
         if self.vector is not None:
-            # Four bytes for each queue of the first half.
+            # VECTORS has 4 bytes for each of the queues 0 to 7.
             self.registers.write32(VECTORS + 4 * queue, VECTOR_VALID)
             self.registers.write32(VECTOR_AUTO_CLEAR, 1)
             self.registers.write32(VECTOR_UNMASK, 1)
@@ -216,11 +216,11 @@ class Queues:
 
 
 class Igb(Queues):
-    """The physical function, reset at the beginning and at the end of a `with`.
+    """A driver for the physical function. Use it in a `with` statement, which resets the card at the beginning and at the end.
 
     :param loopback: the card receives what it sends; nothing goes over the wire
-    :param shared: the card switches frames between its functions, and :meth:`admit` lets virtual ones take part. Not
-        more than 7 of them: QEMU's card uses the address space of virtual function n for the queues n and n + 8
+    :param shared: the card switches frames between its functions, and :meth:`admit` lets virtual functions take part:
+        at most 7, because QEMU's card uses the address space of virtual function n for the queues n and n + 8
     :param interrupt: wait for MSI-X vector 0 instead of polling
     """
 
@@ -238,7 +238,7 @@ class Igb(Queues):
         read, write = self.registers.read32, self.registers.write32
         forced = GIGABIT | FORCE_SPEED | FORCE_DUPLEX if self._loopback else 0
         write(CONTROL, read(CONTROL) | SET_LINK_UP | FULL_DUPLEX | forced)
-        # A card negotiates by itself after a reset, QEMU's when it is told to.
+        # A real card negotiates by itself after a reset. QEMU's card needs this write.
         write(PHY, WRITE_PHY | NEGOTIATE)
         self._wait_for(PHY, PHY_READY, "answer of the PHY")
         self._wait_for(STATUS, LINK_UP, "link")
@@ -246,7 +246,7 @@ class Igb(Queues):
         if self._shared:
             write(MULTIPLE_QUEUES, BY_POOL)
             write(LOOPBACK_SWITCH, SWITCH_ON | 0xFF * TO_ITSELF)
-            # The first MAC address is the card's own.
+            # The reset cleared the other functions' entries: write them again. Entry 0 is the card's own MAC address.
             for number, mac in {**self._admitted, OWN_POOL: self.mac}.items():
                 self.admit(number, mac)
         write(RECEIVE, RECEIVE_ON | self._loopback | BUFFERS_OF_256 | STRIP_CHECKSUM)
@@ -260,9 +260,9 @@ class Igb(Queues):
         self._reset()
 
     def admit(self, number: int, mac: bytes) -> None:
-        """Let a virtual function send and receive, under a MAC address of its own.
+        """Let a virtual function send and receive with its own MAC address.
 
-        A reset of the virtual function ends that, and so does opening it by VFIO, which resets it.
+        A reset of the virtual function revokes this. Opening the function through VFIO resets it too.
         """
         read, write = self.registers.read32, self.registers.write32
         self._admitted[number] = mac
@@ -280,23 +280,23 @@ class Igb(Queues):
         write(RECEIVE, 0)
         write(TRANSMIT, 0)
         write(CONTROL, self.registers.read32(CONTROL) | RESET)
-        time.sleep(0.001)  # as the datasheet asks, before the next access
+        time.sleep(0.001)  # the datasheet requires a delay between a reset and the next access
         for register in MASK, VECTOR_MASK:
             write(register, 0xFFFFFFFF)
-        self.registers.read32(CAUSES)  # which acknowledges them
+        self.registers.read32(CAUSES)  # reading the causes acknowledges them
 
 
 class IgbVf(Queues):
-    """A virtual function, from the beginning to the end of a `with`, while an :class:`Igb` that is shared runs.
+    """A driver for a virtual function. Use it in a `with` statement, inside that of an :class:`Igb` with `shared=True`.
 
     :param card: the physical function
-    :param number: which virtual function of the card this is, from 0 on
+    :param number: the number of the virtual function, from 0 on
     """
 
     def __init__(self, device: Device, card: Igb, number: int, *, interrupt: bool = False) -> None:
         super().__init__(device, 0x2800, 0x3800, interrupt=interrupt)
         self._card, self._number = card, number
-        # A locally administered address, next to the card's.
+        # A locally administered address that is derived from the card's.
         self.mac = bytes([card.mac[0] | 2, *card.mac[1:5], card.mac[5] ^ 0x80 ^ number])
 
     def start(self) -> None:
@@ -309,7 +309,7 @@ class IgbVf(Queues):
 
 
 def exchange(sender: Queues, receiver: Queues) -> None:
-    """Send a frame from one function to another or to itself, and print what arrived."""
+    """Send a frame from one function to another or to itself, and print the frame's size and whether it arrived intact."""
     out, in_ = sender.device.address_space.alloc(PAGE), receiver.device.address_space.alloc(PAGE)
     frame = receiver.mac + sender.mac + ETHERTYPE.to_bytes(2, "big") + b"from one address space to another " * 40
     out.buffer.view[: len(frame)] = frame
@@ -323,7 +323,7 @@ def exchange(sender: Queues, receiver: Queues) -> None:
 
 
 def copy_64_kib(card: Queues) -> None:
-    """Copy memory in frames to itself, and print how long that took."""
+    """Copy 64 KiB of memory in loopback frames, and print the time it took."""
     mapping = card.device.address_space.alloc(1 << 17)
     view = mapping.buffer.view
     view[: 1 << 16] = os.urandom(1 << 16)
@@ -363,7 +363,7 @@ def main() -> None:
             copy_64_kib(card)
         if not options:
             return
-        # Who opens the virtual function has to know the token that the physical function's owner sets.
+        # Opening the virtual function requires the VF token that was set when the physical function was opened.
         with (
             pyvfio.open(address, vf_token=TOKEN) as device,
             Igb(device, shared=True, interrupt=True) as card,

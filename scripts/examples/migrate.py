@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Migrate a device that works all the while, with pre-copy and without: how long does it stand still, and how much is sent?
+"""Migrate a working device, with and without pre-copy, and measure the downtime and the amount of data.
 
-Runs as root in the machine: `scripts/vm -- .venv/bin/python scripts/examples/migrate.py [MiB]`, 64 unless it is said. Or on the kernel in
-this process, whose devices have 1 MiB: `PYVFIO_KERNEL=mock:amd .venv/bin/python scripts/examples/migrate.py`.
+On a real kernel, as root in a virtual machine: `scripts/vm -- .venv/bin/python scripts/examples/migrate.py [MiB]`.
+The device has 64 MiB of memory unless MiB says otherwise. On the mock (the kernel inside the process), whose devices
+have 1 MiB: `PYVFIO_KERNEL=mock:amd .venv/bin/python scripts/examples/migrate.py`.
 
-vfio-mock's engine writes to the host's memory, here the memory of a "guest", and keeps what it wrote in memory of its own, so that both change.
-The guest's memory is copied by the device's DMA log, the device's own by its migration stream, straight into a second device. That one has the
-copied memory at the same IOVAs, and goes on where the first stopped.
+The DMA engine of vfio-mock writes to the host's memory, which stands for the memory of a guest, and stores the same
+data in the device's own memory. So both change during the migration. The dirty log of the device tells which pages of
+the guest's memory to copy again. The device's own memory travels in the migration stream, directly into a second
+device. The copy of the guest's memory is mapped for the second device at the same IOVAs, and that device continues
+where the first stopped.
 """
 
 from __future__ import annotations
@@ -26,19 +29,20 @@ from pyvfio.vfio_mock import VfioMock
 PAGE = 4096
 MIB = 1 << 20
 IOVA = 1 << 32
-#: The engine writes a word somewhere in the first of these bytes, then waits so many microseconds. Of small devices: in the first quarter.
+#: The engine writes words at random places in the first BUSY bytes of memory (in the first quarter if that is less),
+#: and waits DELAY microseconds after each.
 BUSY, DELAY = 4 * MIB, 200
-#: pre-copy ends when no more than half of that has changed, or when this many times the state has been sent
+#: Pre-copy ends when at most half of the busy bytes are dirty, or when MUCH times the size of the memory has been sent.
 MUCH = 4
 
 
 class Result(NamedTuple):
-    """Of one migration.
+    """The result of one migration.
 
-    :ivar still: seconds in which neither device worked
-    :ivar before: bytes of the device's state that were sent while it worked
-    :ivar after: and while it did not
-    :ivar pages: of the guest's memory that were copied again, while it worked and while it did not
+    :ivar still: downtime: seconds in which neither device worked
+    :ivar before: bytes of device state that were sent while the source still worked
+    :ivar after: bytes of device state that were sent during the downtime
+    :ivar pages: pages of guest memory that were copied again, before and during the downtime
     """
 
     still: float
@@ -61,7 +65,7 @@ class Counted:
 
 
 def copy_dirty_pages(log: DirtyLog, source: Mapping, target: Mapping) -> int:
-    """Copy what the device wrote since the last time; how many pages that was."""
+    """Copy the pages that the device wrote since the last call, and return their number."""
     report = log.read()
     for run in report.runs():
         part = slice(run.start - source.iova, run.last + 1 - source.iova)
@@ -88,7 +92,7 @@ def migrate(source: Device, target: Device, guest: Mapping, copy: Mapping, *, pr
         last_pages = copy_dirty_pages(log, guest, copy)
     target.migration.state = State.STOP
     still = time.monotonic() - begun
-    check_equal(source, target, guest, copy)  # takes its time, and so is not counted
+    check_equal(source, target, guest, copy)  # a check only: its time is no downtime
     begun = time.monotonic()
     target.migration.state = State.RUNNING
     still += time.monotonic() - begun
@@ -96,7 +100,7 @@ def migrate(source: Device, target: Device, guest: Mapping, copy: Mapping, *, pr
 
 
 def check_equal(source: Device, target: Device, guest: Mapping, copy: Mapping) -> None:
-    """The memory of both devices and of both guests is the same, byte for byte, and so is how far the engine is."""
+    """Assert that the devices, and the guests' memory, have equal contents, and that both engines did the same number of steps."""
     regions = [device.regions[VALUES["REGION_MEMORY"]] for device in (source, target)]
     for at in range(0, guest.size, MIB):
         part = slice(at, at + MIB)
@@ -108,7 +112,10 @@ def check_equal(source: Device, target: Device, guest: Mapping, copy: Mapping) -
 
 
 def wait_for_steps(mock: VfioMock, count: int) -> None:
-    """See the engine do that many steps."""
+    """Wait until the engine has done `count` more steps.
+
+    :raises RuntimeError: the engine stopped
+    """
     goal = mock["DMA_STEPS"] + count
     while mock["DMA_STEPS"] < goal:
         if mock["DMA_STATUS"] != VALUES["DMA_BUSY"]:
@@ -117,12 +124,16 @@ def wait_for_steps(mock: VfioMock, count: int) -> None:
 
 
 def busy(size: int) -> int:
-    """Return how many bytes of a device with so much memory are written all the while."""
+    """Return how many bytes the engine keeps writing to on a device with `size` bytes of memory."""
     return min(BUSY, size // 4)
 
 
 def run(size: int) -> dict[bool, Result]:
-    """Migrate from the first device to the second with pre-copy, and back without; by the way that it was done."""
+    """Migrate from the first device to the second with pre-copy, and back without.
+
+    :param size: bytes of memory of each device
+    :returns: the results, with `pre_copy` as the key
+    """
     results: dict[bool, Result] = {}
     with pyvfio.open("vfio-mock.0") as one, pyvfio.open("vfio-mock.1") as other:
         ends = [(device, device.address_space.alloc(size, IOVA)) for device in (one, other)]

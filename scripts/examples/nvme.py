@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""An NVMe disk: admin queue, identification, and a queue pair for reads and writes, by polling or by MSI-X.
+"""Drive an NVMe disk: identify it over the admin queue, then read and write over queue pairs, polling or with MSI-X.
 
     scripts/vm --iommu amd -- .venv/bin/python scripts/examples/nvme.py [ADDRESS]
 
-It OVERWRITES the first MiB of the disk. Registers, commands and structures are those of the NVM Express base
-specification 1.4 and its NVM command set. One command is under way at a time in each queue.
+The program OVERWRITES the first MiB of the disk. Registers, commands and structures are those of the NVM Express base
+specification 1.4 and its NVM command set. Each queue executes one command at a time.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from pyvfio.irq import Vector
 
 CLASS = 0x010802
 
-# Registers of BAR0. Those of 64 bits are written as two of 32.
+# Registers of BAR0. A 64-bit register is written in two halves of 32 bits.
 CAPABILITIES, CONFIGURATION, STATUS = 0x00, 0x14, 0x1C
 ADMIN_SIZES, ADMIN_SUBMISSIONS, ADMIN_COMPLETIONS, DOORBELLS = 0x24, 0x28, 0x30, 0x1000
 ENABLE = READY = 1
-ENTRY_SIZES = 6 << 16 | 4 << 20  # of both queues, as powers of two, where CONFIGURATION has them
+ENTRY_SIZES = 6 << 16 | 4 << 20  # CONFIGURATION: log2 of the sizes of a submission (64 bytes) and a completion (16)
 
-# Admin commands, then those of the NVM command set.
+# Opcodes: five admin commands (with the two kinds of IDENTIFY), then WRITE and READ of the NVM command set.
 DELETE_SUBMISSION_QUEUE, CREATE_SUBMISSION_QUEUE, DELETE_COMPLETION_QUEUE, CREATE_COMPLETION_QUEUE = 0, 1, 4, 5
 IDENTIFY, IDENTIFY_NAMESPACE, IDENTIFY_CONTROLLER = 6, 0, 1
 WRITE, READ = 1, 2
-CONTIGUOUS, INTERRUPTS = 1, 2  # of a queue that is created
+CONTIGUOUS, INTERRUPTS = 1, 2  # flags of the commands that create a queue
 
 PAGE = 4096
 ENTRIES = 64
-#: seconds that a command may take
+#: Timeout of a command in seconds.
 LIMIT = 10
-#: Looks for a completion before the clock is read and others may run.
+#: Number of polls for a completion before the loop reads the clock and yields the processor.
 LOOKS = 1000
 
-#: opcode and command id, namespace, 2 reserved words, metadata, PRP entries 1 and 2, words 10 to 12; 13 to 15 are 0
+#: A command: opcode and command id, namespace, 2 reserved words, metadata, PRP entries 1 and 2, words 10 to 12. Words 13 to 15 are 0.
 COMMAND = struct.Struct("<IIQQQQ3I12x")
 
 
 class Controller(NamedTuple):
-    """The Identify data of a controller. `largest` is in bytes: the most that one command moves."""
+    """Identify data of a controller. `largest` is the largest transfer of one command, in bytes."""
 
     serial: str
     model: str
@@ -56,15 +56,15 @@ class Controller(NamedTuple):
 
 
 class Queue:
-    """A submission and a completion queue, in memory of ours that the device reads and writes by DMA.
+    """A submission queue and its completion queue, in memory that the device reads and writes by DMA.
 
-    :ivar interrupts: how many there were
+    :ivar interrupts: number of interrupts received so far
     """
 
     def __init__(self, nvme: Nvme, number: int, vector: Vector | None = None) -> None:
         self.number = number
         self.interrupts = 0
-        # Submissions, completions, and the list of pages of the command that is under way.
+        # One page each: the submissions, the completions, and the PRP list of the current command.
         self.memory = nvme.device.address_space.alloc(3 * PAGE)
         self.submissions, self.completions, self.pages = (self.memory.iova + n * PAGE for n in range(3))
         self._submitted = self.memory.buffer.view[:PAGE]
@@ -75,23 +75,23 @@ class Queue:
         self._head = self._tail + nvme.doorbell_stride
         self._vector = vector
         self._at = 0
-        self._phase = 1  # of a completion that is new; it changes with each round
+        self._phase = 1  # the phase bit of a new completion; it inverts each time the queue wraps
 
     def run(
         self, opcode: int, namespace: int, page: int, more: int = 0, w10: int = 0, w11: int = 0, w12: int = 0
     ) -> None:
-        """Submit one command, and wait until it is completed.
+        """Submit one command and wait for its completion.
 
-        :param page: IOVA of its data
-        :param more: of the rest of its data, see :meth:`data`
-        :raises OSError: EIO with the device's status
+        :param page: the first PRP entry: the IOVA of the data
+        :param more: the second PRP entry, see :meth:`data`
+        :raises OSError: EIO: the command failed; the message has the device's status
         """
         at = self._at
         COMMAND.pack_into(self._submitted, 64 * at, opcode | at << 16, namespace, 0, 0, page, more, w10, w11, w12)
         self._at = following = (at + 1) % ENTRIES
         self._registers.write32(self._tail, following)
         status = self._status(8 * at + 7)
-        # The data is not read before the status that tells of it.
+        # Do not read the data before the status that announces it.
         pyvfio.barrier()
         if not following:
             self._phase ^= 1
@@ -100,7 +100,7 @@ class Queue:
             raise OSError(errno.EIO, f"nvme: queue {self.number}, opcode {opcode}: status {status >> 1:#x}")
 
     def _status(self, at: int) -> int:
-        """The status of the completion at hand, as soon as it has the new phase."""
+        """Wait until the phase bit of the current completion is new, and return its status."""
         completed, phase = self._completed, self._phase
         if self._vector is not None:
             self.interrupts += self._vector.wait(LIMIT)
@@ -115,9 +115,9 @@ class Queue:
         return status
 
     def data(self, iova: int, size: int) -> tuple[int, int]:
-        """Both PRP entries for data at an IOVA: the first page, and the second or a list of all others.
+        """Return both PRP entries for data at an IOVA: the first page, and the second page or a list of all further pages.
 
-        What is one range for the IOMMU is still named page by page, as the device would have it.
+        The data is contiguous in IOVAs, but PRP entries name each page by itself.
         """
         second = (iova & -PAGE) + PAGE
         if iova + size <= second + PAGE:
@@ -129,9 +129,9 @@ class Queue:
 
 
 class Nvme:
-    """The controller, from the beginning to the end of a `with`.
+    """A driver for the controller. Use it in a `with` statement, which enables the controller and disables it at the end.
 
-    :ivar reach: the IOVAs that it can address
+    :ivar reach: the IOVAs that the controller can address
     """
 
     reach = IovaRange(0, 2**64 - 1)
@@ -139,7 +139,7 @@ class Nvme:
     def __init__(self, device: Device) -> None:
         self.device = device
         bar = device.regions[0]
-        # Loads and stores where the BAR can be mapped, else the kernel makes each access.
+        # Use loads and stores if the BAR can be mapped, else a system call for each access.
         self.registers = bar.mmap() if bar.mmappable else bar
         self.doorbell_stride = 4 << (self.registers.read32(CAPABILITIES + 4) & 15)
         self._queues: list[Queue] = []
@@ -173,14 +173,14 @@ class Nvme:
         """Identify the controller."""
         data = self._identify(IDENTIFY_CONTROLLER)
         serial, model, firmware = (data[a:b].decode("ascii").strip() for a, b in ((4, 24), (24, 64), (64, 72)))
-        # 0 stands for no limit, and a list of pages is one page.
+        # Byte 77 (MDTS): log2 of the largest transfer in pages; 0 means no limit. This driver's PRP list is one page long.
         largest = min(PAGE << data[77] if data[77] else 2**64, PAGE // 8 * PAGE)
         return Controller(serial, model, firmware, int.from_bytes(data[516:520], "little"), largest)
 
     def namespace(self, number: int = 1, vector: Vector | None = None) -> Namespace:
-        """Identify a namespace, and make a queue pair for it.
+        """Identify a namespace and create a queue pair for it.
 
-        :param vector: wait for this one's interrupts; it is a vector of MSI-X. None polls.
+        :param vector: the MSI-X vector whose interrupts announce completions; None to poll
         """
         queue = self._queue(vector)
         which = (ENTRIES - 1) << 16 | queue.number
@@ -211,7 +211,7 @@ class Nvme:
 
 
 class Namespace(NamedTuple):
-    """A disk of so many blocks, and the queue by which it is reached."""
+    """A namespace (a disk) and the queue pair for its reads and writes."""
 
     number: int
     queue: Queue
@@ -219,11 +219,11 @@ class Namespace(NamedTuple):
     block_size: int
 
     def read(self, block: int, iova: int, count: int = 1) -> None:
-        """From the disk to memory."""
+        """Read `count` blocks from the disk into memory at an IOVA."""
         self._move(READ, block, iova, count)
 
     def write(self, block: int, iova: int, count: int = 1) -> None:
-        """From memory to the disk."""
+        """Write `count` blocks to the disk from memory at an IOVA."""
         self._move(WRITE, block, iova, count)
 
     def _move(self, opcode: int, block: int, iova: int, count: int) -> None:
@@ -232,10 +232,10 @@ class Namespace(NamedTuple):
 
 
 def exercise(disk: Namespace, device: Device, times: int, seed: int = 0, *, area: int = 1 << 20, most: int = 16) -> int:
-    """Random reads and writes of up to `most` blocks, compared with what should be there; returns how many were writes.
+    """Do random reads and writes of up to `most` blocks, compare what is read, and return the number of writes.
 
-    :param area: bytes at the beginning of the disk, which are overwritten
-    :raises AssertionError: a read brought something else
+    :param area: size of the area at the beginning of the disk that is overwritten, in bytes
+    :raises AssertionError: a read returned wrong data
     """
     chance = random.Random(seed)
     size, blocks = disk.block_size, area // disk.block_size
@@ -244,7 +244,7 @@ def exercise(disk: Namespace, device: Device, times: int, seed: int = 0, *, area
         view = mapping.buffer.view
         written = bytearray(area)
         largest = 1 << 16
-        for at in range(0, area, largest):  # from here on it is known: zeros
+        for at in range(0, area, largest):  # fill the area with zeros, so that its contents are known
             disk.write(at // size, mapping.iova + at, largest // size)
         for turn in range(times):
             count = chance.randint(1, most)
