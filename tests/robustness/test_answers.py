@@ -18,7 +18,6 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,10 +37,10 @@ from tests.robustness.test_arguments import (
     public,
     values,
 )
+from tests.robustness.written import compare
 
 #: of a longer text the beginning is written down, and a checksum of the whole
 LONGEST = 120
-FOLDER = Path(__file__).with_name("answers")
 INTEGERS = (
     -1, 0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 31, 32, 63, 64, 65, 255, 256, 4095, 4096, 4097, 8192, 65535, 65536, 1 << 20, 2**31, 2**32 - 1, 2**32,
     2**39, 2**48, 2**63 - 1, 2**63, 2**64 - 1, 2**64,
@@ -194,19 +193,6 @@ def properties(thing: Any, label: str) -> Iterator[str]:
                 f"{label}.{name} set to",
                 [(value, answer(partial(put, value), makes=False)) for value in (False, True, 2, "on")],
             )
-
-
-def compare(name: str, found: list[str]) -> None:
-    """Compare with what was written down, or write it."""
-    file = FOLDER / f"{name}.txt"
-    if os.environ.get("PYVFIO_WRITE_ANSWERS"):
-        file.parent.mkdir(exist_ok=True)
-        file.write_text("\n".join(found) + "\n")
-    before = file.read_text().splitlines()
-    differ = [f"- {line}" for line in before if line not in set(found)] + [
-        f"+ {line}" for line in found if line not in set(before)
-    ]
-    assert not differ, f"{len(differ)} lines differ:\n" + "\n".join(differ)
 
 
 @pytest.mark.parametrize("mode", ["iommufd", "type1v2"])
