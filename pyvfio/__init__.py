@@ -99,7 +99,7 @@ _PUBLIC = {
 }
 _HOMES = {name: module for module, names in _PUBLIC.items() for name in names}
 
-# Without `open`, which would hide the builtin from who imports all names.
+# `open` is left out: `from pyvfio import *` would hide the builtin.
 __all__ = ["__version__", *(name for name in _HOMES if name != "open")]  # noqa: PLE0604 (strings, all of them)
 
 
@@ -112,7 +112,7 @@ def _load(name: str) -> object:
     return value
 
 
-if not TYPE_CHECKING:  # a checker is to refuse a name that does not exist
+if not TYPE_CHECKING:  # with this function type checkers would accept every name
 
     def __getattr__(name: str) -> object:
         """Load a public name when it is first used."""
@@ -126,7 +126,7 @@ def __dir__() -> list[str]:
 
 
 def _kernel_named(name: str) -> Kernel:
-    """Load the registry of kernels, which stands above all that asks for one."""
+    """Return the kernel of a name from :mod:`pyvfio.kernels`, which :mod:`pyvfio.kernel` cannot import: that would be a cycle."""
     kernels = import_module("pyvfio.kernels")
     found: Kernel = kernels.named(name)
     return found

@@ -114,8 +114,8 @@ RESET = Request(
 class Device(Resource):
     """An open device. Made by `attach` of an address space, or by :func:`pyvfio.open`.
 
-    Opening it changes nothing that was not asked for; the bus master bit is off, as the kernel leaves it. (With bus
-    master off a PCI device can do no DMA: `device.config.bus_master = True`.)
+    Opening it does not turn bus mastering on: the kernel leaves it off, and a PCI device does no DMA until the program sets
+    `device.config.bus_master = True`.
 
     :ivar address: its name, for PCI "0000:00:03.0"
     :ivar group: the group that it was opened by; None by cdev
@@ -141,20 +141,21 @@ class Device(Resource):
         #: PASID, or None for the device itself -> the page table or address space that its DMA goes through
         self._attached: dict[int | None, Hwpt | Ioas] = {}
         self._owned: AddressSpace | None = None
-        #: the log that is running, so that a second start can name it
+        #: the running dirty log, which the message names when another one is started
         self._log: DirtyLog | None = None
         _ = self.info
 
     @classmethod
     def taken(cls, address: str, pid: int, number: int, *, kernel: Kernel | str | None = None) -> Self:
-        """Take the descriptor of an open device out of another process; pidfd_getfd(2), since Linux 5.6.
+        """Duplicate the descriptor of a device that another process has open; pidfd_getfd(2), since Linux 5.6.
 
-        The process goes on, with the same open device; closing this one closes the copy alone. It has no address space, since the
-        process's is out of reach. See :func:`pyvfio.host.holders_of` for the process and its descriptor.
+        The other process keeps the device open and continues; closing this object closes only the duplicate. The object has no address
+        space, since the container or iommufd belongs to the other process. :func:`pyvfio.host.holders_of` finds the process and its
+        descriptor.
 
-        :param address: the device's
-        :param pid: the process
-        :param number: its descriptor
+        :param address: the address of the device
+        :param pid: the other process
+        :param number: the descriptor there
         :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
         :raises OSError: EPERM, this process may not trace that one; EBADF, it has no such descriptor
         """
@@ -173,21 +174,21 @@ class Device(Resource):
 
     @property
     def address_space(self) -> AddressSpace:
-        """The address space that its DMA goes through.
+        """The address space that the device's DMA goes through.
 
-        :raises Closed: it is attached to nothing
+        :raises Closed: the device is attached to no address space
         """
         if self._space is None:
             raise Closed(f"{self.address} is attached to no address space: Device.attach() attaches it")
         return self._space
 
-    # By cdev only: the object that an Iommufd has of it, and what it is attached to.
+    # Only for devices opened by cdev: the Iommufd's object for the device, and attaching.
 
     @property
     def bound(self) -> BoundDevice:
-        """The device as its Iommufd knows it.
+        """The object that the Iommufd has for the device.
 
-        :raises Unsupported: it was opened by group
+        :raises Unsupported: the device was opened by group
         """
         if self._bound is None:
             raise Unsupported(
@@ -216,14 +217,14 @@ class Device(Resource):
             native = ATTACH.new(pt_id=number, flags=lib.VFIO_DEVICE_ATTACH_PASID, pasid=pasid)
         facts = Attached(self.address, pasid is not None)
         space = to.ioas
-        # It looks for those that are attached to it among these.
+        # Registered before the request, so that the address space never misses an attached device; it asks is_attached_to() of each.
         to._attached[id(self)] = weakref.ref(self)
         made = Object()
         try:
             arguments = {"to": to, "pasid": pasid}
             ATTACH.receive(self._fd, native, (ffi.NULL, made), arguments=arguments, facts=lambda _: facts)
         finally:
-            # No call: a signal's handler that raises leaves this whole.
+            # Assignments only: Python runs no signal handler between them, so none can leave the record half made.
             if made.present:
                 self._attached[pasid] = to
                 if pasid is None:
@@ -250,7 +251,7 @@ class Device(Resource):
                 self._attached.pop(pasid, None)
 
     def is_attached_to(self, what: IommufdObject) -> bool:
-        """Whether the DMA of the device, or of one of its PASIDs, goes through a page table or address space. Not part of the API.
+        """Whether the device, or one of its PASIDs, is attached to a page table or address space. Not part of the API.
 
         :param what: an Ioas or an Hwpt
         """
@@ -262,24 +263,24 @@ class Device(Resource):
 
     @cached_property
     def info(self) -> DeviceInfo:
-        """The kind of device, and the number of its regions and interrupts (VFIO_DEVICE_GET_INFO, struct vfio_device_info). Asked once."""
+        """The kind of device, and the number of its regions and interrupts (VFIO_DEVICE_GET_INFO, struct vfio_device_info). Cached."""
         return self.file.info
 
     @cached_property
     def regions(self) -> Regions:
-        """Its regions, by index; for PCI 0 to 5 are the BARs."""
+        """The regions of the device, by index; for PCI, 0 to 5 are the BARs."""
         return Regions(self)
 
     @cached_property
     def irqs(self) -> Irqs:
-        """Its interrupts, by index; for PCI also by name: `device.irqs.msi`."""
+        """The interrupts of the device, by index; for PCI also by name: `device.irqs.msi`."""
         return Irqs(self)
 
     @cached_property
     def config(self) -> PciConfig:
-        """PCI configuration space.
+        """The PCI configuration space.
 
-        :raises Unsupported: it is not a PCI device
+        :raises Unsupported: the device is not a PCI device
         """
         if not self.info.is_pci:
             raise Unsupported(f"{self.address} is not a PCI device: it has no configuration space")
@@ -287,18 +288,18 @@ class Device(Resource):
 
     @cached_property
     def features(self) -> Features:
-        """Its features (VFIO_DEVICE_FEATURE): asked for, read, set. Since Linux 5.7."""
+        """The features of the device: probe, get and set them (VFIO_DEVICE_FEATURE). Since Linux 5.7."""
         return Features(self.file)
 
     @cached_property
     def migration(self) -> Migration:
         """The migration state and data of the device.
 
-        :raises Unsupported: its driver cannot migrate it
+        :raises Unsupported: its driver does not support migration
         """
         return Migration(self)
 
-    # What some devices can do (VFIO_DEVICE_FEATURE).
+    # Features of some devices (VFIO_DEVICE_FEATURE).
 
     def low_power(self) -> LowPower:
         """Let the device sleep until the result or the device is closed. VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY; see :class:`LowPower`.
@@ -319,11 +320,13 @@ class Device(Resource):
         return LowPowerWithWakeup(self)
 
     def set_bus_master(self, on: bool) -> None:
-        """Let the device do DMA, or not: by the command register of PCI (as `config.bus_master`), by VFIO_DEVICE_FEATURE_BUS_MASTER on
-        other buses (CDX has it, since Linux 6.7).
+        """Allow or forbid the device to do DMA.
+
+        A PCI device's command register is written, as by `config.bus_master`. On other buses VFIO_DEVICE_FEATURE_BUS_MASTER is set
+        (CDX, since Linux 6.7).
 
         :param on: whether the device may do DMA
-        :raises Unsupported: its driver has no such switch
+        :raises Unsupported: the device's driver does not have the feature
         """
         boolean(on, "on")
         if self.info.is_pci:
@@ -374,10 +377,10 @@ class Device(Resource):
         return bytes(ffi.buffer(error))
 
     def reset(self) -> None:
-        """Reset this function alone. VFIO_DEVICE_RESET. It ends a migration: the device is RUNNING afterwards.
+        """Reset only this function. VFIO_DEVICE_RESET. It ends a migration: the device is RUNNING afterwards.
 
-        :raises Unsupported: the device has no such reset
-        :raises OSError: EAGAIN, ENOTTY, EIO as the device's reset method says
+        :raises Unsupported: the device has no function-level reset
+        :raises OSError: the errno of the device's reset method: EAGAIN, ENOTTY, EIO
         """
         RESET.send(self._fd, facts=lambda _: Reset(self.address, self.info.resettable))
 
@@ -385,18 +388,18 @@ class Device(Resource):
     def hot_reset_info(self) -> HotResetInfo:
         """The devices that :meth:`hot_reset` affects. VFIO_DEVICE_GET_PCI_HOT_RESET_INFO.
 
-        :raises Unsupported: it cannot be hot reset: it is on a root bus, or it is not a PCI device
+        :raises Unsupported: the device cannot be hot reset: it is on a root bus, or is not a PCI device
         """
         return hot_reset.info(self.file)
 
     def hot_reset(self) -> None:
         """Reset the bus or slot of the device, with all devices on it. VFIO_DEVICE_PCI_HOT_RESET.
 
-        All of them must be owned here: by group, their groups be in this device's container; by cdev, be bound to its Iommufd or
-        to no driver.
+        This program must own all of them. If this device was opened by group, their groups must be in its container; if by cdev, they
+        must be bound to its Iommufd or to no driver.
 
-        :raises Unsupported: it cannot be reset in this way
-        :raises OSError: EINVAL, EPERM when another device is not owned here; a note says which are affected
+        :raises Unsupported: the device cannot be hot reset
+        :raises OSError: EINVAL or EPERM if the program does not own one of the devices; a note lists the affected ones
         """
         groups: list[int] = []
         if self._bound is None:
@@ -424,7 +427,7 @@ class Device(Resource):
         return self._fd.closed and (self._owned is None or self._owned.closed)
 
     def _repr_html_(self) -> str:
-        """Show what the device is without asking the kernel for more than it has said."""
+        """Return an HTML table of the device, from what is known already: no request is made."""
         if self.closed:
             return html.table(repr(self), (), ())
         space = self.address_space

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Interrupts of a device, each vector by an eventfd of its own."""
+"""Interrupts of a device. The kernel signals an eventfd for each vector."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class SetFacts(NamedTuple):
     :ivar last: number of the last vector that was asked for; None for all
     :ivar vectors: how many the device has
     :ivar enabled: whether any of them is enabled
-    :ivar others: the other interrupts that are
-    :ivar enabling: whether vectors were to be enabled
-    :ivar fixed: the number of vectors was fixed when the first was enabled (VFIO_IRQ_INFO_NORESIZE); None where it is not
-    :ivar room: how many vectors the kernel said that it can allocate; None where it did not say
+    :ivar others: the device's other interrupts that are enabled
+    :ivar enabling: whether the request was to enable vectors
+    :ivar fixed: the number of vectors that was fixed when the first was enabled (VFIO_IRQ_INFO_NORESIZE); None if it is not fixed
+    :ivar room: the number of vectors that the kernel reported it can allocate; None if it reported none
     :ivar asleep: whether the device is in D3hot
     :ivar resizable: whether vectors can be added while some are enabled
     """
@@ -146,17 +146,17 @@ class IrqInfo(NamedTuple):
 
     @property
     def automasked(self) -> bool:
-        """Masked by the kernel whenever it fires, until :meth:`Vector.unmask`."""
+        """Whether the kernel masks the interrupt whenever it fires, until :meth:`Vector.unmask` (VFIO_IRQ_INFO_AUTOMASKED)."""
         return bool(self.flags & lib.VFIO_IRQ_INFO_AUTOMASKED)
 
     @property
     def resizable(self) -> bool:
-        """Whether vectors beyond those enabled first can be added without disabling all."""
+        """Whether more vectors can be enabled without first disabling all of them (VFIO_IRQ_INFO_NORESIZE is clear)."""
         return not self.flags & lib.VFIO_IRQ_INFO_NORESIZE
 
 
 class Vector(Event):
-    """One enabled vector and its eventfd. The eventfd counts: interrupts that come together are one wake-up, none is lost."""
+    """One enabled vector and its eventfd. The eventfd counts: one wait may return several interrupts, but none is lost."""
 
     _noun = "interrupt"
 
@@ -165,14 +165,14 @@ class Vector(Event):
         super().__init__(device, device.file.kernel, f"{device.address} {irq.name}[{index}]")
         self.irq = irq
         self.index = index
-        #: it has fired, and has not been unmasked since
+        #: whether the interrupt has fired since the last unmask()
         self._fired = False
         self._unmasked_by_eventfd = False
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until it fires; see :meth:`Event.wait`. A :class:`TimeoutError` has notes on what keeps it from firing, as far as that shows.
+        """Wait until the interrupt fires; see :meth:`Event.wait`. The notes of a :class:`TimeoutError` say why it cannot fire, if that is known.
 
-        :param timeout: seconds; 0 only looks; None waits for ever
+        :param timeout: seconds; 0 does not wait; None waits for ever
         """
         count = super().wait(timeout)
         self._fired = True
@@ -192,7 +192,7 @@ class Vector(Event):
         return []
 
     def trigger(self) -> None:
-        """Fire it in software (loopback): the eventfd is signalled as if by the device."""
+        """Fire the interrupt in software: the kernel signals the eventfd as if the device had. VFIO_DEVICE_SET_IRQS, ACTION_TRIGGER."""
         self.irq._set(_NONE | _TRIGGER, self.index, 1)
 
     def mask(self) -> None:
@@ -238,7 +238,7 @@ class Vector(Event):
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENODEV):
                 raise
-            # The kind as a whole was disabled meanwhile (a reset does that), or the device is gone.
+            # EINVAL: all vectors were disabled meanwhile, for example by a reset. ENODEV: the device is gone.
         finally:
             self._dispose()
 
@@ -264,15 +264,15 @@ class Irq:
 
     @property
     def vectors(self) -> list[Vector]:
-        """The enabled ones."""
+        """The enabled vectors, by number."""
         return [self._enabled[index] for index in sorted(self._enabled)]
 
     def enable(self, vectors: Iterable[int] | None = None) -> list[Vector]:
-        """Enable vectors, all in one call, each with an eventfd of its own. VFIO_DEVICE_SET_IRQS with eventfds.
+        """Enable vectors, each with its own eventfd, by one request. VFIO_DEVICE_SET_IRQS, ACTION_TRIGGER with DATA_EVENTFD.
 
-        vfio-pci has one of INTx, MSI and MSI-X on at a time. Those that are enabled already stay.
+        With vfio-pci only one of INTx, MSI and MSI-X can be enabled at a time. Vectors that are enabled already stay enabled.
 
-        :param vectors: numbers, a range without gaps; None for the first one alone
+        :param vectors: the numbers of the vectors, without gaps; None for vector 0
         :returns: the vectors asked for
         :raises Unsupported: the device has no such interrupt
         :raises OSError: EINVAL beyond :attr:`count`, or while another kind is enabled; ENOSPC: the host cannot allocate that many vectors
@@ -290,7 +290,7 @@ class Irq:
                 fds = [known[number].fileno() for number in numbers]
                 self._set(_EVENTFD | _TRIGGER, numbers[0], len(numbers), fds, made)
             if any(vector.index in self._enabled for vector in fresh):
-                # Another thread enabled them meanwhile. Its vectors are the ones that others have seen.
+                # Another thread enabled some of them meanwhile, and may have handed out its Vector objects: keep those, drop ours.
                 known = {vector.index: vector for vector in fresh} | self._enabled
                 fds = [known[number].fileno() for number in numbers]
                 self._set(_EVENTFD | _TRIGGER, numbers[0], len(numbers), fds)
@@ -310,7 +310,7 @@ class Irq:
     def _withdraw(self, fresh: list[Vector], made: Object, failure: BaseException) -> None:
         """Disable vectors that were to be enabled, if the kernel has enabled them, and close their eventfds."""
         attempts = Attempts()
-        enabled = made.present and made.id == 0  # else it is the number of vectors that were possible
+        enabled = made.present and made.id == 0  # a positive result: fewer vectors were available, and none was enabled
         if enabled and not self._enabled:
             attempts.do(partial(self._set, _NONE | _TRIGGER, 0, 0))
         elif enabled:
@@ -326,7 +326,7 @@ class Irq:
         return self.enable(range(self.count))
 
     def disable(self) -> None:
-        """Disable all vectors, and close their eventfds. Harmless when none is on."""
+        """Disable all vectors, and close their eventfds. No effect if none is enabled."""
         if not self._enabled:
             return
         made = Object()
@@ -382,7 +382,7 @@ class Irq:
         fd = self.device.file.fd
         received = () if made is None else ((ffi.NULL, made),)
         if (room := operation.receive(fd, native, *received, arguments={"vectors": vectors}, facts=facts)) > 0:
-            # vfio_msi_enable: fewer vectors than asked for is no errno, but their number, and none of them is enabled.
+            # If fewer vectors are available than asked for, vfio_msi_enable returns their number, not an errno, and enables none.
             raise operation.error(fd, errno.ENOSPC, {"vectors": vectors}, facts)
 
     def __repr__(self) -> str:
@@ -390,11 +390,11 @@ class Irq:
 
 
 def _numbers(vectors: object) -> list[int]:
-    """Return the vectors of an argument in order."""
+    """Return the vector numbers of an argument, sorted."""
     if isinstance(vectors, int):
         raise TypeError(f"vectors must be an iterable of numbers, not int: range({vectors}) are the first {vectors}")
     try:
-        each = iter(vectors)  # type: ignore[call-overload]  # what is not iterable is the except
+        each = iter(vectors)  # type: ignore[call-overload]  # the except handles values that are not iterable
     except TypeError:
         raise wrong_type(vectors, "vectors", "an iterable of numbers") from None
     return sorted({integer(number, "vectors", 0, 2**32 - 1) for number in each})
@@ -443,32 +443,32 @@ class Irqs(Indexed[Irq]):
 
     @property
     def intx(self) -> Irq:
-        """The legacy interrupt: one, level-triggered."""
+        """The legacy interrupt INTx: one vector, level-triggered."""
         return self._named("intx")
 
     @property
     def msi(self) -> Irq:
-        """Message-signalled interrupts."""
+        """Message-signalled interrupts (MSI): up to 32 vectors."""
         return self._named("msi")
 
     @property
     def msix(self) -> Irq:
-        """Message-signalled interrupts by a table in a BAR: up to 2048."""
+        """Message-signalled interrupts with a table in a BAR (MSI-X): up to 2048 vectors."""
         return self._named("msix")
 
     @property
     def err(self) -> Irq:
-        """Fires on an uncorrectable error that the bus reports (AER)."""
+        """The error interrupt, which fires on an uncorrectable error that the bus reports (AER)."""
         return self._named("err")
 
     @property
     def req(self) -> Irq:
-        """Fires when the kernel wants the device back (unbind, unplug); close it then."""
+        """The request interrupt, which fires when the kernel wants the device back (unbind, unplug): close the device then."""
         return self._named("req")
 
 
 def irq_info(file: DeviceFile, index: int) -> IrqInfo:
-    """Ask the kernel for the properties of a kind of interrupt. A kind that this device lacks has no vectors.
+    """Ask the kernel for the properties of a kind of interrupt. The count is 0 for a kind that this device lacks.
 
     VFIO_DEVICE_GET_IRQ_INFO.
 
@@ -477,7 +477,7 @@ def irq_info(file: DeviceFile, index: int) -> IrqInfo:
     try:
         answer, _ = capability.ask(file.fd, GET_IRQ_INFO, index=index)
     except OSError as error:
-        # vfio-pci has no error interrupt outside PCI Express, yet counts it.
+        # num_irqs of vfio-pci counts the error interrupt, which only PCI Express devices have; for others the kernel returns EINVAL.
         if error.errno == errno.EINVAL and index < file.info.num_irqs:
             return IrqInfo(index, 0, 0)
         raise

@@ -38,9 +38,9 @@ _T = TypeVar("_T")
 _MAP_NORESERVE = 0x4000
 _MADV_WIPEONFORK = 18
 
-#: Memory that a child must not have as it is -> its address and size, and whether there is a hole in the child
+#: memory that a forked child must not share -> its address, its size, and whether MADV_DONTFORK leaves a hole in the child
 _not_for_children: WeakTable[_mmap.mmap, tuple[int, int, bool]] = WeakTable()
-#: In a child: what must never be unmapped, since something else lies there
+#: in a forked child: memory objects that must never be unmapped, since other memory is at their addresses
 _kept: list[_mmap.mmap] = []
 
 
@@ -49,7 +49,7 @@ _PIDFD_GETFD = 438
 
 
 def _check_length(size: int) -> None:
-    """Refuse as mmap(2) does what mmap.mmap refuses with OverflowError or ValueError."""
+    """Raise the errno of mmap(2) for a size that mmap.mmap refuses with OverflowError or ValueError."""
     if size <= 0 or size > sys.maxsize:
         number = errno.EINVAL if size <= 0 else errno.ENOMEM
         raise OSError(number, os.strerror(number))
@@ -107,9 +107,9 @@ class UdevMonitor:
 class Kernel:
     """The operating system that pyvfio runs on; the methods here are Linux's own."""
 
-    #: what `PYVFIO_KERNEL` calls it; shown in every repr unless it is the real one
+    #: the kernel's name, as in `PYVFIO_KERNEL`; shown in every repr unless it is `linux`
     name = "linux"
-    #: the address of the device that it is there for, if it is there for one
+    #: the address of its device, for a kernel that exists for a single device (`vfio-user:PATH`); else None
     address: str | None = None
 
     def door(self, fd: int, kind: str) -> Any:
@@ -238,9 +238,9 @@ class Kernel:
         _check_length(size)
         if not 0 <= offset < 1 << 63:
             raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW))
-        # Not mmap.mmap(fd, ...): before Python 3.13 that keeps a second descriptor of the device open. With trackfd=False it does
-        # not, but it compares the size with the file's and raises ValueError. So the memory that mmap.mmap owns is of no file at
-        # first, and the descriptor's memory takes its place.
+        # mmap.mmap(fd, ...) cannot be used: before Python 3.13 it keeps a duplicate of the device's descriptor open; with
+        # trackfd=False it keeps none, but compares the size with the file's and raises ValueError. So mmap.mmap first makes
+        # anonymous memory, and pyvfio_map_over replaces it with the descriptor's.
         memory = _mmap.mmap(-1, size, flags=_mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS | _MAP_NORESERVE, prot=prot)
         address = _pinned(memory, False)[0]
         if error := lib.pyvfio_map_over(ffi.cast("void *", address), size, prot, fd, offset):
@@ -267,15 +267,15 @@ class Kernel:
         _check_length(size)
         flags = _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS
         if huge is not None:
-            # MAP_HUGETLB, and log2 of the page size where mmap(2) looks for it.
+            # MAP_HUGETLB, and log2 of the page size from bit 26 (MAP_HUGE_SHIFT) on.
             flags |= 0x40000 | (huge.bit_length() - 1) << 26
             flags -= flags >> 31 << 32  # Python's mmap takes a signed int
         memory = _mmap.mmap(-1, size, flags=flags)
         if huge is None:
-            # The child reads zeros, and its pages are its own: what devices reach stays with the parent, and never is copied on write.
+            # A forked child gets new zeroed pages. The pages that devices access stay with the parent, and are never copied on write.
             memory.madvise(_MADV_WIPEONFORK)
         else:
-            # Not possible for huge pages (EINVAL). A hole, which after_fork() fills before anything else can be put there.
+            # MADV_WIPEONFORK fails with EINVAL for huge pages. MADV_DONTFORK leaves a hole in the child, which _after_fork() fills.
             memory.madvise(_mmap.MADV_DONTFORK)
             _not_for_children[memory] = _pinned(memory, False)[0], size, True
         return memory
@@ -355,7 +355,7 @@ class Kernel:
         return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
 
     def device_number(self, path: str) -> str | None:
-        """Return the number of a device node, as under /sys/dev: `char/4:64`, `block/8:0`; None for other files, and where nobody knows.
+        """Return the number of a device node, as under /sys/dev: `char/4:64`, `block/8:0`; None for other files, or if it is unknown.
 
         :param path: of the node
         """
@@ -377,7 +377,7 @@ class Kernel:
         """
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            # One write: sysfs takes a write as a whole command.
+            # sysfs takes each write(2) as a complete command.
             written = os.write(fd, data)
         finally:
             os.close(fd)
@@ -396,7 +396,7 @@ class Kernel:
     # Files that programs share: pyvfio's journal of changed bindings.
 
     def create(self, path: str) -> int:
-        """Open a file for reading and writing, made if need be, with its directory; for this user alone.
+        """Open a file for reading and writing; create it and its directory if they are missing, with access for this user only.
 
         :param path: of the file
         :raises OSError: EPERM, the directory or the file is a link or of the wrong kind, belongs to another user, or others may write
@@ -407,7 +407,7 @@ class Kernel:
         above = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
         try:
             _check_private(os.fstat(above), directory, stat.S_ISDIR)
-            # Not to wait for a reader, should it be a FIFO.
+            # O_NONBLOCK: if the path is a FIFO, do not wait for another process to open it.
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             fd = os.open(name, flags, 0o600, dir_fd=above)
         finally:
@@ -420,10 +420,10 @@ class Kernel:
         return fd
 
     def is_at(self, fd: int, path: str) -> bool:
-        """Whether a path is still that of the file that a descriptor has open.
+        """Whether a path still names the file that a descriptor has open.
 
         :param fd: the descriptor
-        :param path: a path that may have been given to another file
+        :param path: a path that may name another file by now
         """
         try:
             return os.path.samestat(os.fstat(fd), os.lstat(path))
@@ -491,9 +491,9 @@ def _udev() -> Any:
     return _thread.context
 
 
-# As a pointer: cffi before 1.17 does not take the function itself for the value of a field.
+# A pointer, since cffi before 1.17 does not accept the function itself as the value of a struct's field.
 _linux_ioctl = ffi.addressof(lib, "pyvfio_linux_ioctl")
-#: the function of the doors of kernels made of Python
+#: the C function that makes ioctls in the doors of a PythonKernel
 python_ioctl = ffi.cast("int (*)(void *, int, unsigned long, void *)", _buffer.PYTHON_IOCTL)
 
 
@@ -529,7 +529,7 @@ class LinuxKernel(Kernel):
         if not (self.device_number(path) or "").startswith("block/"):
             return False
         try:
-            # O_NONBLOCK: a drive does not close its tray.
+            # O_NONBLOCK: opening an optical drive does not close its tray.
             os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
         except OSError as error:
             return error.errno == errno.EBUSY
@@ -564,7 +564,7 @@ class PythonKernel(Kernel):
 
 
 class uninterrupted(Generic[_P, _T]):
-    """A method of a kernel made of Python that no signal's handler interrupts; see :meth:`PythonKernel.ioctl`."""
+    """Decorator for a method of a PythonKernel that no signal handler interrupts; see :meth:`PythonKernel.ioctl`."""
 
     def __init__(self, method: Callable[Concatenate[Any, _P], _T]) -> None:
         self.__wrapped__ = method
@@ -575,12 +575,15 @@ class uninterrupted(Generic[_P, _T]):
     @overload
     def __get__(self, kernel: object, owner: type) -> Callable[_P, _T]: ...
     def __get__(self, kernel: object, owner: type) -> Callable[..., _T]:
-        # No function of Python calls the native one: what that returns must reach its owner.
+        # A partial, not a Python function: a signal handler that raises in a Python function would lose the result of the native
+        # call, such as a new descriptor.
         return partial(_buffer.uninterrupted, self.__wrapped__, *(() if kernel is None else (kernel,)))
 
 
 def new_door(kernel: Kernel) -> Door:
-    """Return the owner of a descriptor that a kernel is to give. It closes by close(2) itself where nothing stands in for that: without Python.
+    """Return the owner of a descriptor that a kernel is about to return.
+
+    For a LinuxKernel the owner calls close(2) in C, so that closing runs no Python code; for any other kernel it calls `kernel.close`.
 
     :param kernel: the kernel
     """
@@ -588,15 +591,15 @@ def new_door(kernel: Kernel) -> Door:
 
 
 def _after_fork() -> None:
-    """In a child: put memory of its own in the place of what devices and the parent share."""
+    """In a forked child: replace the memory that the parent shares with devices by private memory."""
     for memory, (address, size, hole) in _not_for_children.items():
         if lib.pyvfio_map_nothing(ffi.cast("void *", address), size, hole):
-            # Something else is there by now. Whoever unmaps `memory` would unmap that.
+            # Other memory is at the address by now. Keep the object for ever: unmapping it would unmap that memory.
             _kept.append(memory)
 
 
 os.register_at_fork(before=_buffer.before_fork, after_in_child=_after_fork)
-# What is still open when Python ends is closed by the main thread alone: no other one runs by then.
+# When the interpreter ends, no other thread runs any more: the main thread itself then calls kernels made of Python.
 atexit.register(_buffer.at_end)
 
 
@@ -606,7 +609,8 @@ def _resolve_linux(name: str) -> Kernel:
     return LinuxKernel()
 
 
-#: Returns the kernel of a name. The package replaces it: the registry, :mod:`pyvfio.kernels`, knows the mock, which stands above.
+#: returns the kernel of a name. pyvfio/__init__.py replaces it by :func:`pyvfio.kernels.named`, which also knows the mock: this module
+#: cannot import the mock, since the mock imports this module
 resolver: Callable[[str], Kernel] = _resolve_linux
 _default: Kernel | None = None
 
@@ -625,12 +629,12 @@ def default() -> Kernel:
 
 @contextlib.contextmanager
 def as_default(kernel: Kernel | str) -> Iterator[Kernel]:
-    """Make a kernel the default as long as the block runs, in all threads: what code under test gets that names none.
+    """Make a kernel the default while the block runs, in all threads. Code that passes no `kernel=` then uses it, such as code under test.
 
     ::
 
         with pyvfio.kernel.as_default(pyvfio.mock.Kernel("amd")):
-        program.main()  # its pyvfio.open("0000:00:03.0") opens the mock's device
+            program.main()  # its pyvfio.open("0000:00:03.0") opens the mock's device
 
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`
     """
@@ -643,7 +647,7 @@ def as_default(kernel: Kernel | str) -> Iterator[Kernel]:
 
 
 def resolve(kernel: Kernel | str | None) -> Kernel:
-    """Return the kernel that an argument `kernel=` means: one as it is, one by name, or for None the default.
+    """Return the kernel that an argument `kernel=` means: a Kernel as it is, the kernel of a name, the default for None.
 
     :param kernel: a kernel, its name, or None
     """

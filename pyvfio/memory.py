@@ -55,7 +55,7 @@ class DmaBuffer(Buffer, Uncopyable):
                     f"/sys/kernel/mm/hugepages/hugepages-{huge >> 10}kB/free_hugepages and write nr_hugepages there"
                 )
             raise
-        # No other object has it, so it is not unmapped while a device uses it, even if all views are released.
+        # Only this object refers to the mmap, so nobody can close it while a device uses the memory, even if all views are released.
         self._memory = memory
         self.address = address_of(memory)
         self.view = memoryview(memory)
@@ -90,7 +90,7 @@ def pinned(buffer: Any, *, writable: bool) -> tuple[int, int, Any]:
 def address_of(buffer: Any) -> int:
     """Return the address of a buffer's memory.
 
-    C code keeps no export of it: CPython (3.11 to 3.13 at least) crashes when it collects a cycle with a memoryview of which
-    cffi still has one.
+    The buffer's export is released before the return. CPython (3.11 to 3.13 at least) crashes when it collects a cycle with a
+    memoryview that cffi still has an export of, as `ffi.from_buffer` would.
     """
     return _pinned(buffer, False)[0]

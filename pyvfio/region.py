@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Regions of a device: what `pread`, `pwrite` and `mmap` reach of it."""
+"""Regions of a device, accessed by pread(2), pwrite(2) and mmap(2) of the device's descriptor."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ class RegionInfo(NamedTuple):
     """The properties of a region. VFIO_DEVICE_GET_REGION_INFO, `struct vfio_region_info` with its capabilities.
 
     :ivar offset: where the region starts in the device's file
-    :ivar areas: what of it can be mapped: the sparse areas, or the whole; nothing where mmap is not possible
+    :ivar areas: the parts that can be mapped: the sparse areas, or the whole region; empty if mmap is not possible
     :ivar type: (type, subtype) of a device-specific region, or None
-    :ivar msix_mappable: the MSI-X table within it may be mapped too
+    :ivar msix_mappable: whether the MSI-X table in the region may be mapped too
     """
 
     index: int  # type: ignore[assignment]  # the kernel's word; tuple.index is of no use here
@@ -129,7 +129,7 @@ class Registers:
         return self._load(offset, 4)
 
     def read64(self, offset: SupportsIndex, /) -> int:
-        """Load 64 bits, at once or not at all.
+        """Load 64 bits by one access, never by two.
 
         :param offset: bytes from the start, a multiple of the width
         """
@@ -160,7 +160,7 @@ class Registers:
         self._store(offset, 4, value)
 
     def write64(self, offset: SupportsIndex, value: SupportsIndex, /) -> None:
-        """Store 64 bits, at once or not at all.
+        """Store 64 bits by one access, never by two.
 
         :param offset: bytes from the start, a multiple of the width
         :param value: 0 to 2^64 - 1
@@ -173,11 +173,11 @@ class Registers:
         It reads without a pause for the first millisecond, then at growing intervals of up to a millisecond.
 
         :param offset: bytes from the start, a multiple of the width
-        :param mask: the bits to look at
-        :param value: what they are to be, in their places
+        :param mask: the bits to compare
+        :param value: the value to wait for, with no bits outside the mask
         :param timeout: seconds; None waits for ever, 0 reads once
-        :param width: of the register: 8, 16, 32 or 64 bits
-        :returns: what was read last
+        :param width: the width of the register: 8, 16, 32 or 64 bits
+        :returns: the value read last
         :raises TimeoutError: the bits did not get that value within the timeout
         :raises Closed: another thread closed the device
         """
@@ -221,8 +221,8 @@ class Registers:
 class Region(Registers):
     """One region of a device.
 
-    Its register methods read and write through the kernel. 64 bits at once: only for devices that are not PCI, since vfio-pci makes
-    one access or two of it depending on its release and the machine; map the region for that.
+    The register methods read and write through the kernel. PCI devices have no 64-bit methods here: vfio-pci makes one access or two,
+    depending on its release and the machine. Map the region for 64-bit accesses (:meth:`mmap`).
 
     :ivar device: the device that it belongs to
     :ivar info: its properties, as the kernel reports them
@@ -249,11 +249,11 @@ class Region(Registers):
 
     @property
     def mmappable(self) -> bool:
-        """Whether a part of it can be mapped; which, :attr:`RegionInfo.areas` tells."""
+        """Whether a part of the region can be mapped; :attr:`RegionInfo.areas` lists the parts."""
         return bool(self.info.areas)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Read bytes, all of them: short transfers are continued.
+        """Read bytes. After a short read it reads the rest.
 
         The kernel chooses the width of each access; for registers use :meth:`read32` and the other widths.
 
@@ -275,7 +275,7 @@ class Region(Registers):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def write(self, offset: int, data: Any) -> None:
-        """Write bytes, all of them: short transfers are continued.
+        """Write bytes. After a short write it writes the rest.
 
         :param offset: bytes from the start of the region
         :param data: the bytes
@@ -297,7 +297,7 @@ class Region(Registers):
         """Map the region, or a part of it, into this process. mmap(2) of the device's descriptor.
 
         :param offset: bytes from the region's start, a multiple of the page size
-        :param size: None for as far as the mappable area that holds `offset` reaches
+        :param size: bytes; None for the rest of the mappable area that `offset` lies in
         :raises Unsupported: the region, or that part of it, cannot be mapped
         :raises OSError: as mmap(2)
         """
@@ -330,8 +330,9 @@ class Region(Registers):
         VFIO_DEVICE_FEATURE_DMA_BUF, since Linux 6.19.
 
         :param areas: whole pages; None for the whole region
-        :raises Unsupported: the kernel, or the device's driver, does not have it
-        :raises OSError: EINVAL outside the BAR or no whole pages, ENODEV no BAR, EOPNOTSUPP the driver exports none
+        :raises Unsupported: the kernel or the device's driver does not have the feature
+        :raises OSError: EINVAL if an area is outside the BAR or is not made of whole pages; ENODEV if the region is not a BAR;
+            EOPNOTSUPP if the driver exports no dma-bufs
         """
         from pyvfio.dma_buf import DmaBuf
 
@@ -369,7 +370,7 @@ class Region(Registers):
         arguments = {"region": self.name, "offset": offset, "width": width, "value": value, "fd": eventfd}
         IOEVENTFD.send(self._file.fd, native, arguments)
 
-    # One access of the whole width: a register is not to be read in two halves.
+    # One pread or pwrite of the full width: a register must not be accessed in two halves.
 
     def _load(self, offset: SupportsIndex, width: int) -> int:
         offset = self._check_register(offset, width)
@@ -402,7 +403,7 @@ class Region(Registers):
         return self._check_access(offset, width, self.size)
 
     def _check_range(self, verb: str, offset: int, size: int, possible: bool) -> tuple[int, int]:
-        """Return offset and size of a transfer as plain integers, if the region allows it and it lies within."""
+        """Return the offset and the size of a transfer as plain integers, if the region allows it and contains the range."""
         offset, size = integer(offset, "offset"), integer(size, "size")
         if not possible:
             able, flag = {"read": ("readable", "READ"), "write": ("writable", "WRITE")}[verb]
@@ -424,7 +425,7 @@ class Region(Registers):
         return self._file.info.is_pci
 
     def _stopped(self, call: Call, offset: int, done: int, size: int) -> BadReply:
-        """A transfer that the kernel cut short, without an error."""
+        """Return the exception for a transfer that the kernel cut short without an error."""
         return BadReply(
             errno.EIO,
             f"{call.name} {self!r}: only {done} of {size} bytes at offset {offset:#x} were transferred",
@@ -443,13 +444,13 @@ class RegionMapping(Window, Registers, Resource):
     Accesses are in order with memory: what was written to memory before a register is written is visible to the device first, and
     memory that is read after a register is at least as new as the register; :func:`pyvfio.barrier` is for accesses through :attr:`view`.
 
-    An access while the device does not decode memory, or after it was unplugged, is a SIGBUS, which ends this process: only the kernel
-    could make an error of it. The register methods of :class:`Region`, which go through the kernel, raise EIO then.
+    An access while the device does not decode memory, or after it was unplugged, causes SIGBUS, which ends this process; the library
+    cannot turn it into an exception. The register methods of :class:`Region`, which go through the kernel, raise EIO then.
 
     :ivar offset: of the mapped part in the region
     :ivar size: bytes
     :ivar address: its virtual address in this process
-    :ivar view: the memory as a memoryview; accesses through it are of no certain width
+    :ivar view: the memory as a memoryview; the width of accesses through it is not defined
     """
 
     def __init__(self, region: Region, offset: int, size: int, memory: mmap.mmap) -> None:
@@ -464,14 +465,14 @@ class RegionMapping(Window, Registers, Resource):
         _live[self] = None
 
     def _refuse(self, offset: int, width: int, value: object) -> None:
-        """Say what is wrong with an access; Window asks. The value of a read is Ellipsis."""
+        """Raise the exception for an access that the native Window has refused. `value` is Ellipsis for a read."""
         self.region.device.file.fd.check_open()
         if self._closed:
             raise Closed(f"{self!r} is closed")
         self._check_access(offset, width, self.size)
         if value is not ...:
             integer(value, "value", 0, 256**width - 1)
-        # Nothing is wrong with it: another thread is closing the mapping.
+        # The access itself is valid: another thread is closing the mapping.
         raise Closed(f"{self!r} is closed")
 
     def _release(self) -> None:
@@ -489,17 +490,17 @@ class RegionMapping(Window, Registers, Resource):
             ) from None
 
     def _has_gone(self) -> bool:
-        return True  # nothing can be reached by it; the memory goes with the last view
+        return True  # the register methods raise Closed; the memory is unmapped with the last view of it
 
     def __repr__(self) -> str:
         return f"<RegionMapping {self.offset:#x}+{self.size:#x} of {self.region!r}>"
 
 
 class TrappedMapping(RegionMapping):
-    """A mapped part of a region with registers of a model in this process (:mod:`pyvfio.mock`), where no memory is behind them.
+    """A mapped part of a region whose registers belong to a device model in this process (:mod:`pyvfio.mock`); no memory is mapped.
 
-    The register methods reach the model, each access once and with its width. There is no view and no address, since the model would
-    not see accesses through them. While the device does not decode memory, an access raises EIO.
+    Each call of a register method is one access of its width to the model. There is no view and no address, since the model would not
+    see accesses through them. While the device does not decode memory, an access raises EIO.
     """
 
     def __init__(self, region: Region, offset: int, size: int) -> None:
@@ -516,16 +517,16 @@ class TrappedMapping(RegionMapping):
 
     @property
     def address(self) -> int:  # type: ignore[override]  # an attribute in the base
-        """Refused: no memory is behind the registers."""
+        """Raise InvalidRequest: no memory is mapped."""
         raise self._no_memory("address")
 
     @property
     def view(self) -> memoryview:  # type: ignore[override]  # an attribute in the base
-        """Refused: no memory is behind the registers."""
+        """Raise InvalidRequest: no memory is mapped."""
         raise self._no_memory("view")
 
     def _checked(self, offset: SupportsIndex, width: int) -> int:
-        """Return the offset of an access in the region."""
+        """Return an access's offset in the region, after checking the access."""
         self.region.device.file.fd.check_open()
         if self._closed:
             raise Closed(f"{self!r} is closed")
@@ -542,7 +543,7 @@ class TrappedMapping(RegionMapping):
     write8, write16, write32, write64 = Registers.write8, Registers.write16, Registers.write32, Registers.write64
 
     def _release(self) -> None:
-        """Nothing is to be unmapped."""
+        """Do nothing: no memory is mapped."""
 
 
 _live: WeakTable[RegionMapping, None] = WeakTable()
@@ -598,7 +599,7 @@ def _areas(areas: object) -> list[Area]:
     :param areas: pairs of offset and size, in bytes
     """
     try:
-        pairs = [tuple(area) for area in areas]  # type: ignore[attr-defined]  # what is not iterable is the except
+        pairs = [tuple(area) for area in areas]  # type: ignore[attr-defined]  # the except handles values that are not iterable
     except TypeError:
         raise wrong_type(areas, "areas", "pairs of offset and size") from None
     if wrong := next((pair for pair in pairs if len(pair) != 2), None):
@@ -614,7 +615,7 @@ def region_info(file: DeviceFile, index: int) -> RegionInfo:
     try:
         answer, data = capability.ask(file.fd, GET_REGION_INFO, index=index)
     except OSError as error:
-        # The index of a region that exists on other devices of the kind (VGA): there, and empty.
+        # num_regions counts regions that only other devices have, such as VGA, but the kernel returns EINVAL for them: report size 0.
         if error.errno == errno.EINVAL and index < file.info.num_regions:
             return RegionInfo(index, 0, 0, 0, (), None, False, ())
         raise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The arrays of a ledger in the order of their IOVAs, so that the one that holds an IOVA is found without looking at all."""
+"""The arrays of a ledger sorted by IOVA, so that finding the array that holds an IOVA does not take a look at every array."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pyvfio._core.weak import WeakTable
 from pyvfio.spaces.mapping import MappingArray
 
-#: up to so many arrays are looked at one by one
+#: up to this number of arrays, the list itself is searched
 FEW = 4
 
 
 class ArraysByIova:
-    """A sorted copy of a list of arrays. It holds no array alive, and may have some that the list has no more.
+    """A sorted copy of a list of arrays. It does not keep arrays alive, and may have some that were removed from the list.
 
-    New arrays are appended to the list: so the copy has all of the list as long as it has the last one.
+    New arrays are appended to the list, so the copy is complete as long as it has the list's last array.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class ArraysByIova:
             return
         if last[0] not in self._known or len(self._sorted) > 2 * len(arrays) + 16:
             self._sort(list(arrays))
-        # Another thread may sort meanwhile: what is read here stays as it is.
+        # Another thread may run _sort() meanwhile, which replaces these objects and never changes them.
         sorted_, widest = self._sorted, self._widest
         at = bisect_right(sorted_, iova, key=_start)
         while at and sorted_[at - 1][0] > iova - widest:
@@ -52,7 +52,7 @@ class ArraysByIova:
         found = sorted(((*one.hull, weakref.ref(one)) for one in arrays), key=_start)
         self._widest = max(behind - start for start, behind, _ in found)
         self._sorted = found
-        # Last, so that an interrupt before has it sorted again.
+        # Set last: after an interrupt before this line, the next lookup sorts again.
         self._known = WeakTable((one, None) for one in arrays)
 
 

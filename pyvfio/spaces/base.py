@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Address spaces: the base of containers and Ioas objects, which devices are attached to.
 
-An IOVA belongs to a :class:`Mapping`, not to a buffer: one buffer can be mapped twice. Mappings are recorded so that their
-memory lives as long as a device can reach it; what is mapped is decided by the kernel alone.
+An IOVA belongs to a :class:`Mapping`, not to a buffer: one buffer can be mapped twice. The library records mappings only to keep
+their memory alive while devices can access it; the kernel decides what is mapped.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
 
 __all__ = ["AddressSpace"]
 
-#: behind the last IOVA
+#: one more than the last IOVA
 _END = 2**64
-#: how often placement goes on behind what is mapped past the library
+#: the most IOVAs that automatic placement tries when EEXIST shows that each is mapped already, by another thread or outside pyvfio
 _PLACES_TRIED = 1000
 #: Automatic placement leaves 64 KiB free at the bottom, so that a device that follows a null pointer faults.
 _PLACES = IovaSet([IovaRange(1 << 16, 2**64 - 1)])
-#: in which nothing fits
+#: a gap that no mapping fits in
 _NO_GAP = IovaRange(0, 0)
 
 
 class AddressSpace(OtherModes, Resource):
     """Base of :class:`pyvfio.Container` and :class:`pyvfio.Ioas`.
 
-    Threads may map and unmap at IOVAs of their own at the same time; what becomes of one IOVA is one thread's business.
+    Several threads may map and unmap at the same time, if each works on its own IOVAs.
     """
 
     #: one of `type1`, `type1v2`, `iommufd-type1`, `iommufd-type1v2`, `iommufd`
@@ -64,23 +64,23 @@ class AddressSpace(OtherModes, Resource):
     _fd: Fd
 
     def _prepare(self, ioas: int) -> None:
-        """Begin with nothing mapped; `ioas` is the object id of an IOAS, 0 for a type1 container."""
+        """Make an empty ledger; `ioas` is the object id of an IOAS, 0 for a type1 container."""
         self._ledger = Ledger(self._fd.door, ioas)
-        #: the gap that placement fills, and those after it, the next one last
+        #: the gap that automatic placement fills, and the gaps above it, the next one last
         self._gap = _NO_GAP
         self._gaps: list[IovaRange] = []
 
     @property
     def gone(self) -> bool:
-        """Whether the kernel has it no more, so that nothing is mapped: its file is closed, here or by the fork that this process
-        comes from. Not part of the API.
+        """Whether nothing is mapped any more, since the descriptor is closed: by this process, or because this is a forked child. Not
+        part of the API.
         """
         return self._fd.closed
 
-    # What each kind of address space answers in its own way.
+    # Container and Ioas override these.
 
     def attach(self, where: str, *, vf_token: UUID | str | bytes | None = None, no_iommu: bool = False) -> Device:
-        """Open a device, by its address or name, and let its DMA go through this address space.
+        """Open a device and attach it to this address space.
 
         :param where: the device's address, "0000:00:03.0", or its name on another bus
         :param vf_token: see :meth:`pyvfio.Device.set_vf_token`
@@ -141,7 +141,7 @@ class AddressSpace(OtherModes, Resource):
             size = buffer.size
             held: Any = buffer
         elif isinstance(buffer, RegionMapping):
-            # Not its view: an export would keep the device from closing.
+            # Hold the RegionMapping, not its view: with an exported view, closing the device would raise BufferError.
             address, size, held = buffer.address, buffer.size, buffer
         else:
             address, size, held = pinned(buffer, writable=bool(write))
@@ -164,7 +164,7 @@ class AddressSpace(OtherModes, Resource):
         raise self._map_refused(mapping, address, iova, size, prot)
 
     def _after_raise(self) -> None:
-        """After a request to map was left by an exception: where its outcome is not known, see that nothing is mapped by it."""
+        """After an exception in a map request: if the outcome of the request is unknown, unmap what it may have mapped."""
         if self._ledger.unknown:
             self._ledger.settle_unknown()
 
@@ -184,7 +184,7 @@ class AddressSpace(OtherModes, Resource):
 
         :param rows: C-contiguous u64 values, three to a row: virtual address, IOVA, size in bytes, the order of
             `struct vfio_iommu_type1_dma_map` (a numpy array of shape (n, 3), an `array.array("Q")`, ...)
-        :param keep: what the addresses point into, kept alive as long as one of the mappings is
+        :param keep: the object that owns the memory; kept alive as long as one of the mappings exists
         :param read: the devices may read the memory
         :param write: the devices may write the memory
         :raises InvalidRequest: as for :meth:`map`
@@ -209,7 +209,7 @@ class AddressSpace(OtherModes, Resource):
                     raise self._map_refused(error, address, iova, size, prot, {"row": f"{made[0]} of {count}"})
                 if not mappings._disturbed:
                     break
-                # Another thread unmapped meanwhile, and may have met some of the rows.
+                # Another thread has unmapped something meanwhile, possibly some of these rows: unmap the rows and start again.
                 self._undo_rows(mappings)
             mappings._complete = True
         except BaseException as failure:
@@ -227,17 +227,17 @@ class AddressSpace(OtherModes, Resource):
         return mappings
 
     def _abandon_array(self, mappings: MappingArray) -> None:
-        """Unmap what an array has mapped, and forget the array; it can be called again."""
+        """Unmap the rows that an array has mapped, and drop the array. After an interrupt it can be called again."""
         ledger, made = self._ledger, mappings._made
         if ledger.unknown:
-            # A callback raised in this row. What it means is not known; that it is not mapped afterwards is.
+            # A PythonKernel raised for this row, so whether the row is mapped is unknown: unmap it.
             ledger.unknown = 0
             ledger.raw_unmap(*mappings.rows[3 * made[0] + 1 : 3 * made[0] + 3])
         self._undo_rows(mappings)
         ledger.drop_array(mappings)
 
     def _undo_rows(self, mappings: MappingArray) -> None:
-        """Unmap the rows that an array has mapped so far; it begins again from the first."""
+        """Unmap the rows that an array has mapped so far, and set its counters to 0, so that mapping starts at the first row."""
         rows, unmade = columns(mappings.rows[: 3 * mappings._made[0]]), mappings._unmade
         while unmade[0] < len(rows) // 2:
             error = self._ledger.run(rows, 0, unmade)
@@ -300,22 +300,22 @@ class AddressSpace(OtherModes, Resource):
         return self._unmap_many(rows, self._ledger.matching_array(rows) if len(rows) > 2 else None)
 
     def _unmap_array(self, array_: MappingArray) -> int:
-        """Unmap all of an array of which nothing has been unmapped; see :meth:`unmap_many`."""
+        """Unmap all rows of an array, none of which has been unmapped; see :meth:`unmap_many`."""
         return self._unmap_many(columns(array_.rows), array_ if array_._complete else None)
 
     def _unmap_many(self, rows: memoryview, known: MappingArray | None) -> int:
         count = len(rows) // 2
         error, unmapped, done = self._unmap_rows(rows, known)
         if error:
-            done = min(done, count - 1)  # another thread may have gone on with the same rows
+            done = min(done, count - 1)  # another thread may have unmapped the rest of the same rows
             iova, size = rows[2 * done : 2 * done + 2]
             raise self._unmap_refused(error, iova, size, {"row": f"{done} of {count}"})
         return unmapped
 
     def _unmap_rows(self, rows: memoryview, known: MappingArray | None = None) -> tuple[int, int, int]:
-        """Unmap (iova, size) rows and drop their records: -errno or 0, the bytes, and the rows done.
+        """Unmap (iova, size) rows and drop their records. Return 0 or -errno, the bytes unmapped, and the rows done.
 
-        :param known: the array of which they are all, if they are
+        :param known: the array that has exactly these rows; None if there is none
         """
         ledger = self._ledger
         state = array("Q", (0, 0, 0)) if known is None else known._unmade
@@ -328,7 +328,7 @@ class AddressSpace(OtherModes, Resource):
                 error = ledger.run(rows, 0, state)
             except BaseException:
                 if ledger.unknown:
-                    # A callback raised in this row: whatever it did, the row is not mapped after this.
+                    # A PythonKernel raised for this row, so whether the row was unmapped is unknown: unmap it again.
                     ledger.unknown = 0
                     at = 2 * state[0]
                     if ledger.run(rows[: at + 2], 0, state) == -errno.ENOENT:
@@ -336,7 +336,7 @@ class AddressSpace(OtherModes, Resource):
                         state[0] += 1
                 raise
         finally:
-            # Not by a function that does it twice: a handler may raise as that begins.
+            # The second call is written out here: in a helper that retries, a signal handler could raise before the first call.
             try:
                 self._drop_rows(rows, state, known, before)
             except BaseException:
@@ -346,7 +346,7 @@ class AddressSpace(OtherModes, Resource):
 
     def _drop_rows(self, rows: memoryview, state: array[int], known: MappingArray | None, before: Before) -> None:
         if known is not None:
-            if known._objects:  # made meanwhile, for a message for example
+            if known._objects:  # Mapping objects were made meanwhile, for example for a message
                 done = 2 * state[0]
                 for iova, size in zip(rows[:done:2], rows[1:done:2], strict=True):
                     self._ledger.drop_at(iova, size)
@@ -358,10 +358,10 @@ class AddressSpace(OtherModes, Resource):
             self._ledger.forget(pairs, state[1] - state[2], before, splits=self._splits)
 
     def _request_unmap(self, request: Request, native: Any, size: str, gone: tuple[int, int]) -> int:
-        """Make a request that unmaps, and drop the records of what it has unmapped: 0 or -errno.
+        """Make a request that unmaps, and drop the records of the mappings that it unmapped. Return 0 or -errno.
 
-        :param size: the field of its struct that says how much that was
-        :param gone: IOVA and size of where
+        :param size: the field of the request's struct where the kernel writes the bytes unmapped
+        :param gone: IOVA and size of the range
         """
         ledger, state = self._ledger, array("Q", (0,))
         address, asked = int(ffi.cast("uintptr_t", native)), bytes(ffi.buffer(native))
@@ -373,7 +373,7 @@ class AddressSpace(OtherModes, Resource):
                 error = ledger.request(request.number, address, state)
             except BaseException:
                 if ledger.unknown:
-                    # A callback raised: whatever it did, nothing is mapped there after this.
+                    # A PythonKernel raised, so the outcome is unknown: make the request again.
                     ledger.unknown = 0
                     ffi.buffer(native)[:] = asked
                     ledger.request(request.number, address, state)
@@ -387,11 +387,11 @@ class AddressSpace(OtherModes, Resource):
                     raise
         return min(error, 0)
 
-    # What is mapped, as far as this object knows.
+    # The mappings that were made through this object.
 
     @property
     def mappings(self) -> list[Mapping]:
-        """The mappings made through this object and still there, by IOVA."""
+        """The mappings that were made through this object and not unmapped, sorted by IOVA."""
         if self.gone:
             return []
         for mappings in list(self._ledger.arrays):
@@ -401,10 +401,10 @@ class AddressSpace(OtherModes, Resource):
 
     @property
     def mapped_ranges(self) -> IovaSet:
-        """The IOVAs of :attr:`mappings`, without an object for each."""
+        """The IOVAs of :attr:`mappings`; no Mapping objects are made."""
         return IovaSet() if self.gone else self._ledger.ranges()
 
-    # What was refused.
+    # Exceptions for refused requests.
 
     def _map_refused(
         self,
@@ -424,7 +424,7 @@ class AddressSpace(OtherModes, Resource):
         """Return the arguments of a map, and the facts about a refusal.
 
         :param iova: None where the kernel is to choose
-        :param more: arguments besides
+        :param more: further arguments for the message
         """
         read, write = bool(prot & 1), bool(prot & 2)
         arguments = (more or {}) | {
@@ -462,7 +462,7 @@ class AddressSpace(OtherModes, Resource):
         return request.error(self._fd, -error, arguments, facts)
 
     def _wanted(self, number: int, iova: int | None, size: int) -> refusals.Wanted:
-        """Collect what is known of the address space; what cannot be found out now is left out."""
+        """Collect the facts about a refused request. Facts that cannot be found out are left empty."""
         sizes = 0
         usable: IovaSet | None = None
         pieces: tuple[IovaRange, ...] = ()
@@ -479,9 +479,9 @@ class AddressSpace(OtherModes, Resource):
     def _place_by(
         self, request: Request, native: Any, field: str, buffer: Any, held: Any, size: int, prot: int
     ) -> Mapping | int:
-        """Make a request that maps and says where: the mapping, or -errno.
+        """Make a map request whose struct holds the IOVA afterwards. Return the mapping, or -errno.
 
-        :param field: of its struct, the IOVA
+        :param field: the field of the struct with the IOVA
         """
         struct = ffi.typeof(native).item
         ledger, address = self._ledger, int(ffi.cast("uintptr_t", native))
@@ -496,16 +496,18 @@ class AddressSpace(OtherModes, Resource):
                     ledger.raw_unmap(iova, size)
             raise
 
-    # Devices, and what they write.
+    # Devices and dirty tracking.
 
     @property
     def devices(self) -> list[Device]:
-        """The open devices whose DMA goes through it."""
+        """The open devices that are attached to the address space."""
         raise NotImplementedError
 
     def track_dirty(self, ranges: Iterable[IovaRange]) -> DirtyTracker:
-        """Track which pages of these ranges the devices write: by the devices' own logs where every device has one, else by the
-        IOMMU, else not at all, everything being reported as dirty. Decided now; :attr:`DirtyTracker.source` tells.
+        """Track which pages of these ranges the devices write.
+
+        If every device has a dirty log, the devices' logs are used; else the IOMMU, if it can track; else every page is reported as
+        dirty. :attr:`DirtyTracker.source` says which of them was chosen.
 
         :param ranges: whole pages
         :raises InvalidRequest: no ranges, ranges that are not aligned, no devices
@@ -514,7 +516,7 @@ class AddressSpace(OtherModes, Resource):
         return track(self, ranges)
 
     def _track_by_iommu(self, ranges: Iterable[IovaRange], devices: list[Device]) -> DirtyTracker | None:
-        """Tracking by the IOMMU; None where it cannot."""
+        """Return a tracker that uses the IOMMU; None if the IOMMU cannot track."""
         raise NotImplementedError
 
     # Placement.
@@ -532,7 +534,7 @@ class AddressSpace(OtherModes, Resource):
             if not isinstance(mapping, int):
                 return mapping
             if mapping == -errno.EINVAL and not fresh:
-                # What was usable when the gaps were looked for may not be so any more.
+                # The usable ranges may have shrunk since the gaps were computed: compute them again, once.
                 fresh, self._gap, self._gaps = True, _NO_GAP, []
                 continue
             if mapping != -errno.EEXIST or len(taken) >= _PLACES_TRIED:
@@ -541,11 +543,11 @@ class AddressSpace(OtherModes, Resource):
             taken |= IovaSet([IovaRange.of(iova, size)])
 
     def _place(self, size: int, taken: IovaSet) -> int:
-        """A free and usable IOVA; from the gap that is being filled, else from a new one."""
+        """Return a free and usable IOVA: from the gap that is being filled, else from the next one."""
         sizes = self.page_sizes
         alignment = max(sizes & -sizes, PAGE_SIZE)
         for large in (1 << 21, 1 << 30):
-            # As far as the IOMMU can use a large page there, let it.
+            # Align the IOVA so that the IOMMU can use large pages.
             if size >= large and sizes & large:
                 alignment = large
         gap, waiting = self._gap, self._gaps
@@ -565,10 +567,11 @@ class AddressSpace(OtherModes, Resource):
                 )
             usable = self.iova_ranges
             free = (_PLACES if usable is None else usable & _PLACES) - self.mapped_ranges - taken
-            # Looked for once, and given out one after the other: what others map there meanwhile the kernel refuses.
+            # The gaps are computed once, and filled one after the other. If something else is mapped in one meanwhile, map() gets
+            # EEXIST and tries the next place.
             waiting = self._gaps = list(free)[::-1]
             gap = _NO_GAP
-        # The next one starts behind this one.
+        # The next mapping starts behind this one.
         self._gap = IovaRange(min(iova + size, gap.last), gap.last)
         return iova
 
@@ -579,7 +582,7 @@ def _place(iova: object, size: object) -> tuple[int, int]:
         return u64(iova, "iova"), u64(size, "size")
     if hasattr(iova, "__index__"):
         raise TypeError("size is missing: unmap(iova, size), unmap(mapping) or unmap(range)")
-    range_ = as_range(iova, "iova")  # type: ignore[arg-type]  # it refuses anything else
+    range_ = as_range(iova, "iova")  # type: ignore[arg-type]  # as_range refuses other types
     return range_.start, range_.size
 
 
@@ -591,7 +594,7 @@ def _prot(read: object, write: object) -> int:
 
 
 def _rows(source: Any, columns: int) -> memoryview:
-    """A private copy of the caller's u64 values (they are needed for as long as the mappings live)."""
+    """Return a private copy of the caller's u64 values, which are needed as long as the mappings live."""
     try:
         view = memoryview(source)
     except TypeError:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["Container", "IommuInfo"]
 
 
-#: mode -> what is opened, and the IOMMU type that VFIO_SET_IOMMU takes
+#: mode -> the file to open, and the IOMMU type for VFIO_SET_IOMMU
 _MODES = {
     "type1v2": ("/dev/vfio/vfio", lib.VFIO_TYPE1v2_IOMMU),
     "type1": ("/dev/vfio/vfio", lib.VFIO_TYPE1_IOMMU),
@@ -245,7 +245,7 @@ class Container(AddressSpace):
         self._fd.check_open()
         found = find(where, self._fd.kernel)
         if found.group is None:
-            # Look it up again: if it vanished, ENODEV is the better error.
+            # host.device() looks the device up again: if the device has vanished, ENODEV is the better error.
             raise Unsupported(str(no_group(self._fd.kernel, host.device(where, self._fd.kernel).address)))
         if self._no_iommu != found.no_iommu and (no_iommu or self._no_iommu):
             has, taken = ("has no IOMMU", "noiommu") if found.no_iommu else ("has an IOMMU, or needs none", "type1v2")
@@ -301,7 +301,7 @@ class Container(AddressSpace):
         if not self._groups:
             self._iommu_set = False
             if self._fd.kind != "iommufd":
-                # The last group takes the IOMMU and its mappings with it. iommufd's compatibility address space keeps them.
+                # A VFIO container loses its IOMMU and all mappings with its last group; iommufd's compatibility IOAS keeps them.
                 self._ledger.forget_all()
 
     def _set_iommu(self, group: int) -> None:
@@ -382,7 +382,7 @@ class Container(AddressSpace):
             self._cached_info = self.info
         return self._cached_info
 
-    # Unmapping that only containers offer.
+    # Kinds of unmapping that only containers have.
 
     def _can_unmap_last_page(self) -> bool:
         if self._fd.kind == "iommufd" or self._unready() is not None:
@@ -469,7 +469,7 @@ class Container(AddressSpace):
             raise Closed(f"{mapping!r} is unmapped: only a mapping has an address to set")
         native = MAP_DMA_VADDR.new(flags=lib.VFIO_DMA_MAP_FLAG_VADDR, vaddr=address, iova=mapping.iova, size=size)
         arguments, facts = self._map_details(address, mapping.iova, size, mapping._protection)
-        # Both are recorded while the kernel decides: it may reach either memory.
+        # Until the request has ended the kernel may use either memory: both mappings are recorded, which keeps both buffers alive.
         replaced = self._ledger.add(Mapping, self, buffer, held, address, mapping.iova, size, mapping._protection)
         made = Object()
         try:

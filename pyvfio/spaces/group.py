@@ -69,7 +69,7 @@ def _no_node(number: int, kernel: Kernel, path: str) -> Reason | Finding:
 
 
 def _open_elsewhere(number: int, kernel: Kernel, path: str) -> Finding:
-    """Return who keeps a group from being opened: who has its node open, or that of one of its devices."""
+    """Return the finding for EBUSY of a group: the process that has the group's node, or the node of one of its devices, open."""
     found = causes.group_holder(kernel, path) or causes.neighbour_holder(kernel, number, "")
     if found is None:
         return diagnosis.held(f"group {number}", [], group=True)
@@ -139,7 +139,7 @@ class Group(DescriptorResource):
     :param number: the number of the IOMMU group
     :param no_iommu: open the group that VFIO made for a device without an IOMMU, `/dev/vfio/noiommu-N`
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
-    :param parent: what it is closed with, before
+    :param parent: the resource that closes the group before itself; None if there is none
     :raises OSError: ENOENT if no device of the group is bound to a VFIO driver; EBUSY if the group is already open; EACCES or
         EPERM without permission
 
@@ -228,7 +228,7 @@ class Group(DescriptorResource):
             EACCES for a token that is wrong or missing, EINVAL for a token that the device does not take
         """
         if "\0" in arguments.string(name, "name"):
-            # The kernel would read up to there, and open another device.
+            # The kernel would read the name up to the NUL, and open another device.
             raise ValueError(f"name must not have a NUL character: {name!r}")
         text = ffi.new("char[]", os.fsencode(name))
         token = "vf_token=" in name
@@ -249,7 +249,7 @@ class Group(DescriptorResource):
             functions = causes.open_virtual_functions(kernel, address)
             cause = diagnosis.vf_token(address, given=token, wanted=True, functions=functions)
         elif self._container is not None and not token:
-            # With an iommufd as the container the group is claimed only now.
+            # If the container is an iommufd, the kernel claims the group only at this request, not at VFIO_GROUP_SET_CONTAINER.
             if error == errno.EINVAL:
                 cause = causes.direct_region(kernel, self.number)
             elif error == errno.EPERM:
@@ -263,7 +263,7 @@ class Group(DescriptorResource):
             cause = causes.direct_region(kernel, self.number)
         elif error == errno.EPERM:
             cause = causes.group_member(kernel, self.number) or causes.neighbour_holder(kernel, self.number, "")
-            # Linux 5.19 to 6.5: Intel's driver refuses it another domain.
+            # From Linux 5.19 to 6.5 the Intel IOMMU driver refuses to attach another domain to a device with a direct-mapped region.
             cause = cause or causes.direct_region(kernel, self.number)
         return _members(self.number, kernel)._replace(container=self._container is not None, cause=cause)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The record of the mappings of an address space: single mappings, and arrays of them.
 
-The native part (`_buffer.Ledger`, cdefs/map_dma.c) allocates a record before each request and writes the outcome into it, so that records and kernel
-agree whatever signal handlers and other threads do. This module handles the other unmaps: those that do not match whole records, and
-those during which another thread maps.
+The native part (`_buffer.Ledger`, cdefs/map_dma.c) allocates a record before each request and writes the outcome into it, so that
+records and kernel agree whatever signal handlers and other threads do. It handles an unmap of exactly one mapping. This module handles
+the other unmaps: those of parts of mappings or of several, and those during which another thread maps.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from pyvfio.spaces.mapping import GONE, PENDING, PRESENT, Mapping, MappingArray
 
 
 class Before(NamedTuple):
-    """The maps that had begun before an unmap."""
+    """A snapshot, taken before an unmap: the number of maps begun so far, and the records and arrays of those in progress."""
 
     maps: int
     pending: frozenset[Record]
 
     def holds(self, record: Record | MappingArray) -> bool:
-        """Whether that was mapped then."""
+        """Whether the record or array was mapped at the time of the snapshot."""
         return record._serial <= self.maps and record not in self.pending
 
 
 class Ledger(_buffer.Ledger):
     """The records of one address space.
 
-    :ivar arrays: those of which rows are mapped and have no object
+    :ivar arrays: the arrays with rows that are mapped and have no Mapping object
     """
 
     def __init__(self, door: Door, ioas: int) -> None:
@@ -42,7 +42,7 @@ class Ledger(_buffer.Ledger):
         self.arrays: list[MappingArray] = []
         self._by_iova = ArraysByIova()
 
-    # What is there.
+    # Looking up records.
 
     def _all(self) -> Iterator[Mapping]:
         for top in list(self.at.values()):
@@ -56,7 +56,7 @@ class Ledger(_buffer.Ledger):
         return sorted((one for one in self._all() if one._state == PRESENT), key=lambda one: one.iova)
 
     def find(self, iova: int, size: int, held: object) -> Mapping | None:
-        """The single mapping of just that place that holds something."""
+        """Return the single mapping with exactly this IOVA, size and held object; None if there is none."""
         record: Any = self.at.get(iova)
         while record is not None:
             if record._state == PRESENT and record.size == size and record._held is held:
@@ -66,7 +66,7 @@ class Ledger(_buffer.Ledger):
         return None
 
     def drop_at(self, iova: int, size: int) -> None:
-        """Drop the record of just that place."""
+        """Drop the record with exactly this IOVA and size, if it is mapped."""
         record: Any = self.at.get(iova)
         while record is not None:
             under = record._under
@@ -89,7 +89,7 @@ class Ledger(_buffer.Ledger):
         single = sum(1 for one in self._all() if one._state != GONE and one.size)
         return single + sum(len(array_._rows_left()) for array_ in list(self.arrays))
 
-    # What comes.
+    # Recording arrays.
 
     def begin_array(self, array_: MappingArray) -> None:
         """Record an array that is about to be mapped."""
@@ -97,7 +97,7 @@ class Ledger(_buffer.Ledger):
         self.arrays.append(array_)
 
     def drop_array(self, array_: MappingArray) -> None:
-        """Forget an array: none of its rows is mapped, or all have objects."""
+        """Drop an array: none of its rows is mapped, or all of them have Mapping objects."""
         with suppress(ValueError):
             self.arrays.remove(array_)
 
@@ -112,19 +112,19 @@ class Ledger(_buffer.Ledger):
         return Before(self.maps, frozenset(pending))
 
     def matching_array(self, rows: memoryview) -> MappingArray | None:
-        """The array of which these (iova, size) rows are all, if none of them has gone."""
+        """Return the array that has exactly these (iova, size) rows, all of them still mapped; None if there is none."""
         for array_ in self._by_iova.holding(self.arrays, rows[0]):
             if array_._index is None and array_._complete and array_.is_at(rows):
                 return array_
         return None
 
     def forget(self, gone: Iterable[tuple[int, int]], bytes_: int, before: Before, *, splits: bool) -> None:
-        """Drop the records of what an unmap has taken away, besides those that the native call dropped.
+        """Drop the records of the mappings that an unmap removed, unless the native call has dropped them already.
 
-        It may be called again when an interrupt has ended it.
+        After an interrupt it can be called again.
 
         :param gone: (iova, size) of each range that was unmapped
-        :param bytes_: what was unmapped and is not accounted for
+        :param bytes_: bytes unmapped, without those of records that are dropped already
         """
         ranges: list[tuple[int, int]] = []
         for iova, size in gone:
@@ -143,7 +143,7 @@ class Ledger(_buffer.Ledger):
             self._forget_fresh(fresh, arrays, IovaSet(IovaRange.of(*one) for one in ranges if one[1]), bytes_)
 
     def _forget_ranges(self, ranges: list[tuple[int, int]], before: Before, *, splits: bool) -> int:
-        """Drop what lies in ranges, and return its bytes."""
+        """Drop the records in ranges, and return their bytes."""
         if not ranges:
             return 0
         taken = 0
@@ -178,7 +178,7 @@ class Ledger(_buffer.Ledger):
         return taken
 
     def _forget_fresh(self, fresh: list[Mapping], arrays: list[MappingArray], where: IovaSet, bytes_: int) -> None:
-        """Find out which mappings that were made during an unmap it has met: the bytes that are left over tell."""
+        """Drop the mappings that were made during an unmap and removed by it; the bytes not yet accounted for show which."""
         for array_ in arrays:
             low, behind = array_.hull
             if not where.overlaps(IovaRange(low, behind - 1)):
@@ -194,13 +194,13 @@ class Ledger(_buffer.Ledger):
         if bytes_ != sum(one.size for one in met):
             met = [one for one in met if one.size == bytes_][:1] or met
             if bytes_ != sum(one.size for one in met):
-                for one in met:  # not to be told apart: unmapped, all of them
+                for one in met:  # the bytes do not show which were removed: unmap all of them
                     self.raw_unmap(one.iova, one.size)
         for one in met:
             self.settle(one, False)
 
     def forget_all(self) -> None:
-        """Drop everything: the address space is gone, or all of it was unmapped."""
+        """Drop all records: the address space is gone, or everything in it was unmapped."""
         for one in list(self._all()):
             self.settle(one, False)
         for array_ in list(self.arrays):
@@ -210,7 +210,7 @@ class Ledger(_buffer.Ledger):
                 array_._disturbed = True
 
     def settle_unknown(self) -> None:
-        """After a callback of Python raised: see that what was being mapped is not mapped."""
+        """After a PythonKernel raised in a map request: unmap what it may have mapped."""
         self.unknown = 0
         if self.mapping:
             return

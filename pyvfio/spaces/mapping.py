@@ -3,7 +3,7 @@
 
 These requests are made in C, by `pyvfio._buffer.Ledger` (cdefs/map_dma.c): MAP_DMA and UNMAP_DMA for a type1 container, IOAS_MAP and
 IOAS_UNMAP for an IOAS. :meth:`AddressSpace.map` and :meth:`~AddressSpace.unmap` call it; the declarations here name the requests and
-explain their errnos. The requests with flags, and those that are similar (IOMMU_IOAS_MAP_FILE), are made by the methods that offer them.
+explain their errnos. The requests with other flags, and similar ones such as IOMMU_IOAS_MAP_FILE, are made by the methods that offer them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ PENDING, PRESENT, GONE = range(3)
 
 
 class Mapping(Record, Uncopyable):
-    """Memory at an IOVA of an address space. It keeps the memory alive; it can be used in a `with`.
+    """Memory that is mapped at an IOVA of an address space. It keeps the memory alive; the end of a `with` unmaps it.
 
     :ivar iova: where devices see it
     :ivar size: bytes
@@ -104,11 +104,11 @@ class Mapping(Record, Uncopyable):
 
     @property
     def mapped(self) -> bool:
-        """Whether it has not been unmapped yet."""
+        """Whether the mapping has not been unmapped yet."""
         return self._state == PRESENT and not self.space.gone
 
     def unmap(self) -> int:
-        """Unmap it, returning bytes: 0 when that had been done already, whatever lies at its IOVA now."""
+        """Unmap the mapping, and return the bytes unmapped: 0 if it was unmapped before, even if the IOVA is mapped again now."""
         if self._state != PRESENT:
             return 0
         return int(self.space.unmap(self.iova, self.size))
@@ -140,14 +140,16 @@ class MappingArray(Sequence[Mapping]):
         #: u64 values, three to a row: address, IOVA and size of each mapping, as they were made
         self.rows = rows
         self._held = held
-        #: what the native calls fill: rows mapped, or unmapped again from the first on, bytes, bytes of records
+        #: counters that _buffer.Ledger.run() keeps, while it maps the rows and while it unmaps them again: rows done, bytes unmapped,
+        #: and how many of these bytes were records that it dropped
         self._made = array("Q", (0, 0, 0))
         self._unmade = array("Q", (0, 0, 0))
-        #: whether all rows have been mapped; before, an unmap of another thread may have met some of them
+        #: whether all rows have been mapped
         self._complete = False
+        #: whether another thread has unmapped something meanwhile, possibly some of the rows
         self._disturbed = False
         self._serial = 0
-        # IOVA -> row of what is still mapped and has no Mapping object; None as long as that is every row.
+        # IOVA -> row, for the rows that are still mapped and have no Mapping object; None as long as that is every row.
         self._index: dict[int, int] | None = None
         self._objects: dict[int, Mapping] = {}
 
@@ -165,7 +167,7 @@ class MappingArray(Sequence[Mapping]):
         if (mapping := self._objects.get(index)) is None:
             iova, size = self.rows[3 * index + 1], self.rows[3 * index + 2]
             ledger = self.space._ledger
-            # An interrupt may have come between these steps before: the record is there then.
+            # The record exists already if an earlier call was interrupted between these steps.
             mapping = ledger.find(iova, size, self)
             if mapping is None:
                 live = self._rows_left().get(iova) == index
@@ -177,7 +179,7 @@ class MappingArray(Sequence[Mapping]):
         return mapping
 
     def unmap(self) -> int:
-        """Unmap those that are still mapped, returning bytes."""
+        """Unmap the rows that are still mapped, and return the bytes unmapped."""
         if self._index is None:
             return self.space._unmap_array(self) if self in self.space._ledger.arrays else 0
         unmapped = sum(mapping.unmap() for mapping in self._objects.values())
@@ -187,7 +189,7 @@ class MappingArray(Sequence[Mapping]):
         return unmapped + (self.space.unmap_many(live) if live else 0)
 
     def _rows_left(self) -> dict[int, int]:
-        """The rows that are mapped and have no object, by IOVA."""
+        """Return IOVA -> row for the rows that are mapped and have no Mapping object."""
         if self._index is None:
             first, behind = self._unmade[0], self._made[0]
             index = {self.rows[3 * row + 1]: row for row in range(first, behind)}
@@ -197,7 +199,7 @@ class MappingArray(Sequence[Mapping]):
         return self._index
 
     def _take(self, iova: int, size: int) -> bool:
-        """Forget one row, if it is here and has just that size."""
+        """Take the row with exactly this IOVA and size out of the index; return whether it was there."""
         left = self._index = self._rows_left()
         row = left.get(iova)
         if row is None or self.rows[3 * row + 2] != size:
@@ -213,7 +215,7 @@ class MappingArray(Sequence[Mapping]):
 
     @cached_property
     def hull(self) -> tuple[int, int]:
-        """An interval of IOVAs that holds every row: first, and behind the last."""
+        """The smallest interval of IOVAs that holds every row: the first IOVA, and the one behind the last."""
         hull = ffi.new("uint64_t[2]")
         lib.pyvfio_hull(_native(self.rows), len(self), hull)
         return hull[0], hull[1] + 1
@@ -231,12 +233,12 @@ class MappingArray(Sequence[Mapping]):
 
 
 def _native(rows: memoryview) -> Any:
-    """Return rows as C sees them; of the object itself, not of a view of it: see memory.address_of."""
+    """Return rows as a C array. It refers to the array object itself, not to a memoryview: see memory.address_of."""
     return ffi.from_buffer("uint64_t[]", rows.obj)
 
 
 def columns(rows: memoryview) -> memoryview:
-    """(address, iova, size) rows as (iova, size) rows."""
+    """Return the (iova, size) rows of (address, iova, size) rows."""
     result = array("Q", bytes(len(rows) // 3 * 16))
     view = memoryview(result)
     view[::2] = rows[1::3]

@@ -20,9 +20,9 @@ _GIVEN_UP = (
 
 
 def admit(found: Nodes, *, allowed: bool) -> None:
-    """Let a device without an IOMMU pass if the caller has asked for that, with a warning.
+    """Refuse a device without an IOMMU, or only warn if the caller allows it.
 
-    :raises InvalidRequest: it has none, and the caller has not
+    :raises InvalidRequest: the device has no IOMMU, and `allowed` is False
     """
     if not found.no_iommu:
         return

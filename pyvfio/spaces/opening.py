@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyvfio.spaces.base import AddressSpace
 
 Mode = Literal["iommufd", "type1v2", "iommufd-type1v2", "iommufd-type1", "type1", "noiommu", "iommufd-noiommu"]
-#: the address of a vfio-user server's device begins with it
+#: prefix of the name of a vfio-user server's device
 VFIO_USER = "vfio-user:"
 #: all modes, in the order of preference
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -94,7 +94,7 @@ def open(
 
 
 def owned(kernel: Any) -> Ioas:
-    """An Ioas in an Iommufd of its own, which closes with it."""
+    """Return an Ioas in a new Iommufd, which closes with the Ioas."""
     iommufd = Iommufd(kernel=kernel)
     try:
         ioas = iommufd.ioas()

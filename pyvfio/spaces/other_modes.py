@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The methods that only address spaces of some modes have: defined for all, so that help and type checkers know them.
+"""The methods that address spaces have in some modes only. All address spaces define them, so that help and type checkers know them.
 
-A :class:`pyvfio.Container` and a :class:`pyvfio.Ioas` override what they have. The rest raises :class:`pyvfio.Unsupported`, which
-says which mode has it.
+A :class:`pyvfio.Container` and a :class:`pyvfio.Ioas` override the methods that they support. The others raise
+:class:`pyvfio.Unsupported`, which names the mode that has the method.
 """
 
 from __future__ import annotations

@@ -28,15 +28,15 @@ class Wanted(NamedTuple):
 
     :ivar errno: the kernel's answer
     :ivar mode: of the address space
-    :ivar unready: why nothing at all can be mapped; None where that is not so
-    :ivar usable: the usable IOVAs; None where the kernel reports none
-    :ivar mapped: what is mapped through this object
-    :ivar pieces: the single mappings that the range meets
+    :ivar unready: why nothing can be mapped yet; None if mapping is possible
+    :ivar usable: the usable IOVAs; None if the kernel does not report them
+    :ivar mapped: the IOVAs that were mapped through this object
+    :ivar pieces: the mappings that overlap the range
     :ivar page: the smallest page in bytes that can be mapped
     :ivar iova: None where the kernel was to choose, or to unmap everything
-    :ivar address: of the memory in this process
-    :ivar process: the calling process, with its locked memory; None where that is not known
-    :ivar backing: what the process has at those addresses; None where it is not known
+    :ivar address: the virtual address of the memory in this process
+    :ivar process: the calling process, with its locked memory; None if unknown
+    :ivar backing: the areas that the process has mapped at the addresses of the memory; None if unknown
     :ivar made: the number of mappings made through this object
     """
 
@@ -65,7 +65,7 @@ def why_map(wanted: Wanted) -> Reason | None:
     if wanted.unready is not None:
         return Reason(wanted.unready)
     refusal = _refusal(wanted)
-    # Before Linux 7.0 a range that wraps is EINVAL in type1.
+    # Before Linux 7.0 type1 returns EINVAL, not EOVERFLOW, for a range past 2^64-1.
     if refusal is not None and wanted.errno in (refusal.errno, errno.EINVAL):
         return _because(wanted, refusal.because)
     if (why := _BY_ERRNO.get(wanted.errno)) is not None:
@@ -83,7 +83,7 @@ def why_set_address(wanted: Wanted) -> Reason | None:
 
 
 def _refusal(wanted: Wanted) -> mapping.Refusal | None:
-    """The check of the kernel that must fail, by what is known."""
+    """Return the kernel's check that the known facts fail; None if they pass all."""
     known = mapping.Space(page_sizes=wanted.page)
     if wanted.iova is not None:
         known = known._replace(usable=wanted.usable, mapped=wanted.mapped)
@@ -131,7 +131,7 @@ def why_unusable(wanted: IovaRange, usable: IovaSet, alignment: int) -> Reason:
 
 
 def _hole(unusable: IovaRange, usable: IovaSet) -> str:
-    """A range that an IOMMU cannot use, in words."""
+    """Describe a range that an IOMMU cannot use."""
     for known, words in HOLES:
         if unusable == known:
             return f"the reserved region {span(unusable)}, {words}"
@@ -143,7 +143,7 @@ def _hole(unusable: IovaRange, usable: IovaSet) -> str:
 
 
 def _not_there(wanted: Wanted) -> Reason:
-    """The reason for EFAULT, from what the process has at those addresses."""
+    """Return the reason for EFAULT, from the areas that the process has mapped at the addresses of the memory."""
     there = wanted.backing
     if there is None:
         how = "not writable" if wanted.write else "not readable"
@@ -167,7 +167,7 @@ def _not_there(wanted: Wanted) -> Reason:
 
 
 def _kept_from(wanted: Wanted, area: Backing) -> Reason | None:
-    """Return why the pages of an area cannot be had; None if nothing is seen."""
+    """Return the reason why the kernel cannot pin the pages of an area; None if the area shows none."""
     name = area.path or "anonymous memory"
     at = f"at address {max(area.start, wanted.address):#x}"
     if area.is_device:
