@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""PCI configuration space, as vfio-pci shows it: which bits hold what is written, and where a write does something."""
+"""PCI configuration space as vfio-pci presents it: which bits are writable, and which writes have a side effect."""
 
 from __future__ import annotations
 
@@ -27,80 +27,81 @@ COMMAND, STATUS, CACHE_LINE, BAR0, ROM, INTERRUPT_LINE, INTERRUPT_PIN = 0x04, 0x
 _LATENCY, _SELF_TEST = 0x0D, 0x0F
 CAP_IO, CAP_MEMORY, CAP_MASTER, CAP_INTX_DISABLE = 1 << 0, 1 << 1, 1 << 2, 1 << 10
 _SERR = 1 << 8
-#: what firmware leaves in the command register
+#: the command register as firmware leaves it
 FIRMWARE = CAP_IO | CAP_MEMORY | _SERR
 _HAS_CAPABILITIES = 1 << 4
 _HEADER = 0x40
-#: the bits of power management's control register that are the state; all of them: D3hot
+#: PowerState in PMCSR; all ones is D3hot
 POWER_STATE = 0x03
-#: what a program sees of what it writes to PCI Express's device control: the sizes of payloads and of read requests; the reset bit
+#: bits of Device Control that vfio-pci virtualises: Max_Payload_Size, Max_Read_Request_Size and Initiate Function Level Reset
 _DEVICE_CONTROL = 0xF0E0
-#: which errors it reports: PCI says that every function stores that
+#: error reporting enables of Device Control, which every function stores (PCI Express specification)
 _REPORTED = 0x000F
-#: the bits that start a function-level reset: in the upper byte of that register, and in the control byte of Advanced Features
+#: Initiate FLR: in the upper byte of Device Control, and in the control byte of Advanced Features
 _EXPRESS_RESET, _ADVANCED_RESET = 0x80, 0x01
-#: where extended capabilities begin
+#: offset of the first extended capability
 _EXTENDED = 0x100
-#: the errors that it knows; those that are fatal after a reset
+#: error bits that the uncorrectable and the correctable registers implement; uncorrectable errors that are fatal after a reset
 _UNCORRECTABLE, _CORRECTABLE, _FATAL_AT_RESET = 0x03FFF030, 0xF1C1, 0x00462030
-#: those that are masked after a reset: since the specification's later revisions; Linux unmasks advisory ones (pci_aer_init)
+#: errors masked after a reset, by the specification's later revisions; without Advisory Non-Fatal, which pci_aer_init unmasks
 _MASKED_UNCORRECTABLE, _MASKED_CORRECTABLE = 0x02400000, 0xC000
-#: the bit of the status register that says that INTx is asserted
+#: Interrupt Status, in the status register
 _INTERRUPT = 1 << 3
-#: in its upper byte: errors that were seen, which a write of ones clears
+#: error bits in the upper byte of the status register, which a write of 1 clears
 _ERRORS = 0xF9
-#: in the upper byte of power management's capabilities: from which states it wakes the host; in its control: PME's switch and status
+#: PME_Support, in the upper byte of PMC; PME_En and PME_Status, in PMCSR; No_Soft_Reset, in PMCSR
 _WAKES, _WAKE_CONTROL, _NO_SOFT_RESET = 0xF8, 0x8100, 1 << 3
-#: what is switched in the control registers of MSI and MSI-X; MSI's bit for addresses of 64 bits
+#: in Message Control: MSI Enable and Multiple Message Enable; 64-bit Address Capable; MSI-X Enable and Function Mask
 _MSI_SWITCHES, _MSI_WIDE, _MSIX_SWITCHES = 0x71, 1 << 7, 0xC000
-#: in the upper byte of MSI-X's control register
+#: MSI-X Enable, in the upper byte of Message Control
 _MSIX_ENABLE = 0x80
-#: errors, and transactions that are pending, in PCI Express's device status
+#: errors detected, and Transactions Pending, in Device Status
 _DEVICE_STATUS = 0x2F
-#: of error reporting's last control register: it can make and check ECRC; it makes and checks it
+#: in Advanced Error Capabilities and Control: ECRC generation and checking are possible; ECRC generation and checking are enabled
 _ECRC_ABLE, _ECRC_ON = 0xA0, 0x140
-#: of MSI's control: there is a mask for each vector
+#: Per-Vector Masking Capable, in MSI Message Control
 _MSI_MASKS = 1 << 8
-#: of PCI Express's device control, what vfio-pci keeps to itself or drops (functions by phantom numbers); of its second one (ARI)
+#: bits that do not reach the device: of Device Control, the virtualised ones and Phantom Functions Enable; of Device Control 2, ARI
 _NO_CONTROL, _NO_CONTROL_2 = _DEVICE_CONTROL | 1 << 9, 1 << 5
-#: of power management's control, what it keeps to itself
+#: bits of PMCSR that do not reach the device: PowerState, PME_En, PME_Status
 _NO_POWER_CONTROL = 0x8103
-#: whether packets may have prefixes, by the second device capabilities; in the upper byte of the second device control: they may not
+#: End-End TLP Prefix Supported, in Device Capabilities 2; End-End TLP Prefix Blocking, in the upper byte of Device Control 2
 _TAKES_PREFIXES, _BLOCK_PREFIXES = 1 << 21, 0x80
 
 
 class Config:
-    """
+    """The configuration space of one function.
+
     :ivar size: bytes
-    :ivar data: what is read
+    :ivar data: the bytes that a read returns, without Interrupt Status and MSI-X Enable
     """
 
     def __init__(self, function: Function, addresses: dict[int, int]) -> None:
         """
-        :param addresses: of the BARs
+        :param addresses: BAR -> bus address
         """
         saved = function.saved
         self.size = 4096 if function.express and not (saved is not None and saved.standard_only) else 256
         self.data = bytearray(self.size if saved is None else saved.data.ljust(self.size, b"\0"))
-        # What is in no capability is the device's own, and writes reach it (vfio_raw_config_write): it holds them.
+        # Registers outside every capability are device-specific: vfio_raw_config_write passes writes through to the device.
         self._unknown = bytearray(_HEADER) + b"\1" * (self.size - _HEADER)
         self._writable = bytearray(_HEADER) + b"\xff" * (self.size - _HEADER)
-        #: bits that vfio-pci lets through to the device itself, which stores some of them
+        #: bits whose writes vfio-pci passes through to the device, which stores some of them
         self._through = bytearray(_HEADER) + b"\xff" * (self.size - _HEADER)
         self._through[COMMAND : COMMAND + 2] = _le(2, 0xFFFF & ~CAP_INTX_DISABLE)
         for place in CACHE_LINE, _LATENCY, _SELF_TEST:
             self._through[place] = 0xFF
-        #: bytes of known registers that are restored in the device itself when it wakes up (pci_save_state)
+        #: bytes that pci_save_state saves, and that are restored in the device when it leaves D3hot
         self._kept = bytearray(self.size)
         self._kept[COMMAND] = self._kept[COMMAND + 1] = self._kept[CACHE_LINE] = self._kept[_LATENCY] = 1
         self._function = function
         #: offset of MSI's control register; 0 without MSI
         self.msi_control = 0
-        #: of MSI-X's likewise
+        #: offset of MSI-X's control register; 0 without MSI-X
         self.msix_control = 0
-        #: offset of power management's control register; 0 without it
+        #: offset of PMCSR; 0 without power management
         self.power_control = 0
-        #: offset of a byte, and the bit in it whose write starts a function-level reset
+        #: offset of a byte -> the bit in it that starts a function-level reset
         self.reset_bits: dict[int, int] = {}
         #: whether INTx is asserted now; whether MSI-X is enabled
         self.interrupt_asserted: Callable[[], bool] = bool
@@ -115,28 +116,31 @@ class Config:
         self._reset_data = bytes(self.data)
 
     def reset(self) -> None:
-        """Restore what a driver finds; registers that nobody knows keep what they hold (pci_restore_state)."""
+        """Restore the state that a driver finds (pci_restore_state); device-specific registers keep their contents."""
         for at, first in enumerate(self._reset_data):
             if not self._unknown[at]:
                 self.data[at] = first
 
-    # Making it.
+    # Construction.
 
     def wake(self, asleep: bytes) -> None:
-        """Restore what the device itself held when it went to sleep (pci_restore_state); what vfio-pci virtualises stays as it is."""
+        """Restore the device's registers as they were when it entered D3hot (pci_restore_state).
+
+        Bits that vfio-pci virtualises keep their value.
+        """
         for at in range(self.size):
             mask = self._through[at] if self._kept[at] else 0
             self.data[at] = self.data[at] & ~mask | asleep[at] & mask
 
     def _store(self, stored: Mapping[int, int]) -> None:
-        """Of what reaches the device, it stores these bits of a register, and no others."""
+        """Make only these bits writable, among those that vfio-pci passes through to the device."""
         for offset, bits in stored.items():
             for at, byte in enumerate(bits.to_bytes(4, "little"), offset):
                 through = self._through[at]
                 self._writable[at] = self._writable[at] & ~through | byte & through
 
     def _put(self, offset: int, size: int, value: int, writable: int = 0) -> None:
-        room = max(self.size - offset, 0)  # a saved capability may say that it goes on behind the end
+        room = max(self.size - offset, 0)  # a saved capability may claim to extend past the end of the space
         self.data[offset : offset + size] = value.to_bytes(size, "little")[:room]
         self._writable[offset : offset + size] = writable.to_bytes(size, "little")[:room]
 
@@ -153,7 +157,7 @@ class Config:
         self._put(0x08, 4, function.revision | function.class_code << 8)
         self._put(CACHE_LINE, 1, 0, 0xFF)
         self._put(0x0E, 1, function.bridge | function.multifunction << 7)
-        # What was saved of the BARs, of the ROM, which the mock has none of, and of what happened.
+        # Discard the saved BARs (set below), the ROM (the mock has none), a pending INTx and recorded errors.
         self.data[BAR0 : BAR0 + 24] = bytes(24)
         self.data[ROM : ROM + 4] = bytes(4)
         self.data[STATUS] &= ~_INTERRUPT
@@ -171,13 +175,13 @@ class Config:
         self._writable[INTERRUPT_LINE] = 0xFF
 
     def _enabled(self) -> int:
-        """Return the command register as it is when a driver takes the function (pci_enable_device): what it decodes, and no bus master."""
+        """Return the command register after pci_enable_device: the function decodes its BARs, and bus master is off."""
         bars = self._function.all_bars.values()
         decodes = CAP_IO * any(bar.ports for bar in bars) | CAP_MEMORY * any(not bar.ports for bar in bars)
         return self.command & ~(CAP_MASTER | CAP_INTX_DISABLE) | decodes
 
     def _saved_capabilities(self, saved: Saved) -> None:
-        """Capabilities where they were saved. Their switches are off, nothing is pending, and what the mock models can be written."""
+        """Put the saved capabilities at their offsets: disabled, nothing pending; registers that the mock models are writable."""
         noted: set[int] = set()
         for one in saved.capabilities + saved.extended:
             self._raw(one.offset + one.length, max(_own_length(one, saved) - one.length, 0))
@@ -188,10 +192,10 @@ class Config:
             self._permit(one, saved)
         for id_, at, _ in saved.capabilities:
             if id_ in noted:
-                continue  # the kernel finds the first of several
+                continue  # pci_find_capability returns the first of several
             noted.add(id_)
             if id_ == POWER_MANAGEMENT:
-                # Who is woken up by it is the host's affair (vfio_update_pm_vconfig_bytes).
+                # vfio_update_pm_vconfig_bytes hides PME: wake-up events belong to the host.
                 self.data[at + 3] &= ~_WAKES
                 self._put(at + 4, 2, saved.word(at + 4, 2) & ~(_WAKE_CONTROL | POWER_STATE), POWER_STATE)
             elif id_ == MSI:
@@ -200,7 +204,7 @@ class Config:
                 self._put(at + 2, 2, control & ~_MSI_SWITCHES, 0xFF)
                 self._put(at + 4, size, 0, (1 << 8 * size) - 1)
                 if control & _MSI_MASKS:
-                    # A bit for each vector.
+                    # Mask Bits: one bit per vector.
                     self._put(at + 4 + (size + 3 & ~3), 4, 0, (1 << (1 << (control >> 1 & 7))) - 1)
             elif id_ == MSIX:
                 self._put(at + 2, 2, saved.word(at + 2, 2) & ~_MSIX_SWITCHES)
@@ -216,17 +220,19 @@ class Config:
             self._error_registers(at, *(saved.word(at + register, 4) for register in (0x08, 0x0C, 0x14, 0x18)))
 
     def _permit(self, one: Capability, saved: Saved) -> None:
-        """Note which bits of a capability vfio-pci lets through to the device, and which it keeps, and takes (vfio_pci_init_perm_bits)."""
+        """Set which bits of a capability reach the device, and which vfio-pci virtualises (vfio_pci_init_perm_bits)."""
         at = one.offset
         if at >= _EXTENDED:
             if one.id == POWER_BUDGETING:
-                self._through[at + 8] = 0xFF  # which data is shown
+                # PCI_PWR_DATA. The kernel means to let the selector be written (init_pci_ext_cap_pwr_perm), which is at offset 4.
+                self._through[at + 8] = 0xFF
             elif one.id in (EXTENDED_VENDOR, DESIGNATED_VENDOR):
                 self._raw(at, one.length)
         elif one.id == POWER_MANAGEMENT:
             self._let_through(at + 4, 4, 0xFFFFFFFF & ~_NO_POWER_CONTROL)
         elif one.id == VITAL_PRODUCT_DATA:
-            # The device is asked for what is at the address; the mock's devices do not answer, and the flag stays (vfio_vpd_config_write).
+            # vfio_vpd_config_write toggles PCI_VPD_ADDR_F once the device has answered. The mock's devices have no VPD data and never
+            # answer, so the flag stays as written.
             self._put(at + 2, 6, saved.word(at + 2, 6), 0xFFFFFFFFFFFF)
         elif one.id == PCIX:
             self._let_through(at + 2, 2, 0xFFFF)
@@ -246,21 +252,21 @@ class Config:
             self._kept[place] = 1
 
     def _raw(self, at: int, length: int) -> None:
-        """All of it reaches the device, which stores nothing of it, and nobody restores it (vfio_raw_config_write)."""
+        """Pass writes through to the device (vfio_raw_config_write), which ignores them. No reset restores these bytes."""
         for each in range(at, min(at + length, self.size)):
             self._unknown[each], self._writable[each], self._through[each] = 1, 0, 0xFF
 
     def _known(self, at: int, length: int) -> None:
-        """These bytes are a capability's, of which nothing can be written if it is not said."""
+        """Mark bytes as part of a capability: read-only until another method makes them writable."""
         for each in range(at, min(at + length, self.size)):
             self._unknown[each] = self._writable[each] = self._through[each] = 0
 
     def _let_through(self, at: int, size: int, bits: int) -> None:
-        """vfio-pci lets these bits of a register through to the device."""
+        """Set which bits of a register vfio-pci passes through to the device."""
         self._through[at : at + size] = _le(size, bits)[: max(self.size - at, 0)]
 
     def _note(self, id_: int, at: int) -> None:
-        """Keep where a capability's registers are that do something."""
+        """Record the offsets of the registers whose writes have a side effect."""
         if id_ == MSI:
             self.msi_control = at + 2
         elif id_ == MSIX:
@@ -277,7 +283,7 @@ class Config:
         methods = function.reset_methods
         found: list[tuple[int, bytes, bytes]] = []
         if function.power_management:
-            # What wakes it up is the host's affair: PME is not shown, and cannot be enabled.
+            # vfio_update_pm_vconfig_bytes hides PME, and PME cannot be enabled: wake-up events belong to the host.
             keeps = _NO_SOFT_RESET * function.no_soft_reset
             found.append((POWER_MANAGEMENT, _le(2, 0x0003) + _le(4, keeps), _le(2, 0) + _le(4, POWER_STATE)))
         if function.msi:
@@ -315,7 +321,7 @@ class Config:
             self._error_reporting()
 
     def _error_reporting(self) -> None:
-        """The first extended capability, version 2. Of its registers the masks and the severity can be written."""
+        """Add Advanced Error Reporting, version 2, at 0x100. Masks, severity and ECRC enables are writable."""
         at = _EXTENDED
         self._known(at, 0x2C)
         self._raw(at + 0x2C, 0x1C)
@@ -328,7 +334,7 @@ class Config:
         self._put(at + 0x0C, 4, fatal, _UNCORRECTABLE)
         self._put(at + 0x10, 4, 0)
         self._put(at + 0x14, 4, correctable_masked, _CORRECTABLE)
-        # It can be told to make ECRC, and to check it, if it is able to.
+        # Each ECRC enable is the bit above its capability bit, and is writable only with it.
         self._put(at + 0x18, 4, control, (control & _ECRC_ABLE) << 1)
         for register, bits in (
             (0x04, _UNCORRECTABLE), (0x08, _UNCORRECTABLE), (0x0C, _UNCORRECTABLE), (0x10, _CORRECTABLE), (0x14, _CORRECTABLE),
@@ -344,21 +350,21 @@ class Config:
         width = 8 if self._function.all_bars[bar].wide else 4
         return int.from_bytes(self._reset_data[at : at + width], "little") & ~0xF
 
-    # Using it.
+    # Access.
 
     def has_function_reset(self, offset: int) -> bool:
-        """Whether the capability with this byte of :attr:`reset_bits` says that it has a function-level reset."""
+        """Whether the capability with this byte of :attr:`reset_bits` reports a function-level reset."""
         return ("flr" if self.reset_bits[offset] == _EXPRESS_RESET else "af_flr") in self._function.reset_methods
 
     def on_write(self, offset: int, size: int, act: Callable[[], None]) -> None:
-        """Call `act` after any of these bytes was written."""
+        """Call `act` after a write to any of these bytes."""
         self._acts.append((offset, size, act))
 
     def read(self, offset: int, size: int) -> bytes:
         data = bytearray(self.data[offset : offset + size])
         if offset <= STATUS < offset + size and self.interrupt_asserted():
             data[STATUS - offset] |= _INTERRUPT
-        # MSI-X's control is the device's own; vfio-pci drops what is written there.
+        # MSI-X Message Control is read from the device, where the kernel sets MSI-X Enable; vfio-pci drops writes to it.
         if self.msix_control and offset <= self.msix_control + 1 < offset + size and self.msix_enabled():
             data[self.msix_control + 1 - offset] |= _MSIX_ENABLE
         return bytes(data)
@@ -381,7 +387,10 @@ class Config:
 
 
 def _own_length(one: Capability, saved: Saved) -> int:
-    """Return the bytes of a capability in the device, which may be more than the kernel knows: what is behind reaches the device, to no effect."""
+    """Return the length of a capability in the device, which may be greater than the length in vfio-pci's tables.
+
+    Writes to the rest reach the device, which ignores them.
+    """
     if one.offset >= _EXTENDED and one.id == ADVANCED_ERROR_REPORTING:
         return 0x48 if saved.word(one.offset, 4) >> 16 & 0xF > 1 else 0x40
     if one.offset < _EXTENDED and one.id == EXPRESS:

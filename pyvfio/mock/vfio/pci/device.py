@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""PCI functions of the mock's host, as vfio-pci drives them, and the base class of users' models."""
+"""PCI functions as vfio-pci drives them, and the base class of users' device models."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from pyvfio.mock.vfio.feature import Feature
 
 _ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
-#: no request of a device on PCI crosses a boundary of this
+#: bytes; no PCI Express request crosses a multiple of this
 _PAGE = 4096
-#: of a saved state: BAR, offset, size
+#: header of each part of a saved state: BAR, offset, size
 _PART = struct.Struct("<IQQ")
 _MSI_ENABLE, _MSI_SIZE = 0x01, 0x70
 _LOW_POWER = (
@@ -52,31 +52,31 @@ _LOW_POWER = (
 
 
 class PciDevice(PciRegions):
-    """A PCI function: the base class of users' models, which is on the host as soon as it is made.
+    """A PCI function: the base class of users' device models. The constructor plugs it into the mock's host.
 
-    A subclass says what it is (`function`), and what its registers do: :meth:`read`, :meth:`write`, :meth:`power_on`. It has
-    :meth:`dma_read`, :meth:`dma_write`, :meth:`interrupt`. All of these run under the kernel's lock; a thread of the device's own
-    takes `kernel.lock` itself.
+    A subclass describes the function (`function`) and the behaviour of its registers: :meth:`read`, :meth:`write`,
+    :meth:`power_on`. It calls :meth:`dma_read`, :meth:`dma_write` and :meth:`interrupt`. All of these run under the kernel's lock;
+    a thread of the device model must take `kernel.lock` itself.
 
-    :param kernel: the mock that it is plugged into
-    :param name: its address; no other device of the host may have it
-    :param function: what it is; None for the class's own
-    :param driver: bind it to this driver
+    :param kernel: the mock that the function is plugged into
+    :param name: the PCI address, unique on this host
+    :param function: a description that replaces the class's `function`; None: keep the class's
+    :param driver: bind the function to this driver
     :param more: `parent` and `group`
-    :param parent: address of a bridge that it is behind
-    :param group: the group of another device, to share it; None for one of its own
-    :raises ValueError: `name` is no address, or taken; there is no such driver
+    :param parent: address of the bridge above the function
+    :param group: an IOMMU group to join; None: a new group
+    :raises ValueError: `name` is not a PCI address, or is in use; or there is no such driver
 
-    :ivar function: what it is
-    :ivar config: its configuration space
-    :ivar era: counts how often its BARs have gone away; `dma_bufs`: what of them is exported
-    :ivar virtual: its virtual functions, if it can have any
-    :ivar physical: those that it is one of
+    :ivar function: the description of the function
+    :ivar config: the configuration space
+    :ivar era: incremented whenever the BARs become unreachable; `dma_bufs`: the dma-bufs exported from them
+    :ivar virtual: the virtual functions; None for a function without SR-IOV
+    :ivar physical: of a virtual function, the set that it belongs to; else None
     """
 
     bus = "pci"
     num_irqs = lib.VFIO_PCI_NUM_IRQS
-    #: what a class of devices is; an instance may be given another
+    #: description of the class's devices; the constructor's argument replaces it for one device
     function: ClassVar[Function] = Function((0, 0))
 
     irqs: PciIrqs
@@ -119,11 +119,11 @@ class PciDevice(PciRegions):
         self._low_power = LowPower()
         self.dma_bufs: WeakTable[dma_buf.DmaBuf, None] = WeakTable()
         self.era = 0
-        #: it is in D3hot; its configuration space when that began
+        #: whether the function is in D3hot; its configuration space when it entered D3hot
         self._off = False
         self._asleep = b""
         self._decodes = bool(self.config.command & CAP_MEMORY)
-        #: whether a reset worked when it was opened
+        #: whether a reset worked at the open (vdev->reset_works)
         self._reset_works = False
         self.virtual = VirtualFunctions(self) if self.function.virtual else None
         self.physical: VirtualFunctions | None = None
@@ -135,24 +135,24 @@ class PciDevice(PciRegions):
         if found is not None:
             kernel.host.bind(self, found)
 
-    # What a subclass gives.
+    # Methods for subclasses.
 
     def power_on(self) -> None:
-        """After a reset, and at the open of a device that can be reset: nothing is as it was. Registers are zeros."""
+        """Clear all registers. Called after a reset, and at the open of a device that can be reset."""
         for index, bar in self.function.all_bars.items():
             self.region_file.clear(index, bar.size)
 
     def virtual_function(self, name: str, function: Function, index: int) -> PciDevice:
-        """Make the virtual function of that index, from 0 on, at an address.
+        """Create a virtual function.
 
-        :param name: the address
-        :param function: what it is
+        :param name: the PCI address
+        :param function: the description of the virtual function
         :param index: from 0 on
         """
         return PciDevice(self.kernel, name, function=function, parent=self.parent)
 
     def interrupt(self, vector: int = 0) -> None:
-        """Send an interrupt: the vector of MSI-X or MSI, whichever is on, else INTx, until :meth:`deassert`."""
+        """Send the vector of MSI-X or MSI, whichever is enabled; else assert INTx until :meth:`deassert`."""
         for index in (MSIX, MSI):
             if self.irqs.enabled[index]:
                 if self.bus_master:
@@ -162,23 +162,23 @@ class PciDevice(PciRegions):
             self.irqs.interrupt(INTX)
 
     def deassert(self) -> None:
-        """INTx's reason is gone."""
+        """Deassert INTx."""
         self.irqs.deassert()
 
-    # Its DMA. What the IOMMU does not let through is counted, and the device goes on. Without bus master no request leaves the device,
-    # so that the IOMMU sees none: such accesses are counted apart.
+    # DMA. An access that the IOMMU blocks is recorded in kernel.faults, and the device goes on. Without bus master no request leaves
+    # the device, so that the IOMMU sees none: such an access is recorded in kernel.dma_without_bus_master.
 
     @property
     def bus_master(self) -> bool:
         return bool(self.config.command & CAP_MASTER)
 
     def dma_read(self, iova: int, size: int) -> bytes:
-        """The contents of memory there; zeros in pages where the IOMMU lets nothing through, or without bus master."""
+        """Read memory by DMA: zeros for pages that the IOMMU blocks, and for all without bus master."""
         if not self.bus_master:
             self._not_issued(iova, write=False)
             return bytes(size)
         if self.reach is not None and self.reach.at_once(iova, size):
-            with suppress(Errno):  # it may not be read: each page is counted below
+            with suppress(Errno):  # the IOMMU blocks a page: read page by page below, to record each fault
                 return super().dma_read(iova, size)
         return b"".join(self._page_read(at, count) for at, count in _by_pages(iova, size))
 
@@ -190,7 +190,7 @@ class PciDevice(PciRegions):
             return bytes(size)
 
     def dma_write(self, iova: int, data: bytes) -> None:
-        """Write to memory; pages stay as they are where the IOMMU lets nothing through, and all without bus master."""
+        """Write memory by DMA; pages that the IOMMU blocks stay unchanged, and all do without bus master."""
         if not self.bus_master:
             self._not_issued(iova, write=True)
             return
@@ -210,10 +210,10 @@ class PciDevice(PciRegions):
     def _not_issued(self, iova: int, *, write: bool) -> None:
         self.kernel.dma_without_bus_master.append(DmaFault(self.name, iova, write, 0))
 
-    # What a driver that migrates it puts into a stream. A model with state of its own has it here.
+    # The state that a variant driver migrates. A device model with more state than its registers overrides both methods.
 
     def save_state(self) -> bytes:
-        """The contents of its registers and memory."""
+        """Return the contents of the BARs, for a migration."""
         parts = []
         for index, bar in self.function.all_bars.items():
             for offset, data in self.region_file.contents(index, bar.size):
@@ -221,7 +221,7 @@ class PciDevice(PciRegions):
         return b"".join(parts)
 
     def restore_state(self, state: bytes) -> None:
-        """Take over what :meth:`save_state` gave."""
+        """Restore the state that :meth:`save_state` returned."""
         self.power_on()
         while state:
             index, offset, size = _PART.unpack_from(state)
@@ -243,7 +243,7 @@ class PciDevice(PciRegions):
             self.irqs.deassert()
         self._ioeventfds.clear()
         self._low_power.exit()
-        # The next one to open it does not find INTx masked by the command register (vfio_pci_core_disable).
+        # vfio_pci_core_disable clears virq_disabled: the next open does not find INTx masked by the command register.
         self.irqs.virtually_masked = False
         self._restore()
 
@@ -255,7 +255,7 @@ class PciDevice(PciRegions):
         self.reset_methods.reset()
 
     def bus_reset(self) -> None:
-        """A reset, of this function alone or of all on its bus."""
+        """Carry out a reset, either of this function alone or of its whole bus."""
         self.era += 1
         self._set_power(off=False)
         self.irqs.deassert()
@@ -270,9 +270,9 @@ class PciDevice(PciRegions):
         self._decodes = bool(self.config.command & CAP_MEMORY)
 
     def _reset_written(self, offset: int, bit: int) -> None:
-        """A function-level reset by configuration space (vfio_exp_config_write, vfio_af_config_write): the bit reads 0.
+        """Handle a write of Initiate FLR (vfio_exp_config_write, vfio_af_config_write). The bit always reads 0.
 
-        The kernel takes the first method that it has for the function, which need not be this one, and no error is reported if there is none.
+        pci_try_reset_function uses the first reset method of the function, which need not be FLR, and the write reports no error.
         """
         if self.config.data[offset] & bit:
             self.config.data[offset] &= ~bit
@@ -281,13 +281,13 @@ class PciDevice(PciRegions):
                     self.reset_methods.reset()
 
     def _power_written(self) -> None:
-        """D0 and D3hot; D1 and D2 it does not have (vfio_pm_config_write)."""
+        """Enter D0 or D3hot (vfio_pm_config_write). D1 and D2 are not supported: a write of them changes nothing."""
         at = self.config.power_control
         wanted = self.config.data[at] & POWER_STATE
         self.change_power(off=self._off if wanted in (1, 2) else wanted == POWER_STATE)
 
     def change_power(self, *, off: bool) -> None:
-        """Put it into D3hot, or D0 (vfio_pci_set_power_state): the registers come back, what the device held otherwise does not."""
+        """Enter D3hot or D0 (vfio_pci_set_power_state). D0 restores configuration space; the BARs' contents are lost."""
         if off and not self._off:
             self.era += 1
             self._asleep = bytes(self.config.data)
@@ -302,7 +302,10 @@ class PciDevice(PciRegions):
             self.config.data[at] = self.config.data[at] & ~POWER_STATE | POWER_STATE * off
 
     def _msi_written(self) -> None:
-        """MSI is switched by the ioctl alone, and has as many vectors as that allows; other bits are the program's own."""
+        """Correct a write to MSI Message Control (vfio_msi_config_write).
+
+        Only VFIO_DEVICE_SET_IRQS enables MSI, and it sets the limit of Multiple Message Enable. Other bits stay as written.
+        """
         control = self.config.data[self.config.msi_control]
         if not self.irqs.enabled[MSI]:
             control &= ~_MSI_ENABLE
@@ -325,31 +328,32 @@ class PciDevice(PciRegions):
 
     @property
     def sleeps(self) -> bool:
-        """Whether it is in D3hot, by its power management."""
+        """Whether the function is in D3hot."""
         return self._off
 
     @property
     def decodes_memory(self) -> bool:
-        """Whether it answers at its BARs, also in low power: who reads it wakes it. In D3hot it does not.
+        """Whether memory BARs are accessible: not in D3hot, but in low power, where an access wakes the device.
 
-        By what was written to the command register, and not by what it holds, which waking up may restore (__vfio_pci_memory_enabled).
+        This follows the last write to the command register, and not its contents, which the return to D0 may restore
+        (__vfio_pci_memory_enabled).
         """
         return self._decodes and not self._off
 
     def _let_sleep(self, sleeps: bool) -> None:
-        """It goes into low power, if only somebody wants it to, or leaves it."""
+        """Revoke the exported dma-bufs at a request for low power, or make them usable again (vfio_pci_dma_buf_move)."""
         self.era += sleeps
         for one in self.dma_bufs:
             one.asleep = sleeps
 
     def allow_d3cold(self, data: bytes) -> None:
-        """A write to sysfs: whether it may lose its power. Here it never does."""
+        """Handle a write to `d3cold_allowed` in sysfs. The mock's devices never enter D3cold."""
         self.d3cold_allowed = bool(number(data, 64))
 
     def resume(self) -> None:
         self._low_power.resume()
 
-    # Its requests.
+    # ioctls.
 
     def feature(self, asked: Feature) -> int | None:
         if asked.number in _LOW_POWER:
@@ -391,7 +395,7 @@ class PciDevice(PciRegions):
         """Let an eventfd write a register, or stop that (vfio_pci_ioctl_ioeventfd)."""
         self._ioeventfds.request(argument)
 
-    # What it tells.
+    # Information.
 
     @property
     def flags(self) -> int:  # type: ignore[override]  # an attribute in the base
@@ -408,7 +412,7 @@ class PciDevice(PciRegions):
 
 
 def _by_pages(iova: int, size: int) -> Iterator[tuple[int, int]]:
-    """IOVA and size of the parts of a transfer: no request of a device crosses a page."""
+    """Split a transfer at page boundaries, which no PCI Express request crosses; yield IOVA and size of each part."""
     end = iova + size
     while iova < end:
         count = min(end - iova, _PAGE - iova % _PAGE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Parts of a BAR as a dma-buf, by vfio-pci: what other devices can be let reach."""
+"""Ranges of a BAR exported as a dma-buf, which other devices can access (vfio_pci_dmabuf.c)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 _HEAD, _RANGE = "struct vfio_device_feature_dma_buf", "struct vfio_region_dma_range"
 _BARS = 6
 _LAST = 2**64 - 1
-#: bytes of the longest array that the kernel allocates in one piece
+#: bytes of the largest array that memdup_array_user can allocate
 _ARRAY = 1 << 22
 
 
 class DmaBuf(File):
-    """
-    :ivar areas: the parts of the BAR, one behind the other
-    :ivar size: bytes, of all of them
-    :ivar asleep: its device was put into low power since it was made, and has not been told to leave it: what merely wakes it does not
-        bring this back
+    """A dma-buf of one BAR.
+
+    :ivar areas: the ranges of the BAR, in the dma-buf's order
+    :ivar size: bytes of all ranges
+    :ivar asleep: revoked by a request for low power. VFIO_DEVICE_FEATURE_LOW_POWER_EXIT and a write that enables memory decoding end
+        that; an access that wakes the device does not
     """
 
     kind = "dma-buf"
@@ -47,30 +48,32 @@ class DmaBuf(File):
         self.size = sum(area.size for area in areas)
 
     def check_mmap(self, size: int, offset: int, prot: int) -> None:
-        """It is not for programs; the kernel looks at the leave to write first."""
+        """Refuse to map: vfio_pci_dmabuf_ops has no mmap. A writable mapping of a read-only descriptor is EACCES first."""
         if prot & mmap.PROT_WRITE and not self._writable:
             raise Errno(errno.EACCES)
         raise Errno(errno.EINVAL)
 
     @property
     def era(self) -> int | None:
-        """The era in which it can be reached: whenever the BAR goes away, so does the access of all who had it. None while it is away."""
+        """The device's era, or None while the dma-buf is revoked. An importer whose era is older has lost its access."""
         there = self._device.files and self._device.decodes_memory and not self.asleep
         return self._device.era if there else None
 
     def load(self, offset: int, size: int) -> bytes:
-        """A device reads it, in one part."""
+        """Read for another device. iommufd imports only dma-bufs of one range (vfio_pci_dma_buf_iommufd_map)."""
         return self._device.bar_read(self._bar, self.areas[0].offset + offset, size)
 
     def store(self, offset: int, data: bytes) -> None:
-        """A device writes it, in one part."""
+        """Write for another device; see :meth:`load`."""
         self._device.bar_write(self._bar, self.areas[0].offset + offset, data)
 
 
 def export(device: PciDevice, asked: Feature) -> int | None:
-    """VFIO_DEVICE_FEATURE_DMA_BUF: a new descriptor.
+    """Export ranges of a BAR: VFIO_DEVICE_FEATURE_DMA_BUF (vfio_pci_core_feature_dma_buf).
 
-    :raises Errno: EINVAL, no whole pages, or not within the BAR; ENODEV, no such BAR
+    :returns: a new descriptor; None for a probe
+    :raises Errno: EINVAL, ranges that are not whole pages or not within the BAR; ENODEV, no such BAR; EOVERFLOW, a range ends beyond
+        64 bits; ENOMEM, too many ranges
     """
     if not asked.is_meant(GET, ffi.sizeof(_HEAD)):
         return None

@@ -13,13 +13,13 @@ from pyvfio.mock.vfio.pci import saved as saved_
 from pyvfio.mock.vfio.pci.saved import Saved, SavedBar
 
 _BARS, _BRIDGE_BARS = 6, 2
-#: the largest region of vfio-pci, whose offsets in the device's file have 40 bits
+#: bytes of vfio-pci's largest region: 40 bits of the file position are the offset (VFIO_PCI_OFFSET_SHIFT)
 _LARGEST_BAR = 1 << 40
 _LARGEST_NARROW_BAR, _LARGEST_PORTS = 1 << 31, 256
 #: bytes of an entry of the MSI-X table; bytes of its array of pending bits, for 64 vectors
 _MSIX_ENTRY, _MSIX_PENDING = 16, 8
 _PAGE = 4096
-#: bytes of a BAR of ports whose size is not known
+#: bytes of a BAR of I/O ports whose size is not known
 _PORTS = 32
 _LAST_ID, _LAST_PIN = 0xFFFF, 4
 _WORD = 0xFFFFFFFF
@@ -30,9 +30,9 @@ class Bar:
     """A BAR.
 
     :ivar size: bytes, a power of two, at most 1 TiB (2 GiB without `wide`); with `wide` it takes the next BAR's place too
-    :ivar memory: programs may map it: it is memory, and nothing happens when it is written
-    :ivar ports: it is not in memory, but among the processor's ports
-    :raises ValueError: PCI has no such BAR
+    :ivar memory: plain memory that programs may map; without it, the device model handles each access
+    :ivar ports: a BAR of I/O ports, not of memory
+    :raises ValueError: PCI does not allow such a BAR
     """
 
     size: int
@@ -55,29 +55,28 @@ class Bar:
 class Function:
     """A PCI function.
 
-    :ivar ids: vendor, device; `subsystem` likewise
+    :ivar ids: vendor ID and device ID; `subsystem`: those of the subsystem
     :ivar bars: index -> BAR
-    :ivar msi: vectors, a power of two; 0: no such capability. So `msix`
-    :ivar intx: it has the interrupt pin A
-    :ivar express: it is PCI Express, with 4096 bytes of configuration space
-    :ivar resets: it can be reset alone, by each of these that it has: a function-level reset of PCI Express (`flr`) or of the
-        Advanced Features, which a write to configuration space starts too; power management; without any of them a way of its own
-    :ivar flr: it has PCI Express's function-level reset; None for yes if it resets and has no power management
-    :ivar advanced_features: it has the capability of that name, by which conventional PCI has function-level resets
-    :ivar bus_resets: a reset of its bus works
-    :ivar virtual: most virtual functions that can be made of it
-    :ivar virtual_room: how many of them the firmware left room for among the addresses of BARs; more are ENOMEM
-    :ivar virtual_device: their device ID
-    :ivar virtual_at: how far behind it the first of them is, and the next behind that, in functions
-    :ivar error_reporting: it has PCI Express's Advanced Error Reporting; it reports no errors
-    :ivar msix_table: BAR and offset of the MSI-X table, 16 bytes to a vector, which vfio-pci keeps to itself; None for a BAR of its
-        own, the first that is free. The pending bits follow at `msix_pending`, or behind the table
-    :ivar no_soft_reset: it keeps what it holds from D3hot to D0, so that power management does not reset it
-    :ivar stored: at the offset of a register of 4 bytes in configuration space, the bits of it that the device stores when a program writes
-        them, of those that vfio-pci lets through. Without an entry the device stores what PCI says: the masks and severities of error
-        reporting, the masks of MSI
-    :ivar saved: the configuration space that :meth:`of` was given, whose capabilities stay where they are
-    :raises ValueError: PCI has no such function
+    :ivar msi: MSI vectors, a power of two; 0: no MSI capability. `msix`: MSI-X vectors; 0: no MSI-X capability
+    :ivar intx: the function has interrupt pin A
+    :ivar express: a PCI Express function, with 4096 bytes of configuration space
+    :ivar resets: the function can be reset alone, by each method that it has: FLR of PCI Express (`flr`) or of Advanced Features,
+        both of which a write to configuration space starts too; power management. Without any of them, a device-specific method
+    :ivar flr: the function has FLR of PCI Express; None: yes if it resets and has no power management
+    :ivar advanced_features: the function has the Advanced Features capability, the FLR of conventional PCI
+    :ivar bus_resets: a reset of the bus works
+    :ivar virtual: the maximum number of virtual functions (TotalVFs)
+    :ivar virtual_room: the number of virtual functions for whose BARs the firmware left address space; more are ENOMEM
+    :ivar virtual_device: device ID of the virtual functions
+    :ivar virtual_at: First VF Offset and VF Stride
+    :ivar error_reporting: the function has Advanced Error Reporting; it never reports an error
+    :ivar msix_table: BAR and offset of the MSI-X table, 16 bytes per vector, which vfio-pci hides; None: in a BAR added for it, the
+        first free one. `msix_pending`: BAR and offset of the pending bits; None: after the table
+    :ivar no_soft_reset: the function keeps its state from D3hot to D0, so that power management cannot reset it
+    :ivar stored: offset of a 4-byte register in configuration space -> the bits that the device stores, of those that vfio-pci passes
+        through. A register without an entry stores the bits that PCI requires: masks and severities of error reporting, mask bits of MSI
+    :ivar saved: the configuration space given to :meth:`of`, whose capabilities keep their offsets
+    :raises ValueError: PCI does not allow such a function
     """
 
     ids: tuple[int, int]
@@ -126,22 +125,22 @@ class Function:
         ids: tuple[int, int] | None = None,
         stored: Mapping[int, int] | None = None,
     ) -> Function:
-        """Return the function with a saved configuration space: a copy of sysfs's file `config`, or a dump of lspci.
+        """Return the function of a saved configuration space: a copy of sysfs's file `config`, or a dump of lspci.
 
-        `pyvfio.pci.SavedConfig.read_dump` gives the bytes of each function in a dump. Capabilities stay at their offsets, without those
-        that vfio-pci hides; what the mock models of them works (power management, MSI, MSI-X, function-level resets, virtual functions,
-        error reporting), and all other registers read as saved. BARs get addresses of the mock's host.
+        `pyvfio.pci.SavedConfig.read_dump` returns the bytes of each function in a dump. Capabilities stay at their offsets, except those
+        that vfio-pci hides. The mock models power management, MSI, MSI-X, function-level resets, virtual functions and error reporting;
+        all other registers read as saved. BARs get addresses of the mock's host.
 
-        :param config: 64 bytes (a header alone: no capabilities), 256, or 4096
-        :param sizes: BAR -> bytes, for the bytes do not tell; a BAR that is left out has a page, or what its MSI-X table takes, or
-            32 ports. A BAR that reads as zeros is there if its size is given
-        :param resource: instead, the text of sysfs's file `resource`, which has all sizes
-        :param ids: vendor and device, for a virtual function, whose own registers read as ones
-        :param stored: which bits of a register the device stores (see the class), where it differs from what PCI says. Writing ones and
-            zeros to the device and reading them back tells
+        :param config: 64 (the header only: no capabilities), 256 or 4096 bytes
+        :param sizes: BAR -> bytes, which `config` does not hold. A BAR without an entry gets one page, or the size of its MSI-X table, or
+            32 ports. A BAR that reads as zeros exists only if it has an entry
+        :param resource: the text of sysfs's file `resource`, which holds all sizes; instead of `sizes`
+        :param ids: vendor ID and device ID of a virtual function, whose own registers read as ones
+        :param stored: the bits of a register that the device stores (see the class), where they differ from what PCI requires. To find
+            them, write ones and zeros to the real device and read them back
         :raises TypeError: `config` is not bytes
-        :raises ValueError: no endpoint has such a configuration space; what is wrong is named
-        :warns RuntimeWarning: a list of capabilities breaks; what is before that works
+        :raises ValueError: `config` is not a configuration space of an endpoint; the message names the reason
+        :warns RuntimeWarning: a list of capabilities is malformed; the capabilities before that place work
         """
         if isinstance(config, (int, str)) or not isinstance(config, (bytes, bytearray, memoryview, SupportsBytes)):
             raise TypeError(f"config must be bytes, not {type(config).__name__}")
@@ -169,7 +168,7 @@ class Function:
 
     @property
     def reset_methods(self) -> tuple[str, ...]:
-        """The ways to reset it alone, by their names in sysfs, the first choice first."""
+        """The methods that reset the function alone, by their names in sysfs, in order of preference."""
         if not self.resets:
             return ()
         by_express = self.express and (not self.power_management if self.flr is None else self.flr)
@@ -182,25 +181,25 @@ class Function:
 
     @property
     def table(self) -> tuple[int, int]:
-        """BAR and offset of the MSI-X table, wherever it is."""
+        """BAR and offset of the MSI-X table, also if `msix_table` is None."""
         return (self._free(), 0) if self.msix_table is None else self.msix_table
 
     @property
     def pending(self) -> tuple[int, int]:
-        """BAR and offset of the pending bits, wherever they are."""
+        """BAR and offset of the pending bits, also if `msix_pending` is None."""
         bar, offset = self.table
         return (bar, offset + _MSIX_ENTRY * self.msix) if self.msix_pending is None else self.msix_pending
 
     @property
     def all_bars(self) -> dict[int, Bar]:
-        """The BARs, with the one that is there for the MSI-X table alone."""
+        """The BARs, including one added for the MSI-X table if `msix_table` is None."""
         if not self.msix or self.msix_table is not None:
             return self.bars
         size = sum(_msix_sizes(self.msix))
         return self.bars | {self._free(): Bar(max(_PAGE, 1 << (size - 1).bit_length()))}
 
     def _free(self) -> int:
-        """The first BAR that is not used."""
+        """Return the index of the first unused BAR; 6 if all are used."""
         taken = set(self.bars) | {index + 1 for index, bar in self.bars.items() if bar.wide}
         return next((index for index in range(_BARS) if index not in taken), _BARS)
 
@@ -241,7 +240,7 @@ def _check_types(function: Function) -> None:
 def _integers(given: Any, name: str) -> dict[int, int]:
     """Return a mapping of integers to integers as a dict.
 
-    :raises TypeError: it is another thing
+    :raises TypeError: `given` is not such a mapping
     """
     if not isinstance(given, Mapping):
         raise arguments.wrong_type(given, name, "a mapping of integers to integers")
@@ -292,18 +291,18 @@ def _check_bars(function: Function) -> None:
 
 
 def _msix_sizes(vectors: int) -> tuple[int, int]:
-    """Return the bytes of an MSI-X table, and of its array of pending bits."""
+    """Return the sizes of an MSI-X table and of its array of pending bits."""
     return _MSIX_ENTRY * vectors, _MSIX_PENDING * -(-vectors // 64)
 
 
-# From a saved configuration space.
+# Parsing a saved configuration space.
 
 _VENDOR_ID, _DEVICE_ID, _REVISION, _CLASS, _HEADER_TYPE, _SUBSYSTEM, _PIN = 0x00, 0x02, 0x08, 0x09, 0x0E, 0x2C, 0x3D
 _MULTIFUNCTION = 0x80
 
 
 def _identity(saved: Saved, ids: tuple[int, int] | None) -> dict[str, Any]:
-    """Return what the header says of a function."""
+    """Return the arguments of Function that the header determines."""
     if ids is None:
         ids = saved.word(_VENDOR_ID, 2), saved.word(_DEVICE_ID, 2)
         if _LAST_ID in ids[:1]:
@@ -325,7 +324,7 @@ def _identity(saved: Saved, ids: tuple[int, int] | None) -> dict[str, Any]:
 
 
 def _standard(saved: Saved) -> dict[str, Any]:
-    """Return what the standard capabilities say of a function."""
+    """Return the arguments of Function that the standard capabilities determine."""
     found: dict[str, Any] = {}
     if at := saved.find(saved_.POWER_MANAGEMENT):
         found["power_management"] = True
@@ -344,7 +343,7 @@ def _standard(saved: Saved) -> dict[str, Any]:
     advanced = 0
     if at := saved.find(saved_.ADVANCED_FEATURES):
         found["advanced_features"] = True
-        # Linux wants both bits: transactions pending, and the reset (pci_af_flr).
+        # pci_af_flr requires both capability bits: Transactions Pending and FLR.
         advanced = saved.data[at + 3] & 3 == 3
     by_power = found.get("power_management", False) and not found["no_soft_reset"]
     found["resets"] = bool(found["flr"] or advanced or by_power)
@@ -352,10 +351,10 @@ def _standard(saved: Saved) -> dict[str, Any]:
 
 
 def _extended(saved: Saved) -> dict[str, Any]:
-    """Return what the extended capabilities say of a function."""
+    """Return the arguments of Function that the extended capabilities determine."""
     found: dict[str, Any] = {"error_reporting": saved.find_extended(saved_.ADVANCED_ERROR_REPORTING) > 0}
     if at := saved.find_extended(saved_.VIRTUALISATION):
-        # Their places may depend on their number, and read as zeros while there are none.
+        # First VF Offset and VF Stride may depend on NumVFs, and may read 0 while it is 0.
         first, stride = saved.word(at + 0x14, 2), saved.word(at + 0x16, 2)
         found["virtual"] = saved.word(at + 0x0E, 2)
         found["virtual_device"] = saved.word(at + 0x1A, 2)
@@ -364,7 +363,7 @@ def _extended(saved: Saved) -> dict[str, Any]:
 
 
 def _with_sizes(found: dict[int, SavedBar], sizes: dict[int, int]) -> dict[int, SavedBar]:
-    """Return the BARs with the sizes that were given; one that reads as zeros is there if its size is."""
+    """Return the BARs with the given sizes, including BARs that read as zeros but have a size."""
     every = dict(found)
     for index, size in sizes.items():
         if index not in range(_BARS):
@@ -376,7 +375,7 @@ def _with_sizes(found: dict[int, SavedBar], sizes: dict[int, int]) -> dict[int, 
 
 
 def _bar(index: int, bar: SavedBar, need: int) -> Bar:
-    """Return a BAR, of its size or of one that the bytes allow.
+    """Return a BAR of its known size, or else of a size that its address allows.
 
     :param need: bytes that the MSI-X table and its pending bits take
     """
@@ -395,7 +394,7 @@ def _bar(index: int, bar: SavedBar, need: int) -> Bar:
 
 
 def _check_saved(function: Function, saved: Saved) -> None:
-    """Refuse a copy by dataclasses.replace whose capabilities are not those that are saved."""
+    """Refuse a copy (dataclasses.replace) whose capabilities differ from the saved ones."""
     there = {"msi": 0, "msix": 0, "express": False, "power_management": False, "advanced_features": False}
     there |= {"no_soft_reset": False, "virtual": 0, "virtual_device": 0} | _standard(saved) | _extended(saved)
     del there["resets"]

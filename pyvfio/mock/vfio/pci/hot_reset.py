@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Hot reset by vfio-pci: of a bus, with all devices on it."""
+"""Hot reset of vfio-pci: a reset of the bus, with all devices on it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _OWNED, _NOT_OWNED = lib.VFIO_PCI_DEVID_OWNED, lib.VFIO_PCI_DEVID_NOT_OWNED
 
 
 def info(device: PciDevice, argument: int) -> None:
-    """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO.
+    """Report the devices that a hot reset affects: VFIO_DEVICE_GET_PCI_HOT_RESET_INFO.
 
-    :raises Errno: EINVAL; ENODEV on a root bus; ENOSPC, with the number of devices
+    :raises Errno: EINVAL; ENODEV, on a root bus; ENOSPC, the buffer is too small: `count` is set
     """
     size, each = ffi.sizeof(_INFO), ffi.sizeof(_DEPENDENT)
     header = caller.take(_INFO, argument, size)
@@ -52,16 +52,16 @@ def info(device: PciDevice, argument: int) -> None:
 
 
 def reset(device: PciDevice, argument: int) -> None:
-    """VFIO_DEVICE_PCI_HOT_RESET.
+    """Reset the bus: VFIO_DEVICE_PCI_HOT_RESET.
 
-    :raises Errno: EINVAL, also when a device of the bus is not the caller's; ENODEV on a root bus; EBADF
+    :raises Errno: EINVAL, also if the caller does not own every device of the bus; ENODEV, on a root bus; EBADF
     """
     size = ffi.sizeof(_RESET)
     header = caller.take(_RESET, argument, size)
     if header.argsz < size or header.flags:
         raise Errno(errno.EINVAL)
     context = _context(device)
-    # Groups are named by who opened the device by its group, and by nobody else.
+    # A device opened by its group needs group descriptors; one bound to an iommufd must not give any.
     if bool(header.count) == (context is not None):
         raise Errno(errno.EINVAL)
     affected = _affected(device)
@@ -92,27 +92,27 @@ def _reset(affected: list[PciDevice], is_owned: Callable[[PciDevice], bool]) -> 
 
 
 def _affected(device: PciDevice) -> list[PciDevice]:
-    """The devices on its bus.
+    """Return the devices on the bus, sorted by address.
 
-    :raises Errno: ENODEV on a root bus, which cannot be reset
+    :raises Errno: ENODEV, on a root bus, which cannot be reset
     """
     if device.parent is None:
         raise Errno(errno.ENODEV)
     on_bus = (one for one in device.kernel.devices.values() if getattr(one, "parent", None) == device.parent)
-    return sorted(on_bus, key=lambda one: one.name)  # type: ignore[arg-type]  # what has a parent is a PciDevice
+    return sorted(on_bus, key=lambda one: one.name)  # type: ignore[arg-type]  # only a PciDevice has a parent
 
 
 def _context(device: PciDevice) -> Context | None:
-    """The iommufd that it is bound to; None when it was opened by its group."""
+    """Return the iommufd that the device is bound to; None if it was opened by its group."""
     bound = device.files[0].bound if device.files else None
     return None if bound is None else bound.ctx
 
 
 def _id(device: PciDevice, context: Context) -> int:
-    """A device's name in an iommufd."""
+    """Return the devid of a device for an iommufd (vfio_iommufd_get_dev_id)."""
     bound = device.files[0].bound if device.files else None
     if bound is not None and bound.ctx is context:
         return bound.id
-    # Nobody else can have a device of a group that is claimed.
+    # iommufd_ctx_has_group: no other iommufd can own a device of a group that this one claims.
     has_group = device.vfio and device.group.owner is context
     return int(_OWNED if has_group else _NOT_OWNED)

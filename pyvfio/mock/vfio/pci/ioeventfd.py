@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""VFIO_DEVICE_IOEVENTFD by vfio-pci: stores that an eventfd triggers."""
+"""VFIO_DEVICE_IOEVENTFD of vfio-pci: register writes that an eventfd triggers."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ _LAST_BAR = 5
 
 
 class Ioeventfds:
-    """Those of one device, by what they store: BAR, offset, width, value."""
+    """The ioeventfds of one device, by BAR, offset, width and value."""
 
     def __init__(self, device: PciDevice) -> None:
         self._device = device
         self._set: dict[tuple[int, int, int, int], Eventfd] = {}
 
     def request(self, argument: int) -> None:
-        """
-        :raises Errno: EINVAL; EEXIST, the same is set; ENODEV, what is to be taken away is not; ENOSPC; as the eventfd says
+        """Add or remove an ioeventfd (vfio_pci_ioeventfd).
+
+        :raises Errno: EINVAL; EEXIST, the same one exists; ENODEV, the one to remove does not exist; ENOSPC; or that of the eventfd
         """
         asked = caller.take(_STRUCT, argument, ffi.offsetof(_STRUCT, "fd") + 4)
         width = asked.flags
@@ -56,7 +57,7 @@ class Ioeventfds:
         self._set[key] = self._device.kernel.watcher.watch(asked.fd, store)
 
     def clear(self) -> None:
-        """At close."""
+        """Remove all ioeventfds, at close."""
         for eventfd in self._set.values():
             self._device.kernel.watcher.leave(eventfd)
         self._set.clear()

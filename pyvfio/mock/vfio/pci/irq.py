@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Interrupts by vfio-pci's rules."""
+"""Interrupts of vfio-pci (vfio_pci_intrs.c)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from pyvfio.mock.vfio.irq import BOOL, EVENTFD, INTX, MSI, MSIX, NONE, Irqs, Irq
 
 
 class PciIrqs(Irqs):
-    """INTx, MSI and MSI-X exclude each other; MSI cannot grow while it is on, MSI-X can. A failure leaves
-    none of the vectors up to the one that failed."""
+    """The interrupts of a PCI function.
 
-    #: INTx is off in the command register
+    Only one of INTx, MSI and MSI-X can be enabled at a time. More vectors can be added to enabled MSI-X, but not to enabled MSI.
+    A failed request removes the triggers of all its vectors up to the one that failed (vfio_msi_set_block).
+    """
+
+    #: Interrupt Disable is set in the command register (vdev->virq_disabled)
     virtually_masked = False
-    #: the device is in D3hot, where the kernel gives it no vectors
+    #: the device is in D3hot, where pci_alloc_irq_vectors fails
     sleeps = False
 
     def mask_virtually(self, on: bool) -> None:
-        """The command register's bit has changed."""
+        """Mask or unmask INTx after a write to Interrupt Disable (vfio_basic_config_write)."""
         self.virtually_masked = on
         if self.enabled[INTX]:
             self.masked = on or self.masked
@@ -32,7 +35,7 @@ class PciIrqs(Irqs):
             super().unmask()
 
     def off(self) -> None:
-        """At close. INTx stays asserted if the device asserts it: only the device or a reset can end that."""
+        """Disable all interrupts at close. INTx stays asserted until the device deasserts it or is reset."""
         for index in range(len(self.counts)):
             self.disable(index)
 
@@ -60,7 +63,7 @@ class PciIrqs(Irqs):
         return None
 
     def _set_intx(self, fd: int) -> None:
-        # It can be on without an eventfd.
+        # INTx can be enabled without an eventfd: vfio_pci_set_intx_trigger accepts -1.
         self.replace(INTX, 0, Eventfd(fd) if fd >= 0 else None)
         if not self.enabled[INTX]:
             self.enabled[INTX] = 1
@@ -75,7 +78,7 @@ class PciIrqs(Irqs):
             if self.sleeps:
                 raise Errno(errno.EINVAL)
             if most is not None and what.start + what.count > most:
-                # vfio_msi_enable hands on what pci_alloc_irq_vectors returns: the number that there is.
+                # vfio_msi_enable returns the number of available vectors, as pci_alloc_irq_vectors does.
                 if not most:
                     raise Errno(errno.ENOSPC)
                 return most

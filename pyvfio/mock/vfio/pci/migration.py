@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Migration of a PCI function by a variant driver (mlx5_vfio_pci, pds_vfio_pci): what its registers hold goes into a stream.
+"""Migration of a PCI function by a variant driver (mlx5_vfio_pci, pds_vfio_pci): the stream holds the contents of its registers.
 
-The states and the behaviour of the descriptor are those that Linux 7.3 has; the contents of the stream are the mock's own, as a device's
-are its firmware's own.
+The states and the behaviour of the descriptor are those of Linux 7.3. The format of the stream is the mock's own, as a real device's format
+is its vendor's own.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from pyvfio.mock.vfio.pci.device import PciDevice
 
 _SAVING = (PRE_COPY, PRE_COPY_P2P, STOP_COPY)
-#: magic, vendor, device, length of what follows, its checksum
+#: header of a record: magic, vendor ID, device ID, length of the state that follows, its CRC-32
 _HEAD = struct.Struct("<4sHHQI")
 _MAGIC = b"PVMG"
 
 
 class Saving(MigrationFile):
-    """The descriptor of a device that saves.
+    """The descriptor of a migration that saves the device's state.
 
-    :ivar pre_copy: the device still runs: what is sent now is sent again at the end
+    :ivar pre_copy: the device still runs: its whole state is sent once more after it has stopped
     """
 
     def __init__(self, device: PciDevice, *, pre_copy: bool) -> None:
@@ -55,7 +55,7 @@ class Saving(MigrationFile):
         return _HEAD.pack(_MAGIC, *self._device.ids, len(state), zlib.crc32(state)) + state
 
     def stop(self) -> None:
-        """The device has stopped: its final state follows."""
+        """Append the final state, when the device has stopped."""
         self.pre_copy = False
         self._buffer += self._record()
         self.show_readable(True)
@@ -74,7 +74,7 @@ class Saving(MigrationFile):
 
     @request(lib.VFIO_MIG_GET_PRECOPY_INFO)
     def _precopy_info(self, argument: int) -> None:
-        """Return how much of the stream there is before the device stops (mlx5vf_precopy_ioctl)."""
+        """Return the bytes that can be read before the device stops (mlx5vf_precopy_ioctl)."""
         info = caller.take("struct vfio_precopy_info", argument)
         if info.argsz < ffi.sizeof("struct vfio_precopy_info"):
             raise Errno(errno.EINVAL)
@@ -86,9 +86,9 @@ class Saving(MigrationFile):
 
 
 class Resuming(MigrationFile):
-    """The descriptor of a device that resumes.
+    """The descriptor of a migration that restores the device's state.
 
-    :ivar state: what has come last, whole; None so far
+    :ivar state: the last complete record; None before the first
     """
 
     def __init__(self, device: PciDevice) -> None:
@@ -143,7 +143,7 @@ class PciMigration(Migration):
         return None
 
     def _step(self, new: int) -> MigrationFile | None:
-        """One arc, which may begin a stream."""
+        """Take one arc of the state machine; return the descriptor if the arc starts a stream."""
         old = self.state
         begins = new == RESUMING or (new in _SAVING and old not in _SAVING)
         if new == RESUMING:
@@ -181,11 +181,11 @@ class PciMigration(Migration):
 
     @property
     def running(self) -> bool:
-        """Whether the device does anything by itself now; in the states of P2P it begins nothing."""
+        """Whether the device works by itself. In the P2P states it starts no DMA."""
         return self.state in (RUNNING, PRE_COPY)
 
     def restart(self) -> None:
-        """A reset: whatever it was, it runs."""
+        """Return to RUNNING from any state, after a reset."""
         self._end()
         self.state = RUNNING
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Low power by vfio-pci: VFIO_DEVICE_FEATURE_LOW_POWER_*."""
+"""Low power of vfio-pci: VFIO_DEVICE_FEATURE_LOW_POWER_*."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _WAKEUP = "struct vfio_device_low_power_entry_with_wakeup"
 
 
 class LowPower:
-    """
-    :ivar engaged: the device may sleep whenever it is not used
+    """The low-power state of one device.
+
+    :ivar engaged: the device may suspend while it is not accessed (vdev->pm_runtime_engaged)
     """
 
     def __init__(self) -> None:
@@ -27,8 +28,9 @@ class LowPower:
         self._eventfd: Eventfd | None = None
 
     def feature(self, asked: Feature) -> None:
-        """
-        :raises Errno: EINVAL, it sleeps already; as the eventfd says
+        """Enter or leave low power.
+
+        :raises Errno: EINVAL, low power is engaged already; or that of the eventfd
         """
         if asked.number == lib.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP:
             if asked.is_meant(SET, ffi.sizeof(_WAKEUP)):
@@ -51,7 +53,10 @@ class LowPower:
         self._eventfd = eventfd
 
     def resume(self) -> None:
-        """The device is used. Who asked to be told is told, and it does not sleep again; others find it asleep afterwards."""
+        """Handle an access (vfio_pci_core_runtime_resume): with a wakeup eventfd, signal it and leave low power.
+
+        Without one the device may suspend again after the access.
+        """
         if self._eventfd is not None:
             self._eventfd.signal()
             self.exit()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Regions of PCI functions, by vfio-pci: BARs, of which each access is one of the device's, and configuration space."""
+"""Regions of PCI functions (vfio_pci_rdwr.c): BARs, each access of which the device model handles, and configuration space."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from pyvfio.mock.vfio.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, READ, WRITE
 
 CONFIG, VGA = lib.VFIO_PCI_CONFIG_REGION_INDEX, lib.VFIO_PCI_VGA_REGION_INDEX
 _BARS = range(6)
-#: bytes of one access
+#: possible bytes of one access
 _WIDTHS = (8, 4, 2, 1)
 
 
 class PciRegions(Device):
-    """
-    :ivar function: what it is
-    :ivar config: its configuration space
+    """The regions of a PCI function.
+
+    :ivar function: the description of the function
+    :ivar config: the configuration space
     """
 
     num_regions = lib.VFIO_PCI_NUM_REGIONS
@@ -31,7 +32,7 @@ class PciRegions(Device):
     config: Config
 
     def read(self, bar: int, offset: int, width: int) -> int:
-        """Return the value of a register: what was written, if a subclass does not say otherwise.
+        """Return the value of a register: by default the value last written. Subclasses override it.
 
         :param bar: the index of the BAR
         :param offset: bytes from its start, a multiple of the width
@@ -40,22 +41,22 @@ class PciRegions(Device):
         return int.from_bytes(self.region_file.read(bar, offset, width), "little")
 
     def write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """Write a register: it holds the value, if a subclass does not say otherwise.
+        """Write a register: by default, store the value. Subclasses override it.
 
         :param bar: the index of the BAR
         :param offset: bytes from its start, a multiple of the width
         :param width: 1, 2, 4 or 8 bytes
-        :param value: as wide as that
+        :param value: the value, of that width
         """
         self.region_file.write(bar, offset, value.to_bytes(width, "little"))
 
     def load(self, bar: int, offset: int, width: int) -> int:
-        """An access that reads: the model's, but in the BAR that is there for the MSI-X table alone."""
+        """Read by :meth:`read`; in the BAR added for the MSI-X table, which the model does not know, from memory."""
         read = self.read if bar in self.function.bars else partial(PciRegions.read, self)
         return read(bar, offset, width)
 
     def store(self, bar: int, offset: int, width: int, value: int) -> None:
-        """An access that writes, likewise."""
+        """Write by :meth:`write`; in the BAR added for the MSI-X table, which the model does not know, to memory."""
         write = self.write if bar in self.function.bars else partial(PciRegions.write, self)
         write(bar, offset, width, value)
 
@@ -75,7 +76,7 @@ class PciRegions(Device):
         return bar is not None and not bar.memory and not bar.ports and bar.size >= self.kernel.profile.page_size
 
     def check_mmap(self, index: int, offset: int, size: int) -> None:
-        """As the base; registers have no memory that could be mapped.
+        """Check as the base class does; a BAR of registers has no memory to map.
 
         :raises Errno: EINVAL
         """
@@ -90,7 +91,7 @@ class PciRegions(Device):
         return self.config.read(offset, size) if index == CONFIG else self.bar_read(index, offset, size)
 
     def bar_read(self, index: int, offset: int, size: int) -> bytes:
-        """Read a BAR, as a processor or another device does."""
+        """Read a BAR, for a processor or another device."""
         parts = []
         for at, width in self._accesses(index, offset, size):
             hidden = self.hides(index, at, width)
@@ -108,15 +109,15 @@ class PciRegions(Device):
         return size
 
     def bar_write(self, index: int, offset: int, data: bytes) -> None:
-        """A processor or another device writes a BAR."""
+        """Write a BAR, for a processor or another device."""
         for at, width in self._accesses(index, offset, len(data)):
             if not self.hides(index, at, width):
                 self.store(index, at, width, int.from_bytes(data[at - offset : at - offset + width], "little"))
 
     def _located(self, position: int, size: int) -> tuple[int, int, int]:
-        """Region, offset, and how much of it a transfer moves.
+        """Return region, offset, and the number of bytes that a transfer moves.
 
-        :raises Errno: EINVAL, nothing is there; EFAULT, not all of it is in configuration space; EIO, the device does not decode memory
+        :raises Errno: EINVAL, no region there; EFAULT, beyond the end of configuration space; EIO, the device does not decode memory
         """
         index, offset = position >> OFFSET_SHIFT, position & OFFSET_MASK
         if index == CONFIG:
@@ -130,13 +131,13 @@ class PciRegions(Device):
         return index, offset, min(size, there - offset)
 
     def _accesses(self, bar: int, offset: int, size: int) -> list[tuple[int, int]]:
-        """Offset and width of the accesses that a transfer is made of: as wide as they can be."""
+        """Split a transfer into accesses as wide as possible; return their offsets and widths."""
         if size in _WIDTHS and not offset % size:
-            return [(offset, size)]  # one register, which most are; the table begins and ends at multiples of 8
+            return [(offset, size)]  # the common case; the MSI-X table starts and ends at multiples of 8
         accesses, end = [], offset + size
         table = self._table(bar)
         while offset < end:
-            # What is hidden is no access at all.
+            # Stop at the edges of the MSI-X table: an access is either hidden or not.
             stop = next((edge for edge in (table.start, table.stop) if offset < edge < end), end)
             width = next(width for width in _WIDTHS if not offset % width and offset + width <= stop)
             accesses.append((offset, width))
@@ -144,14 +145,14 @@ class PciRegions(Device):
         return accesses
 
     def hides(self, bar: int, offset: int, size: int) -> bool:
-        """Whether a part of a BAR touches the MSI-X table, which vfio-pci keeps to itself."""
+        """Whether a part of a BAR overlaps the MSI-X table, which vfio-pci hides."""
         if not self.function.msix:
             return False
         table = self._table(bar)
         return offset < table.stop and offset + size > table.start
 
     def _table(self, bar: int) -> range:
-        """The part of a BAR that is the MSI-X table."""
+        """Return the offsets of a BAR that the MSI-X table takes."""
         if not self.function.msix or bar != self.function.table[0]:
             return range(0)
         start = self.function.table[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ways in which the kernel resets a PCI function, and the choice among them (`reset_method` in sysfs)."""
+"""The methods by which the kernel resets a PCI function, and the choice among them (`reset_method` in sysfs)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pyvfio.mock.machine.errno import Errno
 if TYPE_CHECKING:
     from pyvfio.mock.vfio.pci.device import PciDevice
 
-#: the kernel's own order of preference
+#: method names in the kernel's order of preference (pci_reset_fn_methods)
 _KNOWN = ("device_specific", "acpi", "flr", "af_flr", "pm", "bus", "cxl_bus")
 
 
 class ResetMethods:
     """The reset methods of one function, found when it is plugged in (pci_init_reset_methods).
 
-    :ivar names: those that are tried, in order
+    :ivar names: the methods to try, in order
     """
 
     def __init__(self, device: PciDevice) -> None:
@@ -33,7 +33,7 @@ class ResetMethods:
         return [*self._device.function.reset_methods, *(["bus"] if has_bus else [])]
 
     def _is_alone(self) -> bool:
-        """Whether no other function is on its bus."""
+        """Whether the function is the only one on its bus."""
         device = self._device
         return not any(
             one is not device and getattr(one, "parent", None) == device.parent
@@ -41,9 +41,10 @@ class ResetMethods:
         )
 
     def choose(self, data: bytes) -> None:
-        """A write to `reset_method` (reset_method_store): names in the order in which they are to be tried, nothing, or `default`.
+        """Handle a write to `reset_method` (reset_method_store).
 
-        :raises Errno: EINVAL, not the name of a method, or that of a method that the function does not have
+        :param data: method names in the order to try them, nothing, or `default`
+        :raises Errno: EINVAL, an unknown method, or one that the function does not have
         """
         asked = data.decode(errors="replace").split()
         if asked == ["default"]:
@@ -64,7 +65,7 @@ class ResetMethods:
     def reset(self) -> None:
         """Reset the function by the first method that works (pci_try_reset_function).
 
-        :raises Errno: ENOTTY, none does
+        :raises Errno: ENOTTY, no method works
         """
         if not self.work:
             raise Errno(errno.ENOTTY)

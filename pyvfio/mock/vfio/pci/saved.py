@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A configuration space that was saved, and what vfio-pci shows of its lists of capabilities.
+"""A saved configuration space, with the lists of capabilities that vfio-pci shows.
 
-The walk is that of drivers/vfio/pci/vfio_pci_config.c (vfio_cap_init, vfio_ecap_init), where a capability of which no length is known, or
-0, is hidden: the one before it links to the one behind it.
+The lists are walked as in drivers/vfio/pci/vfio_pci_config.c (vfio_cap_init, vfio_ecap_init). A capability whose length is unknown or 0 is
+hidden: the one before it links to the one after it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# Capabilities by their number.
+# Capability IDs.
 POWER_MANAGEMENT, VITAL_PRODUCT_DATA, MSI, PCIX = 0x01, 0x03, 0x05, 0x07
 VENDOR, EXPRESS, MSIX, ADVANCED_FEATURES = 0x09, 0x10, 0x11, 0x13
-# Extended ones.
+# Extended capability IDs.
 ADVANCED_ERROR_REPORTING, POWER_BUDGETING, EXTENDED_VENDOR, VIRTUALISATION, DESIGNATED_VENDOR = (
     0x01,
     0x04,
@@ -27,21 +27,21 @@ _HEADER = 64
 _SIZES = (_HEADER, STANDARD, EXTENDED)
 _STATUS, _CAPABILITIES, _HEADER_TYPE, _BAR0, _BARS = 0x06, 0x34, 0x0E, 0x10, 6
 _HAS_LIST = 1 << 4
-#: bytes of the capabilities that have one length (pci_cap_length): power management, AGP, VPD, MSI-X, Advanced Features
+#: bytes of the capabilities of fixed length (pci_cap_length): power management, AGP, VPD, MSI-X, Advanced Features
 _LENGTHS = {POWER_MANAGEMENT: 8, 0x02: 12, VITAL_PRODUCT_DATA: 8, MSIX: 12, ADVANCED_FEATURES: 6}
-#: likewise of extended capabilities (pci_ext_cap_length): error reporting without a root port's registers, DSN, power budgeting, ARI, ATS,
+#: bytes of extended capabilities of fixed length (pci_ext_cap_length): AER without a root port's registers, DSN, power budgeting, ARI, ATS,
 #: SR-IOV, multicast, PRI, LTR
 _EXTENDED_LENGTHS = {0x01: 0x2C, 0x03: 12, 0x04: 16, 0x0E: 8, 0x0F: 8, 0x10: 64, 0x12: 40, 0x13: 16, 0x18: 8}
-#: of PCI Express, by version 1 or later, and whether it is a root complex's own endpoint, which has no link
+#: (version 1, Root Complex Integrated Endpoint) -> bytes of the PCI Express capability; such an endpoint has no link registers
 _EXPRESS_LENGTHS = {(True, False): 0x14, (True, True): 0x0C, (False, False): 0x34, (False, True): 0x2C}
 _ROOT_COMPLEX_ENDPOINT = 9
-#: of sysfs's lines: ports, memory, prefetchable, 64 bits
+#: resource flags in sysfs's file `resource`: I/O ports, memory, prefetchable, 64 bits
 _IO, _MEMORY, _PREFETCHABLE, _WIDE = 0x100, 0x200, 0x2000, 0x100000
 _LINE = re.compile(r"0x([0-9a-f]{1,16}) 0x([0-9a-f]{1,16}) 0x([0-9a-f]{1,16})")
 
 
 class Capability(NamedTuple):
-    """A capability that is shown."""
+    """A capability that vfio-pci shows."""
 
     id: int
     offset: int
@@ -49,9 +49,9 @@ class Capability(NamedTuple):
 
 
 class SavedBar(NamedTuple):
-    """A BAR, as the bytes or sysfs's lines have it.
+    """A BAR, from the saved bytes or from the lines of sysfs's file `resource`.
 
-    :ivar size: bytes; None if only the bytes are known, which do not tell
+    :ivar size: bytes; None without those lines, because a saved register does not hold the size
     """
 
     address: int
@@ -65,11 +65,11 @@ class SavedBar(NamedTuple):
 class Saved:
     """A saved configuration space.
 
-    :ivar data: 256 bytes or 4096
+    :ivar data: 256 or 4096 bytes
     :ivar standard_only: extended space reads as ones, so that the kernel shows 256 bytes (pci_cfg_space_size)
-    :ivar capabilities: those that vfio-pci shows, in the list's order; `extended` likewise
-    :ivar broken: where a list breaks, in words; None for a whole one
-    :ivar placeholder: the first extended capability is hidden: its header stays, with nothing but the link
+    :ivar capabilities: the standard capabilities that vfio-pci shows, in the list's order; `extended`: the extended ones
+    :ivar broken: the place where a list is malformed, in words; None for well-formed lists
+    :ivar placeholder: the first extended capability is hidden: its header stays, but holds only the link
     """
 
     data: bytes
@@ -93,9 +93,9 @@ class Saved:
 
 
 def read(config: bytes) -> Saved:
-    """Return the capabilities of a saved configuration space, and the bytes with links past what is hidden.
+    """Parse a saved configuration space, and link past the capabilities that vfio-pci hides.
 
-    :raises ValueError: it has another size than sysfs or lspci give, or is no endpoint's
+    :raises ValueError: `config` has a size that neither sysfs nor lspci gives, reads as ones, or is not an endpoint's
     """
     if len(config) not in _SIZES:
         raise ValueError(
@@ -125,7 +125,7 @@ def read(config: bytes) -> Saved:
 
 
 def _standard(data: bytearray) -> tuple[list[Capability], str | None]:
-    """Walk the list of standard capabilities, and link past those that are hidden (vfio_cap_init)."""
+    """Walk the list of standard capabilities, and link past the hidden ones (vfio_cap_init)."""
     found: list[Capability] = []
     if not data[_STATUS] & _HAS_LIST:
         return found, None
@@ -147,7 +147,10 @@ def _standard(data: bytearray) -> tuple[list[Capability], str | None]:
 
 
 def _extended(data: bytearray) -> tuple[list[Capability], str | None]:
-    """Walk the list of extended capabilities likewise (vfio_ecap_init). One that is first is hidden by its id alone."""
+    """Walk the list of extended capabilities, and link past the hidden ones (vfio_ecap_init).
+
+    The header of the first capability cannot be skipped: if it is hidden, its ID and version are cleared.
+    """
     found: list[Capability] = []
     at, previous, seen = STANDARD, 0, set[int]()
     broken = None
@@ -179,51 +182,51 @@ def _extended(data: bytearray) -> tuple[list[Capability], str | None]:
 
 
 def _length(data: bytearray, at: int) -> int:
-    """Return the bytes of a standard capability; 0 for one that is hidden."""
+    """Return the length of a standard capability; 0 for a hidden one."""
     flags = int.from_bytes(data[at + 2 : at + 4], "little")
     match data[at]:
-        case 0x05:  # MSI: with addresses of 64 bits, and masks
+        case 0x05:  # MSI: 64-bit Address Capable, Per-Vector Masking Capable
             return 10 + 4 * (flags >> 7 & 1) + 10 * (flags >> 8 & 1)
         case 0x07:  # PCI-X, by its version
             return 24 if flags >> 12 & 3 else 8
-        case 0x08:  # HyperTransport: a host or secondary interface is the shorter one
+        case 0x08:  # HyperTransport: 24 bytes unless the three type bits are 0
             return 24 if data[at + 3] & 0xE0 else 28
-        case 0x09:  # a vendor's says it itself
+        case 0x09:  # vendor-specific: the third byte is the length
             return data[at + 2]
         case 0x10:
             return _EXPRESS_LENGTHS[flags & 0xF == 1, flags >> 4 & 0xF == _ROOT_COMPLEX_ENDPOINT]
-        case 0x12:  # SATA, with its registers in configuration space or not
+        case 0x12:  # SATA: longer if its index and data registers are in the capability
             return 16 if int.from_bytes(data[at + 4 : at + 5]) & 0xF == 0xF else 8
         case id_:
             return _LENGTHS.get(id_, 0)
 
 
 def _extended_length(data: bytearray, at: int) -> int:
-    """Return the bytes of an extended capability; 0 for one that is hidden."""
+    """Return the length of an extended capability; 0 for a hidden one."""
     words = [int.from_bytes(data[at + 4 * index : at + 4 * index + 4], "little") for index in range(4)]
     match words[0] & 0xFFFF:
-        case 0x02 | 0x08 | 0x09:  # virtual channels, and their arbitration table, whose phases have 4 bits
+        case 0x02 | 0x08 | 0x09:  # virtual channels, with their arbitration table of 4 bits per phase
             length = 16 + 12 * (1 + (words[1] & 7))
             phases = next((128 >> shift for shift in range(3) if words[2] & 8 >> shift), 0)
             return (length + 15 & ~15) + phases // 2 if phases else length
-        case 0x0B | 0x23:  # a vendor's
+        case 0x0B | 0x23:  # vendor-specific, and designated vendor-specific
             return words[1] >> 20
-        case 0x0D:  # ACS, with egress control of so many ports; 0 is 256
+        case 0x0D:  # ACS, with an egress control vector of that many bits; 0 means 256
             return 8 + ((words[1] >> 8 & 0xFF or 256) + 31 & ~31) // 8 if words[1] >> 5 & 1 else 8
         case 0x15:  # resizable BARs
             return 4 + 8 * (words[2] >> 5 & 7)
-        case 0x16:  # power allocation
+        case 0x16:  # dynamic power allocation
             return 16 + (words[1] & 0x1F) + 1
-        case 0x17:  # hints, with their table
+        case 0x17:  # TLP processing hints, with the steering tag table if it is in the capability
             return 12 + (2 * (words[1] >> 16 & 0x7FF) + 2 if words[1] >> 9 & 3 == 1 else 0)
         case id_:
             return _EXTENDED_LENGTHS.get(id_, 0)
 
 
 def bars(saved: Saved, resource: str | None) -> dict[int, SavedBar]:
-    """Return the BARs, by the bytes and, if there are any, the lines of sysfs's file `resource`.
+    """Return the BARs, from the saved bytes and, if given, the text of sysfs's file `resource`.
 
-    :raises ValueError: PCI has no such BAR, or a line is not one of that file's
+    :raises ValueError: a BAR is not valid, or a line is not one of that file
     """
     found: dict[int, SavedBar] = {}
     upper = False
@@ -245,7 +248,7 @@ def bars(saved: Saved, resource: str | None) -> dict[int, SavedBar]:
 
 
 def _with_lines(found: dict[int, SavedBar], resource: str) -> dict[int, SavedBar]:
-    """Take sizes, and BARs that read as zeros (those of virtual functions do), from sysfs's lines."""
+    """Add sizes from sysfs's lines, and the BARs that read as zeros (those of virtual functions do)."""
     lines = resource.strip().splitlines()
     if len(lines) < _BARS:
         raise ValueError(f"resource has {len(lines)} lines: sysfs's file has one for each of the six BARs, and more")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Virtual functions: made and removed through files of the physical function's."""
+"""SR-IOV: virtual functions, created and removed by writes to `sriov_numvfs` of the physical function."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from pyvfio.mock.vfio.pci.device import PciDevice
 
 
-#: the last slot and function of a bus
+#: the last devfn of a bus
 _LAST_OF_BUS = 0xFF
 
 
 class VirtualFunctions:
-    """The virtual functions of one physical function, and the token that opening any of them needs.
+    """The virtual functions of one physical function, and the VF token.
 
     :ivar functions: the virtual functions, in order
     """
@@ -73,7 +73,7 @@ class VirtualFunctions:
         offset, stride = physical.function.virtual_at
         first = (int(slot, 16) << 3 | int(number)) + offset
         if first + (count - 1) * stride > _LAST_OF_BUS or count > physical.function.virtual_room:
-            # The bridge above has no further bus, or the firmware left no room for their BARs (sriov_enable).
+            # sriov_enable: the bridge has no further bus number, or the firmware left too little address space for the VF BARs.
             raise Errno(errno.ENOMEM)
         function = Function(
             (physical.ids[0], physical.function.virtual_device), physical.function.class_code, bars=dict(physical.function.bars),
@@ -86,14 +86,14 @@ class VirtualFunctions:
             self.adopt(one)
             physical.kernel.host.uevents.tell("change", one.bus, one.path, **one.properties())
             if physical.vfio:
-                # Those of a function that VFIO has are VFIO's too.
+                # vfio_pci_bus_notifier sets driver_override of the virtual functions.
                 one.override = physical.driver
             if self._probe or one.override is not None:
                 physical.kernel.host.probe_driver(one)
         physical.kernel.host.uevents.tell("change", physical.bus, physical.path, **physical.properties())
 
     def adopt(self, one: PciDevice) -> None:
-        """It is the next of them."""
+        """Add a virtual function as the next one, with its links in sysfs."""
         physical, tree = self._physical, self._physical.kernel.tree
         tree.add(f"{one.path}/physfn", Link(f"../{physical.name}"))
         tree.add(f"{physical.path}/virtfn{len(self.functions)}", Link(f"../{one.name}"))
@@ -101,21 +101,22 @@ class VirtualFunctions:
         self.functions.append(one)
 
     def remove(self) -> None:
-        """Away with all; who has one open is asked for it."""
+        """Unplug all virtual functions; a program that has one open is asked to release it."""
         physical = self._physical
         for index in range(len(self.functions)):
             physical.kernel.tree.remove(f"{physical.path}/virtfn{index}")
             physical.kernel.host.unplug(self.functions[0])
             self.functions.pop(0)
 
-    # The token, by vfio-pci's rules.
+    # The VF token (vfio_pci_core_match_token_uuid).
 
     def set_token(self, token: bytes) -> None:
         self._token = token
 
     def check_physical(self, token: bytes | None) -> None:
-        """
-        :raises Errno: EACCES, virtual functions are open, and it is not theirs
+        """Check the token that opens the physical function; it becomes the VF token while no virtual function is open.
+
+        :raises Errno: EACCES, a virtual function is open, and `token` is not the VF token
         """
         if any(one.files for one in self.functions):
             if token != self._token:
@@ -124,8 +125,9 @@ class VirtualFunctions:
             self._token = token
 
     def check_virtual(self, token: bytes | None) -> None:
-        """
-        :raises Errno: EINVAL, the physical function is not vfio-pci's, and nobody has a token; EACCES, another is needed
+        """Check the token that opens a virtual function.
+
+        :raises Errno: EINVAL, a token was given but the physical function is not bound to vfio-pci; EACCES, it is not the VF token
         """
         if not self._physical.vfio:
             if token is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tokens: the words behind a device's name in VFIO_GROUP_GET_DEVICE_FD."""
+"""VF tokens: the words after the device's name in VFIO_GROUP_GET_DEVICE_FD (vfio_pci_core_match)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _WORD = b"vf_token="
 
 
 def words(name: bytes, own: str) -> list[bytes] | None:
-    """The words behind a device's name; None if it is not this device's.
+    """Return the words after a device's name; None if the name is another device's.
 
-    :param own: what the device is called
+    :param own: the name of this device
     """
     rest = name.removeprefix(own.encode())
     if len(rest) + len(own) != len(name) or rest[:1] not in (b"", b" "):
@@ -25,9 +25,9 @@ def words(name: bytes, own: str) -> list[bytes] | None:
 
 
 def token(words: list[bytes]) -> bytes | None:
-    """The token in these words, `vf_token=UUID`; None if there are no words.
+    """Return the token of the word `vf_token=UUID`; None if there are no words.
 
-    :raises Errno: EINVAL, other words, or more
+    :raises Errno: EINVAL, another word, or more than one
     """
     if not words:
         return None
