@@ -90,7 +90,7 @@ def registers_and_interrupts(stage: Stage) -> None:
     device.config.bus_master = True
     for vector in device.irqs.msi.enable_all():
         vector.trigger()
-        vector.wait(10)
+        vector.wait(60)
     device.irqs.msi.disable()
     (line,) = device.irqs.intx.enable()
     line.mask()

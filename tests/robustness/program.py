@@ -54,7 +54,7 @@ class World:
         batch = space.map_many(rows, keep=self.buffer)
         (vector,) = device.irqs[0].enable()
         vector.trigger()
-        vector.wait(10)
+        vector.wait(60)
         with device.dirty_log([mapping.range]) as log:
             log.read()
         device.irqs[0].disable()

@@ -89,7 +89,7 @@ def mapped_region(device: Any) -> Any:
     return either(region, "mmap", "map")(region.info.areas[0].offset)
 
 
-def ends(function: Callable[[], object], seconds: float = 3) -> tuple[bool, object]:
+def ends(function: Callable[[], object], seconds: float = 30) -> tuple[bool, object]:
     """Run a function in a thread; return whether it ends in time, and what it returned or raised."""
     result: list[object] = []
 
@@ -440,13 +440,13 @@ def _() -> None:
         begun = time.monotonic()
         threading.Timer(0.3, vector.close).start()
         try:
-            await asyncio.wait_for(vector.wait_async(), 3)
+            await asyncio.wait_for(vector.wait_async(), 30)
         except (TimeoutError, pyvfio.Error):
             pass
         return time.monotonic() - begun
 
     took = asyncio.run(wait())
-    check(took < 2, f"it was woken after {took:.1f} s")
+    check(took < 25, f"it was woken after {took:.1f} s")
 
 
 @program("M1 loops")
@@ -459,7 +459,7 @@ def _() -> None:
     async def wait() -> None:
         begun = time.monotonic()
         try:
-            await asyncio.wait_for(vector.wait_async(), 3)
+            await asyncio.wait_for(vector.wait_async(), 30)
         except TimeoutError:
             pass
         took.append(time.monotonic() - begun)
@@ -472,7 +472,7 @@ def _() -> None:
         vector.trigger()
     for thread in threads:
         thread.join()
-    check(max(took) < 2.5, f"they were woken after {took} s")
+    check(max(took) < 25, f"they were woken after {took} s")
 
 
 @program("M1 number")
@@ -488,7 +488,7 @@ def _() -> None:
         second = device.irqs[2].enable([0])[0]
         threading.Timer(0.3, second.trigger).start()
         try:
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(30):
                 await second.wait_async()
         except TimeoutError:
             raise Fault("the second vector fired and nobody was woken") from None
@@ -570,10 +570,10 @@ def _() -> None:
     native.ioctl = ffi.cast("int (*)(void *, int, unsigned long, void *)", address)
     native.context = ffi.cast("void *", 5000)
     buffer = DmaBuffer(PAGE)
-    rows = array("Q", [number for n in range(400) for number in (buffer.address, n * PAGE, PAGE)])
+    rows = array("Q", [number for n in range(4000) for number in (buffer.address, n * PAGE, PAGE)])
     signal.signal(signal.SIGALRM, stop)
     # Another thread takes the signal, which would interrupt usleep(); the handler is the main thread's all the same.
-    threading.Thread(target=time.sleep, args=(20,), daemon=True).start()
+    threading.Thread(target=time.sleep, args=(100,), daemon=True).start()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     begun = time.monotonic()
@@ -582,7 +582,7 @@ def _() -> None:
     except (Stop, OSError):
         pass
     took = time.monotonic() - begun
-    check(took < 1.5, f"the handler ran after {took:.1f} s")
+    check(took < 15, f"the handler ran after {took:.1f} s")
 
 
 @program("M4")

@@ -23,7 +23,7 @@ from pyvfio.irq import Vector
 from pyvfio.kernel import LinuxKernel
 from pyvfio.migration import State
 
-LIMIT = 10
+LIMIT = 60
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def test_a_reused_number_is_watched_anew(device: Device, vector: Vector) -> None
 
 
 def test_cancelled_waits_leave_nothing(vector: Vector) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = set(os.listdir("/proc/self/fd"))
 
     async def program() -> None:
         for _ in range(20):
@@ -291,5 +291,5 @@ def test_cancelled_waits_leave_nothing(vector: Vector) -> None:
         assert await vector.wait_async() == 1
 
     asyncio.run(program(), debug=True)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before  # a thread of an earlier test's kernel may be closing some
     assert not vector._wakers

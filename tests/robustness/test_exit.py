@@ -33,5 +33,5 @@ vector = device.irqs[2].enable([0])[0]
 )
 def test_a_program_ends_with_a_device_open(mode: str, more: str) -> None:
     code = OPEN.format(mode=mode, more=more)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=240)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

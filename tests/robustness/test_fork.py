@@ -154,11 +154,11 @@ def test_a_lock_that_another_thread_holds_is_new_in_a_child(kernel: mock.Kernel,
     def hold() -> None:
         with kernel.lock:
             held.set()
-            go.wait(10)
+            go.wait(60)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    held.wait(10)
+    held.wait(60)
     try:
         assert in_child(device.close) == 0
     finally:

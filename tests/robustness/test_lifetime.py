@@ -192,7 +192,7 @@ def test_two_closers_leave_nothing_open(
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
         assert failures == []
         assert left() == []
@@ -205,19 +205,19 @@ def test_the_second_closer_waits_for_the_first() -> None:
         def _release(self) -> None:
             super()._release()
             entered.set()
-            go.wait(10)
+            go.wait(60)
 
     node = Slow(None)
     first = threading.Thread(target=node.close)
     first.start()
-    entered.wait(10)
+    entered.wait(60)
     second = threading.Thread(target=node.close)
     second.start()
     second.join(0.05)
     assert second.is_alive()
     go.set()
-    second.join(10)
-    first.join(10)
+    second.join(60)
+    first.join(60)
     assert node.closed
     assert node.released == 1
 

@@ -50,7 +50,7 @@ def test_poll_waits_for_bits(mapping: RegionMapping) -> None:
     mapping.write32(0, 0xF0)
     assert mapping.poll(0, 0xFF, 0xF0, 0) == 0xF0
     threading.Timer(0.02, mapping.write32, (0, 0x1F5)).start()
-    assert mapping.poll(0, 0xF, 0x5, 10) == 0x1F5
+    assert mapping.poll(0, 0xF, 0x5, 60) == 0x1F5
     assert mapping.poll(0, 0xFF, 0xF5, 0, width=8) == 0xF5
 
 
@@ -60,7 +60,7 @@ def test_poll_has_a_limit(mapping: RegionMapping, timeout: float) -> None:
     begun = time.monotonic()
     with pytest.raises(TimeoutError, match="were not 0x1 within"):
         mapping.poll(0, 1, 1, timeout)
-    assert timeout <= time.monotonic() - begun < timeout + 5
+    assert timeout <= time.monotonic() - begun < timeout + 60
 
 
 def test_poll_refuses_what_never_comes(mapping: RegionMapping) -> None:
@@ -74,7 +74,7 @@ def test_closing_ends_a_poll(mapping: RegionMapping) -> None:
     mapping.write32(0, 0)
     threading.Timer(0.02, mapping.close).start()
     with pytest.raises(pyvfio.Closed):
-        mapping.poll(0, 1, 1, 10)
+        mapping.poll(0, 1, 1, 60)
 
 
 def test_barrier_is_public() -> None:

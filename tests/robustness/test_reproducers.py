@@ -15,7 +15,7 @@ from tests.robustness.reproducers import PROGRAMS, TIMED
 @pytest.mark.parametrize("which", sorted(PROGRAMS.keys() - TIMED))
 def test_a_fault_that_was_mended_does_not_show(which: str) -> None:
     command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("reproducers.py")), which]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 

@@ -73,7 +73,7 @@ def test_low_power_with_wakeup_passes_an_eventfd(device: Device, asked: list[tup
 def test_refused_features_leave_nothing_open(kernel: Overriding, device: Device) -> None:
     kernel.answers[REQUEST] = -errno.EINVAL
     gc.collect()  # the kernels of earlier tests have descriptors, too
-    before = os.listdir("/proc/self/fd")
+    before = set(os.listdir("/proc/self/fd"))
     for enter in (device.low_power, device.low_power_with_wakeup):
         with pytest.raises(OSError, match="in low power already"):
             enter()
@@ -83,7 +83,7 @@ def test_refused_features_leave_nothing_open(kernel: Overriding, device: Device)
     for call in (device.low_power, device.low_power_with_wakeup, device.regions[0].dma_buf):
         with pytest.raises(Unsupported):
             call()
-    assert os.listdir("/proc/self/fd") == before
+    assert set(os.listdir("/proc/self/fd")) <= before  # their threads may be closing some
 
 
 @pytest.mark.vfio(device=EDU)

@@ -33,7 +33,7 @@ def seconds_until_timeout(vector: Vector, timeout: float) -> float:
 # --- wait ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("timeout", [0, 0.01, 5, None])
+@pytest.mark.parametrize("timeout", [0, 0.01, 60, None])
 def test_wait_returns_past_interrupts_at_once_and_counts_them(vector: Vector, timeout: float | None) -> None:
     vector.trigger()
     vector.trigger()
@@ -49,7 +49,7 @@ def test_wait_without_time_only_polls(vector: Vector, timeout: float) -> None:
 @pytest.mark.parametrize("timeout", [0.0001, 0.02, 0.1])
 def test_wait_times_out_after_its_limit(vector: Vector, timeout: float) -> None:
     waited = seconds_until_timeout(vector, timeout)
-    assert timeout <= waited < timeout + 5
+    assert timeout <= waited < timeout + 60
 
 
 def test_timeout_error_names_vector_and_limit(vector: Vector) -> None:
@@ -66,18 +66,23 @@ def test_interrupt_ends_the_wait(vector: Vector, timeout: float | None) -> None:
 
 
 def test_wait_goes_on_after_a_signal_handler(vector: Vector) -> None:
+    """A limit that began anew with each signal would never be reached."""
     seen: list[float] = []
-    begun = time.monotonic()
-    before = signal.signal(signal.SIGALRM, lambda *_: seen.append(time.monotonic() - begun))
+
+    def seen_in_a_wait(limit: float) -> int:
+        begun = time.monotonic()
+        waited = seconds_until_timeout(vector, limit)
+        assert limit <= waited < limit + 60
+        return sum(begun < at < begun + waited for at in seen)
+
+    before = signal.signal(signal.SIGALRM, lambda *_: seen.append(time.monotonic()))
     signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
     try:
-        waited = seconds_until_timeout(vector, 0.2)
+        # A host that does not run this process for as long as a wait takes delivers one signal, however many were due.
+        assert any(seen_in_a_wait(limit) > 1 for limit in (0.2, 2, 20))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert len(seen) > 1
-    assert seen[0] < waited
-    assert 0.2 <= waited < 5
 
 
 def test_signal_handler_that_raises_ends_the_wait(vector: Vector) -> None:
@@ -85,30 +90,30 @@ def test_signal_handler_that_raises_ends_the_wait(vector: Vector) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.02)
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  (on a busy host it comes before the wait begins)
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
             vector.wait()
     finally:
         signal.signal(signal.SIGALRM, before)
 
 
 def test_one_of_two_waiting_threads_gets_the_interrupt(vector: Vector) -> None:
-    results: list[int | None] = []
-
-    def wait() -> None:
-        try:
-            results.append(vector.wait(0.5))
-        except TimeoutError:
-            results.append(None)
-
-    threads = [threading.Thread(target=wait) for _ in range(2)]
+    results: list[int] = []
+    threads = [threading.Thread(target=lambda: results.append(vector.wait())) for _ in range(2)]
     for thread in threads:
         thread.start()
     vector.trigger()
+    limit = time.monotonic() + 60
+    while all(thread.is_alive() for thread in threads):
+        assert time.monotonic() < limit
     for thread in threads:
-        thread.join()
-    assert sorted(results, key=str) == [1, None]
+        thread.join(0.1)
+    assert results == [1]
+    vector.trigger()
+    for thread in threads:
+        thread.join(60)
+    assert results == [1, 1]
 
 
 def test_wait_on_a_closed_vector_fails(device: Device, vector: Vector) -> None:
@@ -130,7 +135,7 @@ def test_wait_async_lets_other_tasks_run(vector: Vector) -> None:
         assert not waiting.done()
         vector.trigger()
         vector.trigger()
-        return await asyncio.wait_for(waiting, 10)
+        return await asyncio.wait_for(waiting, 60)
 
     assert asyncio.run(main()) == 2
 
@@ -160,7 +165,7 @@ def test_two_waiting_tasks_get_one_interrupt_each(vector: Vector) -> None:
         first, second = asyncio.create_task(vector.wait_async()), asyncio.create_task(vector.wait_async())
         await asyncio.sleep(0.01)
         vector.trigger()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
             assert first.done() != second.done()
             vector.trigger()
@@ -176,7 +181,7 @@ def test_one_of_two_waiting_tasks_can_be_cancelled(vector: Vector) -> None:
         first.cancel()
         await asyncio.sleep(0.01)
         vector.trigger()
-        return await asyncio.wait_for(second, 10)
+        return await asyncio.wait_for(second, 60)
 
     assert asyncio.run(main()) == 1
 
@@ -188,6 +193,6 @@ def test_closing_wakes_the_waiting_task(vector: Vector, close: object) -> None:
         await asyncio.sleep(0.01)
         close(vector)  # type: ignore[operator]
         with pytest.raises(pyvfio.Closed):
-            await asyncio.wait_for(waiting, 10)
+            await asyncio.wait_for(waiting, 60)
 
     asyncio.run(main())

@@ -259,14 +259,14 @@ def test_a_job_that_is_cancelled_ends_with_all_its_processes(tmp_path: Path) -> 
 def test_a_job_does_not_wait_for_what_its_command_left_behind(tmp_path: Path) -> None:
     begun = time.monotonic()
     assert asyncio.run(Job(["sh", "-c", f"sleep 1000 & echo $! >{tmp_path}/pid"], echo=False).run()) == 0
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 100
     assert not is_running(int((tmp_path / "pid").read_text()))
 
 
 def is_running(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may go between the open and the read
         return False
 
 
@@ -300,5 +300,5 @@ def test_a_signal_ends_the_run_and_its_jobs(tmp_path: Path, number: signal.Signa
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=120) == 130
     assert not is_running(int(file.read_text()))

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from array import array
 from pathlib import Path
 from typing import Any
@@ -157,8 +158,11 @@ def test_register_accesses_are_traced(tmp_path: Path) -> None:
 
 
 def test_time_starts_with_the_trace(tmp_path: Path) -> None:
-    times = [event["ts"] for event in tracing.load(recorded(tmp_path, "iommufd")) if "ts" in event]
-    assert 0 <= times[0] < 1e6
+    begun = time.monotonic()
+    file = recorded(tmp_path, "iommufd")
+    took = (time.monotonic() - begun) * 1e6
+    times = [event["ts"] for event in tracing.load(file) if "ts" in event]
+    assert 0 <= times[0] <= times[-1] <= took
     assert times == sorted(times)
 
 
@@ -170,7 +174,7 @@ def test_threads_have_names(tmp_path: Path) -> None:
 
         def other() -> None:
             device.reset()
-            done.wait(5)
+            done.wait(60)
 
         thread = threading.Thread(target=other, name="the other")
         thread.start()

@@ -129,7 +129,7 @@ def serve() -> Iterator[Callable[[Callable[[str], str]], Qtest]]:
                     file.flush()
 
         threading.Thread(target=loop, daemon=True).start()
-        return Qtest(ours, timeout=10)
+        return Qtest(ours, timeout=60)
 
     yield start
     for one in sockets:

@@ -71,12 +71,12 @@ Answers = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Answers], Monitor]]:
+def serve() -> Iterator[Callable[..., Monitor]]:
     """A monitor whose other end gives these answers."""
     opened: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
-    def start(answers: Answers) -> Monitor:
+    def start(answers: Answers, timeout: float = 60) -> Monitor:
         ours, theirs = socket.socketpair()
         opened.append(ours)
 
@@ -93,7 +93,7 @@ def serve() -> Iterator[Callable[[Answers], Monitor]]:
 
         threads.append(threading.Thread(target=run))
         threads[-1].start()
-        return Monitor(ours, timeout=1)
+        return Monitor(ours, timeout)
 
     yield start
     for connection in opened:
@@ -102,7 +102,7 @@ def serve() -> Iterator[Callable[[Answers], Monitor]]:
         thread.join()
 
 
-def test_monitor_begins_the_session_and_skips_events(serve: Callable[[Answers], Monitor]) -> None:
+def test_monitor_begins_the_session_and_skips_events(serve: Callable[..., Monitor]) -> None:
     commands: list[str] = []
 
     def answers(command: str, _: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def test_monitor_begins_the_session_and_skips_events(serve: Callable[[Answers], 
     assert commands == ["qmp_capabilities", "query-status", "query-status"]
 
 
-def test_monitor_raises_what_qemu_refuses(serve: Callable[[Answers], Monitor]) -> None:
+def test_monitor_raises_what_qemu_refuses(serve: Callable[..., Monitor]) -> None:
     monitor = serve(
         lambda command, _: {"return": {}} if command == "qmp_capabilities" else {"error": {"desc": "not known"}}
     )
@@ -123,13 +123,15 @@ def test_monitor_raises_what_qemu_refuses(serve: Callable[[Answers], Monitor]) -
         monitor.execute("nonsense")
 
 
-def test_monitor_does_not_wait_for_ever(serve: Callable[[Answers], Monitor]) -> None:
+def test_monitor_does_not_wait_for_ever(serve: Callable[..., Monitor]) -> None:
     monitor = serve(lambda command, _: {"return": {}} if command == "qmp_capabilities" else {})
+    monitor.execute("qmp_capabilities")
+    monitor._timeout = 0.1
     with pytest.raises(MonitorError, match="does not answer query-status"):
         monitor.execute("query-status")
 
 
-def test_state_has_registers_and_interrupt_controllers(serve: Callable[[Answers], Monitor]) -> None:
+def test_state_has_registers_and_interrupt_controllers(serve: Callable[..., Monitor]) -> None:
     human = {
         "info registers -a": "CPU#0\nRAX=1 RBX=2\nFPR0=0 0\nRIP=ffff RFL=2 HLT=1\n",
         "info lapic 0": "dumping local APIC state for CPU 0\r\nIRR 236\r\n",
@@ -155,8 +157,8 @@ def test_state_has_registers_and_interrupt_controllers(serve: Callable[[Answers]
 
 
 def test_without_a_monitor_the_state_is_what_the_host_knows(
-    serve: Callable[[Answers], Monitor],
+    serve: Callable[..., Monitor],
 ) -> None:
-    lines = list(describe_state(serve(lambda *_: {}), os.getpid(), pause=0))
+    lines = list(describe_state(serve(lambda *_: {}, timeout=0.1), os.getpid(), pause=0))
     assert lines[-1].startswith("QEMU's monitor does not answer qmp_capabilities")
     assert any(f"QEMU's thread {os.getpid()} " in line for line in lines)
