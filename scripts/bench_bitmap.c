@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What scripts/bench_bitmap measures pyvfio against: plain loops over 64-bit words. Compiled with -O2. */
+/* The comparison for scripts/bench_bitmap: plain loops over 64-bit words, compiled with -O2. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -18,12 +18,12 @@ uint64_t read_once(const uint64_t *words, size_t count)
 	return a | b | c | d;
 }
 
-/* The runs as (start, last) pairs; a word that only goes on with what was before costs one comparison. The result buffer has
- * room for all. The number of pairs. */
+/* Write the runs to `pairs`, which must have room for all, as (start, last), and return their number. A word that only
+ * continues the run or gap before it costs one comparison. */
 size_t runs(const uint64_t *words, size_t count, uint64_t iova, unsigned page_shift, uint64_t *pairs)
 {
 	size_t made = 0;
-	uint64_t before = 0; /* the page before: 0 or 1 */
+	uint64_t before = 0; /* the bit of the page before */
 
 	for (size_t i = 0; i < count; i++) {
 		uint64_t word = words[i], changes;
@@ -40,7 +40,7 @@ size_t runs(const uint64_t *words, size_t count, uint64_t iova, unsigned page_sh
 	return made / 2;
 }
 
-/* The same with a result buffer of its own, which grows as needed. */
+/* Do the same with an allocated result buffer, which grows as needed. */
 size_t runs_allocating(const uint64_t *words, size_t count, uint64_t iova, unsigned page_shift)
 {
 	size_t made = 0, room = 1024;
@@ -90,7 +90,7 @@ void fill(uint64_t *words, size_t count, size_t amount, size_t longest)
 	}
 }
 
-/* Make each page dirty or not by the toss of a coin. */
+/* Make each page dirty with a probability of one half. */
 void toss(uint64_t *words, size_t count)
 {
 	for (size_t i = 0; i < count; i++)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the kernel's vfio_combine_iova_ranges costs: for each range too many it walks all that are left, to find the
- * smallest gap, and closes it. Written anew, on a list in address order, which is kinder to the caches than the kernel's
- * interval tree. Takes a count and a limit, reads the (start, last) pairs from its input; prints nanoseconds and a sum to compare the result by. */
+/* Measure the algorithm of the kernel's vfio_combine_iova_ranges: as long as there are too many ranges, walk all of them to
+ * find the smallest gap, and close it. This is a new implementation on a list in address order, which uses the caches
+ * better than the kernel's interval tree. The arguments are a count and a limit; standard input has the (start, last) pairs.
+ * Prints the time in nanoseconds, and the sum of the sizes to compare results. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

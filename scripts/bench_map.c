@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* What scripts/bench_map compares with: map and unmap of one page, and of many, in plain C.
+/* The comparison for scripts/bench_map: map and unmap single pages in plain C.
  *
- *     bench_map_c MAP_REQUEST UNMAP_REQUEST       compiled as a shared object; the descriptor is the caller's
+ * Compiled as a shared object. The caller passes the container's descriptor and the numbers of the two requests.
  */
 #include <stdint.h>
 #include <sys/ioctl.h>
@@ -25,7 +25,7 @@ static double now(void)
 	return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-/* Seconds for mapping `count` pages of memory to `count` places, and for unmapping them: result[0], result[1]. */
+/* Map one page of memory at `count` IOVAs, and unmap it again. The times in seconds go to result[0] and result[1]. */
 int bench(int fd, unsigned long map_request, unsigned long unmap_request, uint64_t address, uint64_t iova, int count,
 	  double *result)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* What scripts/bench_nvme compares with: reads of one block each from an NVMe disk in plain C, and the parts that they consist of.
+/* The comparison for scripts/bench_nvme: reads of single blocks from an NVMe disk, and the parts of a read, in plain C.
  *
- * Compiled as a shared object. The controller, its queues, their memory and the eventfd are the caller's.
+ * Compiled as a shared object. The caller sets up the controller, its queues, their memory and the eventfd.
  */
 #include <poll.h>
 #include <stdint.h>
@@ -27,7 +27,7 @@ struct queue {
 	volatile struct completion *completions;
 	volatile uint32_t *tail, *head; /* doorbells */
 	uint32_t entries, at, phase;
-	int eventfd; /* -1 polls */
+	int eventfd; /* -1: poll */
 };
 
 static double now(void)
@@ -38,7 +38,7 @@ static double now(void)
 	return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-/* How often it fired since the last time; 0 if it did not within 10 seconds. */
+/* Wait for the eventfd, and return how often it was signalled since the last read; 0 if not within 10 seconds. */
 static uint64_t wait_for(int eventfd)
 {
 	struct pollfd ready = { eventfd, POLLIN, 0 };
@@ -49,7 +49,7 @@ static uint64_t wait_for(int eventfd)
 	return count;
 }
 
-/* Read a block `count` times; returns the interrupts, or -1. */
+/* Read a block `count` times. Return the number of interrupts, or -1 on errors. */
 int64_t reads(struct queue *q, uint32_t namespace, uint64_t iova, int count, double *seconds)
 {
 	double begun = now();
@@ -85,7 +85,7 @@ int64_t reads(struct queue *q, uint32_t namespace, uint64_t iova, int count, dou
 	return interrupts;
 }
 
-/* Seconds for `count` loads of a register, for as many stores, and for as many rounds of signalling and waiting. */
+/* Return the time in seconds of `count` loads, of `count` stores, and of `count` rounds of signalling and waiting. */
 double loads(volatile uint32_t *address, int count)
 {
 	double begun = now();

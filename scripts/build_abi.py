@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Build `pyvfio._abi`, the extension, from cdefs/ alone.
+"""Build the extension `pyvfio._abi` from cdefs/ alone.
 
-As a program it builds the extensions in place and rewrites the types of this one, pyvfio/_abi.pyi:
+Run as a program, it builds the extensions in place and rewrites the type stub pyvfio/_abi.pyi:
 
     python scripts/build_abi.py
 
-setuptools takes `build_ext` and `sdist` from here (pyproject.toml), so that the same happens for pip.
+setuptools uses `build_ext` and `sdist` of this file (see pyproject.toml), so pip builds the same extension.
 
-What is in cdefs/, in the order in which it is read:
-- DECLARATIONS: C for the compiler and cdefs for cffi, so without includes and the like (vfio.h says more);
-- DEFINITIONS: for the compiler only, all in one unit, so that cffi's wrappers inline what is small.
-A new file is named here.
-buffer.c, door.c, door.h, map_dma.c, object.c and python_kernel.c are none of these, but an extension of their own, `pyvfio._buffer`.
+The files of cdefs/, in the order in which they are read:
+- DECLARATIONS: read by the compiler as C and by cffi as cdefs, so they have no #include (vfio.h says more);
+- DEFINITIONS: for the compiler only, all in one translation unit, so that cffi's wrappers can inline small functions.
+A new file must be added to one of the two lists.
+buffer.c, door.c, door.h, map_dma.c, object.c and python_kernel.c are in neither: they form the extension `pyvfio._buffer`.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ PRELUDE = """
 
 
 def cdef(name: str) -> str:
-    """The text of a file of cdefs/ as cffi wants it: string macros, which it does not know, as constants."""
+    """Return the text of a file of cdefs/ for cffi, with string macros, which cffi does not support, turned into constants."""
     text = (CDEFS / name).read_text(encoding="utf-8")
     return re.sub(r'^#define (\w+) ".*"$', r"static const char *const \1;", text, flags=re.MULTILINE)
 
 
 def source() -> str:
-    """Our C, as it stands at the head of what cffi writes."""
+    """Return the C code of cdefs/ that cffi puts at the head of its generated file."""
     return PRELUDE + "".join(f'#include "{name}"\n' for name in (*DECLARATIONS, *DEFINITIONS))
 
 
 def declare() -> FFI:
-    """All declarations, as a builder that can write the extension's C."""
+    """Return an FFI builder with all declarations, which can write the extension's C code."""
     ffi = FFI()
     for name in DECLARATIONS:
         ffi.cdef(cdef(name))
@@ -68,7 +68,7 @@ def declare() -> FFI:
 
 
 class build_ext(_build_ext):
-    """Has cffi write the C of `pyvfio._abi` before it is compiled."""
+    """A `build_ext` that lets cffi write the C code of `pyvfio._abi` before it is compiled."""
 
     def build_extension(self, ext: Extension) -> None:
         if ext.name == "pyvfio._abi":
@@ -80,7 +80,7 @@ class build_ext(_build_ext):
 
 
 class sdist(_sdist):
-    """Names the licence of the kernel modules in tests/ too, which no wheel has."""
+    """An `sdist` whose metadata also names the licence of the kernel modules in tests/, which wheels do not contain."""
 
     def run(self) -> None:
         metadata: Any = self.distribution.metadata
@@ -92,7 +92,7 @@ class sdist(_sdist):
         super().run()
 
     def make_archive(self, base_name: Any, format: str, *args: Any, **more: Any) -> str:
-        """Write the archive. With SOURCE_DATE_EPOCH, what it holds has that time and no owner: two builds give the same bytes."""
+        """Write the archive. With SOURCE_DATE_EPOCH, its files have that time and no owner, so that builds are reproducible."""
         epoch, folder = os.environ.get("SOURCE_DATE_EPOCH"), more.get("base_dir")
         if epoch is None or format != "gztar" or folder is None:
             return str(super().make_archive(base_name, format, *args, **more))
@@ -207,7 +207,7 @@ class _Lib:
 
 
 def stub(ffi: Any, lib: Any) -> str:
-    """The text of _abi.pyi for a built extension's `ffi` and `lib`."""
+    """Return the text of _abi.pyi for a built extension's `ffi` and `lib`."""
     structs = [name for name in sorted(ffi.list_types()[1]) if ffi.typeof(f"struct {name}").fields]
     unions = [name for name in sorted(ffi.list_types()[2]) if ffi.typeof(f"union {name}").fields]
     kinds = [*(("struct", name) for name in structs), *(("union", name) for name in unions)]
@@ -221,7 +221,7 @@ def stub(ffi: Any, lib: Any) -> str:
 
 
 def overload(cdecl: str, returned: str, method: str, argument: str) -> str:
-    """An overload of a method of ffi for one declaration, laid out as the formatter would."""
+    """Return an overload of a method of `ffi` for one declaration, in the formatter's layout."""
     arguments = f'self, cdecl: Literal["{cdecl}"], {argument}, /'
     line = f"    def {method}({arguments}) -> {returned}: ..."
     if len(line) > 120:
@@ -230,7 +230,7 @@ def overload(cdecl: str, returned: str, method: str, argument: str) -> str:
 
 
 def struct_fields(ctype: Any) -> Iterator[tuple[str, Any]]:
-    """Each field's name and type; those of anonymous structs and unions belong to the struct that holds them."""
+    """Yield the name and type of each field. Fields of anonymous structs and unions count as the outer struct's own."""
     for name, field in ctype.fields:
         if name:
             yield name, field.type
@@ -239,7 +239,7 @@ def struct_fields(ctype: Any) -> Iterator[tuple[str, Any]]:
 
 
 def struct_class(ffi: Any, kind: str, name: str) -> str:
-    """A class for a pointer to a struct, so that a checker refuses a field that does not exist."""
+    """Return a class for a pointer to a struct, so that a type checker reports fields that do not exist."""
     fields = struct_fields(ffi.typeof(f"{kind} {name}"))
     values = "".join(f"    {field}: {python_type(ctype)}\n" for field, ctype in fields)
     return f"@final\nclass {name}(CValue):\n{values}    def __getitem__(self, index: int, /) -> Self: ...\n\n"

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """QEMU maps the dma-buf of a BAR at the wrong offset when the BAR can be mapped only from an offset on.
 
-edu-vfio-pci (tests/edu_vfio_pci) lets the BAR of an edu be mapped from its second page on: a sparse area at 0x1000. QEMU makes a dma-buf
-of that area alone, which begins at 0, and has iommufd map it at 0x1000, beyond its end: EINVAL, and the BAR stays unmapped with a
-warning. Under vfio-pci, which lets all of the same BAR be mapped, it is mapped. Kernel 6.19 or later, QEMU 11.
+edu-vfio-pci (tests/edu_vfio_pci) lets programs map the BAR of an edu from its second page on: a sparse area at 0x1000. QEMU makes a
+dma-buf of that area alone. Offsets in this dma-buf begin at 0, but QEMU tells iommufd to map it at offset 0x1000, beyond its end.
+iommufd returns EINVAL, QEMU prints a warning, and the BAR stays unmapped. vfio-pci lets programs map the whole of the same BAR,
+and there QEMU maps it. Needs kernel 6.19 or later and QEMU 11.
 
     scripts/vm -- .venv/bin/python scripts/upstream/sparse_dma_buf.py QEMU [ARGUMENT...]
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from pyvfio import host
 
-#: where the guest's firmware would put the BAR, and the slot of the device
+#: The address at which the guest's firmware would place the BAR, and the slot of the device.
 BAR, SLOT = 0xE0000000, 4
 CONFIG = 0x80000000 | SLOT << 11
 
@@ -40,7 +41,7 @@ def connect(path: Path, process: subprocess.Popen[str]) -> socket.socket:
 
 
 def place_bar(command: list[str], address: str) -> str:
-    """Start QEMU with the device, have its BAR decoded, and return what QEMU says about it."""
+    """Start QEMU with the device, enable decoding of its BAR, and return QEMU's messages."""
     with tempfile.TemporaryDirectory() as place:
         process = subprocess.Popen(
             [*command, "-machine", "pc", "-m", "64M", "-nodefaults", "-display", "none", "-S", "-object", "iommufd,id=iommufd",
@@ -57,7 +58,7 @@ def place_bar(command: list[str], address: str) -> str:
                 lines.flush()
                 while not (answer := json.loads(lines.readline())).keys() & {"return", "error"}:
                     pass
-                # What a command of the human monitor prints is its answer, warnings too.
+                # The answer to a command of the human monitor is all that the command prints, warnings included.
                 said += str(answer.get("return") or answer.get("error") or "")
         process.communicate(timeout=120)
     return " ".join(said.split()) or "mapped"

@@ -4,7 +4,7 @@
 The wait for the reply ends after the device's x-msg-timeout, and the message is freed; the reader still points to it. The same server
 with a whole body, and one that sends no reply at all, end in an error message and exit code 1.
 
-It needs no virtual machine of ours, no root and no guest: QEMU 10.1 or later, whose command is given.
+It needs no virtual machine, no root and no guest, only QEMU 10.1 or later, whose command is the argument.
 
     python scripts/upstream/vfio_user_truncated_reply.py QEMU [ARGUMENT...]
 """
@@ -20,15 +20,15 @@ import tempfile
 import threading
 from pathlib import Path
 
-#: message id, command, size with the header, flags, errno
+#: The header: message id, command, size with the header, flags, errno
 HEADER = struct.Struct("=HHIII")
 REPLY = 1
-#: the body of VERSION: 0.0, and capabilities as JSON
+#: The body of a VERSION reply: version 0.0, and capabilities as JSON
 BODY = struct.pack("=HH", 0, 0) + json.dumps({"capabilities": {"max_msg_fds": 8}}).encode() + b"\0"
 
 
 def receive(connected: socket.socket, size: int) -> bytes:
-    """Receive so many bytes."""
+    """Receive `size` bytes, or fewer if the connection ends."""
     data = b""
     while len(data) < size and (part := connected.recv(size - len(data))):
         data += part
@@ -36,7 +36,7 @@ def receive(connected: socket.socket, size: int) -> bytes:
 
 
 def answer(listening: socket.socket, sent: int) -> None:
-    """Answer VERSION with the first bytes of the reply's body, none and no header for less than 0; then wait for the client's end."""
+    """Answer VERSION with the header and the first bytes of the body (with nothing at all for less than 0), and wait for the client to end."""
     connected, _ = listening.accept()
     with connected, contextlib.suppress(OSError):
         number, command, size, *_ = HEADER.unpack(receive(connected, HEADER.size))
@@ -49,7 +49,7 @@ def answer(listening: socket.socket, sent: int) -> None:
 
 
 def start(command: list[str], sent: int) -> str:
-    """Start QEMU with the device, and return how it ended."""
+    """Start QEMU with the device, and return a description of how it ended."""
     with tempfile.TemporaryDirectory() as place, socket.socket(socket.AF_UNIX) as listening:
         path = str(Path(place, "device"))
         listening.bind(path)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """QEMU aborts when a vfio-user device with MSI-X is unplugged. With MSI alone it does not.
 
-It needs no virtual machine of ours, no root and no guest: QEMU 10.1 or later, whose command is given.
+It needs no virtual machine, no root and no guest, only QEMU 10.1 or later, whose command is the argument.
 
     python scripts/upstream/vfio_user_unplug.py QEMU [ARGUMENT...]
 """
@@ -46,7 +46,7 @@ def connect(path: Path, process: subprocess.Popen[str]) -> socket.socket:
 
 
 def unplug(command: list[str], model: type[mock.Device]) -> str:
-    """Plug a model in, unplug it, and return how QEMU ended."""
+    """Plug a model in, unplug it, and return a description of how QEMU ended."""
     with tempfile.TemporaryDirectory() as place:
         server = vfio_user.Server(model, f"{place}/device")
         threading.Thread(target=server.serve_one, daemon=True).start()
@@ -58,7 +58,7 @@ def unplug(command: list[str], model: type[mock.Device]) -> str:
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         with connect(Path(place, "monitor"), process) as monitor:
-            # Nobody answers in the guest: a reset is what completes the removal.
+            # No guest runs that could acknowledge the removal: a reset completes it.
             for each in ("qmp_capabilities", "device_del", "system_reset", "query-pci", "quit"):
                 arguments = {"id": "device"} if each == "device_del" else {}
                 with contextlib.suppress(OSError):

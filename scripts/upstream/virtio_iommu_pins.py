@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """An unmap under virtio's IOMMU that is out of memory leaves pages pinned for good.
 
-VFIO_IOMMU_UNMAP_DMA has virtio-iommu allocate a request. When that allocation fails, type1 says that all was unmapped, and forgets the
-mapping with its pages still pinned: they stay so when the container is closed and the process has unmapped its memory. Each allocation
-of the unmap fails in turn here, by /proc/thread-self/fail-nth (CONFIG_FAILSLAB), as in tests/contract/test_fail_nth.py.
+VFIO_IOMMU_UNMAP_DMA makes the virtio-iommu driver allocate a request. When that allocation fails, type1 reports that everything was
+unmapped, and forgets the mapping while its pages are still pinned. They stay pinned after the container is closed and the process has
+unmapped its memory. The program makes each allocation of the unmap fail in turn, by /proc/thread-self/fail-nth (CONFIG_FAILSLAB), as
+tests/contract/test_fail_nth.py does.
 
     scripts/vm --iommu virtio -- .venv/bin/python scripts/upstream/virtio_iommu_pins.py
 """
@@ -25,13 +26,13 @@ PAGES = SIZE // 4096
 
 def pinned() -> int:
     """Return the pages of the machine that are pinned by pin_user_pages()."""
-    Path("/proc/sys/vm/stat_refresh").read_text()  # the processors add up what each has counted
+    Path("/proc/sys/vm/stat_refresh").read_text()  # reading it makes the kernel add up the counters of all processors
     counters = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
     return int(counters["nr_foll_pin_acquired"]) - int(counters["nr_foll_pin_released"])
 
 
 def unmap(container: int, iova: int, nth: int) -> tuple[str, bool]:
-    """Unmap with the n-th allocation failing. Return the answer, and whether there was such an allocation."""
+    """Unmap with the n-th allocation failing. Return the answer, and whether the unmap made that many allocations."""
     # struct vfio_iommu_type1_dma_unmap: argsz, flags, iova, size
     request = bytearray(struct.pack("=2I2Q", 24, 0, iova, SIZE))
     file = os.open("/proc/thread-self/fail-nth", os.O_RDWR | os.O_CLOEXEC)
@@ -50,7 +51,7 @@ def unmap(container: int, iova: int, nth: int) -> tuple[str, bool]:
 
 
 def attempt(address: str, nth: int) -> bool:
-    """Map memory, unmap it with the n-th allocation failing, close everything, and print what is left."""
+    """Map memory, unmap it with the n-th allocation failing, close everything, and print how many pages are still pinned."""
     before = pinned()
     with pyvfio.open(address, mode="type1v2") as device:
         memory = DmaBuffer(SIZE)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The test harness of pyvfio: virtual machines, kernels, and the run of all tests.
 
-Every module runs with Python 3.11 and the standard library alone, before `.venv` exists.
-The commands in `scripts/` are thin: `scripts/test` calls `vmtest.runner`, and so on.
+The modules need only Python 3.11 and the standard library, because they run before `.venv` exists.
+The commands in `scripts/` are thin wrappers: `scripts/test` calls `vmtest.runner`, and so on.
 """

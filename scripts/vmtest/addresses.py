@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The PCI addresses of the machine: no two functions may have the same."""
+"""The PCI addresses of the virtual machine. Each function gets a different one."""
 
 from __future__ import annotations
 
 import itertools
 
 ROOT_BUS = "pcie.0"
-# What is there besides the devices of devices.py, or is there behind one of the IOMMUs.
+# Addresses that QEMU's board or an IOMMU takes, in addition to the devices of devices.py.
 RESERVED = {
     "0.0": "the host bridge",
     "1.0": "AMD's IOMMU, which QEMU places in the first free slot",
@@ -21,8 +21,8 @@ RESERVED = {
 class Addresses:
     """The PCI addresses in use, on all buses of the machine.
 
-    QEMU places a device whose address is not given in the first slot that is free at that time, and a virtual function
-    that comes later then meets it. So every device is given its address, and this keeps account of them.
+    QEMU places a device without an explicit address in the first slot that is free at that time. A virtual function that
+    is created later may need that slot. So every device gets an explicit address, and this class records them.
     """
 
     def __init__(self) -> None:
@@ -31,9 +31,9 @@ class Addresses:
             self.take(address, owner)
 
     def take(self, address: str, owner: str, bus: str = ROOT_BUS) -> None:
-        """Give an address, slot and function in hexadecimal, to its owner.
+        """Record that a device has an address: slot and function, in hexadecimal.
 
-        :raises ValueError: another device has it
+        :raises ValueError: another device has the address
         """
         slot, function = (int(number, 16) for number in address.split("."))
         previous = self._owners.setdefault((bus, slot, function), owner)
@@ -41,12 +41,12 @@ class Addresses:
             raise ValueError(f"{owner} and {previous} have the same PCI address {address} on {bus}")
 
     def take_virtual_functions(self, address: str, owner: str, bus: str, count: int, offset: int, stride: int) -> None:
-        """Give the addresses of a device's virtual functions to it, as its SR-IOV capability tells them.
+        """Record the addresses of a device's virtual functions, computed from the fields of its SR-IOV capability.
 
-        :param address: the physical function
-        :param offset: from the physical function to the first virtual one
-        :param stride: from one virtual function to the next
-        :raises ValueError: another device has one of them, or one is not on that bus
+        :param address: the physical function's address
+        :param offset: First VF Offset: from the physical function to the first virtual function
+        :param stride: VF Stride: from one virtual function to the next
+        :raises ValueError: another device has one of the addresses, or one is on another bus
         """
         slot, function = (int(number, 16) for number in address.split("."))
         for number in range(count):
@@ -56,9 +56,9 @@ class Addresses:
             self.take(f"{routing // 8:x}.{routing % 8}", f"virtual function {number} of {owner}", bus)
 
     def take_free_slot(self, owner: str) -> str:
-        """Give the first slot of the root bus that is quite empty, and return the address of its function 0.
+        """Take the first slot of the root bus that has no function yet, and return the address of its function 0.
 
-        :raises ValueError: there is none
+        :raises ValueError: no slot is free
         """
         used = {slot for bus, slot, _ in self._owners if bus == ROOT_BUS}
         slot = next(slot for slot in itertools.count() if slot not in used)

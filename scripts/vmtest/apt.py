@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Debian packages: installed on this machine, or downloaded from suites that the machine does not use.
+"""Install Debian packages on this machine, or download them from suites that the machine does not use.
 
-`Apt` runs apt-get with sources, lists and archives of its own. It uses the machine's mirror and keyring, and apt checks
-the signatures; nothing of the machine's apt is read or changed beyond that. It needs no root.
+`Apt` runs apt-get with separate sources, lists and archives. It uses the machine's mirror and keyring, so apt checks the
+signatures. It uses none of the machine's other sources, changes nothing of the machine's apt, and does not need root.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import NamedTuple
 
 from vmtest.problems import Missing, Problem, say
 
-# Next to the machine's own release. Backports of the newest release have the newest kernel and QEMU.
+# Suites to search in addition to the machine's own release. The newest release's backports have the newest kernel and QEMU.
 SUITES = ("stable", "trixie", "bookworm")
 
 
 class AptSource(NamedTuple):
-    """A mirror, and the options that a line of sources.list has in brackets."""
+    """A mirror, and the options in brackets of its line in sources.list."""
 
     uri: str
     options: str
 
 
 class Package(NamedTuple):
-    """A binary package, as a suite offers it."""
+    """A binary package in a suite."""
 
     name: str
     version: str
@@ -38,7 +38,7 @@ class Package(NamedTuple):
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Return the numbers in a version, to compare it with others of the same package."""
+    """Return the numbers in a version as a sort key among versions of the same package."""
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
@@ -51,9 +51,9 @@ def suites_of_interest() -> tuple[str, ...]:
 
 
 def install(*packages: str) -> None:
-    """Install those of these packages that are missing.
+    """Install those of the packages that are missing.
 
-    :raises Missing: this is not root, or not Debian; the text names the command to run as root.
+    :raises Missing: the user is not root, or the system is not Debian. The text names the command to run as root.
     """
     for tool in ("dpkg-query", "apt-get"):
         if shutil.which(tool) is None:
@@ -90,10 +90,10 @@ def machine_codename() -> str:
 
 
 def machine_source(directory: Path) -> AptSource:
-    """Return the mirror and keyring from which the machine gets its own release.
+    """Return the mirror and keyring of the machine's own release.
 
-    :param directory: where a keyring that is written into a .sources file is copied to
-    :raises Missing: the machine has no apt source of its release
+    :param directory: where to write a keyring that is embedded in a .sources file
+    :raises Missing: the machine has no apt source for its release
     """
     codename = machine_codename()
     folder = Path("/etc/apt/sources.list.d")
@@ -107,7 +107,7 @@ def machine_source(directory: Path) -> AptSource:
 
 
 def parse_deb822(text: str, suite: str, keyring: Path) -> AptSource | None:
-    """Return the first enabled source of a suite in a .sources file. A keyring in the text itself goes to `keyring`."""
+    """Return the first enabled source of a suite in a .sources file. An embedded keyring is written to `keyring`."""
     for stanza in re.split(r"\n\s*\n", text):
         lines = "\n".join(line for line in stanza.splitlines() if not line.startswith("#"))
         fields = {name.lower(): value for name, value in re.findall(r"^([\w-]+):((?:.*)(?:\n[ \t].*)*)", lines, re.M)}
@@ -140,10 +140,10 @@ def parse_one_line_style(text: str, suite: str) -> AptSource | None:
 
 
 class Apt:
-    """apt with a list of sources of our own, so that the machine's is neither used nor changed.
+    """apt with a separate list of sources, so that the machine's is neither used nor changed.
 
-    :param directory: for its lists; one object at a time may use it
-    :param suites: such as trixie-backports; those that the mirror does not have are left out
+    :param directory: directory for apt's lists; only one object at a time may use it
+    :param suites: suites such as trixie-backports; suites that the mirror does not have are skipped
     """
 
     def __init__(self, directory: Path, source: AptSource, suites: tuple[str, ...]) -> None:
@@ -152,7 +152,7 @@ class Apt:
         options = f"[{source.options}] " if source.options else ""
         sources = directory / "sources.list"
         sources.write_text("".join(f"deb {options}{source.uri} {suite} main\n" for suite in suites))
-        # No package counts as installed. So all that a package depends on is downloaded with it.
+        # An empty status file: no package counts as installed, so all dependencies of a package are downloaded with it.
         status = directory / "status"
         status.write_text("")
         self._settings: list[str] = []
@@ -172,14 +172,14 @@ class Apt:
             self._settings += ["-o", setting]
 
     def update(self) -> None:
-        """Get the lists of packages."""
-        # A suite that the mirror does not have makes this fail after it has fetched the others.
+        """Download the lists of packages."""
+        # If the mirror lacks a suite, apt-get update fails, but only after it has fetched the other suites.
         subprocess.run(
             ["apt-get", *self._settings, "-qq", "update"], stdout=sys.stderr, stderr=subprocess.DEVNULL, check=False
         )
 
     def packages(self, pattern: str) -> list[Package]:
-        """Return those whose name a regular expression matches, the newest last."""
+        """Return the packages whose name matches a regular expression, the newest last."""
         found = self._ask("--names-only", "search", pattern)
         names = [line.split()[0] for line in found.splitlines()]
         return parse_madison(self._ask("madison", *names)) if names else []
@@ -189,7 +189,7 @@ class Apt:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def download(self, package: Package, directory: Path) -> Path:
-        """Download one package in place of its older versions in that directory."""
+        """Download one package to a directory, and remove its older versions there."""
         with tempfile.TemporaryDirectory(dir=directory) as fresh:
             self._get(["-q", "download", f"{package.name}={package.version}"], Path(fresh))
             deb = next(Path(fresh).glob("*.deb"))
@@ -198,7 +198,7 @@ class Apt:
             return deb.rename(directory / deb.name)
 
     def download_with_dependencies(self, package: Package, directory: Path) -> None:
-        """Download a package and everything that it depends on, down to the C library."""
+        """Download a package and all its dependencies, down to the C library."""
         (directory / "partial").mkdir()
         options = ["-qq", "-y", "--no-install-recommends", "--download-only", "-t", package.suite]
         archives = ["-o", f"Dir::Cache::archives={directory}"]

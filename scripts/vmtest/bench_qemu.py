@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A comparison of two QEMUs: one cell of the contract suite many times under each, and how the machines ended."""
+"""Compare two QEMUs: run one cell of the contract suite many times under each, and count how the machines ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GOES_ON = "the machine goes on, since QEMU's monitor was asked"
 
 @dataclass(frozen=True)
 class Run:
-    """One machine: how it ended, and after how long."""
+    """The run of one machine: how it ended, and its duration."""
 
     qemu: str
     is_busy: bool
@@ -37,11 +37,11 @@ class Run:
     seconds: float
     outcome: str
     processor_seconds: float | None = None
-    """Time of processors in the machine's QEMU and its helpers; None in logs that were written before it was taken."""
+    """Processor time of QEMU and its helpers; None in old logs, which do not have it."""
 
 
 def outcome_of(code: int, text: str) -> str:
-    """Name how a machine ended, by the exit code of scripts/vm and what it printed."""
+    """Return the name of a machine's outcome, from the exit code and output of scripts/vm."""
     names = {
         0: "passed",
         ExitCode.KERNEL_COMPLAINED: "complaint",
@@ -57,7 +57,7 @@ def outcome_of(code: int, text: str) -> str:
 
 @contextlib.contextmanager
 def busy_loops(number: int) -> Iterator[None]:
-    """Keep processors busy as long as the block runs."""
+    """Keep processors busy while the block runs."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
     try:
         yield
@@ -68,13 +68,13 @@ def busy_loops(number: int) -> Iterator[None]:
 
 
 def processor_seconds() -> float:
-    """Return the time of processors that children which have ended took."""
+    """Return the processor time of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def run_cell(cell: str, qemu: str, *, is_busy: bool, directory: Path) -> Run:
-    """Run a cell once. What the machine printed is kept in the directory unless it passed."""
+    """Run a cell once. If it did not pass, the machine's output is kept in the directory."""
     iommu, mode, device, kernel = cell.split("/")
     choice = [] if kernel == "newest" else ["--kernel", kernel]
     command = [str(ROOT / "scripts" / "vm"), "--qemu", qemu, "--iommu", iommu, *choice, "--cpus", "1"]
@@ -85,7 +85,7 @@ def run_cell(cell: str, qemu: str, *, is_busy: bool, directory: Path) -> Run:
     with busy_loops(BUSY_LOOPS if is_busy else 0):
         begun, taken = time.monotonic(), processor_seconds()
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-        # The busy loops are children too, and have not ended yet.
+        # Read the times here: the busy loops are children too, and would count once they have ended.
         seconds, taken = time.monotonic() - begun, processor_seconds() - taken
     shutil.rmtree(results, ignore_errors=True)
     text = done.stdout.decode(errors="replace")
@@ -97,7 +97,7 @@ def run_cell(cell: str, qemu: str, *, is_busy: bool, directory: Path) -> Run:
 
 
 def table(runs: Sequence[Run]) -> Iterator[str]:
-    """Return the lines of a table: for each QEMU and load the outcomes, and the time of the runs that passed."""
+    """Return the lines of a table: for each QEMU and load, the outcomes and the times of the runs that passed."""
     groups = sorted({(run.qemu, run.is_busy) for run in runs})
     yield f"{'QEMU':8} {'beside':14} {'runs':>5} {'stalled':>8} {'went on':>8} {'crashed':>8} {'other':>6}   min / median / max s   median s of processors"
     for qemu, is_busy in groups:
@@ -118,12 +118,12 @@ def table(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def read_log(log: Path) -> list[Run]:
-    """Return the runs that an earlier call left in its log."""
+    """Return the runs in the log of an earlier call."""
     return [Run(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def main() -> int:
-    """Run the cell under both QEMUs in turn, every other time beside busy loops, and print the table."""
+    """Run the cell under both QEMUs in turn, every second time beside busy loops, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cell", default="intel/type1v2/vfio-mock/6.1", help="IOMMU/mode/device/kernel (%(default)s)")
     parser.add_argument("--times", type=int, default=40, help="runs under each QEMU (default: %(default)s)")

@@ -15,7 +15,7 @@ from vmtest.problems import Missing, Problem, say
 
 
 class ExitCode(enum.IntEnum):
-    """The exit codes; argparse ends with 2 for wrong arguments."""
+    """Exit codes. argparse uses 2 for wrong arguments."""
 
     DONE = 0
     FAILED = 1
@@ -46,9 +46,9 @@ def wanted_kernel(arguments: argparse.Namespace) -> Wanted:
 
 
 def paths_of(kernel: Path, modules: Mapping[str, Path | None]) -> dict[str, str | None]:
-    """Return what --json prints: the paths, None for what this kernel does not have.
+    """Return the paths that --json prints. The value is None for files that this kernel does not have.
 
-    :param modules: the modules of tests/ by name, None for one that does not build
+    :param modules: paths of the modules of tests/ by name; None for a module that does not build
     """
 
     def path_of(name: str) -> str | None:
@@ -65,7 +65,7 @@ def paths_of(kernel: Path, modules: Mapping[str, Path | None]) -> dict[str, str 
 
 
 def main() -> int:
-    """Find or build what the command line asks for, and return the exit code."""
+    """Find or build the kernel of the command line, and return the exit code."""
     arguments = parse_arguments()
     wanted = wanted_kernel(arguments)
     if arguments.print_dir:

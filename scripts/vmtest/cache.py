@@ -19,7 +19,7 @@ CACHE = Path.home() / ".cache" / "pyvfio"
 
 @contextlib.contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Hold the lock of that name, which all processes of this user share."""
+    """Hold a named lock, which all processes of this user share."""
     path = CACHE / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -33,9 +33,9 @@ def lock(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Give an empty directory to fill; it becomes `path` when the block ends, and is removed if the block fails.
+    """Yield an empty directory to fill. It is renamed to `path` when the block ends, and removed if the block fails.
 
-    The caller holds a lock, so that nobody else fills the same directory.
+    The caller must hold a lock, so that no other process fills the same directory.
     """
     unfinished = path.with_name(f"{path.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Check that the machine's IOMMU translates: what a device reads and writes must go where VFIO mapped it, and nowhere else.
+/* Check that the machine's IOMMU translates: a device's DMA must reach the memory that VFIO mapped, and nothing else.
  *
  *     check_translation 0000:00:03.0        the address of QEMU's edu
  *
- * Process 1 of the guest runs it before the command. An emulated IOMMU can be there, have its groups and accept every mapping,
- * and let all DMA pass untranslated. Exit code: 0 if it translates, 1 if it does not, 2 if that cannot be found out; then
- * stdout has one line that says what happened.
+ * Process 1 of the guest runs this program before the command. An emulated IOMMU can have groups and accept every mapping, and
+ * still pass all DMA through untranslated. Exit code: 0 if the IOMMU translates, 1 if it does not, 2 if the check failed. For
+ * 1 and 2, stdout has one line with the reason.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,27 +22,27 @@
 
 enum { OK, NOT_TRANSLATED, UNKNOWN };
 
-/* QEMU before 9.1 aborts when a transfer reaches the end of edu's buffer. Each 4 bytes that virtio's IOMMU blocks are a line in
- * the kernel's log. */
+/* COPIED: QEMU before 9.1 aborts when a transfer reaches the end of edu's buffer. BLOCKED: virtio's IOMMU logs one line in the
+ * kernel's log for each 4 bytes that it blocks. */
 enum { PAGE = 4096, COPIED = 2048, BLOCKED = 8 };
 
-enum { LIMIT = 10 /* seconds; the engine takes a tenth of one for each transfer */ };
+enum { LIMIT = 10 /* seconds; the DMA engine takes 0.1 s for each transfer */ };
 
-/* edu: registers of its DMA engine in BAR0, the commands, and its buffer as the engine sees it. */
+/* edu: registers of the DMA engine in BAR0, its commands, and the buffer's address as the engine sees it. */
 enum { SOURCE = 0x80, DESTINATION = 0x88, COUNT = 0x90, COMMAND = 0x98 };
 enum { START = 1, TO_MEMORY = 2, BUFFER = 0x40000 };
 
 enum { PCI_COMMAND = 4, MEMORY_AND_MASTER = 6 };
 
-/* edu reaches 28 bits. */
+/* An IOVA below 2^28, which is what edu can address. */
 enum { FIRST_IOVA = 0x0a5a0000 };
 
 struct edu {
 	int container, group, device;
-	uint64_t bar, config; /* offsets of these regions in the device's file */
+	uint64_t bar, config; /* offsets of these regions in the device file */
 };
 
-/* Fill a page with what no other memory looks like by chance; the seed makes two of them differ. */
+/* Fill a page with a pattern that other memory does not have by chance. The pattern depends on the seed. */
 static void fill(uint8_t *page, uint8_t seed)
 {
 	for (int i = 0; i < PAGE; i++)
@@ -73,7 +73,7 @@ static int write_text(const char *path, const char *text)
 	return written < 0 ? -1 : 0;
 }
 
-/* Give the device to vfio-pci, or with an empty override back to its own driver, which for edu is none. */
+/* Bind the device to the driver `override`, or with "\n" to its native driver. (edu has none and stays unbound.) */
 static int bind_to(const char *address, const char *override)
 {
 	char path[128];
@@ -159,7 +159,7 @@ static void unmap(const struct edu *edu, uint64_t iova)
 		finish(UNKNOWN, "VFIO_IOMMU_UNMAP_DMA at 0x%llx: %s", (unsigned long long)iova, strerror(errno));
 }
 
-/* The address of a pinned page in physical memory. */
+/* Return the physical address of a pinned page. */
 static uint64_t physical(const void *page)
 {
 	uint64_t entry = 0;
@@ -171,7 +171,7 @@ static uint64_t physical(const void *page)
 	return (entry & ((1ULL << 55) - 1)) * PAGE;
 }
 
-/* Map a page at an IOVA that is not its physical address, which would prove nothing. */
+/* Map a page at an IOVA that differs from its physical address: if they were equal, untranslated DMA would arrive too. */
 static uint64_t map_elsewhere(const struct edu *edu, void *page, uint64_t iova)
 {
 	map(edu, page, iova);
@@ -239,7 +239,7 @@ int main(int argc, char **argv)
 		finish(NOT_TRANSLATED, "edu copied mapped memory from IOVA 0x%llx to 0x%llx, and it does not arrive",
 		       (unsigned long long)source, (unsigned long long)destination);
 
-	/* Where it just arrived, and is no longer mapped, nothing may arrive. */
+	/* After the unmap, a write to the same IOVA must not arrive. */
 	unmap(&edu, destination);
 	fill(to, 2);
 	memcpy(before, to, PAGE);

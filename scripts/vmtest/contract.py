@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The contract suite in the cells of one machine, or on the kernel in this process."""
+"""Run the contract suite: the commands for the cells of one machine (or of the mock), and their results."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vmtest import junit
 from vmtest.environment import PYTHON, ROOT
 from vmtest.matrix import DEBUG, NEWEST, Cell, Machine
 
-#: seconds until a machine is given up
+#: Time limit of a machine, in seconds.
 TIME_LIMIT = 3000
-#: likewise with the debug kernel
+#: The same with the debug kernel.
 DEBUG_TIME_LIMIT = 4 * 3600
-#: exit codes of scripts/vm that say nothing about the tests: it ended before the command did; the guest stopped giving signs of life
+#: Exit codes of scripts/vm that say nothing about the tests: the machine ended before the command did, or it stalled.
 ENDED_EARLY, STALLED = 202, 204
 MAY_RUN_AGAIN = (ENDED_EARLY, STALLED)
 #: exit code of scripts/vm: something is missing on this host
@@ -26,29 +26,29 @@ RUN_CELLS = "tests/contract/run_cells.py"
 
 
 def short_release(release: str) -> str:
-    """Return the kernel's name in a cell: `7.3` for `7.3.4+deb14`."""
+    """Return a kernel release's name in a cell: `7.3` for `7.3.4+deb14`."""
     return ".".join(release.split(".")[:2])
 
 
 def on_kernel(cells: Iterable[Cell], name: str) -> list[Cell]:
-    """Return the cells with the name that their kernel has where it runs."""
+    """Return the cells with the kernel's actual name, such as `7.3` in place of `newest`."""
     return [cell._replace(kernel=name) for cell in cells]
 
 
 def run_cells(results: Path, cells: Sequence[Cell]) -> list[str]:
-    """Return the command that runs the suite in these cells, inside their machine."""
+    """Return the command that runs the suite in these cells, to be run inside their machine."""
     return [str(PYTHON.relative_to(ROOT)), RUN_CELLS, "--results", str(results), *map(str, cells)]
 
 
 def boot_and_run(machine: Machine, results: Path, cells: Sequence[Cell]) -> list[str]:
-    """Return the command that boots the machine and runs the suite in these of its cells."""
+    """Return the command that boots the machine and runs the suite in these cells."""
     command = ["scripts/vm", "--iommu", machine.iommu]
     if machine.kernel != NEWEST:
         command += ["--kernel", machine.kernel]
     if machine.qemu:
         command += ["--qemu", machine.qemu]
-    # With two processors, QEMU 7.2 crashed now and then: it seems when one accesses what the other takes out of the memory map,
-    # such as a BAR. One is as fast.
+    # With two processors, QEMU 7.2 crashed now and then, apparently when one accessed memory (such as a BAR) that the other was
+    # removing from the memory map. One processor is as fast.
     command += ["--cpus", "1"]
     if machine.kernel == DEBUG:
         command += ["--timeout", str(DEBUG_TIME_LIMIT), "--silence", "180"]
@@ -60,7 +60,7 @@ def boot_and_run(machine: Machine, results: Path, cells: Sequence[Cell]) -> list
 
 
 def variables(machine: Machine) -> dict[str, str]:
-    """Return the environment of that command: the name of the kernel in its cells, if its release does not tell."""
+    """Return additional environment variables of that command: the kernel's name in cells, if it does not follow from the release."""
     return {"PYVFIO_CELL_KERNEL": DEBUG} if machine.kernel == DEBUG else {}
 
 
@@ -75,9 +75,9 @@ class Results:
         return [cell for cell in cells if self._load(cell) is None]
 
     def count(self, cell: Cell) -> junit.Counts:
-        """Count the tests of a cell, and write them as JUnit XML beside its file.
+        """Count the tests of a cell, and write them as JUnit XML beside the cell's file.
 
-        A cell that ended in another way than pytest's has one failure more.
+        A cell whose exit code is neither 0 nor 1 counts as one more failure.
         """
         result = self._load(cell)
         if result is None:
@@ -90,12 +90,12 @@ class Results:
         return junit.count(file)
 
     def failures(self, cell: Cell) -> list[str]:
-        """Name the failed tests of a cell that was counted."""
+        """Return the failed tests of a cell that was counted."""
         file = (self.folder / cell.file_name).with_suffix(".xml")
         return junit.failures(file) if file.exists() else []
 
     def seconds(self, cell: Cell) -> float:
-        """Return what a cell took; 0 if it left no file."""
+        """Return the duration of a cell in seconds; 0 if it left no file."""
         return float((self._load(cell) or {}).get("seconds", 0))
 
     def note_repeated(self, machine: Machine, code: int, cells: Sequence[Cell]) -> None:

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class VirtualFunctions(NamedTuple):
-    """The virtual functions that a device can have, as its SR-IOV capability tells them."""
+    """The virtual functions that a device can have: fields of its SR-IOV capability."""
 
     total: int
     offset: int
-    """From the number of the physical function to that of the first virtual one."""
+    """First VF Offset: from the physical function's routing ID to that of the first virtual function."""
     stride: int
 
 
@@ -27,7 +27,7 @@ class Device(NamedTuple):
     address: str
     """Slot and function on its bus, in hexadecimal."""
     name: str
-    """QEMU's name of the model."""
+    """QEMU's name for the device model."""
     properties: str = ""
     bus: str = ROOT_BUS
     virtual_functions: VirtualFunctions | None = None
@@ -54,14 +54,14 @@ DEVICES = (
         "4.0",
         "nvme",
         "id=nvme0,serial=pyvfio0,subsys=subsystem0,"
-        # Queues and vectors that are not bound to the physical function are for the virtual ones.
+        # sriov_vq_flexible and sriov_vi_flexible: queues and vectors that the virtual functions can use.
         "sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2,max_ioqpairs=6,msix_qsize=7",
         virtual_functions=VirtualFunctions(2, offset=1, stride=1),
     ),
     Device("5.0", "edu", "multifunction=on"),
     Device("5.1", "edu", "dma_mask=0xffffffff"),
     Device("6.0", "e1000e", "netdev=net0"),
-    # Its TotalVFs is 8; Linux offers 7.
+    # TotalVFs is 8, but Linux's igb driver offers 7.
     Device("7.0", "igb", "netdev=net1", virtual_functions=VirtualFunctions(8, offset=0x80, stride=2)),
     Device("8.0", "pcie-root-port", "id=port1,chassis=1,slot=1"),
     Device("0.0", "edu", "id=pluggable", bus="port1"),
@@ -72,14 +72,14 @@ DEVICES = (
 
 
 def devices_of(qemu: Qemu) -> tuple[Device, ...]:
-    """Return the devices that this QEMU can emulate: igb came with 8.0."""
+    """Return the devices that this QEMU can emulate: all, but igb only since QEMU 8.0."""
     return tuple(device for device in DEVICES if qemu.has_device(device.name))
 
 
 def addresses_of(devices: Iterable[Device]) -> Addresses:
-    """Return an account of the addresses that these devices and their virtual functions have.
+    """Return the addresses of these devices and their virtual functions.
 
-    :raises ValueError: two have the same
+    :raises ValueError: two functions have the same address
     """
     addresses = Addresses()
     for device in devices:

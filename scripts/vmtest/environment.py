@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tests' needs on the host: Debian's packages, and pyvfio in `.venv`."""
+"""The requirements of the tests on the host: Debian packages, and pyvfio in `.venv`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 
-#: what pip builds pyvfio with: installed once, where pip's own isolation would fetch it anew each time
+#: The build requirements of pyvfio. Installed once, because pip's build isolation would download them each time.
 BUILD_TOOLS = ("setuptools>=66.1", "cffi>=1.15.1", "wheel")
 
 _WHOLE = """
@@ -32,7 +32,7 @@ class NotInstalled(Exception):
 def base_python() -> str | None:
     """Return a Python that can make a virtual environment and build extensions; None if there is none.
 
-    Debian's own is preferred: it is built with a profile, and a third faster than one that is not.
+    Debian's own Python is preferred: it is built with profile-guided optimisation, which makes it a third faster.
     """
     return next((python for python in ("/usr/bin/python3", sys.executable) if _succeeds(python, _WHOLE)), None)
 
@@ -45,7 +45,10 @@ def _succeeds(python: str | Path, script: str) -> bool:
 
 
 def missing_packages(*, machines: bool) -> list[str]:
-    """Return Debian's packages that are needed and not there; `machines`: virtual machines are to run."""
+    """Return the Debian packages that are needed and not installed.
+
+    :param machines: virtual machines will be started
+    """
     missing = []
     if shutil.which("gcc") is None:
         missing += ["gcc", "libc6-dev"]
@@ -57,7 +60,7 @@ def missing_packages(*, machines: bool) -> list[str]:
 
 
 def install_packages(packages: list[str]) -> None:
-    """Install Debian's packages, or print what to run as root."""
+    """Install Debian packages, or print the command to run as root."""
     try:
         install(*packages)
     except Missing as missing:
@@ -65,9 +68,9 @@ def install_packages(packages: list[str]) -> None:
 
 
 def make_venv() -> None:
-    """Install pyvfio, as it is here, and the tools of its tests into `.venv`.
+    """Install pyvfio from this directory, and the tools of its tests, into `.venv`.
 
-    :raises NotInstalled: pip's output is its text
+    :raises NotInstalled: pip failed; the text is pip's output
     """
     if not _succeeds(PYTHON, _USABLE):
         shutil.rmtree(VENV, ignore_errors=True)
@@ -75,7 +78,7 @@ def make_venv() -> None:
     pip: list[str | Path] = [PYTHON, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
     _run([*pip, *BUILD_TOOLS])
     _run([*pip, "--no-build-isolation", "-e", ".[test]"])
-    # In a machine, which compiles fifteen times slower, the package is imported as it was compiled here.
+    # Compile the package here: in an emulated machine, compiling is fifteen times slower.
     _run([PYTHON, "-m", "compileall", "-q", "pyvfio", "scripts", "tests/contract"])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The errnos in the sources of VFIO and iommufd, by file, function and line. The command line of scripts/error_returns."""
+"""List the errnos in the sources of VFIO and iommufd, by file, function and line. The command line of scripts/error_returns."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import NamedTuple
 from vmtest.kernel import Wanted, find_package, source_package
 from vmtest.problems import Missing, Problem, say
 
-#: What is read: VFIO's core with its container, type1 and vfio-pci; iommufd without its selftest.
+#: Directories to read: VFIO's core with its container, type1 and vfio-pci; iommufd without its selftest.
 FOLDERS = ("drivers/vfio", "drivers/vfio/pci", "drivers/iommu/iommufd")
-#: other machines' parts, and what no request reaches
+#: Files to skip: parts for other architectures, and code that no request reaches.
 LEFT_OUT = ("selftest.c", "vfio_iommu_spapr_tce.c", "debugfs.c")
 TABLE = Path(__file__).parents[2] / "tests" / "mock" / "error_returns" / "returns.tsv"
 
@@ -29,8 +29,8 @@ _HEAD = re.compile(r"\b(\w+)\s*\(")
 class Return(NamedTuple):
     """One errno of a function.
 
-    :ivar file: below the kernel's tree
-    :ivar lines: where it stands
+    :ivar file: path below the root of the kernel's tree
+    :ivar lines: numbers of the lines that have the errno
     """
 
     file: str
@@ -51,14 +51,14 @@ def read_table(path: Path = TABLE) -> list[Return]:
 def write_table(returns: Iterable[Return], release: str, path: Path = TABLE) -> None:
     """Store the list.
 
-    :param release: of the kernel that it was taken from
+    :param release: release of the kernel that the list was made from
     """
     head = f"# Linux {release}: file, function, errno, lines. Made by scripts/error_returns.\n"
     path.write_text(head + "".join(f"{one}\n" for one in returns))
 
 
 def of_tree(tree: Path) -> list[Return]:
-    """Return the errnos of all files of a kernel's tree that are looked at."""
+    """Return the errnos of all files of a kernel's tree that are in FOLDERS and not in LEFT_OUT."""
     found: list[Return] = []
     for folder in FOLDERS:
         for path in sorted((tree / folder).glob("*.c")):
@@ -128,7 +128,7 @@ def main() -> int:
 
 
 def unpacked(directory: Path) -> Path:
-    """Unpack what is needed of the newest source package, and return the tree."""
+    """Unpack the needed files of the newest source package, and return the tree."""
     with tempfile.TemporaryDirectory(prefix="pyvfio-apt-") as lists:
         apt, package = find_package(Wanted(), Path(lists))
         deb = source_package(apt, package)
@@ -146,7 +146,7 @@ def unpacked(directory: Path) -> Path:
 
 
 def release_of(tree: Path) -> str:
-    """Return the release that a tree's Makefile names, such as 7.3.4."""
+    """Return the release from a tree's Makefile, such as 7.3.4."""
     makefile = tree / "Makefile"
     fields = (
         dict(re.findall(r"^(VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)$", makefile.read_text(), re.M))

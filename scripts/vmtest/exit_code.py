@@ -9,7 +9,7 @@ from vmtest.problems import Problem
 
 
 class ExitCode(enum.IntEnum):
-    """Exit codes that are the machine's. Every other one is the command's own."""
+    """Exit codes with which the machine reports a problem. Every other exit code is the command's own."""
 
     USAGE = 2
     KERNEL_COMPLAINED = 200
@@ -20,7 +20,7 @@ class ExitCode(enum.IntEnum):
 
 
 class MachineError(Problem):
-    """The machine cannot run or did not run. The text is for people."""
+    """The machine cannot run or did not run. The text is for the user."""
 
     def __init__(self, text: str, code: ExitCode) -> None:
         super().__init__(text)

@@ -29,8 +29,9 @@ MOUNTS = (
     "hugetlbfs /dev/hugepages hugetlbfs X-mount.mkdir",
 )
 
-# Process 1 of the guest. Ports: 1 and 2 the command's output, 4 a sign of life every few seconds, 3 the conversation with the host, which sends keys for
-# /proc/sysrq-trigger and is told that the command starts, its exit code, or what hindered it from starting.
+# Process 1 of the guest. It uses four virtio ports. 1 and 2: the command's stdout and stderr. 3: messages. The host sends keys for
+# /proc/sysrq-trigger; the guest reports that the command starts, its exit code, or why it did not start. 4: a sign of life every
+# few seconds.
 INIT = r"""#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
@@ -122,7 +123,7 @@ def write_init(
 ) -> Path:
     """Write process 1 and its fstab into a directory, and return the path of process 1.
 
-    :param mark: a text that ends the command's output and the kernel's log
+    :param mark: a text that marks the end of the command's output and of the kernel's log
     :param here: the command's current directory
     :param check: a program that runs before the command; if it fails, its output is reported and the command does not run
     """
@@ -139,7 +140,7 @@ def write_init(
         "CHECK": shlex.join(check),
     }
     init = directory / "init"
-    # A word may be any bytes.
+    # Words of the command and the environment may be any bytes, also invalid UTF-8.
     init.write_bytes(os.fsencode(re.sub("@([A-Z]+)@", lambda match: words[match[1]], INIT)))
     init.chmod(0o755)
     return init

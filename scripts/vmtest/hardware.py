@@ -18,24 +18,25 @@ from vmtest.shares import NINE_P, Share
 
 KERNEL_PARAMETERS = (
     f"console=ttyS0 root=root rootfstype=9p rootflags={NINE_P},cache=loose ro "
-    # A panic ends the machine, for QEMU does not restart it.
+    # On a panic the kernel reboots at once, and QEMU, which runs with -no-reboot, ends.
     "panic=-1 oops=panic printk.time=1 "
-    # A busy host stops the guest for seconds; that is no hang of the guest's.
+    # A busy host stops the guest for seconds. The watchdogs must not take that for a hang of the guest.
     "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 no_timer_check hugepages=64 hugepagesz=1G hugepages=1 "
-    # A machine that stalls is asked for its state by sysrq, and in the end by an NMI.
+    # If a machine stalls, vmtest.machine makes the kernel log its state by sysrq, and at last by an NMI.
     "sysrq_always_enabled unknown_nmi_panic "
-    # The time stamp counter is the host's, and a busy host makes its calibration wrong.
+    # The guest sees the host's time stamp counter. On a busy host the kernel would calibrate it wrongly.
     "tsc=reliable clocksource=hpet"
 )
-# For a kernel of the distribution's: what costs time and protects nothing here. Ours is built without.
+# Additional parameters for the distribution's kernel: they turn off protections that cost time and are useless here. The kernels of
+# scripts/build_kernel are built without them.
 READY_PARAMETERS = "nokaslr mitigations=off"
-# QEMU's device that is a client of vfio-user, and how many milliseconds it waits for an answer: a busy host makes servers slow.
+# QEMU's vfio-user client device, and its timeout for an answer in milliseconds: on a busy host servers are slow.
 VFIO_USER = "vfio-user-pci"
 VFIO_USER_TIMEOUT = 30_000
 
 
 class Placement(NamedTuple):
-    """The addresses on the root bus of what is there besides the devices of devices.py."""
+    """The addresses of the devices on the root bus that are not in devices.py."""
 
     serial: str
     shares: Sequence[str]
@@ -51,10 +52,10 @@ class Hardware:
     memory: str
     cpus: int
     sockets: Sequence[Path] = ()
-    """Of servers of vfio-user, each with a device."""
+    """Sockets of vfio-user servers, one for each additional device."""
 
     def placement(self, shares: Sequence[Share]) -> Placement:
-        """Give addresses out."""
+        """Return a free address for each of these devices."""
         addresses = addresses_of(devices_of(self.qemu))
         return Placement(
             addresses.take_free_slot("virtio-serial"),
@@ -72,10 +73,10 @@ class Hardware:
     ) -> list[str]:
         """Return QEMU's options for all hardware.
 
-        :param channels: descriptors of sockets: first the serial console's, then those of the ports from 1 on
-        :param monitors: descriptors of sockets: `host` and `monitor` become QEMU's monitors, `port` a port of the guest
+        :param channels: descriptors of sockets: first the serial console, then the virtio ports from 1 on
+        :param monitors: descriptors of sockets: `host` and `monitor` become QEMU's monitors, `port` a virtio port of the guest
         :param drive: a file with the contents of the nvme device
-        :raises MachineError: this QEMU lacks the IOMMU
+        :raises MachineError: this QEMU does not have the IOMMU
         """
         devices = devices_of(self.qemu)
         placement = self.placement(shares)
@@ -102,9 +103,9 @@ class Hardware:
         return [*options, *self._vfio_user_options(placement.sockets)]
 
     def _vfio_user_options(self, addresses: Sequence[str]) -> list[str]:
-        """Return QEMU's options for the devices behind vfio-user, to whose servers it gives the guest's memory.
+        """Return QEMU's options for the devices behind vfio-user, and for guest memory that QEMU can share with their servers.
 
-        :raises MachineError: this QEMU cannot do that
+        :raises MachineError: this QEMU has no vfio-user client
         """
         if not self.sockets:
             return []
@@ -134,7 +135,7 @@ class Hardware:
 
         :param kernel: the paths that `scripts/build_kernel --json` prints
         :param init: the guest's process 1
-        :param further: parameters that the caller adds
+        :param further: additional kernel parameters
         """
         parameters = [KERNEL_PARAMETERS, self.iommu.parameters, f"init={init}", further]
         options = ["-kernel", f"{kernel['kernel']}/bzImage"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vmtest.exit_code import ExitCode, MachineError
 from vmtest.qemu import Qemu
 
-# Emulated AMD and virtio IOMMUs do not isolate interrupts, and VFIO refuses such groups unless told not to.
+# Emulated AMD and virtio IOMMUs do not isolate interrupts. VFIO refuses such groups unless allow_unsafe_interrupts is set.
 UNSAFE_INTERRUPTS = "vfio_iommu_type1.allow_unsafe_interrupts=1 iommufd.allow_unsafe_interrupts=1"
 
 
@@ -16,26 +16,26 @@ UNSAFE_INTERRUPTS = "vfio_iommu_type1.allow_unsafe_interrupts=1 iommufd.allow_un
 class Iommu:
     """An emulated IOMMU, or none.
 
-    Releases of QEMU have different properties, so these are looked up in the QEMU at hand and never derived from its
-    version.
+    Properties of devices differ between releases of QEMU. So the code asks the QEMU itself for its properties, and never
+    derives them from the version.
     """
 
     parameters: str
     """The kernel's parameters."""
     device: str | None = None
-    """QEMU's name of the model."""
+    """QEMU's name for the IOMMU's model."""
     machine: str = "q35"
     properties: tuple[str, ...] = ()
-    """Properties that every supported QEMU has, with their values."""
+    """Properties with their values, which every supported QEMU has."""
     where_known: tuple[str, ...] = ()
-    """Properties for QEMUs that know them; others behave so without."""
+    """Properties to set if this QEMU has them; a QEMU without them behaves like that anyway."""
     needed: tuple[tuple[str, ...], ...] = ()
-    """For each feature its property, by one name or another: the first that QEMU knows is taken."""
+    """Required properties, each as its names in different releases: the first name that QEMU knows is used."""
 
     def options(self, qemu: Qemu) -> list[str]:
         """Return QEMU's options.
 
-        :raises MachineError: this QEMU lacks the device or a property that is needed
+        :raises MachineError: this QEMU lacks the device or a required property
         """
         options = ["-machine", self.machine]
         if self.device is None:
@@ -57,19 +57,19 @@ class Iommu:
         return [*options, "-device", ",".join(words)]
 
 
-# A newer QEMU's amd-iommu passes DMA through untranslated, in silence, unless `dma-remap` is on.
+# In newer QEMUs, amd-iommu silently passes DMA through without translation unless `dma-remap` is on.
 _AMD = Iommu(UNSAFE_INTERRUPTS, "amd-iommu", properties=("intremap=on",), where_known=("dma-remap=on",))
 _INTEL_MACHINE = "q35,kernel-irqchip=split"
 
 IOMMUS = {
-    # The default of a newer QEMU is 48 bits. With 39 there is a limit to run into.
+    # The default of newer QEMUs is 48 bits. With 39, tests can reach the limit.
     "intel": Iommu(
         "intel_iommu=on",
         "intel-iommu",
         _INTEL_MACHINE,
         properties=("intremap=on", "caching-mode=on", "aw-bits=39"),
     ),
-    # First-stage page tables: those of the processor, with 48 bits.
+    # First-stage page tables, which have the format of the processor's page tables, with 48 bits.
     "intel-fs": Iommu(
         "intel_iommu=on,sm_on",
         "intel-iommu",
@@ -78,9 +78,9 @@ IOMMUS = {
         needed=(("scalable-mode", "x-scalable-mode"), ("fsts", "x-flts")),
     ),
     "amd": _AMD,
-    # Linux remaps interrupts only if the IOAPIC that the firmware names is an ISA bridge or SMBus in PCI
-    # (check_sb_ioapic in drivers/iommu/amd/init.c). QEMU's table names 00:14.0, where q35 has nothing; its ISA bridge
-    # is 00:1f.0.
+    # Linux remaps interrupts only if the PCI device that the firmware names as IOAPIC is an ISA bridge or SMBus
+    # (check_sb_ioapic in drivers/iommu/amd/init.c). QEMU's ACPI table names 00:14.0, but q35 has no device there; its ISA
+    # bridge is 00:1f.0.
     "amd-x2apic": Iommu(
         "ivrs_ioapic=0@0000:00:1f.0",
         _AMD.device,
@@ -88,7 +88,7 @@ IOMMUS = {
         where_known=_AMD.where_known,
         needed=(("xtsup",),),
     ),
-    # A newer QEMU takes the processor's 39 bits by default; the 64 of an older one have ends of their own.
+    # The default of newer QEMUs is the processor's 39 bits, that of older ones 64. The edges of 64 bits need tests of their own.
     "virtio": Iommu(UNSAFE_INTERRUPTS, "virtio-iommu-pci", properties=("addr=2.0",), where_known=("aw-bits=64",)),
     "none": Iommu("vfio.enable_unsafe_noiommu_mode=1"),
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A job: a command in a process group of its own, whose output is shown line by line."""
+"""A job: a command that runs in its own process group, with its output shown line by line."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-#: seconds that the processes of a job have to end after SIGTERM
+#: Seconds between SIGTERM and SIGKILL when a job is ended.
 GRACE = 10.0
-#: seconds for which output is awaited after the command has ended: a process that it left behind may hold the pipe
+#: Seconds to wait for the end of the output after the command has ended: a process that it left behind may hold the pipe open.
 AFTERMATH = 2.0
-#: seconds for which the end of a process is awaited after SIGKILL, which a busy host may delay
+#: Seconds to wait for a process to end after SIGKILL; a busy host may delay the end.
 LAST_WAIT = 60.0
-#: width of the names in front of the lines
+#: Width of the prefixes in front of lines of output.
 WIDTH = 27
 
 
 class Job:
-    """A command whose process group ends with it.
+    """A command in its own process group. All processes of the group end with the command.
 
-    :param prefix: is put in front of each line; without it the lines are shown as they are
-    :param log: receives the output; without `echo` the output goes nowhere else
+    :param prefix: text to put in front of each line of output; empty to show lines unchanged
+    :param log: a file for the output; without `echo` the output is written nowhere else
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Job:
     async def run(self) -> int:
         """Run the command and return its exit code, negative for a signal.
 
-        The whole process group is ended if this is cancelled, and what the command left running when it returns.
+        If the call is cancelled, the whole process group is ended. When the command returns, so are processes that it left running.
         """
-        # asyncio would wait for the end of a pipe of its own before it tells that the process has ended.
+        # Our own pipe: with a pipe of asyncio, wait() would return only after the pipe is closed, not when the process ends.
         reading, writing = os.pipe()
         stream = asyncio.StreamReader(limit=1 << 20)
         loop = asyncio.get_running_loop()
@@ -72,7 +72,7 @@ class Job:
             return code
         finally:
             await _end_group(process)
-            # asyncio is to notice the end too, before its loop is closed.
+            # Let asyncio notice the end of the process before its event loop is closed.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), AFTERMATH)
             with contextlib.suppress(TimeoutError):
@@ -100,7 +100,7 @@ async def _read_line(stream: asyncio.StreamReader) -> bytes:
 
 
 async def _end_group(process: asyncio.subprocess.Process) -> None:
-    """End every process of the group: first by SIGTERM, after GRACE seconds by SIGKILL."""
+    """End every process of the group: by SIGTERM, and after GRACE seconds by SIGKILL."""
     for number, limit in ((signal.SIGTERM, GRACE), (signal.SIGKILL, LAST_WAIT)):
         if not _is_running(process.pid):
             return
@@ -112,7 +112,7 @@ async def _end_group(process: asyncio.subprocess.Process) -> None:
 
 
 def _is_running(group: int) -> bool:
-    """Whether a process of the group runs. kill(2) would count zombies, which some containers never reap."""
+    """Whether a process of the group runs. kill(2) is no use: it counts zombies, which some containers never reap."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-# XML 1.0 has no place for the other control characters.
+# XML 1.0 does not allow other control characters.
 _INVALID = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Counts(NamedTuple):
-    """The numbers of tests that passed, failed and were skipped. A test that fails as expected has passed."""
+    """Numbers of tests that passed, failed and were skipped. A test that failed as expected counts as passed."""
 
     passed: int = 0
     failed: int = 0
@@ -34,7 +34,7 @@ def count(file: Path) -> Counts:
     :raises ValueError: the file is missing or is not JUnit XML, as when pytest crashed
     """
     root = _root(file)
-    # A test whose clean-up failed has two entries in pytest's file.
+    # pytest's file has two entries for a test whose teardown failed.
     outcomes: dict[tuple[str | None, str | None], str] = {}
     ranks = ("passed", "skipped", "failed")
     for number, case in enumerate(root.iter("testcase")):
@@ -45,9 +45,9 @@ def count(file: Path) -> Counts:
 
 
 def failures(file: Path) -> list[str]:
-    """Return each failed test of a JUnit XML file by its name, with the first line of its message.
+    """Return the name of each failed test of a JUnit XML file, with the first line of its message.
 
-    :raises ValueError: as :func:`count` does
+    :raises ValueError: the file is missing or is not JUnit XML
     """
     lines = []
     for case in _root(file).iter("testcase"):
@@ -81,7 +81,7 @@ def _outcome(case: ElementTree.Element) -> str:
 
 
 def write(file: Path, name: str, outcomes: Mapping[str, str], messages: Mapping[str, str]) -> None:
-    """Write the outcomes (`passed` or `failed`) of tests, by their names in pytest, as JUnit XML."""
+    """Write the outcomes of tests (`passed` or `failed`), with pytest's names as keys, as JUnit XML."""
     suite = ElementTree.Element("testsuite", name=name, tests=str(len(outcomes)))
     for test, outcome in outcomes.items():
         path, _, function = test.partition("::")

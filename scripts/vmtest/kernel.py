@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""A test kernel: found in the cache, or built from the distribution's source package, or taken as it ships it.
+"""Get a test kernel: from the cache, by building the distribution's source package, or as the distribution's binary package.
 
-A finished kernel is a directory below ~/.cache/pyvfio/kernel. It gets its name when all is in it, so it is complete:
+A finished kernel is a directory below ~/.cache/pyvfio/kernel. It is renamed to its final name when it is complete:
 
-    bzImage         boots without an initramfs: all that a machine needs is built in
-    initramfs       but for READY kernels, which are the distribution's own, with modules
-    release         what `uname -r` says
+    bzImage         the kernel; it boots without an initramfs, because all that a machine needs is built in
+    initramfs       only for READY kernels, which are the distribution's binaries, with modules
+    release         the output of `uname -r`
     config          the configuration
     include/        the exported user headers, as in /usr/include; private/iommufd_test.h is IOMMUFD_TEST's interface
-    modules/        mdev.ko and mtty.ko, a sample device
-    tree/           what `make -C tree M=...` needs to build a module
-    recipe.json     what it was made from; the directory's name is a hash of it
+    modules/        mdev.ko, and mtty.ko, the driver of a sample device
+    tree/           the files that `make -C tree M=...` needs to build a module
+    recipe.json     the source package, configuration and tools; the directory's name is a hash of this file
 
 A READY kernel has no include/ and no modules/.
 """
@@ -36,33 +36,33 @@ class Wanted:
     """The kernel that is asked for."""
 
     version: str | None = None
-    """Such as 6.12; None is the newest."""
+    """A version such as 6.12; None for the newest."""
     debug: bool = False
     """With lockdep, KASAN and kmemleak."""
 
     @classmethod
     def named(cls, name: str | None) -> Wanted:
-        """Return what a name on the command line stands for: a version, or `debug`, the newest with debugging."""
+        """Return the kernel that a name on the command line means: a version, or `debug`: the newest with debugging options."""
         return cls(debug=True) if name == DEBUG else cls(name)
 
     @property
     def is_ready(self) -> bool:
-        """Whether the distribution's own kernel is taken."""
+        """Whether the distribution's binary package is used instead of a build."""
         return self.version in READY
 
     @property
     def recipe(self) -> dict[str, object]:
-        """All that decides the outcome, but for the package."""
+        """All inputs of the build except the source package."""
         return local_recipe(self.version, debug=self.debug)
 
     @property
     def newest_link(self) -> Path:
-        """Leads to the kernel that was the newest when today's recipe built it; others were asked for by version."""
+        """The symbolic link to the newest kernel that was built by the current recipe."""
         return CACHE / "newest" / digest(self.recipe)
 
 
 def finished_kernel(wanted: Wanted) -> Path | None:
-    """Return the directory of the finished kernel of that version, or the newest, made by today's recipe."""
+    """Return the directory of a finished kernel that the current recipe built: of the wanted version, or the newest."""
     if wanted.version is None:
         newest = wanted.newest_link.resolve()
         return newest if newest.exists() else None
@@ -77,7 +77,7 @@ def finished_kernel(wanted: Wanted) -> Path | None:
 
 
 def kernel_of(package: str) -> str:
-    """Return the kernel's version, such as 6.12, of a package linux-source-* or linux-image-*."""
+    """Return the kernel version, such as 6.12, from the name of a package linux-source-* or linux-image-*."""
     return ".".join(package.split("-")[2].split(".")[:2])
 
 
@@ -85,7 +85,7 @@ def require_kernel(wanted: Wanted, *, update: bool = False) -> Path:
     """Find or build the kernel, and return its directory.
 
     :param update: look for a newer package even if a kernel is built
-    :raises Missing: packages to build with are missing, and this is not root
+    :raises Missing: packages for the build are missing, and the user is not root
     :raises Problem: there is no package of that version, or the build failed
     """
     if wanted.debug and wanted.is_ready:
@@ -93,10 +93,10 @@ def require_kernel(wanted: Wanted, *, update: bool = False) -> Path:
     if not update and (found := finished_kernel(wanted)):
         return found
     install(*BUILD_PACKAGES)
-    # A ready kernel is not to wait until another is built, nor a normal one for a debug kernel.
+    # Separate locks: a ready kernel does not wait for a build, nor a normal kernel for the build of a debug kernel.
     suffix = "-ready" if wanted.is_ready else "-debug" if wanted.debug else ""
     with lock(f"kernel{suffix}"):
-        # Another build may have finished while this one waited, or a compiler may just have been installed.
+        # Look again: another process may have finished the build while this one waited, or install() may just have installed a compiler.
         if not update and (found := finished_kernel(wanted)):
             return found
         return _make(wanted, suffix)
@@ -133,7 +133,7 @@ def _make(wanted: Wanted, suffix: str) -> Path:
 
 
 def source_package(apt: Apt, package: Package) -> Path:
-    """Return the .deb of a kernel's source, which is downloaded once and kept."""
+    """Return the .deb of a kernel's source. It is downloaded once and kept."""
     kept = CACHE / "apt"
     kept.mkdir(exist_ok=True)
     if deb := next(kept.glob(f"{package.name}_{package.version}_*.deb"), None):
@@ -143,12 +143,12 @@ def source_package(apt: Apt, package: Package) -> Path:
 
 
 def find_package(wanted: Wanted, directory: Path) -> tuple[Apt, Package]:
-    """Find the newest package of that kernel that the machine's mirror has in any suite of interest."""
+    """Find the newest package of a kernel in any of the suites of interest on the machine's mirror."""
     source = machine_source(directory)
     suites = suites_of_interest()
     pattern = READY.get(wanted.version or "", SOURCE)
     offered: list[Package] = []
-    # Backports first: the lists are short, and the newest kernel is there.
+    # Search backports first: their lists are short, and they have the newest kernel.
     for choice in (tuple(f"{suite}-backports" for suite in suites), suites):
         apt = Apt(directory, source, choice)
         apt.update()

@@ -40,9 +40,9 @@ BUILD_PACKAGES = (
 
 
 def build_from_source(deb: Path, work: Path, out: Path, log: Path, *, debug: bool) -> None:
-    """Unpack a source package below `work`, configure and build it, and copy what is kept to `out`.
+    """Unpack a source package below `work`, configure and build it, and copy the needed files to `out`.
 
-    :param log: what make prints goes there
+    :param log: a file for make's output
     """
     tree = extract(deb, work)
     log.write_text("")
@@ -64,7 +64,7 @@ def extract(deb: Path, directory: Path) -> Path:
 def configure(tree: Path, log: Path, *, debug: bool) -> None:
     """Make .config from the kernel's tinyconfig and the fragments.
 
-    :raises Problem: an option that every release has did not take effect
+    :raises Problem: an option that exists in every release did not take effect
     """
     parts = fragments(debug=debug)
     for step in MAKE_CONFIG:
@@ -82,7 +82,7 @@ def configure(tree: Path, log: Path, *, debug: bool) -> None:
 
 
 def run_make(tree: Path, targets: tuple[str, ...], log: Path) -> None:
-    """Run make, its output to the log, and say now and then how far it is."""
+    """Run make with its output in the log, and report progress now and then."""
     command = ["make", "-C", str(tree), f"-j{os.cpu_count()}", *targets]
     command += [f"{name}={value}" for name, value in MAKE_VARIABLES.items()]
     started = told = time.monotonic()
@@ -112,7 +112,7 @@ def run_make(tree: Path, targets: tuple[str, ...], log: Path) -> None:
 
 
 def collect(tree: Path, out: Path) -> None:
-    """Copy what is kept of a built tree."""
+    """Copy the needed files of a built tree."""
     shutil.copy(tree / "arch" / "x86" / "boot" / "bzImage", out / "bzImage")
     shutil.copy(tree / "include" / "config" / "kernel.release", out / "release")
     shutil.copy(tree / ".config", out / "config")

@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-# How the kernel speaks of its own bugs; soft lockups begin with "BUG: " and lockdep's reports with "WARNING: ".
+# The kernel's messages about its own bugs. Soft lockups begin with "BUG: ", lockdep's reports with "WARNING: ".
 COMPLAINT = re.compile(
     r"\b(BUG: |kernel BUG at |WARNING: |Oops\b|Kernel panic|UBSAN: |KASAN: |refcount_t: )"
     r"|INFO: task .* blocked for more than"
@@ -17,17 +17,17 @@ COMPLAINT = re.compile(
     r"|unregister_netdevice: waiting"
     r"|kmemleak: \d+ new suspected memory leaks"
 )
-# The guest's own files are 9p's: its write-back warns now and then on a busy host, and nothing here tests it.
+# The guest's files are on 9p. Its write-back warns now and then on a busy host; that is not under test here.
 NOT_OURS = re.compile(r"WARNING: fs/9p/vfs_addr\.c")
 EXPECTED = re.compile(r"pyvfio-vm: expect (.*)")
 
 
 class KernelLog:
-    """The guest's serial console: kept in a file, and read for complaints.
+    """The output of the guest's serial console: stored in a file, and searched for complaints of the kernel.
 
     :param path: the file
-    :param end: a text that ends the log
-    :param verbose: print each line to stderr as it comes
+    :param end: a text that marks the end of the log
+    :param verbose: print each line to stderr when it arrives
     """
 
     def __init__(self, path: Path, end: str, *, verbose: bool) -> None:
@@ -40,7 +40,7 @@ class KernelLog:
         self.ended = False
 
     def receive(self, data: bytes) -> None:
-        """Take in what the serial console sent."""
+        """Store and search data from the serial console."""
         self._file.write(data)
         self._file.flush()
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -75,7 +75,7 @@ class KernelLog:
     def show(self, since: int | None = None) -> None:
         """Print the end of the log, or the part around the first complaint, to stderr.
 
-        :param since: print what came after that many lines, and a little before
+        :param since: number of a line: print the lines after it, and a few before it
         """
         first = self._first_complaint
         if since is not None:

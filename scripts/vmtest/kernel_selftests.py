@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The kernel's own selftests of VFIO and iommufd: built from the source of the machine's kernel, run in the machine, and judged.
+"""Run the kernel's own selftests of VFIO and iommufd: build them from the source of the machine's kernel, run them, and judge the output.
 
-Programs are kept in ~/.cache/pyvfio/selftests/KEY, whose key follows from the source package, the compiler and this recipe.
+Programs are kept in ~/.cache/pyvfio/selftests/KEY. The key depends on the source package, the compiler and this file's recipe.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from vmtest.problems import Missing, Problem, say
 
 PACKAGES = ("gcc", "libc6-dev", "make", "uuid-dev", "libcap-dev", "xz-utils", "dpkg-dev")
 TARGETS = ("vfio", "iommu")
-# What they are compiled from. Their headers of the user's ABI are those that the kernel's build has exported.
+# The sources of the selftests. Their uapi headers are those that the kernel's build exported.
 SOURCES = (
     "tools/testing/selftests/vfio/*", "tools/testing/selftests/iommu/*", "tools/testing/selftests/*.mk", "tools/testing/selftests/*.h",
     "tools/testing/selftests/kselftest/*", "tools/include/*", "tools/arch/x86/include/*", "tools/scripts/*", "scripts/subarch.include",
     "drivers/net/ethernet/intel/igb/*.h", "drivers/dma/ioat/*.h", "drivers/dma/idxd/*.h", "include/linux/*.h", "drivers/iommu/iommufd/*.h",
 )  # fmt: skip
 PATIENCE = 40
-"""Times the limit of 30 s, and of a minute or two, that the selftests give a test."""
+"""Factor for the selftests' time limits, which are 30 s or one or two minutes for each test."""
 IGB, EDU = "0000:00:07.0", "0000:00:03.0"
 NAMES = {IGB: "igb", EDU: "edu"}
 GUEST = "scripts/vmtest/selftests_guest.py"
 
 
 class Run(NamedTuple):
-    """One program, with the device that it gets."""
+    """A run of one program, with its device if it needs one."""
 
     program: str
     device: str = ""
     may_skip: Mapping[str, str] = {}
-    """The tests that cannot run there, by name, each with the reason."""
+    """Tests that cannot run on this device: name and reason."""
 
     @property
     def name(self) -> str:
-        """The name of its output."""
+        """Name of the output file."""
         return f"{self.program}@{self.device}" if self.device else self.program
 
 
@@ -76,11 +76,11 @@ RUNS = (
 
 
 def require_programs(version: str | None = None) -> Path:
-    """Return the directory of the programs, which are built if need be.
+    """Return the directory of the programs. They are built if necessary.
 
-    :param version: of the kernel; None is the newest
-    :raises Missing: packages to build with are missing, and this is not root
-    :raises Problem: they do not build
+    :param version: version of the kernel; None for the newest
+    :raises Missing: packages for the build are missing, and the user is not root
+    :raises Problem: the programs do not build
     """
     kernel = require_kernel(Wanted(version))
     recipe = json.loads((kernel / "recipe.json").read_text())
@@ -116,11 +116,11 @@ def _build(source: Mapping[str, str], kernel: Path, out: Path) -> None:
 
 
 def patient(harness: str) -> str:
-    """Return kselftest_harness.h with longer limits for a test: what takes a second on a processor can take a minute in emulation.
+    """Return kselftest_harness.h with longer time limits: a second on a real processor can be a minute in emulation.
 
-    A test that is ended by its limit leaves a process that keeps the device, and all that follow fail.
+    A test that reaches its limit leaves a process that keeps the device open, so that all following tests fail.
 
-    :raises Problem: the line is not there
+    :raises Problem: the header does not have the expected line
     """
     limit = "t->timeout * 1000"
     if limit not in harness:
@@ -129,9 +129,9 @@ def patient(harness: str) -> str:
 
 
 def _sources(source: Mapping[str, str], directory: Path) -> Path:
-    """Unpack what is compiled, and return the kernel's tree.
+    """Unpack the files to compile, and return the kernel's tree.
 
-    :param source: the package, as a kernel's recipe.json names it
+    :param source: the source package, from a kernel's recipe.json
     """
     deb = next((CACHE / "apt").glob(f"{source['package']}_{source['package_version']}_*.deb"), None)
     if deb is None:
@@ -139,7 +139,7 @@ def _sources(source: Mapping[str, str], directory: Path) -> Path:
             deb = source_package(*find_package(Wanted(source["kernel"]), Path(lists)))
     unpack = 'dpkg-deb --fsys-tarfile "$1" | tar -xO --wildcards \'./usr/src/*.tar.xz\' | xz -dc -T0 | tar -C "$2" -x --wildcards "${@:3}"'
     patterns = [f"linux-source-*/{pattern}" for pattern in SOURCES]
-    # A pattern that matches nothing in this release is no failure; what is missing shows below, or as make's error.
+    # Ignore the exit code: some patterns match nothing in some releases. The check below, or make, reports files that are missing.
     subprocess.run(["bash", "-c", unpack, "bash", deb, directory, *patterns], stderr=subprocess.DEVNULL, check=False)
     tree = next(directory.glob("linux-source-*"), None)
     if tree is None or not all((tree / "tools/testing/selftests" / target / "Makefile").exists() for target in TARGETS):
@@ -150,13 +150,13 @@ def _sources(source: Mapping[str, str], directory: Path) -> Path:
 
 
 def judge(run: Run, text: str) -> tuple[Counter[str], list[str]]:
-    """Return the number of tests by outcome of one program, and what is not as it should be."""
+    """Return the number of tests by outcome of one program's output, and its problems."""
     report = ktap.read(text)
     return report.counts, ktap.check(report, run.may_skip)
 
 
 def summary(counts: Mapping[str, int]) -> str:
-    """Return the counts in words."""
+    """Return the counts as text."""
     order = (ktap.PASSED, ktap.FAILED, ktap.SKIPPED, ktap.EXPECTED)
     return ", ".join(
         f"{counts.get(outcome, 0)} {outcome}" for outcome in order if counts.get(outcome) or outcome != ktap.EXPECTED
@@ -164,7 +164,7 @@ def summary(counts: Mapping[str, int]) -> str:
 
 
 def main(description: str) -> int:
-    """Build, run and judge; the exit code is 1 if a test failed, or skipped itself without being listed here."""
+    """Build, run and judge the selftests. Return 1 if a test failed, or skipped itself without being listed in RUNS."""
     parser = argparse.ArgumentParser(
         description=description.partition("\n")[0], epilog=description.partition("\n\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""KTAP, the format in which the kernel's selftests report: the outcome of each test, and what is wrong with a report itself.
+"""Read KTAP, the output format of the kernel's selftests: the outcome of each test, and problems of the report itself.
 
-Documentation/dev-tools/ktap.rst of the kernel. Subtests, which the selftests of VFIO and iommufd do not have, are passed over.
+The format is described in the kernel's Documentation/dev-tools/ktap.rst. Subtests are ignored: the selftests of VFIO and iommufd
+have none.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 PASSED, FAILED, SKIPPED, EXPECTED = "passed", "failed", "skipped", "failed as expected"
 SKIP_CODE = 4
-"""The exit code of a selftest that skips itself whole (KSFT_SKIP)."""
+"""The exit code of a selftest program that skips all its tests (KSFT_SKIP)."""
 _PLAN = re.compile(r"1\.\.(\d+)(?: +# *SKIP\b *(.*))?")
 _RESULT = re.compile(r"(not )?ok (\d+)(?: +- | +|$)([^#]*?)\s*(?:# *(?:(SKIP|XFAIL|XPASS|TIMEOUT|ERROR)\b *)?(.*))?")
 _CODE = re.compile(r"# exit code (-?\d+)")
@@ -32,7 +33,7 @@ class Report(NamedTuple):
 
     results: tuple[Result, ...]
     problems: tuple[str, ...]
-    """Faults of the report: tests that left no result, a number twice, an exit code that does not fit."""
+    """Problems of the report: tests without a result, a test number that occurs twice, an exit code that does not fit the results."""
 
     @property
     def counts(self) -> Counter[str]:
@@ -40,12 +41,12 @@ class Report(NamedTuple):
         return Counter(result.outcome for result in self.results)
 
     def named(self, outcome: str) -> dict[str, str]:
-        """Return the tests with an outcome, each with its reason."""
+        """Return the names of the tests with an outcome, each with its reason."""
         return {result.name: result.reason for result in self.results if result.outcome == outcome}
 
 
 def read(text: str) -> Report:
-    """Read what one program has printed, with a last line `# exit code N`."""
+    """Read the output of one program, which ends with a line `# exit code N`."""
     results: dict[int, Result] = {}
     problems: list[str] = []
     planned: int | None = None
@@ -91,9 +92,9 @@ def _last_words(text: str) -> str:
 
 
 def check(report: Report, may_skip: Mapping[str, str]) -> list[str]:
-    """Return what keeps a report from being good: failures, problems, tests that skipped themselves without being listed, and stale entries.
+    """Return all problems of a report: failures, faults of the report, tests that skipped themselves unlisted, and stale entries.
 
-    :param may_skip: the tests that cannot run, each with its reason; a name may have wildcards (`fixture.*`)
+    :param may_skip: tests that cannot run, each with its reason; a name may have wildcards (`fixture.*`)
     """
     found = [f"{name} failed{f': {reason}' if reason else ''}" for name, reason in report.named(FAILED).items()]
     found += report.problems
@@ -104,5 +105,5 @@ def check(report: Report, may_skip: Mapping[str, str]) -> list[str]:
 
 
 def matching(name: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns matches a test's name; a * in one stands for any text."""
+    """Whether one of the patterns matches a test's name. A * in a pattern stands for any text."""
     return any(re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) for pattern in patterns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Lanes: which part of the tests a run takes, and the suites that need no machine."""
+"""Lanes, which select the tests of a run, and the suites that need no virtual machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Lane(enum.IntEnum):
-    """A lane includes every lane before it."""
+    """A lane: a selection of the tests. Each lane includes every lane before it."""
 
     QUICK = 0
     FULL = 1
@@ -34,11 +34,11 @@ class Lane(enum.IntEnum):
 class Suite(NamedTuple):
     """Checks that run on the host.
 
-    :ivar minutes: what it takes on a quiet machine with two processors
-    :ivar pytest: arguments of pytest, if it is a suite of tests
-    :ivar commands: programs of the virtual environment, of which each must return 0, if it is not
-    :ivar beside: it mostly waits, and so it runs beside the other suites
-    :ivar needs_kernel: it waits until scripts/build_kernel has built the newest kernel
+    :ivar minutes: its duration on an idle machine with two processors
+    :ivar pytest: arguments of pytest, if the suite consists of tests
+    :ivar commands: otherwise: programs of the virtual environment, each of which must return 0
+    :ivar beside: the suite mostly waits, so it runs in parallel with the other suites
+    :ivar needs_kernel: the suite waits until scripts/build_kernel has built the newest kernel
     """
 
     name: str
@@ -53,7 +53,7 @@ class Suite(NamedTuple):
 def suites(data: Mapping[str, Any]) -> Iterator[Suite]:
     """Yield the suites of tests/matrix.toml.
 
-    :raises ValueError: a suite has neither tests nor commands, or both
+    :raises ValueError: a suite has neither tests nor commands, or has both
     """
     for entry in data.get("suites", ()):
         suite = Suite(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The lines of the package that each test executes: measured once, and again for what has changed since."""
+"""Measure the lines of the package that each test executes. Results are kept, and measured again only after changes."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from typing import Any, NamedTuple
 from vmtest.environment import ROOT
 from vmtest.problems import Problem, say
 
-#: lines away from a statement outside of functions, beyond which code has nothing to do with it unless it uses its name
+#: Distance in lines from a statement at module or class level. Code that is farther away is taken to be unrelated unless it uses the name
+#: that the statement binds.
 FAR = 60
 
 
 class Session(NamedTuple):
     """Tests that pytest collects together.
 
-    :ivar name: `host`, or a cell of the contract suite on the mock
-    :ivar folders: where its tests are
-    :ivar options: pytest's options
-    :ivar without: patterns of test files that are not in it
-    :ivar unmeasured: patterns of those whose lines are not noted
+    :ivar name: `host`, `differential`, or a cell of the contract suite on the mock
+    :ivar folders: folders of the tests
+    :ivar options: options for pytest
+    :ivar without: patterns of test files that are left out
+    :ivar unmeasured: patterns of test files that run, but whose lines are not measured
     """
 
     name: str
@@ -38,23 +39,23 @@ class Session(NamedTuple):
     unmeasured: tuple[str, ...] = ()
 
     def files(self, root: Path) -> list[str]:
-        """Return the paths of its test files below the root, those of all constants first."""
+        """Return the paths of its test files below the root, with those in TABLES first."""
         found = (str(path.relative_to(root)) for folder in self.folders for path in (root / folder).glob("test_*.py"))
         wanted = (name for name in found if not any(fnmatch(name, pattern) for pattern in self.without))
         return sorted(wanted, key=lambda name: (name not in TABLES, name))
 
     def measured(self, root: Path) -> list[str]:
-        """Return the paths of those whose lines are noted."""
+        """Return the paths of the test files whose lines are measured."""
         return [name for name in self.files(root) if not any(fnmatch(name, pattern) for pattern in self.unmeasured)]
 
 
-#: Each mode and each kind of device once.
+#: Cells of the mock that have each mode and each kind of device at least once.
 CELLS = (
     "intel/iommufd/vfio-mock/mock", "amd/type1v2/edu/mock", "intel/iommufd/edu/mock", "intel/type1/vfio-mock/mock",
     "intel/iommufd-type1v2/edu/mock", "amd/iommufd-type1/vfio-mock/mock",
 )  # fmt: skip
-#: test_native compiles the C code, vmtest is not the package, test_house and test_language read its source, and test_reproducers
-#: starts processes: none runs a line of it.
+#: The tests outside of the contract suite. The files left out execute no line of the package: test_native compiles the C code,
+#: test_vmtest_* test the harness, test_house and test_language read the source, and test_reproducers starts other processes.
 HOST = Session(
     "host",
     ("tests/unit", "tests/mock", "tests/vectors", "tests/robustness", "tests/cli", "tests/notebook", "tests/vfio_user"),
@@ -64,8 +65,8 @@ HOST = Session(
     ),
     ("*/test_signals.py", "*/test_threads.py", "*/test_failures.py"),
 )  # fmt: skip
-#: Tests of those files that go through the points and pairs of calls of a program. To note their lines would take longer than all others; they
-#: run where no other test executes a line.
+#: Tests of the unmeasured files that try every point, or every pair of calls, of a program. Measuring their lines would take longer than
+#: measuring all others. They run for a line that no other test executes.
 SWEEPS = tuple(
     f"tests/robustness/{test}[{mode}]"
     for mode in ("iommufd", "type1v2", "type1", "iommufd-type1v2")
@@ -74,25 +75,28 @@ SWEEPS = tuple(
         "test_signals.py::test_kernel_and_library_agree_wherever_a_handler_raises",
     )
 )
-#: These look at the constants of every module, and so execute no line of them.
+#: Tests that compare the constants of every module. They execute no line that defines one.
 TABLES = ("tests/unit/test_tables.py", "tests/unit/test_declared_errnos.py")
-#: What the mock is compared with recorded episodes of real kernels by.
+#: The tests that compare the mock with recorded episodes of real kernels.
 DIFFERENTIAL = Session("differential", ("tests/differential",), ("-m", "not slow"))
 
 
 def sessions(*, mock: bool) -> list[Session]:
-    """Return the sessions whose tests can find a mutant; `mock`: of the mock."""
+    """Return the sessions whose tests can find a mutant.
+
+    :param mock: the mutant is in pyvfio/mock
+    """
     cells = [Session(cell, ("tests/contract",), ("--cell", cell)) for cell in CELLS]
     return [HOST, *([DIFFERENTIAL] if mock else []), *cells]
 
 
 class MeasuredTest(NamedTuple):
-    """A test that passes on the package as it is.
+    """A test that passes on the unchanged package.
 
     :ivar session: the name of its session
-    :ivar name: its node id
-    :ivar seconds: processor time while its lines were noted
-    :ivar lines: for each file of the package a number, with a bit for each line that it executes
+    :ivar name: its node id in pytest
+    :ivar seconds: processor time during the measurement
+    :ivar lines: for each file of the package a number with one bit for each line; the bit is set if the test executes the line
     """
 
     session: str
@@ -117,7 +121,7 @@ def digest(files: Iterable[Path]) -> str:
 def environment(copy: Path) -> dict[str, str]:
     """Return the environment in which Python finds the package in a copy of the project."""
     found = os.environ | {"PYTHONPATH": f"{copy}{os.pathsep}{ROOT / 'scripts'}", "PYTHONHASHSEED": "0"}
-    # Python and pytest compile each file once; the package with a mutant is never compiled to a file.
+    # Let Python and pytest keep compiled files. (A package with a mutant is never compiled to a file: see Serving.)
     found.pop("PYTHONDONTWRITEBYTECODE", None)
     return found
 
@@ -125,18 +129,19 @@ def environment(copy: Path) -> dict[str, str]:
 class LineMap:
     """The lines that each test of some sessions executes.
 
-    What was measured is kept in a folder, by test file, and holds as long as the file, the modules that tests share and every file of the
-    package that it executes are the same.
+    The measurements are kept in a folder, for each test file. They are valid as long as the test file, the modules that tests share,
+    and every file of the package that its tests execute are unchanged.
 
     :param copy: a copy of the project, in which the tests run
-    :param folder: where measurements are kept
+    :param folder: folder for the measurements
+    :param wanted: the sessions
     """
 
     def __init__(self, copy: Path, folder: Path, wanted: Sequence[Session]) -> None:
         self._copy = copy
         self._folder = folder
         self.tests: list[MeasuredTest] = []
-        #: lines that run when modules are imported and tests collected
+        #: Lines that run while modules are imported and tests are collected.
         self.imported: dict[str, int] = {}
         shared = (path for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith("test_"))
         self._shared = digest([*shared, ROOT / "pyproject.toml"])
@@ -193,7 +198,7 @@ class LineMap:
         return found
 
     def executing(self, file: str, lines: tuple[int, int]) -> list[MeasuredTest]:
-        """Return the tests that execute one of the lines, those first that execute least else."""
+        """Return the tests that execute one of the lines, sorted so that quick tests that execute few lines come first."""
         mask = (1 << lines[1] + 1) - (1 << lines[0])
         found = [test for test in self.tests if test.lines.get(file, 0) & mask]
         if not found:
@@ -205,10 +210,10 @@ class LineMap:
         return bool(self.imported.get(file, 0) & ((1 << lines[1] + 1) - (1 << lines[0])))
 
     def near(self, file: str, lines: tuple[int, int]) -> list[MeasuredTest]:
-        """Return the tests for a statement of a module or a class.
+        """Return the tests that may find a change of a statement at module or class level.
 
-        First come the tests of all constants, then those that use a name that it binds, or whose file has that name; then those that
-        execute what is near; then those that execute modules which import its module.
+        The order is: tests in TABLES; tests whose file has the name that the statement binds, or that execute a line with that name;
+        tests that execute lines nearby; tests that execute other lines of the module, or modules that import it.
         """
         text = "\n".join((ROOT / file).read_text().splitlines()[lines[0] - 1 : lines[1]])
         names = [name for name in re.findall(r"^\s*(\w+)\s*(?::[^=]*)?=", text)[:1] if len(name) > 2]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Lines out of a connected socket."""
+"""Read lines from a connected socket."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 
 class Lines:
-    """The lines that QEMU says over a connected socket."""
+    """A reader of the lines that QEMU writes to a connected socket."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -17,8 +17,8 @@ class Lines:
     def read(self, limit: float) -> bytes:
         """Return the next line without its end.
 
-        :param limit: when to stop waiting, by `time.monotonic`
-        :raises TimeoutError: it did not come until then
+        :param limit: the time at which to stop waiting, on the clock of `time.monotonic`
+        :raises TimeoutError: no complete line arrived until then
         :raises ConnectionError: QEMU has ended
         """
         while b"\n" not in self._rest:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A machine: one run of QEMU with one command in it."""
+"""A machine: one run of QEMU, whose guest runs one command."""
 
 from __future__ import annotations
 
@@ -36,50 +36,50 @@ from vmtest.translation import DEVICE
 
 PR_SET_PDEATHSIG = 1
 
-# What the guest sends, each by a socket of its own: the serial console, then the ports of virtio-serial from 1 on.
+# The guest's outputs, each with a separate socket: the serial console, then the virtio-serial ports from 1 on.
 CHANNELS = ("log", "out", "err", "control", "alive")
 
-# By what the silence may be longer while the machine boots: on a host with a load of 15 it was silent for 45 s.
+# Factor for the limit of silence while the machine boots: on a host with a load of 15 a machine was silent for 45 s.
 BOOT_FACTOR = 3
-# How long a machine may take to go on: longer than its signs of life are apart.
+# Time that a stalled machine gets to continue. It is longer than the interval between two signs of life.
 RECOVERY_SECONDS = 7
-# How long the kernel may take to answer to sysrq, and to an NMI.
+# Time that the kernel gets to answer a sysrq key, and an NMI.
 SYSRQ_SECONDS = 4
 NMI_SECONDS = 4
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The description of a machine, and its command."""
+    """The settings of a machine, and its command."""
 
     command: Sequence[str]
     qemu: Qemu
     kernel: Mapping[str, Any]
     """The paths that `scripts/build_kernel --json` prints."""
     check: Path
-    """The program of vmtest.translation."""
+    """The program of vmtest.translation that checks the IOMMU."""
     here: Path
-    """The command's current directory, which it may write to."""
+    """The command's current directory. The command may write to it."""
     iommu: str = "intel"
     timeout: float = 600
     """Seconds from power-on to the end of the command."""
-    # With more, QEMU puts a part of it above 4 GiB; with less there is no GiB in one piece.
+    # With more memory, QEMU places a part of it above 4 GiB. With less, the kernel finds no contiguous GiB for its huge page.
     memory: str = "2800M"
     cpus: int = 2
     frozen: Sequence[Path] = ()
     append: str = ""
-    """Further kernel parameters."""
+    """Additional kernel parameters."""
     log: Path | None = None
-    """Where to keep the kernel's log."""
+    """A file for the kernel's log."""
     verbose: bool = False
     sockets: Sequence[Path] = ()
-    """Of servers of vfio-user, each with a device of the machine."""
+    """Sockets of vfio-user servers, one for each additional device of the machine."""
     silence: float = 60
     """Seconds without a sign of life after which the machine is stalled."""
 
 
 class Machine:
-    """One run of QEMU with a command in it.
+    """One run of QEMU, whose guest runs a command.
 
     :param directory: an empty directory for the machine's files
     """
@@ -92,7 +92,7 @@ class Machine:
         self._out, self._err = Stream(1, end), Stream(2, end)
         self._said = b""
         self._channels = {name: socket.socketpair() for name in CHANNELS}
-        # While it boots the kernel's messages are the signs of life, and they come irregularly.
+        # While the machine boots, the kernel's messages are its signs of life, and they come at irregular intervals.
         self._silence, self._signs = Silence(BOOT_FACTOR * settings.silence), 0
         self._qemu_output = directory / "qemu.log"
         self._qemu = self._start(directory, mark)
@@ -116,8 +116,8 @@ class Machine:
         drive = directory / "drive0"
         with drive.open("wb") as file:
             file.truncate(64 << 20)
-        # One end of each pair is QEMU's monitor. The other one is this process's, or else the guest's, by a port: there is
-        # nobody in between.
+        # Two pairs of sockets. One end of each is a monitor of QEMU. The other end of the first stays in this process; that of the
+        # second becomes a virtio port, so that the guest talks to its monitor directly.
         self._monitor, host_monitor = socket.socketpair()
         guest_monitor, port = socket.socketpair()
         theirs = [*(theirs for _, theirs in self._channels.values()), host_monitor, guest_monitor, port]
@@ -153,7 +153,7 @@ class Machine:
         return qemu
 
     def run(self) -> int:
-        """Return the command's exit code, or the machine's."""
+        """Run the machine to its end, and return the command's exit code or one of `ExitCode`."""
         limit = time.monotonic() + self._settings.timeout
         with selectors.DefaultSelector() as selector:
             for name, (ours, _) in self._channels.items():
@@ -178,7 +178,7 @@ class Machine:
         }
 
     def _receive(self, selector: selectors.BaseSelector, seconds: float) -> None:
-        """Take in what comes within that time; return when there was something."""
+        """Wait up to `seconds` for data, and process the data that has arrived."""
         for key, _ in selector.select(seconds):
             try:
                 data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]  # only sockets were registered
@@ -190,13 +190,13 @@ class Machine:
                 selector.unregister(key.fileobj)
 
     def _listen(self, selector: selectors.BaseSelector, seconds: float) -> None:
-        """Take in all that comes within that time, or until QEMU ends."""
+        """Process data for `seconds`, or until QEMU ends."""
         limit = time.monotonic() + seconds
         while selector.get_map() and (left := limit - time.monotonic()) > 0:
             self._receive(selector, left)
 
     def _receive_log(self, data: bytes) -> None:
-        # Process 1 tells that it is alive; until it does, the kernel's messages do.
+        # Until process 1 sends its first sign of life, the kernel's messages count as signs of life.
         if not self._signs:
             self._silence.end()
         self._log.receive(data)
@@ -219,7 +219,7 @@ class Machine:
 
     @property
     def _failure(self) -> str | None:
-        """The reason why the command did not start."""
+        """The guest's report of why the command did not start; None if there is none."""
         match = re.search(rb"failure (.*)\n", self._said)
         return match[1].decode(errors="replace") if match else None
 
@@ -250,12 +250,12 @@ class Machine:
         return ExitCode.TIME_LIMIT
 
     def _press_keys(self, keys: str) -> None:
-        """Have process 1 write keys to /proc/sysrq-trigger."""
+        """Make process 1 write keys to /proc/sysrq-trigger."""
         with contextlib.suppress(OSError):
             self._channels["control"][0].send("".join(f"{key}\n" for key in keys).encode())
 
     def _examine(self, selector: selectors.BaseSelector) -> ExitCode | None:
-        """Show all that can be learned of a machine that gives no sign of life: first without touching the guest.
+        """Print the state of a machine that gives no sign of life: first as seen from outside, then as the guest's kernel reports it.
 
         :returns: the exit code, or None if the machine went on
         """
@@ -271,7 +271,7 @@ class Machine:
         except MonitorError:
             running = False
         if running:
-            # A question to the monitor wakes QEMU's main loop. If it had missed a timer or an event, the machine goes on.
+            # The monitor's command wakes QEMU's main loop. If QEMU had missed a timer or an event, the machine goes on now.
             signs = self._signs
             self._listen(selector, RECOVERY_SECONDS)
             if self._signs > signs and self._log.complaint is None:
@@ -287,7 +287,7 @@ class Machine:
         return ExitCode.STALLED
 
     def _provoke(self, monitor: Monitor, selector: selectors.BaseSelector) -> None:
-        """Make the kernel log its state: by process 1, then by the serial line, then by an NMI, which ends it."""
+        """Make the kernel log its state: by sysrq keys through process 1, then over the serial line, then by an NMI, which ends it."""
         before = self._log.length
         say("asking process 1 for sysrq w and l")
         self._press_keys("wl")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Read tests/matrix.toml: the cells that the contract suite runs in, their machines, and what each cell can do."""
+"""Read tests/matrix.toml: the cells in which the contract suite runs, their machines, and the abilities of each cell."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any, NamedTuple, Self
 from vmtest.lanes import Lane, Suite, suites
 
 FILE = Path(__file__).resolve().parents[2] / "tests" / "matrix.toml"
-#: the name in matrix.toml of the newest kernel that there is
+#: Name in matrix.toml of the newest kernel that is available.
 NEWEST = "newest"
-#: the name of the newest kernel with debugging
+#: Name of the newest kernel with debugging options.
 DEBUG = "debug"
-#: the name of the kernel in this process, which needs no machine
+#: Name of the mock: the kernel inside the process, which needs no virtual machine.
 IN_PROCESS = "mock"
-#: the name of that kernel with the cell's device behind a socket: a model of another process, by vfio-user
+#: Name of the mock with the cell's device served by another process over vfio-user.
 SERVED = "vfio-user"
-#: the kernels that need no machine
+#: The kernels that need no virtual machine.
 LOCAL = (IN_PROCESS, SERVED)
 
 
 class Cell(NamedTuple):
-    """The place of a test's run: one IOMMU, one mode, one device, one kernel.
+    """A cell of the matrix: one combination of IOMMU, mode, device and kernel, in which tests run.
 
     :ivar qemu: the version of QEMU, as `scripts/vm --qemu` takes it; empty for the default
     """
@@ -38,9 +38,9 @@ class Cell(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `amd/type1v2/edu/7.3`, or `amd/type1v2/edu/7.3/10.0` for a cell with its own QEMU.
+        """Parse `amd/type1v2/edu/7.3`, or `amd/type1v2/edu/7.3/10.0` for a cell with a particular QEMU.
 
-        :raises ValueError: there are not four or five words
+        :raises ValueError: the text does not have four or five words
         """
         words = text.split("/")
         if len(words) not in (4, 5) or not all(words):
@@ -48,9 +48,9 @@ class Cell(NamedTuple):
         return cls(*words)
 
     def matches(self, selectors: Mapping[str, Any]) -> bool:
-        """Return whether each selector (`iommu`, `mode`, `device`, `kernel`: a word, or several) names this cell.
+        """Whether every selector (`iommu`, `mode`, `device`, `kernel`: a word, or several) matches this cell.
 
-        A variant of an IOMMU, such as `intel-fs`, is named by its own name and by what precedes the hyphen.
+        A variant of an IOMMU, such as `intel-fs`, is matched by its own name and by the part before the hyphen.
         """
         return all(
             bool({getattr(self, field), *self._families(field)} & ({words} if isinstance(words, str) else set(words)))
@@ -65,16 +65,16 @@ class Cell(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """The name of the file with what happened in this cell."""
+        """The name of the file with this cell's results."""
         return f"{str(self).replace('/', '-')}.json"
 
 
 class Machine(NamedTuple):
     """A virtual machine to boot, and the cells that run in it one after the other.
 
-    :ivar kernel: as in tests/matrix.toml
-    :ivar qemu: as in `Cell`
-    :ivar devices: those of its cells, if another machine has the cells of other devices
+    :ivar kernel: the kernel's name in tests/matrix.toml
+    :ivar qemu: the version of QEMU, as in `Cell`
+    :ivar devices: the devices of its cells, if the cells of other devices run in another machine; else empty
     """
 
     iommu: str
@@ -85,7 +85,7 @@ class Machine(NamedTuple):
 
     @property
     def name(self) -> str:
-        """A name for people: IOMMU, kernel, and QEMU and devices if they tell it from another machine."""
+        """The name in messages: IOMMU, kernel, and also QEMU and devices if other machines have the same IOMMU and kernel."""
         words = [self.iommu, self.kernel]
         if self.qemu:
             words.append(f"qemu-{self.qemu}")
@@ -93,7 +93,7 @@ class Machine(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """The needs of a test: abilities, and the cells that it is about if not all."""
+    """The requirements of a test: abilities, and selectors of the cells in which it runs (empty for all)."""
 
     abilities: tuple[str, ...] = ()
     only: tuple[dict[str, Any], ...] = ()
@@ -104,7 +104,7 @@ def _lane_of(block: Mapping[str, Any]) -> Lane:
 
 
 class Absence(NamedTuple):
-    """An ability that some cells lack, and why."""
+    """An ability that some cells lack, and the reason."""
 
     ability: str
     reason: str
@@ -117,18 +117,18 @@ def _read() -> dict[str, Any]:
 
 
 class Matrix:
-    """tests/matrix.toml."""
+    """The contents of tests/matrix.toml."""
 
     def __init__(self, data: Mapping[str, Any] | None = None) -> None:
         self._data = data if data is not None else _read()
-        #: ability -> what it means
+        #: Abilities, each with its meaning.
         self.abilities: dict[str, str] = self._data["abilities"]
         self.absences = [
             Absence(ability, entry["reason"], {k: v for k, v in entry.items() if k in Cell._fields})
             for entry in self._data["absent"]
             for ability in ([entry["ability"]] if isinstance(entry["ability"], str) else entry["ability"])
         ]
-        #: (cells, reason): there only the tests run that name all of that in a mark
+        #: (cells, reason): in these cells only those tests run whose mark names all of the cells' selectors.
         self.by_name_only: list[tuple[dict[str, Any], str]] = [
             ({k: v for k, v in entry.items() if k in Cell._fields}, entry["reason"])
             for entry in self._data.get("by_name_only", ())
@@ -138,12 +138,12 @@ class Matrix:
 
     @property
     def kernels(self) -> list[str]:
-        """The kernels that the file names."""
+        """The names of the kernels in the file."""
         return list(self._data["kernels"])
 
     @property
     def unreached(self) -> dict[str, str]:
-        """Request, or request and errno -> why no machine here can show it."""
+        """Requests, or requests with an errno, that no test machine can show; each with the reason."""
         return dict(self._data.get("unreached", {}))
 
     @property
@@ -152,11 +152,11 @@ class Matrix:
         return list(suites(self._data))
 
     def iommus(self, kernel: str) -> list[str]:
-        """The IOMMUs of a kernel of the file."""
+        """Return the IOMMUs of a kernel in the file."""
         return list(dict.fromkeys(iommu for block in self._data["kernels"][kernel] for iommu in block["iommus"]))
 
     def machines(self, lane: Lane) -> list[Machine]:
-        """The virtual machines of a lane, in the order in which to boot them."""
+        """Return the virtual machines of a lane, in the order in which to boot them."""
         machines: list[Machine] = []
         for kernel in self.kernels:
             if kernel in LOCAL:
@@ -172,7 +172,7 @@ class Matrix:
         return machines
 
     def _parts(self, iommu: str, kernel: str, cells: list[Cell]) -> Iterator[tuple[Cell, ...]]:
-        """Share the cells of one IOMMU and kernel between several machines, as `several_machines` says."""
+        """Distribute the cells of one IOMMU and kernel over several machines, as the table `several_machines` says."""
         for entry in self._data.get("several_machines", ()):
             if (entry["iommu"], entry["kernel"]) == (iommu, kernel):
                 for devices in entry["devices"]:
@@ -183,7 +183,7 @@ class Matrix:
             yield tuple(cells)
 
     def cells(self, iommu: str, kernel: str, lane: Lane = Lane.SLOW) -> Iterator[Cell]:
-        """Yield the cells of one IOMMU and kernel, named as in the file. Those of one device follow each other."""
+        """Yield the cells of one IOMMU and kernel, with the kernel's name in the file. The cells of one device are adjacent."""
         blocks = [
             block for block in self._data["kernels"][kernel] if iommu in block["iommus"] and _lane_of(block) <= lane
         ]
@@ -198,7 +198,7 @@ class Matrix:
                             yield cell
 
     def minutes(self, cell: Cell) -> float:
-        """Return what a cell, its kernel named as in the file, takes in minutes on a quiet machine; 0 if unknown."""
+        """Return the duration of a cell on an idle machine in minutes; 0 if unknown. The cell has the kernel's name in the file."""
         for block in self._data["kernels"].get(cell.kernel, ()):
             if (
                 cell.iommu in block["iommus"]
@@ -210,19 +210,19 @@ class Matrix:
         return 0.0
 
     def absent(self, cell: Cell) -> dict[str, str]:
-        """Ability -> the reason why the cell lacks it."""
+        """Return the abilities that a cell lacks, each with the reason."""
         return {absence.ability: absence.reason for absence in self.absences if self._matches(cell, absence.where)}
 
     def _matches(self, cell: Cell, where: Mapping[str, Any]) -> bool:
-        """Return whether the selectors name the cell; `newest` means each kernel without a name in the file, and `debug`."""
+        """Whether the selectors match the cell. `newest` matches `debug` and every kernel whose name is not in the file."""
         is_newest = cell.kernel == DEBUG or cell.kernel not in self._data["kernels"]
         other = cell._replace(kernel=NEWEST) if is_newest else cell
         return cell.matches(where) or other.matches(where)
 
     def left_out(self, cell: Cell, needs: Needs) -> str | None:
-        """Why a test with these needs does not run in a cell; None when it does.
+        """Return the reason why a test with these needs does not run in a cell; None if it runs.
 
-        :raises ValueError: an ability that is not in the list
+        :raises ValueError: an ability is not in the file
         """
         if unknown := set(needs.abilities) - set(self.abilities):
             raise ValueError(f"no such ability in {FILE.name}: {', '.join(sorted(unknown))}")
@@ -236,7 +236,7 @@ class Matrix:
         return next((f"{ability}: {absent[ability]}" for ability in needs.abilities if ability in absent), None)
 
     def expected(self, cell: Cell, tests: Mapping[str, Needs]) -> set[str]:
-        """The tests, of all that there are, that must have run in a cell."""
+        """Return the names of those tests that must run in a cell."""
         return {name for name, needs in tests.items() if self.left_out(cell, needs) is None}
 
     def unused_abilities(self, tests: Iterable[Needs]) -> set[str]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Static checks of the kernel modules in tests/: sparse, and checkpatch from the kernel's own source.
+"""Check the kernel modules in tests/ statically: with sparse, and with checkpatch from the kernel's source.
 
-sparse finds user and kernel pointers that are mixed up, numbers of the wrong byte order, and symbols that should be static.
-It runs as part of a build against the kernel's tree. checkpatch runs with --strict over each file.
+sparse finds mixed-up user and kernel pointers, numbers of the wrong byte order, and symbols that should be static.
+It runs as part of a build against the kernel's tree. checkpatch runs with --strict on each file.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from vmtest.kernel import Wanted, finished_kernel, require_kernel
 from vmtest.modules import MODULES, Module
 from vmtest.problems import Missing, Problem, say
 
-# The kernels before the newest that the modules build for.
+# The kernels, besides the newest, for which the modules must build.
 OLDER = ("6.12", "6.1")
 SPARSE = f"sparse -include {Path(__file__).resolve().with_name('sparse.h')}"
 
-# Types of checkpatch's messages that say nothing here, and why.
+# Types of checkpatch messages that are ignored, and the reasons.
 IGNORED = {
     "LINUX_VERSION_CODE": "the module is built for all kernels from 6.1 on",
     "CONSTANT_COMPARISON": "it takes KERNEL_VERSION() for a constant on the wrong side",
@@ -38,7 +38,7 @@ IGNORED_IN = {
 
 
 class ExitCode(enum.IntEnum):
-    """The exit codes; argparse ends with 2 for wrong arguments."""
+    """Exit codes. argparse uses 2 for wrong arguments."""
 
     CLEAN = 0
     FINDINGS = 1
@@ -46,17 +46,17 @@ class ExitCode(enum.IntEnum):
 
 
 def ignored_in(name: str) -> list[str]:
-    """Return the types of checkpatch's messages that are ignored in a file."""
+    """Return the types of checkpatch messages that are ignored in a file."""
     return sorted(IGNORED | IGNORED_IN.get(name, {}))
 
 
 def sparse_findings(output: str) -> list[str]:
-    """Return the messages of sparse and of the compiler in what make printed."""
+    """Return the messages of sparse and of the compiler in make's output."""
     return [line for line in output.splitlines() if re.search(r":\d+:\d+: (?:warning|error):", line)]
 
 
 def check_sparse(module: Module, kernel: Path) -> list[str]:
-    """Return what sparse says of a module as it is built for a finished kernel."""
+    """Return sparse's messages about a module that is built for a finished kernel."""
     with tempfile.TemporaryDirectory(prefix="pyvfio-module-") as directory:
         module.write_sources(Path(directory))
         # C=2 runs the checker on every file.
@@ -68,12 +68,12 @@ def check_sparse(module: Module, kernel: Path) -> list[str]:
         raise Problem(f"make did not run sparse:\n{output}")
     if result.returncode:
         raise Problem(f"{module.name} does not build:\n{output}")
-    # What sparse says of the kernel's own headers says nothing here.
+    # Messages about the kernel's own headers are not about the module.
     return [finding for finding in sparse_findings(output) if finding.partition(":")[0] in module.sources()]
 
 
 def check_checkpatch(module: Module, kernel: Path) -> list[str]:
-    """Return what checkpatch says of each source of a module."""
+    """Return checkpatch's messages about each source file of a module."""
     script = kernel / "tree" / "scripts" / "checkpatch.pl"
     if not script.exists():
         raise Problem(f"{script} is missing: only a kernel that was built from source has it")
@@ -90,7 +90,7 @@ def check_checkpatch(module: Module, kernel: Path) -> list[str]:
 
 
 def kernels_to_build_for(name: str | None) -> list[Path]:
-    """Return the finished kernel of that name; without a name the newest and all others that are there."""
+    """Return the kernel with a name; without a name the newest, and those of OLDER that are built already."""
     kernels = [require_kernel(Wanted.named(name))]
     if name is None:
         kernels += [kernel for version in OLDER if (kernel := finished_kernel(Wanted(version)))]
@@ -98,7 +98,7 @@ def kernels_to_build_for(name: str | None) -> list[Path]:
 
 
 def main() -> int:
-    """Check the modules, print what is found, and return the exit code."""
+    """Check the modules, print the findings, and return the exit code."""
     parser = argparse.ArgumentParser(description="Check the kernel modules with sparse and checkpatch.")
     parser.add_argument(
         "--kernel", metavar="VERSION", help="build for this kernel; without it for the newest and all that are there"

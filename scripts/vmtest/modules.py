@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The kernel modules of tests/: each is built once for each kernel and each state of its sources."""
+"""Build the kernel modules of tests/, each once for each kernel and each state of its sources."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Module:
-    """A kernel module with its sources in a folder of tests/ that has its name.
+    """A kernel module. Its sources are in the folder of tests/ that has its name.
 
-    :ivar variable: the environment variable with the path of the built module in a machine
-    :ivar shared: headers of another module's folder that it is built with
+    :ivar variable: the environment variable that gives the path of the built module inside a machine
+    :ivar shared: headers from another module's folder that the module includes
     """
 
     name: str
@@ -35,7 +35,7 @@ class Module:
         return PROJECT / "tests" / self.name
 
     def sources(self) -> dict[str, str]:
-        """Return the contents of the sources by their path; without what a build left there."""
+        """Return the contents of the sources by path, without files that a build left in the folder."""
         own = {
             str(path.relative_to(self.directory)): path.read_text()
             for path in sorted(self.directory.rglob("*"))
@@ -44,16 +44,16 @@ class Module:
         return own | {Path(name).name: (PROJECT / "tests" / name).read_text() for name in self.shared}
 
     def write_sources(self, directory: Path) -> None:
-        """Write the sources to a directory, where make may leave its files."""
+        """Write the sources to a directory in which make may create files."""
         write(self.sources(), directory)
 
     def build(self, kernel: Path) -> Path | None:
-        """Return the module for a finished kernel, or None if it does not build. What make says goes to stderr then."""
+        """Return the module built for a finished kernel, or None if it does not build; then make's output goes to stderr."""
         contents = self.sources()
         directory = CACHE / "modules" / f"{self.name}-{digest([kernel.name, contents])}"
         if not directory.exists():
             with lock("modules"), tempfile.TemporaryDirectory(prefix="pyvfio-module-") as temporary:
-                # Another process may have built it while this one waited.
+                # Look again: another process may have built the module while this one waited.
                 if not directory.exists():
                     write(contents, Path(temporary))
                     make = ["make", "-C", str(kernel / "tree"), f"M={temporary}", "KCFLAGS=-Werror", "modules"]
@@ -76,7 +76,7 @@ class Module:
 
 
 def write(contents: dict[str, str], directory: Path) -> None:
-    """Write files, by their path, below a directory."""
+    """Write files below a directory; the keys are their paths."""
     for name, text in contents.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""QEMU's monitor, from the host's side."""
+"""A client of QEMU's monitor (QMP)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class MonitorError(Problem):
 
 
 class Monitor:
-    """QMP over a connected socket. The session begins with the first command.
+    """A QMP client on a connected socket. The first command opens the session.
 
     :param timeout: seconds to wait for each answer
     """
@@ -29,7 +29,7 @@ class Monitor:
         self._begun = False
 
     def execute(self, command: str, **arguments: Any) -> Any:
-        """Return the answer to a command of QMP.
+        """Execute a QMP command and return the answer.
 
         :raises MonitorError: QEMU refused, or did not answer in time
         """
@@ -42,7 +42,7 @@ class Monitor:
         try:
             self._connection.settimeout(self._timeout)
             self._connection.sendall(json.dumps(request).encode() + b"\n")
-            # Others are the greeting, an event, or an answer that came too late.
+            # Skip the greeting, events, and late answers to earlier commands.
             while (answer := json.loads(self._lines.read(limit))).get("id") != self._number:
                 pass
         except OSError as error:
@@ -52,7 +52,7 @@ class Monitor:
         return answer["return"]
 
     def execute_human(self, line: str) -> str:
-        """Return the answer to a command of the monitor for humans.
+        """Execute a command of the human monitor and return the answer.
 
         :raises MonitorError: QEMU did not answer in time
         """

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""A pytest session that runs chosen tests many times: collected once, then a fork for each mutant, changed in memory.
+"""A pytest session that collects tests once, and then forks for each mutant: the child changes the code in memory and runs chosen tests.
 
     python -m vmtest.mutant_session serve REQUESTS ANSWERS [PYTEST ARGUMENTS]
     python -m vmtest.mutant_session coverage FILE [PYTEST ARGUMENTS]
 
-The first answers requests, lines of JSON over two file descriptors, in a copy of the project. The second runs every test once and writes to
-FILE which test executes which lines.
+Both run in a copy of the project. `serve` answers requests: lines of JSON over two file descriptors. `coverage` runs every test once, and
+writes to FILE the lines that each test executes.
 
-Importing the package and collecting the tests takes longer than the tests that one mutant needs.
+Importing the package and collecting the tests takes longer than running the tests for one mutant. That is why it is done only once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import pytest
 
 
 def codes(code: CodeType) -> Iterator[CodeType]:
-    """Yield every code object in a code object, in the order of the source."""
+    """Yield every code object nested in a code object, in the order of the source."""
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield constant
@@ -38,7 +38,7 @@ def codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def change_functions(file: Path, source: bytes) -> bool:
-    """Give the functions of a module that is imported the code of a changed source; return whether that was possible."""
+    """Replace the code of an imported module's functions by that of a changed source. Return whether that was possible."""
     old: dict[str, list[CodeType]] = {}
     new: dict[str, list[CodeType]] = {}
     for text, found in ((file.read_bytes(), old), (source, new)):
@@ -56,14 +56,14 @@ def change_functions(file: Path, source: bytes) -> bool:
             if other is not None:
                 try:
                     function.__code__ = other
-                except ValueError:  # it uses other variables of the function around it
+                except ValueError:  # the new code has other free variables
                     return False
                 done = True
     return done
 
 
 def hurry(items: list[pytest.Item]) -> None:
-    """Have properties fail at their first counterexample, the same in each run, and remember none."""
+    """Make hypothesis tests deterministic, stop at the first counterexample (no shrinking), and store none."""
     import hypothesis
     from hypothesis import Phase
 
@@ -78,7 +78,7 @@ def hurry(items: list[pytest.Item]) -> None:
 
 
 class FirstFailure:
-    """Writes the name of the first test that fails to a descriptor."""
+    """A pytest plugin that writes the name of the first failing test to a file descriptor."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -91,7 +91,7 @@ class FirstFailure:
 
 
 class Server:
-    """Answers requests until their end: each is a mutant and the tests to run on it, in a child of its own."""
+    """A pytest plugin that answers requests. For each request (a mutant, and tests to run on it) it forks a child."""
 
     def __init__(self, requests: TextIO, answers: TextIO) -> None:
         self._requests = requests
@@ -128,7 +128,7 @@ class Server:
         return True
 
     def _wait(self, child: int, read: int, patience: float) -> dict[str, Any]:
-        """Wait for a child, and end it and what it started when its time is up."""
+        """Wait for a child until `patience` is over, kill its process group, and return the outcome."""
         handle = os.pidfd_open(child)
         begun = time.monotonic()
         in_time = bool(select.select([handle], [], [], patience)[0])
@@ -151,7 +151,7 @@ class Server:
 
 
 class Lines:
-    """Notes which test executes which lines of the package, as a number with a bit for each line."""
+    """A pytest plugin that records the lines of the package that each test executes, as a number with one bit for each line."""
 
     def __init__(self, package: Path) -> None:
         import coverage
@@ -177,7 +177,7 @@ class Lines:
         test["passed"] = test["passed"] and report.outcome == "passed"
 
     def write(self, file: Path) -> None:
-        """Write what was noted; the lines that were executed outside of all tests are those of the test ''."""
+        """Write the recorded lines. Lines that run outside of all tests are recorded for a test with the name ''."""
         self._coverage.stop()
         data = self._coverage.get_data()
         self._tests[""] = {"passed": True, "seconds": 0, "lines": {}}
@@ -199,7 +199,7 @@ def main() -> int:
     if command == "serve":
         requests, answers, *arguments = arguments
         with os.fdopen(int(requests)) as reader, os.fdopen(int(answers), "w") as writer:
-            # The children of a session come by here, each with the code of its tests.
+            # A forked child returns from pytest.main() too, with the exit code of its tests.
             os._exit(int(pytest.main([*options, *arguments], plugins=[Server(reader, writer)])))
     lines = Lines(Path.cwd() / "pyvfio")
     code = int(pytest.main([*options, *arguments[1:]], plugins=[lines]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A sample of single mutations, and which of them the tests find: scripts/mutants."""
+"""Try a sample of single mutations, and report those that no test finds: scripts/mutants."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vmtest.problems import Problem, say
 from vmtest.project_copy import copy_project
 
 EQUIVALENT = ROOT / "tests" / "equivalent_mutants.toml"
-#: seconds in which a session must have collected its tests
+#: Seconds that a session has to collect its tests.
 START = 600
 
 
@@ -37,9 +37,9 @@ class Result(NamedTuple):
     """The outcome of a mutant.
 
     :ivar outcome: found, survived or equivalent
-    :ivar by: the session and the test that found it, or why it is one of the others
-    :ivar tests: how many tests ran, the last one perhaps not to its end
-    :ivar seconds: how long that took
+    :ivar by: the session and the test that found it, or the reason for another outcome
+    :ivar tests: number of tests that were chosen; those after the first failure did not run
+    :ivar seconds: how long the tests took
     """
 
     mutation: Mutation
@@ -53,13 +53,13 @@ class Result(NamedTuple):
 
 
 class Equivalents:
-    """The mutants that no test can tell from the original, from a file that has the reason of each."""
+    """The mutants that behave like the original, so that no test can find them: a file that has a reason for each."""
 
     def __init__(self, file: Path) -> None:
         self._entries = tomllib.loads(file.read_text())["mutant"] if file.exists() else []
 
     def reason(self, mutation: Mutation) -> str | None:
-        """Return why a mutant is equivalent; None if it is not listed."""
+        """Return the reason why a mutant is equivalent; None if it is not listed."""
         for entry in self._entries:
             if self._is(entry, mutation):
                 return str(entry["reason"])
@@ -75,7 +75,7 @@ class Equivalents:
         )
 
     def stale(self, all_mutations: Sequence[Mutation]) -> list[str]:
-        """Return the entries that are no mutant of the source any more."""
+        """Return the entries that match no mutant of the current source."""
         return [
             f"{entry['file']} {entry['scope']}: {entry['before']} -> {entry['after']}"
             for entry in self._entries
@@ -84,7 +84,7 @@ class Equivalents:
 
 
 def all_mutations(under: str) -> list[Mutation]:
-    """Return every mutation of the package outside of the mock, or of the files below `under`."""
+    """Return every mutation of the files below `under`. For `pyvfio`, the mock is left out."""
     found: list[Mutation] = []
     for path in sorted((ROOT / under).rglob("*.py")) if (ROOT / under).is_dir() else [ROOT / under]:
         name = str(path.relative_to(ROOT))
@@ -94,7 +94,7 @@ def all_mutations(under: str) -> list[Mutation]:
 
 
 def sample(found: Sequence[Mutation], seed: int, count: int) -> list[Mutation]:
-    """Return a random choice of mutations that change what the program is, at most one of each line."""
+    """Return a random sample of mutations that change the syntax tree, at most one for each line."""
     shuffled = list(found)
     random.Random(seed).shuffle(shuffled)
     chosen: dict[tuple[str, int], Mutation] = {}
@@ -111,9 +111,9 @@ def sample(found: Sequence[Mutation], seed: int, count: int) -> list[Mutation]:
 
 
 class Serving:
-    """A process that has collected tests and runs some of them when it is asked.
+    """A process that has collected tests, and runs some of them on request (vmtest.mutant_session).
 
-    :param changed: the package in the copy has a mutant
+    :param changed: the package in the copy has a mutant, so Python must not write compiled files
 
     :raises Problem: the tests cannot be collected
     """
@@ -129,7 +129,7 @@ class Serving:
             )  # fmt: skip
         os.close(requests)
         os.close(answers)
-        #: processor time that is always granted
+        #: Processor time, in seconds, that each run gets in addition to three times the measured time of its tests.
         self.seconds = 15
         self._requests = os.fdopen(theirs, "w")
         self._answers = os.fdopen(ours)
@@ -152,7 +152,7 @@ class Serving:
     def run(
         self, tests: Sequence[MeasuredTest], file: Path | None = None, source: bytes | None = None
     ) -> dict[str, Any]:
-        """Run tests up to the first that fails, with a module's functions changed to those of a source."""
+        """Run tests up to the first failure. With a source, the functions of the module `file` are changed to it first."""
         expected = sum(test.seconds for test in tests)
         request = {
             "file": file and str(file),
@@ -178,7 +178,7 @@ class Serving:
 
 
 class Worker:
-    """Runs mutants one after the other, in a copy of the project that is its own."""
+    """A worker that runs mutants one after the other, in its own copy of the project."""
 
     def __init__(self, copy: Path, line_map: LineMap, wanted: Sequence[Session], budget: float) -> None:
         self._copy = copy
@@ -187,7 +187,7 @@ class Worker:
         self._budget = budget
         self._serving: dict[str, Serving] = {}
         self._changes = 0
-        #: tests that fail on the package as it is, now and then
+        #: Tests that sometimes fail on the unchanged package.
         self.unreliable: set[str] = set()
 
     def close(self) -> None:
@@ -201,7 +201,7 @@ class Worker:
         return self._serving[session.name]
 
     def _affordable(self, tests: Sequence[MeasuredTest], session: Session) -> list[MeasuredTest]:
-        """Return the first tests of a session that together take no longer than the budget; always one."""
+        """Return as many of a session's first tests as fit into the budget, but at least one."""
         chosen: list[MeasuredTest] = []
         seconds = 0.0
         for test in tests:
@@ -213,7 +213,7 @@ class Worker:
         return chosen
 
     def run(self, mutation: Mutation) -> Result:
-        """Run the tests that can find a mutant, up to the first that does."""
+        """Run the tests that can find a mutant, up to the first that finds it."""
         begun = time.monotonic()
         afresh = not mutation.in_function or self._map.runs_at_import(mutation.file, mutation.lines)
         find = self._map.executing if mutation.in_function else self._map.near
@@ -243,7 +243,7 @@ class Worker:
             try:
                 answer = self._server(session).run(tests, file, changed)
             except Problem:
-                # A mutant has ended the process, or its children will not.
+                # The mutant ended the serving process, or the process does not answer.
                 self._serving.pop(session.name).close()
                 return {"outcome": "crashed", "test": "the process that runs the tests"}
             if answer["outcome"] != "unchanged":
@@ -252,7 +252,7 @@ class Worker:
         self._changes += 1
         try:
             file.write_bytes(changed)
-            # Python tells by the time in whole seconds whether what it has compiled is up to date.
+            # Change the file's time by whole seconds: compiled files record it in seconds, and would seem up to date otherwise.
             os.utime(file, (stat.st_atime, stat.st_mtime + 10 * self._changes))
             files = sorted({test.name.partition("::")[0] for test in tests})
             return self._run_once(session, files, tests)
@@ -273,7 +273,7 @@ class Worker:
             serving.close()
 
     def fails_unchanged(self, names: set[str]) -> list[str]:
-        """Return which of the tests fail on the package as it is."""
+        """Return those of the named tests that fail on the unchanged package."""
         failing = []
         for session in self._sessions:
             left = [test for test in self._map.tests if test.session == session.name and test.name in names]
@@ -290,7 +290,7 @@ class Worker:
 
 
 class Workers:
-    """Several workers, each in a thread."""
+    """Several workers, each with its own thread."""
 
     def __init__(self, workers: Sequence[Worker], out: IO[str] | None, *, loud: bool) -> None:
         self._workers = workers
@@ -299,7 +299,7 @@ class Workers:
         self._lock = threading.Lock()
 
     def run(self, chosen: Sequence[Mutation]) -> list[Result]:
-        """Run mutants and print what becomes of each."""
+        """Run mutants and print the outcome of each."""
         waiting: queue.SimpleQueue[Mutation] = queue.SimpleQueue()
         for mutation in chosen:
             waiting.put(mutation)
@@ -338,7 +338,7 @@ class Workers:
 
 @contextlib.contextmanager
 def crew(jobs: int, budget: float, *, mock: bool) -> Iterator[list[Worker]]:
-    """Give workers, whose copies of the project are removed in the end."""
+    """Yield workers, each with a copy of the project. The copies are removed at the end."""
     wanted = sessions(mock=mock)
     with tempfile.TemporaryDirectory(prefix="pyvfio-mutants-") as scratch:
         copies = [copy_project(Path(scratch) / str(number)) for number in range(jobs)]
@@ -353,7 +353,7 @@ def crew(jobs: int, budget: float, *, mock: bool) -> Iterator[list[Worker]]:
 
 
 def run(chosen: Sequence[Mutation], arguments: argparse.Namespace) -> list[Result]:
-    """Run mutants; those that only an unreliable test has found run again without it."""
+    """Run mutants. If a test that found some also fails on the unchanged package, these run again without it."""
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(arguments.json.open("w")) if arguments.json else None
         mock = any(mutation.file.startswith("pyvfio/mock/") for mutation in chosen)
@@ -372,7 +372,7 @@ def run(chosen: Sequence[Mutation], arguments: argparse.Namespace) -> list[Resul
 
 
 def summary(results: Sequence[Result], equivalents: Sequence[Result]) -> str:
-    """Return the counts, the survivors as diffs, and the share that was found."""
+    """Return the survivors as diffs, the counts, and the percentage of mutants that were found."""
     survivors = [result for result in results if result.outcome == "survived"]
     lines = []
     for result in survivors:
@@ -394,9 +394,9 @@ def summary(results: Sequence[Result], equivalents: Sequence[Result]) -> str:
 
 
 def repeated(file: Path, found: Sequence[Mutation]) -> list[Mutation]:
-    """Return the mutants that survived in an earlier run, as far as the source still has them."""
+    """Return the mutants that survived an earlier run, without those that the source does not have any more."""
     present = {mutation.name: mutation for mutation in found}
-    # A mutant that only an unreliable test had found is in the file twice; the second counts.
+    # A mutant that ran again (because of an unreliable test) is in the file twice; the second entry counts.
     outcomes: dict[tuple[str, str, str, str, str, int], str] = {}
     for entry in map(json.loads, file.read_text().splitlines()):
         outcomes[Mutation(*entry["mutation"]).name] = entry["outcome"]
@@ -407,7 +407,7 @@ def repeated(file: Path, found: Sequence[Mutation]) -> list[Mutation]:
 
 
 def main(description: str) -> int:
-    """Run the command; the exit code is 1 if fewer than the wanted share were found."""
+    """Run the command. The exit code is 1 if the tests found a smaller share of the mutants than required."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=100)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Single mutations of Python source: what can be changed in a file, and the text with one change."""
+"""Find the possible single mutations of a Python file, and apply one."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Mutation(NamedTuple):
     """One change of one file.
 
     :ivar file: the file's path below the root of the project
-    :ivar scope: the function or class that it is in, as in `__qualname__`; empty at the level of the module
+    :ivar scope: the enclosing function or class, as in `__qualname__`; empty at module level
     :ivar line: the first line that it changes
     :ivar kind: boundary, comparison, constant, logic, operand, not, arithmetic, statement, branch, return, call or errno
     :ivar before: the text that is replaced
-    :ivar after: the text in its place
-    :ivar start: where that begins, in bytes
-    :ivar end: where it ends
-    :ivar lines: first and last line of the statement around it; of a compound one its first line to the last before its body
-    :ivar in_function: it is in a function's body, and so runs when that is called, not when the module is imported
-    :ivar line_text: the whole of the line without its indent
-    :ivar number: how many changes before it have the same scope, line and texts
+    :ivar after: the new text
+    :ivar start: offset of the replaced text in the source, in bytes
+    :ivar end: offset of its end
+    :ivar lines: first and last line of the enclosing statement; for a compound statement, of the part before its body
+    :ivar in_function: the mutation is in a function's body, which runs when the function is called, not when the module is imported
+    :ivar line_text: the whole line without indentation
+    :ivar number: number of earlier mutations in the file with the same scope, line text, `before` and `after`
     """
 
     file: str
@@ -57,7 +57,7 @@ class Mutation(NamedTuple):
 
     @property
     def name(self) -> tuple[str, str, str, str, str, int]:
-        """Return what tells it from all others, and stays as it is when lines are added above."""
+        """A key that identifies the mutation, and does not change when lines are added above it."""
         return self.file, self.scope, self.line_text, self.before, self.after, self.number
 
     def apply(self, source: bytes) -> bytes:
@@ -65,7 +65,7 @@ class Mutation(NamedTuple):
         return source[: self.start] + self.after.encode() + source[self.end :]
 
     def changes(self, source: bytes) -> bool:
-        """Return whether it makes another program of the source: neither an error of syntax nor the same in other words."""
+        """Whether the changed source is valid Python with a different syntax tree."""
         try:
             return ast.dump(ast.parse(self.apply(source))) != ast.dump(ast.parse(source))
         except SyntaxError:
@@ -84,11 +84,11 @@ class Mutation(NamedTuple):
 
 
 class Finder(ast.NodeVisitor):
-    """Collects the mutations of one file.
+    """A visitor that collects the mutations of one file.
 
-    Left out, since no test can or should tell: annotations and what is for type checkers alone, docstrings and texts (f-strings too, whose
-    parts have no position in Python 3.11), `assert`, `raise NotImplementedError` of abstract methods, and `strict=` of zip(), which is
-    an assertion too.
+    It leaves out what no test can or should detect: annotations and other code for type checkers, docstrings and other strings,
+    f-strings (their parts have no position in Python 3.11), `assert`, `raise NotImplementedError` of abstract methods, and
+    `strict=` of zip(), which is an assertion too.
     """
 
     def __init__(self, file: str, source: bytes) -> None:
@@ -107,13 +107,13 @@ class Finder(ast.NodeVisitor):
     # --- replacing ------------------------------------------------------------------------------------------------
 
     def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
-        """Return where a node begins and ends in the source, in bytes."""
+        """Return the offsets of a node's begin and end in the source, in bytes."""
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
         return self.starts[node.lineno - 1] + node.col_offset, self.starts[node.end_lineno - 1] + node.end_col_offset
 
     def add(self, node: ast.expr | ast.stmt, kind: str, after: str | ast.expr) -> None:
-        """Note a mutation that puts `after` in the place of a node."""
+        """Add a mutation that replaces a node by `after`."""
         if isinstance(after, ast.expr):
             simple = isinstance(after, (ast.Constant, ast.Name, ast.Attribute, ast.Call, ast.Subscript))
             after = ast.unparse(after) if simple else f"({ast.unparse(after)})"
@@ -129,7 +129,7 @@ class Finder(ast.NodeVisitor):
         )
 
     def visit(self, node: ast.AST) -> None:
-        """Visit a node; of a statement, note its lines."""
+        """Visit a node. If it is a statement, set `lines` for the mutations in it."""
         outer = self.lines
         if isinstance(node, ast.stmt):
             body = getattr(node, "body", None)
@@ -214,7 +214,7 @@ class Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def negated(self, test: ast.expr) -> None:
-        """Note the mutation that swaps the branches of a condition, unless another kind is the same."""
+        """Add the mutation that swaps the branches of a condition, unless a mutation of another kind does the same."""
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             return
         if isinstance(test, ast.Compare) and len(test.ops) == 1:
@@ -306,5 +306,5 @@ class Finder(ast.NodeVisitor):
 
 
 def mutations(file: str, source: bytes) -> list[Mutation]:
-    """Return every mutation of a file; `Mutation.changes()` tells which make no difference."""
+    """Return every mutation of a file, including those that change nothing; see `Mutation.changes()`."""
     return Finder(file, source).found

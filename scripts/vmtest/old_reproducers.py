@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The programs of tests/robustness/reproducers.py on the code of before the faults were mended: scripts/old_reproducers."""
+"""Run the programs of tests/robustness/reproducers.py on old code, which still has the faults: scripts/old_reproducers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from types import ModuleType
 from vmtest.environment import ROOT
 
 PROGRAMS = ROOT / "tests" / "robustness" / "reproducers.py"
-#: the last commit with all of the faults
+#: The last commit that has all of the faults.
 OLD = "8f58c83"
-#: seconds for one program
+#: Time limit of one program, in seconds.
 LIMIT = 120
 
 
 def build(commit: str, folder: Path) -> None:
-    """Unpack a commit into a folder, and build its extensions there."""
+    """Unpack a commit into a folder and build its extensions there."""
     archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=True).stdout
     subprocess.run(["tar", "x", "-C", folder], input=archive, check=True)
     # Older commits have no setup.py.
@@ -43,7 +43,7 @@ def programs() -> ModuleType:
 
 
 def run(module: ModuleType, which: str, package: Path) -> tuple[str, str]:
-    """Run a program on the package in a folder; return `yes` if the fault shows, `no` or `broken`, and what it printed."""
+    """Run a program on the package in a folder. Return its output, and `yes` if the fault shows, `no` if not, or `broken`."""
     environment = os.environ | {"PYTHONPATH": str(package)}
     command = [sys.executable, "-W", "ignore", str(PROGRAMS), which]
     try:
@@ -64,7 +64,7 @@ def run(module: ModuleType, which: str, package: Path) -> tuple[str, str]:
 
 
 def main(description: str) -> int:
-    """Run the command; the exit code is 1 if a fault does not show in the old code, or shows in today's."""
+    """Run the command. The exit code is 1 if a fault does not show in the old code, or shows in the current code."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", default=OLD, help="the old code; default: %(default)s")
     parser.add_argument("programs", nargs="*", metavar="FINDING", help="default: all")

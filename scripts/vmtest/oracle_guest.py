@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Random guests for the oracle: a `pyvfio.guest.x86.Machine`, and the options by which QEMU makes the same one."""
+"""Random guests for the oracle: a `pyvfio.guest.x86.Machine`, and the options with which QEMU creates the same guest."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import NamedTuple
 from pyvfio.guest.x86 import GIB, MIB, TIB, Board, Machine
 
 UNIT = 8192
-"""-m is rounded up to this."""
-# The sizes at which something changes: the boards' splits, the guests that just do and do not reach AMD's hole.
+"""QEMU rounds the size of -m up to a multiple of this."""
+# Sizes at which the layout changes: the boards' splits below 4 GiB, and guests that just reach, or just do not reach, AMD's hole at 1 TiB.
 _EDGES = (
     128 * MIB, 0x80000000, 0xB0000000, 0xC0000000, 0xE0000000, 4 * GIB, 32 * GIB, 64 * GIB, 480 * GIB, 946 * GIB, 978 * GIB, 979 * GIB, 1009 * GIB,
     1010 * GIB, 1012 * GIB, TIB, 2 * TIB, 4 * TIB,
@@ -23,19 +23,19 @@ _BELOW = (None, None, None, None, 64 * MIB, GIB, 2 * GIB, 3 * GIB, 3 * GIB + 512
 
 
 class Guest(NamedTuple):
-    """A guest: its layout's parameters, and what only QEMU is told."""
+    """A guest: the parameters of its layout, and further options for QEMU."""
 
     machine: Machine
     nodes: tuple[int, ...] = ()
-    """Sizes of its NUMA nodes; () for none."""
+    """Sizes of its NUMA nodes; () for no NUMA."""
     cpu: str = "Nehalem"
 
 
 def random_guest(choose: random.Random, machine_types: Sequence[str], release: tuple[int, ...]) -> Guest:
-    """Return a guest.
+    """Return a random guest.
 
-    :param machine_types: versions of machine types that the QEMU has, such as 7.0
-    :param release: the QEMU's
+    :param machine_types: versions of the machine types of the QEMU, such as 7.0
+    :param release: release of the QEMU
     """
     board = choose.choice((Board.Q35, Board.Q35, Board.I440FX))
     nodes: tuple[int, ...] = ()
@@ -50,7 +50,7 @@ def random_guest(choose: random.Random, machine_types: Sequence[str], release: t
     cpu = choose.choice(("EPYC", "Opteron_G5")) if amd else choose.choice(("Nehalem", "Skylake-Server"))
     phys_bits = choose.choice(_PHYS_BITS)
     if not long_mode:
-        # x86_cpu_realizefn() in target/i386/cpu.c: without long mode it is 36 or 32, and cannot be chosen.
+        # x86_cpu_realizefn() in target/i386/cpu.c: without long mode, phys-bits is fixed to 36 or 32.
         phys_bits = choose.choice((32, 36, 36))
         cpu += ",-lm" if phys_bits == 36 else ",-lm,-pae,-pse36"
     cxl = choose.choice(_CXL) if board is Board.Q35 and release >= (7, 1) else None
@@ -72,7 +72,7 @@ def random_guest(choose: random.Random, machine_types: Sequence[str], release: t
 
 
 def _size(choose: random.Random, most: int) -> int:
-    """Return a size of memory: at or beside an edge, or anything, small ones as often as large ones."""
+    """Return a size of memory: at or next to one of the sizes in _EDGES, or any size (uniform in its logarithm)."""
     if choose.random() < 0.6:
         size = choose.choice(_EDGES) + choose.choice((0, 0, -GIB, GIB, -MIB, MIB, -UNIT, UNIT))
     else:
@@ -82,7 +82,7 @@ def _size(choose: random.Random, most: int) -> int:
 
 
 def options(guest: Guest) -> list[str]:
-    """Return QEMU's options for the guest, without those that say how it runs."""
+    """Return QEMU's options that define the guest, without options for running it."""
     machine = guest.machine
     name = "q35" if machine.board is Board.Q35 else "i440fx"
     kind = f"pc-{name}-{machine.machine_type}" if machine.machine_type else machine.board.value
@@ -95,7 +95,7 @@ def options(guest: Guest) -> list[str]:
             made += ["-device", "pxb-cxl,bus=pcie.0,bus_nr=12,id=cxl"]
         for number, size in enumerate(machine.cxl_windows):
             kind += f",cxl-fmw.{number}.targets.0=cxl,cxl-fmw.{number}.size={size}"
-    # The memory is never touched, and most hosts have less.
+    # reserve=off: the guest may have more memory than the host, and it is never touched.
     if guest.nodes:
         for number, size in enumerate(guest.nodes):
             made += ["-object", f"memory-backend-ram,id=m{number},size={size},reserve=off"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Why a command of the harness cannot go on, and where it says so."""
+"""Errors and progress messages of the harness's commands."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 class Problem(Exception):
-    """Something failed. The text is for the user: it is complete without a traceback."""
+    """Something failed. The text is for the user and needs no traceback."""
 
 
 class Missing(Problem):
-    """Something is missing that the harness may not or cannot install. The text names it and the command to run."""
+    """Something is missing that the harness may not or cannot install. The text names it, and the command that installs it."""
 
 
 def say(text: str) -> None:

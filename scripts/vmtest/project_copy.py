@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A copy of the project in another folder, so that what is tried there touches nothing here."""
+"""Copy the project to another folder, so that experiments there do not change this one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from vmtest.environment import ROOT
 
 
 def copy_project(folder: Path, *, built: bool = True) -> Path:
-    """Copy every file that git tracks or would track into a folder, with the built extensions if wanted, and return it."""
+    """Copy every file that git tracks, or that is untracked and not ignored, into a folder. Return the folder.
+
+    :param built: copy the built extensions too
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

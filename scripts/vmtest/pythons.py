@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The Pythons that pyvfio is tested on."""
+"""Find the Python versions on which pyvfio is tested."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 
 
 def find_python(version: str) -> Path | None:
-    """Return a Python of this version, such as 3.12, that can make virtual environments: pyenv's, or one on PATH."""
+    """Return a Python of a version such as 3.12 that can create virtual environments: from pyenv, or from PATH."""
     installed = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python{version}"))
     on_path = shutil.which(f"python{version}")
     found: list[Path] = [*reversed(installed), *([Path(on_path)] if on_path else [])]

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The QEMU that runs the machines: the installed one, or another version in a private directory.
+"""Find the QEMU that runs the machines: the installed one, or another version in a private directory.
 
-A QEMU that is not the installed one is taken from Debian's packages, with all libraries down to the C library. The
-packages are kept, since backports drop old versions. Below ~/.cache/pyvfio/qemu:
+Another version is unpacked from Debian's packages, with all its libraries down to the C library. The packages are kept,
+because backports drop old versions. The files are below ~/.cache/pyvfio/qemu:
 
-    packages/VERSION/*.deb   QEMU and what it depends on; apt checked their signatures
-    root/VERSION/            the same, unpacked
-    newest                   leads to the root of the version that was the newest when it was looked for
-    devices/KEY.json         the properties of devices, as that QEMU listed them
+    packages/VERSION/*.deb   QEMU and its dependencies; apt checked their signatures
+    root/VERSION/            the same packages, unpacked
+    newest                   symbolic link to the root of the version that was the newest at the last look
+    devices/KEY.json         properties of devices, as one build of QEMU listed them
 
-It is started by the dynamic loader in its own root, so that the host needs nothing but a kernel and is not changed. It
-is told its own directory of modules and its own firmware. A module of the installed QEMU is of another build, and QEMU
-refuses to load it.
+Such a QEMU is started through the dynamic loader in its own root, so it uses none of the host's libraries. Options and
+environment variables point it to its own modules and firmware: QEMU refuses modules of another build, such as those of
+the installed QEMU.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PACKAGE = "qemu-system-x86"
 CHOICES = ("system", "10.0", "newest")
 DIRECTORY = CACHE / "qemu"
 
-# Left out of the root: 20 MB that nothing reads.
+# Directories that are removed from the root: 20 MB of files that QEMU does not read.
 NOT_UNPACKED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian")
 LOADER = "ld-linux-x86-64.so.2"
 FIRMWARE = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
@@ -50,9 +50,9 @@ class Qemu:
     command: tuple[str, ...]
     """The program and its first arguments."""
     environment: dict[str, str] = field(compare=False)
-    """What it needs in its environment, on top of the caller's."""
+    """Environment variables that it needs in addition to the caller's."""
     version: str
-    """As it says itself: 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)."""
+    """The version that it prints, such as 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)."""
 
     @property
     def release(self) -> tuple[int, ...]:
@@ -60,11 +60,11 @@ class Qemu:
         return version_key(self.version.split()[0])
 
     def has_device(self, name: str) -> bool:
-        """Whether `-device NAME` is known, built in or as a module that is there."""
+        """Whether this QEMU has `-device NAME`, built in or in an installed module."""
         return _properties(self, name) is not None
 
     def device_properties(self, name: str) -> frozenset[str]:
-        """Return the properties that `-device NAME,...` takes.
+        """Return the names of the properties that `-device NAME,...` accepts.
 
         :raises Problem: this QEMU has no such device
         """
@@ -75,13 +75,13 @@ class Qemu:
 
 
 def require_qemu(choice: str = "system", *, update: bool = False) -> Qemu:
-    """Return a QEMU, which is installed or downloaded first if it is not there.
+    """Return a QEMU. If necessary, install or download it first.
 
-    :param choice: `system` is the installed one; `newest` the newest in Debian's stable release and its backports; a
-        version such as `10.0` the newest of that version in the releases of SUITES and their backports
-    :param update: ask the mirror for a newer package even if there is one
-    :raises Missing: the installed one is wanted and not there, and this is not root
-    :raises Problem: the package is not to be had, or does not run here
+    :param choice: `system` for the installed one; otherwise a package from the suites of interest and their backports: with
+        `newest` the newest, with a version such as `10.0` the newest of that version
+    :param update: ask the mirror for a newer package even if one has been downloaded
+    :raises Missing: `system` is not installed, and the user is not root
+    :raises Problem: the package is not available, or does not run on this machine
     """
     if choice == "system":
         return _installed()
@@ -90,7 +90,7 @@ def require_qemu(choice: str = "system", *, update: bool = False) -> Qemu:
     if not update and (root := _finished(choice)):
         return _in_root(root)
     with lock("qemu"):
-        # Another process may have got it while this one waited.
+        # Look again: another process may have unpacked it while this one waited.
         if not update and (root := _finished(choice)):
             return _in_root(root)
         return _in_root(_get(choice))
@@ -114,17 +114,17 @@ def _version(command: tuple[str, ...], environment: dict[str, str]) -> str:
     raise Problem(f"{command[-1]} does not run: {result.stderr.strip() or f'exit code {result.returncode}'}")
 
 
-# --- a QEMU in a root of its own ----------------------------------------------------------------------------------------
+# --- a QEMU in its own root ---------------------------------------------------------------------------------------------
 
 
 def matches(choice: str, version: str) -> bool:
-    """Whether a package's version, such as 1:10.0.13+ds-0+deb13u1, is of a choice such as 10.0."""
+    """Whether a package version, such as 1:10.0.13+ds-0+deb13u1, matches a choice such as 10.0."""
     upstream = version.partition(":")[2] or version
     return choice == "newest" or re.match(re.escape(choice) + r"(?!\d)", upstream) is not None
 
 
 def directory_name(version: str) -> str:
-    """Return a package's version without its epoch, which a path in a list of paths cannot hold."""
+    """Return a package's version without its epoch: a colon is not possible in lists of paths."""
     return version.rpartition(":")[2]
 
 
@@ -165,7 +165,7 @@ def _get(choice: str) -> Path:
 def _find(choice: str, directory: Path) -> tuple[Apt, Package]:
     source = machine_source(directory)
     found = []
-    # Each release by itself: the libraries are to come from the release that QEMU was built for.
+    # Search each release separately, because the libraries must come from the release for which QEMU was built.
     for suite in suites_of_interest():
         private = directory / suite
         private.mkdir()
@@ -202,12 +202,12 @@ def _in_root(root: Path) -> Qemu:
     return Qemu(tuple(command), environment, _version(tuple(command), environment))
 
 
-# --- what it can --------------------------------------------------------------------------------------------------------
+# --- its devices --------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def _properties(qemu: Qemu, device: str) -> frozenset[str] | None:
-    """Return a device's properties from the cache, or ask QEMU; None if it has no such device."""
+    """Return a device's properties, from the cache or by asking QEMU; None if this QEMU has no such device."""
     known_to = DIRECTORY / "devices" / f"{_identity(qemu)}.json"
     known: dict[str, list[str] | None] = json.loads(known_to.read_text()) if known_to.exists() else {}
     if device not in known:
@@ -221,14 +221,14 @@ def _properties(qemu: Qemu, device: str) -> frozenset[str] | None:
 
 
 def _identity(qemu: Qemu) -> str:
-    """Return a key for this build of QEMU: another of the same version may have other devices."""
+    """Return a key for this build of QEMU. Another build of the same version may have other devices."""
     program = next(Path(word) for word in qemu.command if Path(word).name == PROGRAM and Path(word).is_absolute())
     stat = program.stat()
     return hashlib.sha256(f"{qemu.version} {program} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
 
 
 def _ask_properties(qemu: Qemu, device: str) -> list[str] | None:
-    """Ask by QMP. `-device help` would load every module, and a QEMU in its own root aborts at the installed one's."""
+    """Ask QEMU by QMP. (`-device help` would load every module, and a QEMU in its own root aborts at modules of the installed one.)"""
     requests = (
         {"execute": "qmp_capabilities"},
         {"execute": "device-list-properties", "arguments": {"typename": device}},
@@ -255,7 +255,7 @@ def _ask_properties(qemu: Qemu, device: str) -> list[str] | None:
     )
     replies = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
     answers = [reply for reply in replies if "return" in reply or "error" in reply]
-    # A QEMU in its own root that aborts at the question has the device in a module only, which is the installed one's.
+    # A QEMU in its own root aborts here if it finds the device only in a module of the installed QEMU.
     if len(answers) == 1 and result.returncode == -signal.SIGABRT:
         return None
     if len(answers) < 2:

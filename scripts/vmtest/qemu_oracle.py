@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Real QEMUs against `pyvfio.guest`: where they put the memory of random guests, which guests they refuse, what a virtio-iommu tells.
+"""Compare `pyvfio.guest` with real QEMUs: the memory layout of random guests, refused guests, and the answers of a virtio-iommu.
 
-A guest is made and never runs. Its memory map is read by the monitor (the tree of memory regions, the PCI window) and by qtest's protocol (the
-E820 map and the ACPI tables in fw_cfg, the CMOS memory).
+QEMU creates each guest but does not run it. The memory map is read through the monitor (the tree of memory regions, the PCI window) and
+through the qtest protocol (the E820 map and the ACPI tables in fw_cfg, the CMOS memory).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vmtest.qtest import Qtest
 from vmtest.virtio_iommu import VirtioIommu
 
 _E820 = struct.Struct("<QQI")
-# Seconds. A QEMU answers in a tenth of one; on a host whose processors are taken it gets none for minutes.
+# Timeout in seconds. QEMU answers within 0.1 s, but on a busy host it may get no processor time for minutes.
 _PATIENCE = 600
 _REFUSAL = re.compile(r"(Address space limit 0x.*)")
 _REGION = re.compile(
@@ -45,7 +45,7 @@ _REGION = re.compile(
 
 
 class Difference(NamedTuple):
-    """A value that is not the same."""
+    """A value that differs between QEMU and `pyvfio.guest`."""
 
     what: str
     computed: Any
@@ -65,19 +65,19 @@ class Outcome(NamedTuple):
     """The names of the values that were compared."""
     differences: tuple[Difference, ...]
     known: str = ""
-    """A peculiarity of QEMU that kept values from being compared; '' for none."""
+    """A known peculiarity of QEMU that prevents some comparisons; '' for none."""
 
 
 WINDOW_OVER_RAM = "a CXL window beyond the vCPU's address bits lies over RAM at 0 (cxl_fmws_set_memmap, hw/cxl/cxl-host.c:435 of 10.2.2)"
-"""Only vCPUs without 64-bit mode get so far. fw_cfg's DMA does not reach the RAM below, so the maps that it has are not read."""
+"""Happens only with vCPUs without 64-bit mode. The window hides the RAM at 0 from fw_cfg's DMA, so the maps in fw_cfg cannot be read."""
 
 IO_APIC = 0xFEC00000
 RAM_OVER_IO_APIC = "QEMU aborts: max-ram-below-4g=4G leaves RAM above the I/O APIC (range_set_bounds, hw/pci-host/i440fx.c:271 of 7.2.0)"
-"""The 32-bit PCI window would end before it begins."""
+"""The 32-bit PCI window would end before its start."""
 
 
 def shown(value: Any) -> str:
-    """Return a value with its numbers in hexadecimal."""
+    """Return a value as text, with numbers in hexadecimal."""
     if isinstance(value, tuple | list):
         return f"({', '.join(shown(each) for each in value)})"
     return hex(value) if isinstance(value, int) else repr(value)
@@ -87,15 +87,15 @@ def shown(value: Any) -> str:
 
 
 class Refused(Exception):
-    """QEMU ended instead of making the guest; the text is its stderr."""
+    """QEMU ended instead of creating the guest. The text is its stderr."""
 
 
 class Paused:
-    """A QEMU whose guest was made and does not run.
+    """A QEMU process that has created a guest and does not run it.
 
-    :param qemu: which
+    :param qemu: the QEMU to start
     :param arguments: its options
-    :raises Refused: it ended
+    :raises Refused: QEMU ended
     """
 
     def __init__(self, qemu: Qemu, arguments: Sequence[str]) -> None:
@@ -109,7 +109,7 @@ class Paused:
             *qemu.command, "-nodefaults", "-no-user-config", "-display", "none", "-S", "-accel", "tcg,tb-size=1",
             "-chardev", f"socket,id=monitor,fd={theirs[0].fileno()}", "-mon", "chardev=monitor,mode=control",
             "-chardev", f"socket,id=qtest,fd={theirs[1].fileno()}",
-            # An object, since -qtest wants the accelerator of that name, which is a module of its own or missing in Debian's packages.
+            # -object instead of -qtest: the option needs the accelerator qtest, which is a separate module, or missing, in Debian's packages.
             "-object", "qtest,id=server,chardev=qtest,log=/dev/null",
             *arguments,
         ]  # fmt: skip
@@ -133,10 +133,10 @@ class Paused:
             raise Refused(self.close() or str(error)) from error
 
     def close(self) -> str:
-        """End QEMU and return what it has said on stderr."""
+        """End QEMU and return its stderr."""
         for end in self._sockets:
             end.close()
-        # Closing the monitor does not end it; one that refuses has something to say first.
+        # Closing the monitor does not end QEMU. A QEMU that refuses the guest gets time to print its message.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=0.05)
         self._process.kill()
@@ -151,7 +151,7 @@ class Paused:
 
 
 def machine_types(qemu: Qemu) -> list[str]:
-    """Return the versions of machine types that both boards of this QEMU have, from 2.11 on."""
+    """Return the versions, from 2.11 on, for which this QEMU has machine types of both boards."""
     with Paused(qemu, ["-machine", "none"]) as paused:
         names = {entry["name"] for entry in paused.monitor.execute("query-machines")}
     found = [match[1] for name in names if (match := re.fullmatch(r"pc-q35-(\d+\.\d+)", name))]
@@ -168,7 +168,7 @@ def read_e820(data: bytes) -> tuple[tuple[int, int, int], ...]:
 
 
 def read_tree(text: str) -> dict[str, tuple[int, int, int]]:
-    """Return (start, last, offset in the memory that it shows) of the regions of `info mtree`, by name, each as it comes first."""
+    """Return (start, last, offset in the aliased memory) of the regions in `info mtree` by name; of regions with the same name, the first."""
     _, _, memory = text.partition("address-space: memory\n")
     memory, _, _ = memory.partition("\n\n")
     found: dict[str, tuple[int, int, int]] = {}
@@ -178,9 +178,9 @@ def read_tree(text: str) -> dict[str, tuple[int, int, int]]:
 
 
 def read_srat(tables: bytes) -> tuple[tuple[int, int, int], ...]:
-    """Return the (node, start, size) entries of memory that is there, of the SRAT in etc/acpi/tables.
+    """Return the entries (node, start, size) for present memory in the SRAT in etc/acpi/tables.
 
-    ACPI 6: memory affinity structures have type 1 and 40 bytes; bit 0 of the flags is enabled, bit 1 hot-pluggable.
+    ACPI 6: memory affinity structures have type 1 and 40 bytes. Flag bit 0 means enabled, bit 1 hot-pluggable.
     """
     at = tables.find(b"SRAT")
     if at < 0:
@@ -203,7 +203,7 @@ def read_srat(tables: bytes) -> tuple[tuple[int, int, int], ...]:
 
 
 def computed(layout: x86.Layout, nodes: Sequence[int]) -> dict[str, Any]:
-    """Return the values of a layout, by name."""
+    """Return the values that `pyvfio.guest` computes for a layout, by name."""
     window = layout.pci_hole64
     values: dict[str, Any] = {
         "e820": tuple((each.start, each.size, each.type) for each in layout.e820),
@@ -221,7 +221,7 @@ def computed(layout: x86.Layout, nodes: Sequence[int]) -> dict[str, Any]:
 
 
 def asked(paused: Paused, machine: x86.Machine, nodes: Sequence[int]) -> dict[str, Any]:
-    """Return the same values as QEMU has them, as far as they can be read."""
+    """Return QEMU's values of the same names, as far as they can be read."""
     tree = read_tree(paused.monitor.execute_human("info mtree"))
     covered = tree.get("cxl-fixed-memory-region", (1, 0, 0))[0] == 0
     host = "/machine/q35" if machine.board is x86.Board.Q35 else "/machine/i440fx"
@@ -244,15 +244,15 @@ def asked(paused: Paused, machine: x86.Machine, nodes: Sequence[int]) -> dict[st
 
 
 def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[Difference, ...]:
-    """Return what differs, of the values that both have."""
+    """Return the differences between values that both sides have."""
     both = [name for name in ours if name in theirs]
     return tuple(Difference(name, ours[name], theirs[name]) for name in both if ours[name] != theirs[name])
 
 
 def check(qemu: Qemu, version: str, guest: Guest, seed: str) -> Outcome:
-    """Make one guest and compare it.
+    """Create one guest and compare it.
 
-    :raises Problem: QEMU refuses the guest for a reason that has nothing to do with addresses
+    :raises Problem: QEMU refuses the guest for a reason other than its addresses
     """
     layout = x86.merged(guest.machine, version=version)
     arguments = options(guest)
@@ -284,8 +284,8 @@ def check(qemu: Qemu, version: str, guest: Guest, seed: str) -> Outcome:
 def check_virtio_iommu(qemu: Qemu, board: x86.Board, aw_bits: int | None, granule: int | None) -> Outcome:
     """Probe a virtio-iommu with a device behind it, and compare its configuration and its answer.
 
-    :param aw_bits: its width; None for the machine's own
-    :param granule: its smallest page size; None for the machine's own
+    :param aw_bits: its address width in bits; None for QEMU's default
+    :param granule: its smallest page size in bytes; None for QEMU's default
     """
     properties = "" if aw_bits is None else f",aw-bits={aw_bits}"
     properties += "" if granule is None else f",granule={granule >> 10}k"
@@ -312,7 +312,7 @@ def check_virtio_iommu(qemu: Qemu, board: x86.Board, aw_bits: int | None, granul
 
 
 def virtio_iommus(qemu: Qemu) -> Iterator[Outcome]:
-    """Yield the outcomes of every width and granule that this QEMU's virtio-iommu can have."""
+    """Yield the outcomes for several widths and granules of this QEMU's virtio-iommu. (Before QEMU 9.0 they cannot be chosen.)"""
     choices: list[tuple[int | None, int | None]] = [(None, None)]
     if qemu.release >= (9, 0):
         choices += [(width, granule) for width in (32, 39, 48, 64) for granule in (4096, 8192, 16384, 65536)]
@@ -327,8 +327,9 @@ def virtio_iommus(qemu: Qemu) -> Iterator[Outcome]:
 def run(choice: str, count: int, seed: int, jobs: int, skip: int = 0) -> Iterator[Outcome]:
     """Yield the outcomes of random guests under one QEMU, and of its virtio-iommu.
 
-    :param choice: of :data:`vmtest.qemu.CHOICES`
-    :param skip: the number of guests, of these, that are left out
+    :param choice: a QEMU, as for :func:`vmtest.qemu.require_qemu`
+    :param count: the number of guests
+    :param skip: the number of guests to leave out at the beginning
     """
     qemu = require_qemu(choice)
     version = ".".join(map(str, qemu.release[:3]))
@@ -345,7 +346,7 @@ def run(choice: str, count: int, seed: int, jobs: int, skip: int = 0) -> Iterato
 
 
 def main(description: str) -> int:
-    """Run the command; the exit code is 1 if anything differs."""
+    """Run the command. The exit code is 1 if anything differs."""
     parser = argparse.ArgumentParser(
         description=description.partition("\n")[0], epilog=description.partition("\n\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,

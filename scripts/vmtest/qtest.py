@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""QEMU's qtest protocol: I/O ports and memory of a guest that does not run, and the files of its fw_cfg."""
+"""A client of QEMU's qtest protocol: access I/O ports and memory of a guest that does not run, and the files of its fw_cfg."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import time
 from vmtest.lines import Lines
 from vmtest.problems import Problem
 
-# docs/specs/fw_cfg: the selector of the directory, the ports of the DMA interface, and the bits of a request.
+# QEMU's docs/specs/fw_cfg: the selector of the directory, the port of the DMA interface, and the bits of a request.
 FW_CFG_DIRECTORY = 0x19
 FW_CFG_DMA = 0x514
 FW_CFG_READ = 0x02
 FW_CFG_SELECT = 0x08
 _REQUEST = struct.Struct(">IIQ")
 _ENTRY = struct.Struct(">IHH56s")
-# Where in the guest's memory requests and data go: above the ISA hole, in any guest of 16 MiB and more.
+# Guest memory for requests and data: above the ISA hole, and present in any guest with 16 MiB or more.
 SCRATCH = 0x200000
 
 
@@ -26,7 +26,7 @@ class QtestError(Problem):
 
 
 class Qtest:
-    """The qtest protocol over a connected socket.
+    """A qtest client on a connected socket.
 
     :param timeout: seconds to wait for each answer
     """
@@ -36,7 +36,7 @@ class Qtest:
         self._lines = Lines(connection)
 
     def command(self, line: str) -> str:
-        """Return the answer to a command, without its OK.
+        """Send a command, and return the answer without its OK.
 
         :raises QtestError: QEMU refused, or did not answer in time
         """
@@ -44,7 +44,7 @@ class Qtest:
         try:
             self._connection.settimeout(self._timeout)
             self._connection.sendall(f"{line}\n".encode())
-            # Lines about interrupts can come before the answer.
+            # QEMU may report interrupts before it answers.
             while (answer := self._lines.read(limit).decode()).startswith("IRQ "):
                 pass
         except OSError as error:
@@ -55,11 +55,11 @@ class Qtest:
         return value
 
     def out(self, port: int, value: int, width: str = "b") -> None:
-        """Write to an I/O port; the width is b, w or l."""
+        """Write to an I/O port. The width is b, w or l."""
         self.command(f"out{width} {port:#x} {value:#x}")
 
     def in_(self, port: int, width: str = "b") -> int:
-        """Read from an I/O port; the width is b, w or l."""
+        """Read from an I/O port. The width is b, w or l."""
         return int(self.command(f"in{width} {port:#x}"), 16)
 
     def read(self, address: int, size: int) -> bytes:
@@ -76,7 +76,7 @@ class Qtest:
         return self.in_(0x71)
 
     def fw_cfg_files(self) -> dict[str, tuple[int, int]]:
-        """Return selector and size of the files of fw_cfg, by name."""
+        """Return selector and size of each file of fw_cfg, by name."""
         (count,) = struct.unpack(">I", self._fw_cfg(FW_CFG_DIRECTORY, 4))
         directory = self._fw_cfg(FW_CFG_DIRECTORY, 4 + count * _ENTRY.size)
         entries = (_ENTRY.unpack_from(directory, 4 + number * _ENTRY.size) for number in range(count))
@@ -85,7 +85,7 @@ class Qtest:
     def fw_cfg_file(self, name: str) -> bytes:
         """Return the contents of a file of fw_cfg.
 
-        :raises QtestError: there is none of that name
+        :raises QtestError: fw_cfg has no file of that name
         """
         files = self.fw_cfg_files()
         if name not in files:
@@ -95,7 +95,7 @@ class Qtest:
     def _fw_cfg(self, selector: int, size: int) -> bytes:
         data = SCRATCH + 0x1000
         self.write(SCRATCH, _REQUEST.pack(selector << 16 | FW_CFG_SELECT | FW_CFG_READ, size, data))
-        # Both halves are big-endian registers; the second write starts the transfer.
+        # The address register is big-endian and has two halves. The write to the second half starts the transfer.
         self.out(FW_CFG_DMA, 0, "l")
         self.out(FW_CFG_DMA + 4, int.from_bytes(SCRATCH.to_bytes(4, "big"), "little"), "l")
         (control,) = struct.unpack(">I", self.read(SCRATCH, 4))

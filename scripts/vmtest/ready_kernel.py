@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A kernel as the distribution ships it, with an initramfs that loads the modules that a machine needs."""
+"""Get the distribution's binary kernel, and make an initramfs that loads the modules that a machine needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vmtest.recipe import READY_INIT, READY_MODULES
 
 
 def collect_ready(apt: Apt, image: Package, version: str, work: Path, out: Path) -> None:
-    """Download a package linux-image-* and those to build modules with, and put a finished kernel into `out`."""
+    """Download a package linux-image-* and the packages for building modules, and write a finished kernel to `out`."""
     contents, headers, busybox = _unpack(apt, image, version, work)
     modules = next(contents.rglob("modules/*/kernel")).parent
     release = modules.name
@@ -25,14 +25,14 @@ def collect_ready(apt: Apt, image: Package, version: str, work: Path, out: Path)
     tree = Path("headers", "usr", "src", f"linux-headers-{release}")
     headers.rename(out / "headers")
     (out / "tree").symlink_to(tree)
-    # They name where they would have been installed, and the distribution's compiler.
+    # These files contain the paths of installed packages, and the version of the distribution's compiler.
     for name, pattern, replacement in (("Makefile", "/usr/src/", "../"), (".kernelvariables", r"\bgcc-\d+", "gcc")):
         path = out / tree / name
         path.write_text(re.sub(pattern, replacement, path.read_text()))
 
 
 def _unpack(apt: Apt, image: Package, version: str, work: Path) -> tuple[Path, Path, Path]:
-    """Return the contents of the kernel's package, those of the packages to build modules with, and busybox."""
+    """Unpack the packages. Return the directories of the kernel's package and of those for building modules, and the path of busybox."""
     release = image.name.removeprefix("linux-image-")
     common = release.rpartition("-")[0] + "-common"
     packages = {image: "image"}
@@ -45,7 +45,7 @@ def _unpack(apt: Apt, image: Package, version: str, work: Path) -> tuple[Path, P
 
 
 def make_initramfs(modules: Path, busybox: Path, root: Path, out: Path) -> None:
-    """Write an initramfs of READY_MODULES and busybox, put together below `root`."""
+    """Write an initramfs with READY_MODULES and busybox to `out`. Its files are put together below `root`."""
     release = modules.name
     target = root / "lib" / "modules" / release
     target.mkdir(parents=True)
@@ -67,7 +67,7 @@ def make_initramfs(modules: Path, busybox: Path, root: Path, out: Path) -> None:
 
 
 def modules_with_dependencies(directory: Path, names: tuple[str, ...]) -> dict[Path, list[Path]]:
-    """Return each module of these, and of what they need, with all that it needs; what is loaded first is the last."""
+    """Return these modules and their dependencies, each with all its own dependencies, in reverse order of loading."""
     files = {path.stem.replace("-", "_"): path for path in directory.rglob("*.ko")}
     found: dict[Path, list[Path]] = {}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The recipe of a test kernel: source, configuration and tools. Its hash is the name of the kernel's directory, so that a change here builds anew."""
+"""The recipe of a test kernel: source, configuration and tools. The kernel's directory is named by its hash, so a change here causes a new build."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 FRAGMENT = Path(__file__).resolve().parents[1] / "kernel.config"
 DEBUG_FRAGMENT = FRAGMENT.with_name("kernel.debug.config")
 
-# The name of the debug kernel where a version is asked for.
+# The name of the debug kernel, for options that take a version.
 DEBUG = "debug"
 
-# Kernels that are not built but taken as the distribution ships them, by the name of their package. To get and to unpack
-# 6.1 takes 20 seconds and a build 9 minutes of processor time, and what a build could switch on (iommufd) came with 6.2.
-# 6.12 is built, since the ready one comes without iommufd.
+# Kernels that are not built: the distribution's binary packages, by the pattern of their name. To download and unpack 6.1 takes
+# 20 seconds, a build 9 minutes of processor time; the option that a build would add (iommufd) only came with 6.2.
+# 6.12 is built, because the distribution's binary has no iommufd.
 READY = {"6.1": r"^linux-image-6\.1\.0-[0-9]+-amd64$"}
 SOURCE = r"^linux-source-[0-9.]+$"
-# Of a ready kernel's modules those that a machine needs (what they depend on comes by itself), in the order of loading.
+# The modules of a ready kernel that a machine needs, in the order of loading. Their dependencies are added automatically.
 READY_MODULES = (
     "virtio_pci",
     "virtio_console",
@@ -33,8 +33,8 @@ READY_MODULES = (
     "e1000e",
     "igb",
 )
-# Process 1 of its initramfs: it makes a kernel with modules look like one that has all built in. Parameters of modules are
-# taken from the kernel's command line by modprobe.
+# Process 1 of its initramfs: it loads the modules, so that the guest's own process 1 finds everything as in a kernel with built-in
+# drivers. modprobe takes the parameters of modules from the kernel's command line.
 READY_INIT = r"""#!/busybox sh
 /busybox mount -t proc proc /proc
 for module in @MODULES@; do /busybox modprobe $module; done
@@ -72,21 +72,21 @@ MODULES = ("drivers/vfio/mdev/mdev.ko", "samples/vfio-mdev/mtty.ko")
 
 
 class Option(NamedTuple):
-    """A line of a fragment of the kernel's configuration."""
+    """A line in a fragment of the kernel's configuration."""
 
     name: str
     value: str | None
-    """None: it is not set."""
+    """The value; None for "is not set"."""
     is_in_every_release: bool
 
 
 def digest(value: Any) -> str:
-    """Return a short hash of a value that JSON can hold."""
+    """Return a short hash of a value that JSON can represent."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fragments(*, debug: bool) -> tuple[Path, ...]:
-    """Return the parts of the configuration, in the order in which they are merged."""
+    """Return the fragments of the configuration, in the order of merging."""
     return (FRAGMENT, DEBUG_FRAGMENT) if debug else (FRAGMENT,)
 
 
@@ -104,13 +104,13 @@ def parse_fragment(text: str) -> list[Option]:
 
 
 def without_effect(options: list[Option], config: str) -> list[Option]:
-    """Return the options that a finished configuration has not or has otherwise."""
+    """Return the options that a finished configuration lacks or has with another value."""
     values = dict(re.findall(r"^(CONFIG_\w+)=(.+)$", config, re.M))
     return [option for option in options if values.get(option.name) != option.value]
 
 
 def local_recipe(version: str | None, *, debug: bool = False) -> dict[str, Any]:
-    """Return all that decides the outcome, but for the package."""
+    """Return all inputs of the build except the source package."""
     tools = {"compiler": _first_line("gcc", "--version"), "linker": _first_line("ld", "--version")}
     if version in READY:
         return tools | {"recipe": [READY_MODULES, READY_INIT]}

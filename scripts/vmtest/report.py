@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Report what the contract suite saw, and what it should have seen and did not. The substance of scripts/matrix.
+"""Report the results of the contract suite, and tests and requests that are missing in them. scripts/matrix calls this module.
 
-It needs pyvfio and pytest, unlike its neighbours.
+Unlike the other modules of vmtest, it needs pyvfio and pytest.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from vmtest.matrix import LOCAL, NEWEST, Cell, Matrix, Needs
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = ROOT / "tests" / "contract"
-#: the file of a folder of results that names the cells that ran again
+#: The file in a folder of results that lists the cells that ran again.
 REPEATED = "repeated.txt"
 
 Results = Mapping[Cell, Mapping[str, Any]]
 
 
 def load(folder: Path) -> dict[Cell, dict[str, Any]]:
-    """Read the JSON files that the cells left in a folder."""
+    """Read the JSON files of all cells from a folder."""
     results = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     return {Cell.parse(result["cell"]): result for result in results}
 
 
 def all_tests() -> dict[str, Needs]:
-    """Return every test that there is, with its needs: collected here, and not taken from what ran."""
+    """Collect all tests of the contract suite, and return their needs by name. Tests that never ran are included."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "needs.json"
         command = [sys.executable, "-m", "pytest", str(SUITE), f"--needs={file}", "-q", "-p", "no:cacheprovider"]
@@ -47,7 +47,7 @@ def all_tests() -> dict[str, Needs]:
 
 
 def expected_cells(matrix: Matrix, results: Results, lane: Lane) -> Iterator[Cell]:
-    """Yield the cells of a lane. The newest kernel is the newest that ran and has no name in tests/matrix.toml."""
+    """Yield the cells of a lane. `newest` becomes the newest kernel that ran and is not named in tests/matrix.toml."""
     newest = max({cell.kernel for cell in results} - set(matrix.kernels), key=_release, default=NEWEST)
     for kernel in matrix.kernels:
         for iommu in matrix.iommus(kernel):
@@ -66,8 +66,8 @@ def _name(request: str, detail: str) -> str:
 class Report:
     """The results of the cells, compared with tests/matrix.toml.
 
-    :param expected: cells that must be there, besides those that are
-    :param tests: every test, with its needs
+    :param expected: cells that must have results
+    :param tests: the needs of every test, by its name
     """
 
     def __init__(self, matrix: Matrix, results: Results, expected: list[Cell], tests: Mapping[str, Needs]) -> None:
@@ -80,20 +80,20 @@ class Report:
 
     @cached_property
     def seen(self) -> dict[tuple[str, str], dict[str, set[str]]]:
-        """(request, operation) -> `ok` or errno -> the tests that saw it, on a real kernel."""
+        """For each (request, operation): the tests that saw each outcome (`ok` or an errno) on a real kernel."""
         seen: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         for cell, result in self._results.items():
             if cell.kernel in LOCAL:
                 continue
             for test, _kind, request, detail, outcome in result["trace"]:
                 if request.startswith("0x"):
-                    continue  # not a request of the library's: the tests drive the iommufd selftest with it
+                    continue  # not a request of pyvfio: the tests control the iommufd selftest driver with it
                 seen[request, detail][outcome].add(test.removeprefix("tests/contract/"))
         return seen
 
     @cached_property
     def _facts(self) -> set[str]:
-        """`REQUEST OUTCOME` and `REQUEST OPERATION OUTCOME`, as seen."""
+        """The outcomes that were seen, as `REQUEST OUTCOME` and `REQUEST OPERATION OUTCOME`."""
         return {
             f"{name} {outcome}"
             for (request, detail), outcomes in self.seen.items()
@@ -112,7 +112,7 @@ class Report:
     # --- what is wrong ----------------------------------------------------------------------------------------------
 
     def problems_of_cells(self) -> Iterator[str]:
-        """Yield failed tests, cells that are missing, and tests that should have run in a cell and did not."""
+        """Yield failed tests, missing cells, and tests that should have run in a cell but did not."""
         vanished: dict[str, list[str]] = defaultdict(list)
         for cell in self._cells:
             result = self._results.get(cell)
@@ -130,7 +130,7 @@ class Report:
             yield f"{test} did not run in {len(where)} cells: {', '.join(where[:3])}{more}"
 
     def problems_of_requests(self) -> Iterator[str]:
-        """Yield requests and documented errnos that no test saw, and those listed as out of reach that one saw."""
+        """Yield requests and documented errnos that no test saw, and those that are listed as out of reach although a test saw them."""
         wanted = [f"{name} ok" for name in self._scope]
         wanted += [f"{name} {outcome}" for name, outcomes in abi.documented().items() for outcome in outcomes]
         for fact in wanted:
@@ -151,7 +151,7 @@ class Report:
     # --- as text ----------------------------------------------------------------------------------------------------
 
     def table(self) -> Iterator[str]:
-        """Yield a row for each kernel, IOMMU and mode: passed, failed and not applicable, by device."""
+        """Yield a row for each kernel, IOMMU and mode, with the numbers of passed, failed and not applicable tests by device."""
         devices = list(dict.fromkeys(cell.device for cell in self._cells))
         rows = list(dict.fromkeys((cell.kernel, cell.qemu, cell.iommu, cell.mode) for cell in self._cells))
         yield f"{'kernel / IOMMU / mode':34}" + "".join(f"{device:>26}" for device in devices)
@@ -178,8 +178,8 @@ class Report:
     def requests(self, *, brief: bool, everything: bool) -> Iterator[str]:
         """Yield every request with the tests that saw it succeed, and fail with each errno.
 
-        :param brief: name one test for each errno
-        :param everything: name all tests for each success, of which there are many
+        :param brief: name only one test for each errno
+        :param everything: name all tests for each success, not only one
         """
         yield "\nRequests: for success, and for each errno, the tests that saw it (--all names all)"
         for request, detail in sorted(self.seen):
@@ -196,7 +196,7 @@ class Report:
                 yield f"  {fact}: {reason}"
 
     def slowest(self) -> Iterator[str]:
-        """Yield the tests that took longest in virtual machines."""
+        """Yield the tests that took the longest time in virtual machines."""
         seconds: Counter[str] = Counter()
         for cell, result in self._results.items():
             if cell.kernel not in LOCAL:
@@ -216,10 +216,13 @@ class Report:
 
 
 def main(folder: Path, lane: Lane, *, complete: bool, brief: bool, everything: bool) -> int:
-    """Print the report of a folder of results; return 1 if something is wrong with it.
+    """Print the report of a folder of results. Return 1 if there are problems.
 
-    :param complete: all cells of the lane must be there. Every request must have been seen, but in the quick lane, which has
-        too few cells for that
+    :param lane: the lane whose cells are expected
+    :param complete: all cells of the lane must have results. Except in the quick lane, which has too few cells for it, every request
+        must have been seen
+    :param brief: see :meth:`Report.requests`
+    :param everything: see :meth:`Report.requests`
     """
     results = load(folder)
     if not results:
@@ -238,7 +241,7 @@ def main(folder: Path, lane: Lane, *, complete: bool, brief: bool, everything: b
         print(f"\nCells that ran again:\n{repeated.read_text().rstrip()}")
     for part in (report.reasons(), report.requests(brief=brief, everything=everything), report.slowest(), report.sum()):
         print("\n".join(part))
-    # At the end, where they are seen even if the beginning of the output is lost.
+    # Print failures at the end, so that they are seen even if the beginning of the output is lost.
     for message in list(report.messages())[:5]:
         print(f"\n{message}\n")
     for problem in problems:

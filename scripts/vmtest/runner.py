@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One run of all tests of a lane: the suites on the host, beside the contract suite in virtual machines."""
+"""Run all tests of a lane: the suites on the host, and in parallel the contract suite in virtual machines."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ RunJob = Callable[..., Coroutine[Any, Any, int]]
 
 
 async def run_job(command: Sequence[str | Path], **options: Any) -> int:
-    """Run a command as a job of its own; see `Job`."""
+    """Run a command as a `Job`."""
     return await Job(command, **options).run()
 
 
 class Plan:
-    """The work of a run: the suites and machines of a lane that the patterns match.
+    """The work of a run: those suites and machines of a lane that match the patterns.
 
-    :param patterns: names of suites (`unit`) or of cells as in tests/matrix.toml (`intel/*/edu/newest`), with wildcards; none: all
-    :param host_only: only what needs no kernel
+    :param patterns: names of suites (`unit`) or of cells as in tests/matrix.toml (`intel/*/edu/newest`), with wildcards; empty for all
+    :param host_only: leave out everything that needs a real kernel
     """
 
     def __init__(self, matrix: Matrix, lane: Lane, patterns: Sequence[str] = (), *, host_only: bool = False) -> None:
@@ -63,12 +63,12 @@ class Plan:
         self.machines = [machine for machine in chosen if machine.cells]
         self.minutes = {suite.name: suite.minutes for suite in self.suites}
         self.minutes |= {str(cell): matrix.minutes(cell) for cell in self.cells}
-        #: everything of the lane is to run
+        #: Whether all tests of the lane will run.
         self.is_complete = not patterns and not host_only
 
     @property
     def cells(self) -> list[Cell]:
-        """Every cell, with the name of its kernel in tests/matrix.toml."""
+        """All cells. They have the names of kernels in tests/matrix.toml."""
         return [*self.mock_cells, *(cell for machine in self.machines for cell in machine.cells)]
 
     @property
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def older_kernels(self) -> list[str]:
-        """The other kernels, in the order of their machines."""
+        """The kernels besides the newest, in the order of their machines."""
         return list(dict.fromkeys(machine.kernel for machine in self.machines if machine.kernel != NEWEST))
 
     def _cells(self, cells: Any) -> tuple[Cell, ...]:
@@ -91,7 +91,8 @@ class Plan:
 class Run:
     """One run of a plan.
 
-    :param run_job: runs a command; a test gives its own
+    :param run_job: the function that runs a command; tests replace it
+    :param slots: the number of machines that run at the same time
     """
 
     def __init__(
@@ -104,10 +105,10 @@ class Run:
         self._scratch = scratch
         self._run_job = run_job
         self._begun = time.monotonic()
-        # More machines than processors, for devices in reset are waited for.
+        # Run more machines than there are processors: machines are idle while they wait for resets of devices.
         self._slots = asyncio.Semaphore(slots or (os.cpu_count() or 1) + 1)
         self._may_repeat = True
-        #: name of a suite, or of a cell as in tests/matrix.toml -> minutes that it took
+        #: Minutes that each suite and each cell (named as in tests/matrix.toml) took.
         self.took: dict[str, float] = {}
 
     def say(self, text: str) -> None:
@@ -115,7 +116,10 @@ class Run:
         print(f"\n== {text} ({time.monotonic() - self._begun:.0f} s)", flush=True)
 
     async def everything(self, kernel: asyncio.Task[int] | None) -> None:
-        """Run the suites and the machines of the plan; `kernel`: the build of the newest kernel."""
+        """Run the suites and the machines of the plan.
+
+        :param kernel: the task that builds the newest kernel
+        """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._on_the_host(kernel))
             if kernel is not None and self._plan.machines:
@@ -124,7 +128,7 @@ class Run:
     # --- on the host ----------------------------------------------------------------------------------------------
 
     async def _on_the_host(self, kernel: asyncio.Task[int] | None) -> None:
-        """Run the suites one after the other, but for those that mostly wait; those that need the kernel come last."""
+        """Run the suites: those that mostly wait in parallel, the others one after the other, those that need the kernel last."""
         async with asyncio.TaskGroup() as group:
             for suite in self._plan.suites:
                 if suite.beside:
@@ -145,7 +149,7 @@ class Run:
                 await self._run_suite(suite, kernel)
 
     async def _run_suite(self, suite: Suite, kernel: asyncio.Task[int] | None) -> None:
-        """Run a suite; if it needs a kernel that is not there, count that."""
+        """Run a suite. If it needs the kernel and there is none, count a skip or a failure instead."""
         if suite.needs_kernel:
             assert kernel is not None
             code = await kernel
@@ -202,7 +206,7 @@ class Run:
                 await older
 
     async def _build_older_kernels(self) -> None:
-        """Build in the time that the machines leave; their own call waits for it, and says why if it fails."""
+        """Build the older kernels at low priority while machines run. `_kernel_of` waits for its kernel and reports failures."""
         for version in self._plan.older_kernels:
             await self._run_job(["nice", "-n", "19", "scripts/build_kernel", "--kernel", version], echo=False)
 
@@ -223,10 +227,10 @@ class Run:
             self._count(f"the machine {machine.name}", code, cells, machine.cells)
 
     async def _kernel_of(self, machine: Machine) -> str | None:
-        """Wait until the machine's kernel is built; return its name in a cell, or None if there is none."""
+        """Wait until the machine's kernel is built. Return its name in cells, or None if it could not be built."""
         choice = [] if machine.kernel == NEWEST else ["--kernel", machine.kernel]
         log = self._scratch / f"kernel-{machine.name.replace(' ', '-')}"
-        # What it says goes to stderr, and the paths to the last line.
+        # The log has scripts/build_kernel's messages, and the paths as its last line.
         code = await self._run_job(["scripts/build_kernel", *choice, "--json"], echo=False, log=log)
         if code in (BUILT, NO_MODULE):
             release: str = json.loads(log.read_text().splitlines()[-1])["release"]
@@ -243,21 +247,27 @@ class Run:
         return code
 
     def _count(self, name: str, code: int, cells: Sequence[Cell], named: Sequence[Cell]) -> None:
-        """Add the counts of cells that ran together; `named`: the same, as in tests/matrix.toml."""
+        """Add the counts of cells that ran in one machine.
+
+        :param name: the machine, for messages
+        :param code: the machine's exit code
+        :param cells: the cells, with the kernel's actual name
+        :param named: the same cells, with the kernel's name in tests/matrix.toml
+        """
         counts = junit.Counts()
         for cell, as_in_file in zip(cells, named, strict=True):
             counts = counts.plus(self._results.count(cell))
             self._tally.name_failed(self._results.failures(cell))
             self.took[str(as_in_file)] = self._results.seconds(cell) / 60
         self._tally.add(counts)
-        # pytest returns 1 for a failed test, which has been counted.
+        # Exit code 1 means failed tests; these have been counted.
         if code and not (code == 1 and counts.failed):
             self._judge(name, code, contract.CANNOT_RUN)
         elif unfinished := self._results.unfinished(cells):
             self._tally.fail(f"{name} left no result of {', '.join(map(str, unfinished))}")
 
     def _judge(self, name: str, code: int, missing: int) -> None:
-        """Count an exit code other than 0 as a failure, or as a skip if it is the one for what is `missing`."""
+        """Count a failed command: as a skip if its exit code is `missing`, otherwise as a failure."""
         if code == missing:
             self._tally.skip(f"{name}: see above for what is missing")
         else:
@@ -266,7 +276,7 @@ class Run:
     # --- afterwards -----------------------------------------------------------------------------------------------
 
     async def check_matrix(self) -> None:
-        """Have scripts/matrix check that every test of the lane ran and every request was seen."""
+        """Let scripts/matrix check that every test of the lane ran and every request was seen."""
         self.say("the matrix")
         command = [PYTHON, "scripts/matrix", self._results.folder, "--lane", str(self._plan.lane)]
         if self._plan.is_complete:
@@ -277,7 +287,7 @@ class Run:
             self._tally.passed()
 
     def times(self) -> str:
-        """Return what took how long, beside the minutes in tests/matrix.toml, if it took a minute longer or more."""
+        """Return the total times, and the suites and cells that took more than one minute plus twice their time in tests/matrix.toml."""
         total = sum(self.took.values())
         slower = [
             f"  {name}: {taken:.1f} minutes, {self._plan.minutes.get(name, 0):g} in tests/matrix.toml"
@@ -289,7 +299,7 @@ class Run:
 
 
 async def run(plan: Plan, tally: Tally, slots: int | None = None) -> None:
-    """Set up what a plan needs, run it, and check the matrix."""
+    """Install and build the requirements of a plan, run it, and check the matrix."""
     shutil.rmtree(RESULTS, ignore_errors=True)
     RESULTS.mkdir()
     with tempfile.TemporaryDirectory(prefix="pyvfio-test-") as scratch:
@@ -301,7 +311,7 @@ async def run(plan: Plan, tally: Tally, slots: int | None = None) -> None:
         try:
             if plan.needs_kernel:
                 this.say("the kernel, in the background")
-                # It takes longest: begin with it.
+                # The build takes the longest time, so start it first.
                 kernel = asyncio.create_task(run_job(["scripts/build_kernel"], prefix="kernel"))
             this.say("pyvfio, into .venv")
             try:
@@ -311,7 +321,7 @@ async def run(plan: Plan, tally: Tally, slots: int | None = None) -> None:
                 tally.fail("nothing could be tested: pyvfio and its tests could not be installed into .venv")
                 return
             if plan.machines:
-                # pytest compiles the suite, so that a machine need not.
+                # Let pytest compile the suite here: in an emulated machine that is slow.
                 await run_job([PYTHON, "-m", "pytest", "-q", "--collect-only", "tests/contract"], echo=False)
             await this.everything(kernel)
             if plan.cells:
@@ -325,13 +335,13 @@ async def run(plan: Plan, tally: Tally, slots: int | None = None) -> None:
 
 
 def main(lane: Lane, patterns: Sequence[str], *, host_only: bool, slots: int | None = None) -> int:
-    """Run the tests of a lane and return the exit code: 0 if nothing failed, 2 if no test is chosen."""
+    """Run the tests of a lane and return the exit code: 0 if nothing failed, 2 if the patterns match nothing."""
     plan = Plan(Matrix(), lane, patterns, host_only=host_only)
     if not plan.suites and not plan.cells:
         print(f"test: no suite or cell of the lane {lane} matches {' '.join(patterns)}", file=sys.stderr)
         return 2
     os.chdir(ROOT)
-    # A machine, which compiles fifteen times slower, imports what was compiled here.
+    # Let Python write compiled files here: in an emulated machine, compiling is fifteen times slower.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     tally = Tally()
 

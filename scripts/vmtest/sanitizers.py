@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The extensions built with AddressSanitizer and UndefinedBehaviorSanitizer, under the tests: scripts/sanitizers."""
+"""Run tests on extensions that are built with AddressSanitizer and UndefinedBehaviorSanitizer: scripts/sanitizers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from vmtest.project_copy import copy_project
 
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
 SUITES = ("tests/unit", "tests/vectors", "tests/mock")
-#: test files that run no C of the package, or compile it themselves
+#: Test files that run no C code of the package, or compile it themselves.
 WITHOUT = ("test_vmtest_*", "test_native.py", "test_house.py", "test_language.py", "test_matrix.py", "test_runner.py")
-#: What is no finding: memory that no machine has is asked for, and refused.
+#: A message that is no finding: some tests request more memory than any machine has, and expect a refusal.
 EXPECTED = "WARNING: AddressSanitizer failed to allocate"
 
 
@@ -30,7 +30,7 @@ def build(copy: Path) -> None:
 
 
 def environment(copy: Path, reports: Path) -> dict[str, str]:
-    """Return the environment of tests: the sanitizers are loaded first, and write what they find to files."""
+    """Return the environment of tests: it preloads the sanitizers and makes them write reports to files."""
     names = ("libasan.so", "libubsan.so")
     libraries = [
         subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
@@ -38,17 +38,18 @@ def environment(copy: Path, reports: Path) -> dict[str, str]:
     ]
     return os.environ | {
         "PYTHONPATH": str(copy),
-        # Each allocation is the sanitizer's, not a part of an arena of Python's.
+        # Let the sanitizer see each allocation, instead of the arenas of Python's own allocator.
         "PYTHONMALLOC": "malloc",
         "LD_PRELOAD": " ".join(libraries),
-        # Python leaves memory to the end of the process. A size that cannot be had is an answer that some tests ask for.
+        # detect_leaks=0: Python does not free all memory before it exits. allocator_may_return_null=1: some tests expect an
+        # allocation to fail.
         "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:abort_on_error=1:log_path={reports}/report",
         "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={reports}/report",
     }
 
 
 def findings(reports: Path) -> Iterator[str]:
-    """Yield what the sanitizers of all processes reported."""
+    """Yield the sanitizers' reports from all processes."""
     for file in sorted(reports.iterdir()):
         lines = [line for line in file.read_text(errors="replace").splitlines() if EXPECTED not in line]
         if any(lines):
@@ -56,7 +57,7 @@ def findings(reports: Path) -> Iterator[str]:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Build in a copy, run the tests there, and print what was found; 1 if a test failed or a sanitizer reported something."""
+    """Build in a copy, run the tests there, and print the findings. Return 1 if a test failed or a sanitizer reported something."""
     with tempfile.TemporaryDirectory(prefix="pyvfio-sanitizers-") as scratch:
         copy, reports = Path(scratch) / "project", Path(scratch) / "reports"
         reports.mkdir()

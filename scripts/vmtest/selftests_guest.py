@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Run the kernel's selftests inside the machine, one program after the other, each with its output in a file.
+"""Run the kernel's selftests inside the machine, one program after the other, and write the output of each to a file.
 
     .venv/bin/python scripts/vmtest/selftests_guest.py PROGRAMS RESULTS PROGRAM[@ADDRESS]...
 
-PROGRAMS is the directory of the programs; the output goes to RESULTS/PROGRAM[@DEVICE].ktap, its last line the exit code.
+PROGRAMS is the directory of the programs. The output goes to RESULTS/PROGRAM[@ADDRESS].ktap; its last line is the exit code.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from pyvfio import host
 
 SECONDS = 3600
-"""For one program; emulation is slow."""
+"""Time limit of one program; emulation is slow."""
 SRIOV = Path("/sys/module/vfio_pci/parameters/enable_sriov")
-"""Without it vfio-pci makes no virtual functions (ENOENT)."""
+"""vfio-pci's module parameter. Without it vfio-pci creates no virtual functions (ENOENT)."""
 
 
 def run(program: Path, address: str, out: Path) -> None:
-    """Run a program; a device is given by the variable that the selftests' library reads."""
+    """Run a program. The selftests' library reads the device's address from VFIO_SELFTESTS_BDF."""
     environment = os.environ | ({"VFIO_SELFTESTS_BDF": address} if address else {})
     with out.open("w") as output:
         try:
@@ -38,7 +38,7 @@ def run(program: Path, address: str, out: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run every program that is named."""
+    """Run every program of the command line."""
     programs, results, *names = arguments
     SRIOV.write_text("Y")
     for name in names:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Directories of the host's that the guest mounts over 9p."""
+"""Directories of the host that the guest mounts over 9p."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 NINE_P = "trans=virtio,version=9p2000.L,msize=512000"
 
-# Directories of the guest's own, over the host's.
+# Directories that are the guest's own, and hide the host's.
 HIDDEN = ("/tmp", "/var/tmp", "/run", "/dev/shm")
 
 
 class Share(NamedTuple):
-    """A directory of the host's, at the same path in the guest."""
+    """A directory of the host, which has the same path in the guest."""
 
     tag: str
     path: Path
@@ -26,14 +26,14 @@ class Share(NamedTuple):
 
     @property
     def mount(self) -> str:
-        """Its line in the guest's fstab."""
+        """The share's line in the guest's fstab."""
         path = re.sub(r"[\s\\]", lambda match: f"\\{ord(match[0]):03o}", str(self.path))
         mode = "rw,cache=mmap" if self.is_writable else "ro,cache=loose"
         return f"{self.tag} {path} 9p {NINE_P},{mode},X-mount.mkdir"
 
     def options(self, address: str) -> list[str]:
-        """Return QEMU's options for it as the device at that address."""
-        # A comma in a value is written twice.
+        """Return QEMU's options for the share, as a device at the given address."""
+        # QEMU's options use a double comma for a comma in a value.
         path = str(self.path).replace(",", ",,")
         readonly = "off" if self.is_writable else "on"
         return [
@@ -45,13 +45,13 @@ class Share(NamedTuple):
 
 
 def shares_of(here: Path, frozen: list[Path], cache: Path) -> list[Share]:
-    """Return the shares of a machine that runs in the directory `here`. The first is the root.
+    """Return the shares of a machine whose command runs in the directory `here`. The first share is the root.
 
-    :param frozen: directories below `here` that nobody changes meanwhile: read-only, and cached without looking
-    :param cache: where kernels and modules are; it is shared by itself if the guest would not see it otherwise
+    :param frozen: directories below `here` that do not change during the run: read-only, and cached without revalidation
+    :param cache: directory of kernels and modules; it becomes a separate share if it is below a hidden directory
     """
     shares = [Share("root", Path("/")), Share("here", here)]
-    # Only what no one changes meanwhile may be cached without looking; for imports this halves the time.
+    # cache=loose does not revalidate, so it is right only for directories that do not change. It halves the time of imports.
     environments = [path.parent for path in sorted(here.glob("*/pyvenv.cfg"))]
     shares += [Share(f"frozen{n}", path) for n, path in enumerate([*environments, *frozen])]
     if any(cache.is_relative_to(hidden) for hidden in HIDDEN) and not cache.is_relative_to(here):

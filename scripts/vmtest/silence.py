@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""The time for which a machine has been silent."""
+"""Measure for how long a machine has been silent."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-# The machine is looked at at least so often.
+# Maximum interval between two looks at the machine, in seconds.
 TICK = 1.0
 
 
 class Silence:
-    """The time since the last sign of life, as far as this process itself ran.
+    """The time since the machine's last sign of life, without time in which this process did not run.
 
-    A host that was suspended, or so busy that this process did not run, is no silence of the machine. So of the time between
+    If the host was suspended, or was so busy that this process did not run, the machine was not necessarily silent. So between
     two looks at the clock at most two ticks count.
 
-    :param limit: seconds
+    :param limit: seconds of silence that are too long
     """
 
     def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:

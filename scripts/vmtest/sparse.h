@@ -1,4 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-/* For sparse 0.6.4, which is older than the kernel: what it does not know, as something that it does. */
+/* Replacements for keywords and built-ins that the kernel uses and sparse 0.6.4 does not know. */
 #define __typeof_unqual__ __typeof__
 #define __builtin_strlen(string) (sizeof(string) - 1)

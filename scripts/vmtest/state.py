@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The state of a machine that does not answer, seen from outside and without touching the guest."""
+"""Describe the state of a machine that does not answer, from outside, without disturbing the guest."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from vmtest.monitor import Monitor, MonitorError
 
-# The HPET, which is the kernel's clock source: its configuration and status, its counter, and of each timer the
-# configuration and the comparator.
+# Registers of the HPET, the kernel's clock source: configuration, status, counter, and for each timer the configuration and
+# the comparator.
 HPET = (("configuration", 0x10), ("status", 0x20), ("counter", 0xF0))
 HPET_TIMERS = 3
 HPET_BASE = 0xFED00000
@@ -24,17 +24,17 @@ PPOLL = 271  # the system call's number on x86-64
 
 
 def describe_state(monitor: Monitor, process: int, pause: float = 1.0) -> Iterator[str]:
-    """Describe a machine, line by line: what moves is looked at twice.
+    """Describe a machine, line by line. Values that change are read twice.
 
-    QEMU's threads come first, for a question to the monitor wakes its main loop.
+    QEMU's threads are described first, before a monitor command wakes QEMU's main loop.
 
-    :param process: QEMU's process
-    :param pause: seconds between the two looks
+    :param process: QEMU's process id
+    :param pause: seconds between the two reads
     """
     yield f"load of the host: {' '.join(Path('/proc/loadavg').read_text().split()[:3])}"
     yield from _threads(process)
     yield _main_loop(process)
-    # Once the monitor did not answer, each further question would only wait.
+    # If the monitor does not answer once, stop: each further command would only wait for its timeout.
     try:
         yield f"query-status: {json.dumps(monitor.execute('query-status'))}"
         processors = [entry["cpu-index"] for entry in monitor.execute("query-cpus-fast")]
@@ -54,7 +54,7 @@ def describe_state(monitor: Monitor, process: int, pause: float = 1.0) -> Iterat
 def _moving(monitor: Monitor, look: int) -> Iterator[str]:
     yield f"--- look {look}"
     yield _hpet(monitor)
-    # Not the registers of the floating-point unit and the like.
+    # Leave out the registers of the floating-point unit and the like.
     yield from (line for line in _ask(monitor, "info registers -a") if REGISTERS.match(line))
 
 
@@ -76,7 +76,7 @@ def _hpet(monitor: Monitor) -> str:
 
 
 def _threads(process: int) -> Iterator[str]:
-    """Describe QEMU's threads: name, state, seconds of processor time, where they sleep in the host's kernel."""
+    """Describe QEMU's threads: name, state, processor time in seconds, and the host kernel's function in which they sleep."""
     tick = os.sysconf("SC_CLK_TCK")
     for path in sorted(Path(f"/proc/{process}/task").glob("*")):
         try:
@@ -90,7 +90,7 @@ def _threads(process: int) -> Iterator[str]:
 
 
 def _main_loop(process: int) -> str:
-    """Tell for how long QEMU's main loop sleeps at most: until its next timer."""
+    """Return for how long QEMU's main loop sleeps at most, which is the time until its next timer."""
     try:
         words = Path(f"/proc/{process}/syscall").read_text().split()
         if words[0] != str(PPOLL):

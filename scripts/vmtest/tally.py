@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The sum of a run: what passed, failed and was skipped."""
+"""The summary of a run: the numbers of tests that passed, failed and were skipped."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterable
 
 from vmtest.junit import Counts
 
-#: failed tests that are named with the sum, and characters of each
+#: Maximum number of failed tests in the summary, and of characters for each.
 MOST_TESTS, LONGEST = 40, 300
 
 
 class Tally:
-    """Counts as they come in, and what else the sum must say.
+    """Counts so far, and notes for the summary.
 
-    :param strict: a skip is a failure
+    :param strict: count skips as failures; None: if PYVFIO_REQUIRE is `kernel`
     """
 
     def __init__(self, *, strict: bool | None = None) -> None:
@@ -29,7 +29,7 @@ class Tally:
         self.counts = self.counts.plus(counts)
 
     def name_failed(self, tests: Iterable[str]) -> None:
-        """Print these tests with the sum; they are counted already, and pytest has said why they failed."""
+        """Name failed tests in the summary. They are counted already, and pytest has printed why they failed."""
         self._tests += (f"FAILED: {test[:LONGEST]}" for test in tests)
 
     def passed(self) -> None:
@@ -37,12 +37,12 @@ class Tally:
         self.add(Counts(passed=1))
 
     def fail(self, text: str) -> None:
-        """Count one failure, and print it now and with the sum."""
+        """Count one failure, and print it now and in the summary."""
         self.add(Counts(failed=1))
         self._note(f"FAILED: {text}")
 
     def skip(self, text: str) -> None:
-        """Count one skip, or one failure where no skip is allowed, and print it now and with the sum."""
+        """Count one skip (with `strict`, one failure), and print it now and in the summary."""
         if self._strict:
             self.fail(f"{text} (PYVFIO_REQUIRE=kernel allows no skip)")
         else:
@@ -50,7 +50,7 @@ class Tally:
             self._note(f"SKIPPED: {text}")
 
     def note(self, text: str) -> None:
-        """Print something now and with the sum, which counts for nothing."""
+        """Print a note now and in the summary, without counting anything."""
         self._note(f"NOTE: {text}")
 
     def _note(self, text: str) -> None:
@@ -59,11 +59,11 @@ class Tally:
 
     @property
     def exit_code(self) -> int:
-        """0 if nothing failed."""
+        """The exit code: 0 if nothing failed."""
         return int(self.counts.failed > 0)
 
     def __str__(self) -> str:
-        """The failed tests, the notes, and alone on the last line the counts."""
+        """Return the summary: failed tests, notes, and as the last line the counts."""
         more = len(self._tests) - MOST_TESTS
         tests = [*self._tests[:MOST_TESTS], *([f"FAILED: {more} further tests, named above"] if more > 0 else [])]
         return "\n".join((*tests, *self.notes, str(self.counts)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The check that the IOMMU translates, which process 1 runs before the command: check_translation.c, compiled once."""
+"""Compile check_translation.c, which process 1 runs before the command to check that the IOMMU translates."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SOURCE = Path(__file__).with_name("check_translation.c")
 COMPILER = "gcc"
 FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
 
-# The device that is tried: edu, alone in its group.
+# The device that the check uses: edu, alone in its group.
 DEVICE = "0000:00:03.0"
 
 
 def require_check(cache: Path = CACHE) -> Path:
-    """Return the compiled program, which is kept below `cache` under a key of its source, the compiler and the flags.
+    """Return the compiled program. It is kept below `cache` under a key made from its source, the compiler and the flags.
 
-    :raises Missing: there is no compiler, and this is not root
-    :raises MachineError: it does not compile
+    :raises Missing: there is no compiler, and the user is not root
+    :raises MachineError: the program does not compile
     """
     if shutil.which(COMPILER) is None:
         install("gcc", "libc6-dev")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""libvfio-user's samples as peers of pyvfio.vfio_user: scripts/vfio_user_peers."""
+"""Test pyvfio.vfio_user against libvfio-user's samples: scripts/vfio_user_peers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from pyvfio.vfio_user.recording import Recorder
 from pyvfio.vfio_user.remote import ADDRESS
 
 PAGE = 4096
-#: seconds that a sample is waited for: their client lets a timer of ten seconds expire
+#: Timeout in seconds. libvfio-user's client waits for a timer of ten seconds to expire.
 LIMIT = 60.0
 SCRIPT = Path(__file__).resolve().parents[1] / "vfio_user_peers"
 
 
 class _Stream:
-    """The data of a migration: BAR0's time, then BAR1."""
+    """Migration data: the time in BAR0, then the contents of BAR1."""
 
     def __init__(self, device: Sample) -> None:
         self._device = device
@@ -52,14 +52,14 @@ class _Stream:
         return len(data)
 
     def load(self) -> None:
-        """Give the device what was received."""
+        """Load the received data into the device."""
         self._device.written = int.from_bytes(self._received[:8], "little")
         memory = self._received[8:][: self._device.region(1).size]
         self._device.memory(1)[: len(memory)] = memory
 
 
 class _Migration:
-    """States of migration without arcs between them, as the client of the samples sets them."""
+    """Migration states. Every state can be set directly, without intermediate states, as samples/client does."""
 
     flags = lib.VFIO_MIGRATION_STOP_COPY | lib.VFIO_MIGRATION_PRE_COPY
 
@@ -85,10 +85,10 @@ class _Migration:
 
 
 class Sample(mock.Device):
-    """The requests of libvfio-user's samples/client.
+    """A model of the device that libvfio-user's samples/client expects.
 
-    BAR0 takes a time, in seconds since 1970. When it has come, the device interrupts by INTx, writes and reads the second mapping directly and the
-    first by messages. BAR1 is memory, of which the first and the third page can be mapped.
+    BAR0 takes a time in seconds since 1970. At that time the device interrupts by INTx, writes and reads the client's second DMA mapping
+    directly, and the first by messages. BAR1 is memory; its first and third page can be mapped.
     """
 
     function = mock.Function(
@@ -107,11 +107,11 @@ class Sample(mock.Device):
         self.log = Log(LogLimits(log2_size_max=64))
 
     def power_on(self) -> None:
-        """Keep everything over a reset."""
+        """Do nothing: a reset keeps the whole state."""
 
     @property
     def bus_master(self) -> bool:
-        """True: this client sets no bit of the command register."""
+        """Always True: samples/client sets no bit of the command register."""
         return True
 
     def region(self, index: int) -> Region:
@@ -133,7 +133,7 @@ class Sample(mock.Device):
             super().write(bar, offset, width, value)
 
     def arm(self, *, running: bool) -> None:
-        """Start the timer, or stop it."""
+        """Start the timer if the device is running and a time was written; otherwise stop it."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -156,14 +156,14 @@ class Sample(mock.Device):
             assert space.messages.read(by_messages, len(data)) == data
 
 
-# --- their server, our client -------------------------------------------------------------------------------------------
+# --- libvfio-user's server, pyvfio's client -----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def running(*command: str | Path, path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a sample until its socket is there; end it afterwards.
+    """Start a sample, wait for its socket, and end it after the block.
 
-    :raises AssertionError: it has ended, with what it said
+    :raises AssertionError: the sample ended by itself; the text has its output
     """
     with subprocess.Popen(
         [str(word) for word in command],
@@ -193,10 +193,10 @@ def running(*command: str | Path, path: Path) -> Iterator[subprocess.Popen[str]]
 
 
 def check_gpio(folder: Path, scratch: Path, _: Recorder | None) -> None:
-    """The digital card: pins, migration, INTx, by pyvfio.open."""
+    """Test samples/gpio-pci-idio-16 with pyvfio.open: configuration space, pins, a DMA mapping, INTx."""
     path = scratch / "gpio"
     with running(folder / "gpio-pci-idio-16", path, path=path):
-        for _again in range(2):  # it takes the next client
+        for _again in range(2):  # after one client the server accepts the next
             with pyvfio.open(ADDRESS, kernel=vfio_user.RemoteKernel(path)) as device:
                 assert (device.config.read16(0), device.config.read16(2)) == (0x494F, 0x0DC8)
                 assert device.regions[2].size == 0x100
@@ -209,7 +209,7 @@ def check_gpio(folder: Path, scratch: Path, _: Recorder | None) -> None:
 
 
 def check_null(folder: Path, scratch: Path, _: Recorder | None) -> None:
-    """A device without anything: no region, no interrupt, no reset, and no DMA."""
+    """Test samples/null, a device without regions, interrupts, reset and DMA."""
     path = scratch / "null"
     with (
         running(folder / "null", path, path=path),
@@ -221,7 +221,7 @@ def check_null(folder: Path, scratch: Path, _: Recorder | None) -> None:
 
 
 def check_server(folder: Path, scratch: Path, _: Recorder | None) -> None:
-    """samples/server: capabilities, a timer, DMA directly and by messages, logging, migration data."""
+    """Test samples/server: device information, configuration space, reset, a timer's interrupt, DMA directly and by messages, an error."""
     path = scratch / "server"
     with running(folder / "server", "-v", path, path=path):
         memory = mmap.mmap(-1, 2 * PAGE)
@@ -266,11 +266,11 @@ def check_server(folder: Path, scratch: Path, _: Recorder | None) -> None:
             os.close(eventfd)
 
 
-# --- their client, our server -------------------------------------------------------------------------------------------
+# --- libvfio-user's client, pyvfio's server -----------------------------------------------------------------------------
 
 
 def check_client(folder: Path, scratch: Path, recorder: Recorder | None) -> None:
-    """samples/client, which starts the server that it migrates to itself: ours, by a program of its name beside it."""
+    """Test samples/client. It starts `server` beside itself as the target of its migration: here a script that runs pyvfio's server."""
     path = scratch / "sample"
     (scratch / "client").symlink_to((folder / "client").resolve())
     program = scratch / "server"
@@ -295,14 +295,17 @@ def check_client(folder: Path, scratch: Path, recorder: Recorder | None) -> None
 
 
 def serve_migrated(path: str) -> int:
-    """Be the server that samples/client migrates to. It forked before it became this program, and is now a child: return its exit code."""
+    """Serve samples/client as the target of its migration, and return the exit code of the client.
+
+    samples/client forks, and its parent process becomes this program. So the client is this process's child.
+    """
     with vfio_user.Server(Sample, path) as server:
         server.serve_one()
     _, status = os.wait()
     return os.waitstatus_to_exitcode(status)
 
 
-#: sample -> what is tried with it
+#: The check for each sample.
 CHECKS: dict[str, Callable[[Path, Path, Recorder | None], None]] = {
     "gpio-pci-idio-16": check_gpio,
     "null": check_null,
@@ -316,13 +319,13 @@ def _there(folder: Path) -> list[str]:
 
 
 def _samples(folder: Path) -> Path:
-    """Return the folder with the samples: the one given, or the one of a build in it."""
+    """Return the folder with the samples: the given one, or that of a build in it."""
     places = [folder, folder / "samples", *sorted(folder.glob("build/*/samples"))]
     return next((place for place in places if _there(place)), folder)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Try the samples of the command line's folder, and return the exit code."""
+    """Test with the samples in the command line's folder, and return the exit code."""
     parser = argparse.ArgumentParser(description="Try pyvfio's vfio-user with libvfio-user's samples, both ways.")
     parser.add_argument("--record", metavar="DIR", type=Path, help="write all messages there")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)

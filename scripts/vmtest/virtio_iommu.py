@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A driver of QEMU's virtio-iommu over qtest's protocol: its configuration, and its answers to probes.
+"""A driver for QEMU's virtio-iommu over the qtest protocol. It reads the configuration and sends probe requests.
 
-Virtio 1.2, 4.1 (the PCI transport), 2.7 (split virtqueues) and 5.13 (the IOMMU device).
+Virtio 1.2, sections 4.1 (the PCI transport), 2.7 (split virtqueues) and 5.13 (the IOMMU device).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vmtest.qtest import Qtest, QtestError
 CONFIG_ADDRESS, CONFIG_DATA = 0xCF8, 0xCFC
 _CAPABILITIES, _VENDOR = 0x34, 0x09
 _COMMON, _NOTIFY, _DEVICE = 1, 2, 4
-# A BAR's place, and a page each for the queue's three parts and for requests: above what fw_cfg's reader uses.
+# The BAR's address, and a page each for the queue's three parts and for requests: above the memory that vmtest.qtest uses.
 BAR = 0xE0000000
 _TABLE, _AVAILABLE, _USED, _BUFFER = 0x300000, 0x301000, 0x302000, 0x303000
 _STATUS, _QUEUE, _QUEUE_SIZE, _QUEUE_ENABLE, _QUEUE_NOTIFY = 0x14, 0x16, 0x18, 0x1C, 0x1E
@@ -26,7 +26,7 @@ _NEXT, _WRITE = 1, 2
 
 
 class Config(NamedTuple):
-    """struct virtio_iommu_config, as far as it is used here."""
+    """The needed fields of struct virtio_iommu_config."""
 
     page_size_mask: int
     input_start: int
@@ -35,10 +35,10 @@ class Config(NamedTuple):
 
 
 class VirtioIommu:
-    """The virtio-iommu of a guest that does not run, made ready.
+    """An initialized virtio-iommu of a guest that does not run.
 
-    :param slot: its place on bus 0
-    :raises QtestError: it is no virtio device, or does not accept the features
+    :param slot: its slot on bus 0
+    :raises QtestError: the device is not a virtio device, or does not accept the features
     """
 
     def __init__(self, qtest: Qtest, slot: int) -> None:
@@ -59,7 +59,8 @@ class VirtioIommu:
     def probe(self, endpoint: int) -> tuple[int, bytes]:
         """Probe an endpoint and return the status and the properties.
 
-        The buffer has the size that the device asks for: QEMU 7.2 aborts at any other (virtio_iommu_handle_command).
+        The buffer has the size in the device's configuration (probe_size): QEMU 7.2 aborts at any other size
+        (virtio_iommu_handle_command).
 
         :param endpoint: bus, device and function in 16 bits
         """
@@ -82,7 +83,7 @@ class VirtioIommu:
         return data[size], data[:size]
 
     def _find_structures(self) -> None:
-        """Place the BAR that holds the structures, and find these by the vendor's capabilities."""
+        """Assign an address to the BAR with virtio's structures, and find the structures by the vendor-specific capabilities."""
         places: dict[int, tuple[int, int]] = {}
         at = self._read_config(_CAPABILITIES, 1)
         while at:

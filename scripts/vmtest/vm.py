@@ -26,7 +26,7 @@ MISSING, NO_MODULE = 3, 5  # exit codes of build_kernel
 
 
 def require_kernel(version: str | None) -> dict[str, Any]:
-    """Return what `scripts/build_kernel --json` prints, after it has built the kernel if need be."""
+    """Run `scripts/build_kernel --json`, which builds the kernel if necessary, and return its output."""
     command = [sys.executable, str(BUILD_KERNEL), "--json"]
     if version:
         command += ["--kernel", version]
@@ -77,7 +77,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    """Check the arguments, and find or install all that the machine needs.
+    """Check the arguments, and find or install the machine's requirements.
 
     :raises MachineError: an argument is wrong, or something is missing
     """
@@ -112,9 +112,9 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 def _socket(name: str) -> Path:
-    """Return the socket that a `--device` names.
+    """Return the path of the socket in a `--device` option.
 
-    :raises MachineError: it names none
+    :raises MachineError: the option is not `vfio-user:PATH`, or the path is not a socket
     """
     kind, _, path = name.partition(":")
     if kind != "vfio-user" or not path:
@@ -133,7 +133,7 @@ def _raise_interrupt(number: int, _: FrameType | None) -> NoReturn:
 
 
 def main() -> int:
-    """Run the command of the command line in a machine, and return the exit code."""
+    """Run the command line's command in a machine, and return the exit code."""
     arguments = parse_arguments()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _raise_interrupt)
