@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Every request of VFIO and iommufd that pyvfio makes, by name and number, with its operations and documented errnos.
 
-No request is made here: each is declared beside the method that makes it (:mod:`pyvfio._core.request` says how), for example
-VFIO_IOMMU_MAP_DMA in :mod:`pyvfio.spaces.mapping`. This module collects the declarations. The same number means different things on different descriptors (`VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` and `VFIO_IOMMU_GET_INFO`, for one
-pair), so a number has a name only together with the kind of its descriptor.
+This module collects the declarations and makes no request. Each request is declared beside the method that makes it
+(:mod:`pyvfio._core.request` says how), for example VFIO_IOMMU_MAP_DMA in :mod:`pyvfio.spaces.mapping`. The same number means different
+things on different descriptors, for example `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` and `VFIO_IOMMU_GET_INFO`, so a number has a name only
+together with the kind of its descriptor.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ DECLARING = (
     *(bound, event_queue, fault_queue, hw_queue, hwpt, ioas, iommufd, object, option, vdevice, viommu),
     *(container, group, mapping),
 )
-#: kind of descriptor -> the requests that it takes, by their numbers. A container takes type1's once an IOMMU type is set; the
-#: compatibility container of iommufd takes both, and their numbers do not meet.
+#: kind of descriptor -> the requests that it takes, sorted by number. A container takes those of type1 once an IOMMU type is set. An
+#: iommufd also takes the container's requests, whose numbers differ from its own.
 NAMES: dict[str, tuple[str, ...]] = {}
 for _request in sorted(DECLARED.values(), key=lambda request: request.number):
     if not _request.detail:

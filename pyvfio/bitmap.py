@@ -27,14 +27,14 @@ _GUARD = 0x6472_6175_6721_2121
 class Segment(Buffer):
     """The pages of one range, as a bitmap that the kernel writes to: bit 0 of word 0 is the first page.
 
-    It is a writable buffer of u64, for `numpy.asarray`. The memory belongs to its :class:`DirtyBitmap`, and stays as long as any view of
-    it. A copy has memory of its own, and so has a segment that was unpickled.
+    It is a writable buffer of u64, for `numpy.asarray`. The memory belongs to its :class:`DirtyBitmap`, and lives as long as any view of
+    it. Copies and unpickled segments have their own memory.
 
     :ivar range: the addresses it covers
     :ivar page_size: bytes for each bit
     :ivar page_count: the number of bits in use; the bits after them in the last word are ignored
     :ivar words: the bitmap as a writable memoryview of u64, not copied
-    :ivar address: the bitmap's address in this process, for a REPORT
+    :ivar address: the bitmap's address in this process, for the kernel's report
     """
 
     __slots__ = ("__weakref__", "_guarded", "address", "page_count", "page_size", "range", "words")
@@ -104,11 +104,11 @@ class Segment(Buffer):
 class DirtyBitmap:
     """The dirty pages of one or several ranges, which may be terabytes apart.
 
-    There is a bitmap for each range, and none for the gaps. `iova in bitmap` asks whether the page of an address is dirty,
-    `bool(bitmap)` whether any is. `a |= b` adds b's dirty pages to a, without allocating, if a's ranges cover b's; `a | b` makes a bitmap of
-    the ranges of both. For other operations use the sets that :meth:`runs` returns: `second.runs() - first.runs()`. It can be copied and pickled.
+    There is a bitmap for each range, and none for the gaps. `iova in bitmap` is true if the page of an address is dirty, `bool(bitmap)` if
+    any page is. `a |= b` adds b's dirty pages to a, without allocating; a's ranges must cover b's. `a | b` makes a bitmap of the ranges of
+    both. For other operations use the sets that :meth:`runs` returns: `second.runs() - first.runs()`. It can be copied and pickled.
 
-    Any number of threads may read. A thread that writes, by a report or `|=`, must be alone.
+    Any number of threads may read at the same time. A thread that writes, by a report or `|=`, must be the only one that uses the bitmap.
 
     :param ranges: as :func:`pyvfio.iova.as_ranges` takes them: whole pages, none overlapping another; the order is kept
     :param page_size: bytes, a power of two, at most 2^63
@@ -136,8 +136,8 @@ class DirtyBitmap:
             if low.overlaps(high):
                 raise ValueError(f"{low} and {high} overlap")
 
-        # One piece of memory for all segments: guard, bits, guard, the bits beginning with a cache line of 8
-        # words.  calloc leaves a large one to the kernel, which zeroes a page when it is first used.
+        # One block of memory for all segments. Each has a guard word, the bits, and a guard word; the bits begin at a cache line
+        # (8 words). For a large block calloc relies on the kernel, which zeroes each page when it is first used.
         lengths = [-(-range_.size // page_size // 64) for range_ in ranges]
         nbytes = 8 * (16 + sum((length + 2 + 7) // 8 * 8 for length in lengths))
         memory = lib.calloc(nbytes, 1) if nbytes < 2**63 else ffi.NULL

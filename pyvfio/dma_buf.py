@@ -44,13 +44,14 @@ GET_DMA_BUF = Feature(
 class DmaBuf(DescriptorResource):
     """A dma-buf of parts of a BAR, VFIO_DEVICE_FEATURE_DMA_BUF. Since Linux 6.19; CONFIG_VFIO_PCI_DMABUF, CONFIG_PCI_P2PDMA.
 
-    Mapped into another device's :class:`pyvfio.Ioas` (:meth:`~pyvfio.Ioas.map_file`; one part, there) it lets that device reach the BAR: peer to
-    peer. Whenever the BAR goes away (memory decoding off, a reset, low power, closing the device) the kernel takes it out of the IOMMU.
+    :meth:`~pyvfio.Ioas.map_file` maps it into the :class:`pyvfio.Ioas` of another device, which can then access the BAR (peer-to-peer DMA).
+    That takes a dma-buf with a single area. Whenever the BAR becomes inaccessible (memory decoding off, a reset, low power, closing the
+    device) the kernel removes it from the IOMMU.
 
-    Closing it leaves what was mapped of it. It closes with its device.
+    Closing the dma-buf does not unmap it from an Ioas. It closes with its device.
 
     :ivar areas: the parts, in the order in which they follow each other in the dma-buf
-    :ivar size: bytes, of all of them
+    :ivar size: bytes of all parts together
     """
 
     def __init__(self, region: Region, areas: Sequence[Area]) -> None:

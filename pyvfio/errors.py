@@ -9,11 +9,11 @@ class                 errno         meaning
 ====================  ============  =================================================================================
 `RequestError`        the kernel's  the kernel refused a request or a system call; it is also the subclass that Python
                                     has for the errno (:class:`PermissionError`, :class:`FileExistsError`, ...)
-`HostError`           the kernel's  a device, group or driver of the host is not as it has to be, or sysfs refused; a
-                                    `RequestError`
-`Unsupported`         EOPNOTSUPP    the device, the kernel or the mode in use does not have it; where a request said so,
+`HostError`           the kernel's  a device, group or driver of the host is not in the required state, or sysfs refused a
+                                    read or write; a `RequestError`
+`Unsupported`         EOPNOTSUPP    the device, the kernel or the mode in use lacks the feature; if a request showed that,
                                     the errno is the kernel's
-`InvalidRequest`      EINVAL        the library refuses what the kernel would let pass; a :class:`ValueError` too
+`InvalidRequest`      EINVAL        the library refuses a request that the kernel would accept; a :class:`ValueError` too
 `Closed`              EBADF         the object, or the parent that it lives in, has been closed
 `NotViable`           EPERM         the group has devices that are bound to other drivers
 `BadReply`            EPROTO        the kernel's answer breaks the kernel's own ABI
@@ -51,7 +51,7 @@ def errno_name(number: int) -> str:
 
 
 class Error(OSError):
-    """Base of what pyvfio raises on purpose. Its text is :attr:`strerror`."""
+    """Base of all exceptions that pyvfio raises on purpose. Its text is :attr:`strerror`."""
 
     _errno: ClassVar[int] = errno.EIO
 
@@ -65,13 +65,13 @@ class Error(OSError):
 class RequestError(Error):
     """The kernel refused a request (an ioctl), or another system call on one of its files.
 
-    It is an instance of the subclass of OSError that Python has for its errno, too. The text says everything; the attributes
+    It is also an instance of the subclass of OSError that Python has for its errno. The text has all the information; the attributes
     are for programs. Notes of the exception (:attr:`__notes__`) repeat the advice.
 
     :ivar request: the name of the request, with its operation if it has several: `VFIO_DEVICE_FEATURE SET DMA_LOGGING_START`; of
         another system call its own name: `open`, `pread`, `mmap`
-    :ivar arguments: name -> value of what was asked for
-    :ivar reason: why the kernel refuses it, as far as that is known; None where it is not
+    :ivar arguments: name -> value of the request's arguments
+    :ivar reason: why the kernel refused the request; None if unknown
     :ivar advice: what to do next, a sentence or a command in each
     """
 
@@ -105,7 +105,7 @@ class RequestError(Error):
 
 
 class HostError(RequestError):
-    """A device, group or driver of the host is not as it has to be, or sysfs refused a read or write.
+    """A device, group or driver of the host is not in the required state, or sysfs refused a read or write.
 
     :attr:`reason` and :attr:`advice` are those of a finding of :mod:`pyvfio.host.diagnosis`, where one fits.
     """
@@ -119,7 +119,7 @@ _with_bases: dict[tuple[type, type], Any] = {}
 
 
 def _with_base(cls: type, base: type) -> Any:
-    """The subclass of `cls` that is a `base` too: one class for each."""
+    """Return the class that derives from both `cls` and `base`, made once for each pair."""
     if issubclass(cls, base):
         return cls
     if (found := _with_bases.get((cls, base))) is None:
@@ -136,7 +136,7 @@ class Closed(Error):
 
 
 class Unsupported(Error):
-    """The device, the kernel, or the mode in use does not have what was asked for."""
+    """The device, the kernel, or the mode in use lacks the feature that was asked for."""
 
     _errno = errno.EOPNOTSUPP
 
@@ -170,14 +170,14 @@ class BadReply(Error):
 
 
 class NoIommuWarning(UserWarning):
-    """A device is opened that no IOMMU confines."""
+    """A device without an IOMMU is opened; its DMA reaches all memory."""
 
 
 class InvalidRequest(Error, ValueError):
-    """The library refuses what the kernel would let pass, because it would lose data or report something untrue.
+    """The library refuses a request that the kernel would accept, because it would lose data or report something untrue.
 
-    A page size that is not a power of two, a dirty report outside the logged ranges, a register access that is not aligned, and the
-    like. Its errno is the one that the kernel should have given: EINVAL, if not another is named.
+    Examples are a page size that is not a power of two, a dirty report outside the logged ranges, and a register access that is not
+    aligned. Its errno is the one that the kernel should have returned: EINVAL, unless the method documents another.
     """
 
     _errno = errno.EINVAL

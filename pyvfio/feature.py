@@ -33,7 +33,7 @@ class FeatureFacts(NamedTuple):
 
 
 def no_feature(facts: FeatureFacts) -> Reason:
-    """The reason for ENOTTY."""
+    """Return the reason for ENOTTY."""
     return Reason(f"{facts.address} has no feature {facts.feature}", unsupported=True)
 
 
@@ -58,12 +58,11 @@ class Feature:
     """A feature that pyvfio has a method for, as an operation of VFIO_DEVICE_FEATURE.
 
     :param detail: `GET` or `SET`, and the name without `VFIO_DEVICE_FEATURE_`; more words if there are several operations of it
-    :param errnos: errno that the request documents -> why
-    :param otherwise: errno that it does not document -> why, where that is known
-    :param default: why, for any other errno
-    :param documented: whether its errnos are a part of the kernel's documentation
-    :param succeeds: whether a test can see it succeed
-    :param more: of :meth:`Request.operation`
+    :param errnos: documented errno -> reason
+    :param otherwise: further errno whose reason is known -> reason
+    :param default: the reason for all other errnos
+    :param documented: whether the tests must see it succeed on a real kernel, and fail with each documented errno
+    :param succeeds: False if the request can only fail
     """
 
     def __init__(
@@ -92,10 +91,10 @@ class Feature:
     ) -> int:
         """Make the request with data in and out, and return its result, most often 0.
 
-        :param file: of the device
+        :param file: the device
         :param value: pointer to a C struct, or a C array, from `ffi.new`; overwritten by the answer, on a failure too
         :param arguments: name -> value, for the text of an error
-        :param facts: what the reasons are made of; called for a failure alone
+        :param facts: returns the facts for a reason; called only if the request fails
         """
         return _exchange(file, self.request, self.flags, value, arguments, facts)
 
@@ -107,20 +106,20 @@ class Feature:
         arguments: Arguments | None = None,
         facts: Facts | None = None,
     ) -> int:
-        """Make the request, and let an owner have what it gives; see :meth:`Request.receive`.
+        """Make the request, and hand the descriptor or id that it returns to an owner; see :meth:`Request.receive`.
 
-        :param file: of the device
+        :param file: the device
         :param value: pointer to a C struct, or a C array, from `ffi.new`
-        :param received: offset in the data of the 32 bits that say what it gives, None for the result; and the owner
+        :param received: where the kernel writes the descriptor or id, as an offset in the data (None: the request's result); and the owner
         :param arguments: name -> value, for the text of an error
-        :param facts: what the reasons are made of; called for a failure alone
+        :param facts: returns the facts for a reason; called only if the request fails
         """
         return _exchange(file, self.request, self.flags, value, arguments, facts, received)
 
     def get(self, file: DeviceFile, struct: str) -> Any:
         """Return the data of the feature as a C struct.
 
-        :param file: of the device
+        :param file: the device
         :param struct: the name of a C struct of the ABI, with the word `struct`
         """
         value = ffi.new(f"{struct} *")
@@ -131,19 +130,19 @@ class Feature:
 class Features:
     """The features of a device. Since Linux 5.7 (PCI), 5.18 for all drivers.
 
-    The methods that take C data are raw: they check nothing. What pyvfio has methods for (:meth:`~pyvfio.Device.dirty_log`,
-    :meth:`~pyvfio.Device.low_power`, :meth:`Region.dma_buf`, ...) is safer there.
+    The methods that take C data are raw: they do not check the data. Use pyvfio's own methods for the features that have them:
+    :meth:`~pyvfio.Device.dirty_log`, :meth:`~pyvfio.Device.low_power`, :meth:`Region.dma_buf`, ...
     """
 
     def __init__(self, file: DeviceFile) -> None:
         self._file = file
 
     def probe(self, feature: int, *, get: bool = False, set: bool = False) -> bool:
-        """Whether the device has a feature, and can do all of what is asked with it.
+        """Whether the device has a feature, and supports the operations that are asked for.
 
         :param feature: VFIO_DEVICE_FEATURE_*
-        :param get: whether it has to be readable
-        :param set: whether it has to be settable
+        :param get: whether the feature must be readable
+        :param set: whether the feature must be settable
         :raises OSError: any error but ENOTTY, EINVAL and EOPNOTSUPP, which mean False
         """
         feature = _number(feature)
@@ -163,7 +162,7 @@ class Features:
 
     @property
     def available(self) -> list[str]:
-        """The names, without `VFIO_DEVICE_FEATURE_`, of those that the device has; the kernel is asked for each."""
+        """The names, without `VFIO_DEVICE_FEATURE_`, of the features that the device has. One request for each known feature."""
         return [name for number, name in sorted(_names().items()) if self.probe(number)]
 
     def get(self, feature: int, struct_: str) -> Any:
@@ -172,7 +171,7 @@ class Features:
         :param feature: VFIO_DEVICE_FEATURE_*
         :param struct_: the name of a C struct of the ABI, with the word `struct`
         :raises Unsupported: the device does not have the feature
-        :raises OSError: as the driver says
+        :raises OSError: from the device's driver
         """
         feature = _number(feature)
         try:
@@ -183,12 +182,12 @@ class Features:
         return value
 
     def set(self, feature: int, value: Any = None) -> None:
-        """Set a feature from C data (see :meth:`exchange`), or from nothing for one that has no data.
+        """Set a feature, with C data (see :meth:`exchange`) or without.
 
         :param feature: VFIO_DEVICE_FEATURE_*
         :param value: pointer to a C struct, or a C array, from `ffi.new`; None for a feature without data
         :raises Unsupported: the device does not have the feature
-        :raises OSError: as the driver says
+        :raises OSError: from the device's driver
         """
         self.exchange(_number(feature) | SET, value)
 
@@ -241,7 +240,7 @@ def _number(feature: object) -> int:
 def _check_data(value: object) -> None:
     """Check that C data can be copied into a request: a pointer to a struct, or an array."""
     kind = ""
-    if not isinstance(value, str):  # of which typeof() would make a type
+    if not isinstance(value, str):  # ffi.typeof() takes a str for the name of a C type
         with suppress(TypeError):
             kind = ffi.typeof(value).kind
     if kind not in ("array", "pointer") or (kind == "pointer" and value == ffi.NULL):
@@ -249,9 +248,9 @@ def _check_data(value: object) -> None:
 
 
 def feature_name(flags: int) -> str:
-    """The name of a feature with the operation: `SET DMA_LOGGING_START`.
+    """Return the name of a feature with the operation: `SET DMA_LOGGING_START`.
 
-    :param flags: of struct vfio_device_feature: a number with GET, SET and PROBE
+    :param flags: the flags of `struct vfio_device_feature`: the feature's number with GET, SET and PROBE
     """
     number = flags & lib.VFIO_DEVICE_FEATURE_MASK
     words = [word for bit, word in ((PROBE, "PROBE"), (GET, "GET"), (SET, "SET")) if flags & bit]
@@ -267,7 +266,7 @@ def _names() -> dict[int, str]:
     }
 
 
-# Of the same prefix, and no features.
+# Constants with the prefix VFIO_DEVICE_FEATURE_ that are not features.
 _WORDS = ("MASK", "GET", "SET", "PROBE", "CLEAR_MASTER", "SET_MASTER")
 _NOT_FEATURES = {f"VFIO_DEVICE_FEATURE_{name}" for name in _WORDS}
 _STATES = {

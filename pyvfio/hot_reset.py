@@ -62,7 +62,8 @@ class Dependent(NamedTuple):
     """A device that a hot reset affects, `struct vfio_pci_dependent_device`.
 
     :ivar address: PCI address
-    :ivar id: of its group; or, when :attr:`HotResetInfo.by_id`, in the caller's iommufd (VFIO_PCI_DEVID_NOT_OWNED, VFIO_PCI_DEVID_OWNED)
+    :ivar id: the number of its group; if :attr:`HotResetInfo.by_id`, its device id in the caller's iommufd, VFIO_PCI_DEVID_OWNED or
+        VFIO_PCI_DEVID_NOT_OWNED
     """
 
     address: str
@@ -73,7 +74,7 @@ class HotResetInfo(NamedTuple):
     """The devices that a hot reset affects. VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, `struct vfio_pci_hot_reset_info`.
 
     :ivar by_id: whether the ids are an iommufd's, since the device was opened by cdev (Linux 6.6)
-    :ivar owned: by cdev, whether the caller owns all of them, so that a reset is possible
+    :ivar owned: for a device opened by cdev: whether the caller owns all of the devices, so that a reset is possible
     """
 
     devices: tuple[Dependent, ...]
@@ -81,12 +82,12 @@ class HotResetInfo(NamedTuple):
     owned: bool
 
 
-#: a PCI domain has no more functions
+#: the number of functions that a PCI domain can have
 _MOST = 1 << 16
 
 
 def _plausible(count: int, most: int, file: DeviceFile) -> int:
-    """Return a number of devices that the kernel reported, if there can be so many."""
+    """Return the number of devices that the kernel reported, after checking that so many are possible."""
     if count > most:
         raise BadReply(
             f"{file.address}: VFIO_DEVICE_GET_PCI_HOT_RESET_INFO reported {count} devices where {most} are possible"
@@ -108,7 +109,7 @@ def info(file: DeviceFile) -> HotResetInfo:
         except RequestError as error:
             if error.errno != errno.ENOSPC or answer.count <= count:
                 raise
-            count = _plausible(answer.count, _MOST, file)  # it says how many there are while it fails
+            count = _plausible(answer.count, _MOST, file)  # with ENOSPC the kernel writes the number of devices
             continue
         _plausible(answer.count, count, file)
         found = []
@@ -126,7 +127,7 @@ def info(file: DeviceFile) -> HotResetInfo:
 def reset(file: DeviceFile, groups: Sequence[int]) -> None:
     """Reset the bus or slot of a device with all devices on it. VFIO_DEVICE_PCI_HOT_RESET.
 
-    :param groups: descriptors of the groups that own the affected devices; none by cdev
+    :param groups: descriptors of the groups that own the affected devices; empty for a device opened by cdev
     """
     call = HOT_RESET.new(4 * len(groups), count=len(groups))
     if groups:

@@ -61,7 +61,7 @@ class IovaRange(_Pair):
         return super().__new__(cls, start, last)
 
     @classmethod
-    def _make(cls, iterable: Iterable[int]) -> Self:  # type: ignore[override]  # typeshed's has a keyword that nobody passes
+    def _make(cls, iterable: Iterable[int]) -> Self:  # type: ignore[override]  # typeshed declares more parameters
         return cls(*iterable)  # checked in _replace() too
 
     @classmethod
@@ -93,7 +93,7 @@ class IovaRange(_Pair):
     def overlaps(self, other: RangeLike) -> bool:
         """Whether the two share an address.
 
-        :param other: a range, a pair, or what has a range
+        :param other: a range, a pair, or an object with a range
         """
         other = as_range(other, "other")
         return self.start <= other.last and other.start <= self.last
@@ -101,15 +101,15 @@ class IovaRange(_Pair):
     def touches(self, other: RangeLike) -> bool:
         """Whether one begins right after the other's last address.
 
-        :param other: a range, a pair, or what has a range
+        :param other: a range, a pair, or an object with a range
         """
         other = as_range(other, "other")
         return self.last + 1 == other.start or other.last + 1 == self.start
 
     def intersection(self, other: RangeLike) -> IovaRange | None:
-        """Return the addresses in both, or None.
+        """Return the addresses in both ranges, or None if they share none.
 
-        :param other: a range, a pair, or what has a range
+        :param other: a range, a pair, or an object with a range
         """
         other = as_range(other, "other")
         if not self.overlaps(other):
@@ -139,7 +139,7 @@ class HasRange(Protocol):
 
     @property
     def range(self) -> IovaRange:
-        """Its addresses."""
+        """The addresses of the object."""
 
 
 RangeLike: TypeAlias = "IovaRange | tuple[int, int] | HasRange"
@@ -149,7 +149,7 @@ RangeLike: TypeAlias = "IovaRange | tuple[int, int] | HasRange"
 def as_range(value: RangeLike, name: str) -> IovaRange:
     """Return the range of an argument: an IovaRange, a (start, last) pair, or an object with such a `range`.
 
-    :param value: a range, a pair of first and last address, or what has a `range`
+    :param value: a range, a pair of first and last address, or an object with a `range`
     :param name: the argument's name, for messages
     :raises TypeError: it is not one of these
     :raises ValueError: a pair is not a range of 64-bit addresses
@@ -255,7 +255,7 @@ class IovaSet(Buffer):
         self._pairs = memoryview(pairs).toreadonly()
         self._starts = self._pairs[0::2]
         self._lasts = self._pairs[1::2]
-        # Not by cffi: the collector of CPython 3.11 to 3.13 may crash on a memoryview that C code keeps an export of.
+        # pinned(), not ffi.from_buffer(): the collector of CPython 3.11 to 3.13 may crash on a memoryview that C code keeps an export of.
         address, _, _ = pinned(self._pairs, False)
         self._export(self._pairs, address, len(self._starts), 2, True)
 
@@ -303,7 +303,7 @@ class IovaSet(Buffer):
     def overlaps(self, other: RangeLike) -> bool:
         """Whether any address of `other` is in the set.
 
-        :param other: a range, a pair, or what has a range
+        :param other: a range, a pair, or an object with a range
         """
         other = as_range(other, "other")
         at = bisect_left(self._lasts, other.start)
@@ -345,7 +345,7 @@ class IovaSet(Buffer):
         return self._of(memoryview(made)[: 2 * count])
 
     def coalesce(self, limit: int) -> IovaSet:
-        """Return at most `limit` ranges that cover this set: the smallest gaps are closed, of equal ones the lowest.
+        """Return at most `limit` ranges that cover this set: the smallest gaps are closed, and of gaps of one size the lowest.
 
         No other cover of at most `limit` ranges adds fewer bytes. Drivers do this with too many DMA-logging ranges (the kernel's
         vfio_combine_iova_ranges), but not in linear time.
@@ -410,8 +410,8 @@ class IovaSet(Buffer):
     def nearest(self, wanted: RangeLike, alignment: int = 1) -> tuple[IovaRange, ...]:
         """Return the places in the set nearest to `wanted`, of its size, at multiples of `alignment`.
 
-        At most two: the nearest that starts below it and the nearest above, in this order. Only `wanted` itself, if it is in the set and
-        aligned.
+        The result has at most two: the nearest that starts below `wanted` and the nearest above it, in this order. If `wanted` itself is in
+        the set and aligned, the result is `wanted` alone.
 
         :param wanted: the range that was asked for
         :param alignment: bytes, for the start

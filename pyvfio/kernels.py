@@ -32,7 +32,7 @@ GROUP = "pyvfio.kernels"
 
 
 def named(name: str) -> Kernel:
-    """Return the kernel of that name. One that is not the real one is announced on stderr.
+    """Return the kernel of that name. For any but the real kernel a line on stderr says so.
 
     :param name: `linux`, `mock:PROFILE`, `mock:MODULE:NAME` or `vfio-user:PATH`
     :raises ValueError: there is no kernel of that name

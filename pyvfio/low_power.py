@@ -39,7 +39,7 @@ class LowPower(Resource):
     def __init__(self, device: Device) -> None:
         super().__init__(device)
         self.device = device
-        #: the state, from the request that enters it on
+        #: present once the kernel has granted low power
         self._entered = Object()
         self._enter()
 

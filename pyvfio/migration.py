@@ -49,7 +49,7 @@ class State(enum.IntEnum):
         return self.name
 
     def __format__(self, spec: str) -> str:
-        # An IntEnum formats as an integer, which only a format for integers asks for.
+        # IntEnum.__format__ returns the number; return it only for a format of integers, and the name for all others.
         return format(int(self), spec) if spec[-1:] in tuple("bcdoxXn") else format(self.name, spec)
 
 
@@ -157,7 +157,7 @@ READ = Call("read", otherwise={errno.ENODEV: _OVER})
 WRITE = Call(
     "write",
     otherwise={errno.ENODEV: _OVER},
-    # A driver says by any errno that it does not know the data: mtty by EFAULT and ENOMEM.
+    # Drivers report data that they do not accept by any errno: mtty by EFAULT and ENOMEM.
     default=Reason(
         "the device does not accept the data: it is damaged, comes twice, or was not saved by a device of its kind",
         ("a load is ended by a reset: Device.reset()",),
@@ -257,7 +257,7 @@ class Stream(io.RawIOBase):
     Calls may block for as long as the device takes; other threads continue.
     """
 
-    # Instead of the base's, which closes, and loses what a signal's handler raises meanwhile. The descriptor goes with its owner.
+    # Replaces IOBase.__del__, which calls close() and loses an exception that a signal handler raises in it. The Fd closes its descriptor.
     __del__ = object.__init__
 
     def __init__(self, fd: Fd, *, saving: bool) -> None:
@@ -267,7 +267,7 @@ class Stream(io.RawIOBase):
 
     @property
     def opened(self) -> bool:
-        """Whether the kernel has opened it, and nobody has closed it. Not part of the API."""
+        """Whether the stream has an open descriptor. Not part of the API."""
         return not self._fd.closed
 
     @property
@@ -385,7 +385,7 @@ class Migration(Resource):
         super().__init__(device)
         self._device = device
         self._stream: Stream | None = None
-        #: the stream that a change of state may open, until it is taken
+        #: the stream that owns the descriptor if a change of state opens one, until _settle() makes it the current stream
         self._next: Stream | None = None
         self._reinit = False
         self.flags = int(GET_MIGRATION.get(device.file, "struct vfio_device_feature_migration").flags)
@@ -458,7 +458,7 @@ class Migration(Resource):
             )
 
     def _change(self, origin: State, target: State) -> None:
-        """Make the request. The stream that the kernel opens, if it does, is received by the one that is ready here."""
+        """Make the request. If the kernel opens a stream, `_next` owns its descriptor."""
         file = self._device.file
         fd = Fd.unopened(file.kernel, "migration", f"{self._device.address}'s migration stream")
         change = ffi.new(f"{_STATE} *", {"device_state": target, "data_fd": -1})
@@ -476,13 +476,13 @@ class Migration(Resource):
                 lambda number: self._changed(number, origin, target),
             )
         except RequestError:
-            # A descriptor beside a failure has no owner.
+            # A descriptor that comes with a failure has no owner.
             if change.data_fd >= 0:
                 file.kernel.close(change.data_fd)
             raise
 
     def _settle(self, state: State) -> None:
-        """Take the stream that the kernel has opened, and close one whose states the device has left: the kernel rejects it then."""
+        """Make the stream that the kernel has opened the current one. Close a stream whose states the device has left: it has ended."""
         begun = self._next
         if begun is not None and begun.opened:
             ended = self._stream
@@ -496,9 +496,9 @@ class Migration(Resource):
             stream.close()
 
     def _changed(self, number: int, origin: State, target: State) -> Change:
-        """Ask where the device is after a failed change."""
+        """Return the facts about a failed change, with the state that the device is in now."""
         now: State | None = None
-        with suppress(OSError):  # it is the first failure that matters
+        with suppress(OSError):  # the first failure is the one to report
             now = self.state
         return Change(number, origin.name, target.name, now.name if now is not None else None, target in self.states)
 

@@ -36,7 +36,7 @@ _POWER_MANAGEMENT = 0x01
 _HEADER_END = 0x40
 _STANDARD_END, _EXTENDED_START, _EXTENDED_END = 0x100, 0x100, 0x1000
 
-#: lines of a dump of lspci: of a function, and of 16 of its bytes
+#: lines of the output of `lspci -x`: the head of a function, and a row of its bytes
 _DUMP_HEAD = re.compile(r"((?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]) ")
 _DUMP_ROW = re.compile(r"([0-9a-fA-F]{2,3}): ((?:[0-9a-fA-F]{2} ?)+)\s*$")
 
@@ -93,7 +93,7 @@ class PciCapability(NamedTuple):
 class ConfigSpace(Registers):
     """Configuration space of a PCI function: registers of 8, 16 and 32 bits, and the lists of capabilities.
 
-    A list that is broken (it has a cycle, or points to where no capability can be) ends where it breaks, with a :class:`RuntimeWarning`.
+    A broken list (it has a cycle, or points to where no capability can be) is cut off there, with a :class:`RuntimeWarning`.
 
     :ivar size: bytes: 256, or 4096 with extended configuration space
     """
@@ -203,8 +203,8 @@ class ConfigSpace(Registers):
 class SavedConfig(ConfigSpace):
     """Configuration space that was saved: a copy of sysfs's file `config`, or a dump of `lspci -xxx` or `-xxxx`.
 
-    :param data: 64, 256 or 4096 bytes; fewer are filled up with zeros
-    :raises ValueError: it is less than a header, or more than a function can have
+    :param data: 64 to 4096 bytes; padded with zeros to 256 bytes, or to 4096 if there are more than 256
+    :raises ValueError: the data is shorter than a header, or longer than configuration space
     """
 
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
@@ -243,7 +243,7 @@ class SavedConfig(ConfigSpace):
 
         :param offset: bytes from the start
         :param size: bytes
-        :raises InvalidRequest: outside of it
+        :raises InvalidRequest: the bytes are not all within configuration space
         """
         offset, size = arguments.integer(offset, "offset", 0), arguments.integer(size, "size", 0)
         if offset + size > self.size:
@@ -274,7 +274,7 @@ class PciConfig(ConfigSpace):
     _FIELDS = frozenset({"device", "size", "_region"})
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute that exists. Refuse others, since setting a misspelt one would not change any register."""
+        """Set an attribute that exists. Refuse other names: a misspelt one would change no register, without an error."""
         if name not in self._FIELDS and not isinstance(getattr(type(self), name, None), property):
             raise AttributeError(
                 f"PciConfig has no attribute {name!r} that can be set; it has bus_master, memory_enabled and command"

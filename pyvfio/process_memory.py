@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The memory of this process as the kernel shows it: what is mapped at an address, and whether it can be had."""
+"""The memory of this process as /proc shows it: the areas at an address, their files, and the free space behind them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Backing(NamedTuple):
     """One area of this process's address space (a line of /proc/self/maps).
 
     :ivar start: its first address; `last`: its last
-    :ivar path: of the file that is mapped, as the kernel names it; empty for anonymous memory
-    :ivar offset: of the first byte in the file
-    :ivar size: of the file; None where that is not known
-    :ivar free: bytes that its file system, or the pool of huge pages, can still give; None where that is not known
-    :ivar huge: it consists of huge pages
-    :ivar on_disk: it is a file of a file system that is not in memory
+    :ivar path: the path of the mapped file, as the kernel names it; empty for anonymous memory
+    :ivar offset: the offset of the area's first byte in the file
+    :ivar size: bytes of the file; None if unknown
+    :ivar free: free bytes of its file system, or of the pool of huge pages; None if unknown
+    :ivar huge: whether it consists of huge pages
+    :ivar on_disk: whether it is a file of a file system that is not in memory
     """
 
     start: int
@@ -43,13 +43,13 @@ class Backing(NamedTuple):
 
 
 def backing(address: int, size: int) -> tuple[Backing, ...]:
-    """Return what is mapped at these addresses, in order; nothing for the addresses where nothing is."""
+    """Return the areas that are mapped at these addresses, in order; gaps between them have no entry."""
     with open("/proc/self/maps") as maps:
         return tuple(found for line in maps if (found := _area(line, address, address + size - 1)) is not None)
 
 
 def _area(line: str, first: int, last: int) -> Backing | None:
-    """Return a line's area if it touches a range of addresses."""
+    """Return the area of a line of /proc/self/maps, if it overlaps the addresses from first to last."""
     words = line.rstrip("\n").split(maxsplit=5)
     start, end = (int(word, 16) for word in words[0].split("-"))
     if end <= first or start > last:
@@ -67,7 +67,10 @@ def _area(line: str, first: int, last: int) -> Backing | None:
 
 
 def _of_file(area: Backing, major: int, minor: int, inode: int) -> Backing:
-    """Add what is known of the file of an area: a path may have another file by now, a file without a name is a descriptor's."""
+    """Add the facts about an area's file.
+
+    The path may name another file by now, and an unlinked file has none, so the descriptors of this process are searched too.
+    """
     for path in _paths(area.path):
         try:
             found = os.stat(path)
@@ -88,7 +91,7 @@ def _paths(path: str) -> Iterator[str]:
 
 
 def _in_memory(major: int, minor: int) -> bool:
-    """Whether a file system is in memory; the kernel's own, which memfd_create has its files on, is not mounted anywhere."""
+    """Whether a file system is in memory. One that is not in mountinfo is: the kernel's internal tmpfs, with the files of memfd_create."""
     with open("/proc/self/mountinfo") as mounts:
         for line in mounts:
             left, _, right = line.partition(" - ")
@@ -98,7 +101,7 @@ def _in_memory(major: int, minor: int) -> bool:
 
 
 def _free_huge(start: int) -> int | None:
-    """Return what is free of the pool of an anonymous area's huge pages."""
+    """Return the free bytes of the pool of huge pages that an anonymous area takes its pages from."""
     with suppress(OSError), open("/proc/self/smaps") as smaps:
         inside = False
         for line in smaps:

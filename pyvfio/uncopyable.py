@@ -7,11 +7,11 @@ from typing import NoReturn
 
 
 class Uncopyable:
-    """A handle: it stands for something of this process, so it refuses copy and pickle."""
+    """A handle on something that this process owns, such as a descriptor. It refuses copy and pickle."""
 
     __slots__ = ()
 
-    #: what it stands for
+    #: what the handle stands for, for messages
     _stands_for = "an open descriptor"
 
     def __copy__(self) -> NoReturn:

@@ -66,16 +66,16 @@ class VfioMock:
         self._run("COPY", iova=destination, length=size)
 
     def fill(self, iova: int, size: int, pattern: int = 0) -> None:
-        """Write a 64-bit pattern all over a range.
+        """Have the device fill a range with a 64-bit pattern.
 
         :param iova: the first address
         :param size: bytes
-        :param pattern: 64 bits, written again and again
+        :param pattern: 64 bits, repeated
         """
         self._run("FILL", iova=iova, length=size, pattern=pattern)
 
     def touch(self, iova: int, size: int, stride: int = 4096, pattern: int = 0) -> None:
-        """Write one word of 8 bytes in every `stride` bytes of a range.
+        """Have the device write one word of 8 bytes in every `stride` bytes of a range.
 
         :param iova: the first address
         :param size: bytes of the range
@@ -85,7 +85,7 @@ class VfioMock:
         self._run("TOUCH", iova=iova, length=size, stride=stride, pattern=pattern)
 
     def touch_each(self, iovas: Iterable[int], pattern: int = 0) -> None:
-        """Write one word of 8 bytes at each of these IOVAs.
+        """Have the device write one word of 8 bytes at each of these IOVAs.
 
         :param iovas: the addresses of the words
         :param pattern: the word, 64 bits
@@ -155,7 +155,7 @@ class VfioMock:
 
     @property
     def logged_ranges(self) -> list[IovaRange]:
-        """The ranges that the device tracks, after it has combined what exceeds its limit."""
+        """The ranges that the device tracks. It combines ranges if there are more than its limit."""
         ranges = []
         for index in range(self["LOG_NUM_RANGES"]):
             self["LOG_RANGE"] = index

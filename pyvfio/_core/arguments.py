@@ -2,7 +2,7 @@
 """Checks of arguments: `TypeError` names the argument, `ValueError` names the argument and its limit.
 
 Each function returns the argument in its plain form, so that a check and a conversion are one statement. An integer is anything
-with `__index__`, numpy's integers too, but no bool. Nothing here knows about VFIO; the module is below everything else.
+with `__index__`, also numpy's integers, but not a bool. Nothing here knows about VFIO; all other modules may import this one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def integer(value: object, name: str, least: int | None = None, most: int | None
         if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
             raise wrong_type(value, name, "an integer")
         try:
-            number = index(value)  # type: ignore[arg-type]  # what has no __index__ is the except
+            number = index(value)  # type: ignore[arg-type]  # the except handles objects without __index__
         except TypeError:
             raise wrong_type(value, name, "an integer") from None
     if least is not None and number < least:
@@ -132,7 +132,7 @@ def member(value: object, name: str, kind: type[E]) -> E:
     """
     if isinstance(value, kind):
         return value
-    # A float or a bool that equals a member's value would pass for it.
+    # The enumeration itself would accept a float or a bool that equals a member's value.
     if isinstance(value, bool | float) or type(value).__name__ in ("bool", "bool_"):
         raise wrong_type(value, name, _a(kind))
     if isinstance(value, str) and value.upper().replace("-", "_") in kind.__members__:
@@ -166,7 +166,7 @@ def instances(value: Iterable[T], name: str, kind: type[T]) -> list[T]:
 
 
 def strings(value: object, name: str) -> list[str]:
-    """Return the strings of an iterable, which is no string itself."""
+    """Return the strings of an iterable that is not itself a string."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise wrong_type(value, name, "an iterable of str")
     items = list(value)
@@ -230,7 +230,7 @@ def path(value: object, name: str = "path") -> str:
 def octets(value: object, name: str) -> memoryview:
     """Return the bytes of an object with a contiguous buffer, as a view of its memory."""
     try:
-        return memoryview(value).cast("B")  # type: ignore[arg-type]  # what has no buffer is the except
+        return memoryview(value).cast("B")  # type: ignore[arg-type]  # the except handles objects without a buffer
     except TypeError:
         raise wrong_type(value, name, "an object with a contiguous buffer, such as bytes") from None
 
@@ -302,7 +302,7 @@ def checked(**checks: Check) -> Callable[[type[T]], type[T]]:
             fields = list(made)
             for at, name, check in plan:
                 plain = check(fields[at], name)
-                # A member of an IntEnum stays one.
+                # Keep a member of an IntEnum, which the check turns into a plain integer.
                 if not isinstance(fields[at], int):
                     fields[at] = plain
             return replace(cls, fields)

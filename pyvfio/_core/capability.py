@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Capability chains: what GET_INFO, GET_REGION_INFO and IOMMU_GET_INFO append to their answers.
+"""Capability chains, which GET_INFO, GET_REGION_INFO and IOMMU_GET_INFO append to their answers.
 
 Each capability starts with `struct vfio_info_cap_header`: id, version, and the offset of the next one from the start of the
-answer, 0 for the last. The chain comes from outside, so it is walked with every step checked.
+answer, 0 for the last. Offsets come from the kernel, or from another process (vfio-user), so each one is checked.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Capability(NamedTuple):
     data: memoryview
 
     def read(self, struct_: str) -> Any:
-        """This capability as a C struct: a pointer to a copy of it.
+        """Return a pointer to a copy of this capability as a C struct.
 
-        :raises BadReply: the answer ends before it
+        :raises BadReply: the answer ends before the struct does
         """
         if ffi.sizeof(struct_) > len(self.data):
             raise BadReply(
@@ -41,9 +41,9 @@ class Capability(NamedTuple):
         return ffi.from_buffer(f"{struct_} *", bytes(self.data))
 
     def array(self, count: int, struct_: str, at: int) -> Any:
-        """`count` structs from an offset on, counted from the capability's header.
+        """Return an array of `count` structs that begins `at` bytes after the start of the capability's header.
 
-        :raises BadReply: the answer ends before their end
+        :raises BadReply: the answer ends before the array does
         """
         last = at + count * ffi.sizeof(struct_)
         if last > len(self.data):
@@ -55,7 +55,7 @@ class Capability(NamedTuple):
 
 
 def chain(answer: memoryview, first: int, *, least: int) -> list[Capability]:
-    """All capabilities of an answer, in the chain's order.
+    """Return all capabilities of an answer, in the chain's order.
 
     :param answer: the whole answer, argsz bytes of it
     :param first: offset of the first capability; 0 for none
@@ -81,12 +81,12 @@ def chain(answer: memoryview, first: int, *, least: int) -> list[Capability]:
 
 
 def ask(fd: Fd, request: Request, **fields: Any) -> tuple[Any, memoryview]:
-    """Make a request whose answer says in `argsz` how long it would be in full, again until that fits.
+    """Make a request, and repeat it with more room until the size of the full answer, which the kernel writes into `argsz`, fits.
 
-    :param fields: of its struct, which starts with argsz and flags
+    :param fields: fields of the request's struct, which starts with argsz and flags
     :returns: the struct, and all bytes of the answer
-    :raises OSError: as the request does
-    :raises BadReply: an argsz that no real answer has
+    :raises OSError: the request fails
+    :raises BadReply: argsz is larger than any real answer
     """
     trailing = 0
     while True:

@@ -43,7 +43,7 @@ class DeviceInfo(NamedTuple):
 
 
 class DeviceFile:
-    """The descriptor of a device, its address, and what the device says of itself.
+    """The descriptor of a device, its address, and its VFIO_DEVICE_GET_INFO.
 
     :class:`pyvfio.Device` makes one, and its parts hold it.
 
@@ -57,17 +57,17 @@ class DeviceFile:
 
     @property
     def kernel(self) -> Kernel:
-        """The kernel that it is open in."""
+        """The kernel that the descriptor belongs to."""
         return self.fd.kernel
 
     @property
     def closed(self) -> bool:
-        """Whether it is closed, here or by the fork that this process comes from."""
+        """Whether the descriptor is closed: by this process, or because this is a forked child."""
         return self.fd.closed
 
     @cached_property
     def info(self) -> DeviceInfo:
-        """The answer of VFIO_DEVICE_GET_INFO; asked once."""
+        """The answer of VFIO_DEVICE_GET_INFO; cached."""
         answer, data = capability.ask(self.fd, GET_INFO)
         chain: list[capability.Capability] = []
         if answer.flags & lib.VFIO_DEVICE_FLAGS_CAPS:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Event(DescriptorResource):
-    """An eventfd of a device. It counts: what comes together is one wake-up, and none is lost."""
+    """An eventfd of a device. It counts: one wait may return several events, but none is lost."""
 
-    #: what it stands for
+    #: the word for such an event in messages
     _noun = "event"
 
     def __init__(self, parent: Resource, kernel: Kernel, name: str) -> None:
@@ -36,7 +36,7 @@ class Event(DescriptorResource):
             raise
         # Closing signals the eventfd itself, so waits end.
         self._fd.door.waker(True)
-        #: what wakes each asyncio task that waits for it
+        #: functions that wake the asyncio tasks that wait for the event
         self._wakers: set[Callable[[], None]] = set()
 
     def fileno(self) -> int:
@@ -44,10 +44,10 @@ class Event(DescriptorResource):
         return self._fd.fileno()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until it is signalled.
+        """Wait until the eventfd is signalled.
 
-        :param timeout: seconds; 0 only looks; None waits for ever
-        :returns: how often it has been since the last wait, at least 1
+        :param timeout: seconds; 0 does not wait; None waits for ever
+        :returns: how many times it was signalled since the last wait, at least 1
         :raises TimeoutError: not signalled within the timeout
         :raises Closed: it is closed, or another thread closed it
         """
@@ -58,7 +58,7 @@ class Event(DescriptorResource):
         if not count:
             late = TimeoutError(errno.ETIMEDOUT, f"{fd.name}: no {self._noun} within {timeout:g} seconds")
             if timeout:
-                # Who only looks does so often, and is told nothing.
+                # Only after a real wait: with timeout=0 programs poll, and the notes would cost a request each time.
                 with suppress(OSError):
                     for note in self._why_silent():
                         late.add_note(note)
@@ -66,7 +66,7 @@ class Event(DescriptorResource):
         return count
 
     def _why_silent(self) -> list[str]:
-        """Return what keeps the kernel from signalling it, as far as that shows."""
+        """Return sentences on what keeps the kernel from signalling the eventfd, if anything is known."""
         return []
 
     async def wait_async(self) -> int:
@@ -91,8 +91,8 @@ class Event(DescriptorResource):
                 with suppress(RuntimeError):  # the loop has been closed
                     loop.call_soon_threadsafe(wake)
 
-            # The loop watches a descriptor of the task's own: another thread may close the event, and its number may come to
-            # mean something else, before the loop hears of that.
+            # The loop watches a duplicate that belongs to this task. Another thread may close the event, and its number may then
+            # belong to another file before the loop stops watching it.
             watched = Fd.take(fd.kernel, "eventfd", fd.name, fd.call, os.dup)
             self._wakers.add(wake_from_any_thread)
             try:
@@ -111,7 +111,7 @@ class Event(DescriptorResource):
         self._dispose()
 
     def _dispose(self) -> None:
-        """Close the eventfd, of which the kernel's part knows nothing any more."""
+        """Close the eventfd, which VFIO does not signal any more, and wake the asyncio tasks that wait for it."""
         self._closed = True
         try:
             self._fd.close()

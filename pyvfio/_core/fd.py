@@ -23,23 +23,23 @@ _live: WeakTable[Fd, None] = WeakTable()
 #: called with each new descriptor, and with each that is to be closed, while a trace is on
 connected: Callable[[Fd], None] | None = None
 closing: Callable[[Fd], None] | None = None
-#: seconds between two looks at calls that are to end: the first pause, and the longest
+#: seconds between two checks whether the calls of other threads have ended: the first pause, and the longest
 _PAUSES = 0.0001, 0.005
 
 
-#: what a request gives: where it writes the 32 bits (NULL for its result), and who is to own it
+#: a descriptor or id that a request returns: where the kernel writes its 32 bits (NULL for the request's result), and its owner
 Received: TypeAlias = "tuple[Any, Fd | Object]"
 
 
 class Fd(Uncopyable):
     """A descriptor, the kernel that it belongs to, and its door.
 
-    :ivar kind: which requests it takes, one of :data:`pyvfio.abi.NAMES`
-    :ivar name: what messages call it, for example `/dev/vfio/7`
-    :ivar door: its owner, :class:`pyvfio._buffer.Door`; it closes what was never closed, with a ResourceWarning
+    :ivar kind: the kind of descriptor, one of :data:`pyvfio.abi.NAMES`, which determines the requests that it takes
+    :ivar name: the name in messages, for example `/dev/vfio/7`
+    :ivar door: the native owner, :class:`pyvfio._buffer.Door`; it closes a descriptor that was never closed, with a ResourceWarning
 
-    Calls may be made from any thread. A call in progress keeps the number open: after `close()` in another thread it
-    finishes, or, if it waits, ends.
+    Calls may be made from any thread. A call in progress keeps the number open. If another thread calls `close()` meanwhile, a wait
+    ends at once, and any other call finishes.
     """
 
     __slots__ = ("__weakref__", "door", "forked", "kernel", "kind")
@@ -51,7 +51,7 @@ class Fd(Uncopyable):
 
     @classmethod
     def take(cls, kernel: Kernel, kind: str, name: str, function: Callable[..., int], *arguments: Any) -> Self:
-        """Own the descriptor that a function returns. Nothing, a signal's handler included, comes between."""
+        """Call a function and own the descriptor that it returns. No signal handler can run in between and lose the descriptor."""
         self = cls.__new__(cls)
         self._begin(kernel, kind, name)
         try:
@@ -69,15 +69,15 @@ class Fd(Uncopyable):
 
     @classmethod
     def unopened(cls, kernel: Kernel, kind: str, name: str) -> Self:
-        """Return the owner of a descriptor that a request is to give; until then it counts as closed."""
+        """Return an Fd for a descriptor that a request will return; until then it counts as closed."""
         self = cls.__new__(cls)
         self._begin(kernel, kind, name)
         return self
 
     def receive(self, request: int, argument: Any, received: Iterable[Received]) -> int:
-        """Make a request that gives descriptors and objects: its result, or -errno.
+        """Make a request that returns descriptors and ids, and return its result, or -errno.
 
-        The native call gives them to their owners, so nothing, a signal's handler included, comes between.
+        The native call hands them to their owners, so that no signal handler can run in between and lose one.
         """
         received = tuple(received)
         places = tuple(_address(place) for place, _ in received)
@@ -100,9 +100,9 @@ class Fd(Uncopyable):
         return result
 
     def check_received(self, request: str) -> None:
-        """Check that a request which succeeded gave the descriptor.
+        """Check that a request that succeeded has returned the descriptor.
 
-        :raises BadReply: it gave none
+        :raises BadReply: the request returned none
         """
         if self.door.fd < 0:
             raise BadReply(f"{request} succeeded and gave no descriptor")
@@ -116,7 +116,7 @@ class Fd(Uncopyable):
 
     @property
     def name(self) -> str:
-        """The name that messages have."""
+        """The name in messages."""
         return str(self.door.name)
 
     @name.setter
@@ -124,7 +124,7 @@ class Fd(Uncopyable):
         self.door.name = name
 
     def reroute(self, function: Any) -> None:
-        """Make requests by another C function with the context that the door has. For traces."""
+        """Make ioctls through another C function, with the same context; tracing uses it."""
         native = self.door.native
         if native is not None and native.fd >= 0:
             native.ioctl = function
@@ -139,7 +139,7 @@ class Fd(Uncopyable):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed, here or by the fork that this process comes from."""
+        """Whether the descriptor is closed: by this process, or because this is a forked child."""
         return self.door.fd < 0
 
     def fileno(self) -> int:
@@ -167,9 +167,9 @@ class Fd(Uncopyable):
         return Closed(f"{self.name} is closed")
 
     def ioctl(self, request: int, argument: Any = ffi.NULL) -> int:
-        """One ioctl: its result, or -errno (-EBADF once closed). Begun again after a signal's handler has run.
+        """Make an ioctl, and return its result, or -errno (-EBADF once closed). After EINTR it runs signal handlers and repeats the ioctl.
 
-        :raises BaseException: what a signal's handler raised, or a kernel made of Python
+        :raises BaseException: a signal handler or a PythonKernel raised it
         """
         return self.door.ioctl(request, _address(argument))
 
@@ -199,7 +199,8 @@ class Fd(Uncopyable):
     def close(self) -> None:
         """Close the descriptor: later calls fail, waits end. It returns when the calls of other threads have ended.
 
-        If a signal's handler interrupts that, or if it is itself part of a call, the last call closes the number.
+        It does not wait if a signal handler interrupts it, or if this thread is itself in a call; then the last call to end closes the
+        number.
         """
         if closing is not None and self.door.fd >= 0:
             closing(self)
@@ -220,18 +221,18 @@ def _address(argument: Any) -> int:
 
 
 def live() -> list[Fd]:
-    """The descriptors that are open."""
+    """Return the descriptors that are open."""
     return [fd for fd in _live if not fd.closed]
 
 
 def device_of(number: int) -> str | None:
     """Return the address of the device that a descriptor of this process has open; None if the library did not open it."""
-    # A name may go on with the token that it was opened with.
+    # The name of a device that was opened with a vf_token has the token after the address.
     return next((fd.name.partition(" ")[0] for fd in _live if fd.kind == "device" and fd.door.fd == number), None)
 
 
 def _after_fork() -> None:
-    # What the parent's descriptors stand for (mappings of *its* memory, its locked pages) is not the child's to use.
+    # The parent's descriptors stand for mappings of the parent's memory and for its locked pages: the child must not use them.
     after_fork()
     for fd in _live:
         fd.forked = True

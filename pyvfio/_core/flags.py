@@ -10,7 +10,7 @@ from pyvfio._abi import lib
 
 @cache
 def _bits(prefix: str) -> dict[int, str]:
-    """Return the name of each bit: of the constants that begin with the prefix and have one bit, the shortest."""
+    """Return bit -> name, from the constants that begin with the prefix and have a single bit; of several names the shortest."""
     found: dict[int, str] = {}
     for name in sorted(dir(lib), key=len, reverse=True):
         if (

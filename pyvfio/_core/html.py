@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-# The module html has a table of all entities, which would be loaded with every start.
+# The standard module html is not used: it loads a table of all entities, and this module is loaded with every start.
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
-#: the rows of a long table that are shown
+#: the most rows that a table shows
 MOST = 100
 
 

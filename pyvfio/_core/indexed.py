@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The parts of a device that it has by index: its regions and its interrupts."""
+"""Sequences of the parts of a device that have an index: regions and interrupts."""
 
 from __future__ import annotations
 

@@ -17,15 +17,15 @@ from pyvfio.kernel import Kernel
 
 
 def _nothing() -> None:
-    """Give no reason."""
+    """Return no reason."""
 
 
 class Node(NamedTuple):
     """The facts about a node that could not be opened.
 
     :ivar errno: the kernel's answer
-    :ivar absent: returns why there is no such node
-    :ivar busy: returns who has it open
+    :ivar absent: returns the reason for ENOENT: why there is no such node
+    :ivar busy: returns the reason for EBUSY: the process that has the node open
     """
 
     kernel: Kernel
@@ -74,11 +74,11 @@ def open_node(
 ) -> Fd:
     """Open a node for reading and writing.
 
-    :param kind: of descriptor, as in :mod:`pyvfio.abi`
-    :param device: the device that it belongs to, for the message
+    :param kind: the kind of descriptor, as in :mod:`pyvfio.abi`
+    :param device: the device that the node belongs to, for the message
     :param absent: returns the reason for ENOENT
-    :param busy: the one for EBUSY
-    :raises RequestError: it cannot be opened
+    :param busy: returns the reason for EBUSY
+    :raises RequestError: the node cannot be opened
     """
     with OPEN.explained(path, {"device": device}, lambda number: Node(kernel, path, number, absent, busy)):
         return Fd.open(kernel, path, kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pyvfio._core.request import Reason
 
-#: where several causes have the same errno, and none of them is to be seen
+#: for an errno with several possible causes, none of which sysfs or /proc shows
 SEE_LOG = Reason(None, ("the kernel log may say why (dmesg)",))
 #: EAGAIN of a request that resets, or opens and so resets (pci_try_reset_function, since Linux 3.14)
 LOCKED = Reason(

@@ -275,7 +275,7 @@ class Request(Call):
     ) -> int:
         """Make a request that gives descriptors and ids to their owners, and return its result.
 
-        Nothing comes between the kernel's answer and its owners: see :meth:`Fd.receive`.
+        No Python code runs between the kernel's answer and the ownership: see :meth:`Fd.receive`.
 
         :raises OSError: as :meth:`send`
         """
@@ -287,7 +287,7 @@ class Request(Call):
     def end(
         self, fd: Fd, argument: Any, ended: Object, arguments: Arguments = _NONE, facts: Facts | None = None
     ) -> None:
-        """Make a request that ends what another one has made. Nothing comes between the kernel's answer and the record of it.
+        """Make a request that destroys an object. No Python code runs between the kernel's answer and the record of it in `ended`.
 
         :raises OSError: as :meth:`send`; with ENOENT too the object is gone
         """

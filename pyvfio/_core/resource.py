@@ -25,7 +25,7 @@ from pyvfio._core.weak import WeakTable
 from pyvfio.errors import Closed
 from pyvfio.uncopyable import Uncopyable
 
-#: seconds between two looks at a resource that another thread is closing
+#: seconds between two checks of a resource that another thread is closing
 _PAUSE = 0.0005
 
 #: thread -> the thread whose close() it waits for
@@ -33,9 +33,10 @@ _waits: dict[int, int] = {}
 
 
 class _Closer(NamedTuple):
-    """A call of close().
+    """A call of close() in progress.
 
-    :ivar thread: that makes it, which may act for the :ivar caller: in a kernel made of Python
+    :ivar caller: the thread that wants the resource closed
+    :ivar thread: the thread that runs the call: `caller` itself, or the worker that runs a PythonKernel's methods for it
     """
 
     caller: int
@@ -50,12 +51,12 @@ class Attempts:
         self.failures: list[BaseException] = []
 
     def do(self, action: Callable[[], object], done: Callable[[], bool] | None = None) -> bool:
-        """Call `action`, which can be called again; a failure is kept. Returns whether it was done.
+        """Call `action`, keep its failure, and return whether it was done.
 
-        A signal's handler may raise before the action has done anything, or between two of its steps. Then the action is called a
-        second time.
+        A signal handler may raise before the action has done anything, or between two of its steps. Then the action is called a second
+        time, so it must be one that can be repeated.
 
-        :param done: whether the action has nothing left to do; asked after such an interrupt
+        :param done: returns whether the action has nothing left to do; called after such an interrupt
         """
         try:
             action()
@@ -91,7 +92,7 @@ class Attempts:
 
 
 def _was_attempted(failure: BaseException) -> bool:
-    """Whether it is the failure of a series, in which everything has been tried already, twice where an interrupt came."""
+    """Whether a failure comes from :meth:`Attempts.raise_first`, so that each of its actions has been tried, and repeated if interrupted."""
     at = failure.__traceback__
     while at is not None:
         if at.tb_frame.f_code is Attempts.raise_first.__code__:
@@ -103,7 +104,7 @@ def _was_attempted(failure: BaseException) -> bool:
 class _ResourceType(type):
     """Registers a resource with its parents when its constructor has returned."""
 
-    if not TYPE_CHECKING:  # a checker is to see the constructor's own parameters
+    if not TYPE_CHECKING:  # type checkers take the parameters from the constructor
 
         def __call__(cls, *args: Any, **more: Any) -> Any:
             self = cls.__new__(cls, *args, **more)
@@ -119,21 +120,21 @@ class _ResourceType(type):
 class Resource(Uncopyable, metaclass=_ResourceType):
     """Something that is closed once: by `close()`, at the end of a `with`, or by its parent."""
 
-    #: whether parents keep it alive: for resources without a descriptor that could be closed instead
+    #: whether parents keep it alive: for resources without a descriptor of their own, which would be closed when it is collected
     _held_by_parents = False
 
     def __init__(self, parent: Resource | None) -> None:
         self._parents: list[Resource] = [] if parent is None else [parent]
         self._registered = False
         self._closed = False
-        #: each close() that wants to close it. The first that still runs does: an interrupt may have ended
-        #: others at any point, and no lock that they left behind is in the way.
+        #: the calls of close(). The first of them that still runs closes the resource; the others wait. This takes no lock, which a
+        #: call that was ended by an interrupt could leave locked
         self._closers: list[_Closer] = []
         #: the resources made from this one, to be closed before it. The value is the resource itself where parents keep it alive, else None
         self._children: WeakTable[Resource, Resource | None] = WeakTable()
 
     def _live_under(self, parent: Resource) -> None:
-        """Be closed before `parent` is, too. The first to close of several parents closes it."""
+        """Add a parent. The first of several parents to be closed closes this resource."""
         self._parents.append(parent)
         if self._registered:
             self._register_with(parent)
@@ -146,11 +147,11 @@ class Resource(Uncopyable, metaclass=_ResourceType):
     def _register_with(self, parent: Resource) -> None:
         parent._children[self] = self if self._held_by_parents else None
         if parent._closed:
-            # It closed while this one was made, and has looked at its children already.
+            # The parent was closed while this resource was made, and has closed its children already.
             raise Closed(f"{parent!r} is closed")
 
     def _abandon(self, failure: BaseException) -> None:
-        """Undo what a constructor that failed has done."""
+        """Undo the effects of a constructor that failed."""
         if not hasattr(self, "_children"):
             return
         attempts = Attempts()
@@ -165,7 +166,7 @@ class Resource(Uncopyable, metaclass=_ResourceType):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed, by itself or with what it was made from."""
+        """Whether it was closed, by itself or with a parent."""
         return self._closed
 
     def close(self) -> None:
@@ -182,7 +183,7 @@ class Resource(Uncopyable, metaclass=_ResourceType):
             try:
                 self._close_all(attempts)
             except BaseException as interrupt:
-                # A handler raised between two steps: the rest is still to be done.
+                # A signal handler raised between two steps: do the remaining ones.
                 attempts.failures.append(interrupt)
                 self._close_all(attempts)
         finally:
@@ -195,12 +196,14 @@ class Resource(Uncopyable, metaclass=_ResourceType):
         released = attempts.do(self._release, self._has_gone)
         if (closed and released) or self._has_gone():
             self._closed = True
-            # What another thread made meanwhile has been registered, or sees that this is closed.
+            # A child that another thread is making meanwhile is registered by now, or will see `_closed` when it registers.
             self._close_children(attempts)
             attempts.do(self._detach_from_parents)
 
     def _claim(self, claim: _Closer) -> bool:
-        """Be the one that closes it; false if it is closed, or being closed by a call further down this thread's stack."""
+        """Wait for the right to close the resource. Return False if it is closed, or if a call further down this thread's stack closes
+        it, or a thread that waits for this one.
+        """
         me = claim.caller
         while not self._closed:
             self._closers.append(claim)
@@ -218,14 +221,14 @@ class Resource(Uncopyable, metaclass=_ResourceType):
         return False
 
     def _first_closer(self) -> _Closer:
-        # No generator: what a handler raises while one is finalized is lost.
+        # A generator would not do: an exception that a signal handler raises while a generator is finalized is lost.
         for one in list(self._closers):
             if _runs(one):
                 return one
         raise AssertionError("a close() that looks for the first is one itself")
 
     def _close_children(self, attempts: Attempts) -> bool:
-        """Close the children; whether all of them are closed."""
+        """Close the children, newest first, and return whether all of them are closed."""
         open_ = [child for child in reversed(list(self._children)) if not child._closed]
         for child in open_:
             attempts.do(child.close, partial(getattr, child, "_closed"))
@@ -266,7 +269,7 @@ class Resource(Uncopyable, metaclass=_ResourceType):
 
 
 class DescriptorResource(Resource):
-    """A resource that is closed with the descriptor `_fd`, its own."""
+    """A resource that owns the descriptor `_fd` and is closed with it."""
 
     _fd: Fd
 
@@ -292,7 +295,7 @@ def _runs(claim: _Closer) -> bool:
 
 
 def _would_deadlock(me: int, thread: int) -> bool:
-    """Whether a thread waits, by way of others perhaps, for this one."""
+    """Whether a thread waits for this one, directly or through other threads."""
     for _ in range(len(_waits) + 1):
         waited = _waits.get(thread)
         if waited is None:

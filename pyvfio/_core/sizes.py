@@ -13,7 +13,7 @@ _READABLE = 1 << 14
 def size(bytes_: int) -> str:
     """Return a size in the largest unit from KiB on in which it is a whole number, as `4 MiB`; in hex if there is no such unit.
 
-    A number that nobody can read is rounded: `56.22 TiB` for 58947593 MiB.
+    If that whole number is too large to read, the size is rounded: `56.22 TiB` for 58947593 MiB.
     """
     for shift, unit in _UNITS:
         if bytes_ >= 1 << shift and not bytes_ & ((1 << shift) - 1):

@@ -31,7 +31,7 @@ def ranges(set_: Iterable[IovaRange], most: int = 8) -> str:
 
 
 def arguments(values: Mapping[str, object]) -> str:
-    """Named arguments of a call: `iova=0x100000, size=2 MiB`. Those that are None or empty are left out."""
+    """Return the named arguments of a call as text: `iova=0x100000, size=2 MiB`. Arguments that are None are left out."""
     return ", ".join(
         _WORDS.get(name, f"{name}={{}}").format(_shown(name, value))
         for name, value in values.items()

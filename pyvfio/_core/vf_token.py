@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""VF tokens: what the owner of a physical function and those of its virtual functions must agree on."""
+"""VF tokens: the UUID that the owner of a physical function shares with the owners of its virtual functions."""
 
 from __future__ import annotations
 

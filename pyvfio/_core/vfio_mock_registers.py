@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The register map of the vfio-mock device: what tests/vfio_mock/vfio_mock_regs.h of the source defines.
-
-A test compares the two.
-"""
+"""The register map of the vfio-mock device, a copy of tests/vfio_mock/vfio_mock_regs.h; a test compares the two."""
 
 from __future__ import annotations
 

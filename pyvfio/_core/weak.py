@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A table of objects that it does not keep alive, from which one goes without any Python code running."""
+"""A table of weak references that removes a dead object without running Python code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _V = TypeVar("_V")
 
 
 class _Entry(ref[_K], Generic[_K, _V]):
-    """A weak reference to an object, with what the table has for it."""
+    """A weak reference to an object, with the value and the serial number that the table keeps for it."""
 
     __slots__ = ("serial", "value")
 
@@ -28,8 +28,8 @@ _serial = attrgetter("serial")
 class WeakTable(Generic[_K, _V]):
     """Objects, each with a value, in the order in which they were added. A value keeps its object alive if it refers to it.
 
-    The tables of the standard library call Python code when an object goes: where a signal's handler raises in there, what it
-    raises is lost, and a Ctrl-C does nothing. Here the set's own method in C is the callback.
+    The weak tables of the standard library run Python code when an object dies. If a signal handler raises in there, the exception is
+    lost: a Ctrl-C has no effect. Here the callback is `set.discard`, which is C.
     """
 
     def __init__(self, items: Iterable[tuple[_K, _V]] = ()) -> None:
@@ -42,7 +42,7 @@ class WeakTable(Generic[_K, _V]):
         entry: _Entry[_K, _V] = _Entry(key, self._entries.discard)
         entry.serial = next(self._serials)
         entry.value = value
-        self._entries.discard(entry)  # an older one of the same object, which is equal
+        self._entries.discard(entry)  # an older entry of the same object, which is equal to this one
         self._entries.add(entry)
 
     def discard(self, key: _K) -> None:

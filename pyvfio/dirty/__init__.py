@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Dirty pages: logged by devices, tracked by IOMMUs."""
+"""Dirty pages: logged by devices (:mod:`pyvfio.dirty.log`), or tracked by devices or the IOMMU (:mod:`pyvfio.dirty.tracker`)."""

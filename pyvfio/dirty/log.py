@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DirtyLog", "dirty_log"]
 
-#: The smallest page size that the kernel can report. At the start it also accepts smaller ones, and others than powers of two.
+#: The smallest page size that the kernel can report. DMA_LOGGING_START also accepts smaller ones, and sizes that are no power of two.
 _SMALLEST_PAGE = 4096
 
 
@@ -148,9 +148,9 @@ class DirtyLog(Resource):
                 raise InvalidRequest(f"{device.address} is being logged already: {device._log!r}; stop that first")
         super().__init__(None)
         self._covered = IovaSet(self.ranges)
-        #: bitmaps of reads that failed halfway: what some devices reported, for the next read
+        #: bitmaps of reads that failed halfway, with the pages that some devices had reported; the next read returns them
         self._kept: list[DirtyBitmap] = []
-        #: which devices log, as the kernel has said
+        #: the devices, each with an Object that is present once the kernel has started its log
         self._started: list[tuple[Device, Object]] = []
         try:
             sizes = [self._start(device, page_size) for device in self.devices]
@@ -214,7 +214,7 @@ class DirtyLog(Resource):
         return int(control.page_size)
 
     def _agreed(self, sizes: list[int]) -> int:
-        """Return the page size of the reports, given the one that each device chose: the smallest, once all are checked."""
+        """Check the page sizes that the devices chose, and return the smallest of them, the page size of the reports."""
         for device, page in zip(self.devices, sizes, strict=True):
             if page < _SMALLEST_PAGE or page & (page - 1):
                 raise BadReply(f"{device.address} logs pages of {page:#x} bytes, which cannot be reported")
@@ -232,7 +232,7 @@ class DirtyLog(Resource):
         It makes one request for each device and range. If one of them fails, the next read returns the pages that the others reported.
 
         :param range: a part of the logged ranges, aligned to :attr:`page_size`; None for all
-        :param into: a bitmap to add the pages to, instead of a new one; without `range` its segments are what is read
+        :param into: a bitmap to add the pages to, instead of a new one; without `range`, the ranges of its segments are read
         :returns: the bitmap, one segment for each logged range that was asked for
         :raises InvalidRequest: the range is not aligned or not logged, for which the kernel would return a wrong report
         :raises Closed: the log has been stopped
@@ -285,8 +285,8 @@ class DirtyLog(Resource):
             segment.check_guards()
 
     def _hand_out(self, bitmap: DirtyBitmap) -> None:
-        """Add the pages of earlier reads that failed. A bitmap that this read does not cover stays kept: its pages are reported twice
-        then, which is harmless; none is lost.
+        """Add the pages of earlier reads that failed. A bitmap that this read does not cover completely is kept: some of its pages are
+        reported twice then, which is harmless, and none is lost.
         """
         covered = IovaSet(bitmap.ranges)
         for kept in self._kept:
@@ -328,7 +328,7 @@ def _stop(device: Device) -> None:
 
 
 def _devices(devices: object) -> tuple[Device, ...]:
-    """Return the devices of an argument, each of which must be one."""
+    """Return the devices of an argument, after checking the type of each."""
     if not isinstance(devices, Iterable) or isinstance(devices, str | bytes):
         raise wrong_type(devices, "devices", "a list of pyvfio.Device")
     found = tuple(devices)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Dirty pages of an address space, by whichever means its devices and IOMMU have."""
+"""Dirty tracking of an address space: by the logs of its devices, by the IOMMU, or not at all."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ PAGE_SIZE = 4096
 class DirtyTracker(Resource):
     """The tracking of dirty pages that :meth:`AddressSpace.track_dirty` starts. It ends with :meth:`stop`, `close`, or the address space.
 
-    :ivar ranges: what is tracked
-    :ivar page_size: bytes to one bit
-    :cvar source: who tracks: `device`, `iommu`, or `nobody`, when every page is reported as dirty every time
+    :ivar ranges: the tracked ranges
+    :ivar page_size: bytes per bit
+    :cvar source: the source of the reports: `device`, `iommu`, or `nobody`, if every page is reported as dirty every time
     """
 
     source: ClassVar[Literal["device", "iommu", "nobody"]]
@@ -112,7 +112,7 @@ class ContainerTracking(DirtyTracker):
         bitmap = DirtyBitmap(self.ranges, self.page_size)
         wanted = IovaSet(self.ranges)
         for mapped in self._container.mapped_ranges:
-            # The kernel reads whole mappings only; those that touch are one range here.
+            # The kernel reads whole mappings only. mapped_ranges joins mappings that touch, so each range consists of whole ones.
             if wanted.overlaps(mapped):
                 part = self._container.read_dirty(mapped.start, mapped.size)
                 for segment in bitmap.segments:
@@ -135,7 +135,8 @@ class ContainerTracking(DirtyTracker):
 class PageTableTracking(DirtyTracker):
     """Dirty tracking by the IOMMU.
 
-    The devices are attached to page tables allocated with IOMMU_HWPT_ALLOC_DIRTY_TRACKING, and back to the address space at the end.
+    While it runs, the devices are attached to page tables allocated with IOMMU_HWPT_ALLOC_DIRTY_TRACKING; at the end they are attached to
+    the address space again.
     """
 
     source = "iommu"
@@ -189,7 +190,7 @@ class NoTracking(DirtyTracker):
 
 
 def fill(segment: Segment) -> None:
-    """Mark all pages of a segment."""
+    """Mark all pages of a segment as dirty."""
     whole, rest = divmod(segment.page_count, 8)
     bits = segment.bits
     bits[:whole] = b"\xff" * whole
@@ -200,12 +201,12 @@ def fill(segment: Segment) -> None:
 def track(space: AddressSpace, ranges: Iterable[IovaRange]) -> DirtyTracker:
     """Start dirty tracking; see :meth:`AddressSpace.track_dirty`.
 
-    In QEMU's order (10.2): by the devices if all of them can, else by the IOMMU, else by nobody.
+    The order is that of QEMU 10.2: by the devices if all of them can log, else by the IOMMU if it can track, else not at all.
     """
     devices = space.devices
     if not devices:
         raise InvalidRequest(f"{space!r} has no devices to track")
-    # No generator: what a handler raises while one is finalized is lost.
+    # A list, not a generator: an exception that a signal handler raises while a generator is finalized is lost.
     if not [one for one in devices if not one.features.probe(lib.VFIO_DEVICE_FEATURE_DMA_LOGGING_START, set=True)]:
         return DeviceTracking(space, ranges, devices)
     return space._track_by_iommu(ranges, devices) or NoTracking(space, ranges, PAGE_SIZE)
@@ -217,5 +218,5 @@ def iommu_tracks(device: Device) -> bool:
         return device.bound.hw_info().dirty_tracking
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENOTTY):
-            return False  # an emulated device has no IOMMU; before Linux 6.7 none tells
+            return False  # ENOENT: an emulated device, without an IOMMU. The others: the kernel or the IOMMU's driver does not report it
         raise

@@ -179,12 +179,12 @@ class Iommufd(DescriptorResource):
 
         :param where: its address, "0000:00:03.0", or its name on another bus
         :param vf_token: see :meth:`Device.set_vf_token`; since Linux 6.18
-        :param no_iommu: open it although it has no IOMMU and reaches all memory; since Linux 7.3
-        :raises InvalidRequest: it has no IOMMU, and `no_iommu` does not say that this is known
-        :raises Unsupported: the device has no cdev: it is not bound to a VFIO driver, or the kernel has none
-        :raises OSError: EINVAL it is bound already, here or elsewhere, or wants no vf_token; EACCES it wants another one; EBUSY it is
-            open through its group's file; EPERM another program or driver owns a device of its group, or the IOMMU cannot isolate
-            interrupts and that has not been allowed
+        :param no_iommu: open the device even if it has no IOMMU, so that its DMA reaches all memory; since Linux 7.3
+        :raises InvalidRequest: the device has no IOMMU, and `no_iommu` is False
+        :raises Unsupported: the device has no cdev: it is not bound to a VFIO driver, or the kernel has no cdevs
+        :raises OSError: EINVAL if the device is bound already, here or elsewhere, or takes no vf_token; EACCES if the vf_token is wrong or
+            missing; EBUSY if the device is open through its group's file; EPERM if another program or driver owns a device of its group,
+            or the IOMMU cannot isolate interrupts and that has not been allowed
         """
         string(where, "where")
         boolean(no_iommu, "no_iommu")
@@ -278,7 +278,7 @@ class Iommufd(DescriptorResource):
             flags = lib.VFIO_DEVICE_BIND_FLAG_TOKEN
             native = BIND.new(iommufd=self.fileno(), flags=flags, token_uuid_ptr=address(given))
         else:
-            # Kernels before tokens accept only the shorter struct.
+            # Kernels before 6.18 do not know the token, and accept only the shorter struct.
             native = BIND.new(until="token_uuid_ptr", iommufd=self.fileno())
         made = Object()
         place = ffi.addressof(native[0], "out_devid")

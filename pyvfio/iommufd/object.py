@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyvfio.iommufd.iommufd import Iommufd
 
 
-#: the meaning of iommufd's errnos, whatever the request
+#: errno -> reason, for every request of iommufd that does not document a reason of its own
 IOMMUFD = {
     errno.EOPNOTSUPP: "this IOMMU or this kernel does not support it",
     errno.ENOTTY: "this kernel does not know the request",
@@ -77,7 +77,7 @@ class IommufdObject(Resource):
 
     @property
     def gone(self) -> bool:
-        """Whether the kernel has it no more: it has been destroyed, or its iommufd is closed. Not part of the API."""
+        """Whether the kernel's object is gone: it was destroyed, or its iommufd is closed. Not part of the API."""
         return self._object.gone or self.iommufd._gone_as_a_whole
 
     @property
@@ -88,7 +88,7 @@ class IommufdObject(Resource):
     def id(self) -> int:
         """The object's id in its iommufd.
 
-        :raises Closed: it has been destroyed: the kernel may have given its number to another object
+        :raises Closed: the object has been destroyed; the kernel may have reused its id for another one
         """
         if self._closed or self._object.gone:
             raise Closed(f"{self!r} has been destroyed")

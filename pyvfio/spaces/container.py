@@ -239,8 +239,8 @@ class Container(AddressSpace):
         :raises InvalidRequest: the device has no IOMMU and `no_iommu=True` was not given
         :raises Unsupported: the device is in no IOMMU group, or the mode does not fit: `noiommu` and `iommufd-noiommu` take the devices
             without an IOMMU, the other modes those with one
-        :raises OSError: ENODEV no such device, or not bound to a VFIO driver; EBUSY group or device open elsewhere; EPERM the IOMMU
-            cannot isolate interrupts and that has not been allowed
+        :raises OSError: ENODEV if there is no such device, or it is not bound to a VFIO driver; EBUSY if the group or the device is open
+            elsewhere; EPERM if the IOMMU cannot isolate interrupts and that has not been allowed
         """
         self._fd.check_open()
         found = find(where, self._fd.kernel)
