@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Being less than root for a while."""
+"""Run code without one of root's capabilities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VERSION_3 = 0x20080522
 
 @contextmanager
 def without_capability(name: str, kernel: Any = None) -> Iterator[None]:
-    """This thread does without a capability; `kernel` may be one in this process, which has an account of its own."""
+    """Drop a capability from this thread's effective set during the block. A mock `kernel` has its own set of capabilities."""
     if (held := getattr(kernel, "capabilities", None)) is not None:
         held.remove(name)
         try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Runs of the suite in cells: collected once, then a process for each cell, forked when everything is imported.
+"""Run the suite in several cells: import and collect once, then fork a process for each cell.
 
-Python's start and pytest's take ten seconds under emulation; a fork takes none.
+Under emulation, starting Python and pytest takes ten seconds; a fork takes almost no time.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from tests.contract.kernel_log import kernel_log
 
 RUN = pytest.StashKey["CellRun"]()
 
-#: a fixture that takes an ability -> that ability
+#: Fixtures that need an ability, each with the ability.
 FIXTURE_NEEDS = {"dma": "dma", "logger": "dirty_log", "migration": "migration", "cards": "mtty"}
-#: seconds that the tests of one cell may take
+#: Time limit for the tests of one cell, in seconds.
 TIME_LIMIT = 900
-#: likewise under the debug kernel, which took 16 minutes and more for a cell on a busy host
+#: The same under the debug kernel. On a busy host a cell took 16 minutes and more there.
 DEBUG_TIME_LIMIT = 3600
-#: seconds that one test may take under the debug kernel, which makes forks and page tables several times slower
+#: Time limit for one test under the debug kernel, in seconds. That kernel makes forks and page tables several times slower.
 DEBUG_TEST_LIMIT = 1200
 
-# What the tests use, imported before the fork.
+# Modules that the tests use. They are imported before the fork.
 _WARM = (
-    # An extension module that is first loaded in a child now and then crashes it there, under QEMU 7.2.
+    # Under QEMU 7.2, a child that is the first to load an extension module crashes now and then.
     "asyncio", "ctypes", "multiprocessing", "numpy", "resource", "subprocess",
     "pyvfio.spaces.opening", "pyvfio.spaces.container", "pyvfio.device", "pyvfio.irq", "pyvfio.pci", "pyvfio.dirty.log", "pyvfio.migration",
     "pyvfio.iommufd.ioas", "pyvfio.iommufd.hwpt", "pyvfio.host.binding", "tests.contract.drivers.edu", "tests.contract.drivers.nvme", "tests.contract.drivers.vfio_mock", "tests.contract.drivers.edu_vfio_pci",
@@ -49,17 +49,17 @@ _WARM = (
 def needs_of(item: pytest.Item) -> Needs:
     abilities = [ability for marker in item.iter_markers("require") for ability in marker.args]
     abilities += [FIXTURE_NEEDS[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURE_NEEDS]
-    # A test's own mark stands in place of its module's.
+    # A test's own `only` marks replace those of its module.
     own = [marker for marker in getattr(item, "own_markers", ()) if marker.name == "only"]
     only = own or list(item.iter_markers("only"))
     return Needs(tuple(sorted(set(abilities))), tuple(marker.kwargs for marker in only))
 
 
 def chosen(matrix: Matrix, patterns: list[str], iommu: str | None, kernel: str) -> list[Cell]:
-    """The cells of this machine that a pattern matches; a cell without a wildcard need not be in the matrix.
+    """Return the cells of this machine that match a pattern. A cell without wildcards need not be in the matrix.
 
-    :param iommu: None for all, on the kernel in this process
-    :raises ValueError: there is none
+    :param iommu: the machine's IOMMU; None for all, on the mock
+    :raises ValueError: no cell matches
     """
     here: list[Cell] = []
     local = [each for each in LOCAL if each in matrix.kernels]
@@ -80,7 +80,7 @@ def chosen(matrix: Matrix, patterns: list[str], iommu: str | None, kernel: str) 
 
 
 class NeedsOnly:
-    """--needs: which tests there are."""
+    """The plugin for --needs: it writes the tests and their needs to a file, and runs nothing."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -96,7 +96,7 @@ class NeedsOnly:
 
 
 class Cells:
-    """The cells of this run. One runs in this process; of several, each in a child."""
+    """The plugin that runs the cells. A single cell runs in this process; several cells run in a forked child each."""
 
     def __init__(self, cells: Callable[[], list[Cell]], results: Path | None) -> None:
         self._cells = cells
@@ -105,7 +105,7 @@ class Cells:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        # A run of other tests may pass by here.
+        # If tests/contract is loaded in a run of other tests only, do nothing.
         ours = any(item.path.is_relative_to(Path(__file__).parent) for item in session.items)
         if not ours or session.testsfailed or session.config.option.collectonly:
             return None
@@ -119,19 +119,19 @@ class Cells:
         for name in (*_WARM, *(("pyvfio.mock",) if cells[0].kernel in LOCAL else ())):
             if importlib.util.find_spec(name):
                 importlib.import_module(name)
-        # The collector would visit all of pytest's objects in each child, and so copy their pages.
+        # gc.freeze: otherwise the collector would visit all of pytest's objects in each child, and so copy their pages.
         gc.collect()
         gc.freeze()
         for cell in cells:
             begun = time.monotonic()
-            # What is buffered would come out twice.
+            # Flush before the fork: otherwise the child would write buffered output a second time.
             sys.stdout.flush()
             sys.stderr.flush()
             child = os.fork()
             if child == 0:
                 session.config.pluginmanager.register(NoDots())
                 self._enter(cell, session)
-                return None  # and pytest goes on with the tests that are left
+                return None  # the child's pytest continues with the selected tests
             limit = DEBUG_TIME_LIMIT if cell.kernel == DEBUG else TIME_LIMIT
             code = _wait(child, limit)
             if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
@@ -141,7 +141,7 @@ class Cells:
             print(f"== {cell}: {words.get(code, f'FAILED ({code})')}, {time.monotonic() - begun:.1f} s", flush=True)
         session.testsfailed = self._failed
         reporter = session.config.pluginmanager.unregister(name="terminalreporter")
-        del reporter  # the parent ran no test, and has nothing to say
+        del reporter  # the parent ran no tests: it must not print a summary
         return True
 
     def _enter(self, cell: Cell, session: pytest.Session) -> None:
@@ -152,14 +152,17 @@ class Cells:
 
 
 class NoDots:
-    """A cell of several has one line, at its end: each dot would wake the process that takes the machine's output out."""
+    """A plugin that suppresses pytest's dots: each would wake the process that forwards the machine's output.
+
+    Instead, `Cells` prints one line at the end of each cell.
+    """
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         return ("passed", "", "") if report.passed and report.when == "call" else None
 
 
 def _wait(child: int, limit: float) -> int:
-    """The exit code of a child, negative for a signal; it gets SIGABRT, which tells where it was, at the limit."""
+    """Wait for a child and return its exit code, negative for a signal. At the limit, SIGABRT makes it print its tracebacks."""
     handle = os.pidfd_open(child)
     try:
         for number in (signal.SIGABRT, signal.SIGKILL):
@@ -173,7 +176,7 @@ def _wait(child: int, limit: float) -> int:
 
 
 class CellRun:
-    """The results of one cell; it is written to a file at the end."""
+    """The plugin that collects the results of one cell, and writes them to a file at the end."""
 
     def __init__(self, cell: Cell, results: Path | None) -> None:
         self.cell = cell
@@ -186,7 +189,7 @@ class CellRun:
         self._started = time.monotonic()
 
     def select(self, session: pytest.Session) -> None:
-        """Leave out the tests that do not belong in this cell."""
+        """Deselect the tests that do not run in this cell, and note the reasons."""
         matrix = Matrix()
         kept: list[pytest.Item] = []
         out: list[pytest.Item] = []
@@ -213,7 +216,7 @@ class CellRun:
             report.outcome = "failed"
             report.longrepr = f"a test here says what it needs beforehand, and skips nothing: {reason}"
         if report.failed and self.cell.kernel not in LOCAL:
-            # Such as a child that crashed, of which only the kernel tells.
+            # The kernel's log may explain the failure: only the kernel reports, for example, where a child crashed.
             report.sections.append(("Kernel log call", kernel_log()[-2000:]))
         return report
 

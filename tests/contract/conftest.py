@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""One suite, any cell: `pytest tests/contract --cell amd/type1v2/edu/7.3`, inside the machine of scripts/vm.
+"""The options and fixtures of the contract suite: `pytest tests/contract --cell amd/type1v2/edu/7.3`, inside the machine of scripts/vm.
 
-README.md tells how a test is written. What a test needs and a cell lacks (tests/matrix.toml) leaves the test out before it
-runs; therefore a test that skips itself is a failure here.
+README.md explains how to write a test. Before the run, a test is deselected if it needs an ability that the cell lacks
+(tests/matrix.toml). So no test needs to skip itself, and a test that does counts as failed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.contract.drivers import Dma, Logger
     from tests.contract.mock_domain import MockDevice
 
-#: fixtures that are written elsewhere
+#: Fixtures that are imported from another module.
 __all__ = ["ioas", "iommufd"]
 
 
@@ -80,7 +80,7 @@ def mode(cell: Cell) -> str:
 
 @pytest.fixture(scope="session")
 def machine(cell: Cell) -> Iterator[Kernel]:
-    """The kernel that the cell is about, one for all of its tests."""
+    """The cell's kernel. All tests of the cell share it."""
     from tests.contract import guest
 
     if not guest.is_here(cell.kernel) or guest.IOMMU not in (cell.iommu, None):
@@ -100,14 +100,14 @@ def address(cell: Cell, machine: Kernel) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def watch() -> Iterator[Watch]:
-    """The requests of the session, as they happen."""
+    """The trace of the session's requests."""
     with watching() as watch:
         yield watch
 
 
 @pytest.fixture
 def kernel(request: pytest.FixtureRequest, machine: Kernel, watch: Watch) -> Iterator[Any]:
-    """The kernel, whose requests are traced for scripts/matrix. Give it to everything that takes `kernel=`."""
+    """The kernel. Its requests are recorded for scripts/matrix. Pass it to every function that has a parameter `kernel`."""
     yield machine
     request.config.stash[RUN].traced(request.node.nodeid, watch)
 
@@ -123,7 +123,7 @@ def bare_space(mode: Mode, kernel: Any) -> Iterator[AddressSpace]:
 
 @pytest.fixture
 def device(bare_space: AddressSpace, address: str, cell: Cell) -> Device:
-    """The cell's device, open, in an address space of its own."""
+    """The cell's device, open, in its own address space."""
     import pyvfio
 
     if cell.iommu != "none":
@@ -134,7 +134,10 @@ def device(bare_space: AddressSpace, address: str, cell: Cell) -> Device:
 
 @pytest.fixture(scope="module")
 def kept(mode: Mode, address: str, machine: Kernel, watch: Watch, cell: Cell) -> Iterator[Device]:
-    """The same, but open as long as a module's tests run, which leave it as they found it: for a `device` of the module's own."""
+    """The cell's device, kept open during all tests of a module: for modules that redefine the fixture `device`.
+
+    The tests must leave the device as they found it.
+    """
     import pyvfio
 
     with pyvfio.address_space(mode, kernel=machine) as space:
@@ -149,7 +152,7 @@ def space(device: Device) -> AddressSpace:
 
 @pytest.fixture
 def dma(device: Device, cell: Cell) -> Iterator[Dma]:
-    """The device's small memcpy driver: `dma.copy(destination, source, size)` between two IOVAs, by the device."""
+    """A driver with which the device copies memory: `dma.copy(destination, source, size)`, with IOVAs."""
     from tests.contract.drivers import driver_for
 
     with driver_for(cell.device, device) as driver:
@@ -158,7 +161,7 @@ def dma(device: Device, cell: Cell) -> Iterator[Dma]:
 
 @pytest.fixture
 def logger(device: Device, cell: Cell) -> Iterator[Logger]:
-    """The device as one that logs DMA: what the device writes, its limits, its failures."""
+    """A driver of the device for tests of DMA logging: it makes the device write, sets its limits and injects failures."""
     from tests.contract.drivers import logger_for
 
     with logger_for(cell.device, device) as logger:
@@ -167,7 +170,7 @@ def logger(device: Device, cell: Cell) -> Iterator[Logger]:
 
 @pytest.fixture
 def second_logger(space: AddressSpace, machine: Kernel, cell: Cell) -> Iterator[Logger]:
-    """Another device of the same kind, in the same address space, as one that logs DMA."""
+    """The same driver for another device of the same kind, which is in the same address space."""
     from tests.contract import guest
     from tests.contract.drivers import logger_for
 
@@ -181,13 +184,13 @@ def second_logger(space: AddressSpace, machine: Kernel, cell: Cell) -> Iterator[
 
 @pytest.fixture
 def migration(device: Device) -> Migration:
-    """The device's side of a migration; it is RUNNING."""
+    """The device's migration interface. The device is in the state RUNNING."""
     return device.migration
 
 
 @pytest.fixture
 def mock(ioas: Ioas) -> MockDevice:
-    """A device of the kernel's mock IOMMU, attached to `ioas`."""
+    """A device of the iommufd selftest driver, attached to `ioas`."""
     from tests.contract.mock_domain import MockDevice
 
     return MockDevice(ioas)
@@ -195,7 +198,7 @@ def mock(ioas: Ioas) -> MockDevice:
 
 @pytest.fixture
 def other(machine: Kernel) -> Iterator[Callable[..., str]]:
-    """More devices of the machine: `other("e1000e")`, `other("0000:00:05.1")` is an address in a VFIO driver's hands."""
+    """A function that binds another device of the machine to vfio-pci, and returns its address: `other("e1000e")`, `other("0000:00:05.1")`."""
     from contextlib import ExitStack
 
     from tests.contract import guest

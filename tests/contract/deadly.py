@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Killing a program at the n-th thing that it asks of the kernel: no sleeps, the same place each time."""
+"""Kill a program just before or after its n-th call to the kernel: without sleeps, and at the same place each time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyvfio._abi import ffi
 from pyvfio.kernel import LinuxKernel, python_ioctl
 from tests.contract.processes import in_another_process
 
-#: seconds that a program gets
+#: Time limit of a program, in seconds.
 LIMIT = 240
 _COUNTED = ("write_file", "write", "pwrite", "create", "unlink", "truncate", "chown", "flock", "open", "close")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -23,10 +23,10 @@ _libc.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 
 
 class DeadlyKernel(LinuxKernel):
-    """The real kernel, which kills its process at a point: 2n is before the n-th call of the process, 2n + 1 after it.
+    """The real kernel, which kills its process at a point: 2n is before the n-th call (from 0) to the kernel, 2n + 1 after it.
 
     :ivar at: the point; None for never
-    :ivar reached: shared memory, where the number of calls stands
+    :ivar reached: shared memory that holds the number of finished calls
     """
 
     def __init__(self, at: int | None, reached: mmap.mmap) -> None:
@@ -37,11 +37,11 @@ class DeadlyKernel(LinuxKernel):
             setattr(self, name, partial(self._counted, getattr(self, name)))
 
     def door(self, fd: int, kind: str) -> Any:
-        """Return a door whose ioctls come by here."""
+        """Return a struct pyvfio_door whose ioctls go through :meth:`ioctl`."""
         return ffi.new("pyvfio_door *", (python_ioctl, ffi.cast("void *", id(self)), fd))
 
     def ioctl(self, fd: int, request: int, argument: int) -> int:
-        """Make an ioctl, and count it."""
+        """Execute an ioctl, and count it as a call."""
         return int(self._counted(self._ioctl, fd, request, argument))
 
     def _ioctl(self, fd: int, request: int, argument: int) -> int:
@@ -62,9 +62,9 @@ class DeadlyKernel(LinuxKernel):
 
 
 def killed_at(program: Callable[[DeadlyKernel], object], points: int) -> Iterator[str]:
-    """Kill a program at so many points, evenly over what it asks of the kernel; yield after each, to look at what it left.
+    """Kill a program at a number of points, evenly distributed over its calls to the kernel. Yield after each, so that the caller can check.
 
-    First it runs to its end, which tells how many calls it makes; that it left something is looked at too.
+    First the program runs to its end, to count its calls. The function yields after that run too.
     """
     reached = mmap.mmap(-1, mmap.PAGESIZE)
     with in_another_process(partial(program, DeadlyKernel(None, reached))) as whole:

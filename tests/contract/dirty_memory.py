@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Dirty pages judged by the memory itself: a hash of every page before and after random writes by edu-vfio-pci.
+"""Check dirty logs against the memory itself: compare a hash of every page before and after random writes by edu-vfio-pci.
 
     PYTHONPATH=.:scripts scripts/vm --iommu amd -- .venv/bin/python tests/contract/dirty_memory.py [COUNT]
 
-Writes COUNT times (1000) by all edus whose DMA reaches memory, and prints what was found. Exit code 1: a changed page was not reported.
+Makes all edus whose DMA reaches memory write COUNT times (1000) together, and prints the numbers of pages. The exit code is 1 if a changed
+page was not reported.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 PAGE = 4096
 PAGES = 2048
 TARGET, SOURCE = 0x100_0000, 0x10_0000
-#: edus whose DMA reaches memory behind every IOMMU: under QEMU 7.2's AMD IOMMU that of devices below a root port does not
+#: The edus whose DMA reaches memory under every IOMMU. (Under QEMU 7.2's AMD IOMMU, DMA of devices below a root port does not arrive.)
 REACHING = ("0000:00:03.0", "0000:00:05.0", "0000:00:05.1")
 LARGEST = 2048
 
 
 class Found(NamedTuple):
-    """The pages that the writes changed, and those that the log reported, as page numbers of the target."""
+    """Page numbers in the target: those written, those whose contents changed, and those that the log reported."""
 
     copies: int
     written: set[int]
@@ -42,12 +43,12 @@ class Found(NamedTuple):
 
     @property
     def missed(self) -> set[int]:
-        """Pages that changed, without a report."""
+        """Pages that changed but were not reported."""
         return self.changed - self.reported
 
     @property
     def extra(self) -> set[int]:
-        """Pages that were reported without a write."""
+        """Pages that were reported but not written."""
         return self.reported - self.written
 
     def __str__(self) -> str:
@@ -63,9 +64,9 @@ def hashes(memory: memoryview) -> list[bytes]:
 
 
 def copy_at_random(devices: Sequence[edu_vfio_pci.driver], space: AddressSpace, count: int, seed: int) -> Found:
-    """Have devices write `count` times to random places, all at once, and read the log now and then.
+    """Make several devices write `count` times to random places at the same time, and read the log now and then.
 
-    :param space: the address space that all are attached to; nothing is mapped there
+    :param space: the address space of all devices; nothing is mapped in it
     """
     rng = random.Random(seed)
     target = space.map(DmaBuffer(PAGES * PAGE), TARGET)
@@ -105,7 +106,7 @@ def copy_at_random(devices: Sequence[edu_vfio_pci.driver], space: AddressSpace, 
 
 
 def main() -> int:
-    """Run it once on each kind of address space, and return the exit code."""
+    """Run the check once in mode type1v2 and once in iommufd, and return the exit code."""
     parser = argparse.ArgumentParser(description="Judge dirty pages by the memory itself.")
     parser.add_argument("count", nargs="?", type=int, default=1000)
     count = parser.parse_args().count

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A kernel in which the n-th allocation of memory fails: the real one, through /proc/thread-self/fail-nth.
+"""Make the n-th memory allocation of the real kernel fail, by /proc/thread-self/fail-nth.
 
-Needs CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC and debugfs. Only what a call of the library allocates in the kernel counts, and not
-what Python allocates around it: the failure is armed just before an ioctl or an open, and disarmed just after it.
+Needs CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC and debugfs. The failure is armed just before an ioctl or an open, and disarmed just
+after it. So only allocations of the kernel in these calls count, and none that Python's own system calls cause.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pyvfio._abi import ffi, lib
 from pyvfio.kernel import PythonKernel
 
 _DEBUGFS = Path("/sys/kernel/debug")
-#: By default only allocations that may not wait fail, and no single pages.
+#: With the kernel's defaults, only allocations that may not sleep fail, and no allocations of single pages.
 _SETTINGS = {
     "failslab/ignore-gfp-wait": "N",
     "failslab/verbose": "0",
@@ -28,7 +28,7 @@ _SETTINGS = {
     "fail_page_alloc/min-order": "0",
     "fail_page_alloc/verbose": "0",
 }
-#: More than any call makes: a sweep that comes so far does not end.
+#: More allocations than any call makes. A sweep that gets this far would never end.
 _MOST = 5000
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @contextmanager
 def every_allocation_may_fail() -> Iterator[None]:
-    """Within, `fail-nth` counts allocations of every kind."""
+    """Make `fail-nth` count allocations of every kind during the block."""
     before = {name: (_DEBUGFS / name).read_text().strip() for name in _SETTINGS}
     try:
         for name, value in _SETTINGS.items():
@@ -48,11 +48,11 @@ def every_allocation_may_fail() -> Iterator[None]:
 
 
 class Attempt:
-    """A block of calls in which one allocation fails. The OSError that comes of it ends the block.
+    """A context manager: a block of calls in which one allocation fails. It catches the OSError that results.
 
-    :ivar nth: which allocation
-    :ivar hit: whether there were so many
-    :ivar error: what was raised
+    :ivar nth: number of the allocation that fails, from 1 on
+    :ivar hit: whether the calls made that many allocations
+    :ivar error: the OSError that was raised; None for none
     """
 
     def __init__(self, kernel: FailingKernel, nth: int) -> None:
@@ -77,11 +77,11 @@ class Attempt:
 
 
 class FailingKernel(PythonKernel):
-    """The real kernel.
+    """The real kernel, in which one allocation fails.
 
-    :param spared: requests in which nothing fails and nothing counts
+    :param spared: requests whose allocations neither fail nor count
 
-    :ivar left: which allocation from now on fails, counted over calls; 0 for none
+    :ivar left: number of allocations, over several calls, until the one that fails (1: the next one fails); 0 for none
     """
 
     def __init__(self, spared: Iterable[int] = ()) -> None:
@@ -101,7 +101,7 @@ class FailingKernel(PythonKernel):
     def _armed(self, call: Callable[..., Any], *arguments: Any) -> Any:
         if not self.left:
             return call(*arguments)
-        # The main thread's requests are made by a thread of the library's, so whose allocations count is found out here.
+        # Open fail-nth here, in the thread that makes the call: the library makes the main thread's requests in another thread.
         file = os.open("/proc/thread-self/fail-nth", os.O_RDWR | os.O_CLOEXEC)
         try:
             os.pwrite(file, b"%d" % self.left, 0)
@@ -114,7 +114,7 @@ class FailingKernel(PythonKernel):
             os.close(file)
 
     def faults(self) -> Iterator[Attempt]:
-        """The first allocation fails, the second, ... until one attempt has no such allocation left."""
+        """Yield attempts in which the first allocation fails, then the second, and so on, until an attempt has fewer allocations."""
         for nth in itertools.count(1):
             assert nth < _MOST, "there is no end of allocations"
             attempt = Attempt(self, nth)
@@ -123,7 +123,7 @@ class FailingKernel(PythonKernel):
                 return
 
     def sweep(self, action: Callable[[], T], undo: Callable[[T], object]) -> int:
-        """Do `action` with each allocation failing in turn, and `undo` it where it succeeded nonetheless; how many there were."""
+        """Call `action` with each allocation failing in turn. If it succeeds nevertheless, call `undo`. Return the number of allocations."""
         for attempt in self.faults():
             with attempt:
                 result = action()

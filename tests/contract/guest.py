@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The machine that the suite runs in: scripts/vm, as it tells of itself in the environment; outside of it, pyvfio's own mock."""
+"""The machine in which the suite runs: that of scripts/vm, described by environment variables, or otherwise pyvfio's mock."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 IOMMU = os.environ.get("PYVFIO_VM_IOMMU")
-#: such as `7.3`; `debug` for a kernel with debugging, `mock` for the kernel in this process
+#: The kernel's name in cells, such as `7.3`; `debug` for the debug kernel, `mock` for the mock.
 KERNEL = os.environ.get("PYVFIO_CELL_KERNEL") or ".".join(os.environ.get("PYVFIO_VM_KERNEL", IN_PROCESS).split(".")[:2])
-#: a cell's IOMMU -> the mock's profile
+#: The profile of the mock for each IOMMU of a cell.
 PROFILES = {"intel": "intel-39", "amd": "amd", "virtio": "virtio", "none": "none"}
-#: address -> name of every emulated PCI device
+#: The name of every emulated PCI device, by address.
 DEVICES: dict[str, str] = json.loads(os.environ.get("PYVFIO_VM_DEVICES", "{}")) or {
     "0000:00:03.0": "edu", "0000:00:04.0": "nvme", "0000:00:06.0": "e1000e", "0000:00:07.0": "igb",
 }  # fmt: skip
 
-#: a device of the suite -> its model for `pyvfio serve`, if that is not of the same name
+#: The model for `pyvfio serve` of a device of the suite, if it does not have the device's name.
 SERVED_MODELS = {"nvme": "tests.contract.served:nvme"}
 MOCK = "vfio-mock"
-#: edu by the driver of tests/edu_vfio_pci, which logs and migrates
+#: edu with the kernel driver of tests/edu_vfio_pci, which supports DMA logging and migration.
 EDU = "edu-vfio-pci"
-#: a device of the suite -> the module of its driver, and the variable with the module's path
+#: The kernel module with the driver of a device of the suite, and the environment variable with the module's path.
 MODULES = {MOCK: ("vfio_mock", "PYVFIO_MOCK_MODULE"), EDU: ("edu_vfio_pci", "PYVFIO_EDU_MODULE")}
 
 
 def is_here(kernel: str) -> bool:
-    """Whether cells of a kernel run here."""
+    """Whether cells of a kernel can run here."""
     return kernel == KERNEL or (KERNEL == IN_PROCESS and kernel in LOCAL)
 
 
 @contextlib.contextmanager
 def kernel_of(cell: Cell) -> Iterator[Kernel]:
-    """The kernel that a cell runs on."""
+    """Yield the kernel on which a cell runs."""
     if cell.kernel not in LOCAL:
         from pyvfio.kernel import LinuxKernel
 
@@ -67,7 +67,7 @@ def kernel_of(cell: Cell) -> Iterator[Kernel]:
 
 @contextlib.contextmanager
 def _served(model: str, kernel: MockKernel) -> Iterator[None]:
-    """Put a model that another process serves in the place of the mock's own device."""
+    """Replace the mock's own device by a model that another process serves over vfio-user."""
     from pyvfio import vfio_user
 
     with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +82,8 @@ def _served(model: str, kernel: MockKernel) -> Iterator[None]:
                 driver = own.driver
                 kernel.host.unplug(own)
                 vfio_user.RemoteDevice(kernel, address, path, driver=driver)
-                # The server's DMA is answered by a thread of this process, which drivers that poll in Python would hold up for 5 ms a step.
+                # A thread of this process answers the server's DMA. With the default interval, a driver that polls in Python would
+                # delay each answer by 5 ms.
                 sys.setswitchinterval(0.0001)
                 yield
             finally:
@@ -90,7 +91,7 @@ def _served(model: str, kernel: MockKernel) -> Iterator[None]:
 
 
 def address_of(device: str) -> str:
-    """The address of the first device of that name; it is alone in its group."""
+    """Return the address of the first device with a name. It is alone in its group."""
     if KERNEL != IN_PROCESS:
         load_driver(device)
     if device == MOCK:
@@ -101,20 +102,20 @@ def address_of(device: str) -> str:
 
 
 def second_address_of(device: str) -> str:
-    """Return the address of another device of the same kind, whose DMA reaches memory behind every IOMMU.
+    """Return the address of another device of the same kind, whose DMA reaches memory under every IOMMU.
 
-    It is alone in its group, or the others in the group have no driver.
+    It is alone in its group, or the other devices of the group have no driver.
     """
     return {MOCK: f"{MOCK}.1", EDU: "0000:00:05.0"}[device]
 
 
 def driver_of(device: str) -> str:
-    """Return the VFIO driver that a device of the suite is bound to."""
+    """Return the VFIO driver to which a device of the suite is bound."""
     return MODULES[EDU][0] if device == EDU else "vfio-pci"
 
 
 def load_driver(device: str) -> None:
-    """Load the module with the driver of a device of the suite, if it has one and it is not there yet."""
+    """Load the kernel module with the driver of a device of the suite, if it has one and it is not loaded yet."""
     module, variable = MODULES.get(device, ("", ""))
     if module and not Path(f"/sys/module/{module}").exists():
         if variable not in os.environ:
@@ -124,7 +125,7 @@ def load_driver(device: str) -> None:
 
 @contextlib.contextmanager
 def mtty(ports: int = 2) -> Iterator[str]:
-    """A serial card of the kernel's samples, which migrates too: made here, and gone afterwards."""
+    """Create a device of the kernel's sample driver mtty (a serial card that supports migration), and remove it at the end."""
     for module in ("mdev", "mtty"):
         if not Path(f"/sys/module/{module}").exists():
             subprocess.run(["insmod", os.environ[f"PYVFIO_{module.upper()}_MODULE"]], check=True)
@@ -138,7 +139,7 @@ def mtty(ports: int = 2) -> Iterator[str]:
 
 @contextlib.contextmanager
 def ready(address: str, kernel: Kernel, driver: str = "vfio-pci") -> Iterator[str]:
-    """Bind a device to a VFIO driver; vfio-mock has its own."""
+    """Bind a device to a VFIO driver during the block. vfio-mock is left bound to its own driver."""
     if address.startswith(MOCK):
         yield address
         return

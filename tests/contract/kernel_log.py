@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The kernel's log, and what it says of DMA that an IOMMU stopped."""
+"""Read the kernel's log, and find messages about DMA that an IOMMU blocked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable
 
-#: Of Intel's IOMMU. Of QEMU 7.2's amd-iommu and virtio-iommu no line was seen.
+#: A fault of Intel's IOMMU. With QEMU 7.2's amd-iommu and virtio-iommu, no line about faults was seen.
 FAULT = re.compile(r"DMAR: .*\[DMA (Read|Write).*\]")
 
 
@@ -29,7 +29,7 @@ def kernel_log() -> str:
 
 
 def logs_a_fault(dma: Callable[[], object]) -> bool:
-    """Whether the kernel logs a fault when the DMA is done. It limits how many it logs, so this tries for a while."""
+    """Whether the kernel logs a fault for the DMA. The kernel limits the rate of such messages, so the DMA is repeated for up to 20 s."""
     before = len(kernel_log())
     limit = time.monotonic() + 20
     while time.monotonic() < limit:

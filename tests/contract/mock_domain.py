@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The kernel's own mock IOMMU (CONFIG_IOMMUFD_TEST): devices and page tables without hardware, and calls that look into them.
+"""The iommufd selftest driver (CONFIG_IOMMUFD_TEST): devices and page tables without hardware, and requests that inspect them.
 
-Numbers and layouts are those of drivers/iommu/iommufd/iommufd_test.h.
+The numbers and struct layouts are those of drivers/iommu/iommufd/iommufd_test.h.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ APERTURE_START, APERTURE_LAST, PAGE_SIZE = 1 << 24, (1 << 31) - 1, 2048
 HUGE_PAGE_SIZE = 512 * PAGE_SIZE
 NO_DIRTY, PASID = 1 << 0, 1 << 2
 MAX_PASID_LOG2 = 20
-#: struct iommu_test_hw_info: flags, and a register
+#: struct iommu_test_hw_info: flags and a register
 HW_INFO_TYPE, HW_INFO = 0xFEEDBEEF, struct.pack("=2I", 0, 0xDEADBEEF)
 HWPT_DATA, IOTLB_DEFAULT = 0xDEAD, 0xBADBEEF
-#: struct iommu_hwpt_selftest: of a nested table, and of one that uses large pages
+#: struct iommu_hwpt_selftest for a nested page table, and for one with large pages
 NESTED, HUGE = struct.pack("=2I", IOTLB_DEFAULT, 0), struct.pack("=2I", 0, 1)
 INVALIDATE_ALL = 1 << 0
 ENTRIES = 4
@@ -41,7 +41,7 @@ HWPT_INVALIDATE, VIOMMU_TYPE, VIOMMU_INVALIDATE = 0xDEADBEEF, 0xDEADBEEF, 0xDEAD
 DEV_CACHE_DEFAULT = 0xBADDAD
 VEVENTQ_TYPE, HW_QUEUE_TYPE = 0xBEEFBEEF, 0xDEADBEEF
 HW_QUEUES = 2
-#: the PASID at which a replacement fails, on purpose
+#: The PASID for which the driver makes a replacement fail on purpose.
 STUBBORN_PASID = 1024
 _NEEDS_PIN = 1 << 0
 _WRITE, _SLOW_PATH = 1 << 0, 1 << 2
@@ -50,7 +50,7 @@ _SIZE = 72
 
 
 def call(iommufd: Iommufd, op: int, id_: int, union: bytes = b"") -> bytes:
-    """One IOMMU_TEST_CMD: the union as the kernel left it."""
+    """Make an IOMMU_TEST_CMD request, and return the union of struct iommu_test_cmd as the kernel left it."""
     command = bytearray(struct.pack("=4I", _SIZE, op, id_, 0) + union.ljust(_SIZE - 16, b"\0"))
     error = iommufd._fd.ioctl(IOMMU_TEST_CMD, ffi.from_buffer(command))
     if error < 0:
@@ -59,9 +59,9 @@ def call(iommufd: Iommufd, op: int, id_: int, union: bytes = b"") -> bytes:
 
 
 class MockDevice(IommufdObject):
-    """A device of the mock IOMMU, attached to an address space or a page table. Destroying it detaches it.
+    """A device of the selftest driver, attached to an address space or a page table. Destroying it detaches it.
 
-    :ivar hwpt_id: the page table that it got
+    :ivar hwpt_id: the id of its page table
     """
 
     def __init__(self, to: IommufdObject, flags: int = 0) -> None:
@@ -71,7 +71,7 @@ class MockDevice(IommufdObject):
         super().__init__(to.iommufd, to)
         self._object = Object(self_id)
         self.bound = BoundDevice(to.iommufd, device_id, "mock device")
-        #: for what asks whether the device is open; it lives in the iommufd's own file
+        #: For code that checks whether the device is open. The device belongs to the iommufd's file.
         self.file = to.iommufd.descriptor
 
     def attach(self, to: IommufdObject) -> None:
@@ -85,15 +85,15 @@ class MockDevice(IommufdObject):
         return what in self._parents or bool(self.hwpt_id == what.id)
 
     def attach_to_id(self, number: int) -> None:
-        """Attach to whatever has that number."""
+        """Attach to the object with this id, whatever its kind."""
         call(self.iommufd, DOMAIN_REPLACE, self._id, struct.pack("=I", number))
 
     def check_map(self, iova: int, memory: DmaBuffer, offset: int, size: int) -> None:
-        """Have the kernel compare the page table with the memory's own pages."""
+        """Make the kernel check that the page table maps the pages of the memory."""
         call(self.iommufd, CHECK_MAP, self.hwpt_id, struct.pack("=3Q", iova, size, memory.address + offset))
 
     def make_dirty(self, hwpt: IommufdObject, iova: int, size: int, page_size: int, bits: bytes) -> int:
-        """Set dirty bits as a device's writes would; how many pages are dirty then."""
+        """Set dirty bits as writes of a device would, and return the number of pages that are dirty then."""
         held = ffi.from_buffer(bytearray(bits))
         address = int(ffi.cast("uintptr_t", held))
         union = struct.pack("=I4x5Q", 0, iova, size, page_size, address, 0)
@@ -111,9 +111,9 @@ class MockDevice(IommufdObject):
 
 
 class Access(Resource):
-    """A driver in the kernel that reaches into an address space without an IOMMU, as emulated devices do.
+    """A kernel driver that accesses an address space without an IOMMU, as drivers of emulated devices do (struct iommufd_access).
 
-    :param pins: whether it pins pages, and lets go of them when they are unmapped
+    :param pins: whether it pins pages, and unpins them when they are unmapped
     """
 
     def __init__(self, ioas: Ioas, *, pins: bool = False) -> None:
@@ -134,7 +134,7 @@ class Access(Resource):
         call(self._iommufd, ACCESS_RW, self._fd, struct.pack("=3QI", iova, len(data), address_of(data), flags))
 
     def pin(self, iova: int, memory: DmaBuffer, offset: int, size: int) -> int:
-        """Pin pages, which must be those of the memory; a number for :meth:`unpin`."""
+        """Pin pages, check that they are those of the memory, and return a number for :meth:`unpin`."""
         union = struct.pack("=2I3Q", 0, 0, iova, size, memory.address + offset)
         return int(struct.unpack_from("=2I", call(self._iommufd, ACCESS_PAGES, self._fd, union))[1])
 
@@ -142,7 +142,7 @@ class Access(Resource):
         call(self._iommufd, DESTROY_ACCESS_PAGES, self._fd, struct.pack("=I", number))
 
     def replace(self, ioas: Ioas) -> None:
-        """Reach into another address space from now on."""
+        """Switch to another address space."""
         call(self._iommufd, ACCESS_REPLACE_IOAS, self._fd, struct.pack("=I", ioas.id))
         self._live_under(ioas)
 
@@ -151,8 +151,8 @@ class Access(Resource):
 
 
 def dma_buf(iommufd: Iommufd, size: int) -> int:
-    """A descriptor of a dma-buf that can be mapped."""
-    # The kernel does not tell its number; it is the lowest that is free.
+    """Create a dma-buf that can be mapped, and return its descriptor."""
+    # The kernel does not return the descriptor's number. It is the lowest free one.
     number = os.dup(iommufd.fileno())
     os.close(number)
     call(iommufd, DMABUF_GET, 0, struct.pack("=2I", size, os.O_CLOEXEC))
@@ -161,12 +161,12 @@ def dma_buf(iommufd: Iommufd, size: int) -> int:
 
 
 def revoke(iommufd: Iommufd, fd: int, revoked: bool) -> None:
-    """Take the memory of a dma-buf away from whoever has mapped it, or give it back to those who map it from now on."""
+    """Revoke a dma-buf, which ends its mappings, or allow it to be mapped again."""
     call(iommufd, DMABUF_REVOKE, 0, struct.pack("=iI", fd, revoked))
 
 
 def allocate_by_id(iommufd: Iommufd, *, device: int, parent: int, fault_queue: int | None = None) -> None:
-    """IOMMU_HWPT_ALLOC of whatever has these numbers; it must fail."""
+    """Make an IOMMU_HWPT_ALLOC request with arbitrary ids. It must fail: the new page table would not be destroyed."""
     fields = {"dev_id": device, "pt_id": parent}
     held = ffi.from_buffer(NESTED)
     if fault_queue is not None:
@@ -181,7 +181,7 @@ def allocate_by_id(iommufd: Iommufd, *, device: int, parent: int, fault_queue: i
 
 
 def reserve(ioas: Ioas, start: int, size: int) -> None:
-    """Make a reserved region, as a device with one does."""
+    """Add a reserved region, as attaching a device with one does."""
     call(ioas.iommufd, ADD_RESERVED, ioas.id, struct.pack("=2Q", start, size))
 
 
@@ -194,11 +194,11 @@ def check_cache(device: MockDevice, index: int, value: int) -> None:
 
 
 def check_refs(iommufd: Iommufd, memory: DmaBuffer, pins: int, offset: int = 0, size: int | None = None) -> None:
-    """Have the kernel compare how often each whole page of this process's memory is pinned; of huge pages it does not look."""
+    """Make the kernel check how often each page of this process's memory is pinned. It skips huge pages."""
     size = memory.size - offset if size is None else size
     call(iommufd, CHECK_REFS, 0, struct.pack("=2QI", size, memory.address + offset, pins))
 
 
 def limit_memory(iommufd: Iommufd, size: int) -> None:
-    """Let the kernel work with so little temporary memory that large areas take several steps; 0 for its own limit."""
+    """Limit the kernel's temporary memory, so that large areas take several steps; 0 for the kernel's default."""
     call(iommufd, SET_TEMP_MEMORY_LIMIT, 0, struct.pack("=I", size or 65536))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""QEMU's monitor, from inside of the machine: devices are unplugged, plugged in, and made to report errors."""
+"""Use QEMU's monitor from inside the machine: to plug and unplug devices, and to inject errors."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ PORTS = Path("/sys/class/virtio-ports")
 
 
 class Monitor:
-    """QMP over a virtio port."""
+    """A QMP client on a virtio port."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._rest = b""
         self._number = time.monotonic_ns()
-        # The session may have been begun by an earlier test.
+        # An earlier test may have opened the session already.
         with contextlib.suppress(RuntimeError):
             self.execute("qmp_capabilities")
 
     def execute(self, command: str, **arguments: Any) -> Any:
-        """
-        :raises RuntimeError: QEMU refused
-        :raises TimeoutError: it did not answer
+        """Execute a QMP command and return the answer.
+
+        :raises RuntimeError: QEMU refused the command
+        :raises TimeoutError: QEMU did not answer
         """
         self._number += 1
         request = {"execute": command, "arguments": arguments, "id": self._number}
         os.write(self._fd, json.dumps(request).encode() + b"\n")
         while (answer := json.loads(self._line())).get("id") != self._number:
-            pass  # the greeting, an event, an answer that an earlier test did not wait for
+            pass  # skip the greeting, events, and answers to commands of earlier tests
         if "error" in answer:
             raise RuntimeError(f"{command}: {answer['error']['desc']}")
         return answer["return"]
 
     def human(self, line: str) -> str:
-        """A command of the monitor for humans."""
+        """Execute a command of the human monitor and return the answer."""
         return str(self.execute("human-monitor-command", **{"command-line": line}))
 
     def _line(self) -> bytes:
@@ -55,7 +56,7 @@ class Monitor:
 
 @contextlib.contextmanager
 def monitor() -> Iterator[Monitor]:
-    # A port that has no name has no such file.
+    # A port without a name has no file `name`.
     name = next(name for name in PORTS.glob("*/name") if name.read_text().strip() == "pyvfio.qmp")
     fd = os.open(f"/dev/{name.parent.name}", os.O_RDWR | os.O_CLOEXEC)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The resources of this process by the kernel's count, to see that nothing leaks."""
+"""Count this process's resources as the kernel sees them, to detect leaks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 def status(*keys: str) -> int:
-    """Sum of some fields of /proc/self/status, in bytes."""
+    """Return the sum of some fields of /proc/self/status, in bytes."""
     values = {}
     with open("/proc/self/status", encoding="ascii") as status:
         for line in status:
@@ -20,52 +20,52 @@ def status(*keys: str) -> int:
 
 
 def pinned() -> int:
-    """Bytes that this process has locked or pinned."""
+    """Return the number of bytes that this process has locked or pinned."""
     return status("VmLck", "VmPin")
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory."""
+    """Return the resident size of this process in bytes."""
     return status("VmRSS")
 
 
 def slab() -> int:
-    """Bytes of small objects in the kernel, the whole machine's."""
+    """Return the size of the whole machine's slab caches in bytes."""
     with open("/proc/meminfo", encoding="ascii") as memory:
         fields = dict(line.split(":", 1) for line in memory)
     return int(fields["Slab"].split()[0]) << 10
 
 
 def slabs() -> dict[str, int]:
-    """The same by cache: bytes that each has taken of the machine's memory."""
+    """Return the size of each slab cache in bytes, by name."""
     found = {}
     with open("/proc/slabinfo", encoding="ascii") as file:
-        for line in file.readlines()[2:]:  # two lines tell what the columns are
+        for line in file.readlines()[2:]:  # skip the two header lines
             name, _, _, _, _, pages, *_ = words = line.split()
             found[name] = int(words[words.index("slabdata") + 2]) * int(pages) * mmap.PAGESIZE
     return found
 
 
 def drop_caches() -> None:
-    """Have the kernel give back what it keeps for a while only: names, inodes, and what waits to be freed behind readers' backs."""
+    """Make the kernel free cached dentries and inodes, and wait for objects whose release RCU delays."""
     with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
         file.write("2")
     time.sleep(2)
 
 
 def descriptors() -> list[str]:
-    """Return the files of the open descriptors, in order."""
+    """Return the names of the open descriptors' files, sorted."""
     names = []
     for number in os.listdir("/proc/self/fd"):
         try:
             names.append(os.readlink(f"/proc/self/fd/{number}"))
         except FileNotFoundError:
-            continue  # that of the folder itself
+            continue  # the descriptor with which listdir() read the folder
     return sorted(names)
 
 
 class Held(NamedTuple):
-    """The counts that must be the same before and after."""
+    """The counts that must be equal before and after a test."""
 
     pinned: int
     descriptors: list[str]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Other processes, which do one thing."""
+"""Run single actions in other processes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-#: forks that are tried until a child gets as far as its first statement
+#: Maximum number of forks until a child reaches its first statement.
 TRIES = 3 if os.environ.get("PYVFIO_VM_QEMU") else 1
 
 
 class Process:
-    """A forked child. It has what is open here open too, mapped BARs above all: it must not wait for the end of that.
+    """A forked child. It inherits everything that is open, mapped BARs included, so it must not wait for these to be closed.
 
-    Under QEMU 7.2's emulation a child now and then dies by SIGSEGV in what it does first, the handlers of the fork (seen at two unrelated
-    places in hundreds of runs). Such a one has not begun, and another takes its place; what dies later is not tried again.
+    Under QEMU 7.2's emulation, a child now and then dies of SIGSEGV in its first instructions, the fork handlers (seen at two unrelated
+    places in hundreds of runs). Such a child has not begun its action, and another is forked instead. A child that dies later is not
+    repeated.
 
-    :ivar pid: its number
+    :ivar pid: its process id
     """
 
     def __init__(self, action: Callable[[], object]) -> None:
@@ -48,9 +49,9 @@ class Process:
             self._code = None
 
     def join(self, timeout: float) -> int:
-        """Its exit code, negative for a signal.
+        """Wait for the end of the process and return its exit code, negative for a signal.
 
-        :raises TimeoutError: it has not ended
+        :raises TimeoutError: the process has not ended
         """
         if self._code is None:
             if not select.select([self._handle], [], [], timeout)[0]:
@@ -59,14 +60,14 @@ class Process:
         return self._code
 
     def kill(self) -> int:
-        """SIGKILL; its exit code."""
+        """Send SIGKILL, and return the exit code."""
         if self._code is None:
             os.kill(self.pid, signal.SIGKILL)
         return self.join(60)
 
 
 def _run(action: Callable[[], object]) -> NoReturn:
-    """End this process with what the action comes to."""
+    """Run the action and end this process: with exit code 0, or with 1 after an exception."""
     code = 1
     try:
         action()
@@ -80,7 +81,7 @@ def _run(action: Callable[[], object]) -> NoReturn:
 
 @contextlib.contextmanager
 def in_another_process(action: Callable[[], object]) -> Iterator[Process]:
-    """It is killed at the end, if it has not ended by then."""
+    """Run an action in a forked process. Kill the process at the end of the block if it has not ended by then."""
     process = Process(action)
     try:
         yield process
@@ -91,7 +92,7 @@ def in_another_process(action: Callable[[], object]) -> Iterator[Process]:
 
 @contextlib.contextmanager
 def holding(make: Callable[[], object]) -> Iterator[Process]:
-    """A process that has what `make` returns, and keeps it until it is killed."""
+    """Run a process that calls `make`, and keeps the result until it is killed at the end of the block."""
     reader, writer = os.pipe()
 
     def hold() -> None:
@@ -109,13 +110,13 @@ def holding(make: Callable[[], object]) -> Iterator[Process]:
 
 @contextlib.contextmanager
 def writing(text: str, path: str | os.PathLike[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that writes to a file, now, which may take as long as a device is open. It has nothing else open."""
+    """Start a process that writes to a file at once. The write may block as long as a device is open; the process itself has none open."""
     command = ["/bin/sh", "-c", 'echo; read -r _; printf %s "$1" > "$2"', "sh", text, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         assert writer.stdin is not None
         assert writer.stdout is not None
         try:
-            # Until here it took time to start.
+            # Wait until the shell has started, so that the write follows immediately.
             writer.stdout.readline()
             writer.stdin.write(b"\n")
             writer.stdin.flush()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Memory that is unmapped while others still point into it, which Python's own does not allow."""
+"""Memory that can be unmapped while something still refers to it, which Python's mmap objects do not allow."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 class RawMemory:
-    """mmap(2) and munmap(2) of shared memory.
+    """Shared memory by mmap(2) and munmap(2).
 
-    :param fd: of a file, whose bytes from `offset` on it shows; -1 for memory of no file
-    :param aligned_to: put it at an address which is a multiple of that, plus `but_for`
+    :param fd: descriptor of the file to map from `offset` on; -1 for anonymous memory
+    :param aligned_to: choose an address that is a multiple of this, plus `but_for`
 
-    :ivar address: where it is
-    :ivar size: bytes; as they are unmapped from the end on, fewer
+    :ivar address: its address
+    :ivar size: its size in bytes; :meth:`shrink` reduces it
     """
 
     def __init__(self, size: int, fd: int = -1, offset: int = 0, *, aligned_to: int = 1, but_for: int = 0) -> None:
         flags = mmap.MAP_SHARED | (mmap.MAP_ANONYMOUS if fd < 0 else 0)
         place = None
         if aligned_to > 1:
-            # What is reserved is large enough to hold such an address, and is given back before it is used.
+            # Reserve an area that is large enough to contain a suitable address, and release it before the address is used.
             length = size + aligned_to + but_for
             reserved = _libc.mmap(None, length, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
             assert reserved not in (None, _FAILED)

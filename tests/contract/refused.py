@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`with refused(errno.EINVAL):` the kernel refuses what is in the block, in just that way."""
+"""`with refused(errno.EINVAL):` asserts that the kernel refuses the block's request with this errno."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Run the cells of one machine, inside it: `python tests/contract/run_cells.py --results DIR [CELL ...]`.
 
-CELL may have wildcards: `*/type1v2/edu/*`. All of the machine's, if none is given.
+CELL may have wildcards: `*/type1v2/edu/*`. Without CELL, all cells of the machine run.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-# Hypothesis would be imported at the end for nothing, which takes half a minute under emulation; no test logs anything; and each file is
-# asked twice whether it is a virtual environment, by a call that the host answers.
+# These options save time under emulation. no:hypothesispytest: the plugin would import Hypothesis at the end without need, which takes half
+# a minute. no:logging: no test logs anything. --collect-in-virtualenv: otherwise pytest checks each folder twice for a virtual
+# environment, by a call that the host answers (9p).
 OPTIONS = (
     "-q", "--no-header", "--tb=short", "-p", "no:hypothesispytest", "-p", "no:cacheprovider", "-p", "no:logging", "--collect-in-virtualenv",
 )  # fmt: skip
@@ -35,7 +36,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     code = main()
-    # The children of a run come by here, each with the code of its cell.
+    # A forked child returns from main() too, with the exit code of its cell.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

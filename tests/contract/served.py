@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Models for `pyvfio serve` that stand in for the mock's own devices, as those are."""
+"""Models for `pyvfio serve` that are equal to the mock's own devices, and replace them."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from pyvfio.mock import devices
 
 
 def nvme(kernel: mock.Kernel, address: str) -> devices.Nvme:
-    """Return the disk, with the serial number that the mock's own has."""
+    """Return the disk, with the serial number of the mock's own disk."""
     return devices.Nvme(kernel, address, serial="pyvfio0")

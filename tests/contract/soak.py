@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Rounds of open, attach, map, unmap, close, and what the process holds in between.
+"""Repeat rounds of open, attach, map, unmap and close, and print the resources of the process in between.
 
     PYTHONPATH=.:scripts scripts/vm -- .venv/bin/python tests/contract/soak.py [--rounds 10000] [--mode MODE] [DEVICE]
 
-DEVICE is edu, nvme, e1000e, vfio-mock, or an address. Prints ten lines of figures, and ends with 1 if something of the process's grew.
-The last line is of the machine once the kernel has dropped its caches; should its slab have grown, the caches that did are named.
+DEVICE is edu, nvme, e1000e, vfio-mock, or an address. Prints a line of figures before the first round and after each tenth of the rounds.
+The exit code is 1 if a resource of the process grew. The last line is printed after the kernel has dropped its caches. Slab caches of the
+kernel that grew by more than 1 MiB are named.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from pyvfio.spaces.opening import MODES, Mode
 from tests.contract import guest, process
 
 PAGE = 4096
-#: Python and the C library take memory in pieces of such sizes, and give it back when they like.
+#: Growth in bytes that is ignored: Python and the C library allocate memory in such pieces, and free it at times of their own.
 SLACK = 1 << 20
 
 
 class Figures(NamedTuple):
-    """After so many rounds; sizes in bytes."""
+    """The resources after a number of rounds. Sizes are in bytes."""
 
     rounds: int
     descriptors: int
@@ -38,7 +39,7 @@ class Figures(NamedTuple):
 
 
 def figures(rounds: int) -> Figures:
-    # Descriptors and memory go with the objects, and those in cycles go with the collector.
+    # Descriptors and memory are released with their objects; objects in reference cycles only by the collector.
     gc.collect()
     return Figures(rounds, len(process.descriptors()), process.pinned(), process.resident(), process.slab())
 
@@ -51,7 +52,7 @@ def one_round(address: str, mode: Mode, kernel: Kernel, buffer: DmaBuffer) -> No
 
 
 def rounds(address: str, mode: Mode, kernel: Kernel, count: int, stops: int, warm: int = 5) -> Iterator[Figures]:
-    """The figures when all is warm, after `warm` rounds, and at each of `stops` equal parts of `count` rounds."""
+    """Yield the figures after `warm` rounds (so that caches are filled), and then at `stops` equal intervals of `count` rounds."""
     buffer = DmaBuffer(16 * PAGE)
     for _ in range(warm):
         one_round(address, mode, kernel, buffer)
@@ -71,7 +72,7 @@ def show(now: Figures, began: float) -> None:
 
 
 def grown(first: Figures, last: Figures) -> list[str]:
-    """Return the counts that have grown between the two."""
+    """Return messages about the resources that have grown between two figures."""
     found = []
     if last.descriptors != first.descriptors:
         found.append(f"descriptors: {first.descriptors}, then {last.descriptors}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The abilities that tests/matrix.toml gives a cell: an ability is absent where it is listed, and there where it is not."""
+"""The abilities in tests/matrix.toml are right: an ability is absent exactly in the cells that are listed for it."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ PROBES: dict[str, Callable[[Device], object]] = {
 
 
 def test_the_abilities_are_those_that_are_listed(device: Device, cell: Cell) -> None:
-    # A driver is there or is not, and so is a machine: that is no property of the device. Whether interrupts are isolated is seen
-    # before a device is open: test_limits.py. And without level interrupts the kernel would not come back from the attempt.
+    # These abilities are not probed here. Most are properties of the drivers and the machine, not of the device. Isolation of interrupts
+    # shows before a device is open (test_limits.py). Without level interrupts, the kernel would not return from the attempt.
     assert set(Matrix().abilities) - set(PROBES) == {
         "dma",
         "functions",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A device is put back as it was, whatever bound it: a table of the ways, on the kernel in this process and on real ones."""
+"""A device is restored to its previous state, in whatever way it was bound before: a table of ways, on the mock and on real kernels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MISSING = "no-such-driver"
 
 
 class Way(NamedTuple):
-    """A way in which a device was bound: writes below /sys/bus/pci, and the driver and override that follow."""
+    """A way to bind a device: writes below /sys/bus/pci, and the resulting driver and driver_override."""
 
     writes: tuple[tuple[str, str], ...]
     driver: str | None
@@ -58,7 +58,7 @@ WAYS = {
 
 
 class Disk:
-    """The machine's nvme, brought to its driver in one of the ways."""
+    """The machine's nvme, bound to its driver in one of the ways."""
 
     def __init__(self, kernel: Any, way: Way) -> None:
         self._kernel = kernel
@@ -72,17 +72,17 @@ class Disk:
 
     @property
     def state(self) -> tuple[str | None, str | None]:
-        """Its driver and override."""
+        """Its driver and driver_override."""
         found = host.device(self.address, self._kernel)
         return found.driver, found.driver_override
 
     def set_up(self) -> None:
-        """Bring it to its driver, from nvme without an override."""
+        """Bind it in this way. It is bound to nvme, without an override, before."""
         for path, text in self.way.writes:
             self.write(path, text)
 
     def take_down(self) -> None:
-        """Give it back to nvme."""
+        """Bind it to nvme again, without an override."""
         driver, _ = self.state
         if self.way is WAYS["vfio-by-new-id"]:
             self.write("drivers/vfio-pci/remove_id", f"{IDS}\n")
@@ -112,13 +112,13 @@ def test_a_device_is_put_back_as_it_was(disk: Disk, kernel: Any) -> None:
         with host.bind(disk.address, driver, kernel=kernel):
             assert disk.state[0] == driver
         assert disk.state == before
-        # Without `with` it stays bound; restore() of any program puts it back.
+        # Without `with`, the device stays bound. restore() of any program puts it back.
         binding = host.bind(disk.address, driver, kernel=kernel)
         assert disk.state[0] == driver
         del binding
         assert host.restore(disk.address, kernel=kernel) == [disk.address]
         assert disk.state == before
-    # One after the other: the first one's state before is what counts.
+    # After several bindings in a row, restore() brings back the state before the first.
     for driver in ("vfio-pci", "nvme", "vfio-pci"):
         host.bind(disk.address, driver, kernel=kernel)
     host.restore(kernel=kernel)
@@ -133,7 +133,7 @@ def test_a_bind_that_fails_leaves_nothing(disk: Disk, kernel: Any) -> None:
             host.bind([guest.address_of("e1000e"), disk.address], driver, kernel=kernel)
         assert caught.value.errno in error
         assert disk.state == before
-        # The cell's own device may be bound meanwhile.
+        # Look for these two devices only: the cell's own device may be bound too.
         assert not {disk.address, guest.address_of("e1000e")} & {binding.address for binding in host.bindings(kernel)}
 
 

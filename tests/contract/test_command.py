@@ -45,7 +45,7 @@ def test_doctor_has_no_finding(address: str, kernel: Any, capsys: pytest.Capture
 def test_run_keeps_what_single_steps_lose(
     address: str, mode: Mode, kernel: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Bus master, which opening and closing turn off."""
+    """The Bus Master bit survives within one `run`; between single commands, closing and opening clear it."""
     steps = ("-c", "config COMMAND=4:4", "-c", "config COMMAND", "-c", "expect 4:4")
     assert program.main(["run", address, "--mode", mode, *steps], kernel=kernel) == 0
     (register,) = run(capsys, kernel, "config", address, "--mode", mode, "COMMAND")["registers"]
@@ -61,11 +61,11 @@ def test_vfio_mock_conforms(address: str, mode: Mode, kernel: Any) -> None:
 @pytest.mark.only(device="edu-vfio-pci", mode="iommufd", iommu="intel", kernel="newest")
 @pytest.mark.require("dirty_log")
 def test_edu_conforms(address: str, mode: Mode, kernel: Any) -> None:
-    """It has no reset, so what a check leaves behind ends with the close."""
+    """edu has no reset. So closing the device must end everything that a check leaves behind."""
     assert failures(address, mode, kernel, "tests.contract.drivers.edu_vfio_pci:driver") == []
 
 
 def failures(address: str, mode: Mode, kernel: Any, driver: str) -> list[tuple[str, str]]:
-    """Run every check but deliberate faults, and return those that failed."""
+    """Run every check except those with deliberate faults, and return name and reason of those that failed."""
     results = runner.run(address, kernel, mode=mode, write=True, destructive=True, driver=driver)
     return [(one.name, one.reason) for one in results.failed]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""iommufd in the place of a container: VFIO's requests and its own on one file."""
+"""iommufd as a container (its compatibility mode): VFIO's and iommufd's requests on one file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_mappings_by_vfio_are_copied_to_another_ioas(space: AddressSpace) -> Non
     copied = ioas.copy_range(iommufd.vfio_ioas_id, mapping.range, 0x20_0000)
     assert mapping.unmap() == copied.unmap() == 4 * PAGE
     ioas.map(DmaBuffer(PAGE), 0x10_0000)
-    # Closing this face of the file ends what was made by it, and nothing of the container's.
+    # Closing the Iommufd object destroys the objects made through it, and nothing that belongs to the container.
     number = ioas.id
     iommufd.close()
     assert ioas.closed
@@ -93,7 +93,7 @@ def test_what_the_iommu_tells_fits_into_the_room_that_there_is(space: AddressSpa
     answer, complete = capability.ask(space._fd, GET_INFO)
     everything = [cap.id for cap in capability.chain(complete, answer.cap_offset, least=fixed)]
     assert lib.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE in everything
-    # From before there were capabilities, up to more than there are.
+    # Sizes of the struct: from one without capabilities to one that is larger than the whole answer.
     for size in range(ffi.offsetof(struct, "cap_offset"), len(complete) + 16):
         memory = bytearray(b"\xaa" * (len(complete) + 32))
         answer = ffi.from_buffer(f"{struct} *", memory)
@@ -101,7 +101,7 @@ def test_what_the_iommu_tells_fits_into_the_room_that_there_is(space: AddressSpa
         assert space._fd.ioctl(lib.VFIO_IOMMU_GET_INFO, answer) == 0
         assert memory[size:] == b"\xaa" * (len(memory) - size)
         assert answer.iova_pgsizes == space.page_sizes
-        # iommufd says so too where there was more room than that.
+        # iommufd reports the size of the answer, even if argsz was larger.
         assert answer.argsz == (len(complete) if mode.startswith("iommufd") else max(size, len(complete)))
         if size >= fixed:
             told = [cap.id for cap in capability.chain(memoryview(memory)[:size], answer.cap_offset, least=fixed)]

@@ -67,7 +67,7 @@ def test_registers_are_accessed_in_the_width_that_was_asked_for(device: Device) 
         assert registers.read32(0x00) == 0x010000ED
         registers.write32(0x04, 0x12345678)
         assert registers.read32(0x04) == 0xEDCBA987
-    # Below 0x80 edu answers accesses of four bytes alone.
+    # Below 0x80, edu supports only accesses of four bytes.
     assert bar.read16(0x00) != 0x00ED
     bar.write64(0x80, 0x1122334455667788)
     assert bar.read64(0x80) == 0x1122334455667788
@@ -157,7 +157,7 @@ def test_a_reset_puts_the_device_back(device: Device, cell: Any, kernel: Any) ->
         device.reset()
         assert device.regions[1].read(0, 4) == bytes(4)
         return
-    device.config.write8(0x3C, 0x5A)  # interrupt line: a scratch byte
+    device.config.write8(0x3C, 0x5A)  # Interrupt Line: a register without an effect
     device.reset()
     device.reset()
     assert device.config.vendor == pyvfio.host.device(device.address, kernel).vendor

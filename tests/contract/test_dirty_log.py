@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""DMA logging: the device's own account of the pages it wrote."""
+"""DMA logging: the device's own log of the pages that it wrote."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BASE = 0x10_0000
 
 @pytest.fixture
 def logged(space: AddressSpace, logger: Logger) -> IovaRange:
-    """A mapped range of 64 pages that the device may write."""
+    """A mapped range of 64 pages, writable for the device."""
     return space.map(DmaBuffer(64 * PAGE), BASE).range
 
 
@@ -88,7 +88,7 @@ def test_random_pages_in_four_windows_come_back_and_no_others(
     ]
     starts += [0x400_0000 * number for number in range(1, 5 - len(starts))]
     ranges = [space.map(DmaBuffer(1024 * PAGE), start).range for start in starts]
-    # The first two are logged as one range, with what lies between them.
+    # Log the first two mappings, and the gap between them, as one range.
     asked = [IovaRange(ranges[0].start, ranges[1].last), *ranges[2:]]
     wanted = {rng.choice(ranges).start + rng.randrange(1024) * PAGE for _ in range(logger.many)}
     order = rng.sample(sorted(wanted), len(wanted))
@@ -169,7 +169,7 @@ def test_reads_while_the_device_writes_report_each_page_once(
         logger.finish()
         assert reads > 1
         found += pages(log.read())
-        # In the order of the writing, since no page was written twice.
+        # Each page was written once, so the reports have the pages in the order of writing.
         assert found == [BASE + page * PAGE for page in range(64)]
 
 
@@ -233,7 +233,7 @@ def test_a_report_that_fails_loses_nothing(device: Device, logger: Logger, space
 def test_a_bitmap_that_cannot_be_written_loses_the_report(
     device: Device, logger: Logger, logged: IovaRange, cell: Cell, where: str
 ) -> None:
-    """Asked past the library, which therefore has the bitmaps to itself."""
+    """The test makes the request directly. This is why the library allocates the bitmaps itself."""
     memory = mmap.mmap(-1, PAGE, prot=mmap.PROT_READ)
     bitmap = 0 if where == "nowhere" else address_of(memory)
     report = ffi.new("struct vfio_device_feature_dma_logging_report *", (logged.start, logged.size, PAGE, bitmap))
@@ -241,7 +241,7 @@ def test_a_bitmap_that_cannot_be_written_loses_the_report(
     with device.dirty_log([logged]) as log:
         logger.touch_each([BASE + 3 * PAGE])
         if cell.kernel == "6.1":
-            # It looks at the bitmap before it asks the device.
+            # Linux 6.1 checks the bitmap before it asks the device.
             with refused(errno.EFAULT):
                 device.features.exchange(request, report)
             assert pages(log.read()) == [BASE + 3 * PAGE]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The reach of a device's DMA: the memory that is mapped, with the permission that it has, and nothing else."""
+"""A device's DMA reaches the mapped memory, with its permissions, and nothing else."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_nothing_is_written_after_the_unmap(space: AddressSpace, dma: Dma, cell:
     target.unmap()
 
     def write_there() -> None:
-        # Not every device tells: QEMU's nvme reports success.
+        # Not every device reports the failure: QEMU's nvme reports success.
         with contextlib.suppress(OSError):
             dma.copy(target.iova, source.iova, 512)
 
@@ -78,8 +78,8 @@ def test_what_may_only_be_written_is_not_read(space: AddressSpace, dma: Dma, cel
     source.buffer.view[:] = secret = os.urandom(PAGE)
     with contextlib.suppress(OSError):
         dma.copy(target.iova, source.iova, 512)
-    # A first-stage entry, like one of the processor's, has no bit for reading: what is present can be read. Older drivers set
-    # that bit, which is the one for reading, in second-stage entries too (__domain_mapping() in drivers/iommu/intel/iommu.c).
+    # A first-stage entry, like an entry of the processor's page tables, has no read bit: present pages can be read. Older drivers set
+    # the present bit (bit 0) in second-stage entries too, where it is the read bit (__domain_mapping() in drivers/iommu/intel/iommu.c).
     older = cell.iommu == "intel" and cell.kernel in ("6.1", "6.12")
     assert (target.buffer.view[:512] == secret[:512]) == (cell.iommu == "intel-fs" or older)
 
@@ -97,7 +97,7 @@ def test_the_highest_usable_page_is_reached(space: AddressSpace, dma: Dma) -> No
 @pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="edu", kernel="newest")
 def test_the_page_table_has_the_permissions_of_its_stage(space: AddressSpace, device: Device, cell: Any) -> None:
     table = Path(f"/sys/kernel/debug/iommu/intel/{device.address}/domain_translation_struct")
-    # Of the second stage: 1 to read, 2 to write. Of the first: 1 present, 2 to write, 4 for user mode.
+    # Bits of a second-stage entry: 1 read, 2 write. Bits of a first-stage entry: 1 present, 2 write, 4 user mode.
     expected = (7, 5, 7) if cell.iommu == "intel-fs" else (3, 1, 2)
     for entry, (read, write) in zip(expected, ((True, True), (True, False), (False, True)), strict=True):
         mapping = space.map(DmaBuffer(PAGE), 0x1234_5000, read=read, write=write)
@@ -111,8 +111,8 @@ def test_the_iommus_page_table_shows_the_mapping_in_its_pages(space: AddressSpac
     table = Path(f"/sys/kernel/debug/iommu/intel/{device.address}/domain_translation_struct")
     for iova, size, huge in ((0x1234_5000, PAGE, None), (0x4000_0000, 2 << 20, 2 << 20)):
         mapping = space.alloc(size, iova, huge=huge)
-        # A line has the number of the page, a stroke, and the entries of five levels, without those below a large page. What
-        # must be able to split any mapping uses none.
+        # A line has the page number, a vertical bar, and the entries of five levels, without those below a large page.
+        # iommufd-type1 uses no large pages, because it must be able to split any mapping.
         row = re.compile(rf"^0x0*{mapping.iova >> 12:x}\s.*$", re.M | re.I)
         (line,) = row.findall(table.read_text())
         assert len(line.split()) == (7 if huge is None or mode == "iommufd-type1" else 6)
@@ -125,11 +125,11 @@ def test_a_page_of_1_gib_is_one_in_the_iommus_page_table_too(space: AddressSpace
     table = Path(f"/sys/kernel/debug/iommu/intel/{device.address}/domain_translation_struct")
     mapping = space.alloc(1 << 30, 0, huge=1 << 30)
     (line,) = re.findall(r"^0x0+\s.*$", table.read_text(), re.M)
-    # The number of the page, a stroke, and the entries of the upper three of five levels.
+    # The page number, a vertical bar, and the entries of the upper three of five levels.
     assert len(line.split()) == 5
     view = mapping.buffer.view
     view[:PAGE] = os.urandom(PAGE)
-    far = 100 << 20  # as far as edu reaches, and in another large page
+    far = 100 << 20  # within the IOVAs that edu can address, and in another 2 MiB page
     dma.copy(far, 0, PAGE)
     assert view[far : far + PAGE] == view[:PAGE]
     assert mapping.unmap() == 1 << 30
@@ -148,7 +148,7 @@ def test_pinned_memory_is_let_go_when_the_process_is_killed(address: str, mode: 
 
     before = unevictable()
     with holding(use) as program:
-        # The counters are the machine's, and others' pages come and go in them.
+        # Compare with a margin: the counters are those of the whole machine, and other processes' pages change them.
         assert unevictable() - before >= 200
         program.kill()
     limit = time.monotonic() + 5

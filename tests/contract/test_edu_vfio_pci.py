@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A PCI device behind a real IOMMU that logs and migrates: what its driver adds to vfio-pci, and what of it the memory itself shows."""
+"""edu-vfio-pci, a PCI device behind a real IOMMU: its DMA log and migration, checked by the driver's counters and by the memory itself."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 BASE = 0x10_0000
-#: an edu below a root port, which a reset of the bus resets; under QEMU 7.2's AMD IOMMU its DMA does not reach memory
+#: An edu below a root port. A bus reset resets it. Under QEMU 7.2's AMD IOMMU its DMA does not reach memory.
 RESETTABLE = "0000:01:00.0"
 PARAMETERS = Path("/sys/module/edu_vfio_pci/parameters")
 
 pytestmark = pytest.mark.only(device="edu-vfio-pci")
-#: what no address space changes
+#: For tests that do not depend on the kind of address space.
 once = pytest.mark.only(device="edu-vfio-pci", mode=["type1v2", "iommufd"])
 
 
 @pytest.fixture
 def edu(logger: EduVfioPci) -> EduVfioPci:
-    """The device with its registers, limits and failures."""
+    """The device's driver, with its registers, limits and injected failures."""
     return logger
 
 
@@ -68,7 +68,7 @@ def another(edu: EduVfioPci, second_logger: EduVfioPci) -> EduVfioPci:
 
 @pytest.fixture
 def resettable(space: AddressSpace, kernel: Any, cell: Cell) -> Iterator[Device]:
-    """Another edu, which can be reset, in the same address space."""
+    """Another edu, in the same address space, that can be reset."""
     driver = guest.driver_of(cell.device)
     with guest.ready(RESETTABLE, kernel, driver) as address, space.attach(address) as device:
         yield device
@@ -76,13 +76,13 @@ def resettable(space: AddressSpace, kernel: Any, cell: Cell) -> Iterator[Device]
 
 @pytest.fixture
 def logged(space: AddressSpace, edu: EduVfioPci) -> IovaRange:
-    """A mapped range of 64 pages that the device may write."""
+    """A mapped range of 64 pages, writable for the device."""
     return space.map(DmaBuffer(64 * PAGE), BASE).range
 
 
 @contextlib.contextmanager
 def parameter(name: str, value: int) -> Iterator[None]:
-    """A module parameter, which is read when a device is opened."""
+    """Set a module parameter during the block. The driver reads it when a device is opened."""
     file = PARAMETERS / name
     before = file.read_text()
     file.write_text(str(value))
@@ -93,11 +93,11 @@ def parameter(name: str, value: int) -> Iterator[None]:
 
 
 class TooLate(Exception):
-    """A transfer, of a tenth of a second, ended before the test had come to the point. It shows nothing then."""
+    """A transfer (0.1 s) ended before the test could check it. Then the attempt proves nothing."""
 
 
 def in_time(attempt: Callable[[], None]) -> None:
-    """Make an attempt until it is not too late: a busy host may be slow many times."""
+    """Repeat an attempt until it is not too late. On a busy host that may take many attempts."""
     for _ in range(300):
         with contextlib.suppress(TooLate):
             attempt()
@@ -121,7 +121,7 @@ def test_a_transfer_under_way_is_in_every_report(device: Device, edu: EduVfioPci
         while edu.moving:
             assert pages(log.read()) == wanted
             reports += 1
-        # It may have ended after the last report.
+        # The transfer may have ended after the last report, or before it.
         assert pages(log.read()) in (wanted, [])
         assert log.read().count() == 0
         if reports < 2:
@@ -148,7 +148,7 @@ def test_a_transfer_started_before_the_log_is_in_it(device: Device, edu: EduVfio
 
 @once
 def test_a_command_during_a_transfer_marks_nothing_else(device: Device, edu: EduVfioPci, logged: IovaRange) -> None:
-    """The device ignores writes to the registers of its engine while it moves data."""
+    """The device ignores writes to the registers of its DMA engine during a transfer."""
 
     def attempt() -> None:
         edu.start_write(BASE, 8)
@@ -178,7 +178,7 @@ def test_nothing_reaches_the_registers_past_the_log(device: Device) -> None:
     assert bar.info.areas == ((PAGE, bar.size - PAGE),)
     with pytest.raises(Unsupported, match="can be mapped"):
         bar.mmap(0)
-    # Asked past the library.
+    # The same without the library.
     offset = bar.info.offset
     with pytest.raises(OSError, match="Invalid argument") as caught:
         mmap.mmap(device.fileno(), PAGE, offset=offset)
@@ -220,7 +220,7 @@ def test_a_bar_that_cannot_be_mapped_at_all(address: str, bare_space: AddressSpa
 def test_a_bar_appears_as_one_of_64_bits(address: str, bare_space: AddressSpace) -> None:
     config = Path("/sys/bus/pci/devices", address, "config")
     real = config.read_bytes()[0x10:0x18]
-    assert real[0] & 7 == 0  # 32 bits
+    assert real[0] & 7 == 0  # a 32-bit memory BAR
     with parameter("bar64", 1), bare_space.attach(address) as device:
         assert device.config.read32(0x10) == int.from_bytes(real[:4], "little") | 4
         assert device.config.read32(0x14) == 0
@@ -229,11 +229,11 @@ def test_a_bar_appears_as_one_of_64_bits(address: str, bare_space: AddressSpace)
         assert (device.config.read32(0x10), device.config.read32(0x14)) == (0xFFF00004, 0xFFFFFFFF)
         device.config.write32(0x10, 0x12345678)
         device.config.write32(0x14, 0x38)
-        # In any width, and as part of more.
+        # Reads of any width work, and reads that also include neighbouring registers.
         assert device.config.read(0x0E, 12)[2:10] == (0x38_1230_0004).to_bytes(8, "little")
         assert device.config.read16(0x12) == 0x1230
         assert device.config.read8(0x14) == 0x38
-        # The device has its BAR where it was.
+        # The real BAR has not moved.
         assert config.read_bytes()[0x10:0x18] == real
         assert device.regions[0].read32(0) == 0x010000ED
     with bare_space.attach(address) as device:
@@ -245,7 +245,7 @@ def test_a_bar_appears_as_one_of_64_bits(address: str, bare_space: AddressSpace)
 
 @pytest.fixture
 def all_edus(edu: EduVfioPci, space: AddressSpace, kernel: Any, cell: Cell) -> Iterator[list[EduVfioPci]]:
-    """All edus whose DMA reaches memory behind every IOMMU, in one address space."""
+    """All edus whose DMA reaches memory under every IOMMU, in one address space."""
     with contextlib.ExitStack() as stack:
         for address in dirty_memory.REACHING[1:]:
             stack.enter_context(guest.ready(address, kernel, guest.driver_of(cell.device)))
@@ -291,7 +291,7 @@ def registers_of(edu: EduVfioPci) -> dict[int, int]:
     return {
         at: edu.registers.read32(at)
         for at in (LIVENESS, FACTORIAL, STATUS, INTERRUPTS, SOURCE, DESTINATION, COUNT, COMMAND)
-        # The direction of the last transfer stays behind.
+        # COMMAND keeps the direction of the last transfer, which is not migrated.
         if at != COMMAND
     }
 
@@ -312,7 +312,7 @@ def test_registers_that_one_saves_another_loads(edu: EduVfioPci, another: EduVfi
     another.device.migration.load(io.BytesIO(saved(edu.device)))
     another.device.migration.state = State.RUNNING
     assert registers_of(another) == wanted
-    # It goes on: n!, and not the number that was shown, is what was carried over.
+    # The device still computes: the FACTORIAL register was migrated as a result, not written as a new argument.
     assert another.factorial(5) == 120
     for one in (edu, another):
         one.registers.write32(ACKNOWLEDGE, 0xFFFFFFFF)
@@ -391,7 +391,7 @@ def test_pre_copy_sends_the_registers_after_they_were_written(edu: EduVfioPci, m
 def test_memory_and_registers_move_while_the_device_writes(
     edu: EduVfioPci, mode: Mode, kernel: Any, cell: Cell
 ) -> None:
-    """The device writes between all steps; memory and registers arrive, and the other device goes on."""
+    """The device writes between all steps of the migration. Memory and registers arrive, and the other device continues."""
     rng = random.Random(5)
     size = 64 * PAGE
     ram = edu.device.address_space.map(DmaBuffer(size), BASE)
@@ -456,7 +456,7 @@ def from_the_middle(data: bytes) -> bytes:
 
 
 def foreign(data: bytes) -> bytes:
-    """Return what vfio-mock's streams begin with, as long as a record."""
+    """Return a record of the same length that begins as vfio-mock's streams do."""
     return b"vfiomock" + (1).to_bytes(4, "little") + (32).to_bytes(4, "little") + bytes(len(data) - 16)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The drivers of scripts/examples: what they show works in every cell that has their device."""
+"""The drivers of scripts/examples work in every cell with their device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAGE = 4096
 
 
 def random_memory(space: AddressSpace, size: int) -> tuple[memoryview, int]:
-    """Memory of that size, full of random bytes, and its IOVA."""
+    """Map memory with random contents, and return a view of it and its IOVA."""
     mapping = space.alloc(size)
     mapping.buffer.view[:size] = os.urandom(size)
     return mapping.buffer.view, mapping.iova
@@ -49,7 +49,7 @@ def test_an_example_finds_its_device_and_shows_it_at_work(
     bind = pyvfio.host.bind
 
     def bind_others(where: str, driver: str) -> contextlib.AbstractContextManager[object]:
-        # The cell's device is bound already.
+        # The cell's device is already bound.
         return contextlib.nullcontext() if where == address else bind(where, driver)
 
     monkeypatch.setattr(pyvfio.host, "bind", bind_others)
@@ -63,7 +63,7 @@ def test_an_example_finds_its_device_and_shows_it_at_work(
 @pytest.mark.require("linux")
 @pytest.mark.only(iommu="intel", mode="iommufd", device="vfio-mock", kernel="newest")
 class TestWithTheModule:
-    """Examples that load the module themselves, with the memory that they want."""
+    """Examples that load the module vfio_mock themselves, with the memory size that they need."""
 
     @pytest.fixture(autouse=True)
     def unloaded(self) -> Iterator[None]:
@@ -88,7 +88,7 @@ class TestWithTheModule:
     def test_dirty_pages_are_told_by_the_log(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        # The example next to it, as for who runs it.
+        # dirty_pages.py imports edu.py from its own folder, which is on the path when it runs as a program.
         monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts" / "examples"))
         import_module("examples.dirty_pages").main()
         printed = capsys.readouterr().out
@@ -159,7 +159,7 @@ def test_nvme_reads_what_was_written(device: Device, interrupt: bool) -> None:
         disk = nvme.namespace(1, device.irqs.msix.enable([1])[0] if interrupt else None)
         writes = exercise(disk, device, 500, area=1 << 18)
         assert 200 < writes < 300
-        # An interrupt for each command: 4 that write zeros, 500 that are random.
+        # One interrupt for each command: 4 that write zeros, and 500 random ones.
         assert disk.queue.interrupts == (504 if interrupt else 0)
     assert device.address_space.mapped_ranges == mapped
 
@@ -175,7 +175,7 @@ def test_nvme_finds_its_data_page_by_page(device: Device, pages: int) -> None:
     with Nvme(device) as nvme:
         disk = nvme.namespace()
         disk.write(100, iova, size // 512)
-        # To another place within its page, so that the list is another one.
+        # Read to another offset within a page, so that the PRP list is different.
         disk.read(100, back.iova + 1024, size // 512)
     assert back.buffer.view[1024 : 1024 + size] == view[:size]
     assert not any(back.buffer.view[:1024])
@@ -198,7 +198,7 @@ def test_nvme_tells_of_a_command_that_failed_and_goes_on(device: Device) -> None
 
 
 def card_driver(name: str) -> Any:
-    """The driver's class for e1000e or igb."""
+    """Return the driver's class for e1000e or igb."""
     return getattr(import_module(f"examples.{name}"), name.capitalize())
 
 
@@ -208,13 +208,13 @@ def test_a_card_receives_what_it_sends_to_itself(device: Device, cell: Cell, int
     view, iova = random_memory(device.address_space, 1400)
     back = device.address_space.alloc(2 * PAGE)
     with card_driver(cell.device)(device, interrupt=interrupt) as card:
-        # More frames than the rings have room for, so that they come round.
+        # More frames than the rings have entries, so that the rings wrap.
         for size in (60, 255, 256, 257, 1024, 1400) * 20:
             view[:6] = card.mac
             view[12:14] = b"\x88\xb5"
             back.buffer.view[:] = bytes(2 * PAGE)
             buffers = -(-size // 256)
-            # The last buffer first, so that order is seen to matter.
+            # Offer the buffers in reverse order of their addresses, so that a wrong order is detected.
             places = [back.iova + 512 * index for index in reversed(range(buffers))]
             card.offer(*places)
             card.send((iova, 20), (iova + 20, size - 20))
@@ -236,7 +236,7 @@ def check_the_wire(sender: Any, receiver: Any) -> None:
     assert there.buffer.view[:1024] == view[:1024]
 
 
-# QEMU 7.2's amd-iommu brings no DMA from below a root port, where the second card is.
+# The second card is below a root port. Under QEMU 7.2's amd-iommu, DMA from there does not reach memory.
 @pytest.mark.require("wire")
 @pytest.mark.only(device="e1000e", iommu=["intel", "virtio"])
 def test_e1000e_sends_over_the_wire_to_another(

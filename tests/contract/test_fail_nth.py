@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every allocation of the kernel fails in turn: what was there still works, what failed left nothing, and all of it can be closed."""
+"""Each allocation of the kernel fails in turn: existing objects still work, the failed call leaves nothing behind, and all can be closed."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from pyvfio.spaces.base import AddressSpace
     from pyvfio.vfio_mock import VfioMock
 
-# A device with an IOMMU and one without, by each of the kernel's three ways; what differs between IOMMUs is native to iommufd.
-# These sweeps are long, and what they find is a matter of the newest kernel. Not under virtio's: its driver (Linux 7.3) allocates
-# memory to unmap, and what it has none for stays mapped, and pinned for ever.
+# A device with an IOMMU and one without, in each of the kernel's three implementations. Only native iommufd runs under two IOMMUs.
+# The sweeps are long and find faults of the kernel, so they run only on the newest. virtio's IOMMU is left out: its driver (Linux 7.3)
+# allocates memory in unmap requests, and without memory the pages stay mapped and pinned for ever.
 pytestmark = [
     pytest.mark.only(mode="iommufd", device=["edu", "vfio-mock"], iommu=["intel", "amd"], kernel="newest"),
     pytest.mark.only(mode=["type1v2", "iommufd-type1v2"], device=["edu", "vfio-mock"], iommu="intel", kernel="newest"),
@@ -49,34 +49,34 @@ def injection() -> Iterator[None]:
         yield
 
 
-#: What a failed allocation becomes: ENOMEM, but for those that the kernel's mock IOMMU, which comes with failures of its own, counts too.
+#: The errnos of a failed allocation: ENOMEM, and others because the iommufd selftest driver also injects failures that fail-nth counts.
 FAILED = (errno.ENOMEM, errno.ENOENT, errno.EINVAL, errno.EFAULT)
-#: Opening a PCI device has ACPI interpret a table, and the interpreter (of Linux 7.3) crashes when it is out of memory.
+#: Opening a PCI device makes ACPI interpret a table, and the interpreter (Linux 7.3) crashes when it is out of memory.
 _THROUGH_ACPI = (lib.VFIO_GROUP_GET_DEVICE_FD, lib.VFIO_DEVICE_BIND_IOMMUFD)
 
 
 @pytest.fixture
 def kernel(cell: Cell) -> FailingKernel:
-    """The kernel, untraced: an ENOMEM of these tests says nothing about when it comes by itself."""
+    """The kernel, without the trace for scripts/matrix: ENOMEM in these tests does not show that it occurs by itself."""
     return FailingKernel(spared=_THROUGH_ACPI if cell.device == "edu" else ())
 
 
 @pytest.fixture
 def memory() -> DmaBuffer:
-    """2 MiB, there already: what is mapped in them takes page tables, and 512 pages to pin."""
+    """2 MiB of memory whose pages exist already. Mapping it allocates page tables, and pins 512 pages."""
     buffer = DmaBuffer(2 << 20)
     buffer.view[:] = bytes(buffer.size)
     return buffer
 
 
 def unpinned(memory: DmaBuffer) -> None:
-    """Nothing holds a page of it, by the pages' own count."""
+    """Assert that no page of the memory is pinned, by the pages' reference counts."""
     with Iommufd() as iommufd:
         mock_domain.check_refs(iommufd, memory, 0)
 
 
 def test_a_device_is_opened(kernel: FailingKernel, address: str, mode: Mode) -> None:
-    # What is made once and kept is made here.
+    # Open it once before, so that objects that the kernel allocates once and keeps exist.
     pyvfio.open(address, mode=mode).close()
     before = held()
     for attempt in kernel.faults():
@@ -93,7 +93,7 @@ def test_a_device_is_opened(kernel: FailingKernel, address: str, mode: Mode) -> 
 def test_memory_is_mapped_and_unmapped(kernel: FailingKernel, space: AddressSpace, memory: DmaBuffer) -> None:
     before = held()
     for attempt in kernel.faults():
-        # Elsewhere each time, so that the page tables are new.
+        # Use another IOVA each time, so that new page tables are needed.
         iova = attempt.nth << 30
         with attempt:
             space.map(memory, iova)
@@ -146,7 +146,7 @@ def test_a_log_starts_reports_and_stops(kernel: FailingKernel, device: Device, l
         if attempt.error is None:
             log.close()
     assert attempt.nth > 1
-    # A page that was reported while an allocation failed is not lost.
+    # If an allocation fails during a report, no dirty page is lost.
     with device.dirty_log([tracked]) as log:
         for attempt in kernel.faults():
             logger.touch(mapping.iova, mapping.size)
@@ -202,7 +202,7 @@ def test_a_device_is_attached_to_what_is_mapped(kernel: FailingKernel, address: 
             device.detach()
             assert held() == before
         assert attempt.nth > 1
-        # In place of another: what failed leaves the old one.
+        # Replace an attachment: after a failure the device is still attached to the old address space.
         for attempt in kernel.faults():
             device.attach(ioas)
             with attempt:
@@ -333,7 +333,7 @@ def test_objects_of_a_virtual_iommu_are_made(kernel: FailingKernel, mock_ioas: I
             lambda: viommu.hwpt(mock.bound, mock_domain.HWPT_DATA, data, fault_queue=queue), Hwpt.destroy
         ),
     }
-    # All but hw_info, which has nothing to keep.
+    # Every request allocates memory, except hw_info, which creates no object.
     assert all(count for name, count in counts.items() if name != "hw_info"), counts
     mock.attach(parent)
     counts["pasid"] = kernel.sweep(

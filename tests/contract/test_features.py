@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""VFIO_DEVICE_FEATURE besides migration and logging: which there are, dma-bufs, peer to peer."""
+"""VFIO_DEVICE_FEATURE except migration and logging: the supported features, dma-bufs, peer-to-peer DMA."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BEHIND_PORT = "0000:01:00.0"
 LIVENESS = 0x04  # an edu register that reads as the inverse of what was written
 
 
-# --- which there are --------------------------------------------------------------------------------------------------
+# --- supported features -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.require("functions", "pci", "linux")
@@ -87,18 +87,18 @@ def peer(other: Callable[[str], str], bare_space: AddressSpace, device: Device) 
 
 
 def write_by_dma(edu: Dma, space: AddressSpace, iova: int, value: int) -> None:
-    """Have an edu store 32 bits at an IOVA."""
+    """Make an edu write 32 bits to an IOVA."""
     with space.map(DmaBuffer(PAGE), 0x800_0000) as source:
         source.buffer.view[:4] = value.to_bytes(4, "little")
         edu.copy(iova, source.iova, 4)
 
 
 def errno_of_mapping(space: AddressSpace, bar: RegionMapping) -> int | None:
-    """Return the errno of a map of a BAR by its virtual address."""
+    """Try to map a BAR by its virtual address, and return the errno; None if it works."""
     try:
         space.map(bar.view, 0x400_0000)
     except OSError as error:
-        return error.errno  # and no traceback stays, which would keep the view in use
+        return error.errno  # drop the exception: its traceback would keep the view in use
     return None
 
 
@@ -117,7 +117,7 @@ class TestPeerToPeer:
             window = space.map_file(exported.fileno(), 0, PAGE, 0x400_0000)
         write_by_dma(dma, space, window.iova + LIVENESS, 0x1234ABCD)
         assert liveness(bar, 0x1234ABCD)
-        # And back: from the BAR into memory.
+        # The other direction: from the BAR to memory.
         with space.alloc(PAGE, 0x500_0000) as target:
             dma.copy(target.iova, window.iova + LIVENESS, 4)
             assert target.buffer.view[:4] == (~0x1234ABCD & 0xFFFFFFFF).to_bytes(4, "little")
@@ -136,7 +136,7 @@ class TestPeerToPeer:
             assert caught.value.errno == errno.ENODEV
             assert "memory decoding off" in str(caught.value)
             peer.config.memory_enabled = True
-            # The kernel took it out of the IOMMU for good.
+            # The kernel removed the BAR from the IOMMU, and does not map it again: the write has no effect.
             write_by_dma(dma, space, window.iova + LIVENESS, 0x88)
             assert liveness(bar, 0x77)
             window.unmap()
@@ -165,7 +165,7 @@ class TestPeerToPeer:
             with pytest.raises(OSError, match="only BARs") as caught:
                 none.dma_buf([Area(0, PAGE)])
             assert caught.value.errno == errno.ENODEV
-        # Two parts make one dma-buf; iommufd takes such of one part.
+        # A dma-buf can have two areas, but iommufd only maps dma-bufs with one.
         with region.dma_buf([Area(0, PAGE), Area(2 * PAGE, PAGE)]) as two:
             with pytest.raises(OSError) as caught:
                 space.map_file(two.fileno(), 0, two.size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Containers and groups: viability, membership, order; by the kernel's own word."""
+"""Containers and groups on the real interface: viability, membership, order of calls."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_container_tells_its_version_and_extensions(bare_space: Container) -> 
 def test_a_group_that_is_not_viable_names_the_members_in_the_way(
     other: Callable[[str], str], bare_space: Container
 ) -> None:
-    # Two functions of bus 2 are one group; the network card stays with its own driver.
+    # The two functions of bus 2 are one group. The network card is still bound to its native driver.
     address = other("0000:02:00.1")
     with pytest.raises(NotViable, match=r"0000:02:00\.0 \(e1000e\)") as caught:
         bare_space.attach(address)
@@ -131,7 +131,7 @@ def test_the_container_tracks_dirty_pages(space: Container, device: Device, cell
         VfioMock(device).touch_each([0x10_5000])
         assert list(space.unmap_dirty(mapping.iova, mapping.size).pages()) == [0x10_5000]
     else:
-        # A group with an IOMMU reports everything that is pinned.
+        # If the group has an IOMMU, type1 reports all pinned pages as dirty.
         assert space.read_dirty(mapping.iova, mapping.size).count() == 8
         assert space.unmap_dirty(mapping.iova, mapping.size).count() == 8
     assert not mapping.mapped
@@ -171,7 +171,7 @@ def test_the_virtual_address_of_a_mapping_is_moved(space: Container) -> None:
         os.close(fd)
     mapping = space.map(one, 0x10_0000)
     if not space.has_extension(lib.VFIO_UPDATE_VADDR):
-        # Since 6.3 only where every device of the container has an IOMMU; and not at all in some releases.
+        # VFIO_UPDATE_VADDR: since 6.3 only if every device of the container has an IOMMU, and in some releases not at all.
         with pytest.raises(Unsupported, match="VFIO_UPDATE_VADDR"):
             space.invalidate_addresses(mapping)
         return
@@ -198,7 +198,7 @@ def test_a_virtual_address_is_not_moved_under_an_emulated_device(space: Containe
 
 @pytest.mark.only(mode=["type1v2", "type1"], device="vfio-mock")
 @pytest.mark.only(mode=["type1v2", "type1"], device="edu", iommu="virtio")
-@pytest.mark.only(mode=["type1v2", "type1"], device="edu", iommu="amd", kernel="6.1")  # since then AMD's has 48 bits
+@pytest.mark.only(mode=["type1v2", "type1"], device="edu", iommu="amd", kernel="6.1")  # later AMD has 48 bits
 def test_the_last_page_is_mapped_only_if_it_can_be_unmapped(space: Container, cell: Any) -> None:
     buffer = DmaBuffer(PAGE)
     if cell.kernel not in ("6.1", "6.12"):
@@ -210,7 +210,7 @@ def test_the_last_page_is_mapped_only_if_it_can_be_unmapped(space: Container, ce
         space.map_many(array("Q", [buffer.address, 0x10_0000, PAGE, buffer.address, 2**64 - PAGE, PAGE]), keep=buffer)
     assert space.mappings == []
     assert space.map(buffer, 2**64 - 2 * PAGE).unmap() == PAGE
-    # Past the library the kernel takes it, and does not find it.
+    # Without the library's check, the kernel maps the page, but cannot unmap it.
     assert space._ledger.raw_map(buffer.address, 2**64 - PAGE, PAGE, 3) == 0
     assert space.unmap(2**64 - PAGE, PAGE) == 0
     assert space.unmap_all() == 0

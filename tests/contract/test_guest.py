@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The computations of pyvfio.guest against the real kernel: plans that a device takes or refuses, layouts that an IOMMU maps."""
+"""The computations of pyvfio.guest compared with the real kernel: plans that a device accepts or refuses, layouts that an IOMMU maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PAGE = 4096
 GIB = 1 << 30
 MAP_NORESERVE = 0x4000
-#: the guest of 6 GiB whose firmware put the device's BAR high: seed 0 of QEMU's own discussion
+#: A guest with 6 GiB whose firmware placed the device's BAR high, from QEMU's own discussion of the problem.
 SECTIONS = [
     MemorySection(0, 0x80800000),
     MemorySection(0x1_0000_0000, 6 * GIB),
@@ -67,7 +67,7 @@ def test_a_guest_of_1_tib_maps_around_the_hypertransport_hole(space: AddressSpac
     before = x86.as_before(machine)
     assert before.conflicts(usable.complement())
     high = max(before.regions(), key=lambda ram: ram.range.start)
-    # Never touched: the kernel refuses before it looks at the memory.
+    # The memory is never touched: the kernel refuses the IOVA before it looks at the memory.
     memory = mmap.mmap(-1, high.range.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
     with pytest.raises(OSError, match="AMD HyperTransport hole") as caught:
         space.map(memory, high.range.start)
@@ -76,7 +76,7 @@ def test_a_guest_of_1_tib_maps_around_the_hypertransport_hole(space: AddressSpac
     layout = x86.merged(machine)
     assert layout.error is None
     assert layout.conflicts(usable.complement()) == []
-    # All of it would be 268 million pages to pin, minutes under emulation: a little memory stands for both ends of each region.
+    # Map only a small piece at both ends of each region: the whole would be 268 million pages to pin, which takes minutes under emulation.
     piece = DmaBuffer(64 << 20, huge=2 << 20, kernel=kernel)
     for ram in layout.regions():
         assert ram.range.size > 2 * piece.size
@@ -97,7 +97,7 @@ def test_the_kernels_answer_to_a_map_is_foretold(space: AddressSpace, mode: str,
     edges |= {each.last + 1 for each in space.iova_ranges or ()}
     places = {edge + by for edge in edges for by in (-2 * PAGE, -PAGE, -1, 0, 0x800) if 0 <= edge + by < 2**64}
     foretold: dict[int | None, int] = {}
-    # Under iommufd's compatibility modes the kernel itself warns of a mapping without permissions (iommu_pt.h on 7.3.4).
+    # In iommufd's compatibility modes, a mapping without permissions makes the kernel warn (iommu_pt.h on 7.3.4), so leave it out.
     permissions = (0, 1, 3) if mode in ("type1", "type1v2", "iommufd") else (1, 3)
     for iova in sorted(places):
         for size in (0, 0x800, PAGE, 2 * PAGE, 3 * PAGE):
@@ -112,7 +112,7 @@ def test_the_kernels_answer_to_a_map_is_foretold(space: AddressSpace, mode: str,
                 else:
                     refused = mapping.type1_refusal(known, iova, size, **memory, era=era)
                 if iova + size == 2**64 and mode in old:
-                    continue  # it would stay there
+                    continue  # such a mapping could not be unmapped
                 answer = -space._ledger.raw_map(memory["address"], iova, size, prot)
                 if not answer:
                     assert space.unmap(iova, size) == size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The host against a real kernel's sysfs: the VM of scripts/vm, as root."""
+"""pyvfio.host with a real kernel's sysfs, in the machine of scripts/vm, as root."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from pyvfio.kernel import LinuxKernel
 from tests.contract import guest
 from tests.contract.processes import in_another_process
 
-# The cells whose own device is none of those that are bound and unbound here.
+# Cells whose own device, vfio-mock, is not one of those that these tests bind and unbind.
 behind_each_iommu = pytest.mark.only(iommu=["intel", "amd", "virtio"], mode="type1v2", device="vfio-mock")
 once = pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock")
-# Binding is the driver core's work, and slow: it says nothing of an older release.
+# The driver core does the binding, in the same way in all releases. These tests are slow, so they run only on the newest.
 once_on_the_newest = pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock", kernel="newest")
 
 pytestmark = pytest.mark.require("linux")
@@ -52,13 +52,13 @@ def state(address: str) -> tuple[str | None, str | None]:
 
 @pytest.fixture
 def edu() -> host.HostDevice:
-    """An edu that is alone in its group, bound to nothing."""
+    """An edu that is alone in its group and not bound to a driver."""
     return next(one for one in found(EDU) if len(host.group_members(one.address)) == 1)
 
 
 @pytest.fixture
 def nvme() -> Iterator[host.HostDevice]:
-    """An nvme that is alone in its group, bound to its own driver; and it must be so again after the test."""
+    """An nvme that is alone in its group and bound to its native driver. The test must leave it in that state."""
     one = next(one for one in found(NVME) if len(host.group_members(one.address)) == 1)
     assert (one.driver, one.driver_override) == ("nvme", None)
     yield one
@@ -67,12 +67,12 @@ def nvme() -> Iterator[host.HostDevice]:
 
 
 def disk_of(nvme: host.HostDevice) -> Path:
-    """The block device that the nvme driver makes of it; the driver makes it after its probe has returned."""
+    """Return the block device of an nvme. Wait for it: the driver creates it after its probe has returned."""
     until = time.monotonic() + 20
     while time.monotonic() < until:
         for name in os.listdir("/sys/class/block"):
             path = Path(f"/sys/class/block/{name}").resolve()
-            # Debian's kernel is for disks that have several controllers: there they lie below a subsystem with links to these.
+            # Debian's kernel supports disks with several controllers: there a disk is below a subsystem, which has links to the controllers.
             controllers = path.parent.glob("nvme[0-9]") if "/nvme-subsystem/" in str(path) else [path]
             if Path("/dev", name).exists() and any(str(each.resolve()).startswith(nvme.path) for each in controllers):
                 return Path("/dev", name)
@@ -87,7 +87,7 @@ def first_page_of(disk: Path) -> bytes:
 
 @contextlib.contextmanager
 def opened_elsewhere(address: str, seconds: float) -> Iterator[int]:
-    """Another process has the device open for some seconds, or until the end: by its own node, else by its group."""
+    """Let another process hold the device open for some seconds, at most until the end of the block. Yield its process id."""
     reader, writer = os.pipe()
 
     def hold() -> None:
@@ -196,7 +196,7 @@ class TestBind:
         ids = "{:x} {:x}\n".format(*NVME)
         Path(drivers, "nvme/unbind").write_text(nvme.address)
         try:
-            if by == "override":  # as dpdk-devbind does it
+            if by == "override":  # as dpdk-devbind does
                 override.write_text("vfio-pci\n")
                 Path(drivers, "vfio-pci/bind").write_text(nvme.address)
                 override.write_text("\n")
@@ -222,7 +222,7 @@ class TestBind:
         assert os.listdir("/run/pyvfio") == []
 
     def test_no_driver_is_forced_onto_a_device_that_is_not_its_own(self, nvme: host.HostDevice) -> None:
-        # By driver_override it could be, and e1000e's probe of an nvme is an oops.
+        # driver_override would bind the nvme to e1000e, whose probe of it would cause an oops.
         with (
             pytest.raises(OSError, match=f"binding {nvme.address} to e1000e") as caught,
             host.bind(nvme.address, "e1000e"),
@@ -253,7 +253,7 @@ class TestBind:
     def test_the_controller_of_a_mounted_disk_is_refused(self, nvme: host.HostDevice) -> None:
         disk = disk_of(nvme)
         libc = ctypes.CDLL(None, use_errno=True)
-        # The guest's kernel has no file system for disks; swap stands on one just as firmly.
+        # Use the disk as swap, because the guest's kernel has no file system for disks.
         header = bytearray(4096)
         size = int(Path("/sys/class/block", disk.name, "size").read_text()) * 512
         header[1024:1036] = b"".join(value.to_bytes(4, "little") for value in (1, size // 4096 - 1, 0))
@@ -269,7 +269,7 @@ class TestBind:
             assert bound.device.driver == "vfio-pci"
 
     def test_the_virtio_console_is_refused_with_its_holders(self) -> None:
-        """The machine's output goes through it: to take it away would be the end of this test."""
+        """The machine's output goes through the console: unbinding it would end this test."""
         console = next(one for one in host.devices() if list(Path(one.path).glob("virtio*/virtio-ports")))
         with pytest.raises(OSError, match="in use by the system") as caught:
             host.bind(console.address, "vfio-pci")
@@ -318,7 +318,7 @@ class TestBind:
 
 @pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock", kernel="6.1")
 def test_an_adapter_of_another_network_namespace_is_refused() -> None:
-    """On 6.1, which is Debian's kernel: the others are built without namespaces."""
+    """This runs on 6.1, which is Debian's binary kernel: the others are built without network namespaces."""
     adapter = next(one for one in host.devices() if list(Path(one.path).glob("net/eth*")))
     name = os.listdir(f"{adapter.path}/net")[0]
     ready, done = os.pipe()
@@ -335,7 +335,7 @@ def test_an_adapter_of_another_network_namespace_is_refused() -> None:
             host.bind(adapter.address, "vfio-pci", dry_run=True)
     os.close(ready)
     os.close(done)
-    # The interface comes back when its namespace ends.
+    # The interface returns to this namespace when the other namespace ends.
     deadline = time.monotonic() + 60
     while not os.listdir(f"{adapter.path}/net"):
         assert time.monotonic() < deadline
@@ -356,7 +356,7 @@ class TestOpening:
                 pass
             with pytest.raises(PermissionError):
                 host.restore()
-            # To look takes nothing.
+            # Listing devices needs no permissions.
             assert edu.address in [one.address for one in host.devices()]
 
         with host.bind(edu.address, "vfio-pci"), in_another_process(as_nobody) as nobody:
@@ -401,7 +401,7 @@ class TestOpenDevices:
         assert host.device(nvme.address).driver == "nvme"
 
     def test_a_process_that_does_not_close_is_named(self, nvme: host.HostDevice) -> None:
-        # Under emulation, and more so on a debug kernel, a binding alone may take longer than a second.
+        # Derive the timeout from a measured binding: under emulation, above all with the debug kernel, one may take more than a second.
         begun = time.monotonic()
         host.bind(nvme.address, "vfio-pci").restore()
         context = host.bind(nvme.address, "vfio-pci", timeout=max(1, 4 * (time.monotonic() - begun)))
@@ -409,7 +409,7 @@ class TestOpenDevices:
         with opened_elsewhere(nvme.address, 600) as pid:
             with pytest.raises(TimeoutError, match=f"process {pid}"):
                 context.__exit__(None, None, None)
-            # The unbinding waits in the kernel: nothing may be asked of the device meanwhile.
+            # The unbinding still waits in the kernel. Until it ends, other operations on the device must be refused.
             with pytest.raises(OSError, match="still being unbound") as caught:
                 host.restore()
             assert caught.value.errno == errno.EBUSY
@@ -429,7 +429,7 @@ class TestKilled:
         if program == 0:
             binding = host.bind(nvme.address, "vfio-pci")
             if os.fork() == 0:
-                os.write(writing, b"x")  # the handlers of the fork have run, and have closed the lock
+                os.write(writing, b"x")  # Python's fork handlers have run, and have closed the lock file
                 time.sleep(60)
                 os._exit(0)
             os.close(writing)
@@ -473,7 +473,7 @@ class TestKilled:
             host.restore()
             assert state(nvme.address) == ("nvme", None)
             assert host.bindings() == []
-        # Or else the kills have proved nothing.
+        # The kills prove something only if they hit different states.
         assert len(states) > 1
         assert len(first_page_of(disk_of(nvme))) == 4096
 
@@ -532,7 +532,7 @@ class TestHotplug:
         path = host.device("0000:01:00.0").path
         begun = time.monotonic()
         host.devices()
-        # A list is read at least once while the device is there, and once while it is not, however slow the machine is.
+        # Make the pauses longer than one list takes, so that lists are read with and without the device on slow machines too.
         pause = max(0.2, 2 * (time.monotonic() - begun))
         child = os.fork()
         if child == 0:
@@ -556,7 +556,7 @@ class TestHotplug:
         assert seen == {True, False}
 
 
-# Linux 6.1 and 6.12 take 65 s to open one: in vain they wait for QEMU's function to come back from its reset.
+# On Linux 6.1 and 6.12, opening a virtual function takes 65 s: they wait in vain for QEMU's function to become ready after its reset.
 @pytest.mark.only(iommu=["intel", "amd", "virtio"], mode="type1v2", device="vfio-mock", kernel="newest")
 class TestVirtualFunctions:
     def test_a_device_without_them_says_so(self, edu: host.HostDevice) -> None:
@@ -570,7 +570,7 @@ class TestVirtualFunctions:
             assert [one.physical_function for one in functions] == [physical.address] * 2
             assert [one.driver for one in functions] == [None] * 2
             if guest.IOMMU == "amd":
-                # The firmware's table for QEMU's AMD IOMMU lists the functions that there were at start.
+                # The ACPI table (IVRS) for QEMU's AMD IOMMU lists only functions that existed at boot, so virtual ones get no group.
                 with pytest.raises(OSError, match="in no IOMMU group"):
                     host.bind(functions[1].address, "vfio-pci").__enter__()
                 return

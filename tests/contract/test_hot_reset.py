@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Hot reset of a bus, and stores that an eventfd sets off."""
+"""Hot reset of a bus, and ioeventfds (stores that an eventfd triggers)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_device_alone_behind_a_port_is_hot_reset(other: Callable[[str], str], 
         assert bar.read32(0x00) == 0x010000ED
 
 
-# By groups, and by identifiers.
+# In mode type1v2 the devices are identified by groups, in mode iommufd by device ids.
 @pytest.mark.only(device="edu", mode=["type1v2", "iommufd"])
 def test_the_devices_of_a_bus_are_listed_whoever_has_them(
     other: Callable[[str], str], bare_space: AddressSpace
@@ -44,7 +44,7 @@ def test_the_devices_of_a_bus_are_listed_whoever_has_them(
     one, two = other("0000:02:00.0"), other("0000:02:00.1")
     with bare_space.attach(one) as first, bare_space.attach(two):
         assert [device.address for device in first.hot_reset_info.devices] == [one, two]
-        # 7.3 lists them and yet has no reset for this bus (an 82574L and an edu): ENOTTY.
+        # Linux 7.3 lists the devices of this bus (an 82574L and an edu), but has no reset for it: ENOTTY.
         with pytest.raises(pyvfio.Unsupported, match="ENOTTY"):
             first.hot_reset()
 

@@ -65,7 +65,7 @@ def test_a_device_that_is_open_by_its_group_is_not_bound(address: str, kernel: A
 
 @pytest.mark.require("linux")
 def test_a_device_is_bound_once_and_does_nothing_before(address: str, kernel: Any) -> None:
-    """As the kernel's own test of a cdev's set-up, past the objects, which bind what they open."""
+    """Like the kernel's selftest vfio_iommufd_setup_test. The test makes the requests directly, because pyvfio's objects bind at once."""
     cdev = pyvfio.host.device(address, kernel=kernel).cdev
     assert cdev is not None
     info = ffi.new("struct vfio_device_info *", {"argsz": ffi.sizeof("struct vfio_device_info")})
@@ -110,7 +110,7 @@ def test_the_devices_of_a_group_belong_to_one_iommufd(kernel: Any, other: Callab
         with owner.bind(its_neighbour) as second:
             ioas = owner.ioas()
             first.attach(ioas)
-            # They share what they are attached to: the IOMMU cannot tell them apart.
+            # Both must be attached to the same address space: they are in one group, so the IOMMU cannot distinguish them.
             with refused(errno.EINVAL):
                 second.attach(owner.ioas())
             second.attach(ioas)
@@ -187,7 +187,7 @@ def test_hardware_info_tells_the_iommu(device: Device, cell: Any) -> None:
     assert info.type == expected[family]
     if family == "intel":
         assert info.decoded.cap_reg != 0
-        # Of the extended capabilities, first-stage translation (FSTS).
+        # Extended Capability Register, bit 47: First-stage Translation Support (FSTS).
         assert info.decoded.ecap_reg >> 47 & 1 == (cell.iommu == "intel-fs")
 
 
@@ -202,13 +202,13 @@ def test_an_emulated_device_has_no_iommu(device: Device, space: Ioas) -> None:
 def test_pasids_that_are_not_there_are_refused(device: Device, space: Ioas, cell: Any) -> None:
     with pytest.raises(OSError) as caught:
         device.attach(space, pasid=7)
-    # To 6.12 the flag that says so is unknown yet.
+    # Linux 6.12 does not know the flag VFIO_DEVICE_ATTACH_PASID yet: EINVAL.
     told_so = cell.device == "vfio-mock" and cell.kernel != "6.12"
     assert caught.value.errno == (errno.EOPNOTSUPP if told_so else errno.EINVAL)
     assert device.address_space is space
 
 
-@pytest.mark.only(mode="iommufd", kernel=["newest", "mock"])  # Linux 6.14 brought it
+@pytest.mark.only(mode="iommufd", kernel=["newest", "mock"])  # since Linux 6.14
 def test_only_files_can_be_handed_to_another_process(space: Ioas) -> None:
     space.iommufd.change_process()
     space.map(DmaBuffer(PAGE), 0x10_0000)
@@ -233,7 +233,7 @@ def test_a_request_that_is_newer_than_the_kernel_says_so(space: Ioas, call: Call
     assert caught.value.errno == errno.ENOTTY
 
 
-@pytest.mark.only(mode="iommufd", kernel=["newest", "mock"])  # Linux 7.3 brought it
+@pytest.mark.only(mode="iommufd", kernel=["newest", "mock"])  # since Linux 7.3
 def test_physical_addresses_are_for_devices_without_an_iommu(space: Ioas) -> None:
     mapping = space.alloc(PAGE, 0x10_0000)
     with refused(errno.EOPNOTSUPP):
@@ -254,13 +254,13 @@ def test_a_token_of_the_wrong_length_is_refused(space: Ioas, address: str) -> No
         space.iommufd.bind("0000:00:00.0" if address.startswith("vfio") else address, vf_token=b"short")
 
 
-# QEMU's nvme is a physical function, and may be given a token by whoever opens it.
+# nvme is left out: it is a physical function, and opening it with a token sets the token.
 @pytest.mark.only(mode="iommufd", device=["edu", "e1000e", "vfio-mock"])
 def test_a_token_that_nobody_asked_for_is_refused(kernel: Any, address: str) -> None:
     token = uuid.uuid4().bytes
     with Iommufd(kernel=kernel) as iommufd:
         if pyvfio.host.device(address, kernel).total_vfs is not None:
-            # It can have virtual functions, and gives them the token.
+            # A device that can have virtual functions accepts the token, for them.
             iommufd.bind(address, vf_token=token).close()
             return
         with pytest.raises(OSError, match="does not take a vf_token") as caught:

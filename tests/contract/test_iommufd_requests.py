@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Requests to /dev/iommu that no object of the library would make: of another size, with unknown flags, for nothing."""
+"""Requests to /dev/iommu that the library's objects never make: with other sizes, unknown flags, or ids of no object."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ pytestmark = marks.one_cell
 
 PAGE = 4096
 BASE = mock_domain.APERTURE_START
-#: request -> the struct it takes, where that is not called as the request is
+#: The structs of requests whose names do not follow from the request's name.
 _STRUCTS = {"IOMMU_GET_HW_INFO": "iommu_hw_info", "IOMMU_FAULT_QUEUE_ALLOC": "iommu_fault_alloc"}
 REQUESTS = {
     name: f"struct {_STRUCTS.get(name, name.lower())}" for name in abi.NAMES["iommufd"] if name.startswith("IOMMU_")
 }
-#: reserved fields that the kernel does not look at
+#: Reserved fields that the kernel does not check.
 IGNORED = {
     ("IOMMU_HWPT_ALLOC", "__reserved2"),
     ("IOMMU_HWPT_SET_DIRTY_TRACKING", "__reserved"),
     ("IOMMU_VIOMMU_ALLOC", "__reserved"),
 }
-#: what a request makes, to be ended again: the field with its id, or its descriptor
+#: Fields with the id or descriptor of an object that a request has created and that must be destroyed again.
 _MADE = (
     "out_ioas_id",
     "out_hwpt_id",
@@ -48,12 +48,12 @@ _OPENED = ("out_fault_fd", "out_veventq_fd")
 
 
 def fields(struct: str) -> dict[str, Any]:
-    """Name -> C type."""
+    """Return the C type of each field of a struct, by name."""
     return {name: field.type for name, field in ffi.typeof(struct).fields or ()}
 
 
 class Good:
-    """For each request, values with which it works."""
+    """Valid values for each request."""
 
     def __init__(self, ioas: Ioas) -> None:
         self._iommufd = ioas.iommufd
@@ -107,10 +107,12 @@ class Good:
         }  # fmt: skip
 
     def ask(self, request: str, size: int | None = None, rest: bytes = b"", /, **instead: int) -> int:
-        """Make a request, and end what it made: 0 or -errno.
+        """Make a request, destroy the object that it created, and return 0 or -errno.
 
-        :param size: what its struct says of its own size
+        :param request: the request's name
+        :param size: value for the struct's `size` field; None for the struct's size
         :param rest: bytes behind the struct
+        :param instead: values that replace the valid ones
         """
         struct = REQUESTS[request]
         known, types = ffi.sizeof(struct), fields(struct)
@@ -151,7 +153,7 @@ class Good:
         os.close(self._fd)
 
 
-#: What works for no device of this machine.
+#: Results of requests that work for no device of this machine, even with valid values.
 RESULTS = {"IOMMU_IOAS_NOIOMMU_GET_PA": -errno.EOPNOTSUPP, "IOMMU_IOAS_CHANGE_PROCESS": -errno.EINVAL}
 each_request = pytest.mark.parametrize("request_", REQUESTS)
 
@@ -192,12 +194,13 @@ def test_what_is_reserved_or_unknown_must_be_zero(good: Good, request_: str) -> 
 
 @each_request
 def test_numbers_of_nothing_and_of_other_kinds_are_refused(good: Good, request_: str) -> None:
-    """Of nothing, and of a fault queue, which none of these takes."""
+    """Each id field gets the id of no object, and that of a fault queue, which none of these requests accepts."""
     before = held()
     for name in good.values[request_]:
         if name == "id" or (name.endswith("_id") and name not in ("option_id", "virt_id")):
             assert good.ask(request_, **{name: 0xFFFF}) == (-errno.EINVAL if name == "pt_id" else -errno.ENOENT), name
-            # IOMMU_DESTROY takes them all; the queue's own descriptor is what keeps it. Where several kinds will do, others are EINVAL.
+            # IOMMU_DESTROY accepts all kinds of objects, but the queue's own descriptor keeps it busy: EBUSY. Fields that accept several
+            # kinds fail with EINVAL for another kind.
             other = {"id": errno.EBUSY, "pt_id": errno.EINVAL}.get(name, errno.ENOENT)
             if request_ == "IOMMU_HWPT_INVALIDATE":
                 other = errno.EINVAL
@@ -214,7 +217,7 @@ def test_numbers_of_nothing_and_of_other_kinds_are_refused(good: Good, request_:
         ("IOMMU_GET_HW_INFO", {"data_len": len(mock_domain.HW_INFO)}, errno.EFAULT),
         ("IOMMU_IOAS_IOVA_RANGES", {"allowed_iovas": 0}, errno.EFAULT),
         ("IOMMU_IOAS_ALLOW_IOVAS", {"num_iovas": 1}, errno.EFAULT),
-        # Entries that are said to be there, and are not.
+        # A number of entries without an array, or with entries of size 0.
         ("IOMMU_HWPT_INVALIDATE", {"entry_num": 1, "data_uptr": 0}, errno.EINVAL),
         ("IOMMU_HWPT_INVALIDATE", {"entry_num": 1, "entry_len": 0}, errno.EINVAL),
     ],
@@ -227,7 +230,7 @@ def test_data_that_is_said_to_be_there_and_is_not(
         instead = {**instead, "pt_id": good.values["IOMMU_VIOMMU_ALLOC"]["hwpt_id"]}
     assert good.ask(request_, **instead) == -number
     if request_ == "IOMMU_HWPT_INVALIDATE":
-        # The same of a virtual IOMMU's caches.
+        # The same for an invalidation through a virtual IOMMU.
         instead = {**instead, "hwpt_id": good.values["IOMMU_VDEVICE_ALLOC"]["viommu_id"]}
         assert good.ask(request_, **instead, data_type=mock_domain.VIOMMU_INVALIDATE) == -number
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Interrupts: by eventfd, each vector on its own; loopback, masks, waits."""
+"""Interrupts by eventfds, one for each vector: loopback, masks, waits."""
 
 from __future__ import annotations
 

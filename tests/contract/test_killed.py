@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A program that is killed, wherever it is: the devices work afterwards, and what it bound can be put back."""
+"""A program is killed at any point: the devices work afterwards, and devices that it bound can be restored."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def test_restore_puts_right_what_a_killed_program_leaves(address: str, mode: Mod
         assert worker.join(120) == 0
         round_takes = time.monotonic() - begun
     stages: list[str] = []
-    # Ten times in each mode, and each stage at least once.
+    # Kill the worker ten times in each mode, and in each stage at least once.
     for number in range(10):
         reached[0] = len(STAGES)
         with in_another_process(work) as worker:
-            # Wherever it is at a moment by chance after it came by a stage: each of them has its turn.
+            # Wait until the worker reaches a stage, and kill it at a random time after that. Each stage has its turn.
             limit = time.monotonic() + 120
             while reached[0] != number % len(STAGES):
                 assert time.monotonic() < limit
@@ -99,14 +99,14 @@ def test_restore_puts_right_what_a_killed_program_leaves(address: str, mode: Mod
         assert device.address_space.alloc(PAGE).mapped
 
 
-# Each command at ten points of what it asks of the kernel.
+# The tests below kill each command at ten points of its calls to the kernel.
 
 once = pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock", kernel="newest")
 DRIVER = "tests.contract.drivers.vfio_mock:driver"
 
 
 def command(*arguments: str) -> Callable[[Kernel], None]:
-    """Return what runs the command, on a kernel; it must succeed if it is not killed."""
+    """Return a function that runs the command on a kernel, and asserts that it succeeds."""
 
     def run(kernel: Kernel) -> None:
         assert program.main([*arguments], kernel=kernel) == 0
@@ -115,7 +115,7 @@ def command(*arguments: str) -> Callable[[Kernel], None]:
 
 
 def assert_restored(nvme: str) -> None:
-    """The command puts the device back, and it works."""
+    """Assert that `pyvfio restore` puts the device back, and that its disk works."""
     assert program.main(["restore"]) == 0
     found = host.device(nvme)
     assert (found.driver, found.driver_override) == ("nvme", None)
@@ -136,7 +136,7 @@ def assert_restored(nvme: str) -> None:
     ],
 )
 def test_a_command_killed_at_ten_points_is_put_right_by_restore(arguments: tuple[str, ...]) -> None:
-    """On a device that the command binds itself."""
+    """The commands bind the device themselves."""
     nvme = guest.address_of("nvme")
     for point in killed_at(command(arguments[0], nvme, *arguments[1:]), 10):
         print(f"killed at {point}")
@@ -154,7 +154,7 @@ def test_a_command_killed_at_ten_points_is_put_right_by_restore(arguments: tuple
     ],
 )
 def test_a_device_is_running_after_a_kill_at_ten_points(address: str, arguments: tuple[str, ...]) -> None:
-    """Wherever its migration or its log was: the close, which the kernel makes, ends both."""
+    """The kernel closes the device of the killed process. This ends a migration and a DMA log, in whatever state they were."""
     for point in killed_at(command(arguments[0], address, *arguments[1:]), 10):
         print(f"killed at {point}")
         assert program.main(["restore"]) == 0

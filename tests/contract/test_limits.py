@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Limits that the administrator sets, and what is said when one is reached."""
+"""Limits that the administrator sets, and the messages when one is reached."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def parameter(name: str, value: str, directory: Path = PARAMETERS) -> Iterator[N
 
 @contextmanager
 def locked_memory_limit(size: int) -> Iterator[None]:
-    """RLIMIT_MEMLOCK, and no CAP_IPC_LOCK in effect, which would lift it."""
+    """Set RLIMIT_MEMLOCK, and drop CAP_IPC_LOCK, with which the limit would not apply."""
     limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     with without_capability("CAP_IPC_LOCK"):
         try:
@@ -57,7 +57,7 @@ def locked_memory_limit(size: int) -> Iterator[None]:
 
 @type1_edu
 def test_the_limit_on_locked_memory_is_named_with_what_is_used(space: AddressSpace) -> None:
-    # Type1 counts what is mapped after the limit fell.
+    # type1 checks the limit for each new mapping.
     with locked_memory_limit(1 << 20):
         space.alloc(512 << 10)
         with pytest.raises(OSError, match="RLIMIT_MEMLOCK") as caught:
@@ -100,7 +100,7 @@ def test_memory_that_is_not_there_is_not_mapped(space: AddressSpace) -> None:
     with pytest.raises(OSError) as caught:
         space.map_many(array("Q", [0x1000, 0x10_0000, PAGE]))
     assert caught.value.errno == errno.EFAULT
-    # Private memory that may not be written cannot be pinned for a device that writes.
+    # Read-only private memory cannot be pinned for a mapping that the device may write.
     view = memoryview(memory)
     with pytest.raises(BufferError):
         space.map(view, 0x10_0000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Low power: the host puts a device to sleep while nobody uses it, and whoever uses it wakes it."""
+"""Low power: the kernel suspends a device while it is not used, and an access wakes it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from pyvfio import Device
 
 pytestmark = pytest.mark.require("linux")
-# Who is woken by a call does not depend on the IOMMU, nor on how type1 unmaps.
+# Waking by an access does not depend on the IOMMU, nor on the version of type1.
 on_pci = pytest.mark.only(
     iommu="intel", mode=["type1v2", "iommufd"], device=["edu", "nvme", "e1000e", "igb"], kernel="newest"
 )
 
 
 def power_status(device: Device, wanted: str) -> str:
-    """Return the power state of the device by sysfs; it gets time to reach the wanted one."""
+    """Return the device's power state from sysfs (runtime_status). Wait up to 20 s for the wanted one."""
     file = Path(host.device(device.address).path, "power", "runtime_status")
     limit = time.monotonic() + 20
     while (status := file.read_text().strip()) != wanted and time.monotonic() < limit:
@@ -64,7 +64,7 @@ def test_who_is_woken_is_told_and_stays_awake(device: Device) -> None:
         assert asleep.wakeup.wait(10) == 1
         time.sleep(0.2)
         assert power_status(device, "active") == "active"
-        # It is awake: low power can be entered anew.
+        # The device is awake now, so low power can be entered again.
         with device.low_power():
             assert power_status(device, "suspended") == "suspended"
     assert power_status(device, "active") == "active"
@@ -77,11 +77,11 @@ def test_a_mapped_region_cannot_be_reached_during_low_power(device: Device) -> N
     bar = device.regions[0].mmap()
 
     def touched() -> int:
-        # A child of os.fork() has no such mapping any more: the library takes it away there. This is one behind Python's back.
+        # Fork with the C library, so that Python's fork handlers do not run: in a child of os.fork() the library removes the mapping.
         child = ctypes.PyDLL(None).fork()
         if child == 0:
             faulthandler.disable()
-            ctypes.c_uint32.from_address(bar.address).value  # noqa: B018  # the access is what is tried
+            ctypes.c_uint32.from_address(bar.address).value  # noqa: B018  # only the access matters
             os._exit(0)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""MAP_FILE: memory that is a file's, whichever processes have it."""
+"""IOMMU_IOAS_MAP_FILE: mapping the memory of a file, whichever processes have mapped the file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAGE = 4096
 
 @pytest.fixture
 def shared() -> Iterator[int]:
-    """A descriptor of four pages of memory."""
+    """A descriptor of a memfd with four pages."""
     fd = os.memfd_create("shared")
     os.truncate(fd, 4 * PAGE)
     yield fd
@@ -40,7 +40,7 @@ def shared() -> Iterator[int]:
 
 
 class Peer:
-    """Another process, which has mapped the file; its memory is read and written from here."""
+    """Another process that has mapped the file. This process reads and writes its memory."""
 
     def __init__(self, fd: int) -> None:
         memory = mmap.mmap(fd, 4 * PAGE)
@@ -76,7 +76,7 @@ def peer(shared: int) -> Iterator[Peer]:
 def test_a_device_copies_between_two_processes(space: Ioas, dma: Dma, shared: int, peer: Peer, cell: Any) -> None:
     ours = mmap.mmap(shared, PAGE)
     mapping = space.map_file(shared, 0, 4 * PAGE, 0x10_0000)
-    # The mapping needs neither the descriptor nor this process's view of it.
+    # The IOMMU mapping needs neither the descriptor nor this process's own mapping of the file.
     os.close(shared)
     data = os.urandom(PAGE)
     ours[:] = data
@@ -92,7 +92,7 @@ def test_a_device_copies_between_two_processes(space: Ioas, dma: Dma, shared: in
     assert mapping.unmap() == 4 * PAGE
 
     def write_there() -> None:
-        # Not every device tells: QEMU's nvme reports success, and edu has nothing to say it with.
+        # Not every device reports the failure: QEMU's nvme reports success, and edu has no error status.
         with contextlib.suppress(OSError):
             dma.copy(mapping.iova + 2 * PAGE, source.iova, 512)
 

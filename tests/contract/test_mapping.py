@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Mapping: what every address space does, and in which way the modes differ."""
+"""Mapping: the common behaviour of all address spaces, and the differences between the modes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PAGE = 4096
 
 @pytest.fixture
 def device(kept: Device, kernel: Any) -> Iterator[Device]:
-    """One for all: it takes longer to open it than most of these tests take."""
+    """The cell's device, shared by all tests: opening it takes longer than most of these tests."""
     yield kept
     kept.address_space.unmap_all()
 
 
 def highest_page(space: AddressSpace) -> int:
-    """The last page that can be mapped."""
+    """Return the IOVA of the last page that can be mapped."""
     usable = space.iova_ranges
     return (2**64 if usable is None else usable[len(usable) - 1].last + 1) - PAGE
 
@@ -64,7 +64,7 @@ def test_one_buffer_can_be_mapped_twice(space: AddressSpace) -> None:
 def test_the_last_page_can_be_mapped(space: AddressSpace) -> None:
     last = highest_page(space)
     if last + PAGE == 2**64:
-        last -= PAGE  # type1 cannot express a mapping that ends with the address space
+        last -= PAGE  # type1 cannot handle a mapping that ends at 2^64
     mapping = space.map(DmaBuffer(PAGE), last)
     assert mapping.iova == last
     assert mapping.unmap() == PAGE
@@ -233,7 +233,8 @@ def test_the_hypertransport_hole_is_named_with_ranges_that_work(space: AddressSp
 @pytest.mark.require("iommu")
 @pytest.mark.only(iommu="intel")
 def test_beyond_the_width_is_refused_and_the_width_named(space: AddressSpace, cell: Any) -> None:
-    # A first-stage page table of 48 bits is the processor's: its upper half begins at 0xffff800000000000, and Linux gives out the lower.
+    # A first-stage page table has the processor's format. With 48 bits, its upper half begins at 0xffff800000000000; Linux uses the
+    # lower half only, which has 47 bits.
     width = "47 bits" if cell.iommu == "intel-fs" else "39 bits"
     with pytest.raises(OSError, match=width) as caught:
         space.map(DmaBuffer(0x4000), 0xFFFF_FFFF_FEBE_0000)
@@ -275,7 +276,7 @@ def test_a_mapping_without_permissions_is_refused(space: AddressSpace) -> None:
 def test_type1_maps_a_bar_by_its_address_and_iommufd_does_not(device: Device, space: AddressSpace, mode: str) -> None:
     region = device.regions[0]
     bar = region.mmap()
-    # All of it, its first and its last page; and all of it at an address that is worse aligned than the device's own.
+    # Map the whole BAR, its first and its last page, and the whole BAR at an address with a smaller alignment than the physical one.
     with RawMemory(bar.size, device.fileno(), region.info.offset, aligned_to=1 << 30, but_for=4096) as misaligned:
         for address, size in (
             (bar.address, bar.size),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Mediated devices: the kernel's sample, a serial port (mtty), found and opened as any other."""
+"""Mediated devices: the kernel's sample driver mtty, a serial port, is found and opened like any other device."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_one_is_found_by_its_uuid(mdev: str) -> None:
 def test_one_is_opened(mdev: str, mode: Mode, kernel: Any) -> None:
     with pyvfio.open(mdev, mode=mode, kernel=kernel) as device:
         assert device.info.is_pci
-        assert device.config.vendor == 0x4348  # the sample's
+        assert device.config.vendor == 0x4348  # mtty's vendor id
         assert device.address_space.alloc(4096).mapped
         assert [holder.pid for holder in host.holders_of(mdev)] == [os.getpid()]
         device.reset()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Migration: states and their transitions, the data stream, whole transfers, and what goes wrong in them."""
+"""Migration: states and their transitions, the data stream, whole transfers, and failures."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 PAGE = 4096
 BASE = 0x10_0000
 MEMORY = 1
-#: bytes of a record of vfio-mock's stream before its payload; of its header; of a page
+#: Sizes in vfio-mock's stream, in bytes: a record without payload, the header, a record with a page.
 RECORD, HEADER, PAGE_RECORD = 32, 64, 32 + PAGE
-#: A stream knows nothing of address spaces: most of this is run once by group and once by cdev.
+#: Migration does not depend on the address space, so most tests run in one mode with groups and in one with cdevs.
 pytestmark = pytest.mark.only(mode=["type1v2", "iommufd"], device=["vfio-mock", "edu-vfio-pci"])
-#: about the memory, the engine and the stream of vfio-mock
+#: For tests of vfio-mock's memory, DMA engine and stream.
 of_vfio_mock = pytest.mark.only(mode=["type1v2", "iommufd"], device="vfio-mock")
 everywhere = pytest.mark.only(device="vfio-mock")
 
 
 @pytest.fixture
 def mock(device: Device, migration: Migration) -> VfioMock:
-    """The device as vfio-mock, whose memory and registers are what migrates."""
+    """The driver of vfio-mock. The device's memory and registers are the state that migrates."""
     from pyvfio.vfio_mock import VfioMock
 
     return VfioMock(device)
@@ -53,7 +53,7 @@ def mock(device: Device, migration: Migration) -> VfioMock:
 
 @pytest.fixture
 def control(migration: Migration, logger: Logger) -> Logger:
-    """The device as one with failures and counters of its own."""
+    """The device's driver, which injects failures and reads counters."""
     return logger
 
 
@@ -66,7 +66,7 @@ def second(space: AddressSpace, migration: Migration) -> Iterator[Device]:
 
 @pytest.fixture
 def cards(bare_space: AddressSpace, address: str) -> Iterator[list[Device]]:
-    """Two of the kernel's sample devices, mtty: serial cards with two ports."""
+    """Two devices of the kernel's sample driver mtty: serial cards with two ports."""
     with (
         guest.mtty() as one,
         guest.mtty() as other,
@@ -77,7 +77,7 @@ def cards(bare_space: AddressSpace, address: str) -> Iterator[list[Device]]:
 
 
 def saved(device: Device) -> bytes:
-    """Return the saved state of a device, which runs again afterwards."""
+    """Save a device's state and return it. The device is RUNNING again afterwards."""
     file = io.BytesIO()
     device.migration.save(file)
     device.migration.state = State.RUNNING
@@ -95,15 +95,13 @@ def descriptors() -> list[str]:
 
 
 def streams_open(kernel: Any) -> int:
-    if (
-        files := getattr(kernel, "files", None)
-    ) is not None:  # the kernel in this process names its descriptors otherwise
+    if (files := getattr(kernel, "files", None)) is not None:  # the mock, which names its descriptors differently
         return sum(file.kind == "migration" for file in files.values())
     return sum("mig" in name for name in descriptors())
 
 
 def passed(control: Logger) -> tuple[State, ...]:
-    """The states that the device reached by the last request."""
+    """Return the states that the device passed through in the last request."""
     value = control["MIG_PATH"]
     reached = []
     while value:
@@ -113,7 +111,7 @@ def passed(control: Logger) -> tuple[State, ...]:
 
 
 def restart(device: Device) -> None:
-    """Bring a device back to RUNNING, from any state but ERROR if it has no reset."""
+    """Bring a device back to RUNNING. A device without a reset must not be in ERROR."""
     if device.info.resettable:
         device.reset()
     else:
@@ -121,7 +119,7 @@ def restart(device: Device) -> None:
 
 
 def go(device: Device, state: State, data: bytes) -> None:
-    """Bring a device into a state, from any; into RESUMING with `data` written, so that it can leave."""
+    """Bring a device from any state into another. In RESUMING, write `data`, so that the device can leave the state again."""
     restart(device)
     device.migration.state = state
     if state == State.RESUMING:
@@ -129,26 +127,26 @@ def go(device: Device, state: State, data: bytes) -> None:
 
 
 def ask(device: Device, target: State) -> int:
-    """The bare request, without what the library does before it: 0 or an errno."""
+    """Make the request directly, without the library's checks, and return 0 or an errno."""
     change = ffi.new("struct vfio_device_feature_mig_state *", {"device_state": target, "data_fd": -1})
     try:
         device.features.exchange(lib.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | lib.VFIO_DEVICE_FEATURE_SET, change)
     except OSError as error:
-        assert (change.device_state, change.data_fd) == (target, -1)  # what was asked for, not where it is
+        assert (change.device_state, change.data_fd) == (target, -1)  # as in the request; not the reached state
         return error.errno or errno.EIO
     return 0
 
 
 def duplicate(kernel: Any, fd: int) -> int:
     copy = os.dup(fd)
-    if (files := getattr(kernel, "files", None)) is not None:  # which knows its descriptors by number
+    if (files := getattr(kernel, "files", None)) is not None:  # the mock's own table of descriptors
         files[fd].hold()
         files[copy] = files[fd]
     return copy
 
 
 def is_over(kernel: Any, fd: int, *, saving: bool) -> bool:
-    """Whether the kernel has ended the session that a descriptor belongs to."""
+    """Whether the kernel has ended the migration session of a descriptor."""
     try:
         kernel.read(fd, 1) if saving else kernel.write(fd, b"")
     except OSError as error:
@@ -156,7 +154,7 @@ def is_over(kernel: Any, fd: int, *, saving: bool) -> bool:
     return False
 
 
-# --- what the device says of itself ---------------------------------------------------------------------------------------
+# --- reported properties --------------------------------------------------------------------------------------------------
 
 
 def test_the_device_says_what_it_can(migration: Migration, cell: Cell) -> None:
@@ -194,7 +192,7 @@ def check_every_transition(
     for origin, target in itertools.product(sorted(migration.states), repeat=2):
         go(device, origin, data)
         stream = migration.stream if origin in SAVING | {State.RESUMING} else None
-        # The session itself outlives the library's descriptor of it.
+        # Duplicate the descriptor, so that the session can be checked after the library has closed its own.
         fd = duplicate(kernel, stream.fileno()) if stream is not None else -1
         try:
             if origin == State.STOP_COPY and target in (State.PRE_COPY, State.PRE_COPY_P2P):
@@ -213,7 +211,7 @@ def check_every_transition(
                 assert (migration.stream is stream) == goes_on
                 assert migration.stream.writable() == (target == State.RESUMING)
             if target == State.RESUMING != origin:
-                migration.stream.write(data)  # so that it can leave
+                migration.stream.write(data)  # the device can leave RESUMING only with complete data
         finally:
             if fd >= 0:
                 kernel.close(fd)
@@ -221,7 +219,7 @@ def check_every_transition(
 
 
 def test_every_transition_goes_the_kernels_way(control: Logger, kernel: Any) -> None:
-    gc.collect()  # an event loop of an earlier test closes what it has now, and not between two looks
+    gc.collect()  # let an event loop of an earlier test close its descriptors now, not between the two counts
     before = descriptors()
     check_every_transition(control.device, saved(control.device), lambda: passed(control), kernel)
     assert control.device.migration.state == State.RUNNING
@@ -255,7 +253,7 @@ def test_a_failing_step_leaves_the_device_in_the_state_before_it(
             assert caught.value.errno == errno.EIO
             assert migration.state == before
             assert passed(control) == way[: nth - 1]
-            # What is left open is the stream of the state that it is in.
+            # Only the stream of the current state, if it has one, is still open.
             assert streams_open(kernel) == (before in SAVING | {State.RESUMING})
             migration.state = target
             assert migration.state == target
@@ -276,7 +274,7 @@ def test_what_the_library_refuses_the_kernel_refuses_too(control: Logger, migrat
         migration.state = State.ERROR
 
 
-# Before 6.12.96 and 6.1.193 it loops for ever.
+# In releases before 6.12.96 and 6.1.193, mtty loops for ever.
 @pytest.mark.only(mode=["type1v2", "iommufd"], device="vfio-mock", kernel="newest")
 def test_the_kernels_own_sample_refuses_what_has_no_way(cards: list[Device]) -> None:
     card = cards[0]
@@ -327,7 +325,7 @@ def test_a_second_session_ends_the_first(control: Logger, migration: Migration, 
         migration.state = State.STOP_COPY
         assert len(migration.stream.read(10) or b"") == 10
         assert is_over(kernel, first, saving=True)
-        # Polling does not hang: it says that a read would not wait.
+        # poll() does not block: it reports that a read would return at once.
         assert migration.stream.poll(0)
     finally:
         kernel.close(first)
@@ -405,13 +403,13 @@ def test_what_one_device_saves_another_loads(mock: VfioMock, second: Device) -> 
 @of_vfio_mock
 @pytest.mark.require("linux")
 def test_the_kernels_own_sample_saves_and_loads(cards: list[Device]) -> None:
-    scratch = 7  # a register of a serial port that means nothing
+    scratch = 7  # the scratch register of the serial port, which has no function
     for port, value in ((0, 0x5A), (1, 0xA5)):
         cards[0].regions[port].write8(scratch, value)
         cards[1].regions[port].write8(scratch, 0)
     file = io.BytesIO()
     for left in cards[0].migration.pre_copy(file):
-        if not left.pending:  # it has a header only until it is stopped, and reads on then give 0 and not ENOMSG
+        if not left.pending:  # until it is stopped, mtty has only a header to send; further reads return 0, not ENOMSG
             break
     assert cards[0].migration.stream.read(1) == b""
     assert file.tell() > 0
@@ -535,7 +533,7 @@ def test_new_initial_data_is_told_once_to_who_allows_it(mock: VfioMock, migratio
 def test_pre_copy_leaves_little_for_the_stop(
     mock: VfioMock, space: AddressSpace, migration: Migration, mode: Mode, kernel: Any
 ) -> None:
-    """The engine writes to its own memory and the host's all the while; both are copied, and it goes on in the other device."""
+    """The engine keeps writing to the device's memory and to the host's. Both are copied, and the engine continues in the other device."""
     from pyvfio.vfio_mock import VfioMock
 
     size = mock.device.regions[MEMORY].size
@@ -586,7 +584,7 @@ def test_pre_copy_leaves_little_for_the_stop(
         mock.stop()
 
 
-# --- streams that are no good ---------------------------------------------------------------------------------------------
+# --- invalid streams ------------------------------------------------------------------------------------------------------
 
 
 def cut(data: bytes) -> bytes:
@@ -654,7 +652,7 @@ def test_a_bad_stream_is_refused_and_the_device_can_be_reset(
     assert any("Device.reset()" in note for note in caught.value.__notes__)
     assert second.migration.state == (State.RESUMING if shows_at_write else State.ERROR)
     if shows_at_write:
-        # Nor does it take the load as done.
+        # The load cannot be completed either.
         with pytest.raises(OSError, match="the device is in ERROR"):
             second.migration.state = State.STOP
     assert streams_open(kernel) == 0
@@ -672,7 +670,7 @@ def test_streams_of_other_devices_are_refused(mock: VfioMock, second: Device, ca
     assert caught.value.errno == errno.EINVAL
     with pytest.raises(OSError, match="does not accept the data") as caught:
         cards[1].migration.load(io.BytesIO(own))
-    assert caught.value.errno == errno.ENOMEM  # more than its state has
+    assert caught.value.errno == errno.ENOMEM  # more data than a state has
     cards[1].reset()
     with pytest.raises(OSError, match="does not accept the data") as caught:
         cards[1].migration.load(io.BytesIO(own[:60]))
@@ -701,7 +699,7 @@ def test_the_kernels_own_sample_refuses_what_is_no_good(
         with pytest.raises(OSError, match=r"does not accept the data|incomplete") as caught:
             migration.load(io.BytesIO(bad))
         assert caught.value.errno == error
-        assert migration.state == State.RESUMING  # it never goes to ERROR
+        assert migration.state == State.RESUMING  # mtty never goes to ERROR
         cards[1].reset()
         load(cards[1], good)
     assert streams_open(kernel) == 0
@@ -721,11 +719,11 @@ def test_a_write_that_the_device_fails_can_be_repeated(mock: VfioMock, second: D
     second.migration.state = State.RUNNING
 
 
-# --- processes that end in the middle -------------------------------------------------------------------------------------
+# --- processes that end during a migration --------------------------------------------------------------------------------
 
 
 def migrate_for_ever(mode: Mode, ready: int) -> None:
-    """Carry what is in one device to the other and back."""
+    """Migrate from one device to the other and back, without end."""
     first, second = (pyvfio.open(f"vfio-mock.{index}", mode=mode) for index in (0, 1))
     os.write(ready, b".")
     while True:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A driver in the kernel that reaches into an address space, as emulated devices do: what it sees, pins, and must let go."""
+"""A kernel driver that accesses an address space, as drivers of emulated devices do: it reads, writes, pins, and must unpin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BASE = mock_domain.APERTURE_START
 
 @pytest.fixture(params=["no device", "one"])
 def seen(request: pytest.FixtureRequest, ioas: Ioas) -> MockDevice | None:
-    """A page table that the address space fills, or none."""
+    """With parameter `one`, a device whose page table the address space fills; otherwise None."""
     return MockDevice(ioas) if request.param == "one" else None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Dirty bits of a page table: those that were set come back, all of the page table's own page size, and are cleared by reading."""
+"""Dirty bits of a page table: those that were set are reported, for pages of the page table's size, and reading clears them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ pytestmark = marks.one_cell
 
 PAGE = 4096
 BASE = mock_domain.APERTURE_START
-#: of a bit
+#: The number of bytes for one dirty bit.
 SMALL = mock_domain.PAGE_SIZE
 TRACKING = lib.IOMMU_HWPT_ALLOC_DIRTY_TRACKING
 
 
 def tracked(ioas: Ioas, mock: MockDevice, size: int, *, huge: bool) -> Hwpt:
-    """A page table that tracks, with memory mapped at BASE, in entries of HUGE_PAGE_SIZE or PAGE."""
+    """Return a page table with dirty tracking. Memory is mapped at BASE, in entries of HUGE_PAGE_SIZE or PAGE."""
     ioas.huge_pages = huge
     ioas.map(DmaBuffer(size, huge=2 << 20 if huge else None), BASE)
     data = mock_domain.HUGE if huge else bytes(8)
@@ -52,8 +52,8 @@ def test_every_second_entry_comes_back_whole_and_is_cleared(ioas: Ioas, kib: int
     size = kib << 10
     entry = mock_domain.HUGE_PAGE_SIZE if huge else PAGE
     if huge and size < 2 << 20:
-        return  # the entries are larger
-    # The option comes before the device: afterwards something may be mapped.
+        return  # an entry is larger than the memory
+    # The option must be set before the device is attached.
     ioas.huge_pages = huge
     mock = MockDevice(ioas)
     table = tracked(ioas, mock, size, huge=huge)
@@ -66,7 +66,7 @@ def test_every_second_entry_comes_back_whole_and_is_cleared(ioas: Ioas, kib: int
         assert list(table.read_dirty(whole, SMALL, clear=clear).runs()) == expected
         again = table.read_dirty(whole, SMALL, clear=clear)
         assert list(again.runs()) == ([] if clear else expected)
-    # In larger pages, and from within.
+    # Read with a larger page size, and from the middle of the memory on.
     mock.make_dirty(table, BASE, size, SMALL, bits(set_, size // SMALL))
     upper = IovaRange.of(BASE + size // 2, size // 2)
     if upper.is_aligned(PAGE):
@@ -77,7 +77,7 @@ def test_every_second_entry_comes_back_whole_and_is_cleared(ioas: Ioas, kib: int
 @pytest.mark.parametrize("offset", [0, SMALL, 0xFF1])
 @pytest.mark.parametrize("flags", [0, lib.IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR])
 def test_a_bitmap_may_begin_at_any_byte(ioas: Ioas, mock: MockDevice, offset: int, flags: int) -> None:
-    """The library's own bitmaps are aligned; the kernel must not need it."""
+    """The library aligns its bitmaps, but the kernel does not require that."""
     size = 64 << 20
     table = tracked(ioas, mock, size, huge=False)
     set_ = range(0, size // SMALL, 4)
@@ -118,7 +118,7 @@ def test_pages_behind_a_gap_are_seen_too(ioas: Ioas, mock: MockDevice) -> None:
     dirty = [BASE + PAGE, BASE + (1 << 20) + 2 * PAGE]
     for iova in dirty:
         mock.make_dirty(table, iova, PAGE, PAGE, b"\x01")
-    # The kernel itself stops at the gap, and says nothing of it.
+    # The kernel stops at the gap without an error.
     bitmap = pyvfio.DirtyBitmap([whole])
     table._read_segment(bitmap.segments[0], clear=False)
     assert list(bitmap.pages()) == dirty[:1]
@@ -152,7 +152,7 @@ def test_reads_that_cannot_be_true_are_refused(ioas: Ioas, mock: MockDevice) -> 
     ):
         with pytest.raises(pyvfio.InvalidRequest, match="power of two"):
             table.read_dirty(range_, page_size)
-    # The same, asked past the library.
+    # The same requests without the library's checks.
     whole = {"hwpt_id": table.id, "iova": BASE, "length": 64 << 10, "page_size": PAGE}
     bitmap = ffi.new("uint64_t[64]")
     for wrong in (
@@ -208,14 +208,14 @@ def test_a_page_table_of_a_pasid_tracks_as_well(ioas: Ioas, mock: MockDevice) ->
 
 
 class NoFeatures:
-    """Of a device that cannot log: the IOMMU is the next to be asked."""
+    """Features of a device that cannot log its DMA, so that the IOMMU is used to track."""
 
     def probe(self, feature: int, **_: bool) -> bool:
         return False
 
 
 def test_an_address_space_tracks_by_replacing_its_page_tables(ioas: Ioas, mock: MockDevice) -> None:
-    """The device of the iommufd selftest is given the attributes that `track_dirty` uses of a pyvfio.Device."""
+    """The test gives the selftest's device those attributes of pyvfio.Device that `track_dirty` uses."""
     mock.features = NoFeatures()  # type: ignore[attr-defined]
     ioas._attached[id(mock)] = weakref.ref(cast(Device, mock))
     mapping = ioas.alloc(1 << 20, BASE)
@@ -227,7 +227,7 @@ def test_an_address_space_tracks_by_replacing_its_page_tables(ioas: Ioas, mock: 
         number = table.id
         assert mock.hwpt_id == number != before
         assert not tracking.read()
-        # One entry of the page table, as large as may be, is dirty as a whole.
+        # An entry of the page table is dirty as a whole, and may be large.
         mock.make_dirty(table, BASE, mapping.size, PAGE, bits(range(3, 4), 256))
         assert BASE + 3 * PAGE in tracking.read()
         assert not tracking.read()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Address spaces of iommufd: without a device, with one page table of the kernel's mock IOMMU, with two, and with little memory."""
+"""Address spaces of iommufd: without a device, with one or two page tables of the iommufd selftest driver, and with little memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BASE = mock_domain.APERTURE_START
 
 @pytest.fixture(params=["no device", "one", "two", "little memory"])
 def setting(request: pytest.FixtureRequest, ioas: Ioas) -> Iterator[str]:
-    """The devices that are attached to `ioas`."""
+    """The setting of a test: the number of devices attached to `ioas`, or little temporary memory in the kernel."""
     devices = [MockDevice(ioas) for _ in range({"no device": 0, "two": 2}.get(request.param, 1))]
     if request.param == "little memory":
         mock_domain.limit_memory(ioas.iommufd, 16)
@@ -87,7 +87,7 @@ def test_a_range_takes_the_areas_that_it_holds_as_a_whole(ioas: Ioas, setting: s
 
 def test_the_kernel_finds_aligned_free_and_allowed_places(ioas: Ioas, setting: str) -> None:
     buffer = DmaBuffer(32 * PAGE)
-    # The kernel keeps what alignment the memory has.
+    # The IOVAs that the kernel chooses have the alignment of the memory.
     view = buffer.view[-buffer.address % (16 * PAGE) :]
 
     def places() -> IovaSet:
@@ -126,7 +126,7 @@ def test_allowed_and_reserved_ranges_exclude_each_other(ioas: Ioas, setting: str
     ioas.allow([allowed])
     with refused(errno.EADDRINUSE):
         mock_domain.reserve(ioas, BASE + PAGE, PAGE)
-    # What is mapped where nobody asked the kernel for a place may lie elsewhere.
+    # The allowed ranges are only for IOVAs that the kernel chooses: a mapping at a given IOVA may be outside.
     ioas.allow([])
     mock_domain.reserve(ioas, BASE + PAGE, PAGE)
     with refused(errno.EADDRINUSE):
@@ -282,7 +282,7 @@ def test_without_large_pages_all_is_aligned_to_whole_pages(ioas: Ioas) -> None:
 
 @contextmanager
 def in_a_child(what: Callable[[], None]) -> Iterator[None]:
-    """Another process with the same files, which does something and then waits."""
+    """Run a function in a forked process, which has the same files open, and then waits for the end of the block."""
     done, go = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
@@ -305,7 +305,7 @@ def in_a_child(what: Callable[[], None]) -> Iterator[None]:
 
 
 def mapped_by_a_child(ioas: Ioas, buffer: DmaBuffer) -> Callable[[], None]:
-    """Return a function by which a child maps its own memory: past the library, whose objects are their process's."""
+    """Return a function with which a child maps its own memory. It makes the request directly: pyvfio's objects work only in their process."""
     number = ioas.iommufd.fileno()
     native = ffi.new(
         "struct iommu_ioas_map *",
@@ -346,7 +346,7 @@ def test_mappings_of_a_process_that_ended_cannot_be_pinned(ioas: Ioas, setting: 
         with refused(errno.EFAULT):
             MockDevice(ioas)
     else:
-        # It was pinned when it was mapped.
+        # The memory was pinned when it was mapped.
         MockDevice(ioas)
         assert access.read(BASE, 4 * PAGE) == b"\xc5" * 4 * PAGE
     access.close()
@@ -459,5 +459,5 @@ def test_the_compatibility_address_space_is_set_and_cleared(iommufd: Iommufd) ->
     iommufd.clear_vfio_ioas()
     with refused(errno.ENODEV):
         _ = iommufd.vfio_ioas_id
-    # Cleared, it is an address space like any other.
+    # After it is cleared as the compatibility address space, it works like any other.
     assert ioas.map(DmaBuffer(PAGE), BASE).unmap() == PAGE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Page tables on top of page tables, their invalidation, and the faults of devices behind them."""
+"""Nested page tables, their invalidation, and I/O page faults of devices attached to them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_data_of_a_table_that_the_iommu_does_not_take(parent: Hwpt, mock: MockDe
             parent.nested(mock.bound, data_type, data, flags=flags)
     with refused(errno.EINVAL):
         parent.nested(mock.bound, DATA, NESTED + b"\x01")
-    # Longer than the struct of the mock IOMMU, which is refused before any of it is read.
+    # Longer than struct iommu_hwpt_selftest: the kernel refuses the size before it reads the data (at an invalid address).
     with refused(errno.EINVAL):
         parent.nested(mock.bound, DATA, ffi.cast("struct iommu_hwpt_vtd_s1 *", 0x1000))
     with refused(errno.ENOENT):
@@ -75,7 +75,7 @@ def test_all_of_one_table_and_another_are_invalidated_by_entry(parent: Hwpt, moc
             mock_domain.check_iotlb(tables[0], index, value)
 
     def invalidate(*entries: tuple[int, int]) -> int:
-        """Of flags and entry numbers."""
+        """Invalidate entries, each given by flags and a number. Return the number of entries done."""
         return tables[0].invalidate(mock_domain.HWPT_INVALIDATE, ffi.new("uint32_t[][2]", list(entries)))
 
     check()
@@ -115,7 +115,7 @@ def test_invalid_invalidations_are_refused_and_handle_nothing(parent: Hwpt, nest
     ):
         with refused(errno.EINVAL, "0 of"):
             table.invalidate(data_type, entries)
-    # Longer than the kernel knows, and not zero.
+    # An entry that is longer than the kernel's struct, with a byte behind it that is not zero.
     longer = ffi.new("uint8_t[1][9]", [bytes(8) + b"\x01"])
     with refused(errno.EINVAL, "0 of 1"):
         nested.invalidate(mock_domain.HWPT_INVALIDATE, longer)
@@ -161,7 +161,7 @@ def test_faults_are_read_as_they_come_and_answered(
         queue.respond(fault.cookie, code)
     with refused(errno.EINVAL):
         queue.respond(faults[0].cookie)
-    # One is never answered: that does not keep the table.
+    # One fault is never answered. That does not keep the page table from being destroyed.
     with refused(errno.EBUSY):
         nested.destroy()
     mock.attach(ioas)
@@ -175,7 +175,7 @@ def test_a_queue_that_a_table_uses_is_not_destroyed(mock: MockDevice, parent: Hw
         queue.destroy()
     assert caught.value.errno == errno.EBUSY
     assert any(repr(nested) in note for note in caught.value.__notes__)
-    # InvalidRequest, it works as before.
+    # The refused close changed nothing: the queue still works.
     mock.attach(nested)
     mock.trigger_fault(0x1000)
     assert len(queue.read(timeout=5)) == 1
@@ -184,7 +184,7 @@ def test_a_queue_that_a_table_uses_is_not_destroyed(mock: MockDevice, parent: Hw
 def test_faults_need_a_queue_of_the_same_iommufd(
     ioas: Ioas, mock: MockDevice, parent: Hwpt, queue: FaultQueue, kernel: Any
 ) -> None:
-    # A parent does not fault: its guest's tables do.
+    # A nesting parent cannot have a fault queue. Only the nested page tables can.
     with refused(errno.EOPNOTSUPP):
         ioas.hwpt(mock.bound, flags=PARENT, fault_queue=queue)
     with refused(errno.ENOENT):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Page tables of the kernel's mock IOMMU: what is in them is what was mapped, and pages are pinned once for each."""
+"""Page tables of the iommufd selftest driver: they contain the mapped pages, and each page is pinned once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL = mock_domain.PAGE_SIZE
 
 
 class MappedFile(DmaBuffer):
-    """Memory of a file, with what a DmaBuffer has."""
+    """Memory of a file, with the attributes of a DmaBuffer."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
@@ -40,7 +40,7 @@ class MappedFile(DmaBuffer):
 
 
 class Memory:
-    """Memory of a kind, and how it is mapped."""
+    """Memory of one kind, and the way to map it."""
 
     def __init__(self, kind: str) -> None:
         self.step = SMALL
@@ -63,7 +63,7 @@ class Memory:
         return ioas.map(self.buffer.view[offset : offset + size])
 
     def parts(self) -> Iterator[tuple[int, int]]:
-        """Offset and size of parts of every alignment; of huge pages fewer, since each takes long."""
+        """Yield offset and size of parts with every alignment; for huge pages fewer, because each takes long."""
         for start in range(0, self.size, self.step):
             if self.step == SMALL:
                 ends = range(start + SMALL, self.size, 3 * SMALL)
@@ -85,12 +85,12 @@ def memory(request: pytest.FixtureRequest) -> Iterator[Memory]:
 
 @pytest.fixture(params=[1, 2])
 def devices(request: pytest.FixtureRequest, ioas: Ioas) -> list[MockDevice]:
-    """Devices with a page table each."""
+    """Devices, each with its own page table."""
     return [MockDevice(ioas) for _ in range(request.param)]
 
 
 def whole_pages(offset: int, size: int) -> tuple[int, int]:
-    """The pages that lie in a part as a whole."""
+    """Return offset and size of the whole pages in a part of memory."""
     start = -(-offset // PAGE) * PAGE
     return start, max(0, (offset + size) // PAGE * PAGE - start)
 
@@ -154,13 +154,13 @@ def test_an_address_space_takes_the_place_of_another(iommufd: Iommufd, ioas: Ioa
     other = iommufd.ioas()
     device, old = devices[0], devices[0].hwpt_id
     device.attach(other)
-    # The page table that was made for the attachment goes with it, unless another device uses it.
+    # The page table that was created for the attachment is destroyed with it, unless another device uses it.
     if len(devices) == 1:
         with refused(errno.ENOENT):
             device.attach_to_id(old)
     device.attach(other)
     for sibling in devices[1:]:
-        # Of one that has it, also twice.
+        # Attach to the page table of a sibling; a second time it has no effect.
         for _ in range(2):
             device.attach_to_id(sibling.hwpt_id)
     if len(devices) > 1:

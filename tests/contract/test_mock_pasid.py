@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""PASIDs on the kernel's mock IOMMU: which page tables may be attached to them, replaced and detached."""
+"""PASIDs with the iommufd selftest driver: attach, replace and detach page tables, and the page tables that are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PASID = lib.IOMMU_HWPT_ALLOC_PASID
 
 
 class Tables(NamedTuple):
-    """Page tables: one without PASIDs, and such as take them."""
+    """Page tables: `plain`, which does not support PASIDs, and others, which do."""
 
     parent: Hwpt
     plain: Hwpt
@@ -63,12 +63,12 @@ def detach(device: MockDevice, pasid: int) -> None:
 
 
 def goes_through(device: MockDevice, pasid: int, table: Hwpt | None) -> None:
-    """DMA with the PASID goes through the table, or nowhere."""
+    """Assert that the PASID is attached to the page table, or, for None, to nothing."""
     device.pasid(mock_domain.PASID_CHECK_HWPT, pasid, table)
 
 
 def test_the_device_itself_must_be_on_a_table_that_takes_pasids(device: MockDevice, tables: Tables) -> None:
-    detach(device, 100)  # harmless
+    detach(device, 100)  # nothing is attached: no error
     device.attach(tables.parent)
     with refused(errno.EINVAL):
         attach(device, 100, tables.plain)

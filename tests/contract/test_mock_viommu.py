@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Virtual IOMMUs and what is made in them, on the kernel's mock IOMMU."""
+"""Virtual IOMMUs and their objects, with the iommufd selftest driver."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = marks.one_cell
 PAGE = 4096
 DATA, NESTED = mock_domain.HWPT_DATA, mock_domain.NESTED
 TYPE = mock_domain.VIOMMU_TYPE
-#: bytes of an event of the mock's: the virtual id
+#: Bytes of an event of the selftest driver: the virtual device id.
 EVENT = 4
 
 
@@ -111,7 +111,7 @@ def test_a_virtual_name_goes_with_its_device(mock: MockDevice, viommu: Viommu) -
     mock.destroy()
     with refused(errno.ENOENT):
         vdevice.destroy()
-    # What is gone already is closed without complaint.
+    # Closing an object that is already destroyed is no error.
     vdevice.close()
 
 
@@ -149,7 +149,7 @@ def test_events_tell_the_virtual_name_and_how_many_were_lost(
         told = [event for event in came if not event.lost]
         assert [struct.unpack("=I", event.data) for event in told] == [(name,)] * min(triggered, 2)
         assert len(came) - len(told) == (triggered > 2)
-        # Lost ones count.
+        # Lost events count in the sequence number.
         assert came[-1].sequence - sequence == triggered
         sequence = came[-1].sequence
         mock.attach(ioas)
@@ -169,7 +169,7 @@ def test_less_than_an_event_is_not_read(mock: MockDevice, viommu: Viommu, nested
     for size in (0, header):
         with refused(errno.EINVAL):
             os.read(events.fileno(), size)
-    # Told too small a size, the library asks for many times that; what comes is then no whole number of events.
+    # The library reads many times the given size. With a wrong size, the data is not a whole number of events.
     assert len(events.read(EVENT)) == 1
 
 
@@ -182,7 +182,7 @@ def test_caches_of_a_device_are_invalidated_by_entry(mock: MockDevice, viommu: V
             mock_domain.check_cache(mock, index, value)
 
     def invalidate(*entries: tuple[int, int, int]) -> int:
-        """Of flags, virtual id and cache number."""
+        """Invalidate entries, each given by flags, virtual id and cache number. Return the number of entries done."""
         return viommu.invalidate(mock_domain.VIOMMU_INVALIDATE, ffi.new("uint32_t[][3]", list(entries)))
 
     check()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""No-IOMMU mode: on a machine without an IOMMU, by group and by cdev, and never by accident."""
+"""No-IOMMU mode, on a machine without an IOMMU, by group and by cdev. It is never used without being asked for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.only(iommu="none")
 
 PAGE = 4096
-EDU_FAR = "0000:00:05.1"  # it reaches 4 GiB, which is all memory of the machine
+EDU_FAR = "0000:00:05.1"  # it can address 4 GiB, which is all memory of the machine
 PARAMETER = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 MODES = {"iommufd": "noiommu-vfio", "noiommu": "noiommu-", "iommufd-noiommu": "noiommu-"}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Devices that are taken away from a program that uses them: unbound, unplugged, in error."""
+"""Devices that are taken away from a program that uses them: unbound, unplugged, or with an error."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 PLUGGABLE = "0000:01:00.0"
-#: seconds: the kernel asks again every ten, and a busy host takes some for a line
+#: Seconds within which the first request counts as immediate. The kernel repeats it every ten; a busy host needs some for a line of Python.
 ASKED_AT_ONCE = 8
 BELOW_PORT2 = "0000:02:00.0"
 pytestmark = pytest.mark.require("linux")
-# How the kernel asks is the same for all IOMMUs.
+# The kernel's request to release a device does not depend on the IOMMU.
 by_group_and_by_cdev = pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="edu", kernel="newest")
 
 
@@ -46,14 +46,14 @@ def request_of(device: Device) -> Vector:
 
 
 def asked_within(request: Vector, limit: float = 30) -> float:
-    """Seconds until the kernel asks to have the device back."""
+    """Wait until the kernel asks for the device to be released, and return the seconds."""
     begun = time.monotonic()
     request.wait(limit)
     return time.monotonic() - begun
 
 
 def told(changes: host.Changes, action: str, limit: float = 30) -> bool:
-    """Whether the kernel tells within so many seconds that this has happened to the device that can be unplugged."""
+    """Whether the kernel reports an action (`add`, `remove`, ...) for the pluggable device within a time limit in seconds."""
     end = time.monotonic() + limit
     while (left := end - time.monotonic()) > 0:
         change = changes.wait(left)
@@ -64,13 +64,13 @@ def told(changes: host.Changes, action: str, limit: float = 30) -> bool:
 
 @contextlib.contextmanager
 def plugged_in(qemu: Monitor) -> Iterator[None]:
-    """At the end the device that can be unplugged is there again."""
+    """Plug the pluggable device in again at the end of the block, if necessary."""
     try:
         yield
     finally:
         with host.Changes() as changes:
             if not os.path.exists(f"/sys/bus/pci/devices/{PLUGGABLE}"):
-                with contextlib.suppress(RuntimeError):  # it was removed by the kernel alone, and QEMU still has it
+                with contextlib.suppress(RuntimeError):  # only the kernel removed the device: QEMU still has it
                     qemu.execute("device_add", driver="edu", id="pluggable", bus="port1", addr="0")
                 Path("/sys/bus/pci/rescan").write_text("1")
                 assert os.path.exists(f"/sys/bus/pci/devices/{PLUGGABLE}") or told(changes, "add")
@@ -90,7 +90,7 @@ def qemu() -> Iterator[Monitor]:
 class TestUnbinding:
     @pytest.fixture
     def driver(self, address: str) -> Iterator[Path]:
-        """The device's driver, which has it again after the test."""
+        """The sysfs folder of the device's driver. After the test the device is bound to it again."""
         driver = Path("/sys/bus/platform/drivers/vfio-mock")
         yield driver
         if host.device(address).driver is None:
@@ -108,7 +108,7 @@ class TestUnbinding:
                 seconds = asked_within(request)
                 print(f"asked after {seconds:.3f} s")
                 assert seconds < ASKED_AT_ONCE
-                # Until it is closed the device works on.
+                # The device works until it is closed.
                 assert log.read().count() == 64
                 assert memory.read32(0) == 0
                 device.close()
@@ -121,7 +121,8 @@ class TestUnbinding:
         request = request_of(device)
         with writing(address, driver / "unbind") as unbinding:
             request.wait(30)
-            # The next time is after ten seconds, or when who unbinds is interrupted; it waits on, then, and deaf.
+            # The kernel repeats its request after ten seconds, or when a signal interrupts the unbinding process. After the signal,
+            # that process continues to wait, uninterruptibly.
             unbinding.terminate()
             request.wait(5)
             assert host.holders_of(address) != []
@@ -188,7 +189,7 @@ class TestBindsEnd:
 class TestUnplugging:
     @contextlib.contextmanager
     def used(self, mode: Mode, kernel: Any) -> Iterator[tuple[Device, Vector]]:
-        """A device that is open, mapped and at work; of which nothing is to remain."""
+        """A device that is open, with mappings, during a transfer. After the test nothing of it may remain."""
         before = held()
         with host.bind(PLUGGABLE, "vfio-pci") as bound, pyvfio.open(PLUGGABLE, mode=mode, kernel=kernel) as device:
             bar = device.regions[0].mmap()
@@ -196,7 +197,7 @@ class TestUnplugging:
             device.config.bus_master = True
             device.irqs.msi.enable()
             request = request_of(device)
-            # A transfer into the memory is under way: edu takes 100 ms.
+            # Start a transfer to memory. It takes edu 100 ms.
             for register, value in ((0x80, 0x40000), (0x88, mapping.iova), (0x90, 2048), (0x98, 3)):
                 bar.write64(register, value)
             nodes = (bound.device.cdev, bound.device.group_path)
@@ -205,7 +206,7 @@ class TestUnplugging:
         assert held() == before
 
     def gone(self) -> None:
-        # The kernel tells it a moment before.
+        # The kernel reports the removal shortly before the folder in sysfs disappears.
         limit = time.monotonic() + 5
         while os.path.exists(f"/sys/bus/pci/devices/{PLUGGABLE}") and time.monotonic() < limit:
             time.sleep(0.02)
@@ -250,7 +251,7 @@ class TestUnplugging:
 
 @pytest.mark.only(iommu="intel", mode=["type1v2", "iommufd"], device="edu-vfio-pci", kernel="newest")
 def test_a_device_that_logs_is_unplugged(qemu: Monitor, address: str, mode: Mode, kernel: Any) -> None:
-    """`address` has loaded the driver; the device that goes is another one."""
+    """The fixture `address` only loads the driver: the device that is unplugged is another one."""
     before = held()
     driver = guest.driver_of(guest.EDU)
     with plugged_in(qemu), host.Changes() as changes:
@@ -261,7 +262,7 @@ def test_a_device_that_logs_is_unplugged(qemu: Monitor, address: str, mode: Mode
                 edu.start_write(mapping.iova + 5 * PAGE, 8)
                 qemu.execute("device_del", id="pluggable")
                 assert asked_within(request) < ASKED_AT_ONCE
-                # Until it is closed the device works on.
+                # The device works until it is closed.
                 while edu.moving:
                     pass
                 edu.touch_each([mapping.iova + 7 * PAGE])
@@ -297,7 +298,8 @@ def test_an_error_that_the_bus_reports_reaches_the_program(
             error.wait(0)
         error.trigger()
         assert error.wait(10) == 1
-        # Completer abort: uncorrectable, and not fatal. An error of the port is one of all devices below it; QEMU's own devices there send none.
+        # Completer Abort is an uncorrectable, non-fatal error. The kernel reports an error of the root port to all devices below it. QEMU's
+        # devices there cannot report errors themselves.
         assert qemu.human("pcie_aer_inject_error port2 COMP_ABORT").startswith("OK")
         assert error.wait(30) == 1
         assert device.config.vendor == host.device(BELOW_PORT2).vendor

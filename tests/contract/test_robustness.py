@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Signals and threads on a real kernel: what the library knows and what the kernel has are the same, and nothing is left."""
+"""Signals and threads on a real kernel: the library's records agree with the kernel's state, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.contract.process import descriptors, pinned
 from tests.robustness.program import Stop, World, library, stopped_at, use_at_once
 from tests.robustness.test_threads import CALLS, Pair, make_both
 
-#: one cell of each mode, and the debug kernel's cells; tests/robustness takes all points and pairs, on the mock
+#: One cell of each mode, and the cells of the debug kernel. tests/robustness tries all points and pairs, on the mock.
 pytestmark = [
     pytest.mark.only(iommu="intel", device="vfio-mock", kernel=["newest", "debug"]),
     pytest.mark.require("linux", "dirty_log"),
@@ -29,25 +29,25 @@ THREADS, ROUNDS = 4, 100
 
 
 class RealWorld(World):
-    """The objects that a program has made in a real kernel."""
+    """The objects of a program on a real kernel."""
 
     def __init__(self, mode: Mode, kernel: Any, address: str) -> None:
         self._before = descriptors(), pinned()
         super().__init__(mode, kernel, address)
 
     def difference(self) -> str | None:
-        """Compare the mappings that the library knows with the bytes that the kernel unmaps when all of them go."""
+        """Unmap everything, and compare the number of bytes that the kernel unmaps with the library's records."""
         space = self.made.get("space")
         if space is None or space.gone:
             return None
         known = sum(one.size for one in space.mappings)
         had = 0
-        with suppress(pyvfio.Error):  # no IOMMU is set any more: nothing is mapped
+        with suppress(pyvfio.Error):  # the container has no IOMMU any more, so nothing is mapped
             had = space.unmap_all()
         return None if had == known else f"the library knew {known} bytes, the kernel had {had}"
 
     def left(self) -> list[str]:
-        """Close everything, and tell which descriptors and pinned bytes there are besides those of before."""
+        """Close everything, and return the descriptors and pinned bytes that did not exist before."""
         self.close()
         names, bytes_ = self._before
         wrong = [name for name in descriptors() if name not in names]
@@ -55,7 +55,7 @@ class RealWorld(World):
 
 
 class Asked(PythonKernel):
-    """The real kernel, whose requests go by a method that a test can replace."""
+    """The real kernel, with requests that go through a Python method, which a test can replace."""
 
     def ioctl(self, fd: int, request: int, argument: int) -> int:
         return lib.pyvfio_linux_ioctl(ffi.NULL, fd, request, ffi.cast("void *", argument))
@@ -63,7 +63,7 @@ class Asked(PythonKernel):
 
 @contextmanager
 def raising_after(microseconds: int) -> Iterator[None]:
-    """Have a signal's handler raise Stop after that time, within the `with`."""
+    """Make a signal handler raise Stop after a time, during the block."""
 
     def stop(*_: object) -> None:
         raise Stop
@@ -98,7 +98,7 @@ def test_a_handler_that_raises_leaves_kernel_and_library_agreed(mode: Mode, kern
 
 
 def test_two_calls_at_once_leave_kernel_and_library_agreed(mode: Mode, address: str) -> None:
-    """The second call is made inside the first request of the first one, before the kernel acts or after it."""
+    """The second call is made inside the first request of the first call: before the kernel executes it, or after."""
     alone = [name for name in CALLS if name not in ("open", "attach")]  # a second device need not be bound
     pairs = [Pair(first, second, 1, after) for first in alone for second in alone for after in (False, True)]
     wrong: list[str] = []
@@ -124,7 +124,7 @@ def test_threads_leave_kernel_and_library_agreed(mode: Mode, kernel: Any, addres
 
 
 def test_a_real_signal_ends_a_long_map_as_a_whole(mode: Mode, kernel: Any, address: str) -> None:
-    """Ctrl-C while the kernel maps: CPython runs the handler as the call returns."""
+    """A signal arrives while the kernel maps. CPython runs the handler when the call returns."""
     world = RealWorld(mode, kernel, address)
     world.made["device"] = device = pyvfio.open(address, mode=mode, kernel=kernel)
     world.made["space"] = space = device.address_space

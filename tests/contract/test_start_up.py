@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Opening: version, extensions, what is refused before anything is attached."""
+"""Opening an address space: version, extensions, and requests that are refused before a device is attached."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_nothing_can_be_mapped_before_a_device_is_attached(bare_space: AddressSp
         return
     with pytest.raises(OSError, match="no IOMMU type is set") as caught:
         bare_space.map(pyvfio.DmaBuffer(4096), 0)
-    # iommufd, standing in for a container, has no address space yet.
+    # As a container, iommufd has no address space yet: ENODEV.
     assert caught.value.errno == (errno.ENODEV if mode.startswith("iommufd") else errno.EINVAL)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Virtual functions of nvme and igb: created, opened with a VF token or without, removed; and what those of igb reach by DMA."""
+"""Virtual functions of nvme and igb: they are created, opened with and without a VF token, and removed. Those of igb also do DMA."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from pyvfio import Device
 
-# nvme is tested in edu's cells, with any QEMU: its own cells have enough to do. The firmware's table for the AMD IOMMU of QEMU 7.2 lists
-# the functions that there were at start, so virtual ones get no group there.
-# Opening one on Linux 6.1 and 6.12 takes 65 s: in vain they wait for QEMU's function to come back from its reset. And 6.12 asks for no
-# token where a device is opened by its own node.
+# nvme is tested in edu's cells, with any QEMU, because its own cells take long already. The ACPI table for the AMD IOMMU of QEMU 7.2
+# lists only functions that existed at boot, so virtual functions get no group there.
+# On Linux 6.1 and 6.12, opening a virtual function takes 65 s: they wait in vain for QEMU's function to become ready after its reset. And
+# 6.12 requires no token if a device is opened by its cdev.
 pytestmark = [
     pytest.mark.require("linux"),
     pytest.mark.only(iommu=["intel", "virtio"], mode=["type1v2", "iommufd"], device="edu", kernel="newest"),
@@ -41,7 +41,7 @@ of_igb = pytest.mark.only(iommu=["intel", "amd", "virtio"], mode=["type1v2", "io
 ENABLE_SRIOV = Path("/sys/module/vfio_pci/parameters/enable_sriov")
 TOKEN = uuid.UUID("01234567-89ab-cdef-0123-456789abcdef")
 OTHER_TOKEN = "fedcba98-7654-3210-fedc-ba9876543210"
-#: device of the cell -> class code and number of virtual functions of the physical function
+#: Class code and number of virtual functions of the physical function, by the cell's device.
 CLASS = {"edu": 0x010802, "igb": 0x020000}
 TOTAL = {"edu": 2, "igb": 8}
 PAGE = 4096
@@ -49,7 +49,7 @@ PAGE = 4096
 
 @pytest.fixture
 def physical(other: Callable[[str], str], address: str, cell: Cell) -> Iterator[str]:
-    """The physical function, bound to vfio-pci, which creates virtual functions only if its module's parameter allows it."""
+    """The physical function, bound to vfio-pci, with the module parameter enable_sriov set: without it vfio-pci creates no virtual functions."""
     before = ENABLE_SRIOV.read_text()
     ENABLE_SRIOV.write_text("Y")
     try:
@@ -60,7 +60,7 @@ def physical(other: Callable[[str], str], address: str, cell: Cell) -> Iterator[
 
 @pytest.fixture
 def virtual(physical: str) -> Iterator[list[str]]:
-    """Two virtual functions of it, bound to vfio-pci."""
+    """Two virtual functions of the physical function, bound to vfio-pci."""
     functions = host.create_vfs(physical, 2, probe=False)
     try:
         with contextlib.ExitStack() as stack:
@@ -123,7 +123,7 @@ def test_the_physical_function_needs_the_token_while_one_is_open(
 ) -> None:
     owner = opened(physical, vf_token=TOKEN)
     with opened(virtual[0], vf_token=TOKEN) as function:
-        # The owner goes early: what is open stays open.
+        # Close the physical function first: the virtual function stays open.
         owner.close()
         assert function.info.is_pci
         assert function.regions[0].size >= 0x1000
@@ -131,7 +131,7 @@ def test_the_physical_function_needs_the_token_while_one_is_open(
             with pytest.raises(PermissionError, match=word):
                 opened(physical, **arguments)
         with opened(physical, vf_token=TOKEN) as again:
-            # It can be changed meanwhile: it is asked for at opening alone.
+            # The token can be changed while a virtual function is open: it is checked only when a function is opened.
             again.set_vf_token(OTHER_TOKEN)
             with opened(virtual[1], vf_token=OTHER_TOKEN):
                 pass
@@ -158,7 +158,7 @@ def test_what_is_no_token_the_kernel_refuses_too(physical: str, mode: Mode, open
             owner.features.set(lib.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN, ffi.new("uint8_t[15]"))
         assert caught.value.errno == errno.EINVAL
         if mode == "iommufd":
-            return  # the request for a cdev has 16 bytes in any case
+            return  # in the request for a cdev, a token always has 16 bytes
         assert owner.group is not None
         for text in ("", str(TOKEN)[:-1], str(TOKEN).replace("-", "_")):
             with pytest.raises(OSError, match="GET_DEVICE_FD") as caught:
@@ -221,12 +221,12 @@ def test_how_many_there_can_be_is_checked(physical: str, virtual: list[str], cel
     assert os.listdir(f"/sys/bus/pci/devices/{physical}/") != []
 
 
-# --- what the functions of a network card reach by DMA ----------------------------------------------------------------
+# --- DMA of the functions of a network card ---------------------------------------------------------------------------
 
 
 @pytest.fixture
 def card(physical: str, opened: Callable[..., Device]) -> Iterator[Igb]:
-    """The driver of the physical function, which lets virtual functions take part. The token is TOKEN."""
+    """The driver of the physical function, with `shared=True` for virtual functions. The VF token is TOKEN."""
     with opened(physical, vf_token=TOKEN) as owner, Igb(owner, shared=True) as card:
         yield card
 
@@ -267,10 +267,10 @@ def test_a_virtual_function_reaches_its_own_mappings_alone(
         others = card.device.address_space.map(DmaBuffer(PAGE), 0x20_0000)
         own.buffer.view[:] = os.urandom(2 * PAGE)
         others.buffer.view[:] = secret = os.urandom(PAGE)
-        # It writes where only the physical function has memory: the IOMMU stops that, and the card does not tell.
+        # The function writes to an IOVA at which only the physical function has memory. The IOMMU blocks it; the card reports no error.
         function.copy(others.iova, own.iova, 1024)
         assert others.buffer.view == secret
-        # It reads there: QEMU's card sends zeros, or nothing.
+        # The function reads from that IOVA: QEMU's card sends zeros, or nothing.
         with contextlib.suppress(TimeoutError):
             function.copy(own.iova, others.iova, 1024)
         assert own.buffer.view[:1024] != secret[:1024]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The requests that went through a test, for scripts/matrix: pyvfio.tracing without a file."""
+"""Record the requests of a test for scripts/matrix, by pyvfio.tracing without a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyvfio import tracing
 
 @contextmanager
 def watching() -> Iterator[tracing.Watch]:
-    """Trace the requests of this process; accesses to regions are of no interest here."""
+    """Trace the requests of this process, without accesses to regions."""
     tracing.start(regions=False, careful=True)
     try:
         yield tracing.Watch()

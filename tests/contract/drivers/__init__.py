@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Small drivers of the suite's devices: for the `dma` fixture those of scripts/examples and vfio-mock's, for `logger` those that log."""
+"""Small drivers for the suite's devices.
+
+The fixture `dma` uses the drivers of scripts/examples and that of vfio-mock; `logger` uses those of devices that log their DMA.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +17,30 @@ from pyvfio import Device, IovaRange
 
 
 class Dma(Protocol):
-    """The interface of a driver for the suite.
+    """The interface of a driver for the fixture `dma`.
 
     :ivar reach: the IOVAs that the device can address
-    :ivar tells: whether the device says that a transfer failed; one that does not has then simply done nothing
+    :ivar tells: whether the device reports failed transfers. If it does not, a failed transfer simply has no effect
     """
 
     reach: IovaRange
     tells: bool
 
     def copy(self, destination: int, source: int, size: int) -> None:
-        """Have the device read `size` bytes at an IOVA and write them at another one.
+        """Make the device read `size` bytes at one IOVA and write them to another.
 
-        :raises OSError: the device says that it failed
+        :raises OSError: the device reports a failure
         """
 
 
 class Logger(Protocol):
-    """The interface of a driver whose device logs the pages that it writes.
+    """The interface of a driver for the fixture `logger`: its device logs the pages that it writes.
 
-    Limits and counters are read and written by the names of vfio-mock's registers: `logger["LOG_PAGE_MIN"] = 0x4000`.
+    Limits and counters have the names of vfio-mock's registers: `logger["LOG_PAGE_MIN"] = 0x4000`.
 
     :ivar device: the open device
     :ivar reach: the IOVAs that the device can address
-    :ivar many: how many pages it can write within seconds
+    :ivar many: the number of pages that the device can write within seconds
     """
 
     device: Device
@@ -49,22 +52,22 @@ class Logger(Protocol):
     def __setitem__(self, name: str, value: int, /) -> None: ...
 
     def touch(self, iova: int, size: int) -> None:
-        """Have the device write something to every page of a range."""
+        """Make the device write something to every page of a range."""
 
     def touch_each(self, iovas: Iterable[int]) -> None:
-        """Have the device write 8 bytes at each of these IOVAs."""
+        """Make the device write 8 bytes at each of these IOVAs."""
 
     def fail(self, call: str, nth: int = 1, error: int = errno.EIO) -> None:
-        """Make the n-th call of a kind from now on fail: `fail("LOG_START", error=errno.ENOMEM)`."""
+        """Make the n-th next call of a kind fail: `fail("LOG_START", error=errno.ENOMEM)`."""
 
 
 def driver_for(device_name: str, device: Device) -> AbstractContextManager[Dma]:
-    """The driver of that device, set up; it leaves the device quiet."""
+    """Return the driver for a device. As a context manager it sets the device up, and stops its DMA at the end."""
     return cast("AbstractContextManager[Dma]", _module(device_name).driver(device))
 
 
 def logger_for(device_name: str, device: Device) -> AbstractContextManager[Logger]:
-    """The driver of a device that logs; it leaves the device quiet."""
+    """Return the driver for a device that logs its DMA; a context manager as for :func:`driver_for`."""
     return cast("AbstractContextManager[Logger]", _module(device_name).logger(device))
 
 

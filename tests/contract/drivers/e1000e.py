@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""e1000e copies by frames that it sends to itself."""
+"""The e1000e driver for the suite: it copies memory by frames in loopback."""
 
 from __future__ import annotations
 

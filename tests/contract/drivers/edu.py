@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""edu copies through its own buffer."""
+"""The edu driver for the suite: it copies memory through the device's buffer."""
 
 from __future__ import annotations
 

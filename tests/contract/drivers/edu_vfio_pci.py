@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""edu by the driver of tests/edu_vfio_pci: it copies as edu does; limits, failures and counters are files of sysfs."""
+"""edu with the kernel driver of tests/edu_vfio_pci: it copies as edu does. Limits, failures and counters are sysfs files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE = 4096
 
 
 class driver(Edu):
-    """The device; a transfer takes it a tenth of a second."""
+    """The driver. Each transfer takes the device a tenth of a second."""
 
     tells = False
     many = 24
@@ -34,7 +34,7 @@ class driver(Edu):
 
     @property
     def logged_ranges(self) -> list[IovaRange]:
-        """The ranges that the device tracks, after it has combined what exceeds its limit."""
+        """The ranges that the device logs. If there were more ranges than it supports, it has combined some."""
         lines = (self._files / "log_ranges").read_text().split()
         return [IovaRange(*(int(end, 16) for end in line.split("-"))) for line in lines]
 
@@ -44,14 +44,14 @@ class driver(Edu):
             self.write(iova, 8)
 
     def touch(self, iova: int, size: int) -> None:
-        """Write something to every page of a range: two pages by one transfer, across their border."""
+        """Write something to every page of a range. One transfer touches two pages, across their border."""
         for at in range(iova, iova + size - PAGE, 2 * PAGE):
             self.write(at + PAGE - 8, 16)
         if size // PAGE % 2:
             self.write(iova + size - PAGE, 8)
 
     def start_write(self, iova: int, size: int, offset: int = 0) -> None:
-        """Start a transfer from the device's buffer to memory, and return while it is under way."""
+        """Start a transfer from the device's buffer to memory, and do not wait for its end."""
         for register, value in (
             (SOURCE, BUFFER + offset),
             (DESTINATION, iova),
@@ -62,11 +62,11 @@ class driver(Edu):
 
     @property
     def moving(self) -> bool:
-        """Whether a transfer is under way."""
+        """Whether a transfer is in progress."""
         return bool(self.registers.read32(COMMAND) & START)
 
     def fail(self, call: str, nth: int = 1, error: int = errno.EIO) -> None:
-        """Make the n-th call of a kind from now on fail."""
+        """Make the n-th next call of a kind fail."""
         (self._files / "fail").write_text(f"{call.lower()} {nth} {error}")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""igb copies by frames that it sends to itself."""
+"""The igb driver for the suite: it copies memory by frames in loopback."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""NVMe: what is to be copied is written to the disk from one IOVA, and read back to another."""
+"""The NVMe driver for the suite: it copies memory by writing it to the disk from one IOVA and reading it back to another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PIECE = 1 << 16
 
 
 class driver(Nvme):
-    tells = True  # but QEMU reports success for DMA that the IOMMU stopped
+    tells = True  # however, QEMU reports success for DMA that the IOMMU blocked
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -19,7 +19,7 @@ class driver(Nvme):
         return self
 
     def copy(self, destination: int, source: int, size: int) -> None:
-        """Whole blocks."""
+        """Copy memory through block 0 and the blocks behind it. The size must be a multiple of the block size."""
         for at in range(0, size, PIECE):
             count = min(PIECE, size - at) // self._disk.block_size
             self._disk.write(0, source + at, count)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""vfio-mock as a device of the suite."""
+"""The vfio-mock driver for the suite."""
 
 from __future__ import annotations
 
