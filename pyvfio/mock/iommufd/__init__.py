@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""iommufd in the mock: an open /dev/iommu, its objects, and the 22 requests that they answer.
+"""iommufd in the mock: an open /dev/iommu, its objects, and its 22 ioctls.
 
-An object is a file here, as in :mod:`pyvfio.iommufd`, with the requests that make and use it; :mod:`~pyvfio.mock.iommufd.context` is
-the open file that they live in.
+Each kind of object has a module, as in :mod:`pyvfio.iommufd`, with the ioctls that create and use it.
+:mod:`~pyvfio.mock.iommufd.context` is the open file that holds the objects.
 """
 
 from pyvfio.mock.iommufd import event_queue as _event_queue  # noqa: F401 (registers its requests)

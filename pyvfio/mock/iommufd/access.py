@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Devices without an IOMMU, as objects of an iommufd: the kernel copies for them, by the mappings of an IOAS."""
+"""Devices without an IOMMU as objects of an iommufd (struct iommufd_access): the kernel copies their data through an IOAS."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Access(Object, Space):
-    """An emulated device that an iommufd has.
+    """An emulated device that is bound to an iommufd.
 
-    :ivar alignment: of what it can use: it pins pages
+    :ivar alignment: the alignment that mappings must have: one page, because the device pins pages
     """
 
     def __init__(self, ctx: Context, device: Device) -> None:
@@ -31,12 +31,12 @@ class Access(Object, Space):
         self.alignment = ctx.kernel.profile.page_size
         self._device = device
         self._ioas: Ioas | None = None
-        # The driver that bound it.
+        # The driver that bound the device is a user.
         self.users += 1
         device.space = self
 
     def unbind(self) -> None:
-        """The driver lets go."""
+        """End the binding, for the driver."""
         self.drop()
         self.ctx.remove(self)
 
@@ -48,9 +48,9 @@ class Access(Object, Space):
     # Attaching.
 
     def attach(self, number: int, pasid: int | None = None) -> int:
-        """Attach it to an IOAS, or to another one; it has no PASIDs.
+        """Attach the device to an IOAS, or move it to another one. `pasid` is ignored: the device has no PASIDs.
 
-        :raises Errno: ENOENT, it is no IOAS; EADDRINUSE, a mapping is not of whole pages
+        :raises Errno: ENOENT, no such IOAS; EADDRINUSE, a mapping does not consist of whole pages
         """
         self._change(self.ctx.get(number, Ioas))
         return number

@@ -8,20 +8,20 @@ import errno
 from pyvfio.mock.iommufd.pages import Pages
 from pyvfio.mock.machine.errno import Errno
 
-#: the last IOVA that there is
+#: the last IOVA
 LAST = 2**64 - 1
-#: what devices may do
+#: access rights of devices
 READ, WRITE = 1, 2
 
 
 class Area:
-    """One mapping.
+    """One mapping (struct iopt_area).
 
-    :ivar at: the byte of the pages that it starts with
-    :ivar prot: READ, WRITE, by devices
-    :ivar accesses: how many times parts of it are pinned by devices without an IOMMU
-    :ivar locks: how many of these forbid unmapping
-    :ivar closing: it is being unmapped: nothing more is pinned
+    :ivar at: offset in the pages at which the mapping starts
+    :ivar prot: READ, WRITE: access rights of devices
+    :ivar accesses: number of pins by devices without an IOMMU (num_accesses)
+    :ivar locks: number of those pins that forbid unmapping (num_locks)
+    :ivar closing: the mapping is being unmapped, and refuses further pins (prevent_access)
     """
 
     __slots__ = ("accesses", "at", "closing", "iova", "last", "locks", "pages", "prot")
@@ -41,7 +41,7 @@ class Area:
         return self.last - self.iova + 1
 
     def offset(self, iova: int) -> int:
-        """The byte of the pages that an IOVA shows."""
+        """Return the offset in the pages that an IOVA maps to."""
         return iova - self.iova + self.at
 
     def pin(self) -> None:
@@ -53,7 +53,10 @@ class Area:
     # Pins by devices without an IOMMU.
 
     def pin_access(self, start: int, last: int) -> None:
-        """:raises Errno: EINVAL; what pinning the pages fails with"""
+        """Pin a part for a device without an IOMMU.
+
+        :raises Errno: EINVAL, a dma-buf; or that of :meth:`Pages.pin`
+        """
         if self.pages.is_dma_buf:
             raise Errno(errno.EINVAL)
         self.pages.pin(self.offset(start), self.offset(last))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Devices behind an IOMMU, as objects of an iommufd, and what they are attached to."""
+"""Devices behind an IOMMU as objects of an iommufd (struct iommufd_device), and their attachments."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class BoundGroup:
-    """An IOMMU group in an iommufd: all of its devices share their page table.
+    """An IOMMU group in an iommufd (struct iommufd_group): all of its devices share a page table.
 
-    :ivar attached: PASID, or 0 for DMA without one -> the page table, and the devices that were attached to it
+    :ivar attached: PASID, or 0 for DMA without one -> the page table, and the devices attached to it
     """
 
     def __init__(self, group: Group) -> None:
@@ -35,13 +35,16 @@ class BoundGroup:
         self.attached: dict[int, tuple[Hwpt, list[BoundDevice]]] = {}
 
     def show(self) -> None:
-        """Give all devices of the group the page table that their DMA goes through now."""
+        """Route the DMA of all devices of the group through the page table that is attached without a PASID."""
         hwpt, _ = self.attached.get(0, (None, None))
         for device in self.group.devices:
             device.space = hwpt.domain if hwpt is not None else None
 
     def check_pasid(self, hwpt: Hwpt, pasid: int) -> None:
-        """:raises Errno: EINVAL, a page table that is not made for PASIDs with one that needs it"""
+        """Check the rules for PASIDs: once one is attached, all page tables of the group need IOMMU_HWPT_ALLOC_PASID.
+
+        :raises Errno: EINVAL
+        """
         if not pasid:
             if not hwpt.pasid_compatible and any(self.attached):
                 raise Errno(errno.EINVAL)
@@ -54,12 +57,13 @@ class BoundGroup:
 
 
 class BoundDevice(Object):
-    """A device that an iommufd has."""
+    """A device behind an IOMMU that is bound to an iommufd."""
 
     def __init__(self, ctx: Context, device: Device, driver: Driver | None = None) -> None:
         """
-        :param driver: that of its IOMMU, if it is not the host's: a device of the selftest, which goes with the iommufd
-        :raises Errno: EPERM, somebody else has its group
+        :param driver: the driver of the device's IOMMU; None for the host's. Devices of the selftest have their own, and end with the
+            iommufd
+        :raises Errno: EPERM, the group has another owner
         """
         if driver is None:
             ctx.kernel.check_isolated("iommufd")
@@ -74,21 +78,21 @@ class BoundDevice(Object):
         self.driver = driver or ctx.driver
         self.cache = self.driver.cache()
         self.vdevice: Vdevice | None = None
-        #: the virtual IOMMU of the page table that it is attached to, and what it was called there when it came
+        #: receiver of the device's events: the virtual IOMMU of its page table, and the virtual id of the device when it was attached
         self.listener: tuple[Viommu, int] | None = None
-        # What the driver of the device believes: attached without a PASID, and with these.
+        # The attachments that vfio tracks: vdev->iommufd_attached, and vdev->pasids.
         self._plain = False
         self._pasids: set[int] = set()
-        # The driver that bound it.
+        # The driver that bound the device is a user.
         self.users += 1
 
     def unbind(self) -> None:
-        """The driver lets go."""
+        """End the binding, for the driver (vfio_iommufd_physical_unbind)."""
         for pasid in sorted(self._pasids):
             self.detach(pasid)
         self.detach()
         if self.vdevice is not None:
-            # Its number is not given again: whoever has it must not find another object there.
+            # iommufd_device_remove_vdev leaves a tombstone: the id is not reused, so that a stale id never names another object.
             self.ctx.remove(self.vdevice, tombstone=True)
         self.drop()
         self.ctx.remove(self)
@@ -104,10 +108,12 @@ class BoundDevice(Object):
     # Attaching.
 
     def attach(self, number: int, pasid: int | None = None) -> int:
-        """Attach it to an IOAS or a page table, or to another one: the number of the page table.
+        """Attach the device to an IOAS or a page table; if it is attached already, replace the page table.
 
-        :raises Errno: ENOENT; ENOSPC, no PASID is so large; EINVAL, it does not fit; EADDRINUSE, a mapping is in the way; EBUSY, it is
-            attached by way of PASID 0, or without one, which is the same, and the driver does not know
+        :returns: the id of the page table
+        :raises Errno: ENOENT; ENOSPC, the PASID is too large (ida_alloc_range); EINVAL, the page table does not fit; EADDRINUSE, a mapping
+            is in a reserved region; EBUSY, the device is attached with PASID 0 and now without one, or the reverse: one attachment for
+            iommufd, but two for vfio
         """
         if pasid is None:
             number = self._attach(number, 0, replace=self._plain)
@@ -118,7 +124,7 @@ class BoundDevice(Object):
         return self.attach_pasid(number, pasid, replace=pasid in self._pasids)
 
     def attach_pasid(self, number: int, pasid: int, *, replace: bool) -> int:
-        """As `attach`, by somebody who keeps account of PASIDs."""
+        """Attach or replace with a PASID, where the caller tracks which PASIDs are attached."""
         number = self._attach(number, pasid, replace=replace)
         self._pasids.add(pasid)
         return number
@@ -136,27 +142,33 @@ class BoundDevice(Object):
         return number
 
     def detach(self, pasid: int | None = None) -> None:
-        """Nothing happens if it is not attached."""
+        """Detach the device; do nothing if vfio has not attached it."""
         if self._plain if pasid is None else pasid in self._pasids:
             self.leave(pasid or 0)
             if pasid is None:
                 self._plain = False
 
-    # The same by somebody who keeps no account.
+    # iommufd's own functions, without vfio's tracking.
 
     def replace(self, number: int) -> int:
-        """:raises Errno: EINVAL, it is attached to nothing; as `attach`"""
+        """Replace the page table (iommufd_device_replace).
+
+        :raises Errno: EINVAL, the device is not attached; or that of :meth:`attach`
+        """
         return self._attach(number, 0, replace=True)
 
     def leave(self, pasid: int) -> None:
-        """Detach it; nothing happens if it is not attached."""
+        """Detach the device (iommufd_device_detach); do nothing if it is not attached."""
         self._pasids.discard(pasid)
         if self in self.group.attached.get(pasid, (None, []))[1]:
             self.detach_from(pasid).let_go()
             self.drop()
 
     def _attach_ioas(self, ioas: Ioas, pasid: int, replace: bool) -> int:
-        """Attach it to a page table that the kernel made by itself, of those that fit the first, else to a new one."""
+        """Attach the device to the IOAS's first automatic page table that accepts it, else to a new one.
+
+        This is iommufd_device_auto_get_domain.
+        """
         for hwpt in ioas.hwpts:
             if not hwpt.automatic:
                 continue
@@ -184,7 +196,10 @@ class BoundDevice(Object):
             self.attach_to(hwpt, pasid)
 
     def attach_to(self, hwpt: Hwpt, pasid: int) -> None:
-        """:raises Errno: EBUSY, EINVAL, EADDRINUSE; nothing has changed then"""
+        """Attach the device; on an error nothing has changed.
+
+        :raises Errno: EBUSY, EINVAL, EADDRINUSE
+        """
         current, devices = self.group.attached.get(pasid, (None, []))
         if self in devices:
             raise Errno(errno.EBUSY)
@@ -208,7 +223,10 @@ class BoundDevice(Object):
         self._follow(pasid)
 
     def _check_attach(self, hwpt: Hwpt, pasid: int) -> None:
-        """:raises Errno: EINVAL; ENOENT, the device is not in the virtual IOMMU that the page table is of"""
+        """Check that the page table fits the device.
+
+        :raises Errno: EINVAL; ENOENT, the device has no vdevice in the virtual IOMMU of the page table
+        """
         self.group.check_pasid(hwpt, pasid)
         if type(hwpt.driver) is not type(self.driver):
             raise Errno(errno.EINVAL)
@@ -222,9 +240,9 @@ class BoundDevice(Object):
             raise Errno(errno.EINVAL)
 
     def _replace_by(self, hwpt: Hwpt, pasid: int) -> None:
-        """Attach all devices of the group to another page table.
+        """Attach all devices of the group to another page table; on an error nothing has changed.
 
-        :raises Errno: EINVAL, EADDRINUSE; nothing has changed then
+        :raises Errno: EINVAL, EADDRINUSE
         """
         old, devices = self.group.attached.get(pasid, (None, []))
         if old is None or self not in devices:
@@ -258,7 +276,7 @@ class BoundDevice(Object):
         old.let_go()
 
     def detach_from(self, pasid: int) -> Hwpt:
-        """Take it off its page table, which still has it as a user."""
+        """Detach the device from its page table. The caller must drop the user count of the page table."""
         hwpt, devices = self.group.attached[pasid]
         devices.remove(self)
         if not devices:
@@ -271,7 +289,7 @@ class BoundDevice(Object):
         return hwpt
 
     def _follow(self, pasid: int) -> None:
-        """Its events go to the virtual IOMMU of its page table from now on."""
+        """Send the device's events to the virtual IOMMU of its present page table."""
         if pasid:
             return
         hwpt, devices = self.group.attached.get(0, (None, []))
@@ -281,18 +299,18 @@ class BoundDevice(Object):
         elif self.listener is None or self.listener[0] is not viommu:
             self.listener = viommu, self.vdevice.virtual_id
 
-    # What the device, or the IOMMU for it, has to say. Here it is a test that says so.
+    # Reports that a real device or IOMMU makes; here a test makes them.
 
     def report_fault(
         self, *addresses: int, pasid: int | None = None, group: int = 1, permissions: int = lib.IOMMU_PGFAULT_PERM_READ
     ) -> None:
-        """The device asks for pages that its page table does not show: one group of page faults.
+        """Report one group of page faults: the device asks for pages that its page table does not map.
 
-        :raises LookupError: nobody is there to hear it
+        :raises LookupError: the device is attached to no page table with a fault queue
         """
         attached = self.group.attached
         by = pasid or 0
-        # A guest's page table has the guest's PASIDs in it.
+        # A nested page table holds the guest's PASID table: it is attached without a PASID, but its faults have one.
         if by not in attached and 0 in attached and attached[0][0].paging is not attached[0][0]:
             by = 0
         hwpt, _ = attached.get(by, (None, []))
@@ -301,9 +319,9 @@ class BoundDevice(Object):
         hwpt.fault_queue.report([Fault(self, by, pasid, group, permissions, address) for address in addresses])
 
     def report_event(self, type_: int, data: bytes) -> None:
-        """The IOMMU has something to tell the guest about the device.
+        """Report an event of the device to the guest.
 
-        :raises LookupError: the device is attached to no virtual IOMMU's page table, or that has no queue for this type
+        :raises LookupError: the device is not attached to a page table of a virtual IOMMU, or that has no queue for this type
         """
         if self.listener is None:
             raise LookupError("the device is attached to no page table of a virtual IOMMU")
@@ -311,16 +329,16 @@ class BoundDevice(Object):
 
 
 def _forget(hwpt: Hwpt, devices: list[BoundDevice], pasid: int) -> None:
-    """Devices are attached to it no more: the kernel answers their page faults."""
+    """Answer the open page faults of devices that have been detached."""
     if hwpt.fault_queue is not None:
         for device in devices:
             hwpt.fault_queue.forget(device, pasid)
 
 
 def _reserve(device: BoundDevice, hwpt: Hwpt) -> None:
-    """Keep the regions that the IOMMU keeps back from mappings.
+    """Reserve the IOVAs of the group's reserved regions.
 
-    :raises Errno: EADDRINUSE
+    :raises Errno: EADDRINUSE, a mapping is there
     """
     table = hwpt.paging.ioas.table
     try:
@@ -333,8 +351,8 @@ def _reserve(device: BoundDevice, hwpt: Hwpt) -> None:
 
 
 def bind(ctx: Context, device: Device) -> BoundDevice | Access:
-    """Give a device to an iommufd: iommufd_device_bind(), or iommufd_access_create() for an emulated one.
+    """Bind a device to an iommufd: iommufd_device_bind(), or iommufd_access_create() for an emulated one.
 
-    :raises Errno: EPERM, another owner has its group
+    :raises Errno: EPERM, the group has another owner
     """
     return Access(ctx, device) if device.emulated else BoundDevice(ctx, device)

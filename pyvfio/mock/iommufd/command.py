@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The dispatch of an iommufd's requests to their handlers, and the copying of their structs."""
+"""Dispatch of iommufd's ioctls to their handlers, and copying of their structs (iommufd_fops_ioctl)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _E = TypeVar("_E", bound=Execute)
 
 
 def end_of(struct: str, field: str) -> int:
-    """The size of a struct that ends with a field."""
+    """Return the offset of the end of a field."""
     for name, entry in ffi.typeof(struct).fields or ():
         if name == field:
             return int(entry.offset + ffi.sizeof(entry.type))
@@ -27,9 +27,9 @@ def end_of(struct: str, field: str) -> int:
 
 
 class Request:
-    """The entry of a request in the kernel's table, used before the arguments are read.
+    """An entry of the kernel's table iommufd_ioctl_ops.
 
-    :ivar least: bytes that the caller's struct must have
+    :ivar least: minimum size of the caller's struct (min_size)
     """
 
     def __init__(self, struct: str, last: str, execute: Execute) -> None:
@@ -39,15 +39,18 @@ class Request:
         self._execute = execute
 
     def __call__(self, ctx: Context, address: int) -> None:
-        """:raises Errno: it failed"""
+        """Execute the ioctl.
+
+        :raises Errno: the ioctl failed
+        """
         self._execute(ctx, Command(self, address))
 
 
 class Command:
-    """One request under way.
+    """One call of an ioctl (struct iommufd_ucmd).
 
-    :ivar address: where the caller has the struct
-    :ivar c: the struct, as the caller gave it, with zeros where it knows less than the kernel
+    :ivar address: address of the caller's struct
+    :ivar c: a copy of the caller's struct, with zeros in the fields that a shorter struct lacks
     """
 
     __slots__ = ("_size", "address", "c")
@@ -55,7 +58,7 @@ class Command:
     def __init__(self, request: Request, address: int) -> None:
         self.c: Any = ffi.new(request.pointer)
         self.address = address
-        # As a rule the caller's struct is the kernel's.
+        # Fast path: the caller's struct usually has the kernel's size.
         if lib.pyvfio_peek(address, self.c, request.size) == 0 and self.c.size == request.size:
             self._size = request.size
             return
@@ -70,7 +73,7 @@ class Command:
             raise Errno(errno.EFAULT)
 
     def respond(self) -> None:
-        """Copy the struct back to the caller, as much of it as the caller knows.
+        """Copy the struct back to the caller, up to the size of the caller's struct.
 
         :raises Errno: EFAULT
         """
@@ -79,7 +82,7 @@ class Command:
 
 
 def check_zero(address: int, size: int) -> None:
-    """Check that the fields which the caller knows and the kernel does not are zero.
+    """Check that the caller's bytes beyond the kernel's struct are zero.
 
     :raises Errno: E2BIG, EFAULT
     """
@@ -91,15 +94,16 @@ def check_zero(address: int, size: int) -> None:
         size -= part
 
 
-#: request number -> what answers it; each object's module adds its own
+#: ioctl number -> handler; the module of each object adds its own
 REQUESTS: dict[int, Callable[[Context, int], None]] = {}
 
 
 def command(number: int, struct: str, last: str) -> Callable[[_E], _E]:
-    """Make a function the handler of a request.
+    """Decorate the handler of an ioctl.
 
-    :param struct: its argument
-    :param last: the field of the struct that the first kernel with the request ended with
+    :param number: the ioctl number
+    :param struct: the C type of the argument
+    :param last: the last field of the struct in the first kernel with the ioctl; it determines the minimum size
     """
 
     def mark(execute: _E) -> _E:

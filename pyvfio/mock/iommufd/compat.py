@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""VFIO's old requests on an iommufd that stands in for a container."""
+"""VFIO's container ioctls on an iommufd (vfio_compat.c)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _INFO_SIZE = ffi.sizeof("struct vfio_iommu_type1_info")
 
 
 class Iommufd(Context):
-    """An open /dev/iommu, with what it answers as a container."""
+    """An open /dev/iommu, including the container ioctls."""
 
     kind = "iommufd"
 
@@ -38,7 +38,7 @@ class Iommufd(Context):
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel)
         self._opened: dict[Device, BoundDevice | Access] = {}
-        #: groups without an IOMMU have been put into it
+        #: a group without an IOMMU has been added (ictx->no_iommu_mode)
         self._no_iommu = False
 
     # Groups.
@@ -74,7 +74,7 @@ class Iommufd(Context):
         if not device.group.no_iommu:
             self._opened.pop(device).unbind()
 
-    # Requests.
+    # ioctls.
 
     @request(lib.VFIO_GET_API_VERSION)
     def _api_version(self, argument: int) -> int:
@@ -83,7 +83,7 @@ class Iommufd(Context):
 
     @request(lib.VFIO_CHECK_EXTENSION)
     def _check_extension(self, argument: int) -> int:
-        """Return whether there is an extension (iommufd_vfio_check_extension)."""
+        """Return whether an extension is supported (iommufd_vfio_check_extension)."""
         if argument == lib.VFIO_DMA_CC_IOMMU:
             backed = self.compat_ioas().hwpts
             return int(self.kernel.profile.coherent or not backed)
@@ -93,7 +93,7 @@ class Iommufd(Context):
 
     @request(lib.VFIO_SET_IOMMU)
     def _set_iommu(self, argument: int) -> None:
-        """Choose the version of type1 that is stood in for (iommufd_vfio_set_iommu)."""
+        """Choose the version of type1 to emulate (iommufd_vfio_set_iommu)."""
         if argument == lib.VFIO_NOIOMMU_IOMMU and self._no_iommu:
             if "CAP_SYS_RAWIO" not in self.kernel.capabilities:
                 raise Errno(errno.EPERM)
@@ -101,7 +101,7 @@ class Iommufd(Context):
         if argument not in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU) or self._no_iommu:
             raise Errno(errno.EINVAL)
         ioas = self.compat_ioas()
-        # The first version could unmap within mappings, for which these must be of small pages.
+        # Type1 v1 can unmap a part of a mapping, which huge pages would prevent (iopt_disable_large_pages).
         if argument == lib.VFIO_TYPE1_IOMMU:
             ioas.table.use_huge_pages(False)
 
@@ -171,7 +171,7 @@ class Iommufd(Context):
 
     @staticmethod
     def _put(argument: int, room: int, at: int, capability: bytes) -> None:
-        """A capability, whole or as many of its ranges as there is room for."""
+        """Write a capability: all of it, or as many of its ranges as fit."""
         if room - at >= len(capability):
             caller.write(argument + at, capability)
         elif len(capability) > 16:
@@ -191,7 +191,7 @@ class Iommufd(Context):
 
 @command(lib.IOMMU_VFIO_IOAS, "struct iommu_vfio_ioas", "__reserved")
 def _vfio_ioas(ctx: Context, cmd: Command) -> None:
-    """Get, set or clear the address space that stands in for a container (iommufd_vfio_ioas)."""
+    """Get, set or clear the IOAS that the container ioctls use (iommufd_vfio_ioas)."""
     c = cmd.c
     if c.__reserved or c.op > lib.IOMMU_VFIO_IOAS_CLEAR:
         raise Errno(errno.EOPNOTSUPP)

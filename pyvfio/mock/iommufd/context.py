@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The objects of an open /dev/iommu, and how a request finds its handler."""
+"""An open /dev/iommu: its objects, and the dispatch of its ioctls."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from pyvfio.mock.machine.kernel import Kernel
 
 _O = TypeVar("_O", bound="Object")
-#: one behind the highest number that a request of iommufd's own has: those of the kernel's selftest end there
+#: _IOC_NR of IOMMU_TEST_CMD, the last entry of iommufd_ioctl_ops; larger numbers go to iommufd_vfio_ioctl
 _LAST_NR = 0xA0
 
 
 class Context(GroupContainer):
-    """The objects of an open /dev/iommu.
+    """The objects of an open /dev/iommu (struct iommufd_ctx).
 
-    :ivar objects: id -> object; None for the id of a virtual device whose device is gone, which is not given again
-    :ivar driver: that of the host's IOMMU; devices of the selftest have another
-    :ivar shared: what of it can be mapped
-    :ivar groups: number of an IOMMU group -> what its devices are attached to
-    :ivar vfio_ioas: the one that VFIO's old requests mean
+    :ivar objects: id -> object; None for a tombstone: the id of a vdevice whose device was unbound, which is not reused
+    :ivar driver: the driver of the host's IOMMU; devices of the selftest have another
+    :ivar shared: the memory that the descriptor can map
+    :ivar groups: number of an IOMMU group -> its attachments
+    :ivar vfio_ioas: the IOAS that the container ioctls use
     :ivar account_by_process: IOMMU_OPTION_RLIMIT_MODE
     """
 
@@ -71,7 +71,10 @@ class Context(GroupContainer):
         self.shared.find(offset, len(memory)).keep(memory)
 
     def compat_ioas(self) -> Ioas:
-        """:raises Errno: ENODEV, there is none"""
+        """Return the IOAS that the container ioctls use.
+
+        :raises Errno: ENODEV, it does not exist
+        """
         if self.vfio_ioas is None:
             raise Errno(errno.ENODEV)
         return self.vfio_ioas
@@ -79,7 +82,7 @@ class Context(GroupContainer):
     # Objects.
 
     def add(self, object_: Object) -> int:
-        """A number for a new object: the lowest that is free."""
+        """Add an object; return its id, the lowest free number."""
         number = heappop(self._free) if self._free else len(self.objects) + 1
         self.objects[number] = object_
         return number
@@ -89,16 +92,20 @@ class Context(GroupContainer):
     @overload
     def get(self, number: int, kind: type[_O]) -> _O: ...
     def get(self, number: int, kind: Any = None) -> Any:
-        """:raises Errno: ENOENT, there is no object of that number, or it is of another kind"""
+        """Return an object by its id.
+
+        :raises Errno: ENOENT, there is no such object, or it is of another kind
+        """
         object_ = self.objects.get(number)
         if object_ is None or (kind is not None and not isinstance(object_, kind)):
             raise Errno(errno.ENOENT)
         return object_
 
     def remove(self, object_: Object, *, tombstone: bool = False) -> None:
-        """End an object that only the table uses.
+        """Destroy an object.
 
-        :raises Errno: EBUSY, something else uses it
+        :param tombstone: keep the id from being reused
+        :raises Errno: EBUSY, the object is in use
         """
         if object_.busy:
             raise Errno(errno.EBUSY)
@@ -111,12 +118,12 @@ class Context(GroupContainer):
         object_.destroyed()
 
     def abort(self, object_: Object) -> None:
-        """Give back the number of an object that was not finished."""
+        """Free the id of an object."""
         del self.objects[object_.id]
         heappush(self._free, object_.id)
 
     def install(self, file: File) -> int:
-        """A descriptor for a new file.
+        """Return a descriptor for a new file.
 
         :raises Errno: EMFILE
         """
@@ -127,10 +134,10 @@ class Context(GroupContainer):
             raise
 
     def release(self) -> None:
-        """Leaves first, until nothing is left."""
+        """Destroy all objects: repeatedly those without users, until none is left (iommufd_fops_release)."""
         while self.objects:
             for number in sorted(self.objects):
-                # Ending one may end others.
+                # The destruction of an object may destroy others.
                 if number not in self.objects:
                     continue
                 object_ = self.objects[number]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The pages of a mapping that are a part of a dma-buf, which is a device's BAR."""
+"""The pages of a mapping of a dma-buf: a part of a device's BAR."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class DmaBufPages(Pages):
-    """A part of a dma-buf. When the BAR behind it goes away it is out of the IOMMU for good."""
+    """A part of a dma-buf. Once the dma-buf is revoked, the mapping is never accessible again."""
 
     is_dma_buf = True
 
     def __init__(self, ctx: Context, file: DmaBuf, start: int, size: int, *, writable: bool) -> None:
         """
-        :raises Errno: EINVAL outside of it; EOPNOTSUPP, it has several parts; ENODEV, the BAR is away
+        :raises Errno: EINVAL, beyond the end of the dma-buf; EOPNOTSUPP, the dma-buf has several ranges; ENODEV, it is revoked
         """
         if start + size > file.size:
             raise Errno(errno.EINVAL)
@@ -35,10 +35,10 @@ class DmaBufPages(Pages):
         self._era = file.era
 
     def _count(self) -> None:
-        """It is no memory of the caller's: nothing of it is locked."""
+        """Charge no locked memory: a BAR is not memory of the caller."""
 
     def check(self, start: int, last: int) -> None:
-        # Where the BAR is away just now, an IOMMU shows nothing.
+        # A revoked dma-buf can be pinned; the IOMMU then maps nothing.
         pass
 
     def _check_reach(self) -> None:

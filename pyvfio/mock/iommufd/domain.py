@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A page table of an IOMMU: what the DMA of the devices that are attached to it goes through."""
+"""A page table of an IOMMU (struct iommu_domain), which translates the DMA of the devices attached to it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Domain(Space):
     """The mappings of an IOAS as an IOMMU sees them.
 
-    :ivar tracks: it can keep dirty bits
-    :ivar tracking: it keeps them now
+    :ivar tracks: the page table supports dirty tracking
+    :ivar tracking: dirty tracking is enabled
     """
 
     def __init__(self, driver: Driver, shape: Shape, table: IoPageTable, processor_page: int, *, tracks: bool) -> None:
@@ -32,7 +32,7 @@ class Domain(Space):
         self._page_size = self.page_sizes & -self.page_sizes
         self._processor_page = processor_page
         self.tracking = False
-        # The dirty pages of each mapping, by number.
+        # Mapping -> numbers of its dirty pages (IOVA / page size).
         self._dirty: dict[Area, set[int]] = {}
 
     def writable(self) -> Iterator[tuple[int, int]]:
@@ -47,20 +47,23 @@ class Domain(Space):
                 self._mark(area, start, last)
 
     def check(self, area: Area) -> None:
-        """:raises Errno: EINVAL, the IOMMU cannot show it"""
+        """Check that the IOMMU can map an area.
+
+        :raises Errno: EINVAL
+        """
         if not area.prot and not self._driver.maps_nothing:
             raise Errno(errno.EINVAL)
 
     # Dirty bits.
 
     def mark(self, iova: int) -> None:
-        """As if a device had written there; nothing happens where nothing is mapped."""
+        """Mark a page dirty, as a write of a device does; do nothing if it is not mapped."""
         area = self.table.areas.at(iova)
         if area is not None:
             self._mark(area, iova, iova)
 
     def _mark(self, area: Area, start: int, last: int) -> None:
-        # What fills a page of the processor's is one entry of the page table.
+        # A whole CPU page is one entry of the page table, with one dirty bit.
         page = self._processor_page
         if (area.iova - area.at) % page == 0:
             start, last = max(start & -page, area.iova), min(last | page - 1, area.last)
@@ -68,7 +71,10 @@ class Domain(Space):
         self._dirty.setdefault(area, set()).update(pages)
 
     def track(self, on: bool) -> None:
-        """:raises Errno: EOPNOTSUPP"""
+        """Enable or disable dirty tracking.
+
+        :raises Errno: EOPNOTSUPP
+        """
         if not self.tracks:
             raise Errno(errno.EOPNOTSUPP)
         if on:
@@ -76,7 +82,7 @@ class Domain(Space):
         self.tracking = on
 
     def dirty(self, start: int, last: int, *, clear: bool) -> Iterator[tuple[int, int]]:
-        """The dirty pages of a range, as (IOVA, size), up to the first gap in the mappings."""
+        """Yield the dirty pages of a range as (IOVA, size), up to the first gap in the mappings."""
         size = self._page_size
         for area, first, end in self.table.contiguous(start, last):
             pages = self._dirty.get(area)
@@ -89,5 +95,5 @@ class Domain(Space):
                 yield page * size, size
 
     def unmapped(self, area: Area) -> None:
-        """The mapping is gone, and its dirty bits with it."""
+        """Discard the dirty bits of a mapping that has been unmapped."""
         self._dirty.pop(area, None)

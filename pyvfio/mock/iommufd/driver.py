@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The drivers of IOMMUs: what each kind can, and what only it knows the meaning of."""
+"""The IOMMU drivers: their features, and the interpretation of driver-specific data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NEST, _FAULT = lib.IOMMU_HWPT_ALLOC_NEST_PARENT, lib.IOMMU_HWPT_FAULT_ID_VALID
 class Shape(NamedTuple):
     """The limits of a page table.
 
-    :ivar page_sizes: bitmap of those that it has
+    :ivar page_sizes: bitmap of the supported page sizes
     :ivar aperture: first and last IOVA
     """
 
@@ -36,17 +36,17 @@ class Shape(NamedTuple):
 
 
 class Driver:
-    """An IOMMU of which only the page tables can be used, as virtio's.
+    """An IOMMU that supports only plain page tables, such as virtio's.
 
-    :ivar flags: IOMMU_HWPT_ALLOC_* that it takes for a page table; dirty tracking if it has that
+    :ivar flags: IOMMU_HWPT_ALLOC_* that the driver accepts for a page table, besides dirty tracking
     :ivar info: type and data of IOMMU_GET_HW_INFO
-    :ivar nests: page tables of guests can be made on its own
-    :ivar maps_nothing: it takes mappings that allow neither reading nor writing
-    :ivar page_sizes: bitmap of those of its page tables
-    :ivar aperture: first and last IOVA of these
-    :ivar dirty_tracking: they can keep dirty bits
-    :ivar pasid_bits: of the PASIDs that devices can use
-    :ivar max_pasids: how many there are, and none above is attached by; 0 for a device that is not asked
+    :ivar nests: nested page tables are supported
+    :ivar maps_nothing: mappings that allow neither reading nor writing are accepted
+    :ivar page_sizes: bitmap of the page sizes of a page table
+    :ivar aperture: first and last IOVA of a page table
+    :ivar dirty_tracking: dirty tracking is supported
+    :ivar pasid_bits: width of the PASIDs that devices can use
+    :ivar max_pasids: PASIDs from this on cannot be attached; 0: no check
     """
 
     flags: ClassVar[int] = 0
@@ -62,13 +62,16 @@ class Driver:
         self.max_pasids = 1 << self.pasid_bits if self.pasid_bits else 0
 
     def hw_info(self, wanted: int) -> tuple[int, bytes]:
-        """:raises Errno: EOPNOTSUPP, it has no data of that type"""
+        """Return type and data of IOMMU_GET_HW_INFO.
+
+        :raises Errno: EOPNOTSUPP, the driver has no data of that type
+        """
         if self.info[1] and wanted not in (lib.IOMMU_HW_INFO_TYPE_DEFAULT, self.info[0]):
             raise Errno(errno.EOPNOTSUPP)
         return self.info
 
     def check_paging(self, flags: int, data: UserData) -> None:
-        """Whether it makes such a page table.
+        """Check that the driver can create such a page table.
 
         :raises Errno: EOPNOTSUPP
         """
@@ -77,56 +80,68 @@ class Driver:
             raise Errno(errno.EOPNOTSUPP)
 
     def shape(self, data: UserData) -> Shape:
-        """Of a page table that it makes by such data; `check_paging` has found that it does."""
+        """Return the limits of a page table for data that `check_paging` has accepted."""
         return Shape(self.page_sizes, self.aperture)
 
     def check_attach(self, hwpt: Hwpt, device: BoundDevice) -> None:
-        """:raises Errno: ENODEV, devices cannot ask for pages; what else the driver has against it"""
+        """Check that the device can be attached to the page table.
+
+        :raises Errno: ENODEV, the driver does not support I/O page faults; or another error of the driver
+        """
         if hwpt.fault_queue is not None:
             raise Errno(errno.ENODEV)
 
     def cache(self) -> list[int]:
-        """Return a new cache of a device, which a guest can invalidate."""
+        """Return a new device cache, which a guest can invalidate."""
         return []
 
     def nested(self, data: UserData) -> list[int]:
-        """Return a new cache of a guest's page table with that content.
+        """Return a new cache of a nested page table, filled from `data`.
 
         :raises Errno: EOPNOTSUPP, EINVAL, EFAULT
         """
-        raise NotImplementedError  # nothing can be its parent
+        raise NotImplementedError  # no page table of this driver can be its parent
 
     def viommu(self, type_: int) -> None:
-        """:raises Errno: EOPNOTSUPP, it has no virtual IOMMU of that type"""
+        """Check that the driver supports virtual IOMMUs of that type.
+
+        :raises Errno: EOPNOTSUPP
+        """
         raise Errno(errno.EOPNOTSUPP)
 
     def init_viommu(self, viommu: Viommu, data: UserData) -> None:
-        """Let the driver check and answer the data of a new virtual IOMMU."""
+        """Let the driver check the data of a new virtual IOMMU, and write its response there."""
 
     def invalidate_nested(self, hwpt: NestedHwpt, array: UserArray) -> tuple[int, int]:
-        """Entries handled, and an errno for the one behind them (0 if there is none)."""
+        """Return the number of entries handled, and the errno of the one after them (0 without an error)."""
         return 0, errno.EOPNOTSUPP
 
     def invalidate_viommu(self, viommu: Viommu, array: UserArray) -> tuple[int, int]:
         return 0, errno.EOPNOTSUPP
 
     def check_hw_queue(self, type_: int) -> None:
-        """:raises Errno: EOPNOTSUPP, it has no queue of that type"""
-        raise NotImplementedError  # there is no virtual IOMMU to have one
+        """Check that the driver supports hardware queues of that type.
+
+        :raises Errno: EOPNOTSUPP
+        """
+        raise NotImplementedError  # this driver has no virtual IOMMUs
 
     def init_hw_queue(self, queue: HwQueue, index: int) -> None:
-        """:raises Errno: EINVAL, EEXIST, EIO: that queue cannot be"""
+        """Let the driver set up a new hardware queue.
+
+        :raises Errno: EINVAL, EEXIST, EIO
+        """
 
 
 class Intel(Driver):
-    # QEMU's in legacy mode: a second stage alone.
+    # QEMU's intel-iommu in legacy mode: second-stage translation only.
     flags = _PASID | _FAULT
     nests = True
     maps_nothing = False
 
     def __init__(self, profile: Profile) -> None:
         super().__init__(profile)
-        # The widths of addresses (SAGAW, MGAW) that its page tables have, and the one that it is set to.
+        # SAGAW (supported widths of the page tables) and MGAW (maximum width of guest addresses).
         widths = sum(1 << bit for bit, width in enumerate((30, 39, 48, 57)) if 30 < width <= profile.width)
         capabilities = 0xD2008C22000086 | (profile.width - 1) << 16 | widths << 8
         self.info = lib.IOMMU_HW_INFO_TYPE_INTEL_VTD, struct.pack("=2I2Q", 1, 0, capabilities, 0xF00F4A)
@@ -138,11 +153,11 @@ class Amd(Driver):
     maps_nothing = False
 
     def check_attach(self, hwpt: Hwpt, device: BoundDevice) -> None:
-        # It takes a page table with a fault queue for devices that will never have a fault.
+        # The AMD driver attaches a page table with a fault queue even for devices that cannot report page faults.
         pass
 
     def viommu(self, type_: int) -> None:
-        # It does not ask; but none of its page tables can be a virtual IOMMU's.
+        # amd_iommufd_get_viommu_size accepts every type; the ioctl fails later, as no page table here can be a nest parent.
         pass
 
 
@@ -151,7 +166,7 @@ class Smmu(Driver):
 
 
 class NoIommu(Driver):
-    """Page tables that no hardware looks at: they tell the physical addresses which devices without an IOMMU are to be given."""
+    """Page tables that no hardware walks: they hold the physical addresses for the DMA of devices without an IOMMU."""
 
     flags = _FAULT
     maps_nothing = False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The drivers of IOMMUs, by their names in a profile."""
+"""The IOMMU drivers by their names in a profile."""
 
 from __future__ import annotations
 

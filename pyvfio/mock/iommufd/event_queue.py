@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Queues of events of virtual IOMMUs."""
+"""Event queues of virtual IOMMUs (struct iommufd_veventq)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ class _Event:
 
 
 class EventQueue(Object):
-    """A queue of events, at most `depth` of them: what comes when it is full is lost, which one header without data tells."""
+    """A queue of at most `depth` events.
+
+    When it is full, further events are lost: one header with IOMMU_VEVENTQ_FLAG_LOST_EVENTS, without data, reports that.
+    """
 
     def __init__(self, viommu: Viommu, type_: int, depth: int) -> None:
         super().__init__(viommu.ctx)
@@ -53,7 +56,7 @@ class EventQueue(Object):
         self.viommu.drop()
 
     def report(self, data: bytes) -> None:
-        """An event has come."""
+        """Add an event, or note that it is lost."""
         full = sum(event is not self._lost for event in self._events) == self._depth
         event = self._lost if full else _Event(data)
         if self._events and self._events[-1] is self._lost:
@@ -65,9 +68,9 @@ class EventQueue(Object):
             self.file.show(ready=True)
 
     def take(self, size: int) -> bytes:
-        """The events that fit.
+        """Remove the events that fit into `size` bytes, and return them (iommufd_veventq_fops_read).
 
-        :raises Errno: EINVAL, not even the first fits
+        :raises Errno: EINVAL, the first event does not fit
         """
         if size < _HEADER.size:
             raise Errno(errno.EINVAL)
@@ -88,7 +91,10 @@ class EventQueue(Object):
 
 
 class EventQueueFile(File):
-    """Its descriptor, which keeps the queue: the end of a pipe, which has a byte in it while there is an event."""
+    """The descriptor of an event queue, which keeps the queue in use.
+
+    It is the read end of a pipe, which holds a byte while there is an event, so that poll works.
+    """
 
     kind = "event"
 
@@ -112,7 +118,7 @@ class EventQueueFile(File):
             os.read(self._reader, 1)
         self._shown = ready
 
-    # It has no position.
+    # The file is not seekable (stream_open).
 
     def pread(self, size: int, offset: int) -> bytes:
         raise Errno(errno.ESPIPE)
@@ -133,7 +139,7 @@ class EventQueueFile(File):
 
 @command(lib.IOMMU_VEVENTQ_ALLOC, "struct iommu_veventq_alloc", "out_veventq_fd")
 def _alloc(ctx: Context, cmd: Command) -> None:
-    """Make a queue of a virtual IOMMU's events (iommufd_veventq_alloc)."""
+    """Create an event queue of a virtual IOMMU (iommufd_veventq_alloc)."""
     c = cmd.c
     if c.flags or c.__reserved or c.type == lib.IOMMU_VEVENTQ_TYPE_DEFAULT:
         raise Errno(errno.EOPNOTSUPP)

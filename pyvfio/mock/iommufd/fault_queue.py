@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Queues of I/O page faults, which the caller reads and answers."""
+"""Queues of I/O page faults, which the caller reads and responds to (struct iommufd_fault)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ assert _FAULT.size == ffi.sizeof("struct iommu_hwpt_pgfault")
 class Fault(NamedTuple):
     """One page fault.
 
-    :ivar attached: the PASID, or 0, by which the device is attached to the page table that the fault is of
-    :ivar pasid: None for DMA without one
-    :ivar permissions: IOMMU_PGFAULT_PERM_* that were asked for
+    :ivar attached: the PASID, or 0, with which the device is attached to the page table of the fault
+    :ivar pasid: the PASID of the DMA; None for DMA without one
+    :ivar permissions: the requested IOMMU_PGFAULT_PERM_*
     """
 
     device: BoundDevice
@@ -40,11 +40,11 @@ class Fault(NamedTuple):
 
 
 class FaultQueue(Object):
-    """The queue that page faults go to.
+    """A queue of page faults.
 
-    :ivar waiting: groups of faults that nobody has read, each to be answered as one
-    :ivar pending: cookie -> the group that was read with it and waits for an answer
-    :ivar answers: (group, answer), as they came
+    :ivar waiting: groups of faults not yet read; a group gets one response
+    :ivar pending: cookie -> a group that was read and waits for its response
+    :ivar answers: (group, response), in order
     """
 
     def __init__(self, ctx: Context) -> None:
@@ -63,7 +63,7 @@ class FaultQueue(Object):
             self.file.show(ready=bool(self.waiting))
 
     def forget(self, device: BoundDevice, pasid: int) -> None:
-        """The device has been detached: its faults are answered by the kernel."""
+        """Respond to the open faults of a device that has been detached with IOMMUFD_PAGE_RESP_INVALID."""
 
         def of_device(group: list[Fault]) -> bool:
             return group[0].device is device and group[0].attached == pasid
@@ -76,9 +76,9 @@ class FaultQueue(Object):
         self.show()
 
     def take(self, size: int) -> bytes:
-        """The groups that fit.
+        """Take the groups that fit into `size` bytes, and return their faults (iommufd_fault_fops_read).
 
-        :raises Errno: ESPIPE, no whole number of faults; EINVAL, not even the first group fits
+        :raises Errno: ESPIPE, `size` is not a multiple of the size of a fault; EINVAL, the first group does not fit
         """
         if size % _FAULT.size:
             raise Errno(errno.ESPIPE)
@@ -110,7 +110,10 @@ class FaultQueue(Object):
         return taken
 
     def answer(self, data: bytes) -> int:
-        """:raises Errno: ESPIPE, no whole number of answers; EINVAL, no such answer, or no fault that waits for it"""
+        """Accept responses (iommufd_fault_fops_write); return the bytes of those accepted.
+
+        :raises Errno: ESPIPE, `data` is not a whole number of responses; EINVAL, an unknown response code or cookie
+        """
         if len(data) % _RESPONSE.size:
             raise Errno(errno.ESPIPE)
         done = 0
@@ -126,7 +129,10 @@ class FaultQueue(Object):
 
 
 class FaultQueueFile(File):
-    """Its descriptor, which keeps the queue: an eventfd, so that it is readable while a fault waits, and always writable."""
+    """The descriptor of a fault queue, which keeps the queue in use.
+
+    It is an eventfd, so that poll reports it readable while a fault waits, and always writable.
+    """
 
     kind = "fault"
 
@@ -150,7 +156,7 @@ class FaultQueueFile(File):
             os.eventfd_read(self._event)
         self._shown = ready
 
-    # It has no position.
+    # The file is not seekable (stream_open).
 
     def pread(self, size: int, offset: int) -> bytes:
         raise Errno(errno.ESPIPE)
@@ -173,7 +179,7 @@ class FaultQueueFile(File):
 
 @command(lib.IOMMU_FAULT_QUEUE_ALLOC, "struct iommu_fault_alloc", "out_fault_fd")
 def _alloc(ctx: Context, cmd: Command) -> None:
-    """Make a queue of faults (iommufd_fault_alloc)."""
+    """Create a fault queue (iommufd_fault_alloc)."""
     c = cmd.c
     if c.flags:
         raise Errno(errno.EOPNOTSUPP)

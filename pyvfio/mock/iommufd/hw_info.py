@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The information that the IOMMU behind a device gives of itself."""
+"""IOMMU_GET_HW_INFO: information about the IOMMU of a device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @command(lib.IOMMU_GET_HW_INFO, "struct iommu_hw_info", "__reserved")
 def _get_hw_info(ctx: Context, cmd: Command) -> None:
-    """Return what the IOMMU of a device says of itself (iommufd_get_hw_info)."""
+    """Return type, data and capabilities of a device's IOMMU (iommufd_get_hw_info)."""
     c = cmd.c
     if c.flags & ~lib.IOMMU_HW_INFO_FLAG_INPUT_TYPE or any(c.__reserved):
         raise Errno(errno.EOPNOTSUPP)
@@ -37,7 +37,7 @@ def _get_hw_info(ctx: Context, cmd: Command) -> None:
 
 
 def fill(address: int, size: int) -> None:
-    """clear_user."""
+    """Write zeros to the caller's memory, as clear_user does."""
     while size > 0:
         part = min(size, 4096 - address % 4096)
         caller.write(address, bytes(part))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The requests on page tables, as in the kernel's hw_pagetable.c. They know all the objects that a page table can be made on."""
+"""The ioctls of page tables (hw_pagetable.c). This module knows all objects on which a page table can be created."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FAULT, _NEST, _PASID = lib.IOMMU_HWPT_FAULT_ID_VALID, lib.IOMMU_HWPT_ALLOC_NEST
 
 @command(lib.IOMMU_HWPT_ALLOC, "struct iommu_hwpt_alloc", "__reserved")
 def _alloc(ctx: Context, cmd: Command) -> None:
-    """Make a page table (iommufd_hwpt_alloc)."""
+    """Create a page table (iommufd_hwpt_alloc)."""
     c = cmd.c
     if c.__reserved:
         raise Errno(errno.EOPNOTSUPP)
@@ -58,7 +58,8 @@ def _made(parent: Object, device: BoundDevice, c: Any) -> Hwpt:
     if isinstance(parent, Ioas):
         if c.flags & _FAULT and c.flags & _NEST:
             raise Errno(errno.EOPNOTSUPP)
-        # The core of iommufd keeps the fault queue to itself, but for drivers that take no flags at all.
+        # iommufd_hwpt_paging_alloc clears IOMMU_HWPT_FAULT_ID_VALID before it calls domain_alloc_paging_flags. A driver without
+        # that function accepts no flags at all.
         driver.check_paging(c.flags & ~_FAULT if driver.flags else c.flags, data)
         return PagingHwpt(parent, c.flags, device, data=data)
     if not isinstance(parent, PagingHwpt | Viommu) or (
@@ -76,7 +77,7 @@ def _made(parent: Object, device: BoundDevice, c: Any) -> Hwpt:
 
 @command(lib.IOMMU_HWPT_SET_DIRTY_TRACKING, "struct iommu_hwpt_set_dirty_tracking", "__reserved")
 def _set_dirty_tracking(ctx: Context, cmd: Command) -> None:
-    """Begin or end to track dirty pages (iommufd_hwpt_set_dirty_tracking)."""
+    """Enable or disable dirty tracking (iommufd_hwpt_set_dirty_tracking)."""
     c = cmd.c
     if c.flags & ~lib.IOMMU_HWPT_DIRTY_TRACKING_ENABLE:
         raise Errno(errno.EOPNOTSUPP)
@@ -102,7 +103,7 @@ def _get_dirty_bitmap(ctx: Context, cmd: Command) -> None:
         raise Errno(errno.EINVAL)
     if not hwpt.domain.tracks:
         raise Errno(errno.EOPNOTSUPP)
-    # A bitmap that cannot be written to is no error, and the bits are lost.
+    # If the bitmap is not writable, the ioctl still succeeds, and the dirty bits are lost.
     bitmap = IovaBitmap(iova, size, page_size, c.data)
     for start, length in hwpt.domain.dirty(iova, last, clear=not c.flags):
         bitmap.set(start, length)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Queues that the hardware reads from a guest's memory by itself."""
+"""Hardware queues: queues in a guest's memory that the IOMMU reads directly (struct iommufd_hw_queue)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 
 
 class InternalAccess(Object):
-    """A pin on the memory of a queue: nothing of it can be unmapped."""
+    """A pin on the memory of a queue, which forbids unmapping (iommufd_access_create_internal)."""
 
     def __init__(self, ioas: Ioas) -> None:
         super().__init__(ioas.ctx)
         self.alignment = ioas.ctx.kernel.profile.page_size
         self._ioas = ioas
         self._pinned: list[tuple[Area, int, int]] = []
-        # The queue; so nobody else destroys it.
+        # The queue is a user, so that IOMMU_DESTROY cannot destroy this object.
         self.users += 1
 
     def pin(self, start: int, last: int) -> None:
-        """:raises Errno: EADDRINUSE; ENOENT, it is not mapped; EPERM; EFAULT, its pages are not one behind the other"""
+        """Pin the memory of the queue.
+
+        :raises Errno: EADDRINUSE; ENOENT, not mapped; EPERM; EFAULT, the pages are not physically contiguous
+        """
         self._ioas.table.add_access(self)
         try:
             for area, first, end in rw.accessible(self._ioas.table, start, last - start + 1, READ):
@@ -53,7 +56,7 @@ class InternalAccess(Object):
         self._ioas.table.remove_access(self)
 
     def unmapped(self, iova: int, size: int) -> None:
-        """It does not let go."""
+        """Keep the pin: the range is locked against unmapping."""
 
     def end(self) -> None:
         self.unpin()
@@ -66,7 +69,7 @@ class InternalAccess(Object):
 
 
 class HwQueue(Object):
-    """A queue of a virtual IOMMU."""
+    """A hardware queue of a virtual IOMMU."""
 
     def __init__(self, viommu: Viommu) -> None:
         super().__init__(viommu.ctx)
@@ -102,7 +105,7 @@ class HwQueue(Object):
 
 @command(lib.IOMMU_HW_QUEUE_ALLOC, "struct iommu_hw_queue_alloc", "length")
 def _alloc(ctx: Context, cmd: Command) -> None:
-    """Give a queue in the guest's memory to the IOMMU (iommufd_hw_queue_alloc_ioctl)."""
+    """Create a hardware queue (iommufd_hw_queue_alloc_ioctl)."""
     c = cmd.c
     if c.flags or c.type == lib.IOMMU_HW_QUEUE_TYPE_DEFAULT:
         raise Errno(errno.EOPNOTSUPP)
@@ -118,7 +121,7 @@ def _alloc(ctx: Context, cmd: Command) -> None:
         end = c.nesting_parent_iova % page + c.length + page - 1
         if end > LAST:
             raise Errno(errno.ERANGE)
-        # The kernel wants an array of all of them.
+        # iommufd_hw_queue_alloc_phys allocates an array of page pointers, 8 bytes each.
         if end // page * 8 >= 1 << 31:
             raise Errno(errno.ENOMEM)
         queue.pin(c.nesting_parent_iova, c.length)

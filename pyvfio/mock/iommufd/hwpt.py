@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Page tables of IOMMUs, as objects."""
+"""Page tables of IOMMUs as objects of an iommufd (struct iommufd_hw_pagetable)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _NEST, _PASID = lib.IOMMU_HWPT_ALLOC_NEST_PARENT, lib.IOMMU_HWPT_ALLOC_PASID
 class Hwpt(Object):
     """A page table.
 
-    :ivar driver: that of the IOMMU
-    :ivar domain: what devices' DMA goes through
-    :ivar paging: the one that the kernel keeps: itself, or the one below a guest's
-    :ivar viommu: the virtual IOMMU that it belongs to, if it does
-    :ivar fault_queue: where page faults go
-    :ivar pasid_compatible: it was made for devices that use PASIDs
+    :ivar driver: the IOMMU driver
+    :ivar domain: the translation of the devices' DMA
+    :ivar paging: the page table that the kernel manages: this one, or the parent of a nested one
+    :ivar viommu: the virtual IOMMU that it belongs to; None without one
+    :ivar fault_queue: the queue of its page faults; None without one
+    :ivar pasid_compatible: created with IOMMU_HWPT_ALLOC_PASID
     """
 
     domain: Domain
@@ -49,15 +49,15 @@ class Hwpt(Object):
             self.fault_queue.drop()
 
     def let_go(self) -> None:
-        """A device was attached to it, and is not any more."""
+        """Drop the user count of a device that has been detached."""
         self.drop()
 
 
 class PagingHwpt(Hwpt):
-    """A page table that shows an IOAS.
+    """A page table that maps an IOAS (struct iommufd_hwpt_paging).
 
-    :ivar automatic: it was made for a device that was attached to the IOAS, and goes with the last of those
-    :ivar nest_parent: page tables of guests can be made on it
+    :ivar automatic: created by an attachment to the IOAS, and destroyed with the last such attachment (auto_domain)
+    :ivar nest_parent: nested page tables can be created on it
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class PagingHwpt(Hwpt):
         pasid: int = 0,
     ) -> None:
         """
-        :param data: what its maker has told the driver
-        :param automatic: attach the device to it before it is filled, as `pasid`
+        :param data: the caller's data for the driver
+        :param automatic: attach the device, with `pasid`, before the page table is filled
         """
         super().__init__(ioas.ctx, device.driver, flags)
         self.ioas = ioas

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Address spaces: mappings that devices are attached to."""
+"""I/O address spaces (struct iommufd_ioas) and their ioctls."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _FIXED, _WRITEABLE, _READABLE = (
 
 
 class Ioas(Object):
-    """An address space.
+    """An I/O address space.
 
-    :ivar table: its mappings
-    :ivar hwpts: the page tables of IOMMUs that show them
+    :ivar table: the mappings
+    :ivar hwpts: the page tables of IOMMUs that map them
     """
 
     def __init__(self, ctx: Context) -> None:
@@ -44,7 +44,7 @@ class Ioas(Object):
 
 @command(lib.IOMMU_IOAS_ALLOC, "struct iommu_ioas_alloc", "out_ioas_id")
 def _alloc(ctx: Context, cmd: Command) -> None:
-    """Make an address space (iommufd_ioas_alloc_ioctl)."""
+    """Create an address space (iommufd_ioas_alloc_ioctl)."""
     if cmd.c.flags:
         raise Errno(errno.EOPNOTSUPP)
     ioas = Ioas(ctx)
@@ -56,7 +56,7 @@ def _alloc(ctx: Context, cmd: Command) -> None:
         raise
 
 
-# What is usable.
+# Usable IOVAs.
 
 
 @command(lib.IOMMU_IOAS_IOVA_RANGES, "struct iommu_ioas_iova_ranges", "out_iova_alignment")
@@ -82,7 +82,7 @@ def _iova_ranges(ctx: Context, cmd: Command) -> None:
 
 @command(lib.IOMMU_IOAS_ALLOW_IOVAS, "struct iommu_ioas_allow_iovas", "allowed_iovas")
 def _allow_iovas(ctx: Context, cmd: Command) -> None:
-    """Restrict the ranges that stay usable (iommufd_ioas_allow_iovas)."""
+    """Restrict the IOVAs that IOMMU_IOAS_MAP chooses by itself (iommufd_ioas_allow_iovas)."""
     c = cmd.c
     if c.__reserved:
         raise Errno(errno.EOPNOTSUPP)
@@ -150,7 +150,7 @@ def _map_file(ctx: Context, cmd: Command) -> None:
 
 @command(lib.IOMMU_IOAS_COPY, "struct iommu_ioas_copy", "src_iova")
 def _copy(ctx: Context, cmd: Command) -> None:
-    """Map what another address space has mapped (iommufd_ioas_copy)."""
+    """Map the memory that another address space has mapped (iommufd_ioas_copy)."""
     c = cmd.c
     prot = _checked_prot(c.flags, c.length, c.src_iova, c.dst_iova)
     slices = ctx.get(c.src_ioas_id, Ioas).table.slices(c.src_iova, c.length)
@@ -181,7 +181,7 @@ def _unmap(ctx: Context, cmd: Command) -> None:
 
 
 def unmap_range(table: IoPageTable, iova: int, size: int) -> tuple[int, int]:
-    """As `table.unmap`, of a range that the caller gave."""
+    """Check a range that the caller gave, and unmap it; return the same as :meth:`IoPageTable.unmap`."""
     if not size:
         return 0, errno.EINVAL
     if iova + size - 1 > LAST:
@@ -205,7 +205,7 @@ def _get_pa(ctx: Context, cmd: Command) -> None:
     area = table.areas.at(c.iova)
     if area is None:
         raise Errno(errno.ENOENT)
-    # The page table of a real IOMMU tells nobody.
+    # Only the page tables of a machine without an IOMMU report physical addresses.
     if ctx.kernel.physical is None or not table.domains:
         raise Errno(errno.EOPNOTSUPP)
     page = ctx.kernel.profile.page_size
@@ -216,13 +216,13 @@ def _get_pa(ctx: Context, cmd: Command) -> None:
 
 @command(lib.IOMMU_IOAS_CHANGE_PROCESS, "struct iommu_ioas_change_process", "__reserved")
 def _change_process(ctx: Context, cmd: Command) -> None:
-    """Charge what is mapped by files to this process (iommufd_ioas_change_process)."""
+    """Charge the locked pages of mapped files to this process (iommufd_ioas_change_process)."""
     if cmd.c.__reserved:
         raise Errno(errno.EOPNOTSUPP)
     for object_ in ctx.objects.values():
         if isinstance(object_, Ioas) and not all(area.pages.is_file for area in object_.table.areas):
             raise Errno(errno.EINVAL)
-    # Nothing else: the process is the same, as long as the mock is the process's own.
+    # Nothing to charge: the mock has only one process.
 
 
 # Options.

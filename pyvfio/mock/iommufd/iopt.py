@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The I/O page table of an IOAS: which IOVAs are mapped to what, which are reserved, and who follows them."""
+"""The mappings and reserved IOVAs of an IOAS (struct io_pagetable)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from pyvfio.mock.vfio.mappings import Mappings
 if TYPE_CHECKING:
     from pyvfio.mock.machine.profile import Profile
 
-#: a slice of pages: the pages, the byte of them that it starts with, its size
+#: a slice of pages: the pages, the offset in them, the size
 Slice = tuple[Pages, int, int]
 
 
 class Access(Protocol):
-    """A user of the table's mappings that is in the kernel and has no IOMMU, as the table knows it."""
+    """An in-kernel user of the mappings, without an IOMMU (struct iommufd_access), as this module sees it."""
 
     @property
     def alignment(self) -> int: ...
 
     def unmapped(self, iova: int, size: int) -> None:
-        """Let go of what is pinned there."""
+        """Unpin all pages of a range that is being unmapped."""
 
 
 class Domain(Protocol):
-    """A page table of an IOMMU, as the table of mappings knows it."""
+    """A page table of an IOMMU, as this module sees it."""
 
     @property
     def page_sizes(self) -> int: ...
@@ -40,18 +40,21 @@ class Domain(Protocol):
     def aperture(self) -> tuple[int, int]: ...
 
     def check(self, area: Area) -> None:
-        """:raises Errno: it cannot show the mapping"""
+        """Check that the IOMMU can map an area.
+
+        :raises Errno: it cannot
+        """
 
     def unmapped(self, area: Area) -> None:
-        """The mapping is gone."""
+        """Discard the state of a mapping that has been unmapped."""
 
 
 class IoPageTable:
-    """The mappings of an IOAS. Every page table of an IOMMU that is made from it shows all of them.
+    """The mappings of an IOAS. Every page table of an IOMMU that is created from the IOAS maps all of them.
 
     :ivar areas: the mappings, by IOVA
-    :ivar alignment: of IOVAs, sizes and memory
-    :ivar huge_pages: off, mappings can be split
+    :ivar alignment: required alignment of IOVAs, sizes and memory
+    :ivar huge_pages: IOMMU_OPTION_HUGE_PAGES; if it is off, mappings can be split while an IOMMU maps them
     """
 
     def __init__(self, profile: Profile) -> None:
@@ -69,7 +72,11 @@ class IoPageTable:
     # Usable IOVAs.
 
     def reserve(self, start: int, last: int, owner: object) -> None:
-        """:raises Errno: EADDRINUSE, something is mapped there, or the caller has it allowed"""
+        """Exclude a range from mappings.
+
+        :param owner: the object to pass to :meth:`unreserve`
+        :raises Errno: EADDRINUSE, it overlaps a mapping, or a range of IOMMU_IOAS_ALLOW_IOVAS
+        """
         if self.areas.first(start, last) is not None or any(a <= last and start <= b for a, b in self._allowed):
             raise Errno(errno.EADDRINUSE)
         self._reserved.append((start, last, owner))
@@ -80,11 +87,14 @@ class IoPageTable:
         self._limit()
 
     def usable(self) -> Iterator[tuple[int, int]]:
-        """The ranges between the reserved regions."""
+        """Yield the ranges between the reserved regions."""
         return holes(self._reserved_spans(), 0, LAST)
 
     def allow(self, ranges: list[tuple[int, int]]) -> None:
-        """:raises Errno: EADDRINUSE, a reserved region is among them"""
+        """Set the ranges of IOMMU_IOAS_ALLOW_IOVAS.
+
+        :raises Errno: EADDRINUSE, a range overlaps a reserved region
+        """
         if any(a <= last and start <= b for a, b, _ in self._reserved for start, last in ranges):
             raise Errno(errno.EADDRINUSE)
         self._allowed = sorted(ranges)
@@ -105,9 +115,11 @@ class IoPageTable:
     # Mapping.
 
     def map(self, slices: list[Slice], size: int, iova: int | None, prot: int) -> int:
-        """Map slices of pages, one behind the other, at `iova` or where there is room: the place.
+        """Map slices of pages at consecutive IOVAs.
 
-        :raises Errno: EINVAL, EOVERFLOW, EEXIST, ENOSPC, EPERM; what pinning the pages fails with
+        :param iova: the first IOVA; None: choose one
+        :returns: the first IOVA
+        :raises Errno: EINVAL, EOVERFLOW, EEXIST, ENOSPC, EPERM; or that of pinning the pages
         """
         if not size or size & self.alignment - 1:
             raise Errno(errno.EINVAL)
@@ -146,7 +158,10 @@ class IoPageTable:
     # Unmapping.
 
     def unmap(self, start: int, last: int) -> tuple[int, int]:
-        """Unmap what lies within: the bytes unmapped, and an errno if something was in the way (0 if not). What came before it is gone."""
+        """Unmap all mappings of a range (iopt_unmap_iova_range).
+
+        :returns: the bytes unmapped, and an errno, or 0. On an error the mappings before the failing one have been unmapped
+        """
         done = tries = 0
         while (area := self.areas.first(start, last)) is not None:
             if area.locks:
@@ -177,9 +192,9 @@ class IoPageTable:
         return done, 0
 
     def cut(self, iovas: list[int]) -> None:
-        """Split mappings, so that each of `iovas` is the last of one.
+        """Split mappings so that each of `iovas` is the last IOVA of a mapping (iopt_cut_iova).
 
-        :raises Errno: EINVAL, EBUSY: the mapping cannot be split there
+        :raises Errno: EINVAL, EBUSY, EOPNOTSUPP: the mapping cannot be split there
         """
         for iova in iovas:
             area = self.areas.at(iova)
@@ -204,10 +219,10 @@ class IoPageTable:
                     half.pages.pin(half.at, half.offset(half.last))
                 self.areas.insert(half)
 
-    # Looking.
+    # Lookup.
 
     def contiguous(self, start: int, last: int) -> Iterator[tuple[Area, int, int]]:
-        """The mappings from `start` on without a gap, each with the part of it that lies within; the last may end before `last`."""
+        """Yield the contiguous mappings from `start` on, each with its part of the range; stop at the first gap."""
         while start <= last:
             area = self.areas.at(start)
             if area is None:
@@ -217,9 +232,9 @@ class IoPageTable:
             start = end + 1
 
     def slices(self, start: int, size: int) -> list[Slice]:
-        """Return the parts that are mapped there, to map them elsewhere too.
+        """Return the slices of pages that are mapped in a range.
 
-        :raises Errno: EINVAL, EOVERFLOW; ENOENT, not all of it is mapped
+        :raises Errno: EINVAL, EOVERFLOW; ENOENT, the range is not fully mapped
         """
         if not size:
             raise Errno(errno.EINVAL)
@@ -231,12 +246,12 @@ class IoPageTable:
             raise Errno(errno.ENOENT)
         return found
 
-    # Who follows.
+    # Page tables of IOMMUs, and in-kernel users.
 
     def add_domain(self, domain: Domain) -> None:
-        """Show all mappings in a page table of an IOMMU, and keep to what it can show.
+        """Map everything in a page table of an IOMMU; from now on its alignment and aperture limit the mappings.
 
-        :raises Errno: EINVAL, EADDRINUSE: a mapping does not fit it; what pinning fails with
+        :raises Errno: EINVAL, EADDRINUSE: a mapping does not fit; or that of pinning
         """
         alignment = max(domain.page_sizes & -domain.page_sizes, self.alignment)
         if alignment > self._page_size:
@@ -266,7 +281,10 @@ class IoPageTable:
         self._align()
 
     def add_access(self, access: Access) -> None:
-        """:raises Errno: EADDRINUSE, a mapping is not aligned as it must be for it"""
+        """Add an in-kernel user, whose alignment limits the mappings.
+
+        :raises Errno: EADDRINUSE, a mapping is not aligned to it
+        """
         self.accesses.append(access)
         try:
             self._align()
@@ -279,7 +297,10 @@ class IoPageTable:
         self._align()
 
     def use_huge_pages(self, on: bool) -> None:
-        """:raises Errno: EINVAL, an IOMMU shows mappings already; EADDRINUSE, a mapping is not of whole pages"""
+        """Set IOMMU_OPTION_HUGE_PAGES.
+
+        :raises Errno: EINVAL, an IOMMU has mappings already; EADDRINUSE, a mapping does not consist of whole pages
+        """
         if on:
             self.huge_pages = True
             self._align()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Page tables of guests, which an IOMMU walks on top of the kernel's."""
+"""Nested page tables: a guest's page table, translated further by one of the kernel's (struct iommufd_hwpt_nested)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class NestedHwpt(Hwpt):
     """A guest's page table.
 
-    :ivar paging: the page table below it
-    :ivar cache: what the IOMMU's driver keeps of it
+    :ivar paging: the kernel's page table that translates further
+    :ivar cache: the driver's cached entries of it
     """
 
     def __init__(self, parent: PagingHwpt | Viommu, flags: int, cache: list[int]) -> None:
@@ -23,7 +23,7 @@ class NestedHwpt(Hwpt):
         self._parent = parent
         self.viommu = None if isinstance(parent, PagingHwpt) else parent
         self.paging = parent if isinstance(parent, PagingHwpt) else parent.parent
-        # What the guest's own tables say is the IOMMU's business; there is none here that walks them.
+        # The mock has no IOMMU that walks the guest's tables: DMA goes through the parent alone.
         self.domain = self.paging.domain
         self.cache = cache
         parent.users += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The base of all objects of an iommufd: an id, and a count of who needs them."""
+"""The base class of all objects of an iommufd (struct iommufd_object): an id and a user count."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Object:
     """An object of an iommufd.
 
     :ivar id: the lowest number that was free
-    :ivar users: the table of objects is one; every object that was made from this one and every device that is attached to it is another.
-        What has more than one user cannot be destroyed.
+    :ivar users: 1 for the table of objects, and 1 for each object created from this one and each device attached to it. An object with more
+        than one user cannot be destroyed.
     """
 
     def __init__(self, ctx: Context) -> None:
@@ -27,8 +27,8 @@ class Object:
         return self.users != 1
 
     def destroyed(self) -> None:
-        """Its last user is gone."""
+        """Release the object's resources, when it is destroyed."""
 
     def drop(self) -> None:
-        """One user less."""
+        """Decrement the user count."""
         self.users -= 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Mapped memory: a run of the caller's memory, or of a file."""
+"""Mapped memory: a range of the caller's memory or of a file (struct iopt_pages)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SIZE_MAX = 2**64 - 1
 
 
 class Pages:
-    """Memory that one or several mappings show to devices. Offsets are bytes from the page that it starts in.
+    """Memory of one or several mappings. Offsets are bytes from the start of its first page.
 
-    :ivar writable: it may be mapped for devices to write
-    :ivar address: what the kernel aligns a place of its own choice to
+    :ivar writable: devices may be allowed to write it
+    :ivar address: address or file offset of the first page; the kernel aligns an IOVA of its own choice like it
     """
 
     is_file: ClassVar[bool] = False
-    #: a device's own, which the kernel does not copy from and to, and which is mapped as a whole
+    #: memory of a device: the kernel neither copies it nor splits a mapping of it
     is_dma_buf: ClassVar[bool] = False
 
     def __init__(self, ctx: Context, address: int, offset: int, size: int, *, writable: bool) -> None:
@@ -35,18 +35,18 @@ class Pages:
         self.address = address
         self.size = offset + size
         self.writable = writable
-        # Whoever has CAP_IPC_LOCK is not counted.
+        # A process with CAP_IPC_LOCK is not charged: its profile has no memlock limit.
         self._limited = ctx.kernel.profile.memlock is not None
         self._locked = ctx.kernel.locked if ctx.account_by_process else ctx.kernel.locked_by_user
         self._pinned: list[tuple[int, int]] = []
         self._counted = 0
 
-    # Pins. What a page table of an IOMMU shows is held in place, once, however many show it.
+    # Pins. The pages of a mapping are pinned once, however many page tables of IOMMUs map them.
 
     def pin(self, start: int, last: int) -> None:
-        """Hold the pages from `start` to `last`.
+        """Pin the pages from `start` to `last`.
 
-        :raises Errno: EFAULT, EINVAL: it is not there; ENOMEM: that is more than may be locked
+        :raises Errno: EFAULT, EINVAL: no memory is there; ENOMEM: more than the locked-memory limit
         """
         self.check(start, last)
         self._pinned.append((start // self._page_size, last // self._page_size))
@@ -61,7 +61,7 @@ class Pages:
         self._count()
 
     def holds(self, start: int, last: int) -> bool:
-        """Whether these bytes are held in place."""
+        """Whether these bytes are pinned."""
         return any(first <= start // self._page_size and last // self._page_size <= end for first, end in self._pinned)
 
     def _count(self) -> None:
@@ -78,22 +78,31 @@ class Pages:
         self._counted = pages
 
     def check(self, start: int, last: int) -> None:
-        """:raises Errno: what pinning fails with"""
+        """Check that pages can be pinned.
+
+        :raises Errno: the error of pinning
+        """
         raise NotImplementedError
 
-    # The accesses of a device.
+    # Accesses of a device.
 
     def read(self, offset: int, size: int) -> bytes:
-        """:raises Errno: EFAULT"""
+        """Read for a device.
+
+        :raises Errno: EFAULT
+        """
         raise NotImplementedError
 
     def write(self, offset: int, data: bytes) -> None:
-        """:raises Errno: EFAULT"""
+        """Write for a device.
+
+        :raises Errno: EFAULT
+        """
         raise NotImplementedError
 
 
 class UserPages(Pages):
-    """Memory of the caller's."""
+    """Memory of the calling process."""
 
     def __init__(self, ctx: Context, address: int, size: int, *, writable: bool) -> None:
         if address + size > _SIZE_MAX:
@@ -104,7 +113,7 @@ class UserPages(Pages):
 
     def check(self, start: int, last: int) -> None:
         first = start - start % self._page_size
-        # pin_user_pages takes no memory of a device's, such as a BAR that the caller has mapped.
+        # pin_user_pages refuses device memory, such as a BAR that the caller has mapped.
         if self._kernel.device_memory(self.address + first, last - first + 1) is not None:
             raise Errno(errno.EFAULT)
         check_pinnable(self.address + first, last - first + 1, write=self.writable)
@@ -117,7 +126,7 @@ class UserPages(Pages):
 
 
 class FilePages(Pages):
-    """A part of a file, which stays mapped when its descriptor is closed."""
+    """A part of a file, which stays mapped after the descriptor is closed."""
 
     is_file = True
 
@@ -126,7 +135,7 @@ class FilePages(Pages):
             self._fd = os.dup(fd)
         except (OSError, OverflowError):
             raise Errno(errno.EBADF) from None
-        # A descriptor of the mock's is no memory, whatever is behind it really.
+        # A descriptor of the mock is not a memory file, even if the mock implements it with a memfd.
         self._in_memory = fd not in ctx.kernel.files and _in_memory(fd)
         offset = start % ctx.kernel.profile.page_size
         super().__init__(ctx, start - offset, offset, size, writable=writable)
@@ -150,7 +159,7 @@ class FilePages(Pages):
 
 
 def _in_memory(fd: int) -> bool:
-    """Whether it is a file of shared memory or of huge pages: those can be pinned."""
+    """Whether the file is on tmpfs or hugetlbfs: memfd_pin_folios accepts no others."""
     if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
         return True
     device = os.fstat(fd).st_dev

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The choice of a place for a mapping, where the caller leaves it to the kernel."""
+"""The kernel's choice of an IOVA for a mapping without IOMMU_IOAS_MAP_FIXED_IOVA (iopt_alloc_iova)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 _HUGE = 2 << 20
 _Fit = Callable[[int, int], "int | None"]
-#: how much is remembered, of kinds of mappings and of what was unmapped
+#: limits of the search cache: kinds of mappings, and ranges unmapped since
 _KINDS, _FREED = 64, 4096
 
 
 class _Known:
-    """The places that are known for one kind of mapping.
+    """The search cache for one kind of mapping.
 
-    :ivar frontier: none is below, but for
-    :ivar freed: where something has been unmapped since; a heap of (IOVA, last)
+    :ivar frontier: no free place is below this IOVA, except in `freed`
+    :ivar freed: ranges unmapped since, a heap of (IOVA, last)
     """
 
     def __init__(self) -> None:
@@ -33,9 +33,9 @@ class _Known:
 
 
 class Places:
-    """The lowest place that is free, usable and allowed, as aligned as the memory is, so that a huge page may cover it.
+    """Finds the lowest free, usable and allowed IOVA, aligned like the memory, so that huge pages can map it.
 
-    The real kernel goes through all mappings for it. Here it is remembered how far they are without a gap.
+    The kernel walks all mappings for each search. The mock caches the IOVA below which no place is free.
     """
 
     def __init__(self, areas: Mappings[Area], page_size: int) -> None:
@@ -46,18 +46,20 @@ class Places:
         self._known: dict[tuple[int, int], _Known] = {}
 
     def limit(self, reserved: list[tuple[int, int]], allowed: list[tuple[int, int]]) -> None:
-        """The reserved and the allowed ranges, in order."""
-        # IOVA 0 is never chosen, nor is the last page.
+        """Set the reserved and the allowed ranges, both sorted."""
+        # iopt_alloc_iova never chooses the first and the last page.
         lowest, highest = self._page_size, LAST - self._page_size
         self._reserved = reserved
         self._allowed = [(max(first, lowest), min(last, highest)) for first, last in allowed or [(lowest, highest)]]
         self._known.clear()
 
     def find(self, address: int, size: int, least: int) -> int:
-        """
-        :param address: of the memory
-        :param least: the alignment that it must have
-        :raises Errno: EOVERFLOW; EINVAL, the memory is not aligned so; ENOSPC
+        """Return an IOVA for a mapping.
+
+        :param address: address of the memory
+        :param size: bytes
+        :param least: the required alignment
+        :raises Errno: EOVERFLOW; EINVAL, the memory is not aligned to `least`; ENOSPC
         """
         if not 0 < size < LAST // 2:
             raise Errno(errno.EOVERFLOW)
@@ -73,14 +75,14 @@ class Places:
             start = (start + alignment - 1 & -alignment) | offset
             return start if start < last and last - start >= size - 1 else None
 
-        # With pieces of pages it depends on where a gap begins, not on where one begins to look.
+        # For an alignment below a page the result depends on where a gap begins, so the search cannot start at the frontier.
         found = self._find_known(fit, alignment, size) if alignment >= self._page_size else self._search(fit, 0, LAST)
         if found is None:
             raise Errno(errno.ENOSPC)
         return found
 
     def freed(self, area: Area) -> None:
-        """Something has been unmapped."""
+        """Note that an area has been unmapped."""
         if not len(self._areas):
             self._known.clear()
         for (size, _), known in self._known.items():
@@ -98,7 +100,7 @@ class Places:
             known = self._known[size, alignment] = _Known()
         while known.freed:
             iova, last = known.freed[0]
-            # A place that is new has a byte of what was unmapped.
+            # A place that has become free overlaps the unmapped range.
             found = self._search(fit, max(0, iova - size + 1), min(last + size - 1, LAST))
             if found is not None:
                 return found
@@ -109,7 +111,7 @@ class Places:
         return found
 
     def _search(self, fit: _Fit, start: int, last: int) -> int | None:
-        """The first place between `start` and `last`."""
+        """Return the first place between `start` and `last`."""
         for first, end in self._allowed:
             begin = fit(first, end)
             if begin is None:
@@ -133,7 +135,7 @@ class Places:
 
 
 def holes(spans: list[tuple[int, int]], start: int, last: int) -> Iterator[tuple[int, int]]:
-    """Yield the gaps between `start` and `last` that the spans, which are in order, leave."""
+    """Yield the gaps that sorted spans leave between `start` and `last`."""
     for first, end in spans:
         if first > last:
             break

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Reads and writes of a device by the mappings of an IOAS."""
+"""Reads and writes of a device through the mappings of an IOAS."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def accessible(table: IoPageTable, iova: int, size: int, prot: int) -> Iterator[tuple[Area, int, int]]:
-    """The mappings of a range one by one, each with the part of it that lies within; the error comes where the range cannot go on.
+    """Yield the mappings of a range, each with its part of the range. An error is raised after the parts before it were yielded.
 
-    :raises Errno: EINVAL, EOVERFLOW; ENOENT, nothing is mapped there; EPERM, the mapping forbids it
+    :raises Errno: EINVAL, EOVERFLOW; ENOENT, not mapped; EPERM, the mapping forbids the access
     """
     if not size:
         raise Errno(errno.EINVAL)
@@ -37,14 +37,15 @@ def accessible(table: IoPageTable, iova: int, size: int, prot: int) -> Iterator[
 
 
 def writable(table: IoPageTable) -> Iterator[tuple[int, int]]:
-    """The mappings that a device may write, as (start, last)."""
+    """Return the mappings that a device may write, as (start, last)."""
     return ((area.iova, area.last) for area in table.areas if area.prot & WRITE)
 
 
 def read(table: IoPageTable, iova: int, size: int, *, copied: bool = False) -> bytes:
-    """
-    :param copied: by the kernel, for a device without an IOMMU; a dma-buf is not
-    :raises Errno: as `accessible`, and EFAULT
+    """Read through the mappings.
+
+    :param copied: the kernel copies for a device without an IOMMU, which it cannot do from a dma-buf
+    :raises Errno: that of :func:`accessible`, or EFAULT
     """
     data = b""
     for area, start, last in accessible(table, iova, size, READ):
@@ -55,9 +56,9 @@ def read(table: IoPageTable, iova: int, size: int, *, copied: bool = False) -> b
 
 
 def write(table: IoPageTable, iova: int, data: bytes, *, copied: bool = False) -> Iterator[tuple[Area, int, int]]:
-    """Write, and tell what has been written, part by part; `copied` as for `read`.
+    """Write through the mappings, and yield each part after it is written; `copied` as for :func:`read`.
 
-    :raises Errno: as `accessible`, and EFAULT
+    :raises Errno: that of :func:`accessible`, or EFAULT
     """
     for area, start, last in accessible(table, iova, len(data), WRITE):
         if copied and area.pages.is_dma_buf:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""IOMMU_TEST_CMD, the request of the kernel's selftest (CONFIG_IOMMUFD_TEST): devices that are behind its mock IOMMU, and looks into that.
+"""IOMMU_TEST_CMD, the ioctl of the iommufd selftest (CONFIG_IOMMUFD_TEST): devices behind its IOMMU, and checks of that IOMMU's state.
 
-What the selftest has for things that have nothing to do with an IOMMU, accesses and dma-bufs, is left out.
+The operations for accesses and dma-bufs, which need no IOMMU, are not modelled.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _OPERATIONS: dict[int, _Operation] = {}
 
 
 def operation(number: int) -> Callable[[_Operation], _Operation]:
-    """Make a function one of its operations: of an object's id and the union, and what the union is afterwards, if that is told."""
+    """Decorate an operation: it takes an object's id and the union of the struct, and returns the new union, or None to copy nothing back."""
 
     def mark(execute: _Operation) -> _Operation:
         _OPERATIONS[number] = execute
@@ -75,24 +75,24 @@ REQUESTS[IOMMU_TEST_CMD] = _test
 
 
 class _SelftestDevice(Device):
-    """A device that the host does not know of."""
+    """A device that is not part of the host."""
 
     def __init__(self, kernel: Kernel, number: int) -> None:
         self.kernel = kernel
         self.name = f"iommufd_mock{number}"
         self.driver = None
         self.space = None
-        # Not one of the host's groups; alone in it.
+        # A group of its own, outside the host's groups.
         self.group = Group(-number)
         self.group.devices.append(self)
 
 
 class SelftestObject(Object):
-    """The owner of such a device: it is attached as long as this is there."""
+    """The owner of such a device (struct selftest_obj), which is attached until this object is destroyed."""
 
     def __init__(self, ctx: Context, ioas: int, flags: int) -> None:
         super().__init__(ctx)
-        # Nobody finds it before it is finished.
+        # Hidden from lookups until iommufd_object_finalize.
         ctx.objects[self.id] = None
         try:
             if flags & ~(_NO_DIRTY | _PASID):
@@ -101,7 +101,7 @@ class SelftestObject(Object):
             driver.page_sizes, driver.aperture = _PAGE_SIZES, _APERTURE
             driver.dirty_tracking = not flags & _NO_DIRTY
             driver.pasid_bits = 20 if flags & _PASID else 0
-            # A device without has one all the same: none.
+            # pasid-num-bits of a device without PASIDs is 0, of which dev_iommu_get_max_pasids makes 1: only PASID 0.
             driver.max_pasids = 1 << driver.pasid_bits
             self.device = BoundDevice(ctx, _SelftestDevice(ctx.kernel, self.id), driver)
             try:
@@ -163,7 +163,7 @@ def _pasid_check(ctx: Context, number: int, union: bytes) -> None:
         raise Errno(errno.EINVAL)
 
 
-# What devices and the IOMMU would do by themselves.
+# Actions of devices and of the IOMMU.
 
 
 @operation(1)
@@ -214,7 +214,7 @@ def _event(ctx: Context, _: int, union: bytes) -> None:
     device.report_event(EVENT, (number & 0xFFFFFFFF).to_bytes(4, "little"))
 
 
-# Looks into it.
+# Checks of the IOMMU's state.
 
 
 def _page_table(ctx: Context, number: int) -> PagingHwpt:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The driver of the kernel's own mock IOMMU (CONFIG_IOMMUFD_TEST), which has all that there is."""
+"""The driver of the iommufd selftest's IOMMU (CONFIG_IOMMUFD_TEST), which supports every feature of iommufd."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _FLAGS = (
     | lib.IOMMU_HWPT_ALLOC_PASID
 )
 _HWPT_DATA, _INVALIDATE, _VIOMMU, _HW_QUEUE = 0xDEAD, 0xDEADBEEF, 0xDEADBEEF, 0xDEADBEEF
-#: the type of its events, which are the device's virtual id as a u32
+#: the type of the driver's events; their data is the device's virtual id, a u32
 EVENT = 0xBEEFBEEF
 _ENTRIES, _CACHE, _QUEUES = 4, 4, 2
-#: the other kind of page table that it has
+#: limits of the driver's second format of page tables
 _HUGE = Shape(1 << 12 | 1 << 20, (0, 2**38 - 1))
 _CACHED = 0xBADDAD
 _ALL = 1
 
 
 class Selftest(Driver):
-    """The mock IOMMU. What it keeps of guests' page tables and of devices has no other meaning than to be invalidated."""
+    """The selftest's IOMMU. Its caches of nested page tables and of devices exist only to be invalidated and checked."""
 
     flags = _FLAGS
     info = (0xFEEDBEEF, struct.pack("=2I", 0, 0xDEADBEEF))
@@ -126,5 +126,5 @@ class Selftest(Driver):
         if index:
             if index - 1 not in queues:
                 raise Errno(errno.EIO)
-            # The first must stay as long as the second.
+            # iommufd_hw_queue_depend(): the lower queue cannot be destroyed before this one.
             queue.depends_on(queues[index - 1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Parts of an open /dev/iommu that can be mapped: registers of an IOMMU's that a guest may use directly."""
+"""The mappable parts of an open /dev/iommu: registers of an IOMMU that a guest can use directly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyvfio.mock.machine.errno import Errno, descriptors
 
 
 class Part:
-    """One of them. A mapping of it keeps whom it belongs to."""
+    """One mappable part. Its owner cannot be destroyed while it is mapped."""
 
     def __init__(self, offset: int, size: int) -> None:
         self.offset = offset
@@ -29,7 +29,7 @@ class Part:
 
 
 class Shared:
-    """The memory behind the descriptor, and its parts in use."""
+    """The memory behind the descriptor, and its allocated parts."""
 
     def __init__(self, page_size: int) -> None:
         self._page_size = page_size
@@ -44,7 +44,7 @@ class Shared:
         os.close(self._fd)
 
     def add(self, content: bytes) -> Part:
-        """A new part, in the lowest gap; the first page is left free, so that no offset is 0."""
+        """Allocate a part in the lowest gap; the first page stays free, so that no offset is 0."""
         offset = self._page_size
         for part in self._parts:
             if offset + len(content) <= part.offset:
@@ -60,7 +60,10 @@ class Shared:
         self._parts.remove(part)
 
     def find(self, offset: int, size: int) -> Part:
-        """:raises Errno: ENXIO, that is no part, or not the whole of one"""
+        """Return the part that a mapping covers.
+
+        :raises Errno: ENXIO, the range is not exactly one part
+        """
         size = -(-size // self._page_size) * self._page_size
         for part in self._parts:
             if (part.offset, part.size) == (offset, size):

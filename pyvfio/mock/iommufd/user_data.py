@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The data that a request passes on to the driver of the IOMMU: a struct, or an array of them, of a type that only the driver knows."""
+"""Driver-specific data of an ioctl: one struct (struct iommu_user_data) or an array (struct iommu_user_data_array)."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from pyvfio.mock.machine.errno import Errno
 
 
 class UserData(NamedTuple):
-    """One struct of the caller's."""
+    """One struct in the caller's memory."""
 
     type: int
     address: int
     size: int
 
     def read(self, type_: int, least: int, most: int) -> bytes:
-        """Its `most` bytes, the last of them zeros if the caller has fewer, but `least` at least.
+        """Copy the struct, padded with zeros to `most` bytes.
 
-        :raises Errno: EINVAL, it is of another type or size; EFAULT
+        :param type_: the expected type
+        :param least: minimum size of the caller's struct
+        :param most: maximum size of the caller's struct
+        :raises Errno: EINVAL, another type or size; EFAULT
         """
         if self.type != type_ or not least <= self.size <= most:
             raise Errno(errno.EINVAL)
         return bytes(caller.read(self.address, self.size)).ljust(most, b"\0")
 
     def write(self, data: bytes) -> None:
-        """Give the struct back, as much of it as the caller has."""
+        """Write the struct back, up to the caller's size."""
         caller.write(self.address, data[: self.size])
 
 
 class UserArray(NamedTuple):
-    """An array of structs of the caller's."""
+    """An array of structs in the caller's memory."""
 
     type: int
     address: int
@@ -41,9 +44,11 @@ class UserArray(NamedTuple):
     number: int
 
     def entry(self, index: int, size: int) -> bytes:
-        """One of them, as the kernel copies what may be shorter or longer than what it knows.
+        """Copy one entry as copy_struct_from_user does: pad a shorter one with zeros.
 
-        :raises Errno: E2BIG, EFAULT
+        :param index: index of the entry
+        :param size: size of the kernel's struct
+        :raises Errno: E2BIG, the bytes beyond `size` are not zero; EFAULT
         """
         address = self.address + index * self.entry_size
         if self.entry_size > size:

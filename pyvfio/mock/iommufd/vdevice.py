@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Devices of virtual IOMMUs: what a guest calls a device."""
+"""Devices of virtual IOMMUs (struct iommufd_vdevice): the virtual id that a guest uses for a device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Vdevice(Object):
-    """A device in a virtual IOMMU, until the device is unbound."""
+    """A device of a virtual IOMMU; it ends when the device is unbound."""
 
     def __init__(self, viommu: Viommu, device: BoundDevice, virtual_id: int) -> None:
         super().__init__(viommu.ctx)
@@ -37,7 +37,7 @@ class Vdevice(Object):
 
 @command(lib.IOMMU_VDEVICE_ALLOC, "struct iommu_vdevice_alloc", "virt_id")
 def _alloc(ctx: Context, cmd: Command) -> None:
-    """Make a device of a virtual IOMMU (iommufd_vdevice_alloc_ioctl)."""
+    """Create a device of a virtual IOMMU (iommufd_vdevice_alloc_ioctl)."""
     viommu = ctx.get(cmd.c.viommu_id, Viommu)
     device = ctx.get(cmd.c.dev_id, BoundDevice)
     if type(device.driver) is not type(viommu.driver):

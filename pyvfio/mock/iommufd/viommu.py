@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Virtual IOMMUs: the part of an IOMMU that is a guest's."""
+"""Virtual IOMMUs (struct iommufd_viommu): the part of an IOMMU that is passed to a guest."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 class Viommu(Object):
     """A virtual IOMMU.
 
-    :ivar driver: that of the IOMMU
-    :ivar parent: the page table that those of its guest are made on
-    :ivar part: of it, what can be mapped
-    :ivar vdevices: the guest's id of a device -> the device
-    :ivar event_queues: by type
-    :ivar hw_queues: by index
+    :ivar driver: the IOMMU driver
+    :ivar parent: the parent of the guest's nested page tables
+    :ivar part: the mappable registers; None without
+    :ivar vdevices: virtual id -> device
+    :ivar event_queues: type -> event queue
+    :ivar hw_queues: index -> hardware queue
     """
 
     def __init__(self, parent: PagingHwpt, driver: Driver) -> None:
@@ -56,7 +56,7 @@ class Viommu(Object):
 
 @command(lib.IOMMU_VIOMMU_ALLOC, "struct iommu_viommu_alloc", "out_viommu_id")
 def _alloc(ctx: Context, cmd: Command) -> None:
-    """Make a virtual IOMMU (iommufd_viommu_alloc_ioctl)."""
+    """Create a virtual IOMMU (iommufd_viommu_alloc_ioctl)."""
     c = cmd.c
     if c.flags or c.type == lib.IOMMU_VIOMMU_TYPE_DEFAULT:
         raise Errno(errno.EOPNOTSUPP)
