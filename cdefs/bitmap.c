@@ -9,16 +9,16 @@
 #endif
 
 enum {
-	PYVFIO_BLOCK = 8,		      /* words looked at together: a cache line */
+	PYVFIO_BLOCK = 8,		      /* words examined together: a cache line */
 	PYVFIO_ROOM = 64 * PYVFIO_BLOCK + 16, /* values a block may write: 16 more than it has */
 	PYVFIO_MANY = 1 << 19		      /* values (4 MiB) to have room for before they are counted */
 };
 
 #define PYVFIO_INLINE static inline __attribute__((always_inline))
 
-/* A walk over the whole blocks of a bitmap. A mark is a bit that becomes a value: for pages each that is set, for runs each
- * that differs from the one below it. Those are where a run starts and where one has ended, in turns, so that the list of
- * them is the list of pairs. */
+/* A walk over the whole blocks of a bitmap. A mark is a bit that becomes a value: for pages, each bit that is set; for runs,
+ * each bit that differs from the one below it. The latter are, in turns, the start of a run and the bit after its end, so
+ * their list is the list of pairs. */
 typedef struct {
 	const uint64_t *words;
 	size_t blocks; /* still to do */
@@ -52,8 +52,8 @@ PYVFIO_INLINE uint64_t pyvfio_count_marks(const uint64_t *words, size_t blocks, 
 	return count;
 }
 
-/* Both kinds of walk go on until all blocks are done or there is no room. How many marks a word has cannot be predicted, and a
- * wrong guess costs more than writing some values too many: so they write in groups, and go on by the true count. */
+/* Both kinds of walk continue until all blocks are done or there is no room. The number of marks in a word cannot be predicted, and
+ * a branch that is predicted wrong costs more than a few values too many. So they write in groups, and advance by the true count. */
 PYVFIO_INLINE void pyvfio_walk_words(pyvfio_walk *walk, const _Bool runs)
 {
 	const uint64_t *words = walk->words;
@@ -72,7 +72,7 @@ PYVFIO_INLINE void pyvfio_walk_words(pyvfio_walk *walk, const _Bool runs)
 			uint64_t first = iova + ((uint64_t)64 * i << shift);
 			unsigned count = (unsigned)__builtin_popcountll(marks);
 
-			/* Where a run has ended, its last address is one below. ctz of 0 is undefined, hence the top bit. */
+			/* For the end of a run the last address is one below the mark. ctz of 0 is undefined, hence the top bit. */
 #define PYVFIO_PUT(n) \
 	(values[n] = first + ((uint64_t)__builtin_ctzll(marks | (uint64_t)1 << 63) << shift) - \
 		     (runs ? carry ^ ((n) & 1) : 0), \
@@ -106,7 +106,8 @@ PYVFIO_INLINE void pyvfio_walk_words(pyvfio_walk *walk, const _Bool runs)
 #define PYVFIO_POPCNT __attribute__((target("popcnt,bmi")))
 #define PYVFIO_AVX512 __attribute__((target("popcnt,avx512f,avx512bw,avx512vbmi2")))
 
-/* The numbers of a word's marks by one compress, eight values to a store. Twice as fast as the other where much is dirty. */
+/* One compress gives the positions of a word's marks, and each store writes eight values. Twice as fast as pyvfio_walk_words where much
+ * is dirty. */
 PYVFIO_AVX512 PYVFIO_INLINE void pyvfio_walk_avx512(pyvfio_walk *walk, const _Bool runs)
 {
 	const uint64_t *words = walk->words;
@@ -206,8 +207,8 @@ static uint64_t pyvfio_count(const uint64_t *words, size_t blocks, uint64_t carr
 	return pyvfio_count_marks(words, blocks, carry, runs);
 }
 
-/* The memory of the last large array, for the next: to have new pages zeroed and mapped costs more than finding what is
- * written there. MADV_FREE lets the kernel take its pages back whenever it needs them, without asking. */
+/* The memory of the last large array, kept for the next one: zeroing and mapping new pages costs more than finding the
+ * values that are written there. MADV_FREE lets the kernel take the pages back whenever it needs them. */
 static uint64_t *pyvfio_spare;
 
 /* Give advice on the whole pages that `count` values take up. */
@@ -219,7 +220,7 @@ static int pyvfio_array_advise(uint64_t *values, size_t count, int advice)
 	return to > from ? madvise((void *)from, to - from, advice) : 0;
 }
 
-/* An array has its capacity in front of it, in a cache line of its own. */
+/* The capacity of an array is stored in front of it, in a separate cache line. */
 enum { PYVFIO_FRONT = 8 };
 
 static size_t pyvfio_array_room(const uint64_t *values)
@@ -227,7 +228,7 @@ static size_t pyvfio_array_room(const uint64_t *values)
 	return values ? values[-PYVFIO_FRONT] : 0;
 }
 
-/* realloc() of an array; NULL for want of memory, which leaves it as it is. */
+/* realloc() of an array; NULL without memory, and the array is unchanged then. */
 static uint64_t *pyvfio_array_resize(uint64_t *values, size_t capacity)
 {
 	uint64_t *front = values ? values - PYVFIO_FRONT : NULL;
@@ -278,7 +279,7 @@ static int pyvfio_array_grow(pyvfio_array *array, size_t capacity)
 		}
 		values = larger;
 		if (capacity >= PYVFIO_MANY)
-			pyvfio_array_advise(values, capacity, MADV_HUGEPAGE); /* as well as may be */
+			pyvfio_array_advise(values, capacity, MADV_HUGEPAGE); /* a failure does not matter */
 	}
 	array->values = values;
 	array->capacity = pyvfio_array_room(values);
@@ -291,7 +292,7 @@ void pyvfio_array_trim(pyvfio_array *array)
 	uint64_t *values = NULL;
 
 	if (count > PYVFIO_MANY) {
-		/* A little stays, so that the memory does for a next array that is about as large. */
+		/* Keep a little room, so that the memory suffices for a next array of about this size. */
 		if (array->capacity > enough + enough / 4)
 			values = pyvfio_array_resize(array->values, enough);
 		if (values)
@@ -314,7 +315,7 @@ static int pyvfio_walk_blocks(pyvfio_array *array, pyvfio_walk *walk, _Bool runs
 		if (array->capacity - array->count < PYVFIO_ROOM) {
 			uint64_t more = (uint64_t)64 * PYVFIO_BLOCK * walk->blocks;
 
-			/* The first room is for any bitmap, or for not so many marks. Where those are more, count the rest. */
+			/* At first make room for every possible mark, but for at most PYVFIO_MANY. If there are more, count the rest. */
 			if (more > PYVFIO_MANY)
 				more = array->capacity ? pyvfio_count(walk->words, walk->blocks, walk->carry, runs)
 						       : PYVFIO_MANY;
@@ -354,7 +355,7 @@ static int pyvfio_bitmap_values(pyvfio_array *array, const uint64_t *words, uint
 	int result;
 
 	if (runs && array->count && array->values[array->count - 1] == iova - 1) {
-		array->count--; /* the run before may go on here */
+		array->count--; /* the last run of the range before touches this range, and may continue here */
 		walk.carry = 1;
 	}
 	result = pyvfio_walk_blocks(array, &walk, runs);
@@ -367,7 +368,7 @@ static int pyvfio_bitmap_values(pyvfio_array *array, const uint64_t *words, uint
 		if (result < 0)
 			return result;
 	}
-	/* A block has less marks than there was room for, by more than this one. */
+	/* There is room for this value: PYVFIO_ROOM is more than the marks of a block. */
 	if (walk.carry)
 		array->values[array->count++] = iova + (bits << page_shift) - 1;
 	return 0;
@@ -429,7 +430,7 @@ void pyvfio_bitmap_or(uint64_t *into, uint64_t into_bit, const uint64_t *from, u
 			word |= from[from_bit / 64 + 1] << (64 - down);
 		if (count < 64)
 			word &= ((uint64_t)1 << count) - 1;
-		if (word) /* memory that was never written to stays so */
+		if (word) /* do not touch pages of the bitmap without need: they may never have been written to */
 			into[into_bit / 64] |= word << up;
 		into_bit += count;
 		from_bit += count;

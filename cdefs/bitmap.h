@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Bitmaps of pages as the kernel's dirty reports write them: bit 0 of word 0 is the first page of the range asked for, words
- * are u64, little endian. Bits beyond the last page are never counted, whatever they are.
+ * are u64, little endian. Bits beyond the last page are ignored.
  *
- * Nothing here calls the OS but to get memory, and no door is needed. */
+ * The functions call the OS only to get memory, and need no door. */
 
-/* An array that grows; values is for pyvfio_array_free(). All zero is the empty one. */
+/* An array that grows; pyvfio_array_free() frees the values. All zero is an empty array. */
 typedef struct {
     uint64_t *values;
     size_t count;
@@ -12,12 +12,12 @@ typedef struct {
 } pyvfio_array;
 
 /* Append the (start, last) pairs of the runs of dirty pages of a range that begins at `iova`, or the address of each dirty
- * page; a page is 1 << page_shift bytes. Ranges must come in ascending order; a run that goes on from the end of one
- * range into the beginning of a touching one is one run. 0, or -ENOMEM, which leaves the array to be freed. */
+ * page; a page is 1 << page_shift bytes. Ranges must come in ascending order; a run that continues from one range into a
+ * range that touches it is one run. Returns 0, or -ENOMEM; the caller frees the array then too. */
 int pyvfio_bitmap_runs(pyvfio_array *runs, const uint64_t *words, uint64_t bits, uint64_t iova, unsigned page_shift);
 int pyvfio_bitmap_pages(pyvfio_array *pages, const uint64_t *words, uint64_t bits, uint64_t iova, unsigned page_shift);
 
-/* Give back the room that is left; values becomes NULL if there are none. */
+/* Free the unused room; values becomes NULL if the array is empty. */
 void pyvfio_array_trim(pyvfio_array *array);
 void pyvfio_array_free(uint64_t *values);
 

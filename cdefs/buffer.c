@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* What needs Python's own C interface: the place of a buffer in memory, and the bases of classes that are buffers or windows.
+/* The parts that need Python's C API: the address of a buffer, and the base classes of buffers and windows.
  *
- * pyvfio._buffer.Window: the base of Python classes by which the registers of a device are reached in memory: loads and stores of
- * exactly one width, each an instruction, in a fourth of the time that a function of _abi takes.
+ * pyvfio._buffer.Window: the base of Python classes that access a device's registers in mapped memory. Each load or store is one
+ * instruction of exactly one width, and takes a fourth of the time of a function of _abi.
  *
  * pyvfio._buffer.Buffer: the base of Python classes that are buffers of u64, or of bytes. From CPython 3.12 on a class can do that itself,
- * by __buffer__; when 3.11 is not supported any more, it goes.
+ * by __buffer__; this base can go when 3.11 is no longer supported.
  *
- * No part of the garbage collector is here: what a Buffer holds never refers back to it, and clearing it while somebody still
- * reads the memory would be wrong. */
+ * These types do not take part in garbage collection: the owner that a Buffer holds never refers back to it, and the collector must not
+ * clear a Buffer whose memory is still being read. */
 #include "door.h"
 
 typedef struct {
@@ -53,7 +53,7 @@ static PyObject *buffer_export(PyObject *object, PyObject *arguments)
 	self->strides[0] = (columns ? columns : 1) * width;
 	self->strides[1] = width;
 	self->readonly = readonly;
-	/* Py_RETURN_NONE of later headers takes None for immortal, which it is not on 3.11. */
+	/* Not Py_RETURN_NONE: newer headers assume that None is immortal, which it is not on 3.11. */
 	Py_INCREF(Py_None);
 	return Py_None;
 }
@@ -172,7 +172,7 @@ static PyObject *window_open(PyObject *object, PyObject *arguments)
 	return Py_None;
 }
 
-/* An int, or what has __index__. */
+/* The value of an int, or of an object with __index__. */
 static unsigned long long number(PyObject *object)
 {
 	unsigned long long value;
@@ -187,8 +187,8 @@ static unsigned long long number(PyObject *object)
 	return value;
 }
 
-/* What makes memory that was written before visible to the device first, and what was read from it no older than the register.
- * x86 keeps the order of these by itself. */
+/* Barriers. Memory that is written before a register is stored is visible to the device first, and memory that is read after a register
+ * is loaded is at least as new as the register. x86 keeps these orders by itself. */
 #if defined(__x86_64__) || defined(__i386__)
 #define BEFORE_STORE() __asm__ __volatile__("" ::: "memory")
 #define AFTER_LOAD() __asm__ __volatile__("" ::: "memory")
@@ -200,8 +200,8 @@ static unsigned long long number(PyObject *object)
 #define AFTER_LOAD() __sync_synchronize()
 #endif
 
-/* The number of an argument: 1; 0 for what is none or too large for 64 bits, of which refuse() says so; -1 with an exception of
- * the argument's own. */
+/* Convert an argument to a number: 1; 0 if it is not a number or does not fit in 64 bits, which refuse() reports; -1 if its
+ * __index__ raised another exception. */
 static int as_number(PyObject *argument, unsigned long long *value)
 {
 	if (PyBool_Check(argument))
@@ -216,14 +216,14 @@ static int as_number(PyObject *argument, unsigned long long *value)
 	return 0;
 }
 
-/* Where an access goes, looked at last: no Python runs between this and the access, which could close the window. 0 where
- * refuse() is to say why not. */
+/* Return the address of an access; 0 if it is not possible, which refuse() reports. Called last: no Python runs between this and the
+ * access, which could close the window. */
 static uintptr_t window_place(const Window *self, unsigned long long at, size_t width)
 {
 	return at < self->size && width <= self->size - at && !(at & (width - 1)) ? self->address + (uintptr_t)at : 0;
 }
 
-/* Have self._refuse(offset, width, value) raise; NULL. The value of a read is Ellipsis. */
+/* Call self._refuse(offset, width, value), which raises, and return NULL. The value is Ellipsis for a read. */
 static PyObject *refuse(PyObject *self, PyObject *offset, size_t width, PyObject *value)
 {
 	PyObject *result = PyObject_CallMethod(self, "_refuse", "OnO", offset, (Py_ssize_t)width, value);
@@ -271,7 +271,7 @@ static PyObject *window_store(PyObject *object, PyObject *const *arguments, Py_s
 		valid &= as_number(arguments[1], &value);
 	if (valid < 0)
 		return NULL;
-	/* After __index__ of both, which was any Python. */
+	/* After __index__ of both arguments, which may have run any Python code. */
 	at = valid ? window_place((Window *)object, index, width) : 0;
 	if (!at || (width < sizeof(value) && value >> 8 * width))
 		return refuse(object, arguments[0], width, arguments[1]);
@@ -395,7 +395,7 @@ static int module_exec(PyObject *module)
 static PyModuleDef_Slot module_slots[] = {
 	{ Py_mod_exec, (void *)module_exec },
 #ifdef Py_mod_gil /* Python 3.13, and no stable ABI of an older one */
-	/* Doors count the calls in progress, and records change, under the GIL: a free-threaded Python has to turn it on. */
+	/* Doors and records rely on the GIL: a free-threaded Python turns it on. */
 	{ Py_mod_gil, Py_MOD_GIL_USED },
 #endif
 	{ 0, NULL },

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* pyvfio._buffer.Door: the owner of a descriptor, and the way of every call to it.
+/* pyvfio._buffer.Door: the owner of a descriptor, through which every call on the descriptor goes.
  *
  * A call in progress keeps the descriptor's number open. Each call is an entry in one list, made and removed here while
  * the GIL is held, so no Python runs in between and there is nothing to lock. Closing makes later calls fail and ends
  * waits; the number itself is closed by the last call to end. So it is never used after it may belong to another file.
  *
- * A number that a call returns is put into its Door before any Python runs: a signal's handler cannot come between. What
- * requests give is received likewise, see object.c. */
+ * A descriptor that a call returns is put into its Door before any Python runs, so that no signal handler can raise in
+ * between and lose it. object.c does the same for the descriptors and ids that requests return. */
 #include "door.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -36,12 +36,12 @@ static void write_wake(Door *door)
 {
 	static const uint64_t one = 1;
 
-	/* A full counter is as good; nothing else can fail. */
+	/* EAGAIN means that the counter is full, which ends waits too. No other error is possible. */
 	if (door->wake >= 0 && write(door->wake, &one, sizeof(one)) < 0)
 		errno = 0;
 }
 
-/* Close the number that is to be closed. A failure is kept in the door. */
+/* Close the number door->closing. An exception is kept in the door. */
 static void close_number(Door *door)
 {
 	PyObject *type, *value, *trace, *result, *again, *kind, *failure, *at;
@@ -54,7 +54,7 @@ static void close_number(Door *door)
 	PyErr_Fetch(&type, &value, &trace);
 	if (door->kernel) {
 		result = PyObject_CallMethod(door->kernel, "close", "i", number);
-		/* A handler that raised before it was closed: it is still open, and nobody else's. */
+		/* A signal handler raised before the number was closed: it is still open and still ours. Close it again. */
 		if (!result && !PyErr_ExceptionMatches(PyExc_Exception) && syscall(SYS_fcntl, number, F_GETFD) != -1) {
 			PyErr_Fetch(&kind, &failure, &at);
 			again = PyObject_CallMethod(door->kernel, "close", "i", number);
@@ -63,7 +63,7 @@ static void close_number(Door *door)
 			PyErr_Restore(kind, failure, at);
 		}
 	} else {
-		/* Linux has let go of the number whatever it returns. */
+		/* Linux releases the number even if close(2) fails. */
 		result = close(number) && errno != EINTR ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(0);
 	}
 	if (!result) {
@@ -83,7 +83,7 @@ void door_end(struct door_call *call)
 	struct door_call **at = &calls;
 	Door *door = call->door;
 
-	/* The last to begin is nearly always the first in the list. */
+	/* Nearly always the call that ends is the one that began last, the first in the list. */
 	while (*at && *at != call)
 		at = &(*at)->next;
 	if (*at)
@@ -92,12 +92,12 @@ void door_end(struct door_call *call)
 	if (door->closing < 0)
 		return;
 	if (door->busy)
-		write_wake(door); /* whoever waits for the descriptor itself may have taken it */
+		write_wake(door); /* an eventfd that is its own waker: this call may have read the wake-up */
 	else
 		close_number(door);
 }
 
-/* Raise what a kernel made of Python has raised. */
+/* Set the exception that a kernel made of Python has raised. */
 int door_raised(int result, int *raised)
 {
 	if (result != DOOR_RAISED)
@@ -174,7 +174,7 @@ static PyObject *door_connect(PyObject *object, PyObject *arguments)
 	Door *door = (Door *)object;
 	PyObject *native;
 	unsigned long long address;
-	/* As native.h has it. */
+	/* The layout of pyvfio_door in native.h. */
 	const struct {
 		door_function function;
 		void *context;
@@ -352,7 +352,7 @@ static PyObject *door_new(PyTypeObject *type, PyObject *arguments, PyObject *mor
 	return (PyObject *)door;
 }
 
-/* Not in a __del__ of Python's: what a signal's handler raises there is lost. */
+/* In C and not in a Python __del__, where an exception of a signal handler would be lost. */
 static void warn_of_a_leak(Door *door)
 {
 	PyObject *type, *value, *trace;
@@ -363,7 +363,7 @@ static void warn_of_a_leak(Door *door)
 	PyErr_Restore(type, value, trace);
 }
 
-/* No call is in progress: each holds the door. */
+/* No call is in progress, since each call holds a reference to the door. */
 static void door_dealloc(PyObject *object)
 {
 	PyTypeObject *type = Py_TYPE(object);

@@ -6,8 +6,8 @@
  * between, so neither a signal's handler nor another thread can make the kernel and the library disagree. Records are
  * kept by identity: those at one IOVA are a chain, since one may be made there before the end of another is recorded.
  *
- * Only what is simple is decided here: an unmap that meets one whole mapping while nothing else is being mapped. All other
- * cases are pyvfio.spaces.ledger's. */
+ * Only one kind of unmap is handled here: of one whole mapping, while nothing else is being mapped. pyvfio.spaces.ledger
+ * handles all others. */
 #include <stddef.h>
 #include "door.h"
 #include <errno.h>
@@ -40,7 +40,7 @@ typedef struct {
 	Door *door;
 	uint32_t ioas;		 /* 0: a type1 container */
 	unsigned unmaps;	 /* unmaps and other requests that have succeeded */
-	int unknown;		 /* a callback of Python raised: what its call did is not known */
+	int unknown;		 /* a kernel made of Python raised: the outcome of its request is not known */
 	int mapping;		 /* maps in progress */
 	unsigned long long maps; /* maps begun */
 } Ledger;
@@ -121,7 +121,7 @@ static int insert(Ledger *ledger, Record *record, PyObject *iova)
 	return PyDict_SetItem(ledger->at, iova, (PyObject *)record);
 }
 
-/* Take a record out; harmless when it is not there. It never fails but for want of memory, and then nothing is lost by it. */
+/* Remove a record from the ledger, if it is there. Without memory to do so, the record stays there and counts as gone. */
 static void drop(Ledger *ledger, Record *record)
 {
 	PyObject *type, *value, *trace, *iova;
@@ -164,7 +164,7 @@ typedef struct {
 	} argument;
 } Request;
 
-/* Choose the request, and fill in what is the same for all rows. `protection` is of a map alone. */
+/* Choose the request, and fill in the fields that are the same for all rows. `protection` is used by maps only. */
 static void prepare(Request *request, const Ledger *ledger, int maps, int protection)
 {
 	memset(&request->argument, 0, sizeof(request->argument));
@@ -226,7 +226,7 @@ static int map_range(Ledger *ledger, uint64_t address, uint64_t iova, uint64_t s
 	return door_request(ledger->door, request.number, &request.argument, raised);
 }
 
-/* 0 and the bytes, or -errno, or DOOR_FAILED. */
+/* Returns 0 with the bytes unmapped in `bytes`, or -errno, or DOOR_FAILED. */
 static int unmap_range(Ledger *ledger, uint64_t iova, uint64_t size, uint64_t *bytes)
 {
 	Request request;
@@ -240,7 +240,7 @@ static int unmap_range(Ledger *ledger, uint64_t iova, uint64_t size, uint64_t *b
 	return result < 0 ? result : 0;
 }
 
-/* What a record is made of, as every call gives it. */
+/* The fields of a record, as the methods get them in their arguments. */
 struct fields {
 	PyObject *kind, *space, *buffer, *held;
 	unsigned long long address, iova, size;
@@ -283,7 +283,7 @@ static int as_range(PyObject *const *arguments, Py_ssize_t count, unsigned long 
 	return as_u64(arguments[0], iova) && as_u64(arguments[1], size);
 }
 
-/* What Python gets for a result that is negative: -errno, or the exception that is set. */
+/* The value that a method returns for a negative result: -errno, or NULL for the exception that is set. */
 static PyObject *failed(int result)
 {
 	return result == DOOR_FAILED ? NULL : PyLong_FromLong(result);
@@ -331,7 +331,7 @@ static PyObject *ledger_map_dma(PyObject *object, PyObject *const *arguments, Py
 		record->state = PRESENT;
 		if (!PyErr_CheckSignals())
 			return (PyObject *)record;
-		/* The kernel may have pinned for seconds: all of it or none. What cannot be undone stays recorded. */
+		/* A signal handler raised; the kernel may have pinned for seconds. Undo the mapping. If that fails, it stays recorded. */
 		PyErr_Fetch(&type, &value, &trace);
 		if (record->state == PRESENT && !unmap_range(ledger, given.iova, given.size, &bytes))
 			drop(ledger, record);
@@ -372,7 +372,8 @@ static PyObject *ledger_place(PyObject *object, PyObject *arguments)
 	if (!record)
 		return NULL;
 	record->serial = ++ledger->maps;
-	/* An unmap of another thread may have met it, and could not know that. Then it is made again. */
+	/* If another thread has unmapped something meanwhile, it may have removed this mapping, which has no record yet: unmap it,
+	 * and make the request again. */
 	for (tries = 8;; tries--) {
 		const unsigned unmaps = ledger->unmaps;
 
@@ -454,7 +455,7 @@ static PyObject *ledger_unmap_dma(PyObject *object, PyObject *const *arguments, 
 	}
 	Py_INCREF((PyObject *)record);
 	result = unmap_range(ledger, iova, size, &bytes);
-	/* What was made at that IOVA meanwhile is another record. With success this one is not there any more. */
+	/* A mapping that was made at this IOVA meanwhile has a record of its own. If the unmap succeeded, this one is gone. */
 	if (!result && (bytes == size || record->state == GONE))
 		drop(ledger, record);
 	Py_DECREF((PyObject *)record);
@@ -496,13 +497,13 @@ static double now(void)
 	return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* Rows per step, and seconds: between steps Python's handlers run, and other threads may. */
+/* The most rows and seconds of a step: between steps signal handlers run, and other threads can. */
 enum { STEP = 4096 };
 static const double STEP_SECONDS = 0.05;
-/* The clock is read after 64 rows, or after one of as many times this size, which may take the kernel long. */
+/* The clock is read after 64 rows. A large row, which may take the kernel long, counts as one more row for each of these sizes. */
 #define LOOK (1ULL << 18)
 
-/* The batches release the GIL for a step of many rows, so the request goes straight through the door. */
+/* A step of many rows runs without the GIL, so it calls the door's function itself, not door_request(). */
 static int run_rows(Ledger *ledger, const uint64_t *rows, size_t count, int protection, size_t *done, uint64_t *bytes)
 {
 	Door *door = ledger->door;
@@ -591,7 +592,7 @@ static PyObject *ledger_run(PyObject *object, PyObject *arguments)
 		counts[0] = done;
 		goto out;
 	}
-	/* Which records the rows mean is looked up before: by the end there may be others in their places. */
+	/* Look up the records of the rows first: after the unmap, other records may be at the same IOVAs. */
 	if (PyDict_Size(ledger->at)) {
 		found = PyMem_Malloc((count - begun + 1) * sizeof(*found));
 		if (!found) {

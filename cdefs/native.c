@@ -66,7 +66,7 @@ int64_t pyvfio_wait(int eventfd, double seconds)
 	uint64_t count;
 	int limit = -1, result;
 
-	/* Whole milliseconds, rounded up as Python does; what an int cannot hold is as good as for ever. */
+	/* Whole milliseconds, rounded up as Python does. A time that does not fit in an int waits for ever. */
 	if (seconds >= 0 && seconds < 2e6) {
 		limit = (int)(seconds * 1000);
 		limit += limit < seconds * 1000;
@@ -80,11 +80,11 @@ int64_t pyvfio_wait(int eventfd, double seconds)
 		return (int64_t)count;
 	if (errno != EAGAIN)
 		return -errno;
-	return limit ? -EINTR : 0; /* another thread was faster: again, with the time that is left */
+	return limit ? -EINTR : 0; /* another thread has read the count: wait again for the rest of the time */
 }
 
-/* Mapped elsewhere first, then moved: mmap(MAP_FIXED) that fails in the driver has already unmapped what was there (Linux before
- * 6.12), and another thread's memory may be in that place by the time its owner unmaps it. */
+/* Map elsewhere first, then move the mapping. An mmap(MAP_FIXED) that fails in the driver has already unmapped the old memory (Linux
+ * before 6.12), and another thread's memory may be there by the time the owner of the old memory unmaps it. */
 int pyvfio_map_over(void *there, size_t size, int prot, int fd, int64_t offset)
 {
 	enum { MAYMOVE = 1, FIXED = 2 }; /* MREMAP_*, which sys/mman.h has for _GNU_SOURCE only */
@@ -110,7 +110,7 @@ int pyvfio_map_nothing(void *there, size_t size, int hole)
 		return -errno;
 	if (mapped == there)
 		return 0;
-	munmap(mapped, size); /* an older kernel took the address for a hint */
+	munmap(mapped, size); /* a kernel without MAP_FIXED_NOREPLACE took the address for a hint */
 	return -EEXIST;
 }
 
@@ -139,7 +139,7 @@ int pyvfio_poke(uintptr_t address, const void *from, size_t size)
 	return copy_own(SYS_process_vm_writev, address, (void *)from, size);
 }
 
-/* Memory up to this size is looked at by faulting it in, as pinning does; of more only the permissions are looked at. */
+/* Memory up to this size is checked by faulting it in, as pinning does. Of larger memory only the permissions are checked. */
 static const uint64_t POPULATED = 4 << 20;
 
 int pyvfio_pinnable(uintptr_t address, uint64_t size, int write)
@@ -156,13 +156,13 @@ int pyvfio_pinnable(uintptr_t address, uint64_t size, int write)
 		return -EFAULT;
 	if (size <= POPULATED && !madvise((void *)next, end - next, write ? POPULATE_WRITE : POPULATE_READ))
 		return 0;
-	if (size <= POPULATED && errno != EINVAL) /* an older kernel, or a device's memory */
+	if (size <= POPULATED && errno != EINVAL) /* EINVAL: a kernel before 5.14, or a device's memory */
 		return -EFAULT;
 	maps = fopen("/proc/self/maps", "re");
 	if (!maps)
 		return -errno;
 	while (fgets(line, sizeof(line), maps)) {
-		/* what is left of a long line has no such form */
+		/* the rest of a line that is longer than the buffer does not match */
 		if (sscanf(line, "%lx-%lx %c%c", &start, &last, &read, &writable) != 4 || last <= next)
 			continue;
 		if (start > next || (write ? writable != 'w' : read != 'r'))

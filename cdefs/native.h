@@ -14,7 +14,7 @@ typedef struct {
 int pyvfio_linux_ioctl(void *context, int fd, unsigned long request, void *argument);
 int pyvfio_ioctl(const pyvfio_door *door, unsigned long request, void *argument);
 
-/* The first of the rows of (address, iova, size) that ends with the 64 bits; `count` if none does. */
+/* The index of the first row of (address, iova, size) that ends at 2^64-1; `count` if none does. */
 size_t pyvfio_row_at_the_end(const uint64_t *rows, size_t count);
 
 /* The lowest and the highest IOVA of rows of (address, iova, size); at least one is needed. */
@@ -23,21 +23,21 @@ void pyvfio_hull(const uint64_t *rows, size_t count, uint64_t *hull);
 /* Whether rows of (iova, size) are those of (address, iova, size), in the same order. */
 int pyvfio_same_places(const uint64_t *mapped, const uint64_t *rows, size_t count);
 
-/* What a non-blocking eventfd has counted, as soon as that is not 0; 0 when so many seconds have passed, which never happens if
- * they are negative. It takes no door: eventfds are the process's own, whatever kernel signals them. */
+/* Wait until the count of a non-blocking eventfd is not 0, and return it; 0 after `seconds`, which mean for ever if negative. It
+ * takes no door: eventfds are descriptors of this process, whichever kernel signals them. */
 int64_t pyvfio_wait(int eventfd, double seconds);
 
-/* Put a descriptor's memory, shared, in the place of memory that is there already, which a failure leaves as it was. 0 or -errno. */
+/* Replace the memory at an address by a shared mapping of a descriptor. A failure leaves the memory as it was. 0 or -errno. */
 int pyvfio_map_over(void *there, size_t size, int prot, int fd, int64_t offset);
 
-/* Put zeroed memory of this process alone there. Into a hole: -EEXIST if it is one no more. 0 or -errno. */
+/* Map private zeroed memory at an address. With `hole`: -EEXIST if something is mapped there. 0 or -errno. */
 int pyvfio_map_nothing(void *there, size_t size, int hole);
 
-/* This process's own memory, copied by the kernel (process_vm_readv and _writev): an address that is not there, or that forbids it,
- * is -EFAULT and not the end of the process. For kernels made of Python, whose callers pass addresses. All of it is
- * copied, or the copy is an error; what was copied before the bad page stays copied, as with a kernel's copy_to_user. */
+/* Copy this process's own memory by the kernel (process_vm_readv and _writev): an address that is not mapped, or does not permit the
+ * access, gives -EFAULT instead of ending the process. For kernels made of Python, whose callers pass addresses. The copy is complete,
+ * or it is an error; bytes before the bad page stay copied, as with a kernel's copy_to_user. */
 int pyvfio_peek(uintptr_t address, void *into, size_t size);
 int pyvfio_poke(uintptr_t address, const void *from, size_t size);
 
-/* Whether a kernel could pin this memory of the process's own: 0, or -EFAULT where it is not there or may not be read (written). */
+/* Whether a kernel could pin this memory of the process: 0, or -EFAULT if it is not mapped, or may not be read (`write`: written). */
 int pyvfio_pinnable(uintptr_t address, uint64_t size, int write);

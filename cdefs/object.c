@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* pyvfio._buffer.Object and receive(): what requests make, and its end.
+/* pyvfio._buffer.Object and receive(): the objects that requests create and destroy.
  *
- * A request may give a descriptor, the id of an object, or both. Whoever makes it has the owners ready beforehand: a Door
- * for a descriptor, an Object for an id. The same native call makes the request and fills them, and another one ends an
- * object and says so. No Python runs in between, so no signal's handler can raise between an answer and its record. */
+ * A request may return a descriptor, the id of an object, or both. The caller makes the owners first: a Door for a
+ * descriptor, an Object for an id. One native call makes the request and fills the owners; another destroys an object and
+ * records that. No Python runs in between, so no signal handler can raise between an answer and its record. */
 #include "door.h"
 #include <errno.h>
 #include <stddef.h>
@@ -19,7 +19,7 @@ typedef struct {
 
 static PyTypeObject *object_type_object; /* static, as door_type_object is */
 
-/* Whether something can own what a request is to give. */
+/* Whether a receiver is empty and can own a descriptor or id that a request returns. */
 static int can_receive(PyObject *receiver)
 {
 	if (PyObject_TypeCheck(receiver, door_type_object))

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* How pyvfio._buffer runs what a kernel made of Python does.
+/* How pyvfio._buffer runs the methods of a kernel made of Python (pyvfio.kernel.PythonKernel).
  *
- * Nothing that a program's signal handlers raise can interrupt a kernel half way. Python runs handlers in the main thread only, between
- * any two steps of what that executes. So what such a kernel does for the main thread is executed by a thread of its own, the worker,
- * while the main thread waits outside the interpreter: a handler runs before a request or after it, as with the real kernel.
+ * An exception of a program's signal handler must not interrupt such a kernel half way. Python runs handlers in the main thread only,
+ * between any two steps of the code that it executes. So another thread, the worker, executes the kernel's methods for the main thread,
+ * which waits outside the interpreter: a handler runs before or after a request, as with the real kernel.
  *
- * A kernel that takes LONGEST seconds is broken, or its model of a device waits for ever. Then handlers do run, and what they raise ends
- * the wait; what became of the request is not known.
+ * A kernel that takes longer than LONGEST seconds is broken, or its model of a device waits for ever. Then handlers do run, and an
+ * exception of one ends the wait; the outcome of the request is unknown.
  *
- * Threads are started by Python's function for it: libpthread's own are of a version that no glibc before 2.34 has. */
+ * Threads are started by PyThread_start_new_thread: the symbols of libpthread have a version that no glibc before 2.34 has. */
 #include "door.h"
 #include <errno.h>
 #include <pthread.h>
@@ -27,13 +27,13 @@ struct worker {
 	PyObject *function, *arguments, *more, *result, *type, *value, *trace;
 };
 
-/* The one that is at the main thread's service. */
+/* The worker of the main thread; NULL before it is started. */
 static struct worker *worker;
-/* Python has begun to end, after which no other thread gets to run. */
+/* Whether the interpreter has begun to end, after which no other thread runs. */
 static int ending;
 /* In a worker: the thread that it works for. */
 static _Thread_local unsigned long acting_for;
-/* What a kernel has raised, until the caller raises it. */
+/* The exception that a kernel has raised, until python_kernel_raise() sets it. */
 static _Thread_local struct {
 	PyObject *type, *value, *trace;
 } kept;
@@ -43,7 +43,7 @@ unsigned long python_kernel_caller(void)
 	return acting_for;
 }
 
-/* The thread that Python runs handlers in. */
+/* Whether this is the main thread, in which Python runs signal handlers. */
 static int is_main_thread(void)
 {
 	return (pid_t)syscall(SYS_gettid) == getpid();
@@ -144,7 +144,7 @@ static struct worker *new_worker(void)
 	return self;
 }
 
-/* Wait for the answer; whether there is one. With the GIL held before and after. */
+/* Wait for the worker's answer, and return whether there is one. The GIL is held on entry and on return. */
 static int wait_for_answer(struct worker *self)
 {
 	PyThreadState *thread = PyEval_SaveThread();
@@ -196,13 +196,13 @@ static PyObject *run(PyObject *function, PyObject *arguments, PyObject *more)
 	self->arguments = arguments;
 	self->more = more;
 	if (!wait_for_answer(self)) {
-		/* The thread frees it. */
+		/* The worker is abandoned: its thread frees it. */
 		worker = NULL;
 		return NULL;
 	}
 	result = self->result;
 	if (PyErr_Occurred()) {
-		/* It came while a handler raised. */
+		/* The answer came while a signal handler raised: drop it. */
 		Py_XDECREF(result);
 		Py_XDECREF(self->type);
 		Py_XDECREF(self->value);
@@ -218,7 +218,7 @@ static PyObject *run(PyObject *function, PyObject *arguments, PyObject *more)
 	return result;
 }
 
-/* The function of the doors of kernels made of Python. The context is the kernel, which whoever has the door keeps alive. */
+/* The ioctl of doors of kernels made of Python. The context is the kernel, which the owner of the door keeps alive. */
 static int python_ioctl(void *context, int fd, unsigned long request, void *argument)
 {
 	const PyGILState_STATE gil = PyGILState_Ensure();
@@ -286,7 +286,7 @@ static PyObject *module_caller(PyObject *module, PyObject *unused)
 	return PyLong_FromUnsignedLong(acting_for ? acting_for : PyThread_get_thread_ident());
 }
 
-/* Wait until a thread is no more, as far as the kernel counts threads. */
+/* Wait until the operating system has removed a thread. */
 static void wait_for_end(pid_t id)
 {
 	const struct timespec moment = { .tv_nsec = 20000 };
@@ -299,7 +299,7 @@ static void stop_worker(void)
 {
 	struct worker *self = worker;
 
-	/* What forks or ends may itself be part of a kernel. */
+	/* A method of the kernel itself may fork or exit, in the worker: the worker cannot wait for its own end. */
 	if (!self || acting_for || !is_main_thread())
 		return;
 	worker = NULL;

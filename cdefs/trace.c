@@ -21,7 +21,7 @@ uint64_t pyvfio_trace_now(void)
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-/* The caller holds the lock, here and below. */
+/* The caller of this and of put() holds the lock. */
 static void write_out(void)
 {
 	size_t done = 0;
@@ -104,7 +104,7 @@ static uint32_t copy_argument(void *into, unsigned long request, void *argument)
 	return copy_in(into, from, size < MOST ? size : MOST);
 }
 
-/* An array of ranges that a request takes by pointer: without it nobody could make the request again. */
+/* Copy an array of ranges that a request takes by pointer, so that a replay can make the request again. */
 static uint32_t copy_input(void *into, unsigned long request, const void *argument, uint32_t size)
 {
 	const struct vfio_device_feature *feature = argument;
@@ -126,8 +126,8 @@ static uint32_t copy_input(void *into, unsigned long request, const void *argume
 }
 
 /*
- * Reads by way of the kernel, careful or not: a kernel that could not write the bitmap (it may be NULL, or read-only) says so only up
- * to Linux 6.1, and later loses the bits in silence.
+ * Always reads with pyvfio_peek: the bitmap may be NULL or read-only. Kernels up to Linux 6.1 report that they could not write it; later
+ * ones drop the bits and return success.
  */
 static uint64_t bits(uint64_t bitmap, uint64_t pages)
 {

@@ -39,14 +39,15 @@ def grant(
     names: tuple[str, str] | None = None,
     kernel: Kernel | str | None = None,
 ) -> Grant:
-    """Give a device's nodes to a user and a group, now and, by a udev rule, whenever they are made anew until the next boot.
+    """Give a device's nodes to a user and a group, now and, by a udev rule, whenever they are created again until the next boot.
 
-    Who can open the group's node, or the device's with /dev/iommu, has the DMA of the whole IOMMU group. /dev/iommu itself stays as it is.
+    A user who can open the group's node, or the device's node and /dev/iommu, controls the DMA of the whole IOMMU group. The permissions
+    of /dev/iommu do not change.
 
     :param where: a device that is bound to a VFIO driver: its address, or what :func:`device` returned
-    :param user: the user's number
-    :param group: the group's
-    :param names: of both, for the rule; without them it has the numbers
+    :param user: the user's number (uid)
+    :param group: the group's number (gid)
+    :param names: the names of the user and the group, for the rule; None writes the numbers there
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises OSError: ENODEV, the device has no nodes; EPERM or EACCES without root
     """
@@ -69,7 +70,7 @@ def grant(
 
 
 def revoke(where: str, kernel: Kernel | str | None = None) -> bool:
-    """Remove the udev rule of a device; return whether there was one. Nodes that exist keep their owner until they are made anew.
+    """Remove the udev rule of a device; return whether there was one. Existing nodes keep their owner until they are created again.
 
     :param where: the device's address, "0000:00:03.0", or its name on another bus
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
@@ -84,7 +85,7 @@ def revoke(where: str, kernel: Kernel | str | None = None) -> bool:
 
 
 def _names(names: object) -> tuple[str, str]:
-    """Return the names of a user and a group, which a rule may have."""
+    """Return the names of a user and a group, after checking that a rule can hold them."""
     if not isinstance(names, tuple | list) or len(names) != 2:
         raise arguments.wrong_type(names, "names", "the names of a user and a group")
     user, group = (arguments.string(name, "names") for name in names)
@@ -99,7 +100,7 @@ def _path(address: str) -> str:
 
 
 def _rule(found: HostDevice, user: str, group: str) -> str:
-    """Return the rule: the group's node by its number, the device's by the device that it belongs to."""
+    """Return the text of the rule. It matches the group's node by its name, and the device's node by its parent device."""
     more = f'OWNER="{user}", GROUP="{group}", MODE="0660"'
     lines = [f"# The DMA of IOMMU group {found.group} for {user}:{group}, by pyvfio."]
     if found.group_path is not None:

@@ -2,10 +2,10 @@
 """Bindings that survive a reboot: a file of driverctl's where that is installed, otherwise a rule for udev.
 
 driverctl keeps a file for each device in /etc/driverctl.d, whose content is the driver; its udev rule binds the device when it appears.
-Without driverctl a rule of pyvfio's own does that: it sets `driver_override` while the device is announced, which is before udev
-loads modules, then loads the driver, and takes the device from a driver that was faster.
+Without driverctl a rule of pyvfio's own does that. It sets `driver_override` when the device is announced, which is before udev loads
+modules; then it loads the driver, and rebinds the device if another driver was faster.
 
-What was there before is written down in /var/lib/pyvfio, so that :func:`pyvfio.host.restore` can undo it after the reboot too.
+The state before is recorded in /var/lib/pyvfio, so that :func:`pyvfio.host.restore` can undo the change after the reboot too.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class File(NamedTuple):
 
     @classmethod
     def now(cls, kernel: Kernel, path: str) -> Self:
-        """Return a file as it is."""
+        """Return a file with its present content."""
         try:
             return cls(path, kernel.read_file(path).decode(errors="surrogateescape"))
         except FileNotFoundError:
             return cls(path, None)
 
     def put(self, kernel: Kernel) -> None:
-        """Make the file as this says.
+        """Write the content to the file; remove the file if the content is None.
 
         :raises OSError: the file system is read-only or full, EACCES without root
         """
@@ -62,7 +62,7 @@ class File(NamedTuple):
 
 
 def has_driverctl(kernel: Kernel) -> bool:
-    """Whether driverctl's udev rule is there, without which its files do nothing."""
+    """Whether driverctl's udev rule is installed, without which its files have no effect."""
     return any(name.endswith("driverctl.rules") for directory in _RULES for name in entries(kernel, directory))
 
 
@@ -92,31 +92,31 @@ def _record(entry: JournalEntry) -> File:
 
 
 class BootChanges:
-    """Files that were changed, so that a failure can take the changes back."""
+    """Changes of files, which can be taken back after a failure."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._before: list[File] = []
 
     def enable(self, entry: JournalEntry, file: File) -> None:
-        """Have a device bound at each boot.
+        """Bind a device at each boot.
 
-        :param entry: with the file's path
+        :param entry: the journal's entry for it, with the file's path
         :raises OSError: a file could not be written
         """
-        # The record comes first: a file that binds always has one.
+        # The record is written first, so that every file that binds has one.
         self._put(_record(entry), f"recording that {entry.address} is bound at boot")
         self._put(file, f"having {entry.address} bound at boot")
 
     def disable(self, entry: JournalEntry) -> None:
-        """Have a device no longer bound at boot; harmless when that is done.
+        """Stop binding a device at boot; no effect if it is not bound at boot.
 
         :raises OSError: a file could not be removed
         """
         if entry.at_boot is None:
             return
         doing = f"having {entry.address} no longer bound at boot"
-        # A file that somebody has changed since is theirs.
+        # Leave a file alone that somebody else has changed since.
         now = File.now(self._kernel, entry.at_boot)
         if now.content is not None and entry.driver in now.content:
             self._put(now._replace(content=None), doing)
@@ -133,7 +133,7 @@ class BootChanges:
             raise HostError(error.errno or errno.EIO, f"{doing}: {file.path}: {error.strerror}") from error
 
     def take_back(self, error: BaseException) -> None:
-        """Put all files back as they were; what cannot be is a note on the exception."""
+        """Restore all files; a failure to do so becomes a note on the exception."""
         for file in reversed(self._before):
             try:
                 file.put(self._kernel)

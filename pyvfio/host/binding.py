@@ -51,10 +51,10 @@ class _State(NamedTuple):
 class _Change:
     """The binding of one device: its lock in the journal, its state before, and its state to be.
 
-    :ivar before: what it is restored to
-    :ivar found: what a failure of the whole goes back to: the state before, or that which it has from the last boot
-    :ivar journal: None with `dry_run`, and when an attempt to restore the device has ended
-    :ivar entry: what this binding wrote to the journal; None with `dry_run`
+    :ivar before: the state that restore() restores
+    :ivar found: the state that a failed bind() goes back to: `before`, or the state since the last boot of a device bound at boot
+    :ivar journal: the device's file in the journal; None with `dry_run`, and after an attempt to restore the device
+    :ivar entry: the entry that this binding wrote to the journal; None with `dry_run`
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class Binding:
     long as this object lives, no other program can bind or restore the devices by these functions.
 
     :ivar driver: the driver
-    :ivar devices: each device as it was when it had been bound, with its nodes, in the order given
-    :ivar writes: what was written to sysfs; with `dry_run`, what would be written
-    :ivar dry_run: nothing was written
+    :ivar devices: each device as it was after binding, with its nodes, in the order given
+    :ivar writes: the writes that were made; with `dry_run`, those that would be made
+    :ivar dry_run: whether nothing was written
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Binding:
 
     @property
     def device(self) -> HostDevice:
-        """The device, where it is only one.
+        """The device, if there is only one.
 
         :raises ValueError: there are several: see :attr:`devices`
         """
@@ -119,7 +119,7 @@ class Binding:
 
     @property
     def address(self) -> str:
-        """The device's address, where it is only one."""
+        """The address of the device, if there is only one."""
         return self.device.address
 
     @property
@@ -128,13 +128,13 @@ class Binding:
         return self._restored
 
     def restore(self) -> None:
-        """Put each device back to the driver and driver_override that it had before, the last one first. Harmless when that is done.
+        """Give each device the driver and driver_override back that it had before, the last device first. No effect if that is done.
 
         The devices must be closed. One that this process has open is not touched, since the kernel would wait for a close that could never
-        come; other processes are sent the device's request interrupt and get the `timeout` of :func:`bind`. In both cases the device
-        stays bound and in the journal, and this can be called again: it restores those that are left.
+        come; other processes are sent the device's request interrupt, and have the `timeout` of :func:`bind` to close it. In both cases the
+        device stays bound and in the journal, and this can be called again: it restores the devices that are left.
 
-        :raises OSError: EBUSY, this process has it open, or another program has bound it since; what the driver answered
+        :raises OSError: EBUSY, this process has it open, or another program has bound it since; any errno of the driver
         :raises TimeoutError: another process did not close it
         :raises Closed: this is a forked child of the process that bound it
         """
@@ -209,25 +209,25 @@ def bind(
         # and is bound at each boot
         pyvfio.host.bind("0000:41:10.1", "vfio-pci", at_boot=True)
 
-    This writes `driver_override` and the drivers' `unbind` and `bind` in sysfs, on any bus that has them (PCI, platform, ...). Only the
-    devices given are bound: `host.group(number).in_the_way` names what else keeps VFIO from a group. A device that has the driver already
-    is left as it is, then and at the end. Of several devices all are bound or none.
+    This writes `driver_override` and the drivers' `unbind` and `bind` in sysfs, on any bus that has them (PCI, platform, ...). It binds
+    only the given devices; `host.group(number).in_the_way` names other members that keep VFIO from the group. A device that has the driver
+    already is left alone, now and at the end. Of several devices all are bound or none.
 
-    VFIO's drivers and pci-stub are given any device; every other driver only devices of its own list.
+    Any device can be bound to VFIO's drivers and pci-stub; every other driver only gets devices of its own list.
 
-    With `at_boot` the device is bound at each boot too, until it is restored, which :func:`restore` does after a reboot as before: by a file
-    in /etc/driverctl.d where driverctl is installed, otherwise by a rule for udev in /etc/udev/rules.d.
+    With `at_boot` the device is also bound at each boot, until :func:`restore` or :meth:`Binding.restore` restores it, before or after a
+    reboot. A file in /etc/driverctl.d does that if driverctl is installed, otherwise a rule for udev in /etc/udev/rules.d.
 
     :param where: addresses, or what :func:`device` and :func:`devices` return
     :param driver: for example `vfio-pci`; it must be loaded
-    :param allow_in_use: names of uses, as in :func:`uses` and in the refusal's text, that the device may be taken away from
-    :param timeout: seconds to wait for each device's unbinding, then and when it is restored
-    :param at_boot: have it bound at each boot too
+    :param allow_in_use: names of uses that may break, as :func:`uses` and the text of the refusal have them
+    :param timeout: seconds to wait for each device's unbind, now and when it is restored
+    :param at_boot: whether to bind the device at each boot too
     :param dry_run: check everything and write nothing; :attr:`Binding.writes` lists what would be written
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises ValueError: not a valid device or driver name; a device is given twice
     :raises OSError: ENODEV, no such device, or no IOMMU group and a VFIO driver; ENOENT, no such driver; EBUSY, the device is in use by
-        the system, or a process has it open or bound; EACCES without root; what the driver answered
+        the system, or a process has it open or bound; EACCES without root; any errno of the driver
     :raises TimeoutError: another process did not close the device
     """
     kernel = resolve(kernel)
@@ -243,7 +243,7 @@ def bind(
     boot = BootChanges(kernel)
     try:
         for one in found:
-            # Not by extend(): those before an exception are rolled back.
+            # One by one, not by extend(): after an exception the changes before it must be in the list, to be rolled back.
             changes.append(_prepare(kernel, one, driver, allow_in_use, at_boot=at_boot, dry_run=dry_run))  # noqa: PERF401 (rolled back)
         for change in changes:
             if change.device.driver == driver:
@@ -282,7 +282,7 @@ def _address(one: str | HostDevice) -> str:
 def _prepare(
     kernel: Kernel, found: HostDevice, driver: str, allow_in_use: Collection[str], *, at_boot: bool, dry_run: bool
 ) -> _Change:
-    """Lock a device's file in the journal, check that it can be bound, and write down what is going to change."""
+    """Lock a device's file in the journal, check that the device can be bound, and record the change in the journal."""
     to = _State(driver, driver if _takes_anything(driver) else None)
     if dry_run:
         if found.driver != driver:
@@ -293,7 +293,7 @@ def _prepare(
         # Another program may have changed it before the file was locked.
         found = device(found.address, kernel)
         before = _State(found.driver, found.driver_override)
-        # A device that is bound at each boot is left so, unless it is to be bound otherwise at each boot.
+        # restore() leaves a device that is bound at each boot as it is after boot, unless this call itself changes the binding at boot.
         left = journal.boot if at_boot and journal.boot is not None else journal.left
         if left is not None and (at_boot or left.at_boot is None) and _is_as_left(found, left):
             before = _State(left.previous_driver, left.previous_override)
@@ -323,7 +323,7 @@ def _roll_back(kernel: Kernel, changes: list[_Change], timeout: float, error: Ba
 def _takes_anything(driver: str) -> bool:
     """Whether a driver may be given a device that is not in its own list, as `driver_override` does.
 
-    Other drivers trust their list: e1000e's probe of a device that is not its own is an oops.
+    Other drivers rely on their list: e1000e's probe of another device causes an oops.
     """
     return "vfio" in driver or driver == "pci-stub"
 
@@ -350,7 +350,7 @@ def restore(
     failures: list[OSError | BadReply] = []
     for entry in journaled(kernel):
         if isinstance(entry, BadReply):
-            # Its message names the file, bus:address; another domain's address may end alike.
+            # The message names the file, bus:address. The colon is compared too, since another domain's address may have the same end.
             if only is None or f":{only}" in str(entry):
                 failures.append(entry)
             continue
@@ -399,7 +399,7 @@ def _restore(kernel: Kernel, entry: JournalEntry, timeout: float) -> bool:
 
 
 def _leave_at_boot(kernel: Kernel, left: JournalEntry) -> bool:
-    """Have a device no longer bound at boot; return whether it was."""
+    """Stop binding a device at boot; return whether it was bound at boot."""
     BootChanges(kernel).disable(left)
     return left.at_boot is not None
 
@@ -426,7 +426,7 @@ def _journal(kernel: Kernel, nodes: Nodes) -> Journal:
 
 
 def _check(kernel: Kernel, found: HostDevice, driver: str, allow_in_use: Collection[str]) -> None:
-    """Refuse what cannot work or would hurt, before anything is changed."""
+    """Refuse a binding that cannot work, or that would harm the running system, before anything is changed."""
     name = found.address
     if not kernel.exists(f"{found.path}/driver_override"):
         raise HostError(
@@ -457,10 +457,10 @@ def _put_back(kernel: Kernel, journal: Journal, found: HostDevice, before: _Stat
 
 
 def _move(kernel: Kernel, nodes: Nodes, to: _State, timeout: float) -> list[Write]:
-    """Bring a device from whatever driver and override it has now to these; return what was written."""
+    """Give a device a driver and an override, whatever it has now; return the writes that were made."""
     found = device(nodes.address, kernel)
     if found.driver is None and (holders := holders_of(found.nodes, kernel)):
-        # An unbind is under way: whatever else is asked of the device's driver would wait with it.
+        # An unbind is in progress: any other write about the device would wait for it to end.
         raise HostError(
             errno.EBUSY,
             f"{found.address} is still being unbound from a VFIO driver: it is open in {'; '.join(map(str, holders))}",
@@ -470,7 +470,7 @@ def _move(kernel: Kernel, nodes: Nodes, to: _State, timeout: float) -> list[Writ
         try:
             _make(kernel, found, write, timeout)
         except BaseException:
-            # An override that was only lent for the attach must not stay.
+            # Remove an override that was set for this attach only.
             if writes[index + 1 :] and write.path.endswith("/bind"):
                 with suppress(OSError):
                     _make(kernel, found, writes[-1], timeout)
@@ -481,9 +481,9 @@ def _move(kernel: Kernel, nodes: Nodes, to: _State, timeout: float) -> list[Writ
 def _writes(found: HostDevice, to: _State) -> list[Write]:
     """Return the writes that bring a device to a driver and an override.
 
-    While the device is bound to nothing, its override lets no driver in but the one that it is to get. VFIO's drivers match by their
-    override only: to one that the device had without an override (`new_id`, or an override cleared later, as dpdk-devbind does) it is lent
-    for the attach.
+    While the device has no driver, its override admits only the driver that it is to get. VFIO's drivers match by the override only. If
+    the device was bound to one without an override (by `new_id`, or with an override that was cleared later, as dpdk-devbind does), the
+    override is set for the attach and removed after it.
     """
     writes: list[Write] = []
     override = found.driver_override
@@ -543,7 +543,7 @@ def _unbind(kernel: Kernel, found: HostDevice, write: Write, timeout: float) -> 
     try:
         write_within(kernel, write.path, write.text, timeout)
     except TimeoutError as error:
-        # VFIO removes the device's node before it waits: the nodes that there were tell who has it open.
+        # VFIO removes the device's node before it waits, so search for the nodes that the device had before.
         holders = "; ".join(map(str, holders_of(found.nodes, kernel))) or "a process that cannot be seen from here"
         raise HostError(
             errno.ETIMEDOUT,
@@ -552,7 +552,7 @@ def _unbind(kernel: Kernel, found: HostDevice, write: Write, timeout: float) -> 
         ) from error
     except OSError as error:
         if device(found.address, kernel).driver is None:
-            return  # its driver let go of it meanwhile
+            return  # it has lost its driver meanwhile
         raise _failed(error, doing) from error
 
 
@@ -596,10 +596,10 @@ def unbind(
     dry_run: bool = False,
     kernel: Kernel | str | None = None,
 ) -> Binding:
-    """Unbind a device, or several, from whatever driver they have; see :func:`bind` for the parameters and what is refused.
+    """Unbind a device, or several, from their drivers; see :func:`bind` for the parameters and the cases that are refused.
 
-    The result restores them as that of :func:`bind` does. The kernel gives a driver to such a device again when it looks for one: when a module is
-    loaded, or the bus is scanned.
+    The result restores them as that of :func:`bind` does. The kernel may bind a driver to such a device again: when a module is loaded, or
+    the bus is scanned.
 
     :param where: one device's address or several
     :param allow_in_use: as for :func:`bind`
@@ -636,7 +636,7 @@ def unbind(
 
 
 def _prepare_unbound(kernel: Kernel, found: HostDevice, allow_in_use: Collection[str], *, dry_run: bool) -> _Change:
-    """Lock a device's file in the journal, check that it can be unbound, and write down what is going to change."""
+    """Lock a device's file in the journal, check that the device can be unbound, and record the change in the journal."""
     to = _State(None, None)
     journal = None if dry_run else _journal(kernel, found.nodes)
     try:

@@ -21,7 +21,7 @@ class Caller(NamedTuple):
     :ivar capabilities: CapEff of /proc/self/status, a bit for each capability
     :ivar limit: RLIMIT_MEMLOCK in bytes; None for no limit
     :ivar locked: VmLck in bytes
-    :ivar pinned: VmPin likewise
+    :ivar pinned: VmPin in bytes
     """
 
     user: int
@@ -38,14 +38,14 @@ class Caller(NamedTuple):
 
     @property
     def raw_io(self) -> bool:
-        """Whether the process has CAP_SYS_RAWIO, which devices without an IOMMU take."""
+        """Whether the process has CAP_SYS_RAWIO, which devices without an IOMMU require."""
         return bool(self.capabilities & _CAP_SYS_RAWIO)
 
 
 def calling_process(kernel: Kernel) -> Caller:
-    """Return what /proc/self/status and getrlimit(2) say of the calling process; 0 for a line that is missing.
+    """Return the calling process as /proc/self/status and getrlimit(2) show it; a missing line counts as 0.
 
-    :raises OSError: it cannot be read
+    :raises OSError: the file cannot be read
     """
     limit, _ = kernel.getrlimit(resource.RLIMIT_MEMLOCK)
     lines = (attribute(kernel, "/proc/self/status") or "").splitlines()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Likely causes of a refusal that sysfs and /proc show: who holds a group, what the firmware wants, which functions are open.
+"""Likely causes of a refusal that sysfs and /proc show: processes that hold a group, claims of the firmware, open virtual functions.
 
-Each function looks when an error is made, and returns a finding of the catalogue, or None where nothing is to be seen.
+Each function is called when an exception is made, and returns a finding of the catalogue, or None if it finds no cause.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def group_member(kernel: Kernel, group: int | None) -> Finding | None:
 
 
 def group_holder(kernel: Kernel, path: str) -> Finding | None:
-    """Return who has a group's node open, if that is to be seen."""
+    """Return the finding that a process has a group's node open; None if no such process is visible."""
     with suppress(OSError):
         if holders := [str(one) for one in holders_of_node(path, kernel)]:
             return diagnosis.held(path, holders, group=True)
@@ -49,9 +49,9 @@ def group_holder(kernel: Kernel, path: str) -> Finding | None:
 
 
 def device_holder(kernel: Kernel, address: str, *, but: int | None = None) -> Finding | None:
-    """Return who has a device open, if that is to be seen.
+    """Return the finding that a process has a device open; None if no such process is visible.
 
-    :param but: a descriptor of this process that does not count
+    :param but: a descriptor of this process to ignore
     """
     with suppress(OSError, ValueError):
         holders = [str(one) for one in holders_of(address, kernel) if (one.pid, one.descriptor) != (os.getpid(), but)]
@@ -61,9 +61,9 @@ def device_holder(kernel: Kernel, address: str, *, but: int | None = None) -> Fi
 
 
 def neighbour_holder(kernel: Kernel, group: int | None, address: str) -> Finding | None:
-    """Return who has another device of a group open, if that is to be seen.
+    """Return the finding that a process has another device of a group open; None if no such process is visible.
 
-    :param address: of the device that is not meant; empty for none
+    :param address: the device to leave out; empty for none
     """
     with suppress(OSError, ValueError):
         for member in {} if group is None else group_members(group, kernel):
@@ -75,7 +75,7 @@ def neighbour_holder(kernel: Kernel, group: int | None, address: str) -> Finding
 
 
 def open_virtual_functions(kernel: Kernel, address: str) -> list[str]:
-    """Return the virtual functions of a device that somebody is seen to have open."""
+    """Return the virtual functions of a device that a visible process has open."""
     found: list[str] = []
     with suppress(OSError, ValueError):
         path = find(address, kernel).path

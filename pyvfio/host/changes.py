@@ -18,10 +18,10 @@ from pyvfio.kernel import Kernel, SysfsDevice, UdevMonitor, resolve
 
 
 class Change(NamedTuple):
-    """Something that happened to one device.
+    """A change of one device.
 
-    :ivar action: the kernel's: `add`, `remove`, `bind`, `unbind`, `change`
-    :ivar device: what it was like when the change was read; None when it had gone
+    :ivar action: the action of the kernel's uevent: `add`, `remove`, `bind`, `unbind`, `change`
+    :ivar device: the device when the change was read; None if it was gone by then
     """
 
     action: str
@@ -32,20 +32,20 @@ class Change(NamedTuple):
 
 
 class Changes:
-    """The changes, from when this is made on, to the devices that :func:`devices` would list.
+    """The changes, from its construction on, to the devices that :func:`devices` lists.
 
-    It iterates for ever, as changes come; :meth:`wait` has a time limit; `fileno()` is for poll and asyncio.
-    The events are udev's, and the kernel's own where no udevd runs. One thread at a time may wait.
+    Iteration waits for changes, without an end; :meth:`wait` has a time limit; `fileno()` is for poll and asyncio.
+    The events are udev's, or the kernel's own where no udevd runs. Only one thread at a time may wait.
     """
 
     def __init__(self, kernel: Kernel | str | None = None) -> None:
         self._kernel = resolve(kernel)
         self._process = os.getpid()
-        # What ends a wait when another thread closes this.
+        # Ends a wait when another thread calls close().
         self._waker = Door(None)
         self._waker.take(os.eventfd, 0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._waker.waker(True)
-        # First listen, then look: what comes between is told twice rather than not at all.
+        # Start the monitor before listing the devices: a change in between is reported twice rather than not at all.
         self._monitor: UdevMonitor | None = self._kernel.udev_monitor()
         self._known = {one.path for one in devices(self._kernel)}
 
@@ -54,7 +54,7 @@ class Changes:
         return self._open().fileno()
 
     def wait(self, timeout: float | None = None) -> Change | None:
-        """The next change; None when there was none in `timeout` seconds.
+        """Return the next change; None if there was none within `timeout` seconds.
 
         :param timeout: seconds; None waits for ever
         :raises Closed: this is closed, or another thread closed it
@@ -110,7 +110,7 @@ class Changes:
 
 
 def _next(waker: int, monitor: Any, timeout: float | None) -> Any:
-    """The next event, an action and a SysfsDevice; None when `timeout` seconds have passed, or something can be read from `waker`."""
+    """Return the next event, an action and a SysfsDevice; None after `timeout` seconds, or when `waker` becomes readable."""
     if not isinstance(monitor, UdevMonitor) or (timeout is not None and timeout <= 0):
         return monitor.poll(timeout)
     poll = select.poll()

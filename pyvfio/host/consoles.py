@@ -21,7 +21,7 @@ def consoles_in_use(kernel: Kernel) -> Iterator[Use]:
 def terminal_hardware(kernel: Kernel, name: str) -> set[str]:
     """Return the paths of the hardware of a terminal: ttyS0, tty1, hvc0."""
     if re.fullmatch(r"tty[0-9]+", name):
-        # A virtual terminal: on whatever has a frame buffer, and on the VGA device that the firmware started.
+        # A virtual terminal is shown by all devices with a frame buffer, and by the VGA device that the firmware started.
         screens = {kernel.realpath(f"/sys/class/graphics/{fb}") for fb in entries(kernel, "/sys/class/graphics")}
         for address in entries(kernel, "/sys/bus/pci/devices"):
             path = kernel.realpath(f"/sys/bus/pci/devices/{address}")

@@ -36,11 +36,11 @@ HARMLESS_DRIVERS = ("pcieport", "pci-stub")
 class Finding(NamedTuple):
     """One thing that was found.
 
-    :ivar id: its name in :data:`CATALOGUE`
+    :ivar id: its key in :data:`CATALOGUE`
     :ivar subject: the device, group, file or module that it is about
     :ivar reason: what is wrong, to follow a colon, without a full stop
     :ivar evidence: what was looked at and what was there, one line each
-    :ivar cure: what to do; what is code or a command can be pasted. None where nothing can be done
+    :ivar cure: what to do next; code and commands in it can be pasted. None if nothing can be done
     """
 
     id: str
@@ -81,7 +81,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _collection(each: arguments.Check) -> arguments.Check:
-    """Return the check for a collection, which stays as it is."""
+    """Return the check for a collection, which it returns unchanged."""
 
     def check(value: Any, name: str) -> Any:
         if isinstance(value, str | bytes) or not isinstance(value, Collection):
@@ -141,7 +141,7 @@ _CHECKS: dict[str, arguments.Check] = {
 
 
 def _of_facts(function: _Function) -> _Function:
-    """Check the facts that a function is given, by its annotations, which are text here."""
+    """Decorator: check the arguments of a function by its annotations, which are strings in this module."""
     code = function.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     checks = {name: _CHECKS[function.__annotations__[name]] for name in names}
@@ -150,7 +150,7 @@ def _of_facts(function: _Function) -> _Function:
 
     @wraps(function)
     def checked(*values: Any, **more: Any) -> Any:
-        # Too many, or unknown ones, are left to the function itself, which refuses them.
+        # Surplus and unknown arguments are passed on: the function itself refuses them.
         values = (
             tuple(checks[name](value, name) for name, value in zip(names, values, strict=False)) + values[len(names) :]
         )
@@ -161,7 +161,7 @@ def _of_facts(function: _Function) -> _Function:
 
 
 def _finds(**meanings: str) -> Callable[[_Function], _Function]:
-    """Enter the findings that a function can return in the catalogue; `_` stands for `-` in an id."""
+    """Decorator: add the findings that a function can return to the catalogue; `_` stands for `-` in an id."""
 
     def enter(function: _Function) -> _Function:
         CATALOGUE.update({id_.replace("_", "-"): meaning for id_, meaning in meanings.items()})
@@ -195,9 +195,9 @@ def no_group(
 ) -> Finding:
     """A device is in no IOMMU group.
 
-    :param iommus: the names in /sys/class/iommu; None: not looked at
-    :param virtual: the host is a virtual machine, as far as that is known
-    :param command_line: the kernel's
+    :param iommus: the names in /sys/class/iommu; None if not read
+    :param virtual: whether the host is known to be a virtual machine
+    :param command_line: the kernel's command line
     :param tables: the names in /sys/firmware/acpi/tables
     """
     reason = f"{address} is in no IOMMU group: "
@@ -240,9 +240,9 @@ def no_group(
     interrupts_not_isolated="The IOMMU does not remap interrupts, so VFIO does not let a device through to user space.",
 )
 def interrupts_not_isolated(address: str, parameter: str) -> Finding:
-    """The host cannot keep a device from sending any interrupt. To be asked only when no other cause is visible.
+    """The host cannot keep a device from sending any interrupt. Use it only if no other cause is visible.
 
-    :param parameter: the one that allows it: `iommufd.allow_unsafe_interrupts` or `vfio_iommu_type1.allow_unsafe_interrupts`
+    :param parameter: the module parameter that allows such devices: `iommufd.allow_unsafe_interrupts` or `vfio_iommu_type1.allow_unsafe_interrupts`
     """
     module, _, name = parameter.partition(".")
     return Finding(
@@ -259,7 +259,7 @@ def interrupts_not_isolated(address: str, parameter: str) -> Finding:
 def interrupts_by_command_line(address: str, command_line: str) -> Finding | None:
     """The kernel's command line switches the remapping of interrupts off.
 
-    :param command_line: the kernel's
+    :param command_line: the kernel's command line
     """
     off = [word for word in command_line.split() if word in _NO_REMAPPING]
     if not off:
@@ -277,7 +277,7 @@ def interrupts_by_command_line(address: str, command_line: str) -> Finding | Non
 def unsafe_interrupts(parameters: Sequence[str]) -> Finding | None:
     """The administrator allows devices without isolated interrupts.
 
-    :param parameters: those that are Y, such as `vfio_iommu_type1.allow_unsafe_interrupts`
+    :param parameters: the module parameters that are Y, such as `vfio_iommu_type1.allow_unsafe_interrupts`
     """
     if not parameters:
         return None
@@ -314,7 +314,7 @@ def direct_region(address: str, regions: Sequence[tuple[int, int]]) -> Finding |
 
 @_finds(no_iommu_refused="The device has no IOMMU, and neither the program nor the administrator has accepted that.")
 def no_iommu_refused(address: str, *, enabled: bool) -> Finding:
-    """A device without an IOMMU was not taken.
+    """A device without an IOMMU was refused.
 
     :param enabled: whether vfio's parameter enable_unsafe_noiommu_mode is Y
     """
@@ -345,7 +345,7 @@ def vfio_missing(*, modules: Collection[str] = ()) -> Finding | None:
     :param modules: the kernel's modules, those built in too (the names in /sys/module)
     """
     if "vfio" in modules:
-        return None  # it makes the directory with its first node
+        return None  # VFIO creates the directory together with the first node
     return Finding(
         "vfio-missing",
         "vfio",
@@ -371,8 +371,8 @@ def iommufd_missing() -> Finding:
 def type1_missing(*, containers: bool, iommufd: bool, modules: Collection[str]) -> Finding | None:
     """Containers that no IOMMU can be set for.
 
-    :param containers: /dev/vfio/vfio exists
-    :param iommufd: /dev/iommu exists
+    :param containers: whether /dev/vfio/vfio exists
+    :param iommufd: whether /dev/iommu exists
     :param modules: the kernel's modules, those built in too (the names in /sys/module)
     """
     if not containers or iommufd or not {"vfio_iommu_type1", "vfio_iommu_spapr_tce"}.isdisjoint(modules):
@@ -406,9 +406,9 @@ def driver_missing(driver: str, bus: str, drivers: Collection[str]) -> Finding |
 
 @_finds(module_blacklisted="modprobe's configuration, or the kernel's command line, keeps a module from being loaded.")
 def module_blacklisted(module: str, places: Sequence[str]) -> Finding | None:
-    """A module that is needed may not be loaded by itself, or not at all.
+    """A module that is needed is not loaded automatically, or cannot be loaded at all.
 
-    :param places: the lines that say so, each with its file
+    :param places: the lines that forbid it, each with its file
     """
     if not places:
         return None
@@ -428,9 +428,9 @@ def module_blacklisted(module: str, places: Sequence[str]) -> Finding | None:
 def interfaces_missing(*, containers: bool, iommufd: bool, cdevs: bool | None) -> Finding | None:
     """The kernel lacks one of the ways to open a device.
 
-    :param containers: /dev/vfio/vfio exists
-    :param iommufd: /dev/iommu exists
-    :param cdevs: devices have nodes under /dev/vfio/devices; None: none is bound, so it is not known
+    :param containers: whether /dev/vfio/vfio exists
+    :param iommufd: whether /dev/iommu exists
+    :param cdevs: whether devices have nodes under /dev/vfio/devices; None if no device is bound, so that it is unknown
     """
     evidence = (
         f"/dev/vfio/vfio {'exists' if containers else 'does not exist'}",
@@ -476,9 +476,9 @@ def variant_driver(
 ) -> Finding | None:
     """The general VFIO driver has a device for which there is a special one, which logs DMA and migrates.
 
-    :param driver: what it is bound to
+    :param driver: the driver that the device is bound to
     :param variants: modules whose aliases in modules.alias match the device
-    :param needed: what only such a driver has was asked for
+    :param needed: whether a feature was asked for that only such a driver has
     """
     if driver is None or (variants and driver.replace("-", "_") in variants):
         return None
@@ -507,8 +507,8 @@ def override_foreign(address: str, override: str | None, driver: str | None, *, 
     """Another tool has set the device's driver_override.
 
     :param override: its driver_override
-    :param driver: what it is bound to
-    :param loaded: the bus has a driver of the name in driver_override
+    :param driver: the driver that the device is bound to
+    :param loaded: whether the bus has a driver of the name in driver_override
     """
     if override is None or override == driver:
         return None
@@ -524,10 +524,10 @@ def override_foreign(address: str, override: str | None, driver: str | None, *, 
 
 @_finds(taken_back="The device was bound to another driver after pyvfio bound it.")
 def taken_back(address: str, bound: str, driver: str | None) -> Finding | None:
-    """A driver of the kernel's, or another tool, took a device that was bound by pyvfio.
+    """A driver of the kernel, or another tool, has taken a device that pyvfio had bound.
 
     :param bound: the driver that the journal says it was bound to
-    :param driver: what it is bound to
+    :param driver: the driver that the device is bound to
     """
     if driver == bound:
         return None
@@ -544,7 +544,7 @@ def taken_back(address: str, bound: str, driver: str | None) -> Finding | None:
 def ids_too_late(address: str, driver: str | None, ids: tuple[int, int], places: Sequence[str]) -> Finding | None:
     """A module's parameter names a device that another driver has.
 
-    :param driver: what it is bound to
+    :param driver: the driver that the device is bound to
     :param ids: its vendor and device
     :param places: where the parameter `ids` of vfio-pci is set, each with its file: `FILE has: ... ids=1b36:0010`
     """
@@ -611,7 +611,7 @@ def bar_unassigned(address: str, resources: str | None) -> Finding | None:
 def behind_vmd(address: str, controller: str | None) -> Finding | None:
     """A device in the domain of a volume management device.
 
-    :param controller: the address of the VMD above it; None: there is none
+    :param controller: the address of the VMD above it; None if there is none
     """
     if controller is None:
         return None
@@ -628,7 +628,7 @@ def behind_vmd(address: str, controller: str | None) -> Finding | None:
 def msi_off(address: str, places: Sequence[str]) -> Finding | None:
     """The device has no message signalled interrupts.
 
-    :param places: what says so, each with its file
+    :param places: the settings that switch MSI off, each with its file
     """
     if not places:
         return None
@@ -643,9 +643,9 @@ def msi_off(address: str, places: Sequence[str]) -> Finding | None:
 
 @_finds(acs_override="The kernel was told to take devices for isolated that are not (pcie_acs_override).")
 def acs_override(subject: str, command_line: str) -> Finding | None:
-    """Groups are smaller than the hardware isolates.
+    """IOMMU groups are smaller than what the hardware isolates.
 
-    :param command_line: the kernel's
+    :param command_line: the kernel's command line
     """
     words = [word for word in command_line.split() if word.startswith("pcie_acs_override=")]
     if not words:
@@ -727,7 +727,7 @@ def bridge(address: str, class_code: int | None) -> Finding:
 def not_bound(address: str, bus: str, driver: str | None) -> Finding:
     """A device is not bound to a VFIO driver.
 
-    :param driver: what it is bound to
+    :param driver: the driver that the device is bound to
     """
     evidence = (
         f"its link driver points to {driver}" if driver else "it has no link driver",
@@ -753,10 +753,10 @@ def vfio_driver(bus: str) -> str:
 
 @_finds(group_not_viable="Another device of the IOMMU group is bound to a driver that does DMA for the kernel.")
 def group_not_viable(group: int, members: Mapping[str, str | None], *, but: str | None = None) -> Finding | None:
-    """Some devices of a group keep VFIO from all of it. The kernel alone decides; this names the likely ones.
+    """Some devices of a group keep VFIO from using the group. The kernel alone decides; the finding names the likely ones.
 
     :param members: address -> driver, or None where none is bound
-    :param but: an address that is not to be named
+    :param but: an address to leave out
     """
     culprits = in_the_way(members)
     culprits.pop(but or "", None)
@@ -844,10 +844,10 @@ def not_permitted(
 
     :param number: EACCES or EPERM
     :param user: the effective user's number
-    :param owner: the node's owner; None: not known
-    :param mode: its permission bits; None: not known
-    :param group: the node's group; None: not known
-    :param groups: those of the process
+    :param owner: the node's owner; None if unknown
+    :param mode: its permission bits; None if unknown
+    :param group: the node's group; None if unknown
+    :param groups: the groups of the process
     :param raw_io: whether the process has CAP_SYS_RAWIO
     """
     shown = "" if owner is None or mode is None else f" (owner {owner}, mode {mode & 0o777:03o})"
@@ -896,7 +896,7 @@ def not_permitted(
 def held(what: str, holders: Sequence[str], *, group: bool = False) -> Finding:
     """A device or a group is open in a process.
 
-    :param holders: who, as :class:`pyvfio.host.Holder` shows itself; empty if that cannot be seen
+    :param holders: the processes, each as the text of a :class:`pyvfio.host.Holder`; empty if none is visible
     """
     unseen = (
         "this process or another, and it can be open only once" if group else "a process that cannot be seen from here"
@@ -980,8 +980,8 @@ def not_root(user: int) -> Finding:
 def vf_token(address: str, *, given: bool, wanted: bool, functions: Sequence[str] = ()) -> Finding | None:
     """A token is missing, wrong, or not wanted.
 
-    :param given: a token was given
-    :param wanted: the kernel asked for one (EACCES); else it did not want the one that was given (EINVAL)
+    :param given: whether a token was given
+    :param wanted: whether the kernel asked for a token (EACCES); else it refused the one that was given (EINVAL)
     :param functions: virtual functions of the device that are open: it is a physical function, and takes their token
     """
     if wanted and functions:
@@ -1043,9 +1043,9 @@ def no_virtual_functions(
     """The number of virtual functions could not be set.
 
     :param number: the errno of the write to sriov_numvfs
-    :param count: what was written
-    :param driver: that the physical function is bound to
-    :param there: how many it has
+    :param count: the number that was written
+    :param driver: the driver of the physical function
+    :param there: the number of virtual functions that it has
     """
     if number == errno.ENOENT:
         reason = (
@@ -1121,7 +1121,7 @@ def guest_memory(size: int, clashes: Sequence[tuple[str, str]], before: Sequence
 def mapping_limit_low(limit: int | None) -> Finding | None:
     """A container takes fewer mappings than by default.
 
-    :param limit: vfio_iommu_type1's parameter dma_entry_limit; None: not known
+    :param limit: vfio_iommu_type1's parameter dma_entry_limit; None if unknown
     """
     if limit is None or limit >= 65535:
         return None
@@ -1138,8 +1138,8 @@ def mapping_limit_low(limit: int | None) -> Finding | None:
 def memory_limit_low(limit: int | None, *, unlimited: bool) -> Finding | None:
     """A process may lock little memory.
 
-    :param limit: RLIMIT_MEMLOCK, bytes; None: no limit
-    :param unlimited: the process has CAP_IPC_LOCK
+    :param limit: RLIMIT_MEMLOCK, bytes; None for no limit
+    :param unlimited: whether the process has CAP_IPC_LOCK
     """
     if limit is None or unlimited or limit >= 64 << 20:
         return None
@@ -1156,9 +1156,9 @@ def memory_limit_low(limit: int | None, *, unlimited: bool) -> Finding | None:
 def huge_pages(size: int, free: int, page: int) -> Finding | None:
     """A guest of that size has no huge pages to be put on, which makes mapping slow; it works without.
 
-    :param size: the guest's memory
+    :param size: the guest's memory, bytes
     :param free: bytes in free huge pages
-    :param page: bytes of one
+    :param page: bytes of a huge page
     """
     if free >= size:
         return None
@@ -1176,9 +1176,9 @@ def huge_pages(size: int, free: int, page: int) -> Finding | None:
 def huge_pages_node(size: int, free: int, node: int, page: int) -> Finding | None:
     """The huge pages that are free are on other NUMA nodes than the device.
 
-    :param size: the guest's memory
+    :param size: the guest's memory, bytes
     :param free: bytes in free huge pages of the node
-    :param page: bytes of one
+    :param page: bytes of a huge page
     """
     if free >= size:
         return None
@@ -1196,7 +1196,7 @@ def huge_pages_node(size: int, free: int, node: int, page: int) -> Finding | Non
 def memory_cgroup(size: int, limit: int, path: str) -> Finding | None:
     """A guest does not fit the limit of its control group (MemoryMax= of a service, --memory of a container).
 
-    :param size: the guest's memory
+    :param size: the guest's memory, bytes
     :param limit: memory.max, bytes
     :param path: the group's directory
     """
@@ -1215,10 +1215,10 @@ def memory_cgroup(size: int, limit: int, path: str) -> Finding | None:
 def memory_limit(size: int, limit: int | None, locked: int, *, unlimited: bool) -> Finding | None:
     """A process may not lock as much memory as a mapping takes.
 
-    :param size: what was asked for, bytes
-    :param limit: RLIMIT_MEMLOCK, bytes; None: no limit
-    :param locked: what is locked already (VmLck), bytes
-    :param unlimited: the process has CAP_IPC_LOCK
+    :param size: bytes that were to be mapped
+    :param limit: RLIMIT_MEMLOCK, bytes; None for no limit
+    :param locked: bytes that are locked already (VmLck)
+    :param unlimited: whether the process has CAP_IPC_LOCK
     """
     if limit is None or unlimited:
         return None

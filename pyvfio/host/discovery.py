@@ -24,26 +24,26 @@ class HostDevice(NamedTuple):
     :ivar address: its name on the bus: `0000:00:03.0`, a mediated device's UUID, `vfio-mock.0`
     :ivar bus: `pci`, `mdev`, `platform`, ...
     :ivar path: its directory under /sys/devices
-    :ivar vendor: PCI vendor id, None on other buses; so `device` (id), `class_code` (24 bits)
+    :ivar vendor: PCI vendor id, None on other buses; likewise `device` (id) and `class_code` (24 bits)
     :ivar driver: the driver it is bound to
-    :ivar driver_override: the only driver that it may be bound to; None for any that matches, and while an unbinding waits for
-        a process that has the device open
+    :ivar driver_override: the only driver that it may be bound to; None if any driver that matches may be, or while an unbind waits
+        for a process that has the device open
     :ivar group: number of its IOMMU group. An emulated device (mdev, vfio-mock) has one too, of itself alone
     :ivar group_path: the group's node, `/dev/vfio/N`; None while no member is bound to a VFIO driver
-    :ivar vfio: what VFIO calls it, `vfioN`; None while it is not bound to a VFIO driver. Since Linux 6.1
+    :ivar vfio: its name in VFIO, `vfioN`; None while it is not bound to a VFIO driver. Since Linux 6.1
     :ivar cdev: its own node, `/dev/vfio/devices/vfioN`, or None. Since Linux 6.6, CONFIG_VFIO_DEVICE_CDEV
     :ivar iommu: the IOMMU that translates for it: `dmar0`, `ivhd0`, ...
-    :ivar numa_node: None where the firmware does not say
+    :ivar numa_node: its NUMA node; None if the firmware does not report it
     :ivar physical_function: address of the physical function that this is a virtual function of
     :ivar virtual_functions: addresses of its virtual functions, in their order
-    :ivar total_vfs: how many it could have; None without SR-IOV
-    :ivar power_state: of a PCI function: `D0`, `D3hot`, `D3cold`, `unknown`; None on other buses. With vfio-pci a function that
-        nobody has open sleeps in D3hot, unless vfio_pci.disable_idle_d3 is Y. Since Linux 5.11
-    :ivar d3cold_allowed: whether it may lose its power while it sleeps; None where there is no such choice
-    :ivar reset_methods: how the kernel resets it, the first choice first: `device_specific`, `acpi`, `flr`, `af_flr`, `pm`, `bus`;
-        empty without a reset. :func:`set_reset_methods` chooses. Since Linux 5.15
-    :ivar vendor_name: from udev's hardware database; so `device_name`, `class_name`. Only :func:`devices`
-        asks for them; None where the database has no entry
+    :ivar total_vfs: the number of virtual functions that it can have; None without SR-IOV
+    :ivar power_state: of a PCI function: `D0`, `D3hot`, `D3cold`, `unknown`; None on other buses. A function that is bound to vfio-pci
+        and not open sleeps in D3hot, unless vfio_pci.disable_idle_d3 is Y. Since Linux 5.11
+    :ivar d3cold_allowed: whether it may lose its power while it sleeps; None if sysfs has no such file
+    :ivar reset_methods: the kernel's reset methods for it, in the order in which they are tried: `device_specific`, `acpi`, `flr`,
+        `af_flr`, `pm`, `bus`; empty without a reset. :func:`set_reset_methods` chooses them. Since Linux 5.15
+    :ivar vendor_name: from udev's hardware database; likewise `device_name` and `class_name`. Only :func:`devices` looks them up; None
+        if the database has no entry
     """
 
     address: str
@@ -92,9 +92,9 @@ class HostDevice(NamedTuple):
 
     @property
     def finding(self) -> diagnosis.Finding | None:
-        """The first thing that keeps VFIO from serving it; None when it is bound to a VFIO driver.
+        """The first obstacle that keeps VFIO from serving the device; None if it is bound to a VFIO driver.
 
-        This is what sysfs said when the device was looked at; :func:`pyvfio.host.examine` looks at more.
+        It is computed from the fields of this snapshot; :func:`pyvfio.host.examine` checks more.
         """
         if self.vfio is not None:
             return None
@@ -121,9 +121,9 @@ class HostDevice(NamedTuple):
 
 
 def no_group(kernel: Kernel, address: str, *, virtual: bool = False) -> diagnosis.Finding:
-    """Return why a device is in no IOMMU group.
+    """Return the finding why a device is in no IOMMU group.
 
-    :param virtual: the host is a virtual machine
+    :param virtual: whether the host is a virtual machine
     """
     return diagnosis.no_group(
         address,
@@ -135,11 +135,11 @@ def no_group(kernel: Kernel, address: str, *, virtual: bool = False) -> diagnosi
 
 
 def devices(kernel: Kernel | str | None = None) -> list[HostDevice]:
-    """Return every device that VFIO serves or could serve, by bus and address.
+    """Return every device that VFIO serves or could serve, sorted by bus and address.
 
-    These are all PCI functions but bridges (without an IOMMU too: then `group` is None), all mediated devices, and on any other bus what
-    is in an IOMMU group or bound to a VFIO driver. A device that goes away meanwhile is left out. So is one whose attributes in sysfs
-    are malformed, with a :class:`RuntimeWarning` that names the file.
+    These are all PCI functions except bridges (also without an IOMMU: then `group` is None), all mediated devices, and on any other bus
+    the devices that are in an IOMMU group or bound to a VFIO driver. A device that goes away meanwhile is left out. So is one whose
+    attributes in sysfs are malformed, with a :class:`RuntimeWarning` that names the file.
 
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     """
@@ -170,7 +170,7 @@ def device(where: str, kernel: Kernel | str | None = None) -> HostDevice:
     :param where: the device's address, "0000:00:03.0", or its name on another bus
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises ValueError: not a valid device name
-    :raises OSError: ENODEV, there is none; the text says which there are
+    :raises OSError: ENODEV, no such device; the text lists devices that exist
     """
     kernel = resolve(kernel)
     nodes = find(where, kernel)
@@ -212,7 +212,7 @@ def _described(kernel: Kernel, nodes: Nodes) -> HostDevice | None:
         iommu=link_name(kernel, f"{path}/iommu"),
         numa_node=None if node is None or node < 0 else node,
     )
-    # A device that went away while its files were read may look like one with little to tell.
+    # If the device went away while its files were read, fields are missing: check that it still exists.
     return found if kernel.exists(f"{path}/subsystem") else None
 
 
@@ -223,7 +223,8 @@ def _virtual_functions(kernel: Kernel, path: str) -> tuple[str, ...]:
 
 
 def _override(kernel: Kernel, nodes: Nodes, driver: str | None) -> str | None:
-    # In Linux 6.1 and 6.12 the read takes the device's lock: it would wait with the unbinding, deaf to SIGKILL.
+    # In Linux 6.1 and 6.12 reading driver_override takes the device's lock: the read would wait for the unbind to end, and SIGKILL would
+    # not interrupt it.
     if unbinding_waits(kernel, nodes, driver):
         return None
     override = attribute(kernel, f"{nodes.path}/driver_override")
@@ -242,5 +243,5 @@ def _names(kernel: Kernel) -> dict[str, dict[str, Any]]:
             }
             for one in kernel.udev_devices(subsystem="pci")
         }
-    except ImportError:  # pyudev's, where the host has no libudev
+    except ImportError:  # pyudev raises it if the host has no libudev
         return {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Disks in use: mounted file systems, swap, and what is assembled of block devices (device mapper, md, btrfs, loop)."""
+"""Disks in use: mounted file systems, swap, and block devices that are made of others (device mapper, md, btrfs, loop)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def disks_in_use(kernel: Kernel) -> Iterator[Use]:
         reasons.setdefault(_named(kernel, source), []).append("swap")
     for name in entries(kernel, _BLOCKS):
         path = kernel.realpath(f"{_BLOCKS}/{name}")
-        # One that others are assembled of is in use by them, and they are in this list.
+        # A block device with holders is a part of them. The holders are in this list themselves, and lead to the hardware.
         if path in reasons or entries(kernel, f"{path}/holders"):
             continue
         if (what := _assembled(kernel, name, path)) is not None:
@@ -63,7 +63,7 @@ def _named(kernel: Kernel, source: str) -> str:
 
 
 def _assembled(kernel: Kernel, name: str, path: str) -> str | None:
-    """Return what an active block device is, if it is made of others."""
+    """Describe the use of a block device that is made of others; None for any other block device."""
     if (title := attribute(kernel, f"{path}/dm/name")) is not None:
         return f"device mapper's {title} is active"
     if (level := attribute(kernel, f"{path}/md/level")) is not None and entries(kernel, f"{path}/slaves"):
@@ -79,7 +79,7 @@ def hardware_of(kernel: Kernel, path: str) -> set[str]:
     """Return the paths of the hardware under a block device, through device mapper, md, loop and NVMe multipath."""
     if not kernel.exists(path):
         return set()
-    # A partition's slaves are its disk's.
+    # sysfs lists the slaves of a partition at its disk.
     disk = os.path.dirname(path) if kernel.exists(f"{path}/partition") else path
     slaves = entries(kernel, f"{path}/slaves") or entries(kernel, f"{disk}/slaves")
     if slaves:
@@ -100,7 +100,7 @@ def hardware_of(kernel: Kernel, path: str) -> set[str]:
 def claimed_disks(kernel: Kernel, path: str) -> Iterator[Use]:
     """Yield the disks below a device that something holds exclusively: ZFS, bcache, an iSCSI target, another mount namespace.
 
-    sysfs does not show all who do, so each disk is opened for a moment, for reading, with O_EXCL.
+    sysfs does not show every such holder, so each disk is opened for a moment, for reading, with O_EXCL.
     """
     for name in entries(kernel, _BLOCKS):
         disk = kernel.realpath(f"{_BLOCKS}/{name}")

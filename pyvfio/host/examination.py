@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Examining a device or the host: collect the facts that the catalogue of findings asks for, and list what they show."""
+"""Examine a device or the host: collect the facts that the catalogue's functions need, and list their findings."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _MODPROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/
 
 
 class Examination(NamedTuple):
-    """The result of looking at a device or the host.
+    """The result of examining a device or the host.
 
-    :ivar findings: what keeps it from being used, the most fundamental first
-    :ivar hints: what does not keep it from that, and is worth knowing
-    :ivar unknown: what was read and is not recognised, with its file and content, one line each
-    :ivar facts: what was looked at, name -> value
+    :ivar findings: the obstacles to using it, the most fundamental first
+    :ivar hints: findings that are no obstacle, but worth knowing
+    :ivar unknown: values that were read and not recognised, one line each
+    :ivar facts: values that were read: name -> value
     """
 
     findings: tuple[Finding, ...]
@@ -48,7 +48,7 @@ class Examination(NamedTuple):
 
 
 def examine(where: str | HostDevice, /, kernel: Kernel | str | None = None) -> list[Finding]:
-    """Return what keeps a device from being opened, the most fundamental first; an empty list if nothing is found.
+    """Return the obstacles to opening a device, the most fundamental first; an empty list if none is found.
 
     It reads sysfs and procfs, and opens the device's own node for a moment to see whether that is permitted. Nothing is changed.
 
@@ -68,13 +68,13 @@ def diagnose(
     guest_memory: int | None = None,
     need: Iterable[str] = (),
 ) -> Examination:
-    """Look for everything that keeps a device from being used, and for what is worth knowing; see :func:`examine`.
+    """Return all obstacles to using a device, and hints that are worth knowing; see :func:`examine`.
 
     :param where: the device's address, "0000:00:03.0", or its name on another bus
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
-    :param guest_memory: bytes: look also whether a guest of that size fits the address space and the limits
-    :param need: what else is to work, of :data:`NEEDS`
-    :raises ValueError: not a valid device name; nothing of that name can be needed
+    :param guest_memory: bytes; check also whether a guest of that size fits the address space and the limits
+    :param need: features that must work too, names of :data:`NEEDS`
+    :raises ValueError: not a valid device name; not a name of :data:`NEEDS`
     :raises OSError: ENODEV, no such device
     """
     kernel = resolve(kernel)
@@ -103,13 +103,13 @@ def diagnose(
 def diagnose_host(
     kernel: Kernel | str | None = None, *, guest_memory: int | None = None, need: Iterable[str] = ()
 ) -> Examination:
-    """Look for everything that keeps this host from having devices used through VFIO; see :func:`diagnose`.
+    """Return all obstacles to using devices of this host through VFIO; see :func:`diagnose`.
 
-    A host without any device that VFIO could serve has no finding.
+    A host without any device that VFIO could serve has no findings.
 
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :param guest_memory: bytes of a guest that will be pinned
-    :param need: what else is to work, of :data:`NEEDS`
+    :param need: features that must work too, names of :data:`NEEDS`
     """
     kernel = resolve(kernel)
     needed, guest_memory = _needed(need), _memory(guest_memory)
@@ -146,7 +146,7 @@ class _Notes:
         self.facts: dict[str, str] = {}
 
     def take(self, found: Iterator[Finding | None], doing: str) -> None:
-        """Take findings as they are found. A read that fails in a way that no finding names is unknown, and the rest goes on."""
+        """Collect the findings of an iterator. An error that no finding stands for ends it and is noted as unknown; nothing is raised."""
         try:
             for one in found:
                 if one is not None:
@@ -155,14 +155,14 @@ class _Notes:
             self.unknown.append(f"{doing}: {error}")
 
     def expect(self, what: str, value: str | None, known: tuple[str | None, ...]) -> None:
-        """Note a value that is not among those that are known."""
+        """Record a value, and note it as unknown if it is not one of those that are known."""
         if value is not None:
             self.facts[what] = value
         if value not in known:
             self.unknown.append(f"{what} is {value!r}")
 
     def examination(self) -> Examination:
-        """Return what was collected; a finding that was made twice counts once."""
+        """Return everything that was collected; a finding that came twice is listed once."""
         return Examination(
             tuple(dict.fromkeys(self.findings)), tuple(dict.fromkeys(self.hints)), tuple(self.unknown), self.facts
         )
@@ -221,7 +221,7 @@ def _host(kernel: Kernel, found: HostDevice) -> Iterator[Finding | None]:
 
 
 def _interfaces(kernel: Kernel, found: HostDevice | None) -> Iterator[Finding | None]:
-    """Look at the ways to open devices that the kernel has."""
+    """Check which interfaces for opening devices the kernel has."""
     iommufd, containers = kernel.exists("/dev/iommu"), kernel.exists("/dev/vfio/vfio")
     cdevs = None if found is None or found.vfio is None else found.cdev is not None
     if kernel.exists("/dev/vfio"):
@@ -238,7 +238,7 @@ def _interfaces(kernel: Kernel, found: HostDevice | None) -> Iterator[Finding | 
 
 
 def _modules(kernel: Kernel, driver: str, bus: str | None) -> Iterator[Finding | None]:
-    """Look at what is loaded, and at what keeps it from being loaded."""
+    """Check whether VFIO and the driver are loaded, and if not, whether a blacklist keeps them from being loaded."""
     missing = not kernel.exists("/dev/vfio")
     if missing:
         yield diagnosis.vfio_missing(modules=entries(kernel, "/sys/module"))
@@ -276,7 +276,7 @@ def _modprobe_lines(kernel: Kernel) -> Iterator[tuple[str, str]]:
 
 
 def _ids_of_vfio_pci(kernel: Kernel) -> Iterator[str]:
-    """Yield where vfio-pci is told the ids of the devices that it is to take."""
+    """Yield the places where vfio-pci's parameter `ids` is set, each with its file."""
     for word in (attribute(kernel, "/proc/cmdline") or "").split():
         if word.replace("-", "_").startswith("vfio_pci.ids="):
             yield f"/proc/cmdline has {word}"
@@ -341,7 +341,7 @@ def _group(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Finding
             notes.unknown.append(f"reserved region {region.range} is of type {region.type!r}")
     direct = [(region.range.start, region.range.last) for region in facts.reserved_regions if region.type == "direct"]
     yield diagnosis.direct_region(found.address, direct)
-    # What is to be done about the device itself is said already.
+    # Leave out the device itself: the finding not-bound has the advice for it.
     yield diagnosis.group_not_viable(found.group, facts.members, but=found.address)
     if found.bus == "pci":
         yield diagnosis.group_shared(found.group, found.address, _endpoints(kernel, facts.members))
@@ -377,7 +377,7 @@ def _nodes(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Finding
 
 
 def _function(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Finding | None]:
-    """Look at a PCI function's power, reset and answers."""
+    """Check the power state, the reset methods and the configuration space of a PCI function."""
     if found.bus != "pci":
         return
     power = attribute(kernel, f"{found.path}/power_state")
@@ -399,7 +399,7 @@ def _function(kernel: Kernel, found: HostDevice, notes: _Notes) -> Iterator[Find
 
 
 def _above(found: HostDevice) -> Iterator[str]:
-    """Yield the directories of the device and of what is above it, the device's first."""
+    """Yield the sysfs directories of the device and of the devices above it, the device's first."""
     path = found.path
     while path.count("/") > 3:  # not /sys/devices/pci0000:00 itself
         yield path
@@ -412,7 +412,7 @@ def _vmd_above(kernel: Kernel, found: HostDevice) -> str | None:
 
 
 def _without_msi(kernel: Kernel, found: HostDevice) -> Iterator[str]:
-    """Yield what switches MSI off for a device."""
+    """Yield the settings that switch MSI off for a device, each with its file."""
     for word in (attribute(kernel, "/proc/cmdline") or "").split():
         if word.startswith("pci=") and "nomsi" in word[4:].split(","):
             yield f"/proc/cmdline has {word}"
@@ -440,7 +440,7 @@ def _limits(kernel: Kernel, notes: _Notes) -> None:
             notes.unknown.append(f"dma_entry_limit is {entry_limit!r}")
 
 
-#: what can be needed: name -> the release and the option of the kernel that has it
+#: the features for the parameter `need`: name -> the kernel's release and option that has it
 NEEDS = {
     "iommufd": "Linux 6.2 has it, with CONFIG_IOMMUFD",
     "device-nodes": "Linux 6.6 has them, with CONFIG_VFIO_DEVICE_CDEV",
@@ -474,9 +474,9 @@ def _needs(kernel: Kernel, needed: Iterable[str], found: HostDevice | None) -> I
 
 
 def _guest(kernel: Kernel, size: int, found: list[HostDevice]) -> Iterator[Finding | None]:
-    """Look whether the memory of a guest can be mapped, locked and put on huge pages."""
+    """Check whether the memory of a guest can be mapped, locked and put on huge pages."""
     regions = list(unmappable(kernel, found))
-    # QEMU goes by the vCPU's vendor, which is the host's with -cpu host.
+    # QEMU chooses the layout by the vCPU's vendor, which is the host's with -cpu host.
     machine = x86.Machine(size, amd_cpu=any((start, last) == x86.AMD_HT for start, last, _ in regions))
     clashes, before = (_clashes(layout(machine), regions) for layout in (x86.merged, x86.as_before))
     yield diagnosis.guest_memory(size, clashes, [] if clashes else before)
@@ -511,7 +511,7 @@ def _memory_limits(kernel: Kernel) -> Iterator[tuple[int, str]]:
 
 
 def _clashes(layout: x86.Layout, regions: Iterable[tuple[int, int, str]]) -> list[tuple[str, str]]:
-    """Return where a guest's memory meets what cannot be mapped: its address, and what is there."""
+    """Return where a guest's memory overlaps addresses that cannot be mapped: the first address, and a description."""
     return [
         (f"{conflict.range.start:#x}", what)
         for start, last, what in regions
@@ -520,7 +520,7 @@ def _clashes(layout: x86.Layout, regions: Iterable[tuple[int, int, str]]) -> lis
 
 
 def unmappable(kernel: Kernel, found: list[HostDevice]) -> Iterator[tuple[int, int, str]]:
-    """Yield the first and last address that devices' IOMMUs cannot map, and what it is."""
+    """Yield the ranges that the IOMMUs of devices cannot map: first address, last address, description."""
     numbers = sorted({one.group for one in found if one.group is not None})
     for one in numbers:
         for region in group(one, kernel).reserved_regions:

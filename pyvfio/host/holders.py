@@ -15,16 +15,16 @@ from pyvfio.kernel import Kernel, resolve
 _DEVICE = "anon_inode:[vfio-device]"
 
 
-#: Returns the address of the device that a descriptor of this process stands for. The library's descriptors, which stand above,
-#: put their own function here.
+#: returns the address of the device that a descriptor of this process has open; None if unknown. :mod:`pyvfio._core.fd`, which knows the
+#: library's descriptors and imports this module, replaces it
 own_device: Callable[[int], str | None] = dict[int, str]().get
 
 
 class Holder(NamedTuple):
     """A process with a descriptor of a device.
 
-    :ivar name: its `comm`
-    :ivar descriptor: the number there
+    :ivar name: the name of the process, from /proc/PID/comm
+    :ivar descriptor: the number of the descriptor in that process
     """
 
     pid: int
@@ -39,8 +39,8 @@ class Holder(NamedTuple):
 def holders_of(where: str | Nodes, kernel: Kernel | str | None = None) -> list[Holder]:
     """Return the processes that have a device open. Other users' processes are seen by root only.
 
-    A descriptor's fdinfo says which device it stands for. Where it does not (Linux 6.1 and 6.12) the library knows its own
-    descriptors; of others, the name of the node tells, or the group's descriptor in the same process.
+    A descriptor's fdinfo names its device. On kernels where it does not (Linux 6.1 and 6.12), the library knows its own descriptors;
+    those of other processes are recognised by the node's name, or by an open node of the device's group in the same process.
 
     :param where: the device's address, or its nodes (:attr:`HostDevice.nodes`)
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
@@ -55,7 +55,7 @@ def holders_of(where: str | Nodes, kernel: Kernel | str | None = None) -> list[H
 def holders_of_node(path: str, kernel: Kernel | str | None = None) -> list[Holder]:
     """Return the processes that have a node open, such as a group's `/dev/vfio/N`. Other users' processes are seen by root only.
 
-    :param path: the node's
+    :param path: the path of the node
     """
     kernel = resolve(kernel)
     holders = []
@@ -75,7 +75,7 @@ def unbinding_waits(kernel: Kernel, nodes: Nodes, driver: str | None) -> bool:
 
     Also True where the processes of other users cannot be seen, since one of them may have it open.
     """
-    # The driver's link goes before the waiting, the group's node after it.
+    # The kernel removes the driver's link before it waits, and the group's node after that.
     if driver is not None or nodes.group_path is None:
         return False
     holders, saw_all = _search(kernel, nodes, driver)
@@ -83,7 +83,7 @@ def unbinding_waits(kernel: Kernel, nodes: Nodes, driver: str | None) -> bool:
 
 
 def _search(kernel: Kernel, nodes: Nodes, driver: str | None) -> tuple[list[Holder], bool]:
-    """Return the device's holders, and whether all processes could be looked into."""
+    """Return the device's holders, and whether the descriptors of all processes could be read."""
     holders = []
     saw_all = True
     for pid in sorted(int(name) for name in entries(kernel, "/proc") if name.isdecimal()):
@@ -98,7 +98,7 @@ def _search(kernel: Kernel, nodes: Nodes, driver: str | None) -> tuple[list[Hold
 
 
 def _opened(kernel: Kernel, pid: int) -> dict[int, str]:
-    """Return a process's descriptors and what they stand for, as far as they concern VFIO."""
+    """Return the VFIO descriptors of a process: number -> the target of its link in /proc/PID/fd."""
     opened = {}
     for name in entries(kernel, f"/proc/{pid}/fd"):
         try:
@@ -113,7 +113,7 @@ def _opened(kernel: Kernel, pid: int) -> dict[int, str]:
 
 
 def _descriptor_of(kernel: Kernel, nodes: Nodes, driver: str | None, pid: int, opened: dict[int, str]) -> int | None:
-    """Return the descriptor of a process that stands for the device."""
+    """Return the number of the descriptor by which a process has the device open; None if it does not."""
     for number, target in opened.items():
         if target != _DEVICE and not target.startswith("/dev/vfio/devices/"):
             continue
@@ -127,7 +127,7 @@ def _descriptor_of(kernel: Kernel, nodes: Nodes, driver: str | None, pid: int, o
         elif target == _DEVICE:
             holds = nodes.group_path in opened.values()
         elif target.endswith(" (deleted)") and nodes.cdev is None:
-            # An unbind that waits for the close has removed the node already, and nothing says which device had it.
+            # An unbind that waits for the close has removed the node, and no file says whose node it was: assume this device's.
             holds = driver is None and nodes.group_path is not None
         else:
             holds = target.removesuffix(" (deleted)") == nodes.cdev

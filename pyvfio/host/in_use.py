@@ -43,9 +43,9 @@ def uses(kernel: Kernel | str | None = None) -> list[Use]:
 def uses_of(found: HostDevice, kernel: Kernel) -> list[Use]:
     """Return every use by the running system that ends when a device loses its driver.
 
-    To those of :func:`uses` it adds what takes longer, or can be told of one device only: nodes and BARs that are mapped, its interfaces
+    It finds more than :func:`uses`, by checks that take longer or work for a single device only: nodes and BARs that are mapped, interfaces
     in other network namespaces, disks that are held exclusively, and devices below it and virtual functions that processes have open
-    through VFIO. Virtual functions go with their physical function.
+    through VFIO. Virtual functions disappear with their physical function, so their uses count too.
     """
     everything = [*uses(kernel), *mapped_nodes(kernel)]
     carried = []
@@ -89,7 +89,7 @@ def refuse_if_in_use(kernel: Kernel, found: HostDevice, allow_in_use: Collection
 
 
 def by_name(found: Collection[Use], *, but: Collection[str] = ()) -> dict[str, str]:
-    """Return the names of uses and why they are; several of one name are joined."""
+    """Return name -> reasons of uses; the reasons of one name are joined."""
     whys: dict[str, list[str]] = {}
     for use in sorted(found):
         if use.name not in but:

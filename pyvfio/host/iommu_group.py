@@ -20,11 +20,11 @@ _ROOT = "/sys/kernel/iommu_groups"
 
 
 class ReservedRegion(NamedTuple):
-    """Addresses that a device of the group cannot be given.
+    """A range of IOVAs that is reserved in a group.
 
     :ivar range: the addresses
-    :ivar type: `direct` (firmware's, always mapped one to one), `direct-relaxable` (the same, given up for
-        VFIO), `reserved` (never translated), `msi` (interrupt messages, or a window kept for them)
+    :ivar type: `direct` (claimed by the firmware, always mapped one to one), `direct-relaxable` (likewise, but free for VFIO),
+        `reserved` (never translated), `msi` (interrupt messages, or a window kept for them)
     """
 
     range: IovaRange
@@ -35,9 +35,8 @@ class GroupInfo(NamedTuple):
     """An IOMMU group, as sysfs described it when it was looked at.
 
     :ivar number: as in `/dev/vfio/N`
-    :ivar name: set by few drivers; `vfio-noiommu` for emulated devices and in no-IOMMU mode, so it tells
-        neither
-    :ivar type: of the default domain: `DMA`, `DMA-FQ`, `identity`, ...; None where the kernel shows none
+    :ivar name: set by few drivers; `vfio-noiommu` both for emulated devices and in no-IOMMU mode, so it does not distinguish them
+    :ivar type: the type of the default domain: `DMA`, `DMA-FQ`, `identity`, ...; None if the kernel shows none
     :ivar members: every device in it, address -> driver or None
     :ivar reserved_regions: in the order of their addresses; empty for emulated devices
     """
@@ -52,7 +51,7 @@ class GroupInfo(NamedTuple):
     def in_the_way(self) -> dict[str, str]:
         """The members whose drivers are likely to keep VFIO from the group, address -> driver.
 
-        The kernel alone decides (VFIO_GROUP_GET_STATUS); this is to explain its answer.
+        The kernel alone decides (VFIO_GROUP_GET_STATUS); this list explains its answer.
         """
         return diagnosis.in_the_way(self.members)
 
@@ -94,9 +93,9 @@ def groups(kernel: Kernel | str | None = None) -> list[GroupInfo]:
 
 
 def group_members(where: int | str, kernel: Kernel | str | None = None) -> dict[str, str | None]:
-    """Return the devices of a group, given its number or one of them: address -> driver, None where none is bound.
+    """Return the devices of a group, given its number or one of them: address -> driver, or None without a driver.
 
-    :param where: the device's address, "0000:00:03.0", or its name on another bus
+    :param where: the group's number, or the address ("0000:00:03.0") or name of one of its devices
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises OSError: ENODEV, no such group or device, or a device in no group
     """
@@ -105,11 +104,12 @@ def group_members(where: int | str, kernel: Kernel | str | None = None) -> dict[
 
 
 def reserved_regions(where: int | str, kernel: Kernel | str | None = None) -> list[ReservedRegion]:
-    """Return the reserved regions of a group, given its number or one of its devices, by address.
+    """Return the reserved regions of a group, given its number or one of its devices, sorted by address.
 
-    The usable ranges of VFIO_IOMMU_GET_INFO and IOMMU_IOAS_IOVA_RANGES are without them, except those of type `direct-relaxable`. Emulated devices have none.
+    VFIO_IOMMU_GET_INFO and IOMMU_IOAS_IOVA_RANGES leave them out of the usable ranges, except those of type `direct-relaxable`. Emulated
+    devices have none.
 
-    :param where: the device's address, "0000:00:03.0", or its name on another bus
+    :param where: the group's number, or the address ("0000:00:03.0") or name of one of its devices
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :raises OSError: ENODEV, no such group or device, or a device in no group
     """
@@ -133,7 +133,7 @@ def _root(kernel: Kernel, where: int | str, name: str = "where") -> str:
 def _members(kernel: Kernel, root: str) -> dict[str, str | None]:
     members = {}
     for name in entries(kernel, f"{root}/devices"):
-        # The link's own name gets a suffix where two buses use the same.
+        # Take the name of the link's target: the link's own name has a suffix if two buses use the same name.
         if (path := linked(kernel, f"{root}/devices/{name}")) is not None:
             members[os.path.basename(path)] = link_name(kernel, f"{path}/driver")
     return members

@@ -13,12 +13,12 @@ from pyvfio.kernel import Kernel
 
 
 def not_isolated(kernel: Kernel, address: str, parameter: str) -> Finding | None:
-    """Return the first of what can be seen: a member of the group with a driver of the kernel, another program that has a member open,
-    memory that the firmware wants for the device (EPERM before Linux 6.6), interrupts that are not remapped.
+    """Return the first cause that is visible: a member of the group with a driver of the kernel, another program that has a member open,
+    memory that the firmware claims for the device (EPERM before Linux 6.6), interrupts that are not remapped.
 
-    None if these are allowed all the same, and nothing else is to be seen.
+    None if the parameter allows such interrupts, and no other cause is visible.
 
-    :param parameter: the one that allows interrupts that are not remapped
+    :param parameter: the module parameter that allows interrupts that are not remapped
     """
     with suppress(OSError, ValueError):
         group = find(address, kernel).group

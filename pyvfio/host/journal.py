@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The journal of changed bindings: one small file for each device, with what was there before and the program's process.
+"""The journal of changed bindings: one small file for each device, with the binding before and the program's process.
 
-A program holds the file locked (flock) while it keeps the device bound. The lock goes when the program ends, however that happens; what
-it wrote stays until the device is restored. A forked child closes its copy of the file, so that it does not keep the lock of a parent
-that was killed. The directory is on a file system that a reboot empties, as a reboot undoes the bindings. Those that are made anew at
-each boot have a second file, in a directory that a reboot leaves alone.
+A program holds the file locked (flock) while it keeps the device bound. The lock ends with the program, however that ends; the file's
+content stays until the device is restored. A forked child closes its copy of the file, so that it does not keep the lock of a parent
+that was killed. The directory is on a file system that a reboot empties, as a reboot undoes the bindings. A device that is bound at each
+boot has a second file, in a directory that survives a reboot.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class JournalEntry(NamedTuple):
 
 
 class Journal:
-    """A device's file in the journal, held locked. One that is dropped gives up the lock, and leaves the file as it is, if empty too.
+    """A device's file in the journal, locked. Without close() the lock ends with the object, and the file stays, even an empty one.
 
-    :ivar left: what an earlier program has left: it did not live to restore the device, or meant it to stay, or the device is bound at
-        each boot. None if there is nothing
+    :ivar left: the entry that an earlier program has left: it was killed, or it left the device bound on purpose, or the device is bound
+        at each boot. None if there is no entry
     :ivar boot: the entry of a device that is bound at each boot
     :raises OSError: EBUSY, a program holds it; EACCES without root
     :raises BadReply: the file does not hold an entry
@@ -64,7 +64,7 @@ class Journal:
     def __init__(self, kernel: Kernel, nodes: Nodes) -> None:
         self._kernel = kernel
         self._path = f"{DIRECTORY}/{nodes.bus}:{nodes.address}"
-        # Without a name it is closed without a warning when the journal is dropped: the binding is to stay, and so is its entry.
+        # A door without a name gives no ResourceWarning when it is collected: a program may drop a Binding to leave the device bound.
         self._door = new_door(kernel)
         self._forked = False
         self._entry = False
@@ -92,7 +92,7 @@ class Journal:
                 raise diagnosis.error(diagnosis.kept_bound(address, self._holder())) from None
             if self._kernel.is_at(self._door.fd, self._path):
                 return
-            # Its last owner removed the file between the two.
+            # The file's last owner removed it between create() and flock(): try again.
             self._leave()
 
     def _holder(self) -> int | None:
@@ -102,7 +102,7 @@ class Journal:
             return None
         if entry is None:
             return None
-        # A process that has ended left the lock to one that it forked without Python's knowledge.
+        # If that process has ended, the lock is held by a child that it forked without Python's knowledge.
         alive = entry.pid == os.getpid() or self._kernel.exists(f"/proc/{entry.pid}")
         return entry.pid if alive else None
 
@@ -110,12 +110,12 @@ class Journal:
         return _parse(self._path, self._kernel.pread(self._door.fd, _MOST, 0))
 
     def record(self, entry: JournalEntry) -> None:
-        """Write down a change that is about to be made.
+        """Record a change that is about to be made.
 
         :raises OSError: ENOSPC, the file system is full; the file is as it was
         """
         line = json.dumps(entry._asdict()).encode() + b"\n"
-        # One write and then the cut: at any moment the file starts with one whole line, the old or the new.
+        # One write, then the truncation: at any moment the file starts with one whole line, the old or the new.
         written = self._kernel.pwrite(self._door.fd, line, 0)
         if written != len(line):
             if not self._entry:
@@ -125,11 +125,11 @@ class Journal:
         self._entry = True
 
     def clear(self) -> None:
-        """Remove the entry, since everything is as it was before."""
+        """Drop the entry, since the device is restored; close() removes the file."""
         self._entry = False
 
     def close(self) -> None:
-        """Give up the lock. A file without an entry is removed, which is safe while it is locked: see :meth:`_lock`."""
+        """Release the lock. A file without an entry is removed, which is safe while it is locked: see :meth:`_lock`."""
         self._leave()
 
     def _leave(self) -> None:
@@ -169,7 +169,7 @@ class Journal:
 
 
 def _after_fork() -> None:
-    # The lock belongs to the open file, which the child shares. Without its copy, the lock goes with the parent.
+    # A flock belongs to the open file description, which the child shares. The child closes its copy, so that the lock ends with the parent.
     for journal in _live:
         journal._in_child()
 
@@ -178,7 +178,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def bindings(kernel: Kernel | str | None = None) -> list[JournalEntry]:
-    """Return the journal's entries: bindings kept by running programs, and those that ended ones have left.
+    """Return the journal's entries: bindings that running programs keep, and those that ended programs have left.
 
     A file that holds no entry is left out with a :class:`RuntimeWarning` that names it.
 
@@ -195,7 +195,9 @@ def bindings(kernel: Kernel | str | None = None) -> list[JournalEntry]:
 
 
 def journaled(kernel: Kernel) -> list[JournalEntry | BadReply]:
-    """Return the journal's entries, and an exception for each file that holds none; of a device with two files the newer one's."""
+    """Return the journal's entries, and an exception for each damaged file. For a device with a file in both directories it is the one in
+    :data:`DIRECTORY`.
+    """
     found: list[JournalEntry | BadReply] = []
     names = dict.fromkeys(entries(kernel, BOOT_DIRECTORY), BOOT_DIRECTORY)
     names |= dict.fromkeys(entries(kernel, DIRECTORY), DIRECTORY)
@@ -240,10 +242,10 @@ def _parse(path: str, content: bytes) -> JournalEntry | None:
 
 
 def _checked(values: object) -> JournalEntry:
-    """Return the entry of a decoded line. Its names are going to be written into sysfs again."""
+    """Return the entry of a decoded line, after checking its names, which will be written to sysfs."""
     if not isinstance(values, dict):
         raise TypeError("not an object")
-    # Keys that this version does not know are a newer one's.
+    # Ignore unknown keys, which a newer version has written.
     entry = JournalEntry(**{name: values[name] for name in JournalEntry._fields if name in values or name != "at_boot"})
     if type(entry.pid) is not int or None in (entry.bus, entry.driver):
         raise TypeError("bus, driver or pid is missing")
@@ -262,5 +264,5 @@ def _checked(values: object) -> JournalEntry:
 
 
 def _binds_at_boot(path: object, bus: str, address: str) -> bool:
-    """Whether a file can be one that binds this device at boot: it is going to be removed."""
+    """Whether a path is that of a file that binds this device at boot. Checked since the file will be removed."""
     return path in (f"/etc/driverctl.d/{bus}-{address}", f"/etc/udev/rules.d/05-pyvfio-{bus}-{address}.rules")

@@ -12,7 +12,7 @@ from pyvfio.kernel import Kernel
 
 _CLASS = "/sys/class/net"
 _ZERO = "0" * 32
-#: ETH_P_LLDP: daemons announce every interface by it, which is no use of one
+#: ETH_P_LLDP: daemons have such a socket for every interface, which does not mean that the interface is in use
 _LLDP = 0x88CC
 
 

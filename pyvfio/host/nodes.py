@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Resolve a device name to its sysfs path, IOMMU group and /dev/vfio nodes.
 
-Opening a device needs no more. :mod:`pyvfio.host.discovery` has the rest.
+This is all that opening a device needs. :mod:`pyvfio.host.discovery` has a device's other properties.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Nodes(NamedTuple):
 
 
 def without_iommu(*nodes: str | None) -> bool:
-    """Whether a device's nodes are of no-IOMMU mode.
+    """Whether a device's nodes are of no-IOMMU mode, by their names.
 
-    Their names tell. The group's own name does not: emulated devices' groups are called `vfio-noiommu` too.
+    The name of the IOMMU group does not show it: emulated devices' groups are called `vfio-noiommu` too.
     """
     return any("noiommu-" in node for node in nodes if node)
 
@@ -49,7 +49,7 @@ def find(where: str, kernel: Kernel) -> Nodes:
     """Return the nodes of the device of that name, on whichever bus it is; see :func:`pyvfio.host.device`.
 
     :raises ValueError: not a valid device name
-    :raises OSError: ENODEV, there is none; the text says which there are
+    :raises OSError: ENODEV, no such device; the text lists devices that exist
     """
     name = canonical(where)
     buses = ["pci"] if _PCI.fullmatch(name) else entries(kernel, "/sys/bus")
@@ -60,7 +60,7 @@ def find(where: str, kernel: Kernel) -> Nodes:
     ]
     if not found:
         raise no_device(kernel, name)
-    # Two buses may use one name; VFIO's is the one meant.
+    # Two buses may have a device of that name: prefer the one that VFIO serves.
     return max(found, key=lambda one: (one.vfio is not None, one.group is not None))
 
 
@@ -98,7 +98,7 @@ def _group_path(kernel: Kernel, group: str) -> str | None:
 
 
 def _cdev(kernel: Kernel, path: str, vfio: str | None) -> str | None:
-    # Without CONFIG_VFIO_DEVICE_CDEV the directory is there, with no device number in it.
+    # Without CONFIG_VFIO_DEVICE_CDEV the directory exists, but has no file `dev` with a device number.
     if vfio is None or not kernel.exists(f"{path}/vfio-dev/{vfio}/dev"):
         return None
     return f"/dev/vfio/devices/{vfio}"

@@ -28,7 +28,7 @@ _ORDINARY = (
     "/dev/ptmx",
     "/dev/shm/",
 )
-#: :mod:`pyvfio.host.holders` has these
+#: VFIO's nodes, which :mod:`pyvfio.host.holders` looks for
 _VFIO = ("/dev/vfio/", "/dev/iommu")
 _SHOWN = 3
 
@@ -36,7 +36,7 @@ _SHOWN = 3
 class _Opened(NamedTuple):
     """A file that a process has open or mapped.
 
-    :ivar path: what /proc says that it is
+    :ivar path: the file's path, as /proc shows it
     :ivar link: its link under /proc/PID/fd, None if it is mapped
     """
 
@@ -49,12 +49,12 @@ class _Opened(NamedTuple):
 
 
 def nodes_in_use(kernel: Kernel) -> Iterator[Use]:
-    """Yield the devices with a node, or a BAR in sysfs, that a process has open. Root sees all processes."""
+    """Yield the devices with a node, or a BAR in sysfs, that a process has open. Only root sees all processes."""
     return _uses(kernel, _opened)
 
 
 def mapped_nodes(kernel: Kernel) -> Iterator[Use]:
-    """Yield the devices with a node, or a BAR in sysfs, that a process has mapped. It takes longer: /proc/PID/maps can be long."""
+    """Yield the devices with a node, or a BAR in sysfs, that a process has mapped. Slower than nodes_in_use(): /proc/PID/maps can be long."""
     return _uses(kernel, _mapped)
 
 
@@ -114,7 +114,7 @@ def _mapped(kernel: Kernel, pid: int) -> Iterator[_Opened]:
 def _concerns(path: str) -> bool:
     if path.startswith("/sys/devices/"):
         return _BAR.fullmatch(path) is not None
-    # A container's and a chroot's nodes have other directories in front.
+    # In a container or a chroot the path of a node has other directories in front of /dev.
     at = path.find("/dev/")
     return path[:1] == "/" and at >= 0 and not path.startswith((*_ORDINARY, *_VFIO), at)
 
@@ -152,7 +152,7 @@ def _devices(kernel: Kernel, name: str, number: str | None) -> set[str]:
 
 
 def _by_name(kernel: Kernel, name: str) -> str | None:
-    """Return a node's device by its name, where the kernel cannot be asked for its number."""
+    """Return a node's device by the node's name, for kernels that do not give its number."""
     last = os.path.basename(name)
     for directory in entries(kernel, "/sys/class"):
         if kernel.exists(f"/sys/class/{directory}/{last}"):

@@ -22,11 +22,11 @@ def set_reset_methods(
     device has a reset is decided when it is opened. Since Linux 5.15.
 
     :param where: the function's address
-    :param methods: names out of :attr:`HostDevice.reset_methods`; none at all, so that nothing resets it; or None for the kernel's
-        own choice
+    :param methods: names out of :attr:`HostDevice.reset_methods`; an empty list, so that nothing resets the function; or None for the
+        kernel's own choice
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :returns: the methods as they are now
-    :raises Unsupported: the function has no reset, or the kernel no such choice
+    :raises Unsupported: the function has no reset, or the kernel does not let programs choose
     :raises OSError: EINVAL, the function does not have one of these methods; EACCES without root
     """
     kernel = resolve(kernel)
@@ -57,15 +57,15 @@ def _each(methods: Iterable[str]) -> Iterable[str]:
 
 
 def set_d3cold_allowed(where: str, allowed: bool, /, *, kernel: Kernel | str | None = None) -> HostDevice:
-    """Allow a PCI function to lose its power while it sleeps, or forbid it (`d3cold_allowed`); some come back from D3cold broken.
+    """Allow or forbid a PCI function to lose its power while it sleeps (`d3cold_allowed`). Some functions do not work after D3cold.
 
-    It is about a function that sleeps: one that vfio-pci has and nobody has open does, unless vfio_pci.disable_idle_d3 is Y.
+    A function that is bound to vfio-pci and not open sleeps, unless vfio_pci.disable_idle_d3 is Y.
 
     :param where: the function's address
     :param allowed: whether the device may lose power
     :param kernel: a kernel, or its name, as in `PYVFIO_KERNEL`; None for the default
     :returns: the function as it is now
-    :raises Unsupported: it has no such file: it is no PCI function
+    :raises Unsupported: sysfs has no such file, since the device is not a PCI function
     :raises OSError: EACCES without root
     """
     kernel = resolve(kernel)

@@ -16,7 +16,7 @@ from pyvfio.host.in_use import refuse_if_in_use
 from pyvfio.host.sysfs import write_within
 from pyvfio.kernel import Kernel, resolve
 
-#: seconds: a physical function's driver may start all of its functions' firmware
+#: seconds to wait: a physical function's driver may have to start the firmware of all virtual functions
 TIMEOUT = 30.0
 
 
@@ -34,7 +34,7 @@ def create_vfs(
     Where vfio-pci is the physical function's driver, its module's parameter `enable_sriov` must be Y.
 
     :param where: the physical function's address
-    :param count: how many, 1 to the device's `total_vfs`
+    :param count: the number of virtual functions, 1 to the device's `total_vfs`
     :param probe: whether the kernel looks for drivers for them; with False they stay unbound. The physical function's
         `sriov_drivers_autoprobe` keeps the choice, since drivers may be probed long after this returns
     :param timeout: seconds to wait for the driver
@@ -82,7 +82,7 @@ def remove_vfs(
     timeout: float = TIMEOUT,
     kernel: Kernel | str | None = None,
 ) -> None:
-    """Remove all virtual functions of a physical function. Harmless when there are none.
+    """Remove all virtual functions of a physical function. No effect if there are none.
 
     :param where: the physical function's address
     :param allow_in_use: as for :func:`pyvfio.host.bind`
