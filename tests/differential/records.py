@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +24,12 @@ class Replayed(NamedTuple):
     places: set[tuple[str, int]]
 
 
-@cache
 def replayed(file: Path) -> Replayed:
-    """Return the episodes of a file, replayed on the mock, once for all tests."""
+    """Return the episodes of a file, replayed on the mock.
+
+    Each test replays for itself: what is kept for another would hide from scripts/mutants which lines a test executes, and those that
+    compare every answer with the kernel's would never run.
+    """
     record = load(file)
     with (
         reached.noted() as places,

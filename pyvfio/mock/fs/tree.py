@@ -76,7 +76,7 @@ class Tree:
         """Take a node away, with all below it; nothing happens if it is not there."""
         above, _, name = path.rpartition("/")
         try:
-            directory = self._find(self.realpath(above or "/"))
+            directory = self._find(self.realpath(above))
         except Errno:
             return
         if isinstance(directory, dict):
@@ -99,7 +99,7 @@ class Tree:
 
     def readlink(self, path: str) -> str:
         above, _, name = path.rpartition("/")
-        directory = self._find(self.realpath(above or "/"))
+        directory = self._find(self.realpath(above))
         if isinstance(directory, dict) and not name:
             raise Errno(errno.EINVAL)  # a directory by a path that says so
         if not isinstance(directory, dict):

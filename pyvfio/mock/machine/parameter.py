@@ -15,20 +15,22 @@ if TYPE_CHECKING:
 
 
 class Parameter:
-    """A module parameter of the type uint, which can be written.
+    """A module parameter of the type uint or ulong, which can be written.
 
+    :param bits: of its type
     :ivar value: what it is now
     """
 
-    def __init__(self, tree: Tree, module: str, name: str, value: int) -> None:
+    def __init__(self, tree: Tree, module: str, name: str, value: int, bits: int = 32) -> None:
         self.value = value
+        self._bits = bits
         tree.add(f"/sys/module/{module}/parameters/{name}", Text(self._read, self._write))
 
     def _read(self) -> bytes:
         return f"{self.value}\n".encode()
 
     def _write(self, data: bytes) -> None:
-        self.value = number(data, 32)
+        self.value = number(data, self._bits)
 
 
 class Flag:

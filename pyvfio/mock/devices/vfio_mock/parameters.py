@@ -27,14 +27,14 @@ class Parameters:
     """
 
     def __init__(self, tree: Tree, limits: LogLimits) -> None:
-        def writable(name: str, value: int) -> Parameter:
-            return Parameter(tree, "vfio_mock", name, value)
+        def writable(name: str, value: int, bits: int = 32) -> Parameter:
+            return Parameter(tree, "vfio_mock", name, value, bits)
 
         self.token = ""
         self._ranges = writable("log_max_ranges", limits.ranges)
-        self._overflow = writable("log_overflow", limits.refuse)
-        self._page_min = writable("log_page_min", limits.page_size_min)
-        self._page_max = writable("log_page_max", limits.page_size_max)
+        self._overflow = writable("log_overflow", int(limits.refuse))
+        self._page_min = writable("log_page_min", limits.page_size_min, 64)
+        self._page_max = writable("log_page_max", limits.page_size_max, 64)
         self._size_min = writable("log_size_min", limits.log2_size_min)
         self._size_max = writable("log_size_max", limits.log2_size_max)
         tree.add(f"{_ROOT}/token", shown(lambda: self.token, self._set_token))
