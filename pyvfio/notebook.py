@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Histories for research: which pages a device wrote over time, what was left of a migration over time.
+"""Histories for research: the pages that a device wrote over time, and the progress of a migration over time.
 
-It needs the extra `notebook` (numpy; pandas for :meth:`DirtyHistory.to_frame`). :mod:`pyvfio.plot` draws what is here. ::
+It needs the extra `notebook` (numpy; pandas for :meth:`DirtyHistory.to_frame`). :mod:`pyvfio.plot` draws the histories. ::
 
     with device.dirty_log(ranges) as log, DirtyHistory(log, every=0.05) as history:
         work()
@@ -40,11 +40,11 @@ _VERSION = 1
 
 
 class Log(Protocol):
-    """A log to sample: a :class:`pyvfio.DirtyLog`, a :class:`pyvfio.DirtyTracker`, or anything else of this form."""
+    """A log to sample: a :class:`pyvfio.DirtyLog`, a :class:`pyvfio.DirtyTracker`, or another object with these members."""
 
     @property
     def ranges(self) -> Sequence[IovaRange]:
-        """The ranges that it covers, sorted."""
+        """The logged ranges, sorted."""
 
     @property
     def page_size(self) -> int:
@@ -57,10 +57,10 @@ class Log(Protocol):
 class Sample(NamedTuple):
     """One report.
 
-    :ivar time: when it was complete, in seconds of the monotonic clock, which all processes of a host share
-    :ivar cost: seconds that it took
+    :ivar time: the time at which the report was complete, in seconds of the monotonic clock, which all processes of a host share
+    :ivar cost: seconds that the report took
     :ivar runs: the dirty addresses
-    :ivar source: which history it came from, after :meth:`DirtyHistory.join`
+    :ivar source: the index of the history that it comes from, after :meth:`DirtyHistory.join`
     """
 
     time: float
@@ -77,10 +77,10 @@ class Sample(NamedTuple):
 class DirtyHistory:
     """The reports of a log over time, sampled in a thread (`with`), in asyncio (`async with`), or by calls of :meth:`sample`.
 
-    A sample holds what was written since the one before; memory goes by the number of dirty runs, not by the size of the ranges. The
-    first interval begins when the history is made. What a sampling thread raises is raised by the end of the `with`.
+    A sample has the pages that were written since the sample before. Its memory depends on the number of dirty runs, not on the size of the
+    ranges. The first interval begins when the history is made. An exception in the sampling thread is raised at the end of the `with`.
 
-    :param log: what is sampled; reading it clears it, so nobody else may read it meanwhile
+    :param log: the log to sample; reading clears it, so no other code may read it meanwhile
     :param every: seconds between samples
     :raises ValueError: `every` is not positive
 
@@ -162,7 +162,7 @@ class DirtyHistory:
             self._failure = error
 
     def _end(self, value: BaseException | None) -> None:
-        """Take the last sample; raise what failed, unless something else is on its way."""
+        """Take the last sample. Raise the failure of the sampling, unless the block itself has raised an exception."""
         failure, self._failure = self._failure, None
         if failure is None:
             try:
@@ -203,7 +203,7 @@ class DirtyHistory:
         except BaseException as error:
             self._failure = error
 
-    # What came of it.
+    # The results.
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -234,8 +234,8 @@ class DirtyHistory:
     def array(self, range: RangeLike | None = None) -> NDArray[np.bool_]:
         """Return samples x pages: whether a page was written in that interval.
 
-        :param range: only its pages; None for all ranges, which then follow each other
-        :raises ValueError: the array would have more than 2^31 entries; ask for a part, or for :meth:`binned`
+        :param range: only the pages of this range; None for all ranges, one after the other
+        :raises ValueError: the array would have more than 2^31 entries; use a part of the ranges, or :meth:`binned`
         """
         ranges = self.ranges if range is None else (as_range(range, "range"),)
         pages = sum(each.size // self.page_size for each in ranges)
@@ -248,15 +248,15 @@ class DirtyHistory:
     def binned(self, bins: int = 256, range: RangeLike | None = None) -> NDArray[np.float64]:
         """Return samples x bins: the share of each bin's bytes that was written in that interval, from 0 to 1.
 
-        :param bins: at most so many in each range
-        :param range: only its pages; None for all ranges, one after the other
+        :param bins: the most bins in each range
+        :param range: only the pages of this range; None for all ranges, one after the other
         """
         bins = arguments.integer(bins, "bins", 1)
         ranges = self.ranges if range is None else (as_range(range, "range"),)
         return np.concatenate([self._shares(each, self.bin_edges(each, bins)) for each in ranges], axis=1)
 
     def bin_edges(self, range: IovaRange, bins: int) -> NDArray[np.uint64]:
-        """Return the addresses at which the bins of a range begin, and its end: whole pages, of one size but for the last.
+        """Return the addresses at which the bins of a range begin, and the range's end. Bins are whole pages, and of one size except the last.
 
         :param range: one of the logged ranges
         :param bins: the most bins
@@ -309,9 +309,9 @@ class DirtyHistory:
         return pandas.DataFrame(columns, index=pandas.Index(times, name="time"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file of numpy's (.npz).
+        """Write the history to a file in numpy's format .npz.
 
-        :param path: of the file, with the suffix .npz
+        :param path: the path of the file, with the suffix .npz
         """
         runs = [np.asarray(sample.runs, "u8").reshape(-1, 2) for sample in self.samples]
         np.savez_compressed(
@@ -329,9 +329,9 @@ class DirtyHistory:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what :meth:`save` wrote.
+        """Read a file that :meth:`save` has written.
 
-        :param path: of the file
+        :param path: the path of the file
         :raises ValueError: the file is of another kind or version
         """
         with np.load(arguments.path(path)) as file:
@@ -352,8 +352,8 @@ class DirtyHistory:
     def join(cls, histories: Iterable[DirtyHistory]) -> Self:
         """Join the histories of several devices or processes of one host, by the monotonic clock that they share.
 
-        :param histories: of the same ranges and page size
-        :raises ValueError: there are none, or their page sizes differ
+        :param histories: histories of the same ranges and page size
+        :raises ValueError: there are no histories, or their page sizes differ
         """
         each = arguments.instances(histories, "histories", DirtyHistory)
         if not each:
@@ -401,7 +401,7 @@ class Left(NamedTuple):
 
 
 class MigrationHistory:
-    """A migration's saving side as it goes: bytes left and sent over time. ::
+    """The progress of the saving side of a migration: bytes left and sent over time. ::
 
         history = MigrationHistory()
         with open("state", "wb") as file:
@@ -426,12 +426,12 @@ class MigrationHistory:
         rounds: int = 1000,
         progress: Callable[[int], object] | None = None,
     ) -> int:
-        """Save a device's state, with pre-copy where the device has it, and note what is left after each round.
+        """Save a device's state, with pre-copy if the device supports it, and record the bytes left after each round.
 
         :param migration: `device.migration`
-        :param into: where the state goes: a file, a socket's file
-        :param until: says that enough is sent; by default when nothing of the first pass is left
-        :param rounds: give pre-copy up after so many, and stop the device
+        :param into: the destination of the state: a file, a socket's file
+        :param until: returns whether enough was sent to stop the device; by default, when no bytes of the first pass are left
+        :param rounds: the most rounds of pre-copy, after which the device is stopped
         :param progress: called with the bytes of each write; `tqdm(unit="B").update` for one
         :returns: bytes sent
         """
@@ -473,7 +473,7 @@ def _first_pass_done(info: PrecopyInfo) -> bool:
 
 
 class _Counted:
-    """A sink that counts what goes through it."""
+    """A sink that counts the bytes written to it."""
 
     def __init__(self, into: Sink, progress: Callable[[int], object] | None) -> None:
         self._into, self._progress = into, progress

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pictures: dirty pages over time, what an address space allows, what a strategy tracks too much, how a migration ends.
+"""Pictures: dirty pages over time, the usable and mapped ranges of an address space, over-tracking of strategies, progress of migrations.
 
 It needs the extra `notebook` (matplotlib, numpy). Each function draws on `ax`, or on a new figure, and returns the axes.
 """
@@ -26,7 +26,7 @@ from pyvfio.notebook import DirtyHistory, MigrationHistory
 
 __all__ = ["convergence", "heat_map", "iova_map", "over_tracked", "written_over_time"]
 
-#: bytes that part two bands of a heat map: ranges nearer to each other are one band with a line between
+#: the gap that separates two bands of a heat map, as a share of the bytes drawn: ranges nearer to each other are one band with a line between
 _GAP_SHARE = 0.02
 _KINDS = {
     "usable": ("tab:green", ""),
@@ -63,7 +63,7 @@ def heat_map(
 
     :param history: the history to draw
     :param ax: the axes to draw on; None for a new figure
-    :param bins: at most so many rows in a range
+    :param bins: the most rows for a range
     :param cmap: a colour map of matplotlib's; 0 is its lowest colour
     :param colorbar: whether to draw the scale of colours beside it
     """
@@ -131,11 +131,11 @@ def iova_map(
     ax: Axes | None = None,
     width: int = 64,
 ) -> Axes:
-    """Draw what of an address space is usable, mapped and reserved, on an axis whose long uniform stretches are shortened.
+    """Draw the usable, mapped and reserved ranges of an address space, on an axis whose long uniform stretches are shortened.
 
-    :param usable: usable IOVAs, such as `space.iova_ranges`; None where the kernel does not say
+    :param usable: usable IOVAs, such as `space.iova_ranges`; None if the kernel does not report them
     :param mapped: ranges, such as `space.mapped_ranges`
-    :param reserved: ranges, or label -> range; shorter ones than a thousandth of the axis are drawn wider
+    :param reserved: ranges, or label -> range; ranges shorter than a thousandth of the axis are drawn wider
     :param ax: the axes to draw on; None for a new figure
     :param width: bits of an IOVA
     """
@@ -234,7 +234,7 @@ def over_tracked(
 
     :param sections: a guest's memory, as for :func:`pyvfio.guest.planning.plan`
     :param strategies: functions or names; by default those without an argument
-    :param limits: a device: what its own combining adds counts too, and what it refuses is hatched
+    :param limits: the limits of a device: bytes that the device adds by combining ranges count too, and refused strategies are hatched
     :param ax: the axes to draw on; None for a new figure
     """
     chosen: list[Any] = (

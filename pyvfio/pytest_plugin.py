@@ -19,15 +19,16 @@ Fixtures for tests of drivers and scripts, on a kernel in this process, or with 
 The fixtures are new for each test. ``--vfio-scope module`` (or ``vfio_scope = module`` in the configuration) keeps them for a
 module; the marks that choose them then stand in the module's ``pytestmark``. ``class`` and ``session`` likewise.
 
-On the kernel in this process, ``vfio_device`` is the first device that has what ``vfio_require`` asks for. With ``profile=`` it
-is one behind that IOMMU where possible; without, one that logs DMA. ``device=`` names one.
+On the kernel in this process, ``vfio_device`` is the first device that has all abilities of ``vfio_require``. With ``profile=`` it is a
+device behind that IOMMU if possible; without, one that logs DMA. ``device=`` names a device.
 
-A real device is bound once for all tests, to its VFIO driver, else to that of ``--vfio-bind``, and restored at the end. The journal's
-lock keeps other programs that use pyvfio from binding it meanwhile, a second pytest among them; pytest-xdist is refused. Tests with the mark
-``vfio_mock_only`` or with ``profile=`` are skipped on it, and tests with ``vfio_destructive`` unless ``--vfio-destructive`` is given.
-PYVFIO_KERNEL=mock:PROFILE and ``--vfio-device`` together rehearse such a run.
+A real device is bound once for all tests: to the VFIO driver that it has already, or else to that of ``--vfio-bind``. It is restored at
+the end. The journal's lock keeps other programs that use pyvfio, such as a second pytest, from binding it meanwhile; pytest-xdist is
+refused. Tests with the mark ``vfio_mock_only`` or with ``profile=`` are skipped on it, and tests with ``vfio_destructive`` unless
+``--vfio-destructive`` is given. PYVFIO_KERNEL=mock:PROFILE and ``--vfio-device`` together rehearse such a run.
 
-Each test that uses ``vfio_device`` has properties in the JUnit XML, from ``vfio_kernel`` to ``vfio_mode``, that say what was tested.
+Each test that uses ``vfio_device`` has properties in the JUnit XML, from ``vfio_kernel`` to ``vfio_mode``, that describe the kernel and
+device of the test.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--vfio-scope", choices=list(_SCOPES), help="how long vfio_kernel, vfio_space and vfio_device live (function)"
     )
     parser.addini("vfio_scope", "what --vfio-scope is without the option", default="function")
-    # Of pyvfio's own source. It is here, and not in tests/conftest.py, because pytest looks for its configuration near the paths on the
-    # command line before it reads any conftest: a FILE elsewhere, behind an option that it does not know yet, would send it there.
+    # This option is for pyvfio's own tests. It cannot be in tests/conftest.py: pytest looks for its configuration near the paths on the
+    # command line before it reads any conftest, and would take the FILE behind an unknown option for such a path.
     group.addoption(
         "--pyvfio-vectors",
         type=Path,
@@ -123,12 +124,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With --pyvfio-vectors leave the checks of devices out, which are in the package; tests/conftest.py does the rest."""
+    """With --pyvfio-vectors ignore the conformance checks, which are in the package; tests/conftest.py ignores the other tests."""
     return (config.getoption("--pyvfio-vectors") is not None and collection_path == Path(__file__).parent) or None
 
 
 def _check_device(config: pytest.Config, address: str) -> None:
-    """Refuse a device that cannot be opened, with what to do about it."""
+    """Refuse a device that cannot be opened, and say what to do."""
     from pyvfio import host, kernel
 
     try:
@@ -143,7 +144,7 @@ def _check_device(config: pytest.Config, address: str) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Say on what the fixtures run."""
+    """Return the header line that names the kernel and the device of the fixtures."""
     import pyvfio
 
     if not config.getoption("--vfio-device"):
@@ -153,7 +154,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """Say which tests run on a profile of the mock that nobody has compared with hardware."""
+    """Return lines that name the tests on a mock profile that was never compared with hardware."""
     from pyvfio.mock.machine.profile import PROFILES
 
     if config.getoption("--vfio-device"):
@@ -199,7 +200,7 @@ def _not_here(item: pytest.Item, real: str | None, *, destructive: bool) -> str 
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Refuse marks that would do nothing."""
+    """Refuse marks that would have no effect."""
     fixtures = getattr(item, "fixturenames", ())
     for marker in item.iter_markers("vfio_require"):
         if not marker.args:
@@ -265,7 +266,7 @@ def _vfio_real_device(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope=_scope)
 def _vfio_address(request: pytest.FixtureRequest, vfio_kernel: Kernel) -> Iterator[str]:
-    """The address of a device that a VFIO driver has."""
+    """The address of a device that is bound to a VFIO driver."""
     if request.config.getoption("--vfio-device"):
         yield request.getfixturevalue("_vfio_real_device")
         return
@@ -296,7 +297,7 @@ def vfio_device(vfio_space: AddressSpace, _vfio_address: str) -> Iterator[Device
 
 @pytest.fixture(autouse=True)
 def _vfio_requirements(request: pytest.FixtureRequest) -> None:
-    """Skip a test whose device lacks what the test requires, and note for the reports what is tested."""
+    """Skip a test whose device lacks an ability that the test requires, and record the properties for the reports."""
     if "vfio_device" not in request.fixturenames:
         return
     device: Device = request.getfixturevalue("vfio_device")
@@ -309,7 +310,7 @@ def _vfio_requirements(request: pytest.FixtureRequest) -> None:
 
 @contextlib.contextmanager
 def _bound(address: str, kernel: Kernel) -> Iterator[None]:
-    """Give a PCI device that no VFIO driver has to vfio-pci as long as the block runs."""
+    """Bind a PCI device to vfio-pci while the block runs, unless it has a VFIO driver."""
     from pyvfio import host
 
     found = host.device(address, kernel=kernel)
@@ -348,7 +349,7 @@ def _choose(kernel: Kernel, required: Collection[str], *, behind_iommu: bool) ->
 
 
 def _about_host(config: pytest.Config) -> dict[str, str]:
-    """Say what is under test, as far as it is known before the device is opened: kernel, device, driver, IOMMU."""
+    """Return the properties under test that are known before the device is opened: kernel, device, driver, IOMMU."""
     from pyvfio import host, kernel
 
     used = kernel.default()
@@ -359,7 +360,7 @@ def _about_host(config: pytest.Config) -> dict[str, str]:
 
 
 def _about_device(kernel: Kernel, device: Device) -> dict[str, str]:
-    """Say what a test ran on, as properties of its report."""
+    """Return the properties of a test's report: the kernel and the device that it ran on."""
     from pyvfio import host
 
     found = host.device(device.address, kernel)
@@ -377,7 +378,7 @@ def _about_device(kernel: Kernel, device: Device) -> dict[str, str]:
 
 
 def _versions(kernel: Kernel, found: HostDevice) -> dict[str, str]:
-    """Return identity, revision, IOMMU and the host's firmware, as far as sysfs tells."""
+    """Return identity, revision, IOMMU and the host's firmware, as far as sysfs shows them."""
     identity = [_first_line(kernel, f"{found.path}/{name}").removeprefix("0x") for name in ("vendor", "device")]
     revision = _first_line(kernel, f"{found.path}/revision").removeprefix("0x")
     iommu = kernel.readlink(f"{found.path}/iommu") if kernel.exists(f"{found.path}/iommu") else ""
@@ -406,7 +407,7 @@ class _Ability(NamedTuple):
 
     has: Callable[[Device], Any]
     otherwise: str
-    """Said of a device that lacks it, after its address."""
+    """The text behind the address of a device that lacks the ability."""
 
 
 def _has_feature(name: str) -> Callable[[Device], Any]:

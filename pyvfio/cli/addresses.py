@@ -31,10 +31,10 @@ def add_address(parser: ArgumentParser, **more: Any) -> None:
 
 
 def device(kernel: Kernel, text: str) -> HostDevice:
-    """Return the device that a user means.
+    """Return the device of a name that a user has typed.
 
-    :raises NothingFound: there is none
-    :raises ValueError: it cannot be a device's name
+    :raises NothingFound: there is no such device
+    :raises ValueError: not a valid device name
     """
     name = arguments.string(text, "text")
     if slot := _SLOT.fullmatch(text):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Removing what identifies a host, its user or its hardware from a report."""
+"""Replace the names in a report that identify a host, its user or its hardware."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOUNTED = re.compile(r"mounted at [^)]*")
 
 
 class Anonymous:
-    """Replaces names that identify somebody, the same name by the same word each time.
+    """Replaces names that identify a host or a user, each name always by the same word.
 
     :param names: further names to replace
     """

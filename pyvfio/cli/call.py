@@ -13,11 +13,11 @@ from pyvfio.kernel import Kernel
 
 
 class UsageError(Exception):
-    """The arguments are wrong in a way that argparse does not see. The exit code is 2."""
+    """The arguments are wrong in a way that argparse does not detect. The exit code is 2."""
 
 
 class NothingFound(Error):
-    """Nothing of what was asked for exists. The exit code is 3."""
+    """No device or other object that was asked for exists. The exit code is 3."""
 
 
 class Call(NamedTuple):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Devices, groups and findings as JSON documents, which the text is made of too."""
+"""Devices, groups and findings as JSON documents. The text output is made from them too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyvfio.host.nodes import without_iommu
 
 
 def state(found: HostDevice) -> str:
-    """Return what has a device: `vfio`, `kernel` (a driver of the kernel's own) or `unbound`."""
+    """Return the owner of a device: `vfio`, `kernel` (another driver of the kernel) or `unbound`."""
     if found.vfio is not None or (found.driver is not None and "vfio" in found.driver):
         return "vfio"
     return "unbound" if found.driver is None else "kernel"
@@ -22,7 +22,7 @@ def state(found: HostDevice) -> str:
 def device_document(found: HostDevice, uses: Sequence[Use], holders: Sequence[str]) -> dict[str, Any]:
     """Return a device as JSON.
 
-    :param uses: every use of the system's
+    :param uses: every use by the system
     :param holders: the processes that have the device open
     """
     return {
@@ -69,7 +69,7 @@ def ids(document: dict[str, Any]) -> str:
 
 
 def name(document: dict[str, Any]) -> str:
-    """Return what a device is called in the hardware database, or its class."""
+    """Return a device's name in the hardware database, or else its class."""
     names = [document["vendor_name"], document["device_name"]]
     text = " ".join(one for one in names if one)
     return text or document["class_name"] or ""

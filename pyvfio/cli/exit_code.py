@@ -5,9 +5,9 @@ from __future__ import annotations
 
 #: done
 DONE = 0
-#: the kernel or the library refused it, or it failed, or a finding or difference was reported
+#: the kernel or the library refused the operation, or the operation failed, or a finding or difference was reported
 FAILED = 1
 #: wrong usage
 USAGE = 2
-#: there is no such device, or nothing that was looked for
+#: there is no such device, or nothing was found
 NOTHING = 3

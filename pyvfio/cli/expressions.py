@@ -19,8 +19,8 @@ def evaluate(text: str, names: Mapping[str, int], what: str = "a number") -> int
     """Return the value of a sum of numbers and names.
 
     :param names: the values of $NAME
-    :param what: what is expected there, for the message
-    :raises UsageError: it is malformed, or a name is not known
+    :param what: the kind of value that is expected, for the message
+    :raises UsageError: the text is malformed, or a name is not known
     """
     value, at = 0, 0
     while at < len(text):
@@ -63,7 +63,7 @@ def register(text: str, names: Mapping[str, int]) -> tuple[int, int]:
 def masked(text: str, names: Mapping[str, int], width: int) -> tuple[int, int | None]:
     """Return the value and the mask of VALUE[:MASK]; without a mask it is None.
 
-    :param width: of the register, bytes
+    :param width: bytes of the register
     :raises UsageError: it is malformed, or does not fit the width
     """
     value_text, colon, mask_text = text.partition(":")

@@ -91,6 +91,6 @@ def _prose(text: str) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    """Return text with what roff would take for a request or an escape written so that it is text."""
+    """Return text for roff, with characters escaped that roff would take for a request or an escape."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return "\n".join(f"\\&{line}" if line.startswith((".", "'")) else line for line in text.splitlines())

@@ -9,7 +9,7 @@ from argparse import ArgumentTypeError
 from pyvfio.iova import IovaRange
 
 _SIZE = re.compile(r"(0x[0-9a-f]+|[0-9]+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-#: the page of an address that is given alone
+#: the size of the page that stands for an address without a size
 _PAGE = 4096
 _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A single step with a device that is opened for it."""
+"""A single step of `run`, for which the device is opened and closed."""
 
 from __future__ import annotations
 

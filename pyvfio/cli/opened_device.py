@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def document(device: Device) -> dict[str, Any]:
-    """Return what an open device says of itself, as JSON."""
+    """Return the properties of an open device as JSON."""
     config = None
     space = _space(device)
     if device.info.is_pci:
@@ -77,7 +77,7 @@ def _migration_state(device: Device) -> str | None:
 
 
 def _space(device: Device) -> AddressSpace | None:
-    """Return the device's address space; None for one that another program has."""
+    """Return the device's address space; None for a device that was taken from another program."""
     try:
         return device.address_space
     except Closed:
@@ -102,7 +102,7 @@ def _capabilities(device: Device) -> list[dict[str, Any]]:
     if not device.info.is_pci:
         return []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a broken list: what precedes the break is shown
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a broken list: the capabilities before the break are shown
         return [
             {"offset": address(one.offset), "id": one.id, "name": one.name, "extended": extended}
             for extended, found in (
@@ -186,7 +186,7 @@ def lspci(config: bytes, name: str) -> str | None:
     """
     text = f"{name} Device\n{hexdump(config)}\n\n"
     try:
-        # -F reads the file by path; the pipe is one.
+        # -F takes a path: /dev/stdin is the path of the pipe.
         done = subprocess.run(
             ["lspci", "-F", "/dev/stdin", "-vvv"], input=text, capture_output=True, text=True, timeout=20, check=False
         )

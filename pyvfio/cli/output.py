@@ -34,11 +34,11 @@ STYLES = {
 class Output:
     """The output of a subcommand.
 
-    :param json_wanted: print JSON alone
-    :param stream: None for standard output
-    :ivar json: JSON was asked for
-    :ivar width: columns; None for as many as a line needs
-    :ivar colour: text may be coloured
+    :param json_wanted: whether to print only JSON
+    :param stream: the stream to write to; None for standard output
+    :ivar json: whether JSON was asked for
+    :ivar width: the number of columns; None for as many as a line needs
+    :ivar colour: whether text may be coloured
     """
 
     def __init__(self, json_wanted: bool = False, stream: IO[str] | None = None) -> None:
@@ -51,7 +51,7 @@ class Output:
 
     @property
     def stream(self) -> IO[str]:
-        """The stream that is written to: standard output as it is now, unless another was given."""
+        """The stream to write to: the present sys.stdout, unless another was given."""
         return self._stream if self._stream is not None else sys.stdout
 
     def document(self, value: object) -> None:
@@ -63,7 +63,7 @@ class Output:
         print(json.dumps(value), file=self.stream, flush=True)
 
     def line(self, text: str = "") -> None:
-        """Print text, wrapped where there is a width, with the indentation of its beginning."""
+        """Print text. If there is a width, wrap it, and indent the further lines like the first."""
         if self.width is None or len(text) <= self.width:
             print(text, file=self.stream)
             return
@@ -78,7 +78,7 @@ class Output:
         print(text, file=self.stream)
 
     def live(self, text: str) -> None:
-        """Print a line at once, for commands whose output comes as things happen."""
+        """Print a line and flush it, for commands that print events as they occur."""
         self.line(text)
         self.stream.flush()
 
@@ -148,7 +148,7 @@ class Output:
 def _columns(terminal: IO[str] | None) -> int | None:
     """Return the width to keep to: COLUMNS of the environment, else the terminal's; None without either.
 
-    shutil has the same, and takes as long to load as all of this package.
+    shutil.get_terminal_size() does the same, but importing shutil takes as long as importing all of this package.
     """
     given = os.environ.get("COLUMNS", "")
     if given.isdecimal() and int(given):

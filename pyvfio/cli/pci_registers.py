@@ -52,7 +52,7 @@ _REGISTER = re.compile(r"([A-Za-z_][A-Za-z0-9_]*|[0-9a-fA-F]+)(?:\+([0-9a-fA-F]+
 
 
 class Place(NamedTuple):
-    """A register: its offset and width in bytes, and what it was called."""
+    """A register: its offset and width in bytes, and the name that was given for it."""
 
     name: str
     offset: int
@@ -107,7 +107,7 @@ def read(config: PciConfig, place: Place) -> int:
 
 
 def write(config: PciConfig, place: Place, value: int, mask: int | None) -> int | None:
-    """Write a register, or with a mask some bits of it; return what it was then, else None."""
+    """Write a register, or with a mask some bits of it. Return the value before, which is read only with a mask; else None."""
     before = None
     if mask is not None:
         before = read(config, place)

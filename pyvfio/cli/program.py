@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The entry of the command: which subcommand, its arguments, and what becomes of errors."""
+"""The entry of the command: it selects the subcommand, parses the arguments and reports errors."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ or nothing found."""
 
 
 class _Interrupted(KeyboardInterrupt):
-    """A signal that ends the program. What is open is closed, and what is bound for the command is restored."""
+    """A signal that ends the program. Open devices are closed, and devices that were bound for the command are restored."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _Interrupted(KeyboardInterrupt):
 
 
 class _WrongUsage(SystemExit):
-    """The arguments are not those of a subcommand; the parser has said so on standard error."""
+    """The arguments are wrong; the parser has printed the reason on standard error."""
 
     def __init__(self, message: str) -> None:
         super().__init__(exit_code.USAGE)
@@ -215,7 +215,7 @@ def _document_error(out: Output, text: str, name: str | None, notes: list[str], 
 
 
 def _output_gone() -> int:
-    """Leave standard output to nobody, so that Python's own flush at the end does not fail as well."""
+    """Point standard output to /dev/null, so that Python's own flush at the end does not fail as well."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
@@ -234,8 +234,8 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
 
 
 def _complete_streams() -> None:
-    """Have output streams that take any text, whatever the shell has closed and whatever the locale is."""
-    # Else the first device that is opened gets the number of a closed stream.
+    """Make output streams that accept any text, even if the shell has closed them, and with any locale."""
+    # Otherwise the first device that is opened would get the number of a closed stream.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
@@ -259,7 +259,7 @@ def run_program() -> NoReturn:
         code = main()
         sys.stdout.flush()
     except OSError as error:
-        # A reader that has gone wants to hear nothing, and what main() failed of has been told.
+        # Report nothing if the reader has gone (EPIPE), or if main() has failed and reported that already.
         if code == exit_code.DONE and not isinstance(error, BrokenPipeError):
             _failed(error, Output(False), exit_code.FAILED)
         code = _output_gone()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Opening a device for a subcommand, with the options that say how."""
+"""Opening a device for a subcommand, and the options for that."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def opened(call: Call) -> Iterator[Device]:
 def taken(call: Call, found: HostDevice) -> Iterator[Device]:
     """Take the device's descriptor out of the process that `--pid` names, and close the copy at the end.
 
-    The program goes on, and is asked nothing: no reset, no change of state. The device has no address space here.
+    The other program continues undisturbed: the device is not reset, and its state does not change. It has no address space here.
     """
     holders = host.holders_of(found.nodes, call.kernel)
     number = next((holder.descriptor for holder in holders if holder.pid == call.arguments.pid), None)
@@ -72,10 +72,10 @@ def taken(call: Call, found: HostDevice) -> Iterator[Device]:
 
 
 def _open(call: Call, found: HostDevice) -> Device:
-    """Open a device; a refusal says who has it open."""
+    """Open a device; the message of a refusal names the process that has it open."""
     given = call.arguments
     try:
-        # Loaded by being asked for, so that what does not open a device starts quickly.
+        # pyvfio.open is imported by this access, so that subcommands that open no device start quickly.
         return pyvfio.open(
             found.address, mode=given.mode, vf_token=given.vf_token, no_iommu=given.no_iommu, kernel=call.kernel
         )

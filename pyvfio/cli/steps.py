@@ -19,7 +19,7 @@ from pyvfio.errors import Error, InvalidRequest
 if TYPE_CHECKING:
     from pyvfio import Device, Irq, Mapping, Region, Vector
 
-#: seconds that `poll` and `wait` wait unless they are told
+#: the default timeout of `poll` and `wait`, in seconds
 TIMEOUT = 10.0
 
 
@@ -39,7 +39,7 @@ class Done(NamedTuple):
 class Session:
     """An open device, with the memory and the interrupts that the steps so far have made.
 
-    :ivar names: the values of $NAME: the IOVAs of memory; `$?` is what was read last
+    :ivar names: the values of $NAME: the IOVAs of memory; `$?` is the value read last
     """
 
     def __init__(self, device: Device) -> None:
@@ -48,7 +48,7 @@ class Session:
         self.memory: dict[str, Mapping] = {}
 
     def run(self, line: str) -> Done | None:
-        """Make the step that a line says; None for an empty line or a comment.
+        """Make the step of a line; return None for an empty line or a comment.
 
         :raises UsageError: the line is malformed
         :raises OSError: the step failed
@@ -150,7 +150,7 @@ def _peek(session: Session, words: list[str]) -> Done:
     count = evaluate(words[2], session.names, "a count") if len(words) > 2 else 1
     if count < 1:
         raise UsageError(f"a count is 1 or more, not {count}")
-    # All or none: a read may have an effect on the device.
+    # Read all of them or none, since a read may have an effect on the device.
     if not where.startswith("@") and count > 1 and offset + count * width > (size := session.size_of(where)):
         raise InvalidRequest(
             f"{session.called(where)}: {count} times {width} bytes at offset {offset:#x} lie outside; it has {size:#x} bytes"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Advice of the library, which is Python, as commands for a shell."""
+"""Translate the library's advice, which is Python code, into shell commands."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The options' consequences and the fixtures of the checks."""
+"""The fixtures of the checks, and the options that select checks."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ OPTIONS = {
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    """Stay out of a run of the vector suite, which is alone in it."""
+    """Ignore the checks in a run of the vector suite (`--pyvfio-vectors`), which has no other tests."""
     return None if config.getoption("pyvfio_vectors", None) is None else True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what was not asked for."""
+    """Skip the checks whose option was not given."""
     for item in items:
         for mark, (option, reason) in OPTIONS.items():
             if item.get_closest_marker(mark) and not config.getoption(option):
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", name="_vfio_real_device")
 def bound_device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of ``--vfio-device``, bound and locked until the end of the run; by this process already, if it keeps it bound."""
+    """The address of ``--vfio-device``, bound and locked until the end of the run, unless this process keeps it bound already."""
     found = host_device(request.config.getoption("--vfio-device"))
     driver = request.config.getoption("--vfio-bind") or (found.vfio and found.driver) or vfio_driver(found.bus)
     if found.driver == driver and any(
@@ -86,7 +86,7 @@ def found(vfio_device: Device, vfio_kernel: Kernel) -> HostDevice:
 
 @pytest.fixture(name="driver")
 def driver_of_the_device(request: pytest.FixtureRequest, vfio_device: Device) -> Iterator[Copying]:
-    """The driver that makes the device work; without one the check is skipped."""
+    """The driver that makes the device do DMA; without one the check is skipped."""
     name = request.config.getoption("--vfio-driver")
     if not name:
         pytest.skip("needs a driver: --driver MODULE:CLASS")
@@ -98,7 +98,7 @@ def driver_of_the_device(request: pytest.FixtureRequest, vfio_device: Device) ->
 
 @pytest.fixture
 def limit(record_property: Callable[[str, object], None]) -> Callable[[str, object], None]:
-    """Return a function that notes a limit that was found, for the report."""
+    """Return a function that records a limit of the device for the report."""
 
     def note(name: str, value: object) -> None:
         record_property(f"limit:{name}", value)
@@ -108,7 +108,7 @@ def limit(record_property: Callable[[str, object], None]) -> Callable[[str, obje
 
 @pytest.fixture
 def refused() -> Callable[..., Any]:
-    """Return a block that expects an errno, one of several."""
+    """Return a context manager that expects an OSError with one of several errnos."""
 
     @contextmanager
     def expect(*numbers: int) -> Iterator[None]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Drivers that make a device work: copy memory by DMA, send an interrupt. As MODULE:CLASS, or by an entry point.
+"""Drivers that make a device work: copy memory by DMA, send an interrupt. They are named as MODULE:CLASS, or by an entry point.
 
-A freshly opened device does no work. What needs DMA or interrupts of the device's own (dirty pages, reach of mappings) takes a driver:
-a class that is called with the open device, with these methods.
+A device that was just opened does nothing by itself. Checks that need its DMA or interrupts (dirty pages, reach of mappings) need a driver:
+a class that is called with the open device, and has these methods.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GROUP = "pyvfio.drivers"
 
 
 class Driver(Protocol):
-    """The methods that the checks use. A class that has :meth:`copy` alone will do.
+    """The methods that the checks use. A class with only a method `copy`, as :meth:`Copying.copy`, is accepted too.
 
     :ivar reach: the IOVAs that the device can address
     """
@@ -33,24 +33,24 @@ class Driver(Protocol):
     reach: IovaRange
 
     def memcpy_start(self, destination: int, source: int, size: int) -> None:
-        """Have the device read `size` bytes at an IOVA and write them at another one; return while it works.
+        """Make the device read `size` bytes at an IOVA and write them at another one, and return without waiting for that.
 
         Addresses and sizes are multiples of 512, for devices that copy whole blocks.
         """
 
     def memcpy_wait(self, timeout: float) -> None:
-        """Wait until it has ended.
+        """Wait until the copy has ended.
 
-        :raises OSError: the device says that it failed
-        :raises TimeoutError: it has not ended within the timeout
+        :raises OSError: the device reports a failure
+        :raises TimeoutError: the copy has not ended within the timeout
         """
 
     def send_msi(self) -> None:
-        """Have the device send an interrupt; vector 0 is enabled."""
+        """Make the device send an interrupt; vector 0 is enabled."""
 
 
 class Copying:
-    """A driver with :meth:`copy`, which waits, as a :class:`Driver`.
+    """An adapter for drivers: it also takes a driver that only has a `copy`, which waits for the end.
 
     :param inner: the driver
     """
@@ -58,16 +58,16 @@ class Copying:
     def __init__(self, inner: Any) -> None:
         self.inner = inner
         self.reach: IovaRange = inner.reach
-        #: whether the device says that a transfer failed
+        #: whether the device reports that a transfer failed
         self.tells: bool = getattr(inner, "tells", True)
 
     def memcpy_start(self, destination: int, source: int, size: int) -> None:
-        """Make the copy; it has ended when this returns, unless the driver can start one."""
+        """Start a copy; if the driver only has `copy`, make it and wait for its end."""
         start = getattr(self.inner, "memcpy_start", None)
         (start or self.inner.copy)(destination, source, size)
 
     def memcpy_wait(self, timeout: float) -> None:
-        """Wait for the copy, where the driver has a wait."""
+        """Wait for the copy, if the driver has a method for that."""
         wait = getattr(self.inner, "memcpy_wait", None)
         if wait is not None:
             wait(timeout)
@@ -83,7 +83,7 @@ class Copying:
         return hasattr(self.inner, "send_msi")
 
     def send_msi(self) -> None:
-        """Have the device send an interrupt."""
+        """Make the device send an interrupt."""
         self.inner.send_msi()
 
 
@@ -91,7 +91,7 @@ def load(name: str) -> Any:
     """Return a driver's class.
 
     :param name: MODULE:CLASS, found in the working directory too; or the name of an entry point in the group `pyvfio.drivers`
-    :raises ValueError: there is none of that name
+    :raises ValueError: there is no driver of that name
     """
     module, colon, class_ = arguments.string(name, "name").partition(":")
     if not colon:
@@ -111,7 +111,7 @@ def load(name: str) -> Any:
 
 @contextmanager
 def driving(name: str, device: Device) -> Iterator[Copying]:
-    """Start a driver, and end it; see :func:`load`."""
+    """Make a driver of a device for the block; a driver that is a context manager is entered and left. See :func:`load`."""
     inner = load(name)(device)
     if hasattr(inner, "__enter__"):
         with cast("AbstractContextManager[Any]", inner) as entered:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Running the checks on a device, in this process, with a configuration of their own; and their results."""
+"""Run the checks on a device, in this process and with their own configuration of pytest, and collect the results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GROUPS = (
     "dma",
 )
 _LIMIT = "limit:"
-#: words of the reason of a check that was skipped because there is no driver
+#: words in the reason of a check that was skipped because no driver was given
 _NEEDS_DRIVER = "needs a driver"
 
 
@@ -46,7 +46,7 @@ class Check(NamedTuple):
     :ivar name: its name
     :ivar outcome: `passed`, `failed`, `skipped`
     :ivar reason: why it failed or was skipped; empty if it passed
-    :ivar seconds: it took so long
+    :ivar seconds: the time that it took
     """
 
     group: str
@@ -59,7 +59,7 @@ class Check(NamedTuple):
 class Results(NamedTuple):
     """The results of a run.
 
-    :ivar checks: one for each
+    :ivar checks: the result of each check
     :ivar limits: the limits that were found, name -> value
     :ivar about: the device, its driver, IOMMU, kernel and firmware, name -> value
     """
@@ -75,7 +75,7 @@ class Results(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """`failed`; `conformant`, if everything ran that the device has; else `passed`, of what was run."""
+        """`failed`; `conformant` if every check ran that applies to the device; else `passed`."""
         if self.failed or not self.checks:
             return "failed"
         left_out = [one for one in self.checks if one.outcome == "skipped" and _by_choice(one.reason)]
@@ -83,7 +83,7 @@ class Results(NamedTuple):
 
 
 def _by_choice(reason: str) -> bool:
-    """Whether a check was skipped because something was not asked for or given, not because the device lacks it."""
+    """Whether a check was skipped because an option or a driver was not given, and not because the device lacks something."""
     return _NEEDS_DRIVER in reason or ": --" in reason
 
 
@@ -97,7 +97,7 @@ class _Recorder:
         self.errors: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take a result: of the call, or of a set-up or a clean-up that did not pass."""
+        """Record the result of a check: of the call, or of a set-up or tear-down that did not pass."""
         if report.when != "call" and report.outcome == "passed":
             return
         file, _, name = report.nodeid.partition("::")
@@ -105,7 +105,7 @@ class _Recorder:
         outcome = report.outcome
         check = Check(group, name, outcome, _reason(report), round(report.duration, 6))
         if self.checks and self.checks[-1][:2] == check[:2]:
-            self.checks.pop()  # a failure in the clean-up
+            self.checks.pop()  # replace the result of the call by the failure of the tear-down
         self.checks.append(check)
         for key, value in report.user_properties:
             if key.startswith(_LIMIT):
@@ -114,7 +114,7 @@ class _Recorder:
                 self.about[key.removeprefix("vfio_")] = str(value)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Take an error of the collection."""
+        """Record an error of the collection."""
         if report.failed:
             self.errors.append(str(report.longrepr))
 
@@ -195,7 +195,7 @@ def run(
 
 @contextlib.contextmanager
 def _own_environment() -> Iterator[None]:
-    """Keep what the user has configured for pytest out: options, plugins, and those that are installed."""
+    """Run the block without the user's configuration of pytest: no options, no plugins, not even installed ones."""
     before = dict(os.environ)
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         os.environ.pop(name, None)
@@ -208,7 +208,7 @@ def _own_environment() -> Iterator[None]:
 
 
 def kernel_options(kernel: Kernel) -> dict[str, str]:
-    """Return the options that the kernel was built with, as far as they concern VFIO and IOMMUs; empty if they are not known."""
+    """Return the kernel's build options for VFIO and IOMMUs; empty if they are unknown."""
     release = attribute(kernel, "/proc/sys/kernel/osrelease") or ""
     text = attribute(kernel, f"/boot/config-{release}") or ""
     with contextlib.suppress(OSError, EOFError):

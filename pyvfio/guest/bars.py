@@ -28,10 +28,10 @@ PC_FIRMWARE = IovaSet([IovaRange(0xFFFC0000, UINT32_MAX)])
 def decode(low: int, high: int | None, size: int, *, memory_enabled: bool = True) -> IovaRange | None:
     """Return the addresses that a memory BAR with these register values decodes; None if it decodes none.
 
-    Not mapped: decoding switched off, address 0, an end past 2^64, a last byte at 2^64-1, and for a 32-bit BAR a last
-    byte at or above 2^32-1. A half-written value of a 64-bit BAR cannot be told from a real one.
+    It decodes none if decoding is switched off, if the address is 0, if the end is past 2^64 or the last byte at 2^64-1, and for a 32-bit
+    BAR if the last byte is at or above 2^32-1. A half-written value of a 64-bit BAR looks like a real one.
 
-    :param low: the lower register's value; its bits below the size count for nothing
+    :param low: the lower register's value; its bits below the size are ignored
     :param high: the upper register; None for a 32-bit BAR
     :param size: the BAR's size, a power of two
     :param memory_enabled: whether the command register lets the function decode memory
@@ -57,19 +57,20 @@ class Event(NamedTuple):
     range: IovaRange
 
     def __str__(self) -> str:
-        """As the VFIO listener of QEMU 1.7 printed it."""
+        """Return the text that the VFIO listener of QEMU 1.7 printed."""
         return f"region_{'add' if self.added else 'del'} {self.range.start:08x} - {self.range.last:08x}"
 
 
 class Bar:
-    """A memory BAR in a PCI function whose memory decoding is on: registers to write, and what they map.
+    """A memory BAR in a PCI function whose memory decoding is on: its registers, and the addresses that they map.
 
     :param low: the lower register's value; its four lowest bits are the read-only ones, unless `flags` is given
     :param high: the upper register's value; None for a 32-bit BAR
     :param size: the BAR's size, a power of two
     :param flags: the low register's read-only bits
-    :param covered: addresses where something of higher priority hides the BAR: as in the trace of 2014, and with firmware in flash
-        (pflash) under 10.0 and 11.1.3. A BAR is in front of a ROM (-bios), so with that pass `IovaSet()`: the low half's all ones then show
+    :param covered: addresses where a memory region of higher priority hides the BAR: as in the trace of 2014, and with firmware in flash
+        (pflash) under QEMU 10.0 and 11.1.3. A BAR is in front of a ROM (-bios), so pass `IovaSet()` for that: then the BAR is visible
+        while its lower register is all ones
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Bar:
         return steps
 
     def _write(self, offset: int, value: int) -> tuple[int, int]:
-        """Check a write before it is made."""
+        """Check the arguments of a write, and return them as plain integers."""
         offset = arguments.integer(offset, "offset")
         if offset not in (0, 4):
             raise ValueError(f"no register of this BAR is at offset {offset:#x}")
@@ -164,7 +165,7 @@ class Bar:
 def replay(bar: Bar, writes: Iterable[tuple[int, int]]) -> list[Event]:
     """Return the changes of the address space by a series of (register offset in the BAR, value) writes.
 
-    :param bar: the BAR, which is left as the last write left it
+    :param bar: the BAR; it keeps the values of the last writes
     :param writes: pairs of an offset (0 or 4) and a value of 32 bits, in order
     """
     bar = arguments.instance(bar, "bar", Bar)

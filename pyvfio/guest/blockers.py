@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The reasons why a guest with assigned devices cannot be migrated, known before anything is started.
 
-Each :class:`Blocker` names the obstacle, what to do about it, and QEMU's own words where QEMU notices it. Nothing is asked of the host
-here: the facts are passed in as :class:`GuestDevice`. The list that QEMU itself keeps is :mod:`pyvfio.guest.qemu.blocking`'s.
+Each :class:`Blocker` names the obstacle, what to do about it, and QEMU's own message if QEMU detects it. The facts are passed in as
+:class:`GuestDevice`; the host is not asked. :mod:`pyvfio.guest.qemu.blocking` computes the list that QEMU itself keeps.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Blocker(NamedTuple):
     message: str
     advice: str
     fatal: bool = True
-    """Migration is impossible; otherwise it is possible and needs care."""
+    """Whether migration is impossible; otherwise it is possible and needs care."""
     qemu: str = ""
-    """QEMU's message; '' where QEMU does not notice before the migration."""
+    """QEMU's message; '' if QEMU does not detect the obstacle before the migration."""
 
     def __str__(self) -> str:
         return f"{self.device}: {self.message} {self.advice}"
@@ -66,9 +66,9 @@ class Peer(NamedTuple):
 
     name: str
     driver: str | None = None
-    """The host driver that it is bound to; None: none."""
+    """The host driver that it is bound to; None without a driver."""
     bridge: bool = False
-    """It is a bridge, as a root port."""
+    """Whether it is a bridge, such as a root port."""
 
 
 @arguments.checked(
@@ -87,7 +87,7 @@ class Peer(NamedTuple):
     type1=arguments.boolean,
 )
 class GuestDevice(NamedTuple):
-    """An assigned PCI device, as far as migration goes.
+    """The facts about an assigned PCI device that matter for migration.
 
     Devices of other kinds are not handled: QEMU never migrates vfio-ap and vfio-ccw ("State blocked by non-migratable device"), and makes no
     attempt with vfio-platform. Nor are PCI devices with failover_pair_id, which are unplugged instead.
@@ -95,34 +95,35 @@ class GuestDevice(NamedTuple):
 
     name: str
     logs: bool = True
-    """It answers the probe for VFIO_DEVICE_FEATURE_DMA_LOGGING_START."""
+    """Whether the probe for VFIO_DEVICE_FEATURE_DMA_LOGGING_START succeeds."""
     limits: Limits = CORE
     """The limits of its driver."""
     address_space: str = SYSTEM_MEMORY
     """The address space its DMA goes through: :data:`SYSTEM_MEMORY`, or a virtual IOMMU's."""
     viommu_bits: int | None = None
-    """That IOMMU's width, if it has one."""
+    """The width of that virtual IOMMU, if there is one."""
     p2p: bool = True
-    """Its migration has the states that stop peer-to-peer DMA (VFIO_MIGRATION_P2P, Linux 5.18)."""
+    """Whether it has the migration states that stop peer-to-peer DMA (VFIO_MIGRATION_P2P, Linux 5.18)."""
     peers: tuple[Peer, ...] = ()
     """The other members of its IOMMU group."""
     migrates: bool = True
-    """Its driver has VFIO_DEVICE_FEATURE_MIGRATION with STOP_COPY (vfio-pci itself has not)."""
+    """Whether its driver has VFIO_DEVICE_FEATURE_MIGRATION with STOP_COPY (vfio-pci itself does not)."""
     migration_errno: int = errno.ENOTTY
-    """If it does not migrate: the errno by which QEMU learns that; EOPNOTSUPP for a driver without STOP_COPY."""
+    """If it does not migrate: the errno that QEMU gets for VFIO_DEVICE_FEATURE_MIGRATION; EOPNOTSUPP for a driver without STOP_COPY."""
     enable_migration: str = "auto"
-    """QEMU's enable-migration (8.1 on): `auto`; `off`, always a blocker; `on`, with which an obstacle keeps QEMU from starting, and a device
-    that nobody tracks is only a warning."""
+    """QEMU's enable-migration (8.1 on): `auto`; `off`, always a blocker; `on`: an obstacle keeps QEMU from starting, but a device whose DMA
+    is not tracked only causes a warning."""
     device_tracking: bool = True
     """False with QEMU's x-device-dirty-page-tracking=off (9.1 on): the device's own logging is not used."""
     iommu_tracks: bool | None = None
-    """Its page table in the host's IOMMU tracks dirty pages, as QEMU finds out for each device under iommufd; None: as :func:`find` is told."""
+    """Whether its page table in the host's IOMMU tracks dirty pages, which QEMU finds out for each device under iommufd; None for the
+    default, the argument `iommu_tracks` of :func:`find`."""
     type1: bool = False
-    """It is in a type1 container (a -device without iommufd=), where QEMU never counts on the IOMMU's tracking."""
+    """Whether it is in a type1 container (a -device without iommufd=), for which QEMU never uses the IOMMU's tracking."""
 
     @property
     def tracks_itself(self) -> bool:
-        """Whether its own logging is there and may be used."""
+        """Whether the device can log its own DMA and QEMU may use that."""
         return self.logs and self.device_tracking
 
 
@@ -136,7 +137,7 @@ def find(
     guest_memory: int | None = None,
     version: str = NEWEST,
 ) -> list[Blocker]:
-    """Return everything that keeps a guest with these devices from being migrated: device by device, in the order of QEMU's checks.
+    """Return all obstacles to migrating a guest with these devices: device by device, in the order of QEMU's checks.
 
     =========  =================================================================================================================
     8.1        one device only; behind a virtual IOMMU none; a device must log its own DMA
@@ -146,15 +147,15 @@ def find(
                with enable-migration=on (46c763311419)
     =========  =================================================================================================================
 
-    Not covered: what depends on a migration's own parameters, as postcopy, with which QEMU refuses VFIO devices.
+    Obstacles that depend on a migration's own parameters are not covered, such as postcopy, which QEMU refuses with VFIO devices.
 
     :param devices: the guest's VFIO devices
-    :param plan: the ranges that will be logged; without, limits are not checked
-    :param iommu_tracks: the host IOMMU tracks dirty pages (IOMMU_HW_CAP_DIRTY_TRACKING, Linux 6.7) for every device that does not say
-        otherwise, so that devices that do not log can do without
+    :param plan: the ranges that will be logged; without a plan, limits are not checked
+    :param iommu_tracks: whether the host IOMMU tracks dirty pages (IOMMU_HW_CAP_DIRTY_TRACKING, Linux 6.7) for every device whose
+        :attr:`GuestDevice.iommu_tracks` is None, so that devices need not log
     :param page_size: the host's page size
-    :param assigned: all devices given to the guest, for telling apart which of a group's other members are given too
-    :param guest_memory: the guest's memory (-m), bytes; without, its size is not checked
+    :param assigned: all devices that are assigned to the guest, to know which other members of a group are
+    :param guest_memory: the guest's memory (-m), bytes; without it, its size is not checked
     :param version: QEMU's, from "8.1" on
     :raises ValueError: the version is not known
     """
@@ -168,7 +169,7 @@ def find(
     found: list[Blocker] = []
     ours = {device.name for device in devices}.union(arguments.strings(assigned, "assigned"))
     migrating = [device for device in devices if _may_migrate(device)]
-    # The choice is QEMU's, for each container: all its devices log, or the IOMMU tracks for all.
+    # QEMU chooses for each container: either all its devices log, or the IOMMU tracks for all.
     by_iommu = {_container(device) for device in devices if not device.tracks_itself}
     tracked = {device.name for device in migrating if _iommu_tracks(device, iommu_tracks, known)}
     iommu_in_use = by_iommu & {_container(device) for device in migrating if device.name in tracked}
@@ -188,7 +189,7 @@ def find(
 
 
 def _container(device: GuestDevice) -> tuple[str, bool]:
-    """Return a key for the container that QEMU puts a device into: one for each address space, and for type1 and iommufd each."""
+    """Return a key for the container that QEMU puts a device into: QEMU has one for each address space, separately for type1 and iommufd."""
     return device.address_space, device.type1
 
 
@@ -197,7 +198,7 @@ def _may_migrate(device: GuestDevice) -> bool:
 
 
 def _iommu_tracks(device: GuestDevice, by_default: bool, known: Release) -> bool:
-    """Whether QEMU counts on the IOMMU's dirty tracking for a device."""
+    """Whether QEMU uses the IOMMU's dirty tracking for a device."""
     tracks = by_default if device.iommu_tracks is None else device.iommu_tracks
     return bool(tracks) and not device.type1 and known >= (9, 1)
 
@@ -239,7 +240,7 @@ def _tracking(device: GuestDevice, iommu_tracks: bool, iommu_in_use: bool, known
             )
         )
     if iommu_in_use and not device.type1:
-        # iommufd_set_dirty_page_tracking() and iommufd_query_dirty_bitmap() pass over its page table (hw/vfio/iommufd.c in 10.0.13 and 10.2.2).
+        # iommufd_set_dirty_page_tracking() and iommufd_query_dirty_bitmap() skip its page table (hw/vfio/iommufd.c in 10.0.13 and 10.2.2).
         found.append(
             Blocker(
                 Kind.UNTRACKED,
@@ -286,7 +287,7 @@ def _several_devices(device: GuestDevice, known: Release) -> Blocker:
 
 
 def _viommu(device: GuestDevice, iommu_tracks: bool, known: Release) -> list[Blocker]:
-    # By address space, not by whether translation is on: with iommu=pt there is nothing to see when the device is
+    # QEMU decides by the address space, not by whether translation is on: with iommu=pt, translation is off when the device is
     # realized.
     if device.address_space == SYSTEM_MEMORY or (known >= (11, 0) and not device.tracks_itself):
         return []

@@ -2,9 +2,9 @@
 """The limits of DMA logging: the answers of the kernel and of device drivers to VFIO_DEVICE_FEATURE_DMA_LOGGING_START.
 
 The kernel's core checks the request (:func:`core_start`, :func:`core_report`); then the driver may combine ranges,
-clamp the page size, or refuse the total. What a driver does is data, :class:`Limits`; :func:`mlx5` and :func:`pds`
-make those of the two drivers that log in Linux 7.3, :data:`CORE` is a device with no limit of its own. The other drivers that
-migrate (virtio, QAT, xe, HiSilicon) do not log: ENOTTY.
+clamp the page size, or refuse the total. :class:`Limits` describes a driver's behaviour as data; :func:`mlx5` and :func:`pds`
+return the limits of the two drivers that log in Linux 7.3, and :data:`CORE` is a device without limits of its own. The other drivers
+that migrate (virtio, QAT, xe, HiSilicon) do not log: ENOTTY.
 
 All sizes are bytes; errors are the numbers of :mod:`errno`, 0 for success.
 """
@@ -80,11 +80,11 @@ def core_start(
     for iova, length in asked:
         if iova & below_page or length & below_page:
             return errno.EINVAL
-        # The sum is checked, not the last byte: so the last page of the address space cannot be logged.
+        # The kernel checks the sum, not the last byte, so the last page of the address space cannot be logged.
         if iova + length >= _U64:
             return errno.EOVERFLOW
         last = (iova + length - 1) % _U64
-        # An empty range is held as last < start, at 0 even as the whole address space: an interval tree finds it so.
+        # The kernel's interval tree keeps an empty range as last < start; at 0 it is the whole address space. Overlaps follow from that.
         at = bisect_right(seen, (last, _U64)) - 1
         if (at >= 0 and seen[at][1] >= iova) or any(start <= last and iova <= end for start, end in empty):
             return errno.EINVAL
@@ -139,7 +139,7 @@ def combine(ranges: Sequence[IovaRange], limit: int) -> list[IovaRange]:
     excess = len(made) - limit
     if excess <= 0:
         return made
-    # The gaps do not change while others are closed, so one stable sort does what the kernel does in rounds.
+    # Closing a gap does not change the others, so one stable sort gives the result of the kernel's rounds.
     closed = set(sorted(range(1, len(made)), key=lambda i: made[i].start - made[i - 1].last)[:excess])
     combined = [made[0]]
     for i in range(1, len(made)):
@@ -153,24 +153,25 @@ def combine(ranges: Sequence[IovaRange], limit: int) -> list[IovaRange]:
 class _Limits(NamedTuple):
     name: str = "any device"
     max_ranges: int = 2**32 - 1
-    """Ranges that the device itself keeps; 0 if it cannot log. The kernel's core takes no more than a page of them."""
+    """The number of ranges that the device itself keeps; 0 if it cannot log. The kernel's core accepts at most a page of ranges."""
     combines: bool = False
-    """With more ranges the driver combines them by :func:`combine`; otherwise it refuses with E2BIG."""
+    """Whether the driver combines surplus ranges by :func:`combine`; otherwise it refuses them with E2BIG."""
     log_min_space: int = 0
-    """log2 of the smallest sum of all lengths, rounded up to a power of two, that the device takes."""
+    """log2 of the smallest sum of all lengths, rounded up to a power of two, that the device accepts."""
     log_max_space: int = 64
-    """log2 of the largest; beyond is EOPNOTSUPP."""
+    """log2 of the largest such sum; the driver refuses a larger one with EOPNOTSUPP."""
     min_page_size: int = 1
     max_page_size: int = 2**63
     """The page size asked for is clamped to these two, and returned."""
     max_pages: int | None = None
-    """Pages in one range that the device can count; more are lost without an error."""
+    """The most pages of one range that the device can count; pages beyond that are not tracked, without an error."""
     widest_range: int = 64
-    """log2 bytes of one range's largest size; beyond is EOPNOTSUPP."""
+    """log2 of the largest size of one range in bytes; the driver refuses a larger one with EOPNOTSUPP."""
     rounds_page_size: bool = False
-    """A page size that is not a power of two counts as the next smaller one; otherwise it is taken as it is."""
+    """Whether a page size that is not a power of two counts as the next smaller power of two; otherwise it is used as it is."""
     page_multiple: int = 1
-    """Pages that each range should be a multiple of, since the driver may refuse others; :func:`pyvfio.guest.planning.fit` keeps to it."""
+    """Each range should be a multiple of this number of pages, since the driver may refuse others; :func:`pyvfio.guest.planning.fit`
+    does that."""
 
 
 class Limits(_Limits):
@@ -202,7 +203,7 @@ class Limits(_Limits):
         return made
 
     @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # typeshed's has a keyword that nobody passes
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # typeshed declares more parameters
         return cls(*iterable)  # checked in _replace() too
 
     def page_size(self, wanted: int) -> int:
@@ -249,7 +250,7 @@ class Limits(_Limits):
         fits = fits and all(space_log2(r.size) <= self.widest_range for r in kept)
         lost = 0
         if self.max_pages is not None:
-            # The count is stored in too few bits: the upper ones are lost, so what is left is a remainder.
+            # The driver stores the number of pages in too few bits, and the upper bits are lost.
             for r in kept:
                 pages = -(-r.size // negotiated)
                 lost += max(0, r.size - pages % (self.max_pages + 1) * negotiated)
@@ -262,11 +263,11 @@ class Answer(NamedTuple):
     errno: int
     """0, or the errno of the refusal."""
     ranges: tuple[IovaRange, ...]
-    """The ranges that the device itself tracks, or would track if it had not refused their sum."""
+    """The ranges that the device itself tracks, or would track if it did not refuse their sum."""
     page_size: int
-    """The page size that it negotiates."""
+    """The page size that the device chooses."""
     lost: int
-    """Bytes that the device says it tracks but does not."""
+    """Bytes in the accepted ranges that the device does not track."""
 
     @property
     def total(self) -> int:
@@ -307,9 +308,9 @@ def mlx5(
 ) -> Limits:
     """NVIDIA ConnectX (drivers/vfio/pci/mlx5, Linux 6.1; the limits as checked since the fix of February 2023).
 
-    The five are the firmware's capabilities pg_track_*.  42 and 12 were reported from one host in 2023 (Cédric Le
-    Goater); the limit is on the sum of all ranges, not on the highest address. How many ranges a real device takes is
-    not known: 255 is the most that the capability's 8 bits can say. The page sizes' defaults are what 5 bits can say.
+    The five parameters are the firmware's capabilities pg_track_*.  42 and 12 were reported from one host in 2023 (Cédric Le
+    Goater); the limit is on the sum of all ranges, not on the highest address. The number of ranges that a real device accepts is
+    not known: 255 is the most that the capability's 8 bits can hold. The defaults of the page sizes are the extremes of 5 bits.
 
     :param max_num_range: pg_track_max_num_range: ranges that the device keeps, 0 to 255; more are combined
     :param log_min_addr_space: pg_track_log_min_addr_space: log2 of the smallest total in bytes, 0 to 64
@@ -356,25 +357,25 @@ def mlx5_start_as_merged(limits: Limits, ranges: Sequence[IovaRange]) -> tuple[i
 
 
 class PdsRegion(NamedTuple):
-    """One region as the pds driver tells it to the device (struct pds_lm_dirty_region_info)."""
+    """One region as the pds driver sends it to the device (struct pds_lm_dirty_region_info)."""
 
     dma_base: int
     page_count: int
-    """32 bits: what is above 16 TiB of 4 KiB pages is cut off."""
+    """The number of pages, in 32 bits: pages of 4 KiB beyond 16 TiB are cut off."""
     page_size_log2: int
 
 
 def pds(max_regions: int = 1) -> Limits:
     """AMD Pensando (drivers/vfio/pci/pds, Linux 6.6).
 
-    The device says how many regions it has; the driver's first version always combined to one, a later one (so in
-    Linux 7.3) to the device's number. The page size is taken as asked. The number of pages of a region is kept in 32 bits.
+    The device reports its number of regions. The driver's first version always combined all ranges into one, later ones (Linux 7.3) into
+    the device's number. The page size is used as asked for. The number of pages of a region is kept in 32 bits.
 
-    Not known outside AMD: whether the device adjusts a region's number of pages, as its answer allows. If it does not, the driver refuses
-    a region that is not a multiple of 64 pages (EINVAL) and one of fewer than 8 (ENOMEM), drivers/vfio/pci/pds/dirty.c in 7.3;
-    :meth:`Limits.start` takes it that it does. :func:`pyvfio.guest.planning.fit` asks for multiples of 64 pages, which is right either way.
+    It is not known outside AMD whether the device adjusts a region's number of pages, as its answer allows. If it does not, the driver
+    refuses a region that is not a multiple of 64 pages (EINVAL) and one of fewer than 8 (ENOMEM), drivers/vfio/pci/pds/dirty.c in 7.3;
+    :meth:`Limits.start` assumes that it does. :func:`pyvfio.guest.planning.fit` asks for multiples of 64 pages, which works in both cases.
 
-    :param max_regions: the regions that the device has; more ranges are combined to so many
+    :param max_regions: the number of regions that the device has; more ranges are combined into that many
     """
     max_regions = arguments.u32(max_regions, "max_regions")
     return Limits("pds", max_ranges=max_regions, combines=True, max_pages=2**32 - 1, page_multiple=64)

@@ -38,8 +38,8 @@ class Era(IntEnum):
     """Kernels that answer differently."""
 
     BEFORE_5_4 = 0
-    """type1 does not look at reserved regions: a map into them succeeds and the device's access fails later, unless the
-    IOMMU driver itself refuses (Intel: EFAULT beyond its width)."""
+    """type1 does not check reserved regions: a map into them succeeds and the device's access fails later, unless the
+    IOMMU driver itself refuses the map (Intel: EFAULT beyond its width)."""
     SINCE_5_4 = 1
     """type1 checks the list of usable ranges first: EINVAL."""
     CHECKED_SUMS = 2
@@ -47,7 +47,7 @@ class Era(IntEnum):
 
 
 def _reported(value: Any, name: str) -> IovaSet | tuple[IovaRange, ...]:
-    """Return ranges as they were given: type1 does not join neighbours."""
+    """Return ranges without joining neighbours, since type1 does not join them."""
     return value if isinstance(value, IovaSet) else tuple(as_ranges(value, name))
 
 
@@ -59,7 +59,7 @@ def _reported(value: Any, name: str) -> IovaSet | tuple[IovaRange, ...]:
     intel_width=arguments.optional(arguments.within(1, 64)),
 )
 class Space(NamedTuple):
-    """The state of an address space, as far as it is known, before a mapping."""
+    """The known state of an address space before a mapping."""
 
     usable: Sequence[IovaRange] | IovaSet | None = None
     """The usable ranges that the kernel reports; None or empty if it reports none (emulated devices only): then all are usable."""
@@ -68,7 +68,7 @@ class Space(NamedTuple):
     page_sizes: int = 1 << 12
     """The IOMMU's page sizes, a mask; under iommufd the lowest bit is the IOAS's alignment."""
     entries_left: int | None = None
-    """Mappings that may still be made (VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 65535 to begin with); None: not limited."""
+    """Mappings that may still be made (VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, initially 65535); None without a limit."""
     intel_width: int | None = None
     """The Intel IOMMU's width, for kernels before 5.4."""
 
@@ -104,14 +104,14 @@ def type1_refusal(
     write: bool = True,
     era: Era = Era.CHECKED_SUMS,
 ) -> Refusal | None:
-    """Return why VFIO_IOMMU_MAP_DMA on a type1 container is refused; None if it is not, as far as can be known beforehand.
+    """Return why VFIO_IOMMU_MAP_DMA on a type1 container is refused; None if no check that can be computed beforehand refuses it.
 
-    The memory itself can still be missing (EFAULT) or the limit on locked memory reached (ENOMEM).
+    It may still fail because the memory is not mapped in the process (EFAULT) or the limit on locked memory is reached (ENOMEM).
 
     :param space: the state of the address space before it
     :param iova: the first address; 64 bits
     :param size: bytes, 0 to 2^64
-    :param address: of the memory in this process
+    :param address: the address of the memory in this process
     :param read: the device may read the memory
     :param write: the device may write it
     :param era: the kernel's; by default that of 7.3
@@ -186,21 +186,21 @@ def iommufd_refusal(
     compat: bool = False,
     bar: bool = False,
 ) -> Refusal | None:
-    """Return why IOMMU_IOAS_MAP with a fixed IOVA is refused; None if it is not, as far as can be known beforehand.
+    """Return why IOMMU_IOAS_MAP with a fixed IOVA is refused; None if no check that can be computed beforehand refuses it.
 
-    Here `space.usable` is the complement of the IOAS's reserved regions; unlike type1's, a map may span neighbours.
+    Here `space.usable` is the complement of the IOAS's reserved regions. Unlike in type1, a mapping may span neighbouring ranges.
 
     :param space: the state of the address space before it
     :param iova: the first address; 64 bits
     :param length: bytes, 0 to 2^64
-    :param address: of the memory in this process
+    :param address: the address of the memory in this process
     :param read: the device may read the memory
     :param write: the device may write it
-    :param compat: it is VFIO_IOMMU_MAP_DMA, and iommufd stands in for the container: then it is the IOMMU that refuses a
-        mapping without permissions, and where there is none (emulated devices only) nobody does
-    :param bar: the memory is the mmap of a device's BAR. iommufd pins pages, which a BAR has not: EFAULT once a device with an IOMMU is
-        attached (Linux 6.2 to 7.3; QEMU warns that peer-to-peer DMA will not work). A dma-buf of the BAR by IOMMU_IOAS_MAP_FILE can be
-        mapped. A type1 container maps it by address, while the device's memory decoding is on (EFAULT otherwise)
+    :param compat: whether it is VFIO_IOMMU_MAP_DMA on an iommufd as the container. Then only the IOMMU refuses a mapping without
+        permissions; without an IOMMU (emulated devices only) it succeeds
+    :param bar: whether the memory is the mmap of a device's BAR. iommufd pins pages, which a BAR does not have: EFAULT once a device with
+        an IOMMU is attached (Linux 6.2 to 7.3; QEMU warns that peer-to-peer DMA will not work). IOMMU_IOAS_MAP_FILE can map a dma-buf of
+        the BAR. A type1 container maps the BAR by address while the device's memory decoding is on (EFAULT otherwise)
     """
     space = arguments.instance(space, "space", Space)
     iova, length = arguments.u64(iova, "iova"), arguments.integer(length, "length", 0, _U64)
@@ -213,7 +213,7 @@ def iommufd_refusal(
             return Refusal(errno.EOVERFLOW, Because.WRAPS)
         if not (read or write):
             return Refusal(errno.EINVAL, Because.PERMISSION)
-    # The memory's end, and not its last byte.
+    # The kernel adds address and length: it checks the end of the memory, not its last byte.
     if address + length >= _U64:
         return Refusal(errno.EOVERFLOW, Because.WRAPS)
     if not length:
@@ -255,16 +255,17 @@ def iommufd_map(
     return refusal.errno if refusal else 0
 
 
-# How many mappings a guest can need.
+# The number of mappings that a guest can need.
 
 
 class Entries(NamedTuple):
     """The number of DMA mappings that a guest can come to need, when memory that it can give back is mapped in blocks.
 
-    :ivar needed: mappings at most
-    :ivar limit: of the container
-    :ivar block_size: what was asked about, bytes
-    :ivar smallest: the smallest block size, from the one asked about, with which they fit; None if the rest alone is too much
+    :ivar needed: the most mappings that can be needed
+    :ivar limit: the container's limit
+    :ivar block_size: the block size that was asked about, bytes
+    :ivar smallest: the smallest block size, not below the one asked about, with which the mappings fit; None if the other sections alone
+        are too many
     """
 
     needed: int
@@ -274,7 +275,7 @@ class Entries(NamedTuple):
 
     @property
     def fit(self) -> bool:
-        """Whether the container takes so many."""
+        """Whether the container accepts that many mappings."""
         return self.needed <= self.limit
 
     def explain(self) -> str:
@@ -299,8 +300,8 @@ def entries(
     :param sections: the guest's flat view
     :param block_size: of virtio-mem (its `block-size`), or the page that a confidential guest converts: bytes, a power of two
     :param limit: the container's (vfio_iommu_type1.dma_entry_limit, 65535; iommufd has none)
-    :param memslots: count so many mappings for the sections that cannot be given back, as QEMU does (512; with KVM on x86 32764)
-    :raises ValueError: `block_size` is no power of two
+    :param memslots: the number of mappings to count for the sections that cannot be given back, as QEMU does (512; with KVM on x86 32764)
+    :raises ValueError: `block_size` is not a power of two
     """
     block_size = arguments.power_of_two(block_size, "block_size")
     limit = arguments.integer(limit, "limit", 0)

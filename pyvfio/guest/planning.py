@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The IOVA ranges to ask a device to log: a strategy makes a :class:`Plan`, :func:`fit` compares it with a device's limits.
 
-A strategy is a function from sections to ranges. The ones named `split_...` are QEMU's, made safe: where QEMU's own
-result is refused by the kernel (overlap) or empty, theirs is not. QEMU's own answer, bug for bug, is in
+A strategy is a function from sections to ranges. The strategies named `split_...` are safe versions of QEMU's: their result is valid even
+where QEMU's own is empty or refused by the kernel because ranges overlap. QEMU's own result, bug for bug, is in
 :mod:`pyvfio.guest.qemu`.
 
-A plan is made once, when logging starts, and costs nothing before: nothing is recorded while the guest maps memory.
+A plan is made once, when logging starts. Before that there is no cost: nothing is recorded while the guest maps memory.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class Later(Enum):
 
 
 def _tuple(value: Any, name: str) -> tuple[IovaRange, ...]:
-    # There may be a million: those in a tuple are checked by what takes the plan.
+    # There may be a million ranges: those in a tuple are checked later, by the functions that use the plan.
     return value if isinstance(value, tuple) else tuple(as_ranges(value, name))
 
 
 @arguments.checked(ranges=_tuple, counted=arguments.of_class(IovaSet), page_size=arguments.page_size)
 class Plan(NamedTuple):
-    """The ranges to ask for with VFIO_DEVICE_FEATURE_DMA_LOGGING_START, and what they are made of."""
+    """The ranges to ask for with VFIO_DEVICE_FEATURE_DMA_LOGGING_START, and the addresses that they must cover."""
 
     ranges: tuple[IovaRange, ...]
-    """Sorted; no two overlap; none ends at 2^64-1."""
+    """The ranges: sorted; no two overlap; none ends at 2^64-1."""
     counted: IovaSet
     """The addresses that must be tracked."""
     page_size: int
@@ -57,12 +57,12 @@ class Plan(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Bytes in all ranges: what a device's limit is compared with."""
+        """Bytes in all ranges, the number that a device's limit applies to."""
         return sum(range_.size for range_ in self.ranges)
 
     @property
     def over_tracked(self) -> int:
-        """Bytes in the ranges that nothing is mapped at."""
+        """Bytes of the ranges at which nothing is mapped."""
         return self.total - self.counted.total
 
     def fit(self, limits: Limits | str, host_page_size: int = 4096) -> Fit:
@@ -95,8 +95,8 @@ class Plan(NamedTuple):
     def after(self, refused: int) -> Plan | None:
         """Return the plan to try next when START has failed with this errno; None if no other can do better.
 
-        Only E2BIG is about the number of ranges. After any other refusal, mlx5's EOPNOTSUPP for a total that is too
-        large above all, closing gaps would only add to what was refused.
+        Only E2BIG is about the number of ranges. After any other refusal, above all mlx5's EOPNOTSUPP for a total that is too
+        large, closing gaps would only make the total larger.
 
         :param refused: the errno of the refusal
         """
@@ -113,8 +113,8 @@ class Plan(NamedTuple):
         """Return the part of a mapping made after START that must be reported as always dirty.
 
         :param mapped: the addresses of the mapping
-        :param later: the treatment of what is outside the ranges
-        :raises ValueError: some of it is outside the ranges, and `later` says that this is refused
+        :param later: the treatment of mappings outside the ranges
+        :raises ValueError: a part of the mapping is outside the ranges, and `later` says that this is refused
         """
         missing = self.missing(mapped)
         if missing and later is Later.REFUSED:
@@ -148,7 +148,7 @@ def plan(
     found = census(sections, page_size, version=version)
     ranges = tuple(chosen(found))
     if any(each.section.iommu for each in found.special):
-        # A virtual IOMMU's region says where it could translate, not that anything is mapped there.
+        # The region of a virtual IOMMU has the addresses that it can translate; they need not be mapped.
         asked = IovaSet(ranges)
         viommu = IovaSet(each.range for each in found.special if each.section.iommu)
         return _checked(Plan(ranges, _mapped(found) | viommu & asked, page_size))
@@ -156,7 +156,7 @@ def plan(
 
 
 class Attempts(NamedTuple):
-    """The outcome of starting a plan on a device, and again with fewer ranges where that could help."""
+    """The outcome of starting a plan on a device, with fewer ranges after each refusal that this could help against."""
 
     plan: Plan | None
     """The plan that was accepted; None if none was."""
@@ -169,7 +169,7 @@ class Attempts(NamedTuple):
 def start(plan: Plan, attempt: Callable[[Plan], int]) -> Attempts:
     """Try a plan, and after each E2BIG again with one range fewer, as :meth:`Plan.after` says.
 
-    A refused START leaves no state in the kernel, so a wrong guess costs nothing but the call.
+    A refused START leaves no state in the kernel, so an attempt costs only the call.
 
     :param plan: the plan to try first
     :param attempt: starts logging with a plan and returns 0 or the errno
@@ -194,7 +194,7 @@ def plan_ranges(ranges: IovaSet, limit: int | None = None, page_size: int = 4096
     For very many blocks (virtio-mem) straight from an array: `plan_ranges(IovaSet.from_array(pairs), 256)`.
 
     :param ranges: the memory, in whole pages
-    :param limit: by default what the kernel takes at the most
+    :param limit: the most ranges; by default the kernel's limit
     :param page_size: the page size to ask for: the host's, bytes
     """
     ranges = IovaSet(ranges)
@@ -226,8 +226,8 @@ def min_max(found: Census) -> list[IovaRange]:
 def split_32_64(found: Census) -> list[IovaRange]:
     """One range for what ends below 4 GiB, one for the rest.
 
-    QEMU's of March to September 2023 (62c1b0024b, 8.0 and 8.1). A BAR at the top of the guest's address space
-    stretches the second range over all between.
+    QEMU's strategy from March to September 2023 (62c1b0024b, 8.0 and 8.1). A BAR at the top of the guest's address space
+    stretches the second range over all addresses up to it.
 
     :param found: the sections that count, as `census` returns them
     """
@@ -239,8 +239,8 @@ def split_32_64(found: Census) -> list[IovaRange]:
 def split_32_64_pci(found: Census) -> list[IovaRange]:
     """As :func:`split_32_64`, with a third range for assigned devices' BARs above 4 GiB.
 
-    QEMU's since 8.2 (a31fe5daea), the same in 11.1. Where a BAR of something else (ivshmem) lies above the assigned devices', QEMU's
-    second range swallows the third and the kernel refuses both; here such BARs join the third range.
+    QEMU's strategy since 8.2 (a31fe5daea), the same in 11.1. If a BAR of another device (ivshmem) lies above those of the assigned devices,
+    QEMU's second range contains the third and the kernel refuses both; here such BARs join the third range.
 
     :param found: the sections that count, as `census` returns them
     """
@@ -380,13 +380,13 @@ class Fit(NamedTuple):
 
     limits: Limits
     answer: Answer
-    """The answer of the kernel and the device to the plan as it is."""
+    """The answer of the kernel and the device to the plan's own ranges."""
     over_tracked: int
     """Bytes that the device itself adds by combining ranges."""
     best: tuple[IovaRange, ...] | None
-    """The ranges to ask for: those of the fewest bytes that this device accepts and tracks; None if it accepts no ranges."""
+    """The ranges to ask for: the ranges with the fewest bytes that this device accepts and tracks; None if it accepts no ranges."""
     best_over_tracked: int
-    """Bytes of the best beyond the plan's own."""
+    """Bytes of the best ranges beyond those of the plan."""
 
     @property
     def accepted(self) -> bool:
@@ -395,7 +395,7 @@ class Fit(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether it succeeds and the device tracks all that it was asked."""
+        """Whether START succeeds and the device tracks everything that it was asked to."""
         return self.accepted and not self.answer.lost
 
     def _repr_html_(self) -> str:
@@ -437,11 +437,11 @@ def fit(
     page_size: int = 4096,
     host_page_size: int = 4096,
 ) -> Fit:
-    """Compare ranges with a device's limits: what the device makes of them, and the best ranges that it accepts.
+    """Compare ranges with a device's limits: the device's answer to them, and the best ranges that it accepts.
 
-    The best closes the smallest gaps until the number fits: no cover with so few ranges has fewer bytes, so if even it is too large,
-    nothing fits. Where one range has a largest size of its own, large ones are cut in two or more; where it should be a multiple of some
-    pages (pds: 64), ranges are widened to that.
+    The best ranges are made by closing the smallest gaps until the number fits. No cover with so few ranges has fewer bytes, so if even
+    that is too large, nothing fits. If the device limits the size of a range, larger ranges are split; if ranges should be a multiple of
+    some number of pages (pds: 64), they are widened.
 
     :param ranges: none may overlap
     :param limits: a device's, or a name of :data:`pyvfio.guest.limits.NAMED`: "mlx5"
@@ -491,7 +491,7 @@ def _best_in(
 
 
 def _grown(ranges: list[IovaRange], at_least: int, page_size: int) -> list[IovaRange]:
-    """The ranges with the last one made longer, if their sum is not more than `at_least`."""
+    """Return the ranges, with the last one made longer if their sum is not more than `at_least`."""
     short = at_least - sum(r.size for r in ranges)
     if at_least < 1 or short < 0:
         return ranges
@@ -510,14 +510,14 @@ def _cut(range_: IovaRange, piece: int) -> list[IovaRange]:
 
 
 def _pages(ranges: Sequence[IovaRange], page_size: int) -> list[IovaRange]:
-    """The ranges widened to whole pages."""
+    """Return the ranges, widened to whole pages."""
     return _disjoint(
         [IovaRange(r.start // page_size * page_size, -(-(r.last + 1) // page_size) * page_size - 1) for r in ranges]
     )
 
 
 def _is_high_bar(each: Counted) -> bool:
-    # The bound is QEMU's: UINT32_MAX, not 4 GiB; for whole pages the two are the same.
+    # QEMU compares with UINT32_MAX, not with 4 GiB; for whole pages the result is the same.
     return bool(each.section.device) and each.range.start >= UINT32_MAX
 
 
@@ -537,7 +537,7 @@ def _mapped(found: Census) -> IovaSet:
 
 
 def _halves(pairs: Iterable[int]) -> tuple[list[IovaRange], list[IovaRange]]:
-    """Return, of (start, last) numbers, the span of those that end below 4 GiB, and that of the others."""
+    """Return the span of the (start, last) pairs that end below 4 GiB, and the span of the others."""
     start32 = start64 = _LAST
     last32 = last64 = -1
     numbers = iter(pairs)
@@ -561,7 +561,7 @@ def _spans(ranges: Sequence[IovaRange]) -> list[IovaRange]:
 
 
 def _disjoint(ranges: Iterable[IovaRange]) -> list[IovaRange]:
-    """Sorted, with those that overlap made one; those that only touch stay apart."""
+    """Return the ranges sorted, with overlapping ones merged; ranges that only touch stay apart."""
     made: list[IovaRange] = []
     for range_ in sorted(ranges):
         if made and range_.start <= made[-1].last:

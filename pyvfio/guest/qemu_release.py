@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The releases of QEMU that the computations know, as `version=` takes them.
 
-A version is a text such as "10.2" or "10.2.2". What is computed changes with a release's first two numbers only, as far as is known;
-stable updates were compared where a docstring names three numbers. The sources of 7.2, 10.0.13 and 10.2.2 were read. 8.0 to 9.2 are
-known from the commits and pull requests that are named, 11.0 and 11.1 from those of January 2026 and from a running 11.1.3.
+A version is a text such as "10.2" or "10.2.2". As far as is known, the results depend only on a release's first two numbers; stable
+updates were compared where a docstring names three numbers. The sources of 7.2, 10.0.13 and 10.2.2 were read. 8.0 to 9.2 are known from
+the commits and pull requests that are named, 11.0 and 11.1 from those of January 2026 and from a running 11.1.3.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def release(version: str = NEWEST, since: tuple[int, int] = _OLDEST, name: str =
     """Return the release that a version means.
 
     :param version: two or three numbers with dots between them
-    :param since: the first release that has what is asked about
+    :param since: the first release that has the feature in question
     :param name: the argument's name, for messages
     :raises ValueError: not a version, older than `since`, or newer than :data:`NEWEST`
     """

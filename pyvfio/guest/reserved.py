@@ -53,13 +53,13 @@ class ReservedRegion(NamedTuple):
     """A region that a guest must not allocate IOVAs from."""
 
     type: int
-    """A :class:`RegionType`; others can be handled but not conveyed."""
+    """A :class:`RegionType`. Other numbers can be computed with, but a virtio-iommu cannot tell them to the guest."""
     start: int
     last: int
 
     @property
     def range(self) -> IovaRange:
-        """Its addresses."""
+        """The addresses of the region."""
         return IovaRange(self.start, self.last)
 
     def __str__(self) -> str:
@@ -75,10 +75,10 @@ VIRT_GICV2M_PROPERTY = ReservedRegion(RegionType.MSI, 0x08020000, 0x08020FFF)
 
 
 def host_reserved(usable: IovaSet | None, within: IovaRange = WHOLE) -> IovaSet:
-    """Return the addresses that the host cannot map: the complement of the usable ones; none where the kernel reports no ranges.
+    """Return the addresses that the host cannot map: the complement of the usable ones; none if the kernel reports no ranges.
 
-    An empty report never means that all is reserved: it is an old kernel, or an emulated device. QEMU's own function
-    aborts for some narrower windows; this one clips.
+    An empty report never means that everything is reserved: the kernel is old, or the device is emulated. QEMU's own function
+    aborts for some narrower windows; this one clips the result.
 
     :param usable: the ranges that the kernel reports; None or empty if it reports none
     :param within: the addresses to consider; by default all of 64 bits
@@ -89,10 +89,10 @@ def host_reserved(usable: IovaSet | None, within: IovaRange = WHOLE) -> IovaSet:
 
 
 def resolve(inserts: Iterable[ReservedRegion]) -> list[ReservedRegion]:
-    """Return the regions that result from inserting these in order: a later one wins wherever it covers earlier ones.
+    """Return the regions that result from inserting these in order: a later region replaces the parts of earlier ones that it covers.
 
-    Those are trimmed, split, or deleted; equal neighbours stay apart (QEMU's resv_region_list_insert, 8.2 on). Only the order decides,
-    not the type.
+    Earlier regions are trimmed, split, or deleted; equal neighbours stay apart (QEMU's resv_region_list_insert, 8.2 on). Only the order
+    decides, not the type.
 
     :param inserts: the regions, in the order of their insertion
     :raises ValueError: last is below start, or an address has more than 64 bits
@@ -102,7 +102,7 @@ def resolve(inserts: Iterable[ReservedRegion]) -> list[ReservedRegion]:
     for new in inserts:
         if not 0 <= new.start <= new.last <= _LAST:
             raise ValueError(f"inserts has {new}, which is not a range of 64-bit addresses")
-        # Those that it overlaps lie next to each other; of these only the outer ends can stay.
+        # The regions that it overlaps lie next to each other; of these only the outer ends remain.
         first = bisect_left(regions, new.start, key=lambda region: region.last)
         end = bisect_right(regions, new.last, key=lambda region: region.start)
         kept = [new]
@@ -115,10 +115,10 @@ def resolve(inserts: Iterable[ReservedRegion]) -> list[ReservedRegion]:
 
 
 def device_regions(host: IovaSet, properties: Iterable[ReservedRegion] = ()) -> list[ReservedRegion]:
-    """Return a device's regions: the host's, all RESERVED, then the machine's properties over them.
+    """Return a device's regions: the host's as RESERVED, overlaid by the machine's properties.
 
     :param host: the addresses that the host cannot map, as `host_reserved` returns them
-    :param properties: the machine's, such as `Q35_PROPERTY`
+    :param properties: the reserved regions of the machine, such as `Q35_PROPERTY`
     """
     properties = arguments.instances(properties, "properties", ReservedRegion)
     host = IovaSet(as_ranges(host, "host"))
@@ -137,7 +137,7 @@ def translate(regions: Iterable[ReservedRegion], address: int) -> Translation:
     """Return the treatment of an access at this address: MSI regions pass, RESERVED ones fault, all others are translated.
 
     :param regions: the device's regions, of which no two overlap
-    :param address: of the access; 64 bits
+    :param address: the address of the access; 64 bits
     """
     regions = arguments.instances(regions, "regions", ReservedRegion)
     address = arguments.u64(address, "address")
@@ -189,14 +189,14 @@ class Bdf(NamedTuple):
 
 
 class BridgeKind(Enum):
-    """The effect of a bridge on a request's identity."""
+    """The effect of a bridge on the requester id of a device."""
 
     PCIE_PORT = "PCIe root or switch port"
-    """Passes it on."""
+    """The bridge passes the id on."""
     PCIE_TO_PCI = "PCIe-to-PCI bridge"
-    """Puts its secondary bus, 00.0, in its place."""
+    """The bridge replaces the id by its secondary bus, device and function 00.0."""
     CONVENTIONAL = "conventional PCI bridge"
-    """Puts itself in its place."""
+    """The bridge replaces the id by its own."""
 
 
 @arguments.checked(kind=arguments.member_of(BridgeKind), bdf=arguments.of_class(Bdf), secondary_bus=arguments.u8)
@@ -207,14 +207,14 @@ class Bridge(NamedTuple):
     bdf: Bdf
     """The bridge's own address."""
     secondary_bus: int
-    """The bus below it."""
+    """The number of the bus below it."""
 
 
 def aliased(device: Bdf, bridges: Iterable[Bridge]) -> Bdf:
     """Return the function that the IOMMU takes a device for (QEMU's pci_device_get_iommu_bus_devfn).
 
     :param device: the address of the device itself
-    :param bridges: those above it, the nearest first
+    :param bridges: the bridges above it, the nearest first
     """
     device = arguments.instance(device, "device", Bdf)
     bridges = arguments.instances(bridges, "bridges", Bridge)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The pieces of a guest's address space, and which of them a device can reach by DMA.
+"""The sections of a guest's address space, and which of them a device can reach by DMA.
 
-A VMM sees its guest's memory as a flat list of sections. The rules that say which of them count for DMA, and how they are trimmed to
-pages, are those of QEMU's VFIO memory listener (hw/vfio/listener.c; before 10.1 hw/vfio/common.c). Those for mapping are the same from
-7.2 to 11.1. For dirty tracking, QEMU 11.0 and later leave out read-only sections, which no device can write. :func:`mappable` asks more
-than QEMU does: whether this host's IOMMU can map the section at all.
+A VMM sees its guest's memory as a flat list of sections. The rules for the sections that count for DMA, and for trimming them to pages,
+are those of QEMU's VFIO memory listener (hw/vfio/listener.c; before 10.1 hw/vfio/common.c). The rules for mapping are the same from
+7.2 to 11.1. For dirty tracking, QEMU 11.0 and later leave out read-only sections, which no device can write. :func:`mappable` also checks
+whether this host's IOMMU can map a section at all, which QEMU does not.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Reason(StrEnum):
     """The reason why a section is left out."""
 
     NOT_RAM_NOR_IOMMU = "not_ram_nor_iommu"
-    """Plain MMIO, or a ROM device: an access traps, there is no memory behind it."""
+    """Plain MMIO, or a ROM device: an access traps, and there is no memory to map."""
     PROTECTED = "protected"
-    """Memory that no device may see, as SGX's EPC."""
+    """Memory that no device may access, such as SGX's EPC."""
     READ_ONLY = "read_only"
-    """ROM: it is mapped, but it never gets dirty, so it is not tracked (QEMU 11.0 and later)."""
+    """ROM: it is mapped, but a device cannot write it, so it is not tracked (QEMU 11.0 and later)."""
     SPURIOUS = "spurious"
     """Bit 63 of the address is set: a 64-bit BAR caught half-way while the guest was sizing it."""
     MISALIGNED = "misaligned"
@@ -54,7 +54,7 @@ class Reason(StrEnum):
     SUB_PAGE = "sub_page"
     """No whole page of the host is left after trimming."""
     UNREACHABLE = "unreachable"
-    """Outside what the host's IOMMU can map: a reserved region, or beyond its width."""
+    """The host's IOMMU cannot map it: it is in a reserved region, or beyond the IOMMU's width."""
     OWN_BAR = "own_bar"
     """A BAR of the device itself, and the caller does not want DMA of a device to itself."""
     PEER_BAR = "peer_bar"
@@ -63,11 +63,11 @@ class Reason(StrEnum):
 
 class _Section(NamedTuple):
     iova: int
-    """Where it lies in the address space (QEMU: offset_within_address_space), bytes."""
+    """The section's first guest address (QEMU: offset_within_address_space)."""
     size: int
     """Bytes; 2^64 for an IOMMU region that spans everything."""
     offset: int | None = None
-    """Where it begins in its region (offset_within_region); None: at an address that is aligned alike."""
+    """The section's offset in its memory region (offset_within_region); None for one with the same alignment as the address."""
     ram: bool = True
     """RAM in QEMU's sense: RAM, ROM, and BARs that are mmapped."""
     iommu: bool = False
@@ -79,9 +79,9 @@ class _Section(NamedTuple):
     readonly: bool = False
     """ROM. It is mapped like RAM; QEMU tracked it too up to 10.2, and does not from 11.0 on."""
     discards: bool = False
-    """Under a RamDiscardManager (virtio-mem): for dirty tracking it counts whole, whatever is plugged."""
+    """Memory under a RamDiscardManager (virtio-mem): dirty tracking counts all of it, whether plugged or not."""
     device: str = ""
-    """The assigned PCI device *of this container* whose BAR this is; '' for everything else.
+    """The assigned PCI device *of this container* whose BAR this is; '' for all other sections.
 
     A device of another kind (vfio-platform, vfio-ap, vfio-ccw) must be '' here: only vfio-pci's sections go to QEMU's third range.
     Its memory is `ram_device` nevertheless.
@@ -104,7 +104,7 @@ class MemorySection(_Section):
     __slots__ = ()
 
     def __new__(cls, iova: int, size: int, offset: int | None = None, *flags: Any, **more: Any) -> Self:
-        # The usual case first: there may be a million.
+        # The usual case first, since there may be a million sections.
         if not (type(iova) is type(size) is int and 0 <= iova < _U64 and 0 <= size <= _U64):
             iova = arguments.u64(iova, "iova")
             size = arguments.integer(size, "size", 0, _U64)
@@ -122,44 +122,44 @@ class MemorySection(_Section):
             arguments.string(getattr(self, name), name)
 
     @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # typeshed's has a keyword that nobody passes
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # typeshed declares more parameters
         return cls(*iterable)  # checked in _replace() too
 
     @classmethod
     def bar(cls, iova: int, size: int, device: str, *, offset: int = 0, name: str = "") -> MemorySection:
-        """A mmapped piece of an assigned device's BAR.
+        """Return the section of a mmapped piece of an assigned device's BAR.
 
-        :param iova: where it lies in the guest's address space
+        :param iova: the first guest address
         :param size: bytes
         :param device: the address of the assigned device whose BAR it is
-        :param offset: where it begins in the BAR, bytes
-        :param name: of the memory region, for messages
+        :param offset: the offset in the BAR, bytes
+        :param name: the name of the memory region, for messages
         """
         return cls(iova, size, offset, ram_device=True, device=device, name=name)
 
     @classmethod
     def mmio(cls, iova: int, size: int, *, name: str = "") -> MemorySection:
-        """Registers whose accesses trap.
+        """Return the section of registers whose accesses trap.
 
-        :param iova: where it lies in the guest's address space
+        :param iova: the first guest address
         :param size: bytes
-        :param name: of the memory region, for messages
+        :param name: the name of the memory region, for messages
         """
         return cls(iova, size, ram=False, name=name)
 
     @classmethod
     def viommu(cls, iova: int, size: int, *, name: str = "") -> MemorySection:
-        """The region that a virtual IOMMU translates.
+        """Return the section of the addresses that a virtual IOMMU translates.
 
         :param iova: the first address that it translates
         :param size: bytes, up to 2^64
-        :param name: of the memory region, for messages
+        :param name: the name of the memory region, for messages
         """
         return cls(iova, size, 0, ram=False, iommu=True, name=name)
 
 
 Sections: TypeAlias = "MemorySection | Iterable[MemorySection | RangeLike]"
-"""Whatever :func:`census` takes: sections, or ranges of plain memory."""
+"""The argument of :func:`census`: sections, or ranges of plain memory."""
 
 
 class Counted(NamedTuple):
@@ -179,7 +179,7 @@ class Dropped(NamedTuple):
 class Census:
     """All sections of an address space, sorted into those that count and those that do not, in their order.
 
-    It holds numbers, not objects, so that a million sections are quick; objects are made only when asked for.
+    It holds numbers, not objects, so that a million sections take little time; objects are made only on demand.
     """
 
     __slots__ = ("_sections", "_special", "dropped", "pairs")
@@ -209,12 +209,12 @@ class Census:
 
     @property
     def special(self) -> list[Counted]:
-        """Of those that count: BARs, other device memory, and virtual IOMMUs' regions."""
+        """The sections that count and are not plain memory: BARs, other device memory, and virtual IOMMUs' regions."""
         return [self._at(index) for index in self._specials()]
 
     @property
     def plain_pairs(self) -> array[int]:
-        """The :attr:`pairs` of all other sections, of which there may be very many."""
+        """The :attr:`pairs` of all sections that are not :attr:`special`; there may be very many."""
         plain = array("Q")
         begin = 0
         for index in self._specials():
@@ -238,7 +238,7 @@ class Census:
 
 
 def is_spurious(iova: int) -> bool:
-    """Whether QEMU takes a section at this address for a BAR caught while it is sized.
+    """Whether QEMU takes a section at this address for a BAR that the guest is sizing.
 
     QEMU's rule since 2.0 (d3a2fd9b29): bit 63 is set. It accepts addresses between the IOMMU's true width and 2^63-1;
     :func:`mappable` is the better rule.
@@ -281,7 +281,7 @@ def trim(section: MemorySection, page_size: int = 4096, *, readonly: bool = True
     if section.offset is not None and (section.iova ^ section.offset) & offset_in_page:
         return Reason.MISALIGNED
     start = (section.iova + offset_in_page) & ~offset_in_page
-    # 2^64 is a good exclusive end, so the arithmetic is wider than 64 bits (QEMU: Int128).
+    # An exclusive end may be 2^64, so the arithmetic is wider than 64 bits (QEMU: Int128).
     end = (section.iova + section.size) & ~offset_in_page
     if start >= end:
         return Reason.SUB_PAGE
@@ -319,7 +319,7 @@ def _census(sections: Sections, page_size: int, readonly_counts: bool) -> Census
             and (offset is None or not (iova ^ offset) & offset_in_page)
             and iova < BIT_63
         ):
-            # Nothing to trim: what nearly all sections are, in a fraction of the time.
+            # Nearly all sections need no trimming; this branch takes a fraction of the time.
             count(section)
             bound(iova)
             bound(iova + size - 1)
@@ -342,7 +342,7 @@ def _several(sections: Any) -> Iterable[Any]:
 
 
 def _section(given: Any) -> MemorySection:
-    """Return the section that an item means: one of a subclass, or plain memory at a range."""
+    """Return the section for an item: a MemorySection, or plain memory at a range."""
     if isinstance(given, MemorySection):
         return given
     range_ = as_range(given, "sections")
@@ -358,10 +358,11 @@ def mappable(
     own_bars: bool = True,
     peer_bars: bool = True,
 ) -> Census:
-    """Sort sections into those to map into the address space of `device`, by what this host's IOMMU can map, and the others.
+    """Sort sections into those that this host's IOMMU can map into the address space of `device`, and the others.
 
-    A section counts if it lies whole in one usable range (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES), so spurious and
-    far-off BARs are dropped whatever the width is. QEMU's test of bit 63 approximates that. Read-only sections are mapped, in every version.
+    A section counts if it lies completely in one usable range (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES), so spurious
+    and far-off BARs are dropped whatever the width is. QEMU's test of bit 63 approximates that. Read-only sections are mapped in every
+    version.
 
     Under iommufd a BAR cannot be mapped by the address of its mmap (EFAULT): map a dma-buf of it (`Region.dma_buf`, Linux 6.19 on), or
     leave BARs out with `own_bars` and `peer_bars`. See :func:`pyvfio.guest.mapping.iommufd_refusal`.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The layout of an x86 guest's RAM, and AMD's hole below 1 TiB, into which the first DMA mapping of a large guest fails.
 
-AMD's IOMMU cannot map [0xfd00000000, 0xffffffffff], 12 GiB below 1 TiB: that is HyperTransport's. Since Linux 5.4 a
-map that touches them is EINVAL; before, it succeeded and the device's access failed. QEMU's boards put RAM in one
-piece above 4 GiB, straight through the hole once there is enough of it. :func:`merged` is what QEMU does, by its version:
+AMD's IOMMU cannot map [0xfd00000000, 0xffffffffff], 12 GiB below 1 TiB, which HyperTransport uses. Since Linux 5.4 a
+mapping that touches them fails with EINVAL; before, it succeeded and the device's access failed. QEMU's boards put RAM in one
+piece above 4 GiB, through the hole if there is enough of it. :func:`merged` computes QEMU's layout, by QEMU's version:
 
 =========  =======================================================================================================================
 to 7.0     nothing is moved, and no address is refused (:func:`as_before`)
@@ -132,27 +132,28 @@ class Machine(NamedTuple):
     ram_size: int
     board: Board = Board.Q35
     maxram_size: int | None = None
-    """With memory hot-plug, -m maxmem."""
+    """The option -m maxmem, with memory hot-plug."""
     slots: int = 0
-    """-m slots; each adds 1 GiB for alignment."""
+    """The option -m slots; each slot adds 1 GiB for alignment."""
     pci_hole64_size: int | None = None
-    """The 64-bit PCI window; None: the board's default."""
+    """Bytes of the 64-bit PCI window; None for the board's default."""
     phys_bits: int = 40
     """The vCPU's physical address bits; QEMU gives a vCPU without 64-bit mode 36, or 32 without PAE and PSE36."""
     amd_cpu: bool = False
-    """The *vCPU*'s vendor is AMD: what the merged way goes by."""
+    """Whether the *vCPU*'s vendor is AMD, which decides in :func:`merged`."""
     amd_host: bool = False
-    """The *host*'s CPU is AMD: what the RFC went by."""
+    """Whether the *host*'s CPU is AMD, which decided in the RFC."""
     enforce_amd_1tb_hole: bool = True
-    """False for machine types up to 7.0 (the RFC's enforce-valid-iova: up to 6.0); `machine_type` says it as well."""
+    """False for machine types up to 7.0 (the RFC's enforce-valid-iova: up to 6.0); `machine_type` determines it too."""
     long_mode: bool = True
-    """The vCPU has 64-bit mode; without, there is no 64-bit PCI window (cf0386509e, 8.2)."""
+    """Whether the vCPU has 64-bit mode; without it there is no 64-bit PCI window (cf0386509e, 8.2)."""
     cxl_windows: tuple[int, ...] | None = None
-    """Sizes of CXL fixed windows, multiples of 256 MiB; None: no CXL."""
+    """Sizes of CXL fixed windows, multiples of 256 MiB; None without CXL."""
     machine_type: str | None = None
-    """The machine type's version, such as "7.0" of pc-q35-7.0; None: QEMU's own."""
+    """The machine type's version, such as "7.0" of pc-q35-7.0; None for QEMU's own version."""
     max_ram_below_4g: int | None = None
-    """The machine's max-ram-below-4g, at most 4 GiB; None: the board's default. QEMU aborts where RAM reaches past the I/O APIC's 0xfec00000."""
+    """The machine's max-ram-below-4g, at most 4 GiB; None for the board's default. QEMU aborts if RAM reaches past the I/O APIC's
+    0xfec00000."""
     sgx_epc: tuple[int, ...] = ()
     """Sizes of SGX EPC sections (6.2 on): they lie behind the RAM above 4 GiB, where it would be if it did not move."""
 
@@ -168,7 +169,7 @@ class Machine(NamedTuple):
 
     @property
     def above_4g(self) -> int:
-        """RAM above."""
+        """RAM above 4 GiB."""
         return ram_split(self.board, self.ram_size, self.max_ram_below_4g)[1]
 
     @property
@@ -221,7 +222,7 @@ class E820(NamedTuple):
 
     @property
     def range(self) -> IovaRange:
-        """Its addresses."""
+        """The addresses of the entry."""
         return IovaRange.of(self.start, self.size)
 
 
@@ -231,41 +232,41 @@ class Layout(NamedTuple):
     way: str
     """The function that made it."""
     described: str
-    """The same in words, to follow "laid out as"."""
+    """A description of the layout, to follow "laid out as"."""
     machine: Machine
     ram: tuple[Ram, ...]
     """The pieces of RAM, from below; the first is below 4 GiB."""
     e820: tuple[E820, ...]
-    """In the order in which the guest's firmware is told."""
+    """The entries of the memory map, in the order in which the guest's firmware gets them."""
     above_4g_start: int
     """The start of RAM above 4 GiB."""
     above_4g_end: int
-    """Its end, exclusive, or that of SGX's EPC behind it (QEMU's RFC: maxram_start)."""
+    """The exclusive end of RAM above 4 GiB, or of SGX's EPC behind it (QEMU's RFC: maxram_start)."""
     device_memory: IovaRange | None
     """The hot-plug area."""
     pci_hole64_start: int
     max_used_gpa: int
-    """The highest guest address in use: what phys-bits must reach."""
+    """The highest guest address in use, which phys-bits must reach."""
     max_used_gpa_before: int
-    """The same before anything was moved."""
+    """The highest guest address in use before anything was moved."""
     cmos: tuple[int, int, int]
     """CMOS bytes 0x5b, 0x5c, 0x5d: RAM above 4 GiB in 64 KiB units."""
     above_1t_size: int = 0
     """RAM above 1 TiB, as the RFC kept it."""
     given_up: IovaSet = IovaSet()
-    """RAM that the guest has paid for and does not get."""
+    """RAM that is allocated for the guest but not usable by it."""
     no_dma: IovaSet = IovaSet()
     """RAM that must not be mapped for DMA."""
     srat_ranges: tuple[IovaRange, ...] = (WHOLE,)
     """The ranges that the SRAT splits a node's memory above 4 GiB by."""
     sgx_epc: IovaRange | None = None
-    """SGX's EPC, which no device may see."""
+    """SGX's EPC, which no device may access."""
     checks_phys_bits: bool = True
-    """QEMU refuses a vCPU whose physical address bits are too few (7.1 on)."""
+    """Whether QEMU refuses a vCPU with too few physical address bits (7.1 on)."""
 
     @property
     def relocated(self) -> bool:
-        """RAM above 4 GiB does not begin there."""
+        """Whether RAM above 4 GiB begins elsewhere than at 4 GiB."""
         return self.above_4g_start != FOUR_GIB
 
     @property
@@ -300,8 +301,8 @@ class Layout(NamedTuple):
     def conflicts(self, *reserved: IovaSet) -> list[Conflict]:
         """Return the parts of the guest's RAM and hot-plug area that an IOMMU cannot map.
 
-        Where the 64-bit PCI window lies in AMD's hole, and that is reserved, it is a conflict too, though not a fatal one: BARs that the
-        guest's firmware places there cannot be mapped, so other devices do not reach them.
+        If the 64-bit PCI window lies in AMD's hole, and the hole is reserved, that is a conflict too, but not a fatal one: BARs that the
+        guest's firmware places there cannot be mapped, so other devices cannot access them.
 
         :param reserved: the reserved regions of each group that may be plugged, now or later (sysfs:
             /sys/kernel/iommu_groups/N/reserved_regions); or the complement of an address space's `iova_ranges`
@@ -371,7 +372,7 @@ class Conflict(NamedTuple):
     name: str
     range: IovaRange
     fatal: bool = True
-    """The guest cannot have an assigned device; otherwise it loses peer-to-peer DMA to BARs there."""
+    """Whether the guest cannot have an assigned device; otherwise it only loses peer-to-peer DMA to BARs there."""
 
 
 class Affinity(NamedTuple):
@@ -406,7 +407,7 @@ def ram_split(board: Board, ram_size: int, max_ram_below_4g: int | None = None) 
 def crosses_hole(range_: IovaRange) -> bool:
     """Whether a mapping of this range would hit the AMD hole.
 
-    :param range_: guest addresses: a range, a pair, or what has a range
+    :param range_: guest addresses: a range, a pair, or an object with a range
     """
     range_ = as_range(range_, "range_")
     return range_.overlaps(AMD_HT)
@@ -445,9 +446,9 @@ def as_before(machine: Machine) -> Layout:
 
 
 def cmos_above_4g(size: int) -> tuple[int, int, int]:
-    """Return CMOS bytes 0x5b, 0x5c, 0x5d for so much RAM above 4 GiB: its 64 KiB units, low byte first.
+    """Return CMOS bytes 0x5b, 0x5c, 0x5d for an amount of RAM above 4 GiB: its 64 KiB units, low byte first.
 
-    Old firmware reads them. The merged way does not adjust them when RAM moves; the RFC counts what lies below the
+    Old firmware reads them. :func:`merged` does not adjust them when RAM moves; the RFC counts only the RAM below the
     hole.
 
     :param size: bytes, 0 to 2^64
@@ -481,7 +482,7 @@ def srat(
             if size > 0:
                 entries.append(Affinity(node, base, size))
             if next_base <= MIB:
-                # The node ends in the gap itself; the next one begins behind it.
+                # The node ends in the gap; the next one begins behind the gap.
                 next_base = MIB
                 continue
             base = MIB
@@ -530,7 +531,7 @@ def place(machine: Machine, start: int, version: str = NEWEST) -> Placed:
     top = devices.last + 1 if devices else end
     if machine.cxl_windows is not None:
         if not devices and known < (8, 2):
-            # Behind the hot-plug area even if that is empty.
+            # The windows begin behind the hot-plug area, even if that is empty.
             top = round_up(end, GIB) + machine.slots * GIB
         # 1 MiB of registers, then the windows, 256 MiB aligned.
         top += MIB
@@ -549,7 +550,7 @@ def place(machine: Machine, start: int, version: str = NEWEST) -> Placed:
 
 
 def _fits(machine: Machine, start: int) -> None:
-    """Check that everything above 4 GiB but the PCI window, which is clipped, has 64-bit addresses; what is left over is for its alignment."""
+    """Check that everything above 4 GiB fits into 64-bit addresses, with room for alignment; the PCI window is clipped and not checked."""
     above = machine.above_4g + sum(machine.sgx_epc) + (machine.device_memory_size or 0) + machine.slots * GIB
     end = max(start, FOUR_GIB) + above + sum(machine.cxl_windows or ()) + 4 * GIB
     if end > _U64:
@@ -570,7 +571,7 @@ def in_one_piece(
     """Return the layout that has all RAM above 4 GiB in one piece from `start` on.
 
     :param way: the name of the function that makes it, for `Layout.way`
-    :param described: the same in words, to follow "laid out as"
+    :param described: a description of the layout, to follow "laid out as"
     :param machine: the guest
     :param start: the address at which RAM above 4 GiB begins
     :param before: the highest guest address in use if nothing were moved

@@ -24,14 +24,14 @@ event with
 Reads and writes of regions are events too, those of mapped registers included. Accesses to a mapping's memory through its `view` are
 not traced, and neither is a forked child.
 
-Without a trace the requests do not pass through any of this code. With a trace a request takes less than 2 us longer: native code
-copies it (cdefs/trace.c), and it is decoded when the trace ends.
+Without a trace no request passes through this code. With a trace a request takes less than 2 us longer: native code copies it
+(cdefs/trace.c), and it is decoded when the trace ends.
 
 The command ::
 
     python -m pyvfio.tracing replay trace.json --kernel mock:amd
 
-makes the same requests on another kernel, most often a mock, and prints each answer that differs: so a bug of somebody else's host can
+makes the same requests on another kernel, most often a mock, and prints each answer that differs. So a bug that occurs on another host can
 be examined without that host. Descriptors, object ids and addresses are translated; memory is anonymous. A device that the kernel
 lacks is replaced by `--device OLD=NEW`, or by the first device of the same bus. The exit code is 1 if an answer differs.
 

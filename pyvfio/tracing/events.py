@@ -64,7 +64,7 @@ class _Counters:
                 self._map((record.fd, native.ioas_id), native.iova, native.length)
             case "IOMMU_IOAS_COPY":
                 native = struct_of("struct iommu_ioas_copy", data)
-                # The pages are pinned already.
+                # A copy pins no pages: the source mapping has pinned them.
                 self._map((record.fd, native.dst_ioas_id), native.dst_iova, native.length, pinned=0)
             case "VFIO_IOMMU_UNMAP_DMA" if "VADDR" not in name:
                 native = struct_of("struct vfio_iommu_type1_dma_unmap", record.before)
@@ -102,9 +102,9 @@ class _Counters:
 
 
 class _Decoder:
-    """Makes events of records, one after the other.
+    """Turns records into events, one after the other.
 
-    :param begun: when the trace began, in nanoseconds: the zero of its time
+    :param begun: when the trace began, in nanoseconds; the times of events count from there
     """
 
     def __init__(self, begun: int) -> None:

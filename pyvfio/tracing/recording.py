@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A trace, from its start to its file.
 
-While a trace is on, the doors of all descriptors lead through native code that appends a record of each request to a temporary file.
-Notes of opened and closed descriptors, of refusals' reasons and of accesses to regions are appended from here.
+While a trace is on, the doors of all descriptors call native code (cdefs/trace.c) that appends a record of each request to a temporary
+file. This module appends notes of opened and closed descriptors, of the reasons of refusals, and of accesses to regions.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def start(*, regions: bool = True, careful: bool = False) -> None:
     """Begin a trace; see :func:`trace`.
 
     :param regions: whether accesses to regions are traced too
-    :param careful: requests may have bad addresses, which only happens past the library's own methods
+    :param careful: whether requests may have bad addresses, as tests make them; the library's own methods never do
     """
     global _active, _begun
     if _active is not None:
@@ -120,7 +120,7 @@ class Watch:
                     self._files[record.fd] = record.before.decode(errors="surrogateescape").partition("\0")[0]
                 elif record.what == REQUEST:
                     found.add(self._outcome(record))
-            # These records are not read again. The native code shares the offset.
+            # Drop the records that were read. The native code writes at the same file offset, so it starts at 0 again.
             file.seek(0)
             os.ftruncate(file.fileno(), 0)
         return found
@@ -181,7 +181,7 @@ def _connect(opened: Fd) -> None:
     opened.reroute(_TRACED_LINUX if native.ioctl == _LINUX else _TRACED_PYTHON)
     device = ""
     if opened.name.startswith(_CDEVS):
-        # The node's name says nothing on another host.
+        # Record the device's address: the name of the node, vfioN, means nothing on another host.
         node = f"/sys/class/vfio-dev/{opened.name.removeprefix(_CDEVS)}/device"
         with suppress(OSError):
             device = os.path.basename(opened.kernel.realpath(node))
@@ -215,7 +215,7 @@ def _number_of(accessed: Any) -> int:
 
 
 def _watch(index: int, kind: type[Any], name: str) -> None:
-    """Have a method of a class make a record of each of its calls."""
+    """Replace a method of a class by one that also records each call."""
     inner: Callable[..., Any] = getattr(kind, name)
     now, note, pack, known = lib.pyvfio_trace_now, lib.pyvfio_trace_note, ACCESS_DATA.pack, _regions.get
 
@@ -240,7 +240,7 @@ def _watch(index: int, kind: type[Any], name: str) -> None:
 
 
 def _in_child() -> None:
-    """A forked child traces nothing."""
+    """End the trace in a forked child, which does not write it."""
     global _active
     if _active is not None:
         lib.pyvfio_trace_forget()

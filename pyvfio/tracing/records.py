@@ -75,7 +75,7 @@ def _shown(value: Any) -> Any:
         return value if abs(value) < 1 << 31 else hex(value)
     type_ = ffi.typeof(value)
     if type_.kind == "struct" or type_.kind == "union":
-        # An array without a length is what follows the struct: its address is that of the copy here.
+        # Leave out an array without a length, the data behind the struct: cffi would show an address in this process.
         named = (name for name, field in type_.fields or () if not _is_open(field.type) and not name.startswith("__"))
         return {name: _shown(getattr(value, name)) for name in named}
     if type_.kind == "array":
@@ -91,7 +91,9 @@ def _is_open(type_: Any) -> bool:
 def decode_struct(kind: str, number: int, data: bytes) -> dict[str, Any]:
     """Return the struct of a request by the names of its fields; a feature's own struct is under `data`.
 
-    :param kind: of descriptor, :param number: of the request
+    :param kind: the kind of descriptor
+    :param number: the number of the request
+    :param data: the bytes of the struct
     """
     declared = abi.declared(kind, number)
     if declared is None or declared.struct is None:
@@ -101,13 +103,13 @@ def decode_struct(kind: str, number: int, data: bytes) -> dict[str, Any]:
     if declared.name == "VFIO_DEVICE_FEATURE" and declared.tell is not None:
         inner = FEATURES.get(declared.tell(struct_of(declared.struct, data)).split()[1])
         if inner is not None and len(data) > ffi.sizeof(declared.struct):
-            native = struct_of(inner, data[ffi.sizeof(declared.struct) :])  # it owns what is shown
+            native = struct_of(inner, data[ffi.sizeof(declared.struct) :])  # keeps the memory alive while it is shown
             fields["data"] = _shown(native[0])
     return fields
 
 
 def operation(kind: str, number: int, data: bytes) -> str:
-    """Return which of its operations a request is, from its struct; empty for a request that has none."""
+    """Return the operation of a request, from its struct; empty for a request without operations."""
     declared = abi.declared(kind, number)
     if declared is None or declared.tell is None or declared.struct is None or not data:
         return ""

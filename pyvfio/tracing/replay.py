@@ -28,7 +28,7 @@ _ID_FIELDS = frozenset(
         "out_hw_queue_id",
     }
 )  # fmt: skip
-#: fields that hold an address, and the one that says how much memory is there
+#: field that holds an address -> the field with the size of the memory there
 _MEMORY = {
     "vaddr": "size",
     "user_va": "length",
@@ -196,7 +196,7 @@ class Replay:
             return
         if len(data) < ffi.sizeof(type_):
             size = len(data)
-            data.extend(bytes(ffi.sizeof(type_) - size))  # the size field still says how much the kernel may take
+            data.extend(bytes(ffi.sizeof(type_) - size))  # the struct's size field stays: it limits the kernel
         for native in self._structs(type_, name, data):
             self._fill(native, given)
         if name.startswith("VFIO_DEVICE_SET_IRQS"):
@@ -213,7 +213,7 @@ class Replay:
 
     @staticmethod
     def _structs(type_: str, name: str, data: bytearray) -> list[Any]:
-        """Return the struct of a request, and the structs behind it or in it."""
+        """Return the struct of a request, and the structs that follow it or lie in it."""
         found = [ffi.from_buffer(f"{type_} *", data)]
         view, words = memoryview(data), name.split()
         if words[0] == "VFIO_DEVICE_FEATURE" and (inner := FEATURES.get(words[2] if len(words) > 2 else words[-1])):
@@ -256,7 +256,7 @@ class Replay:
         return int(ffi.cast("uintptr_t", ffi.from_buffer(memory))) + into
 
     def _learn(self, name: str, type_: str | None, traced: bytes, replayed: bytes, was: int, now: int) -> None:
-        """Note the descriptors and ids that the kernel returned, beside those of the trace."""
+        """Record the descriptors and ids that the kernel returned, for the translation of those in the trace."""
         if name in ("VFIO_GROUP_GET_DEVICE_FD", "VFIO_DEVICE_FEATURE GET DMA_BUF"):
             self._numbers[was] = now
         if type_ is None:

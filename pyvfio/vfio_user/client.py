@@ -22,14 +22,15 @@ from pyvfio.vfio_user.protocol import Command, Flags, Message, ProtocolError
 
 #: seconds to wait for an answer
 TIMEOUT = 5.0
-#: seconds without a call after which the connection is watched for requests of the server; at once after a write, which may start the device
+#: seconds without a call after which a thread watches the connection for requests of the server. It watches at once after a write, which
+#: may start the device
 _IDLE = 0.001
 
 
 def _unpack(layout: Struct, body: bytes, command: Command) -> tuple[Any, ...]:
     """Return the members of an answer.
 
-    :raises BadReply: it is too short
+    :raises BadReply: the answer is too short
     """
     if len(body) < layout.size:
         raise BadReply(f"{command.name}: the vfio-user server answers {len(body)} bytes, not {layout.size}")
@@ -46,15 +47,16 @@ class RegionInfo(NamedTuple):
 class Client:
     """A connection to a server.
 
-    The thread that calls receives its answer itself, and serves what the server asks for meanwhile. Between calls a thread of the client's
-    serves the server.
+    A thread that makes a call receives its answer itself, and meanwhile serves the server's requests. Between calls another thread, which
+    the client starts, serves them.
 
-    :param path: of the server's socket
+    :param path: the path of the server's socket
     :param read: called for the server's DMA_READ: IOVA and size; raises OSError
     :param write: called for DMA_WRITE: IOVA and data; raises OSError
     :param timeout: seconds to wait for an answer, for a connection, and for the rest of a message
-    :param lock: a lock of the callers'; it is given up while a call waits, so that `read` and `write` can take it, and others go on
-    :raises OSError: ENOENT, ECONNREFUSED: nobody serves there; ETIMEDOUT: who serves there does not answer; EPROTO: another version
+    :param lock: a lock that callers hold; it is released while a call waits, so that `read` and `write`, and other threads, can take it
+    :raises OSError: ENOENT or ECONNREFUSED, no server listens at the path; ETIMEDOUT, the server does not answer; EPROTO, it speaks
+        another version
 
     In a forked child each call raises :class:`pyvfio.errors.Closed`, and nothing is sent.
     """
@@ -118,10 +120,10 @@ class Client:
     def call(self, command: Command, body: bytes = b"", fds: Sequence[int] = ()) -> bytes:
         """Send a message, and return the body of the answer.
 
-        :param command: the message's
-        :param body: what follows the header
+        :param command: the command of the message
+        :param body: the bytes behind the header
         :param fds: descriptors to send with it
-        :raises OSError: as the server answers; ENODEV, it has gone; ETIMEDOUT
+        :raises OSError: the errno of the server's answer; ENODEV, the server has gone; ETIMEDOUT
         :raises Closed: in a forked child
         """
         if os.getpid() != self._process:
@@ -147,7 +149,7 @@ class Client:
             try:
                 self._connection.send(number, command, body, fds)
                 answer = self._await(number, command)
-                # What came with it is served now: the thread that serves sees what is yet to come.
+                # Serve the messages that came with the answer now: the serving thread is only woken by further bytes.
                 while self._connection.has_message:
                     self._take_one()
             except (ConnectionError, ProtocolError) as error:
@@ -167,7 +169,7 @@ class Client:
                 self._take_one()
                 if (answer := self._answers[number]) is not None:
                     return answer
-                # Something else came: the server's DMA, or an answer that is too late.
+                # Another message came: the server's DMA, or an answer to a call that has timed out.
                 now = time.monotonic()
                 end = end or now + self._timeout
                 if now > end:
@@ -177,14 +179,14 @@ class Client:
             raise Error(errno.ETIMEDOUT, text) from None
 
     def _take_one(self) -> None:
-        """Receive one message, and serve it or put it where it is waited for."""
+        """Receive one message: serve a request, or store an answer for the thread that waits for it."""
         message = self._connection.receive()
         if message is None:
             raise ProtocolError("the connection ended")
         if message.fds:
             close_all(message.fds)
         if message.is_reply:
-            # An answer that came too late is nobody's.
+            # Drop an answer to a call that has timed out.
             if self._answers.get(message.id, message) is None:
                 self._answers[message.id] = message._replace(fds=[]) if message.fds else message
             return
@@ -198,7 +200,7 @@ class Client:
     def _dma(self, message: Message) -> bytes:
         """Serve the server's access to memory.
 
-        :raises OSError: what the answer is to say
+        :raises OSError: the errno for the answer
         """
         if message.command not in (Command.DMA_READ, Command.DMA_WRITE) or len(message.body) < protocol.DMA_ACCESS.size:
             raise Error(errno.EINVAL, "")
@@ -213,7 +215,7 @@ class Client:
         return head
 
     def _serve_between(self) -> float:
-        """Serve what the server has sent between calls; return how long to wait before the next look."""
+        """Serve the requests that the server has sent between calls; return the seconds to wait before the next check."""
         if not self._receiving.acquire(blocking=False):
             return _IDLE
         try:
@@ -301,19 +303,19 @@ class Client:
         return max(self.peer.max_data_xfer_size, 1)
 
     def dma_map(self, iova: int, size: int, flags: int, offset: int = 0, fd: int | None = None) -> None:
-        """Let the server reach memory. DMA_MAP; without a descriptor it asks by messages.
+        """Let the server access memory. DMA_MAP. Without a descriptor the server accesses it by messages.
 
         :param iova: the first address
         :param size: bytes
-        :param flags: 1 for the server may read, 2 for it may write
+        :param flags: 1 if the server may read, 2 if it may write
         :param offset: where the memory begins in the descriptor's file, bytes
-        :param fd: of the memory; None for none
+        :param fd: the descriptor of the memory; None if it has none
         """
         body = protocol.DMA_MAP.pack(protocol.DMA_MAP.size, flags, offset, iova, size)
         self.call(Command.DMA_MAP, body, () if fd is None else (fd,))
 
     def dma_unmap(self, iova: int, size: int) -> None:
-        """Take memory away. DMA_UNMAP.
+        """End the server's access to memory. DMA_UNMAP.
 
         :param iova: the first address of a mapping
         :param size: its bytes
@@ -328,15 +330,15 @@ class Client:
         """Get, set or probe a feature. DEVICE_FEATURE.
 
         :param flags: the feature's number, with VFIO_DEVICE_FEATURE_GET, SET or PROBE
-        :param data: of a feature that is set
-        :param room: bytes that the answer's data may have
+        :param data: the data of a feature to set
+        :param room: the most bytes of data in the answer
         """
         size = protocol.FEATURE.size
         body = self.call(Command.DEVICE_FEATURE, protocol.FEATURE.pack(size + max(len(data), room), flags) + data)
         return body[size:]
 
     def migration_read(self, size: int) -> bytes:
-        """Read of the stream of a device that saves. MIG_DATA_READ.
+        """Read the migration stream of a device that saves. MIG_DATA_READ.
 
         :param size: the most bytes to return
         """
@@ -346,7 +348,7 @@ class Client:
         return body[head : head + count]
 
     def migration_write(self, data: bytes) -> None:
-        """Write to the stream of a device that resumes. MIG_DATA_WRITE.
+        """Write to the migration stream of a device that resumes. MIG_DATA_WRITE.
 
         :param data: the bytes
         """
@@ -358,7 +360,7 @@ class Client:
 
 
 def _serve(client: ref[Client], connection: Connection, watch: threading.Event) -> None:
-    """Serve a client's server between calls, until the connection ends, or the program has dropped the client."""
+    """Serve the server's requests between calls, until the connection ends or the program drops the client."""
     while True:
         one = client()
         if one is None:
@@ -367,7 +369,7 @@ def _serve(client: ref[Client], connection: Connection, watch: threading.Event) 
         if one.gone:
             return
         idle = time.monotonic() - one._last
-        # While it waits, a thread that held the client would keep it, and its server busy, for ever.
+        # Hold no reference while waiting: it would keep the client alive, and its server busy, for ever.
         del one
         if idle < _IDLE:
             time.sleep(_IDLE - idle)
@@ -376,7 +378,7 @@ def _serve(client: ref[Client], connection: Connection, watch: threading.Event) 
         with contextlib.suppress(OSError, ValueError):
             connection.wait(0.1)
         if watch.is_set():
-            continue  # the end, or a call came between; it has received what was there
+            continue  # the connection ended, or a call came first and has received the message
         one = client()
         pause = one._serve_between() if one is not None else 0.0
         del one

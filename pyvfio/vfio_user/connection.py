@@ -27,7 +27,7 @@ _TIMEVAL = Struct("@ll")
 _BUFFER = 1 << 16
 #: offset of a message's size in its header
 _SIZE, _SIZE_AT = Struct("=I"), 4
-# As plain numbers: each operation with the socket module's flags makes one of those, which takes a microsecond.
+# Plain integers: each operation with the socket module's flags makes a new flag object, which takes a microsecond.
 _CLOEXEC, _TRUNCATED, _NO_SIGNAL = map(int, (socket.MSG_CMSG_CLOEXEC, socket.MSG_CTRUNC, socket.MSG_NOSIGNAL))
 _ROOM = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
@@ -42,7 +42,7 @@ def _numbers(ancillary: Iterable[tuple[int, int, bytes]]) -> Iterator[int]:
 
 
 def close_all(fds: Iterable[int]) -> None:
-    """Close descriptors, whatever becomes of each."""
+    """Close descriptors, and ignore failures."""
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)
@@ -54,7 +54,7 @@ Observer = Callable[[bool, Message], object]
 
 @contextlib.contextmanager
 def released(lock: RLock | None) -> Iterator[None]:
-    """Give a lock up in the block, however often this thread holds it, as a Condition does in wait()."""
+    """Release a lock during the block, however often this thread holds it, as Condition.wait() does."""
     holder: Any = lock
     state = holder._release_save() if lock is not None and holder._is_owned() else None
     try:
@@ -65,7 +65,7 @@ def released(lock: RLock | None) -> Iterator[None]:
 
 
 def limit(which: socket.socket, seconds: float) -> None:
-    """Limit how long a socket's system calls take; they then fail with EAGAIN. It stays blocking: a send goes out in one piece."""
+    """Limit the time of a socket's system calls, after which they fail with EAGAIN. The socket stays blocking, so that a send is one piece."""
     whole, rest = divmod(max(seconds, 1e-6), 1)
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         which.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(whole), int(rest * 1e6)))
@@ -75,7 +75,7 @@ _live: WeakTable[Connection, None] = WeakTable()
 
 
 def _after_fork() -> None:
-    # The connection is the parent's: the other side is to see its end when the parent ends it.
+    # Close the child's copy, so that the other side sees the end of the connection when the parent closes it.
     for connection in _live:
         connection.inherit()
 
@@ -87,7 +87,7 @@ class Connection:
     """A connected UNIX socket. One thread at a time receives, any may send. In a forked child it is closed.
 
     :param observe: called with each message before it is sent, and after it was received
-    :param timeout: seconds in which a message that has begun must have come, and in which one must have been sent; None for ever
+    :param timeout: seconds to receive the rest of a message that has begun, and to send a message; None for ever
     """
 
     def __init__(
@@ -99,17 +99,17 @@ class Connection:
             limit(connected, timeout)
         self._sending = threading.Lock()
         self._observe = observe
-        # What was received: from _at to _end, and descriptors of the last message in it.
+        # The received bytes lie from _at to _end; _fds are the descriptors of the last message in them.
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
         self._at = self._end = 0
         self._fds: list[int] = []
-        #: until when the message that is received must be there
+        #: the time by which the message that is being received must be complete; None if no message has begun
         self._limit: float | None = None
         _live[self] = None
 
     def inherit(self) -> None:
-        """Close the number in a forked child. The connection goes on in the parent."""
+        """Close the descriptor in a forked child. The connection stays open in the parent."""
         self._sending = threading.Lock()
         self._socket.close()
         self._drop_fds()
@@ -119,9 +119,9 @@ class Connection:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """End the connection; the other side, and who waits here, see its end.
+        """End the connection, for the other side and for threads that wait here.
 
-        What came and was not read is dropped first. Otherwise the other side reads ECONNRESET, at which QEMU 11.1.3 aborts (error_setv).
+        Unread bytes are read and dropped first. Otherwise the other side reads ECONNRESET, at which QEMU 11.1.3 aborts (error_setv).
         """
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -131,15 +131,15 @@ class Connection:
         self._drop_fds()
 
     def _is_empty(self) -> bool:
-        """Drop some of what came; return whether there was nothing."""
+        """Read and drop some bytes; return whether there were none."""
         data, ancillary, _, _ = self._socket.recvmsg(1 << 16, _ROOM, socket.MSG_DONTWAIT | _CLOEXEC)
         close_all(_numbers(ancillary))
         return not data
 
     def wait(self, seconds: float) -> bool:
-        """Return whether :meth:`receive` would find something within that time: bytes, or that the connection has ended.
+        """Wait until :meth:`receive` has something to return: bytes, or the end of the connection. Return False after that time.
 
-        :param seconds: how long to wait; 0 to look
+        :param seconds: how long to wait; 0 does not wait
         """
         if self.has_message:
             return True
@@ -152,14 +152,14 @@ class Connection:
 
     @property
     def has_message(self) -> bool:
-        """Whether a whole message, or what is none, was received with an earlier one."""
+        """Whether a whole message, or one with an invalid size, was received together with an earlier message."""
         left = self._end - self._at
         return left >= HEADER.size and left >= _SIZE.unpack_from(self._buffer, self._at + _SIZE_AT)[0]
 
     def receive(self) -> Message | None:
-        """Return the next message; None where the other side has closed the connection between two.
+        """Return the next message; None if the other side has closed the connection between two messages.
 
-        :raises ProtocolError: what came is no message; its descriptors are closed
+        :raises ProtocolError: the bytes are not a valid message; its descriptors are closed
         :raises TimeoutError: nothing came within the connection's time limit
         :raises OSError: the connection has broken
         """
@@ -181,7 +181,7 @@ class Connection:
                 self._at = end
             else:
                 body = self._read_on(begin, size)
-            # Descriptors come with the last message that came with them.
+            # The descriptors belong to the last message in the buffer.
             fds: list[int] = []
             if self._fds and self._at == self._end:
                 fds, self._fds = self._fds, fds
@@ -194,7 +194,7 @@ class Connection:
             raise
 
     def _fill(self) -> bool:
-        """Receive behind what is there; False at the end of the stream."""
+        """Receive more bytes behind those in the buffer; return False at the end of the stream."""
         if self._at == self._end:
             self._at = self._end = 0
             self._end = self._receive_into(self._view, begun=False)
@@ -207,7 +207,7 @@ class Connection:
         return count > 0
 
     def _read_on(self, begin: int, size: int) -> bytes:
-        """Return a body of which a part was received: the rest is received in its place, and nothing behind it."""
+        """Return a body of which a part is in the buffer. Receive exactly the rest of it, and no byte of the next message."""
         body = bytearray(size - HEADER.size)
         done = self._end - begin
         body[:done] = self._view[begin : self._end]
@@ -223,9 +223,9 @@ class Connection:
     def _receive_into(self, buffer: memoryview, *, begun: bool) -> int:
         """Receive bytes and descriptors; return how many bytes, 0 at the end of the stream.
 
-        :param begun: a part of the message is there
+        :param begun: whether a part of the message was received before
 
-        The kernel ends what it gives at the message with which descriptors came, so they belong to the last message in it.
+        The kernel ends a read after the message that has descriptors, so they belong to the last message that was read.
         """
         if begun and self._timeout is not None:
             now = time.monotonic()
@@ -253,10 +253,10 @@ class Connection:
     def send(
         self, number: int, command: int, body: bytes = b"", fds: Sequence[int] = (), *, flags: int = 0, error: int = 0
     ) -> None:
-        """Send one message: in one piece, since QEMU's client takes a header that comes in two for a broken one.
+        """Send one message in one piece, since QEMU's client rejects a header that arrives in two.
 
-        :raises OSError: EPIPE, ECONNRESET: the other side is gone
-        :raises ProtocolError: it does not receive
+        :raises OSError: EPIPE or ECONNRESET, the other side is gone
+        :raises ProtocolError: the other side does not receive
         """
         if self._observe is not None:
             self._observe(True, Message(number, command, flags, error, body, list(fds)))
@@ -273,7 +273,7 @@ class Connection:
             raise ProtocolError(f"the other side did not receive a message within {self._timeout:g} s") from None
 
     def answer(self, to: Message, body: bytes = b"", fds: Sequence[int] = ()) -> None:
-        """Answer a message, if it wants that."""
+        """Answer a message, if it wants an answer."""
         if to.wants_reply:
             self.send(to.id, to.command, body, fds, flags=Flags.REPLY)
 

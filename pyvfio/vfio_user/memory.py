@@ -28,9 +28,9 @@ class Messages(Protocol):
 
 
 class _File:
-    """A file of the client's, mapped once however many mappings lie in it: an IOMMU maps it page by page.
+    """A file of the client, mapped once for all mappings in it: a client with an IOMMU maps it page by page.
 
-    :ivar uses: mappings that lie in it
+    :ivar uses: the number of mappings in it
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class _File:
         self._size = 0
 
     def view(self, fd: int, offset: int, size: int, *, writable: bool) -> mmap.mmap:
-        """Return the file's memory, of at least up to that end."""
+        """Return the file's memory, at least as far as offset + size."""
         end = offset + size
         if self._memory is None or end > self._size:
             self._size = os.fstat(fd).st_size
@@ -68,9 +68,9 @@ class _Mapping(NamedTuple):
 class ClientMemory(Space):
     """The mappings of the client, by IOVA.
 
-    :param messages: the way to what was mapped without a descriptor
-    :param share: use descriptors; without, all DMA goes by messages, and the client's IOMMU sees and logs each fault
-    :ivar messages: the first parameter, also the way to what could be reached directly
+    :param messages: sends DMA_READ and DMA_WRITE, for memory that was mapped without a descriptor
+    :param share: whether to use descriptors; without them all DMA goes by messages, and the client's IOMMU sees and logs each fault
+    :ivar messages: the first parameter; it also works for memory that is shared
     """
 
     def __init__(self, messages: Messages, *, share: bool = True) -> None:
@@ -83,7 +83,7 @@ class ClientMemory(Space):
     def map(self, iova: int, size: int, flags: int, offset: int, fd: int | None) -> None:
         """DMA_MAP. The descriptor remains the caller's.
 
-        :raises Errno: EINVAL; EEXIST over another mapping; E2BIG beyond the limit; as mmap(2)
+        :raises Errno: EINVAL; EEXIST if it overlaps another mapping; E2BIG above the limit on mappings; the errnos of mmap(2)
         """
         last = iova + size - 1
         if not size or last > _LAST or flags & ~(DMA_READABLE | DMA_WRITABLE):
@@ -109,7 +109,7 @@ class ClientMemory(Space):
         self._mappings[iova] = _Mapping(iova, last, flags, memory, offset, key)
 
     def unmap(self, iova: int, size: int) -> None:
-        """DMA_UNMAP: the mappings that lie in a range. Where nothing is mapped, nothing happens.
+        """DMA_UNMAP: remove the mappings that lie in a range. No effect if nothing is mapped there.
 
         :raises Errno: EINVAL for a part of a mapping, or a range that wraps
         """
@@ -142,7 +142,7 @@ class ClientMemory(Space):
     def _pieces(self, iova: int, size: int, need: int) -> Iterator[tuple[int, int, _Mapping]]:
         """Yield IOVA, size and mapping of each piece of a range.
 
-        :raises Errno: ENOENT, nothing is mapped there; EPERM, it is mapped the other way alone
+        :raises Errno: ENOENT, nothing is mapped there; EPERM, the mapping does not permit this access
         """
         end = iova + size
         while iova < end:
@@ -157,7 +157,7 @@ class ClientMemory(Space):
             iova += count
 
     def at_once(self, iova: int, size: int) -> bool:
-        """Whether all of a range is in one mapping that is shared. By messages it goes page by page, so that the client's IOMMU sees each."""
+        """Whether a range lies in one shared mapping. Other ranges are accessed page by page, so that the client's IOMMU sees each page."""
         at = bisect_right(self._starts, iova) - 1
         if at < 0:
             return False
@@ -165,7 +165,7 @@ class ClientMemory(Space):
         return mapping.memory is not None and iova + size - 1 <= mapping.last
 
     def read(self, iova: int, size: int) -> bytes:
-        """Return what is in the client's memory."""
+        """Read the client's memory."""
         if not self._share:
             return self.messages.read(iova, size)
         parts = []
@@ -191,7 +191,7 @@ class ClientMemory(Space):
                 mapping.memory[begin : begin + count] = part
 
     def writable(self) -> Iterator[tuple[int, int]]:
-        """Yield first and last address of what the device may write."""
+        """Yield the first and last address of each mapping that the device may write."""
         for start in self._starts:
             mapping = self._mappings[start]
             if mapping.flags & DMA_WRITABLE:

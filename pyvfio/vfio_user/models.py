@@ -18,13 +18,14 @@ Factory = Callable[[mock.Kernel, str], Any]
 class Adder(mock.Device):
     """A device that adds: the example of the documentation.
 
-    Register 0x00: an IOVA; 0x08: a count, which starts it; 0x10: the sum of so many words of 64 bits from there. It interrupts by MSI.
+    Register 0x00 holds an IOVA. A write of a count to 0x08 starts the device: it adds that many 64-bit words from the IOVA on, puts the sum
+    into 0x10 and sends an MSI.
     """
 
     function = mock.Function((0x1234, 0xADD0), bars={0: mock.Bar(4096)}, msi=1)
 
     def write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """Keep the register, and add if it is the count."""
+        """Store the register, and add if it is the count."""
         super().write(bar, offset, width, value)
         if offset == 0x08:
             words = memoryview(self.dma_read(self.read(0, 0x00, 8), 8 * value)).cast("Q")
@@ -32,7 +33,7 @@ class Adder(mock.Device):
             self.interrupt()
 
 
-#: the models that have a name of their own
+#: models by name
 NAMES: dict[str, type[mock.Device]] = {
     "adder": Adder,
     "e1000e": devices.E1000e,
@@ -43,7 +44,7 @@ NAMES: dict[str, type[mock.Device]] = {
 
 
 def named(name: str) -> Factory:
-    """Return what makes devices of a model.
+    """Return the class or function that makes devices of a model.
 
     :param name: one of :data:`NAMES`; or `MODULE:NAME`, a class of :class:`pyvfio.mock.Device`, or a function that takes a kernel and an
         address and returns a device
@@ -60,13 +61,13 @@ def named(name: str) -> Factory:
         raise ValueError(f"the model {name!r} cannot be loaded: {error}") from error
     if not callable(factory):
         raise ValueError(f"the model {name!r} is a {type(factory).__name__}, neither a class nor a function")
-    return factory  # type: ignore[no-any-return]  # what it returns is checked when it has been called
+    return factory  # type: ignore[no-any-return]  # make() checks the device that it returns
 
 
 def make(factory: Factory, kernel: mock.Kernel, address: str) -> Any:
     """Make a device, and check that it can be served.
 
-    :raises ValueError: it is no device of the kernel
+    :raises ValueError: the factory did not return a device of the kernel
     """
     device = factory(kernel, address)
     if not hasattr(device, "pread") or getattr(device, "kernel", None) is not kernel:

@@ -41,7 +41,7 @@ class Command(IntEnum):
 class Flags(IntEnum):
     """Flags of a message.
 
-    Not an IntFlag: each operation with one makes a member of it, which takes a microsecond, and a message has several.
+    Not an IntFlag: each operation on one makes a new member, which takes a microsecond, and each message takes several operations.
     """
 
     REPLY = 0x1
@@ -95,12 +95,12 @@ MAX_DATA = 1 << 20
 #: descriptors in one message
 MAX_FDS = 16
 MAX_MAPS = 65535
-#: the largest message of all: data and what goes with them
+#: bytes of the largest message: data, header and struct
 MAX_MESSAGE = MAX_DATA + 4096
 
 
 class ProtocolError(Error):
-    """The other side does not speak the protocol; the connection cannot go on."""
+    """The other side does not follow the protocol; the connection ends."""
 
     _errno: ClassVar[int] = errno.EPROTO
 
@@ -108,7 +108,7 @@ class ProtocolError(Error):
 class Message(NamedTuple):
     """One message.
 
-    :ivar fds: descriptors that came with it; whoever takes the message closes them
+    :ivar fds: descriptors that came with it; the receiver of the message closes them
     """
 
     id: int
@@ -125,15 +125,15 @@ class Message(NamedTuple):
 
     @property
     def wants_reply(self) -> bool:
-        """Whether it is to be answered."""
+        """Whether the sender wants an answer."""
         return not self.flags & Flags.NO_REPLY
 
 
 class Capabilities(NamedTuple):
     """The limits that one side states at the beginning.
 
-    :ivar answers_dma: it answers DMA also while it waits for an answer itself. This library's client says so (`pyvfio_answers_dma`); nobody else does,
-        and QEMU does not
+    :ivar answers_dma: whether it answers DMA even while it waits for an answer itself (`pyvfio_answers_dma`). Only this library's client
+        states that; QEMU does not answer DMA meanwhile
     """
 
     max_msg_fds: int = 1
@@ -143,7 +143,7 @@ class Capabilities(NamedTuple):
     answers_dma: bool = False
 
 
-#: ours
+#: the capabilities of this library
 OWN: Mapping[str, Any] = {
     "max_msg_fds": MAX_FDS,
     "max_data_xfer_size": MAX_DATA,

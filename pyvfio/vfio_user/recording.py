@@ -17,7 +17,7 @@ class Recorded(NamedTuple):
 
     :ivar sent: whether the recording side sent it
     :ivar data: header and body
-    :ivar fds: how many descriptors came with it
+    :ivar fds: the number of descriptors that came with it
     """
 
     sent: bool
@@ -28,7 +28,7 @@ class Recorded(NamedTuple):
 class Recorder:
     """An observer of a connection that writes a line for each message: `{"sent": ..., "command": ..., "bytes": ..., "fds": ...}`.
 
-    :param file: what is written to; several connections may share it
+    :param file: the file to write to; several connections may share it
     """
 
     def __init__(self, file: IO[str]) -> None:
@@ -53,7 +53,7 @@ class Recorder:
 def load(lines: Iterable[str]) -> Iterator[Recorded]:
     """Read a recording.
 
-    :raises ValueError: a line is not of a recording
+    :raises ValueError: a line is not one of a recording
     """
     for number, line in enumerate(lines, 1):
         try:

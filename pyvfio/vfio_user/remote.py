@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A device of the mock's host whose insides are a vfio-user server's: groups, modes, errors and the IOMMU come with the mock."""
+"""A device of the mock that is implemented by a vfio-user server. The mock contributes groups, modes, errors and the IOMMU."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from pyvfio.vfio_user.client import TIMEOUT, Client
 ADDRESS = "0000:00:0a.0"
 _CONFIG = lib.VFIO_PCI_CONFIG_REGION_INDEX
 _BARS = range(6)
-#: what is raised when a server has gone, or does not answer: no further question is worth the wait
+#: the errnos when a server has gone or does not answer; no further request is made then
 _SILENT = (errno.ENODEV, errno.ETIMEDOUT, errno.EBADF)
-#: what the server may ask for: all addresses that an IOMMU of this host has; or fewer, as libvfio-user takes 8 TiB at most
+#: sizes of the one DMA_MAP, tried in turn: all addresses that an IOMMU of this host has, or fewer, since libvfio-user accepts at most 8 TiB
 _EVERYTHING = (1 << 57, 8 << 40, 1 << 40)
 
 
 @contextlib.contextmanager
 def _remote() -> Iterator[None]:
-    """Turn what a server answers into what a request returns."""
+    """Turn an error that a server answers into the mock's Errno."""
     try:
         yield
     except OSError as error:
@@ -43,7 +43,7 @@ def _remote() -> Iterator[None]:
 
 
 class RemoteIrqs:
-    """The interrupts of a remote device; the server has them, and signals the caller's eventfds itself."""
+    """The interrupts of a remote device. They are in the server, which signals the caller's eventfds itself."""
 
     def __init__(self, client: Callable[[], Client]) -> None:
         self._client = client
@@ -59,7 +59,7 @@ class RemoteIrqs:
         return self._infos[index][0]
 
     def set(self, what: IrqSet) -> int | None:
-        """VFIO_DEVICE_SET_IRQS. Descriptors go one in a message, where a server takes no more."""
+        """VFIO_DEVICE_SET_IRQS. Each eventfd is a message of its own, since some servers accept only one descriptor in a message."""
         with _remote():
             flags = what.type | what.action
             if what.type == EVENTFD:
@@ -71,7 +71,7 @@ class RemoteIrqs:
         return None
 
     def off(self) -> None:
-        """At close: all of them, as long as the server answers."""
+        """Disable all interrupts, at close, as long as the server answers."""
         for index, count in enumerate(self.counts):
             if count:
                 try:
@@ -81,30 +81,30 @@ class RemoteIrqs:
                         return
 
     def interrupt(self, index: int, vector: int = 0) -> None:
-        """The kernel asks for the device; a server cannot be asked."""
+        """Do nothing: the kernel signals the request interrupt, and the protocol has no message for that."""
 
     def deassert(self) -> None:
-        """Only the server can."""
+        """Do nothing: only the server can lower the interrupt."""
 
     def mask_virtually(self, on: bool) -> None:
-        """The server does that, as it has the command register."""
+        """Do nothing: the server does that, since it has the command register."""
 
 
 class RemoteDevice(PciDevice):
-    """A PCI function behind a socket, on a kernel of the mock's.
+    """A PCI function behind a socket, plugged into a mock.
 
-    Its DMA comes as messages, and goes through the IOMMU of the kernel's profile: what is not mapped is refused, and counted in
-    `kernel.faults`. BARs that are mapped have register methods and no view: each access is a message. It connects anew when it is opened
-    after the server was restarted.
+    Its DMA arrives as messages and goes through the IOMMU of the mock's profile: accesses to unmapped addresses are refused, and counted in
+    `kernel.faults`. BARs that are mapped have register methods but no view: each access is a message. After a restart of the server, the
+    next open connects again.
 
-    While the server is waited for, the kernel's lock is free: a slow server stops its own device alone.
+    While a call waits for the server, the kernel's lock is free, so that a slow server blocks only its own device.
 
     :param kernel: the mock that it is plugged into
     :param name: its address on the mock's host
-    :param path: of the server's socket
+    :param path: the path of the server's socket
     :param timeout: seconds to wait for an answer
     :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...
-    :raises OSError: nobody serves there, or it is no PCI device
+    :raises OSError: no server listens at the path, or its device is not a PCI device
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class RemoteDevice(PciDevice):
             raise
 
     def _set_up(self, kernel: Kernel, name: str, more: dict[str, Any]) -> None:
-        """Ask the server what it has, and plug the device in."""
+        """Ask the server for its regions and interrupts, and plug the device in."""
         flags, count, _ = self._connected().info()
         if not flags & lib.VFIO_DEVICE_FLAGS_PCI:
             raise Error(errno.EINVAL, f"the device of {os.fspath(self._path)} is not a PCI device")
@@ -163,11 +163,11 @@ class RemoteDevice(PciDevice):
         return Region(found.size, found.flags & ~(MMAP | lib.VFIO_REGION_INFO_FLAG_CAPS))
 
     def _mappable(self, index: int, region: Region) -> Region:
-        """Return a region with the flag that says whether it can be mapped: registers can, as each access goes to the server."""
+        """Return a region with VFIO_REGION_INFO_FLAG_MMAP adjusted: registers can be mapped, since each access goes to the server."""
         return Region(region.size, region.flags | MMAP) if index in _BARS and self.traps(index) else region
 
     def _identify(self) -> Function:
-        """Describe it for sysfs, after its configuration space."""
+        """Return the description for sysfs, read from the configuration space."""
         head = self._connected().region_read(_CONFIG, 0, 64)
         vendor, device = struct.unpack_from("<HH", head)
         subsystem = struct.unpack_from("<HH", head, 0x2C)
@@ -201,10 +201,10 @@ class RemoteDevice(PciDevice):
                 self.kernel.faults.append(DmaFault(self.name, iova, write, error.number))
                 raise Error(error.number, os.strerror(error.number)) from None
 
-    # What the driver does with it.
+    # The methods that the mock's driver calls.
 
     def open(self) -> None:
-        """Connect, and let the server ask for memory: the IOMMU here stands between."""
+        """Connect, and map all memory in the server: the mock's IOMMU checks each access."""
         try:
             with _remote():
                 client = self._connected()
@@ -213,11 +213,11 @@ class RemoteDevice(PciDevice):
                 self._end_bus_master()
                 self._map_everything(client)
         except BaseException:
-            self._disconnect()  # it is not open, so nobody will close it
+            self._disconnect()  # the open has failed, so nobody will close the device
             raise
 
     def _map_everything(self, client: Client) -> None:
-        """Let the server ask for all memory: the IOMMU here stands between."""
+        """Map all memory in the server: the mock's IOMMU checks each access."""
         for size in _EVERYTHING:
             try:
                 client.dma_map(0, size, protocol.DMA_READABLE | protocol.DMA_WRITABLE)
@@ -227,14 +227,14 @@ class RemoteDevice(PciDevice):
                     raise
 
     def _end_bus_master(self) -> None:
-        """Clear the bit, as vfio-pci does when a device is opened and when it is closed."""
+        """Clear the bus master bit, as vfio-pci does when a device is opened and when it is closed."""
         client = self._live()
         command = int.from_bytes(client.region_read(_CONFIG, COMMAND, 2), "little")
         if command & CAP_MASTER:
             client.region_write(_CONFIG, COMMAND, (command & ~CAP_MASTER).to_bytes(2, "little"))
 
     def close(self) -> None:
-        """Let go of the server: another client may come."""
+        """Disconnect from the server, so that another client can connect."""
         try:
             self._end_bus_master()
         except OSError as error:
@@ -254,11 +254,11 @@ class RemoteDevice(PciDevice):
             self._live().reset()
 
     def power_on(self) -> None:
-        """Nothing: its registers are the server's."""
+        """Do nothing: the server has the power management registers."""
 
     @property
     def decodes_memory(self) -> bool:
-        """Whether it answers; the server says."""
+        """Whether the device decodes memory; the server knows."""
         return True
 
     def region(self, index: int) -> Region:
@@ -298,7 +298,7 @@ class RemoteDevice(PciDevice):
         return len(data)
 
     def load(self, bar: int, offset: int, width: int) -> int:
-        """Read a register for another device; ones if the server has gone.
+        """Read a register for another device; all ones if the server has gone.
 
         :param bar: the index of the BAR
         :param offset: bytes from its start
@@ -315,13 +315,13 @@ class RemoteDevice(PciDevice):
         :param bar: the index of the BAR
         :param offset: bytes from its start
         :param width: 1, 2, 4 or 8 bytes
-        :param value: as wide as that
+        :param value: a value of that width
         """
         with contextlib.suppress(OSError):
             self._live().region_write(bar, offset, value.to_bytes(width, "little"))
 
     def _live(self) -> Client:
-        """Return the connection of this opening; a server that was restarted has forgotten its interrupts and mappings."""
+        """Return the connection that open() made. A restarted server has lost the interrupts and mappings, so there is no new connection."""
         if self._client is None:
             raise Error(errno.ENODEV, os.strerror(errno.ENODEV))
         return self._client
@@ -332,9 +332,9 @@ def _power_of_two(size: int) -> int:
 
 
 class RemoteKernel(Kernel):
-    """A kernel of the mock's with a remote device, bound to vfio-pci, at :data:`ADDRESS`. What `vfio-user:PATH` names.
+    """The kernel that `vfio-user:PATH` names: a mock with a remote device, bound to vfio-pci, at :data:`ADDRESS`.
 
-    :raises OSError: nobody serves there
+    :raises OSError: no server listens at the path
     """
 
     def __init__(self, path: str | os.PathLike[str], profile: str = "intel-57", *, timeout: float = TIMEOUT) -> None:

@@ -44,11 +44,11 @@ _log = logging.getLogger(__name__)
 _CONFIG = lib.VFIO_PCI_CONFIG_REGION_INDEX
 _INFO_FLAGS = lib.VFIO_DEVICE_FLAGS_RESET | lib.VFIO_DEVICE_FLAGS_PCI
 _GET, _SET, _PROBE = lib.VFIO_DEVICE_FEATURE_GET, lib.VFIO_DEVICE_FEATURE_SET, lib.VFIO_DEVICE_FEATURE_PROBE
-#: reads within reads, while a model waits for DMA; a client that asks for more waits
+#: the most nested reads that are served while a model waits for DMA; further ones are held back
 _DEEPEST = 32
-#: seconds that a message is held back while a model waits for DMA, if its sender cannot answer DMA as long as it waits for its own answer
+#: seconds that a message is held back while a model waits for DMA, if its sender cannot answer DMA while it waits for its own answer
 _GRACE = 0.05
-#: commands that change nothing in a model: served while it waits for DMA
+#: commands that change nothing in a model, so that they are served while it waits for DMA
 _HARMLESS = frozenset(
     {
         Command.REGION_READ,
@@ -88,19 +88,19 @@ class Model(Protocol):
 
     @property
     def irqs(self) -> Irqs:
-        """Its interrupts."""
+        """The interrupts of the device."""
 
     def open(self) -> None:
-        """Somebody uses it from now on."""
+        """Begin to serve a client."""
 
     def region(self, index: int) -> Region:
-        """Describe a region; Errno(EINVAL) where there is none.
+        """Describe a region; raise Errno(EINVAL) if there is none of that index.
 
         :param index: of the region
         """
 
     def traps(self, index: int) -> bool:
-        """Whether a region has registers, each access to which is the model's: it is not shared as memory.
+        """Whether a region has registers, so that each access must reach the model and the region is not shared as memory.
 
         :param index: of the region
         """
@@ -131,15 +131,15 @@ def serve(
     once: bool = False,
     ready: Callable[[], object] | None = None,
 ) -> None:
-    """Serve a device at a UNIX socket until the process ends. One client at a time; the next is accepted when it has gone.
+    """Serve a device at a UNIX socket until the process ends. One client at a time; the next is accepted when the first has gone.
 
-    The state of the device's registers stays from one client to the next; its interrupts, log and mappings go with the client.
+    The device's registers keep their state from one client to the next; its interrupts, log and mappings end with the client.
 
-    :param device: a device, such as a :class:`pyvfio.mock.Device`, or a class of those, of which one is made
-    :param path: of the socket; one that nobody serves any more is replaced
-    :param share_memory: map the memory of the client where it gives a descriptor. Without, all DMA is asked for by messages, so that the client's
-        IOMMU sees each access and logs each fault
-    :param once: return when the first client has gone
+    :param device: a device, such as a :class:`pyvfio.mock.Device`, or a class of which one is made
+    :param path: the path of the socket; a socket that no process serves any more is replaced
+    :param share_memory: whether to map the client's memory if it gives a descriptor. Otherwise all DMA goes by messages, so that the
+        client's IOMMU sees each access and logs each fault
+    :param once: whether to return when the first client has gone
     :param ready: called when clients can connect
     :raises OSError: EADDRINUSE, another process serves at the path
     """
@@ -203,7 +203,7 @@ class Server:
             self.model.open()
 
     def inherit(self) -> None:
-        """Close the number in a forked child: the parent goes on serving."""
+        """Close the descriptor in a forked child; the parent continues to serve."""
         self._closed = True
         self._listening.close()
 
@@ -261,7 +261,7 @@ def _listen(path: Path) -> socket.socket:
 
 
 def _is_stale(path: Path) -> bool:
-    """Whether a socket is there that nobody listens at."""
+    """Whether the path is a socket at which no process listens."""
     if not stat.S_ISSOCK(path.lstat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX) as probe:
@@ -273,17 +273,17 @@ def _is_stale(path: Path) -> bool:
 
 
 class _GoneError(Exception):
-    """The client of a session has gone. No OSError: those that pass through a session are its model's."""
+    """The client of a session has gone. It is not an OSError, since every OSError in a session comes from the model."""
 
 
 class _BrokenError(_GoneError):
-    """The client of a session does not speak the protocol."""
+    """The client of a session does not follow the protocol."""
 
 
 class _Held(NamedTuple):
     """A message that is held back.
 
-    :ivar limit: when it is to be served although the model waits
+    :ivar limit: the time at which it is served even if the model still waits
     """
 
     message: Message
@@ -291,7 +291,7 @@ class _Held(NamedTuple):
 
 
 def _number_of(error: Exception) -> int:
-    """Return the errno that answers a request at which a model raised this."""
+    """Return the errno of the answer to a request for which a model raised this error."""
     number = error.errno if isinstance(error, OSError) else None
     return number if number is not None and 0 < number < 4096 else errno.EIO
 
@@ -306,11 +306,11 @@ def _is_harmless(message: Message) -> bool:
 class Session:
     """One client: its messages, answered in their order, and its memory.
 
-    While a model waits for an answer to its DMA, reads are served as they come, in the same thread: a hypervisor answers DMA under the lock
-    under which its processor waits for a register. For the same reason a write to a BAR is answered before the model gets it,
-    as on PCI, where such writes are posted. The model gets it when it has done what it does: no write interrupts another. What comes after such a
-    write waits for it, too; a read, if its sender is a hypervisor as above, for :data:`_GRACE` at most. The model's lock is free while it waits, so
-    that threads of the model go on.
+    While a model waits for an answer to its DMA, reads are served at once, in the same thread. A hypervisor needs that: it answers DMA
+    under the same lock that its processor holds while it waits for a register. For the same reason a write to a BAR is answered before the
+    model gets it, as on PCI, where such writes are posted. The model gets the write when it has finished its present work, so that no write
+    interrupts another. Messages behind such a write wait for it too; a read of a hypervisor waits for :data:`_GRACE` at most. The model's
+    lock is free while the model waits, so that its other threads continue.
     """
 
     def __init__(self, model: Model, connection: Connection, *, share: bool = True) -> None:
@@ -319,12 +319,12 @@ class Session:
         self.memory = ClientMemory(self, share=share)
         self.refused = 0
         self._peer: protocol.Capabilities | None = None
-        #: the sizes of regions, which stay as they are while a client has the device
+        #: the sizes of regions, which do not change while a client has the device
         self._sizes: dict[int, int] = {}
         self._depth = 0
-        #: what is held back until the model does not wait for DMA any more, in its order: a message, or a write that was answered
+        #: the messages that are held back until the model no longer waits for DMA, in order; writes among them are answered already
         self._held: deque[_Held] = deque()
-        #: how many of the model's threads wait for DMA
+        #: the number of the model's threads that wait for DMA
         self._waiting = 0
         self._number = 0
         self._answers: dict[int, Message | None] = {}
@@ -363,7 +363,7 @@ class Session:
             pass
 
     def end(self) -> None:
-        """Let go of what belongs to the client: its connection, its memory, its interrupts, its log. Registers stay."""
+        """Release the client's connection, memory, interrupts and log. The registers keep their values."""
         self.connection.close()
         with self._answered:
             self._over = True
@@ -385,7 +385,7 @@ class Session:
         if self._held:
             if self._serve_held():
                 return True
-            # A thread of the model's waits for DMA. Its end is looked for, as no message tells of it.
+            # Another thread of the model waits for DMA. No message says when it is done, so check again after a moment.
             if not self.connection.wait(0.001):
                 return True
         message = self._receive()
@@ -445,7 +445,7 @@ class Session:
         self._held.append(_Held(message, math.inf if patient else time.monotonic() + _GRACE))
 
     def _serve_held(self) -> bool:
-        """Serve the first message that was held, if no part of the model waits for DMA any more; else one that has waited long enough."""
+        """Serve the first message that was held back, if no thread of the model waits for DMA; else one that has waited long enough."""
         with self.model.kernel.lock:
             if not self._waiting:
                 self._perform(self._held.popleft().message)
@@ -472,7 +472,7 @@ class Session:
         except _GoneError:
             raise
         except Exception as error:
-            # A bug of the model's is the model's: its client gets an error, and the next request is served.
+            # A bug of the model must not end the server: the client gets an error, and the next request is served.
             _log.exception("%s failed at %s", self.model.name, name_of(message.command))
             self._refuse(message, _number_of(error))
 
@@ -541,7 +541,9 @@ class Session:
         return answer.body
 
     def _wait(self, number: int) -> Message | None:
-        """Return the answer; None if there is none. The session's own thread serves meanwhile; others wait for it."""
+        """Wait for an answer and return it; None if the client has gone or the time is up. The session's own thread serves messages meanwhile;
+        other threads wait until it has received the answer.
+        """
         if threading.get_ident() != self._thread:
             self._answered.wait_for(lambda: self._answers[number] is not None or self._over, _DMA_TIMEOUT)
             return self._answers[number]
@@ -561,7 +563,7 @@ class Session:
         return self._answers[number]
 
     def _serve_late(self) -> bool:
-        """Serve a message that was held for long enough; wait for that, or for another message. False when there is one to receive."""
+        """Wait for a new message, or until a message has been held back long enough, and serve that. Return False if there is a new one."""
         limit = min(held.limit for held in self._held)
         if limit == math.inf:
             return False
@@ -638,7 +640,7 @@ class Session:
             size + len(capabilities), flags, index, size if capabilities and fits else 0, region.size,
             index << OFFSET_SHIFT if flags & MMAP else 0,
         )  # fmt: skip
-        if flags & MMAP and fits:  # one that asked with less room asks again
+        if flags & MMAP and fits:  # without enough room no descriptor is sent: the client asks again with more
             fds.append(self.model.region_file.open())
         try:
             self._answer(message, body + (capabilities if fits else b""), fds)
@@ -646,16 +648,16 @@ class Session:
             close_all(fds)
 
     def _get_region_io_fds(self, message: Message) -> None:
-        """Answer that no part of the region is accessed by a descriptor of its own: each access is a message, or goes to mapped memory."""
+        """Answer that no part of the region has an ioeventfd or ioregionfd: each access is a message, or goes to mapped memory."""
         argsz, flags, index, _ = protocol.REGION_IO_FDS.unpack_from(message.body)
         if argsz < protocol.REGION_IO_FDS.size or flags or index >= self.model.num_regions:
             raise Errno(errno.EINVAL)
         self._answer(message, protocol.REGION_IO_FDS.pack(protocol.REGION_IO_FDS.size, 0, index, 0))
 
     def _region(self, index: int) -> Region:
-        """Describe a region. One that the model refuses, as vfio-pci refuses VGA's, is empty: clients ask for each that is counted.
+        """Describe a region. One that the model refuses, such as VGA with vfio-pci, is reported as empty, since clients ask for every index.
 
-        :raises Errno: EINVAL, it is not counted
+        :raises Errno: EINVAL, the index is not below num_regions
         """
         try:
             return self.model.region(index)
@@ -678,7 +680,7 @@ class Session:
         if argsz != len(message.body):
             raise Errno(errno.EINVAL)
         if flags & EVENTFD:
-            # Without a descriptor the vectors have none from now on. There may be one for each.
+            # No descriptors remove the vectors' eventfds; otherwise there is one for each vector.
             if data or count > protocol.MAX_FDS or len(message.fds) not in (0, count):
                 raise Errno(errno.EINVAL)
             data = struct.pack(f"={count}i", *(message.fds or [-1] * count))
@@ -758,7 +760,7 @@ class Session:
         self._stream = None
         self._answer(message)
 
-    # Features. The data are in the message, where the kernel's have pointers.
+    # Features. The data are in the message itself, where the kernel's structs have pointers.
 
     def _feature(self, message: Message) -> None:
         argsz, flags = protocol.FEATURE.unpack_from(message.body)
@@ -801,7 +803,7 @@ class Session:
         return protocol.MIG_STATE.pack(migration.get_state(), -1)
 
     def _stream_in(self, state: int) -> Any:
-        """Return the stream that goes on in a state: from PRE_COPY into STOP_COPY it is one."""
+        """Return the stream that continues in a state: the one of PRE_COPY continues in STOP_COPY."""
         saving = (lib.VFIO_DEVICE_STATE_STOP_COPY, lib.VFIO_DEVICE_STATE_PRE_COPY, lib.VFIO_DEVICE_STATE_PRE_COPY_P2P)
         return self._stream if state in (*saving, lib.VFIO_DEVICE_STATE_RESUMING) else None
 
@@ -812,7 +814,7 @@ class Session:
         ranges = data[protocol.LOGGING_CONTROL.size :]
         if len(ranges) != count * protocol.LOGGING_RANGE.size:
             raise Errno(errno.EINVAL)
-        # Without a range, as libvfio-user's client has it, all is meant that is mapped now.
+        # libvfio-user's client sends no ranges, which stand for everything that is mapped now.
         mapped = [LoggedRange(*range_) for range_ in self.memory.writable()]
         page_size = log.start(ranges_of(ranges, page_size) if count else mapped, page_size)
         return protocol.LOGGING_CONTROL.pack(page_size, count, reserved) + ranges
@@ -846,7 +848,7 @@ class Session:
             if error.number not in (errno.ENOMSG, errno.EAGAIN):
                 raise
             data = b""  # nothing at the moment
-        # libvfio-user's client wants as many bytes as it asked for, and its server gives them; `size` says how many are data.
+        # libvfio-user's client expects as many bytes as it asked for, padding included; `size` says how many are data.
         head = protocol.MIG_DATA.pack(protocol.MIG_DATA.size + size, len(data))
         self._answer(message, head + data.ljust(size, b"\0"))
 
@@ -862,6 +864,6 @@ class Session:
 
 @contextlib.contextmanager
 def _address(buffer: bytearray) -> Iterator[int]:
-    """Give the address of a buffer, which stays where it is in the block."""
+    """Yield the address of a buffer, which cannot move during the block."""
     with ffi.from_buffer(buffer) as pinned:
         yield int(ffi.cast("uintptr_t", pinned))

@@ -22,7 +22,7 @@ from pyvfio.conformance.driver import load
 from pyvfio.conformance.runner import Results
 from pyvfio.errors import Error
 
-#: what the checks deal with themselves
+#: findings that do not keep the checks from running: they bind the device
 _BOUND_FOR_THE_CHECKS = ("not-bound", "kernel-driver")
 
 

@@ -87,9 +87,10 @@ def execute(call: Call) -> int:
 
 
 def _of_program(call: Call) -> int:
-    """Print the dirty pages of a device that another program has open, by a log of our own.
+    """Print the dirty pages of a device that another program has open, from a log that this command starts.
 
-    A log of the program's is never read, since a report clears it and a migration would lose pages; the kernel refuses a second one.
+    If the other program has a log, it is not read: a report clears the log, and the program's migration would lose pages. The kernel
+    refuses a second log.
     """
     given = call.arguments
     if given.iova is None or given.driver:
@@ -117,7 +118,7 @@ def _of_program(call: Call) -> int:
 
 
 def _copy(driver: Copying, mapping: Mapping, index: int, page: int) -> None:
-    """Have the device write a page, another one each time."""
+    """Make the device write one page, each time another one."""
     pages = mapping.size // page
     if pages < 2:
         raise UsageError("--size must be two pages or more, to copy between")

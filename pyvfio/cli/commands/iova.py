@@ -20,7 +20,7 @@ from pyvfio.spaces.refusals import HOLES
 
 
 class _Usable(NamedTuple):
-    """The usable ranges, where they are known from, the page size, and what keeps the rest: (range, what)."""
+    """The usable ranges, their source, the page size, and the unusable ranges, each with the reason."""
 
     source: str
     ranges: IovaSet
@@ -95,7 +95,7 @@ def _answer(usable: _Usable, wanted: IovaRange) -> dict[str, Any]:
 
 
 def _named(range_: IovaRange, what: str) -> str:
-    """Return the words for a range that is kept, with the name of a known hole, as errors have it."""
+    """Describe an unusable range, with the name of a known hole, as the library's errors do."""
     return ", ".join([what, *(name for hole, name in HOLES if hole == range_)])
 
 

@@ -87,9 +87,9 @@ def execute(call: Call) -> int:
 
 
 def _wait(vectors: list[Vector], timeout: float | None, *, polled: bool) -> list[tuple[Vector, int]]:
-    """Wait for any of the vectors; return those that fired with their counts, none after the timeout.
+    """Wait for any of the vectors; return those that fired, with their counts, or an empty list after the timeout.
 
-    :param polled: the kernel is in this process, and may only find out when it is asked
+    :param polled: whether to ask each vector in turn: a kernel in this process may notice an interrupt only when it is asked
     """
     limit = None if timeout is None else time.monotonic() + timeout
     while True:

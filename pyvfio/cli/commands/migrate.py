@@ -131,7 +131,7 @@ def _save(call: Call, device: Device, migration: Migration) -> dict[str, Any]:
             migration.save(counted)
             still = time.monotonic() - stopped
         finally:
-            # Nothing is stopped for longer than this took.
+            # Whatever happens, let the device run again.
             if migration.state not in (pyvfio.migration.State.RUNNING, pyvfio.migration.State.ERROR):
                 migration.state = pyvfio.migration.State.RUNNING
         file.flush()

@@ -78,7 +78,7 @@ def _limits(call: Call) -> limits.Limits:
 
 
 def _strategies(text: str, device: limits.Limits) -> list[dict[str, Any]]:
-    """Return what the same guest would come to by other ways of combining its sections; none where the log has no sections."""
+    """Return the results of other strategies for the same guest's sections; an empty list if the log has no sections."""
     if "vfio_device_dirty_tracking_update" not in text:
         return []
     sections = qemu.read_sections(text)

@@ -19,7 +19,7 @@ from pyvfio.cli.call import Call, UsageError
 from pyvfio.host.sysfs import attribute, entries
 from pyvfio.kernel import Kernel
 
-#: words of the kernel's command line that matter here begin so
+#: prefixes of the words of the kernel's command line that the report includes
 _WORDS = (
     "intel_iommu", "amd_iommu", "iommu", "vfio", "intremap", "pci", "module_blacklist", "modprobe.blacklist", "hugepages",
     "default_hugepagesz", "hugepagesz", "efi=", "noapic", "x2apic", "nox2apic",

@@ -40,7 +40,7 @@ def execute(call: Call) -> int:
         for address in wanted or (None,):
             restored += host.restore(address, timeout=given.timeout, kernel=call.kernel)
         kept = {entry.address for entry in host.bindings(call.kernel)}
-        # A program that was killed before its first write left nothing to restore but its entry in the journal.
+        # Count devices whose program was killed before its first write: they are unchanged, and only lose their entry in the journal.
         restored += [one for one in entries if one not in {*kept, *restored} and _is_as_before(call, entries[one])]
         for address in restored:
             host.revoke(address, call.kernel)

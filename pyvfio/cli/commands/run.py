@@ -66,7 +66,7 @@ def execute(call: Call) -> int:
 
 
 def _lines(call: Call) -> Iterator[tuple[str, int, str]]:
-    """Return each line with the place that it is from. A file is opened before the device is."""
+    """Yield each line with its file and line number. The file is opened before the device."""
     given = call.arguments
     if given.step:
         return iter([("-c", number, line) for number, line in enumerate(given.step, 1)])

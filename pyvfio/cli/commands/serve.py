@@ -25,7 +25,7 @@ from pyvfio.mock import devices
 from pyvfio.vfio_user import Server, models
 from pyvfio.vfio_user.recording import Recorder
 
-#: the slot of the first device in the host of the models; those below it have devices of the mock's
+#: the PCI slot of the first model; the slots below have the mock's own devices
 _FIRST_SLOT = 0x0A
 
 
@@ -56,7 +56,7 @@ def execute(call: Call) -> int:
         if given.wire:
             _connect(made)
         threads: list[threading.Thread] = []
-        stack.callback(_join, threads)  # when the servers are closed, and before what the devices use is
+        stack.callback(_join, threads)  # after the servers are closed, and before the resources of the devices are
         recorder = Recorder(stack.enter_context(_file(given.record))) if given.record else None
         servers = [
             stack.enter_context(Server(device, path, share_memory=not given.no_shared_memory, observe=recorder))

@@ -39,7 +39,7 @@ def execute(call: Call) -> int:
 
 
 def _names(device: Device) -> dict[str, Any]:
-    """Return what the program finds: the device and its parts."""
+    """Return the names that the shell defines: the device and its parts."""
     made = steps.Session(device)
 
     def step(line: str) -> dict[str, Any] | None:
@@ -69,7 +69,7 @@ def _names(device: Device) -> dict[str, Any]:
 
 def _interact(device: Device, names: dict[str, Any]) -> None:
     try:
-        import readline  # it edits and completes lines by being loaded
+        import readline  # importing it turns on line editing and completion
         import rlcompleter
 
         readline.set_completer(rlcompleter.Completer(names).complete)

@@ -57,7 +57,7 @@ def execute(call: Call) -> int:
 
 
 def _named(kernel: Kernel, found: HostDevice) -> HostDevice:
-    """Return a device with its names of the hardware database, which only a listing asks for."""
+    """Return a device with its names in the hardware database, which only host.devices() looks up."""
     return next((one for one in host.devices(kernel) if one.path == found.path), found)
 
 
@@ -176,7 +176,7 @@ def _print(call: Call, document: dict[str, Any]) -> None:
         more = [line["id"], line["driver"], None if line["group"] is None else f"group {line['group']}"]
         mark = " <-" if line["address"] == document["address"] else ""
         out.line(f"{'  ' * line['depth']}{line['address']}  {', '.join(one for one in more if one)}{mark}".rstrip())
-    # With --bind it was bound meanwhile; the state above is the one before.
+    # With --bind the device was bound meanwhile, and the finding is from before that.
     if (finding := document["finding"]) is not None and "opened" not in document:
         out.line()
         out.line(f"not usable yet: {finding['reason']}")

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""QEMU's own results, hazards included, to compare with: what it asks devices to log, its log lines, its messages, its history.
+"""QEMU's own results, including its bugs, to compare with: the ranges that it asks devices to log, its log lines, messages and history.
 
-Nothing here is advice; :mod:`pyvfio.guest.planning` is. What differs between releases takes `version=`, a text such as "10.2", by
-default the newest that is known (:mod:`pyvfio.guest.qemu_release`); the docstrings say what changed when.
+Advice is in :mod:`pyvfio.guest.planning`, not here. Functions whose result differs between releases have a parameter `version`, a text such
+as "10.2", by default the newest release that is known (:mod:`pyvfio.guest.qemu_release`); the docstrings say what changed in which release.
 
 =======================================  =============================================================
 :mod:`~pyvfio.guest.qemu.ranges`         the ranges that QEMU asks devices to log, and its trace lines
 :mod:`~pyvfio.guest.qemu.dirty_logging`  the requests, as QEMU fills them in
-:mod:`~pyvfio.guest.qemu.starting`       starting and stopping on all devices; who tracks
+:mod:`~pyvfio.guest.qemu.starting`       starting and stopping on all devices; the choice of the tracker
 :mod:`~pyvfio.guest.qemu.logs`           reading and writing log lines
 :mod:`~pyvfio.guest.qemu.messages`       messages about migration, virtual IOMMUs and failed mappings
 :mod:`~pyvfio.guest.qemu.blocking`       the migration blockers, in QEMU's order and words
 :mod:`~pyvfio.guest.qemu.virtio_iommu`   the virtio-iommu's reserved regions and granule
-:mod:`~pyvfio.guest.qemu.layouts`        layouts of x86 guests that were proposed and not taken
-:mod:`~pyvfio.guest.qemu.iova_tree`      the IOVA tree, which was not used in the end
+:mod:`~pyvfio.guest.qemu.layouts`        layouts of x86 guests that were proposed and not merged
+:mod:`~pyvfio.guest.qemu.iova_tree`      the IOVA tree, which was not merged for VFIO
 =======================================  =============================================================
 
 The names of the first five are here too.

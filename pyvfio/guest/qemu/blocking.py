@@ -2,7 +2,7 @@
 """QEMU's own migration blockers, in the order in which it adds them, and the errors that keep it from starting.
 
 It follows vfio_migration_realize (hw/vfio/migration.c), read in 10.0.13 and 10.2.2; 8.1 to 9.2 and 11.0 are known from the commits that
-:func:`pyvfio.guest.blockers.find` names, and 11.1.3 and 10.0.13 have run (tests/qemu). Advice is there too.
+:func:`pyvfio.guest.blockers.find` names, and 11.1.3 and 10.0.13 have run (tests/qemu). :mod:`pyvfio.guest.blockers` also has advice.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Blocking(NamedTuple):
     blockers: list[str]
     """The reasons that `migrate` refuses with (query-migrate's blocked-reasons), the first one first."""
     error: str | None
-    """The error by which QEMU ends, since a device with enable-migration=on cannot migrate; None if it starts."""
+    """The error with which QEMU exits, because a device with enable-migration=on cannot migrate; None if QEMU starts."""
     warnings: list[str]
 
 
@@ -36,10 +36,10 @@ def migration_blockers(
 ) -> Blocking:
     """Return the migration blockers that QEMU has after realizing these devices.
 
-    A device adds one blocker at the most: its later checks are not made. That several devices lack peer-to-peer states is one blocker for all.
+    A device adds at most one blocker: its later checks are not made. Several devices without peer-to-peer states cause one blocker together.
 
-    :param devices: in the order of the command line
-    :param iommu_tracks: of the devices that do not say otherwise
+    :param devices: the devices, in the order of the command line
+    :param iommu_tracks: the default for devices whose :attr:`GuestDevice.iommu_tracks` is None
     :param guest_memory: -m, bytes
     :param version: QEMU's, from "8.1" on
     """

@@ -19,7 +19,7 @@ _REPORT_SIZE = 32
 
 
 class Control(NamedTuple):
-    """The fields of struct vfio_device_feature_dma_logging_control but the pointer to the ranges."""
+    """The fields of struct vfio_device_feature_dma_logging_control, without the pointer to the ranges."""
 
     page_size: int
     num_ranges: int
@@ -27,7 +27,7 @@ class Control(NamedTuple):
 
 
 class StartRequest(NamedTuple):
-    """VFIO_DEVICE_FEATURE with DMA_LOGGING_START as QEMU fills it in; the ranges lie apart, behind a pointer."""
+    """VFIO_DEVICE_FEATURE with DMA_LOGGING_START as QEMU fills it in. The ranges are a separate array, to which it has a pointer."""
 
     ranges: Sequence[tuple[int, int]]
     page_size: int
@@ -89,7 +89,7 @@ class ReportRequest(NamedTuple):
 
 
 PROBE_START = _PROBE | _SET | _DMA_LOGGING_START
-"""The flags by which QEMU asks whether a device logs at all."""
+"""The flags with which QEMU probes whether a device logs at all."""
 
 
 class Bitmap(NamedTuple):
@@ -103,8 +103,8 @@ class Bitmap(NamedTuple):
 def bitmap_size(size: int, page_size: int) -> Bitmap:
     """Return the size of the bitmap for `size` bytes (vfio_bitmap_alloc): one bit a page, rounded up to 64.
 
-    :param size: bytes that the bitmap is of
-    :param page_size: bytes to one bit
+    :param size: bytes of the range that the bitmap describes
+    :param page_size: bytes per bit
     """
     size, page_size = arguments.integer(size, "size", 0, 2**64), arguments.page_size(page_size)
     pages = -(-size // page_size)
@@ -112,7 +112,7 @@ def bitmap_size(size: int, page_size: int) -> Bitmap:
 
 
 def query_of(section: MemorySection, page_size: int = 4096) -> tuple[int, int]:
-    """Return the (iova, length) that QEMU asks a report of for one section: the start rounded up, the size as it is.
+    """Return the (iova, length) for which QEMU requests a report of one section: the start rounded up, the size unchanged.
 
     :param section: the section
     :param page_size: the host's page size, bytes

@@ -105,13 +105,13 @@ class WipSection(NamedTuple):
     """A section as the work in progress of 2 March 2023 saw it."""
 
     out_end: int
-    """The helper's end: *exclusive* there, inclusive in what was merged."""
+    """The helper's end: *exclusive* in this patch, inclusive in the merged version."""
     tree_size: int
     """The size that the tree variant inserted, inclusive."""
     range_min: int
     """The lowest address of the single-range variant: it began at 0 and so never moved."""
     range_max: int
-    """The highest: the exclusive end."""
+    """The highest address of the single-range variant: an exclusive end."""
     mapping_add: str
     """The tree variant's trace line."""
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Layouts of an x86 guest's RAM that were proposed against AMD's hole and not taken, to compare with.
+"""Layouts of an x86 guest's RAM that were proposed because of AMD's hole and not merged, to compare with.
 
 =============================  ===============================================================================
 :func:`rfc`                    RAM is split around the hole (RFC of June 2021, not merged)
-:func:`reserved_in_place`      RAM stays, what lies in the hole is given up (discussed in 2021)
-:func:`unmapped`               RAM stays, what lies in the hole is RAM that no device may reach (discussed in 2021)
+:func:`reserved_in_place`      RAM is not moved, and the RAM in the hole is lost (discussed in 2021)
+:func:`unmapped`               RAM is not moved, and devices cannot access the RAM in the hole (discussed in 2021)
 =============================  ===============================================================================
 
-What QEMU does is in :mod:`pyvfio.guest.x86`. None of these refuses a vCPU with too few physical address bits, and they know no SGX EPC.
+:mod:`pyvfio.guest.x86` has the layout that QEMU uses. None of the layouts here refuses a vCPU with too few physical address bits, and none
+has SGX EPC.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ RFC_AMD = (
     ("ram-above-4g", IovaRange(FOUR_GIB, AMD_HT_START - 1)),
     ("ram-above-1t", IovaRange(AMD_ABOVE_1TB_START, _U64 - 1)),
 )
-"""Those on an AMD host."""
+"""The ranges above 4 GiB that the RFC used on an AMD host."""
 
 
 def reserved_in_place(machine: Machine) -> Layout:
-    """RAM stays where it is, and of it what lies in the hole is reserved: the guest loses up to 12 GiB."""
+    """Return the layout in which RAM is not moved, and the RAM in the hole is reserved: the guest loses up to 12 GiB."""
     machine = arguments.instance(machine, "machine", Machine)
     plain = as_before(machine)
     hole = IovaSet([AMD_HT])
@@ -71,7 +72,7 @@ def reserved_in_place(machine: Machine) -> Layout:
 
 
 def unmapped(machine: Machine) -> Layout:
-    """RAM stays where it is, and what lies in the hole is not mapped: the guest can use it, its devices cannot."""
+    """Return the layout in which RAM is not moved, and the RAM in the hole is not mapped: the guest can use it, its devices cannot."""
     machine = arguments.instance(machine, "machine", Machine)
     plain = as_before(machine)
     return plain._replace(
@@ -82,7 +83,7 @@ def unmapped(machine: Machine) -> Layout:
 
 
 def rfc(machine: Machine) -> Layout:
-    """The layout of the RFC of June 2021 ("Fix creation of >= 1Tb guests on AMD systems with IOMMU", version 1).
+    """Return the layout of the RFC of June 2021 ("Fix creation of >= 1Tb guests on AMD systems with IOMMU", version 1).
 
     With an AMD *host*, RAM above 4 GiB is split around the hole, and the hot-plug area and the 64-bit PCI window go to
     the next 1 GiB boundary with room. Its oddities are kept: the room must be a byte more than is asked for; the room
@@ -142,9 +143,9 @@ def rfc(machine: Machine) -> Layout:
 
 
 def srat_rfc(nodes: Iterable[int], below_4g: int, usable: Sequence[tuple[str, IovaRange]]) -> list[Affinity]:
-    """The RFC's: a node's last piece is split at the AMD hole.
+    """Return the SRAT's memory entries of the RFC: a node's last piece is split at the AMD hole.
 
-    Its mistake is kept: a node that lies wholly below 4 GiB is told to begin at 4 GiB.
+    Its bug is kept: the entry of a node that lies completely below 4 GiB begins at 4 GiB.
 
     :param usable: the named ranges above 4 GiB, :data:`RFC_AMD` or :data:`RFC_OTHERS`
     """
@@ -162,7 +163,7 @@ def _rfc_ranges(machine: Machine) -> Sequence[tuple[str, IovaRange]]:
 
 
 def _rfc_room(ranges: Sequence[tuple[str, IovaRange]], base: int, size: int) -> int:
-    """The RFC's allowed_round_up: the next 1 GiB boundary with room, 0 if there is none."""
+    """Return the next 1 GiB boundary with room, 0 if there is none (the RFC's allowed_round_up)."""
     base = round_up(base, GIB)
     for _, range_ in ranges:
         start = max(round_up(range_.start, GIB), base)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """QEMU's log lines: reading the ranges and sections of a dirty tracking start from them, and writing them.
 
-For a QEMU run with `-trace 'vfio_device_dirty_tracking*' -D FILE`, in any log format, any version from 8.0 on; `-trace 'vfio_*'` adds the
-lines by which BARs are told apart by device. Reading takes time in proportion to the log's length, whatever is in it.
+The log is that of a QEMU run with `-trace 'vfio_device_dirty_tracking*' -D FILE`, in any log format, any version from 8.0 on; `-trace
+'vfio_*'` adds the lines that show which device a BAR belongs to. The time to read a log is proportional to its length, whatever is in it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _U32_LAST = 2**32 - 1
 _U64_LAST = 2**64 - 1
 _EMPTY = Pair(_U64_LAST, 0)
 _HEX = "0x([0-9a-f]{1,20})"
-# The device's name is bounded, and each alternative begins with fixed text: no line is searched twice.
+# The length of the device's name is limited, and each alternative begins with fixed text, so that no line is searched twice.
 _LINE = re.compile(
     rf"section {_HEX} - {_HEX} -> update(?: \[{_HEX} - {_HEX}\])?"
     r"|nr_ranges (\d{1,9}) (.*)"
     rf'|Device ([^ ,\n]{{1,200}}), region ([0-5]) "[^"\n]{{0,250}}", flags: 0x[0-9a-f]{{1,16}}, offset: 0x[0-9a-f]{{1,16}}, size: {_HEX}'
     rf"|\(([^ ,()\n]{{1,200}}), @{_HEX}, {_HEX}, len={_HEX}\)"
 )
-# The pair's name is bounded: without that, each of a long word's characters would begin a search to its end.
+# The length of the pair's name is limited: otherwise each character of a long word would begin a search to the end of the word.
 _PAIR = re.compile(r"(?<!\w)(\w{1,20}):\[0x([0-9a-f]+) - 0x([0-9a-f]+)\]")
 
 ASSIGNED = "assigned"
@@ -55,7 +55,7 @@ class _Migration(NamedTuple):
 
     updates: list[_Update]
     windows: list[tuple[IovaRange, str]]
-    """The assigned devices' BARs at that time, as far as the log tells."""
+    """The assigned devices' BARs at that time, as far as the log shows them."""
     start: re.Match[str] | None
     """The start line; None if the log ends before it."""
 
@@ -63,18 +63,18 @@ class _Migration(NamedTuple):
 def read_sections(log: str, *, bars: Bars = (), migration: int = -1) -> list[MemorySection]:
     """Return the sections that the vfio_device_dirty_tracking_update lines of one migration in a log name.
 
-    Which of them are assigned devices' BARs is told by, in this order:
+    The sections that are assigned devices' BARs are found by, in this order:
 
     1. `bars`;
     2. the trace's vfio_region_setup and vfio_pci_write_config lines, from which the address of each BAR at that time follows;
     3. the ranges that the lines themselves give: above 4 GiB QEMU 8.2 and later keep assigned devices' BARs in a range of their own. The
        device's name is then :data:`ASSIGNED`.
 
-    All other sections are plain memory. A BAR below 4 GiB of which the log does not tell stays so too; that makes no difference to the ranges.
+    All other sections are plain memory. So is a BAR below 4 GiB that the log does not show; that makes no difference to the ranges.
 
     :param log: the log's text
     :param bars: the addresses of BARs (`info pci`), by the assigned device's name or without
-    :param migration: which one, of a log with several attempts: an index, by default the last
+    :param migration: the index of the migration in a log with several; by default the last
     :raises ValueError: the log has no such line, or one with impossible addresses
     :raises IndexError: the log has not that many migrations
     """
@@ -99,7 +99,7 @@ def read_start(log: str, *, migration: int = -1) -> list[IovaRange]:
     """Return the ranges that QEMU asked for, from the vfio_device_dirty_tracking_start line of one migration in a log.
 
     :param log: the log's text
-    :param migration: which one, of a log with several attempts: an index, by default the last with such a line
+    :param migration: the index of the migration in a log with several; by default the last with such a line
     :raises ValueError: the log has no such line, or it is cut off or names impossible addresses
     :raises IndexError: the log has not that many
     """
@@ -107,7 +107,7 @@ def read_start(log: str, *, migration: int = -1) -> list[IovaRange]:
     line = _choose(started, migration, log, "vfio_device_dirty_tracking_start").start
     assert line is not None
     pairs = _start_pairs(line)
-    # A pair that nothing was added to ends at 0.
+    # A pair to which no section was added still ends at 0.
     asked = [pair for pair in pairs.values() if pair.max]
     if len(asked) != int(line[5]):
         raise ValueError(f"the log's start line is cut off: {len(asked)} of {line[5]} ranges in {line[0][:200]!r}")
@@ -187,7 +187,7 @@ def _migrations(log: str) -> list[_Migration]:
         elif line[7]:
             devices.setdefault(line[7], _Device()).sizes[int(line[8])] = int(line[9], 16)
         elif not updates and (register := int(line[11], 16)) < 0x28:
-            # A write to BARs or the command register; those during a migration come too late for it.
+            # A write to BARs or the command register. Writes during a migration do not affect that migration.
             devices.setdefault(line[10], _Device()).write(register, int(line[12], 16), int(line[13], 16))
     if updates:
         found.append(_Migration(updates, _windows(devices), None))
@@ -234,7 +234,7 @@ def _missing(log: str, event: str) -> ValueError:
 
 
 class _Device:
-    """The facts that a trace gives about an assigned device: its regions' sizes, and what was written to its registers last."""
+    """The facts that a trace shows about an assigned device: the sizes of its regions, and the last values written to its registers."""
 
     def __init__(self) -> None:
         self.sizes: dict[int, int] = {}
@@ -253,7 +253,7 @@ class _Device:
             at = 0x10 + 4 * number
             if size & (size - 1) or not size or not all(self.written[at : at + 4]):
                 continue
-            # The upper half of a 64-bit BAR is a register of its own, whose region has no size.
+            # The upper half of a 64-bit BAR is a separate register, whose region has size 0.
             wide = number < 5 and not self.sizes.get(number + 1) and all(self.written[at + 4 : at + 8])
             low = int.from_bytes(self.registers[at : at + 4], "little") & ~0xF
             high = int.from_bytes(self.registers[at + 4 : at + 8], "little") if wide else None
@@ -275,7 +275,7 @@ class _Windows:
     """Devices by address. Where windows overlap, which no guest has at once, the one with the highest start counts."""
 
     def __init__(self, windows: Sequence[tuple[IovaRange, str]]) -> None:
-        # Of equal ones the first that was named stays in front.
+        # Of equal windows the first in the list counts.
         self._windows = sorted(dict(reversed(windows)).items())
         self._starts = [window.start for window, _ in self._windows]
 
@@ -288,7 +288,7 @@ class _Windows:
 
 
 class _Guess(NamedTuple):
-    """One way in which the sections above 4 GiB so far can have gone to the two ranges there."""
+    """One possible assignment of the sections above 4 GiB so far to the two ranges there."""
 
     plain: Pair
     bars: Pair

@@ -24,15 +24,15 @@ def viommu_blocker(
 ) -> str | None:
     """Return the message by which QEMU blocks migration because of a virtual IOMMU; None if it does not.
 
-    What counts is that an address space is not the system's memory: a vIOMMU that is present but switched off, or in
-    passthrough mode, blocks too.
+    QEMU checks only whether an address space is not the system's memory: a vIOMMU that is present but switched off, or in
+    passthrough mode, blocks migration too.
 
     :param address_spaces: of all containers for QEMU 8.0 (e46883204c), where the blocker is global; of the device's own since
         3c26c80a0a of July 2023 (by its date in 8.1; no source between 8.0 and 9.2 was read)
     :param device: the device that the message names, where the blocker is the device's own
     :param version: QEMU's
-    :param device_tracking: the device's own dirty tracking is used. From 11.0 on (0e3c1e2b2b24) nothing is blocked where it is not: the
-        device cannot log, or has x-device-dirty-page-tracking=off
+    :param device_tracking: whether the device's own dirty tracking is used. If it is not (the device cannot log, or has
+        x-device-dirty-page-tracking=off), migration is not blocked from 11.0 on (0e3c1e2b2b24)
     """
     known = release(version, since=(8, 0))
     address_spaces = arguments.strings(address_spaces, "address_spaces")
@@ -54,7 +54,8 @@ def disabled_blocker(device: str) -> str:
 def no_migration_blocker(device: str, number: int = errno.ENOTTY, *, version: str = NEWEST) -> str:
     """Return the message about a device that the kernel does not migrate (8.1 on).
 
-    11.1.3 has other words than 10.2.2. Those for ENOTTY were seen, those for other errnos are from the program's texts; 11.0 is taken as 11.1.
+    The text of 11.1.3 differs from that of 10.2.2. The text for ENOTTY was seen; those for other errnos were found in the program. 11.0 is
+    assumed to be like 11.1.
 
     :param number: the errno of VFIO_DEVICE_FEATURE_MIGRATION: ENOTTY without the feature, EOPNOTSUPP without STOP_COPY
     :param version: QEMU's
@@ -73,9 +74,9 @@ def no_migration_blocker(device: str, number: int = errno.ENOTTY, *, version: st
 
 
 def no_tracking_blocker(device: str, *, version: str = NEWEST) -> str:
-    """Return the message about a device whose writes nobody tracks: a blocker with enable-migration=auto, a warning with `on`.
+    """Return the message about a device whose writes are not tracked: a blocker with enable-migration=auto, a warning with `on`.
 
-    Read in 10.0.13 and 10.2.2. Before 9.1, which can do with the IOMMU's tracking, the text does not name the IOMMU.
+    Read in 10.0.13 and 10.2.2. Before 9.1, which first uses the IOMMU's tracking, the text does not name the IOMMU.
     """
     device = arguments.string(device, "device")
     what = "device and IOMMU" if release(version, since=(8, 1)) >= (9, 1) else "device"
@@ -106,17 +107,17 @@ class MapFailure(NamedTuple):
 
     fatal: bool
     level: str
-    """How it is reported."""
+    """The way in which QEMU reports it."""
     how: str
     """The consequence."""
     hint: str | None = None
 
 
 def map_failure(*, ram_device: bool, at_init: bool = False, device: str = "") -> MapFailure:
-    """Return what QEMU (10.2, 11.1) does about a failed map: it continues without a BAR, but not without RAM.
+    """Return QEMU's reaction (10.2, 11.1) to a failed map: it continues without a BAR, but not without RAM.
 
-    :param ram_device: the section is a BAR or other device memory
-    :param at_init: the machine, or the device, is just being made
+    :param ram_device: whether the section is a BAR or other device memory
+    :param at_init: whether the machine, or the device, is just being created
     :param device: the PCI device that owns the BAR; QEMU's hint names it
     """
     ram_device, at_init = arguments.boolean(ram_device, "ram_device"), arguments.boolean(at_init, "at_init")
@@ -141,10 +142,10 @@ def width_refusal(viommu_bits: int, host_bits: int) -> str | None:
 
 
 def to_user(message: str, device: str = "") -> str:
-    """Return an error of a virtual IOMMU as the user of -device vfio-pci reads it.
+    """Return an error of a virtual IOMMU in the form that -device vfio-pci prints.
 
     :param message: the error
-    :param device: the device that it is about; "" for none
+    :param device: the device of the error; "" for none
     """
     message, device = arguments.string(message, "message"), arguments.string(device, "device")
     return f"Failed to set vIOMMU: {device}: {message}" if device else f"Failed to set vIOMMU: {message}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The ranges that QEMU asks devices to log, and its trace lines while it works them out.
+"""The ranges that QEMU asks devices to log, and the trace lines that it prints while it computes them.
 
-The arithmetic is that of hw/vfio/listener.c (before 10.1 hw/vfio/common.c). What has changed over time:
+The arithmetic is that of hw/vfio/listener.c (before 10.1 hw/vfio/common.c). It has changed over time:
 
 =========  ============================================================================================
 8.0, 8.1   two ranges, :attr:`Algorithm.SPLIT_32_64`
@@ -9,7 +9,7 @@ The arithmetic is that of hw/vfio/listener.c (before 10.1 hw/vfio/common.c). Wha
 11.0       read-only sections are skipped (5c9da3d65dfb). A PC's BIOS ends at 4 GiB, so the 32-bit range no longer does
 =========  ============================================================================================
 
-Not known: whether a stable update of 10.2 after 10.2.2 skips read-only sections too.
+It is not known whether a stable update of 10.2 after 10.2.2 skips read-only sections too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Algorithm(Enum):
 
     @classmethod
     def of(cls, version: str = NEWEST) -> Algorithm:
-        """Return the way of a version of QEMU.
+        """Return the algorithm of a version of QEMU.
 
         :param version: QEMU's, from "8.0" on
         :raises ValueError: the version is not known, or before 8.0, which does not log by the device
@@ -53,7 +53,7 @@ class Algorithm(Enum):
 
 
 class Pair(NamedTuple):
-    """A lowest and a highest address; untouched, the lowest is all ones and the highest 0."""
+    """A lowest and a highest address. Initially the lowest is all ones and the highest 0."""
 
     min: int
     max: int
@@ -83,7 +83,7 @@ class Tracking(NamedTuple):
     log: list[str]
     """All trace and error lines in order, each with its event's name first, the start line last."""
     version: str = NEWEST
-    """The QEMU that computes so."""
+    """The version of QEMU."""
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
@@ -97,16 +97,16 @@ class Tracking(NamedTuple):
         return f"nr_ranges {len(self.ranges)} {pairs}"
 
     def prepare(self) -> StartRequest:
-        """The request that is made of the ranges.
+        """Return the request for the ranges.
 
-        :raises OSError: ENOMEM if there are none: QEMU takes the empty allocation for a failed one, and calls no ioctl
+        :raises OSError: ENOMEM if there are no ranges: QEMU takes the empty allocation for a failed one, and makes no ioctl
         """
         if not self.ranges:
             raise OSError(errno.ENOMEM, f"Failed to prepare DMA logging: {os.strerror(errno.ENOMEM)}")
         return StartRequest(self.ranges, self.page_size)
 
     def kernel_errno(self) -> int:
-        """Return the kernel core's answer to the request; QEMU makes none without ranges."""
+        """Return the kernel core's answer to the request. Without ranges QEMU makes no request."""
         return core_start(self.ranges, self.page_size, self.page_size)
 
 
@@ -120,10 +120,10 @@ def track(
 ) -> Tracking:
     """Replay an address space through QEMU's temporary listener, bug for bug.
 
-    A device that has raised an INTx which the guest has not acknowledged yet has its BARs unmapped by QEMU, so that it sees the
-    acknowledgement; a migration that starts in that moment does not track them (vfio_mmap_set_enabled in hw/vfio/pci.c; run with 11.1.3).
+    If a device has raised an INTx that the guest has not acknowledged yet, QEMU has its BARs unmapped, to notice the acknowledgement. A
+    migration that starts at that moment does not track them (vfio_mmap_set_enabled in hw/vfio/pci.c; run with 11.1.3).
 
-    :param sections: in the order in which QEMU's flat view has them
+    :param sections: the sections, in the order of QEMU's flat view
     :param algorithm: by default that of the version
     :param page_size: the host's page size, which is also what the request asks for
     :param version: QEMU's; up to "10.2" read-only sections are tracked too
@@ -172,10 +172,10 @@ def _pair_for(section: MemorySection, pages: IovaRange, algorithm: Algorithm) ->
 
 
 def dropped_line(section: MemorySection, reason: Reason, page_size: int, event: str) -> list[str]:
-    """Return what QEMU prints about a section that does not count: a trace line, an error, or nothing.
+    """Return the lines that QEMU prints about a section that does not count: a trace line, an error, or nothing.
 
     :param section: the section
-    :param reason: why it does not count
+    :param reason: the reason why it does not count
     :param page_size: the host's page size, bytes
     :param event: `region_add`, `region_del` or `tracking_update`
     """
@@ -200,9 +200,9 @@ def dropped_line(section: MemorySection, reason: Reason, page_size: int, event: 
 
 
 class OneShotListener:
-    """The listener by which QEMU sees the address space once, when logging starts (62c1b0024b, QEMU 8.0 on).
+    """The listener with which QEMU reads the address space once, when logging starts (62c1b0024b, QEMU 8.0 on).
 
-    Registering it replays all sections at once; it is unregistered right after and has no callback for what goes.
+    Registering it replays all sections at once. It is unregistered right after that, and has no callback for sections that disappear.
     """
 
     callbacks = ("region_add",)
@@ -210,17 +210,17 @@ class OneShotListener:
     def __init__(self) -> None:
         self.registered = False
         self.fixed_at: str | None = None
-        """The event after which the ranges do not change; None before."""
+        """The event after which the ranges do not change; None before that."""
         self.sections: list[MemorySection] = []
 
     def register(self) -> None:
-        """Begin; what was seen in an earlier run is forgotten."""
+        """Begin a run, and drop the sections of an earlier run."""
         self.registered = True
         self.fixed_at = None
         self.sections = []
 
     def region_add(self, section: MemorySection) -> bool:
-        """A section appears; returns whether it is seen.
+        """Report a section that appears; return whether the listener sees it.
 
         :param section: the section
         """
@@ -230,14 +230,14 @@ class OneShotListener:
         return self.registered
 
     def unregister(self) -> None:
-        """End."""
+        """End the run."""
         self.registered = False
         self.fixed_at = "unregister"
 
     def tracking(self, algorithm: Algorithm | None = None, page_size: int = 4096, *, version: str = NEWEST) -> Tracking:
         """Return the ranges for the sections that were seen.
 
-        :param algorithm: QEMU's way to make ranges; None for that of the version
+        :param algorithm: QEMU's algorithm; None for that of the version
         :param page_size: the host's page size, bytes
         :param version: QEMU's
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""QEMU's start and stop of dirty tracking on all devices of a container, and its fallback where a device cannot log."""
+"""QEMU's start and stop of dirty tracking on all devices of a container, and its fallback if a device cannot log."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Device(NamedTuple):
 
     name: str
     tracking: bool = False
-    """It logs already."""
+    """Whether it logs already."""
     start: int = 0
-    """The errno that its START would give."""
+    """The errno that its START returns."""
     stop: int = 0
-    """The errno that its STOP would give."""
+    """The errno that its STOP returns."""
 
 
 class Started(NamedTuple):
@@ -65,7 +65,7 @@ def start_all(devices: Sequence[Device], era: Era | None = None, *, version: str
     """Start logging on every device that does not log yet; at the first failure stop *all*, those that logged before
     too.
 
-    There is no retry with fewer ranges and no falling back to the IOMMU's dirty tracking.
+    QEMU neither tries again with fewer ranges nor falls back to the IOMMU's dirty tracking.
 
     :param devices: in the order in which QEMU starts them, which is the reverse of the command line's: :func:`start_order`
     :param era: by default that of the version
@@ -146,7 +146,7 @@ class Backend(Enum):
     CONTAINER = "container"
     """The IOMMU's dirty tracking (iommufd's HWPT, or type1's pinned pages)."""
     NONE = "none"
-    """None: every page counts as dirty."""
+    """No tracker: every page counts as dirty."""
 
 
 @arguments.checked(
@@ -156,15 +156,15 @@ class Tracker(NamedTuple):
     """QEMU's knowledge of a device before a migration."""
 
     supported: bool
-    """It answered the probe for DMA_LOGGING_START."""
+    """Whether the probe for DMA_LOGGING_START succeeded."""
     option: str = "auto"
     """Its x-device-dirty-page-tracking: `auto`, `on` or `off`."""
 
 
 def backend(devices: Sequence[Tracker], container_supports: bool) -> Backend:
-    """Return the tracker: the devices if all can and none was told not to, else the container. It is chosen before anything starts.
+    """Return the tracker: the devices if all can log and none is configured not to, else the container. QEMU chooses before anything starts.
 
-    :param devices: of the container, as QEMU knows them
+    :param devices: the devices of the container, as QEMU knows them
     :param container_supports: whether the IOMMU can track dirty pages
     """
     devices = arguments.instances(devices, "devices", Tracker)
@@ -179,7 +179,7 @@ class Query(NamedTuple):
 
     ioctls: int
     marked: tuple[int, int] | None
-    """The (guest RAM address, size) that is marked dirty unseen."""
+    """The (guest RAM address, size) that is marked dirty without a report."""
 
 
 def query(all_devices: bool, container: bool, ram_address: int, size: int, devices: int = 1) -> Query:
@@ -187,7 +187,7 @@ def query(all_devices: bool, container: bool, ram_address: int, size: int, devic
 
     :param all_devices: whether all devices of the container log
     :param container: whether the IOMMU tracks
-    :param ram_address: of the section, in the guest's RAM
+    :param ram_address: the address of the section in the guest's RAM
     :param size: bytes of the section
     :param devices: the number of devices of the container
     """

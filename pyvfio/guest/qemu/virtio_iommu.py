@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""QEMU's virtio-iommu as far as reserved regions go: its properties, what it tells the guest, and its granule.
+"""The reserved regions of QEMU's virtio-iommu: its properties, its answers to the guest, and its granule.
 
-It follows hw/virtio/virtio-iommu.c and util/reserved-region.c. How the host's ranges reach it has changed: :class:`Conveyance`.
+It follows hw/virtio/virtio-iommu.c and util/reserved-region.c. The way in which the host's ranges reach it has changed:
+:class:`Conveyance`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def parse_property(text: str, name: str = "<prop>") -> ReservedRegion:
 
 
 def _leading(text: str, base: int) -> tuple[int | None, str]:
-    """The unsigned 64-bit number that a text begins with, as strtoull reads it, and the rest."""
+    """Return the unsigned 64-bit number at the beginning of a text, as strtoull reads it, and the rest of the text."""
     digits = "0123456789abcdef"[:base]
     body = text.lstrip()
     prefix = 2 if base == 16 and body[:2].lower() == "0x" and body[2:3].lower() in digits and body[2:3] else 0
@@ -61,7 +62,7 @@ def _leading(text: str, base: int) -> tuple[int | None, str]:
 def check_properties(properties: Sequence[ReservedRegion]) -> None:
     """Check properties as a virtio-iommu does when it is realized.
 
-    :raises ValueError: a type that it cannot convey
+    :raises ValueError: a property has a type that it cannot tell the guest
     """
     properties = arguments.instances(properties, "properties", ReservedRegion)
     for number, region in enumerate(properties):
@@ -89,14 +90,14 @@ PROBE_SIZE = 512
 
 
 def probe(regions: Sequence[ReservedRegion], size: int = PROBE_SIZE) -> ProbeReply:
-    """The bytes of a probe reply: struct virtio_iommu_probe_resv_mem for each region, 24 bytes, little-endian.
+    """Return the bytes of a probe reply: struct virtio_iommu_probe_resv_mem for each region, 24 bytes, little-endian.
 
-    Regions that do not all fit make the probe fail, none is conveyed.
+    If not all regions fit, the probe fails and has none.
     """
     regions = arguments.instances(regions, "regions", ReservedRegion)
     size = arguments.integer(size, "size", 0)
     for region in regions:
-        # The property has 8 bits for it (struct virtio_iommu_probe_resv_mem).
+        # struct virtio_iommu_probe_resv_mem has 8 bits for the type.
         arguments.u8(region.type, "regions' type")
     if len(regions) * _RESV_MEM.size > size:
         return ProbeReply(Status.INVAL, b"")
@@ -127,13 +128,15 @@ def merge_page_sizes(current: int, host: int, *, frozen: bool = False) -> int:
 
 
 def initial_mask(granule_size: int = 4096) -> int:
-    """The page-size mask of a virtio-iommu with this granule: every size from it up (default: the host's page, 9.0 on)."""
+    """Return the page-size mask of a virtio-iommu with this granule: every size from it up (default: the host's page, 9.0 on)."""
     granule_size = arguments.power_of_two(granule_size, "granule_size")
     return -granule_size & _LAST
 
 
 def input_range(aw_bits: int = 64) -> IovaRange:
-    """The addresses that a virtio-iommu of this width translates (QEMU 9.0 on; by default 39 on q35, 48 on Arm's virt, 64 on others such as pc).
+    """Return the addresses that a virtio-iommu of this width translates.
+
+    QEMU 9.0 on; the default is 39 on q35, 48 on Arm's virt, 64 on others such as pc.
 
     :raises ValueError: unless 32 <= aw_bits <= 64
     """
@@ -163,7 +166,7 @@ class Conveyance(Enum):
     address_width=arguments.within(1, 64),
 )
 class HostIommuDevice(NamedTuple):
-    """The facts that a virtual IOMMU gets about an assigned device (QEMU's HostIOMMUDevice)."""
+    """The facts about an assigned device that a virtual IOMMU gets (QEMU's HostIOMMUDevice)."""
 
     name: str
     bdf: Bdf
@@ -173,7 +176,7 @@ class HostIommuDevice(NamedTuple):
     usable: IovaSet | None
     """The host's usable ranges; None if the kernel reports none."""
     page_sizes: int | None = None
-    """The host IOMMU's page-size mask; None if it is not known."""
+    """The host IOMMU's page-size mask; None if unknown."""
     address_width: int = 64
     """The host IOMMU's width, bits."""
 
@@ -183,12 +186,12 @@ class Outcome(NamedTuple):
 
     ok: bool
     registered: bool
-    """The device is in the table of devices."""
+    """Whether the device is in the table of devices."""
     recorded: bool
-    """Its reserved ranges are kept."""
+    """Whether its reserved ranges are kept."""
     page_sizes_checked: bool
     errno: int = 0
-    """The return value of the function that keeps the ranges; 0 where something else refused."""
+    """The return value of the function that keeps the ranges; 0 if another check refused."""
     message: str = ""
     """QEMU's error; the user sees it prefixed, see :func:`pyvfio.guest.qemu.to_user`."""
     warning: str = ""
@@ -205,14 +208,14 @@ class _Endpoint:
 
 
 class VirtioIommu:
-    """QEMU's virtio-iommu as far as reserved regions go: devices come and go, the guest probes.
+    """A model of QEMU's virtio-iommu for reserved regions: devices are plugged and unplugged, and the guest probes.
 
     :param properties: the machine's reserved regions
-    :param conveyance: which version
+    :param conveyance: the version of QEMU's code
     :param page_sizes: its page-size mask
     :param first_index: the number that QEMU gives the next IOMMU memory region; it is in the region's name and so in
         messages
-    :raises ValueError: a property has a type that cannot be conveyed
+    :raises ValueError: a property has a type that it cannot tell the guest
     """
 
     def __init__(
@@ -230,33 +233,33 @@ class VirtioIommu:
         self.page_sizes = arguments.u64(page_sizes, "page_sizes")
         self.granule_frozen = False
         self.devices: dict[Bdf, HostIommuDevice] = {}
-        """The devices registered, by their real function."""
+        """The registered devices, by their real function."""
         self._endpoints: dict[Bdf, _Endpoint] = {}
         self._next_index = arguments.u32(first_index, "first_index")
 
     def freeze_granule(self) -> None:
-        """The machine is done initialising: the granule stays from here on."""
+        """End the machine's initialisation, after which the granule does not change."""
         self.granule_frozen = True
 
     def host_reserved(self, aliased: Bdf) -> IovaSet:
-        """The host's reserved ranges that are kept for a function as the IOMMU sees it."""
+        """Return the host's reserved ranges that are kept for a function as the IOMMU sees it."""
         return self._endpoint(aliased).host
 
     def regions(self, aliased: Bdf) -> list[ReservedRegion]:
-        """The regions that the guest is told of for that function; before any host data, the properties alone."""
+        """Return the regions that the guest is told for that function; before any data from the host, only the properties."""
         return device_regions(self._endpoint(aliased).host, self.properties)
 
     def probe(self, aliased: Bdf, size: int = PROBE_SIZE) -> ProbeReply:
-        """The guest probes an endpoint."""
+        """Return the answer to a guest that probes an endpoint."""
         reply = probe(self.regions(aliased), size)
         if reply.status is Status.OK:
             self._endpoint(aliased).probed = True
         return reply
 
     def set_device(self, device: HostIommuDevice) -> Outcome:
-        """A device is plugged.
+        """Plug a device.
 
-        A page-size mask that does not fit leaves the ranges that were just kept where they are, as in QEMU.
+        If its page-size mask does not fit, its ranges are kept nevertheless, as in QEMU.
 
         :raises AssertionError: :attr:`Conveyance.SEED`, after the guest has probed: QEMU aborts there
         """
@@ -265,7 +268,7 @@ class VirtioIommu:
         if not by_region and device.bdf in self.devices:
             return Outcome(False, False, False, False, message="Host IOMMU device already exists")
         if not device.usable:
-            # An old kernel: success, before the page sizes are looked at and without an entry in the table.
+            # An old kernel: QEMU returns success before it checks the page sizes, and makes no entry in the table.
             return Outcome(True, False, False, False)
         kept = self._keep(self._endpoint(device.aliased), device.usable)
         if not kept.ok:
@@ -282,7 +285,7 @@ class VirtioIommu:
         return Outcome(True, True, True, checked)
 
     def unset_device(self, device: HostIommuDevice) -> None:
-        """A device is unplugged; today its ranges go with it, in the seed's version they stay."""
+        """Unplug a device. Its ranges are dropped with it; with :attr:`Conveyance.SEED` they stay."""
         device = arguments.instance(device, "device", HostIommuDevice)
         if self.devices.pop(device.bdf, None) is None or self.conveyance is not Conveyance.CURRENT:
             return
@@ -304,7 +307,7 @@ class VirtioIommu:
                     who = "virtio_iommu_set_host_iova_ranges"
                 text = f"{who} Conflicting host reserved ranges set!"
                 return Outcome(False, False, False, False, errno.EINVAL, text)
-            # Every new one lies within an old one: the list stays as it is.
+            # Every new range lies within an old one: the list does not change.
             return Outcome(True, False, True, False)
         if endpoint.probed and self.conveyance is Conveyance.MEMORY_REGION_2023:
             warning = f"{endpoint.name}: Notified about new host reserved regions after probe"
