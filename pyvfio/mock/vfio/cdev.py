@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Devices by files of their own: binding to an iommufd, and attaching to its address spaces."""
+"""Device cdevs: binding to an iommufd, and attaching to its address spaces (device_cdev.c)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 class Cdev(File):
-    """The part of an open device that is about iommufd.
+    """The iommufd part of an open device.
 
-    :ivar bound: what it is in an iommufd, if it was opened by its own file and bound
+    :ivar bound: the device as an object of the iommufd that it is bound to; None if it is not bound, or was opened by its group
     """
 
     def __init__(self, kernel: Kernel, device: Device) -> None:
@@ -79,11 +79,14 @@ class Cdev(File):
             raise
 
     def _check_token(self, bind_: Any) -> None:
-        """:raises Errno: EACCES, EINVAL, EFAULT"""
+        """Check the VF token that VFIO_DEVICE_BIND_IOMMUFD gives.
+
+        :raises Errno: EACCES, EINVAL, EFAULT
+        """
         raise NotImplementedError
 
     def unbind(self) -> None:
-        """The end of it, after the driver's own: the file is closed, or could not be opened."""
+        """Unbind from the iommufd, after the driver has closed the device, or if it refused to open it."""
         if self.bound is not None:
             bound, self.bound = self.bound, None
             bound.unbind()
@@ -115,7 +118,7 @@ class Cdev(File):
         self.bound.detach(detach.pasid if detach.flags & lib.VFIO_DEVICE_DETACH_PASID else None)
 
     def _with_pasid(self, struct: str, argument: int, last: str, flag: int) -> Any:
-        """The struct, with its PASID if the flag says that there is one."""
+        """Copy the struct in, including the PASID if the flag is set."""
         if self.by_group:
             raise Errno(errno.ENOTTY)
         least = end_of(struct, last)

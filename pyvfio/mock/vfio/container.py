@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A VFIO container: an open /dev/vfio/vfio, and the type1 IOMMU that is set for its groups."""
+"""A VFIO container: an open /dev/vfio/vfio, and the IOMMU backend of its groups (container.c)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class ContainerFile(GroupContainer):
     """An open /dev/vfio/vfio. It outlives its descriptor as long as a group is in it.
 
-    :ivar groups: those that are in it, the latest first, as the kernel goes through them
-    :ivar iommu: once VFIO_SET_IOMMU has been called, until the last group leaves
+    :ivar groups: the groups in it, the latest first, which is the kernel's order
+    :ivar iommu: the IOMMU backend from VFIO_SET_IOMMU until the last group leaves; else None
     """
 
     iommu: Type1 | NoIommu | None
@@ -48,11 +48,11 @@ class ContainerFile(GroupContainer):
 
     @request(lib.VFIO_CHECK_EXTENSION)
     def _check_extension(self, argument: int) -> int:
-        """Return whether there is an extension (vfio_container_ioctl_check_extension)."""
+        """Return whether an extension is supported (vfio_container_ioctl_check_extension)."""
         return int(self._has(argument))
 
     def _has(self, number: int) -> bool:
-        """Whether what the groups in it can have knows an extension; without a group, whether anything does."""
+        """Whether the backend supports an extension. Before VFIO_SET_IOMMU: whether a backend for the groups would."""
         if self.iommu is not None:
             return bool(self.iommu.extension(number))
         by_type1, without = bool(extension(None, number)), NoIommu(self.kernel).extension(number)
@@ -60,7 +60,7 @@ class ContainerFile(GroupContainer):
 
     @request(lib.VFIO_SET_IOMMU)
     def _set_iommu(self, argument: int) -> None:
-        """Give the container an IOMMU (vfio_ioctl_set_iommu)."""
+        """Set the IOMMU backend of the container (vfio_ioctl_set_iommu)."""
         if not self.groups or self.iommu is not None:
             raise Errno(errno.EINVAL)
         if not self._has(argument):
@@ -75,7 +75,7 @@ class ContainerFile(GroupContainer):
             iommu.attach(group)
         self.iommu = iommu
 
-    # Groups, and the devices that are opened by them.
+    # Groups, and devices opened by their groups.
 
     def attach_group(self, group: Group) -> None:
         self.kernel.check_raw_io(group)

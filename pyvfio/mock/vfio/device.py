@@ -31,22 +31,22 @@ _REQUEST_PERIOD = 10
 
 
 class Device(Handlers):
-    """One device of the mock's host, whoever drives it; and, while a VFIO driver has it, that driver.
+    """One device of the mock's host, bound to any driver; while a VFIO driver is bound, also that driver.
 
-    What VFIO's core does for all drivers is :class:`DeviceFile`'s; the driver's requests are handlers here.
+    :class:`DeviceFile` handles the ioctls of VFIO's core; this class handles those of the driver.
 
-    :ivar name: its address on PCI, its name on another bus
+    :ivar name: the PCI address, or the name on another bus
     :ivar bus: `pci`, `platform`
-    :ivar emulated: no IOMMU is behind it: the kernel copies for it, and under iommufd it is an access
-    :ivar driver: the name of the driver that it is bound to, or None
-    :ivar override: its `driver_override`
-    :ivar group: its IOMMU group
-    :ivar parent: the name of the bridge that it is behind, or None
-    :ivar space: what its DMA goes through; None while it is attached to nothing
-    :ivar files: the open files of it that may use it, all of one owner
-    :ivar region_file: the memory that programs map of its regions
-    :ivar irqs: its interrupts
-    :ivar log: its log of DMA, if it has one; so `migration`
+    :ivar emulated: there is no IOMMU: the kernel copies the device's data, and iommufd treats the device as an access
+    :ivar driver: the name of the bound driver; None without one
+    :ivar override: `driver_override` in sysfs
+    :ivar group: the IOMMU group
+    :ivar parent: the name of the bridge above the device; None without one
+    :ivar space: the address space of its DMA; None while it is not attached
+    :ivar files: the open files that have been granted access, all of one owner
+    :ivar region_file: the memory of the regions that programs can map
+    :ivar irqs: the interrupts
+    :ivar log: the DMA log; None without DMA logging. `migration`: the migration state; None without migration
     """
 
     bus: ClassVar[str] = "pci"
@@ -74,7 +74,7 @@ class Device(Handlers):
         self.files: list[DeviceFile] = []
         self._closed = Condition(kernel.lock)
         self.region_file = RegionFile(name)
-        # What has no IOMMU shares no group.
+        # Without an IOMMU each device gets a group of its own.
         self.group = (None if kernel.physical else group) or kernel.host.new_group(emulated=self.emulated)
         self.group.devices.append(self)
         kernel.host.plug(self)
@@ -82,7 +82,7 @@ class Device(Handlers):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} of {self.kernel!r}>"
 
-    # What the host shows of it.
+    # sysfs.
 
     def _place(self) -> str:
         if self.bus != "pci":
@@ -92,31 +92,32 @@ class Device(Handlers):
         return f"/sys/devices/pci{self.name[:7]}/{self.name}"
 
     def attributes(self) -> dict[str, Text]:
-        """Its files in sysfs, besides links."""
+        """Return the device's files in sysfs, without the links."""
         return {}
 
     def properties(self) -> dict[str, str]:
-        """The variables of its uevents."""
+        """Return the variables of the device's uevents."""
         return {} if self.driver is None else {"DRIVER": self.driver}
 
     @property
     def vfio(self) -> bool:
-        """Whether it is bound to a VFIO driver."""
+        """Whether the device is bound to a VFIO driver."""
         driver = self.kernel.host.driver_of(self)
         return driver is not None and driver.vfio
 
     @property
     def driven(self) -> bool:
-        """Whether it is bound to a driver that does DMA for the host, which keeps its group from VFIO."""
+        """Whether the device is bound to a driver that does DMA for the host, so that VFIO cannot use its group."""
         driver = self.kernel.host.driver_of(self)
         return driver is not None and not driver.vfio and not driver.harmless
 
-    # Opening and closing, by the first and the last of its files.
+    # Opening and closing.
 
     def match(self, name: bytes) -> bool:
-        """Whether VFIO_GROUP_GET_DEVICE_FD means this one: the name, and words behind it, of which `vf_token=UUID` is known.
+        """Whether the argument of VFIO_GROUP_GET_DEVICE_FD names this device.
 
-        :raises Errno: EINVAL, other words; as :meth:`check_token`
+        :param name: the device's name, followed by `vf_token=UUID` or nothing
+        :raises Errno: EINVAL, other words; or that of :meth:`check_token`
         """
         words = token.words(name, self.name)
         if words is None:
@@ -125,21 +126,21 @@ class Device(Handlers):
         return True
 
     def check_token(self, given: bytes | None) -> None:
-        """Whether somebody with that token (a UUID), or none, may open it.
+        """Check the VF token (a UUID) of a program that opens the device; None: it gave none.
 
-        :raises Errno: EINVAL, it wants none; EACCES, it wants another
+        :raises Errno: EINVAL, the device takes no token; EACCES, it is not the right one
         """
         if given is not None:
             raise Errno(errno.EINVAL)
 
     def open(self) -> None:
-        """The first of its files may use it now.
+        """Open the device in the driver, for the first file that is granted access.
 
         :raises Errno: the driver refuses
         """
 
     def close(self) -> None:
-        """The last of its files has gone."""
+        """Close the device in the driver, after the last file has been closed."""
         self.irqs.off()
         if self.log is not None:
             self.log.off()
@@ -147,8 +148,9 @@ class Device(Handlers):
             self.migration.close()
 
     def open_cdev(self, flags: int) -> int:
-        """open(2) of its own file below /dev/vfio/devices.
+        """Open the device's cdev below /dev/vfio/devices.
 
+        :param flags: flags of open(2)
         :raises Errno: EPERM
         """
         from pyvfio.mock.vfio.device_file import DeviceFile
@@ -157,9 +159,9 @@ class Device(Handlers):
         return self.kernel.install(DeviceFile(self.kernel, self, by_group=False))
 
     def open_by_group(self, group: GroupFile) -> int:
-        """VFIO_GROUP_GET_DEVICE_FD: a descriptor of it.
+        """Return a descriptor for VFIO_GROUP_GET_DEVICE_FD.
 
-        :raises Errno: EINVAL without a container, or with one that has no IOMMU; what `open` raises
+        :raises Errno: EINVAL, no container, or one without an IOMMU; or that of :meth:`open`
         """
         from pyvfio.mock.vfio.device_file import DeviceFile
 
@@ -175,38 +177,38 @@ class Device(Handlers):
         return fd
 
     def leave(self, file: DeviceFile) -> None:
-        """One of its files is no more."""
+        """Remove a closed file; after the last one, close the device."""
         self.files.remove(file)
         if not self.files:
             self.close()
             self._closed.notify_all()
 
     def wait_closed(self) -> None:
-        """Wait until it is not open any more, as unbinding from a VFIO driver does; the owner is asked by interrupt."""
+        """Wait until the device is closed, as vfio_unregister_group_dev does; signal the request interrupt until then."""
         while self.files:
             self.irqs.interrupt(REQ)
             self._closed.wait(_REQUEST_PERIOD)
 
-    # Its DMA.
+    # DMA.
 
     @property
     def reach(self) -> Space | None:
-        """The translation that its DMA goes through: without an IOMMU all memory, whatever it is attached to."""
+        """The address space of the device's DMA; without an IOMMU, physical memory, independent of any attachment."""
         return self.kernel.physical if self.group.no_iommu else self.space
 
     def dma_read(self, iova: int, size: int) -> bytes:
-        """The contents of memory there.
+        """Read memory by DMA.
 
-        :raises Errno: nothing is mapped there, or not for reading
+        :raises Errno: the range is not mapped, or not for reading
         """
         if self.reach is None:
             raise Errno(errno.ENOENT)
         return self.reach.read(iova, size)
 
     def dma_write(self, iova: int, data: bytes) -> None:
-        """Write to memory; what was written is logged.
+        """Write memory by DMA, and record the pages in the log.
 
-        :raises Errno: nothing is mapped there, or not for writing
+        :raises Errno: the range is not mapped, or not for writing
         """
         if self.reach is None:
             raise Errno(errno.ENOENT)
@@ -215,21 +217,22 @@ class Device(Handlers):
             self.log.mark(iova, len(data))
 
     def dma_unmap(self, iova: int, size: int) -> None:
-        """Mappings go away: pages that are pinned there are to be let go of."""
+        """Unpin the pages of a range that is being unmapped (the driver's dma_unmap)."""
 
     def before_report(self) -> None:
-        """A report of its log is about to be answered."""
+        """Called before a report of the DMA log."""
 
-    # Its regions.
+    # Regions.
 
     @property
     def decodes_memory(self) -> bool:
-        """Whether it answers at its regions."""
+        """Whether the regions are accessible."""
         return True
 
     def region(self, index: int) -> Region:
-        """
-        :raises Errno: EINVAL, it has none of that index
+        """Return the description of a region.
+
+        :raises Errno: EINVAL, there is no such region
         """
         raise Errno(errno.EINVAL)
 
@@ -240,44 +243,46 @@ class Device(Handlers):
         raise Errno(errno.EINVAL)
 
     def traps(self, index: int) -> bool:
-        """Whether a region has registers that a program may map: each access is one of the model's, and there is no memory."""
+        """Whether a region is mappable but consists of registers: the model handles each access, and there is no memory."""
         return False
 
     def check_mmap(self, index: int, offset: int, size: int) -> None:
-        """
-        :raises Errno: EINVAL, that part of the region cannot be mapped
+        """Check that a part of a region can be mapped.
+
+        :raises Errno: EINVAL
         """
         if not self.region(index).may_map(offset, size):
             raise Errno(errno.EINVAL)
 
     def mapped(self, index: int, memory: mmap.mmap) -> None:
-        """A program has mapped a part of a region."""
+        """Called after a program has mapped a part of a region."""
 
     def memory(self, index: int) -> mmap.mmap:
-        """The memory of a region, which is also what a program maps."""
+        """Return the memory of a region, which programs map too."""
         return self.region_file.memory(index, self.region(index).size)
 
-    # Its requests.
+    # ioctls.
 
     def feature(self, asked: feature.Feature) -> int | None:
-        """A VFIO_DEVICE_FEATURE that VFIO's core does not know.
+        """Handle a VFIO_DEVICE_FEATURE that VFIO's core does not handle.
 
-        :raises Errno: ENOTTY, it does not have it
+        :raises Errno: ENOTTY, the driver does not have it
         """
         raise Errno(errno.ENOTTY)
 
     def resume(self) -> None:
-        """Called before it is used in any way: it may be asleep."""
+        """Called before each access, to wake a suspended device."""
 
     def check_call(self, kind: str) -> None:
-        """Called first by the requests below.
+        """Called first by the ioctls below, so that a subclass can make one fail.
 
-        :raises Errno: this one is to fail
+        :param kind: the ioctl, such as `GET_INFO`
+        :raises Errno: the error of this call
         """
 
     @request(lib.VFIO_DEVICE_GET_INFO)
     def _get_info(self, argument: int) -> None:
-        """Return what the device is (vfio_pci_ioctl_get_info)."""
+        """Return flags and numbers of regions and interrupts (vfio_pci_ioctl_get_info)."""
         self.check_call("GET_INFO")
         size = ffi.offsetof("struct vfio_device_info", "cap_offset")
         info = caller.take("struct vfio_device_info", argument, size)
@@ -293,12 +298,12 @@ class Device(Handlers):
         answer.num_irqs = self.num_irqs
 
     def info_size(self, argsz: int) -> int:
-        """Return the bytes of the answer to VFIO_DEVICE_GET_INFO that are copied out."""
+        """Return the number of bytes that VFIO_DEVICE_GET_INFO copies out."""
         return ffi.offsetof("struct vfio_device_info", "cap_offset")
 
     @request(lib.VFIO_DEVICE_GET_IRQ_INFO)
     def _get_irq_info(self, argument: int) -> None:
-        """Return what an interrupt is (vfio_pci_ioctl_get_irq_info)."""
+        """Return flags and count of an interrupt index (vfio_pci_ioctl_get_irq_info)."""
         self.check_call("IRQ_INFO")
         info = caller.take("struct vfio_irq_info", argument)
         if info.argsz < ffi.sizeof("struct vfio_irq_info") or info.index >= len(self.irqs.counts):
@@ -320,7 +325,8 @@ class Device(Handlers):
         self.reset()
 
     def reset(self) -> None:
-        """
-        :raises Errno: EINVAL, it has none
+        """Reset the device.
+
+        :raises Errno: EINVAL, the device has no reset
         """
         raise Errno(errno.EINVAL)

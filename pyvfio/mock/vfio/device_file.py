@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""An open device: what VFIO's core does for all drivers."""
+"""An open device: the part of VFIO's core (vfio_main.c)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class DeviceFile(Cdev):
-    """An open VFIO device: by its group's GET_DEVICE_FD, or by its own file below /dev/vfio/devices.
+    """An open VFIO device (struct vfio_device_file), by VFIO_GROUP_GET_DEVICE_FD or by its cdev.
 
-    Who opens it by group, or binds it to an iommufd, calls :meth:`grant` once the device is attached to what it then goes through.
+    VFIO_GROUP_GET_DEVICE_FD and VFIO_DEVICE_BIND_IOMMUFD call :meth:`grant` after they have set up the device's DMA.
 
     :ivar by_group: opened by its group, so usable at once; a cdev must be bound to an iommufd first
-    :ivar group: the group's file that it was opened by
-    :ivar granted: it may be used
+    :ivar group: the group file that it was opened by; None for a cdev
+    :ivar granted: access has been granted (access_granted)
     """
 
     kind = "device"
@@ -41,9 +41,9 @@ class DeviceFile(Cdev):
         self.granted = False
 
     def grant(self) -> None:
-        """From now on it may be used (vfio_df_open).
+        """Grant access to the device; the first file opens it in the driver (vfio_df_open).
 
-        :raises Errno: what the device's driver answers
+        :raises Errno: the driver's error
         """
         if not self.device.files:
             self.device.open()
@@ -90,7 +90,7 @@ class DeviceFile(Cdev):
 
     @request(lib.VFIO_DEVICE_GET_REGION_INFO)
     def _get_region_info(self, argument: int) -> None:
-        """Return what a region is (vfio_get_region_info)."""
+        """Return size, flags and capabilities of a region (vfio_get_region_info)."""
         info = caller.take("struct vfio_region_info", argument)
         if info.argsz < ffi.sizeof("struct vfio_region_info"):
             raise Errno(errno.EINVAL)
@@ -111,7 +111,7 @@ class DeviceFile(Cdev):
         self.device.mapped(offset >> OFFSET_SHIFT, memory)
 
     def traps(self, offset: int) -> bool:
-        """Whether there are registers of a model at an offset, which no memory can stand for."""
+        """Whether the region at an offset consists of registers, which memory cannot represent."""
         return self.device.traps(offset >> OFFSET_SHIFT)
 
     def check_mmap(self, size: int, offset: int, prot: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Accesses of devices to memory that did not succeed."""
+"""Records of failed DMA."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 
 class DmaFault(NamedTuple):
-    """A device's access that its IOMMU did not let through, or that its bus master bit kept from being made.
+    """A DMA access that the IOMMU blocked, or that the device did not issue because bus master was off.
 
-    :ivar device: its name
-    :ivar errno: what vfio_dma_rw would have said; 0 where no access was made
+    :ivar device: name of the device
+    :ivar errno: the error that vfio_dma_rw would return; 0 for an access that was not issued
     """
 
     device: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""VFIO_DEVICE_FEATURE: the features that VFIO's core answers for every driver, and the way to a driver's own."""
+"""VFIO_DEVICE_FEATURE: the features that VFIO's core handles, and the dispatch of the others to the driver."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _RANGE = "struct vfio_device_feature_dma_logging_range"
 
 
 class Feature:
-    """One VFIO_DEVICE_FEATURE as it was asked.
+    """One call of VFIO_DEVICE_FEATURE.
 
-    :ivar flags: the feature, with the operation
-    :ivar address: of the data, in the caller's memory
-    :ivar size: of the data, as the caller has it
+    :ivar flags: the feature and the operations
+    :ivar address: address of the data, in the caller's memory
+    :ivar size: size of the caller's data
     """
 
     def __init__(self, flags: int, address: int, size: int) -> None:
@@ -48,11 +48,11 @@ class Feature:
         return bool(self.flags & PROBE)
 
     def is_meant(self, operations: int, least: int = 0) -> bool:
-        """Whether it is to be done, and not only asked for (vfio_check_feature).
+        """Whether to carry out the operation: False for a probe (vfio_check_feature).
 
-        :param operations: GET, SET, or both: what can be done with it
-        :param least: bytes of data that it takes
-        :raises Errno: EINVAL, another operation, none, or not so much data
+        :param operations: the supported operations: GET, SET, or both
+        :param least: minimum size of the data
+        :raises Errno: EINVAL, an unsupported operation, none, or too little data
         """
         if self.flags & (GET | SET) & ~operations:
             raise Errno(errno.EINVAL)
@@ -70,8 +70,9 @@ class Feature:
 
 
 def answer(device: Device, argument: int) -> int:
-    """
-    :raises Errno: ENOTTY, the device does not have it; as the feature says
+    """Handle VFIO_DEVICE_FEATURE (vfio_ioctl_device_feature).
+
+    :raises Errno: ENOTTY, the device does not have the feature; or the feature's own error
     """
     header = caller.take("struct vfio_device_feature", argument, _HEADER)
     if header.argsz < _HEADER or header.flags & ~(_MASK | GET | SET | PROBE):
@@ -83,7 +84,7 @@ def answer(device: Device, argument: int) -> int:
     return (device.feature(feature) if own is None else own(device, feature)) or 0
 
 
-# DMA logging, which only the driver that is bound can offer: vfio-pci does not.
+# DMA logging. It depends on the bound driver: vfio-pci has none.
 
 
 def _log(device: Device) -> Log:
@@ -113,7 +114,7 @@ def _log_start(device: Device, feature: Feature) -> None:
 
 
 def _ranges(address: int, count: int, page_size: int) -> list[LoggedRange]:
-    """The ranges to be logged, in order; empty ranges too, whose last address is the one below their start."""
+    """Read the ranges to log, and return them sorted. The last address of an empty range is its start - 1."""
     ranges: list[LoggedRange] = []
     for index in range(count):
         _add_range(ranges, bytes(caller.read(address + index * 16, 16)), page_size)
@@ -121,7 +122,7 @@ def _ranges(address: int, count: int, page_size: int) -> list[LoggedRange]:
 
 
 def ranges_of(data: bytes, page_size: int) -> list[LoggedRange]:
-    """The same for ranges that are here, as vfio-user brings them.
+    """Return the ranges in `data`, sorted: for vfio-user, whose messages carry them.
 
     :raises Errno: EINVAL, EOVERFLOW
     """
@@ -132,7 +133,7 @@ def ranges_of(data: bytes, page_size: int) -> list[LoggedRange]:
 
 
 def _add_range(ranges: list[LoggedRange], data: bytes, page_size: int) -> None:
-    mask = (page_size - 1) & LARGEST  # 0 stands for a page of 2^64 bytes here, as in the kernel's arithmetic
+    mask = (page_size - 1) & LARGEST  # the kernel's u64 arithmetic: for page_size 0 all bits are set
     start, length = int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
     if start & mask or length & mask:
         raise Errno(errno.EINVAL)
@@ -193,7 +194,7 @@ def _migration_state(device: Device, feature: Feature) -> None:
         except Errno as error:
             failure, file = error, None
         if file is not None:
-            # Where no descriptor is left the state has changed all the same, and the caller's struct has not.
+            # If no descriptor is free, the ioctl fails although the state has changed; the caller's struct stays as it was.
             fd = state.data_fd = device.kernel.install(file)
             try:
                 feature.give(state)
@@ -203,7 +204,7 @@ def _migration_state(device: Device, feature: Feature) -> None:
             return
     else:
         state.device_state = migration.get_state()
-    # What failed says so of the descriptor too.
+    # Without a new descriptor, and also on a failure, data_fd is -1.
     state.data_fd = -1
     feature.give(state)
     if failure is not None:

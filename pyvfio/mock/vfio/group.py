@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""IOMMU groups: what a host cannot tell apart, and the files below /dev/vfio that stand for them."""
+"""IOMMU groups, the smallest sets of devices that an IOMMU can isolate, and their files below /dev/vfio."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from pyvfio.mock.machine.profile import Reserved
     from pyvfio.mock.vfio.device import Device
 
-#: The longest device name that is taken, with its end: a page of the real kernel's
+#: maximum bytes of a device name, with its NUL: strndup_user(PAGE_SIZE) in the kernel
 _NAME_SIZE = 4096
 
 
 class Group:
     """One IOMMU group.
 
-    :ivar number: as in /sys/kernel/iommu_groups, and /dev/vfio
-    :ivar devices: all members, whatever drives them
-    :ivar reserved: the regions that its IOMMU keeps back
-    :ivar emulated: its device has no IOMMU behind it, and the group is VFIO's own
-    :ivar no_iommu: neither has it, nor does the kernel copy for it: the group is there while a VFIO driver has the device
-    :ivar file: the open file of it, of which there is one at most
-    :ivar cdevs: how many of its devices are open by files of their own, which keeps the group's from being opened
-    :ivar owner: who has its DMA: the group's file or an iommufd
+    :ivar number: the number in /sys/kernel/iommu_groups and /dev/vfio
+    :ivar devices: all members, bound to any driver
+    :ivar reserved: the reserved regions of the IOMMU
+    :ivar emulated: a group that VFIO made for a device without an IOMMU, whose data the kernel copies (VFIO_EMULATED_IOMMU)
+    :ivar no_iommu: a group for a device whose DMA nothing translates (VFIO_NO_IOMMU); it exists while a VFIO driver is bound
+    :ivar file: the open file of the group: one at most; None without one
+    :ivar cdevs: number of devices bound by their cdevs; the group's file cannot be opened meanwhile
+    :ivar owner: the owner of the group's DMA: a container or an iommufd
     """
 
     def __init__(
@@ -47,9 +47,11 @@ class Group:
         self._claims = 0
 
     def open(self, kernel: Kernel, flags: int) -> int:
-        """open(2) of /dev/vfio/N.
+        """Open /dev/vfio/N.
 
-        :raises Errno: EBUSY when it or one of its devices is open, ENODEV without a device of VFIO's, EPERM
+        :param kernel: the mock
+        :param flags: flags of open(2)
+        :raises Errno: EBUSY, the group is open, or one of its cdevs is bound; ENODEV, no device is bound to a VFIO driver; EPERM
         """
         kernel.check_raw_io(self)
         if not any(device.vfio for device in self.devices):
@@ -63,25 +65,25 @@ class Group:
 
     @property
     def backed(self) -> bool:
-        """Whether an IOMMU is behind it."""
+        """Whether the group has an IOMMU."""
         return not self.emulated and not self.no_iommu
 
     @property
     def node(self) -> str:
-        """Its name in VFIO."""
+        """The name of the group's file below /dev/vfio."""
         return f"noiommu-{self.number}" if self.no_iommu else str(self.number)
 
-    # Who has its DMA: the host's drivers, or one owner of VFIO's.
+    # Ownership of DMA: either the host's drivers, or one user of VFIO.
 
     @property
     def claimed(self) -> bool:
-        """Whether VFIO may not have it: a driver of the host uses a member, or somebody has claimed it."""
+        """Whether the group's DMA is owned: a driver of the host uses a member, or VFIO or iommufd has claimed it."""
         return self.owner is not None or any(device.driven for device in self.devices)
 
     def claim(self, owner: object) -> None:
-        """Make it one owner's; the same owner may claim it again, for another device of it (iommu_group_claim_dma_owner).
+        """Claim DMA ownership; the same owner may claim again, for another device (iommu_group_claim_dma_owner).
 
-        :raises Errno: EPERM; EINVAL, the firmware wants memory mapped one to one for it at all times (since Linux 6.6)
+        :raises Errno: EPERM, another owner; EINVAL, the firmware requires a permanent 1:1 mapping (require_direct, since Linux 6.6)
         """
         if self.claimed and self.owner is not owner:
             raise Errno(errno.EPERM)
@@ -91,43 +93,43 @@ class Group:
         self._claims += 1
 
     def release(self) -> None:
-        """Undo one `claim`."""
+        """Undo one :meth:`claim`."""
         self._claims -= 1
         if not self._claims:
             self.owner = None
 
 
 class GroupContainer(File):
-    """A place for groups: a container, or an iommufd that stands in for one."""
+    """A file that groups can be added to: a container, or an iommufd in its place."""
 
     def attach_group(self, group: Group) -> None:
-        """VFIO_GROUP_SET_CONTAINER, once it is clear that the group is in none."""
+        """Add a group that is in no container, for VFIO_GROUP_SET_CONTAINER."""
         raise NotImplementedError
 
     def detach_group(self, group: Group) -> None:
-        """The group leaves, by itself or because its file is gone."""
+        """Remove a group, for VFIO_GROUP_UNSET_CONTAINER or because its file was closed."""
         raise NotImplementedError
 
-    #: whether a group can leave while one of its devices is open
+    #: whether a group can be removed while one of its devices is open
     lets_go = False
 
     def use(self, device: Device) -> None:
-        """A device is opened by its group, for the first time.
+        """Set up the DMA of a device, at its first open by its group.
 
-        :raises Errno: EINVAL without an IOMMU
+        :raises Errno: EINVAL, no IOMMU is set
         """
         raise NotImplementedError
 
     def unuse(self, device: Device) -> None:
-        """The last file of a device that was opened by its group is gone."""
+        """Undo :meth:`use`, when the last file of the device is closed."""
         raise NotImplementedError
 
 
 class GroupFile(File):
     """An open /dev/vfio/N.
 
-    :ivar container: what it was put into
-    :ivar users: its devices that are open, and what they were opened through: it may have left that since
+    :ivar container: the container or iommufd that the group is in; None without one
+    :ivar users: open device -> the container that it was opened through, which the group may have left since
     """
 
     kind = "group"
@@ -183,9 +185,9 @@ class GroupFile(File):
         raise Errno(errno.ENODEV)
 
     def use(self, device: Device) -> None:
-        """A device of it is opened; the first time counts, and holds the group.
+        """Note that a device is opened. The first open sets up its DMA, and keeps this file in use.
 
-        :raises Errno: EINVAL without a container, or with one that has no IOMMU
+        :raises Errno: EINVAL, no container, or one without an IOMMU
         """
         if self.container is None:
             raise Errno(errno.EINVAL)
@@ -195,7 +197,7 @@ class GroupFile(File):
             self.hold()
 
     def unuse(self, device: Device) -> None:
-        """A file of a device is gone; the last time counts."""
+        """Note that a file of a device is closed; the last one undoes :meth:`use`."""
         if not device.files:
             self.users.pop(device).unuse(device)
             self.drop()

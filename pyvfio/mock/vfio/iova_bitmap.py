@@ -10,9 +10,9 @@ _CHUNK = 4096
 
 
 class IovaBitmap:
-    """A bit for each page of a range of IOVAs, from the lowest bit of the byte at `address` on. Bits are set, and never cleared.
+    """One bit per page of a range of IOVAs; the first is the lowest bit of the byte at `address`. Bits are set, never cleared.
 
-    :param page_size: what a bit stands for
+    :param page_size: bytes per bit
     """
 
     def __init__(self, iova: int, size: int, page_size: int, address: int) -> None:
@@ -20,11 +20,11 @@ class IovaBitmap:
         self._last = iova + size - 1
         self._shift = (page_size & -page_size).bit_length() - 1
         self._address = address
-        # The bits that were set, of each part of the bitmap, as a number.
+        # Index of a part of the bitmap -> the bits to set in it, as a number.
         self._chunks: dict[int, int] = {}
 
     def set(self, iova: int, size: int) -> None:
-        """All pages with a byte of this part of the range are dirty."""
+        """Mark all pages that a part of the range touches."""
         bit = max(0, iova - self._iova) >> self._shift
         last = min(self._last, iova + size - 1) - self._iova >> self._shift
         width = _CHUNK * 8
@@ -35,7 +35,7 @@ class IovaBitmap:
             bit += number
 
     def flush(self) -> None:
-        """Set the bits. Where that is not possible they are lost, and nobody hears of it."""
+        """Set the bits in the caller's memory. Bits that cannot be stored are lost without an error, as in the kernel."""
         for chunk, bits in self._chunks.items():
             first = (bits & -bits).bit_length() - 1 >> 3
             size = (bits.bit_length() + 7 >> 3) - first

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Interrupts of the mock's devices: what VFIO_DEVICE_SET_IRQS says, and the eventfds that it is about."""
+"""Interrupts of the mock's devices: VFIO_DEVICE_SET_IRQS and its eventfds."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _HEADER = ffi.offsetof("struct vfio_irq_set", "data")
 
 
 class IrqSet(NamedTuple):
-    """A `struct vfio_irq_set` that has passed the checks which all drivers share.
+    """A `struct vfio_irq_set` that has passed the checks of VFIO's core.
 
     :ivar data: bytes for BOOL, descriptors for EVENTFD
     """
 
-    index: int  # type: ignore[assignment]  # the kernel's words; tuple's methods are of no use here
+    index: int  # type: ignore[assignment]  # the kernel's field names replace tuple's methods
     start: int
     count: int  # type: ignore[assignment]  # as `index`
     type: int
@@ -40,9 +40,10 @@ class IrqSet(NamedTuple):
 
 
 def take_set(argument: int, counts: Sequence[int]) -> IrqSet:
-    """The caller's `struct vfio_irq_set`, checked as vfio_set_irqs_validate_and_prepare() does.
+    """Copy the caller's `struct vfio_irq_set` in, and check it as vfio_set_irqs_validate_and_prepare() does.
 
-    :param counts: the vectors of each index
+    :param argument: address of the struct
+    :param counts: number of vectors of each index
     :raises Errno: EFAULT, EINVAL
     """
     header = caller.take("struct vfio_irq_set", argument, _HEADER)
@@ -66,17 +67,17 @@ def take_set(argument: int, counts: Sequence[int]) -> IrqSet:
 class Irqs:
     """The interrupts of one device, by index as in vfio-pci; drivers differ in :meth:`set`.
 
-    :ivar counts: the vectors of each index
+    :ivar counts: number of vectors of each index
     :ivar masked: INTx is masked
-    :ivar asserted: INTx is
-    :ivar signalled: eventfds signalled so far
+    :ivar asserted: INTx is asserted
+    :ivar signalled: number of signals sent to eventfds
     """
 
     def __init__(self, kernel: Kernel, counts: Sequence[int]) -> None:
         self.kernel = kernel
         self.counts = tuple(counts)
         self.triggers: list[dict[int, Eventfd]] = [{} for _ in self.counts]
-        #: vectors that are set up, by index; 0: it is off
+        #: number of enabled vectors of each index; 0: disabled
         self.enabled = [0] * len(self.counts)
         self.masked = False
         self.asserted = False
@@ -84,16 +85,17 @@ class Irqs:
         self._unmask: Eventfd | None = None
 
     def flags(self, index: int) -> int:
-        """VFIO_IRQ_INFO_* of an index."""
+        """Return VFIO_IRQ_INFO_* of an index."""
         if index == INTX:
             return int(lib.VFIO_IRQ_INFO_EVENTFD | lib.VFIO_IRQ_INFO_MASKABLE | lib.VFIO_IRQ_INFO_AUTOMASKED)
         grows = index == MSIX and self.counts[MSIX]
         return int(lib.VFIO_IRQ_INFO_EVENTFD | (0 if grows else lib.VFIO_IRQ_INFO_NORESIZE))
 
     def set(self, what: IrqSet) -> int | None:
-        """VFIO_DEVICE_SET_IRQS. Where the host has fewer vectors than are asked for, their number is returned, and nothing is done.
+        """Carry out VFIO_DEVICE_SET_IRQS.
 
-        :raises Errno: EINVAL, ENOTTY, and as eventfds say
+        :returns: None; or the number of available vectors, if there are fewer than requested: nothing has changed then
+        :raises Errno: EINVAL, ENOTTY, or that of an eventfd
         """
         if what.action == TRIGGER and what.index <= MSIX:
             return self.set_trigger(what)
@@ -106,11 +108,11 @@ class Irqs:
         return None
 
     def set_trigger(self, what: IrqSet) -> int | None:
-        """INTx, MSI and MSI-X."""
+        """Set, remove or fire triggers of INTx, MSI or MSI-X."""
         raise NotImplementedError
 
     def set_single(self, what: IrqSet) -> None:
-        """The error and the request interrupt: one eventfd each, beside the others."""
+        """Set, remove or fire the error or the request interrupt: one eventfd each, independent of the other indexes."""
         on = 0 in self.triggers[what.index]
         if what.type == NONE:
             if not on:
@@ -133,7 +135,7 @@ class Irqs:
             self.enabled[what.index] = 1
 
     def set_mask(self, what: IrqSet) -> None:
-        """INTx only."""
+        """Mask or unmask INTx."""
         if not self.enabled[INTX] or what.start or what.count != 1:
             raise Errno(errno.EINVAL)
         if what.type == EVENTFD:
@@ -160,10 +162,10 @@ class Irqs:
             self.kernel.watcher.leave(self._unmask)
             self._unmask = None
 
-    # What a device does.
+    # Actions of the device.
 
     def interrupt(self, index: int, vector: int = 0) -> None:
-        """Raise one; it is lost unless it is set up. INTx stays asserted until :meth:`deassert`."""
+        """Raise an interrupt; it is lost if the vector is not enabled. INTx stays asserted until :meth:`deassert`."""
         if index == INTX:
             self.asserted = True
             self.update_intx()
@@ -178,7 +180,7 @@ class Irqs:
         self.update_intx()
 
     def update_intx(self) -> None:
-        """INTx fires if it is asserted, on and not masked, and masks itself."""
+        """Fire INTx if it is asserted, enabled and not masked; firing masks it."""
         if self.asserted and self.enabled[INTX] and not self.masked:
             self.masked = True
             self.fire(INTX, 0)
@@ -190,7 +192,7 @@ class Irqs:
             self.signalled += 1
 
     def replace(self, index: int, vector: int, trigger: Eventfd | None) -> None:
-        """Put a trigger in the place of what was there."""
+        """Replace the trigger of a vector; None removes it."""
         before = self.triggers[index].pop(vector, None)
         if before is not None:
             before.close()
@@ -206,7 +208,7 @@ class Irqs:
         self.enabled[index] = 0
 
     def off(self) -> None:
-        """At close."""
+        """Disable all interrupts, at close."""
         for index in range(len(self.counts)):
             self.disable(index)
         self.deassert()

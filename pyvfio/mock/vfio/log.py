@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""DMA logging: which pages a device wrote, and within which limits it can say so."""
+"""DMA logging: the pages that a device wrote, and the limits of the log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyvfio.mock.machine.profile import LogLimits
 from pyvfio.mock.vfio.logged_ranges import combine, order_base_2
 
 LARGEST = 2**64 - 1
-#: the log's own unit: no report is finer
+#: log2 of the log's unit in bytes: no report is finer
 _UNIT_SHIFT = 12
 #: units in one word of the log: 16 MiB
 _WORD = 4096
@@ -21,23 +21,23 @@ _PAGE = 4096
 
 
 class LoggedRange(NamedTuple):
-    """Addresses as VFIO's core hands them to a driver: of an empty range `last` is the one below `start`."""
+    """A range as VFIO's core passes it to a driver; `last` of an empty range is `start` - 1."""
 
     start: int
     last: int
 
 
 class Log:
-    """The log of one device, as vfio-mock keeps it.
+    """The log of one device, as vfio-mock implements it.
 
-    Whatever page size was negotiated, it is kept in units of 4 KiB: a write dirties all units of the tracked page that it touches, as
-    far as they lie in the tracked ranges; a report clears what it reports and nothing else.
+    The log has units of 4 KiB, for any negotiated page size. A write marks all units of each tracked page that it touches, within the
+    tracked ranges. A report clears the units that it reports, and no others.
 
-    :ivar limits: they hold from the next start on
-    :ivar ranges: what is tracked, after combining
-    :ivar page_size: as negotiated
-    :ivar dirty: units that are dirty now
-    :ivar marked: units that have become dirty so far
+    :ivar limits: limits of the log; a change takes effect at the next start
+    :ivar ranges: the tracked ranges, after combining
+    :ivar page_size: the negotiated page size
+    :ivar dirty: number of units that are dirty now
+    :ivar marked: number of units that have become dirty since the log was created
     """
 
     def __init__(self, limits: LogLimits) -> None:
@@ -50,10 +50,12 @@ class Log:
         self._words: dict[int, int] = {}
 
     def start(self, ranges: list[LoggedRange], page_size: int) -> int:
-        """The driver's log_start; returns the page size that it will use.
+        """Start the log (the driver's log_start).
 
-        :param ranges: in order
-        :raises Errno: EINVAL, it is active, or page size 0; E2BIG, EOPNOTSUPP
+        :param ranges: the ranges, sorted
+        :param page_size: the requested page size
+        :returns: the page size that the log uses
+        :raises Errno: EINVAL, the log is active, or the page size is 0; E2BIG, EOPNOTSUPP: beyond the limits
         """
         limits = self.limits
         if self.active or not page_size:
@@ -66,7 +68,7 @@ class Log:
         total = sum(range_.size for range_ in wanted)
         if not limits.log2_size_min <= order_base_2(total) <= limits.log2_size_max:
             raise Errno(errno.EOPNOTSUPP)
-        # The core lets sizes pass that are no power of two: they are negotiated down.
+        # VFIO's core accepts page sizes that are not a power of two: round them down.
         page_size = 1 << page_size.bit_length() - 1
         self.page_size = min(max(page_size, limits.page_size_min), max(limits.page_size_min, limits.page_size_max))
         self.ranges = wanted
@@ -74,7 +76,7 @@ class Log:
         return self.page_size
 
     def stop(self) -> None:
-        """The driver's log_stop; harmless when it is off."""
+        """Stop the log (the driver's log_stop); do nothing if it is off."""
         self.off()
 
     def off(self) -> None:
@@ -85,7 +87,7 @@ class Log:
         self._words = {}
 
     def mark(self, iova: int, size: int) -> None:
-        """The device has written there."""
+        """Record a write of the device."""
         if not self.active:
             return
         start = iova & ~(self.page_size - 1)
@@ -103,13 +105,15 @@ class Log:
             self.marked += fresh
 
     def report(self, iova: int, length: int, page_size: int, address: int) -> None:
-        """Set the bits of dirty pages in the caller's bitmap, and clear them here.
+        """Set the bits of dirty pages in the caller's bitmap, and clear the log there.
 
-        As in the kernel, bits that cannot be stored there are lost, and nothing is said.
+        As in the kernel, bits that cannot be stored are lost without an error.
 
-        :param page_size: bytes to one bit of the bitmap
-        :param address: of the bitmap, whose first bit is the page at `iova`
-        :raises Errno: EINVAL, it is off, or nothing is asked for
+        :param iova: first IOVA of the report
+        :param length: bytes
+        :param page_size: bytes per bit of the bitmap
+        :param address: address of the bitmap, whose first bit is the page at `iova`
+        :raises Errno: EINVAL, the log is off, or `length` is 0
         """
         if not length or not self.active:
             raise Errno(errno.EINVAL)
@@ -122,7 +126,7 @@ class Log:
         bitmap.flush()
 
     def _take(self, unit: int, last: int) -> list[tuple[int, int]]:
-        """Clear what is dirty between two units, both included; returns it as runs."""
+        """Clear the dirty units of a range, both ends included, and return them as runs."""
         runs: list[tuple[int, int]] = []
         for word in sorted(word for word in self._words if unit // _WORD <= word <= last // _WORD):
             held = self._words[word]
@@ -147,32 +151,32 @@ class Log:
 
 
 def _bits(word: int, unit: int, last: int) -> int:
-    """The bits of a word of the log that stand for units between two, both included."""
+    """Return the bits of a word of the log for a range of units, both ends included."""
     low = max(unit - word * _WORD, 0)
     high = min(last - word * _WORD, _WORD - 1)
     return (1 << high + 1) - (1 << low)
 
 
 class CallersBitmap:
-    """A bitmap in the caller's memory (the kernel's iova_bitmap). Bits are collected, and set there a page of it at a time."""
+    """A bitmap in the caller's memory (the kernel's iova_bitmap). Bits are collected and stored one page at a time."""
 
     def __init__(self, address: int) -> None:
         self._address = address
-        #: the page of memory that bits are collected for, and whether they can be stored there
+        #: the page of memory of the collected bits, and whether it is writable
         self._page: int | None = None
         self._there = False
         self._bits = 0
         self._lowest = 0
 
     def set(self, first: int, last: int) -> None:
-        """Set bits, both included, none lower than those before. Where the bitmap cannot be written, what is left of these is dropped."""
+        """Set a run of bits, both ends included. Runs come in ascending order; at a page that is not writable the rest of a run is lost."""
         while first <= last:
             page = (self._address + first // 8) // _PAGE
             if page != self._page:
                 self._turn_to(page, first)
             if not self._there:
                 return
-            # The last bit that lies in this page of memory.
+            # The last bit in this page of memory.
             end = min(last, ((page + 1) * _PAGE - self._address) * 8 - 1)
             self._bits |= (2 << end - self._lowest) - (1 << first - self._lowest)
             first = end + 1
@@ -194,7 +198,7 @@ class CallersBitmap:
             return
         at = self._address + self._lowest // 8
         size = (self._bits.bit_length() + 7) // 8
-        # Nothing but the bytes that get bits is touched: their neighbours are not the bitmap's.
+        # Touch only the bytes that get bits: their neighbours may not belong to the bitmap.
         before = int.from_bytes(caller.read(at, size), "little")
         caller.write(at, (before | self._bits).to_bytes(size, "little"))
         self._bits = 0

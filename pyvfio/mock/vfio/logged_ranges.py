@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ranges of a DMA_LOGGING_START as the kernel's drivers take them, written after the kernel and not after :mod:`pyvfio.guest`."""
+"""Combining the ranges of DMA_LOGGING_START as the kernel's drivers do. This follows the kernel, and shares no code with the library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyvfio.iova import IovaRange
 
 
 def combine(ranges: list[IovaRange], most: int) -> list[IovaRange]:
-    """Close the smallest gap, of equal ones the lowest, until there are no more than `most` ranges: vfio_combine_iova_ranges()."""
+    """Close the smallest gap, of equal gaps the lowest, until at most `most` ranges are left (vfio_combine_iova_ranges)."""
     combined = sorted(ranges)
     while len(combined) > most:
         gaps = [after.start - before.last for before, after in itertools.pairwise(combined)]
@@ -19,7 +19,7 @@ def combine(ranges: list[IovaRange], most: int) -> list[IovaRange]:
 
 
 def order_base_2(size: int) -> int:
-    """The kernel's order_base_2(): log2 of a size, rounded up."""
+    """Return log2 of a size, rounded up, as the kernel's order_base_2() does."""
     order = 0
     while 1 << order < size:
         order += 1

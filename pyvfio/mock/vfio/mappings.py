@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Mappings by IOVA: what an address space holds, ordered, none over another."""
+"""A sorted map of mappings by IOVA, which do not overlap."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
-#: A block holds at most twice as many. Inserting moves one block's tail, so this bounds the cost of it.
+#: half the maximum size of a block. An insertion moves the tail of one block, so this bounds its cost
 _BLOCK = 512
 
 
 class Range(Protocol):
-    """A range of IOVAs that a set can hold, `last` inclusive."""
+    """A range of IOVAs, `last` included."""
 
     @property
     def iova(self) -> int: ...
@@ -24,16 +24,16 @@ T = TypeVar("T", bound=Range)
 
 
 class Mappings(Generic[T]):
-    """A map from IOVA to the mapping over it, as blocks of sorted lists: everything is O(log n), with a million mappings too.
+    """A map from IOVA to the mapping that covers it, as blocks of sorted lists: operations stay fast with a million mappings.
 
-    The items are the caller's objects, and do not change their IOVAs while they are here.
+    The items are the caller's objects. Their IOVAs must not change while they are in the map.
     """
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        # The first IOVA of each block; of each item, block by block; and the items likewise.
+        # The first IOVA of each block; the first IOVA of each item, per block; the items, per block.
         self._heads: list[int] = []
         self._keys: list[list[int]] = []
         self._items: list[list[T]] = []
@@ -43,12 +43,12 @@ class Mappings(Generic[T]):
         return self._count
 
     def __iter__(self) -> Iterator[T]:
-        """In ascending order. To change the mappings while iterating, go by :meth:`within`."""
+        """Iterate in ascending order. To change the map meanwhile, use :meth:`within`."""
         for block in self._items:
             yield from block
 
     def at(self, iova: int) -> T | None:
-        """The mapping over an IOVA."""
+        """Return the mapping that covers an IOVA; None without one."""
         block = bisect_right(self._heads, iova) - 1
         if block < 0:
             return None
@@ -56,7 +56,7 @@ class Mappings(Generic[T]):
         return item if iova <= item.last else None
 
     def first(self, start: int, last: int) -> T | None:
-        """The lowest mapping that touches a range."""
+        """Return the lowest mapping that overlaps a range; None without one."""
         block = bisect_right(self._heads, start) - 1
         index = 0
         if block < 0:
@@ -73,14 +73,14 @@ class Mappings(Generic[T]):
         return item if item.iova <= last else None
 
     def within(self, start: int, last: int) -> Iterator[T]:
-        """The mappings that touch a range, in ascending order; those that have been yielded may be taken away meanwhile."""
+        """Yield the mappings that overlap a range, in ascending order; a mapping may be removed after it was yielded."""
         while start <= last and (item := self.first(start, last)) is not None:
             following = item.last + 1
             yield item
             start = following
 
     def insert(self, item: T) -> None:
-        """Add a mapping where there is none."""
+        """Add a mapping that overlaps no other."""
         self._count += 1
         key = item.iova
         block = max(bisect_right(self._heads, key) - 1, 0)
@@ -101,7 +101,7 @@ class Mappings(Generic[T]):
             del keys[_BLOCK:], items[_BLOCK:]
 
     def remove(self, item: T) -> None:
-        """Take away a mapping that is here."""
+        """Remove a mapping of this map."""
         self._count -= 1
         block = bisect_right(self._heads, item.iova) - 1
         keys, items = self._keys[block], self._items[block]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Migration v2: the state machine that VFIO's core has for all drivers."""
+"""Migration v2: the state machine of VFIO's core (vfio_main.c)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRE_COPY = lib.VFIO_DEVICE_STATE_PRE_COPY
 PRE_COPY_P2P = lib.VFIO_DEVICE_STATE_PRE_COPY_P2P
 
 CAN_STOP_COPY, CAN_P2P, CAN_PRE_COPY = lib.VFIO_MIGRATION_STOP_COPY, lib.VFIO_MIGRATION_P2P, lib.VFIO_MIGRATION_PRE_COPY
-#: state -> the abilities that a device with it has; ERROR is no state to go to
+#: state -> the VFIO_MIGRATION_* that it requires; ERROR is missing, because it cannot be requested
 _NEEDS = {
     STOP: CAN_STOP_COPY,
     RUNNING: CAN_STOP_COPY,
@@ -32,7 +32,7 @@ _NEEDS = {
     PRE_COPY: CAN_STOP_COPY | CAN_PRE_COPY,
     PRE_COPY_P2P: CAN_STOP_COPY | CAN_P2P | CAN_PRE_COPY,
 }
-#: state -> those that it has an arc to, and where everything else leads
+#: state -> the states that it has an arc to, and the next state on the way to any other
 _ARCS = {
     STOP: ({STOP_COPY, RESUMING}, RUNNING_P2P),
     RUNNING: ({PRE_COPY}, RUNNING_P2P),
@@ -46,10 +46,12 @@ _DETOURS = {(RUNNING_P2P, PRE_COPY): RUNNING, (PRE_COPY, STOP_COPY): PRE_COPY_P2
 
 
 def next_state(flags: int, state: int, wanted: int) -> int:
-    """The next state on the way to another (vfio_mig_get_next_state).
+    """Return the next state on the way to another (vfio_mig_get_next_state).
 
-    :param flags: VFIO_MIGRATION_* of the device: what it lacks is skipped
-    :raises Errno: EINVAL, there is no way, or no such state
+    :param flags: VFIO_MIGRATION_* of the device; states that it does not support are skipped
+    :param state: the present state
+    :param wanted: the requested state
+    :raises Errno: EINVAL, there is no path, or no such state
     """
     if wanted not in _NEEDS or _NEEDS[wanted] & ~flags:
         raise Errno(errno.EINVAL)
@@ -63,19 +65,20 @@ def next_state(flags: int, state: int, wanted: int) -> int:
 
 
 class Migration:
-    """The answers of a driver that can migrate its device.
+    """The migration operations of a driver (struct vfio_migration_ops).
 
     :ivar flags: VFIO_MIGRATION_*
-    :ivar second_info: the program knows the second version of the precopy info
+    :ivar second_info: the program has set VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2
     """
 
     flags = 0
     second_info = False
 
     def set_state(self, wanted: int) -> File | None:
-        """VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE; returns the session's file, for the data, if one comes of it.
+        """Change the state, for VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE.
 
-        :raises Errno: EINVAL, there is no way; what a step failed with
+        :returns: the data file of a new session; None without one
+        :raises Errno: EINVAL, there is no path; or that of a failed arc
         """
         raise NotImplementedError
 
@@ -83,9 +86,9 @@ class Migration:
         raise NotImplementedError
 
     def data_size(self) -> int:
-        """VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: bytes that STOP_COPY would send."""
+        """Return the bytes that STOP_COPY would send, for VFIO_DEVICE_FEATURE_MIG_DATA_SIZE."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """The device is closed."""
+        """Reset the state, when the device is closed."""
         self.second_info = False

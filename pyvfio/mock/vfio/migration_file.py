@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A migration's data descriptor, as far as all drivers have the same."""
+"""The data descriptor of a migration: the part common to all drivers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 class MigrationFile(File):
-    """
-    :ivar ended: the device has left the states that it belongs to: ENODEV from then on
+    """The data file of a migration session.
+
+    :ivar ended: the session is over: the device has left its states, and accesses fail with ENODEV
     """
 
     kind = "migration"
@@ -29,7 +30,7 @@ class MigrationFile(File):
         self._readable = False
 
     def descriptor(self) -> int:
-        # The counter of an eventfd stands for what poll is to say of it.
+        # The descriptor is an eventfd, whose counter makes poll report the file as readable or not.
         with descriptors():
             self._poll = os.eventfd(int(self._readable), os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         return os.dup(self._poll)
@@ -55,7 +56,7 @@ class MigrationFile(File):
         if self.ended:
             raise Errno(errno.ENODEV)
 
-    # It has no position; and it is open in one direction.
+    # The file is not seekable (stream_open), and is open either for reading or for writing.
 
     def read(self, size: int) -> bytes:
         raise Errno(errno.EBADF)

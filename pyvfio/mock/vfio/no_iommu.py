@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The backend of a container for groups without an IOMMU: nothing can be mapped, and nothing needs to be."""
+"""The backend of a container for groups without an IOMMU (vfio_noiommu_ops): nothing can be mapped, and nothing needs to be."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class NoIommu:
-    """VFIO_NOIOMMU_IOMMU, in the place of a type1 IOMMU."""
+    """The backend VFIO_NOIOMMU_IOMMU, in place of type1."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -25,10 +25,13 @@ class NoIommu:
         return number == lib.VFIO_NOIOMMU_IOMMU and self._kernel.host.enable_no_iommu.value
 
     def ioctl(self, number: int, argument: int) -> int:
-        """:raises Errno: ENOTTY"""
+        """Refuse every ioctl.
+
+        :raises Errno: ENOTTY
+        """
         raise Errno(errno.ENOTTY)
 
-    # Groups and devices come and go, and it has nothing to do.
+    # Nothing to do for groups and devices.
 
     def attach(self, group: Group) -> None: ...
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Regions of the mock's devices: how they are described, and the memory of those that can be mapped."""
+"""Regions of the mock's devices: their descriptions, and the memory of mappable ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import NamedTuple
 from pyvfio._abi import ffi, lib
 from pyvfio.mock.machine import caller
 
-#: where a region starts in its device's file: its index, shifted by this; vfio-pci's own choice, and vfio-mock's
+#: a region starts at its index << OFFSET_SHIFT in the device's file, as in vfio-pci (VFIO_PCI_OFFSET_SHIFT) and vfio-mock
 OFFSET_SHIFT = 40
 OFFSET_MASK = (1 << OFFSET_SHIFT) - 1
-#: more than any device has
+#: more regions than any device has
 _INDICES = 64
-#: how much of a region is mapped at a time to clear it: address space may be scarce
+#: bytes of a region that are mapped at a time to clear it: address space may be limited
 _WINDOW = 1 << 30
 _PAGE = 4096
 
@@ -35,9 +35,9 @@ class Area(NamedTuple):
 class Region(NamedTuple):
     """A region, as VFIO_DEVICE_GET_REGION_INFO describes it.
 
-    :ivar areas: what of it can be mapped, if that is not all
-    :ivar type: (type, subtype) of a device-specific region
-    :ivar msix_mappable: the MSI-X table in it can be mapped
+    :ivar areas: the mappable areas; empty: all of a mappable region
+    :ivar type: (type, subtype) of a device-specific region; None for others
+    :ivar msix_mappable: the region can be mapped together with the MSI-X table in it
     """
 
     size: int = 0
@@ -47,7 +47,7 @@ class Region(NamedTuple):
     msix_mappable: bool = False
 
     def may_map(self, offset: int, size: int) -> bool:
-        """Whether mmap takes this part of it."""
+        """Whether a part of the region can be mapped."""
         if not self.flags & MMAP or offset >= self.size or size > self.size - offset:
             return False
         areas = self.areas or (Area(0, self.size),)
@@ -66,9 +66,9 @@ class Region(NamedTuple):
 
 
 class RegionFile:
-    """The memory of a device's regions, where they are in its descriptors; those are all of this file.
+    """The memory of a device's regions: one sparse memfd, with each region at its offset. All descriptors of the device refer to it.
 
-    :param name: the device's
+    :param name: name of the device
     """
 
     def __init__(self, name: str) -> None:
@@ -79,37 +79,37 @@ class RegionFile:
     def fileno(self) -> int:
         if self._fd is None:
             self._fd = os.memfd_create(f"pyvfio-mock {self._name}", os.MFD_CLOEXEC)
-            # As large as can be, and without memory but where it is written.
+            # Sparse: memory is allocated only where the file is written.
             os.truncate(self._fd, _INDICES << OFFSET_SHIFT)
         return self._fd
 
     def open(self) -> int:
-        """A descriptor, with a file of its own as each opening of a device has."""
+        """Return a new descriptor with an open file description of its own, as each open of a device has."""
         return os.open(f"/proc/self/fd/{self.fileno()}", os.O_RDWR | os.O_CLOEXEC)
 
     def memory(self, index: int, size: int) -> mmap:
-        """The memory of a region, `size` bytes."""
+        """Return a mapping of `size` bytes of a region."""
         if index not in self._memory:
             self._memory[index] = mmap(self.fileno(), size, offset=index << OFFSET_SHIFT)
         return self._memory[index]
 
     def read(self, index: int, offset: int, size: int) -> bytes:
-        """The contents of a region, without a mapping of it."""
+        """Read a region without mapping it."""
         return os.pread(self.fileno(), size, index << OFFSET_SHIFT | offset)
 
     def write(self, index: int, offset: int, data: bytes) -> None:
-        """Change what is in a region, without a mapping of it."""
+        """Write a region without mapping it."""
         os.pwrite(self.fileno(), data, index << OFFSET_SHIFT | offset)
 
     def contents(self, index: int, size: int) -> Iterator[tuple[int, bytes]]:
-        """The pages of a region that were ever written: offset and bytes."""
+        """Yield offset and bytes of the pages of a region that are not all zeros."""
         if self._fd is None:
             return
         at, end = index << OFFSET_SHIFT, (index << OFFSET_SHIFT) + size
         while at < end:
             try:
                 at = os.lseek(self._fd, at, os.SEEK_DATA)
-            except OSError:  # nothing behind it
+            except OSError:  # ENXIO: no data after this offset
                 return
             if at < end:
                 data = os.pread(self._fd, min(_PAGE, end - at), at)
@@ -118,7 +118,7 @@ class RegionFile:
                 at += _PAGE
 
     def clear(self, index: int, size: int) -> None:
-        """Make a region zeros. It costs no more than what was written since: its pages go back, also those that programs have mapped."""
+        """Zero a region by freeing its pages, including those that programs have mapped: the cost is that of the written pages."""
         if self._fd is None:
             return
         for start in range(0, size, _WINDOW):
@@ -131,7 +131,7 @@ class RegionFile:
 
 
 class Capability(NamedTuple):
-    """One link of a chain of capabilities: `struct vfio_info_cap_header`, and what follows it."""
+    """One capability of a chain: `struct vfio_info_cap_header`, and its data."""
 
     id: int
     data: bytes
@@ -139,7 +139,7 @@ class Capability(NamedTuple):
 
 
 def chained(capabilities: list[Capability], start: int) -> bytes:
-    """The capabilities one behind the other, as they follow a struct of `start` bytes."""
+    """Return the chain of capabilities as it follows a struct of `start` bytes."""
     chain = b""
     for index, capability in enumerate(capabilities):
         data = capability.data + bytes(-len(capability.data) % 8)
@@ -150,8 +150,11 @@ def chained(capabilities: list[Capability], start: int) -> bytes:
 
 
 def give_info(argument: int, info: object, region: Region) -> None:
-    """Answer VFIO_DEVICE_GET_REGION_INFO; `info` is the `struct vfio_region_info` as it came, but for what the driver has set.
+    """Fill in the `struct vfio_region_info` of VFIO_DEVICE_GET_REGION_INFO, and copy it to the caller.
 
+    :param argument: address of the caller's struct
+    :param info: the caller's struct, copied in
+    :param region: the region to describe
     :raises Errno: EFAULT
     """
     size = ffi.sizeof("struct vfio_region_info")

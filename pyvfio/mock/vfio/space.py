@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Address spaces between a device and memory: the translation that its DMA goes through."""
+"""Address spaces: the translation of a device's DMA."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ from collections.abc import Iterator
 
 
 class Space:
-    """The DMA of one device: a type1 container's mappings, or an iommufd's IOAS or page table.
+    """The address space of a device's DMA: a type1 container, or an IOAS or a page table of an iommufd.
 
-    `write` and `read` are what a device does by itself through its IOMMU, or what the kernel does for an emulated device
-    (vfio_dma_rw). What fails raises :class:`Errno` with what vfio_dma_rw returns in this kind of space; for a device behind an
-    IOMMU it is the device's business to turn that into a fault.
+    `write` and `read` are DMA through an IOMMU, or the kernel's copy for an emulated device (vfio_dma_rw). A failure raises
+    :class:`Errno` with the error that vfio_dma_rw returns for this kind of space; a device behind an IOMMU turns that into a fault.
     """
 
     def at_once(self, iova: int, size: int) -> bool:
-        """Whether a transfer that crosses pages is one copy here, with no IOMMU in between that would see its pages."""
+        """Whether a transfer across pages is a single copy, because no IOMMU translates each page."""
         return False
 
     def read(self, iova: int, size: int) -> bytes:
-        """:raises Errno: EINVAL (type1) or ENOENT (iommufd) where nothing is mapped, EPERM, EFAULT"""
+        """Read memory.
+
+        :raises Errno: EINVAL (type1) or ENOENT (iommufd), not mapped; EPERM, EFAULT
+        """
         raise NotImplementedError
 
     def write(self, iova: int, data: bytes) -> None:
-        """:raises Errno: as `read`; what lies before the bad page may have been written"""
+        """Write memory. On an error the bytes before the failing page may have been written.
+
+        :raises Errno: that of :meth:`read`
+        """
         raise NotImplementedError
 
     def writable(self) -> Iterator[tuple[int, int]]:
@@ -33,14 +38,14 @@ class Space:
     # For drivers of emulated devices.
 
     def pin(self, iova: int, *, write: bool) -> int:
-        """vfio_pin_pages of one page: its address in the caller's memory, where it stays until `unpin`.
+        """Pin one page, as vfio_pin_pages does, until `unpin`; return its address in the caller's memory.
 
-        Before the page is unmapped the driver is told (`Device.dma_unmap`), and must let go of it.
+        Before the page is unmapped, `Device.dma_unmap` is called, and must unpin it.
 
-        :raises Errno: as `read`, or ENOMEM above the limit on locked memory
+        :raises Errno: that of :meth:`read`; or ENOMEM, above the locked-memory limit
         """
         raise NotImplementedError
 
     def unpin(self, iova: int) -> None:
-        """vfio_unpin_pages of one page."""
+        """Unpin one page, as vfio_unpin_pages does."""
         raise NotImplementedError

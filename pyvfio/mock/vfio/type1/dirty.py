@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pyvfio.mock.machine import caller
 
-#: the most pages of one mapping that are tracked, and the largest bitmap in bytes that is filled in one call
+#: maximum number of tracked pages of a mapping (DIRTY_BITMAP_PAGES_MAX), and bytes of the largest bitmap of one call (DIRTY_BITMAP_SIZE_MAX)
 PAGES_MAX = 2**31 - 1
 BITMAP_SIZE_MAX = 2**28
 
@@ -14,12 +14,12 @@ _ZEROS = bytes(1 << 20)
 
 
 class DirtyPages:
-    """One bit for each page of a mapping, kept as the words that are not zero.
+    """The dirty bitmap of a mapping, one bit per page, as a dict of its nonzero words.
 
-    It is shifted in place for a report that does not begin at a multiple of 64 pages, and bits that were shifted out of the mapping
-    stay and show up in the next report, as pages behind the mapping: the real kernel's are like that (7.3).
+    A report that does not start at a multiple of 64 pages shifts the bitmap in place. Bits shifted past the end of the mapping remain, and
+    the next report shows them as pages after the mapping. The kernel does the same (7.3).
 
-    :param count: pages
+    :param count: pages of the mapping
     """
 
     def __init__(self, count: int) -> None:
@@ -27,7 +27,7 @@ class DirtyPages:
         self._words: dict[int, int] = {}
 
     def mark(self, first: int, last: int) -> None:
-        """Pages `first` to `last` are dirty."""
+        """Mark pages `first` to `last` as dirty."""
         words = self._words
         for word in range(first // 64, last // 64 + 1):
             low, high = max(first - 64 * word, 0), min(last - 64 * word, 63)
@@ -37,7 +37,7 @@ class DirtyPages:
         self.mark(0, self._count - 1)
 
     def clear(self) -> None:
-        """No page of the mapping is dirty."""
+        """Clear the bits of the mapping's pages; bits past its end stay."""
         whole, rest = divmod(self._count, 64)
         left = {word: bits for word, bits in self._words.items() if word >= whole}
         if rest and whole in left:
@@ -45,10 +45,12 @@ class DirtyPages:
         self._words = {word: bits for word, bits in left.items() if bits}
 
     def report(self, address: int, offset: int) -> None:
-        """Copy the bits into the caller's bitmap, which begins `offset` pages before this mapping.
+        """Copy the bits into the caller's bitmap, which starts `offset` pages before this mapping.
 
-        Whole words are written, from the one with the mapping's first page on; its bits before that page stay.
+        Whole words are written, from the one with the mapping's first page on. The bits before that page in this word are kept.
 
+        :param address: address of the caller's bitmap
+        :param offset: pages from the start of the bitmap to the mapping
         :raises Errno: EFAULT
         """
         skipped, shift = divmod(offset, 64)
@@ -69,7 +71,7 @@ class DirtyPages:
         _zero(address + 8 * written, 8 * (count - written))
 
     def _shift(self, shift: int, count: int) -> None:
-        """bitmap_shift_left: towards higher pages; of `count` words, and what the last one then holds too much stays in it."""
+        """Shift `count` words towards higher pages, as bitmap_shift_left does; surplus bits of the last word stay in it."""
         old, new = self._words, {word: bits for word, bits in self._words.items() if word >= count}
         for word, bits in old.items():
             if word >= count:

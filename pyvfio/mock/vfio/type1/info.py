@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The capabilities behind VFIO_IOMMU_GET_INFO's answer."""
+"""The capability chain of VFIO_IOMMU_GET_INFO."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def capabilities(iommu: Type1, offset: int) -> bytes:
-    """The chain, when it is `offset` bytes behind the start of the answer."""
+    """Return the chain for a position `offset` bytes after the start of the struct."""
     bodies = [
         (lib.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, struct.pack("=IxxxxQQ", 0, iommu.granule, BITMAP_SIZE_MAX)),
         (lib.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, struct.pack("=Ixxxx", iommu.available)),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The IOMMU that VFIO_SET_IOMMU gives a container: groups, and mappings for all of them."""
+"""The type1 backend of a container: its groups, and their common mappings (vfio_iommu_type1.c)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MAP_SIZE = ffi.sizeof(_MAP)
 
 
 def extension(iommu: Type1 | None, number: int) -> int:
-    """VFIO_CHECK_EXTENSION: 1 if type1 has it, in the state that it is in."""
+    """Return 1 if type1 supports an extension in its present state, for VFIO_CHECK_EXTENSION; `iommu` is None before VFIO_SET_IOMMU."""
     if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL):
         return 1
     if iommu is not None and number == lib.VFIO_UPDATE_VADDR:
@@ -43,14 +43,14 @@ def extension(iommu: Type1 | None, number: int) -> int:
 
 
 class Type1(Handlers):
-    """The IOMMU of a container.
+    """The type1 backend of one container (struct vfio_iommu).
 
-    :ivar v2: VFIO_TYPE1v2_IOMMU: an unmap cuts no mapping in two
-    :ivar page_sizes: bitmap of those that can be mapped; `granule`: the smallest
-    :ivar backed: groups with an IOMMU behind them, which share one domain; `emulated`: those without
-    :ivar devices: the emulated ones that are open, which are told of unmaps
-    :ivar available: how many more mappings are allowed
-    :ivar invalid: how many mappings have no valid address
+    :ivar v2: VFIO_TYPE1v2_IOMMU: an unmap must not split a mapping
+    :ivar page_sizes: bitmap of the page sizes; `granule`: the smallest
+    :ivar backed: groups with an IOMMU, which share one domain; `emulated`: groups of emulated devices
+    :ivar devices: the open emulated devices, whose dma_unmap is called at unmaps
+    :ivar available: number of further mappings allowed (dma_avail)
+    :ivar invalid: number of mappings whose address is invalid (vaddr_invalid_count)
     """
 
     def __init__(self, kernel: Kernel, *, v2: bool) -> None:
@@ -70,16 +70,16 @@ class Type1(Handlers):
 
     @classmethod
     def of_type(cls, kernel: Kernel, type: int) -> Type1:
-        """The IOMMU type that VFIO_SET_IOMMU's argument names.
+        """Create the backend of the type that VFIO_SET_IOMMU names.
 
-        :raises Errno: EINVAL for an extension that is no type
+        :raises Errno: EINVAL, an extension that is not a type
         """
         if type not in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU):
             raise Errno(errno.EINVAL)
         return cls(kernel, v2=type == lib.VFIO_TYPE1v2_IOMMU)
 
     def _set_page_sizes(self, sizes: int) -> None:
-        # Smaller ones than the processor's are not shown, for memory is pinned by its pages.
+        # Page sizes below the CPU's are reported as the CPU's, because memory is pinned in CPU pages.
         self.page_sizes = sizes & -self.page | (self.page if sizes & self.page - 1 else 0)
         self.granule = self.page_sizes & -self.page_sizes
 
@@ -89,10 +89,10 @@ class Type1(Handlers):
     # Groups and devices.
 
     def attach(self, group: Group) -> None:
-        """A group comes: its IOMMU's IOVAs and page sizes count from now on, and all that is mapped is mapped for it too.
+        """Attach a group: its usable IOVAs and page sizes apply from now on, and all mappings become valid for it.
 
-        :raises Errno: EBUSY while a virtual address is invalid; EINVAL when something is mapped where it may not be, ERANGE beyond what the
-            first IOMMU reaches; ENOMEM, EFAULT of pinning what had not been pinned
+        :raises Errno: EBUSY, an address is invalid (VFIO_DMA_UNMAP_FLAG_VADDR); EINVAL, a mapping is in a reserved region; ERANGE, a mapping
+            is beyond the aperture of the first IOMMU; ENOMEM, EFAULT, from pinning mappings that were not pinned before
         """
         if self.invalid:
             raise Errno(errno.EBUSY)
@@ -112,7 +112,7 @@ class Type1(Handlers):
             device.space = EmulatedSpace(self) if device.emulated else DomainSpace(self)
 
     def detach(self, group: Group) -> None:
-        """A group leaves. The last one takes the mappings along, the last with an IOMMU its pins."""
+        """Detach a group. The last group ends all mappings; the last group with an IOMMU ends their pins."""
         for device in group.devices:
             device.space = None
         (self.emulated if group in self.emulated else self.backed).remove(group)
@@ -128,7 +128,7 @@ class Type1(Handlers):
         self.tracking.mark_all()
 
     def release(self) -> None:
-        """Take everything away."""
+        """Remove all mappings."""
         for mapping in self.mappings:
             mapping.unpin(self.locked, self.page)
         self.available += len(self.mappings)
@@ -136,7 +136,7 @@ class Type1(Handlers):
         self.mappings.clear()
 
     def register(self, device: Device) -> None:
-        """A device is opened by its group."""
+        """Note that a device is opened by its group."""
         if device.emulated:
             self.devices.insert(0, device)
 
@@ -145,7 +145,7 @@ class Type1(Handlers):
             self.devices.remove(device)
 
     def _pin_all(self, aperture: IovaRange) -> None:
-        """Map for the first IOMMU what is mapped for none yet, in ascending order."""
+        """Pin the mappings that were made before the first IOMMU came, in ascending order."""
         done: list[Type1Mapping] = []
         try:
             for mapping in self.mappings:
@@ -159,9 +159,9 @@ class Type1(Handlers):
             raise
 
     def _pin(self, mapping: Type1Mapping) -> None:
-        """Pin all of a mapping (vfio_pin_map_dma). A device's region is no memory of the caller's, and counts as nothing.
+        """Pin a whole mapping (vfio_pin_map_dma). A mapped region of a device is not charged as locked memory.
 
-        :raises Errno: EFAULT, it is not there, or the device does not decode memory; ENOMEM above the limit
+        :raises Errno: EFAULT, no memory is there, or the device does not decode memory; ENOMEM, above the limit
         """
         device = self.kernel.device_memory(mapping.address, mapping.size)
         if device is None:
@@ -171,7 +171,7 @@ class Type1(Handlers):
         if not device.decodes_memory:
             raise Errno(errno.EFAULT)
 
-    # Requests.
+    # ioctls.
 
     @request(lib.VFIO_IOMMU_GET_INFO)
     def _get_info(self, argument: int) -> None:
@@ -257,7 +257,7 @@ class Type1(Handlers):
         if self.v2 and not everything:
             self.check_uncut(call.iova, last)
         elif (first := self.mappings.at(call.iova)) is not None and first.iova < call.iova:
-            last = -1  # v1 takes nothing away then
+            last = -1  # vfio_dma_do_unmap: v1 unmaps nothing if the first mapping starts before the range
         if invalidates:
             call.size = self._invalidate(call.iova, last)
         else:
@@ -278,7 +278,7 @@ class Type1(Handlers):
         return last
 
     def check_uncut(self, iova: int, last: int) -> None:
-        """Whether a range has all or nothing of each mapping.
+        """Check that a range splits no mapping.
 
         :raises Errno: EINVAL
         """
@@ -313,7 +313,7 @@ class Type1(Handlers):
 
     @request(lib.VFIO_IOMMU_DIRTY_PAGES)
     def _dirty_pages(self, argument: int) -> None:
-        """Begin or end to track dirty pages, or report them (vfio_iommu_type1_dirty_pages)."""
+        """Start or stop dirty tracking, or report dirty pages (vfio_iommu_type1_dirty_pages)."""
         if not self.v2:
             raise Errno(errno.EACCES)
         self.tracking.request(argument)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One mapping of type1's: a range of IOVAs, and the caller's memory behind it."""
+"""One type1 mapping: a range of IOVAs, and its memory in the calling process (struct vfio_dma)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ READ, WRITE = 1, 2
 
 
 class Type1Mapping:
-    """A range of IOVAs and the memory behind it.
+    """A range of IOVAs and its memory.
 
-    :ivar address: of the caller's memory
-    :ivar prot: what devices may do: READ, WRITE
-    :ivar limited: who made it had no CAP_IPC_LOCK, so the limit on locked memory holds whenever it is pinned
+    :ivar address: address of the memory
+    :ivar prot: READ, WRITE: access rights of devices
+    :ivar limited: created without CAP_IPC_LOCK (lock_cap is false), so that the locked-memory limit applies to every pin
     :ivar valid: the address has not been invalidated (VFIO_DMA_UNMAP_FLAG_VADDR)
-    :ivar pinned: all of it is pinned, for an IOMMU
-    :ivar pins: what drivers of emulated devices have pinned: IOVA of a page -> how often
-    :ivar dirty: its dirty pages, while they are tracked
+    :ivar pinned: the whole mapping is pinned, for an IOMMU
+    :ivar pins: pins by drivers of emulated devices: IOVA of a page -> number of pins
+    :ivar dirty: the dirty pages while tracking is on; else None
     """
 
     __slots__ = ("address", "dirty", "iova", "last", "limited", "pinned", "pins", "prot", "valid")
@@ -40,15 +40,15 @@ class Type1Mapping:
         return self.last - self.iova + 1
 
     def pin(self, locked: Memlock, page: int) -> None:
-        """Pin all of it. What a driver has pinned counts already.
+        """Pin the whole mapping. Pages that a driver has pinned are charged already.
 
-        :raises Errno: EFAULT, ENOMEM above the limit
+        :raises Errno: EFAULT; ENOMEM, above the limit
         """
         write = bool(self.prot & WRITE)
         try:
             check_pinnable(self.address, self.size, write=write)
         except Errno:
-            # What comes before the page that is not there counts first.
+            # vfio_pin_pages_remote checks the limit for the pages before the missing one first: ENOMEM wins over EFAULT.
             if self.limited and (there := pinnable(self.address, self.size // page, page, write=write)):
                 locked.check(there - len(self.pins or ()))
             raise
@@ -56,7 +56,7 @@ class Type1Mapping:
         self.pinned = True
 
     def unpin(self, locked: Memlock, page: int) -> None:
-        """Let go of what `pin` pinned; a driver's pins stay."""
+        """Undo :meth:`pin`; pins of drivers stay."""
         if self.pinned:
             locked.release(self.size // page - len(self.pins or ()))
             self.pinned = False

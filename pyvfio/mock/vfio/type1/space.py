@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The DMA of devices in a type1 container."""
+"""DMA of the devices in a type1 container."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _writable(iommu: Type1) -> Iterator[tuple[int, int]]:
 
 
 class EmulatedSpace(Space):
-    """A device without an IOMMU: the kernel copies for it, and knows what was written."""
+    """The space of an emulated device: the kernel copies for it, and so marks the pages that it writes as dirty."""
 
     def __init__(self, iommu: Type1) -> None:
         self._iommu = iommu
@@ -50,7 +50,7 @@ class EmulatedSpace(Space):
     def write(self, iova: int, data: bytes) -> None:
         done = 0
         while done < len(data):
-            # What a device may not read it may not write either.
+            # vfio_iommu_type1_dma_rw_chunk requires read access for writes too.
             mapping = self._mapping(iova, READ | WRITE)
             count = min(len(data) - done, mapping.last - iova + 1)
             offset = iova - mapping.iova
@@ -88,13 +88,13 @@ class EmulatedSpace(Space):
 
 
 class DomainSpace(Space):
-    """A device behind the IOMMU: it does what the page table lets it."""
+    """The space of a device behind the IOMMU, limited by the page table alone."""
 
     def __init__(self, iommu: Type1) -> None:
         self._iommu = iommu
 
     def _parts(self, iova: int, size: int, prot: int) -> list[tuple[int, int]]:
-        """Address and size of what lies at the IOVAs, piece by piece.
+        """Return address and size of each piece of memory that a range of IOVAs maps to.
 
         :raises Errno: EINVAL, EPERM: the IOMMU faults there
         """

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Tracking:
-    """The dirty pages of a container, by their writers. What devices behind an IOMMU write is not known: all that is pinned for them is dirty.
+    """Dirty tracking of a container. Writes through an IOMMU are not visible to type1, so all pages pinned for one count as dirty.
 
-    :ivar on: between START and STOP
+    :ivar on: tracking is enabled: between START and STOP
     """
 
     def __init__(self, iommu: Type1) -> None:
@@ -27,7 +27,10 @@ class Tracking:
         self.on = False
 
     def start(self) -> None:
-        """:raises Errno: EINVAL, a mapping is too large"""
+        """Start tracking.
+
+        :raises Errno: EINVAL, a mapping is too large
+        """
         if self.on:
             return
         self.on = True
@@ -44,9 +47,9 @@ class Tracking:
         self.on = False
 
     def add(self, mapping: Type1Mapping) -> None:
-        """A mapping that is new, or was made before; harmless when tracking is off.
+        """Start tracking a mapping; do nothing if tracking is off.
 
-        :raises Errno: EINVAL, it is too large
+        :raises Errno: EINVAL, the mapping is too large
         """
         if self.on:
             pages = mapping.size // self._iommu.granule
@@ -56,7 +59,7 @@ class Tracking:
             self._mark_pins(mapping, mapping.dirty)
 
     def mark_all(self) -> None:
-        """A group whose writes are known to nobody has left."""
+        """Mark all pages, when a group has left whose writes are not tracked."""
         if self.on:
             for mapping in self._iommu.mappings:
                 if mapping.dirty is not None:
@@ -97,9 +100,9 @@ class Tracking:
             self._mark_pins(mapping, dirty)
 
     def bitmap(self, bitmap: Any, size: int) -> int:
-        """The address of a caller's bitmap, which is for that many bytes of IOVAs.
+        """Check a caller's bitmap for a range of `size` bytes, and return its address.
 
-        :raises Errno: EINVAL: no bitmap that could hold them, or not of the smallest pages
+        :raises Errno: EINVAL, the bitmap is too small or too large, not accessible, or its page size is not the smallest one
         """
         address = int(ffi.cast("uintptr_t", bitmap.data))
         pages = size // (bitmap.pgsize & -bitmap.pgsize or 1)
@@ -110,7 +113,7 @@ class Tracking:
         return address
 
     def report(self, mapping: Type1Mapping, bitmap: int, start: int) -> None:
-        """Write a mapping's dirty pages to the caller's bitmap, which begins at the IOVA `start`.
+        """Write the dirty pages of a mapping to the caller's bitmap, which starts at the IOVA `start`.
 
         :raises Errno: EFAULT
         """
@@ -120,7 +123,7 @@ class Tracking:
         mapping.dirty.report(bitmap, (mapping.iova - start) // self._iommu.granule)
 
     def _mark_pins(self, mapping: Type1Mapping, dirty: DirtyPages) -> None:
-        # What is pinned can be written at any time.
+        # A page that a driver has pinned can be written at any time, so it is always dirty.
         for iova in mapping.pins or ():
             page = (iova - mapping.iova) // self._iommu.granule
             dirty.mark(page, page)

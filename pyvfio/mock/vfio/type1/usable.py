@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The IOVAs that the groups of a type1 container allow."""
+"""The usable IOVAs of a type1 container."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WHOLE = IovaRange(0, 2**64 - 1)
 class Usable:
     """The usable IOVAs.
 
-    :ivar ranges: in ascending order; empty as long as no group with an IOMMU has been there, and then everything may be mapped
+    :ivar ranges: the usable ranges, ascending; empty until the first group with an IOMMU: all IOVAs are usable then
     """
 
     def __init__(self) -> None:
@@ -32,9 +32,9 @@ class Usable:
         return not ranges or any(range_.start <= iova and last <= range_.last for range_ in ranges)
 
     def narrowed(self, aperture: IovaRange, group: Group, mappings: Mappings[Type1Mapping]) -> tuple[IovaRange, ...]:
-        """Return the usable ranges with a new group whose IOMMU has this aperture.
+        """Return the usable ranges after a group with this aperture is added.
 
-        :raises Errno: EINVAL, something is mapped where it may not be then, or nothing is left
+        :raises Errno: EINVAL, a mapping would be outside them, or no range is left
         """
         if self.ranges:
             last = self.ranges[-1].last
@@ -51,9 +51,9 @@ class Usable:
         return tuple(usable)
 
     def refresh(self, groups: list[Group]) -> None:
-        """A group with an IOMMU has left; `groups` are those that remain.
+        """Recompute the ranges after a group with an IOMMU has left; `groups` are the remaining ones.
 
-        Without any the list does not become empty again: it is all of the 64 bits then.
+        After the last group the list is not empty again, but one range of all 64 bits (vfio_iommu_aper_expand).
         """
         if self.ranges:
             ends = IovaRange(self.ranges[0].start, self.ranges[-1].last) if groups else _WHOLE
