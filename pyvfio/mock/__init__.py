@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The mock: a kernel in this process, made of Python, for everything that takes `kernel=`.
+"""The mock: a kernel in this process, written in Python, for everything that takes `kernel=`.
 
-It decodes the bytes that the real ioctl would get, does what the real kernel does, and answers the same errno and bytes. Drivers,
+It decodes the bytes that the real ioctl would get, behaves like the real kernel, and returns the same errno and bytes. Drivers,
 scripts and notebooks run on it unchanged: `pyvfio.open("vfio-mock.0", kernel=pyvfio.mock.Kernel("amd"))`, or
 `PYVFIO_KERNEL=mock:amd` in the environment.
 """

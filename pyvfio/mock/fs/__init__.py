@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The files that the mock shows by path."""
+"""The mock's file system: /dev, /sys and /proc."""

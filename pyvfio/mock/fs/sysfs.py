@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyvfio.mock.vfio.group import Group
 
 
-#: what the kernel calls the IOMMU
+#: the kernel's name of the IOMMU in /sys/class/iommu
 _IOMMUS = {
     "intel": "dmar0",
     "amd": "ivhd0",
@@ -30,7 +30,7 @@ _IOMMUS = {
 }
 
 
-#: what an attribute of sysfs holds
+#: maximum bytes of a sysfs attribute
 _LONGEST = 4095
 
 
@@ -39,7 +39,7 @@ def text(value: object) -> Text:
 
 
 def shown(value: Callable[[], object], write: Callable[[bytes], None] | None = None) -> Text:
-    """An attribute that is asked for its value at each read."""
+    """Return an attribute whose value is computed at each read."""
 
     def line() -> bytes:
         return f"{value()}\n".encode()
@@ -48,7 +48,7 @@ def shown(value: Callable[[], object], write: Callable[[bytes], None] | None = N
 
 
 class Sysfs:
-    """The files of a :class:`Host`; the host says what is so, this shows it."""
+    """The sysfs and /dev files of a :class:`Host`, which calls the methods at each change."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -106,12 +106,12 @@ class Sysfs:
         self._tree.remove(device.path)
 
     def show_membership(self, device: Device) -> None:
-        """Links between a device and its group."""
+        """Add the links between a device and its group."""
         group = f"kernel/iommu_groups/{device.group.number}"
         self._link(device, "iommu_group", group, f"{group}/devices")
 
     def _link(self, device: Device, name: str, target: str, directory: str) -> None:
-        """From a device to something below /sys, and from a directory of that, which is four deep, back."""
+        """Link a device to `target` below /sys, and `directory`, which is four levels deep, back to the device."""
         up = "../" * (device.path.count("/") - 1)
         self._tree.add(f"{device.path}/{name}", Link(f"{up}{target}"))
         self._tree.add(f"/sys/{directory}/{device.name}", Link(f"../../../..{device.path.removeprefix('/sys')}"))
@@ -124,7 +124,7 @@ class Sysfs:
     def _set_override(device: Device, data: bytes) -> None:
         if len(data) >= _LONGEST:
             raise Errno(errno.EINVAL)
-        # The kernel keeps what comes before the first newline; nothing at all takes the override away.
+        # The kernel uses the text before the first newline; an empty one removes the override.
         name = data.split(b"\n")[0].decode()
         device.override = name or None
 
@@ -156,7 +156,7 @@ class Sysfs:
         self._tree.directory(f"/sys/module/{driver.module}")
 
     def show_binding(self, device: Device) -> None:
-        """Links between a device and the driver that it is bound to."""
+        """Add the links between a device and its driver."""
         driver = f"bus/{device.bus}/drivers/{device.driver}"
         self._link(device, "driver", driver, driver)
 
@@ -164,10 +164,10 @@ class Sysfs:
         self._tree.remove(f"{device.path}/driver")
         self._tree.remove(f"/sys/bus/{device.bus}/drivers/{device.driver}/{device.name}")
 
-    # VFIO's own.
+    # VFIO's class devices and nodes.
 
     def show_vfio(self, device: Device, number: int) -> str:
-        """`vfioN` below a device that a VFIO driver has, and its node; returns its path."""
+        """Add `vfioN` below a device with a VFIO driver, and its node; return its path in sysfs."""
         name = _vfio(device, number)
         path = f"{device.path}/vfio-dev/{name}"
         self._tree.add(f"{path}/dev", text(f"511:{number}"))
@@ -184,7 +184,7 @@ class Sysfs:
         return f"{device.path}/vfio-dev/{name}"
 
     def show_group_node(self, group: Group) -> str:
-        """/dev/vfio/N, there while a member is bound to a VFIO driver; returns its path in sysfs."""
+        """Add /dev/vfio/N, which exists while a member is bound to a VFIO driver; return its path in sysfs."""
         kernel = self._host.kernel
         self._tree.add(f"/sys/devices/virtual/vfio/{group.node}/dev", text(f"240:{group.number}"))
         self._tree.add(f"/sys/class/vfio/{group.node}", Link(f"../../devices/virtual/vfio/{group.node}"))
@@ -199,15 +199,18 @@ class Sysfs:
 
 
 def _change_type(_: bytes) -> None:
-    """:raises Errno: EINVAL, there is no such type; or not for this group: what can be changed is not done here"""
+    """Refuse every write to a group's `type`: the mock does not model its change.
+
+    :raises Errno: EINVAL
+    """
     raise Errno(errno.EINVAL)
 
 
 def _vfio(device: Device, number: int) -> str:
-    """A device's name in VFIO."""
+    """Return the name of a device's cdev."""
     return f"{'noiommu-' if device.group.no_iommu else ''}vfio{number}"
 
 
 def _word(data: bytes) -> str:
-    """A device's name as it is written to sysfs, with a newline or without."""
+    """Return a device name written to sysfs, without its newline."""
     return data.removesuffix(b"\n").decode("ascii", "replace")

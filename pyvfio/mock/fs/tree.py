@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The files that the mock shows by path: /dev, /sys and what else it has of a host. Nothing of the real one is in it."""
+"""The mock's file system in memory: /dev, /sys and the parts of /proc that it models. It has no access to the real one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Directory: TypeAlias = "dict[str, Node]"
 
 
 class Text:
-    """An attribute of sysfs: what it says, and what a write to it does.
+    """An attribute of sysfs.
 
-    :param content: the bytes, or what gives them at each read
-    :param write: takes what is written, whole; None for a file that is read only
+    :param content: the bytes, or a function that returns them at each read; None: not readable
+    :param write: a function called with the written bytes; None: not writable
     """
 
     def __init__(
@@ -28,16 +28,17 @@ class Text:
 
 
 class Link:
-    """A symbolic link, relative to its own directory or absolute."""
+    """A symbolic link, absolute or relative to its directory."""
 
     def __init__(self, target: str) -> None:
         self.target = target
 
 
 class Special:
-    """A device node, or a regular file: `open(flags)` returns a descriptor.
+    """A device node, or a regular file.
 
-    :param content: what a regular file holds; None for a device node
+    :param open: a function that takes the flags of open(2) and returns a descriptor
+    :param content: a function that returns the contents of a regular file; None for a device node
     """
 
     def __init__(self, open: Callable[[int], int], content: Callable[[], bytes] | None = None) -> None:
@@ -49,18 +50,18 @@ Node: TypeAlias = "Directory | Text | Link | Special"
 
 
 class Tree:
-    """A file system of directories, links, attributes and device nodes. Paths are absolute and in normal form."""
+    """A file system of directories, links, attributes and device nodes. Paths are absolute and normalized."""
 
     def __init__(self) -> None:
         self._root: Directory = {}
 
     def add(self, path: str, node: Node) -> None:
-        """Put a node there, with the directories above it; what was there is replaced."""
+        """Add a node, and the directories above it; an existing node is replaced."""
         above, _, name = path.rpartition("/")
         self.directory(above)[name] = node
 
     def directory(self, path: str) -> Directory:
-        """The directory there, made if need be; links on the way are followed."""
+        """Return a directory, created if needed; links on the path are followed."""
         node: Node = self._root
         parts = [part for part in path.split("/") if part]
         for index, part in enumerate(parts):
@@ -73,7 +74,7 @@ class Tree:
         return node
 
     def remove(self, path: str) -> None:
-        """Take a node away, with all below it; nothing happens if it is not there."""
+        """Remove a node and everything below it; do nothing if it does not exist."""
         above, _, name = path.rpartition("/")
         try:
             directory = self._find(self.realpath(above))
@@ -82,7 +83,7 @@ class Tree:
         if isinstance(directory, dict):
             directory.pop(name, None)
 
-    # What a kernel is asked. Errors are Errno: ENOENT, ENOTDIR, EINVAL, ELOOP, EACCES.
+    # File operations. They raise Errno: ENOENT, ENOTDIR, EISDIR, EINVAL, ELOOP, EACCES, ENXIO.
 
     def exists(self, path: str) -> bool:
         try:
@@ -101,7 +102,7 @@ class Tree:
         above, _, name = path.rpartition("/")
         directory = self._find(self.realpath(above))
         if isinstance(directory, dict) and not name:
-            raise Errno(errno.EINVAL)  # a directory by a path that says so
+            raise Errno(errno.EINVAL)  # a path with a trailing slash names a directory
         if not isinstance(directory, dict):
             raise Errno(errno.ENOTDIR)
         if name not in directory:
@@ -135,7 +136,7 @@ class Tree:
         return node
 
     def realpath(self, path: str) -> str:
-        """The path without links, as far as there are nodes; what is not there is taken as it stands (os.path.realpath)."""
+        """Return the path with all links resolved; components that do not exist are kept (os.path.realpath)."""
         done: list[str] = []
         left = [part for part in reversed(path.split("/")) if part]
         followed = 0
@@ -158,7 +159,7 @@ class Tree:
         return "/" + "/".join(done)
 
     def _find(self, path: str) -> Node:
-        """The node at a path; no link is followed."""
+        """Return the node at a path, without following links."""
         node: Node = self._root
         for part in path.split("/"):
             if not part:
@@ -172,5 +173,5 @@ class Tree:
 
 
 def os_error(error: Errno, path: str) -> OSError:
-    """The exception that a failed call by path raises in Python."""
+    """Return the OSError of a failed call by path."""
     return OSError(error.number, os.strerror(error.number), path)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The devices of the mock's host, the drivers that they are bound to, and how sysfs and udev show them."""
+"""The mock's host: its devices and drivers, and their uevents."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Drivers of the mock's host: which devices they take, and whether they hand them to VFIO."""
+"""The drivers of the mock's host, with the devices and features that they support."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _STOP_COPY, _P2P, _PRE_COPY = lib.VFIO_MIGRATION_STOP_COPY, lib.VFIO_MIGRATION_P
 class Driver(NamedTuple):
     """A driver on a bus.
 
-    :ivar ids: (vendor, device) of what it takes; with `driver_override` it takes anything on its bus
-    :ivar vfio: its devices are VFIO's: they get `vfioN`, and their group gets `/dev/vfio/N`
-    :ivar virtual: it makes virtual functions
-    :ivar harmless: its devices leave their group viable all the same (`driver_managed_dma`)
-    :ivar logs: its devices log their DMA, if they can at all; `migrates`: VFIO_MIGRATION_* of its devices, 0 if it does not migrate
-    :ivar exports: its devices' BARs can be had as dma-bufs
-    :ivar module: as below /sys/module
+    :ivar ids: (vendor, device) of the devices that it matches; with `driver_override` it matches any device on its bus
+    :ivar vfio: a VFIO driver: its devices get `vfioN`, and their group gets `/dev/vfio/N`
+    :ivar virtual: the driver supports virtual functions
+    :ivar harmless: a group stays viable with a device of this driver (`driver_managed_dma`)
+    :ivar logs: the driver supports DMA logging, for devices that have a log; `migrates`: its VFIO_MIGRATION_*, 0 without migration
+    :ivar exports: the driver exports BARs as dma-bufs
+    :ivar module: the module's name below /sys/module
     """
 
     bus: str
@@ -49,7 +49,7 @@ DRIVERS = (
     Driver("pci", "igb", frozenset({IGB}), virtual=True),
     Driver("platform", "vfio-mock", vfio=True, logs=True, migrates=_STOP_COPY | _P2P | _PRE_COPY),
 )
-#: those of the hosts whose network card has virtual functions that log. Only the general driver exports dma-bufs.
+#: profile -> the additional drivers of its network card, whose virtual functions log DMA. Only vfio-pci exports dma-bufs.
 NETWORK_DRIVERS = {
     "mlx5": (
         Driver("pci", "mlx5_core", frozenset({MLX5, MLX5_VF}), virtual=True),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The mock's host: its devices, the groups and drivers that they are in, and how a driver is bound and let go."""
+"""The mock's host: its devices, groups and drivers, and the binding of drivers."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from pyvfio.mock.vfio.device import Device
 
 
-#: the windows for BARs: below the interrupts' addresses, and where QEMU's firmware has the one for wide BARs
+#: the address windows for BARs: below the I/O APIC, and where QEMU's firmware places 64-bit BARs
 _LOW_START, _LOW_END, _HIGH_START = 0xC0000000, 0xFEC00000, 0x383800000000
-#: the type of the kernel's own page tables: without a queue where QEMU wants to hear of each change at once
+#: `type` of a group: DMA (strict) under QEMU's intel and amd IOMMUs, for which Linux disallows batched flushes; else DMA-FQ
 _TYPES = {"intel": "DMA", "amd": "DMA"}
-#: the first port for BARs
+#: the first I/O port for BARs
 _PORTS = 0xC000
-#: the number of a group that nobody sees
+#: the number of a group that is not shown in sysfs
 _NOWHERE = -1
 
 
 class Host:
-    """The devices that are plugged into the mock. A device plugs itself in when it is made.
+    """The devices that are plugged into the mock. The constructor of a device plugs it in.
 
     :ivar drivers: (bus, name) -> driver
-    :ivar uevents: who is told of changes
-    :ivar enable_sriov: vfio-pci's module parameter; `enable_no_iommu`: vfio's
+    :ivar uevents: sends uevents to the udev monitors
+    :ivar enable_sriov: vfio_pci.enable_sriov; `enable_no_iommu`: vfio.enable_unsafe_noiommu_mode
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -49,15 +49,15 @@ class Host:
             kernel.tree, "vfio", "enable_unsafe_noiommu_mode", value=kernel.profile.iommu == "none"
         )
         self._removed: list[Device] = []
-        #: where there is room for BARs
+        #: next free address below 4 GiB, above it, and next free I/O port
         self._free, self._high, self._ports = _LOW_START, _HIGH_START, _PORTS
-        #: number of `vfioN` -> the device that has it
+        #: number of `vfioN` -> device
         self._vfio: dict[int, Device] = {}
 
     # Groups.
 
     def new_group(self, *, emulated: bool = False) -> Group:
-        """A group for a device: on a host without an IOMMU one that nobody sees until VFIO has the device."""
+        """Return a new group for a device. On a host without an IOMMU it is hidden until a VFIO driver is bound."""
         if self.kernel.physical is not None and not emulated:
             return Group(_NOWHERE, no_iommu=True)
         group = Group(_NOWHERE, () if emulated else self.kernel.profile.reserved, emulated=emulated)
@@ -84,7 +84,7 @@ class Host:
     # Devices.
 
     def place(self, size: int, *, wide: bool, ports: bool = False) -> int:
-        """An address for a BAR, as the firmware gives them out."""
+        """Return an address for a BAR, assigned as by the firmware."""
         if ports:
             self._ports = -(-self._ports // size) * size + size
             return self._ports - size
@@ -94,7 +94,7 @@ class Host:
             return at
         at = -(-self._high // size) * size
         self._high = at + size
-        # A narrow BAR for which there is no place has address 0, as firmware leaves it.
+        # A 32-bit BAR without space below 4 GiB gets address 0, as firmware leaves it.
         return at if wide else 0
 
     def plug(self, device: Device) -> None:
@@ -103,7 +103,7 @@ class Host:
         self.uevents.tell("add", device.bus, device.path, **device.properties())
 
     def unplug(self, device: Device) -> None:
-        """Take a device away: first from its driver, and so from who has it open, who is asked by the request interrupt."""
+        """Unplug a device. Unbinding its VFIO driver waits until the program, asked by the request interrupt, has closed it."""
         with self.kernel.lock:
             if device.driver is not None:
                 self.unbind(device)
@@ -115,12 +115,12 @@ class Host:
             self.uevents.tell("remove", device.bus, device.path, **device.properties())
 
     def remove(self, device: Device) -> None:
-        """A write to a device's `remove`: it is away until the bus is scanned again."""
+        """Handle a write to a device's `remove`: unplug it until the bus is rescanned."""
         self.unplug(device)
         self._removed.append(device)
 
     def rescan(self) -> None:
-        """A write to a bus's `rescan`: what was removed is found again, and gets its driver."""
+        """Handle a write to a bus's `rescan`: plug in the removed devices, and probe their drivers."""
         for device in self._removed:
             device.group = self.new_group(emulated=device.emulated)
             device.group.devices.append(device)
@@ -129,7 +129,7 @@ class Host:
         self._removed.clear()
 
     def udev_devices(self, match: dict[str, str]) -> Iterator[SysfsDevice]:
-        """The devices of a `subsystem`, with what udev says of them."""
+        """Yield the devices of a `subsystem` with their udev properties."""
         for device in list(self.kernel.devices.values()):
             if match.get("subsystem", device.bus) == device.bus:
                 yield SysfsDevice(device.bus, device.name, device.path, {**device.properties(), **names.of(device)})
@@ -148,13 +148,16 @@ class Host:
             return False
         if device.override is not None:
             return device.override == driver.name
-        # On the platform bus they find each other by name.
+        # The platform bus matches by name.
         return device.ids in driver.ids or (driver.bus == "platform" and device.name.rpartition(".")[0] == driver.name)
 
     def add_id(self, bus: str, name: str, data: bytes) -> None:
-        """A write to a driver's `new_id`: it takes such devices too, and those that are there at once.
+        """Handle a write to a driver's `new_id`: add IDs, and bind the devices that now match.
 
-        :raises Errno: EINVAL, these are no ids; EEXIST, it takes them already
+        :param bus: the bus
+        :param name: the driver
+        :param data: vendor and device ID
+        :raises Errno: EINVAL, not IDs; EEXIST, the driver has them already
         """
         driver, ids = self.drivers[bus, name], _ids(data)
         if ids in driver.ids:
@@ -165,9 +168,9 @@ class Host:
                 self.bind(device, self.drivers[bus, name])
 
     def remove_id(self, bus: str, name: str, data: bytes) -> None:
-        """A write to a driver's `remove_id`.
+        """Handle a write to a driver's `remove_id`.
 
-        :raises Errno: EINVAL, these are no ids; ENODEV, it does not take them
+        :raises Errno: EINVAL, not IDs; ENODEV, the driver does not have them
         """
         driver, ids = self.drivers[bus, name], _ids(data)
         if ids not in driver.ids:
@@ -175,9 +178,9 @@ class Host:
         self.drivers[bus, name] = driver._replace(ids=driver.ids - {ids})
 
     def bind_by_name(self, bus: str, driver_name: str, name: str) -> None:
-        """A write to a driver's `bind`.
+        """Handle a write to a driver's `bind`.
 
-        :raises Errno: ENODEV, no such device or not one of the driver's; EBUSY, bound to another
+        :raises Errno: ENODEV, no such device, or the driver does not match it; EBUSY, bound to another driver
         """
         driver = self.drivers[bus, driver_name]
         device = self._on(bus, name)
@@ -188,9 +191,9 @@ class Host:
         self.bind(device, driver)
 
     def unbind_by_name(self, bus: str, driver_name: str, name: str) -> None:
-        """A write to a driver's `unbind`, which waits while a VFIO device is open.
+        """Handle a write to a driver's `unbind`, which waits while a VFIO device is open.
 
-        :raises Errno: ENODEV, no such device, or it is not bound to this driver
+        :raises Errno: ENODEV, no such device, or not bound to this driver
         """
         device = self._on(bus, name)
         if device.driver != driver_name:
@@ -198,7 +201,7 @@ class Host:
         self.unbind(device)
 
     def probe(self, bus: str, name: str) -> None:
-        """A write to `drivers_probe`: that no driver takes it is no error.
+        """Handle a write to `drivers_probe`. It succeeds even if no driver matches.
 
         :raises Errno: ENODEV, no such device
         """
@@ -207,7 +210,8 @@ class Host:
             self.probe_driver(device)
 
     def named_driver(self, bus: str, name: str) -> Driver:
-        """
+        """Return a driver by its name.
+
         :raises ValueError: the bus has no driver of that name
         """
         if (bus, name) not in self.drivers:
@@ -216,7 +220,7 @@ class Host:
         return self.drivers[bus, name]
 
     def probe_driver(self, device: Device) -> None:
-        """Bind a device to the first driver that takes it, if there is one."""
+        """Bind a device to the first driver that matches it, if there is one."""
         driver = next((driver for driver in self.drivers.values() if self.matches(device, driver)), None)
         if driver is not None:
             self.bind(device, driver)
@@ -228,9 +232,9 @@ class Host:
         return device
 
     def bind(self, device: Device, driver: Driver) -> None:
-        """Give a device that has no driver one.
+        """Bind a device without a driver to a driver.
 
-        :raises Errno: EINVAL, no IOMMU is behind it, and VFIO is not to take such
+        :raises Errno: EINVAL, the device has no IOMMU, and enable_unsafe_noiommu_mode is off
         """
         is_first = not any(one.vfio for one in device.group.devices)
         if driver.vfio and device.group.no_iommu:
@@ -251,7 +255,7 @@ class Host:
         self.uevents.tell("bind", device.bus, device.path, **device.properties())
 
     def unbind(self, device: Device) -> None:
-        """Take its driver away; a VFIO driver waits until the device is closed."""
+        """Unbind a device from its driver; a VFIO driver waits until the device is closed."""
         if device.vfio:
             number = next(n for n, one in self._vfio.items() if one is device)
             path = self.sysfs.hide_vfio(device, number)
@@ -270,7 +274,7 @@ class Host:
 
 
 def _ids(data: bytes) -> tuple[int, int]:
-    """Vendor and device, as they are written to `new_id`; what may follow them narrows nothing here.
+    """Parse vendor and device ID as written to `new_id`; the optional fields after them are ignored.
 
     :raises Errno: EINVAL
     """

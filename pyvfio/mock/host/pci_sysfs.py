@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The files of sysfs, and the properties of udev, of a PCI function."""
+"""The sysfs files and udev properties of a PCI function."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pyvfio.mock.fs.tree import Text
 if TYPE_CHECKING:
     from pyvfio.mock.vfio.pci.device import PciDevice
 
-#: flags of a resource, with the low bits of a BAR in them (decode_bar)
+#: resource flags, including the low bits of the BAR (decode_bar)
 _PORTS, _MEMORY, _PREFETCHABLE, _WIDE = 0x00040101, 0x00040200, 0x00002008, 0x00100004
-#: BARs, the ROM, and the windows of bridges
+#: lines of `resource`: BARs, ROM, and bridge windows
 _LINES = 13
 
 
@@ -41,13 +41,13 @@ def attributes(device: PciDevice) -> dict[str, Text]:
 
 
 def _power_state(device: PciDevice) -> str:
-    # vfio-pci lets a device sleep that nobody has open, as long as its parameter disable_idle_d3 is N.
+    # vfio-pci suspends a device that is not open, unless its parameter disable_idle_d3 is Y.
     idle = device.vfio and not device.files and device.function.power_management
     return "D3hot" if idle or device.sleeps else "D0"
 
 
 def properties(device: PciDevice) -> dict[str, str]:
-    """Those of its uevents."""
+    """Return the properties of the function's uevents."""
     function = device.function
     return {
         "PCI_CLASS": f"{function.class_code:X}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Changes to the mock's devices, as udev tells them to who listens."""
+"""Uevents of the mock's devices, and the udev monitors that receive them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Event = tuple[str, SysfsDevice]
 
 
 class Uevents:
-    """The listeners to uevents, and the sending of one to all."""
+    """The open monitors. :meth:`tell` sends a uevent to all of them."""
 
     def __init__(self) -> None:
         self._monitors: list[Monitor] = []
@@ -32,8 +32,12 @@ class Uevents:
         self._monitors.remove(monitor)
 
     def tell(self, action: str, subsystem: str, path: str, **properties: str) -> None:
-        """
-        :param path: of the device, below /sys
+        """Send a uevent.
+
+        :param action: `add`, `remove`, `bind`, `unbind` or `change`
+        :param subsystem: the subsystem of the device
+        :param path: path of the device, below /sys
+        :param properties: further properties
         """
         self._number += 1
         own = {"ACTION": action, "DEVPATH": path.removeprefix("/sys"), "SUBSYSTEM": subsystem}
@@ -45,10 +49,10 @@ class Uevents:
 
 
 class Monitor(UdevMonitor):
-    """The events since it was made, one event after the other."""
+    """A monitor, which queues the uevents since it was created."""
 
     def __init__(self, uevents: Uevents, kernel: Kernel) -> None:
-        # Not that of the base, which would listen to the host.
+        # Do not call the base class's __init__, which would listen to the real host.
         self._uevents = uevents
         self._lock = kernel.lock
         self._events: deque[Event] = deque()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The kernel of the mock: descriptors, calls, limits, failures, and the caller's memory."""
+"""The core of the mock: descriptors, system calls, limits, failures, and access to the caller's memory."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The memory of the caller, which a request's argument points into.
+"""Access to the caller's memory, which the argument of an ioctl points to.
 
-It is copied by the real kernel (process_vm_readv), so a bad address is EFAULT here too, and not the end of the process.
+The real kernel copies it (process_vm_readv), so that a bad address is EFAULT instead of a crash of the process.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 from pyvfio._abi import ffi, lib
 from pyvfio.mock.machine.errno import Errno
 
-#: the highest address of the caller's half, and the page that is kept free there
+#: end of the user addresses on x86-64: 2^47, less one guard page
 _USER_LAST = 0x7FFF_FFFF_F000
 
 
 def read(address: int, size: int) -> bytearray:
-    """copy_from_user.
+    """Read the caller's memory, as copy_from_user does.
 
     :raises Errno: EFAULT
     """
@@ -28,7 +28,7 @@ def read(address: int, size: int) -> bytearray:
 
 
 def write(address: int, data: Any) -> None:
-    """copy_to_user; `data` is any buffer.
+    """Write the caller's memory, as copy_to_user does; `data` is any buffer.
 
     :raises Errno: EFAULT
     """
@@ -38,7 +38,7 @@ def write(address: int, data: Any) -> None:
 
 
 def take(struct: str, address: int, size: int | None = None) -> Any:
-    """A new `struct`, its first `size` bytes (all, if None) copied from the caller, the rest zeros.
+    """Return a new `struct` with its first `size` bytes (all, if None) copied from the caller, and zeros in the rest.
 
     :raises Errno: EFAULT
     """
@@ -58,13 +58,13 @@ def give(address: int, value: Any, size: int | None = None) -> None:
 
 
 def string(address: int, limit: int) -> bytes:
-    """strndup_user: up to the first NUL.
+    """Read a string up to its NUL, as strndup_user does.
 
-    :raises Errno: EFAULT, or EINVAL for one of `limit` bytes or more
+    :raises Errno: EFAULT; EINVAL, the string has `limit` bytes or more
     """
     text = bytearray()
     while len(text) < limit:
-        # Up to the end of a page, behind which there may be nothing.
+        # Read up to the end of a page: the next one may not be mapped.
         part = read(address + len(text), min(-(address + len(text)) % 4096 or 4096, limit - len(text)))
         end = part.find(0)
         if end >= 0:
@@ -74,12 +74,12 @@ def string(address: int, limit: int) -> bytes:
 
 
 def accessible(address: int, size: int) -> bool:
-    """access_ok: whether a range could be a caller's at all (x86-64)."""
+    """Whether a range consists of user addresses, as access_ok checks (x86-64)."""
     return address + size <= _USER_LAST
 
 
 def _checked(address: int) -> int:
-    # As the kernel's access_ok: an address of its own half is no address of the caller's.
+    # access_ok refuses kernel addresses.
     if not 0 <= address < 1 << 63:
         raise Errno(errno.EFAULT)
     return address

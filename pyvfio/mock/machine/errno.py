@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The exception by which a handler of the mock answers with an errno."""
+"""The exception by which a handler of the mock fails with an errno."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Errno(Exception):
-    """The errno that a request returns, as the kernel's `return -EINVAL`: `raise Errno(errno.EINVAL)`."""
+    """An errno for the caller: `raise Errno(errno.EINVAL)` corresponds to `return -EINVAL` in the kernel."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -21,9 +21,9 @@ class Errno(Exception):
 
 @contextmanager
 def descriptors() -> Iterator[None]:
-    """Here the mock takes descriptors for itself: where the process has none left, the caller is told.
+    """Convert an OSError to Errno, where the mock opens a descriptor of its own in the process.
 
-    :raises Errno: EMFILE
+    :raises Errno: EMFILE, the process has no descriptor left
     """
     try:
         yield

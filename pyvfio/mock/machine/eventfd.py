@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The caller's eventfds, as the kernel holds them: signalled by devices, and watched for what a signal is to do."""
+"""References to the caller's eventfds: devices signal them, or the kernel waits for their signals."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _EVENTFD = "anon_inode:[eventfd]"
 
 
 class Eventfd:
-    """One eventfd, for as long as it is needed: the caller may close its own descriptor.
+    """A reference to an eventfd, which stays valid after the caller closes its descriptor.
 
-    :raises Errno: EBADF, EINVAL for what is no eventfd
+    :raises Errno: EBADF; EINVAL, not an eventfd
     """
 
     def __init__(self, fd: int) -> None:
@@ -34,12 +34,12 @@ class Eventfd:
         return self._fd
 
     def signal(self) -> None:
-        # At its largest count it stays there, as the kernel has it.
+        # The counter saturates, as in eventfd_signal: a write would block.
         if select.select([], [self._fd], [], 0)[1]:
             os.eventfd_write(self._fd, 1)
 
     def take(self) -> bool:
-        """Take the count; whether there was any."""
+        """Reset the counter; return whether it was nonzero."""
         if not select.select([self._fd], [], [], 0)[0]:
             return False
         os.eventfd_read(self._fd)
@@ -50,9 +50,9 @@ class Eventfd:
 
 
 class Watcher:
-    """Acts when eventfds are signalled (the kernel's virqfd), in a thread that lives while there is one to watch.
+    """Runs callbacks when eventfds are signalled (the kernel's virqfd). Its thread lives while there is an eventfd to watch.
 
-    :param lock: held while something is done
+    :param lock: held while a callback runs
     """
 
     def __init__(self, lock: RLock) -> None:
@@ -62,7 +62,7 @@ class Watcher:
         self._end = -1
 
     def watch(self, fd: int, act: Callable[[], object]) -> Eventfd:
-        """Call `act` whenever the caller's `fd` is signalled, and now if it has been, until :meth:`leave`.
+        """Call `act` whenever the caller's `fd` is signalled, until :meth:`leave`; also if it is signalled already.
 
         :raises Errno: EBADF, EINVAL
         """
@@ -83,12 +83,12 @@ class Watcher:
         self._watched.pop(eventfd.fileno())
         eventfd.close()
         if not self._watched and self._epoll is not None:
-            # The thread closes both: it may be waiting for them.
+            # The thread closes both descriptors, because it may be waiting on them.
             os.eventfd_write(self._end, 1)
             self._epoll = None
 
     def settle(self) -> None:
-        """Act now on what has been signalled: in the kernel nobody comes between."""
+        """Run the callbacks of all signalled eventfds now, as the kernel runs them at the signal."""
         if self._epoll is not None:
             with self._lock:
                 self._act(self._epoll.poll(0))

@@ -12,11 +12,11 @@ from pyvfio.mock.machine.errno import Errno
 class Failure:
     """A planned failure, as `Failures.fail` returns it.
 
-    :ivar call: which calls count: a request's name (`VFIO_IOMMU_MAP_DMA`), another call's (`open`, `read`, `write`, `pread`, `pwrite`,
-        `mmap`), or a kind of descriptor as in :mod:`pyvfio.abi` (`container`); None for all
-    :ivar left: how many of them are left until it happens, which it does once; 0 when it has happened
-    :ivar errno: what the call fails with; None for one that succeeds in part
-    :ivar size: the bytes of that part
+    :ivar call: the calls to count: the name of an ioctl (`VFIO_IOMMU_MAP_DMA`) or of another call (`open`, `read`, `write`, `pread`, `pwrite`,
+        `mmap`), or a kind of descriptor as in :mod:`pyvfio.abi` (`container`); None: all calls
+    :ivar left: number of calls until the failure, which happens once; 0 after it has happened
+    :ivar errno: the errno of the failing call; None for a short transfer
+    :ivar size: bytes of a short transfer; None for a failing call
     """
 
     def __init__(self, call: str | None, nth: int, errno: int | None, size: int | None) -> None:
@@ -31,9 +31,9 @@ class Failure:
 
 
 class Failures:
-    """The planned failures of a mock. A call that fails does nothing else. Calls count from when a failure is planned.
+    """The planned failures of a mock. A failing call has no other effect. Calls are counted from the moment a failure is planned.
 
-    :ivar planned: what has not happened yet
+    :ivar planned: the failures that have not happened yet
     """
 
     def __init__(self) -> None:
@@ -42,11 +42,11 @@ class Failures:
     def fail(self, errno: int, *, call: str | None = None, nth: int = 1) -> Failure:
         """Let the n-th call fail.
 
-        :param errno: the errno that it fails with
-        :param call: which calls count: a request (`VFIO_IOMMU_MAP_DMA`), another call (`open`, `pread`, `mmap`), or a kind of descriptor
-            (`container`); None for all
-        :param nth: 1 for the next one
-        :raises TypeError: an argument is of a wrong type
+        :param errno: the errno of the call
+        :param call: the calls to count: an ioctl (`VFIO_IOMMU_MAP_DMA`), another call (`open`, `pread`, `mmap`), or a kind of descriptor
+            (`container`); None: all calls
+        :param nth: 1 for the next call
+        :raises TypeError: an argument has a wrong type
         :raises ValueError: nth or errno is less than 1
         """
         return self._plan(Failure(call, nth, errno, None))
@@ -54,22 +54,22 @@ class Failures:
     def interrupt(self, *, call: str | None = None, nth: int = 1) -> Failure:
         """Let a signal interrupt the n-th call: EINTR.
 
-        :param call: which calls count, as for :meth:`fail`
-        :param nth: 1 for the next one
+        :param call: the calls to count, as for :meth:`fail`
+        :param nth: 1 for the next call
         """
         return self.fail(_errno.EINTR, call=call, nth=nth)
 
     def shorten(self, size: int, *, call: str | None = None, nth: int = 1) -> Failure:
-        """Let the n-th read or write move only so many bytes.
+        """Let the n-th read or write transfer at most `size` bytes.
 
-        :param size: bytes that are moved, at most
-        :param call: which calls count, as for :meth:`fail`
-        :param nth: 1 for the next one
+        :param size: maximum bytes to transfer
+        :param call: the calls to count, as for :meth:`fail`
+        :param nth: 1 for the next call
         """
         return self._plan(Failure(call, nth, None, size))
 
     def clear(self) -> None:
-        """Forget what is planned."""
+        """Discard all planned failures."""
         self.planned.clear()
 
     def _plan(self, failure: Failure) -> Failure:
@@ -77,17 +77,17 @@ class Failures:
         return failure
 
     def check(self, *names: str, size: int | None = None) -> int | None:
-        """Count a call, and return how many of its bytes are moved. The mock's own calls come here; not part of the API.
+        """Count a call, and return the number of bytes that it may transfer. For the mock itself; not part of the API.
 
-        :param names: the names that the call has
-        :param size: bytes that it would move; None for a call that moves none
-        :raises Errno: it is to fail
+        :param names: the names of the call
+        :param size: bytes that it would transfer; None for a call without a transfer
+        :raises Errno: the planned failure
         """
         for failure in list(self.planned):
             if failure.call is not None and failure.call not in names:
                 continue
             if failure.errno is None and size is None:
-                continue  # only what moves bytes can be short
+                continue  # only a transfer can be short
             failure.left -= 1
             if failure.left:
                 continue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Open files of the mock, and how a request finds its handler."""
+"""Open files of the mock, and the dispatch of their ioctls."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ _H = TypeVar("_H", bound=Handler)
 
 
 def request(number: int) -> Callable[[_H], _H]:
-    """Make a method of :class:`Handlers` the handler of a request: it takes the caller's argument, returns what ioctl(2)
-    would (None for 0), and raises :class:`Errno` to fail."""
+    """Decorate a method of :class:`Handlers` that handles an ioctl.
+
+    The method takes the caller's argument, returns the value of ioctl(2) (None for 0), and raises :class:`Errno` to fail.
+    """
 
     def mark(handler: _H) -> _H:
-        handler._request = number  # type: ignore[attr-defined]  # a mark for Handlers, of no use to callers
+        handler._request = number  # type: ignore[attr-defined]  # read by Handlers.__init_subclass__ only
         return handler
 
     return mark
 
 
 class Handlers:
-    """The receiver of requests: subclasses add handlers with :func:`request`."""
+    """The base class of everything that handles ioctls: subclasses add handlers with :func:`request`."""
 
     handlers: ClassVar[dict[int, Handler]] = {}
 
@@ -40,9 +42,9 @@ class Handlers:
         cls.handlers = {**cls.handlers, **own}
 
     def ioctl(self, number: int, argument: int) -> int:
-        """One request, under the kernel's lock.
+        """Execute an ioctl, under the kernel's lock.
 
-        :raises Errno: it failed
+        :raises Errno: the ioctl failed
         """
         handler = self.handlers.get(number)
         if handler is None:
@@ -51,15 +53,15 @@ class Handlers:
 
 
 class File(Handlers):
-    """An open file of the mock's.
+    """An open file of the mock.
 
-    The kernel counts references: the descriptor is one, and a file that another depends on (a container with a group in it, an
-    iommufd with a device bound to it) is held by that one too. `release` runs when the last goes.
+    References are counted as in the kernel. The descriptor is one; a file that another one depends on (a container with a group in
+    it, an iommufd with a device bound to it) has a reference by that one too. `release` runs when the last reference is dropped.
     """
 
-    #: as in :mod:`pyvfio.abi`
+    #: kind of descriptor, as in :mod:`pyvfio.abi`
     kind: ClassVar[str]
-    #: what /proc/PID/fd shows that it is, where somebody looks at it
+    #: target of the link in /proc/PID/fd; None: not shown there
     target: str | None = None
 
     def __init__(self, kernel: Kernel) -> None:
@@ -67,9 +69,9 @@ class File(Handlers):
         self._references = 1
 
     def descriptor(self) -> int:
-        """A new descriptor of the process for this file: a real one, so that poll, mmap and the like are genuine.
+        """Return a new descriptor of the process for this file: a real one, so that poll, mmap and others work.
 
-        Memory of size 0 here. A file whose descriptor is to be polled makes it an eventfd, one that is mapped gives it a size.
+        By default it is a memfd of size 0. Subclasses return an eventfd for a file to poll, and a memfd with a size for one to map.
         """
         return os.memfd_create(f"pyvfio-mock-{self.kind}", os.MFD_CLOEXEC)
 
@@ -82,13 +84,13 @@ class File(Handlers):
             self.release()
 
     def release(self) -> None:
-        """The last reference is gone."""
+        """Release the file's resources, when the last reference is dropped."""
 
     def fdinfo(self) -> bytes:
-        """The lines of /proc/PID/fdinfo about it."""
+        """Return the file's own lines in /proc/PID/fdinfo."""
         return b""
 
-    # What the other calls on the descriptor do; EINVAL, as for a file without the operation.
+    # Other calls on the descriptor. The default is EINVAL, as for a file without the operation.
 
     def read(self, size: int) -> bytes:
         raise Errno(errno.EINVAL)
@@ -103,11 +105,11 @@ class File(Handlers):
         raise Errno(errno.EINVAL)
 
     def check_mmap(self, size: int, offset: int, prot: int) -> None:
-        """Whether this part of the file can be mapped.
+        """Check that a part of the file can be mapped.
 
-        :raises Errno: ENODEV for a file that cannot be mapped at all
+        :raises Errno: ENODEV, the file has no mmap
         """
         raise Errno(errno.ENODEV)
 
     def mapped(self, memory: mmap, offset: int) -> None:
-        """A part of the file has been mapped."""
+        """Called after a part of the file has been mapped."""

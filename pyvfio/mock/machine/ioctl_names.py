@@ -27,5 +27,5 @@ def _names(kind: str) -> dict[int, str]:
 
 
 def name(kind: str, request: int) -> str:
-    """Return the name of a number on a descriptor of that kind; the number in hex if it has none there."""
+    """Return the name of an ioctl number for a kind of descriptor; the number in hex if it has no name."""
     return _names(kind).get(request, f"{request:#x}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The kernel itself: descriptors, paths, and the way of a request to its file."""
+"""The mock's Kernel object: descriptors, paths, and the dispatch of system calls to files."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from pyvfio.mock.vfio.group import Group
 from pyvfio.process_memory import Backing
 
 _CAP_IPC_LOCK = 1 << 14
-#: the numbers of the capabilities that requests ask for
+#: numbers of the capabilities that ioctls check
 _CAPABILITIES = {"CAP_SYS_RAWIO": 17, "CAP_SYS_RESOURCE": 24}
 
 _live: WeakTable[Kernel, None] = WeakTable()
 
 
 def _after_fork() -> None:
-    # Another thread, which the child does not have, may have held it.
+    # Another thread, which does not exist in the child, may have held the lock.
     for kernel in _live:
         kernel.lock._at_fork_reinit()  # type: ignore[attr-defined]  # typeshed leaves it out; threading itself calls it
 
@@ -55,25 +55,25 @@ os.register_at_fork(after_in_child=_after_fork)
 class Kernel(PythonKernel):
     """A kernel in this process: no root, no hardware, no module.
 
-    Give it to everything that takes `kernel=`, or name it in the environment: `PYVFIO_KERNEL=mock:amd`.
+    Pass it to everything that takes `kernel=`, or name it in the environment: `PYVFIO_KERNEL=mock:amd`.
 
-    :param which: a profile's name, `intel-39`, `amd`, `mlx5`, ...; "Test your driver" lists them
-    :param fields: fields of :class:`pyvfio.mock.Profile` that differ from it
-    :ivar tree: its files by path
-    :ivar files: descriptor -> what it refers to
-    :ivar devices: name -> each device of the host; `groups`: number -> each IOMMU group
-    :ivar host: groups, drivers and devices, and how they are bound
-    :ivar locked: the memory that type1 has pinned, and its limit; `locked_by_user`: what iommufd has, which is counted apart
-    :ivar watcher: what acts when eventfds of the caller's are signalled
-    :ivar faults: what devices wanted of memory and their IOMMU did not let through
-    :ivar dma_without_bus_master: what devices wanted of memory while their bus master bit was clear, so that no access was made
-    :ivar dma_entry_limit: the most mappings of a type1 container, from its VFIO_SET_IOMMU on
-    :ivar unsafe_interrupts: the modules' parameters allow_unsafe_interrupts
-    :ivar physical: the memory that devices without an IOMMU reach; None where they all have one
-    :ivar failures: the calls that are to fail, a :class:`pyvfio.mock.Failures`
-    :ivar capabilities: what the caller may, of what requests ask for
-    :ivar owners: path -> the user and the group that it was given to
-    :ivar lock: held while a request runs, and by what runs by itself (a device's engine) while it touches anything shared
+    :param which: name of a profile: `intel-39`, `amd`, `mlx5`, ...; "Test your driver" lists them
+    :param fields: fields of :class:`pyvfio.mock.Profile` to replace
+    :ivar tree: the files, by path
+    :ivar files: descriptor -> open file
+    :ivar devices: name -> device of the host; `groups`: number -> IOMMU group
+    :ivar host: groups, drivers and devices, and their bindings
+    :ivar locked: the count of memory that type1 has pinned, with its limit; `locked_by_user`: that of iommufd, which counts separately
+    :ivar watcher: runs callbacks when the caller's eventfds are signalled
+    :ivar faults: DMA accesses of devices that the IOMMU blocked
+    :ivar dma_without_bus_master: DMA accesses that devices did not issue, because their bus master bit was clear
+    :ivar dma_entry_limit: maximum number of mappings of a type1 container; a change applies from the next VFIO_SET_IOMMU on
+    :ivar unsafe_interrupts: module -> its parameter allow_unsafe_interrupts
+    :ivar physical: the memory that devices reach on a host without an IOMMU; None on other hosts
+    :ivar failures: the planned failures, a :class:`pyvfio.mock.Failures`
+    :ivar capabilities: the caller's capabilities, of those that ioctls check
+    :ivar owners: path -> user and group set by :meth:`chown`
+    :ivar lock: held while an ioctl runs; a thread of a device holds it while it uses anything shared
     """
 
     def __init__(self, which: str = "intel-39", **fields: Any) -> None:
@@ -108,14 +108,14 @@ class Kernel(PythonKernel):
         return f"<{self.name}{'' if self.profile.compared else ', never compared with hardware'}>"
 
     def limit_memlock(self, size: int | None) -> None:
-        """Set RLIMIT_MEMLOCK, in bytes; None for CAP_IPC_LOCK, which lifts it.
+        """Set RLIMIT_MEMLOCK.
 
-        :param size: bytes
+        :param size: bytes; None: give the caller CAP_IPC_LOCK, so that the limit does not apply
         """
         self.locked.limit = self.locked_by_user.limit = size
 
     def check_raw_io(self, group: Group) -> None:
-        """Whether the caller may have a device of a group, if all memory is open to it.
+        """Check that the caller may use a group: one without an IOMMU requires CAP_SYS_RAWIO.
 
         :param group: the IOMMU group
         :raises Errno: EPERM
@@ -124,7 +124,7 @@ class Kernel(PythonKernel):
             raise Errno(errno.EPERM)
 
     def check_isolated(self, module: str) -> None:
-        """Whether the host keeps a device's interrupts apart, or that is waived for a module.
+        """Check that the host remaps interrupts, or that the module's allow_unsafe_interrupts is set.
 
         :param module: `vfio_iommu_type1` or `iommufd`
         :raises Errno: EPERM
@@ -132,10 +132,10 @@ class Kernel(PythonKernel):
         if not self.profile.isolated and not self.unsafe_interrupts[module].value:
             raise Errno(errno.EPERM)
 
-    # What the caller may and has.
+    # Limits and status of the caller.
 
     def getrlimit(self, which: int) -> tuple[int, int]:
-        """Return the profile's limits; those that it has none for are the process's own.
+        """Return a limit of the profile, or that of the process if the profile has none.
 
         :param which: RLIMIT_* of the resource module
         """
@@ -147,7 +147,7 @@ class Kernel(PythonKernel):
         return limit, limit
 
     def _status(self) -> bytes:
-        """The lines of /proc/self/status about locked memory: type1 counts in VmLck, iommufd in VmPin."""
+        """Return the lines of /proc/self/status about locked memory and capabilities: VmLck is type1's count, VmPin iommufd's."""
         capabilities = sum(1 << bit for name, bit in _CAPABILITIES.items() if name in self.capabilities)
         if self.locked.limit is None:
             capabilities |= _CAP_IPC_LOCK
@@ -162,7 +162,7 @@ class Kernel(PythonKernel):
     # Descriptors.
 
     def install(self, file: File) -> int:
-        """A descriptor for a new file, whose first reference it is.
+        """Return a descriptor for a new file; it takes over the file's first reference.
 
         :param file: the file
         :raises Errno: EMFILE
@@ -177,11 +177,11 @@ class Kernel(PythonKernel):
         return fd
 
     def file(self, fd: int, kind: type[Any] = File) -> Any:
-        """Return the file that a caller's descriptor refers to, if it is a `kind`; None if it is something else.
+        """Return the file of a caller's descriptor; None if it is not of class `kind`.
 
         :param fd: the descriptor
         :param kind: the class of the file
-        :raises Errno: EBADF, it is not open
+        :raises Errno: EBADF, the descriptor is not open
         """
         file = self.files.get(fd)
         if file is None:
@@ -299,9 +299,9 @@ class Kernel(PythonKernel):
         )
 
     def device_memory(self, address: int, size: int) -> Device | None:
-        """The device whose region is mapped at some of these addresses of the caller's (VM_PFNMAP: the kernel has no pages for it).
+        """Return the device whose region is mapped in a range of the caller's memory (VM_PFNMAP: without struct page); None without one.
 
-        :param address: virtual, in this process
+        :param address: virtual address in this process
         :param size: bytes
         """
         for known in self._device_memory:
@@ -313,11 +313,11 @@ class Kernel(PythonKernel):
         return None
 
     def _part(self, call: str, file: File, size: int) -> int:
-        """Return the bytes of a transfer that are to be moved."""
+        """Return the number of bytes that a transfer may move."""
         return self.failures.check(call, file.kind, size=size) or 0
 
     def memory(self, size: int, *, huge: int | None = None) -> _mmap.mmap:
-        # Its huge pages are its own: the process's real kernel need not have any.
+        # Use normal pages even for `huge`: the real kernel may have no huge pages.
         return super().memory(size)
 
     def _show_open(self, fd: int, file: File) -> None:
@@ -349,9 +349,9 @@ class Kernel(PythonKernel):
             return self.tree.read(path)
 
     def owner(self, path: str) -> tuple[int, int, int]:
-        """Root's, and for root alone; but who may open /dev/vfio/vfio gets no device by that.
+        """Return user, group and mode: root and 0600; 0666 for /dev/vfio/vfio, which by itself gives access to no device.
 
-        :param path: of the file
+        :param path: path of the file
         """
         with _raised(path):
             self.tree.realpath(path)
@@ -364,7 +364,7 @@ class Kernel(PythonKernel):
 
     @uninterrupted
     def create(self, path: str) -> int:
-        """A file in memory, kept in the tree while the kernel lives."""
+        """Open a regular file in memory, and create it if needed; it exists as long as this kernel."""
         with _raised(path):
             if not self.tree.exists(path):
                 memory = _Memory(path)
@@ -382,7 +382,7 @@ class Kernel(PythonKernel):
 
     @uninterrupted
     def chown(self, path: str, user: int, group: int) -> None:
-        """Note the owner in :attr:`owners`; the mock's nodes can be opened whoever owns them."""
+        """Record the owner in :attr:`owners`. The mock does not check it at open."""
         with _raised(path):
             if not self.tree.exists(path):
                 raise Errno(errno.ENOENT)
@@ -406,14 +406,14 @@ class Kernel(PythonKernel):
 
 
 class DeviceMemory(NamedTuple):
-    """A mapping of a device's region in the caller's memory."""
+    """A region of a device, mapped in the caller's memory."""
 
     device: Device
     memory: ref[_mmap.mmap]
 
 
 class _Memory:
-    """A regular file: each open is a descriptor of the same memory, with an offset and a lock of its own."""
+    """A regular file: all opens share the memory, but each has its own offset and lock."""
 
     def __init__(self, name: str) -> None:
         self._fd = os.memfd_create(os.path.basename(name), os.MFD_CLOEXEC)
@@ -429,7 +429,7 @@ class _Memory:
 
 
 class _raised:
-    """Errno as OSError."""
+    """Convert Errno to OSError."""
 
     def __init__(self, path: str | None = None) -> None:
         self._path = path

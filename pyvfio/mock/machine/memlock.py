@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Limits on pinning: the kernel's counts of locked pages, and the limit on them."""
+"""The kernel's counts of locked pages, and their limit (RLIMIT_MEMLOCK)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pyvfio.mock.machine.errno import Errno
 
 
 class Memlock:
-    """One count of locked memory; RLIMIT_MEMLOCK is its limit.
+    """One count of locked memory, limited by RLIMIT_MEMLOCK.
 
-    :ivar pages: pages that count
-    :ivar limit: bytes; None with CAP_IPC_LOCK, which counts all the same
+    :ivar pages: the count
+    :ivar limit: bytes; None with CAP_IPC_LOCK: pages are counted, but not limited
     """
 
     def __init__(self, limit: int | None, page_size: int) -> None:
@@ -22,13 +22,16 @@ class Memlock:
         self._page_size = page_size
 
     def charge(self, pages: int, *, limited: bool = True) -> None:
-        """:raises Errno: ENOMEM, above the limit"""
+        """Add pages to the count.
+
+        :raises Errno: ENOMEM, above the limit
+        """
         if limited:
             self.check(pages)
         self.pages += pages
 
     def check(self, pages: int) -> None:
-        """Whether so many more can be locked.
+        """Check that so many more pages can be locked.
 
         :raises Errno: ENOMEM
         """
@@ -40,7 +43,7 @@ class Memlock:
 
 
 def check_pinnable(address: int, size: int, *, write: bool) -> None:
-    """Whether the caller's memory could be pinned: all of it there, and writable if the device may write.
+    """Check that the caller's memory can be pinned: all of it is mapped, and writable if `write`.
 
     :raises Errno: EFAULT
     """
@@ -49,7 +52,7 @@ def check_pinnable(address: int, size: int, *, write: bool) -> None:
 
 
 def pinnable(address: int, pages: int, page: int, *, write: bool) -> int:
-    """Return the number of these pages that could be pinned, one after the other."""
+    """Return the number of pages from `address` on that can be pinned, up to the first that cannot."""
     good, bad = 0, pages + 1
     while bad - good > 1:
         middle = (good + bad) // 2

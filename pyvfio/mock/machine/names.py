@@ -31,6 +31,6 @@ _MODELS = {
 
 
 def of(device: Device) -> dict[str, str]:
-    """The properties that name it; none for what the database does not know."""
+    """Return the name properties of a device; empty for IDs that the database does not have."""
     names = {"ID_VENDOR_FROM_DATABASE": _VENDORS.get(device.ids[0]), "ID_MODEL_FROM_DATABASE": _MODELS.get(device.ids)}
     return {key: name for key, name in names.items() if name is not None}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Module parameters, as below /sys/module."""
+"""Module parameters below /sys/module."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Parameter:
-    """A module parameter of the type uint or ulong, which can be written.
+    """A writable module parameter of type uint or ulong.
 
-    :param bits: of its type
-    :ivar value: what it is now
+    :param bits: width of the type
+    :ivar value: the current value
     """
 
     def __init__(self, tree: Tree, module: str, name: str, value: int, bits: int = 32) -> None:
@@ -34,9 +34,9 @@ class Parameter:
 
 
 class Flag:
-    """A module parameter of the type bool, which can be written.
+    """A writable module parameter of type bool.
 
-    :ivar value: what it is now
+    :ivar value: the current value
     """
 
     def __init__(self, tree: Tree, module: str, name: str, *, value: bool = False) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The host's memory by its physical addresses, which the DMA of a device without an IOMMU takes."""
+"""Physical memory, which the DMA of a device without an IOMMU addresses."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from pyvfio.mock.vfio.space import Space
 if TYPE_CHECKING:
     from pyvfio.mock.iommufd.pages import Pages
 
-#: of the first page that somebody asks for, and how far the next one is from it: no two lie side by side
+#: physical address of the first page, and distance of the next page in pages: no two pages are adjacent
 _FIRST, _STRIDE = 0x100_0000, 2
 
 
 class PhysicalMemory(Space):
-    """Of all memory only those pages are there whose address somebody has been told, as long as they are pinned: a device that is given
-    any other address does no harm here."""
+    """The pages whose physical address IOMMU_IOAS_NOIOMMU_GET_PA has reported, while they are pinned.
+
+    DMA to any other address fails, so that a wrong address does no harm in the mock.
+    """
 
     def __init__(self, page_size: int) -> None:
         self._page_size = page_size
@@ -36,9 +38,9 @@ class PhysicalMemory(Space):
         return _FIRST + self._numbers[key] * _STRIDE * self._page_size + rest
 
     def _at(self, address: int, size: int) -> tuple[Pages, int]:
-        """Return the pages that have these bytes, which lie in one page, and the offset there.
+        """Return the pages of a physical address, and the offset in them. The range must be within one page.
 
-        :raises Errno: EFAULT, nobody
+        :raises Errno: EFAULT, no page has the address
         """
         number, rest = divmod(address - _FIRST, self._page_size)
         index, between = divmod(number, _STRIDE)
@@ -59,5 +61,5 @@ class PhysicalMemory(Space):
         pages.write(offset, data)
 
     def writable(self) -> Iterator[tuple[int, int]]:
-        # Where a device may write is not known here; nobody but its driver can tell it.
+        # Unknown: only the program that drives the device knows which addresses the device may write.
         return iter(())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Kinds of hosts: the IOMMU, its limits, and what devices can log."""
+"""Profiles of hosts: the IOMMU, its limits, and the limits of DMA logging."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Reserved(NamedTuple):
-    """A region that the IOMMU keeps back, `last` inclusive; `type` as in sysfs: `direct`, `reserved`, `msi`."""
+    """A reserved region of the IOMMU, `last` included; `type` as in sysfs: `direct`, `reserved`, `msi`."""
 
     start: int
     last: int
@@ -17,9 +17,9 @@ class Reserved(NamedTuple):
 class LogLimits(NamedTuple):
     """The limits of a device's DMA logging.
 
-    :ivar ranges: most ranges that are tracked; more are combined, smallest gaps first, or refused with E2BIG if `refuse`
-    :ivar log2_size_min: smallest and largest total, as ceil(log2(sum of the lengths)); EOPNOTSUPP outside
-    :ivar page_size_min: page sizes outside are brought inside
+    :ivar ranges: maximum number of tracked ranges; more are combined, smallest gaps first, or refused with E2BIG if `refuse`
+    :ivar log2_size_min: minimum of ceil(log2(sum of the lengths)); `log2_size_max`: its maximum; EOPNOTSUPP outside
+    :ivar page_size_min: minimum page size; `page_size_max`: maximum; a page size outside is clamped
     """
 
     ranges: int = 255
@@ -31,22 +31,25 @@ class LogLimits(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """:class:`pyvfio.mock.Kernel` takes one by name, and any field of it by keyword.
+    """A kind of host. :class:`pyvfio.mock.Kernel` takes a profile by its name, and replacements of its fields by keyword.
 
-    :ivar iommu: `intel`, `amd`, `smmu`, `virtio`, or `selftest`, the kernel's own mock IOMMU: what it can, and what its hardware
-        information says; `none`: the host has none, and vfio.enable_unsafe_noiommu_mode is on
+    :ivar name: the name
+    :ivar iommu: the IOMMU driver, with its features and hardware information: `intel`, `amd`, `smmu`, `virtio`, or `selftest`
+        (CONFIG_IOMMUFD_TEST); `none`: the host has no IOMMU, and vfio.enable_unsafe_noiommu_mode is on
     :ivar width: bits of an IOVA
-    :ivar page_sizes: bitmap of those that the IOMMU has
-    :ivar coherent: the IOMMU keeps devices from bypassing the processor's caches (VFIO_DMA_CC_IOMMU)
-    :ivar dirty_tracking: its page tables can keep dirty bits
-    :ivar pasid_bits: of the PASIDs that devices can use; 0 for none
-    :ivar page_size: the processor's
-    :ivar dma_entry_limit: mappings per type1 container (vfio_iommu_type1.dma_entry_limit)
-    :ivar memlock: bytes that may be pinned (RLIMIT_MEMLOCK); None with CAP_IPC_LOCK
-    :ivar descriptors: most that may be open (RLIMIT_NOFILE); None for no limit of the mock's own
-    :ivar isolated: it remaps interrupts; without, VFIO takes a device only with allow_unsafe_interrupts
-    :ivar vectors: interrupt vectors that the host has for one device; None: as many as it asks for
-    :ivar compared: whether its answers were compared with such hardware, real or emulated; the others follow the kernel's source alone
+    :ivar page_sizes: bitmap of the IOMMU's page sizes
+    :ivar reserved: the reserved regions of each IOMMU group
+    :ivar coherent: the IOMMU prevents devices from bypassing the CPU caches (VFIO_DMA_CC_IOMMU)
+    :ivar dirty_tracking: the page tables support dirty tracking
+    :ivar pasid_bits: width of the PASIDs that devices can use; 0: no PASIDs
+    :ivar page_size: page size of the CPU
+    :ivar dma_entry_limit: maximum number of mappings of a type1 container (vfio_iommu_type1.dma_entry_limit)
+    :ivar memlock: limit of pinned memory in bytes (RLIMIT_MEMLOCK); None: the caller has CAP_IPC_LOCK
+    :ivar descriptors: limit of open descriptors (RLIMIT_NOFILE); None: the mock has no limit
+    :ivar log: limits of the devices' DMA logging
+    :ivar isolated: the host remaps interrupts; without that, VFIO requires allow_unsafe_interrupts
+    :ivar vectors: number of interrupt vectors that the host has for one device; None: as many as requested
+    :ivar compared: the behaviour was compared with such hardware, real or emulated; else it follows the kernel's source alone
     """
 
     name: str
@@ -88,11 +91,11 @@ PROFILES = {
             compared=False,
         ),
         Profile("virtio", "virtio", 64, 2**64 - 4096),
-        # What no IOMMU of the others has: dirty tracking, nesting, virtual IOMMUs, page faults, PASIDs (CONFIG_IOMMUFD_TEST).
+        # All features that the other profiles lack: dirty tracking, nesting, virtual IOMMUs, page faults, PASIDs (CONFIG_IOMMUFD_TEST).
         Profile("selftest", "selftest", 56, 1 << 11 | 1 << 12 | 1 << 20, (), dirty_tracking=True, pasid_bits=20),
-        # What iommufd keeps account with, for devices that do not ask it.
+        # The page table (AMD v1 format) in which iommufd keeps the mappings for devices without an IOMMU (hwpt_noiommu.c).
         Profile("none", "none", 64, 0x7F7FFFFFF000, ()),
-        # The same host as intel-48; the devices log as ConnectX does (SPEC: vfio-pci-mlx5) and as Pensando's DSC does.
+        # The same host as intel-48, with the DMA logging limits of ConnectX (mlx5_vfio_pci) and of Pensando's DSC (pds_vfio_pci).
         Profile("mlx5", "intel", 48, _INTEL_SIZES, log=LogLimits(page_size_max=1 << 31), compared=False),
         Profile("pds", "intel", 48, _INTEL_SIZES, log=LogLimits(1, False, 0, 64, 1, 1 << 63), compared=False),
     )
@@ -100,9 +103,9 @@ PROFILES = {
 
 
 def profile(name: str = "intel-39", **fields: Any) -> Profile:
-    """The profile of that name, with some of its fields replaced.
+    """Return a profile by its name, with the given fields replaced.
 
-    :raises ValueError: there is none of that name
+    :raises ValueError: there is no such profile
     :raises TypeError: a profile has no such field
     """
     if name not in PROFILES:
