@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Run episodes on a real kernel and on the mock, and compare every answer. The substance of scripts/differential."""
+"""Run episodes on a real kernel and on the mock, and compare every answer. scripts/differential calls this module."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from tests.differential.steps import Answer, Episode, load, save
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = ROOT / "tests" / "differential" / "recorded"
 PROFILES = {"intel": "intel-39", "amd": "amd", "virtio": "virtio", "none": "none"}
-#: the interpreter in the machine, which finds the packages of scripts as pytest does
+#: The Python command in the machine, with scripts/ on the path as for pytest.
 PYTHON = ("env", f"PYTHONPATH={ROOT / 'scripts'}", sys.executable)
-#: steps that one machine replays, which take it some minutes
+#: Number of steps that one machine replays, in some minutes.
 BATCH = 20_000
-#: steps that are recorded of a subject
+#: Number of steps that are recorded for each subject.
 STEPS = 8_000
-#: the exit code of scripts/vm when the kernel complained in its log of what replay.WARNINGS does not expect
+#: Exit code of scripts/vm if the kernel's log has a complaint that replay.WARNINGS does not match.
 COMPLAINED = 200
-#: a warning in the kernel's log: the file and line, and the function if it is named
+#: A warning in the kernel's log: file and line, and the function if the line has it.
 _WARNING = re.compile(r"WARNING: (?:CPU: \d+ PID: \d+ at )?(\S+(?: at \w+)?)")
-#: the subjects that are not random; the last is for the machine without an IOMMU, and there is no other for that
+#: The subjects that are not random. `no_iommu` is the only subject for the machine without an IOMMU.
 SYSTEMATIC: dict[str, Any] = {
     "systematic": systematic,
     "programs": systematic_programs,
@@ -43,12 +43,12 @@ SYSTEMATIC: dict[str, Any] = {
 
 
 class Machine:
-    """A real kernel, booted for each batch of episodes, whose log is judged too.
+    """A real kernel, booted for each batch of episodes. Its log is checked too.
 
-    :param command: scripts/vm, or what stands in for it
+    :param command: scripts/vm, or a replacement
 
-    :ivar complaints: how many machines ended with a complaint in the kernel's log
-    :ivar warnings: how often the kernel warned, expected or not, by place
+    :ivar complaints: number of machines that ended with an unexpected complaint in the kernel's log
+    :ivar warnings: number of the kernel's warnings, expected or not, by place
     """
 
     def __init__(self, command: str, iommu: str, devices: list[str]) -> None:
@@ -58,7 +58,7 @@ class Machine:
         self.warnings: Counter[str] = Counter()
 
     def __call__(self, episodes: list[Episode]) -> list[list[Answer]]:
-        # Below the current directory, for that is what a machine can write to.
+        # A folder below the current directory, because a machine can write only there.
         place = Path(tempfile.mkdtemp(prefix=".differential-", dir=ROOT))
         try:
             trace, answers, log = place / "trace.json", place / "answers.json", place / "kernel.log"
@@ -68,9 +68,9 @@ class Machine:
             if log.exists():
                 self.warnings.update(warnings_in(log.read_text(errors="replace")))
             if code == COMPLAINED and answers.exists():
-                self.complaints += 1  # the machine has shown what it was
+                self.complaints += 1  # the machine has printed the complaint
             elif code:
-                sys.exit(code)  # the machine has said why
+                sys.exit(code)  # the machine has printed the reason
             loaded: list[list[Answer]] = load(answers)
             return loaded
         finally:
@@ -87,9 +87,9 @@ def warnings_in(log: str) -> Iterator[str]:
 class Work(NamedTuple):
     """Episodes of some subjects.
 
-    :ivar devices: what must be bound to VFIO drivers for them
-    :ivar spaces: which of them the mock has by their configuration space alone
-    :ivar recorded: what a kernel answered when they were recorded, if they were
+    :ivar devices: devices that must be bound to VFIO drivers for the episodes
+    :ivar spaces: those of them for which the mock has only a saved configuration space, and no model
+    :ivar recorded: the real kernel's recorded answers; None for new episodes
     """
 
     episodes: dict[str, list[Episode]]
@@ -99,35 +99,35 @@ class Work(NamedTuple):
 
     @property
     def all_episodes(self) -> list[Episode]:
-        """The episodes of all subjects, in their order."""
+        """The episodes of all subjects, in the order of the subjects."""
         return [episode for several in self.episodes.values() for episode in several]
 
 
 def devices_of(subjects: list[str]) -> list[str]:
-    """Return what must be bound to VFIO drivers for these subjects."""
+    """Return the devices that must be bound to VFIO drivers for these subjects."""
     every = {**generate.SUBJECTS, **SYSTEMATIC}
     return sorted({name for subject in subjects for name in every[subject].DEVICES})
 
 
 def spaces_of(subjects: list[str]) -> list[str]:
-    """Return what the mock has by its configuration space alone for these subjects."""
+    """Return the devices of these subjects for which the mock has only a saved configuration space."""
     every = {**generate.SUBJECTS, **SYSTEMATIC}
     return sorted({name for subject in subjects for name in getattr(every[subject], "SPACES", ())})
 
 
 def file_of(iommu: str, subject: str) -> Path:
-    """Return the file in which a subject is recorded."""
+    """Return the file with the recorded episodes of a subject."""
     return RECORDED / f"{iommu}-{subject}.json.gz"
 
 
 def new_random(subjects: list[str], seed: int, steps: int) -> Work:
-    """Return new random episodes of these subjects together, of about so many steps."""
+    """Return new random episodes, a mixture of these subjects, with at least `steps` steps."""
     random = [subject for subject in subjects if subject not in SYSTEMATIC]
     return Work({"random": generate.episodes(seed, steps, random)}, devices_of(random), spaces_of(random))
 
 
 def to_record(subjects: list[str], seed: int, steps: int) -> Work:
-    """Return new episodes of each subject, of about so many steps."""
+    """Return new episodes for each subject: for a random subject with at least `steps` steps."""
     episodes: dict[str, list[Episode]] = {}
     for subject in subjects:
         module = SYSTEMATIC.get(subject)
@@ -136,7 +136,7 @@ def to_record(subjects: list[str], seed: int, steps: int) -> Work:
 
 
 def recorded(subjects: list[str], iommu: str) -> Work:
-    """Return the recorded episodes of the subjects that are recorded behind this IOMMU."""
+    """Return the recorded episodes of those subjects that have a recording with this IOMMU."""
     files = {subject: file_of(iommu, subject) for subject in subjects}
     records: dict[str, Any] = {subject: load(file) for subject, file in files.items() if file.exists()}
     return Work(
@@ -148,7 +148,7 @@ def recorded(subjects: list[str], iommu: str) -> Work:
 
 
 def batches(episodes: list[Episode], steps: int) -> Iterator[list[Episode]]:
-    """Yield batches of about so many steps."""
+    """Yield batches of episodes with at least `steps` steps; the last may have fewer."""
     batch: list[Episode] = []
     for episode in episodes:
         if batch and sum(map(len, batch)) >= steps:
@@ -161,7 +161,7 @@ def batches(episodes: list[Episode], steps: int) -> Iterator[list[Episode]]:
 def compare(
     episodes: list[Episode], answers: list[list[Answer]], work: Work, profile: str, machine: Machine | None
 ) -> int:
-    """Print what the mock answers differently, and return how much that is; shrunk if there is a machine to do it on."""
+    """Print the steps that the mock answers differently, and return their number. With a machine, shrink the first ten of these episodes."""
     with replay.on_mock(work.devices, profile, work.spaces) as replayer:
         found = disagreements(episodes, answers, [replayer.episode(episode) for episode in episodes])
         for disagreement in found:
@@ -173,7 +173,7 @@ def compare(
 
 
 def write_records(work: Work, answers: list[list[Answer]], iommu: str) -> None:
-    """Write a file for each subject, with the kernel's answers."""
+    """Write the episodes of each subject, with the kernel's answers, to its file."""
     at = 0
     for subject, episodes in work.episodes.items():
         file = file_of(iommu, subject)
@@ -185,7 +185,7 @@ def write_records(work: Work, answers: list[list[Answer]], iommu: str) -> None:
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
-    """Read the command line of scripts/differential."""
+    """Parse the command line of scripts/differential."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int, default=1)
@@ -198,7 +198,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
 
 
 def main(description: str) -> int:
-    """Run what the command line asks for; return 1 if mock and kernel disagree."""
+    """Run the command. Return 1 if the mock and the kernel disagree."""
     arguments = parse_arguments(description)
     iommu = arguments.iommu
     subjects = arguments.subject or (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Comparing two kernels' answers to the same episodes."""
+"""Compare two kernels' answers to the same episodes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from tests.differential.steps import Answer, Episode, Step
 
-#: VFIO_REGION_INFO_FLAG_MMAP
+#: The value of VFIO_REGION_INFO_FLAG_MMAP.
 _MMAP = 4
 
 
 class Disagreement(NamedTuple):
-    """The first step of an episode that two kernels answer differently. What comes after it is not compared."""
+    """The first step of an episode that two kernels answer differently. Later steps of the episode are not compared."""
 
     episode: int
     step: int
@@ -39,7 +39,7 @@ def disagreements(episodes: list[Episode], expected: list[list[Answer]], got: li
 def differ(step: Step, kernel: Answer, mock: Answer) -> bool:
     """Whether a kernel and the mock answer a step differently.
 
-    The mock does not offer to map registers, for it could not see what is stored there: the one difference that is meant to be.
+    One difference is intended: the mock does not report VFIO_REGION_INFO_FLAG_MMAP for registers, because it could not see stores there.
     """
     if kernel != mock and step.get("request") == "VFIO_DEVICE_GET_REGION_INFO" and "out" in kernel and "out" in mock:
         data = bytearray.fromhex(kernel["out"])
@@ -53,10 +53,10 @@ def described(step: Step) -> str:
 
 
 class Figures(NamedTuple):
-    """The requests and answers that episodes reached.
+    """Statistics of episodes and their answers.
 
-    :ivar calls: how often each call was made
-    :ivar errnos: how often each call failed with each errno
+    :ivar calls: number of calls, by name
+    :ivar errnos: number of failures, by call and errno
     """
 
     steps: int

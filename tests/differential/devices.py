@@ -12,11 +12,11 @@ from tests.differential.steps import HOLE_AT, PAGE
 from tests.differential.type1 import BITMAPS_AT, MOCKS, Type1Maker
 
 EDU = "0000:00:03.0"
-#: below a root port, so that its bus can be reset
+#: An edu below a root port, so that its bus can be reset.
 FAR_EDU = "0000:01:00.0"
 LOG = BITMAPS_AT
 REGISTERS, MEMORY, SPARSE, TYPED, EMPTY, ROM = range(6)
-#: registers of vfio-mock: offset, width, and whether writing them does little more than that
+#: vfio-mock's registers that can be written without side effects: offset and width.
 SETTINGS = (
     (0x10, 8),
     (0x18, 4),
@@ -98,7 +98,7 @@ class DeviceMaker(Type1Maker):
     # Regions.
 
     def region(self) -> None:
-        """A transfer somewhere in vfio-mock's memory, within it or not."""
+        """Read or write one of vfio-mock's regions, inside it or beyond its end."""
         index = self.one_of(MEMORY, MEMORY, SPARSE, TYPED, EMPTY, ROM, 6, 7)
         size = {MEMORY: 1 << 20, SPARSE: 0x10000, TYPED: 0x4000, ROM: 0x1000}.get(index, 0)
         place = (
@@ -131,7 +131,7 @@ class DeviceMaker(Type1Maker):
         self.step("pread", slot="d0", offset=place, size=width)
 
     def engine(self) -> None:
-        """A job of vfio-mock's engine, possible or not, in the caller's time."""
+        """Run a job of vfio-mock's engine, valid or not, in the foreground."""
         size = 1 << 20
         for place, values in (
             (0x100, (0, PAGE, 2**64 - 1, 2**64 - PAGE)), (0x108, (0, 1, 100, size, size + 1, 2**64 - 1)), (0x110, (0, 8, PAGE)),
@@ -145,7 +145,7 @@ class DeviceMaker(Type1Maker):
             0, 0, 0, 0x400, 0x800, 0x1000, 0x2000, 0x4000, 0x8000
         )
         if command & 0xFF == 6 or command & 0xFF == 7:
-            # Not a million of them.
+            # Limit the size of the job.
             self.step("pwrite", slot="d0", offset=0x130, data=self.one_of(8192, 100000, 0).to_bytes(8, "little").hex())
             self.step("pwrite", slot="d0", offset=0x128, data=self.one_of(0, 3, 50).to_bytes(8, "little").hex())
             self.step("pwrite", slot="d0", offset=0x108, data=self.one_of(0, 100, 1 << 20).to_bytes(8, "little").hex())
@@ -154,7 +154,7 @@ class DeviceMaker(Type1Maker):
             self.step("pread", slot="d0", offset=place, size=width)
 
     def ioeventfd(self) -> None:
-        """An eventfd of edu's; there are no KVM and no signals, so only what is asked is seen."""
+        """Register or remove an ioeventfd of edu. Without KVM it is never signalled, so only the request itself is tested."""
         flags = self.one_of(1, 2, 4, 8, 4, 4, 0, 12, 16, 1 << 31)
         place = self.one_of(0x04, 0x80, 0x88, 0x60, 1 << 20, (7 << 40) + 4, (6 << 40), (1 << 20) - 4, 0x81)
         event = self.event()
@@ -163,17 +163,17 @@ class DeviceMaker(Type1Maker):
         self.ioctl("d0", "VFIO_DEVICE_IOEVENTFD", None, extra=body + bytes(8), put=put)
 
     def failing(self) -> None:
-        """Let a call of vfio-mock's fail."""
+        """Make the next calls of some kind to vfio-mock fail."""
         kind = self.random.randrange(15)
         if kind == 12:
-            return  # open: it outlives the episode
+            return  # failures of `open` would still be set in the next episode
         for field, value in ((4, self.one_of(5, 12, 16, 22)), (0, self.one_of(1, 1, 2, 3))):
             self.step("pwrite", slot="d0", offset=0x400 + 16 * kind + field, data=value.to_bytes(4, "little").hex())
 
     def config(self) -> None:
-        """PCI configuration space of edu, by vfio-pci: reads, and writes that change nothing outside.
+        """Read and write edu's PCI configuration space through vfio-pci. The writes change nothing outside the device.
 
-        Of the edu on the root bus: which interrupt line the firmware gives others is the machine's business.
+        The device is the edu on the root bus: the firmware's choice of the Interrupt Line of other devices depends on the machine.
         """
         base = 7 << 40
         if self.chance(40):
@@ -191,7 +191,7 @@ class DeviceMaker(Type1Maker):
         place = self.one_of(
             0, 2, 4, 6, 8, 0x0C, 0x0E, 0x10, 0x14, 0x2C, 0x30, 0x34, 0x3C, 0x40, 0x42, 0x44, 0x50, 0xFC, 0xFF, 0x100
         )
-        # Where its BAR is, is the firmware's choice.
+        # Mask the BAR: the firmware chooses its address.
         size, bar = self.one_of(1, 2, 4, 4, 8, 64), max(0x12 - place, 0)
         mask = [[bar, min(0x14 - place, size) - bar]] if place < 0x14 and bar < size else []
         self.step("pread", slot="d0", offset=base + place, size=size, mask=mask)
@@ -255,7 +255,7 @@ class DeviceMaker(Type1Maker):
         if self.events:
             self.step("read", slot=self.random.choice(self.events), size=8)
 
-    # edu's registers, in its BAR 0. What is read has been written before, for edu cannot be reset.
+    # edu's registers, in BAR 0. Registers are written before they are read, because edu cannot be reset to a known state.
 
     def edu_register(self) -> None:
         place, data = self.one_of(
@@ -270,7 +270,7 @@ class DeviceMaker(Type1Maker):
         self.step("pread", slot="d0", offset=place, size=self.one_of(1, 2, 4, 4, 4, 8))
 
     def edu_dma(self) -> None:
-        """The engine's buffer to memory, or the other way."""
+        """Copy from the DMA engine's buffer to memory, or from memory to the buffer."""
         self.transfer(
             self.pages(8) + self.one_of(0, 100, 4000), self.one_of(1, 8, 100, 1000, 2048), out=self.chance(60)
         )
@@ -278,7 +278,7 @@ class DeviceMaker(Type1Maker):
     def transfer(self, iova: int, count: int, *, out: bool) -> None:
         values = (0x40000, iova, count) if out else (iova, 0x40000, count)
         if not out:
-            iova %= 4 * PAGE  # where it may read
+            iova %= 4 * PAGE  # the part that is mapped readable
             values = (iova, 0x40000, count)
         for place, value in zip((0x80, 0x88, 0x90), values, strict=True):
             self.step("pwrite", slot="d0", offset=place, data=value.to_bytes(8, "little").hex())
@@ -310,7 +310,7 @@ class DeviceMaker(Type1Maker):
         self.feature(number, flags, b"", self.one_of(8, 8, 8, 4, 64))
 
     def plain_feature(self) -> None:
-        """Those with little or no data."""
+        """Use a feature with little or no data."""
         number, flags, data = self.one_of(
             (1, 1, bytes(8)),
             (2, 1, bytes(8)),
@@ -388,7 +388,7 @@ class DeviceMaker(Type1Maker):
         )  # fmt: skip
 
     def write(self) -> None:
-        """The device writes where it is logged."""
+        """Make the device write in a logged range, or next to one."""
         ranges = getattr(self, "logged", None) or [(0, 64 * PAGE)]
         iova, size = self.random.choice(ranges)
         iova = (iova + self.one_of(0, size - 8, -8, self.random.randrange(max(min(size, 1 << 20), 1)))) % 2**64
@@ -431,7 +431,7 @@ class DeviceMaker(Type1Maker):
 
 def logging(make: DeviceMaker) -> None:
     make.start(make.one_of(*MOCKS))
-    # All of it is mapped, here and there without leave to write.
+    # Map everything, some parts of it read-only.
     at = ffi.offsetof(type1.MAP, "vaddr")
     for index in range(6):
         make.step(
@@ -499,7 +499,7 @@ def edu_engine(make: DeviceMaker) -> None:
         make.step(
             "ioctl", slot="c", request="VFIO_IOMMU_MAP_DMA", arg=call.hex(), put=[[8, 8, ["arena", index * 4 * PAGE]]]
         )
-    # The half of the buffer that is used holds what the machine wrote before it was ready, to test the IOMMU's faults.
+    # Fill the used half of edu's buffer: it still has data from the check of the IOMMU at the machine's start.
     make.transfer(0, PAGE // 2, out=False)
     make.run(6, edu_dma=1)
     make.step("pwrite", slot="d0", offset=(7 << 40) + 4, data="0200")
@@ -511,7 +511,7 @@ def migration(make: DeviceMaker) -> None:
 
 
 def moved(make: DeviceMaker) -> None:
-    """One device's state goes to another, whole or cut short."""
+    """Transfer one device's state to another, complete or cut short."""
     make.open(MOCKS, 3)
     make.mock, make.events = True, []
     make.run(6, region=3, setting=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Episodes about PCI functions: writes to all of configuration space, features of each driver, mappings of regions, reserved regions."""
+"""Episodes about PCI functions: writes anywhere in configuration space, each driver's features, mappings of regions, reserved regions."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from tests.differential.type1 import EDGES, MOCKS
 NVME, CARD = "0000:00:04.0", "0000:00:06.0"
 CONFIG = 7 << 40
 _COMMAND, _BARS, _ROM, _LINE = 0x04, range(0x10, 0x28, 4), 0x30, 0x3C
-#: where capabilities are: MSI, MSI-X, power management, PCI Express; ARI and DSN; error reporting, twice as likely
+#: Offsets of capabilities: MSI, MSI-X, power management, PCI Express; ARI and DSN; error reporting, which is listed twice to be more likely.
 CAPABILITIES = {
     EDU: (0x40,),
     FAR_EDU: (0x40,),
     NVME: (0x40, 0x60, 0x80, 0x100),
     CARD: (0xA0, 0xC8, 0xD0, 0xE0, 0x100, 0x100, 0x140),
 }
-#: offsets in the capability of power management, of its control register; in that of PCI Express, of device control
+#: Offsets of the power management control register, and (below) of PCI Express's device control register.
 _POWER = {NVME: 0x64, CARD: 0xCC}
 _CONTROL = {NVME: 0x88, CARD: 0xE8}
 
 
 class FunctionMaker(DeviceMaker):
-    """An episode with a PCI function that vfio-pci has, in a type1 container."""
+    """An episode with a PCI function that is bound to vfio-pci, in a type1 container."""
 
     device_name = EDU
     config_size = 256
@@ -33,14 +33,14 @@ class FunctionMaker(DeviceMaker):
         self.start(device)
         self.device_name = device
         self.config_size = 256 if device in (EDU, FAR_EDU) else 4096
-        # From now on nothing is the firmware's choice: where BARs are, and which line an interrupt has.
+        # Overwrite all values that the firmware chose: the addresses of BARs, and the Interrupt Line.
         for place in (*_BARS, _LINE):
             self.step("pwrite", slot="d0", offset=CONFIG + place, data="ffffffff" if place != _LINE else "05")
 
     # Configuration space.
 
     def read_config(self, place: int, size: int) -> None:
-        # The mock has no ROMs, and a saved space does not tell which data power management can select.
+        # Mask the ROM's BAR, because the mock has no ROMs, and the power management data, which a saved configuration space does not show.
         mask = []
         for first, count in [(_ROM, 4), (_POWER[CARD] + 1, 1)] if self.device_name == CARD else []:
             start, end = max(first, place), min(first + count, place + size)
@@ -49,14 +49,14 @@ class FunctionMaker(DeviceMaker):
         self.step("pread", slot="d0", offset=CONFIG + place, size=size, mask=mask)
 
     def config_everywhere(self) -> None:
-        """All of it."""
+        """Read the first 256 bytes of configuration space, and a part of the rest."""
         for place in range(0, 256, 64):
             self.read_config(place, 64)
         if self.config_size > 256:
             self.read_config(self.random.randrange(0x100, 0x300, 64), 64)
 
     def config_somewhere(self) -> None:
-        """A transfer at any offset, of any size, beyond its end too."""
+        """Read or write at any offset, with any size, also beyond the end."""
         limit = self.one_of(0x40, 0x100, 0x100, self.config_size)
         place = self.random.randrange(limit) if self.chance(95) else self.config_size - self.one_of(0, 1, 2, 4, -4)
         size = self.one_of(1, 2, 4, 4, 4, 3, 5, 8, 16)
@@ -65,7 +65,7 @@ class FunctionMaker(DeviceMaker):
         self.read_config(place, size)
 
     def config_register(self) -> None:
-        """A register of the header or of a capability, by its own width or not."""
+        """Read or write a register of the header or of a capability, with its own width or another."""
         starts = CAPABILITIES[self.device_name]
         place = (
             self.one_of(*range(0, 0x40, 4)) if self.chance(50) else self.one_of(*starts) + self.one_of(*range(0, 28, 2))
@@ -87,7 +87,7 @@ class FunctionMaker(DeviceMaker):
         )
 
     def power(self) -> None:
-        """D0, D3hot, and what is not there; registers are written before, and while it sleeps."""
+        """Set a power state: D0, D3hot, or one that is not supported. Write registers before that, and in the state."""
         if place := _POWER.get(self.device_name):
             for _ in range(self.one_of(1, 2, 3)):
                 if self.chance(50):
@@ -100,17 +100,17 @@ class FunctionMaker(DeviceMaker):
             self.config_everywhere()
 
     def function_reset(self) -> None:
-        """A function-level reset by configuration space, where there is one."""
+        """Start a function-level reset through configuration space, if the device has one."""
         if place := _CONTROL.get(self.device_name):
             self.step("pwrite", slot="d0", offset=CONFIG + place + 1, data=self.one_of("80", "a0", "90"))
             self.config_everywhere()
 
     def decode(self) -> None:
-        """Memory is decoded, or not, and the first register read."""
+        """Switch memory decoding on or off, and read the first register."""
         self.step(
             "pwrite", slot="d0", offset=CONFIG + _COMMAND, data=self.one_of("0200", "0300", "0000", "0100", "0204")
         )
-        # What registers say is the models' affair.
+        # Mask the value of the register: the mock has no model of these devices.
         self.step("pread", slot="d0", offset=0, size=4, mask=[[0, 4]] if self.device_name in (NVME, CARD) else [])
         self.read_config(_COMMAND, 4)
 
@@ -126,15 +126,15 @@ class FunctionMaker(DeviceMaker):
         )
 
     def bar_mmap(self) -> None:
-        """A mapping that is not within a region that can be mapped."""
+        """Map a part of a region that cannot be mapped, or of none."""
         index = self.one_of(0, 1, 4, 5, 6, 7, 8, 9)
         size, offset = PAGE * self.one_of(1, 2, 300), PAGE * self.one_of(0, 1, 256, 300)
         if index < 2 and offset < 256 * PAGE:
-            offset = 256 * PAGE  # within a BAR the mock is another: it maps no registers
+            offset = 256 * PAGE  # behind the BAR: mapping registers is an intended difference of the mock
         self.step("mmap", slot="d0", offset=(index << 40) + offset, size=size, prot=self.one_of(1, 2, 3))
 
     def mock_mmap(self) -> None:
-        """A mapping of vfio-mock's memory, whole or in part, or of what cannot be mapped."""
+        """Map vfio-mock's memory, completely or partly, or something that cannot be mapped."""
         index = self.random.randrange(9)
         size, offset = PAGE * self.one_of(1, 1, 2, 4, 16, 256, 257), PAGE * self.one_of(0, 0, 1, 2, 4, 15, 255, 256)
         self.step("mmap", slot="d0", offset=(index << 40) + offset, size=size, prot=self.one_of(1, 2, 3, 0))
@@ -148,7 +148,7 @@ class FunctionMaker(DeviceMaker):
         )
 
     def near_an_edge(self) -> None:
-        """A mapping that touches, or crosses, the end of what an IOMMU can map."""
+        """Map at the end of the IOVAs that an IOMMU supports, or across it."""
         size = PAGE * self.one_of(1, 1, 2, 3, 16)
         iova = (self.one_of(*EDGES) + PAGE * self.random.randrange(-17, 4)) % 2**64
         self.map_at(iova, size)
@@ -218,5 +218,5 @@ def mapped(make: FunctionMaker) -> None:
 KINDS = ((configured, 6), (asked, 2), (bounded, 1), (mapped, 1))
 MAKER = FunctionMaker
 DEVICES = tuple(sorted({*type1.DEVICES, NVME, CARD}))
-#: the mock has these with the configuration space of the machine's, and without a model
+#: Devices for which the mock has the machine's saved configuration space, but no model.
 SPACES = (NVME, CARD)

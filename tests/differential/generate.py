@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Episodes by the number: the same seed makes the same episodes."""
+"""Generate random episodes. The same seed gives the same episodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUBJECTS: dict[str, Any] = {
 
 
 def episodes(seed: int, steps: int, subjects: list[str] | None = None) -> list[Episode]:
-    """Episodes of so many steps together, a little more."""
+    """Return episodes that have `steps` steps in total, or a few more."""
     random = Random(seed)
     chosen = [SUBJECTS[name] for name in subjects or SUBJECTS]
     made: list[Episode] = []
@@ -37,5 +37,5 @@ def episodes(seed: int, steps: int, subjects: list[str] | None = None) -> list[E
 
 
 def devices(subjects: list[str] | None = None) -> list[str]:
-    """Return the devices that must be bound to VFIO drivers for them."""
+    """Return the devices that must be bound to VFIO drivers for the subjects."""
     return sorted({name for subject in subjects or SUBJECTS for name in SUBJECTS[subject].DEVICES})

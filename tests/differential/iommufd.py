@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Episodes about iommufd: address spaces, page tables, devices by their own files, and the container that it stands in for."""
+"""Episodes about iommufd: address spaces, page tables, cdevs, and the container emulation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.differential.steps import HOLE_AT, PAGE, RO_AT
 from tests.differential.type1 import EDGES, MAPPED, MOCKS, Type1Maker
 
 EDU = "0000:00:03.0"
-#: addresses that a request points to, in the part of the arena that is not mapped
+#: Offset in the arena of arrays that requests point to. That part is never mapped for DMA.
 POINTED_AT = type1.BITMAPS_AT
 
 
 class IommufdMaker(Type1Maker):
-    """An episode with an iommufd; objects are named after their kinds, `ioas0`, and an id that nobody has is `nobody`."""
+    """An episode with an iommufd. Variables with ids are named after the object's kind (`ioas0`); `nobody` stands for an id of no object."""
 
     def start(self, devices: tuple[str, ...] = ()) -> None:
         self.step("open", **{"as": "f", "what": "iommufd"})
@@ -30,16 +30,16 @@ class IommufdMaker(Type1Maker):
     # Objects.
 
     def called(self, kind: str) -> str:
-        """A new name."""
+        """Choose a name for a new object, and record it."""
         names = self.names.setdefault(kind, [])
-        # Few, so that the same name comes again and ids are used again too.
+        # Use few names, so that names occur again.
         name = f"{kind}{self.random.randrange(3)}"
         if name not in names:
             names.append(name)
         return name
 
     def id(self, *kinds: str) -> list[Any]:
-        """A reference to an object, nearly always of one of these kinds."""
+        """Return a reference to an object, nearly always of one of these kinds."""
         if self.chance(4):
             kinds = tuple(self.names) or kinds
         if self.chance(3):
@@ -56,16 +56,16 @@ class IommufdMaker(Type1Maker):
         slot: str = "f",
         **more: Any,
     ) -> None:
-        """A request of iommufd's, whose first field is its size."""
+        """Make a request to the iommufd. The first field of its struct is the size, which is sometimes wrong."""
         struct = f"struct {struct}"
         size = int(ffi.sizeof(struct))
         extra = b""
         if self.chance(4):
-            # Too short by a field, longer with zeros, longer with something.
+            # A struct that is too short, or longer with zeros, or longer with other bytes.
             size += self.one_of(-8, -4, -1, 8, 8, -size, 4096 - size, 8192)
             extra = self.one_of(bytes(8), bytes(8), b"\1" + bytes(7), bytes(7) + b"\1")
         put = [[offset(struct, field), _size(struct, field), ref] for field, ref in (refs or {}).items()]
-        # As much of it as it says that there is: what lies behind is the process's own.
+        # Provide as many bytes as the size says: the bytes behind would be other memory of the process.
         extra = extra.ljust(max(size - int(ffi.sizeof(struct)), 16), b"\0")
         self.ioctl(slot, name, struct, {"size": max(size, 0), **values}, extra=extra, put=put, **more)
 
@@ -183,7 +183,7 @@ class IommufdMaker(Type1Maker):
             {"ioas_id": self.id("ioas")},
         )  # fmt: skip
 
-    # Page tables and what hangs on them.
+    # Page tables and the objects that depend on them.
 
     def hwpt(self) -> None:
         name = self.called("hwpt")
@@ -284,7 +284,7 @@ class IommufdMaker(Type1Maker):
             }
             self.request("IOMMU_HW_QUEUE_ALLOC", "iommu_hw_queue_alloc", values, refs)
 
-    # Devices by their own files.
+    # Devices opened by their cdevs.
 
     def _index(self) -> int:
         return self.random.randrange(max(len(self.devices), 1))
@@ -311,7 +311,7 @@ class IommufdMaker(Type1Maker):
         flags = 0 if self.chance(80) else self.one_of(1, 1, 1, 2)
         values = {"argsz": self.argsz(16, 12, 8), "flags": flags, "pasid": self.one_of(0, 1, 1 << 20)}
         put = [[offset(struct, "pt_id"), 4, self.id("ioas", "ioas", "hwpt", "auto")]]
-        # The id of the page table that it then has comes back where the IOAS's was.
+        # The kernel returns the id of the device's page table in the field that had the IOAS's id.
         name = self.called("auto")
         self.ioctl(
             f"d{self._index()}",
@@ -339,14 +339,14 @@ class IommufdMaker(Type1Maker):
         self.step("open", **{"as": self.one_of(f"d{index}", "d9"), "what": f"cdev:{self.devices[index]}"})
 
     def group_open(self) -> None:
-        """The group of a device, which excludes its own file, or is excluded by it."""
+        """Open or close the group of a device. An open group excludes the cdev, and an open cdev the group."""
         if self.chance(60):
             self.step("open", **{"as": "g5", "what": f"group:{self.devices[self._index()]}"})
         else:
             self.step("close", slot="g5")
 
     def before_bind(self) -> None:
-        """Make another request to a cdev that is not bound, or is."""
+        """Make a device request to a cdev, whether it is bound or not."""
         slot = self.one_of(f"d{self._index()}", "d9")
         self.ioctl(
             slot,
@@ -355,7 +355,7 @@ class IommufdMaker(Type1Maker):
             extra=(20).to_bytes(4, "little") + bytes(60),
         )
 
-    # The container that it stands in for.
+    # The container emulation.
 
     def vfio_ioas(self) -> None:
         self.request(
@@ -378,7 +378,7 @@ def _size(struct: str, field: str) -> int:
 
 
 def spaces(make: IommufdMaker) -> None:
-    """Address spaces without a device."""
+    """Use address spaces without a device."""
     make.start()
     make.step("memfd", **{"as": "m", "size": 8 * PAGE})
     for _ in range(2):
@@ -388,7 +388,10 @@ def spaces(make: IommufdMaker) -> None:
 
 
 def with_devices(make: IommufdMaker, devices: tuple[str, ...], first: int | None = None) -> None:
-    """Devices that are bound, most of them, and attached; `first` is an IOVA where something is mapped before."""
+    """Bind and attach devices (most of them).
+
+    :param first: an IOVA at which memory is mapped before that
+    """
     make.start(devices)
     make.step("memfd", **{"as": "m", "size": 8 * PAGE})
     make.alloc()
@@ -429,7 +432,7 @@ def domains(make: IommufdMaker) -> None:
 
 
 def compat(make: IommufdMaker) -> None:
-    """A group in an iommufd: what a container does, with iommufd behind it."""
+    """Use an iommufd as a container for groups."""
     make.step("open", **{"as": "c", "what": "iommufd"})
     names = make.one_of(MOCKS[:1], MOCKS, (EDU,), (MOCKS[0], EDU))
     type = make.one_of(1, 3)

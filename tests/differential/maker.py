@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The common part of the generators of episodes: a seeded source of choices, and steps in short."""
+"""The base class of the generators of episodes: random choices from a seed, and short methods for steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Maker:
-    """Builds one episode."""
+    """A builder of one episode."""
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -23,7 +23,7 @@ class Maker:
         return self.random.random() * 100 < percent
 
     def a_request(self, *requests: str | int) -> str | int:
-        """Choose a request: its name, or a number that has none."""
+        """Choose a request, given by name or, if it has none, by number."""
         return self.random.choice(requests)
 
     def one_of(self, *values: T) -> T:
@@ -43,20 +43,20 @@ class Maker:
         extra: bytes = b"",
         **fields: Any,
     ) -> None:
-        """A request with a struct as its argument; now and then with an argument that cannot be read or written."""
+        """Make a request with a struct as its argument; sometimes with an argument that cannot be read or written."""
         data = b"" if struct is None else bytes(ffi.buffer(ffi.new(f"{struct} *", values or {})))
         arg = data + extra
         if self.chance(0.4):
-            # NULL, an address of nobody's, of the kernel's half.
+            # NULL, unmapped addresses, and addresses in the kernel's half.
             self.step("ioctl", slot=slot, request=request, value=self.one_of(0, 0x1000, 1 << 46, 1 << 63, 2**64 - 4096))
             return
         if self.chance(0.7) and len(arg) <= PAGE:
-            # What would be a new descriptor, or the id of one, is not to be lost.
+            # The kernel cannot write its answer, so do not take new descriptors or ids from it.
             fields = {key: value for key, value in fields.items() if key not in ("take", "keep")} | {"readonly": True}
         self.step("ioctl", slot=slot, request=request, arg=arg.hex(), **fields)
 
     def argsz(self, size: int, *others: int) -> int:
-        """Nearly always right."""
+        """Return a value for an argsz field, which is nearly always right."""
         if self.chance(93):
             return size
         return self.one_of(0, size - 1, size + 1, size + 64, 4, 8, size - 4, 0xFFFFFFFF, *others)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Faults planted in the mock, one at a time, to see whether the recorded episodes find them.
+"""Plant faults in the mock, one at a time, to test that the recorded episodes find them.
 
-`python tests/differential/mutations.py [NUMBER ...]` plants each, or these, and tells which step of what is recorded the mock then
-answers wrongly; `none` plants nothing.
+`python tests/differential/mutations.py [NUMBER ...]` plants all faults, or those with these numbers, and prints for each the first
+recorded step that the mock then answers wrongly. `none` plants no fault.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ ROOT = HERE.parents[1] / "pyvfio" / "mock"
 
 
 class Mutation(NamedTuple):
-    """In a file below pyvfio/mock, `old`, which is there once, becomes `new`.
+    """A fault: in a file below pyvfio/mock, `old`, which must occur once, is replaced by `new`.
 
-    :ivar subject: with `episode`, where it was found last: what is looked at first. All the rest is, if it is not found there
+    :ivar subject: the subject whose recording found the fault last time
+    :ivar episode: the episode that found it. It is tried first, and all others only if it does not find the fault
     """
 
     file: str
@@ -38,19 +39,19 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = (
-    # An errno.
+    # A wrong errno.
     Mutation("vfio/type1/iommu.py", "            raise Errno(errno.EEXIST)", "            raise Errno(errno.EBUSY)", "type1", 0),
     Mutation("vfio/type1/iommu.py", "            raise Errno(errno.ENOENT)", "            raise Errno(errno.EINVAL)", "type1", 5),
     Mutation("vfio/type1/tracking.py", "            raise Errno(errno.EOVERFLOW)", "            raise Errno(errno.EINVAL)", "type1", 2),
     Mutation("vfio/group.py", "            raise Errno(errno.EBADFD)", "            raise Errno(errno.EBADF)", "systematic", 22),
-    # One off, at the end of a range.
+    # Off by one at the end of a range.
     Mutation("vfio/type1/iommu.py", "        last = iova + size - 1\n        if last > _U64 or", "        last = iova + size\n        if last > _U64 or", "type1", 0),
     Mutation("vfio/type1/usable.py", "range_.start <= iova and last <= range_.last", "range_.start <= iova and last < range_.last", "type1", 8),
     Mutation("vfio/mappings.py", "return item if iova <= item.last else None", "return item if iova < item.last else None", "iommufd", 1),
     Mutation("vfio/mappings.py", "following = item.last + 1", "following = item.last + 4097", "type1", 18),
     Mutation("vfio/type1/space.py", "(offset + count - 1) // self._iommu.granule", "(offset + count) // self._iommu.granule", "type1", 43),
     Mutation("machine/memlock.py", "self.pages + pages > self.limit", "self.pages + pages >= self.limit", "type1", 84),
-    # A bit that is not cleared, or too many.
+    # A bit that is not cleared, or too many bits that are.
     Mutation("vfio/type1/tracking.py", "            dirty.clear()\n", "", "type1", 0),
     Mutation("vfio/type1/dirty.py", "            left[whole] &= _WORD << rest", "            del left[whole]", "type1", 0),
     Mutation("vfio/type1/dirty.py", "            if before:\n", "            if False:\n", "type1", 0),
@@ -61,14 +62,14 @@ MUTATIONS = (
     Mutation("vfio/type1/iommu.py", "if self.v2 and not everything:", "if not everything:", "type1", 3),
     Mutation("vfio/type1/space.py", "self._mapping(iova, READ | WRITE)\n", "self._mapping(iova, WRITE)\n", "type1", 21),
     Mutation("vfio/type1/iommu.py", "bool(prot) == bool(updates) or", "not prot and not updates or", "type1", 1),
-    # What is forgotten.
+    # A step that is left out.
     Mutation("vfio/type1/iommu.py", "            self.available += 1\n", "", "type1", 1),
     Mutation("vfio/type1/iommu.py", "            mapping.unpin(self.locked, self.page)\n            self.mappings.remove", "            self.mappings.remove", "type1", 69),
     Mutation("vfio/type1/usable.py", "if groups else _WHOLE", "", "type1", 2),
     Mutation("vfio/group.py", "        if self.users and not self.container.lets_go:", "        if False:", "type1", 11),
-    # A case too many.
+    # A check that is too strict or too lax.
     Mutation("vfio/type1/iommu.py", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL):", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL, lib.VFIO_UPDATE_VADDR):", "type1", 7),
-    # In what only other subjects reach.
+    # Code that only other subjects reach.
     Mutation("vfio/log.py", "                self._words[word] = held ^ taken", "                self._words[word] = held", "devices", 3),
     Mutation("vfio/feature.py", "    if start + length > LARGEST:", "    if start + length - 1 > LARGEST:", "devices", 17),
     Mutation("vfio/pci/irq.py", "        if index == INTX and (what.start or what.count != 1):\n            raise Errno(errno.EINVAL)\n", "", "systematic", 45),
@@ -85,7 +86,7 @@ MUTATIONS = (
     Mutation("iommufd/fault_queue.py", "            self.answers.append((self.pending.pop(cookie), code))", "            self.answers.append((self.pending[cookie], code))", "selftest", 22),
     Mutation("iommufd/event_queue.py", "& 0x7FFFFFFF\n", "& 0x7FFFFFFE\n", "selftest", 37),
     Mutation("host/host.py", "        if ids in driver.ids:\n            raise Errno(errno.EEXIST)\n", "", "systematic", 68),
-    # In all of configuration space, and in what else the later subjects reach.
+    # Configuration space, and other code that the later subjects reach.
     Mutation("vfio/pci/config.py", "            data[self.msix_control + 1 - offset] |= _MSIX_ENABLE\n", "            pass\n", "functions", 50),
     Mutation("vfio/pci/config.py", "            if not self._unknown[at]:\n                self.data[at] = first", "            self.data[at] = first", "functions", 6),
     Mutation("vfio/pci/config.py", "mask = self._through[at] if self._kept[at] else 0", "mask = 0", "functions", 9),
@@ -121,7 +122,7 @@ class _Planted(importlib.machinery.SourceFileLoader):
 
 
 class Planter(importlib.abc.MetaPathFinder):
-    """Has one module imported as a mutation has it."""
+    """An import hook that loads one module with a mutation."""
 
     def __init__(self, mutation: Mutation) -> None:
         self._path = ROOT / mutation.file
@@ -148,11 +149,11 @@ class Place(NamedTuple):
 
 
 def found(records: dict[str, Any], first: Iterable[Place]) -> str:
-    """The first step that the mock answers otherwise than the kernel did: in these episodes, each on a mock of its own, or else in all."""
+    """Return the first step that the mock answers differently from the kernel: in the episodes `first`, each on a new mock, or else in all."""
     whole = [(subject, range(len(record["episodes"]))) for subject, record in records.items()]
-    # After something was recorded anew there need be no such episode.
+    # After a new recording, an episode of that number may not exist.
     known = [
-        # A device's own registers survive a close: what earlier episodes wrote to them is a part of a later one.
+        # A device's registers survive a close. So in `functions`, an episode depends on all earlier ones.
         (subject, range(0 if subject == "functions" else episode, episode + 1))
         for subject, episode in first
         if episode < len(records[subject]["episodes"])
@@ -160,7 +161,7 @@ def found(records: dict[str, Any], first: Iterable[Place]) -> str:
     for subject, episodes in (*known, *whole):
         if place := _found(records[subject], episodes):
             return f"{subject}, {place}"
-        # An episode counts descriptors: none may be left of the mock before.
+        # Free the descriptors of the previous mock: episodes count descriptors.
         gc.collect()
     return "no disagreement"
 
@@ -180,7 +181,7 @@ def _found(record: dict[str, Any], episodes: range) -> str | None:
 
 def main() -> None:
     numbers = sys.argv[1:] or list(map(str, range(len(MUTATIONS))))
-    from tests.differential import replay  # noqa: F401  # all but the mock is there before the fork
+    from tests.differential import replay  # noqa: F401  # import all modules but the mock before the fork
 
     records = {
         file.name.split(".")[0].partition("-")[2]: load(file) for file in sorted((HERE / "recorded").glob("*.json.gz"))
@@ -196,7 +197,7 @@ def main() -> None:
                 sys.meta_path.insert(0, Planter(MUTATIONS[int(number)]))
                 outcome = found(records, [places[int(number)]])
             print(f"{number}: {outcome}", flush=True)
-            # Threads of the mock's need not end.
+            # Exit without waiting for threads of the mock.
             os._exit(0)
         if code := os.waitpid(child, 0)[1]:
             sys.exit(f"{number}: ended with {os.waitstatus_to_exitcode(code)}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The places where the mock can fail, and those where it has."""
+"""The places where the mock can raise an errno, and those where it has done so."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2] / "pyvfio" / "mock"
 
 
 class Site(NamedTuple):
-    """A `raise Errno(...)` of the mock's.
+    """A `raise Errno(...)` in the mock.
 
-    :ivar name: `file::function::ERRNO`, with ` 2` for the second in a function, and so on; the errno is `?` where it is computed
+    :ivar name: `file::function::ERRNO`, with ` 2` for the second of that name, and so on; ERRNO is `?` if it is computed
     """
 
     file: str
@@ -29,7 +29,7 @@ class Site(NamedTuple):
 
 @cache
 def sites() -> tuple[Site, ...]:
-    """All of them."""
+    """Return all places of the mock that raise an Errno."""
     found: list[Site] = []
     for path in sorted(ROOT.rglob("*.py")):
         file = str(path.relative_to(ROOT))
@@ -56,7 +56,7 @@ def _visit(node: ast.AST, file: str, where: str, found: list[Site]) -> None:
 
 @contextmanager
 def noted() -> Iterator[set[tuple[str, int]]]:
-    """Notes where the mock fails from now on: files and lines."""
+    """Record the files and lines at which the mock raises an Errno during the block."""
     from pyvfio.mock.machine.errno import Errno
 
     places: set[tuple[str, int]] = set()
@@ -86,7 +86,7 @@ def unreached(places: set[tuple[str, int]]) -> list[Site]:
 
 
 class Branches:
-    """Counts the branches of the mock that are taken, if coverage is installed: `with Branches() as branches`, then `str(branches)`."""
+    """A counter of the mock's branches that are taken, if coverage is installed: `with Branches() as branches`, then `str(branches)`."""
 
     def __init__(self) -> None:
         try:

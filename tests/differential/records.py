@@ -13,10 +13,11 @@ FILES = sorted((Path(__file__).parent / "recorded").glob("*.json.gz"))
 
 
 class Replayed(NamedTuple):
-    """
-    :ivar record: what is recorded: profile, devices, episodes, answers
+    """A recording that was replayed on the mock.
+
+    :ivar record: the recording: profile, devices, episodes, answers
     :ivar got: the mock's answers
-    :ivar places: where it failed: files and lines
+    :ivar places: files and lines at which the mock raised an Errno
     """
 
     record: dict[str, Any]

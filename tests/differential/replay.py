@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Replays traces on a kernel, at the level of raw calls: `python -m tests.differential.replay TRACE ANSWERS` inside scripts/vm.
+"""Replay traces on a kernel, by raw calls: `python -m tests.differential.replay TRACE ANSWERS` inside scripts/vm.
 
-What differs between two runs on the same kernel is left out of the answers: addresses, descriptors, and what a trace names.
+Values that differ between two runs on the same kernel are removed from the answers: addresses, descriptors, and fields that a trace masks.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from pyvfio._abi import ffi, lib
 from pyvfio.kernel import Kernel, LinuxKernel
 from tests.differential.steps import PAGE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
 
-#: where the kernel warns of what it lets callers do: a mapping without permissions; a device of the mock IOMMU's that goes, unlike any
-#: real one, while there still is what has been made of it. And of emulated processors that get no time: their timers. By files alone: on a
-#: busy host the serial line loses some characters of the functions' names
+#: Expected warnings of the kernel. It warns about calls that it allows: a mapping without permissions, and the end of a selftest device
+#: whose dependent objects still exist (which no real device can have). It also warns about late timers of emulated processors that get
+#: no processor time. The pattern has only file names: on a busy host the serial line loses some characters of the functions' names.
 WARNINGS = (
     r"WARNING: (drivers/iommu/(iommu\.c|generic_pt/.*/iommu_pt\.h|iommufd/(main\.c|hw_pagetable\.c|iommufd_private\.h))"
     r"|kernel/time/hrtimer\.c)"
 )
-#: configuration spaces of devices of the machine, as sysfs has them before they are bound; `stored`: registers of PCI Express's control and
-#: of error reporting that they store less of than PCI says (QEMU 7.2 has no masks of uncorrectable errors)
+#: Configuration spaces of the machine's devices, read from sysfs before they are bound. `stored` has registers (of PCI Express and of error
+#: reporting) of which the devices store fewer bits than PCI requires: QEMU 7.2 has no masks of uncorrectable errors.
 SPACES = Path(__file__).parent / "spaces.json"
-#: no process has this many descriptors open
+#: A number that is never an open descriptor.
 CLOSED = 0x7FFF_0000
 CAP_IPC_LOCK = 14
-#: those that a trace does without
+#: Capabilities that a trace can drop.
 CAPABILITIES = {"CAP_SYS_RAWIO": 17, "CAP_SYS_RESOURCE": 24}
 MAP_NORESERVE = 0x4000
-#: address space around the arena
+#: Size of the address space that is reserved for the arena.
 RESERVED = 1 << 45
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -51,11 +51,11 @@ _MAP_FAILED = 2**64 - 1
 
 
 class Arena:
-    """The memory that a trace maps, and has its bitmaps in."""
+    """The memory that a trace maps, and that contains its bitmaps."""
 
     def __init__(self) -> None:
-        # Behind it nothing can be read or written, as far as a trace's mappings and transfers go, for what they reach is the
-        # process's own memory. It is aligned so that what a kernel makes of alignments is the same in every run.
+        # Reserve the address space behind the arena, as far as a trace's mappings and transfers can reach: they must not touch the
+        # process's other memory. Align the arena, so that decisions of the kernel that depend on alignment are the same in every run.
         align = 1 << 21
         self._reserved = _libc.mmap(None, RESERVED, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if self._reserved == _MAP_FAILED:
@@ -64,10 +64,10 @@ class Arena:
         _libc.mprotect(self.address, WRITABLE + READ_ONLY, mmap.PROT_READ | mmap.PROT_WRITE)
         self.memory = ffi.buffer(ffi.cast("char *", self.address), WRITABLE + READ_ONLY)
         self.reset()
-        # What looks like the size of a struct, and the struct goes on where there is nothing.
+        # At the end of the arena, write a value that looks like the size of a struct, which would continue in unreadable memory.
         self.memory[-4:] = (16).to_bytes(4, "little")
         _libc.mprotect(self.address + WRITABLE, READ_ONLY, mmap.PROT_READ)
-        # A page of the caller's that cannot be written, but through another mapping.
+        # A read-only page; it is written through another mapping of the same file.
         fd = os.memfd_create("read-only", os.MFD_CLOEXEC)
         os.truncate(fd, PAGE)
         self.scratch = mmap.mmap(fd, PAGE)
@@ -78,21 +78,22 @@ class Arena:
         self.memory[0:WRITABLE] = _PATTERN
 
     def close(self) -> None:
-        """Four of them fill a process."""
+        """Release the memory. It must be released, because the address space of a process has room for four arenas only."""
         del self.memory
         _libc.munmap(self._reserved, RESERVED)
         _libc.munmap(self.read_only, PAGE)
         self.scratch.close()
 
 
-# Every word of 8 bytes is another one.
+# The arena's initial contents: every 8-byte word is different.
 _PATTERN = b"".join((word * 0x9E3779B97F4A7C15 & 2**64 - 1).to_bytes(8, "little") for word in range(WRITABLE // 8))
 
 
 class Replayer:
-    """A kernel, and what a trace has open on it.
+    """Replays episodes on a kernel, and keeps the descriptors and variables of the current episode.
 
-    :param setup: called with the kernel before the first episode: binds devices
+    :param kernel: the kernel
+    :param memlock: a function that sets the limit on locked memory in bytes; None removes it
     """
 
     def __init__(self, kernel: Kernel, memlock: Callable[[int | None], None]) -> None:
@@ -111,7 +112,7 @@ class Replayer:
         self._arena.close()
 
     def episode(self, steps: Episode) -> list[Answer]:
-        """Return the answer to each step; everything is closed and put back at the end."""
+        """Execute the steps and return the answer to each. At the end, everything is closed and restored."""
         try:
             return [self.step(step) for step in steps]
         finally:
@@ -271,7 +272,7 @@ class Replayer:
         return {"r": 0}
 
     def _do_pipe(self, step: Step) -> Answer:
-        """Everything that one descriptor gives, up to a limit, goes to another."""
+        """Copy data from one descriptor to another, up to a limit."""
         moved, digest = 0, hashlib.blake2s(digest_size=10)
         while moved < step["limit"]:
             data = self.kernel.read(self._fd(step["from"]), min(1 << 16, step["limit"] - moved))
@@ -284,7 +285,7 @@ class Replayer:
         return {"r": moved, "out": digest.hexdigest()}
 
     def _do_settle(self, step: Step) -> Answer:
-        # An interrupt of real hardware takes its time.
+        # Wait for the effects of real hardware, such as an interrupt.
         if isinstance(self.kernel, LinuxKernel):
             time.sleep(step.get("seconds", 0.02))
         return {"r": 0}
@@ -312,7 +313,7 @@ class Replayer:
         return {"r": 0}
 
     def _do_descriptors(self, step: Step) -> Answer:
-        """From now on the process gets only so many new ones."""
+        """Limit the number of new descriptors that the process can get."""
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         lowest = os.dup(0)
         os.close(lowest)
@@ -325,7 +326,7 @@ class Replayer:
         return {"r": 0}
 
     def _do_file(self, step: Step) -> Answer:
-        """Look at a path."""
+        """Call a method of the kernel (`how`) with a path."""
         found = getattr(self.kernel, step["how"])(step["path"])
         return {"r": 0} if step.get("blind") else {"r": 0, "out": found.decode() if isinstance(found, bytes) else found}
 
@@ -335,7 +336,7 @@ class Replayer:
         return {"r": 0}
 
     def _do_heard(self, step: Step) -> Answer:
-        """Return the uevents since the last time; which numbers VFIO gave is left out."""
+        """Return the uevents since the last call, without the numbers that VFIO assigned."""
         heard = []
         while (event := self._monitor.poll(0.05)) is not None:
             action, device = event
@@ -364,7 +365,7 @@ class Replayer:
 
 
 def _brief(data: bytes) -> str:
-    """Bytes as they are compared: in hex while they are few or mostly zeros, else as a digest."""
+    """Return bytes in the form in which answers are compared: in hex if they are few or mostly zeros, otherwise as a digest."""
     stripped = data.rstrip(b"\0")
     if len(stripped) <= 64:
         return f"{len(data)}:{stripped.hex()}"
@@ -372,7 +373,7 @@ def _brief(data: bytes) -> str:
 
 
 def set_effective(capability: int, *, have: bool) -> None:
-    """A capability is in effect, or not; it stays permitted."""
+    """Add a capability to the effective set, or remove it. It stays in the permitted set."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)()
     assert _libc.capget(header, data) == 0
@@ -381,7 +382,7 @@ def set_effective(capability: int, *, have: bool) -> None:
 
 
 def linux_memlock(size: int | None) -> None:
-    """A limit on locked memory that counts, or none: CAP_IPC_LOCK in effect, or not."""
+    """Set the limit on locked memory and drop CAP_IPC_LOCK, without which the limit applies; None restores CAP_IPC_LOCK."""
     set_effective(CAP_IPC_LOCK, have=size is None)
     if size is not None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (size, resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]))
@@ -389,7 +390,7 @@ def linux_memlock(size: int | None) -> None:
 
 @contextlib.contextmanager
 def bound(devices: list[str], kernel: Kernel) -> Iterator[None]:
-    """Bind these devices to vfio-pci; vfio-mock is bound to VFIO anyway."""
+    """Bind these devices to vfio-pci during the block. vfio-mock is always bound to its own VFIO driver."""
     with contextlib.ExitStack() as stack:
         for address in devices:
             if not address.startswith("vfio-mock"):
@@ -399,7 +400,7 @@ def bound(devices: list[str], kernel: Kernel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_linux(devices: list[str]) -> Iterator[Replayer]:
-    """The real kernel of a machine of scripts/vm, with these devices bound to VFIO drivers."""
+    """Yield a replayer for the real kernel in a machine of scripts/vm, with these devices bound to VFIO drivers."""
     from tests.contract.guest import MOCK, load_driver
 
     load_driver(MOCK)
@@ -411,9 +412,11 @@ def on_linux(devices: list[str]) -> Iterator[Replayer]:
 
 @contextlib.contextmanager
 def on_mock(devices: list[str], profile: str, spaces: Sequence[str] = ()) -> Iterator[Replayer]:
-    """A mock kernel, with these devices bound.
+    """Yield a replayer for a mock, with these devices bound.
 
-    :param spaces: devices that have the configuration space of the machine's, and registers without a model
+    :param devices: the devices to bind
+    :param profile: the mock's profile
+    :param spaces: devices that get the machine's saved configuration space and registers without a model
     """
     from pyvfio import mock
 
@@ -438,7 +441,7 @@ def main() -> None:
         try:
             answers.extend(map(replayer.episode, trace["episodes"]))
         finally:
-            # What there is helps to find what went wrong.
+            # Save partial answers too: they help to find the error.
             save(target, answers)
     print(f"{sum(map(len, answers))} steps in {time.monotonic() - begun:.1f} s")
 

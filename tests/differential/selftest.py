@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Episodes about the kernel's own mock IOMMU (CONFIG_IOMMUFD_TEST): what no emulated one has."""
+"""Episodes about the iommufd selftest driver (CONFIG_IOMMUFD_TEST), which has features that no emulated IOMMU has."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tests.differential.iommufd import POINTED_AT, IommufdMaker
 from tests.differential.steps import HOLE_AT, PAGE
 
 TEST = ord(";") << 8 | 0xA0
-#: operations of IOMMU_TEST_CMD
+#: Operations of IOMMU_TEST_CMD.
 RESERVE, CHECK_MAP, REPLACE, DOMAIN, DIRTY, CHECK_IOTLB, FAULT, CHECK_CACHE, EVENT = 1, 3, 10, 12, 13, 14, 15, 16, 17
 PASID_ATTACH, PASID_REPLACE, PASID_DETACH, PASID_CHECK = 18, 19, 20, 21
 DATA, TYPE, EVENTS = 0xDEAD, 0xDEADBEEF, 0xBEEFBEEF
-#: the first IOVA of its page tables
+#: The first IOVA of the selftest driver's page tables.
 BASE = 1 << 24
-#: of which one more than once, so that it is met again
+#: PASIDs to choose from. One is listed several times, so that it is often used again.
 PASIDS = (0, 1, 5, 5, 5, 1 << 19, (1 << 20) - 1, 1 << 20, 2**32 - 1)
 
 
 class SelftestMaker(IommufdMaker):
-    """An episode with an iommufd and devices of the mock IOMMU; `self0` is one of these, `dev0` what requests call it."""
+    """An episode with an iommufd and selftest devices. `self0` is the selftest's id of a device, `dev0` its device id in iommufd's requests."""
 
     space = 40
 
@@ -42,7 +42,7 @@ class SelftestMaker(IommufdMaker):
 
     # Devices.
 
-    def device(self) -> None:  # type: ignore[override]  # one of the selftest's, not one of a group
+    def device(self) -> None:  # type: ignore[override]  # a selftest device, not a device of a group
         flags = self.one_of(0, 0, 4, 4, 4, 1, 5) if self.chance(97) else self.one_of(2, 8)
         keep = {self.called("self"): [16, 4], self.called("auto"): [20, 4], self.called("dev"): [24, 4]}
         self.test(DOMAIN, self.id("ioas"), struct.pack("=4I", 0, 0, 0, flags), keep=keep)
@@ -52,7 +52,7 @@ class SelftestMaker(IommufdMaker):
         self.request("IOMMU_DESTROY", "iommu_destroy", {}, {"id": self.id(*kinds)})
 
     def destroy_table(self) -> None:
-        """No device: one that goes while it is attached by a PASID stays half destroyed, which the kernel warns of."""
+        """Destroy a page table. Devices are not destroyed: one with an attached PASID would stay half destroyed, with a kernel warning."""
         tables = self.names.get("hwpt", ["nobody"])
         self.request("IOMMU_DESTROY", "iommu_destroy", {}, {"id": ["var", self.random.choice(tables), 0]})
 
@@ -71,7 +71,7 @@ class SelftestMaker(IommufdMaker):
     # Page tables.
 
     def data(self, size: int) -> dict[str, list[Any]]:
-        """Return the data that a request points to: a few words that may be flags or numbers."""
+        """Write the data that a request points to, words that may be flags or numbers, and return the reference to it."""
         words = [self.one_of(0, 0, 0, 1, 1, 2, 3, 4, 0x99) for _ in range(max(size, 8) // 4)]
         self.step("fill", at=POINTED_AT, data=struct.pack(f"={len(words)}I", *words).hex())
         return {"data_uptr": ["arena", POINTED_AT if self.chance(97) else HOLE_AT]}
@@ -107,7 +107,7 @@ class SelftestMaker(IommufdMaker):
         if which == 0:
             page = self.random.randrange(20)
             union = struct.pack("=2Q", BASE + page * PAGE, self.one_of(PAGE, 2048, 2 * PAGE))
-            # What the episode began with is mapped so.
+            # The mappings at the beginning of the episode have this relation of IOVA and address.
             place = ["arena", page * PAGE if self.chance(85) else self.pages(8)]
             self.test(CHECK_MAP, self.id("hwpt", "auto"), union, [[16, 8, place]])
         else:
@@ -118,7 +118,7 @@ class SelftestMaker(IommufdMaker):
     # Dirty pages.
 
     def write(self) -> None:
-        """Write as devices would."""
+        """Set dirty bits as a device's writes would."""
         page = self.one_of(PAGE, PAGE, 2048, 65536)
         self.step("fill", at=POINTED_AT, data=self.random.randbytes(8).hex())
         iova, size = self.random.choice(self.mapped) if self.mapped else (self.iova(), PAGE)
@@ -164,7 +164,7 @@ class SelftestMaker(IommufdMaker):
         )  # fmt: skip
 
     def hw_queue(self) -> None:
-        # Within a page, for nobody knows which page is behind it.
+        # Stay within one page: the page behind it in memory is not predictable.
         iova = self.random.choice(self.mapped)[0] if self.mapped and self.chance(80) else self.iova()
         values = {
             "type": TYPE if self.chance(93) else self.one_of(0, 1), "index": self.one_of(0, 0, 1, 1, 2), "nesting_parent_iova": iova,
@@ -176,7 +176,7 @@ class SelftestMaker(IommufdMaker):
         )
 
     def happen(self) -> None:
-        """A page fault or an event, and who reads it."""
+        """Trigger a page fault or an event, and read it."""
         if self.chance(50):
             union = struct.pack("=4IQ", 0, self.one_of(0, 0, 0, 5), self.random.randrange(4), 1, self.iova())
             self.test(FAULT, 0, union, [[0, 4, self.id("dev")]])
@@ -197,7 +197,7 @@ class SelftestMaker(IommufdMaker):
                 self.step("close", slot=slot)
 
 
-# What an episode begins with, so that most of what follows is possible.
+# Steps at the beginning of an episode, which make most later steps possible.
 
 
 def mapped(make: SelftestMaker, ioas: str = "ioas0") -> None:
@@ -221,7 +221,7 @@ def begin(make: SelftestMaker) -> None:
     make.names["ioas"] = ["ioas0", "ioas1"]
     for name in make.names["ioas"]:
         make.request("IOMMU_IOAS_ALLOC", "iommu_ioas_alloc", {}, keep={name: [8, 4]})
-    # What is mapped in small entries only is dirty in small entries, wherever its pages are.
+    # Use small page table entries only, so that dirty bits do not depend on the memory's physical pages.
     option = struct.pack("=2I2HIQ", 24, 1, 0, 0, 0, 0)
     make.step("ioctl", slot="f", request="IOMMU_OPTION", arg=option.hex(), put=[[12, 4, ["var", "ioas0", 0]]])
     make.names |= {"self": ["self0"], "auto": ["auto0"], "dev": ["dev0"]}
@@ -231,7 +231,7 @@ def begin(make: SelftestMaker) -> None:
 
 
 def guest(make: SelftestMaker) -> None:
-    """A virtual IOMMU with a device in it, attached to a page table of the guest's, and who listens."""
+    """Create a virtual IOMMU with a device that is attached to a nested page table, and queues for faults and events."""
     table(make, "hwpt0", 1)
     dev, parent = ["var", "dev0", 0], ["var", "hwpt0", 0]
     make.names |= {name: [f"{name}0"] for name in ("viommu", "vdevice", "events", "fault", "nested")}
@@ -322,5 +322,5 @@ def guests(make: SelftestMaker) -> None:
 
 KINDS = ((page_tables, 3), (tracking, 3), (pasids, 2), (guests, 5))
 MAKER = SelftestMaker
-# One at least, for a machine wants something to do.
+# These episodes need no device, but a machine needs at least one.
 DEVICES: tuple[str, ...] = iommufd.DEVICES

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Shrinking episodes on which two kernels disagree. The real one is a machine that takes long to start, so each round asks it once."""
+"""Shrink episodes on which two kernels disagree. The real kernel runs in a machine that starts slowly, so each round starts it once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from tests.differential.compare import Disagreement, disagreements
 from tests.differential.steps import Answer, Episode
 
-#: rounds, each of which is a machine's start
+#: Number of rounds. Each round starts a machine.
 ROUNDS = 4
 
 
@@ -17,7 +17,7 @@ def shrunk(
     machine: Callable[[list[Episode]], list[list[Answer]]],
     mock: Callable[[Episode], list[Answer]],
 ) -> Iterator[tuple[Episode, Disagreement]]:
-    """The episodes with as few steps as a disagreement takes, as far as some rounds bring it, each with what it then is."""
+    """Yield shorter versions of the episodes that still have a disagreement, each with that disagreement."""
     best = episodes
     for _ in range(ROUNDS):
         candidates = [list(shorter(episode)) for episode in best]
@@ -37,7 +37,7 @@ def shrunk(
 
 
 def shorter(episode: Episode) -> Iterator[Episode]:
-    """The episode without each of its parts, of every size."""
+    """Yield the episode without one part: for parts of decreasing size, at every position."""
     size = len(episode) // 2
     while size:
         for start in range(0, len(episode), size):

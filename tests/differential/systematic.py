@@ -7,7 +7,7 @@ from tests.differential import systematic_devices, systematic_host, systematic_i
 from tests.differential.steps import Episode
 
 _PARTS = (systematic_iommufd, systematic_devices, systematic_host)
-#: what must be bound to VFIO drivers for them
+#: Devices that must be bound to VFIO drivers for these episodes.
 DEVICES = sorted({name for part in _PARTS for name in part.DEVICES})
 
 

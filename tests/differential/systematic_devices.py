@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Episodes that are not random, about devices: their requests one by one, with what a random call would seldom find."""
+"""Episodes that are not random, about devices: their requests one by one, with arguments that random calls would seldom have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.differential.type1 import MOCKS, SHARED
 
 MOCK = MOCKS[0]
 NVME, E1000E = "0000:00:04.0", "0000:00:06.0"
-#: two functions of one slot and one group, below a root port
+#: Two functions of one slot below a root port; they are one group.
 CARD, CARDS_EDU = "0000:02:00.0", "0000:02:00.1"
 DEVICES = sorted({EDU, FAR_EDU, SHARED[0], NVME, E1000E, CARD, CARDS_EDU})
 CONFIG = 7 << 40
@@ -28,7 +28,7 @@ _UUID = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"
 
 
 class DeviceAsker(DeviceMaker):
-    """It asks for exactly what it is told to, of a device in a type1 container."""
+    """A builder of episodes with a device in a type1 container. Its methods make no random choices."""
 
     def __init__(self, *devices: str, type: int = 3) -> None:
         super().__init__(Random(0))
@@ -42,7 +42,7 @@ class DeviceAsker(DeviceMaker):
     def ask(self, request: str | int, data: bytes, slot: str = "d0", **more: Any) -> None:
         self.ioctl(slot, request, None, extra=data, **more)
 
-    # Of the same names it chooses nothing itself, and so is told more.
+    # These methods have the names of the base class's, but take arguments instead of choosing.
 
     def map(self, iova: int, size: int, at: int = 0, flags: int = 3) -> None:  # type: ignore[override]  # as above
         self.ask(
@@ -65,7 +65,7 @@ class DeviceAsker(DeviceMaker):
         bools: bytes = b"",
         argsz: int | None = None,
     ) -> None:
-        """VFIO_DEVICE_SET_IRQS; a descriptor is a slot, or a number as it stands."""
+        """Make a VFIO_DEVICE_SET_IRQS request. A descriptor is given by its slot, or as a number."""
         body = bools or b"".join(struct.pack("<i", fd if isinstance(fd, int) else -1) for fd in fds)
         put = [[20 + 4 * n, 4, ["fd", fd]] for n, fd in enumerate(fds) if isinstance(fd, str)]
         header = struct.pack("<5I", 20 + len(body) if argsz is None else argsz, flags, index, start, count)
@@ -98,7 +98,7 @@ class DeviceAsker(DeviceMaker):
         )
 
     def job(self, command: int, **values: int) -> None:
-        """A job of vfio-mock's engine, and what has become of it."""
+        """Run a job of vfio-mock's engine, and read its outcome."""
         places = {
             "iova": 0x100,
             "length": 0x108,
@@ -120,7 +120,7 @@ class DeviceAsker(DeviceMaker):
 
 
 def descriptors() -> Episode:
-    """Make, on each kind of descriptor, the calls that others are for."""
+    """Make, on each kind of descriptor, calls that are meant for other kinds."""
     make = DeviceAsker(MOCK)
     make.step("open", **{"as": "f", "what": "iommufd"})
     make.step("open", **{"as": "g5", "what": f"group:{EDU}"})
@@ -153,7 +153,7 @@ def descriptors() -> Episode:
 
 
 def numbers() -> Episode:
-    """VFIO_SET_IOMMU and VFIO_CHECK_EXTENSION with every number."""
+    """Make VFIO_SET_IOMMU and VFIO_CHECK_EXTENSION with many numbers."""
     make = DeviceAsker()
     make.step("open", **{"as": "g0", "what": f"group:{EDU}"})
     make.set_container("g0")
@@ -165,7 +165,7 @@ def numbers() -> Episode:
 
 
 def full(room: int) -> Episode:
-    """No descriptor is left, or so many: each call that makes one."""
+    """Make each call that creates a descriptor while only `room` descriptors are left."""
     make = Asker()
     make.step("open", **{"as": "c", "what": "container"})
     make.step("open", **{"as": "g0", "what": f"group:{MOCK}"})
@@ -201,7 +201,7 @@ def full(room: int) -> Episode:
 
 
 def features(device: str) -> Episode:
-    """Every number with every operation."""
+    """Make VFIO_DEVICE_FEATURE with every number and every operation."""
     make = DeviceAsker(device)
     for number, flags in product(range(16), range(8)):
         if not (number == 2 and flags & 6 == 2):
@@ -220,7 +220,7 @@ def low_power() -> Episode:
         data = struct.pack("<iI", -1, 0) if number == 4 else b""
         put = [] if fd is None else [[8, 4, ["fd", fd]]]
         make.ask("VFIO_DEVICE_FEATURE", struct.pack("<II", 8 + len(data), number | 2 << 16) + data + bytes(8), put=put)
-        make.step("settle", seconds=0.5)  # it falls asleep in its own time
+        make.step("settle", seconds=0.5)  # give the device time to suspend
 
     for exits in (5, None):
         entry()
@@ -252,7 +252,7 @@ def low_power() -> Episode:
 
 
 def interrupts(device: str) -> Episode:
-    """Every action with every kind of data, on each index that is off, or on."""
+    """Try every action with every kind of data on each interrupt index, disabled and enabled."""
     make = DeviceAsker(device)
     for event in ("e0", "e1", "e2"):
         make.step("eventfd", **{"as": event})
@@ -292,7 +292,7 @@ def interrupts(device: str) -> Episode:
         ):
             make.irqs(4 | 32, index, start, count, fds=("e1", "e2"))
         make.irqs(1 | 32, index, 0, 0)
-        # Two more than one, and one more than there was.
+        # Set vector 0, then vectors 0 and 1, then vectors 1 and 2, of which the last was not enabled.
         make.irqs(4 | 32, index, 0, 1, fds=("e0",))
         make.irqs(4 | 32, index, 0, 2, fds=("e1", "e2"))
         make.irqs(4 | 32, index, 1, 2, fds=("e1", "e2"))
@@ -313,7 +313,7 @@ def interrupts(device: str) -> Episode:
 
 
 def ioeventfds() -> Episode:
-    """As many as there may be, and one more."""
+    """Register the maximum number of ioeventfds, and one more."""
     make = DeviceAsker(EDU)
     make.step("eventfd", **{"as": "e0"})
 
@@ -339,7 +339,7 @@ def ioeventfds() -> Episode:
 
 
 def hot_resets() -> Episode:
-    """Of a bus with one device, of one with two functions of one group, and of the root bus."""
+    """Hot resets of a bus with one device, of a bus with two functions of one group, and of the root bus."""
     make = DeviceAsker(FAR_EDU, CARD, EDU)
     make.get_device("g1", CARDS_EDU, "d3")
     for slot in ("d0", "d1", "d2", "d3"):
@@ -366,7 +366,7 @@ def hot_resets() -> Episode:
 
 
 def hot_resets_by_cdev() -> Episode:
-    """The same by devices of an iommufd, which has both functions, or one; or two iommufds have one each."""
+    """Hot resets with cdevs: an iommufd has both functions, or one of them, or two iommufds have one each."""
     make = Asker()
     make.step("open", **{"as": "o", "what": "iommufd"})
     for slot, name in (("x", FAR_EDU), ("y", CARD), ("z", CARDS_EDU), ("r", EDU)):
@@ -401,7 +401,7 @@ def hot_resets_by_cdev() -> Episode:
 
 
 def configuration(device: str) -> Episode:
-    """Configuration space: what can be written, at each place and at its end."""
+    """Read and write configuration space, at each offset and around its end."""
     make = DeviceAsker(device)
     size = 256 if device in (EDU, FAR_EDU) else 4096
     for offset in (0, 1, size - 8, size - 4, size - 3, size - 2, size - 1, size, size + 1):
@@ -414,7 +414,7 @@ def configuration(device: str) -> Episode:
             make.read(where, 8)
             make.write(where, 8, 0)
     if device == EDU:
-        # Its MSI capability is at 0x40: control, address, data.
+        # edu's MSI capability is at 0x40: control, address, data.
         for value in (0x00, 0x01, 0x10, 0x70, 0x71, 0xFF):
             make.write(CONFIG + 0x42, 2, value)
             make.read(CONFIG + 0x40, 4)
@@ -450,7 +450,8 @@ def region_infos(device: str) -> Episode:
     make = DeviceAsker(device)
     make.ask("VFIO_DEVICE_GET_INFO", struct.pack("<5I", 20, 0, 0, 0, 0))
     for index, argsz in product((*range(11), 2**32 - 1), (0, 31, 32, 200)):
-        # The ROM's size is QEMU's business; of a BAR with an MSI-X table it is said that this can be mapped, where anything can.
+        # Left out: ROMs, whose size QEMU chooses, and BARs with an MSI-X table, for which vfio-pci adds the capability
+        # VFIO_REGION_INFO_CAP_MSIX_MAPPABLE if the BAR can be mapped. (The mock maps no registers.)
         if (device, index) not in ((NVME, 6), (E1000E, 6), (NVME, 0), (E1000E, 3)):
             make.ask(
                 "VFIO_DEVICE_GET_REGION_INFO",
@@ -485,7 +486,7 @@ def dma_bufs() -> Episode:
 
 
 def dma_bufs_mapped(other: str | None) -> Episode:
-    """A BAR of one device, mapped in an address space that another is in, or none."""
+    """Map a device's BAR in an address space to which another device, or none, is attached."""
     make = Asker(other)
     one, second = make.begin()
     make.step("open", **{"as": "p", "what": f"cdev:{FAR_EDU}"})
@@ -525,11 +526,11 @@ def dma_bufs_mapped(other: str | None) -> Episode:
     make.ask("IOMMU_IOAS_COPY", refs, src_iova=0x20000, dst_iova=0x50000, length=PAGE, flags=7)
 
     def reach() -> None:
-        """edu writes a register of the other, by DMA."""
+        """Let edu write a register of the other device by DMA."""
         if other != EDU:
             return
         make.step("pwrite", slot="d", offset=(7 << 40) + 4, data="0600")
-        # Its buffer is what the last one who used it left there.
+        # Fill edu's buffer first: it still has data of the last user.
         for data, source, target, command in (("ab", 0x20080, 0x40000, 1), ("cd", 0x40000, 0x20080, 3)):
             make.step("pwrite", slot="p", offset=0x80, data=data * 8)
             for offset, value in ((0x80, source), (0x88, target), (0x90, 8), (0x98, command)):
@@ -538,12 +539,12 @@ def dma_bufs_mapped(other: str | None) -> Episode:
         make.step("pread", slot="p", offset=0x80, size=8)
 
     reach()
-    # Within it nothing can be unmapped, also where the first version of type1 could.
+    # A part of a dma-buf's mapping cannot be unmapped, not even with the first version of type1, which splits other mappings.
     make.ask("IOMMU_VFIO_IOAS", {"ioas_id": one}, op=1)
     make.ioctl_value("f", "VFIO_SET_IOMMU", 1)
     make.ioctl("f", "VFIO_IOMMU_UNMAP_DMA", None, extra=struct.pack("<IIQQ", 24, 0, 0x20000, PAGE))
     make.unmap(one, 0x20000, PAGE)
-    # While memory is off the BAR is away.
+    # While memory decoding is off, the BAR is not mapped.
     command = (7 << 40) + 4
     make.step("pwrite", slot="p", offset=command, data="0000")
     make.step("pwrite", slot="p", offset=command, data="0200")
@@ -565,7 +566,7 @@ def dma_bufs_mapped(other: str | None) -> Episode:
     return make.steps
 
 
-# vfio-mock's own.
+# vfio-mock's own registers and engine.
 
 
 def registers() -> Episode:
@@ -597,7 +598,7 @@ def registers() -> Episode:
 
 
 def jobs() -> Episode:
-    """Jobs of the engine that cannot be, or end midway."""
+    """Run jobs of the engine that are invalid or fail before their end."""
     make = DeviceAsker(MOCK)
     make.map(0, 16 * PAGE)
     make.map(0x20000, PAGE, flags=1)
@@ -605,7 +606,7 @@ def jobs() -> Episode:
     size, local, pinned, keep, background = 1 << 20, 0x1000, 0x2000, 0x4000, 0x100
     plain = {"iova": 0, "length": 64, "source": PAGE, "memory": 0, "count": 4, "stride": 8}
     for operation, flags in product(range(9), (0, local, pinned, keep, local | keep, 0x200, 0x400, 0x800, 0x8000)):
-        if not (flags == 0x200 and 0 < operation < 8):  # which would never end
+        if not (flags == 0x200 and 0 < operation < 8):  # such a job would never end
             make.job(operation | flags, **plain)
     for operation in (1, 2, 3, 4):
         for change in (
@@ -613,7 +614,7 @@ def jobs() -> Episode:
             {"iova": 0x1FFFF}, {"source": 0x21000}, {"iova": 0x30000, "length": 5000}, {"iova": 0xF000, "length": 2 * PAGE},
         ):  # fmt: skip
             make.job(operation, **{**plain, **change})
-    # Words at places that a list in its memory gives.
+    # Write words at IOVAs that a list in the device's memory gives.
     for target in (0, PAGE - 4, _U64 - 4, _U64 - 8, 0x20000, 0x30000):
         make.write(MEMORY << 40, 8, target)
         for flags in (0, local):
@@ -633,7 +634,7 @@ def jobs() -> Episode:
     for change in ({"iova": size - 8}, {"iova": size}, {"iova": size - 4, "length": 4}):
         for operation in (3, 6, 7):
             make.job(operation | local, **{**plain, **change})
-    # One in the background, which takes its time: another has to wait, and a stop ends it.
+    # A slow background job: while it runs, another job is refused, and a stop ends it.
     make.write(0x140, 4, 2**32 - 1)
     make.job(0x200 | 3, **plain)
     for command in (3, background | 3):
@@ -644,7 +645,7 @@ def jobs() -> Episode:
 
 
 def logs() -> Episode:
-    """Limits of the log."""
+    """Start logging with ranges and page sizes around the log's limits."""
     make = DeviceAsker(MOCK)
 
     def start(*ranges: tuple[int, int], page: int = PAGE) -> None:
@@ -674,7 +675,7 @@ def logs() -> Episode:
 
 
 def pins() -> Episode:
-    """Pages that cannot be pinned."""
+    """Pin pages, also pages that cannot be pinned."""
     make = DeviceAsker(MOCK)
     make.map(0, 4 * PAGE)
     make.map(0x10000, PAGE, flags=1)
@@ -705,7 +706,7 @@ def pins() -> Episode:
 
 
 def tokens() -> Episode:
-    """The module wants a token, which is none, or wrong, or right."""
+    """Open a device with a missing, wrong and right VF token, while the module requires one."""
     make = Asker()
     make.step("open", **{"as": "c", "what": "container"})
     make.step("open", **{"as": "g0", "what": f"group:{MOCK}"})
@@ -730,14 +731,14 @@ def tokens() -> Episode:
     return make.steps
 
 
-# Streams of migrations that nobody has saved.
+# Migration streams that no device has saved.
 
 _HEADER = stream.header((1 << 20, 0x10000, 0x4000))
 _REGISTERS = Record(stream.REGISTERS, 0, bytes(256))
 
 
 def _job(status: int, command: int = 3, length: int = 0) -> Record:
-    """The registers of a device that was at work."""
+    """Return a record with the registers of a device that was running a job."""
     at = 256 - 8 - 136
     payload = bytearray(256)
     struct.pack_into("<IIII", payload, at, command, 0, 2**32 - 1, status)
@@ -773,7 +774,7 @@ def streams() -> Episode:
         make.read((MEMORY << 40) + 3 * stream.PAGE, 16)
         make.step("write", slot="stream", data="00")
         make.step("ioctl", slot="d0", request="VFIO_DEVICE_RESET", value=0)
-    # Cut, changed, or behind one that was refused.
+    # Streams that are cut or changed, and a complete one after refused ones.
     whole = b"".join(record.encoded() for record in (_HEADER, _REGISTERS, end(2)))
     for data in (whole[:10], whole[:-1], whole[:40] + b"\1" + whole[41:], bytes(64), whole + b"\0", whole):
         make.state(4)
@@ -785,7 +786,7 @@ def streams() -> Episode:
 
 
 def saving() -> Episode:
-    """All of a stream is read, asked about on the way."""
+    """Read a stream completely, with VFIO_MIG_GET_PRECOPY_INFO in between."""
     make = DeviceAsker(MOCK)
 
     def info(argsz: int = 24) -> None:
@@ -824,7 +825,7 @@ def saving() -> Episode:
 
 
 def invalid_addresses() -> Episode:
-    """While a virtual address is invalid nobody joins; and what is asked about dirty pages."""
+    """Let a device join, and request dirty pages, while virtual addresses are invalid (VFIO_DMA_UNMAP_FLAG_VADDR)."""
     make = DeviceAsker(EDU)
     make.step("open", **{"as": "g1", "what": f"group:{FAR_EDU}"})
     make.map(0, PAGE)
@@ -850,7 +851,7 @@ def invalid_addresses() -> Episode:
 
 
 def no_way_back() -> Episode:
-    """From stop-copy there is none to pre-copy."""
+    """Set a series of migration states, including one from STOP_COPY to PRE_COPY, which does not exist."""
     make = DeviceAsker(MOCK)
     for state in (3, 6, 7, 1, 3, 0, 8, 2):
         make.state(state)
@@ -859,13 +860,13 @@ def no_way_back() -> Episode:
 
 
 def engine_faults() -> Episode:
-    """edu's DMA where the IOMMU lets nothing through."""
+    """Let edu do DMA that the IOMMU blocks."""
     make = DeviceAsker(EDU)
     make.write(CONFIG + 4, 2, 6)
     make.map(0, PAGE)
     make.map(PAGE, PAGE, PAGE, flags=1)
     make.map(2 * PAGE, PAGE, 2 * PAGE, flags=2)
-    # First into its buffer, which is what the last one who used it left there.
+    # The first transfer (out=False) fills edu's buffer, which still has data of its last user.
     for iova, out in product((0, PAGE, 2 * PAGE, 8 * PAGE), (False, True)):
         source, target = (0x40000, iova) if out else (iova, 0x40000)
         for offset, value in ((0x80, source), (0x88, target), (0x90, 64)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Episodes that are not random, about the host: what its files say, and what writing them does."""
+"""Episodes that are not random, about the host: reading its files, and writing to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.differential.steps import Episode
 from tests.differential.type1 import LIMIT, SHARED
 
 NVME = "0000:00:04.0"
-#: a device that no episode has bound
+#: A device that no episode binds.
 PORT = "0000:00:08.0"
 DEVICES = sorted({EDU, FAR_EDU, NVME, *SHARED})
 PCI, PLATFORM = "/sys/bus/pci", "/sys/bus/platform"
@@ -30,14 +30,14 @@ class HostAsker(Maker):
         self.step("tell", path=path, data=(text.encode() if isinstance(text, str) else text).hex())
 
     def bound(self, *addresses: str) -> None:
-        """Look which driver these devices have."""
+        """Read the drivers of these devices."""
         for address in addresses:
             self.look("readlink", f"{PCI}/devices/{address}/driver")
             self.look("exists", f"{PCI}/devices/{address}/vfio-dev")
 
 
 def files() -> Episode:
-    """Each way to look at each kind of file."""
+    """Use each method of the kernel on each kind of file."""
     make = HostAsker()
     device = f"{PCI}/devices/{EDU}"
     for path in (
@@ -66,7 +66,7 @@ def files() -> Episode:
 
 
 def parameters() -> Episode:
-    """Numbers and truths."""
+    """Write numbers and booleans to module parameters."""
     make = HostAsker()
     make.step("write_file", path=LIMIT, text="65535")
     for text in (
@@ -122,7 +122,7 @@ def binding() -> Episode:
 
 
 def another_driver() -> Episode:
-    """A device goes from driver to driver."""
+    """Bind a device to one driver after the other."""
     make = HostAsker()
     device = SHARED[1]
     override = f"{PCI}/devices/{device}/driver_override"
@@ -162,7 +162,7 @@ def another_driver() -> Episode:
 
 
 def virtual_functions() -> Episode:
-    """They are made of the nvme, which vfio-pci has, and opened with tokens and without."""
+    """Create virtual functions of the nvme, which is bound to vfio-pci, and open them with and without tokens."""
     make = HostAsker()
     root = f"{PCI}/devices/{NVME}"
     first, second = NVME.replace(".0", ".1"), NVME.replace(".0", ".2")

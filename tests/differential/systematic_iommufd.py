@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Episodes that are not random: of iommufd's requests every one with every kind of argument, where there are few."""
+"""Episodes that are not random, about iommufd: every request with every kind of argument, as far as there are few kinds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.differential.type1 import INFO, MAP, SHARED, UNMAP
 
 MOCK = "vfio-mock.0"
 DEVICES = sorted({*iommufd.DEVICES, *SHARED})
-#: request -> the struct it takes, where that is not called as the request is
+#: The structs of requests whose names do not follow from the request's name.
 _STRUCTS = {"IOMMU_GET_HW_INFO": "iommu_hw_info", "IOMMU_FAULT_QUEUE_ALLOC": "iommu_fault_alloc"}
 REQUESTS = [name for name in abi.NAMES["iommufd"] if name.startswith("IOMMU_")]
 LAST = 2**64 - 1
@@ -35,7 +35,7 @@ def struct_of(request: str) -> str:
 
 
 class Asker(IommufdMaker):
-    """It asks for exactly what it is told to, where its base draws that: so these methods take arguments."""
+    """A builder whose methods take arguments, where those of its base class make random choices."""
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__(Random(0))
@@ -47,7 +47,7 @@ class Asker(IommufdMaker):
         return False
 
     def ask(self, request: str, refs: dict[str, Ref] | None = None, **values: Any) -> None:
-        """A request of iommufd's; `keep`, `take` and `look` as in a step."""
+        """Make a request to the iommufd. `keep`, `take` and `look` are those of a step."""
         more = {name: values.pop(name) for name in ("keep", "take", "look") if name in values}
         self.request(request, struct_of(request), values, refs, **more)
 
@@ -108,7 +108,7 @@ class Asker(IommufdMaker):
         )
 
     def attach_to_what_is_mapped(self, iova: int, size: int, at: int) -> None:
-        """To an address space where that is mapped, and which goes again."""
+        """Attach the device to a new address space with one mapping, and destroy the address space afterwards."""
         space = self.ioas("space")
         self.map(space, iova, size, at)
         self.attach(space)
@@ -121,7 +121,7 @@ class Asker(IommufdMaker):
         self.ioctl(slot, "VFIO_DEVICE_DETACH_IOMMUFD_PT", DETACH, {"argsz": 16, **values})
 
     def engine(self, command: int, iova: int, size: int) -> None:
-        """vfio-mock reads (2) or fills (3) memory: status, errno, and where it failed."""
+        """Let vfio-mock read (2) or fill (3) memory, and read status, errno and the IOVA of a fault."""
         for register, value in ((0x100, iova), (0x108, size), (0x118, 0), (0x120, 0x1122334455667788)):
             self.step("pwrite", slot="d", offset=register, data=value.to_bytes(8, "little").hex())
         self.step("pwrite", slot="d", offset=0x148, data=command.to_bytes(4, "little").hex())
@@ -135,7 +135,7 @@ class Asker(IommufdMaker):
         self.step("pread", slot="d", offset=0x318, size=8)
 
     def begin(self) -> tuple[Ref, Ref]:
-        """Two address spaces; the device, if there is one, is in the first."""
+        """Create two address spaces, and attach the device, if there is one, to the first."""
         one, other = self.ioas("one"), self.ioas("other")
         if self.node is not None:
             self.step("open", **{"as": "d", "what": f"cdev:{self.node}"})
@@ -144,7 +144,7 @@ class Asker(IommufdMaker):
         return one, other
 
 
-# What is true of all requests.
+# Properties of all requests.
 
 
 def sizes(_: str | None) -> Episode:
@@ -163,7 +163,7 @@ def sizes(_: str | None) -> Episode:
     for number in (0, *range(0x60, 0xA0), *range(0xA1, 0xB0), 0xFF):
         for kind in (";", ":"):
             value = ord(kind) << 8 | number
-            if number not in (0x65, 0x66, 0x8E):  # what two of these take is no pointer, and one gives out a descriptor
+            if number not in (0x65, 0x66, 0x8E):  # two of these take no pointer, and one creates a descriptor
                 make.step("ioctl", slot="f", request=value, arg=(bytes([255]) + bytes(299)).hex())
             make.step("ioctl", slot="f", request=value, value=0)
     return make.steps
@@ -190,7 +190,7 @@ def options(_: str | None) -> Episode:
     return make.steps
 
 
-# Address spaces, with nothing, an emulated device or one behind the IOMMU in them.
+# Address spaces without a device, with an emulated one, or with one behind the IOMMU.
 
 _IOVAS = (
     0, 1, 0x800, 0x1000, 0xFEDFF000, 0xFEE00000, 0xFEEFF000, 0xFEF00000, 0x7FFFFFF000, 0x7FFFFFFFFF, 0x8000000000, 0xFCFFFFF000,
@@ -357,7 +357,7 @@ def copies_and_files(device: str | None) -> Episode:
     return make.steps
 
 
-# Page tables, and what hangs on them.
+# Page tables, and the objects that depend on them.
 
 
 def page_tables(device: str | None) -> Episode:
@@ -553,7 +553,7 @@ def sharing_a_group(_: str | None) -> Episode:
     return make.steps
 
 
-# Devices that reach memory.
+# DMA of devices.
 
 
 def reaching(device: str | None) -> Episode:
@@ -598,7 +598,7 @@ def reaching(device: str | None) -> Episode:
     return make.steps
 
 
-# The container that it stands in for.
+# The container emulation.
 
 
 def standing_in(device: str, type: int) -> Episode:
@@ -733,7 +733,7 @@ def without_capabilities(_: str | None) -> Episode:
     return make.steps
 
 
-# What the selftest itself does not take.
+# Arguments that the selftest driver refuses.
 
 
 def selftest_arguments(_: str | None) -> Episode:
@@ -750,7 +750,7 @@ def selftest_arguments(_: str | None) -> Episode:
     for parent in ("hwpt0", "viommu0"):
         refs = {"dev_id": edu, "pt_id": ["var", parent, 0], "data_uptr": ["arena", POINTED_AT]}
         asker.ask("IOMMU_HWPT_ALLOC", refs, data_type=1, data_len=24)
-    # Attached to one of these page tables the kernel would take edu for a device of the mock IOMMU's, and crash.
+    # Attach no edu to the selftest's page tables: the kernel would treat it as a selftest device, and crash.
     for size in (0, 8, 67, 68, 72):
         make.step("ioctl", slot="f", request=selftest.TEST, arg=(size.to_bytes(4, "little") + bytes(96)).hex())
     for op in (0, 22 + 100, 2**32 - 1):
@@ -795,7 +795,7 @@ def selftest_arguments(_: str | None) -> Episode:
 
 
 def events(_: str | None) -> Episode:
-    """Events of a device go to the virtual IOMMU of the page table that it is attached to, under the name that it had when it came."""
+    """Events of a device go to the virtual IOMMU of its page table, with the virtual id that it had when it was attached."""
     make = selftest.SelftestMaker(Random(0))
     selftest.begin(make)
     asker = Asker()
@@ -855,7 +855,7 @@ def events(_: str | None) -> Episode:
     happen()
     attach("table2")
     happen()
-    # It is the second's device now, and still attached to the first's page table.
+    # The device belongs to the second virtual IOMMU now, but is still attached to a page table of the first.
     asker.destroy(["var", "vdevice", 0])
     happen()
     device("two", 0)
@@ -877,7 +877,7 @@ def events(_: str | None) -> Episode:
 
 
 def several_pages(_: str | None) -> Episode:
-    """A queue in pages that are not one behind the other, faults in a group, and mappings that are not what was asked about."""
+    """A hardware queue in pages that are not contiguous, faults of a group, and checks that do not match the mappings."""
     make = selftest.SelftestMaker(Random(0))
     selftest.begin(make)
     selftest.guest(make)
@@ -926,7 +926,7 @@ def several_pages(_: str | None) -> Episode:
 
 
 def undirty(_: str | None) -> Episode:
-    """A page table that tracks dirty pages, and a device whose IOMMU cannot."""
+    """A page table with dirty tracking, and a device whose IOMMU does not support it."""
     make = selftest.SelftestMaker(Random(0))
     selftest.begin(make)
     selftest.table(make, "hwpt0", 2)

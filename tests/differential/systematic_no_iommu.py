@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Episodes that are not random, for a machine without an IOMMU: groups, devices by their own files, physical addresses."""
+"""Episodes that are not random, for a machine without an IOMMU: groups, cdevs, physical addresses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.differential.systematic_iommufd import LAST, Asker
 from tests.differential.type1 import INFO, MAP, MOCKS, SHARED
 
 MOCK = MOCKS[0]
-#: two functions, which share no group here
+#: Two functions of one slot. Without an IOMMU they do not share a group.
 ONE, OTHER = SHARED
 DEVICES = sorted({EDU, *SHARED})
 FLAG = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
@@ -36,7 +36,7 @@ def _requests(make: Asker, slot: str = "c") -> None:
 
 
 def containers(what: str) -> Episode:
-    """A container, or an iommufd in its place."""
+    """Use no-IOMMU groups with a container, or with an iommufd as a container."""
     make = Asker()
     make.step("open", **{"as": "c", "what": what})
     make.step("open", **{"as": "c2", "what": what})
@@ -53,7 +53,7 @@ def containers(what: str) -> Episode:
     _extensions(make)
     _requests(make)
     make.get_device("g0", ONE, "d0")
-    # What has an IOMMU, or needs none, and what has none, do not mix.
+    # vfio-mock, which needs no IOMMU, cannot share a container with no-IOMMU devices.
     make.set_container("g5")
     for number in (0, 1, 3, 4, 7, 9, 8, 8):
         make.ioctl_value("c", "VFIO_SET_IOMMU", number)
@@ -82,7 +82,7 @@ def containers(what: str) -> Episode:
 
 
 def address_space_first() -> Episode:
-    """An iommufd whose programs expect translation takes no such group, or does not give its device out."""
+    """An iommufd with a compatibility address space (which means translation) refuses a no-IOMMU group, or to open its device."""
     make = Asker()
     one = make.ioas("one")
     make.ask("IOMMU_VFIO_IOAS", {"ioas_id": one}, op=1)
@@ -100,7 +100,7 @@ def address_space_first() -> Episode:
 
 
 def unprivileged() -> Episode:
-    """Without CAP_SYS_RAWIO; what is open stays open."""
+    """Use no-IOMMU devices without CAP_SYS_RAWIO. Those that are already open stay open."""
     make = Asker()
     make.step("open", **{"as": "c", "what": "container"})
     _group(make, "g0", ONE)
@@ -123,7 +123,7 @@ def unprivileged() -> Episode:
 
 
 def addresses() -> Episode:
-    """A device by its own file: what is mapped is told, not where it is."""
+    """Map memory for a device opened by its cdev, and request physical addresses. Their values are not compared."""
     make = Asker(EDU)
     one, other = make.begin()
 
@@ -163,7 +163,7 @@ def addresses() -> Episode:
 
 
 def switched_off() -> Episode:
-    """VFIO is not to take such devices."""
+    """Bind devices while VFIO's no-IOMMU mode is switched off."""
     make = Asker()
     make.step("write_file", path=FLAG, text="Y")
     for text in ("N", "Y"):

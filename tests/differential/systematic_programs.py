@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Episodes that are not random: users' programs that ask for odd things, many of them in every combination."""
+"""Episodes that are not random: programs that make odd requests, often with every combination of arguments."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.differential.type1 import MOCKS
 
 ALONE = "0000:01:00.0"
 MOCK = MOCKS[0]
-#: bytes of BAR 0, where its size is known
+#: Size of BAR 0 in bytes; None for a device without a BAR.
 SIZES = {EDU: 1 << 20, NVME: 0x4000, MOCK: None}
-#: offsets in the arena: a bitmap, ranges
+#: Offsets in the arena of a bitmap, and of ranges.
 BITMAP, RANGES = 0x80000, 0x90000
 _ALL = 2**64 - 1
 
@@ -39,7 +39,7 @@ class Program:
         self.step("ioctl", slot=slot, request=request, value=value)
 
     def by_group(self, name: str, number: str = "", *, container: bool = True) -> None:
-        """Open a device by its group, in a container of its own or in the one that is there."""
+        """Open a device by its group, in a new container or in the existing one."""
         group = f"g{number}"
         if container:
             self.step("open", **{"as": "c"}, what="container")
@@ -50,7 +50,7 @@ class Program:
         self.ioctl(group, "VFIO_GROUP_GET_DEVICE_FD", name.encode() + b"\0", **{"as": f"d{number}"})
 
     def by_cdev(self, name: str) -> None:
-        """Open a device by its cdev, bind it to an iommufd, and make an address space."""
+        """Open a device by its cdev, bind it to an iommufd, and create an address space."""
         self.step("open", **{"as": "f"}, what="iommufd")
         self.step("open", **{"as": "d"}, what=f"cdev:{name}")
         self.ioctl(
@@ -59,13 +59,13 @@ class Program:
         self.ioctl("f", "IOMMU_IOAS_ALLOC", struct.pack("<3I", 12, 0, 0), keep={"ioas": [8, 4]})
 
     def command(self, request: str, data: bytes, put: Sequence[list[Any]], **more: Any) -> None:
-        """Make a request of the iommufd; a string among `put` is the id of that variable."""
+        """Make a request to the iommufd. In `put`, a string stands for the value of a variable, a number for an offset in the arena."""
         refs = [[at, size, ["var", ref, 0] if isinstance(ref, str) else ["arena", ref]] for at, size, ref in put]
         self.ioctl("f", request, data, put=refs, **more)
 
 
 def transfers(name: str) -> Episode:
-    """Registers by odd widths, over the end of a region too, and mappings of odd offsets."""
+    """Access registers with odd widths, also across the end of a region, and map at odd offsets."""
     program = Program()
     program.by_group(name)
     size = SIZES[name]
@@ -76,13 +76,13 @@ def transfers(name: str) -> Episode:
         program.step("pread", slot="d", offset=(index << 40) + end - back, size=width, mask=[[0, width]])
     offsets = (1, 0x800, 0xFFF, 0x200000)
     for index, offset, length, prot in product((0, 1, 2, 4, 7, 8), offsets, (1, 4096, 4097), (0, 1, 3)):
-        if not size or offset >= size:  # within a BAR the mock is another: it maps no registers
+        if not size or offset >= size:  # not within a BAR: mapping registers is an intended difference of the mock
             program.step("mmap", slot="d", offset=(index << 40) + offset, size=length, prot=prot)
     return program.steps
 
 
 def interrupts(name: str) -> Episode:
-    """VFIO_DEVICE_SET_IRQS with odd starts, counts, flags and data."""
+    """Make VFIO_DEVICE_SET_IRQS with odd starts, counts, flags and data."""
     program = Program()
     program.by_group(name)
     numbers = product((0, 1, 2, 3, 4, 5, 9), (0, 1, 2**32 - 1), (0, 1, 2, 2**32 - 1))
@@ -95,7 +95,7 @@ def interrupts(name: str) -> Episode:
 
 
 def features(name: str) -> Episode:
-    """Each feature, probed, asked for and set at once, in arguments of odd sizes."""
+    """Make VFIO_DEVICE_FEATURE for each feature with all combinations of probe, get and set, with arguments of odd sizes."""
     program = Program()
     program.by_group(name)
     for number, flags, size in product(range(16), range(9), (7, 8, 9, 12, 16, 24, 32, 64)):
@@ -105,7 +105,7 @@ def features(name: str) -> Episode:
 
 
 def unmaps() -> Episode:
-    """VFIO_IOMMU_UNMAP_DMA and VFIO_IOMMU_DIRTY_PAGES with odd flags, sizes and pages."""
+    """Make VFIO_IOMMU_UNMAP_DMA and VFIO_IOMMU_DIRTY_PAGES with odd flags, sizes and page sizes."""
     program = Program()
     program.by_group(MOCK)
     for index in range(4):
@@ -122,7 +122,7 @@ def unmaps() -> Episode:
 
 
 def constants(name: str) -> Episode:
-    """Writes to fields of configuration space that cannot be written."""
+    """Write to read-only fields of configuration space."""
     program = Program()
     program.by_group(name)
     for at, width in product((0, 2, 8, 9, 0xE, 0x28, 0x2C, 0x34, 0x35, 0x3D, 0x3E), (1, 2, 4)):
@@ -132,7 +132,7 @@ def constants(name: str) -> Episode:
 
 
 def page_tables(name: str) -> Episode:
-    """Attaching, replacing and destroying in odd orders; dirty bitmaps of odd pages; maps, copies and allowed ranges at odd places."""
+    """Attach, replace and destroy in odd orders; read dirty bitmaps with odd page sizes; map, copy and allow at odd IOVAs."""
     program = Program()
     program.by_cdev(name)
     for flags, kept in ((2, "tracked"), (0, "plain")):
@@ -152,7 +152,7 @@ def page_tables(name: str) -> Episode:
     places, sizes = (0, 1, PAGE, 0xFEE00000, 2**64 - PAGE), (0, 1, PAGE, PAGE + 1, _ALL)
     for flags, iova, length in product((0, 1, 4, 6, 7, 8), places, sizes):
         call = struct.pack("<4I3Q", 40, flags, 0, 0, 0, length, iova)
-        # Where it goes is the kernel's choice, but for the flag.
+        # Without IOMMU_IOAS_MAP_FIXED_IOVA the kernel chooses the IOVA, so mask it.
         mask = [[32, 8]] if not flags & 1 else []
         program.command("IOMMU_IOAS_MAP", call, [[8, 4, "ioas"], [16, 8, PAGE]], mask=mask)
     sources, targets = (0, PAGE, 0x800), (0, PAGE, 0x100000)
@@ -170,7 +170,7 @@ def page_tables(name: str) -> Episode:
 
 
 def hot_resets(name: str) -> Episode:
-    """A reset of the bus by descriptors that are not its groups, and odd counts of them."""
+    """Make a hot reset with descriptors of other kinds than the bus's groups, and with odd counts."""
     program = Program()
     program.by_group(name)
     program.step("open", **{"as": "f"}, what="iommufd")
@@ -185,7 +185,7 @@ def hot_resets(name: str) -> Episode:
 
 
 def leaving() -> Episode:
-    """Two devices of one container, which leave it in an odd order."""
+    """Let two devices of one container leave it in an odd order."""
     program = Program()
     program.by_group(EDU)
     program.by_group(MOCK, "2", container=False)
@@ -202,7 +202,7 @@ def leaving() -> Episode:
 
 
 def episodes() -> list[Episode]:
-    """Return all of them."""
+    """Return all episodes of this module."""
     made = [transfers(name) for name in SIZES]
     made += [interrupts(name) for name in (EDU, NVME, CARD, MOCK)]
     made += [features(name) for name in SIZES]

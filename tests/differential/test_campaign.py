@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The program that a campaign runs in the machine finds the packages that it takes."""
+"""The program that a campaign runs in the machine finds the packages that it imports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.differential import campaign, replay
 
-#: how Linux 7.3 and 6.1 begin a warning
+#: First lines of warnings of Linux 7.3 and 6.1.
 WARNING = "[ 2177.382604] WARNING: drivers/iommu/iommufd/main.c:389 at iommufd_fops_release+0xa6/0xf3, CPU#1: python/66"
 OLDER = "[    2.6] WARNING: CPU: 0 PID: 7 at drivers/iommu/iommu.c:2 iommu_map+0x1/0x2"
 
@@ -32,7 +32,7 @@ def test_a_warning_of_another_file_is_not_expected() -> None:
     assert not re.search(replay.WARNINGS, WARNING.replace("iommufd/main.c", "iommufd/pages.c"))
 
 
-#: in place of scripts/vm: writes a log and answers, and ends as told
+#: A replacement for scripts/vm, which writes a log and answers, and ends with a given exit code.
 MACHINE = """
 import sys
 log, answers = sys.argv[sys.argv.index("--log") + 1], sys.argv[-1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Findings of the differential runs: calls that the mock once answered otherwise than Linux 7.3."""
+"""Findings of the differential runs: calls that the mock once answered differently from Linux 7.3."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_without_a_free_descriptor_nothing_is_changed() -> None:
         door = kernel.door(iommufd.fileno(), "iommufd")
         with no_descriptor_left():
             assert lib.pyvfio_ioctl(door, lib.IOMMU_FAULT_QUEUE_ALLOC, call) == -errno.EMFILE
-        assert not kernel.files[iommufd.fileno()].objects  # type: ignore[attr-defined]  # an iommufd's
+        assert not kernel.files[iommufd.fileno()].objects  # type: ignore[attr-defined]  # the file of an iommufd
 
 
 # What only the kernel's own mock IOMMU shows, by the steps that showed it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""When everything is closed, nothing is left of it in the mock: the kernel's counts are its own only."""
+"""When everything is closed, nothing is left in the mock: its counts are those of a new host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STEPS = 4000
 
 
 def left(kernel: mock.Kernel) -> dict[str, object]:
-    """Return the things that a host on which nothing is open would not have."""
+    """Return the objects that a host on which nothing is open would not have."""
     groups = [group for group in kernel.groups.values() if group.file or group.owner is not None or group.cdevs]
     devices = [device for device in kernel.devices.values() if device.files or device.space is not None]
     found = {

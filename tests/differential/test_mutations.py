@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The check of the check: what is wrong in the mock is found by what is recorded."""
+"""A check of the differential tests: the recorded episodes find faults that are planted in the mock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def outcomes(*numbers: str) -> list[str]:
-    """Run mutations.py, which must not have imported the mock when it plants a fault, and return its outcome for each."""
+    """Run mutations.py in a new process (the mock must not be imported before a fault is planted), and return the outcome for each fault."""
     ran = subprocess.run(
         [sys.executable, "-m", "tests.differential.mutations", *numbers],
         check=True,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every error that the mock can answer with, a real kernel has been seen to answer with, or it cannot be provoked there."""
+"""Every errno that the mock can return was seen from a real kernel, or is listed as one that cannot be provoked there."""
 
 from __future__ import annotations
 

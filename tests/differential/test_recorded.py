@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The mock answers as a real kernel did: every byte, of every step that is recorded."""
+"""The mock gives the same answers as a real kernel: every byte of every recorded step."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Shrinking, with two mocks in place of a machine and a mock."""
+"""Shrinking of episodes, with two mocks instead of a machine and a mock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_disagreement_is_shrunk_to_the_steps_that_it_takes() -> None:
     ):
 
         def wrong(episode: Episode) -> list[Answer]:
-            """A kernel that says EIO to every map that fails because something is there."""
+            """Answer as the mock does, but with EIO for every map that fails because of an existing mapping."""
             answers = other.episode(episode)
             return [
                 {**answer, "r": -5} if answer["r"] == -17 and step.get("request") == "VFIO_IOMMU_MAP_DMA" else answer
@@ -33,7 +33,7 @@ def test_a_disagreement_is_shrunk_to_the_steps_that_it_takes() -> None:
         wanted = [min((episodes[one.episode][: one.step + 1] for one in found), key=len)]
         ((short, disagreement),) = shrunk(wanted, lambda several: [mock.episode(one) for one in several], wrong)
     assert disagreement.expected["r"] == -17
-    # A container, a group in it, an IOMMU, and two maps.
+    # The shortest episode: a container, a group in it, an IOMMU, and two maps.
     assert len(short) <= 8
 
 

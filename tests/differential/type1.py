@@ -15,10 +15,10 @@ GET = "struct vfio_iommu_type1_dirty_bitmap_get"
 BITMAP = "struct vfio_bitmap"
 MOCKS = ("vfio-mock.0", "vfio-mock.1")
 EDUS = ("0000:00:03.0", "0000:01:00.0")
-#: two functions of one group, of which nothing or one is bound
+#: Two functions of one group. At most one of them is bound.
 SHARED = ("0000:00:05.0", "0000:00:05.1")
 _UUID = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"
-#: names with words behind them
+#: Device names with options behind them, for VFIO_GROUP_GET_DEVICE_FD.
 TOKENS = tuple(
     f"{name} {words}"
     for name in ("vfio-mock.0", "0000:00:03.0")
@@ -31,24 +31,24 @@ TOKENS = tuple(
         "vf_token=",
     )
 )
-#: where IOVAs are special: around the MSI window, AMD's hole, the widths of IOMMUs, the end
+#: Special IOVAs: around the MSI window, AMD's hole, the limits of IOMMU widths, the end of the address space.
 EDGES = (
     0xFEE00000, 0xFEDFF000, 0xFEEFF000, 0xFEF00000, 1 << 32, 0xFCFFFFF000, 0xFD00000000, 0xFFFFFFF000, 1 << 40,
     0x7FFFFFF000, 0x8000000000, 0xFFFFFFFFF000, 1 << 48, 1 << 56, 2**64 - PAGE, 2**64 - 2 * PAGE, 1 << 63,
 )  # fmt: skip
-#: bitmaps are written in this part of the arena, which is not mapped
+#: Offset in the arena of bitmaps. That part is never mapped for DMA.
 BITMAPS_AT = WRITABLE - 16 * PAGE
 MAPPED = BITMAPS_AT
 LIMIT = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
 
 
 class Type1Maker(Maker):
-    """An episode with a container; it knows roughly what is mapped, so that what it does is often possible."""
+    """An episode with a container. The builder tracks roughly what is mapped, so that many of its steps succeed."""
 
-    space = 24  # pages of IOVAs that most is about
+    space = 24  # most steps use IOVAs in this number of pages
 
     def open(self, devices: tuple[str, ...], type: int) -> None:
-        """A container with an IOMMU, and devices, by the usual way."""
+        """Open a container, set the IOMMU, and open devices, in the usual order."""
         self.step("open", **{"as": "c", "what": "container"})
         for index, name in enumerate(devices):
             self.step("open", **{"as": f"g{index}", "what": f"group:{name}"})
@@ -70,7 +70,7 @@ class Type1Maker(Maker):
             group, "VFIO_GROUP_GET_DEVICE_FD", None, extra=name.encode() + bytes(1), **{"as": slot, "kind": "device"}
         )
 
-    # What is asked of the container.
+    # Requests to the container.
 
     def iova(self) -> int:
         if self.mapped and self.chance(35):
@@ -117,19 +117,19 @@ class Type1Maker(Maker):
             self.mapped.append((iova, size))
 
     def huge(self) -> None:
-        """As much as dirty pages are tracked of at once, or a page more; where tracking is started, or on."""
+        """Map the largest size for which dirty pages can be tracked, or one page more, and then try to start tracking."""
         size = 1 << 43
         if self.chance(50):
             self.ioctl("c", "VFIO_IOMMU_DIRTY_PAGES", DIRTY, {"argsz": 8, "flags": 2})
             size -= self.one_of(0, PAGE)
         call = {"argsz": 32, "flags": 3, "iova": 1 << 50, "size": size}
         self.ioctl("c", "VFIO_IOMMU_MAP_DMA", MAP, call, put=[[offset(MAP, "vaddr"), 8, ["arena", 0]]])
-        if size == 1 << 43:  # the bitmap of the other would take 256 MiB
+        if size == 1 << 43:  # with the smaller size tracking would start, and its bitmap take 256 MiB
             self.ioctl("c", "VFIO_IOMMU_DIRTY_PAGES", DIRTY, {"argsz": 8, "flags": 1})
         self.ioctl("c", "VFIO_IOMMU_UNMAP_DMA", UNMAP, {"argsz": 24, "flags": 0, "iova": 1 << 50, "size": size})
 
     def edge(self) -> None:
-        """A mapping where an IOMMU that comes may not allow it."""
+        """Map at an IOVA that an IOMMU which joins later may not allow."""
         iova = self.random.choice(EDGES) - self.one_of(0, PAGE)
         call = {"argsz": 32, "flags": 3, "iova": iova, "size": PAGE}
         self.ioctl("c", "VFIO_IOMMU_MAP_DMA", MAP, call, put=[[offset(MAP, "vaddr"), 8, ["arena", 0]]])
@@ -163,7 +163,7 @@ class Type1Maker(Maker):
             self.mapped.clear()
 
     def bitmap(self, covered: int, at: int) -> tuple[bytes, list[list[object]], list[list[int]]]:
-        """A struct vfio_bitmap at an offset of the argument, for so many bytes of IOVAs."""
+        """Return a struct vfio_bitmap for a number of bytes of IOVAs, with the `put` and `look` entries for its place in the argument."""
         pgsize = PAGE if self.chance(93) else self.one_of(1, 512, 2048, 6000, 8192, 1 << 21, 1 << 63)
         pages = min(covered // PAGE, 1 << 14)
         size = max(-(-pages // 64) * 8, 8)
@@ -188,7 +188,7 @@ class Type1Maker(Maker):
         if self.mapped and self.chance(75):
             iova, size = self.random.choice(self.mapped)
             if self.chance(35):
-                # Over several mappings, not from the first one's start: the bits are shifted then.
+                # Cover several mappings, and begin inside one: then the kernel must shift the bits.
                 iova = max(0, iova - PAGE * self.one_of(0, 1, 3, 5))
                 size += PAGE * self.one_of(0, 1, 6, 9)
         else:
@@ -224,7 +224,7 @@ class Type1Maker(Maker):
             self.mock_dma(f"d{index}")
 
     def mock_dma(self, slot: str) -> None:
-        """vfio-mock fills some IOVAs with a pattern, or reads them into its memory."""
+        """Let vfio-mock fill memory with a pattern, or read memory into its own."""
         iova = self.iova()
         if self.mapped and self.chance(60):
             start, size = self.random.choice(self.mapped)
@@ -240,7 +240,7 @@ class Type1Maker(Maker):
         ):
             self.step("pwrite", slot=slot, offset=register, data=value.to_bytes(8, "little").hex())
         self.step("pwrite", slot=slot, offset=0x148, data=command.to_bytes(4, "little").hex())
-        # Status and errno, then steps, bytes and the IOVA of the fault; and what has become of the memory.
+        # Read status and errno, then steps, bytes and the IOVA of the fault; and then the memory.
         for register, size in ((0x14C, 4), (0x150, 4), (0x158, 8), (0x160, 8), (0x168, 8)):
             self.step("pread", slot=slot, offset=register, size=size)
         if command == 2:
@@ -307,7 +307,7 @@ class Type1Maker(Maker):
         self.step("close", slot=self.one_of(group, f"d{group[1:]}", "c", "d9", "g9"))
 
     def swap(self) -> None:
-        """A device's group leaves the container, or comes."""
+        """Let a device's group leave the container, or join it."""
         index = self.random.randrange(len(self.devices))
         if self.chance(50):
             self.step("close", slot=f"d{index}")
@@ -319,7 +319,7 @@ class Type1Maker(Maker):
             self.info()
 
     def wrong(self) -> None:
-        """A request of another kind of descriptor, of nobody, or on one that is closed."""
+        """Make a request on a wrong kind of descriptor or on a closed one, or a request that does not exist."""
         request = self.a_request(
             "VFIO_IOMMU_MAP_DMA", "VFIO_GET_API_VERSION", "VFIO_GROUP_GET_STATUS", "VFIO_DEVICE_GET_INFO", "VFIO_DEVICE_RESET",
             "IOMMU_IOAS_ALLOC", "VFIO_SET_IOMMU", 0x3B63, 0x3BFF, 0x12345678,
@@ -331,7 +331,7 @@ class Type1Maker(Maker):
             self.ioctl(slot, request, None, extra=bytes(64))
 
     def run(self, count: int, **weights: int) -> None:
-        """So many random steps."""
+        """Call `count` random methods of this object, by weights."""
         names = list(weights)
         for name in self.random.choices(names, list(weights.values()), k=count):
             getattr(self, name)()
@@ -359,7 +359,7 @@ def mixed(make: Type1Maker) -> None:
 
 
 def joined(make: Type1Maker) -> None:
-    """A device with an IOMMU comes to where something is mapped that it may not have, or that cannot be pinned."""
+    """Let a device with an IOMMU join a container with mappings that its IOMMU does not allow, or whose memory cannot be pinned."""
     make.open(MOCKS[:1], _types(make, 10))
     make.run(make.random.randrange(3), map=1)
     make.run(make.random.randrange(3), edge=1)
@@ -384,7 +384,7 @@ def dirty(make: Type1Maker) -> None:
 
 
 def addresses(make: Type1Maker) -> None:
-    """VFIO_UPDATE_VADDR."""
+    """Invalidate and update virtual addresses (VFIO_UPDATE_VADDR)."""
     make.open(make.one_of(EDUS[:1], EDUS), _types(make, 15))
     make.run(6, map=1)
     for _ in range(20):
