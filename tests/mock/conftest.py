@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Fixtures of the mock's tests."""
+"""Fixtures for the tests of the mock."""
 
 from tests.fixtures import device, edu, emulated, ioas, iommufd, kernel, space
 

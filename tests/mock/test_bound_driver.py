@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Answers that depend on the bound driver, the firmware and the kind of memory: what the kernel refuses, the mock refuses."""
+"""Answers that depend on the bound driver, the firmware and the kind of memory: the mock refuses the same requests as the kernel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def refused(number: int) -> pytest.RaisesExc[OSError]:
     return pytest.raises(OSError, check=lambda error: error.errno == number)
 
 
-# Features are the bound driver's.
+# Features depend on the bound driver.
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def refused(number: int) -> pytest.RaisesExc[OSError]:
 def test_a_device_has_the_features_of_its_driver(
     profile: str, driver: str | None, there: set[str], absent: set[str]
 ) -> None:
-    """Linux 7.3: vfio-pci neither logs nor migrates; variant drivers export no dma-bufs."""
+    """In Linux 7.3, vfio-pci supports neither DMA logging nor migration, and variant drivers export no dma-bufs."""
     kernel = mock.Kernel(profile)
     if driver is not None:
         host.bind(VF, driver, kernel=kernel)
@@ -107,7 +107,7 @@ def test_pds_has_no_pre_copy() -> None:
             device.migration.state = State.PRE_COPY
 
 
-# BARs mapped by their address.
+# BARs mapped by their virtual address.
 
 
 class Card(mock.Device):
@@ -116,7 +116,7 @@ class Card(mock.Device):
 
 @pytest.mark.parametrize("mode", ["iommufd", "iommufd-type1v2", "iommufd-type1"])
 def test_iommufd_pins_no_bar(mode: Any) -> None:
-    """C05: EFAULT, as on every real kernel; a dma-buf is the way."""
+    """C05: EFAULT, as on every real kernel. A BAR can be mapped through its dma-buf."""
     kernel = mock.Kernel("intel-48")
     Card(kernel, "0000:00:0a.0", driver="vfio-pci")
     with pyvfio.open("0000:00:0a.0", mode=mode, kernel=kernel) as device:
@@ -128,7 +128,7 @@ def test_iommufd_pins_no_bar(mode: Any) -> None:
 
 
 def test_type1_maps_a_bar_while_it_decodes_memory() -> None:
-    """Linux 7.3 on edu: it maps by address, EFAULT while decoding is off."""
+    """As Linux 7.3 with edu: type1 maps the BAR by its address, and returns EFAULT while memory decoding is off."""
     kernel = mock.Kernel("intel-48", memlock=4096)
     Card(kernel, "0000:00:0a.0", driver="vfio-pci")
     with pyvfio.open("0000:00:0a.0", mode="type1v2", kernel=kernel) as device:
@@ -139,7 +139,7 @@ def test_type1_maps_a_bar_while_it_decodes_memory() -> None:
             device.address_space.map(mapped, 0x100000)
 
 
-# Memory that the firmware wants mapped one to one.
+# Direct regions: memory that the firmware requires to be mapped one to one.
 
 
 DIRECT = (Reserved(0x7E800000, 0x7FFFFFFF, "direct"), Reserved(0xFEE00000, 0xFEEFFFFF, "msi"))
@@ -156,7 +156,7 @@ DIRECT = (Reserved(0x7E800000, 0x7FFFFFFF, "direct"), Reserved(0xFEE00000, 0xFEE
 def test_a_group_with_a_direct_region_cannot_be_owned(mode: Any, request_: str) -> None:
     """C01: EINVAL since Linux 6.6, by group and by cdev.
 
-    Linux 7.3.4 was seen to refuse in the same requests, given a DMAR table with an RMRR structure for an edu.
+    Linux 7.3.4 refused the same requests for an edu with an RMRR structure in the DMAR table.
     """
     kernel = mock.Kernel("intel-48", reserved=DIRECT)
     with host.bind(EDU, "vfio-pci", kernel=kernel), refused(errno.EINVAL) as caught:
@@ -177,7 +177,7 @@ def test_a_group_with_a_relaxable_direct_region_can_be_owned() -> None:
 
 
 def test_without_room_there_are_no_virtual_functions() -> None:
-    """C12: ENOMEM, where the firmware left no room for their BARs."""
+    """C12: ENOMEM if the firmware has reserved no room for their BARs."""
     kernel = mock.Kernel("intel-48")
     function = mock.Function((0x8086, 0x10C9), 0x020000, express=True, virtual=8, virtual_device=3, virtual_room=2)
     mock.Device(kernel, "0000:00:0a.0", function=function, driver="igb")
@@ -187,7 +187,7 @@ def test_without_room_there_are_no_virtual_functions() -> None:
 
 
 def test_virtual_functions_behind_the_end_of_the_bus_are_refused() -> None:
-    """C12: ENOMEM, where the bridge above has no further bus."""
+    """C12: ENOMEM if the bridge above has no further bus number."""
     kernel = mock.Kernel("mlx5")
     kernel.devices["0000:41:00.0"].virtual.remove()  # type: ignore[attr-defined]
     with refused(errno.ENOMEM):
@@ -210,7 +210,7 @@ def resets(device: Device, register: int = 0) -> bool:
     [("pm", "pm"), ("flr", "flr"), ("pm flr", "pm flr"), ("default", "flr pm"), ("\n", ""), ("bus", None), ("x", None)],
 )
 def test_the_reset_method_can_be_chosen(written: str, shown: str | None) -> None:
-    """Linux 7.3 on QEMU's igb: what the function lacks is EINVAL, and changes nothing."""
+    """As Linux 7.3 with QEMU's igb: a method that the function does not have is EINVAL and changes nothing."""
     kernel = mock.Kernel("intel-48")
     function = mock.Function(
         (1, 2), express=True, power_management=True, flr=True, resets=True, bars=Card.function.bars
@@ -237,7 +237,7 @@ def test_without_a_reset_method_vfio_has_none() -> None:
                 device.reset()
         kernel.write_file(f"/sys/bus/pci/devices/{nvme}/reset_method", b"default\n")
         with pyvfio.open(nvme, kernel=kernel) as device:
-            assert resets(device, 0x24)  # the sizes of its admin queues
+            assert resets(device, 0x24)  # a reset clears AQA, the sizes of the admin queues
 
 
 def test_a_device_without_a_reset_shows_no_reset_method() -> None:
@@ -246,7 +246,7 @@ def test_a_device_without_a_reset_shows_no_reset_method() -> None:
     assert kernel.read_file("/sys/bus/pci/devices/0000:01:00.0/reset_method") == b"bus\n"
 
 
-# Profiles say what they were compared with.
+# Profiles name the machine that they were compared with.
 
 
 def test_profiles_that_were_never_compared_say_so() -> None:

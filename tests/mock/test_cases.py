@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Public bug reports of other VFIO users, tried on pyvfio. C01 to C25 were wrong, of no help or missing; G01 to G22 were right.
+"""Public bug reports of other VFIO users, tried on pyvfio. For C01 to C25 its answer was wrong, unhelpful or missing; for G01 to G22 right.
 
 C01 to C07 and C12 are in test_bound_driver.py and test_pci_functions.py, the errors (C01 to C05, C10 to C15, C19 to C22, C24, C25) in
-test_reasons.py, C16 in tests/unit/test_guest.py, C17 in test_power.py, C18 in tests/unit/test_pci.py and test_saved_config.py. The rest is here.
+test_reasons.py, C16 in tests/unit/test_guest.py, C17 in test_power.py, C18 in tests/unit/test_pci.py and test_saved_config.py. The others are
+in this file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pyvfio.migration import State
 
 NAME, EDU, IGB, NVME = "0000:00:0a.0", "0000:00:03.0", "0000:00:07.0", "0000:00:04.0"
 MODES = ("type1v2", "iommufd")
-#: what a host with an Intel IOMMU reports as usable, by its width
+#: The usable IOVA ranges of a host with an Intel IOMMU, by its address width in bits.
 INTEL = {width: [IovaRange(0, 0xFEDFFFFF), IovaRange(0xFEF00000, 2**width - 1)] for width in (39, 46, 48)}
 
 
@@ -37,7 +38,7 @@ def refused(number: int, words: str) -> pytest.RaisesExc[OSError]:
 
 
 def opened(profile: str, mode: Any = "type1v2", address: str = EDU, **fields: Any) -> pyvfio.Device:
-    """A device of a new kernel's host, which vfio-pci has."""
+    """Open a device, bound to vfio-pci, of a new mock."""
     kernel = mock.Kernel(profile, **fields)
     host.bind(address, "vfio-pci", kernel=kernel)
     return pyvfio.open(address, mode=mode, kernel=kernel)
@@ -47,7 +48,7 @@ def opened(profile: str, mode: Any = "type1v2", address: str = EDU, **fields: An
 
 
 def test_qemu_up_to_7_0_refuses_no_guest_for_its_physical_bits() -> None:
-    """C08: 1 TiB of an AMD guest. QEMU 7.1 brought the check; before, the mapping failed later."""
+    """C08: an AMD guest with 1 TiB. QEMU checks this since 7.1; before, a mapping failed later."""
     machine = x86.Machine(1010 << 30, phys_bits=40, amd_cpu=True)
     before = x86.as_before(machine)
     assert before.error is None
@@ -61,7 +62,7 @@ LOG = "qemu-kvm: 0000:b1:00.2: Failed to start DMA logging, err -95 (Operation n
 @pytest.mark.parametrize("read", [qemu.read_start, qemu.read_sections])
 @pytest.mark.parametrize("log", [LOG, "", "nothing here\n"])
 def test_a_log_without_the_lines_that_are_looked_for_says_so(read: Any, log: str) -> None:
-    """C09: the log that most people have is one line, without the trace."""
+    """C09: most users have only one line of log, without trace events."""
     with pytest.raises(
         ValueError, match=r"no vfio_device_dirty_tracking_\w+ line in .* lines? of log: run QEMU with -trace"
     ):
@@ -69,7 +70,7 @@ def test_a_log_without_the_lines_that_are_looked_for_says_so(read: Any, log: str
 
 
 def test_lines_of_a_log_in_every_form_are_read() -> None:
-    """G09: plain, with QEMU's process and time, with ftrace's prefix; the last of two starts counts."""
+    """G09: lines can be plain, or have QEMU's prefix with process and time, or ftrace's prefix. The last of two starts counts."""
     line = "vfio_device_dirty_tracking_start nr_ranges 2 32:[0x0 - 0x807fffff], 64:[0x100000000 - 0x3838000fffff], pci64:[0xffffffffffffffff - 0x0]"
     expected = [IovaRange(0, 0x807FFFFF), IovaRange(0x100000000, 0x3838000FFFFF)]
     for prefix in ("", "12345@1700000000.123456:", "  qemu-1234 [001] 12.5: "):
@@ -140,7 +141,7 @@ def test_a_map_before_a_device_is_attached_is_explained() -> None:
     [("type1", 0, 8192), ("type1v2", errno.EINVAL, 8192), ("iommufd", errno.ENOENT, 8192), ("iommufd-type1", 0, 4096)],
 )
 def test_an_unmap_inside_a_mapping(mode: Any, number: int, left: int) -> None:
-    """G07: each mode as its kernel does; where nothing is unmapped, a new map meets the old one."""
+    """G07: each mode answers as its kernel does. Where nothing is unmapped, a new map conflicts with the old one."""
     with opened("intel-48", mode) as device:
         space = device.address_space
         space.alloc(8192, 0x100000)
@@ -256,7 +257,7 @@ def test_msi_after_intx_is_explained() -> None:
 
 
 def test_a_reset_ends_a_migration() -> None:
-    """G17: in PRE_COPY the device runs again and its stream is closed; a load that was cut is left by it."""
+    """G17: a reset in PRE_COPY makes the device run again and closes its stream. A reset also ends a load that was cut."""
     with pyvfio.open("vfio-mock.0", kernel=mock.Kernel("intel-48")) as device:
         device.migration.state = State.PRE_COPY
         stream = device.migration.stream
@@ -278,7 +279,7 @@ class Card(mock.Device):
 
 
 def test_a_dma_buf_goes_with_decoding_and_does_not_come_back() -> None:
-    """G18: what was mapped before stays dead; mapped anew it works."""
+    """G18: mappings made before decoding was switched off stay invalid; new mappings work."""
     kernel = mock.Kernel("intel-48")
     card = Card(kernel, NAME, driver="vfio-pci")
     with pyvfio.open(NAME, mode="iommufd", kernel=kernel) as device, device.regions[0].dma_buf() as buffer:
@@ -356,7 +357,7 @@ def test_huge_pages_that_are_not_there_are_explained() -> None:
 
 
 def test_a_region_mapping_is_mapped_without_its_view() -> None:
-    """C05: the natural call."""
+    """C05: `map(mapping)` is the call that users try first."""
     kernel = mock.Kernel("intel-48")
     function = mock.Function((1, 2), bars={0: mock.Bar(1 << 16, memory=True)})
     mock.Device(kernel, NAME, function=function, driver="vfio-pci")
@@ -365,7 +366,7 @@ def test_a_region_mapping_is_mapped_without_its_view() -> None:
 
 
 def test_an_eventfd_can_be_used_by_two_registers() -> None:
-    """C25: only the same offset, width and value are refused twice."""
+    """C25: only a second registration with the same offset, width and value is refused."""
     eventfd = os.eventfd(0)
     try:
         with opened("intel-48") as device:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The model of an 82574. What it has in common with the 82576 is tested in test_igb.py; the driver is scripts/examples/e1000e.py."""
+"""The model of an 82574. test_igb.py tests the features that it shares with the 82576. The driver is scripts/examples/e1000e.py."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_causes_interrupt_by_each_kind(
     card.offer(*[memory.iova] * 4)
     tap.send(frame_to(card.mac))
     with pytest.raises(TimeoutError):
-        vector.wait(0)  # it is masked
+        vector.wait(0)  # the cause is masked
     write(device, MASK_SET, RECEIVED)
     assert vector.wait(1) == 1
     assert read(device, CAUSE) & RECEIVED

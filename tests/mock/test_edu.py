@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""edu on the mock, by the driver that drives QEMU's."""
+"""The model of edu on the mock, with the driver for QEMU's edu."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.vfio(device=ADDRESS)
 
 @pytest.fixture(params=BY_GROUP_AND_CDEV)
 def device(vfio_device: Device) -> Device:
-    """The device in each of the modes."""
+    """The device, in each mode."""
     vfio_device.config.bus_master = True
     return vfio_device
 
@@ -186,7 +186,7 @@ def test_asleep_an_access_wakes_it(device: Device) -> None:
 
 
 def write_by_dma(device: Device, iova: int, value: int) -> None:
-    """Have an edu store 32 bits at an IOVA."""
+    """Make an edu write 32 bits to an IOVA."""
     with device.address_space.map(pyvfio.DmaBuffer(PAGE), 0x8000000) as source:
         source.buffer.view[:4] = value.to_bytes(4, "little")
         Edu(device).copy(iova, source.iova, 4)
@@ -208,7 +208,7 @@ def test_one_device_writes_into_anothers_bar(kernel: mock.Kernel) -> None:
                 window = space.map_file(exported.fileno(), 0, PAGE, 0x4000000)
                 write_by_dma(device, window.iova + 0x04, 0x1234ABCD)
                 assert registers.read32(0x04) == ~0x1234ABCD & 0xFFFFFFFF
-                # It goes with the BAR, and does not come back with it.
+                # The mapping becomes invalid with the BAR's decoding, and stays invalid when decoding is enabled again.
                 peer.config.memory_enabled = False
                 with pytest.raises(OSError, match="IOMMU_IOAS_MAP_FILE") as away:
                     space.map_file(exported.fileno(), 0, PAGE, 0x5000000)

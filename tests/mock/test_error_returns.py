@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Each errno that the kernel's source can return is answered by the mock, or has a reason: returns.tsv against answers.toml."""
+"""For each errno that the kernel's source can return (returns.tsv), answers.toml names the mock's code that returns it, or a reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyvfio.mock
 
 HERE = Path(__file__).parent / "error_returns"
 MOCK = Path(pyvfio.mock.__file__).parent
-#: what copies a request's argument, and so answers EFAULT wherever one is bad
+#: Functions that copy a request's argument, and so return EFAULT for every bad argument.
 COPIES = ("machine/caller:read", "machine/caller:write")
 
 ANSWERS = tomllib.loads((HERE / "answers.toml").read_text())
@@ -29,7 +29,7 @@ RETURNS = read_table()
 def source_of(handler: str) -> str:
     """Return the source of a function or class of the mock, given as MODULE:NAME, without docstrings.
 
-    :raises LookupError: there is no such thing
+    :raises LookupError: the mock has no function or class of that name
     """
     module, _, name = handler.partition(":")
     node: ast.AST = ast.parse((MOCK / f"{module}.py").read_text())
@@ -38,7 +38,7 @@ def source_of(handler: str) -> str:
         there = [one for one in getattr(node, "body", ()) if isinstance(one, kinds) and one.name == part]
         if not there:
             raise LookupError(f"pyvfio.mock has no {handler}")
-        node = there[-1]  # the first may be overloads
+        node = there[-1]  # the definitions before the last may be overloads
     for one in ast.walk(node):
         if isinstance(one, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(one, clean=False) is not None:
             one.body = one.body[1:] or [ast.Pass()]
@@ -46,7 +46,7 @@ def source_of(handler: str) -> str:
 
 
 def answers(one: Return) -> Iterator[str]:
-    """Yield the handlers that answer so, and reasons."""
+    """Yield the handlers that return an errno, and the reasons why none does."""
     words = ANSWERS.get(one.file, {}).get(one.function, "").split()
     for word in words:
         number, _, reason = word.partition("=")
@@ -71,7 +71,7 @@ def test_each_errno_is_answered_or_has_a_reason(file: str) -> None:
 
 
 def test_no_answer_is_left_over() -> None:
-    """A function that is gone, an errno that it no longer has, a reason that nobody gives."""
+    """No entry is stale: every function and errno is in returns.tsv, and every reason is used."""
     there = {(one.file, one.function, one.errno) for one in RETURNS}
     functions = {name[:2] for name in there}
     extra = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The drivers of scripts/examples, on the models of the mock's devices."""
+"""The drivers of scripts/examples with the mock's models of their devices."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_e1000e_copies_by_frames_to_itself(kernel: mock.Kernel, card: Device, in
     view = mapping.buffer.view
     for size in (1 << 17, 5000, 1):
         view[:size] = os.urandom(size)
-        # A start finds the rings where the one before left them.
+        # Start must reset the rings: they are where the previous use left them.
         with E1000e(card, interrupt=interrupt) as nic:
             assert nic.mac == MAC
             nic.copy(mapping.iova + (1 << 17), mapping.iova, size)
@@ -117,7 +117,7 @@ def test_e1000e_says_when_no_frame_comes_and_goes_on(card: Device, monkeypatch: 
 
 # --- descriptors --------------------------------------------------------------------------------------------------------
 
-# Writes a descriptor of 256 bytes and takes it back, again and again, each time with one store, as a card does.
+# A program that repeatedly writes a descriptor of 256 bytes and clears it, each time with one store, as a card does.
 CARD = """
 import mmap, sys
 word = memoryview(mmap.mmap(int(sys.argv[1]), 16)).cast("Q")
@@ -219,7 +219,7 @@ def test_an_example_needs_nothing_but_the_kernels_name(command: str, lines: list
 def by_hand(
     kernel: mock.Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """Return the output of an example that is run on this kernel with these arguments."""
+    """Run an example on a kernel with arguments, and return its output."""
 
     def run(name: str, *arguments: str) -> str:
         monkeypatch.setattr("pyvfio.kernel._default", kernel)
@@ -250,7 +250,7 @@ def test_e1000e_by_hand(kernel: mock.Kernel, by_hand: Callable[..., str]) -> Non
 
 
 def test_migrate_by_hand(by_hand: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    # The devices are there, and have 1 MiB.
+    # The mock's devices exist already, and have 1 MiB.
     loaded: list[list[str]] = []
     monkeypatch.setenv("PYVFIO_MOCK_MODULE", "vfio_mock.ko")
     monkeypatch.setattr(subprocess, "run", lambda command, check: loaded.append(command))

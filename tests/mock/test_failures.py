@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Calls that fail on demand."""
+"""Failure injection: calls that fail on demand."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Each handler of the mock's requests names the kernel function that it stands for, which the kernel's source has."""
+"""Each handler of a request in the mock names the kernel function that it implements, and that function exists in the kernel's source."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from vmtest.error_returns import read_table
 import pyvfio.mock
 
 MOCK = Path(pyvfio.mock.__file__).parent
-#: what makes a function a handler
+#: The decorators and names that make a function a handler.
 MARKS = ("request", "command")
-#: the end of a docstring's first line: the function, and for those that are in no source of Linux the file
+#: The end of a docstring's first line: the kernel function, and its file if it is not in Linux's own source.
 NAME = re.compile(r"\((\w+)(?: of (tests/\S+))?\)\.$")
-#: functions of Linux 7.3 that return no errno of their own, so that returns.tsv, which was made of its source, does not have them
+#: Functions of Linux 7.3 that return no errno themselves. So they are not in returns.tsv, which has only functions with errnos.
 WITHOUT_ERRNO = {
     "iommufd_destroy",
     "iommufd_vfio_check_extension",
     "vfio_container_ioctl_check_extension",
     "vfio_group_ioctl_get_device_fd",
 }
-#: a driver's own, which stands for those that migrate
+#: Functions of one variant driver, which represent those of all drivers with migration.
 OF_DRIVERS = {"mlx5vf_precopy_ioctl"}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The models of a network card and of the wire. The driver is scripts/examples/igb.py; the other end of the wire is a tap."""
+"""The models of an 82576 network card and of a wire. The driver is scripts/examples/igb.py; the other end of the wire is a tap."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVERYBODY = b"\xff" * 6
 
 
 class Tap:
-    """An end of a wire that keeps what comes."""
+    """An end of a wire that stores the frames it receives."""
 
     def __init__(self, kernel: mock.Kernel) -> None:
         self.kernel = kernel
@@ -106,7 +106,7 @@ def frame_to(mac: bytes, size: int = 60, tag: int | None = None) -> bytes:
 
 
 def received(card: Igb) -> int | None:
-    """The size of the frame that is there; None if there is none."""
+    """Return the size of the received frame; None if there is none."""
     _, status, length, _ = struct.unpack_from("<QIHH", card._received, 16 * card._next)
     return int(length) if status & 1 else None
 
@@ -125,13 +125,13 @@ def phy(device: Device, register: int, value: int | None = None, address: int = 
 
 def test_the_phy_is_an_igp_with_a_link(device: Device) -> None:
     assert phy(device, 2) << 16 | phy(device, 3) & 0xFFF0 == 0x02A80390
-    assert phy(device, 1) & 0x24 == 0x24  # negotiated; a link
+    assert phy(device, 1) & 0x24 == 0x24  # negotiation complete, link up
     assert phy(device, 17) == 0xC200
     phy(device, 31, 0x11B1)  # another page
     assert phy(device, 17) == 0
     phy(device, 17, 0x1234)
     assert phy(device, 17) == 0x1234
-    assert phy(device, 1) & 4  # the same in each page
+    assert phy(device, 1) & 4  # the register is the same in each page
     phy(device, 31, 0)
     assert phy(device, 17) == 0xC200
     phy(device, 1, address=2)
@@ -147,7 +147,7 @@ def test_the_link_follows_the_phys_power(device: Device) -> None:
     assert not read(device, STATUS) & LINK_UP
     assert not phy(device, 1) & 4
     assert read(device, CAUSE) == LINK_CHANGED
-    phy(device, 0, 0x1340)  # power, and a negotiation
+    phy(device, 0, 0x1340)  # power up, and start a negotiation
     assert read(device, STATUS) & LINK_UP
     assert phy(device, 0) == 0x1140
     assert read(device, CAUSE) == LINK_CHANGED
@@ -177,7 +177,7 @@ def test_what_is_shared_is_granted(device: Device) -> None:
     write(device, SEMAPHORE, 0)
     assert [read(device, SEMAPHORE) for _ in range(2)] == [0, 1]
     write(device, CONTROL, 1 << 2)
-    assert not read(device, STATUS) & 1 << 19  # no bus master any more
+    assert not read(device, STATUS) & 1 << 19  # STATUS: bus mastering is disabled
 
 
 def test_a_reset_sets_registers_back_and_leaves_the_phy(device: Device) -> None:
@@ -224,9 +224,9 @@ def test_vectors_are_masked_and_cleared(device: Device) -> None:
     assert read(device, VECTOR_CAUSE) == 0b100
     with pytest.raises(TimeoutError):
         vectors[2].wait(0)
-    write(device, VECTOR_UNMASK, 0b110)  # what waits is sent
+    write(device, VECTOR_UNMASK, 0b110)  # pending interrupts are sent
     assert vectors[2].wait(1) == 1
-    write(device, VECTOR_SET, 0b100)  # it is there already
+    write(device, VECTOR_SET, 0b100)  # the vector is pending already
     with pytest.raises(TimeoutError):
         vectors[2].wait(0)
     write(device, VECTOR_CAUSE, 0b100)
@@ -348,7 +348,7 @@ def test_groups_are_found_by_hash_and_by_address(device: Device, card: Igb, memo
     write(device, 0x540C, 1 << 31 | int.from_bytes(GROUP[4:], "little"))
     tap.send(frame_to(GROUP))
     assert card.receive() == 60
-    # The last 8 of the 24 addresses are elsewhere.
+    # The last 8 of the 24 MAC addresses are in another place.
     write(device, 0x54E0 + 8 * 7, int.from_bytes(OTHER_MAC[:4], "little"))
     write(device, 0x54E4 + 8 * 7, 1 << 31 | int.from_bytes(OTHER_MAC[4:], "little"))
     tap.send(frame_to(OTHER_MAC))
@@ -421,7 +421,7 @@ DATA = 3 << 20
 
 
 def descriptors(card: Igb, *found: bytes) -> None:
-    """Put descriptors into the ring, and ring."""
+    """Put descriptors into the ring, and write the tail register."""
     for one in found:
         card._sent[16 * card._at : 16 * card._at + 16] = one
         card._at += 1
@@ -429,7 +429,7 @@ def descriptors(card: Igb, *found: bytes) -> None:
 
 
 def summed(data: bytes) -> int:
-    """The Internet checksum of data, which is 0 if it holds the right one."""
+    """Return the Internet checksum of data. It is 0 if the data contains its correct checksum."""
     data += bytes(len(data) % 2)
     total = sum(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2))
     while total > 0xFFFF:
@@ -442,7 +442,7 @@ def pseudo(addresses: bytes, protocol: int, length: int) -> bytes:
 
 
 def headers(protocol: int, l4: bytes, size: int, *, partial_length: int) -> bytes:
-    """Ethernet, IPv4 and `l4`, in whose checksum's place is the sum of the pseudo header with that length."""
+    """Return the headers Ethernet, IPv4 and `l4`. The checksum field of `l4` has the sum of the pseudo header with that length."""
     addresses = b"\x0a\0\0\x01\x0a\0\0\x02"
     ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(l4) + size, 7, 0, 64, protocol, 0) + addresses
     at = 16 if protocol == 6 else 6
@@ -494,7 +494,7 @@ def test_a_large_packet_is_cut_into_segments(card: Igb, memory: Mapping, tap: Ta
         card,
         context(20, 20, 1, segment=1448, index=1),
         struct.pack("<QII", memory.iova, 54 | command, 3 << 8 | 1 << 4 | len(data) << 14),
-        struct.pack("<QII", memory.iova + 54, len(data) | command | END | REPORT, 0),  # as Linux's driver has it
+        struct.pack("<QII", memory.iova + 54, len(data) | command | END | REPORT, 0),  # as Linux's driver does
     )
     parts = [checked(sent) for sent in tap.frames]
     assert b"".join(part[20:] for part in parts) == data
@@ -516,7 +516,7 @@ def test_short_frames_are_padded_and_counted(device: Device, card: Igb, memory: 
     memory.buffer.view[:20] = frame = frame_to(OTHER_MAC, 20)
     card.send((memory.iova, 20))
     assert tap.frames == [frame + bytes(40)]
-    assert card._sent[12:17] == b"\1\0\5\0\0"  # done, beside the size; the next descriptor is as it was
+    assert card._sent[12:17] == b"\1\0\5\0\0"  # done bit and size are written; the next descriptor is unchanged
     assert [read(device, 0x4080) for _ in range(2)] == [1, 0]
 
 
@@ -631,7 +631,7 @@ def test_a_reset_of_a_virtual_function_turns_it_off(shared: Igb, virtual: list[s
         function.start()
         pass_a_frame(function, shared)
         for register, held in ((0x2900, 0x12345600), (0x2A00, 0x12345678), (0x3A00, 0x12345678), (0x2940, 0x12345678)):
-            write(device, register, 0x12345678)  # it has rings of two queues, and nothing behind them
+            write(device, register, 0x12345678)  # a virtual function has registers for two queues, and none behind them
             assert read(device, register) == held
         write(device, 0, 1 << 26)  # a reset by a register
         assert not read(shared.device, 0x0C8C) & 1 << 2
@@ -732,7 +732,7 @@ def test_a_wire_reaches_all_but_the_sender(kernel: mock.Kernel) -> None:
 
 
 def test_a_frame_of_another_kernel_comes_under_that_kernels_lock() -> None:
-    """Two cards that send to each other at the same time would else wait for each other."""
+    """Otherwise two cards that send to each other at the same time would deadlock."""
     one, other = Tap(mock.Kernel()), Tap(mock.Kernel())
     wire = devices.Wire(one, other)
     with other.kernel.lock:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""iommufd on the mock, through the objects of the library."""
+"""iommufd on the mock, through the library's objects."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_kernel_chooses_the_lowest_iova_aligned_as_the_memory(ioas: Ioas) -> Non
 
 def test_freed_range_joins_the_free_ranges_around_it(ioas: Ioas) -> None:
     buffer = DmaBuffer(8 * PAGE)
-    odd = PAGE if buffer.address % (2 * PAGE) == 0 else 0  # aligned to a page and no more
+    odd = PAGE if buffer.address % (2 * PAGE) == 0 else 0  # an address that is aligned to one page, but not to two
     page, pages = buffer.view[odd : odd + PAGE], buffer.view[odd : odd + 3 * PAGE]
     ioas.allow([IovaRange(0x10000, 0x10000 + 9 * PAGE - 1)])
     pieces = [ioas.map(page) for _ in range(9)]
@@ -273,7 +273,7 @@ def test_only_one_owner_has_a_group(kernel: mock.Kernel) -> None:
         assert caught.value.errno == errno.EBUSY
 
 
-# Standing in for a container.
+# The container emulation.
 
 
 @pytest.mark.parametrize("name", [MOCK, EDU])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Abilities of the iommufd selftest alone, on the mock: dirty page tables, nesting, faults, virtual IOMMUs, PASIDs."""
+"""Features that only the iommufd selftest driver has, on the mock: dirty page tables, nesting, faults, virtual IOMMUs, PASIDs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def device(iommufd: Iommufd) -> Iterator[Device]:
 
 @pytest.fixture
 def hardware(kernel: mock.Kernel, device: Device) -> BoundDevice:
-    """The device, as the IOMMU sees it."""
+    """The IOMMU's state of the device."""
     file = kernel.files[device.fileno()]
     assert isinstance(file, Cdev)
     assert isinstance(file.bound, BoundDevice)

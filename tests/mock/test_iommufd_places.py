@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The places that the mock's iommufd chooses are the first that there are, however it finds them."""
+"""The IOVAs that the mock's iommufd chooses are the first free ones, whatever its search algorithm."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PAGE = 4096
 
 
 class Memory:
-    """Pages that are not there: places are chosen without looking at them."""
+    """A substitute for memory: the choice of an IOVA does not look at pages."""
 
 
 def first(
     areas: Mappings[Area], reserved: list[tuple[int, int]], allowed: list[tuple[int, int]], address: int, size: int
 ) -> int | None:
-    """As the kernel goes about it: gap after gap, the first that fits."""
+    """Search as the kernel does: gap after gap, and take the first that fits."""
     alignment = min(1 << (size - 1).bit_length(), address & -address or 1 << 63, 2 << 20)
     offset = address % PAGE
 

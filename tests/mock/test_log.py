@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The log of the mock's devices against a plain set of pages."""
+"""The dirty log of the mock's devices, compared with a plain set of pages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def bits(memory: bytearray, count: int) -> set[int]:
 
 
 def report(log: Log, iova: int, length: int, page_size: int) -> set[int]:
-    """The pages that are reported, by number; nothing around the bitmap changes."""
+    """Return the numbers of the reported pages, and assert that no memory around the bitmap changes."""
     count = -(-length // page_size)
     size = -(-count // 64) * 8
     memory = bytearray(b"\xa5" * 16 + bytes(size) + b"\xa5" * 16)
@@ -104,7 +104,7 @@ def test_bits_for_a_missing_page_of_the_bitmap_are_lost() -> None:
     log.start([LoggedRange(0, pages * UNIT - 1)], UNIT)
     for page in (5, 9, UNIT * 8 + 3, 2 * UNIT * 8 + 1):
         log.mark(page * UNIT, 1)
-    # Three pages of bitmap, the one in the middle read-only.
+    # A bitmap of three pages, of which the middle one is read-only.
     memory = mmap.mmap(-1, 3 * UNIT)
     address = int(ffi.cast("uintptr_t", ffi.from_buffer(memory)))
     assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + UNIT), UNIT, mmap.PROT_READ) == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ordered store of mappings, against a plain list of them."""
+"""The ordered store of mappings, compared with a plain list."""
 
 from __future__ import annotations
 

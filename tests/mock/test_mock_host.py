@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Discovery and binding on the mock, by pyvfio.host unchanged."""
+"""Discovery and binding with pyvfio.host on the mock."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_a_killed_program_left_is_put_back(kernel: mock.Kernel) -> None:
 @pytest.mark.parametrize(
     ("driver", "file", "name", "error"),
     [
-        ("vfio-pci", "bind", EDU, errno.ENODEV),  # not in its list, and no override
+        ("vfio-pci", "bind", EDU, errno.ENODEV),  # neither in the driver's list of ids nor overridden
         ("vfio-pci", "bind", "nothing", errno.ENODEV),
         ("vfio-pci", "unbind", EDU, errno.ENODEV),
         ("e1000e", "bind", "0000:00:06.0", errno.EBUSY),
@@ -163,7 +163,7 @@ def test_hot_reset_of_two_devices(kernel: mock.Kernel, mode: Mode) -> None:
         info = first.hot_reset_info
         assert [device.address for device in info.devices] == [one, two]
         assert info.by_id == (mode == "iommufd")
-        # As in the machine: this bus, with an 82574L and an edu on it, has no reset.
+        # As on the real kernel: this bus, with an 82574L and an edu, has no reset.
         with pytest.raises(pyvfio.Unsupported, match="ENOTTY"):
             first.hot_reset()
 

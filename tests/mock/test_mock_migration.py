@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Migration of vfio-mock on the mock, through the objects of the library; the contract suite has the rest."""
+"""Migration of vfio-mock on the mock, through the library's objects. The contract suite has further tests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def saved(device: Device) -> bytes:
 
 @pytest.mark.parametrize("flags", [1, 3, 5, 7])
 def test_ways_are_those_that_the_library_works_out(flags: int) -> None:
-    # pyvfio.migration.path is compared with the real kernel by the contract suite.
+    # The contract suite compares pyvfio.migration.path with the real kernel.
     from pyvfio.migration import path, states
 
     for origin in states(flags):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The busy network card's virtual function of the profiles mlx5 and pds."""
+"""The virtual function of a busy network card in the profiles mlx5 and pds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_it_receives_the_same_in_every_run() -> None:
 
 
 def test_mlx5_refuses_what_is_too_much_in_all() -> None:
-    # QEMU 8.1's ranges, where firmware had put a BAR at the top (SPEC A-51), and 8.2's, which leave the gap out (A-52).
+    # The ranges of QEMU 8.1, with a BAR that the firmware placed at the top (SPEC A-51), and those of 8.2, without the gap (A-52).
     with pyvfio.open(ADDRESS, kernel=mock.Kernel("mlx5")) as device:
         with pytest.raises(OSError, match="2\\^46") as refused:
             device.dirty_log([RAM[0], IovaRange(0x100000000, 0x3838000FFFFF)])
@@ -60,7 +60,7 @@ def test_mlx5_refuses_what_is_too_much_in_all() -> None:
 
 
 def test_a_device_of_one_range_joins_them_over_the_gap() -> None:
-    # SPEC A-54: so the total is as before, and so is the refusal.
+    # SPEC A-54: the joined range has the same total, so it is refused too.
     limits = mock.LogLimits(ranges=1)
     with (
         pyvfio.open(ADDRESS, kernel=mock.Kernel("mlx5", log=limits)) as device,

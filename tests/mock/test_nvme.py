@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The model of an NVMe disk: registers, queues, commands, and what it refuses. The driver is scripts/examples/nvme.py."""
+"""The model of an NVMe disk: registers, queues, commands, refusals. The driver is scripts/examples/nvme.py."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ Run = Callable[..., int]
 
 @pytest.fixture
 def admin(nvme: Nvme) -> Run:
-    """Run an admin command, and return the result that it is completed with."""
+    """A function that runs an admin command, and returns the result in its completion."""
 
     def run(opcode: int, namespace: int = 0, page: int = 0, *words: int) -> int:
         queue = nvme._admin
-        at = 4 * queue._at  # of the completion, in words of 32 bits
+        at = 4 * queue._at  # index of the completion, in words of 32 bits
         queue.run(opcode, namespace, page, 0, *words)
         return int(queue.memory.buffer.view[PAGE : 2 * PAGE].cast("I")[at])
 
@@ -80,8 +80,8 @@ def refused(status: int) -> AbstractContextManager[object]:
 def test_registers_say_what_the_controller_can(disk: Device) -> None:
     registers = disk.regions[0]
     capabilities = registers.read32(4) << 32 | registers.read32(0)
-    assert capabilities & 0xFFFF == 2047  # entries of a queue, from 0
-    assert capabilities >> 37 & 0xFF == 1  # the NVM command set
+    assert capabilities & 0xFFFF == 2047  # CAP.MQES: entries of a queue, minus 1
+    assert capabilities >> 37 & 0xFF == 1  # CAP.CSS: the NVM command set
     assert registers.read32(8) == 0x10400
     assert int.from_bytes(registers.read(0, 8), "little") == capabilities
     assert registers.read16(0) == 2047
@@ -105,7 +105,7 @@ def test_an_impossible_configuration_is_a_fatal_error(disk: Device, sizes: int, 
 
 
 def test_pages_can_be_larger(disk: Device, memory: Mapping) -> None:
-    """With pages of 8 KiB the second PRP entry begins there."""
+    """With a page size of 8 KiB, the second PRP entry continues at the next multiple of 8 KiB."""
     registers = disk.regions[0]
     disk.config.bus_master = True
     page = memory.iova + 8192 - memory.iova % 8192
@@ -116,12 +116,12 @@ def test_pages_can_be_larger(disk: Device, memory: Mapping) -> None:
         registers.write32(register + 4, iova >> 32)
     registers.write32(CONFIGURATION, 0x460081)
     assert registers.read32(STATUS) == 1
-    # An identification that begins 2 KiB before the end of a page.
+    # Identify data that begins 2 KiB before the end of a page.
     COMMAND.pack_into(memory.buffer.view, at, IDENTIFY, 0, 0, 0, page + 0x4000 - 2048, page + 0x6000, 1, 0, 0)
     registers.write32(DOORBELLS, 1)
     assert bytes(memory.buffer.view[at + 0x4000 - 2048 + 24 :][:14]) == b"QEMU NVMe Ctrl"
     assert bytes(memory.buffer.view[at + 0x4000 - 2048 + 768 :][:4]) == b"nqn."
-    assert memory.buffer.view[at + PAGE + 14] == 1  # no error, and the phase
+    assert memory.buffer.view[at + PAGE + 14] == 1  # no error, and the phase bit
     assert not any(memory.buffer.view[at + 0x4000 : at + 0x6000])
 
 
@@ -151,7 +151,7 @@ def test_without_bus_master_no_command_is_read(disk: Device, nvme: Nvme, admin: 
     disk.regions[0].write32(DOORBELLS, 1)
     disk.config.bus_master = True
     assert not any(memory.buffer.view[:PAGE])
-    disk.regions[0].write32(DOORBELLS, 1)  # rung again
+    disk.regions[0].write32(DOORBELLS, 1)  # the doorbell is written again
     assert bytes(memory.buffer.view[4:11]) == b"pyvfio "
 
 
@@ -217,7 +217,7 @@ def test_identifications(admin: Run, memory: Mapping) -> None:
 def test_admin_commands_that_are_refused(disk: Device, admin: Run, command: tuple[int, ...], status: int) -> None:
     with refused(status):
         admin(*command)
-    assert admin(GET_FEATURES, 0, 0, 6) == 1  # and it goes on
+    assert admin(GET_FEATURES, 0, 0, 6) == 1  # the controller still works
 
 
 def test_sgls_and_fused_commands_are_refused(nvme: Nvme, admin: Run) -> None:
@@ -263,7 +263,7 @@ def test_queues_are_deleted_in_order(nvme: Nvme, admin: Run, memory: Mapping) ->
     admin(DELETE_CQ, 0, 0, 1)
     with refused(0x101):
         admin(DELETE_CQ, 0, 0, 1)
-    # The doorbell of a queue that is gone does nothing.
+    # The doorbell of a deleted queue has no effect.
     nvme.registers.write32(disk.queue._tail, 1)
     assert not any(disk.queue._completed)
 
@@ -289,7 +289,7 @@ def test_log_pages(disk: Device, nvme: Nvme, admin: Run, memory: Mapping) -> Non
 
 
 class Events:
-    """The admin queue, without waiting for completions."""
+    """A user of the admin queue that does not wait for completions."""
 
     def __init__(self, nvme: Nvme) -> None:
         self._nvme, self._queue = nvme, nvme._admin
@@ -302,7 +302,7 @@ class Events:
         self._nvme.registers.write32(DOORBELLS, self._sent)
 
     def completed(self) -> list[tuple[int, int, int]]:
-        """Result, identifier and status of the new completions."""
+        """Return result, identifier and status of the new completions."""
         view = self._queue.memory.buffer.view[PAGE : 2 * PAGE]
         found = []
         while (entry := struct.unpack_from("<IIHHHH", view, 16 * self._seen))[5] & 1:
@@ -316,9 +316,9 @@ def test_an_invalid_doorbell_is_an_event(nvme: Nvme) -> None:
     events = Events(nvme)
     events.submit(EVENT_REQUEST, 7)
     assert events.completed() == []
-    nvme.registers.write32(DOORBELLS + 8 * 5, 1)  # of a queue that is not there
+    nvme.registers.write32(DOORBELLS + 8 * 5, 1)  # the doorbell of a queue that does not exist
     assert events.completed() == [(1 << 16, 7, 0)]
-    # The next event of that type waits for the log page to be read, and for a request.
+    # The next event of that type is reported after the log page has been read, and with a new request.
     nvme.registers.write32(DOORBELLS, 64)
     events.submit(EVENT_REQUEST, 8)
     assert events.completed() == []
@@ -338,7 +338,7 @@ def test_an_event_waits_for_room(nvme: Nvme, disk: Device) -> None:
     nvme.registers.write32(DOORBELLS, 0)  # all but the first: the completion queue is full
     nvme.registers.write32(DOORBELLS + 8 * 5, 1)
     assert len(events.completed()) == 63
-    # The next is at the beginning of the second round, where the phase is 0.
+    # The next completion is the first of the second round, in which the phase bit is 0.
     assert struct.unpack_from("<IIHHHH", nvme._admin.memory.buffer.view, PAGE + 16 * 63)[:1] == (1 << 16,)
 
 
@@ -423,7 +423,7 @@ def test_blocks_become_zeros(model: devices.Nvme, blocks: Namespace, memory: Map
 
 
 def test_a_list_of_several_pages_is_followed(model: devices.Nvme, blocks: Namespace, memory: Mapping) -> None:
-    """A list that begins 16 bytes before the end of its page has one entry there, and the rest on the next page."""
+    """A PRP list that begins 16 bytes before the end of its page has one entry and a pointer to the list's next page there."""
     pages = [memory.iova + PAGE * n for n in (9, 4, 7, 5)]
     lists = memory.buffer.view[PAGE * 20 : PAGE * 22].cast("Q")
     lists[510], lists[511] = pages[1], memory.iova + PAGE * 21
@@ -434,14 +434,14 @@ def test_a_list_of_several_pages_is_followed(model: devices.Nvme, blocks: Namesp
         memory.buffer.view[at : at + PAGE] = data[index * PAGE : (index + 1) * PAGE]
     blocks.queue.run(WRITE, 1, pages[0], memory.iova + PAGE * 20 + 510 * 8, 0, 0, 31)
     assert model.storage[: 4 * PAGE] == data
-    # One that leads back into the middle of a page is refused.
+    # A list whose pointer leads into the middle of a page is refused.
     lists[511] = memory.iova + PAGE * 20 + 511 * 8
     with refused(0x13):
         blocks.queue.run(WRITE, 1, pages[0], memory.iova + PAGE * 20 + 510 * 8, 0, 0, 31)
 
 
 def test_completions_wait_for_room(nvme: Nvme, admin: Run, memory: Mapping) -> None:
-    """A completion queue of 2 entries has room for one: the second command runs when the first is taken."""
+    """A completion queue of 2 entries has room for one completion: the second command completes after the first is consumed."""
     admin(CREATE_CQ, 0, memory.iova, 1 << 16 | 9, 1)
     admin(CREATE_SQ, 0, memory.iova + PAGE, 7 << 16 | 9, 9 << 16 | 1)
     view = memory.buffer.view

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A user's model: the guide's example runs as it is printed, and its corner cases."""
+"""A model written by a user: the guide's example runs as printed, and corner cases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "guides" / "models.md")
 
 
 def block(part: str) -> str:
-    """Return the block of Python, of the README or the guide to models, that has this in it."""
+    """Return the block of Python in the README or the guide to models that contains `part`."""
     blocks: list[str] = [each for page in PAGES for each in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)]
     (source,) = [one for one in blocks if part in one]
     return source
@@ -34,7 +34,7 @@ def example() -> dict[str, Any]:
 
 @pytest.mark.parametrize("profile", ["amd", "intel-39", "mlx5", "smmu-64k"])
 def test_the_root_script_of_the_readme_runs(profile: str) -> None:
-    # A process of its own: the kernel of the environment is looked up once.
+    # Run it in a new process: PYVFIO_KERNEL is read only once in a process.
     script = [sys.executable, "-W", "error", "-c", block("EDU =")]
     environment = {**os.environ, "PYVFIO_KERNEL": f"mock:{profile}"}
     assert subprocess.check_output(script, env=environment, text=True) == "0x10000ed\n"

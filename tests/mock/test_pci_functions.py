@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""PCI functions of the mock: configuration space that acts, large BARs, the MSI-X table's place, impossible descriptions."""
+"""PCI functions of the mock: effects of configuration space, large BARs, the place of the MSI-X table, impossible descriptions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POWER = mock.Function((0x1234, 0x11E8), bars=BARS, msix=8, express=True, power_m
 
 
 class Opened:
-    """A device of a function's kind on a mock kernel of its own, opened."""
+    """A device with a given function on a new mock, opened."""
 
     def __init__(self, function: mock.Function, mode: Any = "iommufd", base: type[mock.Device] = mock.Device) -> None:
         self.kernel = mock.Kernel("intel-48")
@@ -43,11 +43,11 @@ def opened() -> Iterator[Callable[..., Opened]]:
         one.device.close()
 
 
-# Function-level resets by configuration space.
+# Function-level resets through configuration space.
 
 
 def flr_register(device: Device) -> tuple[int, int]:
-    """Offset of the register that starts a function-level reset, and its bit."""
+    """Return the offset of the register that starts a function-level reset, and its bit."""
     if express := device.config.capability("PCI Express"):
         return express.offset + 8, 1 << 15
     advanced = device.config.capability(0x13)
@@ -59,7 +59,7 @@ def flr_register(device: Device) -> tuple[int, int]:
 def test_a_function_level_reset_by_configuration_space_resets(
     opened: Callable[..., Opened], function: mock.Function
 ) -> None:
-    """C06. Linux 7.3 on igb and nvme of QEMU: registers are as after a reset, the bit reads 0, the command register stays."""
+    """C06. As Linux 7.3 with QEMU's igb and nvme: registers have their reset values, the bit reads 0, the command register is kept."""
     device = opened(function).device
     device.config.bus_master = True
     device.regions[0].write32(0, 0xDEADBEEF)
@@ -111,7 +111,7 @@ def test_a_reset_leaves_the_command_register(opened: Callable[..., Opened], how:
 
 
 def test_in_d3hot_bars_do_not_answer(opened: Callable[..., Opened]) -> None:
-    """Linux 7.3 on QEMU's e1000e: EIO of the BARs, ENODEV of a dma-buf's mapping, EINVAL of interrupts; all of it is back in D0."""
+    """As Linux 7.3 with QEMU's e1000e: BARs give EIO, mapping a dma-buf ENODEV, interrupts EINVAL. In D0 all of them work again."""
     device = opened(POWER).device
     device.regions[0].write32(0, 5)
     power = device.config.capability("Power Management")
@@ -158,7 +158,7 @@ def test_d1_and_d2_are_not_entered(opened: Callable[..., Opened]) -> None:
 
 
 def test_the_status_register_shows_an_asserted_intx(opened: Callable[..., Opened]) -> None:
-    """As QEMU's edu under Linux 7.3: bit 3 of offset 6, whether or not INTx is enabled."""
+    """As QEMU's edu under Linux 7.3: bit 3 at offset 6 is set, whether INTx is enabled or not."""
     one = opened(EXPRESS)
     assert not one.device.config.read16(6) & 8
     one.model.interrupt()
@@ -170,7 +170,7 @@ def test_the_status_register_shows_an_asserted_intx(opened: Callable[..., Opened
 
 
 def test_intx_stays_asserted_over_a_close_without_a_reset(opened: Callable[..., Opened]) -> None:
-    """As QEMU's edu under Linux 7.3, which has no reset."""
+    """As QEMU's edu, which has no reset, under Linux 7.3."""
     one = opened(mock.Function((1, 2), bars=BARS, intx=True))
     one.model.interrupt()
     one.device.close()
@@ -243,7 +243,7 @@ def test_a_reset_clears_what_a_program_has_mapped(opened: Callable[..., Opened])
 
 
 class Counting(mock.Device):
-    """Counts the accesses that reach its registers."""
+    """A model that counts the accesses to its registers."""
 
     function = mock.Function((0x10EE, 0x9038), bars={0: mock.Bar(4096)}, msix=4)
 
@@ -257,7 +257,7 @@ class Counting(mock.Device):
 
 
 def test_the_msix_table_lies_over_no_register(opened: Callable[..., Opened]) -> None:
-    """The first model that anybody writes: one BAR, a few vectors. The table has a BAR of its own, which the model never sees."""
+    """A first model usually has one BAR and a few vectors. The MSI-X table gets another BAR, whose accesses never reach the model."""
     one = opened(Counting.function, base=Counting)
     one.device.regions[0].write32(0, 5)
     assert one.device.regions[0].read32(0) == 5
@@ -291,7 +291,7 @@ def test_a_bar_that_programs_map_tells_of_its_msix_table(opened: Callable[..., O
     assert opened(function).device.regions[0].info.msix_mappable
 
 
-# What no PCI function can be.
+# Impossible descriptions of PCI functions.
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_all_devices_of_the_mocks_host_can_be_described() -> None:
 
 
 class Widths(mock.Device):
-    """Records the accesses to its registers."""
+    """A model that records the accesses to its registers."""
 
     function = mock.Function(
         (1, 2), bars={0: mock.Bar(1 << 16), 2: mock.Bar(1 << 16, memory=True), 3: mock.Bar(256)}, msix=4
@@ -355,7 +355,7 @@ class Widths(mock.Device):
 
 
 def test_mapped_registers_make_single_accesses_of_each_width(opened: Callable[..., Opened]) -> None:
-    """Programs run unchanged: the mapping's methods reach the model, and the region shows what they did."""
+    """Programs run unchanged: the methods of a mapping reach the model, and reads of the region show the written values."""
     one = opened(Widths.function, base=Widths)
     mapped = one.device.regions[0].mmap()
     assert mapped.size == 1 << 16

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Interrupts of PCI functions on the mock, by vfio-pci's rules."""
+"""Interrupts of PCI functions on the mock, with vfio-pci's rules."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_closing_lets_go_of_eventfds(device: Device, events: list[int]) -> None:
 
 
 def test_intx_is_not_masked_by_the_command_of_an_earlier_user() -> None:
-    """vfio_pci_core_disable forgets it; found on a machine with AMD's IOMMU."""
+    """vfio_pci_core_disable clears it. This was found on a machine with AMD's IOMMU."""
     kernel = mock.Kernel()
     card = Card(kernel, "0000:00:0a.0", driver="vfio-pci")
     with pyvfio.open("0000:00:0a.0", kernel=kernel) as device:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The fixtures and marks that pytest has wherever pyvfio is installed."""
+"""The pytest fixtures and marks that an installed pyvfio provides."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_fixtures_can_live_as_long_as_a_module(pytester: pytest.Pytester) -> Non
     pytester.makeini("[pytest]\nvfio_scope = module")
     pytester.runpytest().assert_outcomes(passed=2)
     pytester.makeini("[pytest]")
-    pytester.runpytest().assert_outcomes(errors=1, failed=1)  # a module's fixture cannot use a function's
+    pytester.runpytest().assert_outcomes(errors=1, failed=1)  # a module-scoped fixture cannot use a function-scoped one
 
 
 def test_a_mark_inside_the_scope_of_the_fixtures_is_an_error(pytester: pytest.Pytester) -> None:
@@ -212,7 +212,7 @@ REAL = """
 
 @pytest.fixture
 def rehearsed() -> Iterator[Kernel]:
-    """A kernel of the mock that stands for the real one."""
+    """A mock that replaces the real kernel as the default."""
     kernel = Kernel("amd")
     with pyvfio.kernel.as_default(kernel):
         yield kernel

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Power states and reset methods of the host's PCI functions. C17: what Linux 7.3 says of QEMU's e1000e and igb."""
+"""Power states and reset methods of the host's PCI functions (C17), as Linux 7.3 reports them for QEMU's e1000e and igb."""
 
 from __future__ import annotations
 

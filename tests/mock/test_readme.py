@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""README's programs and commands run on the kernel in this process, as do the guides' commands (tests/docs has their programs).
+"""The README's programs and commands, and the guides' commands, run on the mock. (tests/docs runs the guides' programs.)
 
-A block of Python is a program, a block of sh is commands, one a line, and a block of text is what the library prints. A block that is not
-run has a comment above it, with the reason: `<!-- not run by the tests: REASON -->`.
+A block of Python is a program, a block of sh has one command on each line, and a block of text is output of the library. A block that is
+not run has a comment with the reason above it: `<!-- not run by the tests: REASON -->`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BLOCK = re.compile(
     r"^(?:<!-- not run by the tests: (?P<reason>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.S | re.M
 )
 REASONS = {"it installs packages, and builds a kernel"}
-#: the lines of QEMU 8.1 that README's answers are about
+#: The lines of QEMU 8.1's log that the README's answers are about.
 LOG = """\
 vfio_device_dirty_tracking_update section 0x0 - 0x807fffff -> update [0x0 - 0x807fffff]
 vfio_device_dirty_tracking_update section 0x100000000 - 0x27fffffff -> update [0x100000000 - 0x27fffffff]
@@ -37,10 +37,10 @@ STEPS = "alloc buffer 4K\nmaster on\npeek bar0 0\n"
 
 
 class Block(NamedTuple):
-    """A block of README.
+    """A block of the README.
 
     :ivar language: python, sh or text
-    :ivar reason: why it is not run; None for one that is
+    :ivar reason: the reason why it is not run; None if it is
     """
 
     language: str
@@ -49,11 +49,11 @@ class Block(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A program of the README, and the way to run it.
+    """A program of the README, and how to run it.
 
-    :ivar part: what is in this block alone
-    :ivar profile: the mock's
-    :ivar output: a regular expression that what it prints matches as a whole
+    :ivar part: text that only this block contains
+    :ivar profile: the mock's profile
+    :ivar output: a regular expression for the program's whole output
     """
 
     part: str
@@ -65,12 +65,12 @@ PROGRAMS = (
     Program("with device.dirty_log([mapping.range]) as log:", "mlx5", r"(IovaRange\(0x[0-9a-f]+\.\.0x[0-9a-f]+\)\n)+"),
     Program("EDU =", "amd", "0x10000ed\n"),
 )
-#: a block that pytest runs
+#: Text of the block that has to be run by pytest.
 TESTS = "def test_two_wide_ranges_are_refused"
 
 
 def blocks(language: str | None = None) -> list[Block]:
-    """README's blocks, all or those in one language."""
+    """Return the README's blocks, all or those in one language."""
     found = [Block(one["language"], one["text"], one["reason"]) for one in BLOCK.finditer(README.read_text())]
     return [block for block in found if language in (None, block.language)]
 
@@ -86,11 +86,11 @@ def commands() -> list[str]:
 
 
 def guides() -> list[str]:
-    """The documentation's blocks of the command pyvfio alone."""
+    """Return the documentation's blocks that begin with the command pyvfio."""
     pages = [page.read_text() for page in sorted(ROOT.glob("docs/*/*.md"))]
     texts = [one["text"] for page in pages for one in BLOCK.finditer(page) if one["language"] == "sh"]
     texts = [re.sub("(?m)^pip install.*\n", "", text) for text in texts]
-    # `pyvfio serve` runs until it is interrupted: tests/cli/test_serve.py has it.
+    # `pyvfio serve` runs until it is interrupted, so tests/cli/test_serve.py tests it.
     return [text for text in texts if re.match("pyvfio (?!serve )", text) and "chown" not in text]
 
 
@@ -104,7 +104,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run a command in a folder that has what README's commands name: `program.py`, `qemu.log`, `steps`, and `pyvfio` on its PATH."""
+    """A function that runs a command in a folder with the README's files (`program.py`, `qemu.log`, `steps`), with `pyvfio` on the PATH."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, options in ("python", ""), ("python3", ""), ("pyvfio", "-m pyvfio"):
@@ -151,7 +151,7 @@ def test_the_pytest_block_is_a_test_that_passes(run: Run, tmp_path: Path) -> Non
 @pytest.mark.parametrize("command", [*commands(), *guides()])
 def test_commands_succeed(run: Run, command: str) -> None:
     done = run("sh", "-e", "-c", command)
-    # 1 stands for something that was found wrong: in the log of QEMU 8.1, and by another kernel's answers to a trace.
+    # Exit code 1 means a finding: problems in the log of QEMU 8.1, and different answers of another kernel to a trace.
     finds = any(part in command for part in ("qemu-log qemu.log", "replay trace.json --kernel mock:amd"))
     assert done.returncode == finds, done.stdout + done.stderr
     assert done.stdout

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Reasons of refusals: what is known is stated, what is likely is called likely, and the culprit is named where the host shows it.
+"""Reasons in error messages: facts are stated, guesses are called likely, and the cause is named if the host shows it.
 
-The numbers C01 and so on are those of a collection of public bug reports; each case stands for a kind.
+The numbers C01 and so on are those of a collection of public bug reports (see test_cases.py). Each case represents a kind of problem.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def opened() -> Iterator[Open]:
 
 
 def explained(error: BaseException) -> str:
-    """The message with its notes."""
+    """Return an error's message with its notes."""
     return "\n".join([str(error), *getattr(error, "__notes__", ())])
 
 
@@ -89,7 +89,10 @@ def test_a_direct_region_is_named(mode: Any) -> None:
 
 @pytest.mark.parametrize("request_", ["VFIO_GROUP_SET_CONTAINER", "VFIO_SET_IOMMU"])
 def test_a_direct_region_is_named_before_linux_6_6_too(request_: str) -> None:
-    """C01: Intel's EPERM, at the group since Linux 5.19, before at VFIO_SET_IOMMU; nothing advises to allow unsafe interrupts."""
+    """C01: Intel's IOMMU gives EPERM, since Linux 5.19 when the group is attached, before at VFIO_SET_IOMMU.
+
+    The message must not advise allowing unsafe interrupts.
+    """
     kernel = Overriding("intel-48", reserved=(Reserved(0x7E800000, 0x7FFFFFFF, "direct"),))
     kernel.answers |= {"VFIO_GROUP_SET_CONTAINER": 0, request_: -errno.EPERM}
     with (
@@ -124,7 +127,7 @@ def test_the_member_in_the_way_is_named_and_the_bridge_may_stay(mode: Any) -> No
 
 
 def test_who_holds_a_group_is_named(opened: Open) -> None:
-    """C19: most often this very process."""
+    """C19: most often the holder is this process itself."""
     one = opened("type1v2")
     group = one.device.group
     assert group is not None
@@ -172,7 +175,7 @@ def test_interrupts_are_the_likely_cause_when_no_other_is_seen(mode: Any, reques
     with host.bind(EDU, "vfio-pci", kernel=kernel):
         with refused(errno.EPERM, f"most likely .* does not isolate interrupts.*echo 1 > {path}"):
             pyvfio.open(EDU, mode=mode, kernel=kernel)
-        # Where that is allowed already, it is not the cause.
+        # If unsafe interrupts are allowed already, their isolation is not the cause.
         kernel.tree.add(path, Text(b"Y\n"))
         with pytest.raises(PermissionError) as caught:
             pyvfio.open(EDU, mode=mode, kernel=kernel)
@@ -212,7 +215,7 @@ def test_a_command_line_that_switches_remapping_off_is_named() -> None:
     ],
 )
 def test_a_node_that_is_not_permitted(mode: Any, nth: int, node: str, number: int, words: str) -> None:
-    """C03: EPERM is the device cgroup's; file permissions and security modules give EACCES."""
+    """C03: the device cgroup gives EPERM; file permissions and security modules give EACCES."""
     kernel = mock.Kernel("intel-48")
     Card(kernel, NAME, driver="vfio-pci")
     kernel.failures.fail(number, call="open", nth=nth)
@@ -222,7 +225,7 @@ def test_a_node_that_is_not_permitted(mode: Any, nth: int, node: str, number: in
 
 @pytest.mark.parametrize("mode", ["noiommu", "iommufd"])
 def test_a_device_without_an_iommu_takes_a_capability(mode: Any) -> None:
-    """/proc tells whether the process has it."""
+    """The message depends on whether the process has the capability, which /proc shows."""
     kernel = mock.Kernel("none")
     kernel.capabilities.discard("CAP_SYS_RAWIO")
     with host.bind(EDU, "vfio-pci", kernel=kernel):
@@ -238,7 +241,7 @@ def test_a_device_without_an_iommu_takes_a_capability(mode: Any) -> None:
 
 
 def test_a_node_that_sysfs_shows_and_dev_does_not_have() -> None:
-    """A container into which only a part of /dev was passed."""
+    """This happens in a (docker) container to which only a part of /dev was passed."""
     kernel = mock.Kernel("intel-48")
     Card(kernel, NAME, driver="vfio-pci")
     kernel.tree.remove("/dev/vfio/11")
@@ -265,7 +268,7 @@ def test_a_file_that_is_too_short_is_named(opened: Open, mode: Any) -> None:
 
 
 class Shown(mock.Kernel):
-    """A mock kernel whose process has another kind of memory."""
+    """A mock that reports other properties of the process's memory."""
 
     change: dict[str, Any]
 
@@ -291,7 +294,7 @@ class Shown(mock.Kernel):
     ids=str,
 )
 def test_memory_that_the_kernel_cannot_have(opened: Open, change: dict[str, Any], words: str) -> None:
-    """C04: EFAULT is explained by what the process has there, not by a guess."""
+    """C04: EFAULT is explained by the memory that the process has mapped at the address, not by a guess."""
     one = opened("type1v2", Shown)
     one.kernel.change = change
     one.kernel.failures.fail(errno.EFAULT, call="VFIO_IOMMU_MAP_DMA")
@@ -300,7 +303,7 @@ def test_memory_that_the_kernel_cannot_have(opened: Open, change: dict[str, Any]
 
 
 def test_a_gap_in_the_memory_is_named(opened: Open) -> None:
-    start = 0x20000  # above vm.mmap_min_addr, and below all that is mapped unless a program asks for the address
+    start = 0x20000  # above vm.mmap_min_addr, and so low that only a program that asks for it gets it
     space = opened().device.address_space
     with refused(errno.EFAULT, f"nothing is mapped in this process at addresses {start:#x} to "):
         space.map_many(array("Q", [start, 0x100000, 3 << 16]))
@@ -317,7 +320,7 @@ def test_a_bar_is_mapped_by_its_dma_buf(opened: Open, mode: Any) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_limit_on_locked_memory_is_named(opened: Open, mode: Any) -> None:
-    """C11: on the mock by its own limit."""
+    """C11: with the mock's own limit."""
     one = opened(mode, memlock=4 << 20)
     with refused(
         errno.ENOMEM, r"8 MiB more would exceed .* 4 MiB \(RLIMIT_MEMLOCK\), of which 0 bytes are used.*ulimit -l 8192"
@@ -326,7 +329,7 @@ def test_the_limit_on_locked_memory_is_named(opened: Open, mode: Any) -> None:
 
 
 def test_the_limit_on_mappings_counts_them(opened: Open) -> None:
-    """C20: the rows before the one that failed count; iommufd has no such limit."""
+    """C20: the rows before the failed one count as mappings. iommufd has no such limit."""
     space = opened(dma_entry_limit=10).device.address_space
     buffer = pyvfio.DmaBuffer(4096)
     rows = array("Q", [word for row in range(11) for word in (buffer.address, 0x100000 + 4096 * row, 4096)])
@@ -336,7 +339,7 @@ def test_the_limit_on_mappings_counts_them(opened: Open) -> None:
 
 
 def test_sizes_are_readable() -> None:
-    """C22: nobody reads 58947593 MiB."""
+    """C22: a size like 58947593 MiB is hard to read."""
     low, high = pyvfio.IovaRange(0, 0x807FFFFF), pyvfio.IovaRange(0x100000000, 0x3838000FFFFF)
     with (
         pyvfio.open("0000:41:10.1", kernel=mock.Kernel("mlx5")) as device,
@@ -350,7 +353,7 @@ def test_sizes_are_readable() -> None:
 
 @pytest.mark.parametrize(("kind", "count"), [("msi", 4), ("intx", 1)])
 def test_vectors_that_cannot_be_added_are_enabled_anew(opened: Open, kind: str, count: int) -> None:
-    """C10: NORESIZE. The advice works."""
+    """C10: vectors with VFIO_IRQ_INFO_NORESIZE. The message's advice works."""
     one = opened()
     irq = one.device.irqs[kind]
     irq.enable()
@@ -366,7 +369,7 @@ def test_vectors_that_cannot_be_added_are_enabled_anew(opened: Open, kind: str, 
 
 @pytest.mark.parametrize("kind", ["msi", "msix"])
 def test_the_host_has_fewer_vectors(opened: Open, kind: str) -> None:
-    """C21: the kernel answers with the number that there is, and enables none."""
+    """C21: the kernel returns the number of available vectors, and enables none."""
     one = opened(vectors=2)
     irq = one.device.irqs[kind]
     with refused(errno.ENOSPC, "cannot allocate that many interrupt vectors; it has 2 for this device.*enable fewer"):
@@ -376,7 +379,7 @@ def test_the_host_has_fewer_vectors(opened: Open, kind: str) -> None:
 
 
 def test_the_host_has_no_vector_left_to_add(opened: Open) -> None:
-    """C21: MSI-X vectors can be added, as long as the host has some."""
+    """C21: MSI-X vectors can be added as long as the host has free ones."""
     irq = opened(vectors=2).device.irqs.msix
     irq.enable(range(2))
     with refused(errno.ENOSPC, "cannot allocate that many.*can be enabled later"):
@@ -385,7 +388,7 @@ def test_the_host_has_no_vector_left_to_add(opened: Open) -> None:
 
 @pytest.mark.parametrize("kind", ["msi", "msix"])
 def test_without_bus_master_no_message_comes(opened: Open, kind: str) -> None:
-    """C15. The advice works."""
+    """C15. The message's advice works."""
     one = opened()
     (vector,) = one.device.irqs[kind].enable()
     one.model.interrupt()
@@ -453,7 +456,7 @@ def test_interrupts_in_d3hot_are_explained(opened: Open) -> None:
 
 @pytest.mark.parametrize("request_", ["VFIO_DEVICE_RESET", "VFIO_DEVICE_PCI_HOT_RESET"])
 def test_a_reset_is_to_be_tried_again(request_: str) -> None:
-    """C14: pci_try_reset_function did not get the device's lock."""
+    """C14: EAGAIN means that pci_try_reset_function did not get the device's lock."""
     kernel = mock.Kernel("intel-48")
     behind = "0000:01:00.0"
     with host.bind(behind, "vfio-pci", kernel=kernel), pyvfio.open(behind, kernel=kernel) as device:
@@ -471,7 +474,7 @@ def test_a_reset_is_to_be_tried_again(request_: str) -> None:
     ("number", "words"), [(errno.EAGAIN, "try again"), (errno.EIO, "did not wake up from D3.*disable_idle_d3")]
 )
 def test_an_open_that_fails_for_the_device(mode: Any, request_: str, number: int, words: str) -> None:
-    """C14, C17: opening resets too, and wakes the device up."""
+    """C14, C17: opening a device also wakes it up and resets it."""
     kernel = mock.Kernel("intel-48")
     Card(kernel, NAME, driver="vfio-pci")
     kernel.failures.fail(number, call=request_)
@@ -549,7 +552,7 @@ def test_a_log_of_all_64_bits_is_refused_with_a_reason() -> None:
 
 
 def test_this_process_memory_is_described(tmp_path: Path) -> None:
-    """The real kernel says what the reasons above are computed from."""
+    """The reasons above are computed from what the real kernel reports about the process's memory (/proc)."""
     from pyvfio.process_memory import backing
 
     file = tmp_path / "ram"
@@ -568,7 +571,7 @@ def test_this_process_memory_is_described(tmp_path: Path) -> None:
     ("mode", "module"), [("type1v2", "vfio_iommu_type1"), ("iommufd", "iommufd"), ("iommufd-type1v2", "iommufd")]
 )
 def test_without_interrupt_remapping_a_device_needs_permission(mode: Any, module: str) -> None:
-    """The advice works: it is the parameter of the module that refused."""
+    """The message's advice works: it names the parameter of the module that refused the device."""
     kernel = mock.Kernel("amd", isolated=False)
     with host.bind(EDU, "vfio-pci", kernel=kernel):
         with refused(errno.EPERM, "most likely the IOMMU does not isolate interrupts") as caught:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""C18: a device from a saved configuration space.
+"""C18: a device made from a saved configuration space.
 
-saved_spaces.json holds what Linux 7.3.4 showed of five devices of a machine: sysfs's files `config` and `resource` before they were bound,
-and what vfio-pci then showed of configuration space (`shown`) and of interrupts; and for those of PCI Express which bits of each register
-behind the header were stored when ones and zeros were written through vfio-pci (`stores`; `stores_all`: those that store all 32).
+saved_spaces.json has data of five devices of a machine with Linux 7.3.4: sysfs's files `config` and `resource` from before the devices were
+bound, and then, from vfio-pci, configuration space (`shown`) and interrupts. For PCI Express devices it also has the bits of each register
+behind the header that stored ones and zeros written through vfio-pci (`stores`; `stores_all` has the registers that store all 32 bits).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pyvfio.pci import SavedConfig
 
 SPACES: dict[str, Any] = json.loads((Path(__file__).parent / "saved_spaces.json").read_text())
 ADDRESS = "0000:00:0a.0"
-#: BARs have addresses of the mock's host, and the mock has no ROMs
+#: Offsets that differ from the recorded device: BARs have addresses of the mock's host, and the mock has no ROMs.
 _ELSEWHERE = (*range(0x10, 0x28), *range(0x30, 0x34))
 
 
@@ -45,7 +45,7 @@ def opened(function: mock.Function) -> pyvfio.Device:
 
 
 class Space:
-    """256 or 4096 bytes, with the header of an endpoint, to be filled."""
+    """A configuration space of 256 or 4096 bytes with an endpoint's header, to which tests add capabilities."""
 
     def __init__(self, size: int = 256) -> None:
         self.data = bytearray(size)
@@ -55,7 +55,7 @@ class Space:
         struct.pack_into(form, self.data, offset, *values)
 
     def capabilities(self, *places: tuple[int, int]) -> None:
-        """Link (id, offset) one to the next."""
+        """Link capabilities, given as (id, offset), into a list."""
         self.put(0x06, "<H", 0x10)
         link = 0x34
         for id_, at in places:
@@ -110,26 +110,26 @@ def test_a_dump_of_lspci_makes_a_device() -> None:
 
 
 def test_sizes_that_are_not_given_hold_the_msix_table() -> None:
-    # igb: registers, flash, ports, and the table with its pending bits at 0x2000, by the firmware's alignment.
+    # igb's BARs: registers, flash, ports, and the MSI-X table with its pending bits at 0x2000. The firmware's addresses limit the sizes.
     sizes = {index: bar.size for index, bar in mock.Function.of(config("igb")).bars.items()}
     assert sizes == {0: 4096, 1: 4096, 2: 32, 3: 0x4000}
 
 
-#: what the recorded devices store less of than PCI says: device control's switches of error reports
+#: Registers of the recorded devices that store fewer bits than PCI requires: the error reporting enables in device control.
 STORED: dict[str, dict[int, int]] = {"nvme": {}, "82574": {0xE8: 0}, "igb": {0xA8: 0}}
-#: power management's control, which changes the state
+#: Offsets of the power management control register, which is skipped because it changes the power state.
 _POWER = {"nvme": 0x64, "82574": 0xCC, "igb": 0x44}
 
 
 def stored_bits(device: pyvfio.Device, skipped: int) -> dict[int, int]:
-    """Return which bits of each register behind the header store what is written."""
+    """Return, for each register behind the header, the bits that store written values."""
     express = device.config.capability("Express")
     assert express is not None
     found = {}
     for at in range(0x40, device.config.size, 4):
         if at != skipped:
             before = device.config.read32(at)
-            # Not the bit that resets it.
+            # Do not set the bit that starts a function-level reset.
             device.config.write32(at, 0xFFFFFFFF & ~(0x8000 if at == express.offset + 8 else 0))
             ones = device.config.read32(at)
             device.config.write32(at, 0)
@@ -151,7 +151,7 @@ def test_a_saved_device_stores_what_the_kernel_lets_through(name: str) -> None:
 
 
 def test_a_device_stores_the_bits_that_it_is_said_to_store() -> None:
-    # The 82574 of QEMU before 8.0 has no masks of uncorrectable errors.
+    # Before QEMU 8.0, the 82574 has no masks of uncorrectable errors.
     function = mock.Function.of(
         config("82574"), resource=resource("82574"), stored={0x108: 0, 0x114: 0x2000, 0x400: 0xF0}
     )
@@ -164,7 +164,7 @@ def test_a_device_stores_the_bits_that_it_is_said_to_store() -> None:
 
 
 def test_what_vfio_pci_keeps_to_itself_no_device_stores() -> None:
-    # Interrupt line, MSI's address, the state of power management, the header of a capability.
+    # Registers that vfio-pci virtualizes: Interrupt Line, MSI's address, the power state, the header of a capability.
     everything = dict.fromkeys(range(0, 4096, 4), 0xFFFFFFFF)
     function = mock.Function.of(config("82574"), resource=resource("82574"), stored=everything)
     nothing = mock.Function.of(config("82574"), resource=resource("82574"), stored=dict.fromkeys(everything, 0))
@@ -181,7 +181,7 @@ def test_what_vfio_pci_keeps_to_itself_no_device_stores() -> None:
 
 
 def test_waking_up_restores_aer_and_not_a_vendors_registers() -> None:
-    # pci_save_state has the registers of PCI Express and of error reporting; a vendor's are the device's own.
+    # pci_save_state saves the registers of PCI Express and of error reporting, but not those of a vendor-specific capability.
     space = Space(4096)
     space.capabilities((0x01, 0x40), (0x10, 0x50), (0x09, 0xA0))
     space.put(0xA2, "<B", 16)
@@ -198,7 +198,7 @@ def test_waking_up_restores_aer_and_not_a_vendors_registers() -> None:
 
 
 def first_stored(device: pyvfio.Device, at: int) -> int:
-    """Return how far behind an offset the first byte is that stores everything."""
+    """Return the distance from an offset to the first byte behind it that stores all bits."""
     for each in range(at, device.config.size):
         before = device.config.read(each, 1)
         device.config.write(each, bytes((before[0] ^ 0xFF,)))
@@ -264,7 +264,8 @@ def test_an_extended_capability_ends_where_the_kernel_ends_it(id_: int, words: t
 
 @pytest.mark.parametrize(("version", "length"), [(1, 0x40), (2, 0x48)])
 def test_error_reporting_ends_where_the_device_ends_it(version: int, length: int) -> None:
-    # The kernel knows 0x2C bytes; a root port's registers and the prefixes behind reach the device, which stores nothing of them.
+    # The kernel knows 0x2C bytes of the capability. Writes to the registers behind (a root port's, and prefixes) reach the device, which
+    # does not store them.
     space = Space(4096)
     space.capabilities((0x10, 0x40))
     space.put(0x100, "<I", 0x01 | version << 16)
@@ -298,7 +299,7 @@ def test_impossible_stored_bits_are_refused(stored: dict[int, int], error: str) 
 
 def test_sizes_and_stored_bits_are_any_mapping_of_integers() -> None:
     class Index(int):
-        """An integer of another type, as numpy's are."""
+        """An integer of another type, such as numpy's."""
 
     sizes = MappingProxyType({0: 0x4000, 1: Index(0x2000)})
     function = mock.Function.of(config("igb"), sizes=sizes, stored=MappingProxyType({0xA8: Index(0)}))
@@ -306,7 +307,7 @@ def test_sizes_and_stored_bits_are_any_mapping_of_integers() -> None:
     for name in "sizes", "stored":
         for wrong in [(0, 4096)], 4096, {0: 4096.0}, {"0": 4096}, {0: True}:
             with pytest.raises(TypeError, match=name):
-                mock.Function.of(config("igb"), **{name: wrong})  # type: ignore[arg-type]  # that is the test
+                mock.Function.of(config("igb"), **{name: wrong})  # type: ignore[arg-type]  # the wrong type is the test
 
 
 def test_a_function_level_reset_of_a_saved_device_works() -> None:
@@ -338,7 +339,7 @@ def test_no_soft_reset_is_honoured(control: int, methods: tuple[str, ...], kept:
 def test_hidden_capabilities_are_linked_past() -> None:
     space = Space(4096)
     space.capabilities((0x0D, 0x40), (0x10, 0x50), (0x00, 0x90), (0x14, 0x98), (0x09, 0xA0), (0x09, 0xB0))
-    space.put(0xA2, "<B", 0)  # a vendor's without a length
+    space.put(0xA2, "<B", 0)  # a vendor-specific capability with length 0
     space.put(0xB2, "<B", 16)
     for at, id_, following in (0x100, 0x1B, 0x140), (0x140, 0x18, 0x180), (0x180, 0x1D, 0x1C0), (0x1C0, 0x03, 0):
         space.put(at, "<I", id_ | 1 << 16 | following << 20)
@@ -418,7 +419,7 @@ def test_a_broken_list_works_up_to_the_break(space: Space, where: str, before: l
     with opened(function) as device, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         assert [one.id for one in device.config.capabilities] == before
-        # The bytes are as they were saved: who reads the list finds the same break.
+        # The saved bytes are unchanged, so a reader of the list stops at the same place.
         extended = [one.id for one in device.config.extended_capabilities]
     assert extended == ([0x18, 0x03] if 0x10 in before else [])
 
@@ -509,7 +510,7 @@ def test_a_copy_with_other_capabilities_is_refused() -> None:
 
 
 def test_any_bytes_make_a_device_or_a_clear_error() -> None:
-    """Noise in the place of each of igb's bytes: no other exception, and what is made can be opened and walked."""
+    """Random changes of igb's bytes: no other exception is raised, and each resulting device can be opened and its lists walked."""
     chosen = random.Random(14)
     made = 0
     for _ in range(300):

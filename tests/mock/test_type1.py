@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""type1 on the mock, through the objects of the library."""
+"""type1 on the mock, through the library's objects."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""vfio-mock in this process, by the contract suite's own driver: what the module of tests/vfio_mock promises in its README."""
+"""vfio-mock on the mock, with the contract suite's driver: it behaves as the README of tests/vfio_mock says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEMORY = VALUES["REGION_MEMORY"]
 
 @pytest.fixture(params=BY_GROUP_AND_CDEV)
 def device(vfio_device: Device) -> Device:
-    """The device in each of the modes."""
+    """The device, in each mode."""
     return vfio_device
 
 
@@ -44,7 +44,7 @@ def refused(number: int) -> pytest.RaisesExc[OSError]:
     return pytest.raises(OSError, check=lambda error: error.errno == number)
 
 
-# The register map is the module's.
+# The register map is that of the module.
 
 
 def test_every_register_is_where_the_module_has_it() -> None:
