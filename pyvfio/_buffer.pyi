@@ -19,7 +19,7 @@ class Buffer:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Window:
-    """Registers of a device that are reached in memory."""
+    """Registers of a device, accessed in mapped memory."""
 
     def _open(self, address: int, size: int, /) -> None: ...
     def read8(self, offset: _SupportsIndex, /) -> int: ...
@@ -32,7 +32,7 @@ class Window:
     def write64(self, offset: _SupportsIndex, value: _SupportsIndex, /) -> None: ...
 
 class Door:
-    """The owner of a descriptor, and the way of every call to it."""
+    """The owner of a descriptor, through which every call on the descriptor goes."""
 
     fd: int
     native: _Any
@@ -47,7 +47,7 @@ class Door:
     def waker(self, itself: bool, /) -> int: ...
 
 class Object:
-    """An object of the kernel's: one that is there, or one that a request is to make."""
+    """An object of the kernel: one that exists, or one that a request will create."""
 
     id: int
     def __init__(self, id: int = ..., /) -> None: ...

@@ -81,9 +81,9 @@ def declared(kind: str, request: int) -> Request | None:
 
 
 def documented() -> dict[str, list[str]]:
-    """Return what the documentation says of each request and operation: `ok`, and the names of errnos.
+    """Return the documented outcomes of each request and operation: `ok`, and the names of errnos.
 
-    `ok` is there for operations only: that a request succeeds goes without saying.
+    Only operations have `ok`: every request is expected to succeed.
     """
     found: dict[str, list[str]] = {}
     for label, request in DECLARED.items():

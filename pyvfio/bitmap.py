@@ -320,7 +320,7 @@ def _html(title: str, segments: Iterable[Segment]) -> str:
 
 
 def _bitmap(ranges: tuple[IovaRange, ...], page_size: int, words: tuple[bytes, ...]) -> DirtyBitmap:
-    """Make a bitmap of the pickled words."""
+    """Make a bitmap from pickled words."""
     made = DirtyBitmap(ranges, page_size)
     for segment, content in zip(made.segments, words, strict=True):
         segment.words.cast("B")[:] = content
@@ -328,5 +328,5 @@ def _bitmap(ranges: tuple[IovaRange, ...], page_size: int, words: tuple[bytes, .
 
 
 def _segment(range_: IovaRange, page_size: int, words: bytes) -> Segment:
-    """Make a segment of the pickled words, in a bitmap of its own."""
+    """Make a segment from pickled words, in a new bitmap."""
     return _bitmap((range_,), page_size, (words,)).segments[0]

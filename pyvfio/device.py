@@ -90,8 +90,8 @@ DETACH = Request(
 class Reset(NamedTuple):
     """The facts about a reset that failed.
 
-    :ivar address: of the device
-    :ivar resettable: whether it has a reset of its own
+    :ivar address: the address of the device
+    :ivar resettable: whether the device has a function-level reset
     """
 
     address: str
@@ -427,7 +427,7 @@ class Device(Resource):
         return self._fd.closed and (self._owned is None or self._owned.closed)
 
     def _repr_html_(self) -> str:
-        """Return an HTML table of the device, from what is known already: no request is made."""
+        """Return an HTML table of the device, from facts that are known already; no request is made."""
         if self.closed:
             return html.table(repr(self), (), ())
         space = self.address_space

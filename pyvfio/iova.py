@@ -443,7 +443,7 @@ def _span(range_: IovaRange) -> str:
 
 
 def _are_pairs(items: list[tuple[int, ...]]) -> bool:
-    """Whether all items are pairs of plain integers; what these are is checked later."""
+    """Whether all items are pairs of plain integers; the values are checked later."""
     return set(map(len, items)) <= {2} and set(map(type, chain.from_iterable(items))) <= {int}
 
 

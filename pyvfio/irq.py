@@ -39,7 +39,7 @@ _TRIGGER = lib.VFIO_IRQ_SET_ACTION_TRIGGER
 class SetFacts(NamedTuple):
     """The facts about interrupts that could not be set.
 
-    :ivar name: of the interrupts
+    :ivar name: the name of the interrupts
     :ivar last: number of the last vector that was asked for; None for all
     :ivar vectors: how many the device has
     :ivar enabled: whether any of them is enabled

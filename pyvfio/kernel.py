@@ -125,7 +125,7 @@ class Kernel:
     def open(self, path: str, flags: int = os.O_RDWR | os.O_CLOEXEC) -> int:
         """open(2).
 
-        :param path: of the file
+        :param path: the path of the file
         :param flags: O_*
         """
         return os.open(path, flags)
@@ -210,8 +210,8 @@ class Kernel:
     def wait(self, eventfd: int, timeout: float | None) -> int:
         """Wait until an eventfd (EFD_NONBLOCK) is signalled, and return its count; 0 when `timeout` seconds passed. None waits for ever.
 
-        :param eventfd: its descriptor
-        :param timeout: seconds; 0 only looks
+        :param eventfd: the descriptor of the eventfd
+        :param timeout: seconds; 0 does not wait
         """
         count = lib.pyvfio_wait(eventfd, 0)
         if not count and timeout != 0:
@@ -281,7 +281,7 @@ class Kernel:
         return memory
 
     def backing(self, address: int, size: int) -> tuple[Backing, ...]:
-        """Return what is mapped at addresses of this process: see :func:`pyvfio.process_memory.backing`.
+        """Return the areas that are mapped at addresses of this process: see :func:`pyvfio.process_memory.backing`.
 
         :param address: virtual, in this process
         :param size: bytes
@@ -291,7 +291,7 @@ class Kernel:
     def take_descriptor(self, pid: int, number: int) -> int:
         """Return a descriptor of this process for a file that another process has open. pidfd_getfd(2), since Linux 5.6.
 
-        :param pid: of the other process
+        :param pid: the other process
         :param number: the descriptor there
         :raises OSError: EPERM, this process may not trace that one; EBADF, it has no such descriptor; ESRCH, there is no such process
         """
@@ -320,14 +320,14 @@ class Kernel:
     def listdir(self, path: str) -> list[str]:
         """Return the names in a directory, in any order.
 
-        :param path: of the directory
+        :param path: the path of the directory
         """
         return os.listdir(path)
 
     def readlink(self, path: str) -> str:
         """Return the target of a link, as it is written.
 
-        :param path: of the link
+        :param path: the path of the link
         """
         return os.readlink(path)
 
@@ -341,7 +341,7 @@ class Kernel:
     def read_file(self, path: str) -> bytes:
         """Return the content of a file.
 
-        :param path: of the file
+        :param path: the path of the file
         """
         with open(path, "rb", buffering=0) as file:
             return file.read()
@@ -349,7 +349,7 @@ class Kernel:
     def owner(self, path: str) -> tuple[int, int, int]:
         """Return the user, the group and the permission bits of a file.
 
-        :param path: of the file
+        :param path: the path of the file
         """
         found = os.stat(path)
         return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
@@ -357,22 +357,22 @@ class Kernel:
     def device_number(self, path: str) -> str | None:
         """Return the number of a device node, as under /sys/dev: `char/4:64`, `block/8:0`; None for other files, or if it is unknown.
 
-        :param path: of the node
+        :param path: the path of the node
         """
         return None
 
     def claimed(self, path: str) -> bool:
         """Whether a block device is held exclusively, by the kernel or a process: open(2) with O_EXCL would be refused. False if unknown.
 
-        :param path: of the node
+        :param path: the path of the node
         """
         return False
 
     def write_file(self, path: str, data: bytes) -> None:
         """Write a file of sysfs, by one write(2).
 
-        :param path: of the file
-        :param data: its whole content
+        :param path: the path of the file
+        :param data: the whole content of the file
         :raises OSError: EIO: only a part was taken
         """
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -398,7 +398,7 @@ class Kernel:
     def create(self, path: str) -> int:
         """Open a file for reading and writing; create it and its directory if they are missing, with access for this user only.
 
-        :param path: of the file
+        :param path: the path of the file
         :raises OSError: EPERM, the directory or the file is a link or of the wrong kind, belongs to another user, or others may write
             to it
         """
@@ -433,7 +433,7 @@ class Kernel:
     def chown(self, path: str, user: int, group: int) -> None:
         """chown(2).
 
-        :param path: of the file
+        :param path: the path of the file
         :param user: a user's number
         :param group: a group's number
         """
@@ -442,7 +442,7 @@ class Kernel:
     def unlink(self, path: str) -> None:
         """unlink(2).
 
-        :param path: of the file
+        :param path: the path of the file
         """
         os.unlink(path)
 
@@ -467,9 +467,9 @@ class Kernel:
     # udev.
 
     def udev_devices(self, **match: str) -> Iterator[SysfsDevice]:
-        """Yield the devices that udev enumerates; `match` as for pyudev (`subsystem="pci"`).
+        """Yield the devices that udev enumerates.
 
-        :param match: what devices must have, as for pyudev: `subsystem="pci"`
+        :param match: the properties that devices must have, as for pyudev: `subsystem="pci"`
         """
         for device in _udev().list_devices(**match):
             yield SysfsDevice(device.subsystem or "", device.sys_name, device.sys_path, device.properties)
@@ -511,7 +511,7 @@ class LinuxKernel(Kernel):
     def device_number(self, path: str) -> str | None:
         """stat(2).
 
-        :param path: of the node
+        :param path: the path of the node
         """
         try:
             found = os.stat(path)
@@ -524,7 +524,7 @@ class LinuxKernel(Kernel):
     def claimed(self, path: str) -> bool:
         """open(2) for reading with O_EXCL, and close(2).
 
-        :param path: of the node
+        :param path: the path of the node
         """
         if not (self.device_number(path) or "").startswith("block/"):
             return False
@@ -553,8 +553,8 @@ class PythonKernel(Kernel):
     def ioctl(self, fd: int, request: int, argument: int) -> int:
         """Answer one ioctl; `argument` is the caller's address or number. Return the result of ioctl(2), or -errno.
 
-        What it raises reaches the caller. Requests of the main thread are answered by another one, since the program's signal
-        handlers run in the main thread: they do not interrupt a kernel.
+        An exception reaches the caller. Requests of the main thread are answered in another thread: the program's signal handlers run
+        in the main thread, and so do not interrupt a kernel.
 
         :param fd: the descriptor
         :param request: the number of the request
@@ -616,7 +616,7 @@ _default: Kernel | None = None
 
 
 def default() -> Kernel:
-    """Return the kernel that objects use when they are given none: the real one, or what `PYVFIO_KERNEL` names."""
+    """Return the kernel that objects use when they are given none: the real one, or the one that `PYVFIO_KERNEL` names."""
     global _default
     if _default is None:
         name = os.environ.get("PYVFIO_KERNEL")

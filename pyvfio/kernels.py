@@ -10,7 +10,7 @@
 ====================  ==========================================================================
 
 Further kinds come from packages that have an entry point in the group `pyvfio.kernels`. Its name is the word before the
-first colon; it is called with what follows that, and returns a :class:`pyvfio.Kernel`.
+first colon; it is called with the text behind the colon, and returns a :class:`pyvfio.Kernel`.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class LowPower(Resource):
     """A device that may sleep until this object is closed. VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY and _EXIT, since Linux 6.1.
 
     The host decides whether and how deeply the device sleeps, and does not report it. Calls continue to work: the kernel wakes the
-    device for each of them. Accessing a mapped region meanwhile raises SIGBUS in this process.
+    device for each of them. An access to a mapped region meanwhile causes SIGBUS in this process.
 
     :raises Unsupported: the device's driver has no such feature
     :raises OSError: EINVAL, the device is in low power already

@@ -290,7 +290,7 @@ def vfio_space(request: pytest.FixtureRequest, vfio_kernel: Kernel, _vfio_addres
 
 @pytest.fixture(scope=_scope)
 def vfio_device(vfio_space: AddressSpace, _vfio_address: str) -> Iterator[Device]:
-    """A device attached to ``vfio_space``: the one of ``--vfio-device``, or the mark's, or the first that has what is required."""
+    """A device attached to ``vfio_space``: that of ``--vfio-device``, or of the mark, or the first that has the required abilities."""
     with vfio_space.attach(_vfio_address) as device:
         yield device
 

@@ -344,7 +344,7 @@ class Region(Registers):
         :param eventfd: a descriptor of eventfd(2); it stays the caller's
         :param offset: bytes from the start, a multiple of the width
         :param width: 1, 2, 4 or 8 bytes; the offset is a multiple of it
-        :param value: what is stored
+        :param value: the value to store
         :raises OSError: EINVAL or ENOTTY where the device or that offset does not support it (only PCI BARs do, without the MSI-X
             table); EEXIST for the same offset, width and value again; ENOSPC for too many
         """
@@ -353,9 +353,9 @@ class Region(Registers):
     def remove_ioeventfd(self, offset: int, width: int, value: int) -> None:
         """Undo :meth:`add_ioeventfd` with the same offset, width and value. VFIO_DEVICE_IOEVENTFD with descriptor -1.
 
-        :param offset: as given to :meth:`add_ioeventfd`
-        :param width: likewise
-        :param value: likewise
+        :param offset: the offset given to :meth:`add_ioeventfd`
+        :param width: the width given to it
+        :param value: the value given to it
         :raises OSError: ENODEV, there is no such ioeventfd
         """
         self._set_ioeventfd(-1, offset, width, value)
@@ -441,13 +441,13 @@ class Region(Registers):
 class RegionMapping(Window, Registers, Resource):
     """A mapped part of a region. Closed with its device.
 
-    Accesses are in order with memory: what was written to memory before a register is written is visible to the device first, and
-    memory that is read after a register is at least as new as the register; :func:`pyvfio.barrier` is for accesses through :attr:`view`.
+    The register methods are ordered with accesses to memory: memory that is written before a register is visible to the device first, and
+    memory that is read after a register is at least as new as the register. Accesses through :attr:`view` need :func:`pyvfio.barrier`.
 
     An access while the device does not decode memory, or after it was unplugged, causes SIGBUS, which ends this process; the library
     cannot turn it into an exception. The register methods of :class:`Region`, which go through the kernel, raise EIO then.
 
-    :ivar offset: of the mapped part in the region
+    :ivar offset: the offset of the mapped part in the region
     :ivar size: bytes
     :ivar address: its virtual address in this process
     :ivar view: the memory as a memoryview; the width of accesses through it is not defined

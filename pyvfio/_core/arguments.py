@@ -147,7 +147,7 @@ def member(value: object, name: str, kind: type[E]) -> E:
 def instance(value: object, name: str, kind: type[T], called: str | None = None) -> T:
     """Return an object of a class.
 
-    :param called: what the message calls the class, for example "a pyvfio.Device"
+    :param called: the name of the class in the message, for example "a pyvfio.Device"
     """
     if not isinstance(value, kind):
         raise wrong_type(value, name, called or _a(kind))
@@ -238,7 +238,7 @@ def octets(value: object, name: str) -> memoryview:
 def named_index(value: object, name: str, count: int, names: Sequence[str]) -> int:
     """Return an index of a sequence, given it (negative ones count from the end) or a name in any case.
 
-    :param names: of the first indexes
+    :param names: the names of the first indexes
     :raises IndexError: there is no such index
     :raises ValueError: there is no such name; the message lists the names
     """
@@ -289,7 +289,7 @@ def member_of(kind: type[Enum]) -> Check:
 def checked(**checks: Check) -> Callable[[type[T]], type[T]]:
     """Check the fields of a NamedTuple when one is made, and when `_replace` changes one; for use as a decorator.
 
-    :param checks: of each field that is checked, by its name
+    :param checks: name of a field -> its check
     """
 
     def enter(kind: Any) -> Any:
@@ -322,7 +322,7 @@ def _a(kind: type[Any]) -> str:
 def wrong_type(value: object, name: str, wanted: str) -> TypeError:
     """Return the TypeError for an argument of a wrong type.
 
-    :param wanted: what it has to be, with its article: "an integer"
+    :param wanted: the expected type, with its article: "an integer"
     """
     return TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
 

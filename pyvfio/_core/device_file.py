@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The open file of a device: what its regions, interrupts, features and logs make their requests on."""
+"""The open file of a device, on which its regions, interrupts, features and logs make their requests."""
 
 from __future__ import annotations
 

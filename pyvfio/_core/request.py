@@ -66,7 +66,7 @@ _NONE: dict[Any, Any] = {}
 
 
 class Call:
-    """A call to the kernel, and what its errnos mean. It cannot be changed.
+    """A call to the kernel, and the meaning of its errnos. A declaration cannot be changed.
 
     :ivar name: the name of the request or system call
     :ivar errnos: the documented errnos, with their reasons
@@ -116,7 +116,7 @@ class Call:
 
         :param where: the file or device that the call was made on, for the message
         :param number: the errno
-        :param arguments: of the call, for the message
+        :param arguments: the arguments of the call, for the message
         :param facts: returns the facts for a reason that is a function
         """
         reason = Reason(None)
@@ -222,7 +222,7 @@ class Request(Call):
         documented: bool = True,
         succeeds: bool = True,
     ) -> Request:
-        """Declare an operation of this request. An errno that it does not document means what it means for the request."""
+        """Declare an operation of this request. An errno that it does not document has the meaning that the request declares."""
         return Request(
             self.name,
             self.kind,

@@ -172,8 +172,8 @@ class Resource(Uncopyable, metaclass=_ResourceType):
     def close(self) -> None:
         """Close this and everything made from it. Harmless when already closed.
 
-        Everything is closed even if a part of it fails or is interrupted; then the first failure is raised at the end. What
-        could not be closed can be closed again. If another thread is closing it, wait until that is done.
+        Everything is closed even if a part of it fails or is interrupted; then the first failure is raised at the end. A resource
+        that could not be closed can be closed again. If another thread is closing it, wait until that is done.
         """
         claim = _Closer(caller(), get_ident(), sys._getframe())
         attempts = Attempts()

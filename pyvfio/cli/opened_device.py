@@ -114,7 +114,7 @@ def _capabilities(device: Device) -> list[dict[str, Any]]:
 
 
 def show(out: Output, opened: dict[str, Any], *, name: str = "00:00.0") -> None:
-    """Print what :func:`document` returned."""
+    """Print the document of :func:`document`."""
     out.fields(
         (
             ("opened by", opened["mode"] or "another program"),

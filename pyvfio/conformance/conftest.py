@@ -62,7 +62,7 @@ def address(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def device(vfio_device: Device) -> Device:
-    """The device under test, open, with an address space of its own."""
+    """The device under test, open, in a new address space."""
     return vfio_device
 
 

@@ -244,7 +244,7 @@ def _one_line(text: str) -> str:
 
 
 def compared(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return what changed between two documents of `pyvfio check --json`, a line each.
+    """Return the differences between two documents of `pyvfio check --json`, a line each.
 
     :param old: the earlier document
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""DMA logging: what can be asked for, what is refused, and that nothing is reported of a device that does nothing."""
+"""DMA logging: requests that succeed, requests that are refused, and no reports for a device that does nothing."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_largest_total(device: Device, limit: Callable[[str, object], None])
     assert answers == sorted(answers, reverse=True), "a larger log starts where a smaller one does not"
     assert any(answers)
     limit("largest log", f"2^{largest} bytes")
-    # Beyond, the device refuses and is as it was.
+    # After the refusal of a larger log, the device still starts a small one.
     assert starts(device, [IovaRange.of(0, 1 << 20)])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""DMA of the device's own, which a driver makes: reach of mappings, dirty pages, interrupts."""
+"""DMA by the device itself, which a driver starts: reach of mappings, dirty pages, interrupts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyvfio.conformance.driver import Copying
 from pyvfio.spaces.base import AddressSpace
 
 PAGE = 4096
-#: what is copied: devices that copy whole blocks do it too
+#: bytes of a copy, which devices that copy whole blocks support too
 SIZE = 512
 
 
@@ -71,7 +71,7 @@ def test_the_edges_of_every_usable_range_are_reached(space: AddressSpace, driver
 
 
 def test_nothing_else_is_written(space: AddressSpace, driver: Copying) -> None:
-    """The pages beside the target keep what they held."""
+    """The pages beside the target keep their content."""
     source, target = place(space, driver, PAGE), place(space, driver, 3 * PAGE)
     before = os.urandom(3 * PAGE)
     target.buffer.view[:] = before
@@ -125,7 +125,7 @@ def test_an_interrupt_arrives(device: Device, driver: Copying) -> None:
 def test_memory_that_was_unmapped_is_not_reached(
     space: AddressSpace, driver: Copying, limit: Callable[[str, object], None]
 ) -> None:
-    """The device's write is stopped by the IOMMU: the memory keeps what it held."""
+    """The IOMMU stops the device's write: the memory keeps its content."""
     source, target = place(space, driver, PAGE), place(space, driver, PAGE)
     source.buffer.view[:SIZE] = os.urandom(SIZE)
     iova, view = target.iova, target.buffer.view
@@ -148,6 +148,6 @@ def test_memory_that_is_read_only_is_not_written(space: AddressSpace, driver: Co
     target.unmap()
     mapping = space.map(buffer, iova, write=False)
     before = bytes(mapping.buffer.view)
-    with suppress(OSError):  # where the device tells of a fault
+    with suppress(OSError):  # the device may report the fault
         driver.copy(iova, source.iova, SIZE)
     assert bytes(mapping.buffer.view) == before

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Features: what is there answers to the operations that belong to it, and belongs together."""
+"""Features: each supports the operations that belong to it, and related features come together."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pyvfio.spaces.opening import MODES, Mode
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if "noiommu" not in mode])
 def test_the_device_opens_maps_and_closes(address: str, vfio_kernel: Kernel, mode: Mode) -> None:
-    """A page is mapped and unmapped, and what is left is unmapped with the space."""
+    """A page is mapped and unmapped; a page that is left mapped is unmapped when the space closes."""
     try:
         device = pyvfio.open(address, mode=mode, kernel=vfio_kernel)
     except Unsupported as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Regions: sizes, access rules, sparse areas, and what lies beyond."""
+"""Regions: sizes, access rules, sparse areas, and accesses beyond the end."""
 
 from __future__ import annotations
 

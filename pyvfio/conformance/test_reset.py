@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Resets of the function, and what a reset of the bus would affect."""
+"""Resets of the function, and the devices that a reset of the bus would affect."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def test_mappings_survive_a_reset(device: Device) -> None:
 @pytest.mark.vfio_destructive
 @pytest.mark.vfio_require("reset", "pci")
 def test_the_device_answers_after_a_reset(device: Device, found: HostDevice) -> None:
-    """Its ids are read as before."""
+    """Its vendor and device ids read the same as before."""
     device.reset()
     assert (device.config.vendor, device.config.device_id) == (found.vendor, found.device)

@@ -259,7 +259,7 @@ def iommufd_map(
 
 
 class Entries(NamedTuple):
-    """The number of DMA mappings that a guest can come to need, when memory that it can give back is mapped in blocks.
+    """The number of DMA mappings that a guest may need if the memory that it can give back is mapped in blocks.
 
     :ivar needed: the most mappings that can be needed
     :ivar limit: the container's limit
@@ -298,7 +298,7 @@ def entries(
     in place of the other sections (hw/vfio/listener.c).
 
     :param sections: the guest's flat view
-    :param block_size: of virtio-mem (its `block-size`), or the page that a confidential guest converts: bytes, a power of two
+    :param block_size: the block size of virtio-mem (its `block-size`), or the page that a confidential guest converts: bytes, a power of two
     :param limit: the container's (vfio_iommu_type1.dma_entry_limit, 65535; iommufd has none)
     :param memslots: the number of mappings to count for the sections that cannot be given back, as QEMU does (512; with KVM on x86 32764)
     :raises ValueError: `block_size` is not a power of two

@@ -224,7 +224,7 @@ def min_max(found: Census) -> list[IovaRange]:
 
 
 def split_32_64(found: Census) -> list[IovaRange]:
-    """One range for what ends below 4 GiB, one for the rest.
+    """One range for the sections that end below 4 GiB, and one for the others.
 
     QEMU's strategy from March to September 2023 (62c1b0024b, 8.0 and 8.1). A BAR at the top of the guest's address space
     stretches the second range over all addresses up to it.
@@ -252,7 +252,7 @@ def split_32_64_pci(found: Census) -> list[IovaRange]:
 
 
 def exact(found: Census) -> list[IovaRange]:
-    """Every section as a range of its own; of sections that overlap, one range.
+    """One range for each section, or for several sections that overlap.
 
     :param found: the sections that count, as `census` returns them
     """
@@ -299,7 +299,7 @@ def split_at_gaps(min_gap: int) -> Strategy:
 
 
 def max_iova(bits: int) -> Strategy:
-    """Everything a virtual IOMMU of this width can translate to, [0, 2^bits - 1], whatever is mapped at the moment.
+    """All addresses that a virtual IOMMU of this width can translate, [0, 2^bits - 1], whatever is mapped at the moment.
 
     Planned for QEMU in 2023 and not in 11.1.  39 bits fit mlx5's limit of 42, 48 do not.
 
@@ -462,7 +462,10 @@ def fit(
 def _best(
     ranges: Sequence[IovaRange], limits: Limits, page_size: int, host_page_size: int
 ) -> tuple[IovaRange, ...] | None:
-    """Return the fewest bytes in ranges that are accepted and tracked: in the driver's multiples, or else in pages; None if there are none."""
+    """Return the ranges with the fewest bytes that the device accepts and tracks; None if it accepts none.
+
+    They are multiples of the number of pages that the driver prefers, or of pages if the device does not accept those.
+    """
     for unit in dict.fromkeys((page_size * limits.page_multiple, page_size)):
         if found := _best_in(unit, ranges, limits, page_size, host_page_size):
             return found

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The addresses that a guest's own IOMMU must reserve.
 
-The host's IOMMU cannot map everything: around its MSI window, and beyond its width, the kernel refuses (type1's
-VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, IOMMU_IOAS_IOVA_RANGES list what remains). The complement of that is what a
-virtual IOMMU must reserve. Regions are resolved
-as in QEMU's util/reserved-region.c; how QEMU's virtio-iommu conveys them is in :mod:`pyvfio.guest.qemu.virtio_iommu`.
+The host's IOMMU cannot map every address: the kernel refuses its MSI window and the addresses beyond its width. type1's
+VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE and IOMMU_IOAS_IOVA_RANGES list the usable addresses; a virtual IOMMU must reserve all others.
+Regions are resolved as in QEMU's util/reserved-region.c. :mod:`pyvfio.guest.qemu.virtio_iommu` has the way in which QEMU's virtio-iommu
+tells them to the guest.
 """
 
 from __future__ import annotations

@@ -412,7 +412,7 @@ def address_width(usable: Sequence[IovaRange] | IovaSet | None) -> int:
 def firmware_address_width(usable: IovaSet | None, cpu_bits: int) -> int:
     """Return the physical address bits to tell the guest's firmware, so that it places 64-bit BARs where devices reach them.
 
-    OVMF puts its 64-bit PCI window at the top of what the CPU claims; where the IOMMU is narrower (39 bits on many client machines) a BAR
+    OVMF puts its 64-bit PCI window at the top of the CPU's physical addresses; if the IOMMU is narrower (39 bits on many client machines) a BAR
     there cannot be mapped, and peer-to-peer DMA is lost. For QEMU 9.1 and later the number goes to `-cpu ...,guest-phys-bits=N`.
 
     :param usable: the ranges that the kernel reports; None or empty if it reports none

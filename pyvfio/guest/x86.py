@@ -180,8 +180,8 @@ class Machine(NamedTuple):
     def type_up_to(self, major: int, minor: int) -> bool:
         """Whether the machine type is of this version or an older one.
 
-        :param major: of the version: 7 of "7.1"
-        :param minor: of the version: 1 of "7.1"
+        :param major: the first number of the version: 7 of "7.1"
+        :param minor: the second number of the version: 1 of "7.1"
         """
         kind = self.machine_type
         return kind is not None and release(kind, since=(2, 11), name="machine_type")[:2] <= (major, minor)

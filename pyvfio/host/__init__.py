@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The host: which devices VFIO can serve, their groups and drivers; and binding them to other drivers, reversibly.
+"""The host: the devices that VFIO can serve, their groups and drivers, and binding devices to other drivers, reversibly.
 
-What is read is a snapshot: a named tuple that owns nothing. What is changed is restored: by :func:`bind` at the end of its `with`, or
-by :func:`restore` later, also for a program that was killed. No shell is used, and no name is written to sysfs unchecked.
+Functions that read sysfs return snapshots: named tuples that own nothing. Changes of bindings are restored at the end of the `with` of
+:func:`bind`, or later by :func:`restore`, even if the program was killed. No shell is used, and no name is written to sysfs unchecked.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Binding devices to a driver, and restoring what was there before."""
+"""Bind devices to a driver, and restore the drivers that they had before."""
 
 from __future__ import annotations
 
@@ -333,9 +333,9 @@ def restore(
 ) -> list[str]:
     """Restore the devices that ended programs have left bound; return their addresses.
 
-    These are programs that were killed, and those that called :func:`bind` without `with`; before the last boot too, if they did so with
-    `at_boot`: such a device is no longer bound at boot. A device that a running program keeps bound is left alone, and so is one that has
-    been bound to another driver since.
+    These are programs that were killed, and programs that called :func:`bind` without `with`. If they did so with `at_boot`, it may have
+    been before the last boot; such a device is no longer bound at boot. A device that a running program keeps bound is left alone, and so
+    is one that has been bound to another driver since.
 
     :param where: only this device
     :param timeout: seconds to wait for each device's unbinding

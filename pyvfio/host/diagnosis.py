@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The catalogue of findings: what can keep a device from being used, how it is recognised, and what to do about it.
+"""The catalogue of findings: the obstacles to using a device, how each is recognised, and its cure.
 
 Each finding has an id, the evidence that it was recognised by, and a cure. A function of this module takes plain facts (names,
-numbers, what a file holds) and returns the :class:`Finding`, or None where the facts do not show it. None of them asks the
-kernel: :mod:`pyvfio.host.examination` collects facts and asks all of them, and errors ask the one that fits the errno.
+numbers, the content of a file) and returns the :class:`Finding`, or None if the facts do not show it. The functions do not ask the
+kernel: :mod:`pyvfio.host.examination` collects facts and calls all of them, and an exception calls the one that fits its errno.
 
-A reason is written to follow a colon: "opening /dev/vfio/7: Permission denied: REASON". What is only likely says so itself.
+A reason is written to follow a colon: "opening /dev/vfio/7: Permission denied: REASON". A reason that is only likely says "most likely".
 """
 
 from __future__ import annotations
@@ -458,7 +458,7 @@ def interfaces_missing(*, containers: bool, iommufd: bool, cdevs: bool | None) -
 
 @_finds(kernel_lacks="The running kernel does not have what was asked for.")
 def kernel_lacks(what: str, since: str, evidence: Sequence[str]) -> Finding:
-    """The kernel is too old for what is asked, or was built without it.
+    """The kernel is too old for a feature that was asked for, or was built without it.
 
     :param since: the release that has it, and the option that it is built with
     """
@@ -1096,7 +1096,7 @@ def guest_memory(size: int, clashes: Sequence[tuple[str, str]], before: Sequence
     """
     if not clashes and not before:
         return None
-    # Every device of a host has the reserved regions of its own group, most often the same.
+    # Remove duplicates: each device brings the reserved regions of its own group, and most groups have the same.
     found = dict.fromkeys(clashes or before)
     crossed = "; ".join(f"its memory at {piece} crosses {what}" for piece, what in found)
     evidence = tuple(f"reserved: {what}" for what in dict.fromkeys(what for _, what in found))

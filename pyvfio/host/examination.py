@@ -426,7 +426,7 @@ def _holders(kernel: Kernel, found: HostDevice) -> Iterator[Finding | None]:
         yield diagnosis.held(found.address, [str(holder) for holder in holders])
 
 
-# Limits, and what was asked for
+# Limits, and features that were asked for
 
 
 def _limits(kernel: Kernel, notes: _Notes) -> None:

@@ -18,7 +18,7 @@ _VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO, errno.ESRCH
 def checked_name(name: str, what: str) -> str:
     """Return `name`, if it can be one directory entry of sysfs and nothing else.
 
-    :param what: what it is the name of, for messages
+    :param what: the kind of object that has the name, for messages
     :raises TypeError: it is not a str
     :raises ValueError: it is empty, a path, starts with a dot, or has characters that no name in sysfs has
     """
@@ -31,7 +31,7 @@ def checked_name(name: str, what: str) -> str:
 
 
 def attribute(kernel: Kernel, path: str) -> str | None:
-    """Return a text attribute without its newline; None where there is none, or no longer."""
+    """Return a text attribute without its newline; None if it does not exist, or no longer."""
     try:
         return kernel.read_file(path).decode("utf-8", "replace").strip()
     except OSError as error:
@@ -41,7 +41,7 @@ def attribute(kernel: Kernel, path: str) -> str | None:
 
 
 def number(kernel: Kernel, path: str) -> int | None:
-    """Return a numeric attribute, decimal or with 0x; None where there is none, or no longer.
+    """Return a numeric attribute, decimal or with 0x; None if it does not exist, or no longer.
 
     :raises BadReply: it is not a number
     """
@@ -54,13 +54,13 @@ def number(kernel: Kernel, path: str) -> int | None:
 
 
 def link_name(kernel: Kernel, path: str) -> str | None:
-    """Return the last part of what a link points to; None where there is no link, or no longer."""
+    """Return the last part of a link's target; None if the link does not exist, or no longer."""
     target = _target(kernel, path)
     return None if target is None else os.path.basename(target)
 
 
 def linked(kernel: Kernel, path: str) -> str | None:
-    """Return the path that a link in a directory of sysfs points to; None where there is no link, or no longer.
+    """Return the path that a link in a directory of sysfs points to; None if the link does not exist, or no longer.
 
     The links of buses, groups and classes point into /sys/devices, where no directory is a link, so one readlink is enough.
     """
@@ -78,7 +78,7 @@ def _target(kernel: Kernel, path: str) -> str | None:
 
 
 def entries(kernel: Kernel, path: str) -> list[str]:
-    """Return the names in a directory, sorted; none where there is no directory, or no longer."""
+    """Return the names in a directory, sorted; an empty list if the directory does not exist, or no longer."""
     try:
         return sorted(kernel.listdir(path))
     except OSError as error:

@@ -152,7 +152,7 @@ class Hwpt(IommufdObject):
     def read_dirty_into(self, bitmap: DirtyBitmap, *, clear: bool = True) -> None:
         """Add the dirty pages to an existing bitmap, whose dirty pages stay dirty; see :meth:`read_dirty`.
 
-        :param bitmap: the bitmap; its segments are what is read
+        :param bitmap: the bitmap; the ranges of its segments are read
         :param clear: clear the dirty bits of the page table, too
         """
         _ = self.id
@@ -268,7 +268,7 @@ def invalidate(target: Hwpt | Viommu, data_type: int, entries: Any) -> int:
 
 
 def native_data(data: Any) -> tuple[Any, int]:
-    """Return C data for a request, which must be kept alive for the call, and its size. The kernel may write to a bytearray."""
+    """Return C data for a request, and its size. The caller keeps the data alive during the request. The kernel may write to a bytearray."""
     if isinstance(data, (bytes, bytearray)):
         held = ffi.from_buffer(data if isinstance(data, bytearray) else bytearray(data))
         return held, len(held)

@@ -64,7 +64,7 @@ class BindFacts(NamedTuple):
     :ivar device: its address
     :ivar token: whether a vf_token was given
     :ivar kernel: the kernel that refused it
-    :ivar descriptor: of the device
+    :ivar descriptor: the descriptor of the device
     """
 
     device: str
@@ -177,7 +177,7 @@ class Iommufd(DescriptorResource):
 
         Until it is attached to an address space it can do no DMA; see :meth:`Device.attach`.
 
-        :param where: its address, "0000:00:03.0", or its name on another bus
+        :param where: the device's address, "0000:00:03.0", or its name on another bus
         :param vf_token: see :meth:`Device.set_vf_token`; since Linux 6.18
         :param no_iommu: open the device even if it has no IOMMU, so that its DMA reaches all memory; since Linux 7.3
         :raises InvalidRequest: the device has no IOMMU, and `no_iommu` is False
@@ -228,7 +228,7 @@ class Iommufd(DescriptorResource):
 
         :param operation: one of the operations declared in :mod:`pyvfio.iommufd.option`
         :param object_id: the object; 0 for the iommufd itself
-        :param value: what to set
+        :param value: the value to set
         :returns: the value of the option
         """
         op, option = operation.detail.split()

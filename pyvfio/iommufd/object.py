@@ -66,7 +66,7 @@ class IommufdObject(Resource):
     def _allocate(self, request: Request, native: Any, arguments: Arguments, **places: Fd | Object) -> None:
         """Make the request that allocates the object. If the constructor fails afterwards, :meth:`_undo` destroys it.
 
-        :param places: fields of the request's struct, and what owns what the kernel writes there
+        :param places: field of the request's struct -> the owner of the descriptor or id that the kernel writes there
         """
         received = [(ffi.addressof(native[0], field), owner) for field, owner in places.items()]
         request.receive(self._fd, native, *received, arguments=arguments)

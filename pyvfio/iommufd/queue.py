@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Queues of an iommufd: objects with a descriptor of their own that records are read from."""
+"""Queues of an iommufd: objects with their own descriptor, from which records are read."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ GET_INFO = Request("VFIO_IOMMU_GET_INFO", "container", "struct vfio_iommu_type1_
 class Tracking(NamedTuple):
     """The facts about a container that refused a request about dirty pages.
 
-    :ivar mode: of the container
+    :ivar mode: the mode of the container
     :ivar unready: the reason why nothing can be mapped yet; None if mapping is possible
     """
 
@@ -142,7 +142,7 @@ class IommuInfo(NamedTuple):
     :ivar page_sizes: bitmap of page sizes in bytes
     :ivar iova_ranges: usable IOVAs; None when the kernel reports none (emulated devices only, or before Linux 5.4)
     :ivar dirty_page_sizes: bitmap of page sizes at which dirty pages are reported; None without dirty tracking (before Linux 5.8)
-    :ivar max_dirty_bitmap_size: the largest bitmap in bytes that the kernel fills in one call; None likewise
+    :ivar max_dirty_bitmap_size: the largest bitmap in bytes that the kernel fills in one call; None without dirty tracking
     :ivar dma_available: number of further mappings allowed; None when the kernel does not report it (before Linux 5.10)
     """
 

@@ -34,12 +34,12 @@ __all__ = ["Group"]
 class Members(NamedTuple):
     """The facts about a group that a request failed on.
 
-    :ivar number: of the group
+    :ivar number: the number of the group
     :ivar drivers: address -> driver of its devices; empty if they cannot be found out
     :ivar container: whether it is in a container
     :ivar device: the device that was asked for
     :ivar token: whether that came with a vf_token
-    :ivar cause: what sysfs and /proc show of the cause of this errno; None if nothing
+    :ivar cause: the cause of this errno, if sysfs or /proc shows it; None if not
     """
 
     number: int

@@ -75,7 +75,7 @@ class Ledger(_buffer.Ledger):
             record = under
 
     def ranges(self) -> IovaSet:
-        """The IOVAs of everything that is mapped, or is being mapped."""
+        """Return the IOVAs of all mappings that exist or are being made."""
         pairs = [(one.iova, one.iova + one.size - 1) for one in self._all() if one._state != GONE and one.size]
         for array_ in list(self.arrays):
             rows = array_.rows
@@ -85,7 +85,7 @@ class Ledger(_buffer.Ledger):
         return IovaSet(IovaRange(*pair) for pair in pairs)
 
     def count(self) -> int:
-        """The number of mappings that are there, or are being made."""
+        """Return the number of mappings that exist or are being made."""
         single = sum(1 for one in self._all() if one._state != GONE and one.size)
         return single + sum(len(array_._rows_left()) for array_ in list(self.arrays))
 
@@ -101,10 +101,10 @@ class Ledger(_buffer.Ledger):
         with suppress(ValueError):
             self.arrays.remove(array_)
 
-    # What goes.
+    # Recording unmaps.
 
     def before(self) -> Before:
-        """Note what is being mapped; to be called before an unmap."""
+        """Return the snapshot to take before an unmap."""
         pending: list[Any] = []
         if self.mapping:
             pending.extend(one for one in self._all() if one._state == PENDING)

@@ -90,7 +90,7 @@ class Mapping(Record, Uncopyable):
 
     :ivar iova: where devices see it
     :ivar size: bytes
-    :ivar buffer: what was mapped
+    :ivar buffer: the buffer that was mapped
     """
 
     __slots__ = ()

@@ -61,7 +61,7 @@ def open(
 ) -> Device:
     """Open a device together with a new address space, which closes with it.
 
-    :param where: its address, "0000:00:03.0", its name on another bus, or "vfio-user:PATH" for the device of a vfio-user server
+    :param where: the device's address, "0000:00:03.0", its name on another bus, or "vfio-user:PATH" for the device of a vfio-user server
     :param mode: see :func:`address_space`
     :param vf_token: the UUID that was set with :meth:`Device.set_vf_token`, if the device requires one
     :param no_iommu: open a device without an IOMMU, whose DMA reaches all memory of the host (:class:`NoIommuWarning`). By cdev,

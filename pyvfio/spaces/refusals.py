@@ -24,10 +24,10 @@ HOLES = (
 
 
 class Wanted(NamedTuple):
-    """A map or unmap that was refused, and what is known of the address space.
+    """A map or unmap that was refused, and the known facts about the address space.
 
     :ivar errno: the kernel's answer
-    :ivar mode: of the address space
+    :ivar mode: the mode of the address space
     :ivar unready: why nothing can be mapped yet; None if mapping is possible
     :ivar usable: the usable IOVAs; None if the kernel does not report them
     :ivar mapped: the IOVAs that were mapped through this object

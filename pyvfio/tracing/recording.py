@@ -55,7 +55,7 @@ _restored: list[tuple[type, str, Any]] = []
 def trace(file: str | os.PathLike[str]) -> Iterator[None]:
     """Trace the requests of a `with`, and write them to a file at its end.
 
-    :param file: its path
+    :param file: the path of the file
     :raises RuntimeError: a trace is on already
     """
     start()
@@ -134,7 +134,7 @@ class Watch:
 def stop(file: str | os.PathLike[str]) -> None:
     """End the trace, and write it to a file.
 
-    :param file: its path
+    :param file: the path of the file
     :raises RuntimeError: no trace is on
     :raises OSError: the file cannot be written
     """
@@ -254,7 +254,7 @@ os.register_at_fork(after_in_child=_in_child)
 def trace_program(file: str) -> None:
     """Trace this program to its end, as `PYVFIO_TRACE` asks.
 
-    :param file: its path
+    :param file: the path of the file
     """
     start()
 

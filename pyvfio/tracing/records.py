@@ -43,8 +43,8 @@ class Record(NamedTuple):
     :ivar end: nanoseconds
     :ivar dirty: bits set in the bitmap that the request filled
     :ivar what: :data:`REQUEST`, or one of the notes: :data:`OPENED`, :data:`REFUSED`, ...
-    :ivar before: the struct before the request; of a note its data
-    :ivar after: the struct after it; empty if it is the same
+    :ivar before: the struct before the request; for a note, its data
+    :ivar after: the struct after the request; empty if it is unchanged
     :ivar input: an array that the struct points to
     """
 

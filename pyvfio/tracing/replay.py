@@ -277,7 +277,7 @@ class Replay:
 def load(file: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read the events of a trace.
 
-    :param file: its path
+    :param file: the path of the file
     """
     events: list[dict[str, Any]] = json.loads(Path(arguments.path(file, "file")).read_text())["traceEvents"]
     return events

@@ -239,7 +239,7 @@ class Client:
     def region_info(self, index: int) -> RegionInfo:
         """Describe a region. DEVICE_GET_REGION_INFO.
 
-        :param index: of the region
+        :param index: the index of the region
         """
         size = protocol.REGION_INFO.size
         body = self.call(Command.DEVICE_GET_REGION_INFO, protocol.REGION_INFO.pack(size, 0, index, 0, 0, 0))
@@ -249,7 +249,7 @@ class Client:
     def irq_info(self, index: int) -> tuple[int, int]:
         """Return flags and count of a kind of interrupt. DEVICE_GET_IRQ_INFO.
 
-        :param index: of the kind of interrupt
+        :param index: the index of the kind of interrupt
         """
         size = protocol.IRQ_INFO.size
         body = self.call(Command.DEVICE_GET_IRQ_INFO, protocol.IRQ_INFO.pack(size, 0, index, 0))
@@ -262,7 +262,7 @@ class Client:
         """Set up, mask or trigger interrupts. DEVICE_SET_IRQS.
 
         :param flags: VFIO_IRQ_SET_DATA_* and VFIO_IRQ_SET_ACTION_*
-        :param index: of the kind of interrupt
+        :param index: the index of the kind of interrupt
         :param start: the first vector
         :param count: how many vectors
         :param data: a byte for each vector, with DATA_BOOL
@@ -274,7 +274,7 @@ class Client:
     def region_read(self, index: int, offset: int, size: int) -> bytes:
         """Read a region. REGION_READ, in as many messages as the server's limit takes.
 
-        :param index: of the region
+        :param index: the index of the region
         :param offset: bytes from its start
         :param size: bytes
         """
@@ -290,7 +290,7 @@ class Client:
     def region_write(self, index: int, offset: int, data: bytes) -> None:
         """Write a region. REGION_WRITE.
 
-        :param index: of the region
+        :param index: the index of the region
         :param offset: bytes from its start
         :param data: the bytes
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Messages of a connection as lines of JSON: who sent each, its bytes, and how many descriptors came with it."""
+"""Messages of a connection as lines of JSON: the sender of each, its bytes, and the number of its descriptors."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ class RemoteDevice(PciDevice):
     @contextlib.contextmanager
     def _accounted(self, iova: int, *, write: bool) -> Iterator[Any]:
         with self._lock:
-            if not self._is_plugged_in:  # a model with a thread of its own asks whenever it likes
+            if not self._is_plugged_in:  # a model with its own thread may ask at any time
                 raise Error(errno.ENOENT, os.strerror(errno.ENOENT))
             try:
                 if self.reach is None:
@@ -264,7 +264,7 @@ class RemoteDevice(PciDevice):
     def region(self, index: int) -> Region:
         """Describe a region.
 
-        :param index: of the region
+        :param index: the index of the region
         """
         if index >= len(self._regions):
             raise Errno(errno.EINVAL)

@@ -96,13 +96,13 @@ class Model(Protocol):
     def region(self, index: int) -> Region:
         """Describe a region; raise Errno(EINVAL) if there is none of that index.
 
-        :param index: of the region
+        :param index: the index of the region
         """
 
     def traps(self, index: int) -> bool:
         """Whether a region has registers, so that each access must reach the model and the region is not shared as memory.
 
-        :param index: of the region
+        :param index: the index of the region
         """
 
     def pread(self, size: int, position: int) -> bytes:
@@ -170,11 +170,11 @@ class Server:
     """A listening socket with a device behind it; see :func:`serve`.
 
     :param device: as for :func:`serve`
-    :param path: of the socket
+    :param path: the path of the socket
     :param share_memory: as for :func:`serve`
     :param observe: called with each message of a client: whether the server sent it, and the message
     :ivar model: the device
-    :ivar path: of the socket
+    :ivar path: the path of the socket
     :ivar refused: messages that were answered with an error, and connections that were ended, so far
     """
 

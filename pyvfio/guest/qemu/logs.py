@@ -151,7 +151,7 @@ def query_line(
     :param dirty_pages: pages that the query found dirty
     :param page_size: the host's page size, bytes
     :param version: QEMU's
-    :param backend_flag: from 11.0 on; 1 (no clear) in a query before an unmap, 0 otherwise
+    :param backend_flag: the flag that lines have from 11.0 on: 1 (no clear) in a query before an unmap, 0 otherwise
     :param container_fd: up to 8.2, the container's descriptor in QEMU
     """
     known = release(version, since=(8, 1))

@@ -27,7 +27,7 @@ def viommu_blocker(
     QEMU checks only whether an address space is not the system's memory: a vIOMMU that is present but switched off, or in
     passthrough mode, blocks migration too.
 
-    :param address_spaces: of all containers for QEMU 8.0 (e46883204c), where the blocker is global; of the device's own since
+    :param address_spaces: those of all containers for QEMU 8.0 (e46883204c), where the blocker is global; that of the device alone since
         3c26c80a0a of July 2023 (by its date in 8.1; no source between 8.0 and 9.2 was read)
     :param device: the device that the message names, where the blocker is the device's own
     :param version: QEMU's

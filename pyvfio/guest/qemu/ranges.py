@@ -124,8 +124,8 @@ def track(
     migration that starts at that moment does not track them (vfio_mmap_set_enabled in hw/vfio/pci.c; run with 11.1.3).
 
     :param sections: the sections, in the order of QEMU's flat view
-    :param algorithm: by default that of the version
-    :param page_size: the host's page size, which is also what the request asks for
+    :param algorithm: QEMU's algorithm; by default that of the version
+    :param page_size: the host's page size, which the request asks for too
     :param version: QEMU's; up to "10.2" read-only sections are tracked too
     :param pending_intx: the assigned devices (:attr:`MemorySection.device`) whose INTx waits to be acknowledged
     :raises ValueError: the version is not known, or before 8.0, which does not log by the device

@@ -67,8 +67,8 @@ def start_all(devices: Sequence[Device], era: Era | None = None, *, version: str
 
     QEMU neither tries again with fewer ranges nor falls back to the IOMMU's dirty tracking.
 
-    :param devices: in the order in which QEMU starts them, which is the reverse of the command line's: :func:`start_order`
-    :param era: by default that of the version
+    :param devices: the devices, in the order in which QEMU starts them, the reverse of the command line's: :func:`start_order`
+    :param era: the era of QEMU's texts; by default that of the version
     :param version: QEMU's. Up to "9.0" each refusal is two lines with a negative errno, from "9.1" on one line with the errno's text
     :raises ValueError: the version is not known, or before 8.0, which does not log by the device
     """
@@ -116,9 +116,9 @@ def start_order(command_line: Sequence[T]) -> list[T]:
 def start_failure(name: str, number: int, era: Era | None = None, *, version: str = NEWEST) -> list[str]:
     """Return the lines that QEMU prints when a device refuses to start logging.
 
-    :param name: of the device, as QEMU prints it
+    :param name: the name of the device, as QEMU prints it
     :param number: the errno of its START
-    :param era: by default that of the version
+    :param era: the era of QEMU's texts; by default that of the version
     :param version: QEMU's, as for :func:`start_all`
     :raises ValueError: the version is not known, or before 8.0, which does not log by the device
     """
