@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One call of a subcommand: its arguments, the kernel, and where its output goes."""
+"""One call of a subcommand: its arguments, the kernel, and the output."""
 
 from __future__ import annotations
 

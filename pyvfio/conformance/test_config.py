@@ -13,7 +13,7 @@ pytestmark = pytest.mark.vfio_require("pci")
 
 
 def test_capability_lists_end(device: Device) -> None:
-    """No cycle, no pointer into the header; no capability is beyond the space."""
+    """The lists have no cycle and no pointer into the header, and no capability is beyond configuration space."""
     with warnings.catch_warnings():
         warnings.simplefilter(
             "error", RuntimeWarning
@@ -30,7 +30,7 @@ def test_a_capability_of_each_interrupt_is_there(device: Device) -> None:
 
 
 def test_vectors_are_as_many_as_the_capability_says(device: Device) -> None:
-    """The message control register of MSI-X counts vectors from 0; MSI's has a power of two."""
+    """The count follows from the message control register: its number plus one for MSI-X, a power of two for MSI."""
     if (msix := device.config.capability(0x11)) is not None:
         assert device.irqs.msix.count == (device.config.read16(msix.offset + 2) & 0x7FF) + 1
     if (msi := device.config.capability(0x05)) is not None:
@@ -38,14 +38,14 @@ def test_vectors_are_as_many_as_the_capability_says(device: Device) -> None:
 
 
 def test_extended_space_belongs_to_pci_express(device: Device) -> None:
-    """Only a device with the PCI Express capability has more than 256 bytes, PCI-X 2.0 aside."""
+    """Only a device with the PCI Express or the PCI-X capability has more than 256 bytes."""
     if device.config.size > 256:
         names = [one.name for one in device.config.capabilities]
         assert "Express" in names or device.config.capability(0x07) is not None
 
 
 def test_each_width_reads_the_same(device: Device) -> None:
-    """The header in bytes, words and double words, and as one."""
+    """The header reads the same in bytes, words and double words as in one piece."""
     config = device.config
     whole = config.read(0, 64)
     for width in (1, 2, 4):
@@ -61,7 +61,7 @@ def test_the_header_is_of_an_endpoint(device: Device) -> None:
 
 @pytest.mark.vfio_writes
 def test_bars_answer_to_sizing_as_their_regions_say(device: Device) -> None:
-    """All ones are written to a BAR, as firmware does, and give its size; VFIO keeps the real BAR."""
+    """After a write of all ones, as firmware makes it, a BAR reads back its size. VFIO keeps the real BAR."""
     config = device.config
     index = 0
     while index < 6:
@@ -81,7 +81,7 @@ def test_bars_answer_to_sizing_as_their_regions_say(device: Device) -> None:
 
 @pytest.mark.vfio_writes
 def test_command_bits_are_kept(device: Device) -> None:
-    """Bus master and memory space are switched on and off."""
+    """The bus master and memory space bits keep the values that are written."""
     for name in ("bus_master", "memory_enabled"):
         before = getattr(device.config, name)
         for value in (True, False):

@@ -19,7 +19,7 @@ TOO_MUCH = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSPC, errno.ENOMEM, errno.E2
 
 
 def starts(device: Device, ranges: list[IovaRange], page_size: int = PAGE) -> bool:
-    """Whether a log of these ranges starts; it is stopped again."""
+    """Whether a log of these ranges starts. It is stopped at once."""
     try:
         device.dirty_log(ranges, page_size).close()
     except OSError as error:
@@ -30,13 +30,13 @@ def starts(device: Device, ranges: list[IovaRange], page_size: int = PAGE) -> bo
 
 
 def test_a_page_can_be_logged(device: Device) -> None:
-    """The smallest log."""
+    """A log of a single page starts, and its report has at most that page."""
     with device.dirty_log([IovaRange.of(0x100000, PAGE)]) as log:
         assert log.read().count() <= 1
 
 
 def test_the_report_is_what_changed_in_memory(device: Device) -> None:
-    """Ten reports of 2 MiB: pages that changed are in it, and no others. A device that does nothing has none."""
+    """Each of ten reports of 2 MiB has the pages whose memory changed, and no others; none if the device does nothing."""
     mapping = device.address_space.alloc(2 << 20)
     view = mapping.buffer.view
     known = bytes(view)
@@ -59,32 +59,32 @@ def changed(old: bytes, new: bytes, iova: int, size: int) -> set[int]:
 
 
 def test_a_second_log_is_refused_until_the_first_ends(device: Device, refused: Callable[..., Any]) -> None:
-    """One log a device."""
+    """A device has only one log at a time."""
     with device.dirty_log([IovaRange.of(0, 1 << 20)]), refused(errno.EINVAL, errno.EBUSY):
         device.dirty_log([IovaRange.of(1 << 20, 1 << 20)])
     device.dirty_log([IovaRange.of(1 << 20, 1 << 20)]).close()
 
 
 def test_overlapping_ranges_are_refused(device: Device, refused: Callable[..., Any]) -> None:
-    """EINVAL."""
+    """The kernel returns EINVAL for ranges that overlap."""
     with refused(errno.EINVAL):
         device.dirty_log([IovaRange.of(0, 2 * PAGE), IovaRange.of(PAGE, 2 * PAGE)])
 
 
 def test_no_range_is_refused(device: Device, refused: Callable[..., Any]) -> None:
-    """EINVAL."""
+    """The kernel returns EINVAL for no ranges."""
     with refused(errno.EINVAL):
         device.dirty_log([])
 
 
 def test_a_log_can_be_started_again(device: Device) -> None:
-    """Twenty times; a failed start would leave a log behind."""
+    """A log starts twenty times in a row, since each stop leaves no log behind."""
     for _ in range(20):
         device.dirty_log([IovaRange.of(0, 1 << 20)]).close()
 
 
 def test_the_largest_total(device: Device, limit: Callable[[str, object], None]) -> None:
-    """By powers of two: what starts once must have started for all smaller ones."""
+    """Logs of growing powers of two: if one size starts, all smaller sizes start too."""
     answers = [starts(device, [IovaRange.of(0, 1 << bits)]) for bits in range(20, 64)]
     largest = 19 + sum(answers)
     assert answers == sorted(answers, reverse=True), "a larger log starts where a smaller one does not"
@@ -95,7 +95,7 @@ def test_the_largest_total(device: Device, limit: Callable[[str, object], None])
 
 
 def test_the_most_ranges(device: Device, limit: Callable[[str, object], None]) -> None:
-    """One more at a time by doubling, each of 1 MiB, with gaps."""
+    """Logs of more and more ranges, up to 256, each of 1 MiB and with gaps between; at least one range starts."""
     most = 0
     for count in (1, 2, 3, 4, 8, 16, 32, 64, 128, 255, 256):
         if not starts(device, [IovaRange.of(2 * index << 20, 1 << 20) for index in range(count)]):
@@ -107,7 +107,7 @@ def test_the_most_ranges(device: Device, limit: Callable[[str, object], None]) -
 
 @pytest.mark.parametrize("page_size", [1 << bits for bits in (12, 13, 16, 21, 30)])
 def test_page_sizes(device: Device, page_size: int, limit: Callable[[str, object], None]) -> None:
-    """A page size that is asked for, or another that the device chooses; its report has whole pages."""
+    """The device uses the page size asked for or another power of two, or refuses the log; the first report is empty."""
     ranges = [IovaRange.of(1 << 32, 4 * page_size)]
     try:
         log = device.dirty_log(ranges, page_size)
@@ -122,7 +122,7 @@ def test_page_sizes(device: Device, page_size: int, limit: Callable[[str, object
 
 @pytest.mark.vfio_destructive
 def test_a_reset_ends_no_other_log(device: Device) -> None:
-    """After a reset a log can be started."""
+    """A log can be started after a reset."""
     if not device.info.resettable:
         pytest.skip("the device has no reset of its own")
     device.reset()

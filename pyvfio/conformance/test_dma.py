@@ -19,7 +19,7 @@ SIZE = 512
 
 
 def place(space: AddressSpace, driver: Copying, size: int) -> Mapping:
-    """Return memory where the device can reach it."""
+    """Map new memory at an IOVA that the device can address."""
     reach = IovaSet([driver.reach])
     ranges = space.iova_ranges
     where = (reach & ranges if ranges is not None else reach) - space.mapped_ranges
@@ -37,20 +37,20 @@ def copies(driver: Copying, target: Mapping, at: int, source: Mapping) -> bool:
 
 
 def test_the_device_copies_memory(space: AddressSpace, driver: Copying) -> None:
-    """From one mapping to another."""
+    """The device copies memory from one mapping to another."""
     source, target = place(space, driver, PAGE), place(space, driver, PAGE)
     assert copies(driver, target, 0, source)
 
 
 def test_both_ends_of_a_mapping_are_reached(space: AddressSpace, driver: Copying) -> None:
-    """The first and the last bytes of 2 MiB."""
+    """The device writes the first and the last bytes of a mapping of 2 MiB."""
     source, target = place(space, driver, PAGE), place(space, driver, 2 << 20)
     assert copies(driver, target, 0, source)
     assert copies(driver, target, target.size - SIZE, source)
 
 
 def test_the_edges_of_every_usable_range_are_reached(space: AddressSpace, driver: Copying) -> None:
-    """The first and last page of each usable range that the device can address."""
+    """The device writes the first and last page of each usable range, within the addresses that it has."""
     ranges = space.iova_ranges
     if ranges is None:
         pytest.skip("the kernel reports no usable ranges")
@@ -82,7 +82,7 @@ def test_nothing_else_is_written(space: AddressSpace, driver: Copying) -> None:
 
 @pytest.mark.vfio_require("dirty_log")
 def test_dirty_pages_are_those_that_changed(device: Device, space: AddressSpace, driver: Copying) -> None:
-    """The log against memory: every page that changed is reported; more than that is counted."""
+    """Every page that the device wrote is reported, no other page is, and a second report is empty."""
     source, target = place(space, driver, PAGE), place(space, driver, 64 * PAGE)
     with device.dirty_log([target.range]) as log:
         assert log.read().count() == 0
@@ -104,7 +104,7 @@ def test_dirty_pages_are_those_that_changed(device: Device, space: AddressSpace,
 
 @pytest.mark.vfio_require("dirty_log")
 def test_what_is_only_read_is_not_dirty(device: Device, space: AddressSpace, driver: Copying) -> None:
-    """The source of a copy."""
+    """The source pages of a copy are not reported as dirty."""
     source, target = place(space, driver, 16 * PAGE), place(space, driver, 16 * PAGE)
     with device.dirty_log([source.range]) as log:
         assert copies(driver, target, 0, source)
@@ -112,7 +112,7 @@ def test_what_is_only_read_is_not_dirty(device: Device, space: AddressSpace, dri
 
 
 def test_an_interrupt_arrives(device: Device, driver: Copying) -> None:
-    """One that the device sends, not the kernel."""
+    """An interrupt that the device itself sends reaches its eventfd."""
     if not driver.sends_msi:
         pytest.skip("the driver has no send_msi()")
     irq = device.irqs.msix if device.irqs.msix.count else device.irqs.msi

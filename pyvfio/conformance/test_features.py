@@ -30,7 +30,7 @@ _UNKNOWN = 0xFFF0
 
 
 def test_a_feature_that_does_not_exist_is_not_there(device: Device) -> None:
-    """A number that no kernel has."""
+    """A probe of a feature number that no kernel has fails."""
     assert not device.features.probe(_UNKNOWN)
     assert not device.features.probe(_UNKNOWN, get=True)
 
@@ -44,7 +44,7 @@ def test_features_come_together(device: Device) -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_feature_has_its_operations_and_no_others(device: Device, name: str) -> None:
-    """PROBE with GET, with SET, and with both."""
+    """Probes with GET, with SET and with both succeed only for the operations of the feature."""
     if name not in device.features.available:
         pytest.skip(f"the device has no {name}")
     number = getattr(lib, f"VFIO_DEVICE_FEATURE_{name}")
@@ -63,7 +63,7 @@ def test_migration_has_stop_copy(device: Device) -> None:
 
 @pytest.mark.vfio_require("migration")
 def test_pre_copy_states_follow_the_flags(device: Device) -> None:
-    """PRE_COPY with its flag, PRE_COPY_P2P with both."""
+    """The device has PRE_COPY if its flag is set, RUNNING_P2P if P2P is set, and PRE_COPY_P2P if both are."""
     migration = device.migration
     assert (State.PRE_COPY in migration.states) == migration.has_pre_copy
     assert (State.RUNNING_P2P in migration.states) == migration.has_p2p

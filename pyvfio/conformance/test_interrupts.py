@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Interrupts, by loopback: eventfds that the kernel signals because it is told to, without the device."""
+"""Interrupts by loopback: the kernel signals the eventfds on request (ACTION_TRIGGER), without the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from pyvfio import Device, Irq
 from pyvfio.irq import irq_info
 
-#: vectors of a kind that are tried
+#: the most vectors of a kind that are tested
 _MOST = 8
 
 
@@ -28,7 +28,7 @@ def test_an_index_beyond_the_last_is_refused(device: Device, refused: Callable[.
 
 
 def test_each_vector_signals_its_own_eventfd(device: Device) -> None:
-    """Triggered once, it is signalled once, and no other is."""
+    """One trigger of a vector signals its eventfd once, and no other eventfd."""
     for irq in kinds(device):
         vectors = irq.enable(range(min(irq.count, _MOST)))
         for vector in vectors:
@@ -43,7 +43,7 @@ def test_each_vector_signals_its_own_eventfd(device: Device) -> None:
 
 
 def test_interrupts_are_counted(device: Device) -> None:
-    """Three triggers before a wait are three."""
+    """A wait after three triggers returns 3."""
     for irq in kinds(device):
         if irq.info.automasked:
             continue
@@ -55,13 +55,13 @@ def test_interrupts_are_counted(device: Device) -> None:
 
 
 def test_all_vectors_can_be_enabled(device: Device, limit: Callable[[str, object], None]) -> None:
-    """Each kind in full."""
+    """All vectors of each kind are enabled at once, unless the host cannot allocate them (ENOSPC)."""
     for irq in kinds(device):
         limit(f"{irq.name} vectors", irq.count)
         try:
             assert len(irq.enable_all()) == irq.count
         except OSError as error:
-            if error.errno != errno.ENOSPC:  # the host has no more
+            if error.errno != errno.ENOSPC:  # ENOSPC: the host cannot allocate that many vectors
                 raise
         irq.disable()
 
@@ -104,7 +104,7 @@ def test_resizing_is_as_the_flags_say(device: Device, refused: Callable[..., Any
 
 
 def test_a_masked_vector_is_silent_until_it_is_unmasked(device: Device) -> None:
-    """Masking, where the flags say that it is possible; a trigger by software passes some masks, a hardware one none."""
+    """A trigger arrives after mask() and unmask(). Silence while masked is not checked: a software trigger passes some masks."""
     for irq in kinds(device):
         if not irq.info.maskable:
             continue
@@ -126,7 +126,7 @@ def test_disabled_vectors_stay_silent(device: Device, refused: Callable[..., Any
 
 
 def test_vectors_can_be_enabled_again(device: Device) -> None:
-    """Ten times on and off."""
+    """A vector works each time after ten cycles of enable() and disable()."""
     for irq in kinds(device):
         for _ in range(10):
             (vector,) = irq.enable([0])

@@ -17,12 +17,12 @@ from pyvfio.host import HostDevice, reserved_regions
 from pyvfio.kernel import Kernel
 from pyvfio.spaces.base import AddressSpace
 
-#: edges of usable ranges that are tried
+#: the most edges of usable ranges that are tested
 _MOST = 16
 
 
 def usable(space: AddressSpace) -> IovaSet:
-    """Return the usable ranges; skip where the kernel does not say."""
+    """Return the usable ranges; skip the check if the kernel does not report them."""
     ranges = space.iova_ranges
     if ranges is None:
         pytest.skip("the kernel reports no usable ranges: emulated devices have none")
@@ -59,7 +59,7 @@ def test_ranges_are_sorted_and_apart(space: AddressSpace, limit: Callable[[str, 
 
 
 def test_usable_ranges_leave_reserved_regions_out(space: AddressSpace, found: HostDevice, kernel: Kernel) -> None:
-    """No region of sysfs's list is usable, those of type direct-relaxable aside."""
+    """No reserved region in sysfs overlaps the usable ranges, except those of type direct-relaxable."""
     ranges = usable(space)
     for region in reserved_regions(found.address, kernel):
         if region.type != "direct-relaxable":
@@ -67,7 +67,7 @@ def test_usable_ranges_leave_reserved_regions_out(space: AddressSpace, found: Ho
 
 
 def test_the_edges_of_every_range_can_be_mapped(space: AddressSpace) -> None:
-    """The first and the last page of each usable range."""
+    """The first and the last page of each usable range can be mapped."""
     size = page(space)
     for one in list(usable(space))[:_MOST]:
         for start in {-(-one.start // size) * size, (one.last + 1) // size * size - size}:
@@ -79,7 +79,7 @@ def test_the_edges_of_every_range_can_be_mapped(space: AddressSpace) -> None:
 
 
 def test_nothing_beside_the_ranges_can_be_mapped(space: AddressSpace, refused: Callable[..., Any]) -> None:
-    """The page before each usable range, and the one behind it."""
+    """The page before each usable range, and the page behind it, cannot be mapped."""
     ranges, size = usable(space), page(space)
     buffer = DmaBuffer(size)
     for one in list(ranges)[:_MOST]:
@@ -91,7 +91,7 @@ def test_nothing_beside_the_ranges_can_be_mapped(space: AddressSpace, refused: C
 
 
 def test_a_mapping_across_the_end_of_a_range_is_refused(space: AddressSpace, refused: Callable[..., Any]) -> None:
-    """Two pages, of which the second is not usable."""
+    """A mapping of two pages, the second of which is not usable, is refused."""
     ranges, size = usable(space), page(space)
     buffer = DmaBuffer(2 * size)
     for one in list(ranges)[:_MOST]:
@@ -103,7 +103,7 @@ def test_a_mapping_across_the_end_of_a_range_is_refused(space: AddressSpace, ref
 
 
 def test_a_second_mapping_at_a_place_is_refused(space: AddressSpace, refused: Callable[..., Any]) -> None:
-    """EEXIST, whole or in part."""
+    """A second mapping at the start or in the middle of another fails with EEXIST."""
     size = page(space)
     mapping = space.alloc(2 * size)
     with refused(errno.EEXIST):
@@ -113,7 +113,7 @@ def test_a_second_mapping_at_a_place_is_refused(space: AddressSpace, refused: Ca
 
 
 def test_what_is_not_aligned_is_refused(space: AddressSpace, refused: Callable[..., Any]) -> None:
-    """An IOVA 16 bytes into a page."""
+    """An IOVA 16 bytes into a page is refused with EINVAL."""
     size = page(space)
     mapping = space.alloc(2 * size)
     iova = mapping.iova
@@ -123,7 +123,7 @@ def test_what_is_not_aligned_is_refused(space: AddressSpace, refused: Callable[.
 
 
 def test_unmapping_gives_the_place_back(space: AddressSpace, limit: Callable[[str, object], None]) -> None:
-    """A thousand times at one place."""
+    """A page is mapped and unmapped a thousand times at one IOVA."""
     size = page(space)
     buffer = DmaBuffer(size)
     iova = space.alloc(size).iova
@@ -138,7 +138,7 @@ def test_unmapping_gives_the_place_back(space: AddressSpace, limit: Callable[[st
 
 
 def test_each_page_size_can_be_mapped(space: AddressSpace, limit: Callable[[str, object], None]) -> None:
-    """Up to 16 MiB: so much memory at a place of that alignment."""
+    """Memory of each reported page size, up to 16 MiB, can be mapped."""
     sizes = [1 << bit for bit in range(12, 25) if space.page_sizes >> bit & 1]
     for size in sizes:
         space.alloc(size).unmap()
@@ -146,7 +146,7 @@ def test_each_page_size_can_be_mapped(space: AddressSpace, limit: Callable[[str,
 
 
 def test_memory_that_is_read_only_can_be_mapped(space: AddressSpace) -> None:
-    """For reading alone, and for writing alone."""
+    """A page can be mapped for reading only, and for writing only."""
     size = page(space)
     for read, write in ((True, False), (False, True)):
         space.map(DmaBuffer(size), read=read, write=write).unmap()

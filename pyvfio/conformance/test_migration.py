@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.vfio_require("migration"), pytest.mark.vfio_destructiv
 
 
 def recover(device: Device) -> bool:
-    """Lead a device out of ERROR by a reset; return False if it has none: closing it, after the check, does the same."""
+    """Take a device out of ERROR by a reset. Return False if it has no reset; then closing it after the check does the same."""
     if not device.info.resettable:
         return False
     device.reset()
@@ -30,14 +30,14 @@ def migration(device: Device) -> Iterator[Migration]:
     """The device's migration; whatever happens, the device runs afterwards."""
     yield device.migration
     state = device.migration.state
-    if state in (State.ERROR, State.RESUMING):  # RESUMING with a part of a state leads to ERROR
+    if state in (State.ERROR, State.RESUMING):  # leaving RESUMING with incomplete data leads to ERROR
         recover(device)
     elif state != State.RUNNING:
         device.migration.state = State.RUNNING
 
 
 def test_every_state_is_reached_and_left(migration: Migration, device: Device) -> None:
-    """From RUNNING to each state and back; the kernel goes through those between. RESUMING without data may end in ERROR."""
+    """The device goes from RUNNING to each state and back, through the states between. RESUMING without data may end in ERROR."""
     for target in sorted(migration.states - {State.ERROR, State.RUNNING}, key=lambda state: state == State.RESUMING):
         migration.state = target
         assert migration.state == target
@@ -51,14 +51,14 @@ def test_every_state_is_reached_and_left(migration: Migration, device: Device) -
 
 
 def test_each_step_of_a_path_can_be_made_alone(migration: Migration) -> None:
-    """The states between, one by one."""
+    """The device reaches STOP_COPY by setting each state of the path in turn."""
     for step in path(State.RUNNING, State.STOP_COPY, migration.flags):
         migration.state = step
         assert migration.state == step
 
 
 def test_error_cannot_be_asked_for(migration: Migration) -> None:
-    """It is entered by failures alone."""
+    """ERROR is entered only by failures: a request for it is refused, and the device keeps running."""
     with pytest.raises(InvalidRequest):
         migration.state = State.ERROR
     assert migration.state == State.RUNNING
@@ -77,14 +77,14 @@ def test_a_round_trip(migration: Migration, limit: Callable[[str, object], None]
 
 
 def test_the_estimate_is_not_zero(migration: Migration, device: Device) -> None:
-    """MIG_DATA_SIZE, where the driver has it."""
+    """MIG_DATA_SIZE, if the driver has it, reports more than 0 bytes."""
     if "MIG_DATA_SIZE" not in device.features.available:
         pytest.skip("the driver does not estimate the size")
     assert migration.data_size > 0
 
 
 def test_pre_copy_sends_before_the_stop(migration: Migration) -> None:
-    """Some data while the device runs; the rest makes the state whole."""
+    """Data sent in pre-copy and the rest sent after the stop load as one state."""
     if not migration.has_pre_copy:
         pytest.skip("the device has no pre-copy")
     saved = io.BytesIO()
@@ -98,7 +98,7 @@ def test_pre_copy_sends_before_the_stop(migration: Migration) -> None:
 
 
 def test_pre_copy_can_be_given_up(migration: Migration) -> None:
-    """Back to RUNNING with data unread."""
+    """The device returns from PRE_COPY to RUNNING while data is unread."""
     if not migration.has_pre_copy:
         pytest.skip("the device has no pre-copy")
     migration.state = State.PRE_COPY
@@ -108,7 +108,7 @@ def test_pre_copy_can_be_given_up(migration: Migration) -> None:
 
 
 def test_saving_can_be_given_up(migration: Migration) -> None:
-    """Back to RUNNING from STOP_COPY with data unread."""
+    """The device returns from STOP_COPY to RUNNING while data is unread."""
     migration.state = State.STOP_COPY
     migration.stream.read(1)
     migration.state = State.RUNNING
@@ -116,14 +116,14 @@ def test_saving_can_be_given_up(migration: Migration) -> None:
 
 
 def test_data_of_something_else_is_refused(migration: Migration, device: Device, refused: Callable[..., Any]) -> None:
-    """A stream that no device wrote: refused, and the device recovers by a reset."""
+    """Data that no device has saved is refused, and a reset lets the device run again."""
     with refused(errno.EINVAL, errno.EIO, errno.ENOTSUP, errno.ENOENT, errno.EPROTO, errno.EBADMSG, errno.EMSGSIZE):
         migration.load(io.BytesIO(b"this is no state of a device " * 4096))
     recover(device)
 
 
 def test_a_stream_that_is_cut_off_is_refused(migration: Migration, device: Device) -> None:
-    """Half of a state: refused at the latest on leaving RESUMING, or the device runs with it if its stream has no length."""
+    """Half of a saved state is refused on leaving RESUMING at the latest, or accepted by a device whose data has no length."""
     saved = io.BytesIO()
     migration.save(saved)
     migration.state = State.RUNNING
@@ -137,7 +137,7 @@ def test_a_stream_that_is_cut_off_is_refused(migration: Migration, device: Devic
 
 
 def test_a_reset_ends_a_migration(migration: Migration, device: Device) -> None:
-    """VFIO_DEVICE_RESET leads to RUNNING from every state."""
+    """VFIO_DEVICE_RESET takes the device from every state to RUNNING."""
     if not device.info.resettable:
         pytest.skip("the device has no reset of its own")
     for target in sorted(migration.states - {State.ERROR, State.RUNNING}):

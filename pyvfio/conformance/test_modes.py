@@ -30,7 +30,7 @@ def test_the_device_opens_maps_and_closes(address: str, vfio_kernel: Kernel, mod
 
 
 def test_it_can_be_opened_again(address: str, vfio_kernel: Kernel) -> None:
-    """Five times."""
+    """The device opens and closes five times."""
     for _ in range(5):
         pyvfio.open(address, kernel=vfio_kernel).close()
 

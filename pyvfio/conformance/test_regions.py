@@ -44,7 +44,7 @@ def test_every_region_can_be_used_in_some_way(device: Device) -> None:
 
 
 def test_mappable_areas_lie_within_their_region(device: Device) -> None:
-    """Areas are whole pages, in the region, and do not overlap."""
+    """Mappable areas are whole pages, lie in their region, and do not overlap."""
     for region in each(device):
         end = 0
         for area in sorted(region.info.areas):
@@ -81,7 +81,7 @@ def test_what_is_not_mappable_is_refused(device: Device, kernel: Kernel) -> None
 
 
 def test_a_read_beyond_every_region_is_refused(device: Device, kernel: Kernel, refused: Callable[..., Any]) -> None:
-    """An offset of no region: EINVAL."""
+    """A read at an offset that belongs to no region fails with EINVAL."""
     beyond = max(region.info.offset for region in device.regions) + 64 * _U40
     with refused(errno.EINVAL):
         kernel.pread(device.fileno(), 4, beyond)
@@ -89,7 +89,7 @@ def test_a_read_beyond_every_region_is_refused(device: Device, kernel: Kernel, r
 
 @pytest.mark.vfio_require("pci")
 def test_configuration_space_is_readable_and_not_mappable(device: Device) -> None:
-    """It is virtualised, so every access goes through the kernel."""
+    """Configuration space is virtualised, so every access goes through the kernel."""
     region = device.regions["CONFIG"]
     assert region.readable
     assert region.writable
@@ -99,7 +99,7 @@ def test_configuration_space_is_readable_and_not_mappable(device: Device) -> Non
 
 @pytest.mark.vfio_require("pci")
 def test_a_read_across_the_end_of_configuration_space_ends_there(device: Device, kernel: Kernel) -> None:
-    """It is short, or refused; nothing beyond comes back."""
+    """The read is short, or refused; no bytes from beyond the end are returned."""
     region = device.regions["CONFIG"]
     try:
         data = kernel.pread(device.fileno(), 16, region.info.offset + region.size - 4)

@@ -25,7 +25,7 @@ def test_the_flag_agrees_with_sysfs(device: Device, found: HostDevice, kernel: K
 
 @pytest.mark.vfio_require("pci")
 def test_a_hot_reset_affects_the_device_itself(device: Device) -> None:
-    """It is in its own list."""
+    """The list of affected devices has the device itself."""
     try:
         affected = device.hot_reset_info.devices
     except Unsupported:
@@ -35,7 +35,7 @@ def test_a_hot_reset_affects_the_device_itself(device: Device) -> None:
 
 @pytest.mark.vfio_destructive
 def test_a_reset_succeeds_where_the_flag_says_so(device: Device) -> None:
-    """And is refused elsewhere."""
+    """VFIO_DEVICE_RESET succeeds with VFIO_DEVICE_FLAGS_RESET and fails without it."""
     if device.info.resettable:
         device.reset()
         return
@@ -46,7 +46,7 @@ def test_a_reset_succeeds_where_the_flag_says_so(device: Device) -> None:
 @pytest.mark.vfio_destructive
 @pytest.mark.vfio_require("reset")
 def test_mappings_survive_a_reset(device: Device) -> None:
-    """The address space is not the device's."""
+    """A reset of the device does not change the mappings of its address space."""
     mapping = device.address_space.alloc(1 << 16)
     device.reset()
     assert mapping.mapped

@@ -34,7 +34,7 @@ class Later(Enum):
     """The treatment of memory that is mapped after logging has started, outside the ranges that were asked for."""
 
     ALWAYS_DIRTY = "always dirty"
-    """It is reported as dirty in every report: nothing is lost."""
+    """Such memory is reported as dirty in every report, so that no change is lost."""
     REFUSED = "refused"
     """Mapping it is an error while logging is on, as QEMU blocks hot-plug during a migration."""
 
@@ -237,7 +237,7 @@ def split_32_64(found: Census) -> list[IovaRange]:
 
 
 def split_32_64_pci(found: Census) -> list[IovaRange]:
-    """As :func:`split_32_64`, with a third range for assigned devices' BARs above 4 GiB.
+    """The ranges of :func:`split_32_64`, and a third range for assigned devices' BARs above 4 GiB.
 
     QEMU's strategy since 8.2 (a31fe5daea), the same in 11.1. If a BAR of another device (ivshmem) lies above those of the assigned devices,
     QEMU's second range contains the third and the kernel refuses both; here such BARs join the third range.

@@ -32,7 +32,7 @@ PROBE_TIMEOUT = 60.0
 
 
 class Write(NamedTuple):
-    """One write: to a file of sysfs, or of a whole file by which a device is bound at boot."""
+    """One write: to an attribute in sysfs, or of a whole file that binds a device at boot."""
 
     path: str
     text: str

@@ -34,7 +34,7 @@ HARMLESS_DRIVERS = ("pcieport", "pci-stub")
     cure=arguments.optional(arguments.string),
 )
 class Finding(NamedTuple):
-    """One thing that was found.
+    """A finding: one obstacle or hint, with its evidence and cure.
 
     :ivar id: its key in :data:`CATALOGUE`
     :ivar subject: the device, group, file or module that it is about

@@ -77,7 +77,7 @@ class HostDevice(NamedTuple):
 
     @property
     def nodes(self) -> Nodes:
-        """Its place in sysfs and its nodes under /dev/vfio."""
+        """The device's place in sysfs and its nodes under /dev/vfio."""
         return Nodes(self.address, self.bus, self.path, self.group, self.group_path, self.vfio, self.cdev)
 
     @property

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Use(NamedTuple):
-    """One use that the system makes of a device.
+    """One use of a device by the running system.
 
     :ivar name: `disk:nvme0n1`, `filesystem:TAG` (9p, virtiofs), `network:eth0`, `console:ttyS0`, `node:snd/controlC0` (a node under /dev
         that a process has open), `registers:ADDRESS` (a BAR that a process has open or mapped through sysfs), `dma:dma0chan0`,

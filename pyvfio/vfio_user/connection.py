@@ -87,7 +87,7 @@ class Connection:
     """A connected UNIX socket. One thread at a time receives, any may send. In a forked child it is closed.
 
     :param observe: called with each message before it is sent, and after it was received
-    :param timeout: seconds to receive the rest of a message that has begun, and to send a message; None for ever
+    :param timeout: seconds to wait for a message, to receive the rest of one that has begun, and to send one; None for ever
     """
 
     def __init__(
