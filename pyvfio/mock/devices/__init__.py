@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Models of devices that real drivers know: an NVMe disk, and network cards, one of them with virtual functions.
+"""Models of devices that real drivers support: an NVMe disk, and network cards, one of them with virtual functions.
 
-Each says in its docstring which commands and registers it has. They are :class:`pyvfio.mock.Device` and nothing more: registers,
-DMA, interrupts and a reset.
+The docstring of each model lists its commands and registers. Each is a subclass of :class:`pyvfio.mock.Device` that uses only the public
+methods: registers, DMA, interrupts and reset.
 """
 
 from pyvfio.mock.devices.ethernet.e1000e import E1000e

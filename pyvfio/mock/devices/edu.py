@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""QEMU's edu: a 4 KiB buffer in the device, and an engine that moves bytes between it and memory.
+"""QEMU's edu: a 4 KiB buffer in the device, and an engine that copies between it and memory.
 
-The registers are those of QEMU's docs/specs/edu.rst. DMA is done when it is commanded, where QEMU takes 100 ms; the factorial likewise.
+The registers are those of QEMU's docs/specs/edu.rst. DMA completes within the register write, while QEMU delays it by 100 ms; so does the
+factorial, which QEMU computes in a thread.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ class Edu(PciDevice):
         self._source = self._destination = self._count = self._command = 0
 
     def read(self, bar: int, offset: int, width: int) -> int:
-        # What QEMU lets not through to a device reads as zeros, and what edu itself does not know as ones.
+        # QEMU returns zeros for access widths other than 4 and 8 bytes; edu returns ones for unknown registers.
         if width not in (4, 8):
             return 0
-        # Below 0x80 there are registers of 32 bits only.
+        # Registers below 0x80 have 32 bits.
         if offset < 0x80 and width != 4:
             return _ALL
         value = {
@@ -90,7 +91,7 @@ class Edu(PciDevice):
             self.interrupt()
 
     def _transfer(self, command: int) -> None:
-        """Between memory and the device's buffer; outside the buffer it does nothing (QEMU aborts)."""
+        """Copy between memory and the device's buffer; a range outside the buffer is ignored (QEMU aborts)."""
         inside = self._source if command & _TO_MEMORY else self._destination
         start = inside - _BUFFER
         if start >= 0 and start + self._count <= _BUFFER_SIZE:
@@ -104,5 +105,5 @@ class Edu(PciDevice):
 
 
 def _factorial(n: int) -> int:
-    """Modulo 2^32, which is 0 from 34 on."""
+    """Return n! modulo 2^32, which is 0 for n >= 34."""
     return factorial(n) & 0xFFFFFFFF if n < 34 else 0

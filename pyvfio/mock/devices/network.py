@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A virtual function of a busy network card, which logs its DMA and migrates as the drivers of two makers have it.
+"""A virtual function of a busy network card, with the DMA logging and the migration of mlx5_vfio_pci or pds_vfio_pci.
 
-Written from the sources of mlx5_vfio_pci and pds_vfio_pci in Linux 7.3; nobody has compared it with such a card.
+Written from the sources of both drivers in Linux 7.3; never compared with a real card.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from pyvfio.mock.vfio.pci.migration import PciMigration
 if TYPE_CHECKING:
     from pyvfio.mock.machine.kernel import Kernel
 
-#: frames that come between two reports, in how many bursts, and the largest
+#: frames between two reports, their number of bursts, and bytes of a frame
 _FRAMES, _BURSTS, _LARGEST_FRAME = 24, 4, 1514
-#: most ranges of memory that it looks at for its buffers
+#: maximum number of mappings that are used as buffers
 _BUFFERS = 64
 _HEADER = bytes.fromhex("0c42a1000001 0c42a1000002 0800")
 
 
 class PdsLog(Log):
-    """As drivers/vfio/pci/pds does it (Linux 6.6 on): the page size is taken as asked, the number of pages of a range cut to 32 bits,
-    and a report lies in one range."""
+    """The log of drivers/vfio/pci/pds (since Linux 6.6).
+
+    The requested page size is used as it is, the number of pages of a range is truncated to 32 bits, and a report must be within one range.
+    """
 
     def start(self, ranges: list[LoggedRange], page_size: int) -> int:
         if self.active or not page_size:
@@ -54,9 +56,9 @@ class PdsLog(Log):
 
 
 class NetworkFunction(PciDevice):
-    """It receives all the time, into whatever is mapped for it: no driver sets it up, and no bus master bit holds it back.
+    """A virtual function that receives all the time, into any writable mapping, without a driver and without bus master.
 
-    What it receives is the same in every run: before each report is answered, the frames that came since the last one are written.
+    The frames are the same in every run. Before each report of the log, the frames since the last report are written.
     """
 
     def __init__(self, kernel: Kernel, name: str, **more: Any) -> None:
@@ -86,7 +88,7 @@ class NetworkFunction(PciDevice):
         self._received = int.from_bytes(state[:8], "little")
 
     def before_report(self) -> None:
-        """The frames that came since the last report: some bursts, each into buffers that follow each other."""
+        """Write the frames since the last report: several bursts, each into consecutive buffers."""
         if not self._migration.running:
             return
         buffers = [range_ for _, range_ in zip(range(_BUFFERS), self._buffers(), strict=False)]
@@ -104,14 +106,14 @@ class NetworkFunction(PciDevice):
                 at += 2048
 
     def _buffers(self) -> Iterator[IovaRange]:
-        """The mapped ranges that hold a frame."""
+        """Yield the writable mappings that are large enough for a frame."""
         if self.space is not None:
             for start, last in self.space.writable():
                 if last - start + 1 >= 2048:
                     yield IovaRange(start, last)
 
     def _random(self) -> int:
-        # splitmix64 of what was received so far: no run differs from another.
+        # splitmix64, seeded with the number of frames received, so that every run is the same.
         self._received += 1
         z = self._received * 0x9E3779B97F4A7C15 % 2**64
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64

@@ -82,7 +82,7 @@ def _iova_ranges(ctx: Context, cmd: Command) -> None:
 
 @command(lib.IOMMU_IOAS_ALLOW_IOVAS, "struct iommu_ioas_allow_iovas", "allowed_iovas")
 def _allow_iovas(ctx: Context, cmd: Command) -> None:
-    """Restrict the IOVAs that IOMMU_IOAS_MAP chooses by itself (iommufd_ioas_allow_iovas)."""
+    """Limit the kernel's choice of IOVAs to ranges, and keep these from being reserved (iommufd_ioas_allow_iovas)."""
     c = cmd.c
     if c.__reserved:
         raise Errno(errno.EOPNOTSUPP)

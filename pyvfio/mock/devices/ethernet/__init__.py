@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Models of network cards, and the wire between them."""
+"""Models of network cards, and the wire that connects them."""

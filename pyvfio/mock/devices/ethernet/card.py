@@ -28,7 +28,7 @@ CONTROL, STATUS, EEPROM, EEPROM_READ, CONTROL_MORE, PHY, TRANSMIT = (
 )
 CAUSE, CAUSE_SET, MASK_SET, MASK_CLEAR, AUTO_MASK = 0x00C0, 0x00C8, 0x00D0, 0x00D8, 0x00E0
 ADDRESS_LOW, ADDRESS_HIGH, LONGEST, SEMAPHORE = 0x5400, 0x5404, 0x5004, 0x5B50
-# Counters, which are cleared when they are read.
+# Counters, which a read clears.
 _FIRST_COUNTER, _LAST_COUNTER = 0x4000, 0x4130
 MISSED, GOOD_RECEIVED, GOOD_SENT, ALL_RECEIVED, ALL_SENT = 0x4010, 0x4074, 0x4080, 0x40D0, 0x40D4
 
@@ -51,12 +51,12 @@ _SHORTEST, USUAL = 60, 1518
 class Card(PciDevice):
     """The common part of a model.
 
-    :param mac: the MAC address, 6 bytes; None for one made of `name`
-    :raises ValueError: `mac` has not 6 bytes
+    :param mac: the MAC address, 6 bytes; None: derive one from `name`
+    :raises ValueError: `mac` does not have 6 bytes
 
-    :ivar wire: what it is connected to
-    :ivar phy_identifier: the PHY's registers 2 and 3; `addresses` is the number of MAC addresses
-    :ivar aliases: further addresses of registers
+    :ivar wire: the wire that the card is connected to; None without one
+    :ivar phy_identifier: the PHY's registers 2 and 3; `addresses`: the number of MAC addresses
+    :ivar aliases: additional offset of a register -> its offset
     """
 
     phy_identifier: ClassVar[int]
@@ -81,7 +81,7 @@ class Card(PciDevice):
         self.restart()
 
     def restart(self) -> None:
-        """Set all registers to their values after a reset, which leaves the PHY alone."""
+        """Set all registers to their values after a reset. The PHY is not reset."""
         self.registers.clear()
         self.registers[CONTROL] = _FULL_DUPLEX | _SPEED_1000
         self.registers[ADDRESS_LOW] = int.from_bytes(self.mac[:4], "little")
@@ -95,7 +95,7 @@ class Card(PciDevice):
     # Registers.
 
     def register(self, offset: int) -> int:
-        """Return what a register holds."""
+        """Return the stored value of a register."""
         return self.registers.get(offset, 0)
 
     @property
@@ -122,9 +122,9 @@ class Card(PciDevice):
             self.set(offset, value)
 
     def get(self, offset: int) -> int:
-        """A register is read.
+        """Read a register, with the side effects of a read.
 
-        :param offset: in BAR0, bytes, a multiple of 4
+        :param offset: offset in BAR0, a multiple of 4
         """
         offset = self.aliases.get(offset, offset)
         value = self.register(offset)
@@ -139,15 +139,15 @@ class Card(PciDevice):
         if offset == AUTO_MASK:
             return self.causes.auto_mask
         if offset == SEMAPHORE:
-            self.registers[offset] = value | 1  # who reads 0 has it
+            self.registers[offset] = value | 1  # a read of 0 acquires the semaphore
         elif _FIRST_COUNTER <= offset < _LAST_COUNTER:
             self.registers.pop(offset, None)
         return value
 
     def set(self, offset: int, value: int) -> None:
-        """A register is written.
+        """Write a register.
 
-        :param offset: in BAR0, bytes, a multiple of 4
+        :param offset: offset in BAR0, a multiple of 4
         :param value: 32 bits
         """
         offset = self.aliases.get(offset, offset)
@@ -201,7 +201,7 @@ class Card(PciDevice):
     # Frames.
 
     def padded(self, frame: bytes) -> bytes:
-        """Return a frame as long as a frame has to be, if the card is told to do that."""
+        """Return a frame padded to the minimum length, if TCTL enables padding."""
         return frame.ljust(_SHORTEST, b"\0") if self.register(TRANSMIT) & _PAD else frame
 
     def receive(self, frame: bytes) -> None:
@@ -210,21 +210,23 @@ class Card(PciDevice):
             self.sort(frame)
 
     def sort(self, frame: bytes) -> None:
-        """Put a frame from the wire into the queues that it is for.
+        """Put a frame from the wire into the queues that accept it.
 
-        :param frame: the bytes of the frame, without the checksum
+        :param frame: the frame, without its checksum
         """
         raise NotImplementedError
 
     @property
     def buffer_size(self) -> int:
-        """Bytes of each buffer, by RECEIVE."""
+        """The size of a receive buffer in bytes, from RCTL."""
         return _BUFFER_SIZES[self.register(RECEIVE) >> 16 & 3]
 
     def stripped(self, frame: bytes, *, tags: bool, checksum: bool) -> tuple[bytes, int | None]:
-        """Return a frame as it is stored, and the VLAN tag that is stored beside it.
+        """Return a frame as it is stored in memory, and the VLAN tag that is stored in the descriptor.
 
-        :param tags: take the tag out; `checksum` leaves the checksum out
+        :param frame: the frame from the wire, without its checksum
+        :param tags: remove the VLAN tag from the frame
+        :param checksum: store the frame without its checksum
         """
         tag = offload.tag_of(frame) if tags else None
         if tag is not None:
@@ -232,11 +234,11 @@ class Card(PciDevice):
         return frame if checksum else frame + zlib.crc32(frame).to_bytes(4, "little"), tag
 
     def lose(self) -> None:
-        """A frame finds no buffers."""
+        """Count a frame that was lost for lack of buffers."""
         self.count(MISSED)
         self.causes.add(NO_ROOM)
 
     def count(self, *counters: int) -> None:
-        """Add one to counters."""
+        """Increment counters."""
         for counter in counters:
             self.registers[counter] = self.register(counter) + 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Extended interrupt causes: which vectors of MSI-X a network function sends."""
+"""Interrupt causes of network cards: the extended ones, which select MSI-X vectors, and the others."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ REGISTERS = (CAUSE, CAUSE_SET, MASK_SET, MASK_CLEAR, AUTO_CLEAR, AUTO_MASK)
 
 
 class Causes:
-    """The registers EICR, EICS, EIMS, EIMC, EIAC and EIAM of a function: a bit for each vector.
+    """The registers EICR, EICS, EIMS, EIMC, EIAC and EIAM of a function: one bit per vector.
 
-    :param send: sends a vector
+    :param send: function that sends a vector
     """
 
     def __init__(self, send: Callable[[int], None]) -> None:
@@ -20,17 +20,17 @@ class Causes:
         self.reset()
 
     def reset(self) -> None:
-        """Mask all vectors, with no cause."""
+        """Mask all vectors, and clear all causes."""
         self._cause = self._mask = self._auto_clear = self._auto_mask = 0
-        #: vectors that were sent for a cause that is still there
+        #: vectors that were sent and whose cause is still set
         self._sent = 0
 
     def read(self, register: int) -> int:
-        """Return a register. Those that set and clear the mask read as the mask."""
+        """Return a register. EIMS and EIMC both read as the mask."""
         return {CAUSE: self._cause, AUTO_CLEAR: self._auto_clear, AUTO_MASK: self._auto_mask}.get(register, self._mask)
 
     def write(self, register: int, value: int) -> None:
-        """Set a register."""
+        """Write a register."""
         if register == CAUSE:
             self._cause &= ~value
         elif register == CAUSE_SET:
@@ -46,7 +46,7 @@ class Causes:
         self._update()
 
     def add(self, vector: int) -> None:
-        """Something has happened that a vector is for."""
+        """Set the cause of a vector."""
         self._cause |= 1 << vector
         self._update()
 
@@ -55,7 +55,7 @@ class Causes:
         self._sent &= active
         new = active & ~self._sent
         self._sent |= new
-        # Before they are sent: the driver may act at once.
+        # Clear before sending: the driver may react immediately.
         self._cause &= ~(new & self._auto_clear)
         self._mask &= ~(new & self._auto_mask)
         self._sent &= self._cause & self._mask
@@ -64,18 +64,18 @@ class Causes:
                 self._send(vector)
 
 
-#: the bit of a read cause register that says that an interrupt was asserted for it
+#: INT_ASSERTED: in ICR, whether an interrupt was asserted
 ASSERTED = 1 << 31
 
 
 class CauseRegister:
-    """The registers ICR, ICS, IMS, IMC and IAM of a card: a bit for each cause.
+    """The registers ICR, ICS, IMS, IMC and IAM of a card: one bit per cause.
 
-    :param interrupt: interrupts, by INTx until `deassert`, or by a message
-    :param deassert: ends INTx
+    :param interrupt: function that sends a message, or asserts INTx until `deassert`
+    :param deassert: function that deasserts INTx
 
-    :ivar cause: what has happened; `mask` is the causes that interrupt
-    :ivar auto_mask: the causes that a read masks, where the card is told to do that
+    :ivar cause: the causes that are set; `mask`: the causes that interrupt
+    :ivar auto_mask: the causes that a read of ICR masks, if CTRL_EXT.IAME is set
     """
 
     def __init__(self, interrupt: Callable[[], None], deassert: Callable[[], None]) -> None:
@@ -83,18 +83,18 @@ class CauseRegister:
         self.cause = self.mask = self.auto_mask = 0
 
     def reset(self) -> None:
-        """Mask all causes, of which there is none."""
+        """Clear and mask all causes."""
         self.cause = self.mask = self.auto_mask = 0
         self._deassert()
 
     def add(self, bits: int) -> None:
-        """Something has happened."""
+        """Set causes, and interrupt if one is not masked."""
         self.cause |= bits
         if bits & self.mask:
             self._interrupt()
 
     def allow(self, bits: int) -> None:
-        """Let causes interrupt, at once if they are there."""
+        """Unmask causes, and interrupt if one is set."""
         self.mask |= bits
         if self.cause & self.mask:
             self._interrupt()
@@ -105,14 +105,14 @@ class CauseRegister:
         self._update()
 
     def clear(self, bits: int) -> None:
-        """Forget causes."""
+        """Clear causes."""
         self.cause &= ~bits
         self._update()
 
     def take(self, *, masks: bool) -> int:
-        """Return the causes and forget them.
+        """Return the causes and clear them.
 
-        :param masks: mask those of `auto_mask` if there was an interrupt
+        :param masks: if an interrupt was asserted, mask the causes of `auto_mask`
         """
         found, self.cause = self.cause, 0
         if found & self.mask:

@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     from pyvfio.mock.machine.kernel import Kernel
 
 _RECEIVE_RING, _TRANSMIT_RING, _RING_SIZE = 0x2800, 0x3800, 0x20
-#: a descriptor to send: IOVA, length, checksum offset, command, status, checksum start, special
+#: a legacy transmit descriptor: IOVA, length, checksum offset, command, status, checksum start, special
 _TO_SEND = struct.Struct("<QHBBBBH")
 _END_OF_FRAME, _REPORT, _EXTENDED = 1 << 0, 1 << 3, 1 << 5
 _DONE, _END = 1 << 0, 1 << 1
 
 
 class E1000e(Card):
-    """An Intel 82574: one port of 1 Gbit/s, with one queue of each kind.
+    """An Intel 82574: one port of 1 Gbit/s, with one receive queue and one transmit queue.
 
     Registers (BAR0, 32 bits): CTRL, STATUS, EECD, EERD (64 words with a checksum), CTRL_EXT, MDIC with a BM PHY, SWSM; RCTL, TCTL,
-    RAL/RAH (16), MTA, VFTA; TDBAL, TDBAH, TDLEN, TDH, TDT, and those to receive; ICR, ICS, IMS, IMC, IAM; counters of frames. All other
-    registers hold what is written to them until a reset.
+    RAL/RAH (16), MTA, VFTA; TDBAL, TDBAH, TDLEN, TDH, TDT, and the same registers of the receive ring; ICR, ICS, IMS, IMC, IAM; counters of
+    frames. All other registers store the value written until a reset.
 
-    It knows the legacy descriptors alone: what scripts/examples/e1000e.py uses, and not what Linux's e1000e driver does. Checksums, VLAN tags
-    and receive-side scaling are not modelled. All causes interrupt by ICR: by INTx, by MSI, or by vector 0 of MSI-X. As with QEMU's
-    card, a reset by a register leaves the heads and tails of the rings where they are.
+    Only legacy descriptors are supported, as scripts/examples/e1000e.py uses; Linux's e1000e driver uses others. Checksums, VLAN tags
+    and receive-side scaling are not modelled. All causes interrupt through ICR: by INTx, by MSI, or by vector 0 of MSI-X. As with QEMU's
+    card, a reset by a register keeps the heads and tails of the rings.
 
-    Frames go to the card itself (RCTL.LBM), or to the :class:`Wire`, if it has one. The link is always there while the PHY has power.
+    Frames go to the card itself (RCTL.LBM), or to the :class:`Wire`, if there is one. The link is up whenever the PHY has power.
 
-    :param kernel: the mock that it is plugged into
-    :param name: its address; no other device of the host may have it
+    :param kernel: the mock that the card is plugged into
+    :param name: the PCI address, unique on this host
     :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...; and `mac`
-    :param mac: the MAC address, 6 bytes; None for one made of `name`
-    :raises ValueError: `mac` has not 6 bytes
+    :param mac: the MAC address, 6 bytes; None: derive one from `name`
+    :raises ValueError: `mac` does not have 6 bytes
     """
 
     function = Function(
@@ -80,14 +80,14 @@ class E1000e(Card):
             self._send_off()
 
     def _send_off(self) -> None:
-        """Send what is in the ring."""
+        """Send the frames of the transmit ring."""
         one = self._rings[_TRANSMIT_RING]
         reported = False
         while self.register(card.TRANSMIT) & card.ENABLED and one.enabled and one.available:
             at = one.at
             descriptor = self.dma_read(at, ring.DESCRIPTOR)
             if not self.bus_master:
-                break  # it could not read the descriptor
+                break  # without bus master the card could not read the descriptor
             iova, length, _, command, status, _, _ = _TO_SEND.unpack(descriptor)
             if not command & _EXTENDED:
                 one.frame = (one.frame or bytearray()) + self.dma_read(iova, length)

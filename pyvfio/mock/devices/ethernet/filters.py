@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The filters of the frames that a network card receives: by address, by VLAN, and for which of its pools."""
+"""Receive filters of a network card: by address, by VLAN, and by pool."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _EVERYBODY = b"\xff" * 6
 
 
 class Filters:
-    """The filters of a card, as its registers say.
+    """The filters of a card, from its registers.
 
-    :param register: reads a register
-    :param addresses: how many MAC addresses it has
+    :param register: function that reads a register
+    :param addresses: number of MAC address registers
     """
 
     def __init__(self, register: Callable[[int], int], addresses: int) -> None:
@@ -36,11 +36,11 @@ class Filters:
 
     @property
     def by_pool(self) -> bool:
-        """Whether the queues are in pools."""
+        """Whether the queues are assigned to pools (MRQC)."""
         return self._register(MULTIPLE_QUEUES) & 7 in _BY_POOL
 
     def accept(self, frame: bytes) -> bool:
-        """Whether the card receives a frame, its pools aside."""
+        """Whether the card accepts a frame, without regard to pools."""
         control, destination = self._register(RECEIVE), frame[:6]
         tag = offload.tag_of(frame)
         if len(frame) > _LONGEST + (_TAG if tag is not None else 0) and not control & _LONG:
@@ -56,7 +56,8 @@ class Filters:
     def pools(self, frame: bytes, *, from_wire: bool) -> list[int]:
         """Return the pools that receive a frame.
 
-        :param from_wire: it may go to the default pool
+        :param frame: the frame
+        :param from_wire: the frame came from the wire, so that it may go to the default pool
         """
         destination = frame[:6]
         mask = self._mask(destination)
@@ -87,7 +88,7 @@ class Filters:
         return bool(self._register(MULTICAST + 4 * (value >> 5)) >> (value & 31) & 1)
 
     def _mask(self, destination: bytes) -> int | None:
-        """The pools of a MAC address; None if the card does not have that address."""
+        """Return the pools of a MAC address; None if the card does not have that address."""
         found = None
         for address, pools in self._own():
             if address == destination:

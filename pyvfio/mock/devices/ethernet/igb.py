@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""An Intel 82576 network card, its physical function and its virtual ones."""
+"""An Intel 82576 network card: its physical function and its virtual functions."""
 
 from __future__ import annotations
 
@@ -22,50 +22,50 @@ if TYPE_CHECKING:
 QUEUES = 16
 _MANAGEMENT_CONTROL, _MAY_TRANSMIT, _RESETS, _SWITCH = 0x1010, 0x0C90, 0x0C88, 0x3500
 _INTERRUPT_MODE, VECTORS, OTHER_VECTOR = 0x1514, 0x1700, 0x1740
-# Rings: of each queue, and of the first four at older addresses.
+# Registers of the rings: of each queue, and of the first four queues also at older offsets.
 _RECEIVE_RINGS, _TRANSMIT_RINGS, _RING_SIZE = 0xC000, 0xE000, 0x40
 _OLD_RECEIVE_RINGS, _OLD_TRANSMIT_RINGS, _OLD_RING_SIZE, _OLD_RINGS = 0x2800, 0x3800, 0x100, 4
 
-_VIRTUAL_FUNCTIONS = 14  # STATUS: the first bit of their number
+_VIRTUAL_FUNCTIONS = 14  # STATUS: shift of the number of virtual functions
 _POOL_STRIPS_CHECKSUM, _POOL_STRIPS_TAGS = 1 << 31, 1 << 30
 _SWITCHES, _TO_ITSELF = 1 << 31, 16
 _SEVERAL_VECTORS = 1 << 4  # INTERRUPT_MODE
 _VECTOR_VALID = 1 << 7
 _CONFIGURED = 3 << 18  # MANAGEMENT_CONTROL
 
-# Descriptors to send: address, command, status; then bits of the command.
+# Transmit descriptors: address, command, status; then bits of the command.
 _TO_SEND = struct.Struct("<QII")
 _CONTEXT, _DATA = 2, 3
 _END_OF_FRAME, _REPORT, _ADVANCED, _ADD_TAG, _SEGMENT = 1 << 24, 1 << 27, 1 << 29, 1 << 30, 1 << 31
-_IP_CHECKSUM, _L4_CHECKSUM = 1 << 8, 1 << 9  # of the status
-#: a descriptor to receive, as the card writes it back
+_IP_CHECKSUM, _L4_CHECKSUM = 1 << 8, 1 << 9  # bits of the status
+#: an advanced receive descriptor, as the card writes it back
 _RECEIVED = struct.Struct("<QIHH")
 _DONE, _END, _TAG_STRIPPED = 1 << 0, 1 << 1, 1 << 3
 _OLD_DESCRIPTOR = 0
 
 
 class Igb(Card):
-    """An Intel 82576: one port of 1 Gbit/s, 16 queues of each kind, 8 pools, up to 7 virtual functions.
+    """An Intel 82576: one port of 1 Gbit/s, 16 receive and 16 transmit queues, 8 pools, up to 7 virtual functions.
 
     Registers (BAR0, 32 bits): CTRL, STATUS, EECD, EERD (64 words with a checksum), CTRL_EXT, MDIC with an IGP PHY, SWSM, SW_FW_SYNC,
-    EEMNGCTL; RCTL, TCTL, RAL/RAH (24), MTA, VFTA, RLPML; the rings (TDBAL, TDBAH, TDLEN, TDH, TDT, TXDCTL, and those to receive
-    with SRRCTL) of 16 queues, of the first four at their older addresses too; ICR, ICS, IMS, IMC, IAM, EICR, EICS, EIMS, EIMC, EIAC,
+    EEMNGCTL; RCTL, TCTL, RAL/RAH (24), MTA, VFTA, RLPML; the rings (TDBAL, TDBAH, TDLEN, TDH, TDT, TXDCTL, and the receive registers
+    with SRRCTL) of 16 queues, of the first four also at their older offsets; ICR, ICS, IMS, IMC, IAM, EICR, EICS, EIMS, EIMC, EIAC,
     EIAM, GPIE, IVAR, IVAR_MISC; MRQC (pools), VMOLR, VFRE, VFTE, VT_CTL, DTXSWC, VFLRE; counters of frames. All other registers
-    hold what is written to them until a reset: flow control, wake-up, time stamps, interrupt throttling and the mailboxes of the
+    store the value written until a reset: flow control, wake-up, time stamps, interrupt throttling and the mailboxes of the
     virtual functions have no effect.
 
-    It sends advanced descriptors (data and context: checksums of IP, TCP and UDP, VLAN tags, segmentation), and receives with
-    advanced ones of one buffer or with legacy ones. There is no receive-side scaling: queue 0 receives, or with pools the queue of
-    each pool's number; no packet type and no checksum is reported. Interrupts are those of MSI-X by IVAR, or MSI or INTx by ICR.
+    The card sends from advanced descriptors (data and context: checksums of IP, TCP and UDP, VLAN tags, segmentation), and receives into
+    advanced descriptors of one buffer, or into legacy ones. There is no receive-side scaling: queue 0 receives, or with pools the
+    queue whose number is the pool's. No packet type and no checksum is reported. Interrupts are MSI-X by IVAR, or MSI or INTx by ICR.
 
-    Frames go to the card itself (RCTL.LBM), to the pools (DTXSWC), and to the :class:`Wire`, if it has one. The link is always there
-    while the PHY has power. DMA and interrupts of the queues n and n + 8 are the virtual function's, if there are more than n.
+    Frames go to the card itself (RCTL.LBM), to the pools (DTXSWC), and to the :class:`Wire`, if there is one. The link is up whenever
+    the PHY has power. Virtual function n, if it exists, does the DMA and sends the interrupts of the queues n and n + 8.
 
-    :param kernel: the mock that it is plugged into
-    :param name: its address; no other device of the host may have it
+    :param kernel: the mock that the card is plugged into
+    :param name: the PCI address, unique on this host
     :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...; and `mac`
-    :param mac: the MAC address, 6 bytes; None for one made of `name`
-    :raises ValueError: `mac` has not 6 bytes
+    :param mac: the MAC address, 6 bytes; None: derive one from `name`
+    :raises ValueError: `mac` does not have 6 bytes
     """
 
     function = Function(
@@ -127,7 +127,7 @@ class Igb(Card):
                     self.send_off(number)
 
     def _ring(self, offset: int) -> tuple[Ring, int, int] | None:
-        """The ring that a register is of, its number, and the register's offset in it."""
+        """Return the ring of a register, its number, and the register's offset in it; None for other registers."""
         for rings, new, old in (
             (self.receive_rings, _RECEIVE_RINGS, _OLD_RECEIVE_RINGS),
             (self.transmit_rings, _TRANSMIT_RINGS, _OLD_TRANSMIT_RINGS),
@@ -154,16 +154,16 @@ class Igb(Card):
         return bool(self.register(_INTERRUPT_MODE) & _SEVERAL_VECTORS)
 
     def _signal(self, register: int, byte: int) -> None:
-        """Send the vector that a byte of IVAR names."""
+        """Send the vector in a byte of an IVAR register."""
         signal(self.vectors, self.register(register), byte)
 
     def _queue_event(self, number: int, *, sent: bool) -> None:
-        """A queue has sent or received something."""
+        """Interrupt for a queue that has sent or received frames."""
         function = self._virtual_function(number)
         if function is not None:
             function.queue_event(number // POOLS, sent=sent)
         elif self._several_vectors:
-            # Four bytes for queue n and queue n + 8: to receive and to send of each.
+            # Each IVAR register has four bytes: receive and transmit of queue n, then of queue n + 8.
             self._signal(VECTORS + 4 * (number % POOLS), number // POOLS * 2 + sent)
         else:
             self.causes.add(card.SENT if sent else card.RECEIVED)
@@ -171,7 +171,7 @@ class Igb(Card):
     # Virtual functions.
 
     def _virtual_function(self, number: int) -> IgbVf | None:
-        """The virtual function that has a queue."""
+        """Return the virtual function that owns a queue; None if it is the physical function's."""
         functions = [] if self.virtual is None else self.virtual.functions
         one = functions[number % POOLS] if number % POOLS < len(functions) else None
         return one if isinstance(one, IgbVf) else None
@@ -180,9 +180,9 @@ class Igb(Card):
         return self._virtual_function(number) or self
 
     def reset_pool(self, number: int) -> None:
-        """A virtual function was reset: its queues are off, and it may neither send nor receive.
+        """Disable the queues of a virtual function that was reset, and its sending and receiving (VFTE, VFRE).
 
-        :param number: of the virtual function, from 0 on
+        :param number: number of the virtual function, from 0 on
         """
         for queue in (number, number + POOLS):
             self.receive_rings[queue].reset()
@@ -194,9 +194,9 @@ class Igb(Card):
     # Sending.
 
     def send_off(self, number: int) -> None:
-        """Send what is in a ring.
+        """Send the frames of a transmit ring.
 
-        :param number: of the ring, 0 to 15
+        :param number: number of the ring, 0 to 15
         """
         one, owner = self.transmit_rings[number], self._owner(number)
         reported = False
@@ -204,11 +204,11 @@ class Igb(Card):
             at = one.at
             descriptor = owner.dma_read(at, ring.DESCRIPTOR)
             if not owner.bus_master:
-                break  # it could not read the descriptor
+                break  # without bus master the function could not read the descriptor
             address, command, status = _TO_SEND.unpack(descriptor)
             kind = command >> 20 & 15
             if not command & _ADVANCED:
-                pass  # a legacy descriptor, which is skipped
+                pass  # legacy descriptors are skipped
             elif kind == _CONTEXT:
                 one.contexts[int.from_bytes(descriptor[12:], "little") >> 4 & 7] = descriptor
             elif kind == _DATA:
@@ -237,7 +237,7 @@ class Igb(Card):
             self._transmit(number, offload.with_tag(made, context.vlan) if command & _ADD_TAG else made)
 
     def _transmit(self, number: int, frame: bytes) -> None:
-        """Send a frame to where it belongs: the card itself, its pools, the wire."""
+        """Deliver a frame: to the card itself, its pools, or the wire."""
         frame = self.padded(frame)
         pool = number % POOLS
         pools = self.filters.by_pool
@@ -297,15 +297,15 @@ class Igb(Card):
 
 
 class IgbVf(PciDevice):
-    """A virtual function of an :class:`Igb`, which is made with the physical function's `sriov_numvfs`.
+    """A virtual function of an :class:`Igb`, created by a write to the physical function's `sriov_numvfs`.
 
     Registers (BAR0, 32 bits): VTCTRL (reset), VTSTATUS, VTEICR, VTEICS, VTEIMS, VTEIMC, VTEIAC, VTEIAM, VTIVAR, and the rings of two
-    queues. All others hold what is written to them: the mailbox has no effect.
+    queues. All other registers store the value written: the mailbox has no effect.
 
-    :param kernel: the mock that it is plugged into
-    :param name: its address; no other device of the host may have it
+    :param kernel: the mock that the function is plugged into
+    :param name: the PCI address, unique on this host
     :param card: the physical function
-    :param number: which of its virtual functions this one is, from 0 on
+    :param number: number of this virtual function, from 0 on
     :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...
     """
 
@@ -344,7 +344,7 @@ class IgbVf(PciDevice):
             self._registers[offset] = value
 
     def _ring(self, offset: int) -> tuple[Ring, int, int] | None:
-        """The ring that a register is of, its number on the card, and the register's offset in it."""
+        """Return the ring of a register, its number on the card, and the register's offset in it; None for other registers."""
         for rings, start in (
             (self._card.receive_rings, _OLD_RECEIVE_RINGS),
             (self._card.transmit_rings, _OLD_TRANSMIT_RINGS),
@@ -356,16 +356,16 @@ class IgbVf(PciDevice):
         return None
 
     def queue_event(self, index: int, *, sent: bool) -> None:
-        """Its queue of that index has sent or received something.
+        """Interrupt for a queue that has sent or received frames.
 
-        :param index: 0 or 1
-        :param sent: whether it has sent; else it has received
+        :param index: index of the queue in this function, 0 or 1
+        :param sent: True: it has sent; False: it has received
         """
         signal(self.causes, self._registers.get(VECTORS, 0), 2 * index + sent)
 
 
 def signal(causes_: Causes, value: int, byte: int) -> None:
-    """Send the vector that a byte of an IVAR register names, if it is valid."""
+    """Send the vector in a byte of an IVAR register, if it is valid."""
     entry = value >> 8 * byte & 0xFF
     if entry & _VECTOR_VALID:
         causes_.add(entry & 0x1F)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The non-volatile memory of a network card: its MAC address and what it was configured to."""
+"""The non-volatile memory of a network card: its MAC address and configuration."""
 
 from __future__ import annotations
 
 import hashlib
 
-#: words, of which the checksum is the last
+#: number of words; the last one is the checksum
 SIZE = 64
-#: the sum of all words
+#: the sum of all words, modulo 2^16
 _SUM = 0xBABA
 _NO_OTHER_ADDRESS = 0x37
 
@@ -15,8 +15,8 @@ _NO_OTHER_ADDRESS = 0x37
 def words(mac: bytes, ids: tuple[int, int], subsystem: tuple[int, int]) -> list[int]:
     """Return the words of a card.
 
-    :param mac: its MAC address
-    :param ids: vendor and device; `subsystem` likewise
+    :param mac: the MAC address
+    :param ids: vendor ID and device ID; `subsystem`: those of the subsystem
     """
     found = [0] * SIZE
     found[:3] = (int.from_bytes(mac[at : at + 2], "little") for at in (0, 2, 4))
@@ -28,5 +28,5 @@ def words(mac: bytes, ids: tuple[int, int], subsystem: tuple[int, int]) -> list[
 
 
 def address(name: str) -> bytes:
-    """Return a MAC address of its own for each PCI address, locally administered."""
+    """Return a locally administered MAC address derived from a PCI address."""
     return b"\x52\x54\x00" + hashlib.blake2b(name.encode(), digest_size=3).digest()

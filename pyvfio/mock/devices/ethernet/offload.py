@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Checksums, VLAN tags and segments, which a network card makes of what it is to send."""
+"""Offloads of a network card: checksums, VLAN tags and segmentation."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _FIN, _PSH, _CWR = 0x01, 0x08, 0x80
 
 
 class Context(NamedTuple):
-    """A context descriptor: where the headers of the frames that refer to it are.
+    """A context descriptor: the layout of the frames that refer to it.
 
-    :ivar mac: bytes of the Ethernet header; `ip` of the IP header; `l4` of the TCP or UDP header
-    :ivar ipv4: the IP header has a checksum
+    :ivar mac: bytes of the Ethernet header; `ip`: of the IP header; `l4`: of the TCP or UDP header
+    :ivar ipv4: the IP header is IPv4's, with a checksum
     :ivar protocol: 0 for UDP, 1 for TCP
     :ivar segment: bytes of data in each segment
-    :ivar vlan: the tag
+    :ivar vlan: the VLAN tag
     """
 
     mac: int
@@ -41,7 +41,7 @@ class Context(NamedTuple):
 
 
 def checksum(data: bytes | bytearray) -> int:
-    """Return the Internet checksum of data, of which the checksum's own place is a part."""
+    """Return the Internet checksum of data, including the contents of the checksum field."""
     if len(data) % 2:
         data = bytes(data) + b"\0"
     total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
@@ -51,7 +51,7 @@ def checksum(data: bytes | bytearray) -> int:
 
 
 def with_checksums(frame: bytes, context: Context, *, ip: bool, l4: bool) -> bytes:
-    """Insert the checksum of the IP header, and that of TCP or UDP, whose place holds the sum of the pseudo header."""
+    """Insert the checksum of the IP header, and that of TCP or UDP, whose field holds the sum of the pseudo header."""
     made = bytearray(frame)
     start, end = context.mac, context.mac + context.ip
     if ip and context.ipv4:
@@ -60,13 +60,13 @@ def with_checksums(frame: bytes, context: Context, *, ip: bool, l4: bool) -> byt
     if l4 and context.protocol in _CHECKSUM_AT:
         at = end + _CHECKSUM_AT[context.protocol]
         value = checksum(made[end:])
-        # In UDP a sum of 0 would say that there is none.
+        # In UDP, 0 means that there is no checksum.
         made[at : at + 2] = (value or (0xFFFF if context.protocol == _UDP else 0)).to_bytes(2, "big")
     return bytes(made)
 
 
 def segments(frame: bytes, context: Context, *, ip: bool, l4: bool) -> list[bytes]:
-    """Cut a frame into segments, each with the headers, adapted to it."""
+    """Split a frame into segments, each with its own adapted headers."""
     size = context.mac + context.ip + context.l4
     if not context.segment:
         return []
@@ -98,7 +98,7 @@ def _adapt_l4(header: bytearray, context: Context, index: int, count: int, size:
             header[start + 13] &= ~_CWR & 0xFF
     else:
         _set(header, start + 4, length)
-    # The pseudo header's sum has no length yet.
+    # The driver's sum of the pseudo header does not include the length.
     total = _get(header, at) + length
     _set(header, at, (total & 0xFFFF) + (total >> 16))
 

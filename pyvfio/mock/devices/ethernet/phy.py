@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""The PHY of a network card, which the card reaches by MDIO."""
+"""The PHY of a network card, which the card accesses by MDIO."""
 
 from __future__ import annotations
 
 _CONTROL, _STATUS, _ID_HIGH, _ID_LOW, _PAGE = 0, 1, 2, 3, 31
 _RESET, _POWER_DOWN, _RESTART = 1 << 15, 1 << 11, 1 << 9
-_CONTROL_AT_RESET = 1 << 12 | 1 << 8 | 1 << 6  # negotiate; full duplex; 1 Gbit/s
+_CONTROL_AT_RESET = 1 << 12 | 1 << 8 | 1 << 6  # autonegotiation; full duplex; 1 Gbit/s
 _CAPABILITIES, _NEGOTIATED, _LINK = 0x7949, 1 << 5, 1 << 2
-#: registers from here on are in pages; those below are the same in each page
+#: the first register that is paged; lower registers are the same in every page
 _FIRST_PAGED = 16
 _PAGE_SIZE = 32
-# Registers whose value depends on the link: the partner's abilities, those at 1 Gbit/s, and the port's status.
+# Registers that depend on the link: abilities of the link partner, 1000BASE-T status, port status.
 _PARTNER, _GIGABIT_STATUS, _PORT_STATUS = 5, 10, 17
 _WITH_LINK = {_PARTNER: 0x4DE1, _GIGABIT_STATUS: 0x7C00, _PORT_STATUS: 0xC200}
 _AT_RESET = {4: 0x0DE1, 6: 0x0001, 9: 0x0300, 15: 0x3000}
 
 
 class Phy:
-    """A PHY for 1 Gbit/s over copper. The link is there at once, and as long as the PHY has power.
+    """A PHY for 1 Gbit/s over copper. The link is up whenever the PHY has power.
 
     :param identifier: registers 2 and 3
     """
@@ -34,7 +34,7 @@ class Phy:
 
     @property
     def link(self) -> bool:
-        """Whether there is a link."""
+        """Whether the link is up."""
         return not self._registers[0, _CONTROL] & _POWER_DOWN
 
     def _key(self, register: int) -> tuple[int, int]:
@@ -54,7 +54,7 @@ class Phy:
         return self._registers.get(key, 0)
 
     def write(self, register: int, value: int) -> bool:
-        """Set a register, and return whether the link went down or up, or was negotiated anew."""
+        """Write a register; return whether the link went down or up, or was renegotiated."""
         if register == _PAGE:
             self._page = value // _PAGE_SIZE * _PAGE_SIZE
             return False

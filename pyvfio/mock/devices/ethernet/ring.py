@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Rings of descriptors, by which a network card gets frames from memory and puts them there."""
+"""Descriptor rings, through which a network card reads and writes frames in memory."""
 
 from __future__ import annotations
 
 import struct
 
-#: the second half of a legacy descriptor to receive, as the card writes it back: length, checksum, status, errors, VLAN tag
+#: the second half of a legacy receive descriptor, as the card writes it back: length, checksum, status, errors, VLAN tag
 RECEIVED = struct.Struct("<HHBBH")
 #: bytes of a descriptor
 DESCRIPTOR = 16
 BASE_LOW, BASE_HIGH, LENGTH, BUFFERS, HEAD, TAIL, CONTROL = 0x00, 0x04, 0x08, 0x0C, 0x10, 0x18, 0x28
-ENABLE = 1 << 25  # of CONTROL
+ENABLE = 1 << 25  # bit of CONTROL
 _LENGTH_MASK = 0xFFF80
 _INDEX_MASK = 0xFFFF
 
@@ -18,10 +18,10 @@ _INDEX_MASK = 0xFFFF
 class Ring:
     """The registers of a ring.
 
-    :ivar frame: bytes of the frame that its descriptors have gathered so far, of a ring of frames to send; None between two frames
-    :ivar options: the status of that frame's first descriptor, which alone says what is to be done with it
-    :ivar contexts: the context descriptors that it was given, by their index
-    :ivar always: the ring is enabled without its bit in CONTROL
+    :ivar frame: of a transmit ring, the bytes of the unfinished frame so far; None between two frames
+    :ivar options: the status of that frame's first descriptor, which alone determines its offloads
+    :ivar contexts: index -> context descriptor
+    :ivar always: the ring is enabled even without the enable bit in CONTROL
     """
 
     def __init__(self, *, always: bool = False) -> None:
@@ -37,7 +37,7 @@ class Ring:
         self.restart()
 
     def restart(self) -> None:
-        """Forget the frame that was begun."""
+        """Discard the unfinished frame and the contexts."""
         self.frame = None
         self.contexts.clear()
 
@@ -52,7 +52,7 @@ class Ring:
 
     @property
     def enabled(self) -> bool:
-        """Whether the card uses it."""
+        """Whether the ring is enabled and has descriptors."""
         return bool(self.entries and (self.always or self[CONTROL] & ENABLE))
 
     @property
@@ -62,14 +62,14 @@ class Ring:
 
     @property
     def available(self) -> int:
-        """The number of descriptors that are the card's."""
+        """The number of descriptors that the card owns."""
         return (self[TAIL] - self[HEAD]) % self.entries
 
     @property
     def at(self) -> int:
-        """The IOVA of the next descriptor of the card's."""
+        """The IOVA of the next descriptor that the card owns."""
         return (self[BASE_HIGH] << 32 | self[BASE_LOW]) + DESCRIPTOR * (self[HEAD] % self.entries)
 
     def advance(self) -> None:
-        """Go on to the next descriptor."""
+        """Advance to the next descriptor."""
         self[HEAD] = (self[HEAD] + 1) % self.entries

@@ -17,7 +17,7 @@ class Port(Protocol):
 
     @property
     def kernel(self) -> Kernel:
-        """The kernel under whose lock it receives."""
+        """The kernel whose lock is held while the card receives."""
 
     wire: Wire | None
 
@@ -26,10 +26,10 @@ class Port(Protocol):
 
 
 class Wire:
-    """A wire that network cards share: what one of them sends, all others receive.
+    """A wire that connects network cards: a frame that one card sends, all others receive.
 
-    Cards of one kernel receive before the sender's register write returns. Cards of different kernels receive a little later, from a
-    thread, because each receives under the lock of its own kernel.
+    Cards of the sender's kernel receive before the sender's register write returns. Cards of other kernels receive a little later, in a
+    thread, because each card receives under the lock of its own kernel.
 
     :param ports: the cards
     :raises ValueError: a card has a wire already
@@ -47,16 +47,16 @@ class Wire:
         self._thread: Thread | None = None
 
     def disconnect(self) -> None:
-        """Take the wire away from all cards."""
+        """Disconnect all cards."""
         for port in self.ports:
             port.wire = None
         self.ports.clear()
 
     def carry(self, sender: Port, frame: bytes) -> None:
-        """Bring a frame to all other cards.
+        """Deliver a frame to all cards but the sender.
 
-        :param sender: the card that has sent it
-        :param frame: the bytes of the frame
+        :param sender: the card that sends
+        :param frame: the frame
         """
         for port in list(self.ports):
             if port is sender:
@@ -76,7 +76,7 @@ class Wire:
 
 
 def _deliver(wire: ref[Wire], later: deque[tuple[Port, bytes]], filled: Condition) -> None:
-    """Deliver frames as long as there is the wire."""
+    """Deliver frames to cards of other kernels, as long as the wire exists."""
     while True:
         with filled:
             while not later:

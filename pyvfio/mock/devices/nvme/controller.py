@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 Storage: TypeAlias = "bytearray | memoryview | mmap"
 
-# Registers of BAR0. Those of 64 bits are two of 32.
+# Registers of BAR0. A 64-bit register is handled as two of 32 bits.
 _CAPABILITIES, _VERSION, _MASK_SET, _MASK_CLEAR, _CONFIGURATION, _STATUS = 0x00, 0x08, 0x0C, 0x10, 0x14, 0x1C
 _ADMIN_SIZES, _ADMIN_SUBMISSIONS, _ADMIN_COMPLETIONS, _DOORBELLS, _END = 0x24, 0x28, 0x30, 0x1000, 0x2000
 _VERSION_1_4 = 0x10400
 _LARGEST_QUEUE = 2048
-#: CAPABILITIES: entries of a queue, from 0; queues are contiguous; 7.5 s to be ready; the NVM command set; pages of 4 to 64 KiB
+#: CAP: maximum queue entries (0's based); contiguous queues; timeout 7.5 s; NVM command set; pages of 4 to 64 KiB
 _LIMITS = _LARGEST_QUEUE - 1 | 1 << 16 | 15 << 24 | 1 << 37 | 4 << 52
 _PAGE_SIZES = 5
 _ENABLE, _SHUTDOWN = 1, 3 << 14  # CONFIGURATION
@@ -38,12 +38,12 @@ _READY, _FATAL, _SHUTDOWN_DONE = 1, 1 << 1, 2 << 2  # STATUS
 _LOG2_COMMAND, _LOG2_COMPLETION = 6, 4
 
 _ADMIN, _IO = structures.ADMIN_COMMANDS, structures.IO_COMMANDS
-_FUSED_OR_SGL = 0xC3  # of a command's flags
-_CONTIGUOUS, _INTERRUPTS = 1, 2  # of a queue that is created
+_FUSED_OR_SGL = 0xC3  # bits of a command's flags
+_CONTIGUOUS, _INTERRUPTS = 1, 2  # flags of the commands that create a queue
 _ALL_NAMESPACES = 0xFFFFFFFF
 _ONLY_NAMESPACE = 1
 
-# Features. Some have several values, which a part of word 11 selects.
+# Features. Some have several values, selected by a part of word 11.
 _TEMPERATURE, _QUEUES, _VECTOR = 0x04, 0x07, 0x09
 _FEATURES = {0x01: 0, 0x02: 0, 0x04: 343, 0x05: 0, 0x06: 1, 0x08: 0, 0x09: 0, 0x0A: 0, 0x0B: 0}
 _SAVE = 1 << 31
@@ -52,17 +52,17 @@ _SELECT = 7 << 8
 _ERRORS, _HEALTH, _FIRMWARE, _EFFECTS = 1, 2, 3, 5  # log pages
 _ERROR_ENTRY = 64
 _KEEP_EVENTS = 1 << 15
-# Asynchronous events: their type, and what they say of it.
+# Asynchronous events: type, and information.
 _ERROR_EVENT, _INVALID_DOORBELL, _INVALID_DOORBELL_VALUE = 0, 0, 1
 _DEALLOCATE = 1 << 2
-#: of Dataset Management: attributes, blocks, first block
+#: a range of Dataset Management: attributes, number of blocks, first block
 _RANGE = struct.Struct("<IIQ")
 
 
 class Nvme(PciDevice):
-    """An NVMe 1.4 disk with one namespace, whose blocks are in memory. It has the IDs of QEMU's disk, and its model name.
+    """An NVMe 1.4 disk with one namespace, whose blocks are in memory. IDs and model name are those of QEMU's disk.
 
-    Registers: CAP, VS, INTMS, INTMC, CC, CSTS, AQA, ASQ, ACQ and the doorbells (stride 4), by accesses of 32 or 64 bits. There is
+    Registers: CAP, VS, INTMS, INTMC, CC, CSTS, AQA, ASQ, ACQ and the doorbells (stride 4), accessed with 32 or 64 bits. There is
     no NVM subsystem reset, no controller memory buffer and no boot partition: their registers read as zeros.
 
     Admin commands: Identify (controller, namespace, active namespaces, namespace descriptors, and the I/O command set's
@@ -72,20 +72,20 @@ class Nvme(PciDevice):
     Asynchronous Event Request (completed for invalid doorbells only).
     I/O commands: Flush, Write, Read, Write Zeroes, Dataset Management (deallocated blocks become zeros).
 
-    Commands are run when their doorbell is written, in the order of their queue. Memory is named by PRP entries and lists, not by
-    SGLs. As with QEMU's disk, a command whose DMA the IOMMU stops succeeds. Each queue has a vector of MSI-X; without MSI-X all
-    share INTx, masked by INTMS. The blocks outlive resets. Virtual functions have no model.
+    Commands run when their doorbell is written, in the order of their queue. Their memory is described by PRP entries and lists; SGLs
+    are not supported. As with QEMU's disk, a command whose DMA the IOMMU blocks succeeds. Each completion queue has an MSI-X vector;
+    without MSI-X all share INTx, masked by INTMS. The blocks survive resets. Virtual functions have no model.
 
-    :param kernel: the mock that it is plugged into
-    :param name: its address; no other device of the host may have it
-    :param storage: the blocks; None for `size` bytes of zeros, which take no memory until they are written
+    :param kernel: the mock that the disk is plugged into
+    :param name: the PCI address, unique on this host
+    :param storage: the blocks; None: `size` bytes of zeros, which take no memory until they are written
     :param size: bytes of a disk without `storage`
     :param block_size: 512 or 4096
-    :param serial: the serial number, at most 20 characters; None for one made of `name`
+    :param serial: the serial number, at most 20 ASCII characters; None: derive one from `name`
     :param more: as for :class:`pyvfio.mock.Device`: `driver`, `group`, ...
-    :raises ValueError: `storage` is not a number of blocks, `block_size` or `serial` is something else
+    :raises ValueError: the size is not a multiple of the block size, or `block_size` or `serial` is not valid
 
-    :ivar io_queues: how many I/O queues there can be, of each kind
+    :ivar io_queues: maximum number of I/O submission queues, and of I/O completion queues
     """
 
     function = Function(
@@ -123,7 +123,7 @@ class Nvme(PciDevice):
 
     @property
     def storage(self) -> Storage:
-        """The blocks, one after the other."""
+        """The contents of the disk."""
         if self._storage is None:
             self._storage = mmap(-1, self._size)
         return self._storage
@@ -136,7 +136,7 @@ class Nvme(PciDevice):
     def power_on(self) -> None:
         self._configuration = self._status = self._mask = 0
         self._admin_sizes = self._admin_submissions = self._admin_completions = 0
-        # Bytes and commands, since power-on.
+        # Bytes and commands since power-on, for the health log page.
         self._read, self._written = (0, 0), (0, 0)
         self._stop()
 
@@ -197,7 +197,7 @@ class Nvme(PciDevice):
             case 0x34:
                 self._admin_completions = self._admin_completions & 0xFFFFFFFF | value << 32
 
-    # Being enabled, reset and shut down.
+    # Enable, reset and shutdown.
 
     def _configure(self, value: int) -> None:
         before, self._configuration = self._configuration, value
@@ -208,7 +208,7 @@ class Nvme(PciDevice):
         self._status = self._status & ~_SHUTDOWN_DONE | (_SHUTDOWN_DONE if value & _SHUTDOWN else 0)
 
     def _start(self) -> None:
-        """Make the admin queues, and be ready; a configuration that the controller does not have is a fatal error."""
+        """Create the admin queues, and set CSTS.RDY; an unsupported configuration sets CSTS.CFS."""
         entries, completion_entries = (self._admin_sizes & 0xFFF) + 1, (self._admin_sizes >> 16) + 1
         value = self._configuration
         command_set, log2_page, log2_command, log2_completion = (value >> shift & 15 for shift in (4, 7, 16, 20))
@@ -227,7 +227,7 @@ class Nvme(PciDevice):
         self._status = _READY
 
     def _stop(self) -> None:
-        """Reset the controller: it forgets its queues, features and events."""
+        """Reset the controller: discard queues, features and events."""
         self._status = 0
         self._submissions: dict[int, SubmissionQueue] = {}
         self._completions: dict[int, CompletionQueue] = {}
@@ -235,7 +235,7 @@ class Nvme(PciDevice):
         #: identifiers of the Asynchronous Event Requests that are outstanding
         self._requests: list[int] = []
         self._events: list[tuple[int, int, int]] = []
-        #: types of events of which none is sent before the log page was read
+        #: types of events that are masked until their log page is read
         self._masked_events: set[int] = set()
         self.deassert()
 
@@ -246,7 +246,7 @@ class Nvme(PciDevice):
     # Queues.
 
     def _ring(self, index: int, value: int) -> None:
-        """A doorbell is written: that of a submission queue's tail, or of a completion queue's head."""
+        """Handle a write to a doorbell: the tail of a submission queue, or the head of a completion queue."""
         number, is_head = index >> 1, index & 1
         queue = self._completions.get(number) if is_head else self._submissions.get(number)
         if queue is None:
@@ -261,16 +261,16 @@ class Nvme(PciDevice):
             self._calm()
             if not number:
                 self._send_events()
-            # There is room for completions again.
+            # The completion queue has free entries again.
             for one in [one for one in self._submissions.values() if one.completions is queue]:
                 self._work_off(one)
 
     def _work_off(self, queue: SubmissionQueue) -> None:
-        """Run the commands of a queue, as long as there is room for their completions."""
+        """Run the commands of a queue, until it is empty or the completion queue is full."""
         while queue.head != queue.tail and not queue.completions.full:
             data = self.dma_read(queue.iova + COMMAND_SIZE * queue.head, COMMAND_SIZE)
             if not self.bus_master:
-                return  # it could not read the command; the next doorbell tries again
+                return  # without bus master the command could not be read; the next doorbell write retries
             queue.head = (queue.head + 1) % queue.entries
             command = Command.unpack(data)
             try:
@@ -290,14 +290,14 @@ class Nvme(PciDevice):
             self.interrupt(completions.vector or 0)
 
     def _interrupts(self, queue: CompletionQueue) -> bool:
-        """Whether a queue has a reason to interrupt, and is not masked."""
+        """Whether a queue has entries to signal, and its vector is not masked."""
         return queue.vector is not None and queue.pending and not self._mask >> queue.vector & 1
 
     def _pending(self) -> bool:
         return any(map(self._interrupts, self._completions.values()))
 
     def _calm(self) -> None:
-        """End INTx if no queue has a reason for it any more."""
+        """Deassert INTx if no queue has entries to signal."""
         if not self._pending():
             self.deassert()
 
@@ -309,14 +309,14 @@ class Nvme(PciDevice):
         self._send_events()
 
     def _send_events(self) -> None:
-        """Complete outstanding requests with the events that wait for one."""
+        """Complete outstanding Asynchronous Event Requests with waiting events."""
         while self._events and self._requests and not self._completions[0].full:
             kind, what, log = self._events.pop(0)
             self._masked_events.add(kind)
             self._events = [event for event in self._events if event[0] != kind]
             self._complete(self._submissions[0], self._requests.pop(0), kind | what << 8 | log << 16)
 
-    # Commands: the result is word 0 of the completion; None if it comes later.
+    # Commands. The result is word 0 of the completion; None: the command completes later.
 
     def _run(self, queue: SubmissionQueue, command: Command) -> int | None:
         if command.flags & _FUSED_OR_SGL:
@@ -351,7 +351,7 @@ class Nvme(PciDevice):
         return 0
 
     def _give(self, command: Command, data: bytes) -> None:
-        """Write to the memory of a command."""
+        """Write data to the memory of a command."""
         for iova, size in prp.pieces(command.first, command.second, len(data), self._page, self.dma_read):
             self.dma_write(iova, data[:size])
             data = data[size:]
@@ -381,14 +381,14 @@ class Nvme(PciDevice):
                 raise CommandError(Status.INVALID_FIELD)
         self._give(command, data)
 
-    # Commands that make and delete queues.
+    # Commands that create and delete queues.
 
     @property
     def _allowed_queues(self) -> int:
         return self._features.get((_QUEUES, 0), self.io_queues - 1) + 1
 
     def _check_new_queue(self, command: Command, existing: dict[int, Any]) -> tuple[int, int]:
-        """Number and entries of a queue that is to be created."""
+        """Check a command that creates a queue; return the queue's number and its number of entries."""
         number, entries = command.w10 & 0xFFFF, (command.w10 >> 16) + 1
         if number in existing or not 0 < number <= self._allowed_queues:
             raise CommandError(Status.INVALID_QUEUE)
@@ -433,7 +433,7 @@ class Nvme(PciDevice):
     # Features, log pages, events.
 
     def _selected(self, command: Command) -> tuple[int, int]:
-        """A feature, and which of its values, as the key of `_features`."""
+        """Return the key in `_features` of a command: the feature, and the selected one of its values."""
         feature = command.w10 & 0xFF
         if feature not in _FEATURES and feature != _QUEUES:
             raise CommandError(Status.INVALID_FIELD)
@@ -455,7 +455,7 @@ class Nvme(PciDevice):
             raise CommandError(Status.INVALID_FIELD)
         if len(self._completions) > 1:
             raise CommandError(Status.SEQUENCE_ERROR)
-        # As many of both kinds, which is what all drivers ask for.
+        # The same number of submission and completion queues, which is what drivers request.
         self._features[key] = min(max(submissions, completions), self.io_queues - 1)
         return self._features[key] * 0x10001
 
@@ -471,7 +471,7 @@ class Nvme(PciDevice):
     def _get_log_page(self, command: Command) -> None:
         page = command.w10 & 0xFF
         if page == _ERRORS:
-            data = bytes(_ERROR_ENTRY)  # it keeps no errors
+            data = bytes(_ERROR_ENTRY)  # the controller records no errors
         elif page == _HEALTH:
             data = structures.health(self._read, self._written)
         elif page == _FIRMWARE:
@@ -484,7 +484,7 @@ class Nvme(PciDevice):
         offset = command.w12 | command.w13 << 32
         if offset > len(data) or offset % 4 or size > self._largest:
             raise CommandError(Status.INVALID_FIELD)
-        # Behind a page there are zeros.
+        # Pad the page with zeros.
         self._give(command, data[offset : offset + size].ljust(size, b"\0"))
         if page == _ERRORS and not command.w10 & _KEEP_EVENTS:
             self._masked_events.discard(_ERROR_EVENT)
@@ -496,9 +496,9 @@ class Nvme(PciDevice):
         self._send_events()
 
     def _abort(self, command: Command) -> int:
-        """Abort a request for an event. No other command is ever under way: 1 says that it was not aborted."""
+        """Abort an Asynchronous Event Request, the only kind of command that can be outstanding; return 1 for any other."""
         queue, id_ = command.w10 & 0xFFFF, command.w10 >> 16
-        # Both completions need room.
+        # The completions of both commands need free entries.
         completions = self._completions[0]
         if queue or id_ not in self._requests or (completions.tail + 2) % completions.entries == completions.head:
             return 1
@@ -510,7 +510,7 @@ class Nvme(PciDevice):
 
     @property
     def _largest(self) -> int:
-        """Bytes that one command moves at most."""
+        """The maximum bytes of one command (MDTS)."""
         return 4096 << structures.LOG2_LARGEST
 
     def _run_io(self, command: Command) -> None:
@@ -524,7 +524,7 @@ class Nvme(PciDevice):
             self._transfer(command)
 
     def _range(self, block: int, count: int) -> tuple[int, int]:
-        """Return where blocks begin and end in the storage, bytes."""
+        """Return the start and end offsets of blocks in the storage."""
         if block + count > self.blocks:
             raise CommandError(Status.LBA_OUT_OF_RANGE)
         return block * self.block_size, (block + count) * self.block_size
@@ -551,7 +551,7 @@ class Nvme(PciDevice):
             self._written = self._written[0] + count, self._written[1] + 1
 
     def _manage(self, command: Command) -> None:
-        """Deallocate ranges; other hints are taken note of, and nothing follows from them."""
+        """Deallocate ranges; other attributes are accepted and ignored."""
         size = _RANGE.size * ((command.w10 & 0xFF) + 1)
         places = prp.pieces(command.first, command.second, size, self._page, self.dma_read)
         data = b"".join(self.dma_read(iova, count) for iova, count in places)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Physical region pages (PRP): how an NVMe command names its memory."""
+"""Physical region pages (PRP), which describe the memory of an NVMe command."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pyvfio.mock.devices.nvme.status import CommandError, Status
 
 
 def pieces(first: int, second: int, size: int, page: int, read: Callable[[int, int], bytes]) -> list[tuple[int, int]]:
-    """Return IOVA and size of the memory of a command, in order. Pages that follow each other are one piece.
+    """Return IOVA and size of each piece of a command's memory, in order. Contiguous pages are one piece.
 
-    :param first: PRP entry 1, of any offset within its page
-    :param second: PRP entry 2: the second page, or a list of all others
+    :param first: PRP entry 1, with any offset in its page
+    :param second: PRP entry 2: the second page, or a list of all further pages
+    :param size: bytes of the memory
     :param page: the controller's page size
-    :param read: reads a list, by IOVA and size
+    :param read: function that reads a PRP list, by IOVA and size
     :raises CommandError: PRP_OFFSET_INVALID
     """
     found: list[tuple[int, int]] = []
@@ -46,7 +47,7 @@ def _pages(
 
 
 def _listed(at: int, count: int, page: int, read: Callable[[int, int], bytes]) -> Iterator[int]:
-    """Yield the entries of a list. The last one in a page is the next page of the list if more are needed."""
+    """Yield the entries of a list. If more are needed, the last entry in a page points to the next page of the list."""
     if at % 8:
         raise CommandError(Status.PRP_OFFSET_INVALID)
     while count:
@@ -59,6 +60,6 @@ def _listed(at: int, count: int, page: int, read: Callable[[int, int], bytes]) -
         yield from entries[:-1]
         count -= here - 1
         at = entries[-1]
-        # So a list that leads back to itself has an end: each of its pages has more than one entry.
+        # Each further page of the list has more than one entry, so that even a list that points to itself ends.
         if at % page:
             raise CommandError(Status.PRP_OFFSET_INVALID)

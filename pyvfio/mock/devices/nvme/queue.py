@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Queues of an NVMe controller, and the entries in them."""
+"""Queues of an NVMe controller, and their entries."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ COMMAND_SIZE, COMPLETION_SIZE = _COMMAND.size, _COMPLETION.size
 class Command(NamedTuple):
     """An entry of a submission queue.
 
-    :ivar first: PRP entry 1; `second` is PRP entry 2
-    :ivar w10: word 10, the first that has a meaning of its own for each opcode
+    :ivar first: PRP entry 1; `second`: PRP entry 2
+    :ivar w10: word 10, the first whose meaning depends on the opcode
     """
 
     opcode: int
@@ -46,10 +46,10 @@ class Command(NamedTuple):
 class CompletionQueue:
     """A completion queue.
 
-    :ivar iova: where its entries are; `entries` is their number
+    :ivar iova: IOVA of the entries; `entries`: their number
     :ivar vector: the interrupt vector; None without interrupts
-    :ivar head: the next entry that the host takes, by its doorbell; `tail` is the next that the controller writes
-    :ivar phase: the phase tag of the entries of this round
+    :ivar head: index of the next entry that the host reads, set by its doorbell; `tail`: of the next that the controller writes
+    :ivar phase: the phase tag of the entries of this pass
     """
 
     number: int
@@ -62,16 +62,16 @@ class CompletionQueue:
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for another entry."""
+        """Whether the queue has no free entry."""
         return (self.tail + 1) % self.entries == self.head
 
     @property
     def pending(self) -> bool:
-        """Whether it has entries that the host has not taken yet."""
+        """Whether there are entries that the host has not consumed."""
         return self.head != self.tail
 
     def advance(self) -> None:
-        """Go on to the next entry; the phase changes with each round."""
+        """Advance to the next entry; the phase tag changes with each pass."""
         self.tail = (self.tail + 1) % self.entries
         self.phase ^= not self.tail
 
@@ -80,9 +80,9 @@ class CompletionQueue:
 class SubmissionQueue:
     """A submission queue.
 
-    :ivar iova: where its entries are; `entries` is their number
-    :ivar completions: the queue that its commands are completed in
-    :ivar head: the next entry that the controller takes; `tail` is the next that the host writes, by its doorbell
+    :ivar iova: IOVA of the entries; `entries`: their number
+    :ivar completions: the completion queue of its commands
+    :ivar head: index of the next entry that the controller reads; `tail`: of the next that the host writes, set by its doorbell
     """
 
     number: int
@@ -93,5 +93,5 @@ class SubmissionQueue:
     tail: int = 0
 
     def completion(self, command: int, result: int, status: int) -> bytes:
-        """Return the 16 bytes that complete a command of this queue."""
+        """Return the completion entry (16 bytes) of a command of this queue."""
         return _COMPLETION.pack(result, 0, self.head, self.number, command, status << 1 | self.completions.phase)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-#: the bit of a status that says that a repetition would fail too
+#: Do Not Retry: the same command would fail again
 DO_NOT_RETRY = 1 << 14
 
 
 class Status(IntEnum):
-    """Status code type and status code, as in bits 11 to 1 of a completion's last half-word."""
+    """Status code type and status code: bits 11 to 1 of the last 16 bits of a completion."""
 
     SUCCESS = 0x000
     INVALID_OPCODE = 0x001
@@ -32,7 +32,7 @@ class Status(IntEnum):
 
 
 class CommandError(Exception):
-    """A command that is completed with an error."""
+    """The error that a command is completed with."""
 
     def __init__(self, status: Status) -> None:
         super().__init__(status.name)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Data structures that an NVMe controller returns: identification and log pages."""
+"""Data structures of an NVMe controller: Identify data and log pages."""
 
 from __future__ import annotations
 
 import hashlib
 
-#: bytes of an identification
+#: bytes of an Identify data structure
 IDENTIFICATION = 4096
-#: log2 of the most that one command moves, in pages of 4 KiB
+#: MDTS: log2 of the maximum transfer of one command, in pages of 4 KiB
 LOG2_LARGEST = 7
-#: how many Abort commands and how many Asynchronous Event Requests can be outstanding
+#: limits of outstanding Abort commands and Asynchronous Event Requests
 ABORTS, EVENT_REQUESTS = 4, 4
 _TEMPERATURE, _WARNING_TEMPERATURE, _CRITICAL_TEMPERATURE = 323, 343, 373  # in kelvin
 _IO_CONTROLLER = 1
@@ -28,7 +28,7 @@ _WRITING = ("WRITE", "WRITE_ZEROES", "DATASET_MANAGEMENT")
 
 
 class Fields:
-    """A structure of so many bytes, filled in field by field."""
+    """A structure of `size` bytes, filled in field by field."""
 
     def __init__(self, size: int) -> None:
         self.data = bytearray(size)
@@ -38,14 +38,15 @@ class Fields:
         self.data[offset : offset + size] = value.to_bytes(size, "little")
 
     def text(self, offset: int, size: int, value: str) -> None:
-        """Set text, filled up with spaces."""
+        """Set text, padded with spaces."""
         self.data[offset : offset + size] = value.encode("ascii").ljust(size)[:size]
 
 
 def controller(ids: tuple[int, int], subsystem: tuple[int, int], version: int, texts: tuple[str, str, str]) -> bytes:
     """Return the Identify Controller data structure.
 
-    :param ids: vendor and device; `subsystem` likewise
+    :param ids: vendor ID and device ID; `subsystem`: those of the subsystem
+    :param version: the value of the register VS
     :param texts: serial number, model, firmware
     """
     serial, model, firmware = texts
@@ -65,7 +66,7 @@ def controller(ids: tuple[int, int], subsystem: tuple[int, int], version: int, t
     fields.put(261, 1, _EFFECTS_LOG | _EXTENDED_DATA)
     fields.put(266, 2, _WARNING_TEMPERATURE)
     fields.put(268, 2, _CRITICAL_TEMPERATURE)
-    fields.put(512, 1, 0x66)  # submission queue entries have 2^6 bytes, at least and at most
+    fields.put(512, 1, 0x66)  # SQES: minimum and maximum 2^6 bytes
     fields.put(513, 1, 0x44)
     fields.put(516, 4, 1)  # namespaces
     fields.put(520, 2, _DATASET_MANAGEMENT | _WRITE_ZEROES)
@@ -96,18 +97,18 @@ def descriptors(identifier: bytes) -> bytes:
 
 
 def identifier(serial: str) -> bytes:
-    """Return the 16 bytes that identify the namespace in the world (NGUID)."""
+    """Return the 16 bytes of the namespace's globally unique identifier (NGUID)."""
     return hashlib.blake2b(serial.encode(), digest_size=_NGUID_SIZE).digest()
 
 
 def health(read: tuple[int, int], written: tuple[int, int]) -> bytes:
     """Return the SMART / Health Information log page.
 
-    :param read: bytes and commands; `written` likewise
+    :param read: bytes and commands of reads; `written`: of writes
     """
     fields = Fields(512)
     fields.put(1, 2, _TEMPERATURE)
-    fields.put(3, 1, 100)  # spare left, in percent
+    fields.put(3, 1, 100)  # available spare, in percent
     fields.put(4, 1, 10)
     for offset, (size, commands) in (32, read), (48, written):
         fields.put(offset, 16, -(-size // 512_000))

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: MIT
-"""vfio-mock: the device of tests/vfio_mock, register for register the same. Its README says what everything does."""
+"""vfio-mock: a model of the kernel module in tests/vfio_mock, with the same registers. Its README describes them."""
 
 from pyvfio.mock.devices.vfio_mock.device import VfioMock as VfioMock

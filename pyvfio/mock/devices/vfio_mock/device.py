@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The device: its regions, its state, and what opening, closing and resetting it does."""
+"""The device vfio-mock.N: its regions, its state, and open, close and reset."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ROM_SIZE = 0x1000
 
 
 class MockLog(Log):
-    """The log of a device whose calls can be made to fail."""
+    """The log of vfio-mock, whose calls fail on demand."""
 
     def __init__(self, device: VfioMock) -> None:
         super().__init__(device.parameters.limits)
@@ -52,10 +52,10 @@ class MockLog(Log):
 
 
 class VfioMock(Device):
-    """vfio-mock.N.
+    """The device vfio-mock.N.
 
-    :param parameters: the module's
-    :param memory_size: bytes of the memory region; the module's parameter `memory`
+    :param parameters: the module parameters
+    :param memory_size: bytes of the memory region (the module parameter `memory`)
     """
 
     bus = "platform"
@@ -110,7 +110,7 @@ class VfioMock(Device):
     def attributes(self) -> dict[str, Text]:
         return {"modalias": text("platform:vfio-mock"), "uevent": text("DRIVER=vfio-mock\nMODALIAS=platform:vfio-mock")}
 
-    # Opening, closing, resetting.
+    # Open, close, reset.
 
     def check_token(self, given: bytes | None) -> None:
         self.parameters.check_token(given)
@@ -137,7 +137,7 @@ class VfioMock(Device):
         self._power_on()
 
     def _power_on(self) -> None:
-        """To the state after power-on. Logging goes on, and so do interrupts, limits and failures."""
+        """Return to the state after power-on, except for logging, interrupts, limits and failures, which stay."""
         self.engine.stop()
         self.engine.reset()
         self.registers.reset()
@@ -163,7 +163,7 @@ class VfioMock(Device):
         return self.regions[index]
 
     def store(self, offset: int, data: bytes, index: int = MEMORY) -> None:
-        """Write the device's own memory, as its engine or a program does."""
+        """Write a memory region, for the engine or for a program."""
         self.memory(index)[offset : offset + len(data)] = data
         self.states.touch(index, offset, len(data))
 
@@ -198,7 +198,7 @@ class VfioMock(Device):
         return size
 
     def _clipped(self, index: int, offset: int, size: int) -> int:
-        """Return the bytes that a transfer moves: up to the region's end, and TRANSFER_MAX."""
+        """Return the number of bytes that a transfer moves, limited by the end of the region and by TRANSFER_MAX."""
         if index not in (MEMORY, SPARSE, TYPED) or offset >= self.regions[index].size:
             raise Errno(errno.EINVAL)
         size = min(size, self.regions[index].size - offset)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The DMA engine: a job is done in steps, in the writer's own call or in a thread of the device's."""
+"""The DMA engine. A job runs in steps, either within the register write that starts it or in a thread."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ _U64 = 2**64
 
 
 class Engine:
-    """
-    :ivar job: the last one
-    :ivar running: it is not finished
-    :ivar paused: a migration's state lets no step be done
+    """The DMA engine of one device.
+
+    :ivar job: the last job
+    :ivar running: the job is not finished
+    :ivar paused: the migration state forbids DMA
     """
 
     job: Job
@@ -52,20 +53,20 @@ class Engine:
         self.running = False
         self.paused = False
         self._stop = False
-        #: notified when any of the above changes; its lock is the kernel's
+        #: notified when `running`, `paused` or `_stop` changes; its lock is the kernel's
         self._changed = Condition(device.kernel.lock)
         self._thread: Thread | None = None
 
     def reset(self) -> None:
-        """Called while nothing runs."""
+        """Discard the job. It must not be running."""
         self.job = Job()
 
     # Starting and stopping.
 
     def command(self, command: int) -> None:
-        """A write to DMA_COMMAND. What becomes of the job is in the status registers.
+        """Handle a write to DMA_COMMAND. The status registers report the result of the job.
 
-        :raises Errno: EBUSY
+        :raises Errno: EBUSY, a job is running, or the engine is paused
         """
         if command == STOP:
             self.stop()
@@ -92,14 +93,14 @@ class Engine:
             self._run()
 
     def go_on(self) -> None:
-        """Do the job in the background."""
+        """Start or continue the job in a thread."""
         self._stop = False
         self.running = True
         self._thread = Thread(target=self._run_behind, name=f"pyvfio.mock: {self._device.name}", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End what runs; returns when nothing does. What was told to stop is done with what it did."""
+        """Stop a running job, and wait for its end. It keeps the results of the steps that it has done, and is DONE."""
         while self.running:
             self._stop = True
             self._changed.notify_all()
@@ -122,11 +123,11 @@ class Engine:
 
     def _run_behind(self) -> None:
         with self._changed:
-            # What ends in no other way has broken off; nobody is to wait for it.
+            # EIO, if an unexpected exception ends the thread: stop() must not wait forever.
             error, stopped = errno.EIO, False
             try:
                 while not (stopped := not self._may_go_on()) and self._advance():
-                    # Let others have the lock between any two steps; one that is only let go of would be had at once again.
+                    # Wait briefly to let other threads take the lock between two steps: this thread would take back a released lock at once.
                     self._changed.wait(1e-5)
                 error = 0
             except Errno as failure:
@@ -135,7 +136,7 @@ class Engine:
                 self._finish(error, stopped=stopped)
 
     def _may_go_on(self) -> bool:
-        """Sleep for the delay, and while paused; False if it is to stop."""
+        """Wait for the delay, and while paused; return False if the job has to stop."""
         if self.job.delay:
             self._changed.wait_for(lambda: self._stop, self.job.delay / 1e6)
         self._changed.wait_for(lambda: self._stop or not self.paused)
@@ -150,13 +151,13 @@ class Engine:
             self._raise()
 
     def _raise(self) -> None:
-        with suppress(Errno):  # there may be no such interrupt
+        with suppress(Errno):  # DMA_IRQ may name an interrupt that does not exist
             self._device.irqs.raise_(self.job.irq)
 
     # Steps.
 
     def _advance(self) -> bool:
-        """The next step, in the next round if this one is over; False: the job is finished.
+        """Do the next step, of the next round if this one is over; return False if the job is finished.
 
         :raises Errno: the step failed
         """
@@ -173,7 +174,7 @@ class Engine:
         return True
 
     def _to_page_end(self, address: int) -> int:
-        """Return the bytes that are left of the round, up to the end of the page at an address."""
+        """Return the remaining bytes of the round, at most up to the end of the page at an address."""
         job = self.job
         return min(job.length - job.position, self._page_size - address % self._page_size)
 
@@ -214,7 +215,7 @@ class Engine:
 
     def _scatter(self) -> int:
         job = self.job
-        # splitmix64: a seed gives one sequence.
+        # splitmix64: the same seed gives the same sequence.
         z = job.random = (job.random + 0x9E3779B97F4A7C15) % _U64
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % _U64
         z = (z ^ z >> 27) * 0x94D049BB133111EB % _U64
@@ -226,7 +227,7 @@ class Engine:
         return 1
 
     def _store(self, target: int, data: bytes) -> None:
-        """To an IOVA, with LOCAL to the memory region, with KEEP to both."""
+        """Store to an IOVA; with LOCAL, to the memory region; with KEEP, to both."""
         job = self.job
         offset = target
         if not job.command & LOCAL:
@@ -246,7 +247,7 @@ class Engine:
             raise Errno(errno.ERANGE)
         return self._device.memory(MEMORY)[offset : offset + size]
 
-    # At IOVAs: in pieces that end at pages, so that a failure leaves no page half accounted for.
+    # DMA, in pieces that end at page boundaries, so that the counters are exact when a page fails.
 
     def _pieces(self, iova: int, size: int) -> list[tuple[int, int]]:
         if iova + size > _U64:

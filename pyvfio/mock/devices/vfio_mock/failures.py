@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The n-th call of a kind fails."""
+"""Failures on demand: the n-th call of a kind fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KINDS = (
     "REGION_INFO", "IRQ_INFO", "SET_IRQS", "OPEN", "PIN", "MIG_SET_STATE", "MIG_GET_STATE", "MIG_DATA_SIZE", "MIG_READ",
     "MIG_WRITE", "MIG_PRECOPY_INFO",
 )  # fmt: skip
-#: the registers: four of 32 bits for each kind
+#: offset of the registers, and bytes of the four 32-bit registers of each kind
 START, SIZE = 0x400, 0x10
 END = START + len(KINDS) * SIZE
 _NTH, _ERRNO, _CALLS, _FIRED = 0x0, 0x4, 0x8, 0xC
@@ -30,19 +30,19 @@ class _Failure:
 
 
 class Failures:
-    """Per kind of call: after how many one fails, with which errno, and how many there were."""
+    """The failure registers of each kind of call: the call that fails, its errno, and the numbers of calls and failures."""
 
     def __init__(self) -> None:
         self._of = {kind: _Failure() for kind in KINDS}
 
     def reset(self) -> None:
-        """At open, whose own failure was looked at before and stays."""
+        """Reset all kinds at open, except OPEN itself, which was checked before."""
         self._of = {kind: self._of[kind] if kind == "OPEN" else _Failure() for kind in KINDS}
 
     def check(self, kind: str) -> None:
         """Count a call.
 
-        :raises Errno: it is to fail
+        :raises Errno: the planned failure
         """
         failure = self._of[kind]
         failure.calls += 1
@@ -53,8 +53,9 @@ class Failures:
                 raise Errno(failure.error)
 
     def read(self, offset: int) -> int:
-        """
-        :param offset: in the register region
+        """Read a failure register.
+
+        :param offset: offset in the register region
         :raises Errno: EINVAL
         """
         failure, register = self._at(offset)
@@ -64,7 +65,8 @@ class Failures:
         return values[register]
 
     def write(self, offset: int, value: int) -> None:
-        """
+        """Write a failure register.
+
         :raises Errno: EINVAL
         """
         failure, register = self._at(offset)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Interrupts by vfio-mock's rules: vfio-pci's, but that several eventfds are set all or none."""
+"""Interrupts of vfio-mock: as in vfio-pci, except that a request sets either all of its eventfds or none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyvfio.mock.machine.errno import Errno
 from pyvfio.mock.machine.eventfd import Eventfd
 from pyvfio.mock.vfio.irq import EVENTFD, INTX, MSI, MSIX, NONE, Irqs, IrqSet
 
-#: how a register says that there is no interrupt; otherwise it is index << 16 | vector
+#: the register value for no interrupt; other values are index << 16 | vector
 NO_IRQ = 0xFFFFFFFF
 
 
@@ -55,8 +55,9 @@ class MockIrqs(Irqs):
 
 
 def _triggers(fds: tuple[int, ...]) -> list[Eventfd | None]:
-    """
-    :raises Errno: one of them is no eventfd; then none is held
+    """Return references to eventfds, or to none of them on an error.
+
+    :raises Errno: a descriptor is not an eventfd
     """
     triggers: list[Eventfd | None] = []
     try:

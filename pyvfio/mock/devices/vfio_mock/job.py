@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A job of the DMA engine: what it is to do, and how far it is."""
+"""A job of the DMA engine: its parameters and its progress."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _LONGS = (
 
 
 class Job:
-    """A transfer: its parameters as they were when it started, and how far it is.
+    """A transfer: its parameters as of its start, and its progress.
 
-    :ivar position: in the round: bytes, or writes for LIST, TOUCH, SCATTER
+    :ivar position: position in the round, in bytes; in writes for LIST, TOUCH and SCATTER
     """
 
     LAYOUT = struct.Struct("<6I14Q")
@@ -106,11 +106,11 @@ class Job:
         return self.length
 
     def word(self, k: int) -> int:
-        """Word k of the pattern in this round."""
+        """Return word k of the pattern in this round."""
         return (self.pattern + k + self.rounds) % _U64 if self.command & COUNTING else self.pattern
 
     def filling(self, size: int) -> bytes:
-        """The next bytes of a FILL: byte n of the transfer is byte n % 8 of word n / 8."""
+        """Return the next bytes of a FILL: byte n of the transfer is byte n % 8 of word n / 8."""
         first, skip = divmod(self.position, 8)
         count = (skip + size + 7) // 8
         if self.command & COUNTING:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Migration of vfio-mock: its states, and what of it a stream carries."""
+"""Migration of vfio-mock: its states, and the device state that the stream carries."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ if TYPE_CHECKING:
 
 _SAVING = (PRE_COPY, PRE_COPY_P2P, STOP_COPY)
 _RUNNING = (RUNNING, PRE_COPY)
-#: regions that are memory, in the order in which their pages are numbered
+#: the memory regions, in the order of their page numbers in the stream
 _REGIONS = (1, 2, 3)
 _REGISTERS = struct.Struct("<" + "".join({8: "Q", 4: "I", 2: "H", 1: "B"}[one.width] for one in HELD.values()) + "5x")
 
 
 class MockMigration(Migration):
-    """
-    :ivar path: states that the last request reached, 4 bits each, the last lowest
-    :ivar sent: bytes of the last stream that were read; `received`: written
+    """The migration state of one device.
+
+    :ivar path: the states that the last request passed through, 4 bits each, the last one in the lowest bits
+    :ivar sent: bytes read from the last stream; `received`: bytes written to it
     """
 
     flags = CAN_STOP_COPY | CAN_P2P | CAN_PRE_COPY
@@ -57,12 +58,12 @@ class MockMigration(Migration):
         self.path = 0
         self.sent = self.received = 0
         self.session: Session | None = None
-        #: regions that were mapped at some time in this session, and so may have been written unseen
+        #: regions that were mapped during this session: writes to them are not seen
         self._mapped: set[int] = set()
         #: the mappings of programs, by region
         self._mappings: list[tuple[int, ref[mmap]]] = []
 
-    # What a stream carries.
+    # Contents of the stream.
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -80,7 +81,7 @@ class MockMigration(Migration):
         return range(first, first + self._device.regions[region].size // stream.PAGE)
 
     def _place(self, number: int) -> tuple[int, int]:
-        """Region and offset of a page.
+        """Return region and offset of a page.
 
         :raises Errno: EINVAL, there is no such page
         """
@@ -103,7 +104,7 @@ class MockMigration(Migration):
         return held + device.engine.job.packed() + struct.pack("<Q", device.irqs.asserted)
 
     def touch(self, region: int, offset: int, size: int) -> None:
-        """The device's memory was written."""
+        """Note that the device's memory was written."""
         if isinstance(self.session, Saving):
             first = self._first_page(region)
             self.session.dirty.update(
@@ -112,8 +113,8 @@ class MockMigration(Migration):
             self.session.show()
 
     def mapped(self, region: int, memory: mmap) -> None:
-        """A program has mapped a region."""
-        self._still_mapped()  # so that those of before take no room
+        """Note that a program has mapped a region."""
+        self._still_mapped()  # drop the entries of closed mappings
         self._mappings.append((region, ref(memory)))
         self._mapped.add(region)
 
@@ -134,13 +135,13 @@ class MockMigration(Migration):
             raise Errno(errno.EINVAL)
         while self.state != wanted:
             session = self._step(next_state(self.flags, self.state, wanted))
-            # The arc that begins one is the last of every way.
+            # An arc that starts a session is the last one of every path.
             if session is not None:
                 return session
         return None
 
     def _step(self, new: int) -> Session | None:
-        """One arc. What fails leaves the state as it was, or loses the device."""
+        """Take one arc. A failure leaves the state as it was, or changes it to ERROR."""
         device, old = self._device, self.state
         try:
             device.failures.check("MIG_SET_STATE")
@@ -187,7 +188,7 @@ class MockMigration(Migration):
         self.state = ERROR
 
     def _change_stage(self, *, pre_copy: bool) -> None:
-        """From pre-copy to stop-copy, in the same session."""
+        """Change between PRE_COPY, PRE_COPY_P2P and STOP_COPY within a session."""
         assert isinstance(self.session, Saving)
         if not pre_copy:
             for region in self._mapped:
@@ -196,7 +197,7 @@ class MockMigration(Migration):
         self.session.show()
 
     def _load(self) -> None:
-        """Memory is there already; the stream must have been whole.
+        """Load registers and job from a complete stream. The memory was loaded as its records arrived.
 
         :raises Errno: EINVAL
         """
@@ -229,9 +230,9 @@ class MockMigration(Migration):
         return ends + self.num_pages * stream.length(stream.PAGES)
 
     def reinit(self) -> None:
-        """New initial data: a new first pass for who knows the second precopy info, for others all is dirty.
+        """Announce new initial data: a new first pass, or all pages dirty for a program without MIG_PRECOPY_INFOv2.
 
-        :raises Errno: EINVAL but in pre-copy
+        :raises Errno: EINVAL, not in pre-copy
         """
         session = self.session
         if not isinstance(session, Saving) or not session.pre_copy:
@@ -245,7 +246,7 @@ class MockMigration(Migration):
         session.show()
 
     def restart(self) -> None:
-        """At reset, open and close."""
+        """Return to RUNNING, at reset, open and close."""
         self._end()
         self.state = RUNNING
         self._device.engine.pause(False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The module's parameters, /sys/module/vfio_mock/parameters: one set for all devices, read at each open."""
+"""The parameters of the module vfio_mock: one set for all devices, read at each open."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from pyvfio.mock.fs.tree import Tree
 
 _ROOT = "/sys/module/vfio_mock/parameters"
-#: of a UUID and a newline
+#: bytes of a UUID and a newline
 _TOKEN_SIZE = 37
 
 
 class Parameters:
-    """
-    :param limits: what `log_*` say at first
-    :ivar token: as it was written, with what may be around it
+    """The files below /sys/module/vfio_mock/parameters.
+
+    :param limits: initial values of `log_*`
+    :ivar token: the VF token as written, including surrounding whitespace
     """
 
     def __init__(self, tree: Tree, limits: LogLimits) -> None:
@@ -50,7 +51,7 @@ class Parameters:
 
     @property
     def limits(self) -> LogLimits:
-        """Of logs, as a device takes them at its open."""
+        """The limits of a device's log, which a device takes over at its open."""
         return LogLimits(
             ranges=max(self._ranges.value, 1),
             refuse=bool(self._overflow.value),
@@ -66,8 +67,9 @@ class Parameters:
         self.token = data.decode("ascii", "replace")
 
     def check_token(self, given: bytes | None) -> None:
-        """
-        :raises Errno: EACCES, it is missing or wrong; EINVAL, nobody asked for one, or the parameter is no UUID
+        """Check the VF token of a program that opens a device; None: it gave none.
+
+        :raises Errno: EACCES, the token is missing or wrong; EINVAL, no token is required, or the parameter is not a UUID
         """
         if not self.token.strip():
             if given is not None:

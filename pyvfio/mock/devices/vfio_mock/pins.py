@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pinned pages: held until they are unpinned, unmapped, or the device is closed."""
+"""Pages that the device has pinned, until they are unpinned or unmapped, or the device is closed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ PIN, UNPIN = 1, 2
 
 
 class Pins:
-    """
-    :ivar pages: number of a page in the IOVA space -> its address in the caller's memory
+    """The pinned pages of one device.
+
+    :ivar pages: IOVA / page size -> address of the page in the caller's memory
     """
 
     def __init__(self, device: VfioMock) -> None:
@@ -26,9 +27,9 @@ class Pins:
         self.pages: dict[int, int] = {}
 
     def command(self, command: int, iova: int, count: int) -> None:
-        """A write to PIN_COMMAND.
+        """Handle a write to PIN_COMMAND.
 
-        :raises Errno: EINVAL; EEXIST, a page is held already; as pinning says
+        :raises Errno: EINVAL; EEXIST, a page is pinned already; or that of pinning
         """
         size = self._page_size
         first = iova // size
@@ -40,7 +41,7 @@ class Pins:
             self._unpin(first, first + count - 1)
 
     def _pin(self, first: int, last: int) -> None:
-        """All of them, or none."""
+        """Pin all pages of a range, or none."""
         for page in range(first, last + 1):
             try:
                 self._pin_one(page)
@@ -64,19 +65,22 @@ class Pins:
                 self._device.space.unpin(page * self._page_size)
 
     def release(self, iova: int = 0, size: int = 2**64 - 1) -> None:
-        """At unmap, at detach, at close."""
+        """Unpin the pages of a range, at unmap, detach and close."""
         last = min(iova + size - 1, 2**64 - 1)
         self._unpin(iova // self._page_size, last // self._page_size)
 
     def read(self, iova: int, size: int) -> bytes:
-        """Within one page.
+        """Read within one page.
 
-        :raises Errno: EFAULT, it is not pinned
+        :raises Errno: EFAULT, the page is not pinned
         """
         return bytes(caller.read(self._address(iova), size))
 
     def write(self, iova: int, data: bytes) -> None:
-        """:raises Errno: EFAULT, it is not pinned"""
+        """Write within one page.
+
+        :raises Errno: EFAULT, the page is not pinned
+        """
         caller.write(self._address(iova), data)
 
     def _address(self, iova: int) -> int:

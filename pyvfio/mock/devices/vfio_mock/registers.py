@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The register region: which registers there are, how wide, and what reading and writing them does.
+"""The register region: the registers, their widths, and the effects of reads and writes.
 
 Offsets and values are those of tests/vfio_mock/vfio_mock_regs.h.
 """
@@ -24,9 +24,10 @@ COMBINE, REFUSE = 0, 1
 
 
 class Register(NamedTuple):
-    """
-    :ivar width: bytes; any other access is refused
-    :ivar default: after a reset
+    """A register that stores the value written.
+
+    :ivar width: bytes; accesses of another width fail
+    :ivar default: the value after a reset
     """
 
     offset: int
@@ -34,7 +35,7 @@ class Register(NamedTuple):
     default: int = 0
 
 
-#: those that hold what was written, and that a migration carries, in its order
+#: the registers that store the value written, in the order of the migration stream
 HELD = {
     "SCRATCH64": Register(0x010, 8),
     "DMA_IOVA": Register(0x100, 8),
@@ -55,7 +56,7 @@ HELD = {
     "SCRATCH8": Register(0x01E, 1),
 }
 
-#: those that tell something, by offset: width, and where it is
+#: status registers: offset -> width, and the function that returns the value
 _SHOWN: dict[int, tuple[int, Callable[[VfioMock], int]]] = {
     0x000: (4, lambda _: MAGIC),
     0x004: (4, lambda _: VERSION),
@@ -103,7 +104,7 @@ def _range(device: VfioMock, end: int) -> int:
     return ranges[device.log_selected][end] if device.log_selected < len(ranges) else 0
 
 
-# Those that do something.
+# Registers whose writes have an effect.
 
 
 def _transfer_max(device: VfioMock, value: int) -> None:
@@ -140,7 +141,7 @@ def _reinit(device: VfioMock, value: int) -> None:
 
 
 def _limit(field: str, allowed: Callable[[int], bool]) -> Callable[[VfioMock, int], None]:
-    """A limit of the log, for the next start."""
+    """Return the write function of a register that sets a limit of the log, which applies from the next start on."""
 
     def write(device: VfioMock, value: int) -> None:
         if not allowed(value):
@@ -174,8 +175,9 @@ _HELD_AT = {register.offset: (register.width, name) for name, register in HELD.i
 
 
 class Registers:
-    """
-    :ivar held: name -> value of those that hold what was written
+    """The registers of one device.
+
+    :ivar held: name -> value of the registers in :data:`HELD`
     """
 
     def __init__(self, device: VfioMock) -> None:
@@ -187,8 +189,9 @@ class Registers:
         self.held = {name: register.default for name, register in HELD.items()}
 
     def read(self, offset: int, width: int) -> int:
-        """
-        :raises Errno: EINVAL, no register of that width is there, or it cannot be read
+        """Read a register.
+
+        :raises Errno: EINVAL, there is no register of that width, or it is not readable
         """
         if failures.START <= offset < failures.END:
             _check_width(width, 4)
@@ -204,8 +207,9 @@ class Registers:
         raise Errno(errno.EINVAL)
 
     def write(self, offset: int, width: int, value: int) -> None:
-        """
-        :raises Errno: EINVAL, no register of that width is there, or it cannot be written; what it does failed
+        """Write a register.
+
+        :raises Errno: EINVAL, there is no register of that width, or it is not writable; or the error of its effect
         """
         if failures.START <= offset < failures.END:
             _check_width(width, 4)

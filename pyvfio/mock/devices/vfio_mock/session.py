@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A migration's data descriptor: what is read from the device that saves, or written to the one that resumes."""
+"""The data descriptor of a migration: read from the saving device, or written to the resuming device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Session(MigrationFile):
-    """One of vfio-mock."""
+    """The data file of a migration session of vfio-mock."""
 
     def __init__(self, device: VfioMock) -> None:
         super().__init__(device.kernel)
@@ -27,11 +27,12 @@ class Session(MigrationFile):
 
 
 class Saving(Session):
-    """
-    :ivar pre_copy: the device still runs, and what it writes is to be sent again
-    :ivar initial: pages of the first pass that are still to be sent
-    :ivar dirty: those that were written since they were sent
-    :ivar new_initial: the program is to be told of new initial data
+    """The stream of a saving device.
+
+    :ivar pre_copy: the device still runs, and the pages that it writes will be sent again
+    :ivar initial: pages of the first pass that have not been sent
+    :ivar dirty: pages that were written after they were sent
+    :ivar new_initial: the next VFIO_MIG_GET_PRECOPY_INFO reports new initial data (VFIO_PRECOPY_INFO_REINIT)
     """
 
     def __init__(self, device: VfioMock, *, pre_copy: bool) -> None:
@@ -46,7 +47,7 @@ class Saving(Session):
         self.show()
 
     def show(self) -> None:
-        """Show in the descriptor whether there is something to read: with PRE_COPY there may be nothing for now."""
+        """Make poll report whether there is data to read; in PRE_COPY there may be none at the moment."""
         if not self.ended:
             self.show_readable(
                 not self.pre_copy or bool(self._buffer or self.initial or self.dirty) or not self._headed
@@ -95,19 +96,19 @@ class Saving(Session):
         return Record(stream.END, self._records, bytes(8))
 
     def remaining(self) -> tuple[int, int]:
-        """Bytes of the first pass, and of pages that have become dirty since they were sent."""
+        """Return the remaining bytes of the first pass, and the bytes of pages that have become dirty after they were sent."""
         page = stream.length(stream.PAGES)
         initial = len(self._buffer) + (0 if self._headed else stream.length(stream.HEADER)) + len(self.initial) * page
         return initial, len(self.dirty - self.initial) * page
 
     @property
     def tail_size(self) -> int:
-        """Bytes of what comes behind the pages."""
+        """The bytes of the records after the pages."""
         return sum(stream.length(type_) for type_ in self._tail if type_ != stream.HEADER)
 
     @request(lib.VFIO_MIG_GET_PRECOPY_INFO)
     def _precopy_info(self, argument: int) -> None:
-        """Return how much of the stream there is before the device stops (file_ioctl of tests/vfio_mock/migration.c)."""
+        """Return the bytes that can be read before the device stops (file_ioctl of tests/vfio_mock/migration.c)."""
         info = caller.take("struct vfio_precopy_info", argument)
         if info.argsz < ffi.sizeof("struct vfio_precopy_info"):
             raise Errno(errno.EINVAL)
@@ -116,7 +117,7 @@ class Saving(Session):
             raise Errno(errno.EINVAL)
         self.device.failures.check("MIG_PRECOPY_INFO")
         info.initial_bytes, info.dirty_bytes = self.remaining()
-        # Who did not ask for it finds the word as it was.
+        # Without MIG_PRECOPY_INFOv2 the flags stay as the program passed them.
         if self.device.states.second_info:
             info.flags = lib.VFIO_PRECOPY_INFO_REINIT if self.new_initial else 0
             self.new_initial = False
@@ -124,10 +125,11 @@ class Saving(Session):
 
 
 class Resuming(Session):
-    """
-    :ivar error: why the stream is refused
-    :ivar registers: what came of registers and job
-    :ivar whole: the stream has come to its end, and nothing is behind it
+    """The stream of a resuming device.
+
+    :ivar error: the errno with which the stream was refused; None so far
+    :ivar registers: the payload of the REGISTERS record; None before it
+    :ivar whole: the END record has arrived, and nothing after it
     """
 
     def __init__(self, device: VfioMock) -> None:
@@ -173,7 +175,7 @@ class Resuming(Session):
             self._apply(record)
 
     def _apply(self, record: Record | None) -> None:
-        """A whole record has come."""
+        """Apply a complete record; None: its checksum is wrong."""
         states = self.device.states
         if record is None or self._complete or (not self._records) != (record.type == stream.HEADER):
             raise Errno(errno.EINVAL)

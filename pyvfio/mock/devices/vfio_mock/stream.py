@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The stream of a migration: records that carry memory, registers and the engine's job.
 
-It is HEADER, PAGEs (a later one of the same page wins), REGISTERS, END; each has a checksum, and END the number of records, so that
-cut, changed and foreign streams are refused. The module of tests/vfio_mock reads and writes the same.
+The order is HEADER, PAGES (the last record of a page wins), REGISTERS, END. Each record has a checksum, and END holds the number of
+records, so that truncated, modified and foreign streams are refused. The module in tests/vfio_mock uses the same format.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ PAGE = 4096
 HEADER, PAGES, REGISTERS, END = 1, 2, 3, 4
 
 _RECORD = struct.Struct("<QIIQQ")
-#: payloads by type
+#: type of record -> bytes of its payload
 _LENGTHS = {HEADER: 32, PAGES: PAGE, REGISTERS: 256, END: 8}
 _U64 = 2**64
 
 
 def length(type_: int) -> int:
-    """Of a whole record of that type, in bytes."""
+    """Return the bytes of a record of a type."""
     return _RECORD.size + _LENGTHS[type_]
 
 
-#: of what comes before each payload
+#: bytes of the head of a record, before its payload
 HEAD = _RECORD.size
 
 
 class Record(NamedTuple):
-    """
-    :ivar number: PAGES: of the page; END: of the records before it
+    """A record of the stream.
+
+    :ivar number: of PAGES, the number of the page; of END, the number of records before it; else 0
     """
 
     type: int
@@ -46,7 +47,7 @@ class Record(NamedTuple):
 
 
 def size_by_head(head: bytes) -> int | None:
-    """The size of the record that starts so; None for what starts no record."""
+    """Return the size of the record with this head; None if it is not the head of a record."""
     magic, type_, size, _, _ = _RECORD.unpack(head)
     if magic != MAGIC or _LENGTHS.get(type_) != size:
         return None
@@ -54,20 +55,21 @@ def size_by_head(head: bytes) -> int | None:
 
 
 def decoded(data: bytes) -> Record | None:
-    """A whole record; None if it was changed on the way."""
+    """Decode a complete record; return None if its checksum is wrong."""
     _, type_, _, number, check = _RECORD.unpack_from(data)
     payload = data[HEAD:]
     return Record(type_, number, payload) if check == _checksum(type_, number, payload) else None
 
 
 def header(sizes: tuple[int, ...]) -> Record:
-    """
-    :param sizes: of the memory regions
+    """Return the HEADER record.
+
+    :param sizes: sizes of the memory regions
     """
     return Record(HEADER, 0, struct.pack("<4Q", VERSION, *sizes))
 
 
-# What is sent is read again, mostly unchanged pages: in Python each takes a tenth of a millisecond.
+# Cached, because the receiver checks the pages that the sender has just encoded: in Python a checksum takes 0.1 ms per page.
 @lru_cache(1024)
 def _checksum(type_: int, number: int, payload: bytes) -> int:
     mask, factor = _U64 - 1, 0x9E3779B97F4A7C15

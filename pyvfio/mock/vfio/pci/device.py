@@ -333,7 +333,7 @@ class PciDevice(PciRegions):
 
     @property
     def decodes_memory(self) -> bool:
-        """Whether memory BARs are accessible: not in D3hot, but in low power, where an access wakes the device.
+        """Whether memory BARs are accessible. In D3hot they are not; in low power they are, because an access wakes the device.
 
         This follows the last write to the command register, and not its contents, which the return to D0 may restore
         (__vfio_pci_memory_enabled).
