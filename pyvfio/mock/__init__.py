@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The mock: a kernel in this process, written in Python, for everything that takes `kernel=`.
 
-It decodes the bytes that the real ioctl would get, behaves like the real kernel, and returns the same errno and bytes. Drivers,
-scripts and notebooks run on it unchanged: `pyvfio.open("vfio-mock.0", kernel=pyvfio.mock.Kernel("amd"))`, or
+It decodes the bytes that the real ioctl would get, behaves like the real kernel, and returns the same errno and bytes.
+Drivers, scripts and notebooks run on it unchanged: `pyvfio.open("vfio-mock.0", kernel=pyvfio.mock.Kernel("amd"))`, or
 `PYVFIO_KERNEL=mock:amd` in the environment.
 """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """QEMU's edu: a 4 KiB buffer in the device, and an engine that copies between it and memory.
 
-The registers are those of QEMU's docs/specs/edu.rst. DMA completes within the register write, while QEMU delays it by 100 ms; so does the
-factorial, which QEMU computes in a thread.
+The registers are those of QEMU's docs/specs/edu.rst. DMA completes within the register write, while QEMU delays it by
+100 ms; so does the factorial, which QEMU computes in a thread.
 """
 
 from __future__ import annotations

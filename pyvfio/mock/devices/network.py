@@ -32,7 +32,8 @@ _HEADER = bytes.fromhex("0c42a1000001 0c42a1000002 0800")
 class PdsLog(Log):
     """The log of drivers/vfio/pci/pds (since Linux 6.6).
 
-    The requested page size is used as it is, the number of pages of a range is truncated to 32 bits, and a report must be within one range.
+    The requested page size is used as it is, the number of pages of a range is truncated to 32 bits, and a report must
+    be within one range.
     """
 
     def start(self, ranges: list[LoggedRange], page_size: int) -> int:
@@ -56,7 +57,7 @@ class PdsLog(Log):
 
 
 class NetworkFunction(PciDevice):
-    """A virtual function that receives all the time, into any writable mapping, without a driver and without bus master.
+    """A virtual function that receives all the time, into any writable mapping, without driver and bus master.
 
     The frames are the same in every run. Before each report of the log, the frames since the last report are written.
     """

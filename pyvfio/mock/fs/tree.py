@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The mock's file system in memory: /dev, /sys and the parts of /proc that it models. It has no access to the real one."""
+"""The mock's file system in memory: /dev, /sys and the parts of /proc that it models.
+
+It has no access to the real one.
+"""
 
 from __future__ import annotations
 

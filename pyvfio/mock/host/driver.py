@@ -17,7 +17,8 @@ class Driver(NamedTuple):
     :ivar vfio: a VFIO driver: its devices get `vfioN`, and their group gets `/dev/vfio/N`
     :ivar virtual: the driver supports virtual functions
     :ivar harmless: a group stays viable with a device of this driver (`driver_managed_dma`)
-    :ivar logs: the driver supports DMA logging, for devices that have a log; `migrates`: its VFIO_MIGRATION_*, 0 without migration
+    :ivar logs: the driver supports DMA logging, for devices that have a log; `migrates`: its VFIO_MIGRATION_*, 0
+        without migration
     :ivar exports: the driver exports BARs as dma-bufs
     :ivar module: the module's name below /sys/module
     """
@@ -49,7 +50,8 @@ DRIVERS = (
     Driver("pci", "igb", frozenset({IGB}), virtual=True),
     Driver("platform", "vfio-mock", vfio=True, logs=True, migrates=_STOP_COPY | _P2P | _PRE_COPY),
 )
-#: profile -> the additional drivers of its network card, whose virtual functions log DMA. Only vfio-pci exports dma-bufs.
+#: profile -> the additional drivers of its network card, whose virtual functions log DMA. Only vfio-pci exports
+#: dma-bufs.
 NETWORK_DRIVERS = {
     "mlx5": (
         Driver("pci", "mlx5_core", frozenset({MLX5, MLX5_VF}), virtual=True),

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 #: the address windows for BARs: below the I/O APIC, and where QEMU's firmware places 64-bit BARs
 _LOW_START, _LOW_END, _HIGH_START = 0xC0000000, 0xFEC00000, 0x383800000000
-#: `type` of a group: DMA (strict) under QEMU's intel and amd IOMMUs, for which Linux disallows batched flushes; else DMA-FQ
+#: `type` of a group: DMA (strict) under QEMU's intel and amd IOMMUs, for which Linux disallows batched flushes; else
+#: DMA-FQ
 _TYPES = {"intel": "DMA", "amd": "DMA"}
 #: the first I/O port for BARs
 _PORTS = 0xC000
@@ -103,7 +104,10 @@ class Host:
         self.uevents.tell("add", device.bus, device.path, **device.properties())
 
     def unplug(self, device: Device) -> None:
-        """Unplug a device. Unbinding its VFIO driver waits until the program, asked by the request interrupt, has closed it."""
+        """Unplug a device.
+
+        Unbinding its VFIO driver waits until the program, asked by the request interrupt, has closed it.
+        """
         with self.kernel.lock:
             if device.driver is not None:
                 self.unbind(device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The devices of the mock's host: those of the machine of scripts/vm, and the network card of the profiles mlx5 and pds."""
+"""The devices of the mock's host: those of scripts/vm, and the network card of the profiles mlx5 and pds."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ def populate(host: Host) -> None:
         bound(VfioMock(kernel, f"vfio-mock.{index}", parameters=parameters), "vfio-mock")
 
 
-# In the machine of scripts/vm, a bus with an 82574L and an edu is reported by VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, but cannot be reset.
+# In the machine of scripts/vm, a bus with an 82574L and an edu is reported by VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, but
+# cannot be reset.
 _CARD = replace(E1000e.function, bus_resets=False)
 _PORT = Function(PORT, 0x060400, msi=1, express=True, bridge=True)

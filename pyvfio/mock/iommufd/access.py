@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Devices without an IOMMU as objects of an iommufd (struct iommufd_access): the kernel copies their data through an IOAS."""
+"""Devices without an IOMMU as objects of an iommufd (struct iommufd_access): the kernel copies through an IOAS."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ class BoundDevice(Object):
 
     def __init__(self, ctx: Context, device: Device, driver: Driver | None = None) -> None:
         """
-        :param driver: the driver of the device's IOMMU; None for the host's. Devices of the selftest have their own, and end with the
-            iommufd
+        :param driver: the driver of the device's IOMMU; None for the host's. Devices of the selftest have their own,
+            and end with the iommufd
         :raises Errno: EPERM, the group has another owner
         """
         if driver is None:
@@ -78,7 +78,8 @@ class BoundDevice(Object):
         self.driver = driver or ctx.driver
         self.cache = self.driver.cache()
         self.vdevice: Vdevice | None = None
-        #: receiver of the device's events: the virtual IOMMU of its page table, and the virtual id of the device when it was attached
+        #: receiver of the device's events: the virtual IOMMU of its page table, and the virtual id of the device when
+        #: it was attached
         self.listener: tuple[Viommu, int] | None = None
         # The attachments that vfio tracks: vdev->iommufd_attached, and vdev->pasids.
         self._plain = False
@@ -92,7 +93,8 @@ class BoundDevice(Object):
             self.detach(pasid)
         self.detach()
         if self.vdevice is not None:
-            # iommufd_device_remove_vdev leaves a tombstone: the id is not reused, so that a stale id never names another object.
+            # iommufd_device_remove_vdev leaves a tombstone: the id is not reused, so that a stale id never names
+            # another object.
             self.ctx.remove(self.vdevice, tombstone=True)
         self.drop()
         self.ctx.remove(self)
@@ -111,9 +113,9 @@ class BoundDevice(Object):
         """Attach the device to an IOAS or a page table; if it is attached already, replace the page table.
 
         :returns: the id of the page table
-        :raises Errno: ENOENT; ENOSPC, the PASID is too large (ida_alloc_range); EINVAL, the page table does not fit; EADDRINUSE, a mapping
-            is in a reserved region; EBUSY, the device is attached with PASID 0 and now without one, or the reverse: one attachment for
-            iommufd, but two for vfio
+        :raises Errno: ENOENT; ENOSPC, the PASID is too large (ida_alloc_range); EINVAL, the page table does not fit;
+            EADDRINUSE, a mapping is in a reserved region; EBUSY, the device is attached with PASID 0 and now without
+            one, or the reverse: one attachment for iommufd, but two for vfio
         """
         if pasid is None:
             number = self._attach(number, 0, replace=self._plain)
@@ -321,7 +323,8 @@ class BoundDevice(Object):
     def report_event(self, type_: int, data: bytes) -> None:
         """Report an event of the device to the guest.
 
-        :raises LookupError: the device is not attached to a page table of a virtual IOMMU, or that has no queue for this type
+        :raises LookupError: the device is not attached to a page table of a virtual IOMMU, or that has no queue for
+            this type
         """
         if self.listener is None:
             raise LookupError("the device is attached to no page table of a virtual IOMMU")

@@ -21,7 +21,8 @@ class DmaBufPages(Pages):
 
     def __init__(self, ctx: Context, file: DmaBuf, start: int, size: int, *, writable: bool) -> None:
         """
-        :raises Errno: EINVAL, beyond the end of the dma-buf; EOPNOTSUPP, the dma-buf has several ranges; ENODEV, it is revoked
+        :raises Errno: EINVAL, beyond the end of the dma-buf; EOPNOTSUPP, the dma-buf has several ranges; ENODEV, it is
+            revoked
         """
         if start + size > file.size:
             raise Errno(errno.EINVAL)

@@ -157,7 +157,8 @@ class Amd(Driver):
         pass
 
     def viommu(self, type_: int) -> None:
-        # amd_iommufd_get_viommu_size accepts every type; the ioctl fails later, as no page table here can be a nest parent.
+        # amd_iommufd_get_viommu_size accepts every type; the ioctl fails later, as no page table here can be a nest
+        # parent.
         pass
 
 

@@ -36,7 +36,8 @@ class _Event:
 class EventQueue(Object):
     """A queue of at most `depth` events.
 
-    When it is full, further events are lost: one header with IOMMU_VEVENTQ_FLAG_LOST_EVENTS, without data, reports that.
+    When it is full, further events are lost: one header with IOMMU_VEVENTQ_FLAG_LOST_EVENTS, without data, reports
+    that.
     """
 
     def __init__(self, viommu: Viommu, type_: int, depth: int) -> None:

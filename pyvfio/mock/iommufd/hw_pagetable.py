@@ -58,8 +58,8 @@ def _made(parent: Object, device: BoundDevice, c: Any) -> Hwpt:
     if isinstance(parent, Ioas):
         if c.flags & _FAULT and c.flags & _NEST:
             raise Errno(errno.EOPNOTSUPP)
-        # iommufd_hwpt_paging_alloc clears IOMMU_HWPT_FAULT_ID_VALID before it calls domain_alloc_paging_flags. A driver without
-        # that function accepts no flags at all.
+        # iommufd_hwpt_paging_alloc clears IOMMU_HWPT_FAULT_ID_VALID before it calls domain_alloc_paging_flags. A driver
+        # without that function accepts no flags at all.
         driver.check_paging(c.flags & ~_FAULT if driver.flags else c.flags, data)
         return PagingHwpt(parent, c.flags, device, data=data)
     if not isinstance(parent, PagingHwpt | Viommu) or (

@@ -160,7 +160,8 @@ class IoPageTable:
     def unmap(self, start: int, last: int) -> tuple[int, int]:
         """Unmap all mappings of a range (iopt_unmap_iova_range).
 
-        :returns: the bytes unmapped, and an errno, or 0. On an error the mappings before the failing one have been unmapped
+        :returns: the bytes unmapped, and an errno, or 0. On an error the mappings before the failing one have been
+            unmapped
         """
         done = tries = 0
         while (area := self.areas.first(start, last)) is not None:

@@ -13,8 +13,8 @@ class Object:
     """An object of an iommufd.
 
     :ivar id: the lowest number that was free
-    :ivar users: 1 for the table of objects, and 1 for each object created from this one and each device attached to it. An object with more
-        than one user cannot be destroyed.
+    :ivar users: 1 for the table of objects, and 1 for each object created from this one and each device attached to it.
+        An object with more than one user cannot be destroyed.
     """
 
     def __init__(self, ctx: Context) -> None:

@@ -159,7 +159,7 @@ class FilePages(Pages):
 
 
 def _in_memory(fd: int) -> bool:
-    """Whether the file is on tmpfs or hugetlbfs: memfd_pin_folios accepts no others."""
+    """Whether the file is on shmem (tmpfs, devtmpfs) or hugetlbfs: memfd_pin_folios accepts no others."""
     if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
         return True
     device = os.fstat(fd).st_dev

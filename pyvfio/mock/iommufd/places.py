@@ -75,7 +75,8 @@ class Places:
             start = (start + alignment - 1 & -alignment) | offset
             return start if start < last and last - start >= size - 1 else None
 
-        # For an alignment below a page the result depends on where a gap begins, so the search cannot start at the frontier.
+        # For an alignment below a page the result depends on where a gap begins, so the search cannot start at the
+        # frontier.
         found = self._find_known(fit, alignment, size) if alignment >= self._page_size else self._search(fit, 0, LAST)
         if found is None:
             raise Errno(errno.ENOSPC)

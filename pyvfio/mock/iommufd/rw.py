@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def accessible(table: IoPageTable, iova: int, size: int, prot: int) -> Iterator[tuple[Area, int, int]]:
-    """Yield the mappings of a range, each with its part of the range. An error is raised after the parts before it were yielded.
+    """Yield the mappings of a range, each with its part of the range.
+
+    An error is raised after the parts before it were yielded.
 
     :raises Errno: EINVAL, EOVERFLOW; ENOENT, not mapped; EPERM, the mapping forbids the access
     """

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""IOMMU_TEST_CMD, the ioctl of the iommufd selftest (CONFIG_IOMMUFD_TEST): devices behind its IOMMU, and checks of that IOMMU's state.
+"""IOMMU_TEST_CMD, the ioctl of the iommufd selftest (CONFIG_IOMMUFD_TEST).
 
+It creates devices behind the selftest's IOMMU, and checks the state of that IOMMU.
 The operations for accesses and dma-bufs, which need no IOMMU, are not modelled.
 """
 
@@ -42,7 +43,10 @@ _OPERATIONS: dict[int, _Operation] = {}
 
 
 def operation(number: int) -> Callable[[_Operation], _Operation]:
-    """Decorate an operation: it takes an object's id and the union of the struct, and returns the new union, or None to copy nothing back."""
+    """Decorate an operation.
+
+    It takes an object's id and the union of the struct, and returns the new union, or None to copy nothing back.
+    """
 
     def mark(execute: _Operation) -> _Operation:
         _OPERATIONS[number] = execute

@@ -36,7 +36,10 @@ _ALL = 1
 
 
 class Selftest(Driver):
-    """The selftest's IOMMU. Its caches of nested page tables and of devices exist only to be invalidated and checked."""
+    """The selftest's IOMMU.
+
+    Its caches of nested page tables and of devices exist only to be invalidated and checked.
+    """
 
     flags = _FLAGS
     info = (0xFEEDBEEF, struct.pack("=2I", 0, 0xDEADBEEF))

@@ -50,7 +50,9 @@ class Eventfd:
 
 
 class Watcher:
-    """Runs callbacks when eventfds are signalled (the kernel's virqfd). Its thread lives while there is an eventfd to watch.
+    """Runs callbacks when eventfds are signalled (the kernel's virqfd).
+
+    Its thread lives while there is an eventfd to watch.
 
     :param lock: held while a callback runs
     """

@@ -12,8 +12,9 @@ from pyvfio.mock.machine.errno import Errno
 class Failure:
     """A planned failure, as `Failures.fail` returns it.
 
-    :ivar call: the calls to count: the name of an ioctl (`VFIO_IOMMU_MAP_DMA`) or of another call (`open`, `read`, `write`, `pread`, `pwrite`,
-        `mmap`), or a kind of descriptor as in :mod:`pyvfio.abi` (`container`); None: all calls
+    :ivar call: the calls to count: the name of an ioctl (`VFIO_IOMMU_MAP_DMA`) or of another call (`open`, `read`,
+        `write`, `pread`, `pwrite`, `mmap`), or a kind of descriptor as in :mod:`pyvfio.abi` (`container`); None: all
+        calls
     :ivar left: number of calls until the failure, which happens once; 0 after it has happened
     :ivar errno: the errno of the failing call; None for a short transfer
     :ivar size: bytes of a short transfer; None for a failing call
@@ -31,7 +32,9 @@ class Failure:
 
 
 class Failures:
-    """The planned failures of a mock. A failing call has no other effect. Calls are counted from the moment a failure is planned.
+    """The planned failures of a mock.
+
+    A failing call has no other effect. Calls are counted from the moment a failure is planned.
 
     :ivar planned: the failures that have not happened yet
     """
@@ -43,8 +46,8 @@ class Failures:
         """Let the n-th call fail.
 
         :param errno: the errno of the call
-        :param call: the calls to count: an ioctl (`VFIO_IOMMU_MAP_DMA`), another call (`open`, `pread`, `mmap`), or a kind of descriptor
-            (`container`); None: all calls
+        :param call: the calls to count: an ioctl (`VFIO_IOMMU_MAP_DMA`), another call (`open`, `pread`, `mmap`), or a
+            kind of descriptor (`container`); None: all calls
         :param nth: 1 for the next call
         :raises TypeError: an argument has a wrong type
         :raises ValueError: nth or errno is less than 1

@@ -21,7 +21,8 @@ _H = TypeVar("_H", bound=Handler)
 def request(number: int) -> Callable[[_H], _H]:
     """Decorate a method of :class:`Handlers` that handles an ioctl.
 
-    The method takes the caller's argument, returns the value of ioctl(2) (None for 0), and raises :class:`Errno` to fail.
+    The method takes the caller's argument, returns the value of ioctl(2) (None for 0), and raises :class:`Errno` to
+    fail.
     """
 
     def mark(handler: _H) -> _H:
@@ -55,8 +56,9 @@ class Handlers:
 class File(Handlers):
     """An open file of the mock.
 
-    References are counted as in the kernel. The descriptor is one; a file that another one depends on (a container with a group in
-    it, an iommufd with a device bound to it) has a reference by that one too. `release` runs when the last reference is dropped.
+    References are counted as in the kernel. The descriptor is one; a file that another one depends on (a container with
+    a group in it, an iommufd with a device bound to it) has a reference by that one too. `release` runs when the last
+    reference is dropped.
     """
 
     #: kind of descriptor, as in :mod:`pyvfio.abi`
@@ -71,7 +73,8 @@ class File(Handlers):
     def descriptor(self) -> int:
         """Return a new descriptor of the process for this file: a real one, so that poll, mmap and others work.
 
-        By default it is a memfd of size 0. Subclasses return an eventfd for a file to poll, and a memfd with a size for one to map.
+        By default it is a memfd of size 0. Subclasses return an eventfd for a file to poll, and a memfd with a size for
+        one to map.
         """
         return os.memfd_create(f"pyvfio-mock-{self.kind}", os.MFD_CLOEXEC)
 

@@ -63,11 +63,13 @@ class Kernel(PythonKernel):
     :ivar files: descriptor -> open file
     :ivar devices: name -> device of the host; `groups`: number -> IOMMU group
     :ivar host: groups, drivers and devices, and their bindings
-    :ivar locked: the count of memory that type1 has pinned, with its limit; `locked_by_user`: that of iommufd, which counts separately
+    :ivar locked: the count of memory that type1 has pinned, with its limit; `locked_by_user`: that of iommufd, which
+        counts separately
     :ivar watcher: runs callbacks when the caller's eventfds are signalled
     :ivar faults: DMA accesses of devices that the IOMMU blocked
     :ivar dma_without_bus_master: DMA accesses that devices did not issue, because their bus master bit was clear
-    :ivar dma_entry_limit: maximum number of mappings of a type1 container; a change applies from the next VFIO_SET_IOMMU on
+    :ivar dma_entry_limit: maximum number of mappings of a type1 container; a change applies from the next
+        VFIO_SET_IOMMU on
     :ivar unsafe_interrupts: module -> its parameter allow_unsafe_interrupts
     :ivar physical: the memory that devices reach on a host without an IOMMU; None on other hosts
     :ivar failures: the planned failures, a :class:`pyvfio.mock.Failures`
@@ -147,7 +149,7 @@ class Kernel(PythonKernel):
         return limit, limit
 
     def _status(self) -> bytes:
-        """Return the lines of /proc/self/status about locked memory and capabilities: VmLck is type1's count, VmPin iommufd's."""
+        """Return the lines of /proc/self/status: VmLck is type1's count of locked memory, VmPin iommufd's."""
         capabilities = sum(1 << bit for name, bit in _CAPABILITIES.items() if name in self.capabilities)
         if self.locked.limit is None:
             capabilities |= _CAP_IPC_LOCK
@@ -299,7 +301,9 @@ class Kernel(PythonKernel):
         )
 
     def device_memory(self, address: int, size: int) -> Device | None:
-        """Return the device whose region is mapped in a range of the caller's memory (VM_PFNMAP: without struct page); None without one.
+        """Return the device whose region is mapped in a range of the caller's memory; None without one.
+
+        The kernel has no struct page for such memory (VM_PFNMAP).
 
         :param address: virtual address in this process
         :param size: bytes
@@ -349,7 +353,7 @@ class Kernel(PythonKernel):
             return self.tree.read(path)
 
     def owner(self, path: str) -> tuple[int, int, int]:
-        """Return user, group and mode: root and 0600; 0666 for /dev/vfio/vfio, which by itself gives access to no device.
+        """Return user, group and mode: root and 0600; 0666 for /dev/vfio/vfio, which alone gives access to no device.
 
         :param path: path of the file
         """

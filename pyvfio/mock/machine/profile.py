@@ -17,7 +17,8 @@ class Reserved(NamedTuple):
 class LogLimits(NamedTuple):
     """The limits of a device's DMA logging.
 
-    :ivar ranges: maximum number of tracked ranges; more are combined, smallest gaps first, or refused with E2BIG if `refuse`
+    :ivar ranges: maximum number of tracked ranges; more are combined, smallest gaps first, or refused with E2BIG if
+        `refuse`
     :ivar log2_size_min: minimum of ceil(log2(sum of the lengths)); `log2_size_max`: its maximum; EOPNOTSUPP outside
     :ivar page_size_min: minimum page size; `page_size_max`: maximum; a page size outside is clamped
     """
@@ -31,11 +32,13 @@ class LogLimits(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """A kind of host. :class:`pyvfio.mock.Kernel` takes a profile by its name, and replacements of its fields by keyword.
+    """A kind of host.
+
+    :class:`pyvfio.mock.Kernel` takes a profile by its name, and replacements of its fields by keyword.
 
     :ivar name: the name
-    :ivar iommu: the IOMMU driver, with its features and hardware information: `intel`, `amd`, `smmu`, `virtio`, or `selftest`
-        (CONFIG_IOMMUFD_TEST); `none`: the host has no IOMMU, and vfio.enable_unsafe_noiommu_mode is on
+    :ivar iommu: the IOMMU driver, with its features and hardware information: `intel`, `amd`, `smmu`, `virtio`, or
+        `selftest` (CONFIG_IOMMUFD_TEST); `none`: the host has no IOMMU, and vfio.enable_unsafe_noiommu_mode is on
     :ivar width: bits of an IOVA
     :ivar page_sizes: bitmap of the IOMMU's page sizes
     :ivar reserved: the reserved regions of each IOMMU group
@@ -49,7 +52,8 @@ class Profile(NamedTuple):
     :ivar log: limits of the devices' DMA logging
     :ivar isolated: the host remaps interrupts; without that, VFIO requires allow_unsafe_interrupts
     :ivar vectors: number of interrupt vectors that the host has for one device; None: as many as requested
-    :ivar compared: the behaviour was compared with such hardware, real or emulated; else it follows the kernel's source alone
+    :ivar compared: the behaviour was compared with such hardware, real or emulated; else it follows the kernel's source
+        alone
     """
 
     name: str
@@ -91,11 +95,14 @@ PROFILES = {
             compared=False,
         ),
         Profile("virtio", "virtio", 64, 2**64 - 4096),
-        # All features that the other profiles lack: dirty tracking, nesting, virtual IOMMUs, page faults, PASIDs (CONFIG_IOMMUFD_TEST).
+        # All features that the other profiles lack: dirty tracking, nesting, virtual IOMMUs, page faults, PASIDs
+        # (CONFIG_IOMMUFD_TEST).
         Profile("selftest", "selftest", 56, 1 << 11 | 1 << 12 | 1 << 20, (), dirty_tracking=True, pasid_bits=20),
-        # The page table (AMD v1 format) in which iommufd keeps the mappings for devices without an IOMMU (hwpt_noiommu.c).
+        # The page table (AMD v1 format) in which iommufd keeps the mappings for devices without an IOMMU
+        # (hwpt_noiommu.c).
         Profile("none", "none", 64, 0x7F7FFFFFF000, ()),
-        # The same host as intel-48, with the DMA logging limits of ConnectX (mlx5_vfio_pci) and of Pensando's DSC (pds_vfio_pci).
+        # The same host as intel-48, with the DMA logging limits of ConnectX (mlx5_vfio_pci) and of Pensando's DSC
+        # (pds_vfio_pci).
         Profile("mlx5", "intel", 48, _INTEL_SIZES, log=LogLimits(page_size_max=1 << 31), compared=False),
         Profile("pds", "intel", 48, _INTEL_SIZES, log=LogLimits(1, False, 0, 64, 1, 1 << 63), compared=False),
     )

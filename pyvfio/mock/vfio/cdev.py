@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Cdev(File):
     """The iommufd part of an open device.
 
-    :ivar bound: the device as an object of the iommufd that it is bound to; None if it is not bound, or was opened by its group
+    :ivar bound: the device as an object of the iommufd that it is bound to; None if it is not bound, or was opened by
+        its group
     """
 
     def __init__(self, kernel: Kernel, device: Device) -> None:

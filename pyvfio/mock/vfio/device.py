@@ -184,7 +184,7 @@ class Device(Handlers):
             self._closed.notify_all()
 
     def wait_closed(self) -> None:
-        """Wait until the device is closed, as vfio_unregister_group_dev does; signal the request interrupt until then."""
+        """Wait until the device is closed, and signal the request interrupt meanwhile (vfio_unregister_group_dev)."""
         while self.files:
             self.irqs.interrupt(REQ)
             self._closed.wait(_REQUEST_PERIOD)
@@ -243,7 +243,7 @@ class Device(Handlers):
         raise Errno(errno.EINVAL)
 
     def traps(self, index: int) -> bool:
-        """Whether a region is mappable but consists of registers: the model handles each access, and there is no memory."""
+        """Whether a region is mappable but consists of registers: there is no memory, the model handles each access."""
         return False
 
     def check_mmap(self, index: int, offset: int, size: int) -> None:

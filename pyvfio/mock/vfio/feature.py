@@ -194,7 +194,8 @@ def _migration_state(device: Device, feature: Feature) -> None:
         except Errno as error:
             failure, file = error, None
         if file is not None:
-            # If no descriptor is free, the ioctl fails although the state has changed; the caller's struct stays as it was.
+            # If no descriptor is free, the ioctl fails although the state has changed; the caller's struct stays as it
+            # was.
             fd = state.data_fd = device.kernel.install(file)
             try:
                 feature.give(state)

@@ -26,8 +26,10 @@ class Group:
     :ivar number: the number in /sys/kernel/iommu_groups and /dev/vfio
     :ivar devices: all members, bound to any driver
     :ivar reserved: the reserved regions of the IOMMU
-    :ivar emulated: a group that VFIO made for a device without an IOMMU, whose data the kernel copies (VFIO_EMULATED_IOMMU)
-    :ivar no_iommu: a group for a device whose DMA nothing translates (VFIO_NO_IOMMU); it exists while a VFIO driver is bound
+    :ivar emulated: a group that VFIO made for a device without an IOMMU, whose data the kernel copies
+        (VFIO_EMULATED_IOMMU)
+    :ivar no_iommu: a group for a device whose DMA nothing translates (VFIO_NO_IOMMU); it exists while a VFIO driver is
+        bound
     :ivar file: the open file of the group: one at most; None without one
     :ivar cdevs: number of devices bound by their cdevs; the group's file cannot be opened meanwhile
     :ivar owner: the owner of the group's DMA: a container or an iommufd
@@ -51,7 +53,8 @@ class Group:
 
         :param kernel: the mock
         :param flags: flags of open(2)
-        :raises Errno: EBUSY, the group is open, or one of its cdevs is bound; ENODEV, no device is bound to a VFIO driver; EPERM
+        :raises Errno: EBUSY, the group is open, or one of its cdevs is bound; ENODEV, no device is bound to a VFIO
+            driver; EPERM
         """
         kernel.check_raw_io(self)
         if not any(device.vfio for device in self.devices):
@@ -83,7 +86,8 @@ class Group:
     def claim(self, owner: object) -> None:
         """Claim DMA ownership; the same owner may claim again, for another device (iommu_group_claim_dma_owner).
 
-        :raises Errno: EPERM, another owner; EINVAL, the firmware requires a permanent 1:1 mapping (require_direct, since Linux 6.6)
+        :raises Errno: EPERM, another owner; EINVAL, the firmware requires a permanent 1:1 mapping (require_direct,
+            since Linux 6.6)
         """
         if self.claimed and self.owner is not owner:
             raise Errno(errno.EPERM)

@@ -10,7 +10,9 @@ _CHUNK = 4096
 
 
 class IovaBitmap:
-    """One bit per page of a range of IOVAs; the first is the lowest bit of the byte at `address`. Bits are set, never cleared.
+    """One bit per page of a range of IOVAs; the first is the lowest bit of the byte at `address`.
+
+    Bits are set, never cleared.
 
     :param page_size: bytes per bit
     """
@@ -35,7 +37,10 @@ class IovaBitmap:
             bit += number
 
     def flush(self) -> None:
-        """Set the bits in the caller's memory. Bits that cannot be stored are lost without an error, as in the kernel."""
+        """Set the bits in the caller's memory.
+
+        Bits that cannot be stored are lost without an error, as in the kernel.
+        """
         for chunk, bits in self._chunks.items():
             first = (bits & -bits).bit_length() - 1 >> 3
             size = (bits.bit_length() + 7 >> 3) - first

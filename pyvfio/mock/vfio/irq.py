@@ -112,7 +112,7 @@ class Irqs:
         raise NotImplementedError
 
     def set_single(self, what: IrqSet) -> None:
-        """Set, remove or fire the error or the request interrupt: one eventfd each, independent of the other indexes."""
+        """Set, remove or fire the error or request interrupt: one eventfd each, independent of other indexes."""
         on = 0 in self.triggers[what.index]
         if what.type == NONE:
             if not on:

@@ -30,8 +30,8 @@ class LoggedRange(NamedTuple):
 class Log:
     """The log of one device, as vfio-mock implements it.
 
-    The log has units of 4 KiB, for any negotiated page size. A write marks all units of each tracked page that it touches, within the
-    tracked ranges. A report clears the units that it reports, and no others.
+    The log has units of 4 KiB, for any negotiated page size. A write marks all units of each tracked page that it
+    touches, within the tracked ranges. A report clears the units that it reports, and no others.
 
     :ivar limits: limits of the log; a change takes effect at the next start
     :ivar ranges: the tracked ranges, after combining
@@ -169,7 +169,10 @@ class CallersBitmap:
         self._lowest = 0
 
     def set(self, first: int, last: int) -> None:
-        """Set a run of bits, both ends included. Runs come in ascending order; at a page that is not writable the rest of a run is lost."""
+        """Set a run of bits, both ends included.
+
+        Runs come in ascending order; at a page that is not writable the rest of a run is lost.
+        """
         while first <= last:
             page = (self._address + first // 8) // _PAGE
             if page != self._page:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Combining the ranges of DMA_LOGGING_START as the kernel's drivers do. This follows the kernel, and shares no code with the library."""
+"""Combining the ranges of DMA_LOGGING_START as the kernel's drivers do.
+
+This follows the kernel, and shares no code with the library.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pyvfio.iova import IovaRange
 
 
 def combine(ranges: list[IovaRange], most: int) -> list[IovaRange]:
-    """Close the smallest gap, of equal gaps the lowest, until at most `most` ranges are left (vfio_combine_iova_ranges)."""
+    """Close the smallest gap, the lowest of equal ones, until `most` ranges are left (vfio_combine_iova_ranges)."""
     combined = sorted(ranges)
     while len(combined) > most:
         gaps = [after.start - before.last for before, after in itertools.pairwise(combined)]

@@ -24,7 +24,7 @@ T = TypeVar("T", bound=Range)
 
 
 class Mappings(Generic[T]):
-    """A map from IOVA to the mapping that covers it, as blocks of sorted lists: operations stay fast with a million mappings.
+    """A map from IOVA to the mapping that covers it, as blocks of sorted lists: fast even with a million mappings.
 
     The items are the caller's objects. Their IOVAs must not change while they are in the map.
     """
@@ -73,7 +73,7 @@ class Mappings(Generic[T]):
         return item if item.iova <= last else None
 
     def within(self, start: int, last: int) -> Iterator[T]:
-        """Yield the mappings that overlap a range, in ascending order; a mapping may be removed after it was yielded."""
+        """Yield the mappings that overlap a range, in ascending order; a yielded mapping may be removed meanwhile."""
         while start <= last and (item := self.first(start, last)) is not None:
             following = item.last + 1
             yield item

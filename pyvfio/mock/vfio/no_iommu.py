@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The backend of a container for groups without an IOMMU (vfio_noiommu_ops): nothing can be mapped, and nothing needs to be."""
+"""The backend of a container for groups without an IOMMU (vfio_noiommu_ops), which maps nothing."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from pyvfio._abi import ffi, lib
 from pyvfio.mock.machine import caller
 
-#: a region starts at its index << OFFSET_SHIFT in the device's file, as in vfio-pci (VFIO_PCI_OFFSET_SHIFT) and vfio-mock
+#: a region starts at its index << OFFSET_SHIFT in the device's file, as in vfio-pci (VFIO_PCI_OFFSET_SHIFT) and
+#: vfio-mock
 OFFSET_SHIFT = 40
 OFFSET_MASK = (1 << OFFSET_SHIFT) - 1
 #: more regions than any device has
@@ -66,7 +67,9 @@ class Region(NamedTuple):
 
 
 class RegionFile:
-    """The memory of a device's regions: one sparse memfd, with each region at its offset. All descriptors of the device refer to it.
+    """The memory of a device's regions: one sparse memfd, with each region at its offset.
+
+    All descriptors of the device refer to it.
 
     :param name: name of the device
     """
@@ -118,7 +121,7 @@ class RegionFile:
                 at += _PAGE
 
     def clear(self, index: int, size: int) -> None:
-        """Zero a region by freeing its pages, including those that programs have mapped: the cost is that of the written pages."""
+        """Zero a region by freeing its pages, also those that programs have mapped; only written pages cost time."""
         if self._fd is None:
             return
         for start in range(0, size, _WINDOW):

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 class Space:
     """The address space of a device's DMA: a type1 container, or an IOAS or a page table of an iommufd.
 
-    `write` and `read` are DMA through an IOMMU, or the kernel's copy for an emulated device (vfio_dma_rw). A failure raises
-    :class:`Errno` with the error that vfio_dma_rw returns for this kind of space; a device behind an IOMMU turns that into a fault.
+    `write` and `read` are DMA through an IOMMU, or the kernel's copy for an emulated device (vfio_dma_rw). A failure
+    raises :class:`Errno` with the error that vfio_dma_rw returns for this kind of space; a device behind an IOMMU turns
+    that into a fault.
     """
 
     def at_once(self, iova: int, size: int) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The common part of the models of Intel's network cards: MAC address, PHY, non-volatile memory, causes of interrupts, filters."""
+"""The common part of the models of Intel's network cards: MAC address, PHY, NVM, interrupt causes, filters."""
 
 from __future__ import annotations
 

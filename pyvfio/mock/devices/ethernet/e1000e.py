@@ -26,15 +26,16 @@ _DONE, _END = 1 << 0, 1 << 1
 class E1000e(Card):
     """An Intel 82574: one port of 1 Gbit/s, with one receive queue and one transmit queue.
 
-    Registers (BAR0, 32 bits): CTRL, STATUS, EECD, EERD (64 words with a checksum), CTRL_EXT, MDIC with a BM PHY, SWSM; RCTL, TCTL,
-    RAL/RAH (16), MTA, VFTA; TDBAL, TDBAH, TDLEN, TDH, TDT, and the same registers of the receive ring; ICR, ICS, IMS, IMC, IAM; counters of
-    frames. All other registers store the value written until a reset.
+    Registers (BAR0, 32 bits): CTRL, STATUS, EECD, EERD (64 words with a checksum), CTRL_EXT, MDIC with a BM PHY, SWSM;
+    RCTL, TCTL, RAL/RAH (16), MTA, VFTA; TDBAL, TDBAH, TDLEN, TDH, TDT, and the same registers of the receive ring; ICR,
+    ICS, IMS, IMC, IAM; counters of frames. All other registers store the value written until a reset.
 
-    Only legacy descriptors are supported, as scripts/examples/e1000e.py uses; Linux's e1000e driver uses others. Checksums, VLAN tags
-    and receive-side scaling are not modelled. All causes interrupt through ICR: by INTx, by MSI, or by vector 0 of MSI-X. As with QEMU's
-    card, a reset by a register keeps the heads and tails of the rings.
+    Only legacy descriptors are supported, as scripts/examples/e1000e.py uses; Linux's e1000e driver uses others.
+    Checksums, VLAN tags and receive-side scaling are not modelled. All causes interrupt through ICR: by INTx, by MSI,
+    or by vector 0 of MSI-X. As with QEMU's card, a reset by a register keeps the heads and tails of the rings.
 
-    Frames go to the card itself (RCTL.LBM), or to the :class:`Wire`, if there is one. The link is up whenever the PHY has power.
+    Frames go to the card itself (RCTL.LBM), or to the :class:`Wire`, if there is one. The link is up whenever the PHY
+    has power.
 
     :param kernel: the mock that the card is plugged into
     :param name: the PCI address, unique on this host

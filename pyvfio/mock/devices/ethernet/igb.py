@@ -47,19 +47,21 @@ _OLD_DESCRIPTOR = 0
 class Igb(Card):
     """An Intel 82576: one port of 1 Gbit/s, 16 receive and 16 transmit queues, 8 pools, up to 7 virtual functions.
 
-    Registers (BAR0, 32 bits): CTRL, STATUS, EECD, EERD (64 words with a checksum), CTRL_EXT, MDIC with an IGP PHY, SWSM, SW_FW_SYNC,
-    EEMNGCTL; RCTL, TCTL, RAL/RAH (24), MTA, VFTA, RLPML; the rings (TDBAL, TDBAH, TDLEN, TDH, TDT, TXDCTL, and the receive registers
-    with SRRCTL) of 16 queues, of the first four also at their older offsets; ICR, ICS, IMS, IMC, IAM, EICR, EICS, EIMS, EIMC, EIAC,
-    EIAM, GPIE, IVAR, IVAR_MISC; MRQC (pools), VMOLR, VFRE, VFTE, VT_CTL, DTXSWC, VFLRE; counters of frames. All other registers
-    store the value written until a reset: flow control, wake-up, time stamps, interrupt throttling and the mailboxes of the
-    virtual functions have no effect.
+    Registers (BAR0, 32 bits): CTRL, STATUS, EECD, EERD (64 words with a checksum), CTRL_EXT, MDIC with an IGP PHY,
+    SWSM, SW_FW_SYNC, EEMNGCTL; RCTL, TCTL, RAL/RAH (24), MTA, VFTA, RLPML; the rings (TDBAL, TDBAH, TDLEN, TDH, TDT,
+    TXDCTL, and the receive registers with SRRCTL) of 16 queues, of the first four also at their older offsets; ICR,
+    ICS, IMS, IMC, IAM, EICR, EICS, EIMS, EIMC, EIAC, EIAM, GPIE, IVAR, IVAR_MISC; MRQC (pools), VMOLR, VFRE, VFTE,
+    VT_CTL, DTXSWC, VFLRE; counters of frames. All other registers store the value written until a reset: flow control,
+    wake-up, time stamps, interrupt throttling and the mailboxes of the virtual functions have no effect.
 
-    The card sends from advanced descriptors (data and context: checksums of IP, TCP and UDP, VLAN tags, segmentation), and receives into
-    advanced descriptors of one buffer, or into legacy ones. There is no receive-side scaling: queue 0 receives, or with pools the
-    queue whose number is the pool's. No packet type and no checksum is reported. Interrupts are MSI-X by IVAR, or MSI or INTx by ICR.
+    The card sends from advanced descriptors (data and context: checksums of IP, TCP and UDP, VLAN tags, segmentation),
+    and receives into advanced descriptors of one buffer, or into legacy ones. There is no receive-side scaling: queue 0
+    receives, or with pools the queue whose number is the pool's. No packet type and no checksum is reported. Interrupts
+    are MSI-X by IVAR, or MSI or INTx by ICR.
 
-    Frames go to the card itself (RCTL.LBM), to the pools (DTXSWC), and to the :class:`Wire`, if there is one. The link is up whenever
-    the PHY has power. Virtual function n, if it exists, does the DMA and sends the interrupts of the queues n and n + 8.
+    Frames go to the card itself (RCTL.LBM), to the pools (DTXSWC), and to the :class:`Wire`, if there is one. The link
+    is up whenever the PHY has power. Virtual function n, if it exists, does the DMA and sends the interrupts of the
+    queues n and n + 8.
 
     :param kernel: the mock that the card is plugged into
     :param name: the PCI address, unique on this host
@@ -299,8 +301,8 @@ class Igb(Card):
 class IgbVf(PciDevice):
     """A virtual function of an :class:`Igb`, created by a write to the physical function's `sriov_numvfs`.
 
-    Registers (BAR0, 32 bits): VTCTRL (reset), VTSTATUS, VTEICR, VTEICS, VTEIMS, VTEIMC, VTEIAC, VTEIAM, VTIVAR, and the rings of two
-    queues. All other registers store the value written: the mailbox has no effect.
+    Registers (BAR0, 32 bits): VTCTRL (reset), VTSTATUS, VTEICR, VTEICS, VTEIMS, VTEIMC, VTEIAC, VTEIAM, VTIVAR, and the
+    rings of two queues. All other registers store the value written: the mailbox has no effect.
 
     :param kernel: the mock that the function is plugged into
     :param name: the PCI address, unique on this host
@@ -344,7 +346,7 @@ class IgbVf(PciDevice):
             self._registers[offset] = value
 
     def _ring(self, offset: int) -> tuple[Ring, int, int] | None:
-        """Return the ring of a register, its number on the card, and the register's offset in it; None for other registers."""
+        """Return the ring of a register, its number on the card, and the offset in it; None for other registers."""
         for rings, start in (
             (self._card.receive_rings, _OLD_RECEIVE_RINGS),
             (self._card.transmit_rings, _OLD_TRANSMIT_RINGS),

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import struct
 
-#: the second half of a legacy receive descriptor, as the card writes it back: length, checksum, status, errors, VLAN tag
+#: the second half of a legacy receive descriptor, as the card writes it back: length, checksum, status, errors, VLAN
+#: tag
 RECEIVED = struct.Struct("<HHBBH")
 #: bytes of a descriptor
 DESCRIPTOR = 16

@@ -28,8 +28,8 @@ class Port(Protocol):
 class Wire:
     """A wire that connects network cards: a frame that one card sends, all others receive.
 
-    Cards of the sender's kernel receive before the sender's register write returns. Cards of other kernels receive a little later, in a
-    thread, because each card receives under the lock of its own kernel.
+    Cards of the sender's kernel receive before the sender's register write returns. Cards of other kernels receive a
+    little later, in a thread, because each card receives under the lock of its own kernel.
 
     :param ports: the cards
     :raises ValueError: a card has a wire already

@@ -62,19 +62,20 @@ _RANGE = struct.Struct("<IIQ")
 class Nvme(PciDevice):
     """An NVMe 1.4 disk with one namespace, whose blocks are in memory. IDs and model name are those of QEMU's disk.
 
-    Registers: CAP, VS, INTMS, INTMC, CC, CSTS, AQA, ASQ, ACQ and the doorbells (stride 4), accessed with 32 or 64 bits. There is
-    no NVM subsystem reset, no controller memory buffer and no boot partition: their registers read as zeros.
+    Registers: CAP, VS, INTMS, INTMC, CC, CSTS, AQA, ASQ, ACQ and the doorbells (stride 4), accessed with 32 or 64 bits.
+    There is no NVM subsystem reset, no controller memory buffer and no boot partition: their registers read as zeros.
 
     Admin commands: Identify (controller, namespace, active namespaces, namespace descriptors, and the I/O command set's
-    controller data, which is zeros), Create and Delete I/O Submission and Completion Queue, Set and Get Features (arbitration,
-    power management, temperature threshold, error recovery, volatile write cache, number of queues, interrupt coalescing and
-    vector configuration, write atomicity, asynchronous events), Get Log Page (errors, health, firmware slots, effects), Abort,
-    Asynchronous Event Request (completed for invalid doorbells only).
+    controller data, which is zeros), Create and Delete I/O Submission and Completion Queue, Set and Get Features
+    (arbitration, power management, temperature threshold, error recovery, volatile write cache, number of queues,
+    interrupt coalescing and vector configuration, write atomicity, asynchronous events), Get Log Page (errors, health,
+    firmware slots, effects), Abort, Asynchronous Event Request (completed for invalid doorbells only).
     I/O commands: Flush, Write, Read, Write Zeroes, Dataset Management (deallocated blocks become zeros).
 
-    Commands run when their doorbell is written, in the order of their queue. Their memory is described by PRP entries and lists; SGLs
-    are not supported. As with QEMU's disk, a command whose DMA the IOMMU blocks succeeds. Each completion queue has an MSI-X vector;
-    without MSI-X all share INTx, masked by INTMS. The blocks survive resets. Virtual functions have no model.
+    Commands run when their doorbell is written, in the order of their queue. Their memory is described by PRP entries
+    and lists; SGLs are not supported. As with QEMU's disk, a command whose DMA the IOMMU blocks succeeds. Each
+    completion queue has an MSI-X vector; without MSI-X all share INTx, masked by INTMS. The blocks survive resets.
+    Virtual functions have no model.
 
     :param kernel: the mock that the disk is plugged into
     :param name: the PCI address, unique on this host
@@ -496,7 +497,7 @@ class Nvme(PciDevice):
         self._send_events()
 
     def _abort(self, command: Command) -> int:
-        """Abort an Asynchronous Event Request, the only kind of command that can be outstanding; return 1 for any other."""
+        """Abort an Asynchronous Event Request; return 1 for any other command, which cannot be outstanding."""
         queue, id_ = command.w10 & 0xFFFF, command.w10 >> 16
         # The completions of both commands need free entries.
         completions = self._completions[0]

@@ -48,7 +48,8 @@ class CompletionQueue:
 
     :ivar iova: IOVA of the entries; `entries`: their number
     :ivar vector: the interrupt vector; None without interrupts
-    :ivar head: index of the next entry that the host reads, set by its doorbell; `tail`: of the next that the controller writes
+    :ivar head: index of the next entry that the host reads, set by its doorbell; `tail`: of the next that the
+        controller writes
     :ivar phase: the phase tag of the entries of this pass
     """
 
@@ -82,7 +83,8 @@ class SubmissionQueue:
 
     :ivar iova: IOVA of the entries; `entries`: their number
     :ivar completions: the completion queue of its commands
-    :ivar head: index of the next entry that the controller reads; `tail`: of the next that the host writes, set by its doorbell
+    :ivar head: index of the next entry that the controller reads; `tail`: of the next that the host writes, set by its
+        doorbell
     """
 
     number: int

@@ -127,7 +127,8 @@ class Engine:
             error, stopped = errno.EIO, False
             try:
                 while not (stopped := not self._may_go_on()) and self._advance():
-                    # Wait briefly to let other threads take the lock between two steps: this thread would take back a released lock at once.
+                    # Wait briefly to let other threads take the lock between two steps: this thread would take back a
+                    # released lock at once.
                     self._changed.wait(1e-5)
                 error = 0
             except Errno as failure:

@@ -30,7 +30,7 @@ class _Failure:
 
 
 class Failures:
-    """The failure registers of each kind of call: the call that fails, its errno, and the numbers of calls and failures."""
+    """The failure registers of each kind of call: the call that fails, its errno, numbers of calls and failures."""
 
     def __init__(self) -> None:
         self._of = {kind: _Failure() for kind in KINDS}

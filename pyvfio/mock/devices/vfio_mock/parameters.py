@@ -69,7 +69,8 @@ class Parameters:
     def check_token(self, given: bytes | None) -> None:
         """Check the VF token of a program that opens a device; None: it gave none.
 
-        :raises Errno: EACCES, the token is missing or wrong; EINVAL, no token is required, or the parameter is not a UUID
+        :raises Errno: EACCES, the token is missing or wrong; EINVAL, no token is required, or the parameter is not a
+            UUID
         """
         if not self.token.strip():
             if given is not None:

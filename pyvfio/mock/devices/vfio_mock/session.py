@@ -96,7 +96,7 @@ class Saving(Session):
         return Record(stream.END, self._records, bytes(8))
 
     def remaining(self) -> tuple[int, int]:
-        """Return the remaining bytes of the first pass, and the bytes of pages that have become dirty after they were sent."""
+        """Return the remaining bytes of the first pass, and the bytes of pages written after they were sent."""
         page = stream.length(stream.PAGES)
         initial = len(self._buffer) + (0 if self._headed else stream.length(stream.HEADER)) + len(self.initial) * page
         return initial, len(self.dirty - self.initial) * page

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The stream of a migration: records that carry memory, registers and the engine's job.
 
-The order is HEADER, PAGES (the last record of a page wins), REGISTERS, END. Each record has a checksum, and END holds the number of
-records, so that truncated, modified and foreign streams are refused. The module in tests/vfio_mock uses the same format.
+The order is HEADER, PAGES (the last record of a page wins), REGISTERS, END. Each record has a checksum, and END holds
+the number of records, so that truncated, modified and foreign streams are refused. The module in tests/vfio_mock uses
+the same format.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def header(sizes: tuple[int, ...]) -> Record:
     return Record(HEADER, 0, struct.pack("<4Q", VERSION, *sizes))
 
 
-# Cached, because the receiver checks the pages that the sender has just encoded: in Python a checksum takes 0.1 ms per page.
+# Cached, because the receiver checks the pages that the sender has just encoded: in Python a checksum takes 0.1 ms per
+# page.
 @lru_cache(1024)
 def _checksum(type_: int, number: int, payload: bytes) -> int:
     mask, factor = _U64 - 1, 0x9E3779B97F4A7C15

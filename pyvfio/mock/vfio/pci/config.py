@@ -33,7 +33,8 @@ _HAS_CAPABILITIES = 1 << 4
 _HEADER = 0x40
 #: PowerState in PMCSR; all ones is D3hot
 POWER_STATE = 0x03
-#: bits of Device Control that vfio-pci virtualises: Max_Payload_Size, Max_Read_Request_Size and Initiate Function Level Reset
+#: bits of Device Control that vfio-pci virtualises: Max_Payload_Size, Max_Read_Request_Size and Initiate Function Level
+#: Reset
 _DEVICE_CONTROL = 0xF0E0
 #: error reporting enables of Device Control, which every function stores (PCI Express specification)
 _REPORTED = 0x000F
@@ -41,9 +42,11 @@ _REPORTED = 0x000F
 _EXPRESS_RESET, _ADVANCED_RESET = 0x80, 0x01
 #: offset of the first extended capability
 _EXTENDED = 0x100
-#: error bits that the uncorrectable and the correctable registers implement; uncorrectable errors that are fatal after a reset
+#: error bits that the uncorrectable and the correctable registers implement; uncorrectable errors that are fatal after
+#: a reset
 _UNCORRECTABLE, _CORRECTABLE, _FATAL_AT_RESET = 0x03FFF030, 0xF1C1, 0x00462030
-#: errors masked after a reset, by the specification's later revisions; without Advisory Non-Fatal, which pci_aer_init unmasks
+#: errors masked after a reset, by the specification's later revisions; without Advisory Non-Fatal, which pci_aer_init
+#: unmasks
 _MASKED_UNCORRECTABLE, _MASKED_CORRECTABLE = 0x02400000, 0xC000
 #: Interrupt Status, in the status register
 _INTERRUPT = 1 << 3
@@ -57,15 +60,18 @@ _MSI_SWITCHES, _MSI_WIDE, _MSIX_SWITCHES = 0x71, 1 << 7, 0xC000
 _MSIX_ENABLE = 0x80
 #: errors detected, and Transactions Pending, in Device Status
 _DEVICE_STATUS = 0x2F
-#: in Advanced Error Capabilities and Control: ECRC generation and checking are possible; ECRC generation and checking are enabled
+#: in Advanced Error Capabilities and Control: ECRC generation and checking are possible; ECRC generation and checking
+#: are enabled
 _ECRC_ABLE, _ECRC_ON = 0xA0, 0x140
 #: Per-Vector Masking Capable, in MSI Message Control
 _MSI_MASKS = 1 << 8
-#: bits that do not reach the device: of Device Control, the virtualised ones and Phantom Functions Enable; of Device Control 2, ARI
+#: bits that do not reach the device: of Device Control, the virtualised ones and Phantom Functions Enable; of Device
+#: Control 2, ARI
 _NO_CONTROL, _NO_CONTROL_2 = _DEVICE_CONTROL | 1 << 9, 1 << 5
 #: bits of PMCSR that do not reach the device: PowerState, PME_En, PME_Status
 _NO_POWER_CONTROL = 0x8103
-#: End-End TLP Prefix Supported, in Device Capabilities 2; End-End TLP Prefix Blocking, in the upper byte of Device Control 2
+#: End-End TLP Prefix Supported, in Device Capabilities 2; End-End TLP Prefix Blocking, in the upper byte of Device
+#: Control 2
 _TAKES_PREFIXES, _BLOCK_PREFIXES = 1 << 21, 0x80
 
 
@@ -83,7 +89,8 @@ class Config:
         saved = function.saved
         self.size = 4096 if function.express and not (saved is not None and saved.standard_only) else 256
         self.data = bytearray(self.size if saved is None else saved.data.ljust(self.size, b"\0"))
-        # Registers outside every capability are device-specific: vfio_raw_config_write passes writes through to the device.
+        # Registers outside every capability are device-specific: vfio_raw_config_write passes writes through to the
+        # device.
         self._unknown = bytearray(_HEADER) + b"\1" * (self.size - _HEADER)
         self._writable = bytearray(_HEADER) + b"\xff" * (self.size - _HEADER)
         #: bits whose writes vfio-pci passes through to the device, which stores some of them
@@ -181,7 +188,7 @@ class Config:
         return self.command & ~(CAP_MASTER | CAP_INTX_DISABLE) | decodes
 
     def _saved_capabilities(self, saved: Saved) -> None:
-        """Put the saved capabilities at their offsets: disabled, nothing pending; registers that the mock models are writable."""
+        """Put the saved capabilities at their offsets: disabled, nothing pending; modelled registers are writable."""
         noted: set[int] = set()
         for one in saved.capabilities + saved.extended:
             self._raw(one.offset + one.length, max(_own_length(one, saved) - one.length, 0))
@@ -224,15 +231,16 @@ class Config:
         at = one.offset
         if at >= _EXTENDED:
             if one.id == POWER_BUDGETING:
-                # PCI_PWR_DATA. The kernel means to let the selector be written (init_pci_ext_cap_pwr_perm), which is at offset 4.
+                # PCI_PWR_DATA. The kernel means to let the selector be written (init_pci_ext_cap_pwr_perm), which is at
+                # offset 4.
                 self._through[at + 8] = 0xFF
             elif one.id in (EXTENDED_VENDOR, DESIGNATED_VENDOR):
                 self._raw(at, one.length)
         elif one.id == POWER_MANAGEMENT:
             self._let_through(at + 4, 4, 0xFFFFFFFF & ~_NO_POWER_CONTROL)
         elif one.id == VITAL_PRODUCT_DATA:
-            # vfio_vpd_config_write toggles PCI_VPD_ADDR_F once the device has answered. The mock's devices have no VPD data and never
-            # answer, so the flag stays as written.
+            # vfio_vpd_config_write toggles PCI_VPD_ADDR_F once the device has answered. The mock's devices have no VPD
+            # data and never answer, so the flag stays as written.
             self._put(at + 2, 6, saved.word(at + 2, 6), 0xFFFFFFFFFFFF)
         elif one.id == PCIX:
             self._let_through(at + 2, 2, 0xFFFF)
@@ -252,7 +260,10 @@ class Config:
             self._kept[place] = 1
 
     def _raw(self, at: int, length: int) -> None:
-        """Pass writes through to the device (vfio_raw_config_write), which ignores them. No reset restores these bytes."""
+        """Pass writes through to the device (vfio_raw_config_write), which ignores them.
+
+        No reset restores these bytes.
+        """
         for each in range(at, min(at + length, self.size)):
             self._unknown[each], self._writable[each], self._through[each] = 1, 0, 0xFF
 
@@ -364,7 +375,8 @@ class Config:
         data = bytearray(self.data[offset : offset + size])
         if offset <= STATUS < offset + size and self.interrupt_asserted():
             data[STATUS - offset] |= _INTERRUPT
-        # MSI-X Message Control is read from the device, where the kernel sets MSI-X Enable; vfio-pci drops writes to it.
+        # MSI-X Message Control is read from the device, where the kernel sets MSI-X Enable; vfio-pci drops writes to
+        # it.
         if self.msix_control and offset <= self.msix_control + 1 < offset + size and self.msix_enabled():
             data[self.msix_control + 1 - offset] |= _MSIX_ENABLE
         return bytes(data)

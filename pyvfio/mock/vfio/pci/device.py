@@ -55,8 +55,8 @@ class PciDevice(PciRegions):
     """A PCI function: the base class of users' device models. The constructor plugs it into the mock's host.
 
     A subclass describes the function (`function`) and the behaviour of its registers: :meth:`read`, :meth:`write`,
-    :meth:`power_on`. It calls :meth:`dma_read`, :meth:`dma_write` and :meth:`interrupt`. All of these run under the kernel's lock;
-    a thread of the device model must take `kernel.lock` itself.
+    :meth:`power_on`. It calls :meth:`dma_read`, :meth:`dma_write` and :meth:`interrupt`. All of these run under the
+    kernel's lock; a thread of the device model must take `kernel.lock` itself.
 
     :param kernel: the mock that the function is plugged into
     :param name: the PCI address, unique on this host
@@ -165,8 +165,9 @@ class PciDevice(PciRegions):
         """Deassert INTx."""
         self.irqs.deassert()
 
-    # DMA. An access that the IOMMU blocks is recorded in kernel.faults, and the device goes on. Without bus master no request leaves
-    # the device, so that the IOMMU sees none: such an access is recorded in kernel.dma_without_bus_master.
+    # DMA. An access that the IOMMU blocks is recorded in kernel.faults, and the device goes on. Without bus master no
+    # request leaves the device, so that the IOMMU sees none: such an access is recorded in
+    # kernel.dma_without_bus_master.
 
     @property
     def bus_master(self) -> bool:
@@ -210,7 +211,8 @@ class PciDevice(PciRegions):
     def _not_issued(self, iova: int, *, write: bool) -> None:
         self.kernel.dma_without_bus_master.append(DmaFault(self.name, iova, write, 0))
 
-    # The state that a variant driver migrates. A device model with more state than its registers overrides both methods.
+    # The state that a variant driver migrates. A device model with more state than its registers overrides both
+    # methods.
 
     def save_state(self) -> bytes:
         """Return the contents of the BARs, for a migration."""
@@ -272,7 +274,8 @@ class PciDevice(PciRegions):
     def _reset_written(self, offset: int, bit: int) -> None:
         """Handle a write of Initiate FLR (vfio_exp_config_write, vfio_af_config_write). The bit always reads 0.
 
-        pci_try_reset_function uses the first reset method of the function, which need not be FLR, and the write reports no error.
+        pci_try_reset_function uses the first reset method of the function, which need not be FLR, and the write reports
+        no error.
         """
         if self.config.data[offset] & bit:
             self.config.data[offset] &= ~bit
@@ -287,7 +290,10 @@ class PciDevice(PciRegions):
         self.change_power(off=self._off if wanted in (1, 2) else wanted == POWER_STATE)
 
     def change_power(self, *, off: bool) -> None:
-        """Enter D3hot or D0 (vfio_pci_set_power_state). D0 restores configuration space; the BARs' contents are lost."""
+        """Enter D3hot or D0 (vfio_pci_set_power_state).
+
+        D0 restores configuration space; the BARs' contents are lost.
+        """
         if off and not self._off:
             self.era += 1
             self._asleep = bytes(self.config.data)
@@ -304,7 +310,8 @@ class PciDevice(PciRegions):
     def _msi_written(self) -> None:
         """Correct a write to MSI Message Control (vfio_msi_config_write).
 
-        Only VFIO_DEVICE_SET_IRQS enables MSI, and it sets the limit of Multiple Message Enable. Other bits stay as written.
+        Only VFIO_DEVICE_SET_IRQS enables MSI, and it sets the limit of Multiple Message Enable. Other bits stay as
+        written.
         """
         control = self.config.data[self.config.msi_control]
         if not self.irqs.enabled[MSI]:
@@ -333,7 +340,9 @@ class PciDevice(PciRegions):
 
     @property
     def decodes_memory(self) -> bool:
-        """Whether memory BARs are accessible. In D3hot they are not; in low power they are, because an access wakes the device.
+        """Whether memory BARs are accessible.
+
+        In D3hot they are not. In low power they are, because an access wakes the device.
 
         This follows the last write to the command register, and not its contents, which the return to D0 may restore
         (__vfio_pci_memory_enabled).
@@ -341,7 +350,7 @@ class PciDevice(PciRegions):
         return self._decodes and not self._off
 
     def _let_sleep(self, sleeps: bool) -> None:
-        """Revoke the exported dma-bufs at a request for low power, or make them usable again (vfio_pci_dma_buf_move)."""
+        """Revoke the exported dma-bufs at a request for low power, or reinstate them (vfio_pci_dma_buf_move)."""
         self.era += sleeps
         for one in self.dma_bufs:
             one.asleep = sleeps

@@ -31,8 +31,8 @@ class DmaBuf(File):
 
     :ivar areas: the ranges of the BAR, in the dma-buf's order
     :ivar size: bytes of all ranges
-    :ivar asleep: revoked by a request for low power. VFIO_DEVICE_FEATURE_LOW_POWER_EXIT and a write that enables memory decoding end
-        that; an access that wakes the device does not
+    :ivar asleep: revoked by a request for low power. VFIO_DEVICE_FEATURE_LOW_POWER_EXIT and a write that enables memory
+        decoding end that; an access that wakes the device does not
     """
 
     kind = "dma-buf"
@@ -48,14 +48,20 @@ class DmaBuf(File):
         self.size = sum(area.size for area in areas)
 
     def check_mmap(self, size: int, offset: int, prot: int) -> None:
-        """Refuse to map: vfio_pci_dmabuf_ops has no mmap. A writable mapping of a read-only descriptor is EACCES first."""
+        """Refuse to map: vfio_pci_dmabuf_ops has no mmap.
+
+        A writable mapping of a read-only descriptor is EACCES first.
+        """
         if prot & mmap.PROT_WRITE and not self._writable:
             raise Errno(errno.EACCES)
         raise Errno(errno.EINVAL)
 
     @property
     def era(self) -> int | None:
-        """The device's era, or None while the dma-buf is revoked. An importer whose era is older has lost its access."""
+        """The device's era, or None while the dma-buf is revoked.
+
+        An importer whose era is older has lost its access.
+        """
         there = self._device.files and self._device.decodes_memory and not self.asleep
         return self._device.era if there else None
 
@@ -72,8 +78,8 @@ def export(device: PciDevice, asked: Feature) -> int | None:
     """Export ranges of a BAR: VFIO_DEVICE_FEATURE_DMA_BUF (vfio_pci_core_feature_dma_buf).
 
     :returns: a new descriptor; None for a probe
-    :raises Errno: EINVAL, ranges that are not whole pages or not within the BAR; ENODEV, no such BAR; EOVERFLOW, a range ends beyond
-        64 bits; ENOMEM, too many ranges
+    :raises Errno: EINVAL, ranges that are not whole pages or not within the BAR; ENODEV, no such BAR; EOVERFLOW, a
+        range ends beyond 64 bits; ENOMEM, too many ranges
     """
     if not asked.is_meant(GET, ffi.sizeof(_HEAD)):
         return None

@@ -29,7 +29,8 @@ _WORD = 0xFFFFFFFF
 class Bar:
     """A BAR.
 
-    :ivar size: bytes, a power of two, at most 1 TiB (2 GiB without `wide`); with `wide` it takes the next BAR's place too
+    :ivar size: bytes, a power of two, at most 1 TiB (2 GiB without `wide`); with `wide` it takes the next BAR's place
+        too
     :ivar memory: plain memory that programs may map; without it, the device model handles each access
     :ivar ports: a BAR of I/O ports, not of memory
     :raises ValueError: PCI does not allow such a BAR
@@ -60,8 +61,9 @@ class Function:
     :ivar msi: MSI vectors, a power of two; 0: no MSI capability. `msix`: MSI-X vectors; 0: no MSI-X capability
     :ivar intx: the function has interrupt pin A
     :ivar express: a PCI Express function, with 4096 bytes of configuration space
-    :ivar resets: the function can be reset alone, by each method that it has: FLR of PCI Express (`flr`) or of Advanced Features,
-        both of which a write to configuration space starts too; power management. Without any of them, a device-specific method
+    :ivar resets: the function can be reset alone, by each method that it has: FLR of PCI Express (`flr`) or of Advanced
+        Features, both of which a write to configuration space starts too; power management. Without any of them, a
+        device-specific method
     :ivar flr: the function has FLR of PCI Express; None: yes if it resets and has no power management
     :ivar advanced_features: the function has the Advanced Features capability, the FLR of conventional PCI
     :ivar bus_resets: a reset of the bus works
@@ -70,11 +72,12 @@ class Function:
     :ivar virtual_device: device ID of the virtual functions
     :ivar virtual_at: First VF Offset and VF Stride
     :ivar error_reporting: the function has Advanced Error Reporting; it never reports an error
-    :ivar msix_table: BAR and offset of the MSI-X table, 16 bytes per vector, which vfio-pci hides; None: in a BAR added for it, the
-        first free one. `msix_pending`: BAR and offset of the pending bits; None: after the table
+    :ivar msix_table: BAR and offset of the MSI-X table, 16 bytes per vector, which vfio-pci hides; None: in a BAR added
+        for it, the first free one. `msix_pending`: BAR and offset of the pending bits; None: after the table
     :ivar no_soft_reset: the function keeps its state from D3hot to D0, so that power management cannot reset it
-    :ivar stored: offset of a 4-byte register in configuration space -> the bits that the device stores, of those that vfio-pci passes
-        through. A register without an entry stores the bits that PCI requires: masks and severities of error reporting, mask bits of MSI
+    :ivar stored: offset of a 4-byte register in configuration space -> the bits that the device stores, of those that
+        vfio-pci passes through. A register without an entry stores the bits that PCI requires: masks and severities of
+        error reporting, mask bits of MSI
     :ivar saved: the configuration space given to :meth:`of`, whose capabilities keep their offsets
     :raises ValueError: PCI does not allow such a function
     """
@@ -127,17 +130,17 @@ class Function:
     ) -> Function:
         """Return the function of a saved configuration space: a copy of sysfs's file `config`, or a dump of lspci.
 
-        `pyvfio.pci.SavedConfig.read_dump` returns the bytes of each function in a dump. Capabilities stay at their offsets, except those
-        that vfio-pci hides. The mock models power management, MSI, MSI-X, function-level resets, virtual functions and error reporting;
-        all other registers read as saved. BARs get addresses of the mock's host.
+        `pyvfio.pci.SavedConfig.read_dump` returns the bytes of each function in a dump. Capabilities stay at their
+        offsets, except those that vfio-pci hides. The mock models power management, MSI, MSI-X, function-level resets,
+        virtual functions and error reporting; all other registers read as saved. BARs get addresses of the mock's host.
 
         :param config: 64 (the header only: no capabilities), 256 or 4096 bytes
-        :param sizes: BAR -> bytes, which `config` does not hold. A BAR without an entry gets one page, or the size of its MSI-X table, or
-            32 ports. A BAR that reads as zeros exists only if it has an entry
+        :param sizes: BAR -> bytes, which `config` does not hold. A BAR without an entry gets one page, or the size of
+            its MSI-X table, or 32 ports. A BAR that reads as zeros exists only if it has an entry
         :param resource: the text of sysfs's file `resource`, which holds all sizes; instead of `sizes`
         :param ids: vendor ID and device ID of a virtual function, whose own registers read as ones
-        :param stored: the bits of a register that the device stores (see the class), where they differ from what PCI requires. To find
-            them, write ones and zeros to the real device and read them back
+        :param stored: the bits of a register that the device stores (see the class), where they differ from what PCI
+            requires. To find them, write ones and zeros to the real device and read them back
         :raises TypeError: `config` is not bytes
         :raises ValueError: `config` is not a configuration space of an endpoint; the message names the reason
         :warns RuntimeWarning: a list of capabilities is malformed; the capabilities before that place work

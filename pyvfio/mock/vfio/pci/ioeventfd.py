@@ -30,7 +30,8 @@ class Ioeventfds:
     def request(self, argument: int) -> None:
         """Add or remove an ioeventfd (vfio_pci_ioeventfd).
 
-        :raises Errno: EINVAL; EEXIST, the same one exists; ENODEV, the one to remove does not exist; ENOSPC; or that of the eventfd
+        :raises Errno: EINVAL; EEXIST, the same one exists; ENODEV, the one to remove does not exist; ENOSPC; or that of
+            the eventfd
         """
         asked = caller.take(_STRUCT, argument, ffi.offsetof(_STRUCT, "fd") + 4)
         width = asked.flags

@@ -13,8 +13,9 @@ from pyvfio.mock.vfio.irq import BOOL, EVENTFD, INTX, MSI, MSIX, NONE, Irqs, Irq
 class PciIrqs(Irqs):
     """The interrupts of a PCI function.
 
-    Only one of INTx, MSI and MSI-X can be enabled at a time. More vectors can be added to enabled MSI-X, but not to enabled MSI.
-    A failed request removes the triggers of all its vectors up to the one that failed (vfio_msi_set_block).
+    Only one of INTx, MSI and MSI-X can be enabled at a time. More vectors can be added to enabled MSI-X, but not to
+    enabled MSI. A failed request removes the triggers of all its vectors up to the one that failed
+    (vfio_msi_set_block).
     """
 
     #: Interrupt Disable is set in the command register (vdev->virq_disabled)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Migration of a PCI function by a variant driver (mlx5_vfio_pci, pds_vfio_pci): the stream holds the contents of its registers.
+"""Migration of a PCI function by a variant driver (mlx5_vfio_pci, pds_vfio_pci): the stream holds its registers.
 
-The states and the behaviour of the descriptor are those of Linux 7.3. The format of the stream is the mock's own, as a real device's format
-is its vendor's own.
+The states and the behaviour of the descriptor are those of Linux 7.3. The format of the stream is the mock's own, as a
+real device's format is its vendor's own.
 """
 
 from __future__ import annotations

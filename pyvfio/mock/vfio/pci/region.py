@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Regions of PCI functions (vfio_pci_rdwr.c): BARs, each access of which the device model handles, and configuration space."""
+"""Regions of PCI functions (vfio_pci_rdwr.c): BARs, whose accesses the device model handles, and config space."""
 
 from __future__ import annotations
 
@@ -117,7 +117,8 @@ class PciRegions(Device):
     def _located(self, position: int, size: int) -> tuple[int, int, int]:
         """Return region, offset, and the number of bytes that a transfer moves.
 
-        :raises Errno: EINVAL, no region there; EFAULT, beyond the end of configuration space; EIO, the device does not decode memory
+        :raises Errno: EINVAL, no region there; EFAULT, beyond the end of configuration space; EIO, the device does not
+            decode memory
         """
         index, offset = position >> OFFSET_SHIFT, position & OFFSET_MASK
         if index == CONFIG:

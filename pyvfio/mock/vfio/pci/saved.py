@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A saved configuration space, with the lists of capabilities that vfio-pci shows.
 
-The lists are walked as in drivers/vfio/pci/vfio_pci_config.c (vfio_cap_init, vfio_ecap_init). A capability whose length is unknown or 0 is
-hidden: the one before it links to the one after it.
+The lists are walked as in drivers/vfio/pci/vfio_pci_config.c (vfio_cap_init, vfio_ecap_init). A capability whose length
+is unknown or 0 is hidden: the one before it links to the one after it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ _STATUS, _CAPABILITIES, _HEADER_TYPE, _BAR0, _BARS = 0x06, 0x34, 0x0E, 0x10, 6
 _HAS_LIST = 1 << 4
 #: bytes of the capabilities of fixed length (pci_cap_length): power management, AGP, VPD, MSI-X, Advanced Features
 _LENGTHS = {POWER_MANAGEMENT: 8, 0x02: 12, VITAL_PRODUCT_DATA: 8, MSIX: 12, ADVANCED_FEATURES: 6}
-#: bytes of extended capabilities of fixed length (pci_ext_cap_length): AER without a root port's registers, DSN, power budgeting, ARI, ATS,
-#: SR-IOV, multicast, PRI, LTR
+#: bytes of extended capabilities of fixed length (pci_ext_cap_length): AER without a root port's registers, DSN, power
+#: budgeting, ARI, ATS, SR-IOV, multicast, PRI, LTR
 _EXTENDED_LENGTHS = {0x01: 0x2C, 0x03: 12, 0x04: 16, 0x0E: 8, 0x0F: 8, 0x10: 64, 0x12: 40, 0x13: 16, 0x18: 8}
-#: (version 1, Root Complex Integrated Endpoint) -> bytes of the PCI Express capability; such an endpoint has no link registers
+#: (version 1, Root Complex Integrated Endpoint) -> bytes of the PCI Express capability; such an endpoint has no link
+#: registers
 _EXPRESS_LENGTHS = {(True, False): 0x14, (True, True): 0x0C, (False, False): 0x34, (False, True): 0x2C}
 _ROOT_COMPLEX_ENDPOINT = 9
 #: resource flags in sysfs's file `resource`: I/O ports, memory, prefetchable, 64 bits
@@ -67,7 +68,8 @@ class Saved:
 
     :ivar data: 256 or 4096 bytes
     :ivar standard_only: extended space reads as ones, so that the kernel shows 256 bytes (pci_cfg_space_size)
-    :ivar capabilities: the standard capabilities that vfio-pci shows, in the list's order; `extended`: the extended ones
+    :ivar capabilities: the standard capabilities that vfio-pci shows, in the list's order; `extended`: the extended
+        ones
     :ivar broken: the place where a list is malformed, in words; None for well-formed lists
     :ivar placeholder: the first extended capability is hidden: its header stays, but holds only the link
     """

@@ -73,7 +73,8 @@ class VirtualFunctions:
         offset, stride = physical.function.virtual_at
         first = (int(slot, 16) << 3 | int(number)) + offset
         if first + (count - 1) * stride > _LAST_OF_BUS or count > physical.function.virtual_room:
-            # sriov_enable: the bridge has no further bus number, or the firmware left too little address space for the VF BARs.
+            # sriov_enable: the bridge has no further bus number, or the firmware left too little address space for the
+            # VF BARs.
             raise Errno(errno.ENOMEM)
         function = Function(
             (physical.ids[0], physical.function.virtual_device), physical.function.class_code, bars=dict(physical.function.bars),
@@ -127,7 +128,8 @@ class VirtualFunctions:
     def check_virtual(self, token: bytes | None) -> None:
         """Check the token that opens a virtual function.
 
-        :raises Errno: EINVAL, a token was given but the physical function is not bound to vfio-pci; EACCES, it is not the VF token
+        :raises Errno: EINVAL, a token was given but the physical function is not bound to vfio-pci; EACCES, it is not
+            the VF token
         """
         if not self._physical.vfio:
             if token is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from pyvfio.mock.machine import caller
 
-#: maximum number of tracked pages of a mapping (DIRTY_BITMAP_PAGES_MAX), and bytes of the largest bitmap of one call (DIRTY_BITMAP_SIZE_MAX)
+#: maximum number of tracked pages of a mapping (DIRTY_BITMAP_PAGES_MAX), and bytes of the largest bitmap of one call
+#: (DIRTY_BITMAP_SIZE_MAX)
 PAGES_MAX = 2**31 - 1
 BITMAP_SIZE_MAX = 2**28
 
@@ -16,8 +17,8 @@ _ZEROS = bytes(1 << 20)
 class DirtyPages:
     """The dirty bitmap of a mapping, one bit per page, as a dict of its nonzero words.
 
-    A report that does not start at a multiple of 64 pages shifts the bitmap in place. Bits shifted past the end of the mapping remain, and
-    the next report shows them as pages after the mapping. The kernel does the same (7.3).
+    A report that does not start at a multiple of 64 pages shifts the bitmap in place. Bits shifted past the end of the
+    mapping remain, and the next report shows them as pages after the mapping. The kernel does the same (7.3).
 
     :param count: pages of the mapping
     """
@@ -47,7 +48,8 @@ class DirtyPages:
     def report(self, address: int, offset: int) -> None:
         """Copy the bits into the caller's bitmap, which starts `offset` pages before this mapping.
 
-        Whole words are written, from the one with the mapping's first page on. The bits before that page in this word are kept.
+        Whole words are written, from the one with the mapping's first page on. The bits before that page in this word
+        are kept.
 
         :param address: address of the caller's bitmap
         :param offset: pages from the start of the bitmap to the mapping
@@ -71,7 +73,7 @@ class DirtyPages:
         _zero(address + 8 * written, 8 * (count - written))
 
     def _shift(self, shift: int, count: int) -> None:
-        """Shift `count` words towards higher pages, as bitmap_shift_left does; surplus bits of the last word stay in it."""
+        """Shift `count` words towards higher pages (bitmap_shift_left); surplus bits of the last word stay in it."""
         old, new = self._words, {word: bits for word, bits in self._words.items() if word >= count}
         for word, bits in old.items():
             if word >= count:

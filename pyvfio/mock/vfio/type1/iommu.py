@@ -32,7 +32,11 @@ _MAP_SIZE = ffi.sizeof(_MAP)
 
 
 def extension(iommu: Type1 | None, number: int) -> int:
-    """Return 1 if type1 supports an extension in its present state, for VFIO_CHECK_EXTENSION; `iommu` is None before VFIO_SET_IOMMU."""
+    """Return 1 if type1 supports an extension in its present state, for VFIO_CHECK_EXTENSION.
+
+    :param iommu: the backend; None before VFIO_SET_IOMMU
+    :param number: the extension
+    """
     if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL):
         return 1
     if iommu is not None and number == lib.VFIO_UPDATE_VADDR:
@@ -91,8 +95,9 @@ class Type1(Handlers):
     def attach(self, group: Group) -> None:
         """Attach a group: its usable IOVAs and page sizes apply from now on, and all mappings become valid for it.
 
-        :raises Errno: EBUSY, an address is invalid (VFIO_DMA_UNMAP_FLAG_VADDR); EINVAL, a mapping is in a reserved region; ERANGE, a mapping
-            is beyond the aperture of the first IOMMU; ENOMEM, EFAULT, from pinning mappings that were not pinned before
+        :raises Errno: EBUSY, an address is invalid (VFIO_DMA_UNMAP_FLAG_VADDR); EINVAL, a mapping is in a reserved
+            region; ERANGE, a mapping is beyond the aperture of the first IOMMU; ENOMEM, EFAULT, from pinning mappings
+            that were not pinned before
         """
         if self.invalid:
             raise Errno(errno.EBUSY)

@@ -15,7 +15,8 @@ class Type1Mapping:
 
     :ivar address: address of the memory
     :ivar prot: READ, WRITE: access rights of devices
-    :ivar limited: created without CAP_IPC_LOCK (lock_cap is false), so that the locked-memory limit applies to every pin
+    :ivar limited: created without CAP_IPC_LOCK (lock_cap is false), so that the locked-memory limit applies to every
+        pin
     :ivar valid: the address has not been invalidated (VFIO_DMA_UNMAP_FLAG_VADDR)
     :ivar pinned: the whole mapping is pinned, for an IOMMU
     :ivar pins: pins by drivers of emulated devices: IOVA of a page -> number of pins
@@ -48,7 +49,8 @@ class Type1Mapping:
         try:
             check_pinnable(self.address, self.size, write=write)
         except Errno:
-            # vfio_pin_pages_remote checks the limit for the pages before the missing one first: ENOMEM wins over EFAULT.
+            # vfio_pin_pages_remote checks the limit for the pages before the missing one first: ENOMEM wins over
+            # EFAULT.
             if self.limited and (there := pinnable(self.address, self.size // page, page, write=write)):
                 locked.check(there - len(self.pins or ()))
             raise

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class Tracking:
-    """Dirty tracking of a container. Writes through an IOMMU are not visible to type1, so all pages pinned for one count as dirty.
+    """Dirty tracking of a container.
+
+    Writes through an IOMMU are not visible to type1, so all pages pinned for one count as dirty.
 
     :ivar on: tracking is enabled: between START and STOP
     """
@@ -102,7 +104,8 @@ class Tracking:
     def bitmap(self, bitmap: Any, size: int) -> int:
         """Check a caller's bitmap for a range of `size` bytes, and return its address.
 
-        :raises Errno: EINVAL, the bitmap is too small or too large, not accessible, or its page size is not the smallest one
+        :raises Errno: EINVAL, the bitmap is too small or too large, not accessible, or its page size is not the
+            smallest one
         """
         address = int(ffi.cast("uintptr_t", bitmap.data))
         pages = size // (bitmap.pgsize & -bitmap.pgsize or 1)
