@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""An unmodified QEMU with vfio-pci devices, inside the machine of scripts/vm: driven by QMP and by qtest's protocol."""
+"""A client that controls an unmodified QEMU with vfio-pci devices, inside the machine of scripts/vm, by QMP and the qtest protocol."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ ENDED = ("completed", "failed", "cancelled")
 
 
 class Ended(Exception):
-    """QEMU ended by itself; the text is its stderr."""
+    """QEMU ended by itself. The text is its stderr."""
 
 
 class Client:
-    """A QEMU of 128 MiB. Its guest runs no instruction; its registers and BARs are written from here.
+    """A QEMU process. Its guest executes no instructions: the test itself writes registers and BARs.
 
-    :param qemu: which
-    :param arguments: its devices
-    :param machine: -machine
-    :param memory: -m
-    :param firmware: let the firmware run, under emulation
-    :raises Ended: it refuses to start
+    :param qemu: the QEMU to start
+    :param arguments: options, such as its devices
+    :param machine: value of the option -machine
+    :param memory: value of the option -m
+    :param firmware: let the guest run its firmware, under emulation
+    :raises Ended: QEMU refuses to start
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class Client:
         self._gate: Gate | None = None
         ours, theirs = zip(*(socket.socketpair() for _ in range(2)), strict=True)
         self._sockets: list[socket.socket] = list(ours)
-        # The accelerator that executes nothing keeps the guest's state at running. In Debian's 10.0 it is missing; there the guest is paused.
+        # With the accelerator qtest, the guest is in the state `running` but executes nothing. Debian's QEMU 10.0 does not have it; there the
+        # guest is paused.
         qtest_accelerator = qemu.release >= (11,) and not firmware
         command = [
             *qemu.command, "-nodefaults", "-no-user-config", "-display", "none", "-machine", machine, "-m", memory,
@@ -94,21 +95,21 @@ class Client:
 
     @property
     def pid(self) -> int:
-        """The number of QEMU's process."""
+        """QEMU's process id."""
         return self._process.pid
 
     @property
     def log(self) -> str:
-        """The trace so far."""
+        """QEMU's trace so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     @property
     def said(self) -> str:
-        """The messages so far, with the program's name in front of each."""
+        """QEMU's messages on stderr so far, each with the program's name in front."""
         return self._kept if self._process.returncode is not None else self._errors.read_text(errors="replace")
 
     def says(self, text: str) -> bool:
-        """Whether a message has this text, or one that comes has: the monitor may tell of a failure before a thread of QEMU's prints it."""
+        """Whether QEMU prints a message with this text within 30 s. (The monitor may report a failure before QEMU's thread prints it.)"""
         limit = time.monotonic() + 30
         while text not in self.said:
             if time.monotonic() > limit:
@@ -118,17 +119,17 @@ class Client:
 
     @property
     def start_line(self) -> str:
-        """The last vfio_device_dirty_tracking_start line, from nr_ranges on."""
+        """The last line of the trace event vfio_device_dirty_tracking_start, from `nr_ranges` on."""
         lines: list[str] = re.findall(r"nr_ranges .*", self.log)
         return lines[-1].strip()
 
     def write_config(self, slot: int, register: int, value: int, width: str = "l") -> None:
-        """Write to the configuration space of the function at slot.0 of the guest's bus 0."""
+        """Write to the configuration space of function 0 of a slot on the guest's bus 0."""
         self.qtest.out(CONFIG_ADDRESS, 1 << 31 | slot << 11 | register & ~3, "l")
         self.qtest.out(CONFIG_DATA + (register & 3), value, width)
 
     def place(self, slot: int, address: int, bar: int = 0) -> None:
-        """Give a BAR its address, and switch memory decoding and DMA on."""
+        """Set the address of a BAR, and enable memory decoding and DMA."""
         register = BAR0 + 4 * bar
         self.write_config(slot, register, address & 0xFFFFFFFF)
         if address >> 32:
@@ -136,24 +137,24 @@ class Client:
         self.write_config(slot, COMMAND, MEMORY_AND_MASTER, "w")
 
     def begin(self) -> Any:
-        """Begin to migrate to a file.
+        """Start a migration to a file.
 
-        :raises MonitorError: QEMU refuses at once
+        :raises MonitorError: QEMU refuses the command
         """
         return self.monitor.execute("migrate", uri=f"file:{self._directory.name}/state")
 
     def migrate(self) -> dict[str, Any]:
-        """Migrate to a file until that has ended, and return QEMU's account of it.
+        """Migrate to a file, wait for the end, and return QEMU's answer to query-migrate.
 
-        :raises MonitorError: QEMU refuses at once
+        :raises MonitorError: QEMU refuses the command
         """
         self.begin()
         return self.wait_for_migration(lambda account: account.get("status") in ENDED)
 
     def wait_for_migration(self, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Return QEMU's account of the migration under way, as soon as a function says so.
+        """Wait until a function accepts QEMU's answer to query-migrate, and return that answer.
 
-        :raises TimeoutError: that takes more than two minutes
+        :raises TimeoutError: it did not within two minutes
         """
         limit = time.monotonic() + 120
         while True:
@@ -165,25 +166,26 @@ class Client:
             time.sleep(0.05)
 
     def hold_migration(self, path: Path) -> None:
-        """Begin to migrate to the QEMU at a socket, and keep the migration under way until :meth:`finish_migration`.
+        """Start a migration to the QEMU at a socket, and keep it in progress until :meth:`finish_migration`.
 
-        When this returns the guest's first 16 MiB were sent. With a downtime limit of 0 the newest goes on, round by round, since the device's
-        state is never small enough for no downtime at all. 10.0 asks the device only where RAM's rest is below what the downtime
-        allows, and would end as soon as RAM is clean: there the stream is held in the first round.
+        When this returns, the guest's first 16 MiB have been sent. With a downtime limit of 0, the newest QEMU continues round after round,
+        because the device's state is never small enough for no downtime. QEMU 10.0 asks the device for its size only if the remaining RAM fits
+        into the downtime, and would end as soon as RAM is clean. So for 10.0 the stream is held in the first round.
         """
         self.monitor.execute("migrate-set-parameters", **{"downtime-limit": 0})
         if self._release >= (11,):
             self.monitor.execute("migrate", uri=f"unix:{path}")
             self.wait_for_migration(lambda account: account.get("ram", {}).get("dirty-sync-count", 0) >= 3)
             return
-        # A page of zeros is a few bytes of the stream: this many are reached in those that are none, and no socket's buffer has them all.
+        # Fill 16 MiB, because a page of zeros takes only a few bytes in the stream. So the gate's limit (1 MiB) is reached within these pages,
+        # and the rest is larger than any socket buffer.
         self.qtest.command("memset 0x1000000 0x1000000 0x5a")
         self._gate = Gate(Path(self._directory.name, "gate"), path, 1 << 20)
         self.monitor.execute("migrate", uri=f"unix:{self._directory.name}/gate")
         assert self._gate.reached.wait(120)
 
     def finish_migration(self, destination: Client) -> None:
-        """Let a migration end that is under way, and wait until the destination has it."""
+        """Let a migration finish, and wait until it has completed at the source and the destination."""
         self.monitor.execute("migrate-set-parameters", **{"downtime-limit": 300})
         if self._gate is not None:
             self._gate.open()

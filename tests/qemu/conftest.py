@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""QEMU as the client of edu-vfio-pci: `scripts/vm -- .venv/bin/python -m pytest tests/qemu`, inside the machine only."""
+"""Tests with QEMU as the user of edu-vfio-pci: `scripts/vm -- .venv/bin/python -m pytest tests/qemu`. They run only inside the machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _here = os.environ.get("PYVFIO_VM_IOMMU", ""), os.environ.get("PYVFIO_VM_KERNEL"
 
 
 def belongs_here(name: str) -> bool:
-    """Whether a file's tests run in this machine: each runs in one."""
+    """Whether a test file runs in this machine. Each file runs in one kind of machine."""
     iommu, kernel = MACHINES.get(name, ("intel", ""))
     usual = not any(_here[1].startswith(each) for _, each in MACHINES.values() if each)
     return _here[0] == iommu and (_here[1].startswith(kernel) if kernel else usual)
@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def bound() -> Iterator[None]:
-    """Both edus bound to the driver of tests/edu_vfio_pci."""
+    """Bind both edus to the driver of tests/edu_vfio_pci."""
     if not PARAMETERS.exists():
         subprocess.run(["insmod", os.environ["PYVFIO_EDU_MODULE"]], check=True)
     with host.bind(FIRST, "edu_vfio_pci"), host.bind(SECOND, "edu_vfio_pci"):
@@ -52,7 +52,7 @@ def bound() -> Iterator[None]:
 
 @pytest.fixture
 def parameters() -> Iterator[Callable[..., None]]:
-    """A function that sets parameters of the driver, which hold for devices opened from then on; they are restored."""
+    """A function that sets parameters of the driver, for devices that are opened later. They are restored after the test."""
     before: dict[str, str] = {}
 
     def change(**values: int) -> None:
@@ -67,13 +67,13 @@ def parameters() -> Iterator[Callable[..., None]]:
 
 @pytest.fixture(params=["newest", "10.0"], scope="session")
 def qemu(request: pytest.FixtureRequest) -> Qemu:
-    """Each QEMU that knows the migration of VFIO devices."""
+    """Each QEMU that supports migration of VFIO devices."""
     return require_qemu(request.param)
 
 
 @pytest.fixture
 def start(qemu: Qemu) -> Callable[..., Client]:
-    """A function that starts a client with these devices."""
+    """A function that starts a QEMU with options for its devices."""
 
     def client(*arguments: str, **options: object) -> Client:
         return Client(qemu, arguments, **options)  # type: ignore[arg-type]
@@ -82,18 +82,18 @@ def start(qemu: Qemu) -> Callable[..., Client]:
 
 
 def assigned(address: str, slot: int = 4, /, **options: str) -> tuple[str, ...]:
-    """Return QEMU's options for a device of the host at a slot of the guest's bus 0; its id is vSLOT."""
+    """Return QEMU's options for a device of the host, in a slot of the guest's bus 0. Its id is vSLOT."""
     more = "".join(f",{name.replace('_', '-')}={value}" for name, value in options.items())
     return ("-device", f"vfio-pci,host={address},addr={slot}.0,id=v{slot}{more}")
 
 
 def containers(iommufd: bool) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the options that make a container, and those by which a device takes it."""
+    """Return QEMU's options that create an iommufd, and the options of a device that uses it; without iommufd none."""
     return (("-object", "iommufd,id=i0"), {"iommufd": "i0"}) if iommufd else ((), {})
 
 
 def ivshmem(number: int, slot: int) -> tuple[str, ...]:
-    """Return QEMU's options for 4 MiB of memory behind a BAR that is no assigned device's (BAR 2)."""
+    """Return QEMU's options for an emulated device with 4 MiB of memory in BAR 2."""
     return (
         "-object", f"memory-backend-ram,id=shared{number},size=4M,share=on",
         "-device", f"ivshmem-plain,master=on,memdev=shared{number},addr={slot}.0",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The way of a migration from one QEMU to another, which can be held."""
+"""A socket between two QEMUs that can hold a migration stream."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 
 class Gate:
-    """A UNIX socket that passes on what it gets to another: so many bytes, and the rest when the gate is opened.
+    """A UNIX socket that forwards data to another socket: `held` bytes, and the rest after the gate is opened.
 
-    The source waits meanwhile, in the middle of its first pass over the memory.
+    While the gate is closed, the source waits in the middle of its first pass over the memory.
 
-    :param path: of the socket, for the source to connect to
-    :param destination: of the destination's
-    :param held: bytes that pass before the gate is opened
-    :ivar reached: set when they have passed
+    :param path: path of the socket to which the source connects
+    :param destination: path of the destination's socket
+    :param held: number of bytes that are forwarded before the gate is opened
+    :ivar reached: an event that is set when these bytes have been forwarded
     """
 
     def __init__(self, path: Path, destination: Path, held: int) -> None:
@@ -31,11 +31,11 @@ class Gate:
         self._thread.start()
 
     def open(self) -> None:
-        """Let the rest pass."""
+        """Forward the rest."""
         self._opened.set()
 
     def close(self) -> None:
-        """Let the rest pass, and end when the source has."""
+        """Forward the rest, and end after the source."""
         self.open()
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Memory in AMD's hole below 1 TiB, behind an AMD IOMMU: the machine type 7.0 leaves it there, and from 7.1 on it moves. In the AMD machine."""
+"""Guest memory in AMD's hole below 1 TiB, with an AMD IOMMU: machine type 7.0 places memory there, types from 7.1 on move it. In the AMD machine."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MEMORY = "128M,slots=1,maxmem=1T"
 
 
 def dimm(address: int | None = None) -> tuple[str, ...]:
-    """Return QEMU's options for a module of 64 MiB, at an address or where QEMU puts it."""
+    """Return QEMU's options for a DIMM of 64 MiB, at an address or where QEMU places it."""
     at = "" if address is None else f",addr={address:#x}"
     return ("-object", f"memory-backend-ram,id=m,size={DIMM.size}", "-device", f"pc-dimm,memdev=m,id=dimm{at}")
 
 
 @pytest.fixture(scope="module")
 def usable() -> IovaSet:
-    """The addresses that the IOMMU maps: the kernel reserves the hole behind every AMD IOMMU."""
+    """The usable IOVA ranges. The kernel reserves the hole for every AMD IOMMU."""
     with pyvfio.address_space("type1v2") as space, space.attach(FIRST):
         ranges = space.iova_ranges
     assert ranges is not None

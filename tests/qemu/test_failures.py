@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Migrations that a real QEMU refuses or gives up: each is foretold, in QEMU's words."""
+"""Migrations that a real QEMU refuses or aborts: pyvfio.guest predicts each, with QEMU's message."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FORCED = ("enable-migration=on", "x-device-dirty-page-tracking=off")
 
 
 def knob(address: str, name: str) -> Path:
-    """Return the file of an open device by which its driver is told something."""
+    """Return a control file of the driver for an open device."""
     return Path("/sys/bus/pci/devices", address, "edu_vfio_pci", name)
 
 
@@ -138,14 +138,14 @@ def test_qemus_blockers_are_foretold(
 
 @pytest.fixture
 def without_p2p() -> Iterator[None]:
-    """The driver of both devices loaded so that their migration has no peer-to-peer states."""
+    """Reload the driver with a parameter, so that the devices' migration has no peer-to-peer states."""
     load(migration=lib.VFIO_MIGRATION_STOP_COPY)
     yield
     load()
 
 
 def load(**parameters: int) -> None:
-    """Load the driver anew with these parameters. It finds the devices that were bound to it, by their driver_override."""
+    """Reload the driver with parameters. It binds to its devices again, because of their driver_override."""
     subprocess.run(["rmmod", "edu_vfio_pci"], check=True)
     words = [f"{name}={value}" for name, value in parameters.items()]
     subprocess.run(["insmod", os.environ["PYVFIO_EDU_MODULE"], *words], check=True)
@@ -164,7 +164,7 @@ def test_several_devices_without_p2p_states_are_one_blocker(start: Start, withou
 
 
 def test_more_memory_than_a_bitmap_covers_is_an_error_from_11_on(start: Start) -> None:
-    """mtty does no DMA, and nothing is pinned for it: so its guest can have 9 TiB."""
+    """mtty does no DMA, so no memory is pinned for it. This is why its guest can have 9 TiB."""
     size = 9 << 40
     memory = ("-cpu", "qemu64,phys-bits=48", "-object", f"memory-backend-ram,id=m,size={size},reserve=off")
     with mtty() as name:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Live migration to a second QEMU with a second device, which writes to memory that was sent already: judged by the memory that arrives.
+"""Live migration to a second QEMU. The device writes to memory that has been sent already; the memory at the destination is checked.
 
-Where a page is missing, the message says whether the source has it and what its log reported.
+If a page is missing, the message says whether the source has it, and what its log reported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SOURCE, DESTINATION, COUNT, COMMAND = 0x80, 0x88, 0x90, 0x98
 START, TO_MEMORY = 1, 2
 BUFFER = 0x40000
 DATA = 0x100000
-#: where the device writes, and how much, while the migration is under way: two pages by one transfer, and two more
+#: Address and size of the device's writes during the migration: one transfer to two pages, and two more transfers.
 WRITES = ((0x8FF0, 32), (0x10000, 2048), (0x201000, 16))
 PAGES = 4
 RAM_PAGES = (128 << 20) // 4096 - 0x140
@@ -33,7 +33,7 @@ Start = Callable[..., Client]
 
 
 def copy(client: Client, source: int, destination: int, count: int, command: int = 0) -> None:
-    """Let edu move memory, and wait until it has."""
+    """Let edu copy memory, and wait for the end."""
     for register, value in ((SOURCE, source), (DESTINATION, destination), (COUNT, count), (COMMAND, START | command)):
         client.qtest.command(f"writel {BAR + register:#x} {value:#x}")
     limit = time.monotonic() + 30
@@ -42,7 +42,7 @@ def copy(client: Client, source: int, destination: int, count: int, command: int
 
 
 def rounds(log: str, version: str) -> list[int]:
-    """Return the dirty pages of each round of queries in a log, whose lines are written as in that version."""
+    """Return the number of dirty pages in each round of queries in a log. Assert that the lines have the format of a QEMU version."""
     found: list[int] = []
     for line in re.findall(r"iova=0x.* dirty_pages=\d+", log):
         number = {name: int(value, 0) for name, value in re.findall(r"(\w+)= ?(\w+)", line)}
@@ -50,7 +50,7 @@ def rounds(log: str, version: str) -> list[int]:
         flag = number.get("backend_flag", 0)
         iova, size, pages = number["iova"], number["size"], number["dirty_pages"]
         assert line == qemu.query_line(iova, size, start, pages, version=version, backend_flag=flag)
-        # The lowest section is the first of each round. The log may begin within one.
+        # Each round begins with the lowest section. The log may begin inside a round.
         if not iova:
             found.append(0)
         if found:
@@ -59,7 +59,7 @@ def rounds(log: str, version: str) -> list[int]:
 
 
 def missing(source: Client, destination: Client, data: bytes) -> list[str]:
-    """Return what differs of the device's writes, in words: at the destination, or at the source already."""
+    """Return descriptions of the device's writes that are missing at the destination, or already at the source."""
     found = []
     for address, count in WRITES:
         there, here = destination.qtest.read(address, count), source.qtest.read(address, count)
@@ -102,7 +102,7 @@ def test_what_the_device_writes_meanwhile_arrives(
         before, after = (rounds(log, source.version) for log in (source.log[:quiet], source.log[quiet:]))
         assert before
         assert not any(before)
-        # A page is in every report until its transfer has ended.
+        # Until a transfer has ended, every report has its pages, so the sum can be larger.
         assert sum(after) >= PAGES if not lose else not any(after)
         assert qemu.track(logs.read_sections(source.log), version=source.version).start_line == source.start_line
 
@@ -114,7 +114,7 @@ def test_without_a_log_every_page_is_sent_again_in_the_downtime(start: Start) ->
         "nobody": {"enable_migration": "on", "x_device_dirty_page_tracking": "off"},
     }.items():
         with start(*assigned(FIRST, **options)) as client:
-            # Everything is sent once; what is left after that may be sent while the guest is stopped, however much it is.
+            # Send everything once. After that, the rest may be sent while the guest is stopped, whatever its size.
             client.monitor.execute("migrate-set-parameters", **{"downtime-limit": 0})
             client.begin()
             client.wait_for_migration(lambda account: account.get("ram", {}).get("dirty-sync-count", 0) >= 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""DMA mappings that QEMU leaves out or that the kernel refuses: BARs in the middle of being sized, and out of the IOMMU's reach."""
+"""DMA mappings that QEMU skips or the kernel refuses: BARs while their size is probed, and BARs beyond the IOMMU's address width."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ REGION = re.compile(r"(region_add|region_del) (?:\[ram\] )?0x(\w+) - 0x(\w+)")
 
 
 def lines_of(log: str, window: IovaRange) -> list[tuple[str, IovaRange]]:
-    """Return the listener's events about sections that begin in a window."""
+    """Return the memory listener's events for sections that begin in a window of addresses."""
     found = [(event, IovaRange(int(start, 16), int(last, 16))) for event, start, last in REGION.findall(log)]
     return [(event, range_) for event, range_ in found if range_.start in window]
 
 
 def hull(events: Iterable[tuple[str, IovaRange]], event: str) -> IovaRange | None:
-    """Return the addresses from the first to the last section of an event; None if there are none."""
+    """Return the range from the first to the last section with an event; None if there is no such event."""
     ranges = [range_ for name, range_ in events if name == event]
     return IovaRange(min(range_.start for range_ in ranges), max(range_.last for range_ in ranges)) if ranges else None
 
@@ -43,7 +43,7 @@ def hull(events: Iterable[tuple[str, IovaRange]], event: str) -> IovaRange | Non
 @pytest.mark.parametrize("in_flash", [True, False], ids=["flash", "ROM"])
 def test_sizing_a_bar_moves_it_as_foretold(start: Start, in_flash: bool) -> None:
     machine = {"machine": "q35,pflash0=flash"} if in_flash else {}
-    # Flash lies in front of BARs, a ROM behind them.
+    # Flash takes priority over BARs at the same address; a ROM does not.
     foretold = bars.Bar(LOW | bars.MEM_TYPE_64, 0, SIZE, covered=bars.PC_FIRMWARE if in_flash else IovaSet())
     with (
         host.bind(NVME, "vfio-pci"),
@@ -69,7 +69,7 @@ def test_a_bar_that_is_being_sized_is_skipped(start: Start) -> None:
         mark = len(client.log)
         client.write_config(4, 0x14, 0xFFFFFFFF)
         lines = [line for line in client.log[mark:].splitlines() if "SKIPPING region_add" in line]
-        # The MSI-X table divides the BAR into several sections.
+        # The MSI-X table splits the BAR into several sections.
         found = [range_ for _, range_ in lines_of("\n".join(lines), IovaRange.of(SPURIOUS, SIZE))]
         assert IovaSet(found) == IovaSet([IovaRange.of(SPURIOUS, SIZE)])
         bar = [MemorySection.bar(range_.start, range_.size, NVME) for range_ in found]
@@ -107,7 +107,7 @@ def test_a_bar_beyond_the_iommu_is_a_warning(start: Start, parameters: Callable[
 
 
 def failed_map(section: MemorySection, number: int) -> str:
-    """Return a pattern of QEMU's warning about a section that it could not map."""
+    """Return a pattern for QEMU's warning about a section that it could not map."""
     return rf"warning: vfio_container_dma_map\(0x\w+, {section.iova:#x}, {section.size:#x}, 0x\w+\) = {-number} \({os.strerror(number)}\)"
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Migration where the kernel does not tell how large a device's state is (VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, Linux 6.2). In the machine with 6.1.
+"""Migration on a kernel that does not report the size of a device's state (VFIO_DEVICE_FEATURE_MIG_DATA_SIZE came with 6.2). In the machine with 6.1.
 
-QEMU then takes it for 100 GiB, so that the migration goes on for ever, until the bandwidth that QEMU expects for the end is raised.
+QEMU then assumes 100 GiB. So the migration never ends, unless the bandwidth that QEMU expects for the switchover is raised.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def test_a_raised_switchover_bandwidth_lets_a_migration_end(start: Callable[...,
     with start(*assigned(FIRST)) as client:
         client.place(4, 0xE0000000)
         assert client.begin() == {}
-        # Nothing is left to send after the first round, and it goes on.
+        # After the first round nothing is left to send, and yet the migration continues.
         account = client.wait_for_migration(lambda account: account.get("ram", {}).get("dirty-sync-count", 0) >= 8)
         assert account["status"] == "active"
         client.monitor.execute("migrate-set-parameters", **{"avail-switchover-bandwidth": 1 << 50})

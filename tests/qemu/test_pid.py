@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`pyvfio show --pid` and `pyvfio dirty --pid` on a QEMU that has the device: it notices nothing, and migrates as ever afterwards."""
+"""`pyvfio show --pid` and `pyvfio dirty --pid` on a QEMU that uses the device: QEMU is not disturbed, and can migrate afterwards."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.qemu.conftest import FIRST, SECOND, assigned
 from tests.qemu.test_live import BAR, BUFFER, DATA, PAGES, TO_MEMORY, WRITES, copy, missing
 
 PAGE = 4096
-#: the pages of WRITES
+#: The page numbers of WRITES.
 WRITTEN = {8, 9, 0x10, 0x201}
 MEMORY = ("--iova", "0", "--size", "0x800000")
 
 
 def run(client: Client, *arguments: str, code: int = 0) -> Any:
-    """Run the command on the device of the process, and return its document."""
+    """Run a command of pyvfio on QEMU's device (`--pid`), and return its JSON document."""
     name, *more = arguments
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -35,7 +35,7 @@ def run(client: Client, *arguments: str, code: int = 0) -> Any:
 
 
 def pages_written_meanwhile(client: Client) -> set[int]:
-    """Log by the command while the device of the guest writes, and return the pages that it reports; end it by Ctrl-C."""
+    """Run `pyvfio dirty --pid` while the guest's device writes, end it by SIGINT, and return the reported pages."""
     reading, writing = os.pipe()
 
     def log() -> None:
@@ -46,7 +46,7 @@ def pages_written_meanwhile(client: Client) -> set[int]:
 
     with in_another_process(log) as logging, open(reading) as lines:
         os.close(writing)
-        first = json.loads(lines.readline())  # from here on it logs
+        first = json.loads(lines.readline())  # logging has started
         assert first["dirty"] == 0
         for address, count in WRITES:
             copy(client, BUFFER, address, count, TO_MEMORY)
@@ -85,7 +85,7 @@ def test_a_qemu_is_looked_into_and_its_next_migration_is_right(start: Callable[.
         assert "its log is left alone" in " ".join([error["message"], *error["notes"]])
         assert run(source, "show")["opened"]["migration_state"] == "PRE_COPY"
 
-        # These reach the destination only if QEMU's own log still tells them all.
+        # These writes reach the destination only if QEMU's own log still reports all of them.
         source.qtest.write(DATA, bytes(reversed(data)))
         copy(source, DATA, BUFFER, len(data))
         for address, count in WRITES:

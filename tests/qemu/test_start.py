@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ranges that a real QEMU asks a device to log, for eight guests: they are those that pyvfio.guest computes of the same log."""
+"""The ranges that a real QEMU asks a device to log, for eight guests, are those that pyvfio.guest computes from the same trace."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ BIOS = "0xfffc0000 - 0xffffffff"
 
 
 def check(client: Client, *addresses: str, bars: int = 1) -> list[MemorySection]:
-    """Migrate; compare QEMU's lines with those computed of its own trace, and start logging by our plan on the same device.
+    """Migrate, compare QEMU's lines with those computed from its own trace, and start logging with pyvfio's plan on the same device.
 
-    :param bars: the sections that must have been told apart as an assigned device's
+    :param client: a running QEMU
+    :param addresses: the devices
+    :param bars: the number of sections that must be recognized as BARs of assigned devices
     """
     assert client.migrate()["status"] == "completed", client.said
     client.close()
@@ -59,7 +61,7 @@ def test_rom_is_tracked_up_to_10_2_only(start: Start) -> None:
             not qemu.track([MemorySection(0xFFFC0000, 0x40000, readonly=True)], version=client.version).ranges
         )
         assert (f"tracking_update section {BIOS}" in client.log) == (not skipped)
-        # It is mapped in any case.
+        # The BIOS section is mapped in any case.
         assert f"region_add [ram] {BIOS}" in client.log
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A virtio-iommu tells its guest what the host's IOMMU reserves: as computed from the ranges that the kernel reports."""
+"""A virtio-iommu reports the host IOMMU's reserved regions to its guest, as pyvfio.guest computes them from the kernel's usable ranges."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_probe_conveys_the_hosts_reserved_regions(start: Callable[..., Client]
     with pyvfio.address_space("type1v2") as space, space.attach(FIRST):
         usable = space.iova_ranges
     regions = device_regions(host_reserved(usable), [Q35_PROPERTY])
-    # The interrupt window, and what is beyond the host IOMMU's width.
+    # The interrupt window, and the addresses beyond the host IOMMU's width.
     assert len(regions) >= 2
     foretold = virtio_iommu.probe(regions)
     with start("-device", "virtio-iommu-pci,addr=3.0", *assigned(FIRST), "-device", "pci-testdev,addr=5.0") as client:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Fixtures of the robustness tests: a mock, and a way to look at what is left open in it."""
+"""Fixtures of the robustness tests: a mock, and a function that returns what is still open in it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import pytest
 from pyvfio import Device, mock
 from tests.fixtures import edu, emulated, kernel
 
-#: fixtures that are written elsewhere
+#: Fixtures that are imported from another module.
 __all__ = ["edu", "emulated", "kernel"]
 MODES = ("type1", "type1v2", "iommufd-type1", "iommufd-type1v2", "iommufd")
 
 
 @pytest.fixture
 def device(emulated: Device) -> Device:
-    """vfio-mock.0 in an address space of its own, which closes with it."""
+    """vfio-mock.0 in its own address space, which closes with the device."""
     return emulated
 
 
 @pytest.fixture
 def left(kernel: mock.Kernel) -> Callable[[], list[str]]:
-    """Return the kinds of files that are open in the kernel, and what is still pinned."""
+    """A function that returns the kinds of files that are open in the kernel, and the number of pinned pages."""
 
     def look() -> list[str]:
         pinned = [f"{lock.pages} pages pinned" for lock in (kernel.locked, kernel.locked_by_user) if lock.pages]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A host in a directory that has a little of everything, and whose files answer oddly, one at a time."""
+"""A host in a directory, with devices and users of many kinds, whose files give odd answers, one at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.test_host import PATH
 from tests.unit.test_in_use import Host
 
 MDEV = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
-#: devices by what is odd about each
+#: Addresses of devices, named by their properties.
 PLAIN, NVME, HELD, NETWORK, PHYSICAL, VIRTUAL, BRIDGE = (
     f"0000:00:{name}" for name in ("03.0", "04.0", "05.0", "05.1", "06.0", "06.1", "08.0")
 )
@@ -77,9 +77,9 @@ FILES = {
 class Odd(NamedTuple):
     """An odd answer.
 
-    :ivar path: of the file, directory or link that is asked about
-    :ivar what: how it is odd
-    :ivar value: an errno, a file's content, a directory's names, a link's target, or another answer of yes or no
+    :ivar path: the file, directory or link
+    :ivar what: a description of the answer
+    :ivar value: an errno, a file's content, a directory's names, a link's target; None for the opposite of yes or no
     """
 
     path: str
@@ -88,10 +88,10 @@ class Odd(NamedTuple):
 
 
 class OddHost(Host):
-    """A host with a little of everything.
+    """A host with devices and users of many kinds.
 
-    :ivar asked: (question, path) of what was asked since it was last emptied, in this order
-    :ivar odd: the answer that is odd
+    :ivar asked: the questions (question, path) since the dict was last cleared, in order
+    :ivar odd: the question that gets an odd answer, with the answer
     """
 
     def __init__(self, root: Path) -> None:
@@ -134,7 +134,7 @@ class OddHost(Host):
         self._use()
 
     def _use(self) -> None:
-        """Let the host and its processes use the devices."""
+        """Create files that show the devices in use by the host and its processes."""
         disk = self.directory(f"{PATH}{NVME}/nvme/nvme0/nvme0n1")
         self.link("/sys/class/block/nvme0n1", disk)
         for number in (1, 2):
@@ -185,7 +185,7 @@ class OddHost(Host):
         self.open_in(5000073, 9, "/dev/vfio/devices/vfio2", fdinfo=f"pos: 0\nvfio-device-syspath: {PATH}{VIRTUAL}\n")
         self.held |= {"/dev/sda"}
 
-    # Answers, of which one is odd.
+    # Answers; one of them is odd.
 
     def _odd(self, question: str, path: str) -> Odd | None:
         self.asked[question, path] = None
@@ -197,15 +197,15 @@ class OddHost(Host):
 
     def read_file(self, path: str) -> bytes:
         odd = self._odd("read", path)
-        return super().read_file(path) if odd is None else odd.value  # type: ignore[return-value]  # of a file
+        return super().read_file(path) if odd is None else odd.value  # type: ignore[return-value]  # the value for a file
 
     def listdir(self, path: str) -> list[str]:
         odd = self._odd("list", path)
-        return super().listdir(path) if odd is None else list(odd.value)  # type: ignore[arg-type]  # of a directory
+        return super().listdir(path) if odd is None else list(odd.value)  # type: ignore[arg-type]  # the value for a directory
 
     def readlink(self, path: str) -> str:
         odd = self._odd("link", path)
-        return super().readlink(path) if odd is None else odd.value  # type: ignore[return-value]  # of a link
+        return super().readlink(path) if odd is None else odd.value  # type: ignore[return-value]  # the value for a link
 
     def exists(self, path: str) -> bool:
         return super().exists(path) is (self._odd("exists", path) is None)
@@ -224,7 +224,7 @@ class OddHost(Host):
         return (8 << 20, 16 << 20) if which == resource.RLIMIT_MEMLOCK else super().getrlimit(which)
 
     def oddities(self, question: str, path: str) -> Iterator[Odd]:
-        """Yield the odd answers to a question that was asked."""
+        """Yield the odd answers to a question."""
         self.odd = None
         if question in ("exists", "claimed", "number"):
             yield Odd(path, "other", None)
@@ -241,12 +241,12 @@ class OddHost(Host):
                 yield Odd(path, "with more", (*names, "99"))
             elif question == "link":
                 yield Odd(path, "to another", "../99")
-        except OSError:  # there is none
+        except OSError:  # there is no such link
             pass
 
 
 def texts(text: str) -> Iterator[tuple[str, str]]:
-    """Yield odd contents of a file, each with its name: numbers that are one more, lines that end early or are missing."""
+    """Yield odd contents of a file, each with a name: changed numbers, lines that end early or are missing."""
     yield "empty", ""
     yield "odd", "?! x:y\n"
     lines = text.splitlines(keepends=True)
@@ -273,5 +273,5 @@ def texts(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _next(word: str) -> str:
-    """Return a word whose last digit is another one."""
+    """Return a word with its last digit changed."""
     return re.sub(r"[0-9a-f](?=[^0-9a-f]*$)", lambda digit: "1" if digit[0] == "0" else "0", word, count=1)

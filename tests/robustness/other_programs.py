@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Programs besides the typical one: each is stopped anywhere, and must leave nothing behind.
+"""Further programs besides the typical one. Each is interrupted at any point, and must leave nothing behind.
 
-`python -m tests.robustness.other_programs 1` stops each at all of its points.
+`python -m tests.robustness.other_programs 1` interrupts each at all of its points.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ EDU, NVME, IGB, MOCK = "0000:00:03.0", "0000:00:04.0", "0000:00:07.0", "vfio-moc
 
 
 class Stage:
-    """A kernel, and what a program holds in it.
+    """A kernel, and the objects of a program on it.
 
-    :ivar held: is closed at the end
+    :ivar held: an object that is closed at the end
     """
 
     def __init__(self, profile: str, bound: str | None) -> None:
@@ -44,7 +44,7 @@ class Stage:
         return {device.address: device.driver for device in host.devices(self.kernel)}
 
     def left(self) -> list[str]:
-        """Close everything, put back what was bound, and tell what is open, pinned or bound after that."""
+        """Close everything, restore bound devices, and return what is still open, pinned or bound."""
         for _ in range(2):
             try:
                 if self.held is not None:
@@ -169,7 +169,7 @@ def binding(stage: Stage) -> None:
         pass
 
 
-#: program -> the profile of its kernel, and the device that is bound to vfio-pci before it begins
+#: The programs, each with the mock's profile, and the device that is bound to vfio-pci before it starts.
 PROGRAMS: dict[Callable[[Stage], None], tuple[str, str | None]] = {
     save_and_load: ("intel-48", None),
     registers_and_interrupts: ("intel-48", EDU),
@@ -182,7 +182,7 @@ PROGRAMS: dict[Callable[[Stage], None], tuple[str, str | None]] = {
 
 
 def sweep_other(program: Callable[[Stage], None], points: Callable[[int], range]) -> tuple[int, list[str]]:
-    """Stop a program at some of its points, each time on a new kernel; returns how many, and what was wrong."""
+    """Interrupt a program at some of its points, each time on a new kernel. Return the number of points, and the faults."""
     total = 0
     for _ in range(2):  # the first run loads modules and fills caches
         stage = Stage(*PROGRAMS[program])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A typical program, and whether kernel and library agree after it was stopped anywhere."""
+"""A typical program, which is interrupted at any point. Afterwards the library's records must agree with the kernel's state."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ FIRST = 0x10_0000
 
 
 class Stop(BaseException):
-    """The exception that a signal's handler raises."""
+    """The exception that a signal handler raises."""
 
 
 class World:
-    """A kernel, and what a program has made in it.
+    """A kernel, and the objects of a program on it.
 
-    :ivar made: what the program holds, by name
+    :ivar made: the program's objects, by name
     """
 
     def __init__(self, mode: Mode, kernel: Any = None, address: str = "vfio-mock.0") -> None:
@@ -68,7 +68,7 @@ class World:
         device.close()
 
     def disagreement(self, known: WeakSet[Mappings[Any]]) -> str | None:
-        """Return how kernel and library disagree on mappings, vectors, and the log; None if they agree."""
+        """Return a description of how kernel and library disagree about mappings, vectors and the log; None if they agree."""
         ours: dict[str, Any] = {}
         theirs: dict[str, Any] = {}
         space, device = self.made.get("space"), self.made.get("device")
@@ -84,7 +84,7 @@ class World:
         return None if ours == theirs else f"library {ours}, kernel {theirs}"
 
     def close(self) -> None:
-        """Close everything, again if it fails."""
+        """Close everything. If a close fails, try it again."""
         for one in (self.made.get("device"), self.made.get("space"), *self.made.get("others", ())):
             for _ in range(2):
                 try:
@@ -97,7 +97,7 @@ class World:
         gc.collect()
 
     def left(self) -> list[str]:
-        """Close everything, and tell what is open or pinned after that."""
+        """Close everything, and return what is still open or pinned."""
         self.close()
         kernel = self.kernel
         return [file.kind for file in kernel.files.values()] + [
@@ -107,7 +107,7 @@ class World:
 
 @contextmanager
 def known_mappings() -> Iterator[WeakSet[Mappings[Any]]]:
-    """Note every container of mappings that kernels make."""
+    """Record every `Mappings` object that mocks create during the block."""
     known: WeakSet[Mappings[Any]] = WeakSet()
     real = Mappings.__init__
 
@@ -124,9 +124,9 @@ def known_mappings() -> Iterator[WeakSet[Mappings[Any]]]:
 
 
 def stopped_at(point: int, program: Callable[[], None], within: Callable[[str], bool]) -> tuple[int, str, bool]:
-    """Run a program and raise :class:`Stop` at the n-th point; returns how many points it came to, where, and whether Stop came out.
+    """Run a program and raise :class:`Stop` at the n-th point. Return the number of points reached, the place, and whether Stop was raised.
 
-    A point is where the interpreter runs handlers: when a function begins, and when a call returns.
+    The points are the places at which the interpreter runs signal handlers: the start of a function, and the return of a call.
     """
     where = ""
     count = 0
@@ -150,7 +150,7 @@ def stopped_at(point: int, program: Callable[[], None], within: Callable[[str], 
 
 
 def stack(frame: FrameType | None) -> str:
-    """Return the functions that led to a frame, innermost first."""
+    """Return the functions on a frame's stack, innermost first, at most five."""
     names: list[str] = []
     while frame is not None and len(names) < 5:
         names.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
@@ -159,7 +159,7 @@ def stack(frame: FrameType | None) -> str:
 
 
 def use_at_once(world: World, threads: int, rounds: int) -> list[BaseException]:
-    """Map, unmap and trigger in several threads at once; returns what they raised."""
+    """Map, unmap and trigger in several threads at the same time. Return the exceptions that were raised."""
     space, device = world.made["space"], world.made["device"]
     raised: list[BaseException] = []
 
@@ -198,17 +198,17 @@ def use_at_once(world: World, threads: int, rounds: int) -> list[BaseException]:
 
 
 def library(filename: str) -> bool:
-    """Whether that is code of the library, the mock apart: in its place there is a kernel, which no handler interrupts."""
+    """Whether a file belongs to the library, but not to the mock: the mock replaces a kernel, whose code no signal handler interrupts."""
     return "/pyvfio/" in filename and "/pyvfio/mock/" not in filename
 
 
 def library_and_mock(filename: str) -> bool:
-    """Whether that is code of the library or the mock."""
+    """Whether a file belongs to the library or the mock."""
     return "/pyvfio/" in filename
 
 
 def sweep(mode: Mode, points: Callable[[int], range], within: Callable[[str], bool] = library) -> tuple[int, list[str]]:
-    """Stop the program at some of its points, each time in a new world; returns how many, and what was wrong."""
+    """Interrupt the program at some of its points, each time in a new world. Return the number of points, and the faults."""
     total = 0
     for _ in range(2):  # the first run loads modules and fills caches
         world = World(mode)

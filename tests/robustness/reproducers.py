@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Programs that show faults found once, each in a process of its own: `python tests/robustness/reproducers.py H1`.
+"""Programs that reproduce faults that were found once, each run in its own process: `python tests/robustness/reproducers.py H1`.
 
-They run on the package that PYTHONPATH names, also on one of before the faults were mended; so they use what both have, and take a
-name that has changed from `either`. A program ends with exit code 0 where the fault is absent and with `FAULT` and a line that says
-what happened where it shows. Any other end is a mistake of the program: an error of another kind proves nothing.
+They run on the package in PYTHONPATH, which may also be an old version that still has the faults. So they use only names that both versions
+have, and call `either` for names that have changed. If the fault is absent, a program ends with exit code 0; if it shows, with `FAULT` and a
+line that describes it. Any other exit code means that the program itself failed, which proves nothing.
 
-There is none for L10 to L12, which were about scripts/vm and scripts/build_kernel, for L15, which is a limit that the documentation states
-(no free-threaded Python, no isolated subinterpreters), and for L16, a check that the kernel makes as well: nothing showed.
+There are no programs for L10 to L12, which were about scripts/vm and scripts/build_kernel, for L15, which is a documented limit (no
+free-threaded Python, no isolated subinterpreters), and for L16, a check that the kernel makes too, so that the fault had no effect.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ PAGE = 4096
 MOCK, EDU, NVME = "vfio-mock.0", "0000:00:03.0", "0000:00:04.0"
 
 PROGRAMS: dict[str, Callable[[], object]] = {}
-#: those whose fault ends the process by a signal
+#: Programs whose fault ends the process by a signal.
 CRASHES: set[str] = set()
-#: those that measure time, and so are no tests
+#: Programs that measure time, and so do not run as tests.
 TIMED: set[str] = set()
 
 
@@ -53,7 +53,7 @@ class Fault(Exception):
 def program(
     id: str, *, crashes: bool = False, timed: bool = False
 ) -> Callable[[Callable[[], object]], Callable[[], object]]:
-    """Enter a program under the id of its finding."""
+    """Register a program under the id of its finding."""
 
     def enter(function: Callable[[], object]) -> Callable[[], object]:
         PROGRAMS[id] = function
@@ -67,30 +67,30 @@ def program(
 
 
 def check(good: bool, text: str) -> None:
-    """Say that the fault shows unless `good`."""
+    """Raise Fault unless `good`."""
     if not good:
         raise Fault(text)
 
 
 def either(of: Any, *names: str) -> Any:
-    """Return the attribute that has one of several names."""
+    """Return the attribute that has the first existing one of several names."""
     return next(getattr(of, name) for name in names if hasattr(of, name))
 
 
 def opened(mode: str = "type1v2", address: str = MOCK, profile: str = "intel-39", **fields: Any) -> Any:
-    """Return an open device of a new mock; it has the mock as `.kernel_`."""
+    """Return an open device of a new mock, and the mock."""
     kernel = mock.Kernel(profile, **fields)
     return pyvfio.open(address, mode=mode, kernel=kernel), kernel  # type: ignore[arg-type]
 
 
 def mapped_region(device: Any) -> Any:
-    """Return registers of a device that are mapped into memory."""
+    """Map registers of a device, and return the mapping."""
     region = next(one for one in device.regions if one.mmappable and one.writable)
     return either(region, "mmap", "map")(region.info.areas[0].offset)
 
 
 def ends(function: Callable[[], object], seconds: float = 30) -> tuple[bool, object]:
-    """Run a function in a thread; return whether it ends in time, and what it returned or raised."""
+    """Run a function in a thread. Return whether it ends in time, and its result or exception."""
     result: list[object] = []
 
     def run() -> None:
@@ -248,7 +248,7 @@ def _() -> None:
         time.sleep(0.3)
         victim.append((None, b""))
         if number not in kernel.files:
-            # Another file has the number now.
+            # Another file may have the descriptor's number now.
             return int(done)
         victim.clear()
         return int(done)
@@ -293,7 +293,7 @@ def _() -> None:
             space.map(buffer, 0x100000 + number * PAGE)
         except Stop:
             pass
-        except OSError:  # the mock of old made EIO of an exception
+        except OSError:  # the old mock turned an exception into EIO
             pass
     signal.setitimer(signal.ITIMER_REAL, 0)
     kernel.ioctl = real
@@ -367,7 +367,7 @@ def _() -> None:
 
 
 def close_within(first: Any, second: Any, kernel: Any, nth: int) -> None:
-    """Close an object, and before its n-th request or close(2) another from another thread."""
+    """Close an object, and close another one in another thread just before the first's n-th request or close(2)."""
     request, close_file = kernel.ioctl, kernel.close
     errors: list[Exception] = []
     threads: list[threading.Thread] = []
@@ -565,14 +565,14 @@ def _() -> None:
     space = device.address_space
     door = space._fd.door
     native = getattr(door, "native", door)
-    # Every request takes 5 ms and succeeds: usleep() ignores the arguments behind the first.
+    # Replace the request's function by usleep(), which ignores further arguments: every request takes 5 ms and succeeds.
     address = ctypes.cast(ctypes.CDLL(None).usleep, ctypes.c_void_p).value
     native.ioctl = ffi.cast("int (*)(void *, int, unsigned long, void *)", address)
     native.context = ffi.cast("void *", 5000)
     buffer = DmaBuffer(PAGE)
     rows = array("Q", [number for n in range(4000) for number in (buffer.address, n * PAGE, PAGE)])
     signal.signal(signal.SIGALRM, stop)
-    # Another thread takes the signal, which would interrupt usleep(); the handler is the main thread's all the same.
+    # Let another thread receive the signal, because it would interrupt usleep(). The handler still runs in the main thread.
     threading.Thread(target=time.sleep, args=(100,), daemon=True).start()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
     signal.setitimer(signal.ITIMER_REAL, 0.2)
@@ -874,7 +874,7 @@ def _() -> None:
 @program("H8")
 def _() -> None:
     """A region that cannot be mapped was a ValueError without errno by Python 3.13, whose mmap looks at the size of the file."""
-    # What Python 3.13 adds, as far as the old code used it: older releases compare the size too.
+    # Simulate Python 3.13's parameter `trackfd`, which the old code used. (Older releases compare the size too.)
     real = mmap.mmap
     sys.version_info = (3, 13, 0, "final", 0)  # type: ignore[assignment]
 
@@ -1078,13 +1078,13 @@ def _() -> None:
 def _() -> None:
     """Memory that could not be mapped over was unmapped a second time, though it may have been another's by then."""
     kernel = LinuxKernel()
-    # It refuses when the memory at the place is unmapped already, as VFIO does.
+    # Mapping a socket fails after the memory at the place has been unmapped, as with VFIO.
     number = socket.socketpair()[0].detach()
     real = mmap.mmap
     places: list[int] = []
 
     class Noting(real):  # type: ignore[misc, valid-type]
-        """Memory that another thread takes as soon as it is free."""
+        """An mmap that records the free space at its address when it is closed."""
 
         def close(self) -> None:
             places.append(hole_of(self))
@@ -1100,7 +1100,7 @@ def _() -> None:
 
 
 def hole_of(memory: Any) -> int:
-    """Return the bytes that the process has mapped at the place of some memory."""
+    """Return the number of bytes that the process has mapped from an mmap's address on."""
     from pyvfio._abi import ffi
 
     address = int(ffi.cast("uintptr_t", ffi.from_buffer(memory)))
@@ -1135,7 +1135,7 @@ def main() -> int:
         print(f"{which}: {fault}")
         sys.stdout.flush()
         os._exit(FAULT)
-    # Whatever is left open is of no interest here.
+    # End without closing what is still open.
     sys.stdout.flush()
     os._exit(0)
 

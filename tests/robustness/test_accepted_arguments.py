@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Arguments that people naturally pass are accepted; what is wrong is refused before anything has changed."""
+"""Arguments that users naturally pass are accepted. Wrong arguments are refused before anything has changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.vfio(profile="amd")
 
 
 class Silent(io.RawIOBase):
-    """A file that has nothing to read now, and takes nothing."""
+    """A non-blocking file that has no data to read and accepts none."""
 
     def read(self, size: int | None = -1, /) -> Any:
         return None

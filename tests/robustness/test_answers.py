@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The answers of each public callable and property at the edges of its arguments are those that were written down and read.
+"""The answers of all public callables and properties to arguments at the edges are those recorded in answers/, which a person has read.
 
-The callables are those of test_arguments. One argument at a time is an integer at an edge, a flag, or ranges; the others are right. What
-comes back, or the error with its text, is a line of answers/NAME.txt, with every argument that has that answer in front of it. An errno, a limit,
-an advice or a computed number that differs is seen here, whichever function it is of.
+The callables are those of test_arguments. One argument at a time is an integer at an edge, a flag, or ranges; the others are right. Each
+line of answers/NAME.txt has an answer (a result, or an error with its text), with all arguments that give it in front. So a changed errno,
+limit, advice or computed number is detected, in any function.
 
-`PYVFIO_WRITE_ANSWERS=1 pytest tests/robustness/test_answers.py` writes down what is answered now; look at what changed before you commit it.
+`PYVFIO_WRITE_ANSWERS=1 pytest tests/robustness/test_answers.py` records the current answers. Check the changes before you commit them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.robustness.test_arguments import (
 )
 from tests.robustness.written import compare
 
-#: of a longer text the beginning is written down, and a checksum of the whole
+#: Of a longer text, only the beginning and a checksum of the whole are recorded.
 LONGEST = 120
 INTEGERS = (
     -1, 0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 31, 32, 63, 64, 65, 255, 256, 4095, 4096, 4097, 8192, 65535, 65536, 1 << 20, 2**31, 2**32 - 1, 2**32,
@@ -49,12 +49,12 @@ RANGES: tuple[list[tuple[int, int]], ...] = (
     [], [(0, 4095)], [(4096, 8191)], [(0, 4094)], [(1, 4096)], [(0, 4095), (4096, 8191)], [(0, 8191), (4096, 12287)], [(8192, 12287), (0, 4095)],
     [(0, 2**32 - 1), (2**32, 2**33 - 1)], [(0, 2**64 - 1)], [(2**64 - 4096, 2**64 - 1)],
 )  # fmt: skip
-#: integers that memory is taken of, or things are made of; larger ones are a matter of the machine
+#: Names of parameters that determine an amount of memory or a number of objects. The result of large values depends on the machine.
 AMOUNTS = {"size", "count", "vectors", "length", "bins", "number_of_vfs"}
-#: how long something takes is no answer, and which huge pages are free is the machine's; and what ends, sleeps, or asks about this process
+#: Parameters and calls that are left out, because they are about time, this process or the machine's huge pages, or because they end or wait.
 LEFT_OUT = {"timeout", "interval", "seconds", "delay", "pid", "huge", "fd"}
 LEFT_OUT_CALLS = {"fileno", "wait", "wait_async", "pickle", "poll", "export", "close", "stop", "dma_buf"}
-#: what differs from run to run
+#: Parts of texts that differ from run to run, and their replacements.
 VARIABLE = (
     (re.compile(r"\b0x[57][0-9a-f]{10,11}\b"), "ADDRESS"),
     (re.compile(r"\bat 0x[0-9a-f]+\b"), "at ADDRESS"),
@@ -65,7 +65,7 @@ VARIABLE = (
 
 
 def shown(value: Any, depth: int = 0) -> str:
-    """Return a result as text that is the same in each run: of an object what it is, not where."""
+    """Return a result as text that is the same in each run, without addresses of objects."""
     if isinstance(value, bool | int | float | str | bytes | bytearray | type(None)):
         text = repr(bytes(value)) if isinstance(value, bytearray) else repr(value)
         return text if len(text) < 200 else f"{text[:200]}... {len(text)}"
@@ -92,14 +92,14 @@ def shown(value: Any, depth: int = 0) -> str:
 
 
 def answer(call: Callable[[], Any], *, makes: bool = True) -> str:
-    """Return what a call answers; what it has made is closed."""
+    """Return the answer of a call as text. An object that the call created is closed."""
     try:
         result = call()
         text = shown(result)
         if not makes:
             pass
         elif isinstance(result, pyvfio.Mapping):
-            text = f"Mapping of {result.size}"  # iommufd places by the address in the process, too
+            text = f"Mapping of {result.size}"  # iommufd's choice of IOVA also depends on the address in the process
             result.unmap()
         elif hasattr(result, "close"):
             result.close()
@@ -115,7 +115,7 @@ def answer(call: Callable[[], Any], *, makes: bool = True) -> str:
 
 
 def edges(parameter: inspect.Parameter, module: str) -> Iterable[Any]:
-    """Return arguments at the edges of what a parameter takes; nothing for those of other kinds."""
+    """Return arguments at the edges of a parameter's values; none for a parameter of another kind."""
     words = str(getattr(parameter.annotation, "__forward_arg__", parameter.annotation))
     if parameter.name in LEFT_OUT:
         return ()
@@ -130,7 +130,7 @@ def edges(parameter: inspect.Parameter, module: str) -> Iterable[Any]:
 
 
 def calls(call: Callable[..., Any], kernel: mock.Kernel, space: Any) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
-    """Yield the name of a parameter, an argument at an edge, and the call with it."""
+    """Yield the name of a parameter, an argument at an edge, and a function that makes the call with it."""
     try:
         parameters = list(inspect.signature(call).parameters.values())
     except ValueError:
@@ -156,7 +156,7 @@ def calls(call: Callable[..., Any], kernel: mock.Kernel, space: Any) -> Iterator
 
 
 def grouped(label: str, answers: Iterable[tuple[Any, str]]) -> Iterator[str]:
-    """Yield a line for each answer, with the arguments that have it."""
+    """Yield a line for each answer, with the arguments that give it."""
     found: dict[str, list[str]] = {}
     for argument, text in answers:
         found.setdefault(text, []).append(hex(argument) if type(argument) is int and argument > 255 else str(argument))
@@ -176,7 +176,7 @@ def lines_of(thing: Any, label: str, kernel: mock.Kernel, space: Any) -> Iterato
 
 
 def properties(thing: Any, label: str) -> Iterator[str]:
-    """Yield a line for each property, and for what it can be set to."""
+    """Yield a line for each property's value, and for the answers to setting it."""
     for name in dir(type(thing)):
         found = inspect.getattr_static(type(thing), name)
         if name.startswith("_") or not isinstance(found, property | cached_property):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Every public callable is given wrong arguments: it answers TypeError, ValueError or pyvfio.Error, and nothing has changed.
+"""Every public callable gets wrong arguments: it must raise TypeError, ValueError or pyvfio.Error, and change nothing.
 
-The callables are found by reflection on live objects of a mock kernel; an argument that is good for a parameter is known by the
-parameter's name. One argument at a time is then replaced by a wrong one. A TypeError or ValueError must name the argument.
+The callables are found by reflection on live objects of a mock. The parameter's name determines a good argument. One argument at a time is
+then replaced by a wrong one. A TypeError or ValueError must name the argument.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pyvfio.spaces.opening import Mode
 EDU = "0000:00:03.0"
 MODES = ("type1v2", "iommufd", "iommufd-type1v2")
 
-#: wrong for some parameter or other
+#: Values that are wrong arguments for some parameters.
 WRONG: tuple[Any, ...] = (
     None,
     "x",
@@ -56,9 +56,9 @@ WRONG: tuple[Any, ...] = (
     {"a": 1},
 )
 
-#: argument -> what messages call it, or one of it
+#: The names by which messages call some arguments, or one of their elements.
 CALLED = {"which": "profile", "strategies": "strategy"}
-#: callables that have no argument of their own that could be wrong, or take anything on purpose
+#: Callables without an argument that could be wrong, or that intentionally accept anything.
 TAKES_ANYTHING = {
     "__exit__",
     "__contains__",
@@ -70,11 +70,11 @@ TAKES_ANYTHING = {
     "with_traceback",
     "add_note",
 }
-#: what would change the state if it succeeded with a right argument is called with wrong ones alone
+#: Names of methods that are not called.
 SKIPPED = {"close", "fileno", "mro"}
 
 
-#: the modules of the guest's computations
+#: The modules of the guest computations.
 GUEST = (
     "pyvfio.guest.bars", "pyvfio.guest.blockers", "pyvfio.guest.limits", "pyvfio.guest.mapping", "pyvfio.guest.planning",
     "pyvfio.guest.qemu_release", "pyvfio.guest.reserved", "pyvfio.guest.sections", "pyvfio.guest.x86",
@@ -82,12 +82,12 @@ GUEST = (
     "pyvfio.guest.qemu.layouts", "pyvfio.guest.qemu.logs", "pyvfio.guest.qemu.messages", "pyvfio.guest.qemu.ranges",
     "pyvfio.guest.qemu.starting", "pyvfio.guest.qemu.virtio_iommu",
 )  # fmt: skip
-#: results, which a caller reads and does not make: their fields are not checked
+#: Classes of results. Callers read but do not create them, so their fields are not checked.
 ONLY_MADE = {
     "Affinity", "Answer", "Attempts", "Bitmap", "Control", "Entries", "Entry", "Fit", "Layout", "Outcome", "Pair", "PdsRegion", "Placed", "Query",
     "Refusal", "Release", "StartRequest", "StopRequest", "Tracking", "WipSection",
 }  # fmt: skip
-#: where public classes and functions are looked for, so that a new one is not forgotten
+#: Modules that are searched for public classes and functions, so that new ones are included.
 MODULES = (
     "pyvfio", "pyvfio.host", "pyvfio.vfio_user", "pyvfio.vfio_user.client", "pyvfio.notebook", "pyvfio.plot", "pyvfio.mock",
     "pyvfio.mock.devices", "pyvfio.memory", "pyvfio.iova", "pyvfio.bitmap", "pyvfio.kernels", "pyvfio.vfio_mock",
@@ -95,8 +95,9 @@ MODULES = (
     "pyvfio.migration", "pyvfio.pci", "pyvfio.region", "pyvfio.host.diagnosis",
     *GUEST,
 )  # fmt: skip
-#: what only the library makes, or what is for one caller of the library's own; `serve`, `run` and `start`, which do not come back, run other
-#: programs, or change the process; models of whole devices, which stay in the kernel; `dirty_log` is called with live devices
+#: Names that are not called: objects that only the library creates, and functions for one caller inside the library; functions that do not
+#: return, run other programs or change the process (`serve`, `run`, `start`); models of whole devices, which would stay in the kernel.
+#: (`dirty_log` is called with live devices.)
 NOT_CALLED = {
     "serve", "dirty_log", "run", "start", "stop", "trace_program", "E1000e", "Igb", "IgbVf", "Nvme", "kernel_options", "compared", "Regions", "Irqs",
     "Binding", "Copying", "Feature", "PciConfig", "Region", "Segment", "Stream", "add_address", "address_of", "as_range", "as_ranges",
@@ -104,13 +105,13 @@ NOT_CALLED = {
 }  # fmt: skip
 
 
-#: what messages say in the argument's place where the words are QEMU's own, as the docstrings say
+#: Texts that replace an argument's name in messages with QEMU's own words, as the docstrings document.
 QEMUS_WORDS = {
     ("input_range", "aw_bits"): "aw-bits",
     ("merge_page_sizes", "host"): "page size mask",
     ("parse_property", "text"): "<prop>",
 }
-#: arguments that are right for the callables of one module, or for one callable, alone, by name
+#: Right arguments that apply only to the callables of one module, or to one callable, by name.
 RIGHT_IN: dict[str, dict[str, Any]] = {
     "pyvfio.host": {"id": "bridge", "subject": "d", "reason": "r"},
     "pyvfio.host.diagnosis": {
@@ -162,13 +163,13 @@ RIGHT_IN: dict[str, dict[str, Any]] = {
 
 
 def public(module: str) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Yield the public classes and functions that a module has, and their class methods, by name. Exceptions and enumerations aside."""
+    """Yield the public classes and functions of a module, and their class methods, by name, without exceptions and enumerations."""
     found = importlib.import_module(module)
     for name in getattr(found, "__all__", None) or [name for name in dir(found) if not name.startswith("_")]:
         thing = getattr(found, name)
         if not (inspect.isfunction(thing) or inspect.isclass(thing)) or name in NOT_CALLED:
             continue
-        # What a module without a list of names imports is public where it is from.
+        # In a module without __all__, skip imported names: they are public in their own module.
         if not thing.__module__.startswith("pyvfio") or not (hasattr(found, "__all__") or thing.__module__ == module):
             continue
         if inspect.isclass(thing) and issubclass(thing, BaseException | enum.Enum):
@@ -180,7 +181,7 @@ def public(module: str) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def objects(kernel: mock.Kernel, mode: Mode, iova: int | None = None) -> Iterator[tuple[str, Any]]:
-    """Live objects, by a name for messages, with memory mapped at an IOVA."""
+    """Yield live objects with names for messages. Memory is mapped at an IOVA."""
     with pyvfio.address_space(mode, kernel=kernel) as space:
         device = space.attach("vfio-mock.0")
         edu = space.attach(EDU)
@@ -210,7 +211,7 @@ def objects(kernel: mock.Kernel, mode: Mode, iova: int | None = None) -> Iterato
 
 
 def values() -> Iterator[tuple[str, Any]]:
-    """Classes and functions that need no device."""
+    """Yield classes and functions that need no device, with names."""
     yield "IovaRange", IovaRange
     yield "IovaRange.of", IovaRange.of
     yield "IovaSet", IovaSet
@@ -235,10 +236,10 @@ def callables(thing: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def history() -> Any:
-    """Return what is a history of dirty pages and of a migration."""
+    """Return an object that is both a DirtyHistory and a MigrationHistory."""
 
     class Both(DirtyHistory, MigrationHistory):  # type: ignore[misc]
-        """Either, for a parameter of that name."""
+        """Both kinds, because the parameters have the same name."""
 
     made = Both.__new__(Both)
     made.samples, made.ranges, made.page_size, made.started = (
@@ -252,7 +253,7 @@ def history() -> Any:
 
 
 def good(name: str, kernel: mock.Kernel, space: Any) -> Any:
-    """An argument that is right for a parameter of that name, or that the kernel refuses without harm."""
+    """Return a right argument for a parameter, by its name, or an argument that the kernel refuses without harm."""
     known = {
         "buffer": DmaBuffer(4096),
         "iova": 1 << 30,
@@ -303,7 +304,7 @@ def good(name: str, kernel: mock.Kernel, space: Any) -> Any:
 
 
 def digest(kernel: mock.Kernel, space: Any) -> tuple[Any, ...]:
-    """Return a digest of what a wrong argument must not change."""
+    """Return a summary of the state that a wrong argument must not change."""
     files = sorted((number, type(file).__name__) for number, file in kernel.files.items())
     mapped = [] if space is None or space.closed else [(m.iova, m.size) for m in space.mappings]
     children = () if space is None else tuple(sorted(child.address for child in space.devices if not child.closed))
@@ -311,7 +312,7 @@ def digest(kernel: mock.Kernel, space: Any) -> tuple[Any, ...]:
 
 
 def is_a_long_time(timeout: Any) -> bool:
-    """Whether a wait with that timeout would rightly take long."""
+    """Whether a wait with this timeout takes long even if everything is right."""
     return timeout is None or (isinstance(timeout, int | float | numpy.number) and bool(timeout > 0.5))
 
 
@@ -322,7 +323,7 @@ def places(call: Callable[..., Any]) -> tuple[str, str]:
 
 
 def attempts(call: Callable[..., Any], kernel: mock.Kernel, space: Any) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
-    """Calls with one wrong argument each: its name, the argument, and the call."""
+    """Yield the name of a parameter, a wrong argument, and a function that makes the call with it."""
     try:
         parameters = list(inspect.signature(call).parameters.values())
     except ValueError:
@@ -353,9 +354,12 @@ def attempts(call: Callable[..., Any], kernel: mock.Kernel, space: Any) -> Itera
 
 
 def judge(name: str, wrong: Any, attempt: Callable[[], Any], called: str | None = None) -> str | None:
-    """Return the fault in the answer to a wrong argument; None if there is none. A success is no fault: it may be right.
+    """Return the fault in the answer to a wrong argument; None if there is none. Success is no fault: the argument may be right.
 
-    :param called: what messages call the argument
+    :param name: the parameter's name
+    :param wrong: the argument
+    :param attempt: the function that makes the call
+    :param called: the argument's name in messages, if it is not the parameter's
     """
     try:
         result = attempt()
@@ -367,7 +371,7 @@ def judge(name: str, wrong: Any, attempt: Callable[[], Any], called: str | None 
             result.unmap()
     except pyvfio.Error:
         return None
-    except BufferError as error:  # memory that exists and is of no use, such as bytes that a device is to write
+    except BufferError as error:  # memory that cannot be used, such as read-only bytes for a device that writes
         return None if name in ("buffer", "into") else f"BufferError: {error}"
     except (TypeError, ValueError) as error:
         words = str(error)
@@ -426,14 +430,14 @@ def test_wrong_arguments_to_public_callables_are_refused(
 
 
 def integers(call: Callable[..., Any]) -> set[str]:
-    """Return the parameters that take an integer and nothing else, None aside."""
+    """Return the names of the parameters that accept only an integer, or an integer and None."""
     annotations = {p.name: p.annotation for p in inspect.signature(call).parameters.values()}
     words = {name: getattr(each, "__forward_arg__", each) for name, each in annotations.items()}
     return {name for name, each in words.items() if each in ("int", "int | None")}
 
 
 def test_wrong_facts_are_refused_by_the_catalogue() -> None:
-    """Its functions are the library's own; they are called while errors are made, and must not hide one behind another."""
+    """The library itself calls these functions while it creates errors. They must not hide one error behind another."""
     kernel = mock.Kernel("amd")
     functions = {name: each for name, each in vars(diagnosis).items() if inspect.isfunction(each) and name[0] != "_"}
     own = {name: each for name, each in functions.items() if each.__module__ == diagnosis.__name__}
@@ -444,7 +448,7 @@ def test_wrong_facts_are_refused_by_the_catalogue() -> None:
 
 @pytest.mark.parametrize("module", GUEST)
 def test_guest_integers_are_no_bool_and_no_float(module: str) -> None:
-    """Every one of them raises TypeError with the argument's name, also where the value would be in range."""
+    """Each parameter raises TypeError with the argument's name, even if the value is in range."""
     kernel = mock.Kernel("amd")
     accepted = []
     for label, call in public(module):

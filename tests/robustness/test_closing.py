@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Closing from another thread, or from a signal's handler, while a call is in progress; asyncio; numbers that are reused."""
+"""Closing from another thread or a signal handler while a call is in progress; asyncio; descriptor numbers that are reused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def vector(device: Device) -> Vector:
 
 
 def outcome(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """Start a thread that makes a call; the list gets what it returned or raised."""
+    """Start a thread that makes a call. Return the thread, and a list that gets the result or exception."""
     result: list[Any] = []
 
     def run() -> None:
@@ -82,7 +82,7 @@ def test_closing_a_migration_stream_ends_its_poll(device: Device) -> None:
         pass
     real = stream._fd.kernel
     number = stream.fileno()
-    poll = os.eventfd(0)  # as a device that has nothing to send
+    poll = os.eventfd(0)  # a descriptor that never becomes ready, like a device without data
 
     def nothing(fd: int, events: int, timeout: float | None, waker: int) -> int:
         assert fd == number
@@ -121,7 +121,7 @@ def test_a_handler_may_close_what_its_thread_waits_for(vector: Vector) -> None:
 
 
 def test_a_wait_never_reads_from_another_file(device: Device, vector: Vector) -> None:
-    """H4 b: a signal during the wait, after the event was closed and its number given to a pipe."""
+    """H4 b: during a wait, a signal handler closes the eventfd, and a pipe gets its number."""
     number = vector.fileno()
     pipe: list[int] = []
 
@@ -145,7 +145,7 @@ def test_a_wait_never_reads_from_another_file(device: Device, vector: Vector) ->
 
 
 def test_a_transfer_in_pieces_never_goes_to_another_file(kernel: mock.Kernel, device: Device) -> None:
-    """H4 c: the device is closed between two pieces of a write, and its number given to a file."""
+    """H4 c: the device is closed between two pieces of a write, and a file gets its number."""
     region = next(region for region in device.regions if region.writable and region.size >= 64)
     number = device.fileno()
     victims = []
@@ -291,5 +291,5 @@ def test_cancelled_waits_leave_nothing(vector: Vector) -> None:
         assert await vector.wait_async() == 1
 
     asyncio.run(program(), debug=True)
-    assert set(os.listdir("/proc/self/fd")) <= before  # a thread of an earlier test's kernel may be closing some
+    assert set(os.listdir("/proc/self/fd")) <= before  # earlier threads may be closing some
     assert not vector._wakers

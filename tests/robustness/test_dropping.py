@@ -37,7 +37,7 @@ def a_migration_stream(kernel: mock.Kernel) -> list[Any]:
     return [device, stream, device.migration.__dict__.pop("_next")]
 
 
-#: what a program may hold -> how it is made; the last of a list is dropped first
+#: Objects that a program may hold, each with the function that creates it. Of a list, the last is dropped first.
 HELD: dict[str, Callable[[mock.Kernel], Any]] = {
     "a device of a container": opened,
     "a device of an iommufd": lambda kernel: opened(kernel, "iommufd"),
@@ -58,7 +58,7 @@ HELD: dict[str, Callable[[mock.Kernel], Any]] = {
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("what", HELD)
 def test_no_code_of_python_runs_when_an_object_goes(kernel: mock.Kernel, what: str) -> None:
-    """An exception that a signal's handler raises in such code is lost, and a Ctrl-C with it."""
+    """An exception that a signal handler raises in such code is lost. So a Ctrl-C would be lost."""
     made = HELD[what](kernel)
     held = made if isinstance(made, list) else [made]
     del made
@@ -66,7 +66,7 @@ def test_no_code_of_python_runs_when_an_object_goes(kernel: mock.Kernel, what: s
 
     def look(frame: FrameType, event: str, _: object) -> None:
         file = frame.f_code.co_filename
-        # The mock is in a kernel's place; a kernel made of Python is asked for its close().
+        # Ignore the mock, which replaces a kernel, and the lookup of its close(), which is a Python method.
         if event == "call" and ("/pyvfio/" in file or "weakref" in file or file.endswith("/_weakrefset.py")):
             name = frame.f_code.co_qualname
             if "/pyvfio/mock/" not in file and name != "uninterrupted.__get__":
@@ -86,7 +86,7 @@ def test_no_code_of_python_runs_when_an_object_goes(kernel: mock.Kernel, what: s
 
 
 class Thing:
-    """Something that a table can have."""
+    """An object to store in a table."""
 
 
 def test_a_table_keeps_its_order_and_nothing_alive() -> None:

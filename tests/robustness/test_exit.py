@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A program that ends with everything open ends."""
+"""A program that exits with everything open does exit."""
 
 from __future__ import annotations
 

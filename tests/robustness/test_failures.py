@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Each call to the kernel fails in turn: after close(), tried again if it failed, nothing is left."""
+"""Each call to the kernel fails in turn. After close(), which is tried again if it fails, nothing is left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ERRNOS = (errno.ENOMEM, errno.EIO, errno.EINTR, errno.EBADF, errno.EINVAL, errno
 @pytest.mark.parametrize("number", ERRNOS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_is_left_whichever_call_fails(mode: Mode, number: int) -> None:
-    """Each call of the program fails in turn, those of its close() too."""
+    """Each call of the program fails in turn, including those of its close()."""
     wrong: list[str] = []
     at = 1
     while True:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A forked child's share of its parent's objects: nothing that reaches a device, or frees the child's own memory."""
+"""In a forked child, the parent's objects neither reach a device nor free memory of the child."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyvfio.memory import address_of
 
 
 def in_child(program: Callable[[], object]) -> int:
-    """Run a program in a forked child: 0, or how it ended."""
+    """Run a program in a forked child, and return its exit code."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -40,7 +40,7 @@ def closed(call: Callable[[], object]) -> None:
 
 
 def test_dropping_a_buffer_in_a_child_frees_nothing_of_its_own() -> None:
-    """H2: the next allocation lay where the buffer had been."""
+    """H2: the child's next allocation was at the address of the inherited buffer."""
     buffers = [DmaBuffer(1 << 20, kernel=LinuxKernel())]
 
     def program() -> None:
@@ -67,7 +67,7 @@ def test_a_buffer_reads_as_zero_in_a_child() -> None:
 
 
 def test_a_hole_in_the_childs_memory_is_filled_before_an_unmap() -> None:
-    """As for huge pages, of which the host may have none."""
+    """This is the case of huge pages, which the test simulates because the host may have none."""
     memory = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_DONTFORK)
     _not_for_children[memory] = address_of(memory), 1 << 20, True

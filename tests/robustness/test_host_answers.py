@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""pyvfio.host says what was written down, where one file, link or directory of the host answers oddly.
+"""The answers of pyvfio.host, when one file, link or directory of the host is odd, are those recorded in answers/.
 
-A host has a little of everything. Each question that a function asks of its files is answered oddly in turn: with an errno, by a file that is empty,
-has other numbers, lacks a line or a word. What then differs from the usual answer is written down in answers/host.NAME.txt.
-`PYVFIO_WRITE_ANSWERS=1 pytest tests/robustness -k answers` writes it anew; look at what changed before you commit it.
+A simulated host has devices and users of many kinds. For each file that a function reads, the test gives odd answers in turn: an errno, an
+empty file, other numbers, a missing line or word. The differences from the usual result are recorded in answers/host.NAME.txt.
+`PYVFIO_WRITE_ANSWERS=1 pytest tests/robustness -k answers` records them again. Check the changes before you commit them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.robustness.odd_host import DEVICES, HELD, MDEV, NETWORK, NVME, PHYSIC
 from tests.robustness.written import compare
 
 GUEST = 64 << 30
-#: devices that are like others here
+#: Files of devices that are similar to other devices, and so are left out.
 LIKE = re.compile(rf"({NVME}|{NETWORK}|0000:00:06.2)/(?!driver$)(?!.*/)(?!net$)")
 Look = Callable[[Kernel], Iterator[object]]
 
@@ -82,14 +82,14 @@ LOOKS: dict[str, Look] = {
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OddHost:
-    """The host, as a user sees it who is not root."""
+    """The host, for a user who is not root."""
     for name, value in (("geteuid", 1000), ("getegid", 1000), ("getgroups", [1000])):
         monkeypatch.setattr(os, name, lambda value=value: value)
     return OddHost(tmp_path)
 
 
 def _said(machine: OddHost, look: Look) -> list[str]:
-    """Return the lines of an answer, warnings and the error at its end too."""
+    """Return the lines of an answer, including warnings and a final error."""
     said: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -105,12 +105,12 @@ def _short(line: str) -> str:
     return line if len(line) < 180 else f"{line[:140]}... {zlib.crc32(line.encode()):08x}"
 
 
-#: how many lines of a difference are written down; the rest is counted
+#: Maximum number of recorded lines of a difference. Further lines are only counted.
 MOST = 6
 
 
 def _shown(usual: list[str], found: list[str]) -> str:
-    """Return how an answer differs from the usual one, a line for each line; empty if it does not."""
+    """Return the lines in which an answer differs from the usual one; empty if it does not differ."""
     differs = [f"+ {_short(line)}" for line in found if line not in usual]
     if not _raised(found):
         differs = [f"- {_short(line)}" for line in usual if line not in found] + differs
@@ -125,13 +125,13 @@ def _raised(found: list[str]) -> bool:
 
 
 def _before(name: str) -> list[str]:
-    """Return the looks of the same kind before one: what they ask is answered oddly there."""
+    """Return the looks of the same kind before one. They test odd answers to the questions that they share with it."""
     kind = name.partition("-")[0]
     looks = [one for one in LOOKS if one.partition("-")[0] == kind]
     return [*(["devices"] if name in ("groups", "host", "uses") else []), *looks[: looks.index(name)]]
 
 
-#: looks at many files, which are several tests
+#: Looks that read many files, and so are split into several tests.
 PARTS = {f"diagnose-{PLAIN}": 8, f"bind-{PLAIN}": 4, "uses": 2}
 
 
@@ -152,7 +152,7 @@ def test_odd_files_are_answered_as_was_written_down(machine: OddHost, name: str,
         for odd in list(machine.oddities(question, path)):
             machine.odd = question, odd
             found = _said(machine, look)
-            # That a file which may not be read is told of is said once.
+            # Do not record the usual error for an unreadable file each time.
             if odd.value == errno.EACCES and found[-1].startswith("PermissionError: [Errno 13] Permission denied: "):
                 continue
             if differs := _shown(usual, found):
@@ -161,7 +161,7 @@ def test_odd_files_are_answered_as_was_written_down(machine: OddHost, name: str,
     compare(f"host.{name}{f'.{part}' if parts > 1 else ''}", "\n".join(lines).split("\n"))
 
 
-#: (driver, override, what is done) of the stories below
+#: (driver, override, action) of the stories below.
 STORIES = [
     (driver, override, act)
     for driver, override in (
@@ -179,7 +179,7 @@ ERRNOS = (errno.EACCES, errno.EBUSY, errno.EINVAL, errno.ENODEV, errno.ENOENT)
 
 
 def _story(machine: OddHost, act: str, failing: str | None, number: int) -> Iterator[str]:
-    """Bind a device while a write fails, restore it, and tell what became of it."""
+    """Bind a device while a write fails, restore it, and yield lines that describe its state."""
 
     def fail(path: str) -> None:
         if failing is not None and path.endswith(f"/{failing}"):
@@ -222,7 +222,7 @@ def _story(machine: OddHost, act: str, failing: str | None, number: int) -> Iter
 
 
 class BareHost(OddHost):
-    """A host with one device that nothing uses, which has a driver and an override."""
+    """A host with one device, with a given driver and override, which is not in use."""
 
     def __init__(self, root: Path, driver: str | None, override: str | None) -> None:
         self.given = driver, override

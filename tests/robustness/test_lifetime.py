@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Constructors that fail, closes that fail or are interrupted, and two closers of one thing."""
+"""Constructors that fail, closes that fail or are interrupted, and objects that two threads close."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RANGE = IovaRange.of(0x100000, 0x10000)
 
 
 class Node(Resource):
-    """A resource that counts how often it is released, and fails on demand."""
+    """A resource that counts its releases, and fails on demand."""
 
     def __init__(self, parent: Resource | None, fail: BaseException | None = None) -> None:
         super().__init__(parent)
@@ -110,7 +110,7 @@ def test_an_interrupted_close_finishes_and_raises_the_interrupt() -> None:
     other = Node(parent)
     with pytest.raises(KeyboardInterrupt) as caught:
         parent.close()
-    # An interrupt may come before anything was done, so what it has ended is tried again: once, however deep it lies.
+    # An interrupt may come before a release has done anything, so an interrupted release is tried again, but only once at any depth.
     assert (parent.released, child.released, other.released) == (1, 2, 1)
     assert any("parent" in note for note in caught.value.__notes__)
     child.fail = parent.fail = None
@@ -286,6 +286,6 @@ def test_mappings_outlive_the_last_group_if_the_kernel_keeps_them(mode: Mode) ->
         space.groups[0].close()
         known = [each.range for each in space.mappings]
         assert known == ([] if mode == "type1v2" else [mapping.range])
-        # What the kernel unmaps is what was known, as on Linux 7.3.
+        # The kernel unmaps exactly the mappings that the library knows, as Linux 7.3 does.
         with space.attach("vfio-mock.0"):
             assert space.unmap(0x100000, 4096) == sum(each.size for each in known)

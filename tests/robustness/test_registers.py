@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Registers in memory: what arguments may do while they are converted, order, and waiting for bits."""
+"""Mapped registers: arguments whose conversion has side effects, order of accesses, waiting for bits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mapping(kernel: mock.Kernel) -> Iterator[RegionMapping]:
 @pytest.mark.parametrize("width", [8, 16, 32, 64])
 @pytest.mark.parametrize("which", ["offset", "value"])
 def test_an_argument_that_closes_the_mapping_stores_nothing(mapping: RegionMapping, width: int, which: str) -> None:
-    """H1: the address was computed before the value's __index__ ran, and the store went to whatever lay there by then."""
+    """H1: the address was computed before the value's __index__ ran, so the store could hit other memory that was there by then."""
 
     class Closing:
         def __index__(self) -> int:

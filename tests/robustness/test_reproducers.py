@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Faults that were found once do not show; `scripts/old_reproducers` shows that they did before they were mended."""
+"""Faults that were found once do not show any more. `scripts/old_reproducers` shows that they did before they were fixed."""
 
 from __future__ import annotations
 

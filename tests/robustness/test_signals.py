@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A signal's handler that raises, wherever the interpreter runs handlers."""
+"""A signal handler that raises, at every point at which the interpreter runs handlers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.robustness.conftest import MODES
 from tests.robustness.other_programs import PROGRAMS, Stage, sweep_other
 from tests.robustness.program import FIRST, PAGE, Stop, sweep
 
-#: points of each mode that are taken here; `python -m tests.robustness.program 1` takes all
+#: Number of points that are tried in each mode. `python -m tests.robustness.program 1` tries all.
 QUICK = 200
-#: likewise of each of the other programs
+#: The same for each of the other programs.
 QUICK_OTHER = 40
 
 
@@ -51,7 +51,7 @@ def test_nothing_is_left_wherever_a_handler_raises(program: Callable[[Stage], No
 
 
 def stop_after(kernel: mock.Kernel, *requests: int) -> None:
-    """Have a signal come in while the kernel works on one of these requests, as it does to a long pin."""
+    """Raise a signal while the kernel executes one of these requests, as may happen during a long pin."""
     real = kernel.ioctl
 
     def ioctl(fd: int, request: int, argument: int) -> int:
@@ -172,13 +172,13 @@ def test_the_thread_of_a_mock_ends_before_a_fork(device: Device) -> None:
     def threads() -> set[str]:
         return set(os.listdir("/proc/self/task"))
 
-    # The first fork ends the thread that there is, and threads of libraries too, such as OpenBLAS's.
+    # The first fork ends an existing thread, and also threads of libraries, such as OpenBLAS's.
     if (child := os.fork()) == 0:
         os._exit(0)
     os.waitpid(child, 0)
     before = threads()
     device.reset()
-    # Not their number: threads of earlier tests may be about to end.
+    # Compare sets, not numbers of threads: threads of earlier tests may be about to end.
     (own,) = threads() - before
     if (child := os.fork()) == 0:
         os._exit(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Two calls at once, without threads: one is made inside the request of another, before the kernel acts or after it."""
+"""Two simultaneous calls, without threads: one is made inside a request of the other, before the kernel executes it or after."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from tests.robustness.conftest import MODES
 from tests.robustness.program import FIRST, PAGE, World, known_mappings, use_at_once
 
 Call = Callable[[World], Any]
-#: of the pairs, every so many are taken here; `python -m tests.robustness.test_threads 1` takes all. It has no factor in common with their parts.
+#: Only every STEP-th pair is tried here; `python -m tests.robustness.test_threads 1` tries all. STEP has no factor in common with the numbers of
+#: calls, so that each call occurs.
 STEP = 13
-#: what calls of the second kind use, apart from those of the first
+#: The IOVAs that second calls use, apart from those of first calls.
 SECOND = FIRST + 0x100 * PAGE
 
 
@@ -47,7 +48,7 @@ def open_another(world: World) -> None:
     world.made.setdefault("others", []).append(pyvfio.open("vfio-mock.1", mode=world.mode, kernel=world.kernel))
 
 
-#: every public call of the typical program
+#: The public calls of the typical program.
 CALLS: dict[str, Call] = {
     "open": open_another,
     "attach": lambda world: world.made.setdefault("others", []).append(world.made["space"].attach("vfio-mock.1")),
@@ -75,7 +76,7 @@ CALLS: dict[str, Call] = {
 
 
 class Pair(NamedTuple):
-    """The second call is made inside the first one's request of that number, before the kernel acts or after it."""
+    """Two calls. The second is made inside the first's request with a number, before the kernel executes it or after."""
 
     first: str
     second: str
@@ -87,7 +88,7 @@ class Pair(NamedTuple):
 
 
 def make_both(world: World, pair: Pair) -> int:
-    """Make both calls, and return how many requests the first one made."""
+    """Make both calls, and return the number of requests of the first one."""
     made = world.made
     made["device"] = device = pyvfio.open(world.address, mode=world.mode, kernel=world.kernel)
     made["space"] = space = device.address_space
@@ -127,7 +128,7 @@ def make_both(world: World, pair: Pair) -> int:
 
 
 def both(mode: Mode, pair: Pair) -> tuple[int, str | None]:
-    """Make both calls: how many requests the first one made, and what kernel and library say differently afterwards."""
+    """Make both calls. Return the number of requests of the first, and how kernel and library disagree afterwards."""
     with known_mappings() as known:
         world = World(mode)
         requests = make_both(world, pair)
@@ -137,7 +138,7 @@ def both(mode: Mode, pair: Pair) -> tuple[int, str | None]:
 
 
 def pairs(mode: Mode) -> list[Pair]:
-    """All of them."""
+    """Return all pairs of calls, with each request of the first."""
     result = []
     for first in CALLS:
         requests, found = both(mode, Pair(first, "mappings", 0, False))
@@ -150,7 +151,7 @@ def pairs(mode: Mode) -> list[Pair]:
 
 
 def sweep(mode: Mode, step: int) -> tuple[int, list[str]]:
-    """Make every n-th pair of calls; returns how many, and what was wrong."""
+    """Make every `step`-th pair of calls. Return the number of pairs, and the faults."""
     chosen = pairs(mode)[::step]
     found = ((pair, both(mode, pair)[1]) for pair in chosen)
     return len(chosen), [f"{pair}: {wrong}" for pair, wrong in found if wrong is not None]
@@ -159,7 +160,7 @@ def sweep(mode: Mode, step: int) -> tuple[int, list[str]]:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("mode", MODES)
 def test_kernel_and_library_agree_after_two_calls_at_once(mode: Mode) -> None:
-    """Each of the calls is the first, and the second, of some of the pairs; the program takes all of them."""
+    """Each call is the first of some of the tried pairs, and the second of others."""
     done, wrong = sweep(mode, STEP)
     assert done > 100
     assert wrong == []
@@ -192,7 +193,7 @@ def test_a_mapping_made_at_an_iova_just_unmapped_is_kept() -> None:
 
 
 def hammer(mode: Mode, threads: int, rounds: int) -> list[str]:
-    """Use one device and its address space in several threads, so many rounds each; what was wrong."""
+    """Use one device and its address space in several threads, `rounds` times each. Return the faults."""
     with known_mappings() as known:
         world = World(mode)
         world.made["device"] = device = pyvfio.open("vfio-mock.0", mode=mode, kernel=world.kernel)

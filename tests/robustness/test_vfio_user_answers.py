@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""A vfio-user server and client answer odd messages as was written down and read.
+"""The answers of a vfio-user server and client to odd messages are those recorded in answers/, which a person has read.
 
-Each field of each message is at its edges in turn, and each message too short, too long, with descriptors, and without an answer. What the server
-answers, and what it then has mapped, is a line of answers/vfio_user.NAME.txt; so is what a client sends, and makes of each answer.
-`PYVFIO_WRITE_ANSWERS=1 pytest tests/robustness -k answers` writes them anew; look at what changed before you commit it.
+Each field of each message gets values at its edges in turn. Each message is also too short, too long, with descriptors, and without an answer.
+A line of answers/vfio_user.NAME.txt has the server's answer and its mappings afterwards, or a client's message and its result for each answer.
+`PYVFIO_WRITE_ANSWERS=1 pytest tests/robustness -k answers` records them again. Check the changes before you commit them.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Ask(NamedTuple):
     """A message to a server.
 
     :ivar fields: the layout of its first bytes
-    :ivar values: of those
-    :ivar rest: what follows
-    :ivar fds: how many descriptors come with it, of a file of 4 pages
+    :ivar values: the values of these fields
+    :ivar rest: the bytes behind them
+    :ivar fds: the number of descriptors that come with it, each of a file of 4 pages
     """
 
     command: int
@@ -62,7 +62,7 @@ STATE = Ask(Command.DEVICE_FEATURE, protocol.FEATURE, (16, 2 | SET), protocol.MI
 LOG = Ask(
     Command.DEVICE_FEATURE, protocol.FEATURE, (40, 6 | SET), protocol.LOGGING_CONTROL.pack(PAGE, 1, 0) + protocol.LOGGING_RANGE.pack(0, 64 * PAGE)
 )  # fmt: skip
-#: what is asked, and what is asked before it
+#: The messages, each with the messages that are sent before it.
 ASKS: dict[str, tuple[Ask, tuple[Ask, ...]]] = {
     "map": (MAP, (MAP._replace(values=(32, 3, 0, 0, PAGE)),)),
     "map without a descriptor": (MAP._replace(values=(32, 1, 0, PAGE, PAGE), fds=0), ()),
@@ -106,13 +106,13 @@ ASKS: dict[str, tuple[Ask, tuple[Ask, ...]]] = {
     "nothing": (Ask(14, struct.Struct("="), ()), ()),
     "DMA": (Ask(Command.DMA_READ, protocol.DMA_ACCESS, (0, 4)), ()),
 }  # fmt: skip
-#: these take a model that logs and migrates
+#: Messages that need a model with DMA logging and migration.
 MIGRATES = {"migration", "probe", "state", "state set", "logging", "logging of what is mapped", "report", "report of nothing", "no logging", "stream",
     "no stream", "stream back", "no stream back"}  # fmt: skip
 
 
 class Wire:
-    """Both ends of a connection in one: messages for a session, and its answers."""
+    """A substitute for a connection: it gives messages to a session, and collects its answers."""
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self.waiting = list(messages)
@@ -148,7 +148,7 @@ def _file() -> int:
 
 
 def _session(asks: Sequence[tuple[int, bytes, int, int]], *, migrates: bool = False, version: bytes = VERSION) -> str:
-    """Serve (command, body, descriptors, flags), and return what was answered and what is mapped then."""
+    """Serve messages (command, body, descriptors, flags), and return the answers and the mappings afterwards."""
     kernel = mock.Kernel("intel-57")
     model: Any = kernel.devices["vfio-mock.0"] if migrates else Adder(kernel, "0000:00:0a.0")
     messages = [Message(0, Command.VERSION, 0, 0, version, [])]
@@ -156,7 +156,7 @@ def _session(asks: Sequence[tuple[int, bytes, int, int]], *, migrates: bool = Fa
         Message(1, command, flags, 0, body, [_file() for _ in range(fds)]) for command, body, fds, flags in asks
     ]
     wire = Wire(messages)
-    session = Session(model, wire)  # type: ignore[arg-type]  # it stands for a connection
+    session = Session(model, wire)  # type: ignore[arg-type]  # a substitute for a connection
     with kernel.lock:
         model.open()
     session.run()
@@ -169,7 +169,7 @@ def _session(asks: Sequence[tuple[int, bytes, int, int]], *, migrates: bool = Fa
 
 
 def _edges(value: Any, size: int) -> list[Any]:
-    """Return numbers beside a field's value, and at the limits of its size."""
+    """Return numbers next to a field's value, and at the limits of the field's size."""
     if isinstance(value, bytes):
         return [value]
     top = (1 << 8 * size) - 1
@@ -197,7 +197,7 @@ def _edges(value: Any, size: int) -> list[Any]:
 
 
 def _oddities(ask: Ask) -> Iterator[tuple[str, tuple[int, bytes, int, int]]]:
-    """Yield odd messages of a kind, each with its name."""
+    """Yield odd variants of a message, each with a name."""
     yield "as is", (ask.command, ask.body, ask.fds, 0)
     letters = ask.fields.format.lstrip("=").replace("8s", "s")
     for at, (letter, value) in enumerate(zip(letters, ask.values, strict=True)):
@@ -238,7 +238,7 @@ def test_a_server_answers_odd_messages_as_was_written_down(command: int, caplog:
     compare(f"vfio_user.server-{command}", lines)
 
 
-#: what a client says of itself at first
+#: Bodies of a client's first message, VERSION.
 VERSIONS = [
     b"", b"\0", struct.pack("=HH", 0, 0), struct.pack("=HH", 0, 2), struct.pack("=HH", 1, 0), struct.pack("=HHB", 0, 1, 0), struct.pack("=HHB", 0, 1, 7),
     *(
@@ -260,7 +260,7 @@ def test_versions_are_answered_as_was_written_down() -> None:
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
         lines.append(f"{body!r}: {text}")
-        # The model then reads by messages, in pieces of the client's limit.
+        # Then let the model read memory by messages, in pieces of the client's maximum size.
         access = protocol.REGION_ACCESS
         start = (
             access.pack(4, 7, 2) + b"\6\0",  # bus mastering
@@ -319,7 +319,7 @@ def test_memory_of_a_client_answers_as_was_written_down() -> None:
 
 
 def _answers(command: int, right: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """Yield names and the messages that answer a client's."""
+    """Yield odd answers to a client's message, as lists of messages with names."""
 
     def message(
         body: bytes = right, *, number: int = 1, flags: int = 1, error: int = 0, more: int = 0, of: int = command
@@ -445,7 +445,7 @@ def _chopped(data: bytes, size: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("piece", [1, 7, 1 << 20])
 def test_messages_in_pieces_are_received_whole(piece: int) -> None:
-    """Also those behind each other, and ones longer than what is received at once."""
+    """Messages that directly follow each other, and messages longer than one recv(), are received whole too."""
     bodies = [b"", b"a", b"b" * 100, b"c" * 70000, b"", b"d" * 65520, b"e" * 65521, b"f"]
     if piece < 8:
         bodies = [body[:100] for body in bodies]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Compare answers with those that were written down in answers/, or write them down."""
+"""Compare answers with those recorded in answers/, or record them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FOLDER = Path(__file__).with_name("answers")
 
 
 def compare(name: str, found: list[str]) -> None:
-    """Compare lines with what was written down; with PYVFIO_WRITE_ANSWERS in the environment write them."""
+    """Compare lines with the recorded ones. With PYVFIO_WRITE_ANSWERS in the environment, record them first."""
     file = FOLDER / f"{name}.txt"
     if os.environ.get("PYVFIO_WRITE_ANSWERS"):
         file.parent.mkdir(exist_ok=True)

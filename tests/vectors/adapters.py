@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""One adapter for each operation of the vector file: it turns the fields of an input into public calls, and
-results into fields.
+"""Adapters, one for each operation of the vector file. An adapter turns the fields of an input into public calls, and the results
+into fields.
 
-An adapter sees a vector's input and its variant, never what is expected.  It may answer more than is asked.
+An adapter gets a vector's input and its variant, but not the expected result. It may return more fields than are expected.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def adapts(op: str) -> Callable[[Adapter], Adapter]:
 
 
 def number(value: Any) -> int:
-    """From an int or hexadecimal text, which may have a remark in brackets behind it."""
+    """Convert an int or hexadecimal text, which may have a remark in brackets behind it."""
     return value if isinstance(value, int) else int(value.split()[0], 16)
 
 
 def size_or_default(value: Any) -> int | None:
-    """From a number, or text that names a default."""
+    """Convert a number; None for text that stands for a default."""
     return number(value) if isinstance(value, int) or str(value).startswith("0x") else None
 
 
@@ -53,7 +53,7 @@ def range_of(pair: list[Any]) -> IovaRange:
 
 
 def ranges_of(given: Fields) -> list[IovaRange]:
-    """From ``ranges``, inclusive, or from ``generate``."""
+    """Return the ranges in ``ranges`` (inclusive), or those that ``generate`` describes."""
     return [range_of(pair) for pair in given["ranges"]] if "ranges" in given else generated(given["generate"])
 
 
@@ -79,7 +79,7 @@ def error_number(value: Any) -> int:
 
 
 def text(function: Callable[[Any], Any], value: Any) -> Any:
-    """Return the function's result for a value, or the message of the ValueError that it raises."""
+    """Call a function with a value. Return the result, or the message of a ValueError."""
     try:
         return function(value)
     except ValueError as refusal:
@@ -114,7 +114,7 @@ def section_of(given: Fields) -> sections.MemorySection:
 @adapts("dirty_ranges")
 def dirty_ranges(given: Fields, variant: str) -> Fields:
     them = [section_of(each) for each in given["sections"]]
-    # The vectors' own version is 10.2: before read-only sections were left out.
+    # By default, vectors are for QEMU 10.2, which does not skip read-only sections yet.
     version = given.get("version", "10.2")
     tracked = qemu.track(them, ALGORITHMS[given["algorithm"]], given["page_size"], version=version)
     made: Fields = {
@@ -388,7 +388,7 @@ def viommu_max_iova_range(given: Fields, variant: str) -> Fields:
     return {"ranges": pairs(plan.ranges), "mlx5_log": limits.MLX5.log_start(plan.ranges).log_space}
 
 
-# C: spurious mappings, widths, what the kernel answers
+# C: spurious mappings, widths, the kernel's answers
 
 
 @adapts("is_spurious")

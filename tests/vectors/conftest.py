@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The vectors that the suite runs on."""
+"""Fixtures and options for the vectors on which the suite runs."""
 
 from __future__ import annotations
 

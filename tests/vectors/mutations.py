@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Small changes of a vector's input: every leaf, and every list, in turn."""
+"""Small changes of a vector's input: of every leaf and every list in turn."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ HEX = re.compile(r"0x[0-9a-f]+\b")
 
 class Mutation(NamedTuple):
     field: str
-    """The path of what was changed, without the indices of lists."""
+    """The path of the changed place, without the indices of lists."""
     input: dict[str, Any]
 
 
 def mutations(
     given: dict[str, Any], words: dict[str, set[str]], also: dict[str, tuple[Any, ...]]
 ) -> Iterator[Mutation]:
-    """Each change of one place.
+    """Yield every change of one place.
 
-    :param words: for a field of text, what else other vectors of the operation say there
-    :param also: for a field, more values to try
+    :param given: the vector's input
+    :param words: for a field with text, the texts in other vectors of the operation
+    :param also: for a field, further values to try
     """
     for path in list(_paths(given)):
         field = ".".join(str(part) for part in path if not isinstance(part, int))
         value = _get(given, path)
-        # A field's path is also that of the items of its list: what else to try is of the same kind.
+        # The items of a list have the path of the list's field, so try only values of the same type.
         more = [other for other in also.get(field, ()) if isinstance(other, type(value))]
         for other in (*_changed(value, words.get(field, set())), *more):
             changed = copy.deepcopy(given)
@@ -37,7 +38,7 @@ def mutations(
 
 
 def words_of(vectors: list[dict[str, Any]]) -> dict[str, dict[str, set[str]]]:
-    """By operation and field, all the text that the vectors say there."""
+    """Return all texts in the vectors, by operation and field."""
     found: dict[str, dict[str, set[str]]] = {}
     for vector in vectors:
         fields = found.setdefault(vector["op"], {})
@@ -49,7 +50,7 @@ def words_of(vectors: list[dict[str, Any]]) -> dict[str, dict[str, set[str]]]:
 
 
 def fields_of(given: dict[str, Any]) -> set[str]:
-    """The paths of all leaves, without the indices of lists."""
+    """Return the paths of all leaves, without the indices of lists."""
     return {
         ".".join(str(part) for part in path if not isinstance(part, int))
         for path in _paths(given)

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A vector proves something only if its answer depends on its input: small changes of the input must change
-the answer.
-"""
+"""Small changes of a vector's input must change the answer: a vector proves something only if its answer depends on its input."""
 
 from __future__ import annotations
 
@@ -78,8 +76,9 @@ def answer(vector: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def fields_that_matter(index: int) -> set[str]:
-    """
-    :param index: of the vector
+    """Return the fields whose change alters the answer.
+
+    :param index: the number of the vector
     """
     vector = VECTORS[index]
     unchanged = answer(vector, vector["input"])

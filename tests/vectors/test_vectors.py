@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every vector of the file (``--pyvfio-vectors FILE``, or the project's own): the answer of the public calls is the
-one expected.
-"""
+"""For every vector of the file (``--pyvfio-vectors FILE``, or the project's own), the public calls give the expected answer."""
 
 from __future__ import annotations
 
