@@ -242,7 +242,7 @@ def test_a_signal_ends_the_program_by_that_signal(number: signal.Signals) -> Non
     assert program.stdout is not None
     assert program.stdout.readline() == "ready\n"
     program.send_signal(number)
-    out, err = program.communicate(timeout=30)
+    out, err = program.communicate(timeout=120)
     assert (program.returncode, out) == (-number, "closed\n"), err
     assert "Traceback" not in err
 
@@ -262,7 +262,7 @@ def test_a_closed_pipe_ends_the_program_quietly(arguments: tuple[str, ...]) -> N
     program.stderr.close()
     assert program.stdin is not None
     program.stdin.close()
-    assert program.wait(30) in (0, 1)
+    assert program.wait(120) in (0, 1)
     assert "Traceback" not in err
     assert "BrokenPipe" not in err
 
@@ -364,7 +364,7 @@ def on_a_terminal(columns: int, **environment: str) -> str:
         while data := os.read(ours, 65536):
             printed += data
     os.close(ours)
-    assert program.wait(30) == 0
+    assert program.wait(120) == 0
     return printed.decode()
 
 

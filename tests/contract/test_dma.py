@@ -138,6 +138,8 @@ def test_a_page_of_1_gib_is_one_in_the_iommus_page_table_too(space: AddressSpace
 @pytest.mark.require("linux", "iommu")
 def test_pinned_memory_is_let_go_when_the_process_is_killed(address: str, mode: Mode) -> None:
     def unevictable() -> int:
+        with contextlib.suppress(OSError):  # some kernels say so if a counter is below 0
+            Path("/proc/sys/vm/stat_refresh").read_text()  # the processors add up what each has counted
         fields = dict(line.split(":", 1) for line in Path("/proc/vmstat").read_text().replace(" ", ":").splitlines())
         return int(fields["nr_foll_pin_acquired"]) - int(fields["nr_foll_pin_released"])
 
@@ -151,7 +153,7 @@ def test_pinned_memory_is_let_go_when_the_process_is_killed(address: str, mode: 
         # Compare with a margin: the counters are those of the whole machine, and other processes' pages change them.
         assert unevictable() - before >= 200
         program.kill()
-    limit = time.monotonic() + 5
+    limit = time.monotonic() + 60
     while unevictable() - before >= 50 and time.monotonic() < limit:
         time.sleep(0.05)
     assert unevictable() - before < 50

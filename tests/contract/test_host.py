@@ -86,14 +86,16 @@ def first_page_of(disk: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def opened_elsewhere(address: str, seconds: float) -> Iterator[int]:
-    """Let another process hold the device open for some seconds, at most until the end of the block. Yield its process id."""
+def opened_elsewhere(address: str) -> Iterator[int]:
+    """Let another process hold the device open until the end of the block, or for three seconds after SIGUSR1. Yield its process id."""
     reader, writer = os.pipe()
 
     def hold() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         with pyvfio.open(address):
             os.write(writer, b"open")
-            time.sleep(seconds)
+            signal.sigwait({signal.SIGUSR1})
+            time.sleep(3)
 
     with open(reader, "rb", buffering=0) as told, in_another_process(hold) as other:
         os.close(writer)
@@ -384,10 +386,10 @@ class TestOpenDevices:
         begun = time.monotonic()
         with (
             pytest.raises(OSError, match="still open in this process") as caught,
-            host.bind(edu.address, "vfio-pci"),
+            host.bind(edu.address, "vfio-pci", timeout=600),
         ):
             device = pyvfio.open(edu.address)
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 240
         assert caught.value.errno == errno.EBUSY
         assert host.device(edu.address).driver == "vfio-pci"
         device.close()
@@ -395,9 +397,10 @@ class TestOpenDevices:
         assert state(edu.address) == (None, None)
 
     def test_another_process_gets_time_to_close(self, nvme: host.HostDevice, stack: contextlib.ExitStack) -> None:
-        with host.bind(nvme.address, "vfio-pci"):
-            other = stack.enter_context(opened_elsewhere(nvme.address, 3))
+        with host.bind(nvme.address, "vfio-pci", timeout=120):
+            other = stack.enter_context(opened_elsewhere(nvme.address))
             assert [one.pid for one in host.holders_of(nvme.address)] == [other]
+            os.kill(other, signal.SIGUSR1)
         assert host.device(nvme.address).driver == "nvme"
 
     def test_a_process_that_does_not_close_is_named(self, nvme: host.HostDevice) -> None:
@@ -406,7 +409,7 @@ class TestOpenDevices:
         host.bind(nvme.address, "vfio-pci").restore()
         context = host.bind(nvme.address, "vfio-pci", timeout=max(1, 4 * (time.monotonic() - begun)))
         context.__enter__()
-        with opened_elsewhere(nvme.address, 600) as pid:
+        with opened_elsewhere(nvme.address) as pid:
             with pytest.raises(TimeoutError, match=f"process {pid}"):
                 context.__exit__(None, None, None)
             # The unbinding still waits in the kernel. Until it ends, other operations on the device must be refused.
@@ -416,7 +419,7 @@ class TestOpenDevices:
         assert host.restore() == [nvme.address]
 
     def test_a_device_that_another_program_uses_is_not_taken_from_it(self, edu: host.HostDevice) -> None:
-        with host.bind(edu.address, "vfio-pci"), opened_elsewhere(edu.address, 600) as pid:
+        with host.bind(edu.address, "vfio-pci"), opened_elsewhere(edu.address) as pid:
             (holder,) = host.holders_of(edu.address)
             assert holder.pid == pid
 
@@ -459,8 +462,11 @@ class TestKilled:
         with host.bind(nvme.address, "vfio-pci"):
             pass
         cycle = time.monotonic() - begun
-        states = set()
-        for _ in range(20):
+        states: set[object] = set()
+        kills = 0
+        # The kills prove something only if they hit different states.
+        while kills < 20 or (len(states) < 2 and kills < 100):
+            kills += 1
             child = os.fork()
             if child == 0:
                 while True:
@@ -473,7 +479,6 @@ class TestKilled:
             host.restore()
             assert state(nvme.address) == ("nvme", None)
             assert host.bindings() == []
-        # The kills prove something only if they hit different states.
         assert len(states) > 1
         assert len(first_page_of(disk_of(nvme))) == 4096
 
@@ -503,13 +508,13 @@ class TestHotplug:
     def test_changes_are_told_as_they_happen(self, edu: host.HostDevice) -> None:
         with host.Changes() as changes:
             with host.bind(edu.address, "vfio-pci"):
-                change = changes.wait(10)
+                change = changes.wait(60)
                 assert change is not None
                 assert (change.action, change.bus, change.address) == ("bind", "pci", edu.address)
                 assert change.device is not None
                 assert change.device.driver == "vfio-pci"
             while change is not None and change.action != "unbind":
-                change = changes.wait(10)
+                change = changes.wait(60)
             assert change is not None
             assert change.address == edu.address
 
@@ -520,10 +525,10 @@ class TestHotplug:
             with pytest.raises(OSError, match=f"no device {address}") as caught:
                 host.device(address)
             assert caught.value.errno == errno.ENODEV
-            actions = []
-            while (change := changes.wait(0.5)) is not None:
-                actions.append((change.action, change.address))
-            assert ("remove", address) in actions
+            change = changes.wait(60)
+            while change is not None and (change.action, change.address) != ("remove", address):
+                change = changes.wait(60)
+            assert change is not None
         assert host.bindings() == []
         Path("/sys/bus/pci/rescan").write_text("1")
         assert state(address) == (None, None)

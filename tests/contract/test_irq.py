@@ -33,10 +33,10 @@ def test_a_triggered_vector_is_counted_once_for_each_time(irq: Irq) -> None:
     with pytest.raises(TimeoutError):
         vector.wait(0)
     vector.trigger()
-    assert vector.wait(5) == 1
+    assert vector.wait(60) == 1
     vector.trigger()
     vector.trigger()
-    assert vector.wait(5) == 2
+    assert vector.wait(60) == 2
     with pytest.raises(TimeoutError):
         vector.wait(0.01)
 
@@ -45,7 +45,7 @@ def test_vectors_fire_on_their_own(irq: Irq) -> None:
     count = min(irq.count, 3)
     vectors = irq.enable(range(count))
     vectors[-1].trigger()
-    assert vectors[-1].wait(5) == 1
+    assert vectors[-1].wait(60) == 1
     for vector in vectors[:-1]:
         with pytest.raises(TimeoutError):
             vector.wait(0)
@@ -54,7 +54,7 @@ def test_vectors_fire_on_their_own(irq: Irq) -> None:
     assert irq.vectors == []
     (again,) = irq.enable()
     again.trigger()
-    assert again.wait(5) == 1
+    assert again.wait(60) == 1
 
 
 def test_a_closed_vector_is_taken_from_the_device(irq: Irq) -> None:
@@ -74,7 +74,7 @@ def test_vectors_beyond_the_last_are_refused(irq: Irq) -> None:
         irq.enable([])
     (vector,) = irq.enable()
     vector.trigger()
-    assert vector.wait(5) == 1
+    assert vector.wait(60) == 1
 
 
 def test_vectors_that_cannot_be_masked_say_so(irq: Irq) -> None:
@@ -92,7 +92,7 @@ def test_an_interrupt_wakes_an_asyncio_task(irq: Irq) -> None:
         waiting = asyncio.create_task(vector.wait_async())
         await asyncio.sleep(0)
         vector.trigger()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await waiting
 
     assert asyncio.run(wait()) == 1
@@ -119,7 +119,7 @@ def test_a_legacy_interrupt_is_masked_and_unmasked(device: Device) -> None:
     vector.mask()
     vector.unmask()
     vector.trigger()
-    assert vector.wait(5) >= 1
+    assert vector.wait(60) >= 1
 
 
 @pytest.mark.only(device="edu")
@@ -128,7 +128,7 @@ def test_edu_raises_its_interrupt(device: Device) -> None:
     device.config.bus_master = True
     (vector,) = device.irqs.msi.enable()
     bar.write32(0x60, 0x2A)  # raise
-    assert vector.wait(10) >= 1
+    assert vector.wait(60) >= 1
     assert bar.read32(0x24) == 0x2A
     bar.write32(0x64, 0x2A)  # acknowledge
 
@@ -139,11 +139,11 @@ def test_a_level_interrupt_fires_again_when_it_is_unmasked(device: Device) -> No
     bar = device.regions[0]
     (vector,) = device.irqs.intx.enable()
     bar.write32(0x60, 1)
-    assert vector.wait(10) == 1
+    assert vector.wait(60) == 1
     with pytest.raises(TimeoutError):
         vector.wait(0.05)
     vector.unmask()
-    assert vector.wait(10) == 1
+    assert vector.wait(60) == 1
     bar.write32(0x64, 1)
     vector.unmask()
     with pytest.raises(TimeoutError):
@@ -160,9 +160,9 @@ def test_unmasking_by_eventfd_takes_no_call(device: Device) -> None:
     try:
         vector.set_unmask_eventfd(unmask)
         mock["IRQ_RAISE"] = 0
-        assert vector.wait(10) == 1
+        assert vector.wait(60) == 1
         os.eventfd_write(unmask, 1)
-        assert vector.wait(10) == 1
+        assert vector.wait(60) == 1
         mock["IRQ_LINE"] = 1
         vector.clear_unmask_eventfd()
     finally:
@@ -178,7 +178,7 @@ def test_the_engine_raises_an_interrupt_at_its_end(device: Device) -> None:
     mapping = device.address_space.alloc(4096)
     mock["DMA_IRQ"] = 2 << 16 | 5
     mock.start("FILL", "RAISE", iova=mapping.iova, length=4096, pattern=7)
-    assert vectors[5].wait(10) == 1
+    assert vectors[5].wait(60) == 1
     mock.finish()
     assert mapping.buffer.view[:8] == (7).to_bytes(8, "little")
 

@@ -31,7 +31,7 @@ on_pci = pytest.mark.only(
 def power_status(device: Device, wanted: str) -> str:
     """Return the device's power state from sysfs (runtime_status). Wait up to 20 s for the wanted one."""
     file = Path(host.device(device.address).path, "power", "runtime_status")
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while (status := file.read_text().strip()) != wanted and time.monotonic() < limit:
         time.sleep(0.05)
     return status
@@ -61,7 +61,7 @@ def test_who_is_woken_is_told_and_stays_awake(device: Device) -> None:
         with pytest.raises(TimeoutError, match="wakeup"):
             asleep.wakeup.wait(0)
         _ = device.config.vendor
-        assert asleep.wakeup.wait(10) == 1
+        assert asleep.wakeup.wait(60) == 1
         time.sleep(0.2)
         assert power_status(device, "active") == "active"
         # The device is awake now, so low power can be entered again.

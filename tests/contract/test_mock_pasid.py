@@ -132,7 +132,7 @@ def test_faults_tell_the_pasid(device: MockDevice, tables: Tables) -> None:
     device.attach(tables.plain)
     attach(device, 2048, tables.faulting)
     device.trigger_fault(0x7000, pasid=2048)
-    (fault,) = tables.queue.read(timeout=5)
+    (fault,) = tables.queue.read(timeout=60)
     assert fault.pasid == 2048
     assert fault.flags & lib.IOMMU_PGFAULT_FLAGS_PASID_VALID
     tables.queue.respond(fault.cookie)

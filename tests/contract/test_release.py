@@ -207,7 +207,7 @@ class TestUnplugging:
 
     def gone(self) -> None:
         # The kernel reports the removal shortly before the folder in sysfs disappears.
-        limit = time.monotonic() + 5
+        limit = time.monotonic() + 60
         while os.path.exists(f"/sys/bus/pci/devices/{PLUGGABLE}") and time.monotonic() < limit:
             time.sleep(0.02)
         with pytest.raises(OSError, match=f"no device {PLUGGABLE}") as caught:

@@ -121,7 +121,7 @@ def test_faults_are_read_and_answered(iommufd: Iommufd, ioas: Ioas, device: Devi
     hardware.report_fault(0x1234000, group=7)
     hardware.report_fault(0x5000, 0x6000)
     assert poll.poll(0)
-    first, second, third = queue.read(timeout=5)
+    first, second, third = queue.read(timeout=60)
     assert (first.device_id, first.address, first.group, first.last) == (device.bound.id, 0x1234000, 7, True)
     assert (second.last, third.last, second.cookie == third.cookie) == (False, True, True)
     assert not poll.poll(0)
@@ -161,11 +161,11 @@ def test_events_of_a_virtual_device_are_read(viommu: Viommu, device: Device, har
     assert not poll.poll(0)
     hardware.report_event(EVENT, struct.pack("=I", 0x99))
     assert poll.poll(0)
-    (event,) = queue.read(4, timeout=5)
+    (event,) = queue.read(4, timeout=60)
     assert struct.unpack("=I", event.data) == (vdevice.virtual_id,)
     for _ in range(5):
         hardware.report_event(EVENT, struct.pack("=I", 0x99))
-    events = queue.read(4, timeout=5)
+    events = queue.read(4, timeout=60)
     assert [(one.lost, one.sequence) for one in events] == [(False, 1), (False, 2), (True, 5)]
     assert not poll.poll(0)
     with pytest.raises(OSError) as caught:

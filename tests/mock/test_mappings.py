@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyvfio.mock.vfio.mappings import Mappings
@@ -19,7 +19,7 @@ class Item(NamedTuple):
 RANGES = st.tuples(st.integers(0, 4000), st.integers(0, 60)).map(lambda pair: Item(pair[0], pair[0] + pair[1]))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(RANGES, max_size=200), st.lists(RANGES, max_size=40))
 def test_it_finds_what_a_search_through_all_finds(added: list[Item], asked: list[Item]) -> None:
     mappings: Mappings[Item] = Mappings()

@@ -6,16 +6,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.fixtures import device, kernel, space
 from tests.overriding import Overriding
 
 __all__ = ["device", "kernel", "space", "vfio_kernel"]
 
-# A busy host makes an example slow, which says nothing of the code.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# A busy host makes examples slow, which says nothing of the code; and two runs of one commit are to try the same ones.
+settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pyvfio import mock, vfio_user
+from pyvfio.mock.devices.edu import Edu
 from pyvfio.mock.vfio.region import Area, Region
 from pyvfio.vfio_user import server as server_module
 from pyvfio.vfio_user.protocol import ProtocolError
@@ -736,6 +737,22 @@ def finish_dma(peer: Peer, asked: Answer) -> None:
     assert written is not None
     assert written.command == 12
     peer.answer(written, written.body[:16])
+
+
+def test_edu_is_busy_until_its_last_page_has_been_written(serve: Serve) -> None:
+    """A driver that waits for its command register, and then looks at the memory, finds that written."""
+    peer = Peer(serve(Edu, share_memory=False).path)
+    enable_bus_master(peer)
+    for register, value in ((0x80, 0x40000), (0x88, 0x1FF0), (0x90, 0x20), (0x98, 1 | 2)):
+        peer.write(0, register, struct.pack("<I", value))
+    for page in (0x1FF0, 0x2000):
+        written = peer.receive()
+        assert written is not None
+        assert (written.command, *struct.unpack_from("=QQ", written.body)) == (12, page, 0x10)
+        assert peer.read(0, 0x98, 4) == struct.pack("<I", 1 | 2)
+        peer.answer(written, written.body[:16])
+    assert peer.read(0, 0x98, 4) == struct.pack("<I", 2)
+    peer.close()
 
 
 def test_a_write_waits_for_dma_and_what_follows_it_waits_too(serve: Serve) -> None:

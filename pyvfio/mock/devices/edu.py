@@ -94,12 +94,16 @@ class Edu(PciDevice):
         """Copy between memory and the device's buffer; a range outside the buffer is ignored (QEMU aborts)."""
         inside = self._source if command & _TO_MEMORY else self._destination
         start = inside - _BUFFER
-        if start >= 0 and start + self._count <= _BUFFER_SIZE:
-            if command & _TO_MEMORY:
-                self.dma_write(self._destination & _DMA_MASK, bytes(self._buffer[start : start + self._count]))
-            else:
-                self._buffer[start : start + self._count] = self.dma_read(self._source & _DMA_MASK, self._count)
-        self._command = command & ~_START
+        # Behind vfio-user the register is read while the memory is waited for.
+        self._command = command
+        try:
+            if start >= 0 and start + self._count <= _BUFFER_SIZE:
+                if command & _TO_MEMORY:
+                    self.dma_write(self._destination & _DMA_MASK, bytes(self._buffer[start : start + self._count]))
+                else:
+                    self._buffer[start : start + self._count] = self.dma_read(self._source & _DMA_MASK, self._count)
+        finally:
+            self._command = command & ~_START
         if command & _RAISE_AFTER_DMA:
             self._raise(_DMA_INTERRUPT)
 
