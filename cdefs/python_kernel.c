@@ -6,7 +6,8 @@
  * which waits outside the interpreter: a handler runs before or after a request, as with the real kernel.
  *
  * A kernel that takes longer than LONGEST seconds is broken, or its model of a device waits for ever. Then handlers do run, and an
- * exception of one ends the wait; the outcome of the request is unknown.
+ * exception of one ends the wait; the outcome of the request is unknown. The main thread itself executes what such a handler asks of a
+ * kernel, as the worker is busy.
  *
  * Threads are started by PyThread_start_new_thread: the symbols of libpthread have a version that no glibc before 2.34 has. */
 #include "door.h"
@@ -29,6 +30,8 @@ struct worker {
 
 /* The worker of the main thread; NULL before it is started. */
 static struct worker *worker;
+/* Whether the main thread waits for the worker's answer. */
+static int waiting;
 /* Whether the interpreter has begun to end, after which no other thread runs. */
 static int ending;
 /* In a worker: the thread that it works for. */
@@ -149,7 +152,7 @@ static int wait_for_answer(struct worker *self)
 {
 	PyThreadState *thread = PyEval_SaveThread();
 	struct timespec until;
-	int waiting = 0;
+	int failed = 0;
 
 	pthread_mutex_lock(&self->lock);
 	self->state = ASKED;
@@ -157,17 +160,17 @@ static int wait_for_answer(struct worker *self)
 	while (self->state == ASKED) {
 		clock_gettime(CLOCK_REALTIME, &until);
 		until.tv_sec += LONGEST;
-		waiting = 0;
-		while (self->state == ASKED && waiting != ETIMEDOUT)
-			waiting = pthread_cond_timedwait(&self->answered, &self->lock, &until);
+		failed = 0;
+		while (self->state == ASKED && failed != ETIMEDOUT)
+			failed = pthread_cond_timedwait(&self->answered, &self->lock, &until);
 		if (self->state != ASKED)
 			break;
 		pthread_mutex_unlock(&self->lock);
 		PyEval_RestoreThread(thread);
-		waiting = PyErr_CheckSignals();
+		failed = PyErr_CheckSignals();
 		thread = PyEval_SaveThread();
 		pthread_mutex_lock(&self->lock);
-		if (waiting && self->state == ASKED)
+		if (failed && self->state == ASKED)
 			self->state = ABANDONED;
 	}
 	pthread_mutex_unlock(&self->lock);
@@ -180,8 +183,9 @@ static PyObject *run(PyObject *function, PyObject *arguments, PyObject *more)
 {
 	struct worker *self;
 	PyObject *result;
+	int answered;
 
-	if (ending || !is_main_thread())
+	if (ending || waiting || !is_main_thread())
 		return PyObject_Call(function, arguments, more);
 	if (!worker) {
 		worker = new_worker();
@@ -195,7 +199,10 @@ static PyObject *run(PyObject *function, PyObject *arguments, PyObject *more)
 	self->function = function;
 	self->arguments = arguments;
 	self->more = more;
-	if (!wait_for_answer(self)) {
+	waiting = 1;
+	answered = wait_for_answer(self);
+	waiting = 0;
+	if (!answered) {
 		/* The worker is abandoned: its thread frees it. */
 		worker = NULL;
 		return NULL;
@@ -299,8 +306,9 @@ static void stop_worker(void)
 {
 	struct worker *self = worker;
 
-	/* A method of the kernel itself may fork or exit, in the worker: the worker cannot wait for its own end. */
-	if (!self || acting_for || !is_main_thread())
+	/* A method of the kernel itself may fork or exit, in the worker: the worker cannot wait for its own end. A handler may fork while
+	 * the main thread waits for an answer: the wait goes on with the worker. */
+	if (!self || waiting || acting_for || !is_main_thread())
 		return;
 	worker = NULL;
 	Py_BEGIN_ALLOW_THREADS
@@ -342,6 +350,7 @@ static PyObject *module_before_fork(PyObject *module, PyObject *unused)
 void python_kernel_after_fork(void)
 {
 	worker = NULL;
+	waiting = 0;
 	acting_for = 0;
 }
 

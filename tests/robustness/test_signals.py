@@ -17,6 +17,7 @@ import pytest
 import pyvfio
 from pyvfio import Device, DmaBuffer, mock
 from pyvfio._abi import lib
+from pyvfio.migration import State
 from pyvfio.spaces.opening import Mode
 from tests.robustness.conftest import MODES
 from tests.robustness.other_programs import PROGRAMS, Stage, sweep_other
@@ -166,6 +167,36 @@ def test_a_kernel_that_never_answers_can_be_interrupted(kernel: mock.Kernel, dev
     assert ended.wait(60)
     del kernel.ioctl
     device.reset()
+
+
+@pytest.mark.parametrize("forks", [False, True])
+def test_a_handler_uses_the_kernel_that_is_waited_for(kernel: mock.Kernel, device: Device, forks: bool) -> None:
+    """It came while a request took so long that handlers run: neither takes the other's answer."""
+    real, go = kernel.ioctl, threading.Event()
+    found: list[State] = []
+
+    def slow(fd: int, request: int, argument: int) -> int:
+        kernel.ioctl = real  # type: ignore[method-assign]
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert go.wait(60)
+        return real(fd, request, argument)
+
+    def handle(*_: object) -> None:
+        if forks:
+            if (child := os.fork()) == 0:
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        found.append(device.migration.state)
+        go.set()
+
+    kernel.ioctl = slow  # type: ignore[method-assign]
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        device.reset()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert found == [State.RUNNING]
+    assert device.migration.state == State.RUNNING
 
 
 def test_the_thread_of_a_mock_ends_before_a_fork(device: Device) -> None:

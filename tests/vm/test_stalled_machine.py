@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 #: of silence, and so a stall is to be reported within LIMIT seconds after it began
 SILENCE = 60
-LIMIT = 90
+LIMIT = 150
 SAYING = "stalling now"
 
 
@@ -51,7 +52,7 @@ def run_stalling(arguments: Sequence[str], command: str) -> Outcome:
 
 @pytest.fixture
 def spin_module(tmp_path: Path) -> Path:
-    """The module of tests/vm/spin, built for the kernel of the machine; below the project, which the guest sees."""
+    """The module of tests/vm/spin, built for the kernel of the machine."""
     found = subprocess.run(
         [sys.executable, ROOT / "scripts" / "build_kernel"], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -76,13 +77,10 @@ def test_a_machine_that_is_stopped_is_reported_with_its_state() -> None:
 
 
 def test_a_machine_that_spins_with_interrupts_off_is_reported(spin_module: Path) -> None:
-    module = spin_module.read_bytes()
-    copy = ROOT / f".spin-{os.getpid()}.ko"
-    copy.write_bytes(module)
-    try:
+    # Below the project, which the guest sees; and where git, and a copy that another suite makes of what it has, does not.
+    with tempfile.TemporaryDirectory(prefix=".results-spin-", dir=ROOT) as folder:
+        copy = shutil.copy(spin_module, folder)
         outcome = run_stalling(["--cpus", "1"], f"echo {SAYING}; insmod {copy}")
-    finally:
-        copy.unlink()
     assert outcome.code == ExitCode.STALLED, outcome.text
     assert outcome.seconds < LIMIT
     assert '"status": "running"' in outcome.text
