@@ -47,7 +47,7 @@ class Reason(NamedTuple):
 
     @classmethod
     def of(cls, finding: Finding, *more: str) -> Reason:
-        """Return the text and the cure of a finding of the catalogue, with more advice behind it."""
+        """Return a reason with the text and the cure of a finding of the catalogue, followed by more advice."""
         return cls(finding.reason, (*([finding.cure] if finding.cure else []), *more))
 
 

@@ -170,7 +170,7 @@ class Resource(Uncopyable, metaclass=_ResourceType):
         return self._closed
 
     def close(self) -> None:
-        """Close this and everything made from it. Harmless when already closed.
+        """Close this and everything made from it. No effect if it is closed already.
 
         Everything is closed even if a part of it fails or is interrupted; then the first failure is raised at the end. A resource
         that could not be closed can be closed again. If another thread is closing it, wait until that is done.

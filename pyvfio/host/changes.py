@@ -87,7 +87,7 @@ class Changes:
         return self._monitor
 
     def close(self) -> None:
-        """Stop listening. Harmless when already closed."""
+        """Stop listening. No effect if it is closed already."""
         monitor, self._monitor = self._monitor, None
         if self._process != os.getpid():
             self._waker.inherit()

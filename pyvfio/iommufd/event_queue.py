@@ -51,7 +51,7 @@ class Event(NamedTuple):
 
 
 class EventQueue(Queue):
-    """A queue of events with a descriptor that select, poll and epoll take. Made by :meth:`Viommu.event_queue`."""
+    """A queue of events with a descriptor for select, poll and epoll. Made by :meth:`Viommu.event_queue`."""
 
     def __init__(self, viommu: Viommu, type: int, depth: int) -> None:
         super().__init__(viommu.iommufd, "event", viommu)

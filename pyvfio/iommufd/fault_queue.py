@@ -56,7 +56,7 @@ class Fault(NamedTuple):
 
 
 class FaultQueue(Queue):
-    """A queue of faults with a descriptor that select, poll and epoll take. Made by :meth:`Iommufd.fault_queue`."""
+    """A queue of faults with a descriptor for select, poll and epoll. Made by :meth:`Iommufd.fault_queue`."""
 
     def __init__(self, iommufd: Iommufd) -> None:
         super().__init__(iommufd, "fault")

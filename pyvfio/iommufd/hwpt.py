@@ -108,7 +108,7 @@ class Hwpt(IommufdObject):
         :param data_type: IOMMU_HWPT_DATA_*
         :param data: pointer to the C struct of that type, or bytes
         :param flags: IOMMU_HWPT_*
-        :param fault_queue: where faults of the devices go; see :meth:`Iommufd.fault_queue`
+        :param fault_queue: the queue for faults of the devices; see :meth:`Iommufd.fault_queue`
         """
         return allocate(self, device, flags=flags, data_type=data_type, data=data, fault_queue=fault_queue)
 
@@ -119,7 +119,7 @@ class Hwpt(IommufdObject):
 
         Starting clears the dirty bits.
 
-        :param on: start, or stop
+        :param on: whether to start it
         :raises OSError: EOPNOTSUPP if the page table was allocated without IOMMU_HWPT_ALLOC_DIRTY_TRACKING
         """
         flags = lib.IOMMU_HWPT_DIRTY_TRACKING_ENABLE if on else 0
@@ -137,7 +137,7 @@ class Hwpt(IommufdObject):
 
         :param range: whole pages; unmapped parts of it are reported as clean
         :param page_size: bytes per bit, a power of two
-        :param clear: clear the dirty bits in the page table; otherwise the next read reports the pages again
+        :param clear: whether to clear the dirty bits in the page table; otherwise the next read reports the pages again
         :raises InvalidRequest: the page size is not a power of two, or the range is not aligned to it; or tracking is off, where
             the kernel would report every page as clean
         """
@@ -153,7 +153,7 @@ class Hwpt(IommufdObject):
         """Add the dirty pages to an existing bitmap, whose dirty pages stay dirty; see :meth:`read_dirty`.
 
         :param bitmap: the bitmap; the ranges of its segments are read
-        :param clear: clear the dirty bits of the page table, too
+        :param clear: whether to clear the dirty bits of the page table
         """
         _ = self.id
         if not self._tracking:

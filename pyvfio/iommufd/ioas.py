@@ -199,7 +199,7 @@ class Ioas(IommufdObject, AddressSpace):
         :param fd: descriptor of the file; it may be closed afterwards
         :param start: offset in the file, a multiple of the page size
         :param size: bytes
-        :param iova: where devices see it; None for an IOVA that the kernel chooses
+        :param iova: the IOVA at which devices access the memory; None for an IOVA that the kernel chooses
         :param read: the devices may read it
         :param write: the devices may write it
         :raises OSError: as :meth:`map`; EBADF for a descriptor that is not open; EINVAL for another kind of file or a range past
@@ -219,7 +219,7 @@ class Ioas(IommufdObject, AddressSpace):
         The pages are pinned only once.
 
         :param source: a mapping of another address space
-        :param iova: where devices see it; None for an IOVA that the kernel chooses
+        :param iova: the IOVA at which devices access the memory; None for an IOVA that the kernel chooses
         :param read: the devices may read it
         :param write: the devices may write it
         :raises InvalidRequest: `source` belongs to another Iommufd
@@ -245,7 +245,7 @@ class Ioas(IommufdObject, AddressSpace):
 
         :param source_id: the other address space's id
         :param range: mapped IOVAs there
-        :param iova: where devices see it here; None for a free and usable IOVA
+        :param iova: the IOVA at which devices access the memory here; None for a free and usable IOVA
         :param read: the devices may read it
         :param write: the devices may write it
         :param keep: memory to keep alive as long as the mapping

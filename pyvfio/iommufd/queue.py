@@ -19,7 +19,7 @@ __all__ = ["Queue"]
 
 
 class Queue(IommufdObject):
-    """A queue with a descriptor that select, poll and epoll take."""
+    """A queue with a descriptor for select, poll and epoll."""
 
     def __init__(self, iommufd: Iommufd, kind: str, *parents: IommufdObject) -> None:
         super().__init__(iommufd, *parents)

@@ -83,7 +83,7 @@ class Viommu(IommufdObject):
         :param data_type: IOMMU_HWPT_DATA_*
         :param data: the struct of that type
         :param flags: IOMMU_HWPT_*
-        :param fault_queue: where faults of the devices go
+        :param fault_queue: the queue for faults of the devices
         """
         return allocate(self, device, flags=flags, data_type=data_type, data=data, fault_queue=fault_queue)
 

@@ -124,7 +124,7 @@ class AddressSpace(OtherModes, Resource):
 
         :param buffer: a :class:`DmaBuffer`, a mapped region (:meth:`Region.mmap`), or any object with a contiguous buffer whose
             address and size are multiples of the page size; it must be writable if `write`
-        :param iova: where devices see it; None for a free and usable IOVA, aligned so that the IOMMU can use large pages
+        :param iova: the IOVA at which devices access the memory; None for a free and usable IOVA, aligned so that the IOMMU can use large pages
         :param read: the devices may read it
         :param write: the devices may write it
         :raises InvalidRequest: neither `read` nor `write`, which type1 and iommufd reject; the compatibility modes accept it for
@@ -172,7 +172,7 @@ class AddressSpace(OtherModes, Resource):
         """Map new zeroed memory; see :meth:`map` and :class:`DmaBuffer`.
 
         :param size: bytes, rounded up to whole pages
-        :param iova: where devices see it; None for a free and usable IOVA
+        :param iova: the IOVA at which devices access the memory; None for a free and usable IOVA
         :param huge: bytes of a huge page, 2 MiB or 1 GiB; None for pages of the usual size
         """
         if iova is not None:

@@ -228,7 +228,7 @@ class Container(AddressSpace):
         return list(self._groups.values())
 
     def attach(self, where: str, *, vf_token: UUID | str | bytes | None = None, no_iommu: bool = False) -> Device:
-        """Open a device. Its group is put into this container first, if it is not there yet, and stays until the container closes.
+        """Open a device. Its group is added to this container first, if necessary, and stays there until the container closes.
 
         VFIO_GROUP_SET_CONTAINER and, for the first, VFIO_SET_IOMMU; then VFIO_GROUP_GET_DEVICE_FD.
 

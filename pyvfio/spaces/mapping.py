@@ -88,7 +88,7 @@ PENDING, PRESENT, GONE = range(3)
 class Mapping(Record, Uncopyable):
     """Memory that is mapped at an IOVA of an address space. It keeps the memory alive; the end of a `with` unmaps it.
 
-    :ivar iova: where devices see it
+    :ivar iova: the IOVA at which devices access the memory
     :ivar size: bytes
     :ivar buffer: the buffer that was mapped
     """

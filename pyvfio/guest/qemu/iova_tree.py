@@ -38,7 +38,7 @@ class Result(IntEnum):
 
     @property
     def errno(self) -> int:
-        """The errno that VFIO's v2 series made of it."""
+        """The errno that the v2 series of VFIO returned for it."""
         return {0: 0, -1: errno.EINVAL, -2: errno.EEXIST, -3: errno.ENOMEM}[self.value]
 
     def __str__(self) -> str:

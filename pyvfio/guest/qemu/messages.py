@@ -22,7 +22,7 @@ def viommu_blocker(
     version: str = NEWEST,
     device_tracking: bool = True,
 ) -> str | None:
-    """Return the message by which QEMU blocks migration because of a virtual IOMMU; None if it does not.
+    """Return the message with which QEMU blocks migration because of a virtual IOMMU; None if it does not.
 
     QEMU checks only whether an address space is not the system's memory: a vIOMMU that is present but switched off, or in
     passthrough mode, blocks migration too.
