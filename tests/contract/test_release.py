@@ -157,7 +157,7 @@ class TestUnbinding:
 class TestBindsEnd:
     def test_it_waits_for_a_program_that_closes_when_asked(self, mode: Mode) -> None:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(host.bind(PLUGGABLE, "vfio-pci"))
+            stack.enter_context(host.bind(PLUGGABLE, "vfio-pci", timeout=240))
             ready, told = os.pipe()
 
             def use() -> None:
@@ -166,7 +166,7 @@ class TestBindsEnd:
                     device.config.bus_master = True
                     device.address_space.alloc(1 << 20)
                     os.write(told, b"x")
-                    request.wait(60)
+                    request.wait(240)
 
             with in_another_process(use) as program:
                 os.read(ready, 1)
@@ -174,8 +174,8 @@ class TestBindsEnd:
                 stack.close()
                 seconds = time.monotonic() - begun
                 print(f"bind() ended after {seconds:.3f} s")
-                assert seconds < 10
-                assert program.join(30) == 0
+                assert seconds < 60
+                assert program.join(60) == 0
             os.close(ready)
             os.close(told)
         assert host.device(PLUGGABLE).driver is None
