@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import struct
@@ -123,7 +124,7 @@ def serve() -> Iterator[Callable[[Callable[[str], str]], Qtest]]:
         sockets.append(ours)
 
         def loop() -> None:
-            with theirs, theirs.makefile("rw") as file:
+            with contextlib.suppress(OSError), theirs, theirs.makefile("rw") as file:
                 for line in file:
                     file.write(answer(line.rstrip("\n")))
                     file.flush()
