@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 from vmtest.matrix import Cell, Matrix
 
+import pyvfio
 from pyvfio import DmaBuffer, Unsupported, host
 from pyvfio._abi import lib
 from pyvfio.region import Area
+from tests.contract.power import D0, D3HOT, set_power_state
 
 if TYPE_CHECKING:
     from pyvfio import Device
+    from pyvfio.dma_buf import DmaBuf
     from pyvfio.iommufd import Ioas
     from pyvfio.region import RegionMapping
     from pyvfio.spaces.base import AddressSpace
@@ -193,3 +197,44 @@ def test_type1_maps_another_devices_bar_by_its_virtual_address(space: AddressSpa
 def test_iommufd_in_place_of_a_container_maps_no_bar(space: AddressSpace, peer: Device) -> None:
     bar = peer.regions[0].mmap(0, PAGE)
     assert errno_of_mapping(space, bar) == errno.EFAULT
+
+
+def importable(device: Device, exported: DmaBuf) -> bool:
+    """Whether a dma-buf can be mapped for the device that exported it."""
+    with contextlib.suppress(pyvfio.RequestError):
+        device.address_space.map_file(exported.fileno(), 0, PAGE, 0x400_0000).unmap()
+        return True
+    return False
+
+
+@pytest.mark.require("dma_buf", "bar_mmap", "reset")
+@pytest.mark.only(mode="iommufd", device=["nvme", "e1000e", "igb"])
+@pytest.mark.parametrize("how", ["reset", "command register"])
+def test_a_dma_buf_revoked_by_low_power_is_reinstated(device: Device, how: str) -> None:
+    with device.regions[0].dma_buf([Area(0, PAGE)]) as exported:
+        assert importable(device, exported)
+        with device.low_power():
+            assert not importable(device, exported)
+            assert device.config.vendor != 0xFFFF  # the access wakes the device
+            assert not importable(device, exported)
+            if how == "reset":
+                device.reset()
+            else:
+                device.config.command = device.config.command
+            assert importable(device, exported)
+        assert importable(device, exported)
+
+
+# The mock's other models have no power management.
+@pytest.mark.require("dma_buf", "bar_mmap")
+@pytest.mark.only(mode="iommufd", device="e1000e")
+def test_a_dma_buf_goes_and_comes_with_the_power_state(device: Device) -> None:
+    with device.regions[0].dma_buf([Area(0, PAGE)]) as exported:
+        with device.low_power():
+            assert not importable(device, exported)
+            assert set_power_state(device, D0) == D0
+            assert importable(device, exported)
+        assert set_power_state(device, D3HOT) == D3HOT
+        assert not importable(device, exported)
+        assert set_power_state(device, D0) == D0
+        assert importable(device, exported)

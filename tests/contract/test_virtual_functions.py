@@ -19,6 +19,7 @@ from pyvfio import DmaBuffer, host
 from pyvfio._abi import ffi, lib
 from pyvfio.spaces.opening import Mode
 from tests.contract import guest
+from tests.contract.power import D0, D3HOT, set_power_state
 from tests.contract.processes import writing
 
 if TYPE_CHECKING:
@@ -297,3 +298,15 @@ def test_seven_virtual_functions_copy_in_groups_of_their_own(
                 assert memory.buffer.view[:PAGE] == memory.buffer.view[PAGE:]
     finally:
         host.remove_vfs(physical)
+
+
+def test_the_physical_function_stays_awake_while_there_are_virtual_ones(
+    physical: str, virtual: list[str], opened: Callable[..., Device]
+) -> None:
+    with opened(physical, vf_token=TOKEN) as owner:
+        assert set_power_state(owner, D3HOT) == D0
+        assert owner.regions[0].read32(0) != 0xFFFFFFFF
+    host.remove_vfs(physical)
+    with opened(physical) as owner:
+        assert set_power_state(owner, D3HOT) == D3HOT
+        assert set_power_state(owner, D0) == D0

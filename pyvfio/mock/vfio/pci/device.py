@@ -254,7 +254,11 @@ class PciDevice(PciRegions):
         if not self._reset_works:
             raise Errno(errno.EINVAL)
         self.change_power(off=False)
-        self.reset_methods.reset()
+        self.revoke_dma_bufs()
+        try:
+            self.reset_methods.reset()
+        finally:
+            self.reinstate_dma_bufs()
 
     def bus_reset(self) -> None:
         """Carry out a reset, either of this function alone or of its whole bus."""
@@ -280,14 +284,24 @@ class PciDevice(PciRegions):
         if self.config.data[offset] & bit:
             self.config.data[offset] &= ~bit
             if self.config.has_function_reset(offset):
+                self.revoke_dma_bufs()
                 with suppress(Errno):
                     self.reset_methods.reset()
+                self.reinstate_dma_bufs()
 
     def _power_written(self) -> None:
-        """Enter D0 or D3hot (vfio_pm_config_write). D1 and D2 are not supported: a write of them changes nothing."""
+        """Enter D0 or D3hot (vfio_pm_config_write). D1 and D2 are not supported: a write of them changes nothing.
+
+        A physical function with virtual functions enabled stays in D0 (sriov_active). A write of D3hot revokes the
+        exported dma-bufs even then; after any write they are reinstated if memory is accessible.
+        """
         at = self.config.power_control
         wanted = self.config.data[at] & POWER_STATE
-        self.change_power(off=self._off if wanted in (1, 2) else wanted == POWER_STATE)
+        if wanted == POWER_STATE:
+            self.revoke_dma_bufs()
+        off = self._off if wanted in (1, 2) else wanted == POWER_STATE
+        self.change_power(off=off and not (self.virtual is not None and self.virtual.functions))
+        self.reinstate_dma_bufs()
 
     def change_power(self, *, off: bool) -> None:
         """Enter D3hot or D0 (vfio_pci_set_power_state).
@@ -295,7 +309,6 @@ class PciDevice(PciRegions):
         D0 restores configuration space; the BARs' contents are lost.
         """
         if off and not self._off:
-            self.era += 1
             self._asleep = bytes(self.config.data)
         elif self._off and not off and not self.function.no_soft_reset:
             self.config.wake(self._asleep)
@@ -324,9 +337,8 @@ class PciDevice(PciRegions):
     def _decoding_written(self) -> None:
         self._decodes = bool(self.config.command & CAP_MEMORY)
         if not self._decodes:
-            self.era += 1
-        else:
-            self._let_sleep(False)
+            self.revoke_dma_bufs()
+        self.reinstate_dma_bufs()
 
     def _mask_written(self) -> None:
         masked = bool(self.config.command & CAP_INTX_DISABLE)
@@ -349,11 +361,15 @@ class PciDevice(PciRegions):
         """
         return self._decodes and not self._off
 
-    def _let_sleep(self, sleeps: bool) -> None:
-        """Revoke the exported dma-bufs at a request for low power, or reinstate them (vfio_pci_dma_buf_move)."""
-        self.era += sleeps
-        for one in self.dma_bufs:
-            one.asleep = sleeps
+    def revoke_dma_bufs(self) -> None:
+        """Take the BARs away from those that import a dma-buf of them (vfio_pci_dma_buf_move)."""
+        self.era += 1
+
+    def reinstate_dma_bufs(self) -> None:
+        """Let the exported dma-bufs be imported again if memory is accessible (vfio_pci_dma_buf_move)."""
+        if self.decodes_memory:
+            for one in self.dma_bufs:
+                one.asleep = False
 
     def allow_d3cold(self, data: bytes) -> None:
         """Handle a write to `d3cold_allowed` in sysfs. The mock's devices never enter D3cold."""
@@ -367,7 +383,12 @@ class PciDevice(PciRegions):
     def feature(self, asked: Feature) -> int | None:
         if asked.number in _LOW_POWER:
             if asked.is_set and not asked.is_probe:
-                self._let_sleep(asked.number != lib.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT)
+                if asked.number == lib.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT:
+                    self.reinstate_dma_bufs()
+                else:
+                    self.revoke_dma_bufs()
+                    for one in self.dma_bufs:
+                        one.asleep = True
             self._low_power.feature(asked)
         elif asked.number == lib.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN and self.virtual is not None:
             if asked.is_meant(SET, 16):

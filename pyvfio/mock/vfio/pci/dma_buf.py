@@ -31,8 +31,9 @@ class DmaBuf(File):
 
     :ivar areas: the ranges of the BAR, in the dma-buf's order
     :ivar size: bytes of all ranges
-    :ivar asleep: revoked by a request for low power. VFIO_DEVICE_FEATURE_LOW_POWER_EXIT and a write that enables memory
-        decoding end that; an access that wakes the device does not
+    :ivar asleep: revoked by a request for low power. VFIO_DEVICE_FEATURE_LOW_POWER_EXIT, a reset, and a write of the
+        power state or of the command register end that, if memory is accessible then; an access that wakes the device
+        does not
     """
 
     kind = "dma-buf"

@@ -84,11 +84,17 @@ def _reset(affected: list[PciDevice], is_owned: Callable[[PciDevice], bool]) -> 
     if not all(one.vfio for one in affected) or not all(is_owned(one) for one in affected):
         raise Errno(errno.EINVAL)
     for one in affected:
+        one.revoke_dma_bufs()
         one.change_power(off=False)
-    if not all(one.function.bus_resets for one in affected):
-        raise Errno(errno.ENOTTY)
-    for one in affected:
-        one.bus_reset()
+    try:
+        if not all(one.function.bus_resets for one in affected):
+            raise Errno(errno.ENOTTY)
+        for one in affected:
+            one.bus_reset()
+    finally:
+        for one in affected:
+            if one.files:
+                one.reinstate_dma_bufs()
 
 
 def _affected(device: PciDevice) -> list[PciDevice]:
