@@ -315,3 +315,17 @@ def test_group_member_in_the_way_is_named() -> None:
         assert caught.value.__notes__[0].startswith("pyvfio.host.bind('0000:02:00.0', 'vfio-pci')")
         with host.bind("0000:02:00.0", "vfio-pci", kernel=kernel):
             pyvfio.open("0000:02:00.1", mode="iommufd", kernel=kernel).close()
+
+
+def test_a_group_that_comes_again_under_its_number_is_another(kernel: mock.Kernel) -> None:
+    # What an iommufd knows of a group ends with the last device of it that is bound.
+    with pyvfio.address_space("iommufd", kernel=kernel) as space:
+        for _ in range(2):
+            with host.bind(EDU, "vfio-pci", kernel=kernel), space.attach(EDU):
+                before = kernel.devices[EDU].group
+                number = before.number
+                assert kernel.devices[EDU].space is not None
+            kernel.write_file(f"{host.device(EDU, kernel).path}/remove", b"1")
+            kernel.write_file("/sys/bus/pci/rescan", b"1")
+            after = kernel.devices[EDU].group
+            assert (after is before, after.number) == (False, number)

@@ -530,3 +530,20 @@ def test_any_bytes_make_a_device_or_a_clear_error() -> None:
                 assert len(device.config.capabilities) <= 48
                 assert len(device.config.extended_capabilities) < 960
     assert 100 < made < 300
+
+
+@pytest.mark.parametrize("able", [0x00, 0x20, 0x80, 0xA0])
+def test_ecrc_is_enabled_where_the_device_is_able_to(able: int) -> None:
+    # PCI_ERR_CAP_ECRC_GENC (0x20) and CHKC (0x80) say so; the enables are the next bit of each.
+    space = Space(4096)
+    space.capabilities((0x10, 0x40))
+    space.put(0x42, "<H", 0x0002)
+    space.put(0x100, "<I", 0x0001 | 2 << 16)
+    space.put(0x118, "<I", able)
+    with opened(space.of()) as device:
+        seen = []
+        for written in (0xFFFFFFFF, 0, 0x140, 0x40, 0x100):
+            device.config.write(0x118, struct.pack("<I", written))
+            seen.append(int.from_bytes(device.config.read(0x118, 4), "little"))
+        mask = able << 1
+        assert seen == [able | mask, able, able | mask, able | 0x40 & mask, able | 0x100 & mask]
