@@ -48,7 +48,7 @@ def held() -> Episode:
 
 
 def limits() -> Episode:
-    """What the limits of the log may be, and what a reset leaves of them."""
+    """Write limits of the log around what they accept, and read them after a reset."""
     make = DeviceAsker(MOCK)
     for offset, width, values in LIMITS:
         for value in values:
@@ -65,7 +65,7 @@ def limits() -> Episode:
 
 
 def parameters() -> Episode:
-    """What a device takes of the module's parameters when it is opened."""
+    """Set the module's parameters, and read what a device takes of them at its open."""
     make = DeviceAsker(MOCK)
     for name, values in (
         ("log_max_ranges", (0, 1, 7)), ("log_overflow", (0, 1, 2)), ("log_page_min", (0, 1, 4095, 4096, 5000, 8191, 8192)),

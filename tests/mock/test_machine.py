@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the mock's machine is made of, each at its edges: planned failures, the caller's memory, locked pages, eventfds, physical addresses."""
+"""The parts of the mock's machine at their edges: planned failures, the caller's memory, locked pages, eventfds, physical addresses."""
 
 from __future__ import annotations
 
