@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a test sets and sees of one device, as files in the folder edu_vfio_pci of the PCI device:
- * limits, planned failures, the log's ranges, the last states.
+ * Files for tests, in the folder edu_vfio_pci of the PCI device: limits, planned failures, the
+ * log's ranges, the last states.
  */
 #include <linux/ctype.h>
 #include <linux/device.h>
@@ -16,13 +16,13 @@ void edu_limits_reset(struct edu *edu)
 
 	for (i = 0; i < EDU_NUM_LIMITS; i++)
 		edu->limits[i] = READ_ONCE(edu_defaults[i]);
-	/* open's own failure has been looked at already. */
+	/* The failure of open itself has been checked already. */
 	spin_lock(&edu->fault_lock);
 	memset(edu->faults, 0, sizeof(edu->faults));
 	spin_unlock(&edu->fault_lock);
 }
 
-/* Counts a call; the errno that it is to fail with, negative, or 0 */
+/* Count a call, and return the negative errno with which it must fail, or 0 */
 int edu_fault(struct edu *edu, enum edu_call call)
 {
 	struct edu_fault *fault = &edu->faults[call];
@@ -92,7 +92,7 @@ static const char *const call_names[EDU_NUM_CALLS] = {
 	[EDU_MIG_WRITE] = "mig_write",
 };
 
-/* "CALL NTH ERRNO": the n-th such call from now on fails; 0 takes it back. */
+/* "CALL NTH ERRNO": the n-th next call of this kind fails. NTH 0 cancels it. */
 static ssize_t fail_store(struct device *dev, struct device_attribute *attr, const char *buf,
 			  size_t count)
 {
@@ -113,7 +113,7 @@ static ssize_t fail_store(struct device *dev, struct device_attribute *attr, con
 }
 static DEVICE_ATTR_WO(fail);
 
-/* Empty while nothing is logged; else a line "START-LAST" for each range that is tracked */
+/* Show a line "START-LAST" for each tracked range; empty if logging is off */
 static ssize_t log_ranges_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
 	struct edu *edu = edu_of_device(dev);
@@ -129,7 +129,7 @@ static ssize_t log_ranges_show(struct device *dev, struct device_attribute *attr
 }
 static DEVICE_ATTR_RO(log_ranges);
 
-/* States that the last request reached, 4 bits each, the last one lowest */
+/* The states that the last request reached, 4 bits each, the last one in the lowest bits */
 static ssize_t mig_path_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
 	return sysfs_emit(buf, "%#llx\n", READ_ONCE(edu_of_device(dev)->path));

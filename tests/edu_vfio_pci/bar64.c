@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * BAR0 as one of 64 bits: the user reads and writes eight bytes of this driver's in the place of
- * BAR0 and BAR1, which edu has not. The device and the PCI core keep what they have.
+ * BAR0 presented as a 64-bit BAR: instead of BAR0 and BAR1 (which edu does not have), the user reads
+ * and writes eight bytes of this driver. The BARs of the device and the PCI core do not change.
  */
 #include <linux/uaccess.h>
 
@@ -9,7 +9,7 @@
 
 #define BAR_SIZE sizeof_field(struct edu, bar64)
 
-/* The user's BAR is at first where the device's is. */
+/* At open, the user's BAR has the address of the device's BAR. */
 int edu_bar64_open(struct edu *edu)
 {
 	u32 value;
@@ -19,7 +19,7 @@ int edu_bar64_open(struct edu *edu)
 	return 0;
 }
 
-/* What the user reads: of the address as many bits as the BAR's size leaves, and the type */
+/* Return the value that the user reads: the address bits above the BAR's size, and the type bits */
 static __le64 edu_bar64_value(struct edu *edu)
 {
 	struct pci_dev *pdev = edu->core.pdev;
@@ -31,7 +31,10 @@ static __le64 edu_bar64_value(struct edu *edu)
 	return cpu_to_le64(value);
 }
 
-/* The bytes of the BAR that an access has: from *from on in the user's buffer and *at in the BAR */
+/*
+ * Return how many bytes of the BAR an access covers. They begin at *from in the user's buffer and
+ * at *at in the BAR
+ */
 static size_t edu_bar64_part(u64 pos, size_t count, size_t *from, size_t *at)
 {
 	u64 start = max_t(u64, pos, PCI_BASE_ADDRESS_0);
@@ -64,7 +67,7 @@ ssize_t edu_bar64_write(struct vfio_device *vdev, const char __user *buf, size_t
 {
 	struct edu *edu = to_edu(vdev);
 	u64 pos = *ppos & VFIO_PCI_OFFSET_MASK;
-	/* The core keeps the user's BARs to itself too: they never reach the device. */
+	/* The core does not pass writes to BARs on to the device either. */
 	ssize_t ret = vfio_pci_core_write(vdev, buf, count, ppos);
 	size_t from, at, size;
 	__le64 value;

@@ -5,7 +5,7 @@
  * Locks, outermost first:
  *   edu->lock          registers, log, limits and migration state; taken by edu_lock() alone
  *   stream->lock       a migration's data descriptor
- *   core.memory_lock   the core's: whether the BAR may be touched
+ *   core.memory_lock   the core's lock for access to the BAR
  *   edu->fault_lock    planned failures (a spinlock)
  *   edu->reset_lock    deferred_reset (a spinlock); taken under core.memory_lock
  */
@@ -39,7 +39,7 @@
 #define EDU_BUFFER_SIZE SZ_4K /* no transfer is larger */
 #define EDU_TRAPPED PAGE_SIZE /* the first bytes of BAR0, with all registers */
 
-/* What a test sets per device; module parameters give the values at open. */
+/* Limits that a test sets for each device. Module parameters give the values at open. */
 enum edu_limit {
 	EDU_LOG_MAX_RANGES,
 	EDU_LOG_OVERFLOW,
@@ -70,7 +70,7 @@ enum edu_call {
 };
 
 struct edu_fault {
-	u32 nth; /* 0: none; else that call from now on fails */
+	u32 nth; /* the n-th next call fails; 0: none */
 	int error;
 };
 
@@ -80,8 +80,8 @@ struct edu_log {
 	u32 num_ranges;
 	struct log_range *ranges;
 	struct xarray dirty; /* by IOVA >> PAGE_SHIFT */
-	u64 found;	     /* dirty units since the start: of these every lose-th is lost */
-	/* A transfer to memory that was started and not yet seen to have ended */
+	u64 found;	     /* dirty units since the start; every lose-th of them is lost */
+	/* A transfer to memory that was started and whose end has not been seen yet */
 	bool pending;
 	u64 pending_start;
 	u64 pending_count;
@@ -99,7 +99,7 @@ struct edu {
 	struct edu_fault faults[EDU_NUM_CALLS];
 	u64 limits[EDU_NUM_LIMITS];
 	u64 bar64;     /* the user's value of the BAR that appears as 64 bits */
-	u32 factorial; /* the last number written there, whose factorial the register shows */
+	u32 factorial; /* the last number written to FACTORIAL, which shows its factorial */
 	bool changed;  /* registers were written since the last record of a stream */
 	struct edu_log log;
 	enum vfio_device_mig_state state;

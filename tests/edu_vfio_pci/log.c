@@ -2,9 +2,9 @@
 /*
  * DMA logging: which pages the device writes.
  *
- * edu moves data a tenth of a second after the command. A mark at the command alone would be
- * cleared by a report in between; so a transfer is pending, and dirty in each report, until the
- * engine was seen idle before the mark.
+ * edu moves data 0.1 s after the command. If the pages were marked only at the command, a report in
+ * between would clear the marks too early. So a transfer is pending, and its pages are dirty in each
+ * report, until the engine was seen idle before they were marked.
  */
 #include "edu.h"
 
@@ -20,7 +20,7 @@ void edu_log_off(struct edu *edu)
 	log->active = false;
 }
 
-/* The tracked pages that the bytes touch become dirty, as far as they lie in the tracked ranges. */
+/* Mark the tracked pages that these bytes touch as dirty. Bytes outside the ranges are ignored. */
 static void edu_log_mark(struct edu_log *log, u64 iova, u64 count)
 {
 	u64 start, last, unit;
@@ -36,26 +36,26 @@ static void edu_log_mark(struct edu_log *log, u64 iova, u64 count)
 			xa_store(&log->dirty, unit, xa_mk_value(1), GFP_KERNEL | __GFP_NOFAIL);
 }
 
-/* Called with edu->lock held: this transfer to memory has been started, or goes on. */
+/* Called with edu->lock held, when a transfer to memory has been started or continues. */
 void edu_log_transfer(struct edu *edu, u64 destination, u64 count)
 {
 	struct edu_log *log = &edu->log;
 
 	log->pending = true;
 	log->pending_start = destination & edu->limits[EDU_DMA_MASK];
-	/* QEMU does nothing, or aborts, if it is more */
+	/* With a larger count, QEMU transfers nothing, or aborts */
 	log->pending_count = min_t(u64, count, EDU_BUFFER_SIZE);
 	edu_log_mark(log, log->pending_start, log->pending_count);
 }
 
-/* Called with edu->lock held: takes account of the transfer that was under way. */
+/* Called with edu->lock held. Marks the pages of a pending transfer, and checks for its end. */
 void edu_log_settle(struct edu *edu)
 {
 	struct edu_log *log = &edu->log;
 
 	if (!log->pending)
 		return;
-	/* In this order: what has ended by now has been written by now. */
+	/* Check for the end before marking: if the transfer has ended now, it has written all. */
 	log->pending = edu_is_moving(edu);
 	edu_log_mark(log, log->pending_start, log->pending_count);
 }
@@ -88,7 +88,7 @@ static int edu_log_start(struct vfio_device *vdev, struct rb_root_cached *root, 
 	if (IS_ERR(ranges)) {
 		ret = PTR_ERR(ranges);
 	} else {
-		/* What has ended was written before the start */
+		/* A transfer that has ended wrote before the start of the log */
 		edu_log_settle(edu);
 		log->page_size = *page_size;
 		log->ranges = ranges;
@@ -102,7 +102,7 @@ static int edu_log_start(struct vfio_device *vdev, struct rb_root_cached *root, 
 	return ret;
 }
 
-/* Without a start it succeeds, as on mlx5 */
+/* Succeeds without a start, as on mlx5 */
 static int edu_log_stop(struct vfio_device *vdev)
 {
 	struct edu *edu = to_edu(vdev);
@@ -116,7 +116,7 @@ static int edu_log_stop(struct vfio_device *vdev)
 	return 0;
 }
 
-/* An empty or wrapping range is EINVAL: the core passes both on. */
+/* An empty or wrapping range is EINVAL: the core does not check for them. */
 static int edu_log_read_and_clear(struct vfio_device *vdev, unsigned long iova,
 				  unsigned long length, struct iova_bitmap *dirty)
 {

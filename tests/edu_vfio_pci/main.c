@@ -3,8 +3,8 @@
  * edu-vfio-pci: a variant driver on vfio_pci_core for QEMU's edu device, as mlx5_vfio_pci is for a
  * ConnectX.
  *
- * edu keeps no account of what it writes. All its registers lie in the first page of BAR0, so
- * the driver traps that page and sees each transfer before the device does.
+ * edu does not record the memory that it writes. All its registers are in the first page of BAR0.
+ * So the driver traps that page, and sees each transfer before the device does.
  */
 #include <linux/module.h>
 
@@ -17,7 +17,7 @@ unsigned long edu_defaults[EDU_NUM_LIMITS] = {
 	[EDU_DMA_MASK] = 0x0fffffff, [EDU_SPARSE] = 1,
 };
 
-/* Read at each open, and may be written at any time */
+/* These are read at each open, and may be written at any time */
 module_param_named(log_max_ranges, edu_defaults[EDU_LOG_MAX_RANGES], ulong, 0644);
 MODULE_PARM_DESC(log_max_ranges, "most ranges that a device tracks (255)");
 module_param_named(log_overflow, edu_defaults[EDU_LOG_OVERFLOW], ulong, 0644);
@@ -45,8 +45,9 @@ module_param(logging, bool, 0444);
 MODULE_PARM_DESC(logging, "offer DMA logging (Y)");
 
 /*
- * A reset is noticed under core.memory_lock, which is inside of edu->lock and of a stream's lock:
- * so it takes neither, and whoever takes edu->lock next does the rest. A stream looks for the mark.
+ * A reset is detected under core.memory_lock, which nests inside edu->lock and a stream's lock. So
+ * the reset takes neither, but sets deferred_reset; the next holder of edu->lock does the rest, and
+ * streams check the flag.
  */
 void edu_lock(struct edu *edu)
 {
@@ -58,7 +59,7 @@ void edu_lock(struct edu *edu)
 	spin_unlock(&edu->reset_lock);
 	if (!reset)
 		return;
-	/* The mark stays until the stream itself says that it has ended. */
+	/* Clear the flag only after the stream is marked as ended. */
 	edu_migration_restart(edu);
 	spin_lock(&edu->reset_lock);
 	WRITE_ONCE(edu->deferred_reset, false);
@@ -221,7 +222,7 @@ static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	if (IS_ERR(edu))
 		return PTR_ERR(edu);
 	edu_limits_reset(edu);
-	/* The core expects to find its own structure there. */
+	/* The core requires its own structure as drvdata. */
 	dev_set_drvdata(&pdev->dev, &edu->core);
 	ret = vfio_pci_core_register_device(&edu->core);
 	if (ret)
@@ -237,7 +238,7 @@ static void edu_remove(struct pci_dev *pdev)
 	vfio_put_device(&edu->core.vdev);
 }
 
-/* By driver_override only: edu has no other driver, but a test may want it left alone. */
+/* Bind by driver_override only: edu has no other driver, but a test may need it unbound. */
 static const struct pci_device_id edu_ids[] = {
 	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(0x1234, 0x11e8) },
 	{},

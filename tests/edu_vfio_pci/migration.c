@@ -3,9 +3,9 @@
  * Migration: the states, and the stream of records that carries the registers.
  *
  * A stream is any number of SNAPSHOTs, taken while the device runs, and one FINAL. Each record
- * has its number and a checksum, so that cut, changed and foreign streams are refused. What edu
- * gives no access to stays behind: its buffer of 4 KiB, which only DMA reaches, and the direction
- * of the last transfer.
+ * has its number and a checksum, so that cut, changed and foreign streams are refused. State that
+ * the driver cannot access is not migrated: the 4 KiB buffer, which only DMA reaches, and the
+ * direction of the last transfer.
  */
 #include <linux/anon_inodes.h>
 #include <linux/file.h>
@@ -32,7 +32,7 @@ enum record_type {
 struct registers {
 	__le32 identification;
 	__le32 liveness;
-	__le32 factorial; /* the number whose factorial is shown */
+	__le32 factorial; /* the number whose factorial the register shows */
 	__le32 status;
 	__le32 irq_status;
 	__le32 reserved;
@@ -56,13 +56,13 @@ enum stage {
 };
 
 /*
- * What a data descriptor stands for. It may outlive the session (then disabled), and even the
- * device.
+ * The file behind a data descriptor. It may outlive the session (it is disabled then), and even
+ * the device.
  */
 struct edu_stream {
 	struct kref kref;
 	struct mutex lock; /* all that follows */
-	struct edu *edu;   /* not to be touched once disabled */
+	struct edu *edu;   /* may be gone when disabled is set */
 	bool disabled;
 	enum stage stage;
 	struct record record; /* being read out, or being filled */
@@ -73,7 +73,7 @@ struct edu_stream {
 	int error;   /* of a stream that is refused */
 };
 
-/* For poll: one for all devices, for a descriptor may outlive its device */
+/* For poll: one queue for all devices, because a descriptor may outlive its device */
 static DECLARE_WAIT_QUEUE_HEAD(stream_wait);
 
 u64 edu_migration_flags(void)
@@ -125,7 +125,7 @@ static int read_registers(struct edu *edu, struct registers *registers)
 	return 0;
 }
 
-/* The device is stopped, so nothing else writes to it; a transfer to it has been waited for. */
+/* The device is stopped, so nothing else writes to it, and no transfer is in progress. */
 static int write_registers(struct edu *edu, const struct registers *registers)
 {
 	void __iomem *io = edu->io;
@@ -136,11 +136,11 @@ static int write_registers(struct edu *edu, const struct registers *registers)
 		ret = edu_io_begin(edu, &command);
 	if (ret)
 		return ret;
-	/* Without an interrupt when it has been computed */
+	/* Disable the interrupt at the end of the computation */
 	iowrite32(0, io + EDU_STATUS);
 	WRITE_ONCE(edu->factorial, le32_to_cpu(registers->factorial));
 	iowrite32(edu->factorial, io + EDU_FACTORIAL);
-	/* It reads as what was written, inverted */
+	/* The register reads as the inverse of the written value */
 	iowrite32(~le32_to_cpu(registers->liveness), io + EDU_LIVENESS);
 	writeq(le64_to_cpu(registers->source), io + EDU_DMA_SOURCE);
 	writeq(le64_to_cpu(registers->destination), io + EDU_DMA_DESTINATION);
@@ -159,7 +159,7 @@ static int write_registers(struct edu *edu, const struct registers *registers)
 	return 0;
 }
 
-/* 1: there is another record, 0: the end of the stream, -ENOMSG: nothing for now */
+/* Return 1 if there is another record, 0 at the end of the stream, -ENOMSG if none for now */
 static int next_record(struct edu_stream *stream)
 {
 	struct edu *edu = stream->edu;
@@ -170,7 +170,7 @@ static int next_record(struct edu_stream *stream)
 		return 0;
 	if (!final && stream->records && !READ_ONCE(edu->changed))
 		return -ENOMSG;
-	/* Before they are read: what is written from here on is sent anew. */
+	/* Clear the flag before reading the registers: later writes set it again. */
 	WRITE_ONCE(edu->changed, false);
 	stream->record = (struct record){
 		.magic = cpu_to_le64(RECORD_MAGIC),
@@ -188,7 +188,7 @@ static int next_record(struct edu_stream *stream)
 	return 1;
 }
 
-/* A whole record has come in */
+/* Handle a complete record that was received */
 static int accept_record(struct edu_stream *stream)
 {
 	const struct record *record = &stream->record;
@@ -200,7 +200,7 @@ static int accept_record(struct edu_stream *stream)
 	    (type != RECORD_SNAPSHOT && type != RECORD_FINAL) ||
 	    le32_to_cpu(record->number) != stream->records || stream->ended)
 		return -EINVAL;
-	/* Of another revision */
+	/* Refuse the state of another revision of the device */
 	ret = read_registers(stream->edu, &own);
 	if (!ret && record->registers.identification != own.identification)
 		ret = -EINVAL;
@@ -213,7 +213,7 @@ static int accept_record(struct edu_stream *stream)
 
 /* --- the data descriptor --- */
 
-/* Called with stream->lock held: the session has ended, or a reset is about to end it. */
+/* Called with stream->lock held. Whether the session has ended, or a reset is about to end it. */
 static bool has_ended(struct edu_stream *stream)
 {
 	return stream->disabled || READ_ONCE(stream->edu->deferred_reset);
@@ -297,13 +297,13 @@ static ssize_t stream_write(struct file *file, const char __user *buf, size_t co
 		done += piece;
 		if (stream->filled == sizeof(stream->record)) {
 			stream->error = accept_record(stream);
-			/* The registers of a FINAL stay there until the state changes. */
+			/* Keep a FINAL record in the buffer until the state changes. */
 			stream->filled = stream->ended ? stream->filled : 0;
 		} else if (stream->filled >= sizeof(stream->record.magic) &&
 			   le64_to_cpu(stream->record.magic) != RECORD_MAGIC) {
 			stream->error = -EINVAL;
 		}
-		/* A byte behind the FINAL is one too many. */
+		/* No data may follow the FINAL record. */
 		if (!stream->error && stream->ended && done < count)
 			stream->error = -EINVAL;
 		if (stream->error)
@@ -372,7 +372,7 @@ static long stream_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	info.initial_bytes = initial;
 	info.dirty_bytes = dirty;
 #ifdef VFIO_PRECOPY_INFO_REINIT
-	/* With the opt-in to the second precopy info flags are output; there is nothing to say. */
+	/* With the opt-in to the second precopy info, flags are output; none is set. */
 	if (stream->edu->core.vdev.precopy_info_v2)
 		info.flags = 0;
 #endif
@@ -453,13 +453,13 @@ static struct file *begin_session(struct edu *edu, enum stage stage)
 	stream_open(file->f_inode, file);
 	if (saving)
 		WRITE_ONCE(edu->sent, 0);
-	/* One reference is the file's, one the device's */
+	/* One reference belongs to the file, one to the device */
 	kref_get(&stream->kref);
 	edu->stream = stream;
 	return file;
 }
 
-/* Called with edu->lock held. From pre-copy to stop-copy or back, in the same session. */
+/* Called with edu->lock held. Switches between pre-copy and stop-copy in the same session. */
 static void change_stage(struct edu *edu, enum stage stage)
 {
 	mutex_lock(&edu->stream->lock);
@@ -468,7 +468,7 @@ static void change_stage(struct edu *edu, enum stage stage)
 	wake_up_interruptible_all(&stream_wait);
 }
 
-/* Called with edu->lock held. The stream must have been whole. */
+/* Called with edu->lock held. The stream must be complete. */
 static int load(struct edu *edu)
 {
 	struct edu_stream *stream = edu->stream;
@@ -493,13 +493,13 @@ static struct file *step(struct edu *edu, u32 new)
 
 	if (ret == -ENOTRECOVERABLE)
 		goto lost;
-	/* edu cannot tell peer memory from other memory: it rests in the P2P states too. */
+	/* edu cannot distinguish peer memory from other memory, so it pauses in the P2P states too. */
 	if (!ret && is_running(old) && !is_running(new))
 		ret = edu_wait_idle(edu);
 	if (ret)
 		return ERR_PTR(ret);
 
-	/* What is open is made first, for nothing has to be undone then if that fails */
+	/* Open the session first: if that fails, nothing has to be undone */
 	if (is_saving(new) && !is_saving(old))
 		file = begin_session(edu, new == VFIO_DEVICE_STATE_STOP_COPY ? STAGE_STOP_COPY
 									     : STAGE_PRE_COPY);
@@ -529,9 +529,9 @@ lost:
 }
 
 /*
- * Asked of vfio_mig_get_next_state(), these make it warn (a way out of ERROR, which only a reset
- * is) or, before a fix that 6.12.95 and 6.1.192 do not have, loop for ever (a way to ERROR, or from
- * STOP_COPY back to PRE_COPY).
+ * vfio_mig_get_next_state() must not be called for these transitions: it warns (out of ERROR, which
+ * only a reset does), or loops for ever (to ERROR, or from STOP_COPY back to PRE_COPY) in releases
+ * without a fix, such as 6.12.95 and 6.1.192.
  */
 static bool no_way(u32 old, u32 new)
 {
@@ -572,7 +572,7 @@ static int edu_get_state(struct vfio_device *vdev, enum vfio_device_mig_state *s
 }
 
 #if HAVE_PRE_COPY
-/* What STOP_COPY would send: what has been read out of the device, and the FINAL */
+/* The number of bytes that STOP_COPY would send: a record already in the buffer, and the FINAL */
 static int edu_get_data_size(struct vfio_device *vdev, unsigned long *size)
 {
 	struct edu *edu = to_edu(vdev);

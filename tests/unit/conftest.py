@@ -13,14 +13,15 @@ from tests.overriding import Overriding
 
 __all__ = ["device", "kernel", "space", "vfio_kernel"]
 
-# A busy host makes examples slow, which says nothing of the code; and two runs of one commit are to try the same ones.
+# deadline, too_slow: on a busy host an example may be slow, which is no fault of the code. derandomize: two runs of one
+# commit try the same examples.
 settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 
 
 @pytest.fixture
 def vfio_kernel(request: pytest.FixtureRequest) -> Overriding:
-    """The kernel of the plugin's fixtures, and of `kernel`."""
+    """The kernel for the plugin's fixtures and for the fixture `kernel`."""
     marked: dict[str, Any] = {}
     for marker in request.node.iter_markers("vfio"):
         marked = marker.kwargs | marked

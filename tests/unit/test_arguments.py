@@ -115,7 +115,7 @@ def test_member_lists_the_names_that_there_are() -> None:
         arguments.member("bad", "mood", Mood)
     with pytest.raises(TypeError, match=r"^mood must be a Mood, not bool$"):
         arguments.member(True, "mood", Mood)
-    # It equals the member's value.
+    # 2.0 is equal to the member's value.
     with pytest.raises(TypeError, match=r"^mood must be a Mood, not float$"):
         arguments.member(2.0, "mood", Mood)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Bindings that survive a reboot: the files that are written, what a reboot leaves of them, and how they are undone."""
+"""Bindings that survive a reboot: the files that are written, the state after a reboot, and how bindings are undone."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ RECORD = f"/var/lib/pyvfio/pci:{NVME}"
 
 @pytest.fixture
 def with_driverctl(machine: FakeHost) -> FakeHost:
-    """The machine with driverctl's rule."""
+    """The machine with driverctl's udev rule."""
     machine.file("/lib/udev/rules.d/05-driverctl.rules", "")
     return machine
 
 
 def boot(machine: FakeHost, driver: str | None) -> None:
-    """Start the machine anew: with /run empty, and the device bound to what it is bound to at boot."""
+    """Simulate a reboot: /run is empty, and the device is bound to the driver that it gets at boot."""
     shutil.rmtree(f"{machine.root}/run", ignore_errors=True)
     machine.detach("pci", NVME)
     machine.file(f"{PATH}{NVME}/driver_override", f"{driver or '(null)'}\n")

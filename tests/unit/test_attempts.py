@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Series of actions that are all tried: what is called again, what is raised, and what stands in the notes."""
+"""Series of actions that are all tried: which are called again, which exception is raised, and what its notes say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyvfio._core.resource import Attempts
 
 
 class Action:
-    """A function that raises one of its outcomes at each call; None is success."""
+    """A function that raises one of its outcomes at each call; None stands for success."""
 
     def __init__(self, *outcomes: BaseException | None) -> None:
         self.outcomes = list(outcomes)
@@ -62,7 +62,7 @@ def test_an_action_that_was_done_is_not_repeated(done: bool) -> None:
 
 
 def test_an_inner_series_that_was_interrupted_is_not_tried_again() -> None:
-    """It has tried everything itself."""
+    """The inner series has already tried all of its actions itself."""
     inner_calls = 0
 
     def inner() -> None:

@@ -22,7 +22,7 @@ PAGE = 4096
 
 
 def bitmap_of(*ranges: IovaRange, dirty: Iterable[int] = (), page_size: int = PAGE) -> DirtyBitmap:
-    """A bitmap in which the pages at these addresses are dirty, written as a kernel would."""
+    """Return a bitmap in which the pages at these addresses are dirty, written as a kernel writes it."""
     bitmap = DirtyBitmap(ranges, page_size)
     for iova in dirty:
         segment = bitmap.holding(iova)
@@ -32,8 +32,8 @@ def bitmap_of(*ranges: IovaRange, dirty: Iterable[int] = (), page_size: int = PA
     return bitmap
 
 
-# A layout: segments of up to a few hundred pages, apart or touching, from the lowest or up to the highest address; then
-# the numbers of the dirty pages of each, and whatever a kernel left in the bits behind the last page.
+# A layout: segments of up to a few hundred pages, separate or adjacent, at the lowest or the highest addresses; then the
+# numbers of each segment's dirty pages, and arbitrary bits behind the last page, which a kernel may leave there.
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[int, list[IovaRange]]:
     page_size = draw(st.sampled_from([4096, 65536, 2 << 20]))
@@ -55,7 +55,7 @@ def layouts(draw: st.DrawFn) -> tuple[int, list[IovaRange]]:
 
 @st.composite
 def bitmaps(draw: st.DrawFn, layout: tuple[int, list[IovaRange]] | None = None) -> tuple[DirtyBitmap, set[int]]:
-    """A bitmap, and the addresses of its dirty pages."""
+    """Draw a bitmap, and the addresses of its dirty pages."""
     page_size, ranges = layout or draw(layouts())
     bitmap = DirtyBitmap(ranges, page_size)
     dirty = set()
@@ -78,7 +78,7 @@ def runs_of(dirty: set[int], page_size: int) -> list[tuple[int, int]]:
     return [(range_.start, range_.last) for range_ in IovaSet(IovaRange.of(iova, page_size) for iova in dirty)]
 
 
-# what it says
+# queries
 
 
 @given(bitmaps())
@@ -190,7 +190,7 @@ def test_results_that_live_at_the_same_time_share_no_memory() -> None:
     words = np.asarray(bitmap.segments[0].words)
     words[:] = 0x5555555555555555
     del_me, before = bitmap.runs(), bitmap.runs()
-    del del_me  # its memory may serve for the next
+    del del_me  # its memory may be used for the next result
     words[:] = 0xAAAAAAAAAAAAAAAA
     after, again = bitmap.runs(), bitmap.runs()
 
@@ -284,7 +284,7 @@ def test_a_write_around_a_bitmap_is_noticed(pages: int, where: str) -> None:
 
 
 def overwrite(segment: Segment, offset: int) -> None:
-    """Write a byte as a kernel would, by address."""
+    """Change a byte by its address, as a kernel does."""
     from pyvfio._abi import ffi
 
     ffi.cast("unsigned char *", segment.address)[offset] ^= 1
@@ -327,7 +327,7 @@ def test_or_is_the_union(case: tuple[DirtyBitmap, set[int], DirtyBitmap, set[int
 def test_a_part_is_added_where_it_belongs(case: tuple[DirtyBitmap, set[int]], data: st.DataObject) -> None:
     whole, in_whole = case
     size = whole.page_size
-    # A part of all that the segments cover, touching ones taken together.
+    # Choose a part of one of the ranges that the segments cover. Adjacent segments are one range.
     covered = data.draw(st.sampled_from(list(IovaSet(whole.ranges))))
     first = data.draw(st.integers(0, covered.size // size - 1))
     count = data.draw(st.integers(1, covered.size // size - first))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The core on a mock that answers as no real kernel does, and the path of every request through the kernel object."""
+"""The core with a mock that answers as no real kernel does, and the path of every request through the kernel object."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from tests.overriding import Overriding
 
 PAGE = 4096
 FIRST, SECOND = "vfio-mock.0", "vfio-mock.1"
-#: vfio-mock's regions that a program may write
+#: vfio-mock's writable regions.
 MEMORY, TYPED = 1, 3
 pytestmark = pytest.mark.vfio(mode="type1v2")
 
 
 @pytest.fixture
 def closed(kernel: Overriding, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths, and the names of devices, whose descriptors are closed from now on."""
+    """A list of the paths and device names whose descriptors are closed after the fixture's start."""
     closed: list[str] = []
     close = kernel.close
 
@@ -281,7 +281,7 @@ def test_registers_are_read_whole_and_aligned(kernel: Overriding, device: Device
 
 @pytest.mark.parametrize("kind", [bytearray, numpy.zeros, DmaBuffer], ids=["bytearray", "numpy", "DmaBuffer"])
 def test_map_takes_any_writable_buffer(kernel: Overriding, space: Container, device: Device, kind: Any) -> None:
-    # The kernel takes whole pages only. Which types are taken is the library's choice.
+    # Let every map succeed (the kernel accepts only whole pages): the test is about the types that the library accepts.
     kernel.answers = {"VFIO_IOMMU_MAP_DMA": 0, "VFIO_IOMMU_UNMAP_DMA": 0}
     buffer = kind(PAGE) if kind is not numpy.zeros else numpy.zeros(PAGE, "u1")
     mapping = space.map(buffer, 0x100000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Each request has the errnos that a kernel answers with, as a table has them that is not made from the declarations."""
+"""The declarations of requests have the errnos with which a kernel answers, according to a table that is not made from the declarations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def names(numbers: Iterable[int]) -> str:
 
 
 def line(request: Request) -> str:
-    """Return a declaration as a line of the table: documented errnos, then those that are explained besides."""
+    """Return a declaration as a line of the table: the documented errnos, then the others that are explained."""
     return f"{request.label}: {names(request.errnos)} | {names(request.otherwise)}"
 
 

@@ -16,7 +16,7 @@ from pyvfio.host.diagnosis import CATALOGUE, Finding
 VF = "0000:41:10.1"
 MEMBERS = {VF: "vfio-pci", "0000:41:00.0": "mlx5_core", "0000:40:01.0": "pcieport", "0000:41:10.2": None}
 
-#: one call for each id
+#: One call for each id of a finding.
 EVERY = [
     diagnosis.no_group(VF, []),
     diagnosis.no_group(VF, ["dmar0"]),
@@ -101,7 +101,7 @@ def test_facts_that_show_nothing_give_no_finding() -> None:
     assert diagnosis.group_not_viable(7, {VF: "vfio-pci", "0000:40:01.0": "pcieport", "0000:41:10.2": None}) is None
     assert diagnosis.group_not_viable(7, {VF: "mlx5_core"}, but=VF) is None
     assert diagnosis.bar_unassigned(VF, None) is None
-    # Assigned; absent; without a type; the seventh line is a virtual function's BAR.
+    # Lines of an assigned BAR, an absent one, and one without a type. The seventh line is a virtual function's BAR.
     fine = ["0x1000 0x1fff 0x40200", "0x0 0x0 0x20040200", "0x0 0xfff 0x20000000", *["0x0 0x0 0x0"] * 3]
     assert diagnosis.bar_unassigned(VF, "\n".join([*fine, "0x0 0xfff 0x20040200"])) is None
     assert diagnosis.behind_vmd(VF, None) is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tracker of dirty pages, its page size, and how several devices agree on one."""
+"""Dirty tracking: the page size, and how several devices agree on one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STOP = "VFIO_DEVICE_FEATURE SET DMA_LOGGING_STOP"
 
 
 def larger_pages(kernel: Overriding, sizes: list[int]) -> None:
-    """Have each start answer with the next of these page sizes, as a device may that logs larger pages; the mock logs nothing."""
+    """Make each start of logging answer with the next of these page sizes, as a device with larger pages may. The mock itself logs nothing."""
     waiting = list(sizes)
 
     def answer(argument: int) -> int:
@@ -49,7 +49,7 @@ def test_devices_of_different_page_sizes_agree_on_the_smallest(
     with DirtyLog(devices, [RANGE]) as log:
         assert log.page_size == PAGE
         assert log.read().page_size == PAGE
-    # The log and they refer to each other; collected before the space is closed they would warn.
+    # Close the devices: the log and they refer to each other, and would warn if they were collected before the space is closed.
     for device in devices:
         device.close()
 
@@ -71,7 +71,7 @@ def test_a_second_device_that_cannot_start_stops_the_first(kernel: Overriding, s
         DirtyLog(devices, [RANGE])
     assert VfioMock(devices[0])["LOG_ACTIVE"] == 0
     DirtyLog(devices, [RANGE]).stop()
-    # The error has a reference to them; collected before the space is closed they would warn.
+    # Close the devices: the error refers to them, and they would warn if they were collected before the space is closed.
     for device in devices:
         device.close()
 
@@ -112,7 +112,7 @@ def test_kept_reports_are_handed_out_once_and_only_where_asked(kernel: Overridin
     with pytest.raises(OSError, match=r"vfio-mock\.1"):
         log.read()
     assert list(log.read(IovaRange.of(first, PAGE)).pages()) == [first]
-    # What a read covers in part is kept as a whole.
+    # A page that a read covers only in part stays dirty.
     assert list(log.read().pages()) == [first, last]
     assert not log.read()
     for device in devices:
@@ -153,7 +153,7 @@ def test_the_iommu_tracks_where_the_device_cannot(profile: str, tracks: bool) ->
             dma.write(mapping.iova + PAGE, b"x")
             pages = list(tracker.read().pages())
             assert pages == ([mapping.iova + PAGE] if tracks else list(range(0x100000, 0x109000, PAGE)))
-        # It is attached to the address space again, and its DMA goes on.
+        # The device is attached to the address space again, and its DMA works.
         dma = kernel.devices[EDU].space
         assert dma is not None
         dma.write(mapping.iova, b"y")
@@ -190,7 +190,7 @@ def test_a_container_tracks_across_mappings_that_touch(kernel: Overriding, space
         wanted = IovaRange.of(0x101000, 4 * PAGE)
         with space.track_dirty([wanted]) as tracker:
             assert (tracker.source, tracker.page_size) == ("iommu", PAGE)
-            # For a device behind an IOMMU every pinned page counts as written.
+            # For a device behind an IOMMU, type1 reports every pinned page as dirty.
             assert list(tracker.read().pages()) == list(range(0x101000, 0x105000, PAGE))
         device.close()
 

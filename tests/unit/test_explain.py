@@ -14,7 +14,7 @@ from pyvfio.mock.fs.tree import Text
 from tests.overriding import Overriding
 
 PAGE = 4096
-# A device that the IOMMU translates for, unlike vfio-mock: it has usable ranges.
+# A device behind an IOMMU, unlike vfio-mock, so that there are usable IOVA ranges.
 pytestmark = [pytest.mark.vfio(mode="type1v2", device="0000:00:03.0"), pytest.mark.usefixtures("device")]
 
 

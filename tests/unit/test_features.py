@@ -29,7 +29,7 @@ REQUEST = "VFIO_DEVICE_FEATURE"
 
 @pytest.fixture
 def asked(kernel: Overriding) -> list[tuple[str, bytes]]:
-    """The features that were asked for: `SET 3` and the data. Each is answered with 0."""
+    """A list of the requested features, such as `SET 3`, with the data. Each request succeeds."""
     asked: list[tuple[str, bytes]] = []
 
     def answer(argument: int) -> int:
@@ -72,7 +72,7 @@ def test_low_power_with_wakeup_passes_an_eventfd(device: Device, asked: list[tup
 
 def test_refused_features_leave_nothing_open(kernel: Overriding, device: Device) -> None:
     kernel.answers[REQUEST] = -errno.EINVAL
-    gc.collect()  # the kernels of earlier tests have descriptors, too
+    gc.collect()  # close the descriptors of earlier tests' kernels
     before = set(os.listdir("/proc/self/fd"))
     for enter in (device.low_power, device.low_power_with_wakeup):
         with pytest.raises(OSError, match="in low power already"):
@@ -83,7 +83,7 @@ def test_refused_features_leave_nothing_open(kernel: Overriding, device: Device)
     for call in (device.low_power, device.low_power_with_wakeup, device.regions[0].dma_buf):
         with pytest.raises(Unsupported):
             call()
-    assert set(os.listdir("/proc/self/fd")) <= before  # their threads may be closing some
+    assert set(os.listdir("/proc/self/fd")) <= before  # earlier threads may be closing some
 
 
 @pytest.mark.vfio(device=EDU)
@@ -151,7 +151,7 @@ def test_bus_master_is_a_feature_off_pci(device: Device, asked: list[tuple[str, 
 class TestZpci:
     @pytest.fixture
     def device(self, kernel: Overriding, space: AddressSpace) -> Device:
-        """A device of an s390 machine: its information has the capability that tells the size of an error."""
+        """A device of an s390 machine: its information has the zPCI capability with the size of an error (ccdf_err_length)."""
 
         def info(argument: int) -> int:
             info = ffi.cast("struct vfio_device_info *", argument)
@@ -210,7 +210,7 @@ def test_available_features_are_listed_by_name(kernel: Overriding, device: Devic
 class TestNoIommu:
     @pytest.fixture(autouse=True)
     def bound(self, kernel: Overriding) -> Iterator[None]:
-        """A device without an IOMMU, bound to vfio-pci; afterwards nothing is open."""
+        """Bind a device without an IOMMU to vfio-pci, and assert at the end that nothing is open."""
         with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel):
             yield
             assert not kernel.files

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The number of steps of scripts/bench_growth's computations: in proportion to their input, or a little more.
+"""The number of steps of scripts/bench_growth's computations grows in proportion to the input, or a little more.
 
-Steps are instructions of Python, which no load of the machine changes.
+Steps are bytecode instructions, so the result does not depend on the load of the machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 
 
 def benchmark() -> Any:
-    """Return the benchmark, which is no module by its name."""
+    """Load the benchmark as a module, although its file name has no suffix."""
     path = Path(__file__).parents[2] / "scripts" / "bench_growth"
     spec = spec_from_loader("bench_growth", SourceFileLoader("bench_growth", str(path)))
     assert spec is not None
@@ -35,7 +35,7 @@ FEW, MANY = 40, 320
 
 
 def steps(work: Callable[[], object]) -> int:
-    """Return how many instructions a call executes."""
+    """Return the number of bytecode instructions that a call executes."""
     count = 0
 
     def instruction(frame: FrameType, event: str, argument: object) -> Any:
@@ -59,16 +59,16 @@ def steps(work: Callable[[], object]) -> int:
 
 @pytest.fixture(autouse=True)
 def _closed() -> Iterator[None]:
-    """Close what a case has opened."""
+    """Close the devices that a case has opened."""
     yield
     BENCHMARK.close_devices()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_no_computation_takes_quadratic_steps(name: str) -> None:
-    # Before the second run, Python 3.12 and 3.13 do not count all instructions of code that had not been traced.
+    # Run twice for the small size: in the first traced run, Python 3.12 and 3.13 do not report all instructions.
     _, few, many = (steps(CASES[name](size)) for size in (FEW, FEW, MANY))
-    # Eight times the input; the logarithm of a sort is not in it, which native code does.
+    # The input is eight times as large. The logarithmic factor of sorts does not count, because sorting is native code.
     assert many < 1.5 * MANY / FEW * (few + 500), f"{few} steps for {FEW}, {many} for {MANY}"
 
 

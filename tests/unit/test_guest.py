@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The guest computations by example: what a plan does on a device, what a layout does on a host, what stands in the way."""
+"""The guest computations by example: plans and devices, layouts and hosts, blockers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GUEST = [
 """The 6 GiB guest with OVMF whose migration failed in 2023: its VF's BAR is at the top of the address space."""
 
 
-#: what formats values and checks them, and knows no kernel
+#: Modules that only format and check values, without a kernel.
 PLAIN = {"about", "arguments", "html"}
 
 
@@ -205,7 +205,7 @@ def test_a_page_size_that_is_no_power_of_two_is_refused(page_size: int) -> None:
 def test_the_kernel_core_answers_odd_requests_as_it_does(
     ranges: list[tuple[int, int]], page_size: int, answer: int
 ) -> None:
-    # 0x3000 - 1 is a mask of bits 0, 1 and 13 up: 0x3000 has one of them.
+    # The kernel's check of alignment uses the mask 0x3000 - 1, which shares a bit with 0x3000.
     assert limits.core_start(ranges, page_size) == answer
 
 
@@ -504,7 +504,7 @@ def test_an_impossible_line_is_shown(read: Callable[[str], object], line: str, m
 
 
 def test_reading_a_log_takes_time_in_proportion_to_it() -> None:
-    # Not timed: with a search from each character of a word, 4 MB would take a day.
+    # No time limit is needed: with a search from each character of the word, 4 MB would take a day.
     word = "a" * (4 << 20)
     assert qemu.read_start(f"{word} nr_ranges 1 {word}, 32:[0x0 - 0xfff], {word}") == [IovaRange(0, 0xFFF)]
     with pytest.raises(ValueError, match="cut off"):
@@ -790,7 +790,7 @@ def test_without_hot_plug_cxl_begins_at_the_end_of_ram_since_8_2() -> None:
     machine = x86.Machine(3583 * x86.MIB, cxl_windows=())
     assert x86.merged(machine, version="8.1").pci_hole64_start == 0x1C0000000
     assert x86.merged(machine).pci_hole64_start == 0x180000000
-    # It decides whether memory moves.
+    # The place of CXL also decides whether RAM is moved above 1 TiB.
     large = x86.Machine(999488 * x86.MIB, amd_cpu=True, phys_bits=48, cxl_windows=(GIB,))
     assert x86.merged(large, version="7.2").relocated
     assert not x86.merged(large).relocated
@@ -1053,7 +1053,7 @@ def test_a_root_port_in_the_group_warns_and_a_busy_member_blocks() -> None:
     ],
 )
 def test_mappings_of_a_guest_of_blocks(block: int, more: dict[str, int], needed: int, smallest: int | None) -> None:
-    """C16: 16 GiB that a confidential guest converts in pieces of 4 KiB, against the container's 65535."""
+    """C16: a confidential guest converts 16 GiB in pieces of 4 KiB, and the container allows 65535 mappings."""
     guest = [MemorySection(0, 2 * GIB), MemorySection(4 * GIB, 16 * GIB, discards=True), MemorySection(1 << 50, 0)]
     found = mapping.entries(guest, block, **more)
     assert (found.needed, found.smallest, found.fit) == (needed, smallest, smallest == block)
@@ -1061,7 +1061,7 @@ def test_mappings_of_a_guest_of_blocks(block: int, more: dict[str, int], needed:
 
 
 def test_blocks_that_a_section_begins_in_count() -> None:
-    """As QEMU rounds: the first block down, the last one up."""
+    """As in QEMU, the first block is rounded down, and the last one up."""
     assert mapping.entries([MemorySection(0x1000, 0x2000, discards=True)], 0x2000).needed == 2
     with pytest.raises(ValueError, match=r"^block_size must be a power of two"):
         mapping.entries([], 3000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every public function of the guest's computations, and of ranges, with arguments that cannot be: only TypeError and ValueError."""
+"""Every public function of the guest computations and of ranges raises only TypeError and ValueError for impossible arguments."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ MODULES = (
 BAD: tuple[Any, ...] = (
     None, "x", b"x", 5, -1, 2**64, 2**70, 1.5, float("nan"), True, [], (), {}, object(), np.int64(-5), [1], ["a"], [None], (1, 2, 3),
 )  # fmt: skip
-#: arguments that are right, by name; the others are 1, or what they are by default
+#: Right arguments by name. Other arguments are 1, or have their default.
 GOOD: dict[str, Any] = {
     "sections": [MemorySection(0, 4096)], "section": MemorySection(0, 4096), "page_size": 4096, "log": "x", "name": "d", "text": "0:1:0",
     "usable": IovaSet([(0, 2**39 - 1)]), "ranges": [IovaRange(0, 4095)], "plan": planning.plan([MemorySection(0, 4096)]),
     "machine": x86.Machine(1 << 32), "space": mapping.Space(), "size": 4096, "length": 4096, "found": sections.census([]),
 }  # fmt: skip
-#: What a caller does not make or call: a bitmap makes its segments; these are the layouts' own.
+#: Names that callers do not use: a bitmap creates its segments, and the others are internal functions of the layouts.
 INTERNAL = {"Segment", "srat", "srat_rfc", "HasRange"}
 
 
@@ -75,7 +75,7 @@ def test_impossible_arguments_raise_type_error_or_value_error(function: Callable
 
 
 def test_a_wrong_write_leaves_the_bar_as_it_was() -> None:
-    """All writes are checked before the first one is made."""
+    """replay() checks all writes before it makes the first one."""
     bar = bars.Bar(0xFE000000, None, 4096)
     for wrong in ((0, -1), (8, 0), (4, 0), (0, 1.5), (False, 0)):
         with pytest.raises((TypeError, ValueError)):

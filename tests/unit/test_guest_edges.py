@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The guest's rules at their edges: the last value that is taken, and the first that is not."""
+"""The guest computations at the edges: the last accepted value, and the first refused one."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_results_of_the_tree_have_qemus_errnos() -> None:
 
 
 def core_start(asked: list[tuple[int, int]]) -> int:
-    """The core's checks of ranges, one by one against all before: an empty range is one whose end is before its start."""
+    """Check ranges as VFIO's core does, each against all before it. An empty range is one whose end is before its start."""
     held: list[tuple[int, int]] = []
     for iova, length in asked:
         if iova % PAGE or length % PAGE:

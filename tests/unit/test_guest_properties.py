@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Properties that hold of every guest, not only of those in the vectors."""
+"""Properties that hold for every guest, not only for those in the vectors."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def pages(most: int) -> st.SearchStrategy[IovaRange]:
 
 
 def disjoint(ranges: list[IovaRange]) -> list[IovaRange]:
-    """Those that overlap none before them."""
+    """Return the ranges that do not overlap an earlier one."""
     kept: list[IovaRange] = []
     for range_ in ranges:
         if not any(range_.overlaps(other) for other in kept):
@@ -76,7 +76,7 @@ def disjoint(ranges: list[IovaRange]) -> list[IovaRange]:
 
 @st.composite
 def sections(draw: st.DrawFn) -> list[MemorySection]:
-    """RAM, BARs of ours and of others, MMIO, unaligned ones; overlaps too, which no flat view has."""
+    """Draw sections: RAM, BARs of the device and of others, MMIO, unaligned ones. They may overlap, although those of a flat view do not."""
     made = []
     for _ in range(draw(st.integers(0, 12))):
         near = draw(st.sampled_from([0, 1 << 20, (1 << 32) - 8 * PAGE, 1 << 40, 0x383800000000, 1 << 62, 1 << 63]))
@@ -215,7 +215,7 @@ def test_the_best_fit_is_accepted_and_covers_and_is_minimal(
         assert held.best is not None
         assert held.best_over_tracked <= held.over_tracked
     if held.best is None and max_pages is None and log_min <= 12:
-        # The smallest cover of all is too large.
+        # Even the smallest possible cover is too large.
         assert limits.space_log2(sum(r.size for r in limits.combine(ranges, most))) > log_max
 
 
@@ -269,7 +269,7 @@ def test_no_layout_places_ram_in_the_hole(machine: x86.Machine, way: Way) -> Non
 def test_no_layout_maps_the_hole(machine: x86.Machine, way: Way) -> None:
     layout = way(machine)
     assert not any(piece.range.overlaps(x86.AMD_HT) for piece in layout.regions())
-    # Where RAM does not move, nor does the hot-plug area; and the RFC looks for room without the slots' alignment.
+    # If RAM is not moved, the hot-plug area is not moved either. And the RFC's layout ignores the alignment of slots.
     hit = {conflict.name for conflict in layout.conflicts(IovaSet([x86.AMD_HT]))}
     assert hit <= (set() if way is x86.merged else {"device-memory", "pci-hole64"})
 

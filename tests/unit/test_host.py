@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The host, on a sysfs made of files: what it looks like, and every way in which it changes under the reader."""
+"""pyvfio.host with a sysfs that consists of files: its contents, and every change that can happen while it is read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _nothing(path: str) -> None:
 
 
 class FakeHost(Kernel):
-    """A machine in a directory, whose drivers bind and unbind as the kernel's would."""
+    """A machine in a directory. Its drivers bind and unbind as the kernel's do."""
 
     name = "fake"
 
@@ -54,7 +54,7 @@ class FakeHost(Kernel):
         self.blocked: dict[str, threading.Event] = {}
         self.udev: list[SysfsDevice] = []
         self.udev_is_missing = False
-        #: devices that every driver refuses, and drivers that take nothing without an override
+        #: Devices that every driver refuses, and drivers that bind only devices with an override.
         self.refused: set[str] = set()
         self.by_override: set[str] = set()
         self.vfio_count = 0
@@ -63,7 +63,7 @@ class FakeHost(Kernel):
         for driver in ("vfio-pci", "nvme", "pci-stub"):
             self.directory(f"/sys/bus/pci/drivers/{driver}")
 
-    # What the tests say of the machine.
+    # Methods with which tests set up the machine.
 
     def directory(self, path: str) -> str:
         os.makedirs(self.root + path, exist_ok=True)
@@ -136,7 +136,7 @@ class FakeHost(Kernel):
     def override(self, address: str) -> str:
         return Path(f"{self.root}/sys/bus/pci/devices/{address}/driver_override").read_text()
 
-    # What pyvfio asks.
+    # Methods that pyvfio calls.
 
     def exists(self, path: str) -> bool:
         return os.path.exists(self.root + path)
@@ -631,7 +631,7 @@ class TestOpenDevices:
         with pytest.raises(KeyError), host.bind(NVME, "vfio-pci", kernel=machine):  # noqa: PT012
             machine.failing["/sys/bus/pci/drivers/vfio-pci/unbind"] = errno.EIO
             raise KeyError
-        # As the kernel shows it while it waits: without a driver and without nodes.
+        # While an unbinding waits, the kernel shows the device without a driver and without nodes.
         machine.detach("pci", NVME)
         machine.open_in(77, 5, "/dev/vfio/devices/vfio0 (deleted)", f"vfio-device-syspath: {PATH}{NVME}\n")
         machine.writes.clear()
@@ -643,7 +643,7 @@ class TestOpenDevices:
         assert host.device(NVME, machine).driver == "nvme"
 
     def test_override_is_not_read_while_an_unbinding_waits(self, machine: FakeHost) -> None:
-        # On Linux 6.1 and 6.12 the read would wait too, whatever signal comes.
+        # On Linux 6.1 and 6.12, reading driver_override would wait too, uninterruptibly.
         machine.attach("pci", EDU, "vfio-pci")
         machine.detach("pci", EDU)
         machine.write_file(f"{PATH}{EDU}/driver_override", b"vfio-pci\n")
@@ -669,7 +669,7 @@ class TestOpenDevices:
 
         machine.before_list = refuse
         assert host.device(EDU, machine).driver_override is None
-        # A process that changes its user meanwhile shows its descriptors, and then no more what they stand for.
+        # A process that changes its user during the search shows its descriptors, but then not the files behind them.
         machine.open_in(88, 4, "anon_inode:[vfio-device]")
 
         def refuse_fdinfo(path: str) -> None:
@@ -717,7 +717,7 @@ class TestOpenDevices:
 class TestJournal:
     @pytest.fixture
     def killed(self, machine: FakeHost) -> host.JournalEntry:
-        """Return the journal entry that a program leaves that is killed while it has the nvme bound."""
+        """Return the journal entry that a program leaves if it is killed while the nvme is bound."""
         context = host.bind(NVME, "vfio-pci", kernel=machine)
         context.__enter__()
         (left,) = host.bindings(machine)
@@ -845,7 +845,7 @@ class TestJournal:
                 os._exit(0)
         os.waitpid(child, 0)
         assert host.device(NVME, machine).driver == "vfio-pci"
-        # Nor did the child's end give up the lock.
+        # The end of the child did not release the lock either.
         assert host.restore(kernel=machine) == []
         context.__exit__(None, None, None)
         assert host.device(NVME, machine).driver == "nvme"
@@ -854,7 +854,7 @@ class TestJournal:
 class TestFoundations:
     @pytest.fixture
     def rooted(self, machine: FakeHost) -> FakeHost:
-        """The nvme carries the root file system on a partition."""
+        """The machine with the root file system on a partition of the nvme."""
         disk = f"{PATH}{NVME}/nvme/nvme0/nvme0n1"
         machine.file(f"{disk}/nvme0n1p2/partition", "2\n")
         machine.link("/sys/dev/block/259:2", f"{disk}/nvme0n1p2")
@@ -1152,7 +1152,7 @@ class TestSeveral:
         with pytest.raises(OSError, match="Input/output error"):
             binding.restore()
         machine.failing.clear()
-        # As if it had ended between the attach and the override.
+        # The state of a program that ended between the attach and the clearing of the override.
         machine.attach("pci", NVME, "nvme")
         machine.write_file(override, b"\n")
         again(machine, binding)
@@ -1163,7 +1163,7 @@ class TestSeveral:
         machine.attach("pci", EDU, "vfio-pci")
         binding = host.bind(EDU, "nvme", timeout=2, kernel=machine)
         probed = threading.Event()
-        # A probe holds the lock of the device, which the write of an override takes.
+        # A probe holds the device's lock, which a write to driver_override needs.
         machine.blocked["/sys/bus/pci/drivers/vfio-pci/bind"] = probed
         writes = iter([None, probed])
 
@@ -1225,7 +1225,7 @@ class TestSeveral:
 
     @pytest.mark.parametrize("driver", ["vfio-pci", "pci-stub"])
     def test_a_vfio_driver_bound_without_an_override_is_restored(self, machine: FakeHost, driver: str) -> None:
-        # As dpdk-devbind leaves it: bound, and the override cleared. VFIO's drivers match by override only.
+        # The state that dpdk-devbind leaves: bound, with the override cleared. VFIO's drivers match by override only.
         machine.attach("pci", EDU, driver)
         machine.by_override.add(driver)
         with host.bind(EDU, "nvme", kernel=machine):
@@ -1278,7 +1278,7 @@ class TestSeveral:
 
 
 def entry(address: str, /, **fields: object) -> str:
-    """A line of the journal."""
+    """Return a line of the journal."""
     values: dict[str, object] = {
         "bus": "pci", "address": address, "driver": "vfio-pci", "previous_driver": None, "previous_override": None, "pid": 1,
     }  # fmt: skip
@@ -1347,7 +1347,7 @@ class TestDamagedJournal:
         if program == 0:
             binding = host.bind(NVME, "vfio-pci", kernel=machine)
             if os.fork() == 0:
-                os.write(writing, b"x")  # the handlers of the fork have run, and have closed the lock
+                os.write(writing, b"x")  # Python's fork handlers have run, and have closed the lock file
                 time.sleep(20)  # the worker, which lives on
                 os._exit(0)
             os.read(reading, 1)
@@ -1361,7 +1361,7 @@ class TestDamagedJournal:
 
 
 class TestJournalFile:
-    """The real file system: a file that somebody else could change is not trusted."""
+    """The journal in a real file system: a file that another user could change is not trusted."""
 
     def refuse(self, path: Path, message: str) -> None:
         with pytest.raises(OSError, match=message):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Errors of the host: whatever the kernel answers to a write stands in the error, with what it most likely means."""
+"""Errors of the host: the error has the kernel's answer to a write, with its most likely meaning."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ IGB, EDU, NVME = "0000:00:07.0", "0000:00:03.0", "0000:00:04.0"
 
 
 class Writing(mock.Kernel):
-    """A mock whose writes to files of a name fail, or are noted.
+    """A mock that records writes to files, and makes some of them fail.
 
-    :ivar failing: the end of a path -> what the write raises
-    :ivar written: what was written
+    :ivar failing: functions that return the exception of a write, by the end of the path
+    :ivar written: the recorded writes
     """
 
     def __init__(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Hot resets and groups, with a kernel that reports what cannot be and a caller that asks for it."""
+"""Hot resets and groups with impossible answers of a kernel, and impossible requests of a caller."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The house: which module may import which, computed from the source."""
+"""The house: rules for imports between modules, checked in the source."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import pyvfio
 
 PACKAGE = Path(pyvfio.__file__).parent
 
-#: From the roof down. A module imports from its own floor and from those below. A name stands for itself and what is in it; the longest
-#: name that fits decides.
+#: The floors from the top down. A module may import from its own floor and from those below. A name stands for the module or package with all
+#: its contents; the longest matching name decides.
 FLOORS = (
     ("__main__", "cli", "conformance"),
     ("plot", "notebook", "pytest_plugin"),
     ("",),  # pyvfio/__init__.py
     ("tracing", "kernels", "abi", "vfio_user", "vfio_mock"),
     ("spaces", "iommufd"),
-    # A device makes its log, and a log knows its devices.
+    # These are on one floor because a device creates its log, and a log refers to its devices.
     ("dirty", "device", "region", "irq", "pci", "feature", "migration", "hot_reset", "low_power", "dma_buf"),
     ("_core",),
     ("host",),
@@ -45,16 +45,16 @@ FLOORS = (
     ),
 )
 
-#: The one circle of imports for types alone that leaves its folder, by the folders it is in: a device names the address space that
-#: its DMA goes through, and an address space the devices that it opens.
+#: The only circle of imports (for types only) that is not inside one folder, by its folders: a device refers to its address space, and an
+#: address space to its devices.
 KNOWN_TYPE_CIRCLES = {frozenset({"", "dirty", "iommufd", "spaces"})}
 
 
 class Import(NamedTuple):
     """One module's import of another.
 
-    :ivar types: it is under TYPE_CHECKING
-    :ivar line: where
+    :ivar types: whether it is under TYPE_CHECKING
+    :ivar line: its line
     """
 
     importer: str
@@ -65,7 +65,7 @@ class Import(NamedTuple):
 
 @cache
 def modules() -> dict[str, Path]:
-    """Return every module's file by the module's name without `pyvfio.`; the package itself is the empty name."""
+    """Return every module's file by the module's name without `pyvfio.`. The package itself has the empty name."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -74,9 +74,9 @@ def modules() -> dict[str, Path]:
 
 
 def module_of(dotted: str) -> str | None:
-    """Return the module that an absolute dotted name is, or is a name in; None outside of the package."""
+    """Return the module that an absolute dotted name denotes or is in; None outside of the package."""
     package, _, name = dotted.partition(".")
-    # The extensions import nothing of the package.
+    # Ignore the extensions: they import nothing from the package.
     if package != "pyvfio" or name.partition(".")[0] in ("_abi", "_buffer"):
         return None
     while name and name not in modules():
@@ -85,7 +85,7 @@ def module_of(dotted: str) -> str | None:
 
 
 class Finder(ast.NodeVisitor):
-    """Collects a module's imports: statements anywhere in it, and import_module()."""
+    """A visitor that collects a module's imports: import statements anywhere in it, and calls of import_module()."""
 
     def __init__(self, module: str) -> None:
         self.module = module
@@ -127,7 +127,7 @@ class Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def prefixes(self, argument: ast.expr) -> Iterator[str]:
-        """Yield how the name of an import_module() begins, as far as the source says."""
+        """Yield the beginnings of the name in an import_module() call, as far as they are constant in the source."""
         if isinstance(argument, ast.Constant):
             yield str(argument.value)
         elif isinstance(argument, ast.JoinedStr):
@@ -140,7 +140,7 @@ class Finder(ast.NodeVisitor):
 
 @cache
 def public() -> frozenset[str]:
-    """Return the modules that pyvfio/__init__.py loads names from when they are first used."""
+    """Return the modules from which pyvfio/__init__.py loads names at their first use."""
     tree = ast.parse(modules()[""].read_text(encoding="utf-8"))
     (table,) = (
         node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_PUBLIC"
@@ -160,7 +160,7 @@ def imports() -> tuple[Import, ...]:
 
 
 def circles(edges: set[tuple[str, str]]) -> list[frozenset[str]]:
-    """Return the sets of modules that reach each other: strongly connected components of more than one (Tarjan, without recursion)."""
+    """Return the strongly connected components with more than one module (Tarjan's algorithm without recursion)."""
     after: dict[str, list[str]] = {name: [] for name in modules()}
     for importer, imported in sorted(edges):
         after[importer].append(imported)
@@ -196,7 +196,7 @@ def circles(edges: set[tuple[str, str]]) -> list[frozenset[str]]:
 
 
 def floor_of(module: str) -> int:
-    """Return a module's floor, 0 at the top."""
+    """Return the number of a module's floor; 0 is the top."""
     homes = {name: index for index, floor in enumerate(FLOORS) for name in floor}
     name = module
     while name not in homes:
@@ -207,7 +207,7 @@ def floor_of(module: str) -> int:
 
 
 def folder_of(module: str) -> str:
-    """Return the folder under pyvfio/ that a module is in, '' for pyvfio/ itself."""
+    """Return a module's folder under pyvfio/; '' for pyvfio/ itself."""
     top = module.partition(".")[0]
     return top if (PACKAGE / top).is_dir() else ""
 
@@ -243,7 +243,7 @@ def test_the_ground_imports_nothing_of_the_package() -> None:
     ),
 )
 def test_no_public_name_is_a_modules_name(folder: str) -> None:
-    """Two things of one name make `from pyvfio.guest import plan` mean either."""
+    """If a module and a function had the same name, `from pyvfio.guest import plan` would be ambiguous."""
     names = {name.removeprefix(f"{folder}.") for name in modules() if name and name.rpartition(".")[0] == folder}
     clashes = []
     for name in [*sorted(names), ""]:
@@ -257,7 +257,7 @@ def test_no_public_name_is_a_modules_name(folder: str) -> None:
 
 
 def test_the_finder_sees_each_kind_of_import() -> None:
-    """The test of the tests: what it would miss, nothing keeps out."""
+    """A test of the tests: an import that the finder misses would not be checked."""
     finder = Finder("mock.x")
     source = """
 from pyvfio.host import devices

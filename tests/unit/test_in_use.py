@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Each way in which a host shows that a device is in use, on made-up trees of sysfs and procfs."""
+"""Each sign by which a host shows that a device is in use, in artificial trees of sysfs and procfs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OTHER = "0000:00:05.0"
 
 
 class Host(FakeHost):
-    """A machine in a directory, whose nodes have numbers and whose disks can be held."""
+    """A machine in a directory, with device numbers of nodes, and disks that can be held exclusively."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -24,7 +24,7 @@ class Host(FakeHost):
         self.held: set[str] = set()
 
     def device_number(self, path: str) -> str | None:
-        """The number of a node, by the path or by what a link under /proc points to."""
+        """Return the device number of a node, given by its path or by a link under /proc."""
         if path.startswith("/proc/"):
             path = os.readlink(self.root + path)
         return self.numbers.get(path)
@@ -33,7 +33,7 @@ class Host(FakeHost):
         return path in self.held
 
     def node(self, name: str, number: str, path: str) -> None:
-        """A node under /dev, and its device in sysfs."""
+        """Create a node under /dev, and its device in sysfs."""
         self.numbers[f"/dev/{name}"] = number
         self.directory(path)
         self.link(f"/sys/dev/{number}", path)
@@ -65,7 +65,7 @@ def said(machine: Host) -> list[str]:
 
 
 def refused(machine: Host, address: str = EDU) -> str:
-    """Return the refusal of a bind; another device is bound all the same."""
+    """Assert that binding a device is refused, while another device can be bound, and return the message."""
     assert host.bind(OTHER, "vfio-pci", dry_run=True, kernel=machine).writes
     with pytest.raises(OSError, match="in use by the system") as caught:
         host.bind(address, "vfio-pci", kernel=machine)
@@ -229,7 +229,7 @@ class TestDisks:
         assert said(machine) == ["disk:nvme0n1 (mounted at /data)", "disk:sda (mounted at /data)"]
 
     def test_a_disk_that_something_holds_exclusively_is_refused(self, machine: Host) -> None:
-        """ZFS and iSCSI targets show nowhere in sysfs."""
+        """ZFS and iSCSI targets are not visible in sysfs."""
         machine.disk(NVME, "nvme0n1")
         machine.held.add("/dev/nvme0n1")
         assert "disk:nvme0n1 (/dev/nvme0n1 is held exclusively" in refused(machine, NVME)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Objects of an iommufd: where memory is mapped, whose ids are taken, what a failed destroy leaves, and options."""
+"""Objects of an iommufd: places of mappings, ids of other iommufds, the state after a failed destroy, and options."""
 
 from __future__ import annotations
 

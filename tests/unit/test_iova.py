@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyvfio.iova import WHOLE, IovaRange, IovaSet, as_range, as_ranges
 
 LAST = 2**64 - 1
-WORLD = 48  # addresses in the small worlds that sets are compared in with sets of ints
+WORLD = 48  # number of addresses in the small worlds in which sets are compared with sets of ints
 
 
 # IovaRange
@@ -121,7 +121,7 @@ bases = st.sampled_from([0, 2**63, 2**64 - WORLD])
 
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[int, IovaSet, set[int], IovaSet, set[int]]:
-    """A base, and two sets with the offsets from the base that are in them."""
+    """Draw a base, and two sets, each with the offsets from the base that it contains."""
     base = draw(bases)
     both: list[object] = []
     for _ in range(2):
@@ -132,7 +132,7 @@ def worlds(draw: st.DrawFn) -> tuple[int, IovaSet, set[int], IovaSet, set[int]]:
 
 
 def offsets(set_: IovaSet, base: int) -> set[int]:
-    """Return the addresses of a set, as offsets from a base, after making sure that it is normalised."""
+    """Assert that a set is normalised, and return its addresses as offsets from a base."""
     for low, high in itertools.pairwise(set_):
         assert low.last + 1 < high.start
     return set().union(*(members(IovaRange(start - base, last - base)) for start, last in set_))
@@ -241,7 +241,7 @@ def test_a_set_comes_back_from_a_pickle(world: tuple[int, IovaSet, set[int], Iov
 @given(worlds())
 def test_arrays_go_in_and_come_out(world: tuple[int, IovaSet, set[int], IovaSet, set[int]]) -> None:
     pairs = [tuple(range_) for range_ in world[1]]
-    exported: Any = np.asarray(world[1])  # numpy's types call no array a Buffer before Python 3.12
+    exported: Any = np.asarray(world[1])  # before Python 3.12, numpy's type hints do not accept a Buffer
 
     assert exported.shape == (len(pairs), 2)
     assert exported.dtype == np.uint64
@@ -315,7 +315,7 @@ def test_a_million_ranges_in_any_order_make_one_set() -> None:
 
 
 def combined(ranges: list[IovaRange], limit: int) -> list[IovaRange]:
-    """The kernel's way, vfio_combine_iova_ranges: the smallest gap, of equal ones the lowest, again and again."""
+    """Combine ranges as the kernel's vfio_combine_iova_ranges does: repeatedly close the smallest gap, of equal ones the lowest."""
     ranges = list(ranges)
     while len(ranges) > limit:
         gaps = [high.start - low.last for low, high in itertools.pairwise(ranges)]

@@ -66,7 +66,7 @@ def test_interrupt_ends_the_wait(vector: Vector, timeout: float | None) -> None:
 
 
 def test_wait_goes_on_after_a_signal_handler(vector: Vector) -> None:
-    """A limit that began anew with each signal would never be reached."""
+    """The timeout does not start again after a signal: otherwise it would never be reached."""
     seen: list[float] = []
 
     def seen_in_a_wait(limit: float) -> int:
@@ -78,7 +78,7 @@ def test_wait_goes_on_after_a_signal_handler(vector: Vector) -> None:
     before = signal.signal(signal.SIGALRM, lambda *_: seen.append(time.monotonic()))
     signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
     try:
-        # A host that does not run this process for as long as a wait takes delivers one signal, however many were due.
+        # Try longer waits too: on a host that does not run this process during a wait, only one of the due signals is delivered.
         assert any(seen_in_a_wait(limit) > 1 for limit in (0.2, 2, 20))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -91,7 +91,7 @@ def test_signal_handler_that_raises_ends_the_wait(vector: Vector) -> None:
 
     before = signal.signal(signal.SIGALRM, handler)
     try:
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  (on a busy host it comes before the wait begins)
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  (on a busy host the signal may come before the wait)
             signal.setitimer(signal.ITIMER_REAL, 0.02)
             vector.wait()
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The language of the package: docstrings say what a thing does or is, and no text uses the phrases that readers had to decode."""
+"""The language of the package: docstrings say what a thing does or is, and texts do not use phrases that readers had to decode."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ TEXTS = [*MODULES, *(path for name in ("README.md", "CONTRIBUTING.md") if (path 
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
-#: the beginning of a docstring that does not say what the thing does or is
+#: The beginning of a docstring that does not say what a thing does or is.
 RIDDLE = re.compile(r"(What|Who|How)\b|:")
-#: phrases that say nothing to somebody who does not know the program already
+#: Phrases that mean nothing to readers who do not know the program already.
 BANNED = re.compile(
     r"in the hands of|\b's hands\b|stands on\b|stood on\b|comes back to|of one's own|leads out|nobody hears"
     r"|door-keeper|that is none\b|that are none\b"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The matrix of cells: what must run where, and what scripts/matrix does not let pass."""
+"""The matrix of cells: which tests must run in which cells, and the problems that scripts/matrix reports."""
 
 from __future__ import annotations
 

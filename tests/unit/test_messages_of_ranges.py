@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Limits of ranges and of numbers as users type them: the last that is taken, the first that is not, and what is said then."""
+"""Limits of ranges and of numbers that users type: the last accepted value, the first refused one, and its message."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Migration: the rule of the states, the stream as a file, and answers that no real kernel gives."""
+"""Migration: the rules of the states, the stream as a file, and answers that no real kernel gives."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def migration(device: Device) -> Migration:
 
 @pytest.fixture
 def content(space: Container) -> bytes:
-    """The stream of a device that was just opened."""
+    """The migration stream of a newly opened device."""
     file = io.BytesIO()
     with space.attach("vfio-mock.1") as device:
         device.migration.save(file)
@@ -46,7 +46,7 @@ def streams_open(kernel: Overriding) -> int:
 
 
 def limit(kernel: Overriding, name: str, flags: int) -> None:
-    """Let a device have these VFIO_MIGRATION_* only."""
+    """Restrict a device to these VFIO_MIGRATION_* flags."""
     device = kernel.devices[name]
     assert isinstance(device, MockDevice)
     device.states.flags = flags

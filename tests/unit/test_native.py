@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The C that needs no OS, compiled strictly; its functions under gcc's sanitizers."""
+"""The C code that needs no OS, compiled with strict warnings, and its functions with gcc's sanitizers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyvfio._abi import ffi, lib
 CHECK = Path(__file__).with_name("native_check.c")
 CDEFS = CHECK.parents[2] / "cdefs"
 
-#: what of its abilities the processor is said to have
+#: The features that the processor is made to report.
 PROCESSORS = ("as it is", "without AVX-512", "portable C only")
 
 

@@ -23,14 +23,14 @@ def config(device: Device) -> PciConfig:
 
 @pytest.fixture
 def shown(kernel: mock.Kernel, device: Device) -> bytearray:
-    """The bytes that configuration space shows; the test writes them."""
+    """Return the bytes of configuration space, which the test changes."""
     found = kernel.devices[device.address]
     assert isinstance(found, mock.Device)
     return found.config.data
 
 
 def standard(shown: bytearray, first: int, *capabilities: tuple[int, int, int]) -> None:
-    """A list of (offset, id, offset of the next)."""
+    """Write a list of capabilities, given as (offset, id, offset of the next)."""
     struct.pack_into("<H", shown, STATUS, STATUS_CAPABILITIES)
     shown[CAPABILITY_POINTER] = first
     for offset, id_, following in capabilities:
@@ -38,7 +38,7 @@ def standard(shown: bytearray, first: int, *capabilities: tuple[int, int, int]) 
 
 
 def extended(shown: bytearray, *capabilities: tuple[int, int, int]) -> None:
-    """A list of (offset, id, offset of the next), version 2 all of them."""
+    """Write a list of extended capabilities of version 2, given as (offset, id, offset of the next)."""
     for offset, id_, following in capabilities:
         struct.pack_into("<I", shown, offset, following << 20 | 2 << 16 | id_)
 
@@ -217,7 +217,7 @@ a0: 00 00 00 00 00 00 00 00 12 00 10 00 48 00 00 00
 
 
 def test_a_dump_of_lspci_is_decoded_without_a_device() -> None:
-    """C18: the bytes are all that it takes; names are lspci's."""
+    """C18: decoding needs only the bytes. The names are those of lspci."""
     functions = SavedConfig.read_dump(DUMP)
     assert list(functions) == ["00:1f.2", "0001:41:00.1"]
     disk, card = functions.values()
@@ -225,7 +225,7 @@ def test_a_dump_of_lspci_is_decoded_without_a_device() -> None:
     assert [(one.offset, one.name) for one in disk.capabilities] == [(0x80, "MSI"), (0xA8, "SATA HBA")]
     assert disk.extended_capabilities == []
     assert card.size == 4096
-    # The list of the card ends in a cycle, by way of a Null capability.
+    # The card's list ends in a cycle, through a Null capability.
     with pytest.warns(RuntimeWarning, match="cycle at 0x40; the 2 capabilities before"):
         assert [one.name for one in card.capabilities] == ["Express", "Null"]
     assert [one.name for one in card.extended_capabilities] == [

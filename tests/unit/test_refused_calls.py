@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Calls that are refused raise, whatever else they would have done."""
+"""Refused calls raise an exception, whatever they would have done otherwise."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_memory_above_4_gib_is_in_three_registers(size: int, registers: tuple[in
 
 
 class Mountinfo:
-    """A kernel with one file."""
+    """A kernel with only one file."""
 
     def __init__(self, text: str) -> None:
         self.text = text

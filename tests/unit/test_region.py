@@ -21,7 +21,7 @@ from pyvfio.memory import address_of
 from pyvfio.region import RegionMapping
 from tests.overriding import Overriding
 
-# Its device has a BAR that is memory.
+# This profile's device has a BAR with memory.
 pytestmark = pytest.mark.vfio(profile="mlx5")
 WIDTHS = [8, 16, 32, 64]
 
@@ -75,7 +75,7 @@ def test_value_wider_than_the_register_fails(bar: RegionMapping, width: int) -> 
 
 
 def test_offsets_and_values_are_integers_of_any_type(bar: RegionMapping) -> None:
-    window: Any = bar  # whose types promise no more than int
+    window: Any = bar  # Any: its type hints accept only int
     window.write64(0, numpy.uint64(2**64 - 1))
     assert window.read64(0) == 2**64 - 1
     window.write32(numpy.uint64(8), numpy.uint32(0xFFFF_FFFF))
@@ -115,7 +115,7 @@ def test_close_with_memory_in_use_says_so(device: Device, bar: RegionMapping, ex
     assert bar.closed
     with pytest.raises(pyvfio.Closed):
         bar.read32(0)
-    held[0] = 7  # the memory is there as long as what holds it
+    held[0] = 7  # the memory exists as long as an object refers to it
     assert held[0] == 7
     del held
     bar.close()
@@ -147,7 +147,7 @@ def test_mmap_keeps_no_second_descriptor() -> None:
     os.truncate(fd, 3 * mmap.PAGESIZE)
 
     def descriptors() -> int:
-        """Not of all files: a thread of an earlier test's kernel may be closing its own."""
+        """Return the number of descriptors of this file only: threads of earlier tests may be closing others."""
         links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
         return sum("bar of one descriptor" in os.readlink(link) for link in links if os.path.lexists(link))
 
@@ -192,7 +192,7 @@ def test_mmap_of_a_closed_descriptor_fails_with_ebadf() -> None:
 
 
 def test_mmap_maps_a_file_past_its_end() -> None:
-    """As mmap(2) does it; mmap.mmap, which raises ValueError here, compares with the file's size first."""
+    """mmap(2) permits this. Python's mmap.mmap compares with the file's size first, and raises ValueError."""
     fd = os.memfd_create("bar")
     memory = LinuxKernel().mmap(fd, 2 * mmap.PAGESIZE, offset=0, prot=mmap.PROT_READ)
     os.truncate(fd, mmap.PAGESIZE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The request layer: one declaration for each request, one way to make it, one place that explains a refusal."""
+"""The request layer: each request has one declaration, one function makes requests, and one place explains refusals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if PACKAGE / "mock" not 
 
 
 def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, Any]]:
-    """Every node of a kind in the package outside the mock, with its place."""
+    """Yield every syntax node of a kind in the package outside the mock, with its place."""
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, kind):
@@ -47,7 +47,7 @@ def test_one_place_makes_exceptions_for_refused_requests() -> None:
 
 
 def test_no_other_module_makes_a_bare_oserror() -> None:
-    # kernel.py is the operating system, host/ reads sysfs, guest/qemu/ is QEMU's, vfio_mock.py reports what a device did.
+    # Exceptions: kernel.py is the operating system, host/ reads sysfs, guest/qemu/ gives QEMU's errors, vfio_mock.py a device's.
     bare = [place for place, node in nodes(ast.Call) if called(node) == "OSError"]
     assert [
         place for place in bare if not place.startswith(("kernel.py", "host/", "guest/", "errors.py", "vfio_mock.py"))
@@ -56,7 +56,7 @@ def test_no_other_module_makes_a_bare_oserror() -> None:
 
 def test_one_place_makes_ioctls() -> None:
     made = {place.partition(":")[0] for place, node in nodes(ast.Call) if called(node) == "ioctl"}
-    # tracing/replay.py makes those of a recorded trace, byte by byte, and raises for none.
+    # tracing/replay.py repeats recorded requests byte by byte, and does not raise for errors.
     assert made == {"_core/fd.py", "_core/request.py", "tracing/replay.py"}
 
 

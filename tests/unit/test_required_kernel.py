@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""With PYVFIO_REQUIRE=kernel a test that cannot run is a failure, not a skip."""
+"""With PYVFIO_REQUIRE=kernel, a test that cannot run is a failure, not a skip."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_fails_as_known(): assert False
 
 
 def summary(suite: Path, **environment: str) -> str:
-    # Hypothesis would be imported at the end for nothing.
+    # Without its pytest plugin, Hypothesis is not imported at the end.
     without = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", *without, "-c", os.devnull]
     path = {"PYTHONPATH": str(TESTS), **environment}

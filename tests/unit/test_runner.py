@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The run of all tests: its plan, the sum, what it does about a machine that stalls."""
+"""The run of all tests: its plan, its summary, and its reaction to a machine that stalls."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ DATA: dict[str, Any] = {
 
 
 class FakeCommands:
-    """Stands in for every command of a run.
+    """A replacement for all commands of a run.
 
-    :param codes: exit codes of the machines in the order in which they boot; 0 afterwards. A machine whose code is not 0 finishes
-        only its first cell
+    :param codes: exit codes of the machines in the order of booting; later machines return 0. A machine with another code finishes only
+        its first cell
     """
 
     def __init__(self, results: Path, codes: Sequence[int] = (), *, failed: int = 0) -> None:
@@ -266,7 +266,7 @@ def test_a_job_does_not_wait_for_what_its_command_left_behind(tmp_path: Path) ->
 def is_running(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # it may go between the open and the read
+    except (FileNotFoundError, ProcessLookupError):  # the process may end between the open and the read
         return False
 
 

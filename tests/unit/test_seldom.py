@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Branches that no other test takes: found by the map of lines of scripts/mutants."""
+"""Branches that no other test takes. The line map of scripts/mutants found them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["edu"]
 PAGE = 4096
 EDU = "0000:00:03.0"
 
-#: what only containers have; the rest is an Ioas's
+#: Names that only containers have; the others belong to an Ioas.
 BY_GROUP = {
     "api_version", "has_extension", "fileno", "groups", "add_group", "info", "unmap_dirty", "invalidate_addresses", "set_address",
     "tracks_dirty_pages", "start_dirty_tracking", "stop_dirty_tracking", "read_dirty",
@@ -50,7 +50,7 @@ def ioas(kernel: Overriding) -> Iterator[Ioas]:
 
 
 class Bare(OtherModes):
-    """A mode that has nothing of its own."""
+    """A mode without attributes of its own."""
 
     mode = "bare"
 
@@ -116,7 +116,7 @@ def test_free_pages_are_those_of_the_pool_of_the_area(monkeypatch: pytest.Monkey
     pool.mkdir()
     (pool / "free_hugepages").write_text("3\n")
     monkeypatch.setattr(process_memory, "_POOLS", str(tmp_path))
-    # Shared memory is an area of its own.
+    # Shared memory is a separate area in /proc/self/maps.
     with mmap.mmap(-1, 64 * PAGE, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS) as memory:
         start = ffi.from_buffer(memory)
         assert process_memory._free_huge(int(ffi.cast("uintptr_t", start))) == 3 * PAGE
@@ -136,7 +136,7 @@ def test_memory_of_files_in_memory_is_told_from_others() -> None:
 
 @pytest.mark.parametrize("count", [3, 5, 40])
 def test_batches_are_found_by_their_rows(space: AddressSpace, device: pyvfio.Device, count: int) -> None:
-    """As many arrays as are looked through one by one, and more: against a model."""
+    """Compare with a model, for numbers of arrays that are searched one by one, and for more."""
     buffer, chance = DmaBuffer(PAGE), Random(count)
     starts = list(range(count))
     chance.shuffle(starts)
@@ -159,7 +159,7 @@ def test_batches_are_found_by_their_rows(space: AddressSpace, device: pyvfio.Dev
     agrees()
     with pytest.raises(FileExistsError):
         space.map(buffer, min(model))
-    # Rows of several arrays, the last of which is refused where the kernel splits nothing.
+    # Unmap rows of several arrays.
     wanted = sorted(model)[:4]
     assert space.unmap_many(array("Q", [one for iova in wanted for one in (iova, PAGE)])) == len(wanted) * PAGE
     model -= {*wanted}
@@ -223,7 +223,7 @@ def test_any_number_of_usable_ranges_is_read(ioas: Ioas, count: int) -> None:
 
 
 class Listing(LinuxKernel):
-    """A kernel with directories and files of a test's own."""
+    """A kernel with directories and files that a test gives."""
 
     def __init__(self, directories: dict[str, list[str]], files: dict[str, bytes] | None = None) -> None:
         self.directories = directories

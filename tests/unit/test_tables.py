@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Constants, tables and defaults of the package are those that were written down, and looked at, in tables.txt.
+"""Constants, tables and defaults of the package are those recorded in tables.txt, which a person has read.
 
-A number in a table of names, an errno, a limit or a default is used by few tests, and a wrong one looks like a right one. New names need no
-line; `PYVFIO_WRITE_TABLES=1 pytest tests/unit/test_tables.py` writes all of them. Look at what changed before you commit it.
+Few tests use a given number in a table of names, an errno, a limit or a default, and a wrong one looks like a right one. New names do not need
+a line. `PYVFIO_WRITE_TABLES=1 pytest tests/unit/test_tables.py` records all names. Check the changes before you commit them.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ import pyvfio
 
 PACKAGE = Path(pyvfio.__file__).parent
 TABLE = Path(__file__).with_name("tables.txt")
-#: what is no table: the mock is compared with recordings of a kernel, the checks have faults that they must find
+#: Modules that are left out: the mock is compared with recordings of a kernel, and the conformance checks with faults that they must find.
 LEFT_OUT = ("mock/", "conformance/", "__main__.py", "tracing/__main__.py")
 Plain = (bool, int, float, bytes, type(None))
-#: what is worth a line: a number, a flag, a member of an enumeration
+#: A pattern for values that get a line: numbers, flags, members of enumerations.
 NUMBER = re.compile(r"(?<!\w)-?\d|True|False|\w\.\w")
-#: what stands for words that people read, which other tests are about
+#: The replacement for texts for people, which other tests check.
 TEXT = "..."
 
 
 def modules() -> Iterator[tuple[ModuleType, ast.Module]]:
-    """Yield the modules of the package, each with its syntax."""
+    """Yield the modules of the package, each with its syntax tree."""
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()
         if not name.startswith(LEFT_OUT):
             dotted = ".".join(("pyvfio", *name.removesuffix(".py").removesuffix("__init__").strip("/").split("/")))
-            # An extra may not be installed.
+            # The dependencies of an extra may not be installed.
             with contextlib.suppress(ImportError):
                 yield importlib.import_module(dotted.rstrip(".")), ast.parse(path.read_text())
 
 
 def shown(value: Any) -> str | None:
-    """Return a constant as text that is the same in each run; None if it is of another kind."""
+    """Return a constant as text that is the same in each run; None for other kinds of values."""
     if isinstance(value, enum.Enum):
         return f"{type(value).__name__}.{value.name}"
     if isinstance(value, str):
@@ -71,12 +71,12 @@ def shown(value: Any) -> str | None:
 
 
 def variables(syntax: ast.Module) -> set[str]:
-    """Return the names of a module that its functions assign to: they are no constants, and another test may have changed them."""
+    """Return the names of a module to which its functions assign: these are not constants, and other tests may have changed them."""
     return {name for node in ast.walk(syntax) if isinstance(node, ast.Global) for name in node.names}
 
 
 def assigned(body: list[ast.stmt]) -> Iterator[str]:
-    """Yield the names that statements assign to."""
+    """Yield the names to which statements assign."""
     for statement in body:
         targets = statement.targets if isinstance(statement, ast.Assign) else ()
         for target in targets or ((statement.target,) if isinstance(statement, ast.AnnAssign) else ()):
@@ -86,13 +86,13 @@ def assigned(body: list[ast.stmt]) -> Iterator[str]:
 
 
 def functions(of: Any, body: list[ast.stmt], scope: str) -> Iterator[str]:
-    """Yield a line for the constants and the functions' defaults of a module or a class, and of the classes in it."""
+    """Yield lines for the constants and the defaults of functions in a module or class, and in the classes inside it."""
     if isinstance(of, type) and issubclass(of, enum.Enum):
         yield f"{scope}: " + ", ".join(f"{one.name}={one.value!r}" for one in of)
         return
     for name in assigned(body):
         value = inspect.getattr_static(of, name, ...)
-        # A table has a line for each of its entries, so that one can be added.
+        # Each entry of a table gets a line, so that new entries can be added.
         rows = (
             {f"{name}[{shown(key)}]": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
         )
@@ -118,7 +118,7 @@ def functions(of: Any, body: list[ast.stmt], scope: str) -> Iterator[str]:
 
 @functools.cache
 def lines() -> dict[str, str]:
-    """Return what each name is now."""
+    """Return the current value of each name."""
     found: dict[str, str] = {}
     for module, syntax in modules():
         scope = module.__name__.removeprefix("pyvfio.")

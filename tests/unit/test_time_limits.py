@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every test has a time limit, and a slow one a longer limit."""
+"""Every test has a time limit, and slow tests have a longer one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Traces of requests: what is in the file, what is traced when, and traces that are run again."""
+"""Traces of requests: the contents of the file, the time of tracing, and replays of traces."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def recorded(tmp_path: Path, mode: Mode, **fields: Any) -> Path:
 
 
 def counted(file: Path, name: str, unit: str) -> list[int]:
-    """Return the values of a counter in the order of time."""
+    """Return the values of a counter in chronological order."""
     return [event["args"][unit] for event in tracing.load(file) if event["name"] == name and event["ph"] == "C"]
 
 
@@ -98,7 +98,7 @@ def test_a_changed_field_is_shown_and_a_features_own_struct(tmp_path: Path) -> N
 @pytest.mark.parametrize("mode", MODES)
 def test_counters_follow_what_is_mapped(tmp_path: Path, mode: Mode) -> None:
     file = recorded(tmp_path, mode)
-    # The second mapping ends with its address space.
+    # The second mapping is not unmapped: it ends with its address space.
     assert counted(file, "pinned", "bytes") == [8192, 0, 1 << 16, 0]
     assert counted(file, "mappings", "count") == [1, 0, 1, 0]
 

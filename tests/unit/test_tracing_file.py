@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A trace event by event, and a replay on a kernel that gives other descriptors and other ids."""
+"""The events of a trace, and its replay on a kernel with other descriptors and ids."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FDS = replay._FD_FIELDS
 
 
 def told(event: dict[str, Any]) -> str:
-    """Return an event on a line: what depends on the run is left out."""
+    """Return an event as a line, without values that depend on the run."""
     args = event["args"]
     match event["ph"], event["cat"]:
         case "C", _:
@@ -119,7 +119,7 @@ def test_times_are_microseconds_in_order(tmp_path: Path) -> None:
     assert times == sorted(times)
     requests = [event for event in events if event["ph"] == "X"]
     assert all(event["dur"] > 0 for event in requests)
-    # One after the other in one thread, and the whole took less than a minute.
+    # The requests follow each other in one thread, and took less than a minute together.
     assert all(one["ts"] + one["dur"] <= two["ts"] for one, two in pairwise(requests))
     assert times[-1] - times[0] < 60e6
     assert {event["tid"] for event in requests} == {threading.get_native_id()}
@@ -173,7 +173,7 @@ def test_a_short_struct_is_shown_with_zeros_behind() -> None:
 
 
 class Shifted(mock.Kernel):
-    """A mock whose descriptors and ids begin higher, and which notes every struct that it is asked with."""
+    """A mock whose descriptors and ids begin at higher numbers."""
 
     def open(self, path: str, flags: int = os.O_RDWR) -> int:
         fd = super().open(path, flags)
@@ -185,7 +185,7 @@ class Shifted(mock.Kernel):
 
 
 def program(kernel: mock.Kernel) -> None:
-    """Make requests with descriptors, ids and addresses in most places where a request can have them."""
+    """Make requests with descriptors, ids and addresses in most of their possible places."""
     with Iommufd(kernel=kernel) as iommufd, iommufd.bind(EDU) as device:
         one, two = iommufd.ioas(), iommufd.ioas()
         mapping = one.map(DmaBuffer(4 * PAGE), 0x100000)
@@ -225,7 +225,7 @@ def requests(file: Path) -> list[dict[str, Any]]:
 
 
 def fields(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every field of a decoded struct by its path."""
+    """Yield every field of a decoded struct, with its path."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from fields(inner, f"{at}.{name}" if at else name)
@@ -238,7 +238,7 @@ def fields(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The requests of a program, and those of their replay on a kernel with other numbers."""
+    """The requests of a program, and those of the replay on a kernel with other numbers."""
     folder = tmp_path_factory.mktemp("traces")
     kernel = mock.Kernel("selftest")
     with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), tracing.trace(folder / "first.json"):
@@ -251,7 +251,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]]
         assert again.skipped == []
     for fd in keep:
         shifted.close(fd)
-    # The IOAS of the shifted kernel's own are not among the requests: they were made past the trace.
+    # Requests that the test made on the shifted kernel before are not in the trace.
     return requests(folder / "first.json"), requests(folder / "second.json")
 
 
@@ -276,7 +276,7 @@ def test_a_replay_translates_numbers_and_nothing_else(
         for path, value in here.items():
             name, other = path.rpartition(".")[2], there[path]
             if name in replay._MEMORY:
-                # Memory of the same kind, at the same place in its page.
+                # Both addresses have memory of the same kind, at the same offset in a page.
                 assert bool(value) == bool(other), (one["name"], path)
                 if isinstance(value, str) and isinstance(other, str):
                     assert int(value, 16) % PAGE == int(other, 16) % PAGE, (one["name"], path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Sources and versions of Debian packages, as vmtest.apt reads them."""
+"""vmtest.apt reads sources and versions of Debian packages."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""QEMU's options of a machine: addresses, and what differs between releases of QEMU."""
+"""QEMU's options for a machine: addresses, and differences between releases of QEMU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KERNEL = {"kernel": "/kernel", "initramfs": None}
 
 
 class FakeQemu(Qemu):
-    """A QEMU that has these properties of IOMMUs, and all other devices but those that are left out."""
+    """A QEMU with given properties of its IOMMUs, and with all devices except those in `without`."""
 
     known: dict[str, frozenset[str]]
     without: Sequence[str]
@@ -54,7 +54,7 @@ def options(qemu: Qemu, iommu: str = "intel", shares: int = 2, sockets: Sequence
 
 
 def devices(words: list[str]) -> list[str]:
-    """The values of the option -device."""
+    """Return the values of the options -device."""
     return [value for option, value in itertools.pairwise(words) if option == "-device"]
 
 

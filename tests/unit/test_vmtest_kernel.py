@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Recipes of test kernels, and which finished kernel is taken."""
+"""Recipes of test kernels, and the choice of a finished kernel."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The static checks of the kernel modules, with scripts in place of make and checkpatch."""
+"""The static checks of the kernel modules, with scripts that replace make and checkpatch."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_findings_in_the_kernels_own_headers_are_left_out(tmp_path: Path, monkey
 
 
 def test_make_that_ran_no_sparse_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # make only warns, and goes on without, if it takes sparse for outdated.
+    # If make considers sparse outdated, it only warns, and continues without it.
     install_make(tmp_path, monkeypatch, "echo '  CC [M]  main.o'")
     with pytest.raises(Problem, match="make did not run sparse"):
         check_sparse(MODULES[0], tmp_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""scripts/mutants: what is changed, what is left alone, and how a mutant is judged."""
+"""scripts/mutants: the changes that are made, the code that is left out, and the outcomes of mutants."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_exactly_the_survivors_of_an_earlier_run_are_repeated(tmp_path: Path) ->
     outcomes = {first: "found", second: "survived", b: "found", third: "survived", fourth: "found"}
     log = tmp_path / "log"
     lines = [json.dumps(Result(m, outcome, "")._asdict()) for m, outcome in outcomes.items()]
-    # A test that is not reliable had found it.
+    # The second entry of a mutant that only an unreliable test had found.
     lines.append(json.dumps(Result(b, "survived", "")._asdict()))
     log.write_text("\n".join(lines))
     assert set(repeated(log, before)) == {second, third, b}
@@ -146,7 +146,7 @@ def test_a_change_outside_of_functions_cannot_be_made_in_place(module: Path) -> 
 
 
 def judged(folder: Path, after: bytes) -> tuple[str, str]:
-    """Return the outcome for a change of a small package with one test, and what found it."""
+    """Return the outcome for a change of a small package with one test, and the test that found it."""
     (folder / "counted.py").write_text("def step(x):\n    return x - 1\n")
     (folder / "test_counted.py").write_text(
         "import counted\n\ndef test_it_ends():\n    x = 3\n    while x:\n        x = counted.step(x)\n        assert x < 4\n"
@@ -158,7 +158,7 @@ def judged(folder: Path, after: bytes) -> tuple[str, str]:
         serving.seconds = 1
         file = folder / "counted.py"
         answer = serving.run([test], file, file.read_bytes().replace(b"return x - 1", after))
-        # The next one is not changed by the one before.
+        # A mutant does not affect the next request.
         assert serving.run([test])["outcome"] == "survived"
     finally:
         serving.close()

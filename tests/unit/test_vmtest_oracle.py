@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The oracle: what it reads of a QEMU, how it compares, and the guests that it makes up."""
+"""The oracle: the values that it reads from a QEMU, the comparison, and the random guests."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_random_guests_are_repeatable_and_of_every_kind() -> None:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Callable[[str], str]], Qtest]]:
-    """A Qtest at whose other end a function answers each line."""
+    """A function that returns a Qtest whose lines another function answers."""
     sockets: list[socket.socket] = []
 
     def start(answer: Callable[[str], str]) -> Qtest:

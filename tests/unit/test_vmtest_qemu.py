@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The choice of a QEMU, and what it is asked, with a script in place of QEMU."""
+"""The choice of a QEMU, and the questions to it, with a script that replaces QEMU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ grep -q '"typename": "igb"' && echo '{"return": [{"name": "netdev"}, {"name": "a
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The QEMU cache, an empty one, and first on the PATH."""
+    """An empty directory, which is the cache of QEMUs and the first on the PATH."""
     monkeypatch.setattr(module, "DIRECTORY", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     return tmp_path
@@ -113,7 +113,7 @@ def test_versions_that_match_a_choice(choice: str, version: str, expected: bool)
 
 
 def test_directory_name_has_no_colon() -> None:
-    # The directory stands in lists of paths, which colons divide.
+    # The directory occurs in lists of paths, whose separator is a colon.
     assert directory_name("1:11.1.3+ds-1~bpo13+1") == "11.1.3+ds-1~bpo13+1"
 
 

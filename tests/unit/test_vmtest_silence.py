@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A machine that gives no sign of life: how long that is, and what QEMU's monitor tells."""
+"""A machine without a sign of life: the measured time, and the answers of QEMU's monitor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def clock() -> Clock:
 
 
 def pass_time(clock: Clock, silence: Silence, seconds: int) -> bool:
-    """Look once a tick, and return whether the silence became too long."""
+    """Check once in each tick, and return whether the silence became too long."""
     for _ in range(seconds):
         clock.now += TICK
         if silence.is_too_long():
@@ -73,7 +73,7 @@ Answers = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Monitor]]:
-    """A monitor whose other end gives these answers."""
+    """A function that returns a monitor with given answers."""
     opened: list[socket.socket] = []
     threads: list[threading.Thread] = []
 

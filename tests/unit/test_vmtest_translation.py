@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The program that checks the machine's IOMMU: compiled once, kept under a key."""
+"""The program that checks the machine's IOMMU is compiled once, and kept under a key."""
 
 from __future__ import annotations
 

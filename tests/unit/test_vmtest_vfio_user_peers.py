@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""scripts/vfio_user_peers, without libvfio-user: what it says of folders, and the model that its client asks for."""
+"""scripts/vfio_user_peers without libvfio-user: its messages about folders, and the model for libvfio-user's client."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What differs between the kernels 6.1 to 7.3, in one place for the modules of tests/.
+ * Differences between the kernels 6.1 to 7.3, in one place for the modules of tests/.
  */
 #ifndef MOCK_COMPAT_H
 #define MOCK_COMPAT_H
@@ -13,14 +13,14 @@
 
 #define SINCE(major, minor) (LINUX_VERSION_CODE >= KERNEL_VERSION(major, minor, 0))
 
-/* With it, release stops being the one that frees the device */
+/* Since then, the driver's release callback does not free the device any more */
 #define HAVE_IOMMUFD_OPS SINCE(6, 2)
-/* With it, the migration data size */
+/* The same release has the migration data size */
 #define HAVE_PRE_COPY SINCE(6, 2)
 #define HAVE_DETACH_IOAS SINCE(6, 6)
 #define HAVE_PASID_ATTACH SINCE(6, 15)
 #define HAVE_MATCH_TOKEN_UUID SINCE(6, 17)
-/* GET_REGION_INFO no longer reaches .ioctl */
+/* Since then, GET_REGION_INFO has its own callback and does not reach .ioctl */
 #define HAVE_REGION_INFO_CAPS SINCE(6, 19)
 
 #if HAVE_PRE_COPY
@@ -49,7 +49,7 @@ static inline void compat_eventfd_signal(struct eventfd_ctx *ctx)
 #endif
 }
 
-/* Where iova_bitmap_set() lives: vfio itself before 6.12's move to iommufd */
+/* The namespace of iova_bitmap_set(). Before its move to iommufd in 6.12, vfio exported it */
 #if SINCE(6, 13)
 #define COMPAT_IMPORT_NS() MODULE_IMPORT_NS("IOMMUFD")
 #else

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What the VFIO core calls: open, close, ioctl, read, write, mmap.
+ * The callbacks of the VFIO core: open, close, ioctl, read, write, mmap.
  */
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -12,10 +12,7 @@ static int mock_init(struct vfio_device *vdev)
 	struct mock *mock = to_mock(vdev);
 	int ret;
 
-	/*
-	 * An address of our own for each set: all that the core wants of it is that it is no one
-	 * else's
-	 */
+	/* The core identifies a set by any unique address: use one byte of this array for each set */
 	static char sets[64];
 
 	mock->number = to_platform_device(vdev->dev)->id;
@@ -67,8 +64,8 @@ static void mock_release(struct vfio_device *vdev)
 }
 
 /*
- * To the state after power-on. Logging goes on (as on mlx5), and so do interrupts, limits and
- * failures.
+ * Reset the device to its state after power-on. Logging continues (as on mlx5). Interrupts, limits
+ * and failures are kept too.
  */
 static void mock_reset(struct mock *mock)
 {
@@ -129,7 +126,7 @@ static void mock_dma_unmap(struct vfio_device *vdev, u64 iova, u64 length)
 	mock_pins_release(mock, iova, length);
 }
 
-/* "Please release the device": somebody unbinds it while it is open */
+/* Ask the user to release the device: it is being unbound while it is open */
 static void mock_request(struct vfio_device *vdev, unsigned int count)
 {
 	mock_irq_raise(to_mock(vdev), MOCK_IRQ_REQ << 16);
@@ -148,8 +145,8 @@ static long mock_get_info(struct mock *mock, void __user *arg)
 	if (info.argsz < minsz)
 		return -EINVAL;
 	/*
-	 * PLATFORM, because that is the bus it sits on and what the flag promises is true: regions
-	 * and interrupts have the device's own meaning. PCI would promise a configuration space.
+	 * PLATFORM is the device's bus, and what the flag means is true: regions and interrupts
+	 * are device-specific. The flag PCI would mean that there is a configuration space.
 	 */
 	info.flags = VFIO_DEVICE_FLAGS_PLATFORM | VFIO_DEVICE_FLAGS_RESET;
 	info.num_regions = MOCK_NUM_REGIONS;
@@ -201,7 +198,7 @@ static long mock_set_irqs(struct mock *mock, void __user *arg)
 	return ret;
 }
 
-/* Resets every device of the set, and is EBUSY while another of them is open */
+/* Reset all devices of the set; EBUSY while another one of them is open */
 static long mock_ioctl_reset(struct mock *mock)
 {
 	struct vfio_device_set *set = mock->vdev.dev_set;

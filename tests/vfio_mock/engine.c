@@ -34,7 +34,7 @@ void mock_engine_reset(struct mock *mock)
 }
 
 /*
- * One access, within one page, by the CPU on the device's behalf: as the owner of the mapping, or
+ * Make one access within one page, by the CPU on behalf of the device: through vfio_dma_rw(), or
  * to a pinned page
  */
 static int dma_piece(struct mock *mock, u64 iova, void *data, size_t size, bool write)
@@ -57,7 +57,8 @@ static int dma_piece(struct mock *mock, u64 iova, void *data, size_t size, bool 
 }
 
 /*
- * Split at pages: a mapping may end at one, and a failure then leaves no page half accounted for.
+ * Split an access at page boundaries: a mapping may end at one, and after a failure each page has
+ * been written and logged completely or not at all.
  */
 static int dma(struct mock *mock, u64 iova, void *data, size_t size, bool write)
 {
@@ -84,7 +85,7 @@ static int dma(struct mock *mock, u64 iova, void *data, size_t size, bool write)
 	return 0;
 }
 
-/* A piece of the memory region, or NULL */
+/* Return the address of a part of the memory region, or NULL if it is outside */
 static void *local(struct mock *mock, u64 offset, u64 size)
 {
 	if (offset > mock->memory.size || size > mock->memory.size - offset)
@@ -92,7 +93,7 @@ static void *local(struct mock *mock, u64 offset, u64 size)
 	return mock->memory.base + offset;
 }
 
-/* Writes to an IOVA, with LOCAL to the memory region, with KEEP to both */
+/* Write to an IOVA; with LOCAL to the memory region, with KEEP to both */
 static int store(struct mock *mock, u64 target, void *data, size_t size)
 {
 	struct mock_job *job = &mock->engine.job;
@@ -113,20 +114,20 @@ static int store(struct mock *mock, u64 target, void *data, size_t size)
 	}
 	memcpy(memory, data, size);
 	mock_migration_touch(mock, &mock->memory, offset, size);
-	/* The bytes of a write that is kept count once */
+	/* Bytes that are written to both places count once */
 	if (job->command & MOCK_DMA_LOCAL)
 		WRITE_ONCE(job->bytes, job->bytes + size);
 	return 0;
 }
 
-/* Word k of the pattern in this round */
+/* Return word k of the pattern in this round */
 static __le64 word(const struct mock_job *job, u64 k)
 {
 	return cpu_to_le64(job->command & MOCK_DMA_COUNTING ? job->pattern + k + job->rounds
 							    : job->pattern);
 }
 
-/* What is left of the round, up to the end of the page at address */
+/* Return the rest of the round, but not beyond the end of the page at address */
 static size_t to_page_end(const struct mock_job *job, u64 address)
 {
 	return min_t(u64, job->length - job->position, PAGE_SIZE - offset_in_page(address));
@@ -140,7 +141,7 @@ static int step_write(struct mock *mock, struct mock_job *job)
 
 	if (!memory)
 		return -ERANGE;
-	/* By way of the page: a program may change mapped memory meanwhile */
+	/* Copy through the bounce page: a program may change mapped memory meanwhile */
 	memcpy(mock->engine.page, memory, size);
 	ret = dma(mock, job->iova + job->position, mock->engine.page, size, true);
 	return ret ? ret : size;
@@ -229,7 +230,7 @@ static int step_scatter(struct mock *mock, struct mock_job *job)
 	return store_word(mock, job, job->iova + z % (job->length / job->stride) * job->stride);
 }
 
-/* How far the position goes in one round */
+/* Return the position at which a round ends */
 static u64 round_end(const struct mock_job *job)
 {
 	switch (job->command & MOCK_DMA_OPERATION) {
@@ -263,7 +264,7 @@ static int step(struct mock *mock, struct mock_job *job)
 	return -EINVAL;
 }
 
-/* What can be said of a job before it begins */
+/* Check a job's parameters before it starts */
 static int check(const struct mock *mock, const struct mock_job *job)
 {
 	const u32 known = MOCK_DMA_OPERATION | MOCK_DMA_BACKGROUND | MOCK_DMA_REPEAT |
@@ -315,8 +316,8 @@ static int check(const struct mock *mock, const struct mock_job *job)
 }
 
 /*
- * The next step, in the next round if this one is over. 1: go on, 0: the job is finished, else
- * -errno.
+ * Do the next step, in the next round if this one is over. Return 1 to continue, 0 if the job is
+ * finished, or -errno.
  */
 static int advance(struct mock *mock)
 {
@@ -341,7 +342,8 @@ static int advance(struct mock *mock)
 }
 
 /*
- * Between two steps: sleeps the delay and while the device is paused. 0 if another step may follow.
+ * Between two steps: sleep for the delay, and while the device is paused. Return 0 if another step
+ * may follow.
  */
 static int between_steps(struct mock_engine *engine, bool background)
 {
@@ -349,8 +351,8 @@ static int between_steps(struct mock_engine *engine, bool background)
 
 	if (background) {
 		/*
-		 * Kernel threads get no signals: interruptible and idle only say that this is no
-		 * hang
+		 * Kernel threads get no signals. The sleeps are interruptible or idle only so
+		 * that they are not reported as hangs
 		 */
 		if (engine->job.delay)
 			wait_event_interruptible_hrtimeout(engine->wait, READ_ONCE(engine->stop),
@@ -377,20 +379,23 @@ static void run(struct mock *mock, bool background)
 		if (ret)
 			break;
 		mutex_lock(&engine->step_lock);
-		/* Who paused after the look above, and found no step running, must see none now */
+		/*
+		 * Check again under step_lock: after mock_engine_pause() has returned, no step
+		 * may run
+		 */
 		ret = READ_ONCE(engine->paused) ? 1 : advance(mock);
 		mutex_unlock(&engine->step_lock);
 		cond_resched();
 	} while (ret > 0);
 
 	mutex_lock(&mock->lock);
-	/* One that was told to stop is done with what it did */
+	/* A job that was stopped (-ECANCELED) has no error */
 	WRITE_ONCE(job->error, ret < 0 && ret != -ECANCELED ? -ret : 0);
 	WRITE_ONCE(job->status, job->error ? MOCK_DMA_ERROR : MOCK_DMA_DONE);
 	raise = job->command & MOCK_DMA_RAISE && ret != -ECANCELED ? job->irq : MOCK_IRQ_NONE;
 	WRITE_ONCE(engine->running, false);
 	mutex_unlock(&mock->lock);
-	/* After the status: who is woken by the interrupt reads that first */
+	/* Raise the interrupt after the status is set: its handler reads the status */
 	mock_irq_raise(mock, raise);
 	wake_up_all(&engine->wait);
 }
@@ -400,7 +405,7 @@ static void engine_work(struct work_struct *work)
 	run(container_of(work, struct mock, engine.work), true);
 }
 
-/* Called with mock->lock held and nothing running. Wakes who waits for another job to stop. */
+/* Called with mock->lock held and nothing running. Wakes waiters for the end of another job. */
 static void take_up(struct mock_engine *engine, bool background)
 {
 	WRITE_ONCE(engine->stop, false);
@@ -411,8 +416,8 @@ static void take_up(struct mock_engine *engine, bool background)
 }
 
 /*
- * The job takes its parameters from the registers as they are now. Its result is found in the
- * status registers; the errno here is only that of a start that could not be tried.
+ * Start a job with the registers' current values as parameters. Its result is in the status
+ * registers. The returned errno only means that the job could not be started.
  */
 int mock_engine_start(struct mock *mock, u32 command)
 {
@@ -460,8 +465,7 @@ int mock_engine_start(struct mock *mock, u32 command)
 }
 
 /*
- * Returns when nothing runs any more, whoever started it, with mock->lock held: so nothing can
- * start.
+ * Stop all jobs. Returns with mock->lock held when no job runs, so that no other one can start.
  */
 void mock_engine_stop_and_lock(struct mock *mock)
 {
@@ -473,8 +477,8 @@ void mock_engine_stop_and_lock(struct mock *mock)
 		wake_up_all(&engine->wait);
 		mutex_unlock(&mock->lock);
 		/*
-		 * Another may have started when the one told to stop was gone: that one is to be
-		 * told too
+		 * After the stopped job has ended, another one may have started, for which stop
+		 * is not set: return to stop it too
 		 */
 		wait_event(engine->wait, !READ_ONCE(engine->running) || !READ_ONCE(engine->stop));
 		mutex_lock(&mock->lock);
@@ -487,14 +491,14 @@ void mock_engine_stop(struct mock *mock)
 	mutex_unlock(&mock->lock);
 }
 
-/* At close, when nothing can start any more: the thread's last instruction is done too */
+/* At close, when no job can start any more: wait until the background thread has finished */
 void mock_engine_close(struct mock *mock)
 {
 	mock_engine_stop(mock);
 	flush_work(&mock->engine.work);
 }
 
-/* Returns when no step is under way; a job goes on where it was after unpause */
+/* Pause. Returns when no step is in progress. After unpause, a job continues where it was */
 void mock_engine_pause(struct mock *mock)
 {
 	WRITE_ONCE(mock->engine.paused, true);
@@ -509,7 +513,7 @@ void mock_engine_unpause(struct mock *mock)
 }
 
 /*
- * Puts registers and a job in place; one that was under way goes on in the background after unpause
+ * Set registers and the job. A job that was running continues in the background after unpause
  */
 int mock_engine_restore(struct mock *mock, const struct mock_job *job,
 			const struct mock_registers *registers)

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The n-th call of a kind fails.
+ * Failure injection: the n-th call of a kind fails.
  */
 #include "mock.h"
 
-/* Called before open_device's own fault is looked at, which therefore must survive. */
+/* Called at open, before the fault of open itself is checked; so that one is kept. */
 void mock_faults_reset(struct mock *mock)
 {
 	unsigned int kind;
@@ -18,7 +18,7 @@ void mock_faults_reset(struct mock *mock)
 	spin_unlock(&mock->fault_lock);
 }
 
-/* Counts a call; the errno that it is to fail with, or 0 */
+/* Count a call, and return the errno with which it must fail, or 0 */
 int mock_fault(struct mock *mock, unsigned int kind)
 {
 	struct mock_fault *fault = &mock->faults[kind];

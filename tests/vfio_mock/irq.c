@@ -95,8 +95,8 @@ static void intx_update(struct mock_irqs *irqs)
 }
 
 /*
- * As the device does it. An interrupt that nobody set up is lost; one that does not exist is
- * EINVAL.
+ * Raise an interrupt, as the device does. An interrupt without an eventfd is lost; one that does
+ * not exist is EINVAL.
  */
 int mock_irq_raise(struct mock *mock, u32 name)
 {
@@ -141,7 +141,7 @@ static void intx_unmask(struct mock_irqs *irqs)
 }
 
 #if IS_ENABLED(CONFIG_VFIO_VIRQFD)
-/* From a workqueue, not from the eventfd's wake-up, which may not take a lock that signals */
+/* Runs in a workqueue: the eventfd's wake-up must not take a lock under which eventfds are signalled */
 static void intx_unmask_by_eventfd(void *opaque, void *data)
 {
 	intx_unmask(opaque);
@@ -162,7 +162,7 @@ static int intx_set_unmask_eventfd(struct mock_irqs *irqs, int fd)
 }
 #endif
 
-/* Called with irqs->gate held. Puts new triggers in place of old ones and drops those. */
+/* Called with irqs->gate held. Replaces triggers, and releases the old ones. */
 static void replace(struct mock_irqs *irqs, struct mock_irq *irq, unsigned int start,
 		    unsigned int count, struct eventfd_ctx **triggers, unsigned int enabled)
 {
@@ -178,7 +178,7 @@ static void replace(struct mock_irqs *irqs, struct mock_irq *irq, unsigned int s
 			eventfd_ctx_put(triggers[i]);
 }
 
-/* Called with irqs->gate held. All of the eventfds are set, or none and the error says why. */
+/* Called with irqs->gate held. Sets all of the eventfds, or returns an error and sets none. */
 static int set_eventfds(struct mock_irqs *irqs, struct mock_irq *irq,
 			const struct vfio_irq_set *set, const s32 *fds, unsigned int enabled)
 {
@@ -240,7 +240,7 @@ static bool other_enabled(struct mock_irqs *irqs, unsigned int index)
 	return false;
 }
 
-/* NONE fires every vector of the set, BOOL those with a true byte */
+/* DATA_NONE triggers every vector of the request, DATA_BOOL those with a true byte */
 static void loopback(struct mock_irqs *irqs, struct mock_irq *irq, const struct vfio_irq_set *set,
 		     const u8 *bools)
 {
@@ -287,7 +287,10 @@ static int set_trigger(struct mock_irqs *irqs, const struct vfio_irq_set *set, u
 	return ret;
 }
 
-/* ERR and REQ: one eventfd, on beside the others, off with fd -1 or by NONE with count 0 */
+/*
+ * ERR and REQ: one eventfd, independent of the other indexes. fd -1, or DATA_NONE with count 0,
+ * switches it off
+ */
 static int set_single(struct mock_irqs *irqs, const struct vfio_irq_set *set, u32 type, void *data)
 {
 	struct mock_irq *irq = &irqs->index[set->index];

@@ -19,7 +19,7 @@ void mock_log_init(struct mock *mock)
 	xa_init(&mock->log.chunks);
 }
 
-/* The limits of the module parameters, at open */
+/* At open, take the limits from the module parameters */
 void mock_log_limits(struct mock *mock)
 {
 	struct mock_log *log = &mock->log;
@@ -88,7 +88,7 @@ static int mock_log_start(struct vfio_device *vdev, struct rb_root_cached *root,
 	return ret;
 }
 
-/* Without a start it succeeds, as on mlx5 */
+/* Succeeds without a start, as on mlx5 */
 static int mock_log_stop(struct vfio_device *vdev)
 {
 	struct mock *mock = to_mock(vdev);
@@ -121,9 +121,8 @@ static void report_chunk(struct mock_log *log, unsigned long *bits, u64 chunk, u
 }
 
 /*
- * The bits of iova .. + length only: not outside, whatever the tracked page size.
- * An address outside the tracked ranges is clean. An empty or wrapping range is EINVAL: the core
- * passes both on.
+ * Report only the bits of iova .. + length, whatever the tracked page size. Addresses outside the
+ * tracked ranges are clean. An empty or wrapping range is EINVAL: the core does not check for them.
  */
 static int mock_log_read_and_clear(struct vfio_device *vdev, unsigned long iova,
 				   unsigned long length, struct iova_bitmap *dirty)
@@ -161,7 +160,7 @@ const struct vfio_log_ops mock_log_ops = {
 	.log_read_and_clear = mock_log_read_and_clear,
 };
 
-/* A mark must not be lost, so this allocation may not fail: it waits for memory. */
+/* A mark must not be lost, so this allocation must not fail: it waits for memory. */
 static unsigned long *chunk_bits(struct mock_log *log, unsigned long chunk)
 {
 	unsigned long *bits = xa_load(&log->chunks, chunk);
@@ -189,8 +188,8 @@ static void mark_units(struct mock_log *log, u64 unit, u64 last)
 }
 
 /*
- * After a write, never before it: a report in between would clear the bit of a write still to come.
- * The tracked pages that the bytes touch become dirty, as far as they lie in the tracked ranges.
+ * Mark the tracked pages that a write touched as dirty. Call this after the write, never before:
+ * otherwise a report in between would clear the bit of a write that is still to come.
  */
 void mock_log_mark(struct mock *mock, u64 iova, u64 length)
 {

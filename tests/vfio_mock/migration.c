@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Migration: the states, and the stream of records that carries memory, registers and the engine's
- * job.
+ * Migration: the states, and the stream of records with memory, registers and the engine's job.
  *
  * A stream is: HEADER, PAGEs (a later one of the same page wins), REGISTERS, END. Each record has a
  * checksum, and END the number of records, so that cut, changed and foreign streams are refused.
@@ -37,8 +36,8 @@ enum record_type {
 struct record {
 	u64 magic;
 	u32 type;
-	u32 length; /* of what follows */
-	u64 number; /* PAGE: of the page, END: of records before it */
+	u32 length; /* of the payload that follows */
+	u64 number; /* PAGE: the page's number, END: the number of records before it */
 	u64 check;
 };
 
@@ -66,13 +65,13 @@ enum tail {
 };
 
 /*
- * What a data descriptor stands for. It may outlive the session (then disabled), and even the
- * device.
+ * The file behind a data descriptor. It may outlive the session (it is disabled then), and even
+ * the device.
  */
 struct mock_migration_file {
 	struct kref kref;
 	struct mutex lock; /* all that follows */
-	struct mock *mock; /* not to be touched once disabled */
+	struct mock *mock; /* may be gone when disabled is set */
 	bool disabled;
 	enum stage stage;
 	u8 *buffer; /* one record: being read out, or being filled */
@@ -90,7 +89,7 @@ struct mock_migration_file {
 	struct registers_payload *registers;
 };
 
-/* For poll: one for all devices, for a descriptor may outlive its device */
+/* For poll: one queue for all devices, because a descriptor may outlive its device */
 static DECLARE_WAIT_QUEUE_HEAD(migration_wait);
 
 static struct mock_memory *memory_of(struct mock *mock, unsigned int i)
@@ -105,7 +104,7 @@ static u64 num_pages(struct mock *mock)
 	return (mock->memory.size + mock->sparse.size + mock->typed.size) / STREAM_PAGE;
 }
 
-/* Pages are numbered through the memory regions */
+/* Page numbers continue from one memory region to the next */
 static void *page_of(struct mock *mock, u64 number)
 {
 	struct mock_memory *memory;
@@ -134,14 +133,14 @@ void mock_migration_touch(struct mock *mock, const struct mock_memory *memory, u
 
 	for (; number <= last; number++)
 		set_bit(number, mock->migration.dirty);
-	/* With a barrier: a sleeper queues first and then looks for pages, which are marked here */
+	/* wq_has_sleeper() has the barrier: a sleeper queues first, and then looks for dirty pages */
 	if (READ_ONCE(mock->migration.file) && wq_has_sleeper(&migration_wait))
 		wake_up_interruptible(&migration_wait);
 }
 
 /* --- records --- */
 
-/* Of whole 64-bit words: a page takes 512 steps, not 4096 */
+/* Over 64-bit words: a page takes 512 steps instead of 4096 */
 static u64 checksum(const struct record *record, const void *payload)
 {
 	u64 check = 0xcbf29ce484222325ULL ^ record->type ^ ((u64)record->length << 32);
@@ -154,7 +153,7 @@ static u64 checksum(const struct record *record, const void *payload)
 	return check ^ (check >> 32);
 }
 
-/* The payload that a record of a type has, or 0 for no such type */
+/* Return the payload length of a record type, or 0 if the type does not exist */
 static u32 payload_length(u32 type)
 {
 	BUILD_BUG_ON(sizeof(struct header_payload) % 8 || sizeof(struct registers_payload) % 8);
@@ -205,7 +204,7 @@ static void fill_header(struct mock *mock, struct header_payload *header)
 		header->sizes[i] = memory_of(mock, i)->size;
 }
 
-/* The next page to send: of the first pass, then of the dirty ones */
+/* Put the next page into the buffer: pages of the first pass, then dirty pages */
 static bool fill_page(struct mock_migration_file *migf)
 {
 	struct mock *mock = migf->mock;
@@ -218,7 +217,7 @@ static bool fill_page(struct mock_migration_file *migf)
 		return false;
 	clear_bit(number, migf->initial);
 	clear_bit(number, dirty);
-	/* Clean before it is copied: what is written from here on makes it dirty again */
+	/* The page is marked clean before it is copied: later writes make it dirty again */
 	smp_mb__after_atomic();
 	memcpy(payload(migf), page_of(mock, number), STREAM_PAGE);
 	finish_record(migf, RECORD_PAGE, number);
@@ -238,7 +237,7 @@ static void fill_registers(struct mock_migration_file *migf)
 	finish_record(migf, RECORD_REGISTERS, 0);
 }
 
-/* 1: the buffer holds another record, 0: the end of the stream, -ENOMSG: nothing for now */
+/* Return 1 if the buffer holds another record, 0 at the end of the stream, -ENOMSG if none for now */
 static int next_record(struct mock_migration_file *migf)
 {
 	if (!migf->headed) {
@@ -275,7 +274,7 @@ static bool header_fits(struct mock *mock, const struct header_payload *header)
 	return !memcmp(header, &own, sizeof(own));
 }
 
-/* A whole record has come in */
+/* Handle a complete record that was received */
 static int apply_record(struct mock_migration_file *migf)
 {
 	const struct record *record = (struct record *)migf->buffer;
@@ -284,7 +283,7 @@ static int apply_record(struct mock_migration_file *migf)
 
 	if (record->check != checksum(record, payload(migf)) || migf->ended)
 		return -EINVAL;
-	/* The header is the first record, and no other */
+	/* The first record must be the header, and no other may be one */
 	if (migf->records ? record->type == RECORD_HEADER : record->type != RECORD_HEADER)
 		return -EINVAL;
 	switch (record->type) {
@@ -403,8 +402,8 @@ static __poll_t file_poll(struct file *file, struct poll_table_struct *table)
 
 #if HAVE_PRE_COPY
 /*
- * Called with migf->lock held. Bytes of the first pass, and of pages that became dirty since they
- * were sent.
+ * Called with migf->lock held. Returns the remaining bytes of the first pass, and those of pages
+ * that became dirty after they were sent.
  */
 static void remaining(struct mock_migration_file *migf, u64 *initial, u64 *dirty)
 {
@@ -444,7 +443,7 @@ static long file_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	if (!ret) {
 		remaining(migf, &info.initial_bytes, &info.dirty_bytes);
 #ifdef VFIO_PRECOPY_INFO_REINIT
-		/* Without the opt-in the word stays what the program put there */
+		/* Without the opt-in, flags keeps the value of the program */
 		if (migf->mock->vdev.precopy_info_v2) {
 			info.flags = migf->reinit ? VFIO_PRECOPY_INFO_REINIT : 0;
 			migf->reinit = false;
@@ -532,7 +531,7 @@ static bool is_saving(u32 state)
 	       state == VFIO_DEVICE_STATE_STOP_COPY;
 }
 
-/* The engine cannot tell peer memory from other memory: it rests in the P2P states too */
+/* The engine cannot distinguish peer memory from other memory, so it pauses in the P2P states too */
 static bool is_running(u32 state)
 {
 	return state == VFIO_DEVICE_STATE_RUNNING || state == VFIO_DEVICE_STATE_PRE_COPY;
@@ -590,7 +589,7 @@ static struct file *begin_session(struct mock *mock, enum stage stage)
 	} else {
 		mig->received = 0;
 	}
-	/* One reference is the file's, one the device's */
+	/* One reference belongs to the file, one to the device */
 	kref_get(&migf->kref);
 	WRITE_ONCE(mig->file, migf);
 	return file;
@@ -599,7 +598,7 @@ err:
 	return file;
 }
 
-/* Called with migration->lock held. From pre-copy to stop-copy or back, in the same session. */
+/* Called with migration->lock held. Switches between pre-copy and stop-copy in the same session. */
 static void change_stage(struct mock *mock, enum stage stage)
 {
 	struct mock_migration_file *migf = mock->migration.file;
@@ -607,8 +606,8 @@ static void change_stage(struct mock *mock, enum stage stage)
 
 	mutex_lock(&migf->lock);
 	/*
-	 * Stores through a mapping are not seen: what is or was mapped meanwhile may all have
-	 * changed
+	 * Stores through a mapping are not detected. So a region that is or was mapped during the
+	 * session counts as changed
 	 */
 	for (i = 0; stage == STAGE_STOP_COPY && i < 3; i++) {
 		struct mock_memory *memory = memory_of(mock, i);
@@ -622,7 +621,7 @@ static void change_stage(struct mock *mock, enum stage stage)
 	wake_up_interruptible_all(&migration_wait);
 }
 
-/* Called with migration->lock held. Memory is there already; the stream must have been whole. */
+/* Called with migration->lock held. Memory is loaded already. The stream must be complete. */
 static int load(struct mock *mock)
 {
 	struct mock_migration_file *migf = mock->migration.file;
@@ -653,7 +652,7 @@ static struct file *step(struct mock *mock, u32 new)
 	if (ret)
 		return ERR_PTR(ret);
 
-	/* What is open is made first, for nothing has to be undone then if that fails */
+	/* Open the session first: if that fails, nothing has to be undone */
 	if (is_saving(new) && !is_saving(old)) {
 		file = begin_session(mock, new == VFIO_DEVICE_STATE_STOP_COPY ? STAGE_STOP_COPY
 									      : STAGE_PRE_COPY);
@@ -694,9 +693,9 @@ lost:
 }
 
 /*
- * Asked of vfio_mig_get_next_state(), these make it warn (a way out of ERROR, which only a reset
- * is) or, before a fix that 6.12.95 and 6.1.192 do not have, loop for ever (a way to ERROR, or from
- * STOP_COPY back to PRE_COPY).
+ * vfio_mig_get_next_state() must not be called for these transitions: it warns (out of ERROR, which
+ * only a reset does), or loops for ever (to ERROR, or from STOP_COPY back to PRE_COPY) in releases
+ * without a fix, such as 6.12.95 and 6.1.192.
  */
 static bool no_way(u32 old, u32 new)
 {
@@ -738,7 +737,7 @@ static int mock_get_state(struct vfio_device *vdev, enum vfio_device_mig_state *
 }
 
 #if HAVE_PRE_COPY
-/* What STOP_COPY would send: in a session what is left, else everything */
+/* The number of bytes that STOP_COPY would send: the rest in a session, otherwise everything */
 static int mock_get_data_size(struct vfio_device *vdev, unsigned long *size)
 {
 	struct mock *mock = to_mock(vdev);
@@ -777,8 +776,8 @@ static const struct vfio_migration_ops mock_migration_ops = {
 };
 
 /*
- * "New initial data": with the opt-in to the second precopy info a new first pass, else all pages
- * are dirty
+ * Simulate new initial data: with the opt-in to the second precopy info, start a new first pass;
+ * without it, all pages become dirty
  */
 int mock_migration_reinit(struct mock *mock)
 {

@@ -5,15 +5,15 @@
  * Locks, outermost first:
  *   migration->lock    the migration state
  *   migf->lock         a migration's data descriptor
- *   mock->lock         registers, and who runs the engine
- *   engine->step_lock  held for the length of one step; nobody who waits for a step holds it
- *   pins->lock         the pinned pages; the core's unmap takes it, holding nothing that
+ *   mock->lock         registers, and whether the engine runs
+ *   engine->step_lock  held during one step; never held while waiting for a step
+ *   pins->lock         the pinned pages; the core's unmap takes it, holding no lock that
  *                      pinning takes
  *   log->lock          the dirty log
  *   irqs->gate         VFIO_DEVICE_SET_IRQS, one at a time
- *   irqs->lock         eventfds and masks (a spinlock: taken by whoever raises)
- * vfio_dma_rw() is called under step_lock only: it may fault on user memory and sleep for long,
- * and the registers must stay readable meanwhile.
+ *   irqs->lock         eventfds and masks (a spinlock: taken to raise an interrupt)
+ * vfio_dma_rw() is called under step_lock only: it may fault on user memory and sleep for a long
+ * time, and the registers must stay readable during that time.
  */
 #ifndef MOCK_H
 #define MOCK_H
@@ -32,7 +32,7 @@
 
 #define MOCK_NAME "vfio-mock"
 #define MOCK_OFFSET_SHIFT 40
-#define MOCK_LOG_SHIFT 12 /* the log's own unit: reports are never finer */
+#define MOCK_LOG_SHIFT 12 /* the log's unit, and the smallest page size of reports */
 
 /* The registers that a program writes and that a migration carries */
 struct mock_registers {
@@ -63,7 +63,7 @@ struct mock_memory {
 	bool mapped; /* at some time since migration began to save */
 };
 
-/* A transfer: its parameters as they were when it started, and how far it is */
+/* A job: its parameters from the time of its start, and its progress */
 struct mock_job {
 	u32 command;
 	u32 delay;

@@ -30,7 +30,10 @@ static void unpin(struct mock *mock, u64 first, u64 last)
 	}
 }
 
-/* One at a time, for iommufd wants to be given back what it gave, and an unmap may take any part */
+/*
+ * Pin one page at a time: iommufd requires that pages are unpinned in the portions in which they
+ * were pinned, and an unmap may cover any part
+ */
 static int pin_one(struct mock *mock, u64 index)
 {
 	struct mock_pins *pins = &mock->pins;
@@ -53,7 +56,7 @@ static int pin_one(struct mock *mock, u64 index)
 	return 0;
 }
 
-/* All of the pages are pinned, or none of them and the error says why */
+/* Pin all of the pages, or return an error and pin none */
 static int pin(struct mock *mock, u64 first, u64 last)
 {
 	u64 index;
@@ -92,7 +95,7 @@ int mock_pin_command(struct mock *mock, u32 command)
 	return ret;
 }
 
-/* At unmap, of iommufd's detach too (which names everything), and at close */
+/* At unmap, at iommufd's detach (which gives the range of all IOVAs), and at close */
 void mock_pins_release(struct mock *mock, u64 iova, u64 length)
 {
 	u64 last = iova + length - 1;
@@ -102,12 +105,12 @@ void mock_pins_release(struct mock *mock, u64 iova, u64 length)
 	mutex_unlock(&mock->pins.lock);
 }
 
-/* The engine's access to a pinned page, within that page */
+/* Access a pinned page for the engine. The access must lie within that page */
 int mock_pins_access(struct mock *mock, u64 iova, void *data, size_t size, bool write)
 {
 	struct page *page;
 
-	/* Under the lock, so that the page stays until the access is over */
+	/* Hold the lock, so that the page stays pinned during the access */
 	mutex_lock(&mock->pins.lock);
 	page = xa_load(&mock->pins.pages, iova >> PAGE_SHIFT);
 	if (page && write)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What a device tracks of the ranges that VFIO_DEVICE_FEATURE_DMA_LOGGING_START asks for, within
- * limits. The modules of tests/ share this file.
+ * Compute the ranges that a device with limits tracks, from those in a request
+ * VFIO_DEVICE_FEATURE_DMA_LOGGING_START. The modules of tests/ share this file.
  */
 #ifndef MOCK_RANGES_H
 #define MOCK_RANGES_H
@@ -12,8 +12,8 @@
 #include <linux/sizes.h>
 #include <linux/slab.h>
 
-#define LOG_COMBINE 0 /* more ranges than max_ranges become fewer */
-#define LOG_REFUSE 1  /* or are E2BIG */
+#define LOG_COMBINE 0 /* combine ranges if there are more than max_ranges */
+#define LOG_REFUSE 1  /* or return E2BIG */
 
 struct log_range {
 	u64 start;
@@ -35,8 +35,8 @@ static inline u64 log_page_size(unsigned long size)
 }
 
 /*
- * Merges the pair with the smallest gap, the lowest of equals, until at most max ranges are left:
- * what vfio_combine_iova_ranges() yields, which 6.1 does not export.
+ * Merge the pair with the smallest gap (of equal gaps, the lowest) until at most max ranges are
+ * left. The result is that of vfio_combine_iova_ranges(), which 6.1 does not export.
  */
 static inline u32 log_combine(struct log_range *ranges, u32 count, u32 max)
 {
@@ -59,7 +59,7 @@ static inline u32 log_combine(struct log_range *ranges, u32 count, u32 max)
 	return count;
 }
 
-/* ceil(log2(sum of lengths)), 65 for a sum that 64 bits cannot hold */
+/* Return ceil(log2(sum of lengths)), or 65 if the sum does not fit into 64 bits */
 static inline unsigned int log_total_shift(const struct log_range *ranges, u32 count)
 {
 	u64 total = 0;
@@ -74,8 +74,8 @@ static inline unsigned int log_total_shift(const struct log_range *ranges, u32 c
 }
 
 /*
- * Negotiates the page size and returns the tracked ranges, which the caller frees, with their
- * number in *count; or an errno.
+ * Negotiate the page size. Return the tracked ranges, which the caller frees, and their number in
+ * *count; or an ERR_PTR.
  */
 static inline struct log_range *log_plan(const struct log_limits *limits,
 					 struct rb_root_cached *root, u32 nnodes, u64 *page_size,
@@ -86,7 +86,7 @@ static inline struct log_range *log_plan(const struct log_limits *limits,
 	unsigned int shift;
 	u32 n = 0;
 
-	/* The core lets page size 0 pass where all ranges are empty */
+	/* The core accepts page size 0 if all ranges are empty */
 	if (!*page_size)
 		return ERR_PTR(-EINVAL);
 	ranges = kcalloc(nnodes, sizeof(*ranges), GFP_KERNEL_ACCOUNT);
@@ -94,7 +94,7 @@ static inline struct log_range *log_plan(const struct log_limits *limits,
 		return ERR_PTR(-ENOMEM);
 	for (node = interval_tree_iter_first(root, 0, ULONG_MAX); node && n < nnodes;
 	     node = interval_tree_iter_next(node, 0, ULONG_MAX)) {
-		/* The core lets empty ranges pass; their last is one below their start. */
+		/* The core accepts empty ranges; their last is one below their start. */
 		if (node->last + 1 == node->start)
 			continue;
 		ranges[n].start = node->start;
@@ -112,7 +112,7 @@ static inline struct log_range *log_plan(const struct log_limits *limits,
 		kfree(ranges);
 		return ERR_PTR(-EOPNOTSUPP);
 	}
-	/* The core accepts sizes that are no power of two: such a one is negotiated down. */
+	/* The core accepts sizes that are not a power of two. Such a size is rounded down. */
 	*page_size = clamp_t(u64, rounddown_pow_of_two(*page_size), limits->page_min,
 			     max(limits->page_min, limits->page_max));
 	*count = n;

@@ -55,7 +55,7 @@ void mock_regions_clear(struct mock *mock)
 	memset(mock->typed.base, 0, mock->typed.size);
 }
 
-/* The memory behind a region, or NULL where there is none */
+/* Return the memory of a region, or NULL if it has none */
 static struct mock_memory *region_memory(struct mock *mock, u64 index)
 {
 	switch (index) {
@@ -189,7 +189,10 @@ static ssize_t rom_read(char __user *buf, size_t count, u64 offset)
 	return count;
 }
 
-/* How many bytes a transfer moves: up to the region's end, as vfio-pci does it, and TRANSFER_MAX */
+/*
+ * Return the number of bytes that a transfer moves: at most to the region's end, as in vfio-pci,
+ * and at most TRANSFER_MAX
+ */
 static ssize_t clip(struct mock *mock, struct mock_memory *memory, size_t count, u64 offset)
 {
 	u32 max = READ_ONCE(mock->transfer_max);
@@ -242,12 +245,12 @@ ssize_t mock_region_write(struct mock *mock, const char __user *buf, size_t coun
 	if (size < 0)
 		return size;
 	ret = copy_from_user(memory->base + offset, buf, size) ? -EFAULT : size;
-	/* Of a failed copy a part may have arrived */
+	/* A failed copy may have written a part */
 	mock_migration_touch(mock, memory, offset, size);
 	return ret;
 }
 
-/* How many mappings there are, for migration cannot see what is stored through them */
+/* Count the mappings, because migration cannot detect stores through them */
 static void mapping_open(struct vm_area_struct *vma)
 {
 	struct mock_memory *memory = vma->vm_private_data;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The register region: a table of registers and what reading and writing them does.
+ * The register region: a table of registers, and the effects of reading and writing them.
  */
 #include "mock.h"
 
@@ -11,7 +11,7 @@
 		.size = sizeof_field(struct mock_registers, member), \
 	}
 
-/* Registers that only hold what was written, and the members that hold it */
+/* Registers without side effects, and the members that hold their values */
 static const struct {
 	u32 offset;
 	u32 field;
@@ -221,7 +221,7 @@ int mock_register_read(struct mock *mock, u64 offset, unsigned int size, u64 *va
 	return ret;
 }
 
-/* Called with mock->lock held. The log's limits: of a running log nothing changes. */
+/* Called with mock->lock held. Sets a limit of the log. A running log is not affected. */
 static int write_limit(struct mock *mock, u64 offset, u64 value)
 {
 	struct mock_log *log = &mock->log;
@@ -289,7 +289,7 @@ int mock_register_write(struct mock *mock, u64 offset, unsigned int size, u64 va
 	if (offset >= MOCK_REG_FAULT && offset < MOCK_REG_FAULT + MOCK_NUM_FAULTS * MOCK_FAULT_SIZE)
 		return size == 4 ? mock_fault_write(mock, offset - MOCK_REG_FAULT, value) : -EINVAL;
 
-	/* What acts, and takes the locks that it needs itself */
+	/* Registers with effects. Their functions take the locks that they need */
 	if (size == 4) {
 		switch (offset) {
 		case MOCK_REG_DMA_COMMAND:

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The vf-token, as a virtual function of vfio-pci asks for it: by the name string of
- * VFIO_GROUP_GET_DEVICE_FD
- * ("vfio-mock.0 vf_token=UUID"), or at VFIO_DEVICE_BIND_IOMMUFD.
+ * The VF token, which works as for a virtual function of vfio-pci: it is given in the name string
+ * of VFIO_GROUP_GET_DEVICE_FD ("vfio-mock.0 vf_token=UUID"), or at VFIO_DEVICE_BIND_IOMMUFD.
  */
 #include <linux/moduleparam.h>
 #include <linux/string.h>
@@ -14,7 +13,7 @@ static char token[UUID_STRING_LEN + 2];
 module_param_string(token, token, sizeof(token), 0644);
 MODULE_PARM_DESC(token, "UUID that opening a device needs; empty: none (none)");
 
-/* A missing or wrong token is EACCES, one that nobody asked for EINVAL */
+/* A missing or wrong token is EACCES, an unneeded one EINVAL */
 int mock_match_token_uuid(struct vfio_device *vdev, const uuid_t *uuid)
 {
 	char text[sizeof(token)];
@@ -23,7 +22,7 @@ int mock_match_token_uuid(struct vfio_device *vdev, const uuid_t *uuid)
 	kernel_param_lock(THIS_MODULE);
 	strscpy(text, token, sizeof(text));
 	kernel_param_unlock(THIS_MODULE);
-	/* As echo writes it */
+	/* Remove the newline that echo writes */
 	strim(text);
 	if (!*text)
 		return uuid ? -EINVAL : 0;
@@ -32,7 +31,10 @@ int mock_match_token_uuid(struct vfio_device *vdev, const uuid_t *uuid)
 	return uuid && uuid_equal(uuid, &wanted) ? 0 : -EACCES;
 }
 
-/* The name, then words. 1: this device, 0: another, -errno: this one, but not so */
+/*
+ * The buffer has the device's name, then options. Return 1 for this device, 0 for another one, or
+ * -errno for this device with wrong options
+ */
 int mock_match(struct vfio_device *vdev, char *buf)
 {
 	const char *name = dev_name(vdev->dev);

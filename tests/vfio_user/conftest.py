@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Servers of device models, each in a thread, and a client that speaks the protocol by hand."""
+"""Fixtures: servers of device models, each in a thread, and a client that sends single messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VERSION = struct.pack("=HH", 0, 1) + b'{"capabilities":{"max_msg_fds":8,"max_dat
 
 
 class Adder(mock.Device):
-    """Register 0x00: an IOVA; 0x08: a count, which starts it; 0x10: the sum of so many words of 64 bits from there."""
+    """A model that adds 64-bit words. Register 0x00: an IOVA; 0x08: the number of words, which starts it; 0x10: the sum."""
 
     function = mock.Function(
         (0x1234, 0xADD0), bars={0: mock.Bar(4096), 2: mock.Bar(1 << 16, memory=True)}, msi=1, intx=True, resets=True
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
 
 class Peer:
-    """A client by hand, which can also say what no client should."""
+    """A client that sends single messages, including invalid ones."""
 
     def __init__(self, path: Path, *, version: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -162,7 +162,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 @pytest.fixture
 def peer(serve: Serve) -> Iterator[Peer]:
-    """A client of an Adder, by hand."""
+    """A client of an Adder that sends single messages."""
     made = Peer(serve().path)
     yield made
     made.close()

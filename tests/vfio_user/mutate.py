@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Mutated messages against a server, and mutated answers against a client: `python -m tests.vfio_user.mutate COUNT [SEED]`.
 
-Each half gets COUNT / 2 of them. Allowed are errors of the protocol and ends of the connection; afterwards the other side serves as before, no
-descriptor is left, and the memory is what it was.
+The server and the client get COUNT / 2 messages each. They may answer with errors and end connections. Afterwards they must work as before,
+with no descriptor left, and without growth of memory.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from pyvfio import mock, vfio_user
 from tests.vfio_user.conftest import HEADER, VERSION, Adder
 
 PAGE = 4096
-#: memory that a run may grow by, in KiB: caches of the interpreter, buffers
+#: Permitted growth of memory in a run, in KiB: caches of the interpreter, buffers.
 GROWTH = 32 << 10
-#: messages before the first measurement
+#: Number of messages before the first measurement.
 WARM_UP = 2000
 
 GOOD = [
@@ -42,10 +42,10 @@ GOOD = [
 
 
 def mutated(message: bytes, choose: random.Random) -> bytes:
-    """Return a message with some of its bytes changed, or cut, or with more behind it. Most keep a size that is theirs, and go on."""
+    """Return a message with some bytes changed, cut, or with bytes behind it. Most keep a correct size, so that the connection continues."""
     changed = bytearray(message)
     for _ in range(choose.choice((0, 1, 1, 2, 4))):
-        # Not the header's size: a wrong one ends the connection, and one in eight below is enough of that.
+        # Leave out the header's size: a wrong size ends the connection, and is tried in one of eight messages below.
         at = choose.choice([n for n in range(len(changed)) if not 4 <= n < 8])
         changed[at] = choose.choice((0, 1, 0xFF, 0x80, changed[at] ^ 1 << choose.randrange(8), choose.getrandbits(8)))
     how = choose.randrange(40)
@@ -65,7 +65,7 @@ def mutated(message: bytes, choose: random.Random) -> bytes:
 
 
 def descriptors() -> int:
-    """Return how many descriptors this process has."""
+    """Return the number of this process's descriptors."""
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -75,7 +75,7 @@ def memory() -> int:
 
 
 def settle(wanted: int) -> int:
-    """Return how many descriptors there are, when what is ending has ended."""
+    """Wait until threads have closed their descriptors (at most 30 s), and return the number of descriptors."""
     limit = time.monotonic() + 30
     while descriptors() > wanted and time.monotonic() < limit:
         gc.collect()
@@ -84,7 +84,7 @@ def settle(wanted: int) -> int:
 
 
 def check(what: str, fds: int, kib: int) -> None:
-    """Compare descriptors and memory with what they were.
+    """Compare the numbers of descriptors and the memory with earlier values.
 
     :raises AssertionError: they grew
     """
@@ -95,7 +95,7 @@ def check(what: str, fds: int, kib: int) -> None:
 
 
 class Sender:
-    """A client that says what no client should, and reads what comes."""
+    """A client that sends invalid messages, and reads all answers."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -172,7 +172,7 @@ def _no_write(_: int, __: bytes) -> None:
     pass
 
 
-#: what a client asks, and the body of a right answer
+#: Calls of a client, each with the body of a right answer.
 ASKED: list[tuple[Callable[[vfio_user.Client], object], bytes]] = [
     (lambda client: client.info(), struct.pack("=IIII", 16, 3, 9, 5)),
     (lambda client: client.region_info(0), struct.pack("=IIIIQQ", 32, 3, 0, 0, 4096, 0)),
@@ -190,7 +190,7 @@ ASKED: list[tuple[Callable[[vfio_user.Client], object], bytes]] = [
 
 
 class Liar:
-    """A server whose answers are mutated; each is followed by a right one, so that the client need not wait."""
+    """A server with mutated answers. Each is followed by a right one, so that the client does not have to wait for its timeout."""
 
     def __init__(self, path: Path, choose: random.Random) -> None:
         self._choose = choose
@@ -215,7 +215,7 @@ class Liar:
                 return
             number, command, _, flags, _ = HEADER.unpack_from(data)
             if flags & 1:
-                continue  # the answer to a DMA_READ that was made of an answer
+                continue  # an answer to a DMA_READ, into which an answer was mutated
             body = VERSION if command == 1 else self.answer
             right = HEADER.pack(number, command, 16 + len(body), 1, 0) + body
             self.said += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Limits of a client's waits: servers that are slow, stop answering, or stop in the middle; and a parent's connection in a forked child."""
+"""Time limits of a client: servers that are slow, stop answering, or stop inside a message. Also a parent's connection in a forked child."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pyvfio.vfio_user.protocol import Message
 from pyvfio.vfio_user.remote import ADDRESS
 from tests.vfio_user.conftest import Adder, Serve
 
-#: seconds that the clients here wait; and what a test may take for several such waits, on a busy host
+#: Timeout of the clients in seconds, and the time that several timeouts may take on a busy host.
 TIMEOUT, SOON = 0.2, 60.0
 
 Client = Callable[..., vfio_user.Client]
@@ -29,7 +29,7 @@ Client = Callable[..., vfio_user.Client]
 
 @pytest.fixture
 def connect() -> Iterator[Client]:
-    """Connect a client without memory, which waits for a short time."""
+    """A function that connects a client without memory and with a short timeout."""
     made: list[vfio_user.Client] = []
 
     def start(path: Path, timeout: float = TIMEOUT) -> vfio_user.Client:
@@ -43,7 +43,7 @@ def connect() -> Iterator[Client]:
 
 
 class Slow(Adder):
-    """Its register 0x40 is read when `go` is set."""
+    """A model whose register 0x40 returns from a read only after `go` is set."""
 
     def __init__(self, kernel: mock.Kernel, name: str) -> None:
         super().__init__(kernel, name)
@@ -74,9 +74,10 @@ def test_a_slow_server_does_not_stop_other_devices(serve: Serve) -> None:
 
 @contextlib.contextmanager
 def relay(path: Path, behind: Path, count: int, *, half: bool = False, deaf: bool = False) -> Iterator[None]:
-    """Serve at `path` what is served at `behind`, until so many answers went by; then be silent, in the middle of an answer if `half`.
+    """Relay a connection from `path` to the server at `behind` for `count` answers, and then stop forwarding.
 
-    :param deaf: and receive nothing any more
+    :param half: stop in the middle of an answer
+    :param deaf: also stop receiving
     """
     ended = threading.Event()
 
@@ -148,7 +149,7 @@ def test_a_server_that_accepts_nobody_is_an_error_in_time(tmp_path: Path, connec
         listening.bind(str(tmp_path / "full"))
         listening.listen(0)
         with contextlib.suppress(BlockingIOError):
-            while True:  # until nobody else may wait to be accepted
+            while True:  # until the listening socket's queue is full
                 waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
                 waiting.setblocking(False)
                 waiting.connect(str(tmp_path / "full"))
@@ -160,7 +161,7 @@ def test_a_server_that_accepts_nobody_is_an_error_in_time(tmp_path: Path, connec
 def test_a_server_that_does_not_receive_is_an_error_in_time(serve: Serve, tmp_path: Path, connect: Client) -> None:
     behind = serve().path
     with relay(tmp_path / "relay", behind, 1, deaf=True):
-        # On a busy host the version alone may take longer than the limit that is tried here.
+        # Use a long timeout for the negotiation of the version, which may be slow on a busy host.
         client = connect(tmp_path / "relay", timeout=60)
         client._timeout = client._connection._timeout = TIMEOUT
         limit(client._connection._socket, TIMEOUT)
@@ -220,7 +221,7 @@ def test_a_forked_child_sends_nothing_and_the_parent_goes_on(serve: Serve) -> No
 
 
 def count_calls_that_do_not_raise(device: pyvfio.Device, client: vfio_user.Client) -> int:
-    """Call everything in a forked child, and close."""
+    """Make every call in a forked child, close, and return the number of calls that do not raise."""
     count = 0
     for call in (
         client.info,

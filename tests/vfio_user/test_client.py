@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A server's device in pyvfio: groups, modes and errors are the mock's, registers and interrupts the server's."""
+"""A vfio-user server's device in pyvfio: the mock provides groups, modes and errors, the server registers and interrupts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_remote_device_is_driven_in_every_mode(serve: Serve, mode: Mode, share
 
 
 class Eager(Adder):
-    """Asks for memory while its client looks at its regions, as a model with a thread of its own may."""
+    """A model that accesses memory while its client asks for its regions, as a model with its own thread may do."""
 
     def region(self, index: int) -> Region:
         if self.space is not None:
@@ -111,9 +111,9 @@ def test_another_client_can_come_when_the_device_is_closed(serve: Serve) -> None
 
 
 def test_a_kernel_that_is_dropped_ends_its_connection(serve: Serve) -> None:
-    """As it is when a signal's handler raises while the device is opened; the server takes one client at a time."""
+    """This happens when a signal handler raises while the device is opened. The server accepts only one client at a time."""
     path = serve().path
-    before = set(threading.enumerate())  # of an earlier client a thread may be about to end
+    before = set(threading.enumerate())  # threads of earlier clients may be about to end
     dropped = RemoteKernel(path)
     (thread,) = (one for one in set(threading.enumerate()) - before if one.name == "pyvfio.vfio_user: client")
     gone = weakref.ref(dropped)
@@ -172,7 +172,7 @@ def test_a_server_that_is_killed_is_enodev_and_closing_works(tmp_path: Path) -> 
     with subprocess.Popen([sys.executable, "-c", SERVER, str(path)], stdout=subprocess.PIPE, env=environment) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
-        # Who waited for an answer would get ETIMEDOUT, after longer than a test may take.
+        # If a call waited for an answer, it would end with ETIMEDOUT after longer than a test may take.
         device = pyvfio.open(ADDRESS, kernel=RemoteKernel(path, timeout=1000))
         device.config.bus_master = True
         mapping = device.address_space.alloc(4096)
@@ -228,7 +228,7 @@ def test_the_model_may_be_a_class(tmp_path: Path) -> None:
 
 def test_closing_does_not_connect_to_a_server_that_was_restarted(serve: Serve) -> None:
     served = serve()
-    # Who waited for the other client to go would do so for longer than a test may take.
+    # If a call waited for the other client to end, it would wait longer than a test may take.
     device = pyvfio.open(ADDRESS, kernel=RemoteKernel(served.path, timeout=1000))
     served.server._session.connection.close()  # type: ignore[union-attr]  # as a server that ends does
     with pytest.raises(OSError) as caught:

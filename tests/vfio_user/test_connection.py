@@ -19,13 +19,13 @@ def test_closing_drops_what_was_not_read_and_its_descriptors() -> None:
     os.close(writer)
     Connection(ours).close()
     assert theirs.recv(1) == b""  # with unread data it would be ECONNRESET
-    assert os.read(reader, 1) == b""  # nobody has the other end open
+    assert os.read(reader, 1) == b""  # all descriptors of the other end are closed
     theirs.close()
     os.close(reader)
 
 
 def test_a_wait_on_a_closed_connection_ends_in_its_error() -> None:
-    """Another thread closes it: who serves it is to see an end, and no mistake of its own."""
+    """Another thread closes the connection: the serving thread must see the connection's end, not an error of its own."""
     ours, theirs = socket.socketpair()
     with theirs:
         connection = Connection(ours)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A few thousand mutated messages; `python -m tests.vfio_user.mutate 1000000` is more of the same."""
+"""Try a few thousand mutated messages. `python -m tests.vfio_user.mutate 1000000` tries more."""
 
 from __future__ import annotations
 

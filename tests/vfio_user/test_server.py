@@ -29,7 +29,7 @@ PAGE = 4096
 
 
 def shared(size: int) -> tuple[int, mmap.mmap]:
-    """A file of memory and a view of it."""
+    """Create a memfd, and return its descriptor and a mapping of it."""
     fd = os.memfd_create("guest")
     os.truncate(fd, size)
     return fd, mmap.mmap(fd, size)
@@ -114,7 +114,7 @@ def test_a_memory_bar_comes_with_a_descriptor(peer: Peer) -> None:
         memory[8:12] = b"abcd"
         assert peer.read(2, 8, 4) == b"abcd"
         peer.write(2, 12, b"efgh")
-        # A write is answered before the model gets it; a read comes after it.
+        # A write is answered before the model receives it, but a later read is served after it.
         assert peer.read(2, 8, 8) == b"abcdefgh"
         assert memory[8:16] == b"abcdefgh"
     os.close(fd)
@@ -123,7 +123,7 @@ def test_a_memory_bar_comes_with_a_descriptor(peer: Peer) -> None:
 
 
 class Sparse(Adder):
-    """Of BAR 2 the first and the third page can be mapped."""
+    """A model of whose BAR 2 the first and the third page can be mapped."""
 
     def region(self, index: int) -> Region:
         region = super().region(index)
@@ -135,7 +135,7 @@ def test_capabilities_and_descriptor_come_when_there_is_room(serve: Serve) -> No
     short = peer.ask(5, struct.pack("=IIIIQQ", 32, 0, 2, 0, 0, 0))
     argsz, flags, _, capabilities, _, _ = struct.unpack("=IIIIQQ", short.body)
     assert (argsz, flags, capabilities, short.fds) == (80, 15, 0, [])
-    # libvfio-user's client sends as many bytes as it has room for.
+    # libvfio-user's client sends a message that is as large as its buffer for the answer.
     whole = peer.ask(5, struct.pack("=IIIIQQ", 80, 0, 2, 0, 0, 0).ljust(80, b"\0"))
     assert struct.unpack_from("=IIIIQQ", whole.body)[3] == 32
     assert struct.unpack_from("=HHIII", whole.body, 32) == (1, 1, 0, 2, 0)
@@ -320,7 +320,7 @@ def test_thousands_of_mappings_of_a_file_are_one_of_the_process(serve: Serve) ->
     os.truncate(fd, 2000 * PAGE)
     for page in range(2000):
         assert not peer.ask(2, map_body(page * 2 * PAGE, PAGE, offset=page * PAGE), [fd]).error
-    # Not the number of all mappings: the interpreter makes some of its own meanwhile.
+    # Count only mappings of this file: the interpreter creates others.
     maps = [line for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:thousands" in line]
     assert len(maps) == 1
     peer.close()
@@ -328,7 +328,7 @@ def test_thousands_of_mappings_of_a_file_are_one_of_the_process(serve: Serve) ->
 
 
 def answer_dma(peer: Peer, memory: bytearray, until: int) -> Any:
-    """Answer the device's DMA until a message of ours is answered."""
+    """Answer the device's DMA messages until a message of the client is answered."""
     while True:
         message = peer.receive()
         assert message is not None
@@ -357,7 +357,7 @@ def test_memory_without_a_descriptor_is_asked_for(serve: Serve, share: bool) -> 
     peer.write(0, 0x18, struct.pack("<Q", 0x100))
     peer.send(10, struct.pack("=QII", 8, 0, 4) + struct.pack("<I", 3), flags=0x10)
     number = peer.send(9, struct.pack("=QII", 0x10, 0, 8))
-    # The read is answered while the device waits for its memory, and may not see the sum yet.
+    # The read is answered while the device waits for memory, so it may not return the sum yet.
     answer_dma(peer, memory, number)
     number = peer.send(9, struct.pack("=QII", 0x10, 0, 8))
     if struct.unpack_from("<Q", memory, 0x100) != (15,):
@@ -369,7 +369,7 @@ def test_memory_without_a_descriptor_is_asked_for(serve: Serve, share: bool) -> 
 
 
 def test_a_write_is_answered_before_the_device_asks_for_memory(serve: Serve) -> None:
-    """A hypervisor that waits for the answer holds the lock under which it serves DMA."""
+    """A hypervisor that waits for the answer to a write may hold the lock under which it serves DMA."""
     served = serve(share_memory=False)
     peer = Peer(served.path)
     enable_bus_master(peer)
@@ -380,7 +380,7 @@ def test_a_write_is_answered_before_the_device_asks_for_memory(serve: Serve) -> 
     second = peer.receive()
     assert second is not None
     assert second.command == 11
-    # It reads on while it waits.
+    # The server reads further messages while it waits.
     assert peer.read(7, 0, 2) == b"\x34\x12"
     peer.answer(second, error=errno.EFAULT)
     third = peer.receive()
@@ -417,7 +417,7 @@ def test_a_thread_of_the_model_does_dma_by_messages(serve: Serve) -> None:
     thread.start()
     message = peer.receive()
     assert message is not None
-    # The model's lock is free while its thread waits.
+    # The model's lock is not held while its thread waits.
     assert peer.read(0, 0, 4) == bytes(4)
     peer.answer(message, message.body[:16] + b"0123456789abcdef")
     thread.join(60)
@@ -452,7 +452,7 @@ def test_interrupts_signal_the_clients_eventfds(peer: Peer) -> None:
     assert not peer.ask(8, struct.pack("=IIIII", 20, 0x21, 1, 0, 1)).error
     assert select.select([eventfd], [], [], 60)[0]
     os.eventfd_read(eventfd)
-    assert not peer.ask(8, struct.pack("=IIIII", 20, 0x24, 1, 0, 1)).error  # no descriptor: none from now on
+    assert not peer.ask(8, struct.pack("=IIIII", 20, 0x24, 1, 0, 1)).error  # no descriptor: removes the eventfd
     assert not peer.ask(8, struct.pack("=IIIII", 20, 0x21, 1, 0, 0)).error
     assert peer.ask(8, struct.pack("=IIIII", 20, 0x24, 1, 0, 1), [peer.socket.fileno()]).error == errno.EINVAL
     os.close(eventfd)
@@ -504,10 +504,10 @@ def test_dma_logging_has_its_ranges_and_bitmap_in_the_message(logging: Any) -> N
     assert answer.body[8:32] == asked
     assert struct.unpack("=Q", answer.body[32:]) == (0b11000,)
     assert struct.unpack("=Q", peer.ask(16, feature(8 | 0x10000, asked, room=32)).body[32:]) == (0,)
-    assert peer.ask(16, feature(6 | 0x20000, ranges)).error  # it logs already
+    assert peer.ask(16, feature(6 | 0x20000, ranges)).error  # logging is already on
     assert peer.ask(16, feature(6 | 0x20000, struct.pack("=QII", 4096, 9, 0))).error == errno.EINVAL
     assert not peer.ask(16, feature(7 | 0x20000)).error
-    # Without a range all is logged that is mapped.
+    # Without a range, everything that is mapped is logged.
     assert not peer.ask(2, map_body(0x200000, 4 * 4096)).error
     assert not peer.ask(16, feature(6 | 0x20000, struct.pack("=QII", 4096, 0, 0))).error
     device.log.mark(0x201000, 1)
@@ -525,7 +525,7 @@ def test_migration_goes_by_messages(logging: Any) -> None:
     stream = b""
     while True:
         body = peer.ask(17, struct.pack("=II", 4104, 4096)).body
-        assert len(body) == 4104  # padded to what was asked for
+        assert len(body) == 4104  # padded to the requested size
         (size,) = struct.unpack_from("=I", body, 4)
         if not size:
             break
@@ -563,7 +563,7 @@ def test_the_next_client_finds_the_registers_and_nothing_else(serve: Serve) -> N
 
 
 def test_a_client_that_comes_while_the_server_closes_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the accept and the session, of which close() does not know yet."""
+    """close() runs between accept() and the creation of the session, which it does not know yet."""
     server = vfio_user.Server(Adder, tmp_path / "adder")
     make = server_module.Session
 
@@ -612,7 +612,7 @@ def test_a_path_that_is_served_is_refused_and_a_stale_one_replaced(serve: Serve,
 def test_mutated_messages_end_in_errors_and_leave_no_descriptor(serve: Serve) -> None:
     served = serve()
     random_ = random.Random(1)
-    os.close(served.device.region_file.open())  # the memory of its BAR is made at first use
+    os.close(served.device.region_file.open())  # create the memory of the BAR, which happens at the first use
     before = descriptors()
     eventfd = os.eventfd(0)
     good = [
@@ -697,7 +697,7 @@ def test_an_oserror_of_the_model_is_answered(serve: Serve, raised: OSError, numb
     peer = Peer(serve(Failing).path)
     assert peer.ask(9, struct.pack("=QII", 0, 0, 4)).error == number
     assert peer.ask(13).error == number
-    peer.write(0, 0, b"1234")  # answered before the model gets it
+    peer.write(0, 0, b"1234")  # answered before the model receives it
     assert peer.ask(15, struct.pack("=QQII8s", 1, 0, 0, 4, b"1234")).error == 0
     assert peer.read(7, 0, 2) == b"\x34\x12"
     peer.close()
@@ -707,7 +707,7 @@ def test_an_oserror_of_the_model_is_answered(serve: Serve, raised: OSError, numb
 
 
 class Ordered(Adder):
-    """An Adder that remembers how many writes were under way at once."""
+    """An Adder that records the maximum number of simultaneous writes."""
 
     depth = deepest = 0
 
@@ -719,7 +719,7 @@ class Ordered(Adder):
 
 
 def start_dma(peer: Peer) -> Answer:
-    """Make the model read memory by a message, and return that."""
+    """Make the model read memory by a message, and return that message."""
     enable_bus_master(peer)
     peer.write(0, 0x00, struct.pack("<Q", 0x1000))
     peer.write(0, 0x20, b"old!")
@@ -731,7 +731,7 @@ def start_dma(peer: Peer) -> Answer:
 
 
 def finish_dma(peer: Peer, asked: Answer) -> None:
-    """Answer that, and the model's DMA_WRITE, which comes next."""
+    """Answer that message, and the model's DMA_WRITE, which follows."""
     peer.answer(asked, asked.body + bytes(8))
     written = peer.receive()
     assert written is not None
@@ -761,7 +761,7 @@ def test_a_write_waits_for_dma_and_what_follows_it_waits_too(serve: Serve) -> No
     peer.ask(1, struct.pack("=HH", 0, 1) + b'{"capabilities":{"pyvfio_answers_dma":true}}\0')
     asked = start_dma(peer)
     assert peer.read(0, 0x20, 4) == b"old!"  # a read is served at once
-    peer.write(0, 0x20, b"new!")  # answered, and not done
+    peer.write(0, 0x20, b"new!")  # answered, but not executed yet
     assert served.device.read(0, 0x20, 4) == int.from_bytes(b"old!", "little")
     number = peer.send(9, struct.pack("=QII", 0x20, 0, 4))
     assert not select.select([peer.socket], [], [], 0.2)[0]  # it does not overtake the write
@@ -778,7 +778,7 @@ def test_a_client_that_answers_no_dma_has_its_read_answered(serve: Serve) -> Non
     peer = Peer(served.path)
     asked = start_dma(peer)
     peer.write(0, 0x20, b"new!")
-    assert peer.read(0, 0x20, 4) == b"old!"  # as its processor waits for this, and answers DMA only afterwards
+    assert peer.read(0, 0x20, 4) == b"old!"  # the processor waits for it, and answers DMA later
     finish_dma(peer, asked)
     assert peer.read(0, 0x20, 4) == b"new!"
     assert served.device.deepest == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Sessions as they were on the wire, byte for byte, with their descriptors: replayed with our server, and with our client."""
+"""Recorded sessions, byte for byte and with their descriptors, are replayed with pyvfio's server and with its client."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def load(name: str) -> list[Line]:
 
 
 def receive(connected: socket.socket) -> Line:
-    """Receive a message; its descriptors are closed."""
+    """Receive a message, and close its descriptors."""
     connected.settimeout(60)
     data, fds = b"", 0
     while len(data) < 16 or len(data) < struct.unpack_from("<I", data, 4)[0]:
@@ -62,7 +62,7 @@ def receive(connected: socket.socket) -> Line:
 
 
 def check_equal(seen: Line, wanted: Line, at: int) -> None:
-    """Compare a message with the recorded one; of VERSION only what was said then."""
+    """Compare a message with the recorded one. Of VERSION, compare only the recorded capabilities."""
     assert seen.fds == wanted.fds, f"message {at}: descriptors"
     if wanted.command != VERSION:
         assert seen.data.hex() == wanted.data.hex(), f"message {at}"
@@ -74,7 +74,7 @@ def check_equal(seen: Line, wanted: Line, at: int) -> None:
 
 @contextlib.contextmanager
 def memory_of(lines: list[Line]) -> Iterator[int]:
-    """Give a file as large as the mappings of a session need."""
+    """Yield the descriptor of a file that is large enough for the mappings of a session."""
     maps = [struct.unpack_from("<QQQ", line.data, 24) for line in lines if line.command == DMA_MAP and line.fds]
     fd = os.memfd_create("guest")
     os.truncate(fd, max((offset + size for offset, _, size in maps), default=0))
@@ -115,7 +115,7 @@ def test_our_server_answers_as_it_did(tmp_path: Path, name: str, model: type[moc
 
 
 def play(listening: socket.socket, lines: list[Line], wrong: list[str]) -> None:
-    """Be the server of a session, and compare what the client sends."""
+    """Play the server of a session, and compare the client's messages with the recorded ones."""
     try:
         with listening.accept()[0] as connected:
             early: list[Line] = []
@@ -124,7 +124,7 @@ def play(listening: socket.socket, lines: list[Line], wrong: list[str]) -> None:
                     fds = [listening.fileno()] * line.fds
                     socket.send_fds(connected, [line.data], fds)
                     continue
-                # The answer to DMA comes from another thread of the client's, before its next request or after it.
+                # The client answers DMA in another thread, so the answer may come before or after its next request.
                 while not any(one.command == line.command for one in early):
                     early.append(receive(connected))
                 seen = next(one for one in early if one.command == line.command)
@@ -156,7 +156,7 @@ def test_our_client_asks_as_the_specification_says(tmp_path: Path) -> None:
 
 
 def call_everything(client: vfio_user.Client, fd: int) -> None:
-    """Call what the specification's session has, in its order, and check the results."""
+    """Make the calls of the specification's session in order, and check the results."""
     assert client.info() == (3, 9, 5)
     assert client.region_info(0) == (3, 4096)
     assert client.region_info(2) == (7, 1 << 16)

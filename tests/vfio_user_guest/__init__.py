@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Device models in a machine: served on the host, plugged in by a stock QEMU, driven by Linux's drivers and by pyvfio in the guest."""
+"""Tests of device models in a machine: served on the host, attached by an unmodified QEMU, and driven by Linux and by pyvfio in the guest."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Servers on the host, and machines that their devices are plugged into."""
+"""Fixtures: vfio-user servers on the host, and machines with their devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-#: where messages are recorded, for those who look at them
+#: A folder for recordings of the messages, for debugging; None for none.
 RECORDINGS = os.environ.get("PYVFIO_RECORDINGS")
 
 Serve = Callable[..., subprocess.Popen[str]]
@@ -24,7 +24,7 @@ Serve = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Start `pyvfio serve MODEL NAME ... OPTIONS`, whose sockets are in `tmp_path`."""
+    """A function that starts `pyvfio serve MODEL NAME ... OPTIONS`, with sockets in `tmp_path`."""
     running: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
@@ -47,14 +47,14 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         server.communicate(timeout=30)
 
 
-#: where the programs find tests and examples
+#: The environment with which the programs find tests and examples.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
 
 
 def vm(
     program: str, sockets: Sequence[Path], *arguments: str, iommu: str = "intel", more: Sequence[str] = ()
 ) -> list[str]:
-    """Return the command that runs one of the programs in a machine with these devices."""
+    """Return the command that runs one of the programs in a machine with the devices of these sockets."""
     command = [sys.executable, str(ROOT / "scripts" / "vm"), "--iommu", iommu, "--frozen", "pyvfio", *more]
     for socket in sockets:
         command += ["--device", f"vfio-user:{socket}"]
@@ -63,7 +63,7 @@ def vm(
 
 
 def boot(program: str, sockets: Sequence[Path], *arguments: str, iommu: str = "intel") -> str:
-    """Run a program in a machine; it must return 0. Return what it printed."""
+    """Run a program in a machine, assert that it returns 0, and return its output."""
     done = subprocess.run(
         vm(program, sockets, *arguments, iommu=iommu),
         cwd=ROOT,

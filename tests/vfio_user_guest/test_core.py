@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Models in a guest, driven by Linux's vfio-pci with pyvfio, and by Linux's own drivers."""
+"""Models in a guest, driven by pyvfio through Linux's vfio-pci, and by Linux's own drivers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""More machines: the other IOMMUs, edu, two network cards on a wire, polling while DMA goes by messages, and servers that are killed."""
+"""Further machines: the other IOMMUs, edu, two network cards on a wire, polling during DMA by messages, and servers that are killed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_two_processors_poll_while_dma_goes_by_messages(serve: Serve, tmp_path: 
 def test_the_guest_survives_a_server_that_is_killed(serve: Serve, tmp_path: Path) -> None:
     server = serve("adder", "adder")
     serve("adder", "second")
-    # The guest sees no other directory of the host's that can be written.
+    # The guest can see a writable directory of the host only below the current directory.
     with tempfile.TemporaryDirectory(prefix=".results-", dir=ROOT) as folder:
         killed = Path(folder, "killed")
         command = vm("killed", [tmp_path / "adder"], str(tmp_path / "second"), str(killed.relative_to(ROOT)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Drive the Adder of the documentation by Linux's vfio-pci: registers, DMA, MSI; shared memory, and messages, whose faults Linux logs."""
+"""Drive the documentation's Adder through Linux's vfio-pci: registers, MSI, DMA through shared memory and by messages, and faults."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import pyvfio
 from tests.vfio_user_guest.programs.guest import LIMIT, address_of, kernel_log, step, wait_until
 
-#: IOMMUs whose driver logs what the IOMMU stops; QEMU's AMD IOMMU reports no event for this
+#: The log messages for blocked DMA, by IOMMU. QEMU's AMD IOMMU reports no event for it.
 LOGGED = {"intel": "DMAR: [DMA Read", "virtio": "fault from EP"}
 
 
 def add(device: pyvfio.Device, iova: int, values: list[int]) -> int:
-    """Have the device add what is at an IOVA, and return its answer."""
+    """Make the device add the values at an IOVA, and return its result."""
     (vector,) = device.irqs.msi.enable()
     device.regions[0].write32(0x00, iova)
     device.regions[0].write32(0x04, iova >> 32)
@@ -24,7 +24,7 @@ def add(device: pyvfio.Device, iova: int, values: list[int]) -> int:
 
 
 def drive(address: str, mode: str) -> None:
-    """Open it in a mode, and let it add."""
+    """Open the device in a mode, and let it add."""
     with pyvfio.open(address, mode=mode) as device:  # type: ignore[arg-type]  # mode is a name
         device.config.bus_master = True
         mapping = device.address_space.alloc(3 * 4096)
@@ -35,7 +35,7 @@ def drive(address: str, mode: str) -> None:
 
 
 def touch_unmapped(address: str) -> None:
-    """Let the device read where nothing is mapped; its IOMMU stops it, and Linux logs that."""
+    """Let the device read an unmapped IOVA. The IOMMU blocks it, and Linux logs the fault."""
     before = kernel_log()
     with pyvfio.open(address) as device:
         device.config.bus_master = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Drive edu's model by the driver of the examples: the factorial, DMA both ways, INTx and MSI."""
+"""Drive edu's model with the driver of scripts/examples: the factorial, DMA in both directions, INTx and MSI."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODES: list[Mode] = ["type1", "type1v2", "iommufd-type1", "iommufd-type1v2", "io
 
 
 def drive(address: str, mode: Mode) -> None:
-    """Open it in a mode, compute, and copy memory through the device."""
+    """Open the device in a mode, compute, and copy memory through it."""
     with pyvfio.open(address, mode=mode) as device:
         assert device.config.read16(2) == 0x11E8
         mapping = device.address_space.alloc(1 << 16, 0x100000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The guest, as the programs see it: addresses of the served devices, the kernel's log."""
+"""Helpers for programs in the guest: addresses of the served devices, the kernel's log."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: seconds that a program waits for anything; a busy host makes an emulated machine slow
+#: Timeout in seconds. On a busy host an emulated machine is slow.
 LIMIT = 60.0
 
 
 def address_of(name: str) -> str:
-    """Return the address of the device whose server's socket has that name."""
+    """Return the address of the device whose server's socket has a name."""
     devices: dict[str, str] = json.loads(os.environ["PYVFIO_VM_DEVICES"])
     found = [address for address, what in devices.items() if what.startswith("vfio-user:") and Path(what).name == name]
     assert len(found) == 1, (name, devices)
@@ -29,7 +29,7 @@ def kernel_log() -> str:
 
 
 def wait_until(true: Callable[[], bool], what: str) -> None:
-    """Wait until something is so."""
+    """Wait until a function returns true."""
     limit = time.monotonic() + LIMIT
     while not true():
         assert time.monotonic() < limit, f"not within {LIMIT:g} s: {what}"
@@ -37,7 +37,7 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 
 
 def run(*command: str, text: str | None = None) -> str:
-    """Run a command, which must return 0, and return what it printed."""
+    """Run a command, assert that it returns 0, and return its output."""
     done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
     assert done.returncode == 0, (command, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
     return done.stdout
@@ -45,7 +45,7 @@ def run(*command: str, text: str | None = None) -> str:
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Print what is done, and how long it took."""
+    """Print the name of a step, and the time that it took."""
     begun = time.monotonic()
     yield
     print(f"{name}: {time.monotonic() - begun:.2f} s", flush=True)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The server is killed while the guest uses its device: the guest lives. Then another server's device is plugged in, unplugged while it is in use, and
-plugged in again.
+"""The server is killed while the guest uses its device, and the guest survives. Then the device of another server is plugged in, unplugged
+while it is in use, and plugged in again.
 
     ... killed SOCKET FILE      the second server's socket, on the host; a file below the current directory
 
-The program prints `kill` when the first server is to be killed; the file exists afterwards. Meanwhile the program is quiet: QEMU 11.1.3 aborts (error_setv)
-when a server is killed that has not read all of QEMU's messages. The second device has MSI alone: QEMU 11.1.3 aborts when one with MSI-X is unplugged.
+The program prints `kill` when the first server must be killed; the caller creates FILE after that. In between, the program does not access the
+device: QEMU 11.1.3 aborts (error_setv) if a server is killed that has not read all of QEMU's messages. The second device has only MSI, because
+QEMU 11.1.3 aborts when a device with MSI-X is unplugged.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tests.contract.monitor import Monitor, monitor
 from tests.vfio_user_guest.programs.adder import drive
 from tests.vfio_user_guest.programs.guest import LIMIT, address_of, step, wait_until
 
-#: below root port 1, where the machine has a device that can be unplugged
+#: The address below root port 1 of the pluggable device.
 PLUGGED = "0000:01:00.0"
 
 
@@ -46,13 +47,13 @@ def plug(qemu: Monitor, socket: str) -> None:
 
 
 def unplug(qemu: Monitor) -> None:
-    """Unplug it, and wait until the guest has let it go."""
+    """Unplug the device, and wait until the guest has released it."""
     qemu.execute("device_del", id="pluggable")
     wait_until(lambda: not Path(f"/sys/bus/pci/devices/{PLUGGED}").exists(), "it is gone")
 
 
 def unplug_in_use(qemu: Monitor) -> None:
-    """Unplug it while it is open: Linux asks for it by an interrupt, and takes it when it is closed."""
+    """Unplug the device while it is open: Linux requests its release by an interrupt, and removes it when it is closed."""
     with pyvfio.host.bind(PLUGGED, "vfio-pci"):
         device = pyvfio.open(PLUGGED)
         (asked,) = device.irqs.req.enable()

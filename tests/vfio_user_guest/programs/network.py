@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Two cards on one wire: Linux's igb driver pings through the first, and pyvfio answers by the second, through vfio-pci."""
+"""Two cards on one wire: Linux pings through its igb driver on the first, and pyvfio answers on the second, which is bound to vfio-pci."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ OWN, OTHER = "10.0.0.1", "10.0.0.2"
 ECHO_REQUEST = 8
 BUFFERS = 64
 PINGS = 50
-#: the interface that Linux's driver makes has this MTU
+#: The MTU of the interface of Linux's driver.
 MTU = 1500
 
 
 def checksum(data: bytes) -> int:
-    """Return the Internet's checksum (RFC 1071)."""
+    """Return the Internet checksum (RFC 1071)."""
     data += b"\0" * (len(data) % 2)
     total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total >> 16:
@@ -32,7 +32,7 @@ def checksum(data: bytes) -> int:
 
 
 class Responder:
-    """Answers pings by a card."""
+    """A responder that answers pings on a card."""
 
     def __init__(self, card: Igb) -> None:
         self.card = card
@@ -47,19 +47,19 @@ class Responder:
         return self._received.iova + number % BUFFERS * BUFFER
 
     def serve(self) -> None:
-        """Take frames and answer them, until it is ended. The card waits for two seconds at most for each."""
+        """Receive frames and answer them, until `ended` is set. The card waits for a frame for at most two seconds."""
         while not self.ended:
             try:
                 size = self.card.receive()
             except TimeoutError:
-                # The card was restarted, and has no buffers any more.
+                # The card was restarted, and has lost its buffers.
                 self._next = 0
                 self.card.offer(*(self._iova(number) for number in range(BUFFERS - 1)))
                 continue
             self._answer(self._take(size))
 
     def _take(self, size: int) -> bytes:
-        """Return a frame, and give its buffers back."""
+        """Return a frame, and offer its buffers to the card again."""
         count = -(-size // BUFFER)
         view = self._received.buffer.view
         parts = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Linux's own nvme driver on our model: a file system is made, written, read back and checked; transfers of 4 MiB; discard; a reset."""
+"""Use the nvme model with Linux's nvme driver: create, write, read and check a file system; transfers of 4 MiB; discard; a reset."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def disk_of(address: str) -> tuple[Path, str]:
 
 
 def check_file_system(disk: str) -> None:
-    """Make a file system, put a file into it, and read it back past the page cache."""
+    """Create a file system, write a file, and read it back without the page cache."""
     run("mkfs.ext4", "-q", "-F", disk, "32768")
     with tempfile.TemporaryDirectory() as folder:
         file, back = Path(folder, "file"), Path(folder, "back")
@@ -47,7 +47,7 @@ def check_file_system(disk: str) -> None:
 
 
 def check_direct(disk: str, controller: Path) -> None:
-    """Transfer more than a list of PRPs names in one page; discard, write zeros; reset the controller in between."""
+    """Make transfers for which one page of PRP entries is not enough; discard and write zeros; reset the controller in between."""
     data = random.Random(2).randbytes(4 * MIB)
     fd = os.open(disk, os.O_RDWR | os.O_DIRECT)
     try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Poll a register from two processors while the device does DMA by messages.
 
-QEMU answers the server's DMA under the lock under which a processor waits for a register. A server that waited for the first before it answers
-the second would stop the machine until a time limit.
+In QEMU, a processor that waits for a register holds the lock that is needed to answer the server's DMA. A server that waited for its DMA
+before it answers the register read would stop the machine until a timeout.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VALUE = 0x5A5A5A5A
 
 
 def poll(address: str, processor: int) -> None:
-    """Read a register of the device until standard input ends; print how often. It is not the device's driver: it maps sysfs' file."""
+    """Read a register of the device until standard input ends, and print the number of reads. This process maps the BAR through sysfs."""
     os.sched_setaffinity(0, {processor})
     fd = os.open(f"/sys/bus/pci/devices/{address}/resource0", os.O_RDWR | os.O_SYNC)
     with mmap.mmap(fd, 4096) as memory:
