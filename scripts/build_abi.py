@@ -11,7 +11,8 @@ The files of cdefs/, in the order in which they are read:
 - DECLARATIONS: read by the compiler as C and by cffi as cdefs, so they have no #include (vfio.h says more);
 - DEFINITIONS: for the compiler only, all in one translation unit, so that cffi's wrappers can inline small functions.
 A new file must be added to one of the two lists.
-buffer.c, door.c, door.h, map_dma.c, object.c and python_kernel.c are in neither: they form the extension `pyvfio._buffer`.
+buffer.c, door.c, door.h, map_dma.c, object.c and python_kernel.c are in neither: they form the extension
+`pyvfio._buffer`.
 """
 
 from __future__ import annotations
@@ -92,7 +93,10 @@ class sdist(_sdist):
         super().run()
 
     def make_archive(self, base_name: Any, format: str, *args: Any, **more: Any) -> str:
-        """Write the archive. With SOURCE_DATE_EPOCH, its files have that time and no owner, so that builds are reproducible."""
+        """Write the archive.
+
+        With SOURCE_DATE_EPOCH, its files have that time and no owner, so that builds are reproducible.
+        """
         epoch, folder = os.environ.get("SOURCE_DATE_EPOCH"), more.get("base_dir")
         if epoch is None or format != "gztar" or folder is None:
             return str(super().make_archive(base_name, format, *args, **more))

@@ -134,7 +134,8 @@ class E1000e:
     def receive(self) -> int:
         """Wait for a frame and return its size.
 
-        :raises TimeoutError: no frame arrived. The card has been restarted and has none of the offered buffers any more.
+        :raises TimeoutError: no frame arrived. The card has been restarted and has none of the offered buffers any
+            more.
         """
         size = 0
         limit = time.monotonic() + LIMIT

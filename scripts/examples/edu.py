@@ -27,7 +27,8 @@ COMPUTING, INTERRUPT_WHEN_COMPUTED = 0x01, 0x80  # STATUS
 START, TO_MEMORY, INTERRUPT_WHEN_MOVED = 1, 2, 4  # COMMAND
 
 BUFFER = 0x40000  # address of the device's 4 KiB buffer, as its DMA engine sees it
-#: Largest transfer, in bytes: half of the buffer. QEMU before 9.1 aborts when a transfer reaches the buffer's last byte.
+#: Largest transfer, in bytes: half of the buffer. QEMU before 9.1 aborts when a transfer reaches the buffer's last
+#: byte.
 LARGEST = 2048
 #: Timeout in seconds. The DMA engine takes 0.1 s for each transfer.
 LIMIT = 10
@@ -45,8 +46,8 @@ class Edu:
     def __init__(self, device: Device, *, interrupt: bool = False) -> None:
         self.device = device
         bar = device.regions[0]
-        # Use loads and stores if the whole BAR can be mapped, else a system call for each access. (A vfio driver that logs the
-        # device's DMA does not let programs map the registers.)
+        # Use loads and stores if the whole BAR can be mapped, else a system call for each access. (A vfio driver that
+        # logs the device's DMA does not let programs map the registers.)
         self.registers = bar.mmap() if (0, bar.size) in bar.info.areas else bar
         self.vector = device.irqs.msi.enable()[0] if interrupt else None
 

@@ -78,8 +78,8 @@ TOKEN = uuid.UUID("5c0b1f9e-7f0c-4c7b-9d3e-2b8a54a8d1c6")
 def written_back(ring: memoryview, entry: int) -> tuple[int, int]:
     """Return the length and the status of a receive descriptor that the card wrote back.
 
-    The second word of 8 bytes has both: status, length, VLAN tag. It is read with one load: with a load for each field, the
-    card could write between the two, and the old length would meet the new status.
+    The second word of 8 bytes has both: status, length, VLAN tag. It is read with one load: with a load for each field,
+    the card could write between the two, and the old length would meet the new status.
 
     :param ring: the descriptors as words of 64 bits
     """
@@ -154,7 +154,8 @@ class Queues:
     def receive(self) -> int:
         """Wait for a frame and return its size.
 
-        :raises TimeoutError: no frame arrived. The card has been restarted and has none of the offered buffers any more.
+        :raises TimeoutError: no frame arrived. The card has been restarted and has none of the offered buffers any
+            more.
         """
         size = 0
         limit = time.monotonic() + LIMIT
@@ -216,7 +217,9 @@ class Queues:
 
 
 class Igb(Queues):
-    """A driver for the physical function. Use it in a `with` statement, which resets the card at the beginning and at the end.
+    """A driver for the physical function.
+
+    Use it in a `with` statement, which resets the card at the beginning and at the end.
 
     :param loopback: the card receives what it sends; nothing goes over the wire
     :param shared: the card switches frames between its functions, and :meth:`admit` lets virtual functions take part:

@@ -41,7 +41,8 @@ LIMIT = 10
 #: Number of polls for a completion before the loop reads the clock and yields the processor.
 LOOKS = 1000
 
-#: A command: opcode and command id, namespace, 2 reserved words, metadata, PRP entries 1 and 2, words 10 to 12. Words 13 to 15 are 0.
+#: A command: opcode and command id, namespace, 2 reserved words, metadata, PRP entries 1 and 2, words 10 to 12. Words
+#: 13 to 15 are 0.
 COMMAND = struct.Struct("<IIQQQQ3I12x")
 
 
@@ -129,7 +130,9 @@ class Queue:
 
 
 class Nvme:
-    """A driver for the controller. Use it in a `with` statement, which enables the controller and disables it at the end.
+    """A driver for the controller.
+
+    Use it in a `with` statement, which enables the controller and disables it at the end.
 
     :ivar reach: the IOVAs that the controller can address
     """
@@ -173,7 +176,8 @@ class Nvme:
         """Identify the controller."""
         data = self._identify(IDENTIFY_CONTROLLER)
         serial, model, firmware = (data[a:b].decode("ascii").strip() for a, b in ((4, 24), (24, 64), (64, 72)))
-        # Byte 77 (MDTS): log2 of the largest transfer in pages; 0 means no limit. This driver's PRP list is one page long.
+        # Byte 77 (MDTS): log2 of the largest transfer in pages; 0 means no limit. This driver's PRP list is one page
+        # long.
         largest = min(PAGE << data[77] if data[77] else 2**64, PAGE // 8 * PAGE)
         return Controller(serial, model, firmware, int.from_bytes(data[516:520], "little"), largest)
 

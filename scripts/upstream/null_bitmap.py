@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A DMA logging report into a bitmap that cannot be written succeeds, and the dirty bits are lost.
 
-VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT returns 0 for a NULL bitmap, and the next report, into good memory, is empty. Linux 6.1
-returns EFAULT and loses nothing.
+VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT returns 0 for a NULL bitmap, and the next report, into good memory, is empty.
+Linux 6.1 returns EFAULT and loses nothing.
 
     scripts/vm -- .venv/bin/python scripts/upstream/null_bitmap.py
 """

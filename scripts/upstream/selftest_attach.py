@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Attaching a real device to a page table of the iommufd selftest driver (CONFIG_IOMMUFD_TEST) oopses.
 
-IOMMU_TEST_OP_MOCK_DOMAIN makes a page table of the test driver; VFIO_DEVICE_ATTACH_IOMMUFD_PT accepts its id for a PCI device
-behind another IOMMU driver. The machine reports the oops and exits with code 200.
+IOMMU_TEST_OP_MOCK_DOMAIN makes a page table of the test driver; VFIO_DEVICE_ATTACH_IOMMUFD_PT accepts its id for a PCI
+device behind another IOMMU driver. The machine reports the oops and exits with code 200.
 
     scripts/vm --iommu intel -- .venv/bin/python scripts/upstream/selftest_attach.py
 """

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """QEMU maps the dma-buf of a BAR at the wrong offset when the BAR can be mapped only from an offset on.
 
-edu-vfio-pci (tests/edu_vfio_pci) lets programs map the BAR of an edu from its second page on: a sparse area at 0x1000. QEMU makes a
-dma-buf of that area alone. Offsets in this dma-buf begin at 0, but QEMU tells iommufd to map it at offset 0x1000, beyond its end.
-iommufd returns EINVAL, QEMU prints a warning, and the BAR stays unmapped. vfio-pci lets programs map the whole of the same BAR,
-and there QEMU maps it. Needs kernel 6.19 or later and QEMU 11.
+edu-vfio-pci (tests/edu_vfio_pci) lets programs map the BAR of an edu from its second page on: a sparse area at 0x1000.
+QEMU makes a dma-buf of that area alone. Offsets in this dma-buf begin at 0, but QEMU tells iommufd to map it at offset
+0x1000, beyond its end. iommufd returns EINVAL, QEMU prints a warning, and the BAR stays unmapped. vfio-pci lets
+programs map the whole of the same BAR, and there QEMU maps it. Needs kernel 6.19 or later and QEMU 11.
 
     scripts/vm -- .venv/bin/python scripts/upstream/sparse_dma_buf.py QEMU [ARGUMENT...]
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """QEMU crashes when a vfio-user server sends a reply's header and half of its body, and then nothing more.
 
-The wait for the reply ends after the device's x-msg-timeout, and the message is freed; the reader still points to it. The same server
-with a whole body, and one that sends no reply at all, end in an error message and exit code 1.
+The wait for the reply ends after the device's x-msg-timeout, and the message is freed; the reader still points to it.
+The same server with a whole body, and one that sends no reply at all, end in an error message and exit code 1.
 
 It needs no virtual machine, no root and no guest, only QEMU 10.1 or later, whose command is the argument.
 

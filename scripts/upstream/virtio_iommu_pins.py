@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """An unmap under virtio's IOMMU that is out of memory leaves pages pinned for good.
 
-VFIO_IOMMU_UNMAP_DMA makes the virtio-iommu driver allocate a request. When that allocation fails, type1 reports that everything was
-unmapped, and forgets the mapping while its pages are still pinned. They stay pinned after the container is closed and the process has
-unmapped its memory. The program makes each allocation of the unmap fail in turn, by /proc/thread-self/fail-nth (CONFIG_FAILSLAB), as
-tests/contract/test_fail_nth.py does.
+VFIO_IOMMU_UNMAP_DMA makes the virtio-iommu driver allocate a request. When that allocation fails, type1 reports that
+everything was unmapped, and forgets the mapping while its pages are still pinned. They stay pinned after the container
+is closed and the process has unmapped its memory. The program makes each allocation of the unmap fail in turn, by
+/proc/thread-self/fail-nth (CONFIG_FAILSLAB), as tests/contract/test_fail_nth.py does.
 
     scripts/vm --iommu virtio -- .venv/bin/python scripts/upstream/virtio_iommu_pins.py
 """

@@ -21,8 +21,8 @@ RESERVED = {
 class Addresses:
     """The PCI addresses in use, on all buses of the machine.
 
-    QEMU places a device without an explicit address in the first slot that is free at that time. A virtual function that
-    is created later may need that slot. So every device gets an explicit address, and this class records them.
+    QEMU places a device without an explicit address in the first slot that is free at that time. A virtual function
+    that is created later may need that slot. So every device gets an explicit address, and this class records them.
     """
 
     def __init__(self) -> None:

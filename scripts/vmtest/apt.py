@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Install Debian packages on this machine, or download them from suites that the machine does not use.
 
-`Apt` runs apt-get with separate sources, lists and archives. It uses the machine's mirror and keyring, so apt checks the
-signatures. It uses none of the machine's other sources, changes nothing of the machine's apt, and does not need root.
+`Apt` runs apt-get with separate sources, lists and archives. It uses the machine's mirror and keyring, so apt checks
+the signatures. It uses none of the machine's other sources, changes nothing of the machine's apt, and does not need
+root.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import NamedTuple
 
 from vmtest.problems import Missing, Problem, say
 
-# Suites to search in addition to the machine's own release. The newest release's backports have the newest kernel and QEMU.
+# Suites to search in addition to the machine's own release. The newest release's backports have the newest kernel and
+# QEMU.
 SUITES = ("stable", "trixie", "bookworm")
 
 

@@ -47,8 +47,8 @@ def boot_and_run(machine: Machine, results: Path, cells: Sequence[Cell]) -> list
         command += ["--kernel", machine.kernel]
     if machine.qemu:
         command += ["--qemu", machine.qemu]
-    # With two processors, QEMU 7.2 crashed now and then, apparently when one accessed memory (such as a BAR) that the other was
-    # removing from the memory map. One processor is as fast.
+    # With two processors, QEMU 7.2 crashed now and then, apparently when one accessed memory (such as a BAR) that the
+    # other was removing from the memory map. One processor is as fast.
     command += ["--cpus", "1"]
     if machine.kernel == DEBUG:
         command += ["--timeout", str(DEBUG_TIME_LIMIT), "--silence", "180"]

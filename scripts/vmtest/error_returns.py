@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""List the errnos in the sources of VFIO and iommufd, by file, function and line. The command line of scripts/error_returns."""
+"""List the errnos in the sources of VFIO and iommufd, by file, function and line.
+
+The command line of scripts/error_returns.
+"""
 
 from __future__ import annotations
 

@@ -29,9 +29,9 @@ MOUNTS = (
     "hugetlbfs /dev/hugepages hugetlbfs X-mount.mkdir",
 )
 
-# Process 1 of the guest. It uses four virtio ports. 1 and 2: the command's stdout and stderr. 3: messages. The host sends keys for
-# /proc/sysrq-trigger; the guest reports that the command starts, its exit code, or why it did not start. 4: a sign of life every
-# few seconds.
+# Process 1 of the guest. It uses four virtio ports. 1 and 2: the command's stdout and stderr. 3: messages. The host
+# sends keys for /proc/sysrq-trigger; the guest reports that the command starts, its exit code, or why it did not start.
+# 4: a sign of life every few seconds.
 INIT = r"""#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
@@ -125,7 +125,8 @@ def write_init(
 
     :param mark: a text that marks the end of the command's output and of the kernel's log
     :param here: the command's current directory
-    :param check: a program that runs before the command; if it fails, its output is reported and the command does not run
+    :param check: a program that runs before the command; if it fails, its output is reported and the command does not
+        run
     """
     mounts = [*MOUNTS, *(f"tmpfs {hidden} tmpfs mode=1777,X-mount.mkdir" for hidden in HIDDEN)]
     mounts += [share.mount for share in shares[1:]]

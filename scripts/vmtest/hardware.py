@@ -27,8 +27,8 @@ KERNEL_PARAMETERS = (
     # The guest sees the host's time stamp counter. On a busy host the kernel would calibrate it wrongly.
     "tsc=reliable clocksource=hpet"
 )
-# Additional parameters for the distribution's kernel: they turn off protections that cost time and are useless here. The kernels of
-# scripts/build_kernel are built without them.
+# Additional parameters for the distribution's kernel: they turn off protections that cost time and are useless here.
+# The kernels of scripts/build_kernel are built without them.
 READY_PARAMETERS = "nokaslr mitigations=off"
 # QEMU's vfio-user client device, and its timeout for an answer in milliseconds: on a busy host servers are slow.
 VFIO_USER = "vfio-user-pci"
@@ -74,7 +74,8 @@ class Hardware:
         """Return QEMU's options for all hardware.
 
         :param channels: descriptors of sockets: first the serial console, then the virtio ports from 1 on
-        :param monitors: descriptors of sockets: `host` and `monitor` become QEMU's monitors, `port` a virtio port of the guest
+        :param monitors: descriptors of sockets: `host` and `monitor` become QEMU's monitors, `port` a virtio port of
+            the guest
         :param drive: a file with the contents of the nvme device
         :raises MachineError: this QEMU does not have the IOMMU
         """

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from vmtest.exit_code import ExitCode, MachineError
 from vmtest.qemu import Qemu
 
-# Emulated AMD and virtio IOMMUs do not isolate interrupts. VFIO refuses such groups unless allow_unsafe_interrupts is set.
+# Emulated AMD and virtio IOMMUs do not isolate interrupts. VFIO refuses such groups unless allow_unsafe_interrupts is
+# set.
 UNSAFE_INTERRUPTS = "vfio_iommu_type1.allow_unsafe_interrupts=1 iommufd.allow_unsafe_interrupts=1"
 
 
@@ -16,8 +17,8 @@ UNSAFE_INTERRUPTS = "vfio_iommu_type1.allow_unsafe_interrupts=1 iommufd.allow_un
 class Iommu:
     """An emulated IOMMU, or none.
 
-    Properties of devices differ between releases of QEMU. So the code asks the QEMU itself for its properties, and never
-    derives them from the version.
+    Properties of devices differ between releases of QEMU. So the code asks the QEMU itself for its properties, and
+    never derives them from the version.
     """
 
     parameters: str
@@ -79,8 +80,8 @@ IOMMUS = {
     ),
     "amd": _AMD,
     # Linux remaps interrupts only if the PCI device that the firmware names as IOAPIC is an ISA bridge or SMBus
-    # (check_sb_ioapic in drivers/iommu/amd/init.c). QEMU's ACPI table names 00:14.0, but q35 has no device there; its ISA
-    # bridge is 00:1f.0.
+    # (check_sb_ioapic in drivers/iommu/amd/init.c). QEMU's ACPI table names 00:14.0, but q35 has no device there; its
+    # ISA bridge is 00:1f.0.
     "amd-x2apic": Iommu(
         "ivrs_ioapic=0@0000:00:1f.0",
         _AMD.device,
@@ -88,7 +89,8 @@ IOMMUS = {
         where_known=_AMD.where_known,
         needed=(("xtsup",),),
     ),
-    # The default of newer QEMUs is the processor's 39 bits, that of older ones 64. The edges of 64 bits need tests of their own.
+    # The default of newer QEMUs is the processor's 39 bits, that of older ones 64. The edges of 64 bits need tests of
+    # their own.
     "virtio": Iommu(UNSAFE_INTERRUPTS, "virtio-iommu-pci", properties=("addr=2.0",), where_known=("aw-bits=64",)),
     "none": Iommu("vfio.enable_unsafe_noiommu_mode=1"),
 }

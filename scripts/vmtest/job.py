@@ -12,7 +12,8 @@ from pathlib import Path
 
 #: Seconds between SIGTERM and SIGKILL when a job is ended.
 GRACE = 10.0
-#: Seconds to wait for the end of the output after the command has ended: a process that it left behind may hold the pipe open.
+#: Seconds to wait for the end of the output after the command has ended: a process that it left behind may hold the
+#: pipe open.
 AFTERMATH = 2.0
 #: Seconds to wait for a process to end after SIGKILL; a busy host may delay the end.
 LAST_WAIT = 60.0
@@ -45,9 +46,11 @@ class Job:
     async def run(self) -> int:
         """Run the command and return its exit code, negative for a signal.
 
-        If the call is cancelled, the whole process group is ended. When the command returns, so are processes that it left running.
+        If the call is cancelled, the whole process group is ended. When the command returns, so are processes that it
+        left running.
         """
-        # Our own pipe: with a pipe of asyncio, wait() would return only after the pipe is closed, not when the process ends.
+        # Our own pipe: with a pipe of asyncio, wait() would return only after the pipe is closed, not when the process
+        # ends.
         reading, writing = os.pipe()
         stream = asyncio.StreamReader(limit=1 << 20)
         loop = asyncio.get_running_loop()

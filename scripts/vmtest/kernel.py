@@ -96,7 +96,8 @@ def require_kernel(wanted: Wanted, *, update: bool = False) -> Path:
     # Separate locks: a ready kernel does not wait for a build, nor a normal kernel for the build of a debug kernel.
     suffix = "-ready" if wanted.is_ready else "-debug" if wanted.debug else ""
     with lock(f"kernel{suffix}"):
-        # Look again: another process may have finished the build while this one waited, or install() may just have installed a compiler.
+        # Look again: another process may have finished the build while this one waited, or install() may just have
+        # installed a compiler.
         if not update and (found := finished_kernel(wanted)):
             return found
         return _make(wanted, suffix)

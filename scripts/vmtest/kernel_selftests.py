@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Run the kernel's own selftests of VFIO and iommufd: build them from the source of the machine's kernel, run them, and judge the output.
 
-Programs are kept in ~/.cache/pyvfio/selftests/KEY. The key depends on the source package, the compiler and this file's recipe.
+Programs are kept in ~/.cache/pyvfio/selftests/KEY. The key depends on the source package, the compiler and this file's
+recipe.
 """
 
 from __future__ import annotations
@@ -139,7 +140,8 @@ def _sources(source: Mapping[str, str], directory: Path) -> Path:
             deb = source_package(*find_package(Wanted(source["kernel"]), Path(lists)))
     unpack = 'dpkg-deb --fsys-tarfile "$1" | tar -xO --wildcards \'./usr/src/*.tar.xz\' | xz -dc -T0 | tar -C "$2" -x --wildcards "${@:3}"'
     patterns = [f"linux-source-*/{pattern}" for pattern in SOURCES]
-    # Ignore the exit code: some patterns match nothing in some releases. The check below, or make, reports files that are missing.
+    # Ignore the exit code: some patterns match nothing in some releases. The check below, or make, reports files that
+    # are missing.
     subprocess.run(["bash", "-c", unpack, "bash", deb, directory, *patterns], stderr=subprocess.DEVNULL, check=False)
     tree = next(directory.glob("linux-source-*"), None)
     if tree is None or not all((tree / "tools/testing/selftests" / target / "Makefile").exists() for target in TARGETS):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Read KTAP, the output format of the kernel's selftests: the outcome of each test, and problems of the report itself.
 
-The format is described in the kernel's Documentation/dev-tools/ktap.rst. Subtests are ignored: the selftests of VFIO and iommufd
-have none.
+The format is described in the kernel's Documentation/dev-tools/ktap.rst. Subtests are ignored: the selftests of VFIO
+and iommufd have none.
 """
 
 from __future__ import annotations

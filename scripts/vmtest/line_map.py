@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from vmtest.environment import ROOT
 from vmtest.problems import Problem, say
 
-#: Distance in lines from a statement at module or class level. Code that is farther away is taken to be unrelated unless it uses the name
-#: that the statement binds.
+#: Distance in lines from a statement at module or class level. Code that is farther away is taken to be unrelated
+#: unless it uses the name that the statement binds.
 FAR = 60
 
 
@@ -54,8 +54,9 @@ CELLS = (
     "intel/iommufd/vfio-mock/mock", "amd/type1v2/edu/mock", "intel/iommufd/edu/mock", "intel/type1/vfio-mock/mock",
     "intel/iommufd-type1v2/edu/mock", "amd/iommufd-type1/vfio-mock/mock",
 )  # fmt: skip
-#: The tests outside of the contract suite. The files left out execute no line of the package: test_native compiles the C code,
-#: test_vmtest_* test the harness, test_house and test_language read the source, and test_reproducers starts other processes.
+#: The tests outside of the contract suite. The files left out execute no line of the package: test_native compiles the
+#: C code, test_vmtest_* test the harness, test_house and test_language read the source, and test_reproducers starts
+#: other processes.
 HOST = Session(
     "host",
     ("tests/unit", "tests/mock", "tests/vectors", "tests/robustness", "tests/cli", "tests/notebook", "tests/vfio_user"),
@@ -65,8 +66,8 @@ HOST = Session(
     ),
     ("*/test_signals.py", "*/test_threads.py", "*/test_failures.py"),
 )  # fmt: skip
-#: Tests of the unmeasured files that try every point, or every pair of calls, of a program. Measuring their lines would take longer than
-#: measuring all others. They run for a line that no other test executes.
+#: Tests of the unmeasured files that try every point, or every pair of calls, of a program. Measuring their lines would
+#: take longer than measuring all others. They run for a line that no other test executes.
 SWEEPS = tuple(
     f"tests/robustness/{test}[{mode}]"
     for mode in ("iommufd", "type1v2", "type1", "iommufd-type1v2")
@@ -96,7 +97,8 @@ class MeasuredTest(NamedTuple):
     :ivar session: the name of its session
     :ivar name: its node id in pytest
     :ivar seconds: processor time during the measurement
-    :ivar lines: for each file of the package a number with one bit for each line; the bit is set if the test executes the line
+    :ivar lines: for each file of the package a number with one bit for each line; the bit is set if the test executes
+        the line
     """
 
     session: str
@@ -129,8 +131,8 @@ def environment(copy: Path) -> dict[str, str]:
 class LineMap:
     """The lines that each test of some sessions executes.
 
-    The measurements are kept in a folder, for each test file. They are valid as long as the test file, the modules that tests share,
-    and every file of the package that its tests execute are unchanged.
+    The measurements are kept in a folder, for each test file. They are valid as long as the test file, the modules that
+    tests share, and every file of the package that its tests execute are unchanged.
 
     :param copy: a copy of the project, in which the tests run
     :param folder: folder for the measurements
@@ -212,8 +214,9 @@ class LineMap:
     def near(self, file: str, lines: tuple[int, int]) -> list[MeasuredTest]:
         """Return the tests that may find a change of a statement at module or class level.
 
-        The order is: tests in TABLES; tests whose file has the name that the statement binds, or that execute a line with that name;
-        tests that execute lines nearby; tests that execute other lines of the module, or modules that import it.
+        The order is: tests in TABLES; tests whose file has the name that the statement binds, or that execute a line
+        with that name; tests that execute lines nearby; tests that execute other lines of the module, or modules that
+        import it.
         """
         text = "\n".join((ROOT / file).read_text().splitlines()[lines[0] - 1 : lines[1]])
         names = [name for name in re.findall(r"^\s*(\w+)\s*(?::[^=]*)?=", text)[:1] if len(name) > 2]

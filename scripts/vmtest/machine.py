@@ -63,7 +63,8 @@ class Settings:
     iommu: str = "intel"
     timeout: float = 600
     """Seconds from power-on to the end of the command."""
-    # With more memory, QEMU places a part of it above 4 GiB. With less, the kernel finds no contiguous GiB for its huge page.
+    # With more memory, QEMU places a part of it above 4 GiB. With less, the kernel finds no contiguous GiB for its huge
+    # page.
     memory: str = "2800M"
     cpus: int = 2
     frozen: Sequence[Path] = ()
@@ -116,8 +117,8 @@ class Machine:
         drive = directory / "drive0"
         with drive.open("wb") as file:
             file.truncate(64 << 20)
-        # Two pairs of sockets. One end of each is a monitor of QEMU. The other end of the first stays in this process; that of the
-        # second becomes a virtio port, so that the guest talks to its monitor directly.
+        # Two pairs of sockets. One end of each is a monitor of QEMU. The other end of the first stays in this process;
+        # that of the second becomes a virtio port, so that the guest talks to its monitor directly.
         self._monitor, host_monitor = socket.socketpair()
         guest_monitor, port = socket.socketpair()
         theirs = [*(theirs for _, theirs in self._channels.values()), host_monitor, guest_monitor, port]
@@ -271,7 +272,8 @@ class Machine:
         except MonitorError:
             running = False
         if running:
-            # The monitor's command wakes QEMU's main loop. If QEMU had missed a timer or an event, the machine goes on now.
+            # The monitor's command wakes QEMU's main loop. If QEMU had missed a timer or an event, the machine goes on
+            # now.
             signs = self._signs
             self._listen(selector, RECOVERY_SECONDS)
             if self._signs > signs and self._log.complaint is None:

@@ -183,7 +183,10 @@ class Matrix:
             yield tuple(cells)
 
     def cells(self, iommu: str, kernel: str, lane: Lane = Lane.SLOW) -> Iterator[Cell]:
-        """Yield the cells of one IOMMU and kernel, with the kernel's name in the file. The cells of one device are adjacent."""
+        """Yield the cells of one IOMMU and kernel, with the kernel's name in the file.
+
+        The cells of one device are adjacent.
+        """
         blocks = [
             block for block in self._data["kernels"][kernel] if iommu in block["iommus"] and _lane_of(block) <= lane
         ]
@@ -198,7 +201,10 @@ class Matrix:
                             yield cell
 
     def minutes(self, cell: Cell) -> float:
-        """Return the duration of a cell on an idle machine in minutes; 0 if unknown. The cell has the kernel's name in the file."""
+        """Return the duration of a cell on an idle machine in minutes; 0 if unknown.
+
+        The cell has the kernel's name in the file.
+        """
         for block in self._data["kernels"].get(cell.kernel, ()):
             if (
                 cell.iommu in block["iommus"]
@@ -214,7 +220,10 @@ class Matrix:
         return {absence.ability: absence.reason for absence in self.absences if self._matches(cell, absence.where)}
 
     def _matches(self, cell: Cell, where: Mapping[str, Any]) -> bool:
-        """Whether the selectors match the cell. `newest` matches `debug` and every kernel whose name is not in the file."""
+        """Whether the selectors match the cell.
+
+        `newest` matches `debug` and every kernel whose name is not in the file.
+        """
         is_newest = cell.kernel == DEBUG or cell.kernel not in self._data["kernels"]
         other = cell._replace(kernel=NEWEST) if is_newest else cell
         return cell.matches(where) or other.matches(where)

@@ -4,10 +4,11 @@
     python -m vmtest.mutant_session serve REQUESTS ANSWERS [PYTEST ARGUMENTS]
     python -m vmtest.mutant_session coverage FILE [PYTEST ARGUMENTS]
 
-Both run in a copy of the project. `serve` answers requests: lines of JSON over two file descriptors. `coverage` runs every test once, and
-writes to FILE the lines that each test executes.
+Both run in a copy of the project. `serve` answers requests: lines of JSON over two file descriptors. `coverage` runs
+every test once, and writes to FILE the lines that each test executes.
 
-Importing the package and collecting the tests takes longer than running the tests for one mutant. That is why it is done only once.
+Importing the package and collecting the tests takes longer than running the tests for one mutant. That is why it is
+done only once.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ def codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def change_functions(file: Path, source: bytes) -> bool:
-    """Replace the code of an imported module's functions by that of a changed source. Return whether that was possible."""
+    """Replace the code of an imported module's functions by that of a changed source.
+
+    Return whether that was possible.
+    """
     old: dict[str, list[CodeType]] = {}
     new: dict[str, list[CodeType]] = {}
     for text, found in ((file.read_bytes(), old), (source, new)):

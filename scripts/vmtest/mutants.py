@@ -152,7 +152,10 @@ class Serving:
     def run(
         self, tests: Sequence[MeasuredTest], file: Path | None = None, source: bytes | None = None
     ) -> dict[str, Any]:
-        """Run tests up to the first failure. With a source, the functions of the module `file` are changed to it first."""
+        """Run tests up to the first failure.
+
+        With a source, the functions of the module `file` are changed to it first.
+        """
         expected = sum(test.seconds for test in tests)
         request = {
             "file": file and str(file),
@@ -252,7 +255,8 @@ class Worker:
         self._changes += 1
         try:
             file.write_bytes(changed)
-            # Change the file's time by whole seconds: compiled files record it in seconds, and would seem up to date otherwise.
+            # Change the file's time by whole seconds: compiled files record it in seconds, and would seem up to date
+            # otherwise.
             os.utime(file, (stat.st_atime, stat.st_mtime + 10 * self._changes))
             files = sorted({test.name.partition("::")[0] for test in tests})
             return self._run_once(session, files, tests)

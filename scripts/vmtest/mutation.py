@@ -31,13 +31,15 @@ class Mutation(NamedTuple):
     :ivar file: the file's path below the root of the project
     :ivar scope: the enclosing function or class, as in `__qualname__`; empty at module level
     :ivar line: the first line that it changes
-    :ivar kind: boundary, comparison, constant, logic, operand, not, arithmetic, statement, branch, return, call or errno
+    :ivar kind: boundary, comparison, constant, logic, operand, not, arithmetic, statement, branch, return, call or
+        errno
     :ivar before: the text that is replaced
     :ivar after: the new text
     :ivar start: offset of the replaced text in the source, in bytes
     :ivar end: offset of its end
     :ivar lines: first and last line of the enclosing statement; for a compound statement, of the part before its body
-    :ivar in_function: the mutation is in a function's body, which runs when the function is called, not when the module is imported
+    :ivar in_function: the mutation is in a function's body, which runs when the function is called, not when the module
+        is imported
     :ivar line_text: the whole line without indentation
     :ivar number: number of earlier mutations in the file with the same scope, line text, `before` and `after`
     """
@@ -86,9 +88,9 @@ class Mutation(NamedTuple):
 class Finder(ast.NodeVisitor):
     """A visitor that collects the mutations of one file.
 
-    It leaves out what no test can or should detect: annotations and other code for type checkers, docstrings and other strings,
-    f-strings (their parts have no position in Python 3.11), `assert`, `raise NotImplementedError` of abstract methods, and
-    `strict=` of zip(), which is an assertion too.
+    It leaves out what no test can or should detect: annotations and other code for type checkers, docstrings and other
+    strings, f-strings (their parts have no position in Python 3.11), `assert`, `raise NotImplementedError` of abstract
+    methods, and `strict=` of zip(), which is an assertion too.
     """
 
     def __init__(self, file: str, source: bytes) -> None:

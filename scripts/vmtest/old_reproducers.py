@@ -43,7 +43,10 @@ def programs() -> ModuleType:
 
 
 def run(module: ModuleType, which: str, package: Path) -> tuple[str, str]:
-    """Run a program on the package in a folder. Return its output, and `yes` if the fault shows, `no` if not, or `broken`."""
+    """Run a program on the package in a folder.
+
+    Return its output, and `yes` if the fault shows, `no` if not, or `broken`.
+    """
     environment = os.environ | {"PYTHONPATH": str(package)}
     command = [sys.executable, "-W", "ignore", str(PROGRAMS), which]
     try:

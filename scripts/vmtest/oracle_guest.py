@@ -11,7 +11,8 @@ from pyvfio.guest.x86 import GIB, MIB, TIB, Board, Machine
 
 UNIT = 8192
 """QEMU rounds the size of -m up to a multiple of this."""
-# Sizes at which the layout changes: the boards' splits below 4 GiB, and guests that just reach, or just do not reach, AMD's hole at 1 TiB.
+# Sizes at which the layout changes: the boards' splits below 4 GiB, and guests that just reach, or just do not reach,
+# AMD's hole at 1 TiB.
 _EDGES = (
     128 * MIB, 0x80000000, 0xB0000000, 0xC0000000, 0xE0000000, 4 * GIB, 32 * GIB, 64 * GIB, 480 * GIB, 946 * GIB, 978 * GIB, 979 * GIB, 1009 * GIB,
     1010 * GIB, 1012 * GIB, TIB, 2 * TIB, 4 * TIB,

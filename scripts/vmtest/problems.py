@@ -12,7 +12,10 @@ class Problem(Exception):
 
 
 class Missing(Problem):
-    """Something is missing that the harness may not or cannot install. The text names it, and the command that installs it."""
+    """Something is missing that the harness may not or cannot install.
+
+    The text names it, and the command that installs it.
+    """
 
 
 def say(text: str) -> None:

@@ -77,8 +77,8 @@ class Qemu:
 def require_qemu(choice: str = "system", *, update: bool = False) -> Qemu:
     """Return a QEMU. If necessary, install or download it first.
 
-    :param choice: `system` for the installed one; otherwise a package from the suites of interest and their backports: with
-        `newest` the newest, with a version such as `10.0` the newest of that version
+    :param choice: `system` for the installed one; otherwise a package from the suites of interest and their backports:
+        with `newest` the newest, with a version such as `10.0` the newest of that version
     :param update: ask the mirror for a newer package even if one has been downloaded
     :raises Missing: `system` is not installed, and the user is not root
     :raises Problem: the package is not available, or does not run on this machine
@@ -228,7 +228,10 @@ def _identity(qemu: Qemu) -> str:
 
 
 def _ask_properties(qemu: Qemu, device: str) -> list[str] | None:
-    """Ask QEMU by QMP. (`-device help` would load every module, and a QEMU in its own root aborts at modules of the installed one.)"""
+    """Ask QEMU by QMP.
+
+    (`-device help` would load every module, and a QEMU in its own root aborts at modules of the installed one.)
+    """
     requests = (
         {"execute": "qmp_capabilities"},
         {"execute": "device-list-properties", "arguments": {"typename": device}},

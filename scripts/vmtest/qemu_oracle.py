@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Compare `pyvfio.guest` with real QEMUs: the memory layout of random guests, refused guests, and the answers of a virtio-iommu.
 
-QEMU creates each guest but does not run it. The memory map is read through the monitor (the tree of memory regions, the PCI window) and
-through the qtest protocol (the E820 map and the ACPI tables in fw_cfg, the CMOS memory).
+QEMU creates each guest but does not run it. The memory map is read through the monitor (the tree of memory regions, the
+PCI window) and through the qtest protocol (the E820 map and the ACPI tables in fw_cfg, the CMOS memory).
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class Paused:
             *qemu.command, "-nodefaults", "-no-user-config", "-display", "none", "-S", "-accel", "tcg,tb-size=1",
             "-chardev", f"socket,id=monitor,fd={theirs[0].fileno()}", "-mon", "chardev=monitor,mode=control",
             "-chardev", f"socket,id=qtest,fd={theirs[1].fileno()}",
-            # -object instead of -qtest: the option needs the accelerator qtest, which is a separate module, or missing, in Debian's packages.
+            # -object instead of -qtest: the option needs the accelerator qtest, which is a separate module, or missing,
+            # in Debian's packages.
             "-object", "qtest,id=server,chardev=qtest,log=/dev/null",
             *arguments,
         ]  # fmt: skip
@@ -312,7 +313,10 @@ def check_virtio_iommu(qemu: Qemu, board: x86.Board, aw_bits: int | None, granul
 
 
 def virtio_iommus(qemu: Qemu) -> Iterator[Outcome]:
-    """Yield the outcomes for several widths and granules of this QEMU's virtio-iommu. (Before QEMU 9.0 they cannot be chosen.)"""
+    """Yield the outcomes for several widths and granules of this QEMU's virtio-iommu.
+
+    (Before QEMU 9.0 they cannot be chosen.)
+    """
     choices: list[tuple[int | None, int | None]] = [(None, None)]
     if qemu.release >= (9, 0):
         choices += [(width, granule) for width in (32, 39, 48, 64) for granule in (4096, 8192, 16384, 65536)]

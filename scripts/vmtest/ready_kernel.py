@@ -32,7 +32,10 @@ def collect_ready(apt: Apt, image: Package, version: str, work: Path, out: Path)
 
 
 def _unpack(apt: Apt, image: Package, version: str, work: Path) -> tuple[Path, Path, Path]:
-    """Unpack the packages. Return the directories of the kernel's package and of those for building modules, and the path of busybox."""
+    """Unpack the packages.
+
+    Return the directories of the kernel's package and of those for building modules, and the path of busybox.
+    """
     release = image.name.removeprefix("linux-image-")
     common = release.rpartition("-")[0] + "-common"
     packages = {image: "image"}

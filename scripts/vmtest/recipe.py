@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The recipe of a test kernel: source, configuration and tools. The kernel's directory is named by its hash, so a change here causes a new build."""
+"""The recipe of a test kernel: source, configuration and tools.
+
+The kernel's directory is named by its hash, so a change here causes a new build.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,13 @@ DEBUG_FRAGMENT = FRAGMENT.with_name("kernel.debug.config")
 # The name of the debug kernel, for options that take a version.
 DEBUG = "debug"
 
-# Kernels that are not built: the distribution's binary packages, by the pattern of their name. To download and unpack 6.1 takes
-# 20 seconds, a build 9 minutes of processor time; the option that a build would add (iommufd) only came with 6.2.
-# 6.12 is built, because the distribution's binary has no iommufd.
+# Kernels that are not built: the distribution's binary packages, by the pattern of their name. To download and unpack
+# 6.1 takes 20 seconds, a build 9 minutes of processor time; the option that a build would add (iommufd) only came with
+# 6.2. 6.12 is built, because the distribution's binary has no iommufd.
 READY = {"6.1": r"^linux-image-6\.1\.0-[0-9]+-amd64$"}
 SOURCE = r"^linux-source-[0-9.]+$"
-# The modules of a ready kernel that a machine needs, in the order of loading. Their dependencies are added automatically.
+# The modules of a ready kernel that a machine needs, in the order of loading. Their dependencies are added
+# automatically.
 READY_MODULES = (
     "virtio_pci",
     "virtio_console",
@@ -33,8 +37,8 @@ READY_MODULES = (
     "e1000e",
     "igb",
 )
-# Process 1 of its initramfs: it loads the modules, so that the guest's own process 1 finds everything as in a kernel with built-in
-# drivers. modprobe takes the parameters of modules from the kernel's command line.
+# Process 1 of its initramfs: it loads the modules, so that the guest's own process 1 finds everything as in a kernel
+# with built-in drivers. modprobe takes the parameters of modules from the kernel's command line.
 READY_INIT = r"""#!/busybox sh
 /busybox mount -t proc proc /proc
 for module in @MODULES@; do /busybox modprobe $module; done

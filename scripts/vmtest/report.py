@@ -219,8 +219,8 @@ def main(folder: Path, lane: Lane, *, complete: bool, brief: bool, everything: b
     """Print the report of a folder of results. Return 1 if there are problems.
 
     :param lane: the lane whose cells are expected
-    :param complete: all cells of the lane must have results. Except in the quick lane, which has too few cells for it, every request
-        must have been seen
+    :param complete: all cells of the lane must have results. Except in the quick lane, which has too few cells for it,
+        every request must have been seen
     :param brief: see :meth:`Report.requests`
     :param everything: see :meth:`Report.requests`
     """

@@ -39,7 +39,8 @@ async def run_job(command: Sequence[str | Path], **options: Any) -> int:
 class Plan:
     """The work of a run: those suites and machines of a lane that match the patterns.
 
-    :param patterns: names of suites (`unit`) or of cells as in tests/matrix.toml (`intel/*/edu/newest`), with wildcards; empty for all
+    :param patterns: names of suites (`unit`) or of cells as in tests/matrix.toml (`intel/*/edu/newest`), with
+        wildcards; empty for all
     :param host_only: leave out everything that needs a real kernel
     """
 
@@ -206,7 +207,10 @@ class Run:
                 await older
 
     async def _build_older_kernels(self) -> None:
-        """Build the older kernels at low priority while machines run. `_kernel_of` waits for its kernel and reports failures."""
+        """Build the older kernels at low priority while machines run.
+
+        `_kernel_of` waits for its kernel and reports failures.
+        """
         for version in self._plan.older_kernels:
             await self._run_job(["nice", "-n", "19", "scripts/build_kernel", "--kernel", version], echo=False)
 

@@ -41,8 +41,8 @@ def environment(copy: Path, reports: Path) -> dict[str, str]:
         # Let the sanitizer see each allocation, instead of the arenas of Python's own allocator.
         "PYTHONMALLOC": "malloc",
         "LD_PRELOAD": " ".join(libraries),
-        # detect_leaks=0: Python does not free all memory before it exits. allocator_may_return_null=1: some tests expect an
-        # allocation to fail.
+        # detect_leaks=0: Python does not free all memory before it exits. allocator_may_return_null=1: some tests
+        # expect an allocation to fail.
         "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:abort_on_error=1:log_path={reports}/report",
         "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={reports}/report",
     }
@@ -57,7 +57,10 @@ def findings(reports: Path) -> Iterator[str]:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Build in a copy, run the tests there, and print the findings. Return 1 if a test failed or a sanitizer reported something."""
+    """Build in a copy, run the tests there, and print the findings.
+
+    Return 1 if a test failed or a sanitizer reported something.
+    """
     with tempfile.TemporaryDirectory(prefix="pyvfio-sanitizers-") as scratch:
         copy, reports = Path(scratch) / "project", Path(scratch) / "reports"
         reports.mkdir()

@@ -3,7 +3,8 @@
 
     .venv/bin/python scripts/vmtest/selftests_guest.py PROGRAMS RESULTS PROGRAM[@ADDRESS]...
 
-PROGRAMS is the directory of the programs. The output goes to RESULTS/PROGRAM[@ADDRESS].ktap; its last line is the exit code.
+PROGRAMS is the directory of the programs. The output goes to RESULTS/PROGRAM[@ADDRESS].ktap; its last line is the exit
+code.
 """
 
 from __future__ import annotations

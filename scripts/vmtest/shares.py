@@ -47,11 +47,13 @@ class Share(NamedTuple):
 def shares_of(here: Path, frozen: list[Path], cache: Path) -> list[Share]:
     """Return the shares of a machine whose command runs in the directory `here`. The first share is the root.
 
-    :param frozen: directories below `here` that do not change during the run: read-only, and cached without revalidation
+    :param frozen: directories below `here` that do not change during the run: read-only, and cached without
+        revalidation
     :param cache: directory of kernels and modules; it becomes a separate share if it is below a hidden directory
     """
     shares = [Share("root", Path("/")), Share("here", here)]
-    # cache=loose does not revalidate, so it is right only for directories that do not change. It halves the time of imports.
+    # cache=loose does not revalidate, so it is right only for directories that do not change. It halves the time of
+    # imports.
     environments = [path.parent for path in sorted(here.glob("*/pyvenv.cfg"))]
     shares += [Share(f"frozen{n}", path) for n, path in enumerate([*environments, *frozen])]
     if any(cache.is_relative_to(hidden) for hidden in HIDDEN) and not cache.is_relative_to(here):

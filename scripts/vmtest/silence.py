@@ -13,8 +13,8 @@ TICK = 1.0
 class Silence:
     """The time since the machine's last sign of life, without time in which this process did not run.
 
-    If the host was suspended, or was so busy that this process did not run, the machine was not necessarily silent. So between
-    two looks at the clock at most two ticks count.
+    If the host was suspended, or was so busy that this process did not run, the machine was not necessarily silent. So
+    between two looks at the clock at most two ticks count.
 
     :param limit: seconds of silence that are too long
     """

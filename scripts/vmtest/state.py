@@ -13,8 +13,8 @@ from pathlib import Path
 
 from vmtest.monitor import Monitor, MonitorError
 
-# Registers of the HPET, the kernel's clock source: configuration, status, counter, and for each timer the configuration and
-# the comparator.
+# Registers of the HPET, the kernel's clock source: configuration, status, counter, and for each timer the configuration
+# and the comparator.
 HPET = (("configuration", 0x10), ("status", 0x20), ("counter", 0xF0))
 HPET_TIMERS = 3
 HPET_BASE = 0xFED00000

@@ -21,7 +21,9 @@ DEVICE = "0000:00:03.0"
 
 
 def require_check(cache: Path = CACHE) -> Path:
-    """Return the compiled program. It is kept below `cache` under a key made from its source, the compiler and the flags.
+    """Return the compiled program.
+
+    It is kept below `cache` under a key made from its source, the compiler and the flags.
 
     :raises Missing: there is no compiler, and the user is not root
     :raises MachineError: the program does not compile

@@ -87,8 +87,8 @@ class _Migration:
 class Sample(mock.Device):
     """A model of the device that libvfio-user's samples/client expects.
 
-    BAR0 takes a time in seconds since 1970. At that time the device interrupts by INTx, writes and reads the client's second DMA mapping
-    directly, and the first by messages. BAR1 is memory; its first and third page can be mapped.
+    BAR0 takes a time in seconds since 1970. At that time the device interrupts by INTx, writes and reads the client's
+    second DMA mapping directly, and the first by messages. BAR1 is memory; its first and third page can be mapped.
     """
 
     function = mock.Function(
@@ -270,7 +270,10 @@ def check_server(folder: Path, scratch: Path, _: Recorder | None) -> None:
 
 
 def check_client(folder: Path, scratch: Path, recorder: Recorder | None) -> None:
-    """Test samples/client. It starts `server` beside itself as the target of its migration: here a script that runs pyvfio's server."""
+    """Test samples/client.
+
+    It starts `server` beside itself as the target of its migration: here a script that runs pyvfio's server.
+    """
     path = scratch / "sample"
     (scratch / "client").symlink_to((folder / "client").resolve())
     program = scratch / "server"

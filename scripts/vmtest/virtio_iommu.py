@@ -14,7 +14,8 @@ from vmtest.qtest import Qtest, QtestError
 CONFIG_ADDRESS, CONFIG_DATA = 0xCF8, 0xCFC
 _CAPABILITIES, _VENDOR = 0x34, 0x09
 _COMMON, _NOTIFY, _DEVICE = 1, 2, 4
-# The BAR's address, and a page each for the queue's three parts and for requests: above the memory that vmtest.qtest uses.
+# The BAR's address, and a page each for the queue's three parts and for requests: above the memory that vmtest.qtest
+# uses.
 BAR = 0xE0000000
 _TABLE, _AVAILABLE, _USED, _BUFFER = 0x300000, 0x301000, 0x302000, 0x303000
 _STATUS, _QUEUE, _QUEUE_SIZE, _QUEUE_ENABLE, _QUEUE_NOTIFY = 0x14, 0x16, 0x18, 0x1C, 0x1E

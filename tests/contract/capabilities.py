@@ -14,7 +14,10 @@ _VERSION_3 = 0x20080522
 
 @contextmanager
 def without_capability(name: str, kernel: Any = None) -> Iterator[None]:
-    """Drop a capability from this thread's effective set during the block. A mock `kernel` has its own set of capabilities."""
+    """Drop a capability from this thread's effective set during the block.
+
+    A mock `kernel` has its own set of capabilities.
+    """
     if (held := getattr(kernel, "capabilities", None)) is not None:
         held.remove(name)
         try:

@@ -34,7 +34,8 @@ FIXTURE_NEEDS = {"dma": "dma", "logger": "dirty_log", "migration": "migration", 
 TIME_LIMIT = 900
 #: The same under the debug kernel. On a busy host a cell took 16 minutes and more there.
 DEBUG_TIME_LIMIT = 3600
-#: Time limit for one test under the debug kernel, in seconds. That kernel makes forks and page tables several times slower.
+#: Time limit for one test under the debug kernel, in seconds. That kernel makes forks and page tables several times
+#: slower.
 DEBUG_TEST_LIMIT = 1200
 
 # Modules that the tests use. They are imported before the fork.
@@ -162,7 +163,10 @@ class NoDots:
 
 
 def _wait(child: int, limit: float) -> int:
-    """Wait for a child and return its exit code, negative for a signal. At the limit, SIGABRT makes it print its tracebacks."""
+    """Wait for a child and return its exit code, negative for a signal.
+
+    At the limit, SIGABRT makes it print its tracebacks.
+    """
     handle = os.pidfd_open(child)
     try:
         for number in (signal.SIGABRT, signal.SIGKILL):

@@ -107,7 +107,10 @@ def watch() -> Iterator[Watch]:
 
 @pytest.fixture
 def kernel(request: pytest.FixtureRequest, machine: Kernel, watch: Watch) -> Iterator[Any]:
-    """The kernel. Its requests are recorded for scripts/matrix. Pass it to every function that has a parameter `kernel`."""
+    """The cell's kernel, with its requests recorded for scripts/matrix.
+
+    Pass it to every function that has a parameter `kernel`.
+    """
     yield machine
     request.config.stash[RUN].traced(request.node.nodeid, watch)
 

@@ -62,7 +62,9 @@ class DeadlyKernel(LinuxKernel):
 
 
 def killed_at(program: Callable[[DeadlyKernel], object], points: int) -> Iterator[str]:
-    """Kill a program at a number of points, evenly distributed over its calls to the kernel. Yield after each, so that the caller can check.
+    """Kill a program at a number of points, evenly distributed over its calls to the kernel.
+
+    Yield after each, so that the caller can check.
 
     First the program runs to its end, to count its calls. The function yields after that run too.
     """

@@ -3,8 +3,8 @@
 
     PYTHONPATH=.:scripts scripts/vm --iommu amd -- .venv/bin/python tests/contract/dirty_memory.py [COUNT]
 
-Makes all edus whose DMA reaches memory write COUNT times (1000) together, and prints the numbers of pages. The exit code is 1 if a changed
-page was not reported.
+Makes all edus whose DMA reaches memory write COUNT times (1000) together, and prints the numbers of pages. The exit
+code is 1 if a changed page was not reported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 PAGE = 4096
 PAGES = 2048
 TARGET, SOURCE = 0x100_0000, 0x10_0000
-#: The edus whose DMA reaches memory under every IOMMU. (Under QEMU 7.2's AMD IOMMU, DMA of devices below a root port does not arrive.)
+#: The edus whose DMA reaches memory under every IOMMU. (Under QEMU 7.2's AMD IOMMU, DMA of devices below a root port
+#: does not arrive.)
 REACHING = ("0000:00:03.0", "0000:00:05.0", "0000:00:05.1")
 LARGEST = 2048
 

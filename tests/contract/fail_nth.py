@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Make the n-th memory allocation of the real kernel fail, by /proc/thread-self/fail-nth.
 
-Needs CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC and debugfs. The failure is armed just before an ioctl or an open, and disarmed just
-after it. So only allocations of the kernel in these calls count, and none that Python's own system calls cause.
+Needs CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC and debugfs. The failure is armed just before an ioctl or an open, and
+disarmed just after it. So only allocations of the kernel in these calls count, and none that Python's own system calls
+cause.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ class FailingKernel(PythonKernel):
     def _armed(self, call: Callable[..., Any], *arguments: Any) -> Any:
         if not self.left:
             return call(*arguments)
-        # Open fail-nth here, in the thread that makes the call: the library makes the main thread's requests in another thread.
+        # Open fail-nth here, in the thread that makes the call: the library makes the main thread's requests in another
+        # thread.
         file = os.open("/proc/thread-self/fail-nth", os.O_RDWR | os.O_CLOEXEC)
         try:
             os.pwrite(file, b"%d" % self.left, 0)
@@ -123,7 +125,10 @@ class FailingKernel(PythonKernel):
                 return
 
     def sweep(self, action: Callable[[], T], undo: Callable[[T], object]) -> int:
-        """Call `action` with each allocation failing in turn. If it succeeds nevertheless, call `undo`. Return the number of allocations."""
+        """Call `action` with each allocation failing in turn.
+
+        If it succeeds nevertheless, call `undo`. Return the number of allocations.
+        """
         for attempt in self.faults():
             with attempt:
                 result = action()

@@ -29,7 +29,10 @@ def kernel_log() -> str:
 
 
 def logs_a_fault(dma: Callable[[], object]) -> bool:
-    """Whether the kernel logs a fault for the DMA. The kernel limits the rate of such messages, so the DMA is repeated for up to 20 s."""
+    """Whether the kernel logs a fault for the DMA.
+
+    The kernel limits the rate of such messages, so the DMA is repeated for up to 20 s.
+    """
     before = len(kernel_log())
     limit = time.monotonic() + 20
     while time.monotonic() < limit:

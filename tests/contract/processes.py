@@ -18,11 +18,13 @@ TRIES = 3 if os.environ.get("PYVFIO_VM_QEMU") else 1
 
 
 class Process:
-    """A forked child. It inherits everything that is open, mapped BARs included, so it must not wait for these to be closed.
+    """A forked child.
 
-    Under QEMU 7.2's emulation, a child now and then dies of SIGSEGV in its first instructions, the fork handlers (seen at two unrelated
-    places in hundreds of runs). Such a child has not begun its action, and another is forked instead. A child that dies later is not
-    repeated.
+    It inherits everything that is open, mapped BARs included, so it must not wait for these to be closed.
+
+    Under QEMU 7.2's emulation, a child now and then dies of SIGSEGV in its first instructions, the fork handlers (seen
+    at two unrelated places in hundreds of runs). Such a child has not begun its action, and another is forked instead.
+    A child that dies later is not repeated.
 
     :ivar pid: its process id
     """
@@ -110,7 +112,10 @@ def holding(make: Callable[[], object]) -> Iterator[Process]:
 
 @contextlib.contextmanager
 def writing(text: str, path: str | os.PathLike[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process that writes to a file at once. The write may block as long as a device is open; the process itself has none open."""
+    """Start a process that writes to a file at once.
+
+    The write may block as long as a device is open; the process itself has none open.
+    """
     command = ["/bin/sh", "-c", 'echo; read -r _; printf %s "$1" > "$2"', "sh", text, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         assert writer.stdin is not None

@@ -30,7 +30,8 @@ class RawMemory:
         flags = mmap.MAP_SHARED | (mmap.MAP_ANONYMOUS if fd < 0 else 0)
         place = None
         if aligned_to > 1:
-            # Reserve an area that is large enough to contain a suitable address, and release it before the address is used.
+            # Reserve an area that is large enough to contain a suitable address, and release it before the address is
+            # used.
             length = size + aligned_to + but_for
             reserved = _libc.mmap(None, length, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
             assert reserved not in (None, _FAILED)

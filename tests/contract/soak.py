@@ -3,9 +3,9 @@
 
     PYTHONPATH=.:scripts scripts/vm -- .venv/bin/python tests/contract/soak.py [--rounds 10000] [--mode MODE] [DEVICE]
 
-DEVICE is edu, nvme, e1000e, vfio-mock, or an address. Prints a line of figures before the first round and after each tenth of the rounds.
-The exit code is 1 if a resource of the process grew. The last line is printed after the kernel has dropped its caches. Slab caches of the
-kernel that grew by more than 1 MiB are named.
+DEVICE is edu, nvme, e1000e, vfio-mock, or an address. Prints a line of figures before the first round and after each
+tenth of the rounds. The exit code is 1 if a resource of the process grew. The last line is printed after the kernel has
+dropped its caches. Slab caches of the kernel that grew by more than 1 MiB are named.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from pyvfio.spaces.opening import MODES, Mode
 from tests.contract import guest, process
 
 PAGE = 4096
-#: Growth in bytes that is ignored: Python and the C library allocate memory in such pieces, and free it at times of their own.
+#: Growth in bytes that is ignored: Python and the C library allocate memory in such pieces, and free it at times of
+#: their own.
 SLACK = 1 << 20
 
 

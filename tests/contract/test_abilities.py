@@ -95,8 +95,9 @@ PROBES: dict[str, Callable[[Device], object]] = {
 
 
 def test_the_abilities_are_those_that_are_listed(device: Device, cell: Cell) -> None:
-    # These abilities are not probed here. Most are properties of the drivers and the machine, not of the device. Isolation of interrupts
-    # shows before a device is open (test_limits.py). Without level interrupts, the kernel would not return from the attempt.
+    # These abilities are not probed here. Most are properties of the drivers and the machine, not of the device.
+    # Isolation of interrupts shows before a device is open (test_limits.py). Without level interrupts, the kernel would
+    # not return from the attempt.
     assert set(Matrix().abilities) - set(PROBES) == {
         "dma",
         "functions",

@@ -78,8 +78,9 @@ def test_what_may_only_be_written_is_not_read(space: AddressSpace, dma: Dma, cel
     source.buffer.view[:] = secret = os.urandom(PAGE)
     with contextlib.suppress(OSError):
         dma.copy(target.iova, source.iova, 512)
-    # A first-stage entry, like an entry of the processor's page tables, has no read bit: present pages can be read. Older drivers set
-    # the present bit (bit 0) in second-stage entries too, where it is the read bit (__domain_mapping() in drivers/iommu/intel/iommu.c).
+    # A first-stage entry, like an entry of the processor's page tables, has no read bit: present pages can be read.
+    # Older drivers set the present bit (bit 0) in second-stage entries too, where it is the read bit
+    # (__domain_mapping() in drivers/iommu/intel/iommu.c).
     older = cell.iommu == "intel" and cell.kernel in ("6.1", "6.12")
     assert (target.buffer.view[:512] == secret[:512]) == (cell.iommu == "intel-fs" or older)
 

@@ -391,7 +391,10 @@ def test_pre_copy_sends_the_registers_after_they_were_written(edu: EduVfioPci, m
 def test_memory_and_registers_move_while_the_device_writes(
     edu: EduVfioPci, mode: Mode, kernel: Any, cell: Cell
 ) -> None:
-    """The device writes between all steps of the migration. Memory and registers arrive, and the other device continues."""
+    """The device writes between all steps of the migration.
+
+    Memory and registers arrive, and the other device continues.
+    """
     rng = random.Random(5)
     size = 64 * PAGE
     ram = edu.device.address_space.map(DmaBuffer(size), BASE)

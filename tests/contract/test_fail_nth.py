@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from pyvfio.spaces.base import AddressSpace
     from pyvfio.vfio_mock import VfioMock
 
-# A device with an IOMMU and one without, in each of the kernel's three implementations. Only native iommufd runs under two IOMMUs.
-# The sweeps are long and find faults of the kernel, so they run only on the newest. virtio's IOMMU is left out: its driver (Linux 7.3)
-# allocates memory in unmap requests, and without memory the pages stay mapped and pinned for ever.
+# A device with an IOMMU and one without, in each of the kernel's three implementations. Only native iommufd runs under
+# two IOMMUs. The sweeps are long and find faults of the kernel, so they run only on the newest. virtio's IOMMU is left
+# out: its driver (Linux 7.3) allocates memory in unmap requests, and without memory the pages stay mapped and pinned
+# for ever.
 pytestmark = [
     pytest.mark.only(mode="iommufd", device=["edu", "vfio-mock"], iommu=["intel", "amd"], kernel="newest"),
     pytest.mark.only(mode=["type1v2", "iommufd-type1v2"], device=["edu", "vfio-mock"], iommu="intel", kernel="newest"),
@@ -49,7 +50,8 @@ def injection() -> Iterator[None]:
         yield
 
 
-#: The errnos of a failed allocation: ENOMEM, and others because the iommufd selftest driver also injects failures that fail-nth counts.
+#: The errnos of a failed allocation: ENOMEM, and others because the iommufd selftest driver also injects failures that
+#: fail-nth counts.
 FAILED = (errno.ENOMEM, errno.ENOENT, errno.EINVAL, errno.EFAULT)
 #: Opening a PCI device makes ACPI interpret a table, and the interpreter (Linux 7.3) crashes when it is out of memory.
 _THROUGH_ACPI = (lib.VFIO_GROUP_GET_DEVICE_FD, lib.VFIO_DEVICE_BIND_IOMMUFD)

@@ -171,7 +171,8 @@ def test_the_virtual_address_of_a_mapping_is_moved(space: Container) -> None:
         os.close(fd)
     mapping = space.map(one, 0x10_0000)
     if not space.has_extension(lib.VFIO_UPDATE_VADDR):
-        # VFIO_UPDATE_VADDR: since 6.3 only if every device of the container has an IOMMU, and in some releases not at all.
+        # VFIO_UPDATE_VADDR: since 6.3 only if every device of the container has an IOMMU, and in some releases not at
+        # all.
         with pytest.raises(Unsupported, match="VFIO_UPDATE_VADDR"):
             space.invalidate_addresses(mapping)
         return

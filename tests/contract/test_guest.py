@@ -76,7 +76,8 @@ def test_a_guest_of_1_tib_maps_around_the_hypertransport_hole(space: AddressSpac
     layout = x86.merged(machine)
     assert layout.error is None
     assert layout.conflicts(usable.complement()) == []
-    # Map only a small piece at both ends of each region: the whole would be 268 million pages to pin, which takes minutes under emulation.
+    # Map only a small piece at both ends of each region: the whole would be 268 million pages to pin, which takes
+    # minutes under emulation.
     piece = DmaBuffer(64 << 20, huge=2 << 20, kernel=kernel)
     for ram in layout.regions():
         assert ram.range.size > 2 * piece.size
@@ -97,7 +98,8 @@ def test_the_kernels_answer_to_a_map_is_foretold(space: AddressSpace, mode: str,
     edges |= {each.last + 1 for each in space.iova_ranges or ()}
     places = {edge + by for edge in edges for by in (-2 * PAGE, -PAGE, -1, 0, 0x800) if 0 <= edge + by < 2**64}
     foretold: dict[int | None, int] = {}
-    # In iommufd's compatibility modes, a mapping without permissions makes the kernel warn (iommu_pt.h on 7.3.4), so leave it out.
+    # In iommufd's compatibility modes, a mapping without permissions makes the kernel warn (iommu_pt.h on 7.3.4), so
+    # leave it out.
     permissions = (0, 1, 3) if mode in ("type1", "type1v2", "iommufd") else (1, 3)
     for iova in sorted(places):
         for size in (0, 0x800, PAGE, 2 * PAGE, 3 * PAGE):

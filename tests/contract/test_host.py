@@ -30,7 +30,8 @@ from tests.contract.processes import in_another_process
 # Cells whose own device, vfio-mock, is not one of those that these tests bind and unbind.
 behind_each_iommu = pytest.mark.only(iommu=["intel", "amd", "virtio"], mode="type1v2", device="vfio-mock")
 once = pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock")
-# The driver core does the binding, in the same way in all releases. These tests are slow, so they run only on the newest.
+# The driver core does the binding, in the same way in all releases. These tests are slow, so they run only on the
+# newest.
 once_on_the_newest = pytest.mark.only(iommu="intel", mode="type1v2", device="vfio-mock", kernel="newest")
 
 pytestmark = pytest.mark.require("linux")
@@ -72,7 +73,8 @@ def disk_of(nvme: host.HostDevice) -> Path:
     while time.monotonic() < until:
         for name in os.listdir("/sys/class/block"):
             path = Path(f"/sys/class/block/{name}").resolve()
-            # Debian's kernel supports disks with several controllers: there a disk is below a subsystem, which has links to the controllers.
+            # Debian's kernel supports disks with several controllers: there a disk is below a subsystem, which has
+            # links to the controllers.
             controllers = path.parent.glob("nvme[0-9]") if "/nvme-subsystem/" in str(path) else [path]
             if Path("/dev", name).exists() and any(str(each.resolve()).startswith(nvme.path) for each in controllers):
                 return Path("/dev", name)
@@ -87,7 +89,10 @@ def first_page_of(disk: Path) -> bytes:
 
 @contextlib.contextmanager
 def opened_elsewhere(address: str) -> Iterator[int]:
-    """Let another process hold the device open until the end of the block, or for three seconds after SIGUSR1. Yield its process id."""
+    """Let another process hold the device open until the end of the block, or for three seconds after SIGUSR1.
+
+    Yield its process id.
+    """
     reader, writer = os.pipe()
 
     def hold() -> None:
@@ -404,7 +409,8 @@ class TestOpenDevices:
         assert host.device(nvme.address).driver == "nvme"
 
     def test_a_process_that_does_not_close_is_named(self, nvme: host.HostDevice) -> None:
-        # Derive the timeout from a measured binding: under emulation, above all with the debug kernel, one may take more than a second.
+        # Derive the timeout from a measured binding: under emulation, above all with the debug kernel, one may take
+        # more than a second.
         begun = time.monotonic()
         host.bind(nvme.address, "vfio-pci").restore()
         context = host.bind(nvme.address, "vfio-pci", timeout=max(1, 4 * (time.monotonic() - begun)))
@@ -537,7 +543,8 @@ class TestHotplug:
         path = host.device("0000:01:00.0").path
         begun = time.monotonic()
         host.devices()
-        # Make the pauses longer than one list takes, so that lists are read with and without the device on slow machines too.
+        # Make the pauses longer than one list takes, so that lists are read with and without the device on slow
+        # machines too.
         pause = max(0.2, 2 * (time.monotonic() - begun))
         child = os.fork()
         if child == 0:
@@ -561,7 +568,8 @@ class TestHotplug:
         assert seen == {True, False}
 
 
-# On Linux 6.1 and 6.12, opening a virtual function takes 65 s: they wait in vain for QEMU's function to become ready after its reset.
+# On Linux 6.1 and 6.12, opening a virtual function takes 65 s: they wait in vain for QEMU's function to become ready
+# after its reset.
 @pytest.mark.only(iommu=["intel", "amd", "virtio"], mode="type1v2", device="vfio-mock", kernel="newest")
 class TestVirtualFunctions:
     def test_a_device_without_them_says_so(self, edu: host.HostDevice) -> None:
@@ -575,7 +583,8 @@ class TestVirtualFunctions:
             assert [one.physical_function for one in functions] == [physical.address] * 2
             assert [one.driver for one in functions] == [None] * 2
             if guest.IOMMU == "amd":
-                # The ACPI table (IVRS) for QEMU's AMD IOMMU lists only functions that existed at boot, so virtual ones get no group.
+                # The ACPI table (IVRS) for QEMU's AMD IOMMU lists only functions that existed at boot, so virtual ones
+                # get no group.
                 with pytest.raises(OSError, match="in no IOMMU group"):
                     host.bind(functions[1].address, "vfio-pci").__enter__()
                 return

@@ -65,7 +65,10 @@ def test_a_device_that_is_open_by_its_group_is_not_bound(address: str, kernel: A
 
 @pytest.mark.require("linux")
 def test_a_device_is_bound_once_and_does_nothing_before(address: str, kernel: Any) -> None:
-    """Like the kernel's selftest vfio_iommufd_setup_test. The test makes the requests directly, because pyvfio's objects bind at once."""
+    """Make the requests of the kernel's selftest vfio_iommufd_setup_test.
+
+    The test makes the requests directly, because pyvfio's objects bind at once.
+    """
     cdev = pyvfio.host.device(address, kernel=kernel).cdev
     assert cdev is not None
     info = ffi.new("struct vfio_device_info *", {"argsz": ffi.sizeof("struct vfio_device_info")})
@@ -110,7 +113,8 @@ def test_the_devices_of_a_group_belong_to_one_iommufd(kernel: Any, other: Callab
         with owner.bind(its_neighbour) as second:
             ioas = owner.ioas()
             first.attach(ioas)
-            # Both must be attached to the same address space: they are in one group, so the IOMMU cannot distinguish them.
+            # Both must be attached to the same address space: they are in one group, so the IOMMU cannot distinguish
+            # them.
             with refused(errno.EINVAL):
                 second.attach(owner.ioas())
             second.attach(ioas)

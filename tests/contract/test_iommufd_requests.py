@@ -199,8 +199,8 @@ def test_numbers_of_nothing_and_of_other_kinds_are_refused(good: Good, request_:
     for name in good.values[request_]:
         if name == "id" or (name.endswith("_id") and name not in ("option_id", "virt_id")):
             assert good.ask(request_, **{name: 0xFFFF}) == (-errno.EINVAL if name == "pt_id" else -errno.ENOENT), name
-            # IOMMU_DESTROY accepts all kinds of objects, but the queue's own descriptor keeps it busy: EBUSY. Fields that accept several
-            # kinds fail with EINVAL for another kind.
+            # IOMMU_DESTROY accepts all kinds of objects, but the queue's own descriptor keeps it busy: EBUSY. Fields
+            # that accept several kinds fail with EINVAL for another kind.
             other = {"id": errno.EBUSY, "pt_id": errno.EINVAL}.get(name, errno.ENOENT)
             if request_ == "IOMMU_HWPT_INVALIDATE":
                 other = errno.EINVAL

@@ -154,7 +154,10 @@ def test_a_command_killed_at_ten_points_is_put_right_by_restore(arguments: tuple
     ],
 )
 def test_a_device_is_running_after_a_kill_at_ten_points(address: str, arguments: tuple[str, ...]) -> None:
-    """The kernel closes the device of the killed process. This ends a migration and a DMA log, in whatever state they were."""
+    """The kernel closes the device of the killed process.
+
+    This ends a migration and a DMA log, in whatever state they were.
+    """
     for point in killed_at(command(arguments[0], address, *arguments[1:]), 10):
         print(f"killed at {point}")
         assert program.main(["restore"]) == 0

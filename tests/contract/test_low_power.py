@@ -77,7 +77,8 @@ def test_a_mapped_region_cannot_be_reached_during_low_power(device: Device) -> N
     bar = device.regions[0].mmap()
 
     def touched() -> int:
-        # Fork with the C library, so that Python's fork handlers do not run: in a child of os.fork() the library removes the mapping.
+        # Fork with the C library, so that Python's fork handlers do not run: in a child of os.fork() the library
+        # removes the mapping.
         child = ctypes.PyDLL(None).fork()
         if child == 0:
             faulthandler.disable()

@@ -233,8 +233,8 @@ def test_the_hypertransport_hole_is_named_with_ranges_that_work(space: AddressSp
 @pytest.mark.require("iommu")
 @pytest.mark.only(iommu="intel")
 def test_beyond_the_width_is_refused_and_the_width_named(space: AddressSpace, cell: Any) -> None:
-    # A first-stage page table has the processor's format. With 48 bits, its upper half begins at 0xffff800000000000; Linux uses the
-    # lower half only, which has 47 bits.
+    # A first-stage page table has the processor's format. With 48 bits, its upper half begins at 0xffff800000000000;
+    # Linux uses the lower half only, which has 47 bits.
     width = "47 bits" if cell.iommu == "intel-fs" else "39 bits"
     with pytest.raises(OSError, match=width) as caught:
         space.map(DmaBuffer(0x4000), 0xFFFF_FFFF_FEBE_0000)
@@ -276,7 +276,8 @@ def test_a_mapping_without_permissions_is_refused(space: AddressSpace) -> None:
 def test_type1_maps_a_bar_by_its_address_and_iommufd_does_not(device: Device, space: AddressSpace, mode: str) -> None:
     region = device.regions[0]
     bar = region.mmap()
-    # Map the whole BAR, its first and its last page, and the whole BAR at an address with a smaller alignment than the physical one.
+    # Map the whole BAR, its first and its last page, and the whole BAR at an address with a smaller alignment than the
+    # physical one.
     with RawMemory(bar.size, device.fileno(), region.info.offset, aligned_to=1 << 30, but_for=4096) as misaligned:
         for address, size in (
             (bar.address, bar.size),

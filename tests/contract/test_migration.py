@@ -119,7 +119,10 @@ def restart(device: Device) -> None:
 
 
 def go(device: Device, state: State, data: bytes) -> None:
-    """Bring a device from any state into another. In RESUMING, write `data`, so that the device can leave the state again."""
+    """Bring a device from any state into another.
+
+    In RESUMING, write `data`, so that the device can leave the state again.
+    """
     restart(device)
     device.migration.state = state
     if state == State.RESUMING:
@@ -533,7 +536,10 @@ def test_new_initial_data_is_told_once_to_who_allows_it(mock: VfioMock, migratio
 def test_pre_copy_leaves_little_for_the_stop(
     mock: VfioMock, space: AddressSpace, migration: Migration, mode: Mode, kernel: Any
 ) -> None:
-    """The engine keeps writing to the device's memory and to the host's. Both are copied, and the engine continues in the other device."""
+    """The engine keeps writing to the device's memory and to the host's.
+
+    Both are copied, and the engine continues in the other device.
+    """
     from pyvfio.vfio_mock import VfioMock
 
     size = mock.device.regions[MEMORY].size

@@ -305,7 +305,10 @@ def in_a_child(what: Callable[[], None]) -> Iterator[None]:
 
 
 def mapped_by_a_child(ioas: Ioas, buffer: DmaBuffer) -> Callable[[], None]:
-    """Return a function with which a child maps its own memory. It makes the request directly: pyvfio's objects work only in their process."""
+    """Return a function with which a child maps its own memory.
+
+    It makes the request directly: pyvfio's objects work only in their process.
+    """
     number = ioas.iommufd.fileno()
     native = ffi.new(
         "struct iommu_ioas_map *",

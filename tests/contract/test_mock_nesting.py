@@ -57,7 +57,8 @@ def test_data_of_a_table_that_the_iommu_does_not_take(parent: Hwpt, mock: MockDe
             parent.nested(mock.bound, data_type, data, flags=flags)
     with refused(errno.EINVAL):
         parent.nested(mock.bound, DATA, NESTED + b"\x01")
-    # Longer than struct iommu_hwpt_selftest: the kernel refuses the size before it reads the data (at an invalid address).
+    # Longer than struct iommu_hwpt_selftest: the kernel refuses the size before it reads the data (at an invalid
+    # address).
     with refused(errno.EINVAL):
         parent.nested(mock.bound, DATA, ffi.cast("struct iommu_hwpt_vtd_s1 *", 0x1000))
     with refused(errno.ENOENT):

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 PLUGGABLE = "0000:01:00.0"
-#: Seconds within which the first request counts as immediate. The kernel repeats it every ten; a busy host needs some for a line of Python.
+#: Seconds within which the first request counts as immediate. The kernel repeats it every ten; a busy host needs some
+#: for a line of Python.
 ASKED_AT_ONCE = 8
 BELOW_PORT2 = "0000:02:00.0"
 pytestmark = pytest.mark.require("linux")
@@ -121,8 +122,8 @@ class TestUnbinding:
         request = request_of(device)
         with writing(address, driver / "unbind") as unbinding:
             request.wait(30)
-            # The kernel repeats its request after ten seconds, or when a signal interrupts the unbinding process. After the signal,
-            # that process continues to wait, uninterruptibly.
+            # The kernel repeats its request after ten seconds, or when a signal interrupts the unbinding process. After
+            # the signal, that process continues to wait, uninterruptibly.
             unbinding.terminate()
             request.wait(5)
             assert host.holders_of(address) != []
@@ -298,8 +299,8 @@ def test_an_error_that_the_bus_reports_reaches_the_program(
             error.wait(0)
         error.trigger()
         assert error.wait(10) == 1
-        # Completer Abort is an uncorrectable, non-fatal error. The kernel reports an error of the root port to all devices below it. QEMU's
-        # devices there cannot report errors themselves.
+        # Completer Abort is an uncorrectable, non-fatal error. The kernel reports an error of the root port to all
+        # devices below it. QEMU's devices there cannot report errors themselves.
         assert qemu.human("pcie_aer_inject_error port2 COMP_ABORT").startswith("OK")
         assert error.wait(30) == 1
         assert device.config.vendor == host.device(BELOW_PORT2).vendor

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Virtual functions of nvme and igb: they are created, opened with and without a VF token, and removed. Those of igb also do DMA."""
+"""Virtual functions of nvme and igb: they are created, opened with and without a VF token, and removed.
+
+Those of igb also do DMA.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,10 @@ if TYPE_CHECKING:
 
     from pyvfio import Device
 
-# nvme is tested in edu's cells, with any QEMU, because its own cells take long already. The ACPI table for the AMD IOMMU of QEMU 7.2
-# lists only functions that existed at boot, so virtual functions get no group there.
-# On Linux 6.1 and 6.12, opening a virtual function takes 65 s: they wait in vain for QEMU's function to become ready after its reset. And
-# 6.12 requires no token if a device is opened by its cdev.
+# nvme is tested in edu's cells, with any QEMU, because its own cells take long already. The ACPI table for the AMD
+# IOMMU of QEMU 7.2 lists only functions that existed at boot, so virtual functions get no group there. On Linux 6.1 and
+# 6.12, opening a virtual function takes 65 s: they wait in vain for QEMU's function to become ready after its reset.
+# And 6.12 requires no token if a device is opened by its cdev.
 pytestmark = [
     pytest.mark.require("linux"),
     pytest.mark.only(iommu=["intel", "virtio"], mode=["type1v2", "iommufd"], device="edu", kernel="newest"),
@@ -268,7 +271,8 @@ def test_a_virtual_function_reaches_its_own_mappings_alone(
         others = card.device.address_space.map(DmaBuffer(PAGE), 0x20_0000)
         own.buffer.view[:] = os.urandom(2 * PAGE)
         others.buffer.view[:] = secret = os.urandom(PAGE)
-        # The function writes to an IOVA at which only the physical function has memory. The IOMMU blocks it; the card reports no error.
+        # The function writes to an IOVA at which only the physical function has memory. The IOMMU blocks it; the card
+        # reports no error.
         function.copy(others.iova, own.iova, 1024)
         assert others.buffer.view == secret
         # The function reads from that IOVA: QEMU's card sends zeros, or nothing.

@@ -161,7 +161,10 @@ def batches(episodes: list[Episode], steps: int) -> Iterator[list[Episode]]:
 def compare(
     episodes: list[Episode], answers: list[list[Answer]], work: Work, profile: str, machine: Machine | None
 ) -> int:
-    """Print the steps that the mock answers differently, and return their number. With a machine, shrink the first ten of these episodes."""
+    """Print the steps that the mock answers differently, and return their number.
+
+    With a machine, shrink the first ten of these episodes.
+    """
     with replay.on_mock(work.devices, profile, work.spaces) as replayer:
         found = disagreements(episodes, answers, [replayer.episode(episode) for episode in episodes])
         for disagreement in found:

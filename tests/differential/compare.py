@@ -39,7 +39,8 @@ def disagreements(episodes: list[Episode], expected: list[list[Answer]], got: li
 def differ(step: Step, kernel: Answer, mock: Answer) -> bool:
     """Whether a kernel and the mock answer a step differently.
 
-    One difference is intended: the mock does not report VFIO_REGION_INFO_FLAG_MMAP for registers, because it could not see stores there.
+    One difference is intended: the mock does not report VFIO_REGION_INFO_FLAG_MMAP for registers, because it could not
+    see stores there.
     """
     if kernel != mock and step.get("request") == "VFIO_DEVICE_GET_REGION_INFO" and "out" in kernel and "out" in mock:
         data = bytearray.fromhex(kernel["out"])

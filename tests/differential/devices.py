@@ -154,7 +154,10 @@ class DeviceMaker(Type1Maker):
             self.step("pread", slot="d0", offset=place, size=width)
 
     def ioeventfd(self) -> None:
-        """Register or remove an ioeventfd of edu. Without KVM it is never signalled, so only the request itself is tested."""
+        """Register or remove an ioeventfd of edu.
+
+        Without KVM it is never signalled, so only the request itself is tested.
+        """
         flags = self.one_of(1, 2, 4, 8, 4, 4, 0, 12, 16, 1 << 31)
         place = self.one_of(0x04, 0x80, 0x88, 0x60, 1 << 20, (7 << 40) + 4, (6 << 40), (1 << 20) - 4, 0x81)
         event = self.event()
@@ -173,7 +176,8 @@ class DeviceMaker(Type1Maker):
     def config(self) -> None:
         """Read and write edu's PCI configuration space through vfio-pci. The writes change nothing outside the device.
 
-        The device is the edu on the root bus: the firmware's choice of the Interrupt Line of other devices depends on the machine.
+        The device is the edu on the root bus: the firmware's choice of the Interrupt Line of other devices depends on
+        the machine.
         """
         base = 7 << 40
         if self.chance(40):
@@ -255,7 +259,8 @@ class DeviceMaker(Type1Maker):
         if self.events:
             self.step("read", slot=self.random.choice(self.events), size=8)
 
-    # edu's registers, in BAR 0. Registers are written before they are read, because edu cannot be reset to a known state.
+    # edu's registers, in BAR 0. Registers are written before they are read, because edu cannot be reset to a known
+    # state.
 
     def edu_register(self) -> None:
         place, data = self.one_of(

@@ -11,7 +11,8 @@ from tests.differential.type1 import EDGES, MOCKS
 NVME, CARD = "0000:00:04.0", "0000:00:06.0"
 CONFIG = 7 << 40
 _COMMAND, _BARS, _ROM, _LINE = 0x04, range(0x10, 0x28, 4), 0x30, 0x3C
-#: Offsets of capabilities: MSI, MSI-X, power management, PCI Express; ARI and DSN; error reporting, which is listed twice to be more likely.
+#: Offsets of capabilities: MSI, MSI-X, power management, PCI Express; ARI and DSN; error reporting, which is listed
+#: twice to be more likely.
 CAPABILITIES = {
     EDU: (0x40,),
     FAR_EDU: (0x40,),
@@ -40,7 +41,8 @@ class FunctionMaker(DeviceMaker):
     # Configuration space.
 
     def read_config(self, place: int, size: int) -> None:
-        # Mask the ROM's BAR, because the mock has no ROMs, and the power management data, which a saved configuration space does not show.
+        # Mask the ROM's BAR, because the mock has no ROMs, and the power management data, which a saved configuration
+        # space does not show.
         mask = []
         for first, count in [(_ROM, 4), (_POWER[CARD] + 1, 1)] if self.device_name == CARD else []:
             start, end = max(first, place), min(first + count, place + size)

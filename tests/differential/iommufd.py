@@ -39,7 +39,10 @@ def before_the_end(request: str | int, values: Any) -> Any:
 
 
 class IommufdMaker(Type1Maker):
-    """An episode with an iommufd. Variables with ids are named after the object's kind (`ioas0`); `nobody` stands for an id of no object."""
+    """An episode with an iommufd.
+
+    Variables with ids are named after the object's kind (`ioas0`); `nobody` stands for an id of no object.
+    """
 
     def start(self, devices: tuple[str, ...] = ()) -> None:
         self.step("open", **{"as": "f", "what": "iommufd"})

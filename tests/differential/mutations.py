@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Plant faults in the mock, one at a time, to test that the recorded episodes find them.
 
-`python tests/differential/mutations.py [NUMBER ...]` plants all faults, or those with these numbers, and prints for each the first
-recorded step that the mock then answers wrongly. `none` plants no fault.
+`python tests/differential/mutations.py [NUMBER ...]` plants all faults, or those with these numbers, and prints for
+each the first recorded step that the mock then answers wrongly. `none` plants no fault.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2] / "pyvfio" / "mock"
 class Site(NamedTuple):
     """A `raise Errno(...)` in the mock.
 
-    :ivar name: `file::function::ERRNO`, with ` 2` for the second of that name, and so on; ERRNO is `?` if it is computed
+    :ivar name: `file::function::ERRNO`, with ` 2` for the second of that name, and so on; ERRNO is `?` if it is
+        computed
     """
 
     file: str

@@ -28,8 +28,8 @@ class Replayed(NamedTuple):
 def replayed(file: Path) -> Replayed:
     """Return the episodes of a file, replayed on the mock.
 
-    Each test replays for itself: what is kept for another would hide from scripts/mutants which lines a test executes, and those that
-    compare every answer with the kernel's would never run.
+    Each test replays for itself: what is kept for another would hide from scripts/mutants which lines a test executes,
+    and those that compare every answer with the kernel's would never run.
     """
     record = load(file)
     with (

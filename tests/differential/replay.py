@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Replay traces on a kernel, by raw calls: `python -m tests.differential.replay TRACE ANSWERS` inside scripts/vm.
 
-Values that differ between two runs on the same kernel are removed from the answers: addresses, descriptors, and fields that a trace masks.
+Values that differ between two runs on the same kernel are removed from the answers: addresses, descriptors, and fields
+that a trace masks.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ from pyvfio._abi import ffi, lib
 from pyvfio.kernel import Kernel, LinuxKernel
 from tests.differential.steps import PAGE, READ_ONLY, WRITABLE, Answer, Episode, Step, load, save
 
-#: Expected warnings of the kernel. It warns about calls that it allows: a mapping without permissions, and the end of a selftest device
-#: whose dependent objects still exist (which no real device can have). It also warns about late timers of emulated processors that get
-#: no processor time. The pattern has only file names: on a busy host the serial line loses some characters of the functions' names.
+#: Expected warnings of the kernel. It warns about calls that it allows: a mapping without permissions, and the end of a
+#: selftest device whose dependent objects still exist (which no real device can have). It also warns about late timers
+#: of emulated processors that get no processor time. The pattern has only file names: on a busy host the serial line
+#: loses some characters of the functions' names.
 WARNINGS = (
     r"WARNING: (drivers/iommu/(iommu\.c|generic_pt/.*/iommu_pt\.h|iommufd/(main\.c|hw_pagetable\.c|iommufd_private\.h))"
     r"|kernel/time/hrtimer\.c)"
 )
-#: Configuration spaces of the machine's devices, read from sysfs before they are bound. `stored` has registers (of PCI Express and of error
-#: reporting) of which the devices store fewer bits than PCI requires: QEMU 7.2 has no masks of uncorrectable errors.
+#: Configuration spaces of the machine's devices, read from sysfs before they are bound. `stored` has registers (of PCI
+#: Express and of error reporting) of which the devices store fewer bits than PCI requires: QEMU 7.2 has no masks of
+#: uncorrectable errors.
 SPACES = Path(__file__).parent / "spaces.json"
 #: A number that is never an open descriptor.
 CLOSED = 0x7FFF_0000
@@ -54,8 +57,9 @@ class Arena:
     """The memory that a trace maps, and that contains its bitmaps."""
 
     def __init__(self) -> None:
-        # Reserve the address space behind the arena, as far as a trace's mappings and transfers can reach: they must not touch the
-        # process's other memory. Align the arena, so that decisions of the kernel that depend on alignment are the same in every run.
+        # Reserve the address space behind the arena, as far as a trace's mappings and transfers can reach: they must
+        # not touch the process's other memory. Align the arena, so that decisions of the kernel that depend on
+        # alignment are the same in every run.
         align = 1 << 21
         self._reserved = _libc.mmap(None, RESERVED, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if self._reserved == _MAP_FAILED:
@@ -64,7 +68,8 @@ class Arena:
         _libc.mprotect(self.address, WRITABLE + READ_ONLY, mmap.PROT_READ | mmap.PROT_WRITE)
         self.memory = ffi.buffer(ffi.cast("char *", self.address), WRITABLE + READ_ONLY)
         self.reset()
-        # At the end of the arena, write a value that looks like the size of a struct, which would continue in unreadable memory.
+        # At the end of the arena, write a value that looks like the size of a struct, which would continue in
+        # unreadable memory.
         self.memory[-4:] = (16).to_bytes(4, "little")
         _libc.mprotect(self.address + WRITABLE, READ_ONLY, mmap.PROT_READ)
         # A read-only page; it is written through another mapping of the same file.
@@ -78,7 +83,10 @@ class Arena:
         self.memory[0:WRITABLE] = _PATTERN
 
     def close(self) -> None:
-        """Release the memory. It must be released, because the address space of a process has room for four arenas only."""
+        """Release the memory.
+
+        It must be released, because the address space of a process has room for four arenas only.
+        """
         del self.memory
         _libc.munmap(self._reserved, RESERVED)
         _libc.munmap(self.read_only, PAGE)

@@ -22,7 +22,10 @@ PASIDS = (0, 1, 5, 5, 5, 1 << 19, (1 << 20) - 1, 1 << 20, 2**32 - 1)
 
 
 class SelftestMaker(IommufdMaker):
-    """An episode with an iommufd and selftest devices. `self0` is the selftest's id of a device, `dev0` its device id in iommufd's requests."""
+    """An episode with an iommufd and selftest devices.
+
+    `self0` is the selftest's id of a device, `dev0` its device id in iommufd's requests.
+    """
 
     space = 40
 
@@ -52,7 +55,10 @@ class SelftestMaker(IommufdMaker):
         self.request("IOMMU_DESTROY", "iommu_destroy", {}, {"id": self.id(*kinds)})
 
     def destroy_table(self) -> None:
-        """Destroy a page table. Devices are not destroyed: one with an attached PASID would stay half destroyed, with a kernel warning."""
+        """Destroy a page table.
+
+        Devices are not destroyed: one with an attached PASID would stay half destroyed, with a kernel warning.
+        """
         tables = self.names.get("hwpt", ["nobody"])
         self.request("IOMMU_DESTROY", "iommu_destroy", {}, {"id": ["var", self.random.choice(tables), 0]})
 

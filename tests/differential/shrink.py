@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Shrink episodes on which two kernels disagree. The real kernel runs in a machine that starts slowly, so each round starts it once."""
+"""Shrink episodes on which two kernels disagree.
+
+The real kernel runs in a machine that starts slowly, so each round starts it once.
+"""
 
 from __future__ import annotations
 

@@ -28,10 +28,12 @@ A trace is a list of episodes, an episode is a list of steps, and a step is a di
     {"do": "file", "path", "how": "read_file" | "readlink" | "listdir" | "exists", "blind": true if the result is not compared}
     {"do": "eventfd", "as": SLOT}, {"do": "memfd", "as": SLOT, "size"}, {"do": "read", "slot", "size"}, {"do": "write", "slot", "data"}
 
-REF is ["arena", OFFSET], ["fd", SLOT] or ["var", VAR, ADDEND]. NAME is a request's name in :mod:`pyvfio.abi`, or a number.
+REF is ["arena", OFFSET], ["fd", SLOT] or ["var", VAR, ADDEND]. NAME is a request's name in :mod:`pyvfio.abi`, or a
+number.
 
-The arena is memory whose address differs from run to run: WRITABLE bytes, then READ_ONLY bytes, then a HOLE without memory. An answer is
-a dict, too: `r` (the result, or -errno), `out` (the argument's bytes after the call), `look` (the requested parts of the arena).
+The arena is memory whose address differs from run to run: WRITABLE bytes, then READ_ONLY bytes, then a HOLE without
+memory. An answer is a dict, too: `r` (the result, or -errno), `out` (the argument's bytes after the call), `look` (the
+requested parts of the arena).
 """
 
 from __future__ import annotations

@@ -539,7 +539,8 @@ def dma_bufs_mapped(other: str | None) -> Episode:
         make.step("pread", slot="p", offset=0x80, size=8)
 
     reach()
-    # A part of a dma-buf's mapping cannot be unmapped, not even with the first version of type1, which splits other mappings.
+    # A part of a dma-buf's mapping cannot be unmapped, not even with the first version of type1, which splits other
+    # mappings.
     make.ask("IOMMU_VFIO_IOAS", {"ioas_id": one}, op=1)
     make.ioctl_value("f", "VFIO_SET_IOMMU", 1)
     make.ioctl("f", "VFIO_IOMMU_UNMAP_DMA", None, extra=struct.pack("<IIQQ", 24, 0, 0x20000, PAGE))

@@ -59,7 +59,10 @@ class Program:
         self.ioctl("f", "IOMMU_IOAS_ALLOC", struct.pack("<3I", 12, 0, 0), keep={"ioas": [8, 4]})
 
     def command(self, request: str, data: bytes, put: Sequence[list[Any]], **more: Any) -> None:
-        """Make a request to the iommufd. In `put`, a string stands for the value of a variable, a number for an offset in the arena."""
+        """Make a request to the iommufd.
+
+        In `put`, a string stands for the value of a variable, a number for an offset in the arena.
+        """
         refs = [[at, size, ["var", ref, 0] if isinstance(ref, str) else ["arena", ref]] for at, size, ref in put]
         self.ioctl("f", request, data, put=refs, **more)
 

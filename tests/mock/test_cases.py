@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Public bug reports of other VFIO users, tried on pyvfio. For C01 to C25 its answer was wrong, unhelpful or missing; for G01 to G22 right.
+"""Public bug reports of other VFIO users, tried on pyvfio.
 
-C01 to C07 and C12 are in test_bound_driver.py and test_pci_functions.py, the errors (C01 to C05, C10 to C15, C19 to C22, C24, C25) in
-test_reasons.py, C16 in tests/unit/test_guest.py, C17 in test_power.py, C18 in tests/unit/test_pci.py and test_saved_config.py. The others are
-in this file.
+For C01 to C25 its answer was wrong, unhelpful or missing; for G01 to G22 right.
+
+C01 to C07 and C12 are in test_bound_driver.py and test_pci_functions.py, the errors (C01 to C05, C10 to C15, C19 to
+C22, C24, C25) in test_reasons.py, C16 in tests/unit/test_guest.py, C17 in test_power.py, C18 in tests/unit/test_pci.py
+and test_saved_config.py. The others are in this file.
 """
 
 from __future__ import annotations
@@ -70,7 +72,10 @@ def test_a_log_without_the_lines_that_are_looked_for_says_so(read: Any, log: str
 
 
 def test_lines_of_a_log_in_every_form_are_read() -> None:
-    """G09: lines can be plain, or have QEMU's prefix with process and time, or ftrace's prefix. The last of two starts counts."""
+    """G09: lines can be plain, or have QEMU's prefix with process and time, or ftrace's prefix.
+
+    The last of two starts counts.
+    """
     line = "vfio_device_dirty_tracking_start nr_ranges 2 32:[0x0 - 0x807fffff], 64:[0x100000000 - 0x3838000fffff], pci64:[0xffffffffffffffff - 0x0]"
     expected = [IovaRange(0, 0x807FFFFF), IovaRange(0x100000000, 0x3838000FFFFF)]
     for prefix in ("", "12345@1700000000.123456:", "  qemu-1234 [001] 12.5: "):
@@ -257,7 +262,10 @@ def test_msi_after_intx_is_explained() -> None:
 
 
 def test_a_reset_ends_a_migration() -> None:
-    """G17: a reset in PRE_COPY makes the device run again and closes its stream. A reset also ends a load that was cut."""
+    """G17: a reset in PRE_COPY makes the device run again and closes its stream.
+
+    A reset also ends a load that was cut.
+    """
     with pyvfio.open("vfio-mock.0", kernel=mock.Kernel("intel-48")) as device:
         device.migration.state = State.PRE_COPY
         stream = device.migration.stream

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The model of an 82574. test_igb.py tests the features that it shares with the 82576. The driver is scripts/examples/e1000e.py."""
+"""The model of an 82574. test_igb.py tests the features that it shares with the 82576.
+
+The driver is scripts/examples/e1000e.py.
+"""
 
 from __future__ import annotations
 

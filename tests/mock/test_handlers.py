@@ -18,7 +18,8 @@ MOCK = Path(pyvfio.mock.__file__).parent
 MARKS = ("request", "command")
 #: The end of a docstring's first line: the kernel function, and its file if it is not in Linux's own source.
 NAME = re.compile(r"\((\w+)(?: of (tests/\S+))?\)\.$")
-#: Functions of Linux 7.3 that return no errno themselves. So they are not in returns.tsv, which has only functions with errnos.
+#: Functions of Linux 7.3 that return no errno themselves. So they are not in returns.tsv, which has only functions with
+#: errnos.
 WITHOUT_ERRNO = {
     "iommufd_destroy",
     "iommufd_vfio_check_extension",

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The models of an 82576 network card and of a wire. The driver is scripts/examples/igb.py; the other end of the wire is a tap."""
+"""The models of an 82576 network card and of a wire.
+
+The driver is scripts/examples/igb.py; the other end of the wire is a tap.
+"""
 
 from __future__ import annotations
 
@@ -442,7 +445,10 @@ def pseudo(addresses: bytes, protocol: int, length: int) -> bytes:
 
 
 def headers(protocol: int, l4: bytes, size: int, *, partial_length: int) -> bytes:
-    """Return the headers Ethernet, IPv4 and `l4`. The checksum field of `l4` has the sum of the pseudo header with that length."""
+    """Return the headers Ethernet, IPv4 and `l4`.
+
+    The checksum field of `l4` has the sum of the pseudo header with that length.
+    """
     addresses = b"\x0a\0\0\x01\x0a\0\0\x02"
     ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(l4) + size, 7, 0, 64, protocol, 0) + addresses
     at = 16 if protocol == 6 else 6

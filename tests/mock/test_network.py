@@ -50,7 +50,8 @@ def test_it_receives_the_same_in_every_run() -> None:
 
 
 def test_mlx5_refuses_what_is_too_much_in_all() -> None:
-    # The ranges of QEMU 8.1, with a BAR that the firmware placed at the top (SPEC A-51), and those of 8.2, without the gap.
+    # The ranges of QEMU 8.1, with a BAR that the firmware placed at the top (SPEC A-51), and those of 8.2, without the
+    # gap.
     with pyvfio.open(ADDRESS, kernel=mock.Kernel("mlx5")) as device:
         with pytest.raises(OSError, match="2\\^46") as refused:
             device.dirty_log([RAM[0], IovaRange(0x100000000, 0x3838000FFFFF)])

@@ -165,7 +165,8 @@ def test_identifications(admin: Run, memory: Mapping) -> None:
     assert bytes(view[4:24]) == b"pyvfio 0000:00:0a.0 "
     assert bytes(view[24:64]).rstrip() == b"QEMU NVMe Ctrl"
     assert bytes(view[768:791]) == b"nqn.2026-01.mock.pyvfio"
-    # Largest transfer; I/O controller; aborts, event requests, firmware, logs; temperatures; entries; namespaces; commands; cache.
+    # Largest transfer; I/O controller; aborts, event requests, firmware, logs; temperatures; entries; namespaces;
+    # commands; cache.
     numbers = (
         (77, 1, 7),
         (80, 4, 0x10400),

@@ -59,7 +59,10 @@ def flr_register(device: Device) -> tuple[int, int]:
 def test_a_function_level_reset_by_configuration_space_resets(
     opened: Callable[..., Opened], function: mock.Function
 ) -> None:
-    """C06. As Linux 7.3 with QEMU's igb and nvme: registers have their reset values, the bit reads 0, the command register is kept."""
+    """C06: registers get their reset values, the bit reads 0, and the command register is kept.
+
+    So does Linux 7.3 with QEMU's igb and nvme.
+    """
     device = opened(function).device
     device.config.bus_master = True
     device.regions[0].write32(0, 0xDEADBEEF)
@@ -111,7 +114,10 @@ def test_a_reset_leaves_the_command_register(opened: Callable[..., Opened], how:
 
 
 def test_in_d3hot_bars_do_not_answer(opened: Callable[..., Opened]) -> None:
-    """As Linux 7.3 with QEMU's e1000e: BARs give EIO, mapping a dma-buf ENODEV, interrupts EINVAL. In D0 all of them work again."""
+    """As Linux 7.3 with QEMU's e1000e: BARs give EIO, mapping a dma-buf ENODEV, interrupts EINVAL.
+
+    In D0 all of them work again.
+    """
     device = opened(POWER).device
     device.regions[0].write32(0, 5)
     power = device.config.capability("Power Management")
@@ -257,7 +263,10 @@ class Counting(mock.Device):
 
 
 def test_the_msix_table_lies_over_no_register(opened: Callable[..., Opened]) -> None:
-    """A first model usually has one BAR and a few vectors. The MSI-X table gets another BAR, whose accesses never reach the model."""
+    """A first model usually has one BAR and a few vectors.
+
+    The MSI-X table gets another BAR, whose accesses never reach the model.
+    """
     one = opened(Counting.function, base=Counting)
     one.device.regions[0].write32(0, 5)
     assert one.device.regions[0].read32(0) == 5

@@ -132,7 +132,10 @@ def test_an_interrupt_goes_where_it_is_on(device: Device, events: list[int]) -> 
 
 def test_closing_lets_go_of_eventfds(device: Device, events: list[int]) -> None:
     def holders(event: int) -> int:
-        """Count the descriptors of an eventfd by its count, which they share. Others come and go with threads of other kernels."""
+        """Count the descriptors of an eventfd by its count, which they share.
+
+        Others come and go with threads of other kernels.
+        """
         os.eventfd_write(event, 0x5A5A5A)
         found = 0
         for path in Path("/proc/self/fdinfo").iterdir():

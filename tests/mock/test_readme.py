@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The README's programs and commands, and the guides' commands, run on the mock. (tests/docs runs the guides' programs.)
+"""The README's programs and commands, and the guides' commands, run on the mock.
 
-A block of Python is a program, a block of sh has one command on each line, and a block of text is output of the library. A block that is
-not run has a comment with the reason above it: `<!-- not run by the tests: REASON -->`.
+(tests/docs runs the guides' programs.)
+
+A block of Python is a program, a block of sh has one command on each line, and a block of text is output of the
+library. A block that is not run has a comment with the reason above it: `<!-- not run by the tests: REASON -->`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Reasons in error messages: facts are stated, guesses are called likely, and the cause is named if the host shows it.
 
-The numbers C01 and so on are those of a collection of public bug reports (see test_cases.py). Each case represents a kind of problem.
+The numbers C01 and so on are those of a collection of public bug reports (see test_cases.py). Each case represents a
+kind of problem.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """C18: a device made from a saved configuration space.
 
-saved_spaces.json has data of five devices of a machine with Linux 7.3.4: sysfs's files `config` and `resource` from before the devices were
-bound, and then, from vfio-pci, configuration space (`shown`) and interrupts. For PCI Express devices it also has the bits of each register
-behind the header that stored ones and zeros written through vfio-pci (`stores`; `stores_all` has the registers that store all 32 bits).
+saved_spaces.json has data of five devices of a machine with Linux 7.3.4: sysfs's files `config` and `resource` from
+before the devices were bound, and then, from vfio-pci, configuration space (`shown`) and interrupts. For PCI Express
+devices it also has the bits of each register behind the header that stored ones and zeros written through vfio-pci
+(`stores`; `stores_all` has the registers that store all 32 bits).
 """
 
 from __future__ import annotations
@@ -110,12 +111,14 @@ def test_a_dump_of_lspci_makes_a_device() -> None:
 
 
 def test_sizes_that_are_not_given_hold_the_msix_table() -> None:
-    # igb's BARs: registers, flash, ports, and the MSI-X table with its pending bits at 0x2000. The firmware's addresses limit the sizes.
+    # igb's BARs: registers, flash, ports, and the MSI-X table with its pending bits at 0x2000. The firmware's addresses
+    # limit the sizes.
     sizes = {index: bar.size for index, bar in mock.Function.of(config("igb")).bars.items()}
     assert sizes == {0: 4096, 1: 4096, 2: 32, 3: 0x4000}
 
 
-#: Registers of the recorded devices that store fewer bits than PCI requires: the error reporting enables in device control.
+#: Registers of the recorded devices that store fewer bits than PCI requires: the error reporting enables in device
+#: control.
 STORED: dict[str, dict[int, int]] = {"nvme": {}, "82574": {0xE8: 0}, "igb": {0xA8: 0}}
 #: Offsets of the power management control register, which is skipped because it changes the power state.
 _POWER = {"nvme": 0x64, "82574": 0xCC, "igb": 0x44}
@@ -181,7 +184,8 @@ def test_what_vfio_pci_keeps_to_itself_no_device_stores() -> None:
 
 
 def test_waking_up_restores_aer_and_not_a_vendors_registers() -> None:
-    # pci_save_state saves the registers of PCI Express and of error reporting, but not those of a vendor-specific capability.
+    # pci_save_state saves the registers of PCI Express and of error reporting, but not those of a vendor-specific
+    # capability.
     space = Space(4096)
     space.capabilities((0x01, 0x40), (0x10, 0x50), (0x09, 0xA0))
     space.put(0xA2, "<B", 16)
@@ -264,8 +268,8 @@ def test_an_extended_capability_ends_where_the_kernel_ends_it(id_: int, words: t
 
 @pytest.mark.parametrize(("version", "length"), [(1, 0x40), (2, 0x48)])
 def test_error_reporting_ends_where_the_device_ends_it(version: int, length: int) -> None:
-    # The kernel knows 0x2C bytes of the capability. Writes to the registers behind (a root port's, and prefixes) reach the device, which
-    # does not store them.
+    # The kernel knows 0x2C bytes of the capability. Writes to the registers behind (a root port's, and prefixes) reach
+    # the device, which does not store them.
     space = Space(4096)
     space.capabilities((0x10, 0x40))
     space.put(0x100, "<I", 0x01 | version << 16)

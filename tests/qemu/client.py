@@ -61,8 +61,8 @@ class Client:
         self._gate: Gate | None = None
         ours, theirs = zip(*(socket.socketpair() for _ in range(2)), strict=True)
         self._sockets: list[socket.socket] = list(ours)
-        # With the accelerator qtest, the guest is in the state `running` but executes nothing. Debian's QEMU 10.0 does not have it; there the
-        # guest is paused.
+        # With the accelerator qtest, the guest is in the state `running` but executes nothing. Debian's QEMU 10.0 does
+        # not have it; there the guest is paused.
         qtest_accelerator = qemu.release >= (11,) and not firmware
         command = [
             *qemu.command, "-nodefaults", "-no-user-config", "-display", "none", "-machine", machine, "-m", memory,
@@ -109,7 +109,10 @@ class Client:
         return self._kept if self._process.returncode is not None else self._errors.read_text(errors="replace")
 
     def says(self, text: str) -> bool:
-        """Whether QEMU prints a message with this text within 30 s. (The monitor may report a failure before QEMU's thread prints it.)"""
+        """Whether QEMU prints a message with this text within 30 s.
+
+        (The monitor may report a failure before QEMU's thread prints it.)
+        """
         limit = time.monotonic() + 30
         while text not in self.said:
             if time.monotonic() > limit:
@@ -168,17 +171,18 @@ class Client:
     def hold_migration(self, path: Path) -> None:
         """Start a migration to the QEMU at a socket, and keep it in progress until :meth:`finish_migration`.
 
-        When this returns, the guest's first 16 MiB have been sent. With a downtime limit of 0, the newest QEMU continues round after round,
-        because the device's state is never small enough for no downtime. QEMU 10.0 asks the device for its size only if the remaining RAM fits
-        into the downtime, and would end as soon as RAM is clean. So for 10.0 the stream is held in the first round.
+        When this returns, the guest's first 16 MiB have been sent. With a downtime limit of 0, the newest QEMU
+        continues round after round, because the device's state is never small enough for no downtime. QEMU 10.0 asks
+        the device for its size only if the remaining RAM fits into the downtime, and would end as soon as RAM is clean.
+        So for 10.0 the stream is held in the first round.
         """
         self.monitor.execute("migrate-set-parameters", **{"downtime-limit": 0})
         if self._release >= (11,):
             self.monitor.execute("migrate", uri=f"unix:{path}")
             self.wait_for_migration(lambda account: account.get("ram", {}).get("dirty-sync-count", 0) >= 3)
             return
-        # Fill 16 MiB, because a page of zeros takes only a few bytes in the stream. So the gate's limit (1 MiB) is reached within these pages,
-        # and the rest is larger than any socket buffer.
+        # Fill 16 MiB, because a page of zeros takes only a few bytes in the stream. So the gate's limit (1 MiB) is
+        # reached within these pages, and the rest is larger than any socket buffer.
         self.qtest.command("memset 0x1000000 0x1000000 0x5a")
         self._gate = Gate(Path(self._directory.name, "gate"), path, 1 << 20)
         self.monitor.execute("migrate", uri=f"unix:{self._directory.name}/gate")

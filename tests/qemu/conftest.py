@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Tests with QEMU as the user of edu-vfio-pci: `scripts/vm -- .venv/bin/python -m pytest tests/qemu`. They run only inside the machine."""
+"""Tests with QEMU as the user of edu-vfio-pci: `scripts/vm -- .venv/bin/python -m pytest tests/qemu`.
+
+They run only inside the machine.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,10 @@ def bound() -> Iterator[None]:
 
 @pytest.fixture
 def parameters() -> Iterator[Callable[..., None]]:
-    """A function that sets parameters of the driver, for devices that are opened later. They are restored after the test."""
+    """A function that sets parameters of the driver, for devices that are opened later.
+
+    They are restored after the test.
+    """
     before: dict[str, str] = {}
 
     def change(**values: int) -> None:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Live migration to a second QEMU. The device writes to memory that has been sent already; the memory at the destination is checked.
+"""Live migration to a second QEMU.
+
+The device writes to memory that has been sent already; the memory at the destination is checked.
 
 If a page is missing, the message says whether the source has it, and what its log reported.
 """
@@ -42,7 +44,10 @@ def copy(client: Client, source: int, destination: int, count: int, command: int
 
 
 def rounds(log: str, version: str) -> list[int]:
-    """Return the number of dirty pages in each round of queries in a log. Assert that the lines have the format of a QEMU version."""
+    """Return the number of dirty pages in each round of queries in a log.
+
+    Assert that the lines have the format of a QEMU version.
+    """
     found: list[int] = []
     for line in re.findall(r"iova=0x.* dirty_pages=\d+", log):
         number = {name: int(value, 0) for name, value in re.findall(r"(\w+)= ?(\w+)", line)}

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Migration on a kernel that does not report the size of a device's state (VFIO_DEVICE_FEATURE_MIG_DATA_SIZE came with 6.2). In the machine with 6.1.
 
-QEMU then assumes 100 GiB. So the migration never ends, unless the bandwidth that QEMU expects for the switchover is raised.
+QEMU then assumes 100 GiB. So the migration never ends, unless the bandwidth that QEMU expects for the switchover is
+raised.
 """
 
 from __future__ import annotations

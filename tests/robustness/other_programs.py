@@ -182,7 +182,10 @@ PROGRAMS: dict[Callable[[Stage], None], tuple[str, str | None]] = {
 
 
 def sweep_other(program: Callable[[Stage], None], points: Callable[[int], range]) -> tuple[int, list[str]]:
-    """Interrupt a program at some of its points, each time on a new kernel. Return the number of points, and the faults."""
+    """Interrupt a program at some of its points, each time on a new kernel.
+
+    Return the number of points, and the faults.
+    """
     total = 0
     for _ in range(2):  # the first run loads modules and fills caches
         stage = Stage(*PROGRAMS[program])

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A typical program, which is interrupted at any point. Afterwards the library's records must agree with the kernel's state."""
+"""A typical program, which is interrupted at any point.
+
+Afterwards the library's records must agree with the kernel's state.
+"""
 
 from __future__ import annotations
 
@@ -124,9 +127,12 @@ def known_mappings() -> Iterator[WeakSet[Mappings[Any]]]:
 
 
 def stopped_at(point: int, program: Callable[[], None], within: Callable[[str], bool]) -> tuple[int, str, bool]:
-    """Run a program and raise :class:`Stop` at the n-th point. Return the number of points reached, the place, and whether Stop was raised.
+    """Run a program and raise :class:`Stop` at the n-th point.
 
-    The points are the places at which the interpreter runs signal handlers: the start of a function, and the return of a call.
+    Return the number of points reached, the place, and whether Stop was raised.
+
+    The points are the places at which the interpreter runs signal handlers: the start of a function, and the return of
+    a call.
     """
     where = ""
     count = 0
@@ -208,7 +214,10 @@ def library_and_mock(filename: str) -> bool:
 
 
 def sweep(mode: Mode, points: Callable[[int], range], within: Callable[[str], bool] = library) -> tuple[int, list[str]]:
-    """Interrupt the program at some of its points, each time in a new world. Return the number of points, and the faults."""
+    """Interrupt the program at some of its points, each time in a new world.
+
+    Return the number of points, and the faults.
+    """
     total = 0
     for _ in range(2):  # the first run loads modules and fills caches
         world = World(mode)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Programs that reproduce faults that were found once, each run in its own process: `python tests/robustness/reproducers.py H1`.
 
-They run on the package in PYTHONPATH, which may also be an old version that still has the faults. So they use only names that both versions
-have, and call `either` for names that have changed. If the fault is absent, a program ends with exit code 0; if it shows, with `FAULT` and a
-line that describes it. Any other exit code means that the program itself failed, which proves nothing.
+They run on the package in PYTHONPATH, which may also be an old version that still has the faults. So they use only
+names that both versions have, and call `either` for names that have changed. If the fault is absent, a program ends
+with exit code 0; if it shows, with `FAULT` and a line that describes it. Any other exit code means that the program
+itself failed, which proves nothing.
 
-There are no programs for L10 to L12, which were about scripts/vm and scripts/build_kernel, for L15, which is a documented limit (no
-free-threaded Python, no isolated subinterpreters), and for L16, a check that the kernel makes too, so that the fault had no effect.
+There are no programs for L10 to L12, which were about scripts/vm and scripts/build_kernel, for L15, which is a
+documented limit (no free-threaded Python, no isolated subinterpreters), and for L16, a check that the kernel makes too,
+so that the fault had no effect.
 """
 
 from __future__ import annotations
@@ -565,14 +567,16 @@ def _() -> None:
     space = device.address_space
     door = space._fd.door
     native = getattr(door, "native", door)
-    # Replace the request's function by usleep(), which ignores further arguments: every request takes 5 ms and succeeds.
+    # Replace the request's function by usleep(), which ignores further arguments: every request takes 5 ms and
+    # succeeds.
     address = ctypes.cast(ctypes.CDLL(None).usleep, ctypes.c_void_p).value
     native.ioctl = ffi.cast("int (*)(void *, int, unsigned long, void *)", address)
     native.context = ffi.cast("void *", 5000)
     buffer = DmaBuffer(PAGE)
     rows = array("Q", [number for n in range(4000) for number in (buffer.address, n * PAGE, PAGE)])
     signal.signal(signal.SIGALRM, stop)
-    # Let another thread receive the signal, because it would interrupt usleep(). The handler still runs in the main thread.
+    # Let another thread receive the signal, because it would interrupt usleep(). The handler still runs in the main
+    # thread.
     threading.Thread(target=time.sleep, args=(100,), daemon=True).start()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
     signal.setitimer(signal.ITIMER_REAL, 0.2)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The answers of all public callables and properties to arguments at the edges are those recorded in answers/, which a person has read.
 
-The callables are those of test_arguments. One argument at a time is an integer at an edge, a flag, or ranges; the others are right. Each
-line of answers/NAME.txt has an answer (a result, or an error with its text), with all arguments that give it in front. So a changed errno,
-limit, advice or computed number is detected, in any function.
+The callables are those of test_arguments. One argument at a time is an integer at an edge, a flag, or ranges; the
+others are right. Each line of answers/NAME.txt has an answer (a result, or an error with its text), with all arguments
+that give it in front. So a changed errno, limit, advice or computed number is detected, in any function.
 
-`PYVFIO_WRITE_ANSWERS=1 pytest tests/robustness/test_answers.py` records the current answers. Check the changes before you commit them.
+`PYVFIO_WRITE_ANSWERS=1 pytest tests/robustness/test_answers.py` records the current answers. Check the changes before
+you commit them.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ RANGES: tuple[list[tuple[int, int]], ...] = (
     [], [(0, 4095)], [(4096, 8191)], [(0, 4094)], [(1, 4096)], [(0, 4095), (4096, 8191)], [(0, 8191), (4096, 12287)], [(8192, 12287), (0, 4095)],
     [(0, 2**32 - 1), (2**32, 2**33 - 1)], [(0, 2**64 - 1)], [(2**64 - 4096, 2**64 - 1)],
 )  # fmt: skip
-#: Names of parameters that determine an amount of memory or a number of objects. The result of large values depends on the machine.
+#: Names of parameters that determine an amount of memory or a number of objects. The result of large values depends on
+#: the machine.
 AMOUNTS = {"size", "count", "vectors", "length", "bins", "number_of_vfs"}
-#: Parameters and calls that are left out, because they are about time, this process or the machine's huge pages, or because they end or wait.
+#: Parameters and calls that are left out, because they are about time, this process or the machine's huge pages, or
+#: because they end or wait.
 LEFT_OUT = {"timeout", "interval", "seconds", "delay", "pid", "huge", "fd"}
 LEFT_OUT_CALLS = {"fileno", "wait", "wait_async", "pickle", "poll", "export", "close", "stop", "dma_buf"}
 #: Parts of texts that differ from run to run, and their replacements.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Every public callable gets wrong arguments: it must raise TypeError, ValueError or pyvfio.Error, and change nothing.
 
-The callables are found by reflection on live objects of a mock. The parameter's name determines a good argument. One argument at a time is
-then replaced by a wrong one. A TypeError or ValueError must name the argument.
+The callables are found by reflection on live objects of a mock. The parameter's name determines a good argument. One
+argument at a time is then replaced by a wrong one. A TypeError or ValueError must name the argument.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ MODULES = (
     "pyvfio.migration", "pyvfio.pci", "pyvfio.region", "pyvfio.host.diagnosis",
     *GUEST,
 )  # fmt: skip
-#: Names that are not called: objects that only the library creates, and functions for one caller inside the library; functions that do not
-#: return, run other programs or change the process (`serve`, `run`, `start`); models of whole devices, which would stay in the kernel.
-#: (`dirty_log` is called with live devices.)
+#: Names that are not called: objects that only the library creates, and functions for one caller inside the library;
+#: functions that do not return, run other programs or change the process (`serve`, `run`, `start`); models of whole
+#: devices, which would stay in the kernel. (`dirty_log` is called with live devices.)
 NOT_CALLED = {
     "serve", "dirty_log", "run", "start", "stop", "trace_program", "E1000e", "Igb", "IgbVf", "Nvme", "kernel_options", "compared", "Regions", "Irqs",
     "Binding", "Copying", "Feature", "PciConfig", "Region", "Segment", "Stream", "add_address", "address_of", "as_range", "as_ranges",
@@ -354,7 +354,9 @@ def attempts(call: Callable[..., Any], kernel: mock.Kernel, space: Any) -> Itera
 
 
 def judge(name: str, wrong: Any, attempt: Callable[[], Any], called: str | None = None) -> str | None:
-    """Return the fault in the answer to a wrong argument; None if there is none. Success is no fault: the argument may be right.
+    """Return the fault in the answer to a wrong argument; None if there is none.
+
+    Success is no fault: the argument may be right.
 
     :param name: the parameter's name
     :param wrong: the argument

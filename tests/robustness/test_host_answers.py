@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The answers of pyvfio.host, when one file, link or directory of the host is odd, are those recorded in answers/.
 
-A simulated host has devices and users of many kinds. For each file that a function reads, the test gives odd answers in turn: an errno, an
-empty file, other numbers, a missing line or word. The differences from the usual result are recorded in answers/host.NAME.txt.
-`PYVFIO_WRITE_ANSWERS=1 pytest tests/robustness -k answers` records them again. Check the changes before you commit them.
+A simulated host has devices and users of many kinds. For each file that a function reads, the test gives odd answers in
+turn: an errno, an empty file, other numbers, a missing line or word. The differences from the usual result are recorded
+in answers/host.NAME.txt. `PYVFIO_WRITE_ANSWERS=1 pytest tests/robustness -k answers` records them again. Check the
+changes before you commit them.
 """
 
 from __future__ import annotations

@@ -110,7 +110,8 @@ def test_an_interrupted_close_finishes_and_raises_the_interrupt() -> None:
     other = Node(parent)
     with pytest.raises(KeyboardInterrupt) as caught:
         parent.close()
-    # An interrupt may come before a release has done anything, so an interrupted release is tried again, but only once at any depth.
+    # An interrupt may come before a release has done anything, so an interrupted release is tried again, but only once
+    # at any depth.
     assert (parent.released, child.released, other.released) == (1, 2, 1)
     assert any("parent" in note for note in caught.value.__notes__)
     child.fail = parent.fail = None

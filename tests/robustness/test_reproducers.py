@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Faults that were found once do not show any more. `scripts/old_reproducers` shows that they did before they were fixed."""
+"""Faults that were found once do not show any more.
+
+`scripts/old_reproducers` shows that they did before they were fixed.
+"""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from tests.robustness.conftest import MODES
 from tests.robustness.program import FIRST, PAGE, World, known_mappings, use_at_once
 
 Call = Callable[[World], Any]
-#: Only every STEP-th pair is tried here; `python -m tests.robustness.test_threads 1` tries all. STEP has no factor in common with the numbers of
-#: calls, so that each call occurs.
+#: Only every STEP-th pair is tried here; `python -m tests.robustness.test_threads 1` tries all. STEP has no factor in
+#: common with the numbers of calls, so that each call occurs.
 STEP = 13
 #: The IOVAs that second calls use, apart from those of first calls.
 SECOND = FIRST + 0x100 * PAGE
@@ -76,7 +76,10 @@ CALLS: dict[str, Call] = {
 
 
 class Pair(NamedTuple):
-    """Two calls. The second is made inside the first's request with a number, before the kernel executes it or after."""
+    """Two calls.
+
+    The second is made inside the first's request with a number, before the kernel executes it or after.
+    """
 
     first: str
     second: str

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The answers of a vfio-user server and client to odd messages are those recorded in answers/, which a person has read.
 
-Each field of each message gets values at its edges in turn. Each message is also too short, too long, with descriptors, and without an answer.
-A line of answers/vfio_user.NAME.txt has the server's answer and its mappings afterwards, or a client's message and its result for each answer.
-`PYVFIO_WRITE_ANSWERS=1 pytest tests/robustness -k answers` records them again. Check the changes before you commit them.
+Each field of each message gets values at its edges in turn. Each message is also too short, too long, with descriptors,
+and without an answer. A line of answers/vfio_user.NAME.txt has the server's answer and its mappings afterwards, or a
+client's message and its result for each answer. `PYVFIO_WRITE_ANSWERS=1 pytest tests/robustness -k answers` records
+them again. Check the changes before you commit them.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ def bitmap_of(*ranges: IovaRange, dirty: Iterable[int] = (), page_size: int = PA
     return bitmap
 
 
-# A layout: segments of up to a few hundred pages, separate or adjacent, at the lowest or the highest addresses; then the
-# numbers of each segment's dirty pages, and arbitrary bits behind the last page, which a kernel may leave there.
+# A layout: segments of up to a few hundred pages, separate or adjacent, at the lowest or the highest addresses; then
+# the numbers of each segment's dirty pages, and arbitrary bits behind the last page, which a kernel may leave there.
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[int, list[IovaRange]]:
     page_size = draw(st.sampled_from([4096, 65536, 2 << 20]))

@@ -24,7 +24,10 @@ STOP = "VFIO_DEVICE_FEATURE SET DMA_LOGGING_STOP"
 
 
 def larger_pages(kernel: Overriding, sizes: list[int]) -> None:
-    """Make each start of logging answer with the next of these page sizes, as a device with larger pages may. The mock itself logs nothing."""
+    """Make each start of logging answer with the next of these page sizes, as a device with larger pages may.
+
+    The mock itself logs nothing.
+    """
     waiting = list(sizes)
 
     def answer(argument: int) -> int:
@@ -49,7 +52,8 @@ def test_devices_of_different_page_sizes_agree_on_the_smallest(
     with DirtyLog(devices, [RANGE]) as log:
         assert log.page_size == PAGE
         assert log.read().page_size == PAGE
-    # Close the devices: the log and they refer to each other, and would warn if they were collected before the space is closed.
+    # Close the devices: the log and they refer to each other, and would warn if they were collected before the space is
+    # closed.
     for device in devices:
         device.close()
 
@@ -71,7 +75,8 @@ def test_a_second_device_that_cannot_start_stops_the_first(kernel: Overriding, s
         DirtyLog(devices, [RANGE])
     assert VfioMock(devices[0])["LOG_ACTIVE"] == 0
     DirtyLog(devices, [RANGE]).stop()
-    # Close the devices: the error refers to them, and they would warn if they were collected before the space is closed.
+    # Close the devices: the error refers to them, and they would warn if they were collected before the space is
+    # closed.
     for device in devices:
         device.close()
 

@@ -188,7 +188,10 @@ def test_results_of_the_tree_have_qemus_errnos() -> None:
 
 
 def core_start(asked: list[tuple[int, int]]) -> int:
-    """Check ranges as VFIO's core does, each against all before it. An empty range is one whose end is before its start."""
+    """Check ranges as VFIO's core does, each against all before it.
+
+    An empty range is one whose end is before its start.
+    """
     held: list[tuple[int, int]] = []
     for iova, length in asked:
         if iova % PAGE or length % PAGE:

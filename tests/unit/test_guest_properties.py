@@ -76,7 +76,10 @@ def disjoint(ranges: list[IovaRange]) -> list[IovaRange]:
 
 @st.composite
 def sections(draw: st.DrawFn) -> list[MemorySection]:
-    """Draw sections: RAM, BARs of the device and of others, MMIO, unaligned ones. They may overlap, although those of a flat view do not."""
+    """Draw sections: RAM, BARs of the device and of others, MMIO, unaligned ones.
+
+    They may overlap, although those of a flat view do not.
+    """
     made = []
     for _ in range(draw(st.integers(0, 12))):
         near = draw(st.sampled_from([0, 1 << 20, (1 << 32) - 8 * PAGE, 1 << 40, 0x383800000000, 1 << 62, 1 << 63]))

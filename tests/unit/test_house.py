@@ -15,8 +15,8 @@ import pyvfio
 
 PACKAGE = Path(pyvfio.__file__).parent
 
-#: The floors from the top down. A module may import from its own floor and from those below. A name stands for the module or package with all
-#: its contents; the longest matching name decides.
+#: The floors from the top down. A module may import from its own floor and from those below. A name stands for the
+#: module or package with all its contents; the longest matching name decides.
 FLOORS = (
     ("__main__", "cli", "conformance"),
     ("plot", "notebook", "pytest_plugin"),
@@ -45,8 +45,8 @@ FLOORS = (
     ),
 )
 
-#: The only circle of imports (for types only) that is not inside one folder, by its folders: a device refers to its address space, and an
-#: address space to its devices.
+#: The only circle of imports (for types only) that is not inside one folder, by its folders: a device refers to its
+#: address space, and an address space to its devices.
 KNOWN_TYPE_CIRCLES = {frozenset({"", "dirty", "iommufd", "spaces"})}
 
 

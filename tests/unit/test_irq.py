@@ -78,7 +78,8 @@ def test_wait_goes_on_after_a_signal_handler(vector: Vector) -> None:
     before = signal.signal(signal.SIGALRM, lambda *_: seen.append(time.monotonic()))
     signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
     try:
-        # Try longer waits too: on a host that does not run this process during a wait, only one of the due signals is delivered.
+        # Try longer waits too: on a host that does not run this process during a wait, only one of the due signals is
+        # delivered.
         assert any(seen_in_a_wait(limit) > 1 for limit in (0.2, 2, 20))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

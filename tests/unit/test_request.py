@@ -47,7 +47,8 @@ def test_one_place_makes_exceptions_for_refused_requests() -> None:
 
 
 def test_no_other_module_makes_a_bare_oserror() -> None:
-    # Exceptions: kernel.py is the operating system, host/ reads sysfs, guest/qemu/ gives QEMU's errors, vfio_mock.py a device's.
+    # Exceptions: kernel.py is the operating system, host/ reads sysfs, guest/qemu/ gives QEMU's errors, vfio_mock.py a
+    # device's.
     bare = [place for place, node in nodes(ast.Call) if called(node) == "OSError"]
     assert [
         place for place in bare if not place.startswith(("kernel.py", "host/", "guest/", "errors.py", "vfio_mock.py"))

@@ -38,8 +38,8 @@ DATA: dict[str, Any] = {
 class FakeCommands:
     """A replacement for all commands of a run.
 
-    :param codes: exit codes of the machines in the order of booting; later machines return 0. A machine with another code finishes only
-        its first cell
+    :param codes: exit codes of the machines in the order of booting; later machines return 0. A machine with another
+        code finishes only its first cell
     """
 
     def __init__(self, results: Path, codes: Sequence[int] = (), *, failed: int = 0) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Constants, tables and defaults of the package are those recorded in tables.txt, which a person has read.
 
-Few tests use a given number in a table of names, an errno, a limit or a default, and a wrong one looks like a right one. New names do not need
-a line. `PYVFIO_WRITE_TABLES=1 pytest tests/unit/test_tables.py` records all names. Check the changes before you commit them.
+Few tests use a given number in a table of names, an errno, a limit or a default, and a wrong one looks like a right
+one. New names do not need a line. `PYVFIO_WRITE_TABLES=1 pytest tests/unit/test_tables.py` records all names. Check the
+changes before you commit them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import pyvfio
 
 PACKAGE = Path(pyvfio.__file__).parent
 TABLE = Path(__file__).with_name("tables.txt")
-#: Modules that are left out: the mock is compared with recordings of a kernel, and the conformance checks with faults that they must find.
+#: Modules that are left out: the mock is compared with recordings of a kernel, and the conformance checks with faults
+#: that they must find.
 LEFT_OUT = ("mock/", "conformance/", "__main__.py", "tracing/__main__.py")
 Plain = (bool, int, float, bytes, type(None))
 #: A pattern for values that get a line: numbers, flags, members of enumerations.

@@ -2,7 +2,8 @@
 """Adapters, one for each operation of the vector file. An adapter turns the fields of an input into public calls, and the results
 into fields.
 
-An adapter gets a vector's input and its variant, but not the expected result. It may return more fields than are expected.
+An adapter gets a vector's input and its variant, but not the expected result. It may return more fields than are
+expected.
 """
 
 from __future__ import annotations

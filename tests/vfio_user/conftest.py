@@ -22,7 +22,10 @@ VERSION = struct.pack("=HH", 0, 1) + b'{"capabilities":{"max_msg_fds":8,"max_dat
 
 
 class Adder(mock.Device):
-    """A model that adds 64-bit words. Register 0x00: an IOVA; 0x08: the number of words, which starts it; 0x10: the sum."""
+    """A model that adds 64-bit words.
+
+    Register 0x00: an IOVA; 0x08: the number of words, which starts it; 0x10: the sum.
+    """
 
     function = mock.Function(
         (0x1234, 0xADD0), bars={0: mock.Bar(4096), 2: mock.Bar(1 << 16, memory=True)}, msi=1, intx=True, resets=True

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Mutated messages against a server, and mutated answers against a client: `python -m tests.vfio_user.mutate COUNT [SEED]`.
 
-The server and the client get COUNT / 2 messages each. They may answer with errors and end connections. Afterwards they must work as before,
-with no descriptor left, and without growth of memory.
+The server and the client get COUNT / 2 messages each. They may answer with errors and end connections. Afterwards they
+must work as before, with no descriptor left, and without growth of memory.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ GOOD = [
 
 
 def mutated(message: bytes, choose: random.Random) -> bytes:
-    """Return a message with some bytes changed, cut, or with bytes behind it. Most keep a correct size, so that the connection continues."""
+    """Return a message with some bytes changed, cut, or with bytes behind it.
+
+    Most keep a correct size, so that the connection continues.
+    """
     changed = bytearray(message)
     for _ in range(choose.choice((0, 1, 1, 2, 4))):
         # Leave out the header's size: a wrong size ends the connection, and is tried in one of eight messages below.
@@ -190,7 +193,10 @@ ASKED: list[tuple[Callable[[vfio_user.Client], object], bytes]] = [
 
 
 class Liar:
-    """A server with mutated answers. Each is followed by a right one, so that the client does not have to wait for its timeout."""
+    """A server with mutated answers.
+
+    Each is followed by a right one, so that the client does not have to wait for its timeout.
+    """
 
     def __init__(self, path: Path, choose: random.Random) -> None:
         self._choose = choose

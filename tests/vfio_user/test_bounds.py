@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Time limits of a client: servers that are slow, stop answering, or stop inside a message. Also a parent's connection in a forked child."""
+"""Time limits of a client: servers that are slow, stop answering, or stop inside a message.
+
+Also a parent's connection in a forked child.
+"""
 
 from __future__ import annotations
 

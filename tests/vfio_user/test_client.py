@@ -111,7 +111,10 @@ def test_another_client_can_come_when_the_device_is_closed(serve: Serve) -> None
 
 
 def test_a_kernel_that_is_dropped_ends_its_connection(serve: Serve) -> None:
-    """This happens when a signal handler raises while the device is opened. The server accepts only one client at a time."""
+    """This happens when a signal handler raises while the device is opened.
+
+    The server accepts only one client at a time.
+    """
     path = serve().path
     before = set(threading.enumerate())  # threads of earlier clients may be about to end
     dropped = RemoteKernel(path)

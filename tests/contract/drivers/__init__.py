@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Small drivers for the suite's devices.
 
-The fixture `dma` uses the drivers of scripts/examples and that of vfio-mock; `logger` uses those of devices that log their DMA.
+The fixture `dma` uses the drivers of scripts/examples and that of vfio-mock; `logger` uses those of devices that log
+their DMA.
 """
 
 from __future__ import annotations

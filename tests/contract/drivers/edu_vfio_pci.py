@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""edu with the kernel driver of tests/edu_vfio_pci: it copies as edu does. Limits, failures and counters are sysfs files."""
+"""edu with the kernel driver of tests/edu_vfio_pci: it copies as edu does.
+
+Limits, failures and counters are sysfs files.
+"""
 
 from __future__ import annotations
 

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Programs that run in the guest: `python -m tests.vfio_user_guest.programs.NAME`. A program that fails ends with a traceback."""
+"""Programs that run in the guest: `python -m tests.vfio_user_guest.programs.NAME`.
+
+A program that fails ends with a traceback.
+"""

@@ -4,9 +4,9 @@ while it is in use, and plugged in again.
 
     ... killed SOCKET FILE      the second server's socket, on the host; a file below the current directory
 
-The program prints `kill` when the first server must be killed; the caller creates FILE after that. In between, the program does not access the
-device: QEMU 11.1.3 aborts (error_setv) if a server is killed that has not read all of QEMU's messages. The second device has only MSI, because
-QEMU 11.1.3 aborts when a device with MSI-X is unplugged.
+The program prints `kill` when the first server must be killed; the caller creates FILE after that. In between, the
+program does not access the device: QEMU 11.1.3 aborts (error_setv) if a server is killed that has not read all of
+QEMU's messages. The second device has only MSI, because QEMU 11.1.3 aborts when a device with MSI-X is unplugged.
 """
 
 from __future__ import annotations

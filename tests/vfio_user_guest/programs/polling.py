@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Poll a register from two processors while the device does DMA by messages.
 
-In QEMU, a processor that waits for a register holds the lock that is needed to answer the server's DMA. A server that waited for its DMA
-before it answers the register read would stop the machine until a timeout.
+In QEMU, a processor that waits for a register holds the lock that is needed to answer the server's DMA. A server that
+waited for its DMA before it answers the register read would stop the machine until a timeout.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ VALUE = 0x5A5A5A5A
 
 
 def poll(address: str, processor: int) -> None:
-    """Read a register of the device until standard input ends, and print the number of reads. This process maps the BAR through sysfs."""
+    """Read a register of the device until standard input ends, and print the number of reads.
+
+    This process maps the BAR through sysfs.
+    """
     os.sched_setaffinity(0, {processor})
     fd = os.open(f"/sys/bus/pci/devices/{address}/resource0", os.O_RDWR | os.O_SYNC)
     with mmap.mmap(fd, 4096) as memory:
