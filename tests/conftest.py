@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Options of all tests: with PYVFIO_REQUIRE=kernel nothing may be skipped; --pyvfio-vectors runs the vector suite alone."""
+"""Options of all tests: with PYVFIO_REQUIRE=kernel no test may be skipped; --pyvfio-vectors runs only the vector suite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-#: seconds that a slow test may take
+#: Time limit of a slow test, in seconds.
 SLOW = 1800
 REQUIRED = os.environ.get("PYVFIO_REQUIRE") == "kernel"
 
@@ -25,7 +25,7 @@ def _refuse_skip(report: Any) -> Any:
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Without pytest-timeout the tests have no time limits, and pytest must still know its option and its mark."""
+    """Define the option and the mark of pytest-timeout if it is not installed. Then the tests have no time limits."""
     if not pluginmanager.has_plugin("timeout"):
         parser.addini("timeout", "ignored: pytest-timeout is not installed")
 
@@ -42,7 +42,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, Any, Any]:
-    """Collect cycles between tests alone: else chance decides whether a device is collected before its fixture closes it, and warns."""
+    """Run the garbage collector only between tests.
+
+    Otherwise it depends on chance whether a device is collected (with a warning) before its fixture closes it.
+    """
     gc.disable()
     try:
         return (yield)
@@ -65,6 +68,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.getoption("pyvfio_vectors", None) is None:
         return None
     if collection_path.is_dir():
-        # pytest may not have read pyproject.toml, which says where the other suites find their modules: it takes FILE for a test.
+        # pytest may not have read pyproject.toml, which has the paths for the other suites' modules, because it takes
+        # FILE for a test.
         return (collection_path.parent == Path(__file__).parent and collection_path.name != "vectors") or None
     return collection_path.name != "test_vectors.py" or None

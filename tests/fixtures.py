@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Fixtures that several suites share; a conftest.py imports those that its suite uses.
+"""Fixtures that several suites share. Each conftest.py imports those that its suite uses.
 
 The mark `vfio(profile=, mode=, device=)` of the plugin chooses the mock's profile, the mode and the device.
 """
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from pyvfio.iommufd import Ioas
     from pyvfio.spaces.base import AddressSpace
 
-#: parameters of a fixture that runs its tests by group and by the device's own file
+#: Parameters of a fixture whose tests run both by group and by cdev.
 BY_GROUP_AND_CDEV = [pytest.param(mode, marks=pytest.mark.vfio(mode=mode)) for mode in ("type1v2", "iommufd")]
 
 
 @pytest.fixture
 def kernel(vfio_kernel: mock.Kernel) -> mock.Kernel:
-    """The mock kernel; give it to everything that takes `kernel=`."""
+    """The mock kernel. Pass it to every function that has a parameter `kernel`."""
     return vfio_kernel
 
 
 @pytest.fixture
 def space(vfio_space: AddressSpace) -> AddressSpace:
-    """An address space, with nothing attached unless `device` is used too."""
+    """An address space. Nothing is attached to it, unless the fixture `device` is used too."""
     return vfio_space
 
 
 @pytest.fixture
 def device(vfio_device: Device) -> Device:
-    """The marked device, vfio-mock.0 without a mark, attached to `space`."""
+    """The device of the mark `vfio` (vfio-mock.0 without a mark), attached to `space`."""
     return vfio_device
 
 
@@ -47,14 +47,14 @@ def _open(kernel: mock.Kernel, address: str, request: pytest.FixtureRequest) -> 
 
 @pytest.fixture
 def emulated(kernel: mock.Kernel, request: pytest.FixtureRequest) -> Iterator[Device]:
-    """vfio-mock.0, for which the kernel copies, in an address space of its own."""
+    """vfio-mock.0, whose DMA the kernel does by copying, in its own address space."""
     with _open(kernel, "vfio-mock.0", request) as device:
         yield device
 
 
 @pytest.fixture
 def edu(kernel: mock.Kernel, request: pytest.FixtureRequest) -> Iterator[Device]:
-    """An edu, for which the IOMMU translates, in an address space of its own."""
+    """An edu, which is behind the IOMMU, in its own address space."""
     address = "0000:00:03.0"
     with pyvfio.host.bind(address, "vfio-pci", kernel=kernel), _open(kernel, address, request) as device:
         yield device

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A mock kernel that says what no real kernel says: its answers to single requests are overridden."""
+"""A mock with overridden answers to single requests, which can be answers that no real kernel gives."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pyvfio import abi, mock
 from pyvfio._abi import ffi
 from pyvfio._core.request import DECLARED
 
-#: a result or a negative errno, or a function of the argument's address that returns one, or None to let the mock answer
+#: A result or negative errno, or a function of the argument's address that returns one; None to let the mock answer.
 Answer = int | Callable[[int], int | None]
 
 
 class Overriding(mock.Kernel):
-    """The mock, with answers of the test's own.
+    """The mock, with answers that a test overrides.
 
-    :ivar answers: the name of a request or of an operation (`VFIO_DEVICE_FEATURE SET LOW_POWER_ENTRY`) -> its answer
+    :ivar answers: the answers, by the name of a request or of an operation (`VFIO_DEVICE_FEATURE SET LOW_POWER_ENTRY`)
     :ivar calls: the names of the requests made so far
     """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""An ABI as names and numbers: what a C header declares, what the built extension has, how the two differ.
+"""Compare the ABI that C headers declare with that of the built extension, as names and numbers.
 
-A header's names come from its preprocessed text through a C parser, its numbers from the C compiler.
+A C parser gets the names from a header's preprocessed text; the C compiler gives the numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from pycparser import CParser, c_ast
 from pycparser.c_parser import ParseError
 
-# vfio_zdev.h has the bodies of vfio.h's zPCI capabilities. Not vfio_ccw.h: s390 channel I/O is left out.
+# vfio_zdev.h has the structs of vfio.h's zPCI capabilities. vfio_ccw.h (s390 channel I/O) is left out.
 HEADERS = VFIO, ZDEV, IOMMUFD = ("linux/vfio.h", "linux/vfio_zdev.h", "linux/iommufd.h")
 
 
@@ -54,7 +54,7 @@ class Abi:
 
 
 def differences(kernel: Abi, ours: Abi, excluded: set[str]) -> list[str]:
-    """Everything in which `ours` is not the kernel's ABI without `excluded`, a line each; none if it is."""
+    """Return a line for each difference between `ours` and the kernel's ABI without `excluded`; none if they are equal."""
     theirs, mine = kernel.names(), ours.names()
     lines = [f"{name}: in the kernel's headers, not declared" for name in theirs - mine - excluded]
     lines += [f"{name}: declared, not in the kernel's headers" for name in mine - theirs]
@@ -101,7 +101,7 @@ PLAIN_C = (
 
 
 class _Member(NamedTuple):
-    """A field as the parser sees it, before the compiler has said where it is."""
+    """A field from the parser, before the compiler has given its offset."""
 
     path: str  # as in C: `errors[0].code`
     kind: str  # as in Field, "integer" where the compiler must tell the sign
@@ -119,7 +119,7 @@ class _Member(NamedTuple):
 
 
 class Declarations:
-    """The names that some headers declare, without those of the headers that they include."""
+    """The names that some headers declare, without those of included headers."""
 
     def __init__(self, headers: Sequence[str], include: Sequence[Path], prelude: str = "") -> None:
         self.source = prelude + "".join(f"#include <{name}>\n" for name in headers)
@@ -166,7 +166,7 @@ class Declarations:
                 self.others.add(name)
 
     def _is_number(self, text: str) -> bool:
-        """Whether the compiler can work out what a macro expands to: it is no type or piece of syntax."""
+        """Whether a macro expands to a value that the compiler can compute, and not to a type or a part of a statement."""
         names = _names_in(text)
         return names is not None and names <= set(self.enumerators)
 
@@ -193,7 +193,7 @@ class Declarations:
             self.structs[_type_name(node)] = list(self._members(node, ""))
 
     def _members(self, node: c_ast.Node, prefix: str) -> Iterator[_Member]:
-        """The fields of a struct or union, and those of the unnamed types in it."""
+        """Return the fields of a struct or union, and those of unnamed types inside it."""
         for decl in node.decls:
             inner, dimensions, flexible = decl.type, 0, False
             while isinstance(inner, c_ast.ArrayDecl):
@@ -215,7 +215,7 @@ class Declarations:
                 yield from self._members(inner, inside)
 
     def measure(self) -> Abi:
-        """The same with the compiler's numbers."""
+        """Return the declarations with the compiler's numbers."""
         abi = Abi(requests=self.requests, others=self.others)
         for line in self._run_program("".join(self._probes())).splitlines():
             what, name, *values = line.split("\t")
@@ -301,7 +301,7 @@ def _type_name(node: c_ast.Node) -> str:
 
 @cache
 def _names_in(expression: str) -> frozenset[str] | None:
-    """The names in what may be an expression; None if it is none."""
+    """Return the names in a text if it is an expression, otherwise None."""
     try:
         tree = CParser().parse(f"int value = {expression};")
     except ParseError:
@@ -327,7 +327,7 @@ def _run(command: list[str], text: str) -> str:
 
 
 def extension(ffi: Any, lib: Any, declarations: Declarations) -> Abi:
-    """The names of our declarations with the numbers that the built extension has for them."""
+    """Return the names of pyvfio's declarations, with the numbers in the built extension."""
     abi = Abi(others=declarations.others)
     for name in (*declarations.numbers, *declarations.enumerators):
         abi.constants[name] = getattr(lib, name)

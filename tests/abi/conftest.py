@@ -16,13 +16,13 @@ CACHE = Path.home() / ".cache" / "pyvfio" / "kernel"
 
 
 def _release(headers: Path) -> tuple[int, ...]:
-    """For headers as scripts/build_kernel leaves them: the kernel's release, as numbers."""
+    """Return the kernel's release, as numbers, for headers in a directory of scripts/build_kernel."""
     return tuple(int(number) for number in re.findall(r"\d+", (headers.parent / "release").read_text()))
 
 
 @pytest.fixture(scope="session")
 def kernel_headers() -> Path:
-    """The exported headers of the newest kernel that the VM can run: a directory as /usr/include."""
+    """The exported headers of the newest kernel for the VM: a directory like /usr/include."""
     if named := os.environ.get("PYVFIO_KERNEL_HEADERS"):
         return Path(named)
     built = [header.parent.parent for header in CACHE.glob("*/include/linux/vfio.h")]
@@ -46,6 +46,6 @@ def ours() -> Abi:
 
 @pytest.fixture(scope="session")
 def excluded() -> set[str]:
-    """The names that are left out on purpose."""
+    """The names that are intentionally left out."""
     lists = tomllib.loads((Path(__file__).parent / "excluded.toml").read_text())
     return {name for part in lists.values() for name in part["names"]}

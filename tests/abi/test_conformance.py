@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The extension against the kernel's own exported headers."""
+"""The extension agrees with the kernel's exported headers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A comparison that cannot fail proves nothing: each test doctors a header and says what is reported."""
+"""The comparison of ABIs can fail: each test changes a header, and checks the reported difference."""
 
 from __future__ import annotations
 

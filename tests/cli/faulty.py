@@ -12,7 +12,8 @@ from pyvfio import mock
 from pyvfio._abi import ffi, lib
 from pyvfio.mock.machine import ioctl_names
 
-#: a fault: the kernel, the name of the request, a pointer to its struct, and what makes the request as it should be made
+#: A fault. Arguments: the kernel, the name of the request, a pointer to its struct, and a function that makes the real
+#: request.
 Fault = Callable[["Faulty", str, Any, Callable[[], int]], int]
 FEATURE_SIZE = ffi.sizeof("struct vfio_device_feature")
 
@@ -35,14 +36,14 @@ class Faulty(mock.Kernel):
 
 
 def feature(name: str, argument: Any) -> tuple[int, Any]:
-    """Return the flags of VFIO_DEVICE_FEATURE and what is behind its header; 0 for another request."""
+    """Return the flags of VFIO_DEVICE_FEATURE and the data behind its header; flags 0 for another request."""
     if not name.startswith("VFIO_DEVICE_FEATURE"):
         return 0, None
     return int(ffi.cast("struct vfio_device_feature *", argument).flags), argument + FEATURE_SIZE
 
 
 def is_feature(flags: int, feature_name: str, operation: str) -> bool:
-    """Whether flags are of an operation of a feature, and no probe."""
+    """Whether flags belong to an operation of a feature that is no probe."""
     number = getattr(lib, f"VFIO_DEVICE_FEATURE_{feature_name}")
     wanted = getattr(lib, f"VFIO_DEVICE_FEATURE_{operation}")
     return (
@@ -192,7 +193,7 @@ FAULTS: dict[str, Fault] = {
     "state_is_not_kept": _always_running,
     "reset_flag_is_wrong": _info("VFIO_DEVICE_GET_INFO", "struct vfio_device_info", _resettable),
 }
-#: the device on which a fault shows, where it is not the network card's function
+#: The device on which a fault shows, if it is not the network card's function.
 DEVICES = {
     "reset_flag_is_wrong": "0000:00:05.0",
     "report_loses_a_bit": "vfio-mock.0",

@@ -28,7 +28,7 @@ from tests.cli.command import Command
 
 EDU, VF = "0000:00:03.0", "0000:41:10.1"
 
-#: each subcommand that takes a device, with what follows the address
+#: Each subcommand that takes a device, with the arguments behind the address.
 WITH_DEVICE = {
     "show": (),
     "doctor": (),
@@ -49,7 +49,7 @@ WITH_DEVICE = {
     "sriov": (),
     "report": (),
 }
-#: those that open the device
+#: The subcommands that open the device.
 OPENING = {
     **{
         name: WITH_DEVICE[name]
@@ -195,7 +195,7 @@ def test_a_second_user_is_named(pyvfio: Command, kernel: mock.Kernel, name: str)
 def test_an_interrupt_puts_the_device_back(
     pyvfio: Command, kernel: mock.Kernel, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """At the first request on the open device: what was bound for the command is restored, and nothing stays open."""
+    """The interrupt comes at the first request on the open device. The device is restored, and nothing stays open."""
 
     def interrupt(*_: object, **__: object) -> object:
         raise KeyboardInterrupt
@@ -236,7 +236,7 @@ def started(*arguments: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_program_by_that_signal(number: signal.Signals) -> None:
-    """The device is closed first: the code behind the sleep runs."""
+    """Clean-up code runs before that: the device is closed."""
     code = "import time\ntry:\n print('ready', flush=True); time.sleep(60)\nfinally:\n print('closed', flush=True)"
     program = started("shell", VF, "-c", code)
     assert program.stdout is not None
@@ -269,7 +269,7 @@ def test_a_closed_pipe_ends_the_program_quietly(arguments: tuple[str, ...]) -> N
 
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_trap(closed: str) -> None:
-    """The numbers of closed streams must not become a device's."""
+    """If standard streams are closed, a device must not get their descriptor numbers."""
     code = "import os; os.write(9, str(sorted(map(int, os.listdir('/proc/self/fd')))).encode())"
     shell = f'exec "$0" -m pyvfio --kernel mock:mlx5 shell {VF} -c "$1" {closed} 9>"$2"'
     with tempfile.NamedTemporaryFile() as told:
@@ -282,7 +282,7 @@ def test_closed_streams_are_no_trap(closed: str) -> None:
     ("words", "code"), [("list", 1), ("--json list", 1), ("show --help", 1), ("--json show nothing", 3)]
 )
 def test_a_full_disk_is_an_error(words: str, code: int) -> None:
-    """Python since 3.13.5 keeps what could not be written, and tries again at each flush."""
+    """Since Python 3.13.5, a stream keeps data that could not be written, and tries again at each flush."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "pyvfio", "--kernel", "mock:mlx5", *words.split()],
@@ -293,13 +293,13 @@ def test_a_full_disk_is_an_error(words: str, code: int) -> None:
         )
     assert done.returncode == code
     assert "Traceback" not in done.stderr
-    # What failed first is told, and once.
+    # Only the first error is reported, and only once.
     said = [line.startswith("pyvfio: No space left") for line in done.stderr.splitlines()]
     assert sum(said) == (1 if code == 1 else 0)
 
 
 def test_any_locale_can_print_any_name() -> None:
-    """A text that the locale's encoding lacks is escaped."""
+    """Characters that the locale's encoding does not have are escaped."""
     done = subprocess.run(
         [sys.executable, "-m", "pyvfio", "--kernel", "mock:mlx5", "shell", VF, "-c", "print('\u00b5')"],
         capture_output=True,
@@ -338,7 +338,7 @@ def test_the_environment_names_the_kernel(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(WITH_DEVICE))
 def test_every_subcommand_works_at_40_columns(pyvfio: Command, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """No line is wider, but for words that cannot be broken, dumps, JSON and what others format."""
+    """No line is wider, except words that cannot be broken, dumps, JSON and output of other programs."""
     monkeypatch.setenv("COLUMNS", "40")
     ran = pyvfio(name, VF, *WITH_DEVICE[name])
     assert "Traceback" not in ran.err
@@ -348,7 +348,7 @@ def test_every_subcommand_works_at_40_columns(pyvfio: Command, monkeypatch: pyte
 
 
 def on_a_terminal(columns: int, **environment: str) -> str:
-    """Return what `list` prints on a terminal of that width."""
+    """Return the output of `list` on a terminal of a given width."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 25, columns, 0, 0))
     before = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "TERM")}
@@ -397,7 +397,7 @@ def test_needs_of_doctor_are_listed(pyvfio: Command) -> None:
 def test_a_device_that_is_unplugged_meanwhile_is_an_error(
     pyvfio: Command, kernel: mock.Kernel, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Between two steps of a script the device stops to answer, as the kernel tells by errors of pread and pwrite."""
+    """Between two steps of a script the device stops answering: pread and pwrite fail."""
 
     def lines() -> Iterator[str]:
         yield "peek bar0 0\n"

@@ -71,7 +71,7 @@ def test_with_a_driver_the_verdict_is_conformant(kernel: str) -> None:
 
 
 def test_a_pci_device_with_its_driver() -> None:
-    """edu copies through its own buffer, by the driver of the examples."""
+    """edu copies through its own buffer, with the driver of scripts/examples."""
     document, _ = check("mock:amd", EDU, "--only", "dma", "--driver", "examples.edu:Edu", "--dma-faults")
     assert failures(document) == {}
     assert sum(one["outcome"] == "passed" for one in document["checks"]) >= 5
@@ -86,7 +86,7 @@ def test_a_planted_fault_is_found(fault: str) -> None:
 
 
 def test_without_a_fault_nothing_is_found() -> None:
-    """The wrapper itself does no harm."""
+    """The wrapper for faults itself causes no failures."""
     document, _ = check("mock:tests.cli.faulty:planted", VF, "--destructive", PLANTED="none")
     assert failures(document) == {}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Each conformance check fails on a kernel with a fault of its kind: one that cannot fail would prove nothing."""
+"""Each conformance check fails on a kernel with a fault of its kind. A check that cannot fail would prove nothing."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ DRIVER = "pyvfio.vfio_mock:VfioMock"
 HERE = "tests.cli.test_checks_can_fail"
 U40 = 1 << 40
 CONFIG = lib.VFIO_PCI_CONFIG_REGION_INDEX
-#: what reads or writes configuration space: the kernel, the offset, the data; it returns other data
+#: A function that changes an access to configuration space. Arguments: the kernel, the offset, the data. It returns
+#: other data.
 Access = Callable[["Sabotaged", int, bytes], bytes]
 
 
 class Case(NamedTuple):
-    """A fault and a check that has to find it.
+    """A fault, and a check that must find it.
 
-    :ivar check: as the command prints it, `group: name` without `test_`
-    :ivar read: what a read of configuration space returns in place of its data
-    :ivar write: what a write there writes in place of its data; nothing if that is empty
+    :ivar check: the check's name as the command prints it: `group: name` without `test_`
+    :ivar read: a function that gives the data that a read of configuration space returns
+    :ivar write: a function that gives the data that a write to it writes; empty for none
     :ivar memory: any part of the device's file can be mapped, and read beyond its end
     """
 
@@ -78,7 +79,7 @@ class Sabotaged(Faulty):
 
 
 def refuse(request: str, error: int, when: Callable[[Faulty, Any], bool] = lambda _kernel, _argument: True) -> Fault:
-    """Return a fault that refuses a request, or those of its kind that `when` names."""
+    """Return a fault that refuses a request, or only those that `when` selects."""
 
     def fault(kernel: Faulty, name: str, argument: Any, make: Callable[[], int]) -> int:
         return -error if name.startswith(request) and when(kernel, argument) else make()
@@ -87,7 +88,7 @@ def refuse(request: str, error: int, when: Callable[[Faulty, Any], bool] = lambd
 
 
 def pretend(request: str, when: Callable[[Faulty, Any], bool] = lambda _kernel, _argument: True) -> Fault:
-    """Return a fault that says that a request was done, and does nothing."""
+    """Return a fault that reports success for a request without executing it."""
 
     def fault(kernel: Faulty, name: str, argument: Any, make: Callable[[], int]) -> int:
         return 0 if name.startswith(request) and when(kernel, argument) else make()
@@ -96,7 +97,7 @@ def pretend(request: str, when: Callable[[Faulty, Any], bool] = lambda _kernel, 
 
 
 def after(count: int) -> Callable[[Faulty, Any], bool]:
-    """Return what is true from the call behind that one on."""
+    """Return a condition that is true after `count` calls."""
 
     def when(kernel: Faulty, _: Any) -> bool:
         kernel.last = (kernel.last or 0) + 1
@@ -135,14 +136,14 @@ def fixed_map(argument: Any) -> Any:
 
 
 def writable(_: Faulty, name: str, argument: Any, make: Callable[[], int]) -> int:
-    """Map everything for writing too."""
+    """Make every mapping writable."""
     if name == "IOMMU_IOAS_MAP":
         fixed_map(argument).flags |= lib.IOMMU_IOAS_MAP_WRITEABLE
     return make()
 
 
 def starting(argument: Any, when: Callable[[Any], bool]) -> bool:
-    """Whether it starts a log that `when` says yes to."""
+    """Whether the request starts a log that `when` selects."""
     flags, data = feature("VFIO_DEVICE_FEATURE", argument)
     if not is_feature(flags, "DMA_LOGGING_START", "SET"):
         return False
@@ -168,7 +169,7 @@ def probes_all(_: Faulty, name: str, argument: Any, make: Callable[[], int]) -> 
 
 
 def resets(then: Fault) -> Fault:
-    """Return a fault that takes part from the first reset on."""
+    """Return a fault that is active after the first reset."""
 
     def fault(kernel: Faulty, name: str, argument: Any, make: Callable[[], int]) -> int:
         if name == "VFIO_DEVICE_RESET":
@@ -232,12 +233,12 @@ def no_data(answer: Any) -> None:
 
 
 def reads(at: int, change: Callable[[bytes], bytes]) -> Access:
-    """Return an access that changes what a read at one offset returns."""
+    """Return an access that changes the result of a read at one offset."""
     return lambda _, offset, data: change(data) if offset == at else data
 
 
 def patched(at: int, value: int) -> Access:
-    """Return an access that reads another byte at one offset."""
+    """Return an access that replaces the byte at one offset."""
 
     def access(_: Sabotaged, offset: int, data: bytes) -> bytes:
         return data[: at - offset] + bytes([value]) + data[at - offset + 1 :] if 0 <= at - offset < len(data) else data
@@ -256,7 +257,7 @@ def bits(mask: int) -> Callable[[bytes], bytes]:
 
 
 def drops(at: int) -> Access:
-    """Return an access that loses what is written at one offset."""
+    """Return an access that ignores writes at one offset."""
     return lambda _, offset, data: b"" if offset == at else data
 
 
@@ -283,7 +284,7 @@ def remembered(kernel: Sabotaged, offset: int, data: bytes) -> bytes:
 
 
 class Lazy(vfio_mock.VfioMock):
-    """It copies nothing, and sends nothing."""
+    """A driver that copies nothing, and sends no interrupt."""
 
     def copy(self, destination: int, source: int, size: int) -> None:
         pass
@@ -293,14 +294,14 @@ class Lazy(vfio_mock.VfioMock):
 
 
 class Eager(vfio_mock.VfioMock):
-    """It copies more than it was asked for."""
+    """A driver that copies more than requested."""
 
     def copy(self, destination: int, source: int, size: int) -> None:
         super().copy(destination, source, 2 * size)
 
 
 class Beginning(vfio_mock.VfioMock):
-    """It writes to the beginning of pages alone."""
+    """A driver that writes only to the beginning of pages."""
 
     def copy(self, destination: int, source: int, size: int) -> None:
         if not destination % 4096:

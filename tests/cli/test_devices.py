@@ -184,7 +184,7 @@ def test_bind_refuses_a_device_in_use(pyvfio: Command, kernel: mock.Kernel) -> N
 
 
 def test_restore_after_a_kill_before_the_first_write_succeeds(pyvfio: Command, kernel: mock.Kernel) -> None:
-    """Its entry in the journal is all that it left, and the device is as it was."""
+    """The killed program left only its entry in the journal; the device is unchanged."""
     host.bind(NVME, "vfio-pci", kernel=kernel)
     path = host.device(NVME, kernel).path
     kernel.write_file("/sys/bus/pci/drivers/vfio-pci/unbind", NVME.encode())

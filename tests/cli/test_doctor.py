@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Each finding of the catalogue, reproduced on the mock and told by doctor; and states that are in no catalogue."""
+"""Each finding of the catalogue is reproduced on the mock and reported by doctor.
+
+Also states that are not in the catalogue.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ Setup = Callable[[mock.Kernel], "str | None"]
 
 
 def text(kernel: mock.Kernel, path: str, content: str) -> None:
-    """Put a file there."""
+    """Create a file with a text."""
     kernel.tree.add(path, Text(content.encode("latin-1")))
 
 
@@ -240,7 +243,7 @@ def too_late(kernel: mock.Kernel) -> str:
 
 
 def behind_vmd(kernel: mock.Kernel) -> str:
-    """A bridge is on the way to the device; here it is a VMD's."""
+    """Put a VMD between the host and the device."""
     controller = path_of(kernel, LEFT).rpartition("/")[0]
     kernel.tree.remove(f"{controller}/driver")
     kernel.tree.directory("/sys/bus/pci/drivers/vmd")
@@ -331,9 +334,9 @@ REPRODUCED: dict[str, tuple[Setup, tuple[str, ...]]] = {
     "guest-memory": (narrow, ("--guest-memory", "1T")),
     "guest-memory-moved": (on_amd, ("--guest-memory", "1020G")),
 }
-#: those that depend on who runs doctor, or on the errno of an open: test_a_node_that_cannot_be_opened
+#: Findings that depend on the user who runs doctor, or on the errno of an open: see test_a_node_that_cannot_be_opened.
 NODES = {"not-owner": (1000, errno.EACCES), "access-module": (0, errno.EACCES), "device-cgroup": (0, errno.EPERM)}
-#: those that only an operation can run into, which says so; nothing to be looked for beforehand
+#: Findings that only occur as errors of operations, so that doctor cannot look for them.
 BY_ERRORS = {
     "no-room-for-virtual-functions",
     "no-virtual-functions",
@@ -443,7 +446,7 @@ def resizable(kernel: mock.Kernel) -> str:
 
 
 def suspended(kernel: mock.Kernel) -> str:
-    """As vfio-pci leaves a device that nobody has open."""
+    """Suspend the device, as vfio-pci does when it is not open."""
     text(kernel, f"{path_of(kernel, EDU)}/power/runtime_status", "suspended\n")
     return str(attribute("power_state", "D3hot\n")(kernel))
 

@@ -16,7 +16,7 @@ from pyvfio.cli import program
 from pyvfio.cli.words import for_shell
 from tests.cli.command import Command, schema
 
-#: modules that no subcommand may load before it needs them
+#: Modules that a subcommand may load only when it needs them.
 HEAVY = {"asyncio", "pytest", "rich", "pyvfio.mock", "pyvfio.tracing", "matplotlib", "numpy"}
 
 

@@ -102,7 +102,7 @@ def test_irq_counts_each_vector(pyvfio: Command) -> None:
 
 
 class Interrupting:
-    """A driver of edu's that makes it interrupt."""
+    """A driver of edu that makes it interrupt."""
 
     reach = range(0)
 
@@ -335,7 +335,7 @@ def test_dirty_logs_the_device_of_a_program(pyvfio: Command, kernel: mock.Kernel
 
 
 def test_a_descriptor_is_taken_out_of_another_process() -> None:
-    """By pidfd_getfd, of a child."""
+    """The other process is a child, and the descriptor is taken by pidfd_getfd."""
     code = "import os, sys; fd = os.memfd_create('x'); os.write(fd, b'found'); print(fd, flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -16,7 +16,7 @@ from tests.cli.command import Command
 
 EDU, VF = "0000:00:03.0", "0000:41:10.1"
 
-#: edu copies from memory into its buffer, and interrupts when it has; then from there to other memory
+#: A script: edu copies memory into its buffer, with an interrupt at the end, and then from the buffer to other memory.
 SCRIPT = """\
 alloc buffer 4K 0x100000
 alloc target 4096

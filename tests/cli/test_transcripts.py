@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Every command on the mock, word for word: each file of transcripts/ is a session on one kernel.
 
-A file begins with the mock's profile. Each call follows a `$ `, as it is typed but for the name `pyvfio`; then comes what it printed, errors
-behind `! `, and its exit code if that is not 0. `PYVFIO_WRITE_TRANSCRIPTS=1 pytest tests/cli/test_transcripts.py` writes down what is
-printed now; look at what changed before you commit it.
+A file begins with the mock's profile. Each call follows a `$ `, as it is typed but for the name `pyvfio`; then comes
+what it printed, errors behind `! `, and its exit code if that is not 0. `PYVFIO_WRITE_TRANSCRIPTS=1 pytest
+tests/cli/test_transcripts.py` writes down what is printed now; look at what changed before you commit it.
 """
 
 from __future__ import annotations

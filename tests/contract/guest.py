@@ -83,8 +83,8 @@ def _served(model: str, kernel: MockKernel) -> Iterator[None]:
                 kernel.host.unplug(own)
                 # As much as QEMU's client gets in the machines: on a busy host servers are slow.
                 vfio_user.RemoteDevice(kernel, address, path, timeout=30, driver=driver)
-                # A thread of this process answers the server's DMA. With the default interval, a driver that polls in Python would
-                # delay each answer by 5 ms.
+                # A thread of this process answers the server's DMA. With the default interval, a driver that polls in
+                # Python would delay each answer by 5 ms.
                 sys.setswitchinterval(0.0001)
                 yield
             finally:

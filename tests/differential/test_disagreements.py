@@ -184,7 +184,7 @@ def test_without_a_free_descriptor_nothing_is_changed() -> None:
         assert not kernel.files[iommufd.fileno()].objects  # type: ignore[attr-defined]  # the file of an iommufd
 
 
-# What only the kernel's own mock IOMMU shows, by the steps that showed it.
+# Findings that only the iommufd selftest driver shows, with the steps that showed them.
 
 
 def _answered(make: SelftestMaker, profile: str = "intel-39") -> list[int]:

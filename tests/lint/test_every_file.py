@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""No tracked file is left out of lint, format, types, and the rules of language that a program can check."""
+"""Lint, format, types, and the language rules that a program can check apply to every tracked file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def c_files() -> list[str]:
 
 
 def tool(*command: str) -> str:
-    """Run a tool of the `test` extra and return what it printed; it must return 0."""
+    """Run a tool of the `test` extra, assert that it returns 0, and return its output."""
     if not (BIN / command[0]).exists():
         pytest.skip(f"{command[0]} is not installed: pip install -e '.[test]'")
     done = subprocess.run(

@@ -20,7 +20,7 @@ DEBIAN_12, UBUNTU_24_04, DEBIAN_13, OLD_SETUPTOOLS, OLD_CFFI, NEWEST = TOOLCHAIN
 def test_the_suites_pass_on_the_wheel_that_is_uploaded(
     toolchain: Toolchain, repaired: Path, newest: Built, environment: Callable[[Toolchain], Environment], tmp_path: Path
 ) -> None:
-    """Built with the newest cffi, run with each Python's own and so with older ones."""
+    """The wheel is built with the newest cffi, and runs with the cffi of each Python, which may be older."""
     installed = environment(toolchain)
     installed.install("--no-deps", "--force-reinstall", repaired, wheels=repaired.parent)
     tests = unpack(newest.sdist, tmp_path)
@@ -38,7 +38,7 @@ def test_the_suites_pass_in_the_unpacked_sdist(
     environment: Callable[[Toolchain], Environment],
     tmp_path: Path,
 ) -> None:
-    """Built in place, as a distribution's packager does it before the tests."""
+    """The sdist is built in place, as packagers of distributions do before they run the tests."""
     python = environment(toolchain).python
     source = unpack(build(toolchain).sdist, tmp_path)
     run(python, "scripts/build_abi.py", cwd=source)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The sdist and the wheel of every toolchain: what is in them, and what they say of themselves."""
+"""The contents and the metadata of the sdist and the wheel of every toolchain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pyvfio
 from tests.package.conftest import Built
 
-#: what git has and an sdist does not need
+#: Files in git that an sdist does not need.
 NOT_SHIPPED = {".gitignore", ".ci/run"}
 
 

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""A DMAR table with memory that is reserved for a device (RMRR), and the archive by which Linux takes it in place of the machine's.
+"""A DMAR table with memory that is reserved for a device (RMRR), and an archive that makes Linux use it instead of the machine's table.
 
-CONFIG_ACPI_TABLE_UPGRADE: an uncompressed archive in front of the initramfs, with tables below kernel/firmware/acpi. One replaces the
-machine's of the same signature and OEM ids if its revision is higher.
+CONFIG_ACPI_TABLE_UPGRADE: an uncompressed archive in front of the initramfs has tables below kernel/firmware/acpi. A
+table replaces the machine's table with the same signature and OEM ids if its revision is higher.
 """
 
 from __future__ import annotations
 
 import struct
 
-#: QEMU's q35 (acpi-build.c): ids of the maker, the place of the IOMMU's registers, and of the IOAPIC among the sources of requests
+#: QEMU's q35 (acpi-build.c): ids of the maker, the place of the IOMMU's registers, and of the IOAPIC among the sources
+#: of requests
 _OEM = (b"BOCHS ", b"BXPC    ")
 _REGISTERS = 0xFED90000
 _IOAPIC = bytes((3, 8, 0, 0, 0, 0xFF, 0, 0))
@@ -21,7 +22,7 @@ _HEADER = struct.Struct("<4sIBB6s8sI4sI")
 
 
 def dmar(address: str, start: int, last: int) -> bytes:
-    """Return a DMAR table of one IOMMU, with a region that is reserved for a device on the root bus, such as 0000:00:05.0."""
+    """Return a DMAR table for one IOMMU, with a region that is reserved for a device on the root bus, such as 0000:00:05.0."""
     slot, _, function = address.rpartition(":")[2].partition(".")
     drhd = struct.pack("<HHBBHQ", _DRHD, 16 + len(_IOAPIC), _INCLUDES_ALL, 0, 0, _REGISTERS) + _IOAPIC
     scope = bytes((_ENDPOINT, 8, 0, 0, 0, 0, int(slot, 16), int(function)))
@@ -38,7 +39,7 @@ def _table(signature: bytes, body: bytes) -> bytes:
 
 
 def upgrade(table: bytes) -> bytes:
-    """Return an archive for the front of an initramfs, by which Linux takes this table."""
+    """Return an archive with this table, to be put in front of an initramfs."""
     names = ("kernel", "kernel/firmware", "kernel/firmware/acpi")
     entries = [_entry(name, b"", 0o040755) for name in names]
     entries.append(_entry("kernel/firmware/acpi/dmar.aml", table, 0o100644))
@@ -46,7 +47,7 @@ def upgrade(table: bytes) -> bytes:
 
 
 def _entry(name: str, data: bytes, mode: int) -> bytes:
-    """Return a file of an archive of cpio's format newc."""
+    """Return a file's entry in a cpio archive of the format newc."""
     path = name.encode() + b"\0"
     numbers = (0, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(path), 0)
     head = b"070701" + b"".join(b"%08X" % number for number in numbers) + path

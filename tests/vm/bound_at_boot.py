@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Runs in a machine of scripts/vm: bind devices at boot, or see after a reboot that they are bound, and undo it.
+"""Bind devices at boot, or check after a reboot that they are bound, and undo it. Runs in a machine of scripts/vm.
 
 The nvme is bound and restored by :mod:`pyvfio.host`, the edu by the command.
 
     bound_at_boot.py bind|check FOLDER
 
-FOLDER stands for what a reboot leaves alone: in it are /etc/udev/rules.d and /var/lib/pyvfio. Everything else of a machine is new.
+FOLDER stands for what a reboot leaves alone: in it are /etc/udev/rules.d and /var/lib/pyvfio. Everything else of a
+machine is new.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ def keep(folder: Path) -> None:
 
 
 def announce() -> None:
-    """Have udev look at all PCI devices, as at boot."""
+    """Make udev process all PCI devices, as at boot."""
     subprocess.run(["udevadm", "trigger", "--action=add", "--subsystem-match=pci"], check=True)
     subprocess.run(["udevadm", "settle", "--timeout=60"], check=True)
 
 
 def state(address: str) -> tuple[str | None, str | None]:
-    """Return the driver and the override of a device."""
+    """Return a device's driver and driver_override."""
     found = host.device(address)
     return found.driver, found.driver_override
 
 
 def command(*arguments: str) -> Any:
-    """Run the command as a program of its own, and return its document."""
+    """Run the command `pyvfio` as a program, and return its JSON document."""
     done = subprocess.run(
         [sys.executable, "-m", "pyvfio", "--json", *arguments], stdout=subprocess.PIPE, text=True, check=True
     )

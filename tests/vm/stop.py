@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Runs in a machine of scripts/vm: print the argument, and stop the machine by QEMU's monitor, which is a port of the guest."""
+"""Print the argument, and stop the machine through QEMU's monitor, which is a virtio port.
+
+Runs in a machine of scripts/vm.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ PORTS = Path("/sys/class/virtio-ports")
 
 
 def main() -> None:
-    """Stop the machine. This does not return, unless somebody lets the machine go on."""
+    """Stop the machine. This returns only if the machine is continued."""
     name = next(path for path in PORTS.glob("*/name") if path.read_text().strip() == "pyvfio.qmp")
     monitor = os.open(f"/dev/{name.parent.name}", os.O_RDWR | os.O_CLOEXEC)
     # Python takes seconds to start in a machine on a busy host; the stall begins here.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """C01 on a real kernel: the firmware reserves memory for a device one to one (Intel's RMRR), and VFIO cannot have it.
 
-The machine is given a DMAR table that says so (acpi_tables.py). Since Linux 6.6 claiming the group fails with EINVAL, since 5.19 with EPERM,
-and before it was VFIO_SET_IOMMU that failed. The mock gives the same answers as the newest kernel.
+The machine is given a DMAR table that says so (acpi_tables.py). Since Linux 6.6 claiming the group fails with EINVAL,
+since 5.19 with EPERM, and before it was VFIO_SET_IOMMU that failed. The mock gives the same answers as the newest
+kernel.
 """
 
 from __future__ import annotations

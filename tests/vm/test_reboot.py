@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A device that is bound at boot is bound after a reboot, and put back by whoever restores it then: in two machines, with a real udev."""
+"""A device that is bound at boot is bound after a reboot, and can be restored then. Two machines with a real udev."""
 
 from __future__ import annotations
 

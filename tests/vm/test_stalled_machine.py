@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A machine that stalls is noticed, and its state shown: on a real kernel, in machines of scripts/vm."""
+"""scripts/vm detects a machine that stalls, and shows its state. On a real kernel."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def test_a_machine_that_is_stopped_is_reported_with_its_state() -> None:
 
 
 def test_a_machine_that_spins_with_interrupts_off_is_reported(spin_module: Path) -> None:
-    # Below the project, which the guest sees; and where git, and a copy that another suite makes of what it has, does not.
+    # Below the project, which the guest sees; and where git, and a copy that another suite makes of what it has, does
+    # not.
     with tempfile.TemporaryDirectory(prefix=".results-spin-", dir=ROOT) as folder:
         copy = shutil.copy(spin_module, folder)
         outcome = run_stalling(["--cpus", "1"], f"echo {SAYING}; insmod {copy}")
