@@ -188,8 +188,10 @@ class Device(Resource):
     def bound(self) -> BoundDevice:
         """The object that the Iommufd has for the device.
 
-        :raises Unsupported: the device was opened by group
+        :raises Unsupported: the device was opened by group, or another process opened it (:meth:`taken`)
         """
+        if self._bound is None and self._space is None:
+            raise Unsupported(f"{self.address} was opened by another process, which has its iommufd or container")
         if self._bound is None:
             raise Unsupported(
                 f'{self.address} was opened by group, in mode {self.address_space.mode}: no iommufd has it; mode="iommufd" opens it there'
@@ -404,7 +406,7 @@ class Device(Resource):
         groups: list[int] = []
         if self._bound is None:
             affected = {one.id for one in hot_reset.info(self.file).devices}
-            groups = [g.fileno() for g in getattr(self.address_space, "groups", ()) if g.number in affected]
+            groups = [g.fileno() for g in getattr(self._space, "groups", ()) if g.number in affected]
         hot_reset.reset(self.file, groups)
 
     def dirty_log(self, ranges: RangeLike | Iterable[RangeLike], page_size: int = 4096) -> DirtyLog:
@@ -427,12 +429,12 @@ class Device(Resource):
         return self._fd.closed and (self._owned is None or self._owned.closed)
 
     def _repr_html_(self) -> str:
-        """Return an HTML table of the device, from facts that are known already; no request is made."""
+        """Return an HTML table of the device."""
         if self.closed:
             return html.table(repr(self), (), ())
-        space = self.address_space
+        space = self._space
         rows = [
-            ("address space", f"{space.mode}, {len(space.mappings)} mappings"),
+            ("address space", "none" if space is None else f"{space.mode}, {len(space.mappings)} mappings"),
             ("group", "" if self.group is None else self.group.number),
             ("flags", names(self.info.flags, "VFIO_DEVICE_FLAGS_")),
             ("regions", self.info.num_regions),

@@ -424,14 +424,13 @@ class Irqs(Indexed[Irq]):
         return Irq(self._device, irq_info(self._file, index), name)
 
     def __repr__(self) -> str:
-        return (
-            f"<Irqs of {self._device.address}: {', '.join(f'{each.name} {each.count}' for each in self if each.count)}>"
-        )
+        counts = ", ".join(f"{each.name} {each.count}" for each in self._shown() if each.count)
+        return f"<Irqs of {self._device.address}: {counts or 'none known'}>"
 
     def _repr_html_(self) -> str:
         rows = [
-            (index, each.name, each.count, names(each.info.flags, "VFIO_IRQ_INFO_"))
-            for index, each in enumerate(self)
+            (each.info.index, each.name, each.count, names(each.info.flags, "VFIO_IRQ_INFO_"))
+            for each in self._shown()
             if each.count
         ]
         return html.table(f"Interrupts of {self._device.address}", ("index", "name", "vectors", "flags"), rows)

@@ -576,18 +576,19 @@ class Regions(Indexed[Region]):
         return Region(self._device, region_info(self._file, index), name)
 
     def __repr__(self) -> str:
-        return f"<Regions of {self._device.address}: {', '.join(f'{each.name} {bytes_(each.size)}' for each in self if each.size)}>"
+        sizes = ", ".join(f"{each.name} {bytes_(each.size)}" for each in self._shown() if each.size)
+        return f"<Regions of {self._device.address}: {sizes or 'none known'}>"
 
     def _repr_html_(self) -> str:
         rows = [
             (
-                index,
+                each.info.index,
                 each.name,
                 about(each.size),
                 names(each.info.flags, "VFIO_REGION_INFO_FLAG_"),
                 "yes" if each.mmappable else "no",
             )
-            for index, each in enumerate(self)
+            for each in self._shown()
             if each.size
         ]
         return html.table(f"Regions of {self._device.address}", ("index", "name", "size", "flags", "mmap"), rows)

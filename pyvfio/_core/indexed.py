@@ -8,6 +8,7 @@ from typing import ClassVar, TypeVar, overload
 
 from pyvfio._core.arguments import named_index
 from pyvfio._core.device_file import DeviceFile
+from pyvfio.errors import Error
 
 T = TypeVar("T")
 
@@ -43,3 +44,10 @@ class Indexed(Sequence[T]):
 
     def __iter__(self) -> Iterator[T]:
         return (self[index] for index in range(len(self)))
+
+    def _shown(self) -> list[T]:
+        """Return all parts for a display; only those already made if the kernel cannot be asked, such as after close()."""
+        try:
+            return list(self)
+        except Error:
+            return list(self._known.values())

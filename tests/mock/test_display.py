@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
@@ -11,7 +12,7 @@ import numpy
 import pytest
 
 import pyvfio
-from pyvfio import Device, DirtyBitmap, IovaRange, IovaSet
+from pyvfio import Device, DirtyBitmap, IovaRange, IovaSet, Unsupported
 from pyvfio.guest import limits, planning
 from pyvfio.guest.sections import MemorySection
 from pyvfio.mock import Kernel
@@ -58,6 +59,30 @@ def test_a_device_shows_its_flags_by_name(device: Device) -> None:
     assert "PCI" in cells(device)
     device.close()
     assert cells(device) == ["<Device 0000:00:03.0 by iommufd on mock:amd (closed)>"]
+
+
+@pytest.mark.parametrize("state", ["detached", "taken", "closed", "closed at once"])
+def test_a_device_shows_itself_in_every_state(state: str) -> None:
+    kernel = Kernel("amd")
+    device = opened = pyvfio.open("vfio-mock.0", kernel=kernel, mode="iommufd")
+    if state == "taken":
+        device = Device.taken("vfio-mock.0", os.getpid(), opened.fileno(), kernel=kernel)
+        with pytest.raises(Unsupported, match="opened by another process"):
+            _ = device.bound
+    parts = device, device.regions, device.irqs
+    if state == "closed":
+        assert [repr(part) for part in parts]
+    if state == "detached":
+        device.detach()
+    elif state.startswith("closed"):
+        device.close()
+    texts = [repr(part) for part in parts]
+    assert ("closed" in state) == ("(closed)" in texts[0])
+    assert ("none known" in texts[1]) == ("none known" in texts[2]) == (state == "closed at once")
+    assert all("vfio-mock.0" in cells(part)[0] for part in parts)
+    assert state != "detached" or cells(device)[2] == "none"
+    device.close()
+    opened.close()
 
 
 def test_regions_and_interrupts_are_tables(device: Device) -> None:
