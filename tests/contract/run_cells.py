@@ -15,7 +15,7 @@ import pytest
 
 # These options save time under emulation. no:hypothesispytest: the plugin would import Hypothesis at the end without
 # need, which takes half a minute. no:logging: no test logs anything. --collect-in-virtualenv: otherwise pytest checks
-# each folder twice for a virtual environment, by a call that the host answers (9p).
+# each path twice for a virtual environment, by a call that the host answers (9p).
 OPTIONS = (
     "-q", "--no-header", "--tb=short", "-p", "no:hypothesispytest", "-p", "no:cacheprovider", "-p", "no:logging", "--collect-in-virtualenv",
 )  # fmt: skip

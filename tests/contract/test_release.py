@@ -300,7 +300,7 @@ def test_an_error_that_the_bus_reports_reaches_the_program(
         error.trigger()
         assert error.wait(10) == 1
         # Completer Abort is an uncorrectable, non-fatal error. The kernel reports an error of the root port to all
-        # devices below it. QEMU's devices there cannot report errors themselves.
+        # devices below it. QEMU's devices there send no errors themselves.
         assert qemu.human("pcie_aer_inject_error port2 COMP_ABORT").startswith("OK")
         assert error.wait(30) == 1
         assert device.config.vendor == host.device(BELOW_PORT2).vendor

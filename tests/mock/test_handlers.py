@@ -14,7 +14,7 @@ from vmtest.error_returns import read_table
 import pyvfio.mock
 
 MOCK = Path(pyvfio.mock.__file__).parent
-#: The decorators and names that make a function a handler.
+#: The decorators that make a function a handler.
 MARKS = ("request", "command")
 #: The end of a docstring's first line: the kernel function, and its file if it is not in Linux's own source.
 NAME = re.compile(r"\((\w+)(?: of (tests/\S+))?\)\.$")
