@@ -14,7 +14,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built. Sphinx warns of references without a target and of pages that no table of contents has."""
+    """The built site. Sphinx warns about references without a target and pages in no table of contents."""
     place = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(place)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

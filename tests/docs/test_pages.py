@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The documentation: its examples run, it names what exists, and the site builds without a warning."""
+"""The documentation: its examples run, the names in it exist, and the site builds without a warning."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ mpl.use("Agg")
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 ERRORS = DOCS / "reference" / "errors.md"
-#: pages that a person writes: the others are made when the site is built
+#: Pages that people write. The others are generated when the site is built.
 WRITTEN = [DOCS / "index.md", DOCS / "tested-on.md", *(DOCS / each for each in ("about", "guides", "start"))]
 PAGES = sorted([page for each in WRITTEN for page in (each.glob("*.md") if each.is_dir() else [each])] + [ERRORS])
-#: columns of a program that a screen of 1400 pixels shows without scrolling
+#: Number of columns of a program that a screen of 1400 pixels shows without scrolling.
 COLUMNS = 84
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -40,14 +40,14 @@ def name_of(path: Path) -> str:
 
 @pytest.fixture
 def host() -> Iterator[mock.Kernel]:
-    """A host with the AMD hole, for programs that name no kernel."""
+    """Make a mock with AMD's hole the default kernel, for programs that name none."""
     with pyvfio.kernel.as_default(mock.Kernel("amd")) as kernel:
         assert isinstance(kernel, mock.Kernel)
         yield kernel
 
 
 def run(source: str, place: Path, line: int, names: dict[str, Any]) -> None:
-    """Run source as if it stood in the file from that line on."""
+    """Run source code, with line numbers as if it were in the file from the given line on."""
     exec(compile("\n" * (line - 1) + source, str(place), "exec"), names)
 
 
@@ -114,7 +114,7 @@ def test_the_site_has_every_page(site: Path) -> None:
 
 
 class Anchors(HTMLParser):
-    """The ids of a page, and what it links to."""
+    """A parser that collects the ids and links of a page."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The API reference: every public name is in the built site, and says what it and its parameters are."""
+"""The API reference: every public name is in the built site, with documentation of its parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pyvfio
 
-#: public modules with a page of their own, or as a part of one
+#: Public modules, each with its own page or as a part of one.
 MODULES = (
     "abi", "bitmap", "device", "dirty.log", "dirty.tracker", "dma_buf", "errors", "feature", "hot_reset", "host", "host.diagnosis",
     "iommufd.bound", "iommufd.event_queue", "iommufd.fault_queue", "iommufd.hw_queue", "iommufd.hwpt", "iommufd.ioas", "iommufd.iommufd",
@@ -35,7 +35,7 @@ class Name(NamedTuple):
 
     @property
     def full(self) -> str:
-        """The name as the site has it."""
+        """The full name in the site."""
         return f"{self.module}.{self.name}"
 
 
@@ -63,7 +63,10 @@ def is_documented_kind(value: object) -> bool:
 
 
 def parameters_without_a_field(name: Name) -> list[str]:
-    """Return the parameters that a docstring has no `:param x:` for. What the library makes itself needs none for `__init__`."""
+    """Return the parameters that a docstring has no `:param x:` for.
+
+    What the library makes itself needs none for `__init__`.
+    """
     documented = inspect.getdoc(name.object) or ""
     if inspect.isclass(name.object):
         if not (":param" in documented and "__init__" in vars(name.object)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A device that writes where it is told, and pictures without a display."""
+"""Fixtures: a device that writes on command, and pictures without a display."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Times of samples and of a migration, by a clock that the test winds."""
+"""Times of samples and of a migration, with a clock that the test controls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.notebook.test_history import HIGH, LOW, Reports
 
 
 class Clock:
-    """A clock that goes on by a step each time it is read."""
+    """A clock that advances by a step each time it is read."""
 
     def __init__(self, step: float = 0.5) -> None:
         self.now = 100.0
@@ -132,7 +132,7 @@ def test_a_history_samples_once_at_a_time(clock: Clock) -> None:
 
 
 def test_a_history_in_a_thread_keeps_its_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The waits are asked for; none is made."""
+    """The test records the requested waits, without waiting."""
     waits: list[float] = []
     found = DirtyHistory(Reports([LOW], []), every=2.0)
     clock = Clock(0)
@@ -140,7 +140,7 @@ def test_a_history_in_a_thread_keeps_its_interval(monkeypatch: pytest.MonkeyPatc
 
     def wait(seconds: float) -> bool:
         waits.append(seconds)
-        # The second report comes late, by more than an interval.
+        # The second report is late by more than an interval.
         clock.now += seconds + (5.0 if len(waits) == 2 else 0.0)
         return len(waits) > 3
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Samples of a log: what each holds, when it was taken, what is saved and joined."""
+"""Samples of a log: their contents and times, saving and joining."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyvfio.vfio_mock import VfioMock
 
 
 class Reports:
-    """A log whose reports are given."""
+    """A log that returns given reports."""
 
     page_size = 4096
 

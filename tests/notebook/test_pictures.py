@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Each picture, as text: what is drawn, where, in which colour. A file of pictures/ holds what was looked at.
+"""Each picture as text: shapes, positions, colours.
 
-`PYVFIO_WRITE_PICTURES=1 pytest tests/notebook/test_pictures.py` writes what is drawn now; look at the pictures too before you commit it.
+The files in pictures/ have the texts of pictures that a person has seen.
+
+`PYVFIO_WRITE_PICTURES=1 pytest tests/notebook/test_pictures.py` writes the current texts. Look at the pictures before
+you commit them.
 """
 
 from __future__ import annotations
@@ -34,12 +37,12 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def numbers(values: Any) -> str:
-    """Return numbers as text of four digits, the same by each release of numpy."""
+    """Return numbers as text with four digits, which is the same with each release of numpy."""
     return " ".join(f"{round(float(value), 6) + 0:.4g}" for value in np.asarray(values, "f8").ravel())
 
 
 def described(axes: Axes) -> str:
-    """Return what is drawn on axes."""
+    """Return a description of the drawing on axes."""
     figure: Any = axes.figure
     lines = [f"size {numbers(figure.get_size_inches())}"]
     for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):

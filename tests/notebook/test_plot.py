@@ -24,7 +24,7 @@ GUEST = [MemorySection(0, 0x80000000), MemorySection(0x100000000, 6 << 30), Memo
 
 @pytest.fixture(autouse=True)
 def closed() -> Iterator[None]:
-    """Every picture can be drawn, and is closed."""
+    """After each test, draw every picture, and close it."""
     yield
     for number in plt.get_fignums():
         plt.figure(number).savefig(io.BytesIO())
