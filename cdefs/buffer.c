@@ -25,8 +25,8 @@ typedef struct {
 PyDoc_STRVAR(
 	export_doc,
 	"_export(owner, address, rows, columns, readonly, width=8)\n\n"
-	"Be the u64 values at an address, which stay there as long as owner lives: rows x columns, or rows only if columns is 0.\n"
-	"With a width of 1, be bytes.\n"
+	"Return a buffer of the u64 values at an address: rows x columns, or one dimension if columns is 0. The values stay there as\n"
+	"long as owner lives. With a width of 1 the items are bytes.\n"
 	"To be called once, by the constructor.");
 
 static PyObject *buffer_export(PyObject *object, PyObject *arguments)
@@ -124,8 +124,8 @@ static PyType_Spec buffer_spec = {
 PyDoc_STRVAR(
 	pinned_doc,
 	"pinned(buffer, writable)\n\n"
-	"Address and size in bytes of a contiguous buffer, and a memoryview that keeps it in place. No export is left behind but\n"
-	"the memoryview's own.");
+	"Return the address and the size in bytes of a contiguous buffer, and a memoryview that keeps it in place. The memoryview\n"
+	"is the only export that is left.");
 
 static PyObject *module_pinned(PyObject *module, PyObject *arguments)
 {
@@ -154,9 +154,8 @@ typedef struct {
 	size_t size; /* bytes; 0 refuses everything */
 } Window;
 
-PyDoc_STRVAR(open_doc,
-	     "_open(address, size)\n\n"
-	     "Reach the memory at an address; of size 0, none. It is the caller's business that the memory is there.");
+PyDoc_STRVAR(open_doc, "_open(address, size)\n\n"
+		       "Access the memory at an address; with size 0, none. The caller must keep the memory mapped.");
 
 static PyObject *window_open(PyObject *object, PyObject *arguments)
 {
@@ -288,7 +287,7 @@ static PyObject *window_store(PyObject *object, PyObject *const *arguments, Py_s
 
 PyDoc_STRVAR(barrier_doc,
 	     "barrier()\n\n"
-	     "Let every access to memory before this come before every one after it, in the eyes of devices too.");
+	     "Order all memory accesses before this call ahead of all those after it, also as devices see them.");
 
 static PyObject *module_barrier(PyObject *module, PyObject *unused)
 {
@@ -349,7 +348,7 @@ static void window_dealloc(PyObject *object)
 }
 
 static PyType_Slot window_slots[] = {
-	{ Py_tp_doc, "Registers of a device that are reached in memory." },
+	{ Py_tp_doc, "Registers of a device that are mapped into memory." },
 	{ Py_tp_new, (void *)PyType_GenericNew },
 	{ Py_tp_dealloc, (void *)window_dealloc },
 	{ Py_tp_methods, window_methods },

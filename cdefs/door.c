@@ -137,7 +137,7 @@ int door_set_number(Door *door, int number)
 }
 
 PyDoc_STRVAR(take_doc, "take(function, *arguments)\n\n"
-		       "Own the descriptor that a function returns; no Python runs between its return and that.");
+		       "Call a function and own the descriptor that it returns. No Python code runs in between.");
 
 static PyObject *door_take(PyObject *object, PyObject *arguments)
 {
@@ -164,10 +164,11 @@ static PyObject *door_take(PyObject *object, PyObject *arguments)
 	return result;
 }
 
-PyDoc_STRVAR(connect_doc,
-	     "_connect(native, address)\n\n"
-	     "Make requests by the pyvfio_door at an address, which `native` keeps there. Again, after its\n"
-	     "function has changed.");
+PyDoc_STRVAR(
+	connect_doc,
+	"_connect(native, address)\n\n"
+	"Make requests through the pyvfio_door at an address, which `native` keeps there. Call it again after the\n"
+	"door's function has changed.");
 
 static PyObject *door_connect(PyObject *object, PyObject *arguments)
 {
@@ -199,7 +200,7 @@ static PyObject *door_connect(PyObject *object, PyObject *arguments)
 }
 
 PyDoc_STRVAR(ioctl_doc, "ioctl(request, argument, /)\n\n"
-			"A request: its result, or -errno. `argument` is an address or a number.");
+			"Make a request; return its result, or -errno. `argument` is an address or a number.");
 
 static PyObject *door_ioctl(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
 {
@@ -261,8 +262,8 @@ static PyObject *door_call(PyObject *object, PyObject *const *arguments, Py_ssiz
 PyDoc_STRVAR(
 	shut_doc,
 	"shut()\n\n"
-	"Let later calls fail, end waits, and close the number; while calls are in progress the last one does it.\n"
-	"Returns whether the number is closed. Harmless when it is.");
+	"Make later calls fail, end waits, and close the number; if calls are in progress, the last one to end closes it.\n"
+	"Return whether the number is closed. It may be called again.");
 
 static PyObject *door_shut(PyObject *object, PyObject *unused)
 {
@@ -289,7 +290,7 @@ static PyObject *door_shut(PyObject *object, PyObject *unused)
 }
 
 PyDoc_STRVAR(inherit_doc, "inherit()\n\n"
-			  "In a forked child: let later calls fail; shut() closes the number.");
+			  "Make later calls fail, in a forked child; shut() closes the number.");
 
 static PyObject *door_inherit(PyObject *object, PyObject *unused)
 {
@@ -304,9 +305,10 @@ static PyObject *door_inherit(PyObject *object, PyObject *unused)
 	return Py_None;
 }
 
-PyDoc_STRVAR(waker_doc,
-	     "waker(itself)\n\n"
-	     "The eventfd that shut() signals, made when it is first asked for; with `itself` the descriptor is it.");
+PyDoc_STRVAR(
+	waker_doc,
+	"waker(itself)\n\n"
+	"Return the eventfd that shut() signals, created at the first call; with `itself`, the descriptor serves as it.");
 
 static PyObject *door_waker(PyObject *object, PyObject *itself)
 {
@@ -385,9 +387,10 @@ static void door_dealloc(PyObject *object)
 	Py_DECREF(type);
 }
 
-PyDoc_STRVAR(in_call_doc,
-	     "in_call()\n\n"
-	     "Whether this thread is in a call of any door: a kernel made of Python, or a signal's handler, asks.");
+PyDoc_STRVAR(
+	in_call_doc,
+	"in_call()\n\n"
+	"Return whether this thread is in a call through any door: code of a kernel made of Python or of a signal handler can be.");
 
 static PyObject *module_in_call(PyObject *module, PyObject *unused)
 {
@@ -402,7 +405,7 @@ static PyObject *module_in_call(PyObject *module, PyObject *unused)
 	return PyBool_FromLong(at != NULL);
 }
 
-PyDoc_STRVAR(after_fork_doc, "after_fork()\n\nForget the calls of the threads that the child does not have.");
+PyDoc_STRVAR(after_fork_doc, "after_fork()\n\nForget the calls of threads that do not exist in the child.");
 
 static PyObject *module_after_fork(PyObject *module, PyObject *unused)
 {
@@ -449,7 +452,7 @@ static PyMemberDef door_members[] = {
 };
 
 static PyType_Slot door_slots[] = {
-	{ Py_tp_doc, "The owner of a descriptor, and the way of every call to it." },
+	{ Py_tp_doc, "The owner of a descriptor; every system call on the descriptor goes through it." },
 	{ Py_tp_new, (void *)door_new },
 	{ Py_tp_init, (void *)door_init },
 	{ Py_tp_dealloc, (void *)door_dealloc },

@@ -292,8 +292,8 @@ static PyObject *failed(int result)
 PyDoc_STRVAR(
 	map_dma_doc,
 	"map_dma(type, space, buffer, held, address, iova, size, protection, /)\n\n"
-	"Map memory at an IOVA: the record, of the type given, or -errno. A handler that raises while the kernel maps\n"
-	"ends the mapping again. What a callback raises leaves a record that is pending.");
+	"Map memory at an IOVA; return the record, of the given type, or -errno. If a signal handler raises during the request,\n"
+	"the memory is unmapped again. If a callback of the kernel raises, the record stays pending.");
 
 static PyObject *ledger_map_dma(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
 {
@@ -350,10 +350,9 @@ static PyObject *ledger_map_dma(PyObject *object, PyObject *const *arguments, Py
 	return failed(result);
 }
 
-PyDoc_STRVAR(
-	place_doc,
-	"place(type, space, buffer, held, size, protection, request, argument, offset, /)\n\n"
-	"Make a request that maps, and fills the u64 at an offset of its struct with the IOVA: the record, or -errno.");
+PyDoc_STRVAR(place_doc,
+	     "place(type, space, buffer, held, size, protection, request, argument, offset, /)\n\n"
+	     "Make a request that maps and stores the IOVA at an offset of its struct; return the record, or -errno.");
 
 static PyObject *ledger_place(PyObject *object, PyObject *arguments)
 {
@@ -405,7 +404,7 @@ static PyObject *ledger_place(PyObject *object, PyObject *arguments)
 }
 
 PyDoc_STRVAR(add_doc, "add(type, space, buffer, held, address, iova, size, protection, /)\n\n"
-		      "Record what is mapped already.");
+		      "Record an existing mapping.");
 
 static PyObject *ledger_add(PyObject *object, PyObject *arguments)
 {
@@ -433,8 +432,8 @@ static PyObject *ledger_add(PyObject *object, PyObject *arguments)
 PyDoc_STRVAR(
 	unmap_dma_doc,
 	"unmap_dma(iova, size, /)\n\n"
-	"Unmap what is one whole mapping: the bytes, or -errno. None if it is not, or something else is being mapped:\n"
-	"then nothing has been done.");
+	"Unmap one whole mapping; return the bytes unmapped, or -errno. Return None, and do nothing, if the range is not one\n"
+	"mapping or if a map is in progress.");
 
 static PyObject *ledger_unmap_dma(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
 {
@@ -462,7 +461,7 @@ static PyObject *ledger_unmap_dma(PyObject *object, PyObject *const *arguments, 
 	return result ? failed(result) : PyLong_FromUnsignedLongLong(bytes);
 }
 
-PyDoc_STRVAR(raw_map_doc, "raw_map(address, iova, size, protection, /)\n\nMap without a record: 0 or -errno.");
+PyDoc_STRVAR(raw_map_doc, "raw_map(address, iova, size, protection, /)\n\nMap without a record; return 0 or -errno.");
 
 static PyObject *ledger_raw_map(PyObject *object, PyObject *arguments)
 {
@@ -475,7 +474,8 @@ static PyObject *ledger_raw_map(PyObject *object, PyObject *arguments)
 	return failed(result);
 }
 
-PyDoc_STRVAR(raw_unmap_doc, "raw_unmap(iova, size, /)\n\nUnmap and leave the records as they are: bytes, or -errno.");
+PyDoc_STRVAR(raw_unmap_doc,
+	     "raw_unmap(iova, size, /)\n\nUnmap without changing the records; return the bytes unmapped, or -errno.");
 
 static PyObject *ledger_raw_unmap(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
 {
@@ -554,9 +554,9 @@ static int run_rows(Ledger *ledger, const uint64_t *rows, size_t count, int prot
 PyDoc_STRVAR(
 	run_doc,
 	"run(rows, protection, state, /)\n\n"
-	"Map rows of (address, iova, size), or with a protection of 0 unmap rows of (iova, size): 0, or -errno of the\n"
-	"first that failed. `state` is a writable buffer of three u64: rows done, from which it goes on; bytes unmapped;\n"
-	"and how many of these were records of just the size of their row, which are gone now.");
+	"Map rows of (address, iova, size), or with a protection of 0 unmap rows of (iova, size); return 0, or -errno of\n"
+	"the first row that failed. `state` is a writable buffer of three u64: the rows done, where the next call\n"
+	"continues; the bytes unmapped; and how many of these bytes had records, which are gone now.");
 
 static PyObject *ledger_run(PyObject *object, PyObject *arguments)
 {
@@ -634,8 +634,8 @@ out:
 PyDoc_STRVAR(
 	request_doc,
 	"request(request, argument, state, /)\n\n"
-	"Make a request on the file of the address space: its result, or -errno. The first u64 of `state` becomes 1\n"
-	"when it has succeeded.");
+	"Make a request on the file of the address space; return its result, or -errno. The first u64 of `state` becomes 1\n"
+	"if the request succeeds.");
 
 static PyObject *ledger_request(PyObject *object, PyObject *arguments)
 {
@@ -657,7 +657,7 @@ static PyObject *ledger_request(PyObject *object, PyObject *arguments)
 	return failed(result);
 }
 
-PyDoc_STRVAR(settle_doc, "settle(record, present, /)\n\nSay that a record is of what is mapped, or is gone.");
+PyDoc_STRVAR(settle_doc, "settle(record, present, /)\n\nSet a record to present or to gone.");
 
 static PyObject *ledger_settle(PyObject *object, PyObject *arguments)
 {
@@ -748,7 +748,7 @@ static PyMemberDef ledger_members[] = {
 };
 
 static PyType_Slot ledger_slots[] = {
-	{ Py_tp_doc, "What is mapped in an address space." },
+	{ Py_tp_doc, "The records of an address space's mappings." },
 	{ Py_tp_new, (void *)PyType_GenericNew },
 	{ Py_tp_init, (void *)ledger_init },
 	{ Py_tp_traverse, (void *)ledger_traverse },

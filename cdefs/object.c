@@ -37,10 +37,12 @@ static void give(PyObject *receiver, int number)
 	}
 }
 
-PyDoc_STRVAR(receive_doc,
-	     "receive(door, request, argument, places, receivers, /)\n\n"
-	     "Make a request and own what it gives: its result, or -errno. `places` are addresses of 32 bits that it\n"
-	     "fills, one for each receiver; 0 for the result itself. A receiver is a Door or an Object.");
+PyDoc_STRVAR(
+	receive_doc,
+	"receive(door, request, argument, places, receivers, /)\n\n"
+	"Make a request and own the descriptors and ids that it returns; return its result, or -errno. `places` are the\n"
+	"addresses of the 32-bit fields that it fills, one for each receiver; 0 for the result itself. A receiver is a\n"
+	"Door or an Object.");
 
 static PyObject *module_receive(PyObject *module, PyObject *arguments)
 {
@@ -78,8 +80,10 @@ static PyObject *module_receive(PyObject *module, PyObject *arguments)
 	return PyLong_FromLong(result);
 }
 
-PyDoc_STRVAR(end_doc, "end(door, request, argument, /)\n\n"
-		      "Make the request that ends the object: its result, or -errno. With ENOENT it is gone too.");
+PyDoc_STRVAR(
+	end_doc,
+	"end(door, request, argument, /)\n\n"
+	"Make the request that destroys the object; return its result, or -errno. After ENOENT the object is gone too.");
 
 static PyObject *object_end(PyObject *object, PyObject *arguments)
 {
@@ -156,7 +160,7 @@ static PyGetSetDef object_getset[] = {
 
 static PyType_Slot object_slots[] = {
 	{ Py_tp_doc,
-	  "Object([id], /)\n\nAn object of the kernel's: one that is there, or one that a request is to make." },
+	  "Object([id], /)\n\nAn object of the kernel: an existing one, or one that a request will create." },
 	{ Py_tp_new, (void *)PyType_GenericNew },
 	{ Py_tp_init, (void *)object_init },
 	{ Py_tp_dealloc, (void *)object_dealloc },

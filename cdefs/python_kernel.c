@@ -263,9 +263,10 @@ int python_kernel_raise(void)
 	return 1;
 }
 
-PyDoc_STRVAR(uninterrupted_doc,
-	     "uninterrupted(function, *arguments, **more)\n\n"
-	     "Call a function of a kernel that is made of Python. A signal's handler runs before it or after it.");
+PyDoc_STRVAR(
+	uninterrupted_doc,
+	"uninterrupted(function, *arguments, **more)\n\n"
+	"Call a function of a kernel that is made of Python. Signal handlers run before or after the function, not in it.");
 
 static PyObject *module_uninterrupted(PyObject *module, PyObject *arguments, PyObject *more)
 {
@@ -284,7 +285,7 @@ static PyObject *module_uninterrupted(PyObject *module, PyObject *arguments, PyO
 	return result;
 }
 
-PyDoc_STRVAR(caller_doc, "caller()\n\nThe thread that this one acts for; else this one.");
+PyDoc_STRVAR(caller_doc, "caller()\n\nReturn the thread that this thread acts for, or this thread.");
 
 static PyObject *module_caller(PyObject *module, PyObject *unused)
 {
@@ -323,7 +324,7 @@ static void stop_worker(void)
 }
 
 PyDoc_STRVAR(at_end_doc, "at_end()\n\n"
-			 "End the worker for good: from now on the main thread answers its own requests.");
+			 "End the worker for good; from now on the main thread answers its own requests.");
 
 static PyObject *module_at_end(PyObject *module, PyObject *unused)
 {
@@ -336,7 +337,7 @@ static PyObject *module_at_end(PyObject *module, PyObject *unused)
 }
 
 PyDoc_STRVAR(before_fork_doc, "before_fork()\n\n"
-			      "End the worker, so that a program of one thread is one when it forks.");
+			      "End the worker, so that a program with one thread forks with one thread.");
 
 static PyObject *module_before_fork(PyObject *module, PyObject *unused)
 {

@@ -121,7 +121,7 @@ def test_page_sizes(device: Device, page_size: int, limit: Callable[[str, object
 
 
 @pytest.mark.vfio_destructive
-def test_a_reset_ends_no_other_log(device: Device) -> None:
+def test_a_log_starts_after_a_reset(device: Device) -> None:
     """A log can be started after a reset."""
     if not device.info.resettable:
         pytest.skip("the device has no reset of its own")

@@ -103,7 +103,7 @@ def test_resizing_is_as_the_flags_say(device: Device, refused: Callable[..., Any
         irq.disable()
 
 
-def test_a_masked_vector_is_silent_until_it_is_unmasked(device: Device) -> None:
+def test_a_vector_triggers_after_mask_and_unmask(device: Device) -> None:
     """A trigger arrives after mask() and unmask(). Silence while masked is not checked: a software trigger passes some masks."""
     for irq in kinds(device):
         if not irq.info.maskable:
@@ -116,7 +116,7 @@ def test_a_masked_vector_is_silent_until_it_is_unmasked(device: Device) -> None:
         irq.disable()
 
 
-def test_disabled_vectors_stay_silent(device: Device, refused: Callable[..., Any]) -> None:
+def test_a_trigger_of_a_disabled_interrupt_is_refused(device: Device, refused: Callable[..., Any]) -> None:
     """A trigger of an interrupt that is not enabled is refused."""
     for irq in kinds(device):
         (vector,) = irq.enable([0])

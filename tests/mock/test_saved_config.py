@@ -480,7 +480,7 @@ ONES.data[:] = b"\xff" * 256
         (bar(0xFE000000), {"sizes": {6: 0x1000}}, "there is no BAR6"),
         (bar(0xFE000000), {"sizes": {0: 0x1000}, "resource": ""}, "give one of them"),
         (bar(0xFE000000), {"resource": ""}, "resource has 0 lines"),
-        (bar(0xFE000000), {"resource": "nonsense\n" * 6}, "'nonsense' is no line"),
+        (bar(0xFE000000), {"resource": "nonsense\n" * 6}, "'nonsense' is not a line"),
         (bar(0xFE000000), {"resource": "0x0 0x0 0x0\n" * 6}, "the kernel has no BAR0, and config has one"),
         (bar(0xD001), {"resource": "0xd000 0xd01f 0x40200\n" + "0x0 0x0 0x0\n" * 5}, "BAR0 is of another kind"),
         (with_msi(6 << 1), {}, "msi=64: MSI has"),

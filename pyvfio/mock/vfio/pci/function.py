@@ -280,7 +280,7 @@ def _check_numbers(function: Function) -> None:
         )
     if function.virtual and 0 in function.virtual_at:
         raise ValueError(
-            f"virtual_at={function.virtual_at}: virtual functions are behind the physical one, each at a place of its own"
+            f"virtual_at={function.virtual_at}: offset and stride must give each virtual function a routing ID of its own behind the physical function's"
         )
 
 
@@ -310,8 +310,8 @@ def _identity(saved: Saved, ids: tuple[int, int] | None) -> dict[str, Any]:
         ids = saved.word(_VENDOR_ID, 2), saved.word(_DEVICE_ID, 2)
         if _LAST_ID in ids[:1]:
             raise ValueError(
-                "the vendor ID reads as ones: a virtual function, whose IDs are the kernel's affair; "
-                "give ids=(vendor, device), as sysfs's files have them"
+                "the vendor ID reads as ones, as in a virtual function; give ids=(vendor, device) from the files "
+                "`vendor` and `device` in sysfs"
             )
     pin = saved.data[_PIN]
     if pin > _LAST_PIN:

@@ -258,7 +258,9 @@ def _with_lines(found: dict[int, SavedBar], resource: str) -> dict[int, SavedBar
     for index, line in enumerate(lines[:_BARS]):
         match = _LINE.fullmatch(line.strip().lower())
         if match is None:
-            raise ValueError(f"resource: {line!r} is no line of sysfs's file, such as 0x00000000fe000000 ... ...")
+            raise ValueError(
+                f"resource: {line!r} is not a line of the sysfs file `resource`, such as 0x00000000fe000000 ... ..."
+            )
         start, last, flags = (int(number, 16) for number in match.groups())
         if not flags & (_IO | _MEMORY):
             if index in every:
