@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,11 +129,35 @@ def environment(copy: Path) -> dict[str, str]:
     return found
 
 
+class Moves:
+    """The way from the lines of a source to those of a later one.
+
+    A new line is executed by the tests that executed what it replaces, or the line before it.
+    """
+
+    def __init__(self, before: str, after: str) -> None:
+        lines = SequenceMatcher(None, before.splitlines(), after.splitlines(), autojunk=False)
+        self._parts = lines.get_opcodes()
+
+    def apply(self, bits: int) -> int:
+        """Return a number with a bit for each line of the later source, from one for the earlier."""
+        found = 0
+        for kind, begin, end, to, to_end in self._parts:
+            first = begin if kind == "equal" else max(begin - 1, 0)
+            there = bits >> first + 1 & (1 << end - first) - 1
+            if kind == "equal":
+                found |= there << to + 1
+            elif there:
+                found |= (1 << to_end - to) - 1 << to + 1
+        return found
+
+
 class LineMap:
     """The lines that each test of some sessions executes.
 
-    The measurements are kept in a folder, for each test file. They are valid as long as the test file, the modules that
-    tests share, and every file of the package that its tests execute are unchanged.
+    The measurements are kept in a folder, for each test file. They are valid as long as the test file is unchanged. Where
+    the package has changed since, their lines are moved to where they are now. A measurement that is out of date can miss
+    a test of a mutant, so that the mutant survives; it makes no mutant found.
 
     :param copy: a copy of the project, in which the tests run
     :param folder: folder for the measurements
@@ -145,8 +170,7 @@ class LineMap:
         self.tests: list[MeasuredTest] = []
         #: Lines that run while modules are imported and tests are collected.
         self.imported: dict[str, int] = {}
-        shared = (path for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith("test_"))
-        self._shared = digest([*shared, ROOT / "pyproject.toml"])
+        self._moves: dict[tuple[str, str], Moves] = {}
         self._digests = {str(path.relative_to(ROOT)): digest([path]) for path in (ROOT / "pyvfio").rglob("*.py")}
         for session in wanted:
             self._add(session)
@@ -162,7 +186,12 @@ class LineMap:
             file.write_text(json.dumps(known))
         for name in session.measured(ROOT):
             for test, (passed, seconds, lines) in known[name]["tests"].items():
-                bits = {path: int(number, 16) for path, number in lines.items()}
+                needs = known[name]["needs"]
+                bits = {
+                    path: self._now(path, needs.get(path, ""), int(number, 16))
+                    for path, number in lines.items()
+                    if path in self._digests
+                }
                 if not test:
                     for path, number in bits.items():
                         self.imported[path] = self.imported.get(path, 0) | number
@@ -173,9 +202,23 @@ class LineMap:
         return (
             entry is not None
             and entry["own"] == digest([ROOT / name])
-            and entry["shared"] == self._shared
-            and all(self._digests.get(path) == number for path, number in entry["needs"].items())
+            and all(path not in self._digests or self._has(path, number) for path, number in entry["needs"].items())
         )
+
+    def _has(self, path: str, number: str) -> bool:
+        return number == self._digests[path] or self._source(number).exists()
+
+    def _source(self, number: str) -> Path:
+        """Return where the source with a digest is kept."""
+        return self._folder / "sources" / f"{number}.py"
+
+    def _now(self, path: str, number: str, bits: int) -> int:
+        """Return the lines of a file as they are now."""
+        if number in (self._digests[path], ""):
+            return bits
+        if (path, number) not in self._moves:
+            self._moves[path, number] = Moves(self._source(number).read_text(), (ROOT / path).read_text())
+        return self._moves[path, number].apply(bits)
 
     def _measure(self, session: Session, files: Sequence[str]) -> dict[str, Any]:
         out = self._copy / ".lines.json"
@@ -187,13 +230,16 @@ class LineMap:
         if not out.exists():
             raise Problem(f"the tests of {session.name} did not run:\n{done.stdout}{done.stderr}")
         measured: dict[str, Any] = json.loads(out.read_text())
+        self._source("").parent.mkdir(parents=True, exist_ok=True)
+        for path, number in self._digests.items():
+            if not self._source(number).exists():
+                self._source(number).write_bytes((self._copy / path).read_bytes())
         found: dict[str, Any] = {}
         for name in files:
             tests = {test: told for test, told in measured.items() if test.partition("::")[0] in (name, "")}
-            needs = {path for test, told in tests.items() if test for path in told["lines"]}
+            needs = {path for told in tests.values() for path in told["lines"]}
             found[name] = {
                 "own": digest([ROOT / name]),
-                "shared": self._shared,
                 "needs": {path: self._digests[path] for path in needs},
                 "tests": {test: (told["passed"], told["seconds"], told["lines"]) for test, told in tests.items()},
             }

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from vmtest.line_map import MeasuredTest, Session
+from vmtest.line_map import MeasuredTest, Moves, Session
 from vmtest.mutant_session import change_functions
 from vmtest.mutants import Equivalents, Result, Serving, repeated, sample
 from vmtest.mutation import Mutation, mutations
@@ -179,3 +179,24 @@ def test_a_mutant_is_judged_by_its_tests(tmp_path: Path, after: bytes, outcome: 
 def test_mutations_can_be_written_and_read() -> None:
     (mutation,) = mutations("file.py", b"x = 7\n")
     assert Mutation(*mutation) == mutation
+
+
+def numbers(bits: int) -> list[int]:
+    return [number for number in range(bits.bit_length()) if bits >> number & 1]
+
+
+@pytest.mark.parametrize(
+    ("after", "executed"),
+    [
+        ("a b c d e", [2, 4]),
+        ("x y a b c d e", [4, 6]),
+        ("a c d e", [3]),
+        ("a b x y c d e", [2, 3, 4, 6]),
+        ("a x y c d z", [2, 3, 5, 6]),
+        ("", []),
+    ],
+)
+def test_measured_lines_move_with_the_source(after: str, executed: list[int]) -> None:
+    """The tests of what a new line replaces, or of the line before it, are its own."""
+    before = "a b c d e"
+    assert numbers(Moves(*(text.replace(" ", "\n") for text in (before, after))).apply(1 << 2 | 1 << 4)) == executed
