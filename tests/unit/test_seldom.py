@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import mmap
 from array import array
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 import pyvfio
 from pyvfio import DmaBuffer, IovaRange, IovaSet, Unsupported, host, iommufd, kernels, mock, process_memory
 from pyvfio._abi import ffi
+from pyvfio.cli import program
 from pyvfio.cli.commands import report
 from pyvfio.host import discovery, open_nodes
 from pyvfio.host.discovery import HostDevice
@@ -351,3 +353,37 @@ def test_why_pages_of_an_area_cannot_be_had(area: dict[str, Any], write: bool, t
     found = refusals._kept_from(wanted, backing)
     assert (found is None) == (text is None)
     assert found is None or text in str(found[0])  # type: ignore[operator]  # both are None, or neither
+
+
+@pytest.mark.parametrize(
+    ("size", "offset", "number"),
+    [
+        (0, 0, errno.EINVAL),
+        (PAGE, 1, errno.EINVAL),
+        (PAGE, -1, errno.EOVERFLOW),
+        (PAGE, -PAGE, errno.EOVERFLOW),
+        (PAGE, 1 << 63, errno.EOVERFLOW),
+        (1 << 62, 0, errno.ENOMEM),
+    ],
+)
+def test_mapping_what_no_file_can_have_is_refused(tmp_path: Path, size: int, offset: int, number: int) -> None:
+    (tmp_path / "file").write_bytes(bytes(2 * PAGE))
+    with (tmp_path / "file").open("rb") as file, pytest.raises(OSError) as caught:
+        LinuxKernel().mmap(file.fileno(), size, offset=offset, prot=mmap.PROT_READ)
+    assert caught.value.errno == number
+
+
+@pytest.mark.parametrize("name", program.COMMANDS)
+def test_help_of_a_command_is_its_whole_description(name: str) -> None:
+    module = importlib.import_module(f"pyvfio.cli.commands.{name.replace('-', '_')}")
+    (commands,) = (action.choices for action in program.parser(name)._actions if isinstance(action.choices, dict))
+    assert module.__doc__
+    assert commands[name].description == module.__doc__.strip()
+
+
+@pytest.mark.parametrize("need", ["iommufd", 7, None])
+def test_needs_are_several_names(need: Any) -> None:
+    with pytest.raises(TypeError, match="need must be names out of iommufd, "):
+        host.diagnose_host(mock.Kernel("amd"), need=need)
+    with pytest.raises(ValueError, match=r"need must be of iommufd, .*, not 'x'"):
+        host.diagnose_host(mock.Kernel("amd"), need=["iommufd", "x"])
