@@ -488,3 +488,27 @@ def test_an_impossible_disk_is_refused(kernel: mock.Kernel, more: dict[str, Any]
     with pytest.raises(ValueError, match=match):
         devices.Nvme(kernel, ADDRESS, **more)
     assert ADDRESS not in kernel.devices
+
+
+def test_registers_are_read_by_every_width(model: devices.Nvme) -> None:
+    plain = {0x00: 0, 0x04: 0, 0x08: 0x00010400, 0x0C: 5, 0x10: 5, 0x14: 0, 0x18: 0, 0x1C: 0, 0x24: 0x001F003F, 0x28: 0x11223000, 0x2C: 0x44, 0x30: 0x55667000,
+             0x34: 0x77}  # fmt: skip
+    for offset in (0x0C, 0x24):
+        model.write(0, offset, 4, plain[offset])
+    model.write(0, 0x28, 8, 0x4411223000)
+    model.write(0, 0x30, 8, 0x7755667000)
+    del plain[0x00], plain[0x04]  # the limits, which other tests look at
+    for offset, value in plain.items():
+        assert model.read(0, offset, 4) == value, hex(offset)
+        assert [model.read(0, offset + at, 1) for at in range(4)] == list(value.to_bytes(4, "little")), hex(offset)
+        assert [model.read(0, offset + at, 2) for at in (0, 2)] == [value & 0xFFFF, value >> 16], hex(offset)
+    assert (model.read(0, 0x28, 8), model.read(0, 0x30, 8)) == (0x4411223000, 0x7755667000)
+    assert model.read(0, 0x00, 8) == model.read(0, 0x00, 4) | model.read(0, 0x04, 4) << 32
+    assert model.read(0, 0x20, 4) == 0
+    for offset in (0x38, 0xFF8, 0x1000, 0x1004, 0x1FF8):
+        assert [model.read(0, offset, width) for width in (1, 2, 4, 8)] == [0] * 4, hex(offset)
+    model.write(0, 0x10, 4, 1)
+    assert (model.read(0, 0x0C, 4), model.read(0, 0x10, 4)) == (4, 4)
+    for width in (1, 2):  # narrower writes do nothing
+        model.write(0, 0x0C, width, 0x3)
+    assert model.read(0, 0x0C, 4) == 4

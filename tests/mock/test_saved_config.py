@@ -551,3 +551,16 @@ def test_ecrc_is_enabled_where_the_device_is_able_to(able: int) -> None:
             seen.append(int.from_bytes(device.config.read(0x118, 4), "little"))
         mask = able << 1
         assert seen == [able | mask, able, able | mask, able | 0x40 & mask, able | 0x100 & mask]
+
+
+def test_the_registers_of_vital_product_data_hold_what_is_written() -> None:
+    # Address and data, 6 bytes behind the header of the capability, which cannot be written.
+    space = Space()
+    space.capabilities((0x03, 0x40))
+    with opened(space.of()) as device:
+        before = device.config.read(0x40, 2)
+        for at in range(0x40, 0x48):
+            device.config.write(at, b"\x5a")
+        shown = device.config.read(0x40, 8)
+        assert shown[:2] == before
+        assert shown[2:8] == b"\x5a" * 6
