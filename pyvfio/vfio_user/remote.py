@@ -17,7 +17,7 @@ from pyvfio.mock.machine.errno import Errno
 from pyvfio.mock.machine.kernel import Kernel
 from pyvfio.mock.vfio.dma_fault import DmaFault
 from pyvfio.mock.vfio.irq import BOOL, EVENTFD, IrqSet
-from pyvfio.mock.vfio.pci.config import CAP_MASTER, COMMAND
+from pyvfio.mock.vfio.pci.config import CAP_MASTER, CAP_MEMORY, COMMAND
 from pyvfio.mock.vfio.pci.device import PciDevice
 from pyvfio.mock.vfio.pci.function import Bar, Function
 from pyvfio.mock.vfio.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, Region
@@ -27,6 +27,8 @@ from pyvfio.vfio_user.client import TIMEOUT, Client
 ADDRESS = "0000:00:0a.0"
 _CONFIG = lib.VFIO_PCI_CONFIG_REGION_INDEX
 _BARS = range(6)
+#: offset of the first capability's offset; the power management capability's id; and a value of the state in its register at 4
+_CAPABILITIES, _POWER, _D3HOT = 0x34, 1, 3
 #: the errnos when a server has gone or does not answer; no further request is made then
 _SILENT = (errno.ENODEV, errno.ETIMEDOUT, errno.EBADF)
 #: sizes of the one DMA_MAP, tried in turn: all addresses that an IOMMU of this host has, or fewer, since libvfio-user accepts at most 8 TiB
@@ -115,6 +117,7 @@ class RemoteDevice(PciDevice):
         self._client: Client | None = None
         self._lock = arguments.instance(kernel, "kernel", Kernel, "a pyvfio.mock.Kernel").lock
         self._is_plugged_in = False
+        self._reachable = True
         try:
             self._set_up(kernel, name, more)
         except BaseException:
@@ -251,15 +254,34 @@ class RemoteDevice(PciDevice):
         if not self._has_reset:
             raise Errno(errno.EINVAL)
         with _remote():
+            self.revoke_dma_bufs()
             self._live().reset()
+            self._follow()
 
     def power_on(self) -> None:
         """Do nothing: the server has the power management registers."""
 
     @property
     def decodes_memory(self) -> bool:
-        """Whether the device decodes memory; the server knows."""
-        return True
+        """Whether the device decodes memory, as far as exported dma-bufs are concerned; the server knows the rest."""
+        return self._reachable
+
+    def _follow(self) -> None:
+        """Let exported dma-bufs follow the device's command register and power state, as vfio-pci does (vfio_pci_dma_buf_move)."""
+        if not self.dma_bufs.items():
+            return
+        config = self._live().region_read(_CONFIG, 0, 256)
+        at, state = config[_CAPABILITIES], 0
+        for _ in range(48):
+            if not at:
+                break
+            if config[at] == _POWER:
+                state = config[at + 4] & 3
+            at = config[at + 1] & ~3
+        self._reachable = bool(config[COMMAND] & CAP_MEMORY) and state != _D3HOT
+        if not self._reachable:
+            self.revoke_dma_bufs()
+        self.reinstate_dma_bufs()
 
     def region(self, index: int) -> Region:
         """Describe a region.
@@ -295,6 +317,8 @@ class RemoteDevice(PciDevice):
             raise Errno(errno.EINVAL)
         with _remote():
             self._live().region_write(index, offset, bytes(data))
+            if index == _CONFIG:
+                self._follow()
         return len(data)
 
     def load(self, bar: int, offset: int, width: int) -> int:
