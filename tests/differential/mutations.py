@@ -94,7 +94,7 @@ MUTATIONS = (
     Mutation("vfio/pci/config.py", "(control & _ECRC_ABLE) << 1", "0", "functions", 64),
     Mutation("vfio/pci/config.py", "_DEVICE_CONTROL = 0xF0E0", "_DEVICE_CONTROL = 0xF0E1", "functions", 2),
     Mutation("vfio/pci/device.py", "        return self._decodes and not self._off", "        return self._decodes", "functions", 2),
-    Mutation("vfio/pci/device.py", "off=self._off if wanted in (1, 2) else", "off=False if wanted in (1, 2) else", "functions", 4),
+    Mutation("vfio/pci/device.py", "off = self._off if wanted in (1, 2) else", "off = False if wanted in (1, 2) else", "functions", 4),
     Mutation("vfio/pci/device.py", "        if not self.irqs.enabled[MSI]:\n            control &= ~_MSI_ENABLE\n", "", "functions", 7),
     Mutation("vfio/pci/saved.py", "return 10 + 4 * (flags >> 7 & 1) + 10 * (flags >> 8 & 1)", "return 10 + 10 * (flags >> 8 & 1)", "functions", 48),
     Mutation("vfio/pci/irq.py", "        if any(self.enabled[other] for other in (INTX, MSI, MSIX) if other != index):\n            raise Errno(errno.EINVAL)\n", "", "systematic", 45),
