@@ -21,14 +21,17 @@ from pyvfio.mock.vfio.pci.config import CAP_MASTER, CAP_MEMORY, COMMAND
 from pyvfio.mock.vfio.pci.device import PciDevice
 from pyvfio.mock.vfio.pci.function import Bar, Function
 from pyvfio.mock.vfio.region import MMAP, OFFSET_MASK, OFFSET_SHIFT, Region
+from pyvfio.pci import SavedConfig
 from pyvfio.vfio_user import protocol
 from pyvfio.vfio_user.client import TIMEOUT, Client
 
 ADDRESS = "0000:00:0a.0"
 _CONFIG = lib.VFIO_PCI_CONFIG_REGION_INDEX
 _BARS = range(6)
-#: offset of the first capability's offset; the power management capability's id; and a value of the state in its register at 4
-_CAPABILITIES, _POWER, _D3HOT = 0x34, 1, 3
+#: bytes of configuration space that have the standard capabilities
+_CONFIG_SIZE = 256
+#: the power management capability: its id, its size, the offset of PMCSR in it, and the value of the state field in D3hot
+_POWER_MANAGEMENT, _POWER_SIZE, _POWER_CONTROL, _D3HOT = 1, 8, 4, 3
 #: the errnos when a server has gone or does not answer; no further request is made then
 _SILENT = (errno.ENODEV, errno.ETIMEDOUT, errno.EBADF)
 #: sizes of the one DMA_MAP, tried in turn: all addresses that an IOMMU of this host has, or fewer, since libvfio-user accepts at most 8 TiB
@@ -270,15 +273,13 @@ class RemoteDevice(PciDevice):
         """Let exported dma-bufs follow the device's command register and power state, as vfio-pci does (vfio_pci_dma_buf_move)."""
         if not self.dma_bufs.items():
             return
-        config = self._live().region_read(_CONFIG, 0, 256)
-        at, state = config[_CAPABILITIES], 0
-        for _ in range(48):
-            if not at:
-                break
-            if config[at] == _POWER:
-                state = config[at + 4] & 3
-            at = config[at + 1] & ~3
-        self._reachable = bool(config[COMMAND] & CAP_MEMORY) and state != _D3HOT
+        config = SavedConfig(self._live().region_read(_CONFIG, 0, _CONFIG_SIZE))
+        power = config.capability(_POWER_MANAGEMENT)
+        # A capability that extends past the end of configuration space has no power state.
+        if power is not None and power.offset > _CONFIG_SIZE - _POWER_SIZE:
+            power = None
+        asleep = power is not None and config.read16(power.offset + _POWER_CONTROL) & _D3HOT == _D3HOT
+        self._reachable = bool(config.read16(COMMAND) & CAP_MEMORY) and not asleep
         if not self._reachable:
             self.revoke_dma_bufs()
         self.reinstate_dma_bufs()

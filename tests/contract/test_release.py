@@ -175,7 +175,8 @@ class TestBindsEnd:
                 stack.close()
                 seconds = time.monotonic() - begun
                 print(f"bind() ended after {seconds:.3f} s")
-                assert seconds < 60
+                # The first request was enough: the kernel would repeat it after ten seconds.
+                assert seconds < 10
                 assert program.join(60) == 0
             os.close(ready)
             os.close(told)

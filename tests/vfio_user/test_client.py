@@ -23,6 +23,7 @@ import pyvfio
 from pyvfio import mock, vfio_user
 from pyvfio.mock.machine.errno import Errno
 from pyvfio.mock.vfio.region import Region
+from pyvfio.region import Area
 from pyvfio.spaces.opening import Mode
 from pyvfio.vfio_user.remote import ADDRESS, RemoteKernel
 from tests.vfio_user.conftest import Adder, Peer, Serve
@@ -242,3 +243,27 @@ def test_closing_does_not_connect_to_a_server_that_was_restarted(serve: Serve) -
         device.reset()
     device.close()
     other.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "at", "state", "reachable"),
+    [(2, 0x40, 0, True), (0, 0x40, 0, False), (2, 0x40, 3, False), (2, 0xF8, 3, False), (2, 0xFC, 3, True)],
+    ids=["on", "memory off", "D3hot", "D3hot, last capability", "truncated capability"],
+)
+def test_a_dma_buf_follows_the_servers_command_register_and_power_state(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, command: int, at: int, state: int, reachable: bool
+) -> None:
+    with pyvfio.open(f"vfio-user:{serve().path}", mode="iommufd") as device:
+        exported = device.regions[0].dma_buf([Area(0, 4096)])
+        config = bytearray(256)
+        config[4], config[6], config[0x34], config[at] = command, 0x10, at, 1
+        if at + 4 < 256:
+            config[at + 4] = state
+        monkeypatch.setattr(vfio_user.Client, "region_read", lambda *_: bytes(config))
+        device.config.write16(4, command)
+        try:
+            device.address_space.map_file(exported.fileno(), 0, 4096, 0x100_0000).unmap()
+            found = True
+        except pyvfio.RequestError:
+            found = False
+    assert found == reachable
