@@ -65,3 +65,22 @@ def test_a_method_that_the_function_lacks_is_refused(kernel: mock.Kernel) -> Non
         host.set_reset_methods(EDU, ["bus"], kernel=kernel)
     with pytest.raises(TypeError, match="methods"):
         host.set_reset_methods(NVME, "flr", kernel=kernel)
+
+
+def test_a_physical_function_with_virtual_ones_stays_awake(kernel: mock.Kernel) -> None:
+    address = "0000:00:0a.0"
+    function = mock.Function(
+        (0x8086, 0x10C9), 0x020000, express=True, power_management=True, virtual=2, virtual_device=0x10CA
+    )
+    physical = mock.Device(kernel, address, function=function, driver="vfio-pci")
+    kernel.host.enable_sriov.value = True
+    host.create_vfs(address, 2, kernel=kernel)
+    for number, state in ((2, "D0"), (0, "D3hot")):
+        assert physical.virtual is not None
+        assert len(physical.virtual.functions) == number
+        with pyvfio.open(address, vf_token="01234567-89ab-cdef-0123-456789abcdef", kernel=kernel) as device:
+            power = device.config.capability("PM")
+            assert power is not None
+            device.config.write16(power.offset + 4, 3)
+            assert host.device(address, kernel).power_state == state
+        host.remove_vfs(address, kernel=kernel)
