@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from vmtest.junit import Counts
 
 #: Maximum number of failed tests in the summary, and of characters for each.
-MOST_TESTS, LONGEST = 40, 300
+MOST_TESTS, LONGEST = 40, 600
 
 
 class Tally:

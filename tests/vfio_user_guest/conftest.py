@@ -73,5 +73,10 @@ def boot(program: str, sockets: Sequence[Path], *arguments: str, iommu: str = "i
         check=False,
     )
     print(done.stdout, done.stderr[-8000:], sep="\n")
-    assert done.returncode == 0
+    assert done.returncode == 0, last_lines(done.stdout, done.stderr)
     return done.stdout
+
+
+def last_lines(*outputs: str) -> str:
+    """Return the last lines of a program's outputs as one line, which stands in the summary of a run."""
+    return " | ".join(line.strip() for output in outputs for line in output.splitlines()[-3:])

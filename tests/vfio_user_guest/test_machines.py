@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vfio_user_guest.conftest import ENVIRONMENT, ROOT, Serve, boot, vm
+from tests.vfio_user_guest.conftest import ENVIRONMENT, ROOT, Serve, boot, last_lines, vm
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -43,7 +43,13 @@ def test_the_guest_survives_a_server_that_is_killed(serve: Serve, tmp_path: Path
     with tempfile.TemporaryDirectory(prefix=".results-", dir=ROOT) as folder:
         killed = Path(folder, "killed")
         command = vm("killed", [tmp_path / "adder"], str(tmp_path / "second"), str(killed.relative_to(ROOT)))
-        with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE) as machine:
+        errors = Path(tmp_path, "errors")
+        with (
+            errors.open("w") as file,
+            subprocess.Popen(
+                command, cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=file
+            ) as machine,
+        ):
             assert machine.stdout is not None
             for line in machine.stdout:
                 print(line, end="")
@@ -51,4 +57,5 @@ def test_the_guest_survives_a_server_that_is_killed(serve: Serve, tmp_path: Path
                     server.kill()
                     server.wait()
                     killed.touch()
-    assert machine.returncode == 0
+    print(errors.read_text()[-8000:])
+    assert machine.returncode == 0, last_lines(errors.read_text())

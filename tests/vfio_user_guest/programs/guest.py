@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: Timeout in seconds. On a busy host an emulated machine is slow.
-LIMIT = 60.0
+#: Timeout in seconds. On a busy host an emulated machine is slow, and one that stalls goes on at the earliest after the minute of
+#: silence (`scripts/vm --silence`), when its monitor is asked.
+LIMIT = 150.0
 
 
 def address_of(name: str) -> str:
