@@ -60,6 +60,11 @@ def page_table(address: str) -> Path:
     return Path(f"/sys/kernel/debug/iommu/intel/{address}/domain_translation_struct")
 
 
+def has_lockdep() -> bool:
+    """Whether the machine's kernel checks the order of its locks."""
+    return "PYVFIO_VM_KERNEL" in os.environ and Path("/proc/lockdep").exists()
+
+
 def irqs(device: Device, index: int) -> int:
     return device.irqs[index].count
 
@@ -80,6 +85,7 @@ PROBES: dict[str, Callable[[Device], object]] = {
     "dirty_pages": lambda device: has_dirty_pages(device.address_space),
     "cdev": lambda device: host.device(device.address, device._fd.kernel).cdev is not None,
     "page_table": lambda device: page_table(device.address).exists(),
+    "bus_errors": lambda _: not has_lockdep(),
     "iommu": lambda device: not device.address.startswith("vfio-mock"),
     "pci": lambda device: device.info.is_pci,
     "dma_buf": lambda device: lib.VFIO_DEVICE_FEATURE_DMA_BUF in device.features,

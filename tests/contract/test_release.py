@@ -290,6 +290,7 @@ def test_a_device_that_logs_is_unplugged(qemu: Monitor, address: str, mode: Mode
 
 
 @by_group_and_by_cdev
+@pytest.mark.require("bus_errors")
 def test_an_error_that_the_bus_reports_reaches_the_program(
     qemu: Monitor, other: Callable[[str], str], bare_space: AddressSpace
 ) -> None:
