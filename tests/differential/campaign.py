@@ -120,10 +120,25 @@ def file_of(iommu: str, subject: str) -> Path:
     return RECORDED / f"{iommu}-{subject}.json.gz"
 
 
-def new_random(subjects: list[str], seed: int, steps: int) -> Work:
-    """Return new random episodes, a mixture of these subjects, with at least `steps` steps."""
+def chosen_subjects(named: list[str] | None, iommu: str, *, random: bool) -> list[str]:
+    """Return the subjects of a run: those that are named, or all that the machine has.
+
+    :param random: only new random episodes are wanted, which the other subjects do not have
+    """
+    if named:
+        return named
+    if iommu == "none":
+        return ["no_iommu"]
+    return [*generate.SUBJECTS] if random else [*generate.SUBJECTS, "systematic", "programs"]
+
+
+def anew(subjects: list[str], seed: int, steps: int) -> Work:
+    """Return episodes that no recording needs: new random ones, a mixture, and those of the subjects that are not random."""
     random = [subject for subject in subjects if subject not in SYSTEMATIC]
-    return Work({"random": generate.episodes(seed, steps, random)}, devices_of(random), spaces_of(random))
+    episodes = {subject: SYSTEMATIC[subject].episodes() for subject in subjects if subject in SYSTEMATIC}
+    if random:
+        episodes["random"] = generate.episodes(seed, steps, random)
+    return Work(episodes, devices_of(subjects), spaces_of(subjects))
 
 
 def to_record(subjects: list[str], seed: int, steps: int) -> Work:
@@ -204,13 +219,11 @@ def main(description: str) -> int:
     """Run the command. Return 1 if the mock and the kernel disagree."""
     arguments = parse_arguments(description)
     iommu = arguments.iommu
-    subjects = arguments.subject or (
-        ["no_iommu"] if iommu == "none" else [*generate.SUBJECTS, "systematic", "programs"]
-    )
+    subjects = chosen_subjects(arguments.subject, iommu, random=arguments.steps is not None and not arguments.record)
     if arguments.record:
         work = to_record(subjects, arguments.seed, arguments.steps or STEPS)
-    elif arguments.steps is not None:
-        work = new_random(subjects, arguments.seed, arguments.steps)
+    elif arguments.steps is not None or not any(file_of(iommu, subject).exists() for subject in subjects):
+        work = anew(subjects, arguments.seed, arguments.steps or STEPS)
     else:
         work = recorded(subjects, iommu)
     machine = Machine(arguments.vm, iommu, work.devices)

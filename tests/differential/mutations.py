@@ -66,7 +66,7 @@ MUTATIONS = (
     Mutation("vfio/type1/iommu.py", "            self.available += 1\n", "", "type1", 1),
     Mutation("vfio/type1/iommu.py", "            mapping.unpin(self.locked, self.page)\n            self.mappings.remove", "            self.mappings.remove", "type1", 69),
     Mutation("vfio/type1/usable.py", "if groups else _WHOLE", "", "type1", 2),
-    Mutation("vfio/group.py", "        if self.users and not self.container.lets_go:", "        if False:", "type1", 11),
+    Mutation("vfio/group.py", "        if not self.container.lets_go and self.container in self.group.users.values():", "        if False:", "type1", 11),
     # A check that is too strict or too lax.
     Mutation("vfio/type1/iommu.py", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL):", "    if number in (lib.VFIO_TYPE1_IOMMU, lib.VFIO_TYPE1v2_IOMMU, lib.VFIO_UNMAP_ALL, lib.VFIO_UPDATE_VADDR):", "type1", 7),
     # Code that only other subjects reach.
@@ -104,6 +104,8 @@ MUTATIONS = (
     Mutation("vfio/migration.py", "state == ERROR or (state == STOP_COPY and wanted in (PRE_COPY, PRE_COPY_P2P))", "state == ERROR or (state == STOP_COPY and wanted == PRE_COPY)", "devices", 65),
     Mutation("vfio/group.py", "        if self.cdevs or self.file is not None:", "        if self.file is not None:", "iommufd", 5),
     Mutation("vfio/group.py", "        if self.claimed and self.owner is not owner:\n            raise Errno(errno.EPERM)\n", "", "systematic", 2),
+    Mutation("vfio/group.py", "            if not self.container.lets_go:\n                self.hold()\n", "            self.hold()\n", "programs", 20),
+    Mutation("vfio/group.py", "            if not container.lets_go:\n                self.drop()\n", "", "programs", 18),
     Mutation("iommufd/ioas.py", "        if start >= last or any(", "        if start > last or any(", "iommufd", 0),
     Mutation("iommufd/ioas.py", "    if number > room:\n        raise Errno(errno.EMSGSIZE)\n", "", "iommufd", 7),
     Mutation("iommufd/ioas.py", "    if LAST in numbers:\n        raise Errno(errno.EOVERFLOW)\n", "", "iommufd", 87),

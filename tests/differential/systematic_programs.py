@@ -38,16 +38,25 @@ class Program:
     def value(self, slot: str, request: str, value: int = 0) -> None:
         self.step("ioctl", slot=slot, request=request, value=value)
 
-    def by_group(self, name: str, number: str = "", *, container: bool = True) -> None:
-        """Open a device by its group, in a new container or in the existing one."""
+    def by_group(self, name: str, number: str = "", *, container: bool = True, kind: str = "container") -> None:
+        """Open a device by its group, in a new container (or an iommufd in its place) or in the existing one."""
         group = f"g{number}"
         if container:
-            self.step("open", **{"as": "c"}, what="container")
+            self.step("open", **{"as": "c"}, what=kind)
         self.step("open", **{"as": group}, what=f"group:{name}")
-        self.ioctl(group, "VFIO_GROUP_SET_CONTAINER", bytes(4), put=[[0, 4, ["fd", "c"]]])
+        self.join(group)
         if container:
             self.value("c", "VFIO_SET_IOMMU", 3)
-        self.ioctl(group, "VFIO_GROUP_GET_DEVICE_FD", name.encode() + b"\0", **{"as": f"d{number}"})
+        self.device(group, name, f"d{number}")
+
+    def join(self, group: str) -> None:
+        self.ioctl(group, "VFIO_GROUP_SET_CONTAINER", bytes(4), put=[[0, 4, ["fd", "c"]]])
+
+    def device(self, group: str, name: str, slot: str) -> None:
+        self.ioctl(group, "VFIO_GROUP_GET_DEVICE_FD", name.encode() + b"\0", **{"as": slot})
+
+    def status(self, group: str) -> None:
+        self.ioctl(group, "VFIO_GROUP_GET_STATUS", struct.pack("<II", 8, 0xFF))
 
     def by_cdev(self, name: str) -> None:
         """Open a device by its cdev, bind it to an iommufd, and create an address space."""
@@ -204,6 +213,46 @@ def leaving() -> Episode:
     return program.steps
 
 
+def reopening(name: str, kind: str) -> Episode:
+    """Close a group's file while its device is open, and open it anew.
+
+    An open device keeps the group's file in use in a container, and does not in an iommufd.
+    """
+    program = Program()
+    program.by_group(name, kind=kind)
+    program.step("close", slot="g")
+    program.step("open", **{"as": "again"}, what=f"group:{name}")
+    program.status("again")
+    program.device("again", name, "d2")
+    program.join("again")
+    program.status("again")
+    program.device("again", name, "d2")
+    program.step("open", **{"as": "cdev"}, what=f"cdev:{name}")
+    program.ioctl("cdev", "VFIO_DEVICE_BIND_IOMMUFD", struct.pack("<4I", 16, 0, 0, 0), put=[[8, 4, ["fd", "c"]]])
+    program.step("close", slot="again")
+    program.ioctl("cdev", "VFIO_DEVICE_BIND_IOMMUFD", struct.pack("<4I", 16, 0, 0, 0), put=[[8, 4, ["fd", "c"]]])
+    program.step("close", slot="c")
+    program.step("close", slot="d")
+    program.ioctl("d2", "VFIO_DEVICE_GET_INFO", struct.pack("<II", 24, 0))
+    program.step("close", slot="d2")
+    program.step("open", **{"as": "c"}, what=kind)
+    program.step("open", **{"as": "again"}, what=f"group:{name}")
+    program.status("again")
+    program.join("again")
+    program.value("c", "VFIO_SET_IOMMU", 3)
+    program.device("again", name, "d")
+    program.value("again", "VFIO_GROUP_UNSET_CONTAINER")
+    program.status("again")
+    program.join("again")
+    program.device("again", name, "d2")
+    program.step("close", slot="d")
+    program.value("again", "VFIO_GROUP_UNSET_CONTAINER")
+    program.step("close", slot="d2")
+    program.value("again", "VFIO_GROUP_UNSET_CONTAINER")
+    program.status("again")
+    return program.steps
+
+
 def episodes() -> list[Episode]:
     """Return all episodes of this module."""
     made = [transfers(name) for name in SIZES]
@@ -212,6 +261,7 @@ def episodes() -> list[Episode]:
     made += [constants(name) for name in (EDU, NVME, CARD)]
     made += [page_tables(name) for name in (EDU, MOCK)]
     made += [hot_resets(name) for name in (EDU, ALONE, NVME)]
+    made += [reopening(name, kind) for name, kind in product((EDU, MOCK), ("container", "iommufd"))]
     return [*made, unmaps(), leaving()]
 
 

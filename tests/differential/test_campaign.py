@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyvfio._abi import ffi
-from tests.differential import campaign, generate, replay
+from tests.differential import campaign, generate, replay, systematic_programs
 from tests.differential.steps import PAGE
 
 #: First lines of warnings of Linux 7.3 and 6.1.
@@ -82,3 +82,20 @@ def test_no_several_pages_are_mapped_up_to_the_last_byte() -> None:
                     last.append(asked.length)
     assert last
     assert max(last) <= PAGE
+
+
+def test_episodes_that_are_not_random_need_no_recording() -> None:
+    work = campaign.anew(["programs"], 1, 100)
+    assert list(work.episodes) == ["programs"]
+    assert set(work.devices) >= set(systematic_programs.DEVICES)
+    assert work.all_episodes == systematic_programs.episodes()
+
+
+def test_new_steps_are_random_unless_a_subject_is_named() -> None:
+    assert campaign.chosen_subjects(None, "amd", random=True) == [*generate.SUBJECTS]
+    assert campaign.chosen_subjects(None, "amd", random=False)[-1] == "programs"
+    assert campaign.chosen_subjects(["programs"], "amd", random=True) == ["programs"]
+    assert campaign.chosen_subjects(None, "none", random=True) == ["no_iommu"]
+    work = campaign.anew(["type1", "programs"], 1, 100)
+    assert list(work.episodes) == ["programs", "random"]
+    assert sum(map(len, work.episodes["random"])) >= 100

@@ -31,6 +31,7 @@ class Group:
     :ivar no_iommu: a group for a device whose DMA nothing translates (VFIO_NO_IOMMU); it exists while a VFIO driver is
         bound
     :ivar file: the open file of the group: one at most; None without one
+    :ivar users: open device -> the container of its first open, which the group may have left since
     :ivar cdevs: number of devices bound by their cdevs; the group's file cannot be opened meanwhile
     :ivar owner: the owner of the group's DMA: a container or an iommufd
     """
@@ -44,6 +45,7 @@ class Group:
         self.no_iommu = no_iommu
         self.devices: list[Device] = []
         self.file: GroupFile | None = None
+        self.users: dict[Device, GroupContainer] = {}
         self.cdevs = 0
         self.owner: object | None = None
         self._claims = 0
@@ -114,7 +116,7 @@ class GroupContainer(File):
         """Remove a group, for VFIO_GROUP_UNSET_CONTAINER or because its file was closed."""
         raise NotImplementedError
 
-    #: whether a group can be removed while one of its devices is open
+    #: whether a group can be removed, or its file be closed, while one of its devices is open
     lets_go = False
 
     def use(self, device: Device) -> None:
@@ -133,7 +135,6 @@ class GroupFile(File):
     """An open /dev/vfio/N.
 
     :ivar container: the container or iommufd that the group is in; None without one
-    :ivar users: open device -> the container that it was opened through, which the group may have left since
     """
 
     kind = "group"
@@ -142,7 +143,6 @@ class GroupFile(File):
         super().__init__(kernel)
         self.group = group
         self.container: GroupContainer | None = None
-        self.users: dict[Device, GroupContainer] = {}
 
     @request(lib.VFIO_GROUP_GET_STATUS)
     def _get_status(self, argument: int) -> None:
@@ -175,7 +175,7 @@ class GroupFile(File):
         """Take the group out of its container (vfio_group_ioctl_unset_container)."""
         if self.container is None:
             raise Errno(errno.EINVAL)
-        if self.users and not self.container.lets_go:
+        if not self.container.lets_go and self.container in self.group.users.values():
             raise Errno(errno.EBUSY)
         self._leave()
 
@@ -189,7 +189,10 @@ class GroupFile(File):
         raise Errno(errno.ENODEV)
 
     def use(self, device: Device) -> None:
-        """Note that a device is opened. The first open sets up its DMA, and keeps this file in use.
+        """Note that a device is opened. The first open sets up its DMA.
+
+        In a container, an open device also keeps this file in use (vfio_group_use_container); in an iommufd it does
+        not, so that the group's file can be closed and opened anew meanwhile.
 
         :raises Errno: EINVAL, no container, or one without an IOMMU
         """
@@ -197,14 +200,17 @@ class GroupFile(File):
             raise Errno(errno.EINVAL)
         if not device.files:
             self.container.use(device)
-            self.users[device] = self.container
-            self.hold()
+            self.group.users[device] = self.container
+            if not self.container.lets_go:
+                self.hold()
 
     def unuse(self, device: Device) -> None:
         """Note that a file of a device is closed; the last one undoes :meth:`use`."""
         if not device.files:
-            self.users.pop(device).unuse(device)
-            self.drop()
+            container = self.group.users.pop(device)
+            container.unuse(device)
+            if not container.lets_go:
+                self.drop()
 
     def _leave(self) -> None:
         container, self.container = self.container, None
