@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Constants, tables and defaults of the package are those recorded in tables.txt, which a person has read.
 
+Those of the mock are in tables_of_mock.txt.
+
 Few tests use a given number in a table of names, an errno, a limit or a default, and a wrong one looks like a right
 one. New names do not need a line. `PYVFIO_WRITE_TABLES=1 pytest tests/unit/test_tables.py` records all names. Check the
 changes before you commit them.
@@ -10,24 +12,28 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import enum
 import functools
 import importlib
 import inspect
 import os
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+import pytest
+
 import pyvfio
 
 PACKAGE = Path(pyvfio.__file__).parent
-TABLE = Path(__file__).with_name("tables.txt")
-#: Modules that are left out: the mock is compared with recordings of a kernel, and the conformance checks with faults
-#: that they must find.
-LEFT_OUT = ("mock/", "conformance/", "__main__.py", "tracing/__main__.py")
+TABLES = {"package": Path(__file__).with_name("tables.txt"), "mock": Path(__file__).with_name("tables_of_mock.txt")}
+MOCK = "mock/"
+#: Modules that are left out: the conformance checks are compared with faults that they must find.
+LEFT_OUT = ("conformance/", "__main__.py", "tracing/__main__.py")
 Plain = (bool, int, float, bytes, type(None))
 #: A pattern for values that get a line: numbers, flags, members of enumerations.
 NUMBER = re.compile(r"(?<!\w)-?\d|True|False|\w\.\w")
@@ -35,11 +41,11 @@ NUMBER = re.compile(r"(?<!\w)-?\d|True|False|\w\.\w")
 TEXT = "..."
 
 
-def modules() -> Iterator[tuple[ModuleType, ast.Module]]:
-    """Yield the modules of the package, each with its syntax tree."""
+def modules(part: str) -> Iterator[tuple[ModuleType, ast.Module]]:
+    """Yield the modules of a part, `package` or `mock`, each with its syntax tree."""
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()
-        if not name.startswith(LEFT_OUT):
+        if not name.startswith(LEFT_OUT) and name.startswith(MOCK) == (part == "mock"):
             dotted = ".".join(("pyvfio", *name.removesuffix(".py").removesuffix("__init__").strip("/").split("/")))
             # The dependencies of an extra may not be installed.
             with contextlib.suppress(ImportError):
@@ -69,6 +75,12 @@ def shown(value: Any) -> str | None:
         return f"[{value.start:#x}, {value.last:#x}]"
     if isinstance(value, (FunctionType, type)):
         return value.__qualname__
+    if isinstance(value, struct.Struct):
+        return f"Struct({value.format!r})"
+    if dataclasses.is_dataclass(value):
+        # Values that are the defaults are left out, so that new fields need no change.
+        names = (one.name for one in dataclasses.fields(value) if getattr(value, one.name) != one.default)
+        return f"{type(value).__name__}({', '.join(f'{name}={shown(getattr(value, name))}' for name in names)})"
     return None
 
 
@@ -120,10 +132,10 @@ def functions(of: Any, body: list[ast.stmt], scope: str) -> Iterator[str]:
 
 
 @functools.cache
-def lines() -> dict[str, str]:
+def lines(part: str) -> dict[str, str]:
     """Return the current value of each name."""
     found: dict[str, str] = {}
-    for module, syntax in modules():
+    for module, syntax in modules(part):
         scope = module.__name__.removeprefix("pyvfio.")
         state = tuple(f"{scope}.{name} = " for name in variables(syntax))
         for line in functions(module, syntax.body, scope):
@@ -134,12 +146,13 @@ def lines() -> dict[str, str]:
     return found
 
 
-def test_what_was_written_down_is_so() -> None:
-    now = lines()
+@pytest.mark.parametrize("part", TABLES)
+def test_what_was_written_down_is_so(part: str) -> None:
+    now = lines(part)
     if os.environ.get("PYVFIO_WRITE_TABLES"):
-        TABLE.write_text("".join(f"{name}{value}\n" for name, value in now.items()))
+        TABLES[part].write_text("".join(f"{name}{value}\n" for name, value in now.items()))
     before = {}
-    for line in TABLE.read_text().splitlines():
+    for line in TABLES[part].read_text().splitlines():
         name, mark, value = re.split(r"( = | fields |\(\) |: )", line, maxsplit=1)
         before[f"{name}{mark}"] = value
     assert {name: now[name] for name in before if name in now} == {
