@@ -128,6 +128,30 @@ def test_a_repeated_machine_that_stalls_again_fails(tmp_path: Path) -> None:
     assert tally.counts.failed == 1
 
 
+@pytest.mark.parametrize(
+    ("codes", "counts", "runs"),
+    [
+        ([contract.STALLED, 0], Counts(1, 0, 0), 2),
+        ([contract.ENDED_EARLY, contract.ENDED_EARLY], Counts(0, 1, 0), 2),
+        ([1, 0], Counts(0, 1, 0), 1),
+    ],
+)
+def test_a_suite_whose_machine_stalls_runs_again_once(
+    tmp_path: Path, codes: list[int], counts: Counts, runs: int
+) -> None:
+    left = iter(codes)
+
+    async def run_job(*_: Any, **__: Any) -> int:
+        return next(left)
+
+    plan, tally = Plan(Matrix(DATA), Lane.FULL, ["types"]), Tally(strict=False)
+    asyncio.run(Run(plan, tally, tmp_path, tmp_path, run_job=run_job).everything(None))
+    assert tally.counts == counts
+    assert len(codes) - len(list(left)) == runs
+    if runs == 2:
+        assert tally.notes[0] == f"NOTE: a machine of types ended with {codes[0]}; it runs again, once"
+
+
 @pytest.mark.parametrize("code", [200, 201, 137])
 def test_cells_do_not_run_again_after_a_kernel_complaint(tmp_path: Path, code: int) -> None:
     commands = FakeCommands(tmp_path, [code])
