@@ -211,8 +211,8 @@ class Config:
                 self._put(at + 2, 2, control & ~_MSI_SWITCHES, 0xFF)
                 self._put(at + 4, size, 0, (1 << 8 * size) - 1)
                 if control & _MSI_MASKS:
-                    # Mask Bits: one bit per vector.
-                    self._put(at + 4 + (size + 3 & ~3), 4, 0, (1 << (1 << (control >> 1 & 7))) - 1)
+                    # Mask Bits, one bit per vector, and Pending Bits.
+                    self._put(at + 4 + (size + 3 & ~3), 8, 0, (1 << (1 << (control >> 1 & 7))) - 1)
             elif id_ == MSIX:
                 self._put(at + 2, 2, saved.word(at + 2, 2) & ~_MSIX_SWITCHES)
             elif id_ == EXPRESS:
