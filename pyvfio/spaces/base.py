@@ -44,6 +44,8 @@ __all__ = ["AddressSpace"]
 _END = 2**64
 #: the most IOVAs that automatic placement tries when EEXIST shows that each is mapped already, by another thread or outside pyvfio
 _PLACES_TRIED = 1000
+#: errors of an unmap after which iommufd may have unmapped some of several mappings
+_STOPS_BETWEEN = (-errno.ENOENT, -errno.EBUSY, -errno.EDEADLK)
 #: Automatic placement leaves 64 KiB free at the bottom, so that a device that follows a null pointer faults.
 _PLACES = IovaSet([IovaRange(1 << 16, 2**64 - 1)])
 #: a gap that no mapping fits in
@@ -230,9 +232,12 @@ class AddressSpace(OtherModes, Resource):
         """Unmap the rows that an array has mapped, and drop the array. After an interrupt it can be called again."""
         ledger, made = self._ledger, mappings._made
         if ledger.unknown:
-            # A PythonKernel raised for this row, so whether the row is mapped is unknown: unmap it.
+            # A PythonKernel raised for this row, so whether the row is mapped is unknown: unmap it, unless it cannot have been mapped,
+            # because something else is mapped there.
             ledger.unknown = 0
-            ledger.raw_unmap(*mappings.rows[3 * made[0] + 1 : 3 * made[0] + 3])
+            _, iova, size = mappings.rows[3 * made[0] : 3 * made[0] + 3]
+            if size and not ledger.ranges().overlaps(IovaRange.of(iova, size)):
+                ledger.raw_unmap(iova, size)
         self._undo_rows(mappings)
         ledger.drop_array(mappings)
 
@@ -323,6 +328,7 @@ class AddressSpace(OtherModes, Resource):
         before = ledger.before()
         ledger.unknown = 0
         error = 0
+        again: tuple[int, int] | None = None
         try:
             try:
                 error = ledger.run(rows, 0, state)
@@ -331,7 +337,10 @@ class AddressSpace(OtherModes, Resource):
                     # A PythonKernel raised for this row, so whether the row was unmapped is unknown: unmap it again.
                     ledger.unknown = 0
                     at = 2 * state[0]
-                    if ledger.run(rows[: at + 2], 0, state) == -errno.ENOENT:
+                    again = rows[at], rows[at + 1]
+                    error = ledger.run(rows[: at + 2], 0, state)
+                    if error == -errno.ENOENT and known is not None:
+                        error = 0
                         state[1] += rows[at + 1]
                         state[0] += 1
                 raise
@@ -342,6 +351,10 @@ class AddressSpace(OtherModes, Resource):
             except BaseException:
                 self._drop_rows(rows, state, known, before)
                 raise
+            if error in _STOPS_BETWEEN:
+                ledger.forget_unmapped(*rows[2 * state[0] : 2 * state[0] + 2], one_too=again is not None)
+            elif again is not None and known is None and not error:
+                ledger.forget([again], 0, before, splits=self._splits)
         return error, state[1] - unmapped, state[0]
 
     def _drop_rows(self, rows: memoryview, state: array[int], known: MappingArray | None, before: Before) -> None:

@@ -8,6 +8,7 @@ the other unmaps: those of parts of mappings or of several, and those during whi
 
 from __future__ import annotations
 
+import errno
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -177,6 +178,26 @@ class Ledger(_buffer.Ledger):
                 self.settle(record, False)
         return taken
 
+    def forget_unmapped(self, iova: int, size: int, *, one_too: bool) -> None:
+        """After an unmap that failed at one of several mappings, drop the records of those before it, which iommufd has unmapped.
+
+        It stops without the number of bytes at a mapping that it would have to split, or that is in use. So each mapping in the range
+        is unmapped again by itself, up to the first that is still there.
+        """
+        end = iova + size
+        for array_ in list(self.arrays):
+            low, behind = array_.hull
+            if array_._complete and low < end and iova < behind:
+                array_[:]
+        for one in self.present():
+            if one.iova + one.size <= iova:
+                continue
+            if one.iova < iova or one.iova + one.size > end or (one.size == size and not one_too):
+                break
+            if (result := self.raw_unmap(one.iova, one.size)) != -errno.ENOENT and result < 0:
+                break
+            self.settle(one, False)
+
     def _forget_fresh(self, fresh: list[Mapping], arrays: list[MappingArray], where: IovaSet, bytes_: int) -> None:
         """Drop the mappings that were made during an unmap and removed by it; the bytes not yet accounted for show which."""
         for array_ in arrays:
@@ -188,6 +209,8 @@ class Ledger(_buffer.Ledger):
             elif bytes_ >= (size := sum(array_.rows[2::3])):
                 array_._forget()
                 bytes_ -= size
+            else:  # some of its rows, perhaps: look at each
+                fresh += array_[:]
         met = [one for one in fresh if one.size and where.overlaps(one.range)]
         if bytes_ <= 0 or not met:
             return
