@@ -193,12 +193,6 @@ FAULTS: dict[str, Fault] = {
     "state_is_not_kept": _always_running,
     "reset_flag_is_wrong": _info("VFIO_DEVICE_GET_INFO", "struct vfio_device_info", _resettable),
 }
-#: The device on which a fault shows, if it is not the network card's function.
-DEVICES = {
-    "reset_flag_is_wrong": "0000:00:05.0",
-    "report_loses_a_bit": "vfio-mock.0",
-    "report_does_not_clear": "vfio-mock.0",
-}
 
 
 def planted() -> Faulty:
