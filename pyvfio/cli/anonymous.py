@@ -25,7 +25,9 @@ class Anonymous:
     def __init__(self, *names: str) -> None:
         self._words: dict[str, str] = {}
         known = [socket.gethostname(), os.environ.get("USER", ""), os.environ.get("LOGNAME", ""), *names]
-        self._names = sorted({name for name in known if len(name) > 2 and name != "root"}, key=len, reverse=True)
+        self._names = sorted(
+            {name for name in known if len(name) > 2 and name != "root"}, key=lambda name: (-len(name), name)
+        )
 
     def _word(self, kind: str, name: str) -> str:
         if name not in self._words:

@@ -48,6 +48,8 @@ def iova_range(text: str) -> IovaRange:
         start, found, rest = text.partition(sign)
         if found:
             first = number(start)
+            if sign == "-" and number(rest) < first:
+                raise ArgumentTypeError(f"{text!r}: the last address is below the first; for a size write START+SIZE")
             try:
                 return IovaRange.of(first, size(rest)) if sign == "+" else IovaRange(first, number(rest))
             except ValueError as error:

@@ -291,6 +291,8 @@ def _fill(session: Session, words: list[str]) -> Done:
 def _irq(session: Session, words: list[str]) -> Done:
     irq = session.irq(words[0])
     count = evaluate(words[1], session.names, "a number of vectors") if len(words) > 1 else 1
+    if count < 1:
+        raise UsageError(f"a number of vectors is 1 or more, not {count}")
     vectors = irq.enable(range(count))
     return Done({"interrupt": irq.name, "vectors": len(vectors)}, f"{irq.name}: {len(vectors)} enabled")
 

@@ -15,6 +15,7 @@ from pyvfio._core import arguments as checked
 from pyvfio.errors import Unsupported
 from pyvfio.host.sysfs import attribute
 from pyvfio.kernel import Kernel, as_default
+from pyvfio.spaces.opening import MODES
 
 if TYPE_CHECKING:
     import pytest
@@ -148,9 +149,10 @@ def run(
     :param destructive: reset and migrate
     :param dma_faults: make DMA faults
     :param driver: MODULE:CLASS, see :func:`pyvfio.conformance.driver.load`
+    :param mode: the mode of the address space; None for the best that the kernel has
     :param junit: a file for the results in JUnit's XML
     :raises Unsupported: pytest is not installed
-    :raises ValueError: the device cannot be checked; the text says why
+    :raises ValueError: there is no such mode, or the device cannot be checked; the text says why
     """
     try:
         import pytest
@@ -158,6 +160,8 @@ def run(
         raise Unsupported("the checks are pytest tests: pip install 'pyvfio[check]'") from None
     address = checked.string(address, "address")
     kernel = checked.instance(kernel, "kernel", Kernel, "a pyvfio.Kernel")
+    if mode is not None and mode not in MODES:
+        raise ValueError(f"mode {mode!r}: one of {', '.join(MODES)}")
     arguments = [
         "-c",
         str(HERE / "pytest.ini"),

@@ -26,7 +26,7 @@ VARIABLE = (
     (re.compile(rf'("pid": |process ){os.getpid()}\b'), r"\1PID"),
     (re.compile(r"(\baddress=)0x[0-9a-f]+"), r"\1ADDRESS"),
     (re.compile(r"(after )\d(\.\d+)?(e-\d+)?\b"), r"\1TIME"),
-    (re.compile(r'("seconds": |"stopped_seconds": |^stopped seconds +|^seconds +|^  (?=\d+\.\d{6}  msi))\d+(\.\d+)?(e-\d+)?\b', re.M), r"\1TIME"),
+    (re.compile(r'("seconds": |"stopped_seconds": |^stopped seconds +|^seconds +|^  (?=\d+\.\d{6}  \w+\[))\d+(\.\d+)?(e-\d+)?\b', re.M), r"\1TIME"),
     (re.compile(r"^(mapping and unmapping a page +least ).*", re.M), r"\1TIME"),
     (re.compile(r"( \()\d+\.\d{3}( s\)$)", re.M), r"\1TIME\2"),
     # argparse's words differ between releases of Python.

@@ -59,10 +59,11 @@ def execute(call: Call) -> int:
     else:
         for one in documents:
             previous = one["previous_driver"] or "no driver"
+            now = "no driver" if one["driver"] == host.NO_DRIVER else one["driver"]
             if given.list:
-                call.out.line(f"{one['address']}: {one['driver']}, was {previous} (bound by process {one['pid']})")
+                call.out.line(f"{one['address']}: {now}, was {previous} (bound by process {one['pid']})")
             elif one["restored"]:
-                call.out.line(f"{one['address']}: {one['driver']} -> {previous}")
+                call.out.line(f"{one['address']}: {now} -> {previous}")
             else:
                 call.out.line(
                     f"{one['address']}: left alone: process {one['pid']} keeps it bound, or it was bound to something else"

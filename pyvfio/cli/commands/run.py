@@ -50,11 +50,11 @@ def execute(call: Call) -> int:
         for place, number, line in lines:
             try:
                 done = made.run(line)
-            except UsageError as error:
-                raise UsageError(f"{place}:{number}: {error}") from None
             except OSError as error:
                 error.add_note(f"{place}:{number}: {line.strip()}")
                 raise
+            except (UsageError, ValueError, TypeError) as error:
+                raise UsageError(f"{place}:{number}: {error}") from None
             if done is None:
                 continue
             if call.out.json:
