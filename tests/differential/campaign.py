@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.differential import generate, replay, systematic, systematic_no_iommu, systematic_programs
+from tests.differential import generate, replay, selftest, systematic, systematic_no_iommu, systematic_programs
 from tests.differential.compare import disagreements, figures
 from tests.differential.reached import Branches
 from tests.differential.shrink import shrunk
@@ -49,6 +49,8 @@ class Machine:
 
     :ivar complaints: number of machines that ended with an unexpected complaint in the kernel's log
     :ivar warnings: number of the kernel's warnings, expected or not, by place
+    :ivar left: lines about episodes after which pages stayed pinned in the kernel, without those that
+        :func:`selftest.may_leave` expects
     """
 
     def __init__(self, command: str, iommu: str, devices: list[str]) -> None:
@@ -56,6 +58,7 @@ class Machine:
         self._devices = devices
         self.complaints = 0
         self.warnings: Counter[str] = Counter()
+        self.left: list[str] = []
 
     def __call__(self, episodes: list[Episode]) -> list[list[Answer]]:
         # A folder below the current directory, because a machine can write only there.
@@ -71,6 +74,8 @@ class Machine:
                 self.complaints += 1  # the machine has printed the complaint
             elif code:
                 sys.exit(code)  # the machine has printed the reason
+            left = place / replay.LEFT
+            self.left += left_lines(episodes, load(left) if left.exists() else {})
             loaded: list[list[Answer]] = load(answers)
             return loaded
         finally:
@@ -82,6 +87,18 @@ def warnings_in(log: str) -> Iterator[str]:
     for line in log.splitlines():
         if "pyvfio-vm: expect" not in line and (match := _WARNING.search(line)):
             yield match[1]
+
+
+def left_lines(episodes: list[Episode], left: dict[str, int]) -> list[str]:
+    """Return a line for each episode after which a real kernel still has pages pinned, if that is not expected.
+
+    :param left: number of an episode -> pages
+    """
+    return [
+        f"episode {number} leaves {pages} pages pinned in the kernel"
+        for number, pages in left.items()
+        if not selftest.may_leave(episodes[int(number)])
+    ]
 
 
 class Work(NamedTuple):
@@ -176,7 +193,7 @@ def batches(episodes: list[Episode], steps: int) -> Iterator[list[Episode]]:
 def compare(
     episodes: list[Episode], answers: list[list[Answer]], work: Work, profile: str, machine: Machine | None
 ) -> int:
-    """Print the steps that the mock answers differently, and return their number.
+    """Print the steps that the mock answers differently, and the episodes that leave pages pinned; return their number.
 
     With a machine, shrink the first ten of these episodes.
     """
@@ -184,10 +201,13 @@ def compare(
         found = disagreements(episodes, answers, [replayer.episode(episode) for episode in episodes])
         for disagreement in found:
             print(disagreement)
+        left = dict(replayer.left)
+        for episode, pages in left.items():
+            print(f"episode {episode} leaves {pages} pages pinned in the mock")
         if found and machine is not None:
             for short, disagreement in shrunk([episodes[one.episode] for one in found[:10]], machine, replayer.episode):
                 print(f"shrunk to {len(short)} steps:\n{short}\n{disagreement}")
-    return len(found)
+    return len(found) + len(left)
 
 
 def write_records(work: Work, answers: list[list[Answer]], iommu: str) -> None:
@@ -243,8 +263,12 @@ def main(description: str) -> int:
         print("the kernel does not answer as it did when this was recorded: scripts/differential --record")
         found += 1
     print(
+        "\n".join(machine.left)
+        or "no page stays pinned in the kernel, but by selftest devices that are attached with a PASID at the end"
+    )
+    print(
         "the kernel's log: "
         + (", ".join(f"{place} {n}x" for place, n in sorted(machine.warnings.items())) or "no warning")
     )
     print(f"{found} disagreements, {machine.complaints} complaints of the kernel")
-    return int(found + machine.complaints > 0)
+    return int(found + machine.complaints + len(machine.left) > 0)

@@ -104,12 +104,15 @@ MUTATIONS = (
     Mutation("vfio/migration.py", "state == ERROR or (state == STOP_COPY and wanted in (PRE_COPY, PRE_COPY_P2P))", "state == ERROR or (state == STOP_COPY and wanted == PRE_COPY)", "devices", 65),
     Mutation("vfio/group.py", "        if self.cdevs or self.file is not None:", "        if self.file is not None:", "iommufd", 5),
     Mutation("vfio/group.py", "        if self.claimed and self.owner is not owner:\n            raise Errno(errno.EPERM)\n", "", "systematic", 2),
-    Mutation("vfio/group.py", "            if not self.container.lets_go:\n                self.hold()\n", "            self.hold()\n", "programs", 20),
+    Mutation("vfio/group.py", "            if not self.container.lets_go:\n                self.hold()\n", "            self.hold()\n", "programs", 19),
     Mutation("vfio/group.py", "            if not container.lets_go:\n                self.drop()\n", "", "programs", 18),
     Mutation("iommufd/ioas.py", "        if start >= last or any(", "        if start > last or any(", "iommufd", 0),
     Mutation("iommufd/ioas.py", "    if number > room:\n        raise Errno(errno.EMSGSIZE)\n", "", "iommufd", 7),
     Mutation("iommufd/ioas.py", "    if LAST in numbers:\n        raise Errno(errno.EOVERFLOW)\n", "", "iommufd", 87),
     Mutation("iommufd/ioas.py", "    if start + size - 1 > LAST:", "    if start + size > LAST:", "systematic", 12),
+    # What pages that stay pinned show first.
+    Mutation("iommufd/iopt.py", "            for area in self.areas:\n                area.unpin()\n        self.unreserve", "            pass\n        self.unreserve", "iommufd", 0),
+    Mutation("iommufd/hw_queue.py", "            area.unpin_access(first, end)\n", "            area.accesses -= 1\n", "selftest", 5),
     Mutation("iommufd/area.py", "        if self.pages.is_dma_buf:\n            raise Errno(errno.EINVAL)\n        self.pages.pin", "        self.pages.pin", "systematic", 55),
 )  # fmt: skip
 
@@ -178,6 +181,8 @@ def _found(record: dict[str, Any], episodes: range) -> str | None:
             for at, (step, expected, got) in enumerate(zip(steps, answers, replayer.episode(steps), strict=True)):
                 if differ(step, expected, got):
                     return f"episode {episode}, step {at}"
+            if replayer.left:
+                return f"episode {episode}, pages stay pinned"
     return None
 
 

@@ -18,11 +18,13 @@ class Replayed(NamedTuple):
     :ivar record: the recording: profile, devices, episodes, answers
     :ivar got: the mock's answers
     :ivar places: files and lines at which the mock raised an Errno
+    :ivar left: number of an episode -> pages that stayed pinned after it
     """
 
     record: dict[str, Any]
     got: list[list[Answer]]
     places: set[tuple[str, int]]
+    left: dict[int, int]
 
 
 def replayed(file: Path) -> Replayed:
@@ -37,4 +39,4 @@ def replayed(file: Path) -> Replayed:
         replay.on_mock(record["devices"], record["profile"], record.get("spaces", ())) as replayer,
     ):
         got = [replayer.episode(episode) for episode in record["episodes"]]
-    return Replayed(record, got, places)
+    return Replayed(record, got, places, replayer.left)

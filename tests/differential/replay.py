@@ -37,6 +37,8 @@ WARNINGS = (
 #: Express and of error reporting) of which the devices store fewer bits than PCI requires: QEMU 7.2 has no masks of
 #: uncorrectable errors.
 SPACES = Path(__file__).parent / "spaces.json"
+#: Name of the file beside the answers with :attr:`Replayer.left`.
+LEFT = "left.json"
 #: A number that is never an open descriptor.
 CLOSED = 0x7FFF_0000
 CAP_IPC_LOCK = 14
@@ -102,11 +104,16 @@ class Replayer:
 
     :param kernel: the kernel
     :param memlock: a function that sets the limit on locked memory in bytes; None removes it
+    :param pinned: a function that returns the number of pages that the kernel has pinned
+    :ivar left: the number of pages that stayed pinned, for each episode that left some
     """
 
-    def __init__(self, kernel: Kernel, memlock: Callable[[int | None], None]) -> None:
+    def __init__(self, kernel: Kernel, memlock: Callable[[int | None], None], pinned: Callable[[], int]) -> None:
         self.kernel = kernel
         self._set_memlock = memlock
+        self._pinned = pinned
+        self._episodes = 0
+        self.left: dict[int, int] = {}
         self._arena = Arena()
         self._fds: dict[str, int] = {}
         self._kinds: dict[str, str] = {}
@@ -121,6 +128,7 @@ class Replayer:
 
     def episode(self, steps: Episode) -> list[Answer]:
         """Execute the steps and return the answer to each. At the end, everything is closed and restored."""
+        before = self._pinned()
         try:
             return [self.step(step) for step in steps]
         finally:
@@ -132,6 +140,9 @@ class Replayer:
             self._variables.clear()
             self._keep.clear()
             self._arena.reset()
+            if pages := self._pinned() - before:
+                self.left[self._episodes] = pages
+            self._episodes += 1
 
     def step(self, step: Step) -> Answer:
         try:
@@ -396,6 +407,13 @@ def linux_memlock(size: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (size, resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]))
 
 
+def linux_pins() -> int:
+    """Return the number of pages that are pinned for devices: pin_user_pages and memfd_pin_folios less unpin_user_pages."""
+    Path("/proc/sys/vm/stat_refresh").read_text()
+    counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return int(counts["nr_foll_pin_acquired"]) - int(counts["nr_foll_pin_released"])
+
+
 @contextlib.contextmanager
 def bound(devices: list[str], kernel: Kernel) -> Iterator[None]:
     """Bind these devices to vfio-pci during the block. vfio-mock is always bound to its own VFIO driver."""
@@ -414,7 +432,7 @@ def on_linux(devices: list[str]) -> Iterator[Replayer]:
     load_driver(MOCK)
     Path("/dev/kmsg").write_text(f"pyvfio-vm: expect {WARNINGS}\n")
     kernel = LinuxKernel()
-    with bound(devices, kernel), contextlib.closing(Replayer(kernel, linux_memlock)) as replayer:
+    with bound(devices, kernel), contextlib.closing(Replayer(kernel, linux_memlock, linux_pins)) as replayer:
         yield replayer
 
 
@@ -436,7 +454,12 @@ def on_mock(devices: list[str], profile: str, spaces: Sequence[str] = ()) -> Ite
         stored = {int(offset): bits for offset, bits in saved["stored"].items()}
         function = mock.Function.of(config, resource="\n".join(saved["resource"]), stored=stored)
         mock.Device(kernel, name, function=function)
-    with bound(devices, kernel), contextlib.closing(Replayer(kernel, kernel.limit_memlock)) as replayer:
+    with (
+        bound(devices, kernel),
+        contextlib.closing(
+            Replayer(kernel, kernel.limit_memlock, lambda: kernel.pins + kernel.locked.pages)
+        ) as replayer,
+    ):
         yield replayer
 
 
@@ -451,6 +474,7 @@ def main() -> None:
         finally:
             # Save partial answers too: they help to find the error.
             save(target, answers)
+            save(target.with_name(LEFT), replayer.left)
     print(f"{sum(map(len, answers))} steps in {time.monotonic() - begun:.1f} s")
 
 

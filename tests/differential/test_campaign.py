@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from pyvfio import mock
 from pyvfio._abi import ffi
-from tests.differential import campaign, generate, replay, systematic_programs
+from tests.differential import campaign, generate, replay, selftest, systematic_programs
 from tests.differential.steps import PAGE
 
 #: First lines of warnings of Linux 7.3 and 6.1.
@@ -99,3 +102,28 @@ def test_new_steps_are_random_unless_a_subject_is_named() -> None:
     work = campaign.anew(["type1", "programs"], 1, 100)
     assert list(work.episodes) == ["programs", "random"]
     assert sum(map(len, work.episodes["random"])) >= 100
+
+
+#: As an argument of IOMMU_TEST_CMD: a device is attached with a PASID.
+PASID_ATTACH = struct.pack("=4I", 72, selftest.PASID_ATTACH, 0, 0).hex()
+
+
+def test_pages_that_stay_pinned_in_the_kernel_are_reported() -> None:
+    plain = [{"do": "ioctl", "slot": "f", "request": "IOMMU_IOAS_MAP", "value": 0}]
+    other = [{"do": "ioctl", "slot": "f", "request": selftest.TEST, "value": 0}]
+    attached = [{"do": "ioctl", "slot": "f", "request": selftest.TEST, "arg": PASID_ATTACH}]
+    left = {"0": 4, "1": 8, "2": 12}
+    assert campaign.left_lines([plain, attached, other], left) == [
+        "episode 0 leaves 4 pages pinned in the kernel",
+        "episode 2 leaves 12 pages pinned in the kernel",
+    ]
+
+
+def test_pages_that_stay_pinned_in_the_mock_are_counted() -> None:
+    with replay.on_mock([], "intel-39") as replayer:
+        assert isinstance(replayer.kernel, mock.Kernel)
+        with patch.object(replayer, "step", side_effect=[{"r": 0}, {"r": 0}]) as step:
+            replayer.episode([{"do": "look"}])
+            step.side_effect = lambda _: setattr(replayer.kernel, "pins", 3)
+            replayer.episode([{"do": "look"}])
+    assert replayer.left == {1: 3}

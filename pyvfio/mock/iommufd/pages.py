@@ -29,6 +29,7 @@ class Pages:
     is_dma_buf: ClassVar[bool] = False
 
     def __init__(self, ctx: Context, address: int, offset: int, size: int, *, writable: bool) -> None:
+        self._kernel = ctx.kernel
         self._page_size = ctx.kernel.profile.page_size
         if not 0 < size <= _SIZE_MAX - self._page_size:
             raise Errno(errno.EINVAL)
@@ -49,16 +50,20 @@ class Pages:
         :raises Errno: EFAULT, EINVAL: no memory is there; ENOMEM: more than the locked-memory limit
         """
         self.check(start, last)
-        self._pinned.append((start // self._page_size, last // self._page_size))
+        first, end = start // self._page_size, last // self._page_size
+        self._pinned.append((first, end))
         try:
             self._count()
         except Errno:
             self._pinned.pop()
             raise
+        self._kernel.pins += end - first + 1
 
     def unpin(self, start: int, last: int) -> None:
-        self._pinned.remove((start // self._page_size, last // self._page_size))
+        first, end = start // self._page_size, last // self._page_size
+        self._pinned.remove((first, end))
         self._count()
+        self._kernel.pins -= end - first + 1
 
     def holds(self, start: int, last: int) -> bool:
         """Whether these bytes are pinned."""
@@ -109,7 +114,6 @@ class UserPages(Pages):
             raise Errno(errno.EOVERFLOW)
         offset = address % ctx.kernel.profile.page_size
         super().__init__(ctx, address - offset, offset, size, writable=writable)
-        self._kernel = ctx.kernel
 
     def check(self, start: int, last: int) -> None:
         first = start - start % self._page_size

@@ -65,6 +65,7 @@ class Kernel(PythonKernel):
     :ivar host: groups, drivers and devices, and their bindings
     :ivar locked: the count of memory that type1 has pinned, with its limit; `locked_by_user`: that of iommufd, which
         counts separately
+    :ivar pins: number of pages that iommufd has pinned, also without a limit; a page counts once for each pin
     :ivar watcher: runs callbacks when the caller's eventfds are signalled
     :ivar faults: DMA accesses of devices that the IOMMU blocked
     :ivar dma_without_bus_master: DMA accesses that devices did not issue, because their bus master bit was clear
@@ -91,6 +92,7 @@ class Kernel(PythonKernel):
         self.capabilities = {"CAP_SYS_RAWIO", "CAP_SYS_RESOURCE"}
         self.locked = Memlock(self.profile.memlock, self.profile.page_size)
         self.locked_by_user = Memlock(self.profile.memlock, self.profile.page_size)
+        self.pins = 0
         self.watcher = Watcher(self.lock)
         _live[self] = None
         self.faults: list[DmaFault] = []
