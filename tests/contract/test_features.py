@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 BEHIND_PORT = "0000:01:00.0"
+#: An 82574L and an edu behind a bridge. The bus has no reset, so that their hot reset fails.
+ON_ONE_BUS = ("0000:02:00.0", "0000:02:00.1")
 LIVENESS = 0x04  # an edu register that reads as the inverse of what was written
+ADMIN_QUEUES = 0x24  # an NVMe register that reads as it was written
+#: Device Control in the PCI Express capability, and Initiate FLR in it
+DEVICE_CONTROL, INITIATE_FLR = 8, 0x8000
 
 
 # --- supported features -----------------------------------------------------------------------------------------------
@@ -148,6 +153,45 @@ class TestPeerToPeer:
         write_by_dma(dma, space, again.iova + LIVENESS, 0x99)
         assert liveness(bar, 0x99)
 
+    def test_a_hot_reset_that_fails_ends_what_is_mapped(
+        self, space: Ioas, dma: Dma, other: Callable[[str], str]
+    ) -> None:
+        card, edu = map(other, ON_ONE_BUS)
+        with space.attach(card), space.attach(edu) as peer:
+            bar = peer.regions[0]
+            with bar.dma_buf([Area(0, PAGE)]) as exported:
+                window = space.map_file(exported.fileno(), 0, PAGE, 0x400_0000)
+                write_by_dma(dma, space, window.iova + LIVENESS, 0x66)
+                assert bar.read32(LIVENESS) == ~0x66 & 0xFFFFFFFF
+                # vfio_pci_dev_set_hot_reset revokes all dma-bufs before pci_reset_bus refuses.
+                with pytest.raises(Unsupported, match="ENOTTY"):
+                    peer.hot_reset()
+                write_by_dma(dma, space, window.iova + LIVENESS, 0x77)
+                assert bar.read32(LIVENESS) == ~0x66 & 0xFFFFFFFF
+                window.unmap()
+                again = space.map_file(exported.fileno(), 0, PAGE, 0x400_0000)
+            write_by_dma(dma, space, again.iova + LIVENESS, 0x77)
+            assert bar.read32(LIVENESS) == ~0x77 & 0xFFFFFFFF
+
+    def test_a_reset_by_configuration_space_ends_what_is_mapped(
+        self, space: Ioas, dma: Dma, other: Callable[[str], str]
+    ) -> None:
+        with space.attach(other("nvme")) as peer:
+            peer.config.memory_enabled = True
+            bar = peer.regions[0]
+            with bar.dma_buf([Area(0, PAGE)]) as exported:
+                window = space.map_file(exported.fileno(), 0, PAGE, 0x400_0000)
+                write_by_dma(dma, space, window.iova + ADMIN_QUEUES, 0x10001)
+                assert bar.read32(ADMIN_QUEUES) == 0x10001
+                reset_by_config(peer)
+                after = bar.read32(ADMIN_QUEUES)
+                write_by_dma(dma, space, window.iova + ADMIN_QUEUES, 0x20002)
+                assert bar.read32(ADMIN_QUEUES) == after
+                window.unmap()
+                again = space.map_file(exported.fileno(), 0, PAGE, 0x400_0000)
+            write_by_dma(dma, space, again.iova + ADMIN_QUEUES, 0x20002)
+            assert bar.read32(ADMIN_QUEUES) == 0x20002
+
     def test_closing_the_device_ends_its_dma_bufs(self, space: Ioas, dma: Dma, peer: Device) -> None:
         exported = peer.regions[0].dma_buf()
         assert exported.size == peer.regions[0].size
@@ -199,6 +243,14 @@ def test_iommufd_in_place_of_a_container_maps_no_bar(space: AddressSpace, peer: 
     assert errno_of_mapping(space, bar) == errno.EFAULT
 
 
+def reset_by_config(device: Device) -> None:
+    """Reset a function by Initiate FLR of its PCI Express capability."""
+    express = device.config.capability("PCI Express")
+    assert express is not None
+    at = express.offset + DEVICE_CONTROL
+    device.config.write16(at, device.config.read16(at) | INITIATE_FLR)
+
+
 def importable(device: Device, exported: DmaBuf) -> bool:
     """Whether a dma-buf can be mapped for the device that exported it."""
     with contextlib.suppress(pyvfio.RequestError):
@@ -222,6 +274,16 @@ def test_a_dma_buf_revoked_by_low_power_is_reinstated(device: Device, how: str) 
             else:
                 device.config.command = device.config.command
             assert importable(device, exported)
+        assert importable(device, exported)
+
+
+# e1000e has no function-level reset.
+@pytest.mark.require("dma_buf", "bar_mmap", "reset")
+@pytest.mark.only(mode="iommufd", device=["nvme", "igb"])
+def test_a_dma_buf_is_reinstated_by_a_reset_by_configuration_space(device: Device) -> None:
+    with device.regions[0].dma_buf([Area(0, PAGE)]) as exported, device.low_power():
+        assert not importable(device, exported)
+        reset_by_config(device)
         assert importable(device, exported)
 
 
