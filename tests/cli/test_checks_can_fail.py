@@ -643,6 +643,51 @@ class Slow(vfio_mock.VfioMock):
         self.copy(*self.noted)
 
 
+class Software:
+    """A driver for any device, which copies the memory of mappings itself. It heeds no permission to write."""
+
+    reach = IovaRange(0, 2**64 - 1)
+
+    def __init__(self, device: Device) -> None:
+        assert device.config.bus_master
+        self.device = device
+
+    def _view(self, iova: int, size: int) -> memoryview:
+        for mapping in self.device.address_space.mappings:
+            if mapping.iova <= iova and iova + size <= mapping.iova + mapping.size:
+                return memoryview(mapping.buffer.view)[iova - mapping.iova :][:size]
+        raise OSError(errno.EFAULT, f"nothing is mapped at {iova:#x}")
+
+    def copy(self, destination: int, source: int, size: int) -> None:
+        """Copy memory."""
+        self._view(destination, size)[:] = self._view(source, size)
+
+    def send_msi(self) -> None:
+        """Fire vector 0 of MSI-X, or of MSI on a device without."""
+        irqs = self.device.irqs
+        (irqs.msix if irqs.msix.count else irqs.msi).vectors[0].trigger()
+
+
+class Within(Software):
+    """A driver of a device whose addresses begin and end within a page."""
+
+    reach = IovaRange(0x100010, 0x500FEF)
+
+
+class NoMemory(Software):
+    """A driver of a device that reaches reserved addresses alone."""
+
+    reach = IovaRange(0xFEE00000, 0xFEEFFFFF)
+
+
+class OneRange(Software):
+    """A driver that does not copy to the last page below the reserved addresses."""
+
+    def copy(self, destination: int, source: int, size: int) -> None:
+        if destination != 0xFEDFF000:
+            super().copy(destination, source, size)
+
+
 PCI = lib.VFIO_DEVICE_FLAGS_PCI
 CASES: tuple[Case, ...] = (
     Case("identity: the_device_is_of_one_kind_at_most", fault=_info("VFIO_DEVICE_GET_INFO", "struct vfio_device_info", flags(lib.VFIO_DEVICE_FLAGS_PLATFORM))),
@@ -819,6 +864,11 @@ CASES += (
     Case("dma: an_interrupt_arrives", MOCK, driver=f"{HERE}:Signalling", fails=False),
     Case("dma: an_interrupt_arrives", MOCK, driver=f"{HERE}:FirstInterrupt", fails=False),
     Case("dma: memory_that_was_unmapped_is_not_reached", MOCK, driver=f"{HERE}:Silent", fails=False),
+    Case("dma: an_interrupt_arrives", EDU, driver=f"{HERE}:Software", fails=False),
+    Case("dma: an_interrupt_arrives", IGB, driver=f"{HERE}:Software", fails=False),
+    Case("dma: the_edges_of_every_usable_range_are_reached", EDU, driver=f"{HERE}:Within", fails=False),
+    Case("dma: the_edges_of_every_usable_range_are_reached", EDU, driver=f"{HERE}:OneRange"),
+    Case("dma: the_device_copies_memory", EDU, driver=f"{HERE}:NoMemory"),
 )  # fmt: skip
 
 
