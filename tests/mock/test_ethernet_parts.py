@@ -753,3 +753,176 @@ def test_igbs_of_one_wire_get_frames_for_groups_from_pools() -> None:
     card._transmit(1, GROUP + b"x" * 8)
     assert len(tap.frames) == 4
     assert card.read(0, 0x4080, 4) == 5
+
+
+class Bench(devices.E1000e):
+    """An 82574 whose DMA goes to a buffer. Its transmit ring of 8 descriptors is at 0, its receive ring at 0x1000."""
+
+    def __init__(self, kernel: mock.Kernel) -> None:
+        self.ram = bytearray(0x10000)
+        super().__init__(kernel, "0000:00:0a.0", mac=MAC)
+        for at, value in (
+            (0x3808, 128),
+            (0x2800, 0x1000),
+            (0x2808, 128),
+            (0x0000, 1 << 6),
+            (RCTL, 1 << 1 | 1 << 26 | 3 << 16),
+            (0x400, 1 << 1),
+        ):
+            self.write(0, at, 4, value)
+        self.read(0, 0xC0, 4)
+
+    @property
+    def bus_master(self) -> bool:
+        return True
+
+    def dma_read(self, iova: int, size: int) -> bytes:
+        return bytes(self.ram[iova : iova + size])
+
+    def dma_write(self, iova: int, data: bytes) -> None:
+        self.ram[iova : iova + len(data)] = data
+
+    def send(self, *descriptors: tuple[int, int, int]) -> None:
+        """Send descriptors, given as (address, length, command), from the head on."""
+        at = self.read(0, 0x3810, 4)
+        for address_, length, command in descriptors:
+            struct.pack_into("<QHBBBBH", self.ram, 16 * at, address_, length, 0, command, 0, 0, 0)
+            at = (at + 1) % 8
+        self.write(0, 0x3818, 4, at)
+
+
+class TestE1000e:
+    @pytest.fixture(autouse=True)
+    def _make(self) -> None:
+        kernel = mock.Kernel("intel-48")
+        self.card, self.tap = Bench(kernel), Tap(kernel)
+        devices.Wire(self.card, self.tap)
+
+    def test_only_reported_descriptors_are_done_and_a_cause(self) -> None:
+        self.card.ram[0x2000:0x2100] = bytes(range(256))
+        self.card.send((0x2000, 100, 1))
+        assert (self.card.ram[12], self.card.read(0, 0xC0, 4)) == (0, 0)
+        self.card.send((0x2000, 60, 1 | 8))
+        assert (self.card.ram[16 + 12], self.card.read(0, 0xC0, 4)) == (1, 1)
+        assert self.tap.frames == [bytes(range(100)), bytes(range(60))]
+        assert [self.card.read(0, at, 4) for at in (0x4080, 0x40D4, 0x3810)] == [2, 2, 2]
+
+    def test_a_frame_is_gathered_and_extended_descriptors_are_skipped(self) -> None:
+        self.card.ram[0x2000:0x2100] = bytes(range(256))
+        self.card.send((0x2000, 30, 0), (0x2080, 40, 0x20 | 8), (0x2040, 40, 1))
+        assert self.tap.frames == [bytes(range(30)) + bytes(range(0x40, 0x68))]
+        assert [self.card.ram[16 * n + 12] for n in range(3)] == [0, 1, 0]
+
+    @pytest.mark.parametrize(
+        ("room", "size", "statuses"),
+        [(1, 256, [3]), (1, 257, []), (2, 257, [1, 3]), (2, 512, [1, 3]), (3, 513, [1, 1, 3])],
+    )
+    def test_a_frame_takes_as_many_buffers_as_it_needs(self, room: int, size: int, statuses: list[int]) -> None:
+        for n in range(8):
+            struct.pack_into("<Q", self.card.ram, 0x1000 + 16 * n, 0x4000 + 0x400 * n)
+        self.card.write(0, 0x2818, 4, room)
+        frame = (MAC + OTHER + b"\x08\x00").ljust(size, b"x")
+        assert self.tap.wire is not None
+        self.tap.wire.carry(self.tap, frame)
+        found = [struct.unpack_from("<HHBBH", self.card.ram, 0x1008 + 16 * n) for n in range(room)]
+        parts = [min(256, size - 256 * n) for n in range(len(statuses))]
+        assert found == [(part, 0, status, 0, 0) for part, status in zip(parts, statuses, strict=True)] + [(0,) * 5] * (
+            room - len(statuses)
+        )
+        if statuses:
+            assert b"".join(bytes(self.card.ram[0x4000 + 0x400 * n :][:part]) for n, part in enumerate(parts)) == frame
+        assert [self.card.read(0, at, 4) for at in (0x4010, 0x4074, 0x40D0, 0xC0, 0x2810)] == (
+            [0, 1, 1, 1 << 7, room] if statuses else [1, 0, 0, 1 << 6, 0]
+        )
+
+    @pytest.mark.parametrize(
+        ("control", "size", "found"), [(1 << 1, 60, 64), (1 << 1 | 1 << 26, 60, 60), (1 << 26, 60, 0), (1 << 1, 13, 0)]
+    )
+    def test_frames_that_are_received(self, control: int, size: int, found: int) -> None:
+        self.card.write(0, RCTL, 4, control | 1 << 3)
+        self.card.write(0, 0x2818, 4, 1)
+        assert self.tap.wire is not None
+        self.tap.wire.carry(self.tap, bytes(size))
+        assert struct.unpack_from("<H", self.card.ram, 0x1008)[0] == found
+
+    def test_in_loopback_the_card_receives_its_own_frames(self) -> None:
+        self.card.write(0, RCTL, 4, 1 << 1 | 1 << 3 | 1 << 6 | 1 << 26)
+        self.card.write(0, 0x2818, 4, 1)
+        self.card.ram[0x2000:0x2100] = bytes(range(256))
+        self.card.send((0x2000, 60, 1))
+        assert self.tap.frames == []
+        assert struct.unpack_from("<H", self.card.ram, 0x1008)[0] == 60
+
+    def test_a_reset_by_a_register_keeps_heads_and_tails(self) -> None:
+        self.card.write(0, 0x2818, 4, 5)
+        self.card.send((0, 60, 1), (0, 60, 1))
+        self.card.write(0, 0, 4, 1 << 26)
+        assert [self.card.read(0, at, 4) for at in (0x3808, 0x3810, 0x3818, 0x2810, 0x2818, 0x2800)] == [
+            0,
+            2,
+            2,
+            0,
+            5,
+            0,
+        ]
+        self.card.power_on()
+        assert [self.card.read(0, at, 4) for at in (0x3810, 0x3818, 0x2818)] == [0, 0, 0]
+
+
+class TestVirtualFunction:
+    """The registers of a virtual function of the 82576."""
+
+    @pytest.fixture(autouse=True)
+    def _make(self) -> None:
+        kernel = mock.Kernel("intel-48")
+        kernel.write_file("/sys/module/vfio_pci/parameters/enable_sriov", b"Y")
+        self.card = devices.Igb(kernel, "0000:00:0a.0", mac=MAC, driver="vfio-pci")
+        kernel.write_file("/sys/bus/pci/devices/0000:00:0a.0/sriov_numvfs", b"3")
+        assert self.card.virtual is not None
+        self.one: Any = self.card.virtual.functions[2]
+
+    def test_status_shows_the_number_of_functions(self) -> None:
+        assert self.card.read(0, 8, 4) == self.one.read(0, 8, 4) == 0x80081 | 3 << 14
+
+    def test_other_bars_and_widths_are_memory(self) -> None:
+        self.one.write(1, 0x40, 4, 0x11223344)
+        assert self.one.read(1, 0x40, 4) == 0x11223344
+        self.one.write(0, 0x5000, 2, 0x5566)
+        assert (self.one.read(0, 0x5000, 2), self.one.read(0, 0x5000, 4)) == (0x5566, 0)
+        self.one.write(0, 0x5000, 4, 0x778899AA)
+        assert (self.one.read(0, 0x5000, 4), self.one.read(0, 0x5000, 2)) == (0x778899AA, 0x5566)
+
+    def test_its_rings_are_the_cards(self) -> None:
+        for index in range(2):
+            for old, new in ((0x2800, 0xC000), (0x3800, 0xE000)):
+                self.one.write(0, old + 0x100 * index, 4, 0x1000 * (index + 1))
+                assert self.card.read(0, new + 0x40 * (2 + 8 * index), 4) == 0x1000 * (index + 1)
+                assert self.one.read(0, old + 0x100 * index, 4) == 0x1000 * (index + 1)
+        for beside in (0x27FC, 0x2840, 0x2A00, 0x3A00):
+            self.one.write(0, beside, 4, 0x1234567F)
+            assert self.one.read(0, beside, 4) == 0x1234567F
+
+    def test_a_reset_clears_what_is_its_own(self) -> None:
+        for register, value in ((0x1524, 7), (0x1530, 7), (0x1700, 0x80), (0x5000, 9)):
+            self.one.write(0, register, 4, value)
+        for register in 0x0C8C, 0x0C90:
+            self.card.write(0, register, 4, 0xFF)
+        self.card.write(0, 0x0C88, 4, 0xFF)  # written ones clear
+        self.one.write(0, 0x2808, 4, 128)
+        self.one.write(0, 0, 4, 1 << 25)
+        assert self.one.read(0, 0x1524, 4) == 7, "another bit of the register does nothing"
+        self.one.write(0, 0, 4, 1 << 26)
+        assert [self.one.read(0, register, 4) for register in (0x1524, 0x1530, 0x1700, 0x5000, 0x2808)] == [
+            0,
+            0,
+            0,
+            0,
+            0,
+        ]
+        assert [self.card.read(0, register, 4) for register in (0x0C8C, 0x0C90, 0x0C88)] == [0xFB, 0xFB, 4]
+
+    @pytest.mark.parametrize(("index", "sent", "vector"), [(0, False, 0), (0, True, 1), (1, False, 2), (1, True, None)])
+    def test_its_queues_have_bytes_for_their_vectors(self, index: int, sent: bool, vector: int | None) -> None:
+        self.one.write(0, 0x1700, 4, 0x02828180)
+        self.card._queue_event(2 + 8 * index, sent=sent)
+        assert self.one.read(0, 0x1580, 4) == (0 if vector is None else 1 << vector)

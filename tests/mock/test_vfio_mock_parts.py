@@ -164,7 +164,7 @@ def test_the_bytes_of_a_fill(position: int, size: int) -> None:
 
 
 class Migrating:
-    """What the ends of a stream use of a device: four pages, registers, and failures that are called for."""
+    """The part of a device that the ends of a stream use: four pages, registers, and failures that are called for."""
 
     def __init__(self) -> None:
         self.memory = {number: bytes([number + 1]) * PAGE for number in range(4)}

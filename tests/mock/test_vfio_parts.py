@@ -88,6 +88,7 @@ class Memory:
         (((0, 1),), 0, errno.EINVAL),
         (((1, 0),), 0, errno.EINVAL),
         (((0, 3),), 1, [(0, 2)]),
+        (((0, 3), (0xFF05, 2)), 1, [(0, 2), (0xFF05, 0xFF06)]),
     ],
 )  # fmt: skip
 def test_ranges_to_log(data: tuple[tuple[int, int], ...], page_size: int, found: Any) -> None:
@@ -356,7 +357,7 @@ class TestDirtyPages:
 
 
 class Container:
-    """What the parts of type1 use of a container.
+    """The part of a container that type1's classes use.
 
     :param mappings: (IOVA, size, prot) of each mapping, with memory of its own
     """
