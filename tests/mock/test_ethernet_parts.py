@@ -926,3 +926,64 @@ class TestVirtualFunction:
         self.one.write(0, 0x1700, 4, 0x02828180)
         self.card._queue_event(2 + 8 * index, sent=sent)
         assert self.one.read(0, 0x1580, 4) == (0 if vector is None else 1 << vector)
+
+
+class IgbBench(devices.Igb):
+    """An 82576 whose DMA goes to a buffer. The receive ring of queue 0, of 8 descriptors with buffers of 1 KiB, is at 0x1000."""
+
+    def __init__(self, kernel: mock.Kernel) -> None:
+        self.ram = bytearray(b"\xee" * 0x10000)
+        super().__init__(kernel, "0000:00:0a.0", mac=MAC)
+        for at, value in (
+            (0xC000, 0x1000),
+            (0xC008, 128),
+            (0xC00C, 1 << 25 | 1),
+            (0xC028, 1 << 25),
+            (0x0000, 1 << 6),
+            (RCTL, 1 << 1 | 1 << 3 | 1 << 5 | 1 << 26),
+            (0x5004, 3000),
+        ):
+            self.write(0, at, 4, value)
+        for n in range(8):
+            struct.pack_into("<Q", self.ram, 0x1000 + 16 * n, 0x4000 + 0x400 * n)
+        self.read(0, 0xC0, 4)
+
+    @property
+    def bus_master(self) -> bool:
+        return True
+
+    def dma_read(self, iova: int, size: int) -> bytes:
+        return bytes(self.ram[iova : iova + size])
+
+    def dma_write(self, iova: int, data: bytes) -> None:
+        self.ram[iova : iova + len(data)] = data
+
+
+@pytest.mark.parametrize(
+    ("control", "tag", "status", "kept"),
+    [
+        (1 << 6, None, 0, None),
+        (1 << 6 | 1 << 30, 0x6005, 8, 0x6005),
+        (1 << 6, 0x6005, 0, 0),
+        (1 << 6 | 1 << 30, 0, 8, 0),
+    ],
+)
+@pytest.mark.parametrize("old", [False, True], ids=["advanced", "legacy"])
+def test_receive_descriptors_are_written_back_as_a_whole(
+    control: int, tag: int | None, status: int, kept: int | None, old: bool
+) -> None:
+    card = IgbBench(mock.Kernel("intel-48"))
+    card.write(0, 0, 4, control)
+    card.write(0, 0xC018, 4, 2)
+    if old:
+        card.write(0, 0xC00C, 4, 1)
+    card.receive(frame_to(MAC, 1100, tag))
+    size = 1100 - 4 * bool(status)
+    found = [bytes(card.ram[0x1000 + 16 * n :][:16]) for n in range(3)]
+    for n, (part, done) in enumerate(((1024, 1), (size - 1024, 3))):
+        if old:
+            assert found[n] == struct.pack("<QHHBBH", 0x4000 + 0x400 * n, part, 0, done | status, 0, kept or 0)
+        else:
+            assert found[n] == struct.pack("<QIHH", 0, done | status, part, kept or 0)
+    assert found[2] == struct.pack("<Q", 0x4800) + b"\xee" * 8
+    assert [card.read(0, at, 4) for at in (0xC010, 0x4074, 0x40D0, 0x4010)] == [2, 1, 1, 0]

@@ -226,3 +226,10 @@ def test_pasids_are_attached_replaced_and_detached(ioas: Ioas, device: Device) -
     device.detach(pasid=100)
     other.destroy()
     device.attach(ioas)
+
+
+@pytest.mark.parametrize(("size", "number"), [((1 << 40) - PAGE, errno.ENOENT), (1 << 40, errno.ENOMEM)])
+def test_a_hardware_queue_has_a_limit_of_pages(viommu: Viommu, size: int, number: int) -> None:
+    """iommufd_hw_queue_alloc_phys allocates a pointer for each page, in all less than 2 GiB."""
+    with pytest.raises(OSError, check=lambda error: error.errno == number):
+        viommu.hw_queue(HW_QUEUE, 0, 0, size)

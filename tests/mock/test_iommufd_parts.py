@@ -39,7 +39,7 @@ def works_or(number: int | None) -> Any:
 def context(*, limit: int | None = None, by_process: bool = True) -> Any:
     """Return what pages use of an iommufd."""
     profile = SimpleNamespace(page_size=PAGE, memlock=limit)
-    kernel = SimpleNamespace(profile=profile, locked=Memlock(limit, PAGE), locked_by_user=Memlock(limit, PAGE))
+    kernel = SimpleNamespace(profile=profile, locked=Memlock(limit, PAGE), locked_by_user=Memlock(limit, PAGE), pins=0)
     return SimpleNamespace(kernel=kernel, account_by_process=by_process)
 
 
@@ -558,6 +558,18 @@ class TestPages:
         pages.pin(0, 0)
         assert ctx.kernel.locked.pages == 0
         assert pages.holds(0, PAGE - 1)
+
+    def test_each_pin_of_a_page_is_in_the_kernels_count(self) -> None:
+        ctx = context(limit=3 * PAGE)
+        pages = Bytes(8 * PAGE, ctx=ctx)
+        for start, last, count in ((0, 0, 1), (0, PAGE, 3), (PAGE - 1, 3 * PAGE - 1, 6)):
+            pages.pin(start, last)
+            assert ctx.kernel.pins == count
+        with refused(errno.ENOMEM):
+            pages.pin(0, 4 * PAGE)
+        for start, last, count in ((PAGE - 1, 3 * PAGE - 1, 3), (0, PAGE, 1), (0, 0, 0)):
+            pages.unpin(start, last)
+            assert ctx.kernel.pins == count
 
     @pytest.mark.parametrize(
         ("start", "last", "held"),

@@ -16,7 +16,7 @@ import pytest
 import pyvfio
 from pyvfio import mock
 from pyvfio._abi import ffi, lib
-from pyvfio.mock.machine.errno import Errno
+from pyvfio.mock.machine.errno import Errno, descriptors
 from pyvfio.mock.machine.file import File
 from pyvfio.mock.vfio.container import ContainerFile
 from pyvfio.mock.vfio.region import MMAP, READ, WRITE, Region
@@ -297,3 +297,44 @@ def test_transfers_are_those_of_the_file(kernel: mock.Kernel, name: str) -> None
     expected = (3, *arguments[1:]) if isinstance(arguments[0], int) else cut
     assert calls == [(name, *arguments), (name, *expected)]
     kernel.close(fd)
+
+
+# --- single facts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "number"), [(OSError(errno.ENFILE, "x"), errno.ENFILE), (OSError("no number"), errno.EMFILE)]
+)
+def test_an_error_of_the_process_is_one_of_the_mock(error: OSError, number: int) -> None:
+    def fail() -> None:
+        raise error
+
+    with fails(number), descriptors():
+        fail()
+
+
+def test_a_reset_in_d3hot_restores_configuration_space(kernel: mock.Kernel) -> None:
+    function = mock.Function((0x1234, 0x11E8), express=True, power_management=True, resets=True, flr=True)
+    model = mock.Device(kernel, NAME, function=function, driver="vfio-pci")
+    with pyvfio.open(NAME, kernel=kernel) as device:
+        express = device.config.capability("Express")
+        assert express is not None
+        control = express.offset + 8
+        device.config.write16(control, 0x0005)
+        device.config.write16(model.config.power_control, 3)
+        device.config.write16(control, 0x000A)  # what is written in D3hot is lost when the device leaves it
+        assert (model.sleeps, device.config.read16(control)) == (True, 0x000A)
+        device.reset()
+        assert (model.sleeps, device.config.read16(control)) == (False, 0x0005)
+
+
+def test_the_stream_of_a_closed_vfio_mock_is_enodev(kernel: mock.Kernel) -> None:
+    model: Any = kernel.devices["vfio-mock.0"]
+    device = pyvfio.open("vfio-mock.0", kernel=kernel)
+    device.migration.state = pyvfio.migration.State.STOP_COPY
+    session = model.states.session
+    assert len(session.read(64)) == 64
+    device.close()
+    assert (session.ended, model.states.session, model.states.state) == (True, None, 2)
+    with fails(errno.ENODEV):
+        session.read(1)
