@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None, *, kernel: Kernel | None = None
         parsed = parser(only).parse_args(given)
     except _WrongUsage as wrong:
         if "--json" in given:
-            _document_error(Output(True), wrong.message, None, [], exit_code.USAGE)
+            _document_error(Output(), wrong.message, None, [], exit_code.USAGE)
         return exit_code.USAGE
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else exit_code.USAGE

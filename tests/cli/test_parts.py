@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import itertools
 import json
 import os
 import select
@@ -133,6 +134,15 @@ def test_saving_tells_the_phase_before_the_stop(
     phases.clear()
     assert program.main(["migrate", MOCK, "save", str(tmp_path / "state"), "--pre-copy", "0"], kernel=kernel) == 0
     assert set(phases) == {"stop-copy"}
+
+
+def test_a_transfer_tells_how_long_it_took(pyvfio: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(1000.0, 0.125)
+    monkeypatch.setattr("pyvfio.cli.commands.migrate.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    saved = pyvfio.json("migrate", MOCK, "save", str(tmp_path / "state"))
+    assert 0.125 <= saved["stopped_seconds"] < saved["seconds"] < 1000
+    loaded = pyvfio.json("migrate", MOCK, "load", str(tmp_path / "state"))
+    assert loaded["seconds"] == 0.125
 
 
 def test_a_save_to_a_full_disk_fails(pyvfio: Command) -> None:
