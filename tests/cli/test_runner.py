@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pyvfio import mock
-from pyvfio.conformance import driver, runner, test_iovas
+from pyvfio.conformance import conftest, driver, runner, test_iovas
 from pyvfio.conformance.runner import Check, Results
 from pyvfio.errors import Unsupported
 from pyvfio.iova import IovaRange
@@ -138,6 +140,12 @@ def test_only_the_groups_asked_for_run_in_order() -> None:
     assert found.failed == []
 
 
+def test_nothing_that_changes_the_device_runs_unasked() -> None:
+    usual = {name: one.default for name, one in inspect.signature(runner.run).parameters.items()}
+    assert (usual["write"], usual["destructive"], usual["dma_faults"]) == (False, False, False)
+    assert (usual["groups"], usual["driver"], usual["mode"], usual["junit"]) == ((), None, None, None)
+
+
 def test_each_option_lets_its_checks_run(tmp_path: Path) -> None:
     kernel = mock.Kernel("mlx5")
 
@@ -187,6 +195,12 @@ def test_arguments_of_a_run_are_checked(name: str) -> None:
     values: dict[str, Any] = {"address": VF, "kernel": mock.Kernel("mlx5"), name: 1}
     with pytest.raises(TypeError, match=name):
         runner.run(**values)
+
+
+def test_a_run_of_the_vector_suite_collects_no_checks() -> None:
+    for given, ignored in ((None, None), ("FILE", True)):
+        config: Any = SimpleNamespace(getoption=lambda name, usual, given=given: given)
+        assert conftest.pytest_ignore_collect(config) is ignored
 
 
 # The recorder
