@@ -28,7 +28,9 @@ ROOT = Path(__file__).resolve().parent
 EXTENSION: dict[str, Any] = {
     "include_dirs": ["cdefs"],
     # Debugging information does not name the folder of the build, so that two builds give the same bytes.
-    "extra_compile_args": ["-O2", f"-ffile-prefix-map={ROOT}=."],
+    # cffi's code calls memset, and Python.h of the limited API does not include string.h: an error for gcc 14. Before
+    # any header _GNU_SOURCE must be defined, as Python.h does.
+    "extra_compile_args": ["-O2", "-D_GNU_SOURCE", "-include", "string.h", f"-ffile-prefix-map={ROOT}=."],
     "depends": sorted(f"cdefs/{path.name}" for path in (ROOT / "cdefs").iterdir()),
     "py_limited_api": STABLE_ABI,
     "define_macros": [

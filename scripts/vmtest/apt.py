@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,9 +147,12 @@ class Apt:
 
     :param directory: directory for apt's lists; only one object at a time may use it
     :param suites: suites such as trixie-backports; suites that the mirror does not have are skipped
+    :param architecture: Debian's name of an architecture other than the machine's own, such as arm64
     """
 
-    def __init__(self, directory: Path, source: AptSource, suites: tuple[str, ...]) -> None:
+    def __init__(
+        self, directory: Path, source: AptSource, suites: tuple[str, ...], architecture: str | None = None
+    ) -> None:
         (directory / "lists" / "partial").mkdir(parents=True, exist_ok=True)
         self.source = source
         options = f"[{source.options}] " if source.options else ""
@@ -172,6 +176,8 @@ class Apt:
             "Acquire::Retries=3",
         ):
             self._settings += ["-o", setting]
+        if architecture:
+            self._settings += ["-o", f"APT::Architecture={architecture}", "-o", f"APT::Architectures={architecture}"]
 
     def update(self) -> None:
         """Download the lists of packages."""
@@ -201,10 +207,17 @@ class Apt:
 
     def download_with_dependencies(self, package: Package, directory: Path) -> None:
         """Download a package and all its dependencies, down to the C library."""
+        self.download_all(["-t", package.suite, f"{package.name}={package.version}"], directory)
+
+    def download_all(self, words: Sequence[str], directory: Path) -> None:
+        """Download packages and all their dependencies, down to the C library.
+
+        :param words: the packages, as for `apt-get install`
+        """
         (directory / "partial").mkdir()
-        options = ["-qq", "-y", "--no-install-recommends", "--download-only", "-t", package.suite]
+        options = ["-qq", "-y", "--no-install-recommends", "--download-only"]
         archives = ["-o", f"Dir::Cache::archives={directory}"]
-        self._get([*options, *archives, "install", f"{package.name}={package.version}"], directory)
+        self._get([*options, *archives, "install", *words], directory)
         (directory / "lock").unlink(missing_ok=True)
         (directory / "partial").rmdir()
 

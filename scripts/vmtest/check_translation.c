@@ -22,9 +22,14 @@
 
 enum { OK, NOT_TRANSLATED, UNKNOWN };
 
+/* The processor's page size. For another one, the compiler gets it as an option. */
+#ifndef PAGE
+#define PAGE 4096
+#endif
+
 /* COPIED: QEMU before 9.1 aborts when a transfer reaches the end of edu's buffer. BLOCKED: virtio's IOMMU logs one line in the
  * kernel's log for each 4 bytes that it blocks. */
-enum { PAGE = 4096, COPIED = 2048, BLOCKED = 8 };
+enum { COPIED = 2048, BLOCKED = 8 };
 
 enum { LIMIT = 10 /* seconds; the DMA engine takes 0.1 s for each transfer */ };
 

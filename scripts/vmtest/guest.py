@@ -120,9 +120,11 @@ def write_init(
     environment: Mapping[str, str],
     command: Sequence[str],
     check: Sequence[str],
+    seen_at: Path | None = None,
 ) -> Path:
     """Write process 1 and its fstab into a directory, and return the path of process 1.
 
+    :param seen_at: where the guest has the directory, if not at the same path
     :param mark: a text that marks the end of the command's output and of the kernel's log
     :param here: the command's current directory
     :param check: a program that runs before the command; if it fails, its output is reported and the command does not
@@ -133,7 +135,7 @@ def write_init(
     fstab = directory / "fstab"
     fstab.write_text("".join(f"{mount} 0 0\n" for mount in mounts))
     words = {
-        "FSTAB": shlex.quote(str(fstab)),
+        "FSTAB": shlex.quote(str((seen_at or directory) / fstab.name)),
         "MARK": mark,
         "DIRECTORY": shlex.quote(str(here)),
         "ENVIRONMENT": shlex.join(f"{name}={value}" for name, value in environment.items()),

@@ -16,14 +16,18 @@ from vmtest.iommus import Iommu
 from vmtest.qemu import Qemu
 from vmtest.shares import NINE_P, Share
 
-KERNEL_PARAMETERS = (
-    f"console=ttyS0 root=root rootfstype=9p rootflags={NINE_P},cache=loose ro "
+# Parameters for a kernel of any architecture.
+COMMON_PARAMETERS = (
+    f"root=root rootfstype=9p rootflags={NINE_P},cache=loose ro "
     # On a panic the kernel reboots at once, and QEMU, which runs with -no-reboot, ends.
-    "panic=-1 oops=panic printk.time=1 "
+    "panic=-1 oops=panic printk.time=1 sysrq_always_enabled "
     # A busy host stops the guest for seconds. The watchdogs must not take that for a hang of the guest.
-    "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 no_timer_check hugepages=64 hugepagesz=1G hugepages=1 "
+    "rcupdate.rcu_cpu_stall_timeout=120"
+)
+KERNEL_PARAMETERS = (
+    f"console=ttyS0 {COMMON_PARAMETERS} watchdog_thresh=60 no_timer_check hugepages=64 hugepagesz=1G hugepages=1 "
     # If a machine stalls, vmtest.machine makes the kernel log its state by sysrq, and at last by an NMI.
-    "sysrq_always_enabled unknown_nmi_panic "
+    "unknown_nmi_panic "
     # The guest sees the host's time stamp counter. On a busy host the kernel would calibrate it wrongly.
     "tsc=reliable clocksource=hpet"
 )
@@ -54,9 +58,19 @@ class Hardware:
     sockets: Sequence[Path] = ()
     """Sockets of vfio-user servers, one for each additional device."""
 
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The machine's own devices."""
+        return devices_of(self.qemu)
+
+    @property
+    def cpu(self) -> str:
+        """The value of QEMU's option -cpu."""
+        return "max,la57=off"
+
     def placement(self, shares: Sequence[Share]) -> Placement:
         """Return a free address for each of these devices."""
-        addresses = addresses_of(devices_of(self.qemu))
+        addresses = addresses_of(self.devices)
         return Placement(
             addresses.take_free_slot("virtio-serial"),
             [addresses.take_free_slot(f"the share {share.tag}") for share in shares],
@@ -79,10 +93,9 @@ class Hardware:
         :param drive: a file with the contents of the nvme device
         :raises MachineError: this QEMU does not have the IOMMU
         """
-        devices = devices_of(self.qemu)
         placement = self.placement(shares)
         options = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg,thread=multi"]
-        options += [*self.iommu.options(self.qemu), "-cpu", "max,la57=off", "-smp", str(self.cpus), "-m", self.memory]
+        options += [*self.iommu.options(self.qemu), "-cpu", self.cpu, "-smp", str(self.cpus), "-m", self.memory]
         options += ["-device", f"virtio-serial-pci,addr={placement.serial}"]
         for share, address in zip(shares, placement.shares, strict=True):
             options += share.options(address)
@@ -98,7 +111,7 @@ class Hardware:
         for number in range(3):
             options += ["-netdev", f"hubport,id=net{number},hubid=0"]
         options += ["-device", "nvme-subsys,id=subsystem0"]
-        for device in devices:
+        for device in self.devices:
             options += ["-device", device.option]
         options += ["-device", "nvme-ns,drive=drive0,bus=nvme0"]
         return [*options, *self._vfio_user_options(placement.sockets)]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vmtest.problems import Problem, say
@@ -47,7 +48,7 @@ def build_from_source(deb: Path, work: Path, out: Path, log: Path, *, debug: boo
     tree = extract(deb, work)
     log.write_text("")
     say(f"building in {work}, about {30 if debug else 20} minutes of processor time; log in {log}")
-    configure(tree, log, debug=debug)
+    configure(tree, log, fragments(debug=debug))
     run_make(tree, MAKE_BUILD, log)
     collect(tree, out)
 
@@ -61,18 +62,18 @@ def extract(deb: Path, directory: Path) -> Path:
     return next(directory.glob("linux-source-*"))
 
 
-def configure(tree: Path, log: Path, *, debug: bool) -> None:
+def configure(tree: Path, log: Path, parts: Sequence[Path], variables: Mapping[str, str] = MAKE_VARIABLES) -> None:
     """Make .config from the kernel's tinyconfig and the fragments.
 
+    :param parts: the fragments, in the order of merging
     :raises Problem: an option that exists in every release did not take effect
     """
-    parts = fragments(debug=debug)
     for step in MAKE_CONFIG:
         if step == ("merge",):
             with (tree / ".config").open("a") as config:
                 config.writelines(part.read_text() for part in parts)
         else:
-            run_make(tree, step, log)
+            run_make(tree, step, log, variables)
     for part in parts:
         missing = without_effect(parse_fragment(part.read_text()), (tree / ".config").read_text())
         if absent := [option.name for option in missing if not option.is_in_every_release]:
@@ -81,10 +82,10 @@ def configure(tree: Path, log: Path, *, debug: bool) -> None:
             raise Problem(f"these lines of {part.name} did not take effect: {' '.join(failed)}")
 
 
-def run_make(tree: Path, targets: tuple[str, ...], log: Path) -> None:
+def run_make(tree: Path, targets: tuple[str, ...], log: Path, variables: Mapping[str, str] = MAKE_VARIABLES) -> None:
     """Run make with its output in the log, and report progress now and then."""
     command = ["make", "-C", str(tree), f"-j{os.cpu_count()}", *targets]
-    command += [f"{name}={value}" for name, value in MAKE_VARIABLES.items()]
+    command += [f"{name}={value}" for name, value in variables.items()]
     started = told = time.monotonic()
     files = 0
     with (
@@ -122,10 +123,18 @@ def collect(tree: Path, out: Path) -> None:
     (out / "modules").mkdir()
     for module in MODULES:
         shutil.copy(tree / module, out / "modules")
+    keep_tree(tree, out / "tree", KEPT_IN_TREE)
+
+
+def keep_tree(tree: Path, out: Path, kept: Sequence[str]) -> None:
+    """Copy what modules need of a built tree.
+
+    :param kept: patterns of paths in the tree
+    """
     ignore = shutil.ignore_patterns(*LEFT_OUT_OF_TREE)
-    for pattern in KEPT_IN_TREE:
+    for pattern in kept:
         for path in tree.glob(pattern):
-            target = out / "tree" / path.relative_to(tree)
+            target = out / path.relative_to(tree)
             target.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 shutil.copytree(path, target, symlinks=True, ignore=ignore)

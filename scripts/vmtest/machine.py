@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmtest.devices import devices_of
+from vmtest.devices import Device
 from vmtest.exit_code import ExitCode
 from vmtest.guest import guest_environment, write_init
 from vmtest.hardware import Hardware
@@ -28,7 +28,7 @@ from vmtest.kernel_log import KernelLog
 from vmtest.monitor import Monitor, MonitorError
 from vmtest.problems import say
 from vmtest.qemu import Qemu
-from vmtest.shares import shares_of
+from vmtest.shares import Share, shares_of
 from vmtest.silence import TICK, Silence
 from vmtest.state import describe_state
 from vmtest.stream import Stream
@@ -100,20 +100,10 @@ class Machine:
 
     def _start(self, directory: Path, mark: str) -> subprocess.Popen[bytes]:
         settings = self._settings
-        iommu = IOMMUS[settings.iommu]
-        hardware = Hardware(settings.qemu, iommu, settings.memory, settings.cpus, settings.sockets)
-        shares = shares_of(settings.here, list(settings.frozen), Path.home() / ".cache" / "pyvfio")
-        devices = [*devices_of(settings.qemu), *hardware.served_devices(shares)]
-        init = write_init(
-            directory,
-            mark=mark,
-            here=settings.here,
-            shares=shares,
-            environment=guest_environment(os.environ, settings.iommu, devices, settings.kernel, settings.qemu.version),
-            command=settings.command,
-            # Without an IOMMU there is nothing to check.
-            check=["true"] if settings.iommu == "none" else [str(settings.check), DEVICE],
-        )
+        hardware = self.hardware()
+        shares = self.shares(directory)
+        devices = [*hardware.devices, *hardware.served_devices(shares)]
+        init = self.write_init(directory, mark, shares, devices)
         drive = directory / "drive0"
         with drive.open("wb") as file:
             file.truncate(64 << 20)
@@ -152,6 +142,32 @@ class Machine:
         for end in theirs:
             end.close()
         return qemu
+
+    def hardware(self) -> Hardware:
+        """Return the machine's hardware."""
+        settings = self._settings
+        return Hardware(settings.qemu, IOMMUS[settings.iommu], settings.memory, settings.cpus, settings.sockets)
+
+    def shares(self, directory: Path) -> list[Share]:
+        """Return the directories that the guest sees; the first is its root.
+
+        :param directory: the directory of the machine's files
+        """
+        return shares_of(self._settings.here, list(self._settings.frozen), Path.home() / ".cache" / "pyvfio")
+
+    def write_init(self, directory: Path, mark: str, shares: Sequence[Share], devices: Sequence[Device]) -> Path:
+        """Write process 1, and return its path in the guest."""
+        settings = self._settings
+        return write_init(
+            directory,
+            mark=mark,
+            here=settings.here,
+            shares=shares,
+            environment=guest_environment(os.environ, settings.iommu, devices, settings.kernel, settings.qemu.version),
+            command=settings.command,
+            # Without an IOMMU there is nothing to check.
+            check=["true"] if settings.iommu == "none" else [str(settings.check), DEVICE],
+        )
 
     def run(self) -> int:
         """Run the machine to its end, and return the command's exit code or one of `ExitCode`."""

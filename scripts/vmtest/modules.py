@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +48,11 @@ class Module:
         """Write the sources to a directory in which make may create files."""
         write(self.sources(), directory)
 
-    def build(self, kernel: Path) -> Path | None:
-        """Return the module built for a finished kernel, or None if it does not build; then make's output goes to stderr."""
+    def build(self, kernel: Path, variables: Mapping[str, str] | None = None) -> Path | None:
+        """Return the module built for a finished kernel, or None if it does not build; then make's output goes to stderr.
+
+        :param variables: variables of make, for a kernel of another architecture
+        """
         contents = self.sources()
         directory = CACHE / "modules" / f"{self.name}-{digest([kernel.name, contents])}"
         if not directory.exists():
@@ -57,6 +61,7 @@ class Module:
                 if not directory.exists():
                     write(contents, Path(temporary))
                     make = ["make", "-C", str(kernel / "tree"), f"M={temporary}", "KCFLAGS=-Werror", "modules"]
+                    make += [f"{name}={value}" for name, value in (variables or {}).items()]
                     result = subprocess.run(
                         make,
                         stdin=subprocess.DEVNULL,

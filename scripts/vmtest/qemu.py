@@ -84,7 +84,7 @@ def require_qemu(choice: str = "system", *, update: bool = False) -> Qemu:
     :raises Problem: the package is not available, or does not run on this machine
     """
     if choice == "system":
-        return _installed()
+        return installed()
     if choice != "newest" and not re.fullmatch(r"\d+\.\d+", choice):
         raise Problem(f"{choice!r} is no choice of QEMU; choose system, newest or a version such as 10.0")
     if not update and (root := _finished(choice)):
@@ -96,12 +96,16 @@ def require_qemu(choice: str = "system", *, update: bool = False) -> Qemu:
         return _in_root(_get(choice))
 
 
-def _installed() -> Qemu:
-    if (path := shutil.which(PROGRAM)) is None:
-        install(PACKAGE)
-        path = shutil.which(PROGRAM)
+def installed(program: str = PROGRAM, package: str = PACKAGE) -> Qemu:
+    """Return the installed QEMU of an architecture. If it is missing, install its package.
+
+    :raises Missing: it is not installed, and the user is not root
+    """
+    if (path := shutil.which(program)) is None:
+        install(package)
+        path = shutil.which(program)
     if path is None:
-        raise Problem(f"{PROGRAM} is not on the PATH, though {PACKAGE} is installed")
+        raise Problem(f"{program} is not on the PATH, though {package} is installed")
     return Qemu((path,), {}, _version((path,), {}))
 
 
@@ -222,7 +226,9 @@ def _properties(qemu: Qemu, device: str) -> frozenset[str] | None:
 
 def _identity(qemu: Qemu) -> str:
     """Return a key for this build of QEMU. Another build of the same version may have other devices."""
-    program = next(Path(word) for word in qemu.command if Path(word).name == PROGRAM and Path(word).is_absolute())
+    program = next(
+        path for path in map(Path, qemu.command) if path.name.startswith("qemu-system-") and path.is_absolute()
+    )
     stat = program.stat()
     return hashlib.sha256(f"{qemu.version} {program} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
 

@@ -60,6 +60,20 @@ MAKE_VARIABLES = {
     "KBUILD_BUILD_USER": "pyvfio",
     "KBUILD_BUILD_HOST": "pyvfio",
 }
+# The same for the kernel of scripts/arm64.
+ARM64_FRAGMENT = FRAGMENT.with_name("kernel.arm64.config")
+ARM64_COMPILER = "aarch64-linux-gnu-gcc"
+ARM64_BUILD = ("Image", "modules")
+ARM64_VARIABLES = MAKE_VARIABLES | {"ARCH": "arm64", "CROSS_COMPILE": ARM64_COMPILER.removesuffix("gcc")}
+ARM64_KEPT_IN_TREE = (
+    "Makefile",
+    ".config",
+    "Module.symvers",
+    "include",
+    "scripts",
+    "arch/arm64/Makefile*",
+    "arch/arm64/include",
+)
 KEPT_IN_TREE = (
     "Makefile",
     ".config",
@@ -123,6 +137,16 @@ def local_recipe(version: str | None, *, debug: bool = False) -> dict[str, Any]:
         "recipe": [MAKE_CONFIG, MAKE_BUILD, MAKE_VARIABLES, KEPT_IN_TREE, LEFT_OUT_OF_TREE, MODULES],
     }
     return recipe | {"debug_fragment": _hash_of(DEBUG_FRAGMENT)} if debug else recipe
+
+
+def arm64_recipe() -> dict[str, Any]:
+    """Return all inputs of the build of the arm64 kernel except the source package."""
+    return {
+        "compiler": _first_line(ARM64_COMPILER, "--version"),
+        "linker": _first_line(f"{ARM64_VARIABLES['CROSS_COMPILE']}ld", "--version"),
+        "fragment": _hash_of(ARM64_FRAGMENT),
+        "recipe": [MAKE_CONFIG, ARM64_BUILD, ARM64_VARIABLES, ARM64_KEPT_IN_TREE, LEFT_OUT_OF_TREE],
+    }
 
 
 def _hash_of(path: Path) -> str:

@@ -14,20 +14,22 @@ HIDDEN = ("/tmp", "/var/tmp", "/run", "/dev/shm")
 
 
 class Share(NamedTuple):
-    """A directory of the host, which has the same path in the guest."""
+    """A directory of the host that the guest mounts, at the same path unless `guest_path` names another."""
 
     tag: str
     path: Path
+    guest_path: Path | None = None
+    """Where the guest has it, if not at the same path."""
 
     @property
     def is_writable(self) -> bool:
         """Whether the guest may write to it."""
-        return self.tag == "here"
+        return self.tag in ("here", "pycache")
 
     @property
     def mount(self) -> str:
         """The share's line in the guest's fstab."""
-        path = re.sub(r"[\s\\]", lambda match: f"\\{ord(match[0]):03o}", str(self.path))
+        path = re.sub(r"[\s\\]", lambda match: f"\\{ord(match[0]):03o}", str(self.guest_path or self.path))
         mode = "rw,cache=mmap" if self.is_writable else "ro,cache=loose"
         return f"{self.tag} {path} 9p {NINE_P},{mode},X-mount.mkdir"
 

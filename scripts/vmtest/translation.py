@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from vmtest.apt import install
@@ -20,31 +21,33 @@ FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
 DEVICE = "0000:00:03.0"
 
 
-def require_check(cache: Path = CACHE) -> Path:
+def require_check(cache: Path = CACHE, compiler: str = COMPILER, *flags: str) -> Path:
     """Return the compiled program.
 
     It is kept below `cache` under a key made from its source, the compiler and the flags.
 
+    :param compiler: a compiler for the guest's processor
+    :param flags: additional flags of the compiler
     :raises Missing: there is no compiler, and the user is not root
     :raises MachineError: the program does not compile
     """
-    if shutil.which(COMPILER) is None:
+    if shutil.which(compiler) is None:
         install("gcc", "libc6-dev")
-    version = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
-    key = hashlib.sha256("\0".join([SOURCE.read_text(), version, *FLAGS]).encode()).hexdigest()[:16]
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    key = hashlib.sha256("\0".join([SOURCE.read_text(), version, *FLAGS, *flags]).encode()).hexdigest()[:16]
     directory = cache / "check_translation" / key
     program = directory / "check_translation"
     if not program.exists():
         with lock("check_translation"):
             if not program.exists():
                 with new_directory(directory) as unfinished:
-                    _compile(unfinished / program.name)
+                    _compile(unfinished / program.name, [compiler, *FLAGS, *flags])
     return program
 
 
-def _compile(program: Path) -> None:
+def _compile(program: Path, command: Sequence[str]) -> None:
     result = subprocess.run(
-        [COMPILER, *FLAGS, "-o", str(program), str(SOURCE)],
+        [*command, "-o", str(program), str(SOURCE)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from vmtest.kernel_build import configure
 from vmtest.modules import MODULES, Module
 from vmtest.problems import Missing, Problem
 from vmtest.ready_kernel import modules_with_dependencies
-from vmtest.recipe import Option, digest, local_recipe, parse_fragment, without_effect
+from vmtest.recipe import Option, digest, fragments, local_recipe, parse_fragment, without_effect
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_options_without_effect() -> None:
 
 
 def test_configure_refuses_an_option_that_every_release_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(tree: Path, targets: tuple[str, ...], log: Path) -> None:
+    def make(tree: Path, targets: tuple[str, ...], log: Path, variables: Mapping[str, str]) -> None:
         config = tree / ".config"
         if targets == ("tinyconfig",):
             config.write_text("CONFIG_TINY=y\n")
@@ -79,9 +80,9 @@ def test_configure_refuses_an_option_that_every_release_has(tmp_path: Path, monk
 
     monkeypatch.setattr("vmtest.kernel_build.run_make", make)
     with pytest.raises(Problem, match=r"lines of kernel\.debug\.config did not take effect: CONFIG_KASAN$"):
-        configure(tmp_path, tmp_path / "log", debug=True)
+        configure(tmp_path, tmp_path / "log", fragments(debug=True))
     (tmp_path / ".config").unlink()
-    configure(tmp_path, tmp_path / "log", debug=False)
+    configure(tmp_path, tmp_path / "log", fragments(debug=False))
 
 
 @pytest.mark.parametrize(
