@@ -47,7 +47,7 @@ ALL: dict[str, Callable[[], Program]] = {
 }
 
 
-def _same(text: str) -> str:
+def same(text: str) -> str:
     """Replace what differs from run to run."""
     text = re.sub(r"0x[567][0-9a-f]{10,11}\b|(?<=ptr=)0x[0-9a-f]{5,}", "ADDRESS", text)
     text = re.sub(rf"\b{os.getpid()}\b", "PID", text)
@@ -89,7 +89,7 @@ def test_programs_make_the_requests_that_were_written_down(tmp_path: Path, name:
     end()
     found = json.loads((tmp_path / "trace.json").read_text())
     events = found if isinstance(found, list) else found["traceEvents"]
-    lines = [_same(line) for line in _requests(events)]
+    lines = [same(line) for line in _requests(events)]
     # Lines are compared by what they are, not by where: so each has its place.
     compare(f"requests.{name}", [f"{at:3} {line}" for at, line in enumerate(lines)])
 
@@ -114,6 +114,6 @@ def test_programs_say_what_was_written_down_when_a_call_fails(name: str) -> None
             left = failure.left
             kernel.failures.clear()
             end()
-            answers.setdefault(_same(text).replace("\n", " "), []).append(errno.errorcode[number])
+            answers.setdefault(same(text).replace("\n", " "), []).append(errno.errorcode[number])
         lines += [f"call {at}, {' '.join(numbers)}: {text}" for text, numbers in answers.items()]
     compare(f"failures.{name}", lines[: -len(answers)])
