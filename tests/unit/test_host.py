@@ -26,6 +26,7 @@ from pyvfio import host
 from pyvfio._core.fd import Fd
 from pyvfio.errors import BadReply, Closed, Error, Unsupported
 from pyvfio.host.changes import Changes
+from pyvfio.host.journal import Journal, JournalEntry
 from pyvfio.host.nodes import find
 from pyvfio.iova import IovaRange
 from pyvfio.kernel import Kernel, LinuxKernel, SysfsDevice
@@ -1320,6 +1321,36 @@ class TestDamagedJournal:
         assert caught.value.errno == errno.ENOSPC
         assert machine.writes == []
         assert machine.listdir("/run/pyvfio") == []
+
+    def test_an_entry_replaces_a_longer_one_as_a_whole(self, machine: FakeHost) -> None:
+        nodes = find(EDU, machine)
+        plain = JournalEntry("pci", EDU, "vfio-pci", None, None, os.getpid())
+        with Journal(machine, nodes) as journal:
+            journal.record(plain._replace(driver="a" * 200))
+            journal.record(plain)
+            content = machine.read_file(f"/run/pyvfio/pci:{EDU}")
+            assert content.count(b"\n") == 1
+            assert content.endswith(b"}\n")
+            journal.clear()
+        assert machine.listdir("/run/pyvfio") == []
+
+    def test_a_file_that_cannot_be_removed_is_not_locked_for_ever(
+        self, machine: FakeHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        nodes = find(EDU, machine)
+
+        def fail(path: str) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+        journal = Journal(machine, nodes)
+        with monkeypatch.context() as patch:
+            patch.setattr(machine, "unlink", fail)
+            # The exception, which is kept, keeps the frames in which it was raised.
+            with pytest.raises(OSError, match="Read-only") as caught:
+                journal.close()
+        with Journal(machine, nodes) as again:
+            assert again.left is None
+        assert caught.value.errno == errno.EROFS
 
     def test_nothing_stays_in_the_journal_after_a_binding(self, machine: FakeHost) -> None:
         with host.bind(NVME, "vfio-pci", kernel=machine):

@@ -8,7 +8,7 @@ import errno
 import pytest
 
 import pyvfio
-from pyvfio import Container, Device, DmaBuffer
+from pyvfio import Container, Device, DmaBuffer, host
 from pyvfio.guest import planning
 from pyvfio.guest.sections import MemorySection
 from pyvfio.guest.x86 import cmos_above_4g
@@ -17,7 +17,7 @@ from pyvfio.spaces.base import AddressSpace
 from tests.overriding import Overriding
 
 PAGE = 4096
-EDU = "0000:00:03.0"
+EDU, NVME = "0000:00:03.0", "0000:00:04.0"
 GIB = 1 << 30
 
 
@@ -94,3 +94,19 @@ class Mountinfo:
 )
 def test_mounts_are_lines_with_all_their_fields(line: str, found: list[tuple[str, ...]]) -> None:
     assert mounts(Mountinfo(line)) == found  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("available", [1, 2])
+def test_fewer_available_vectors_are_an_error(available: int) -> None:
+    """vfio_msi_enable() returns the number of vectors that are available, and enables none."""
+    kernel = Overriding("intel-48")
+    with (
+        host.bind(NVME, "vfio-pci", kernel=kernel),
+        pyvfio.open(NVME, mode="type1v2", kernel=kernel) as device,
+    ):
+        kernel.answers["VFIO_DEVICE_SET_IRQS"] = available
+        with pytest.raises(OSError, match=f"it has {available} for this device") as caught:
+            device.irqs.msix.enable([0, 1, 2])
+        assert caught.value.errno == errno.ENOSPC
+        del kernel.answers["VFIO_DEVICE_SET_IRQS"]
+        assert len(device.irqs.msix.enable([0, 1, 2])) == 3

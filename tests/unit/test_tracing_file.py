@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import struct
@@ -57,6 +58,7 @@ def listed(events: list[dict[str, Any]]) -> list[str]:
 def test_a_trace_tells_what_happened_in_its_order(tmp_path: Path) -> None:
     file = tmp_path / "trace.json"
     kernel = mock.Kernel("amd")
+    gc.collect()  # what other tests have dropped is closed now, not during the trace
     with tracing.trace(file), pyvfio.open(MOCK, mode="type1v2", kernel=kernel) as device:
         space = device.address_space
         mapping = space.map(DmaBuffer(2 * PAGE), 0x100000)
@@ -77,7 +79,9 @@ def test_a_trace_tells_what_happened_in_its_order(tmp_path: Path) -> None:
     region = f"<Region {{}} of {MOCK}>"
     mapped = f"<RegionMapping 0x0+0x100000 of <Region 1 of {MOCK}>>"
     first = next(line for line in lines if not line.startswith("thread"))
-    assert (lines[1], first) == (f"thread {threading.current_thread().name}", "open container /dev/vfio/vfio")
+    # Threads are sorted by their ids, which begin again from low ones at times.
+    assert f"thread {threading.current_thread().name}" in lines
+    assert first == "open container /dev/vfio/vfio"
     closes = [line for line in lines if line.startswith("close")]
     assert (closes[0], closes[-1], len(closes)) == (f"close closed {MOCK}", "close closed /dev/vfio/vfio", 3)
     assert [
