@@ -68,7 +68,7 @@ def _fields(name: str, fields: dict[str, Any]) -> str:
     return ", ".join(shown)
 
 
-def _requests(events: list[dict[str, Any]]) -> Iterator[str]:
+def requests(events: list[dict[str, Any]]) -> Iterator[str]:
     for event in events:
         name, args = event["name"], event.get("args", {})
         if event["ph"] == "C":
@@ -89,7 +89,7 @@ def test_programs_make_the_requests_that_were_written_down(tmp_path: Path, name:
     end()
     found = json.loads((tmp_path / "trace.json").read_text())
     events = found if isinstance(found, list) else found["traceEvents"]
-    lines = [same(line) for line in _requests(events)]
+    lines = [same(line) for line in requests(events)]
     # Lines are compared by what they are, not by where: so each has its place.
     compare(f"requests.{name}", [f"{at:3} {line}" for at, line in enumerate(lines)])
 
