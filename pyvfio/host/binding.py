@@ -417,11 +417,11 @@ def _journal(kernel: Kernel, nodes: Nodes) -> Journal:
     except PermissionError as error:
         if error.errno == errno.EPERM:
             raise HostError(
-                error.errno or errno.EACCES,
+                errno.EPERM,
                 f"binding {nodes.address}: the journal is not safe: {error.filename}: {error.strerror}",
             ) from error
         raise HostError(
-            error.errno or errno.EACCES, f"binding {nodes.address} takes root: {error.strerror} ({error.filename})"
+            errno.EACCES, f"binding {nodes.address} takes root: {error.strerror} ({error.filename})"
         ) from error
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the library reports when the kernel's reply to one request is odd is what is recorded in answers/.
+"""The reports of the library, when the reply to one request is odd, are those recorded in answers/.
 
 Each look reads some public attributes. For each request that it makes, each field of the reply is replaced in turn by a value at an
 edge: 0, 1, one more, all bits. The lines that differ from the usual ones are recorded in answers/replies.NAME.txt: a wrong shift,

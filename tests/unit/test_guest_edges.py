@@ -317,6 +317,24 @@ def test_impossible_limits_are_refused(wrong: dict[str, Any]) -> None:
     Limits(max_ranges=2**32 - 1, log_min_space=64, widest_range=0, max_pages=1, min_page_size=PAGE, max_page_size=PAGE)
 
 
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("name", 5),
+        ("max_ranges", 1.0),
+        ("combines", 1),
+        ("rounds_page_size", "on"),
+        ("page_multiple", True),
+        ("max_pages", "1"),
+    ],
+)
+def test_limits_of_a_wrong_type_are_refused(field: str, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=field):
+        Limits(**{field: wrong})
+    with pytest.raises(TypeError, match=field):
+        limits.MLX5._replace(**{field: wrong})
+
+
 @pytest.mark.parametrize("field", ["log_min_addr_space", "log_max_addr_space"])
 @pytest.mark.parametrize(("value", "good"), [(0, True), (64, True), (65, False), (-1, False)])
 def test_capabilities_of_mlx5_have_their_widths(field: str, value: int, good: bool) -> None:

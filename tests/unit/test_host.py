@@ -582,13 +582,17 @@ class TestBind:
             pass
         assert caught.value.errno == errno.EOPNOTSUPP
 
-    def test_without_root_the_error_says_so(self, machine: FakeHost) -> None:
+    @pytest.mark.parametrize(
+        ("number", "text"), [(errno.EACCES, "takes root: no"), (errno.EPERM, "the journal is not safe: .*: no")]
+    )
+    def test_without_root_the_error_says_so(self, machine: FakeHost, number: int, text: str) -> None:
         def refuse(path: str) -> int:
-            raise PermissionError(errno.EACCES, "Permission denied", path)
+            raise PermissionError(number, "no", path)
 
         machine.create = refuse  # type: ignore[method-assign]
-        with pytest.raises(PermissionError, match="takes root"), host.bind(EDU, "vfio-pci", kernel=machine):
-            pass
+        with pytest.raises(PermissionError, match=text) as caught:
+            host.bind(EDU, "vfio-pci", kernel=machine)
+        assert caught.value.errno == number
 
 
 class TestOpenDevices:
