@@ -64,6 +64,33 @@ def test_an_expected_warning_passes_only_after_it_is_expected(log: KernelLog) ->
     assert log.complaint == "[ 2] WARNING: CPU: 0 at other.c:1"
 
 
+LEAKS = b"[ 1] kmemleak: %d new suspected memory leaks (see /sys/kernel/debug/kmemleak)\n"
+OBJECT = (
+    b"[ 2] kmemleak: unreferenced object 0xffff888016916300 (size 192):\n[ 2] kmemleak:   backtrace (crc 26f0bc07):\n"
+)
+SELFTEST = (
+    OBJECT + b"[ 2] kmemleak:     iommu_fwspec_init+0xac/0x21e\n[ 2] kmemleak:     iommu_mock_device_add+0x46/0x75\n"
+)
+OTHER = OBJECT + b"[ 2] kmemleak:     iommu_fwspec_init+0xac/0x21e\n[ 2] kmemleak:     pci_device_add+0x46/0x75\n"
+
+
+@pytest.mark.parametrize(
+    ("leaks", "known"),
+    [
+        ([SELFTEST], True),
+        ([SELFTEST, SELFTEST], True),
+        ([SELFTEST, OTHER], False),
+        ([OTHER, SELFTEST], False),
+        ([], False),
+    ],
+)
+def test_only_leaks_of_the_kernels_own_tests_are_no_complaint(log: KernelLog, leaks: list[bytes], known: bool) -> None:
+    log.receive(LEAKS % len(leaks) + b"".join(leaks) + b"[ 3] fine again\n")
+    assert log.complaint == (None if known else (LEAKS % len(leaks)).decode().strip())
+    log.receive(b"[ 4] WARNING: CPU: 0 at other.c:1\n")
+    assert log.complaint is not None
+
+
 def test_kernel_log_ends_at_the_mark(log: KernelLog) -> None:
     log.receive(b"pyvfio-vm: end EN")
     assert not log.ended
