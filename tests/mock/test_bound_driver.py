@@ -251,5 +251,5 @@ def test_a_device_without_a_reset_shows_no_reset_method() -> None:
 
 def test_profiles_that_were_never_compared_say_so() -> None:
     for name, profile in PROFILES.items():
-        assert profile.compared == (name not in ("mlx5", "pds", "smmu-64k"))
+        assert profile.compared == (name not in ("mlx5", "pds"))
         assert ("never compared with hardware" in repr(mock.Kernel(name))) == (not profile.compared)

@@ -163,7 +163,20 @@ class Amd(Driver):
 
 
 class Smmu(Driver):
-    flags = _FAULT
+    # QEMU's smmuv3 has one stage and no substreams. The driver accepts the PASID flag all the same, as Linux does.
+    flags = _PASID | _FAULT
+    # IDR0 to IDR5, IIDR and AIDR, as QEMU 7.2 has them.
+    info = (
+        lib.IOMMU_HW_INFO_TYPE_ARM_SMMUV3,
+        struct.pack("=10I", 0, 0, 0xD40101A, 0x2730010, 0, 0x1404, 0, 0x74, 0, 1),
+    )
+    maps_nothing = False
+
+    def check_attach(self, hwpt: Hwpt, device: BoundDevice) -> None:
+        # arm_smmu_enable_iopf, in a kernel without CONFIG_ARM_SMMU_V3_SVA. With it, the driver attaches such a page
+        # table also for devices that cannot report page faults.
+        if hwpt.fault_queue is not None:
+            raise Errno(errno.EOPNOTSUPP)
 
 
 class NoIommu(Driver):

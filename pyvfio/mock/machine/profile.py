@@ -92,7 +92,6 @@ PROFILES = {
             1 << 16 | 1 << 29,
             (Reserved(0x8000000, 0x80FFFFF, "msi"),),
             page_size=1 << 16,
-            compared=False,
         ),
         Profile("virtio", "virtio", 64, 2**64 - 4096),
         # All features that the other profiles lack: dirty tracking, nesting, virtual IOMMUs, page faults, PASIDs
