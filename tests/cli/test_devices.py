@@ -212,7 +212,7 @@ def test_unbind_stays_and_restore_puts_back(pyvfio: Command, kernel: mock.Kernel
     assert (unbound["previous_driver"], unbound["driver"], unbound["changed"]) == ("nvme", None, True)
     assert host.device(NVME, kernel).driver is None
     assert pyvfio("unbind", NVME).out == f"{NVME}: is bound to no driver already\n"
-    assert pyvfio("restore", "--list").out.startswith(f"{NVME}: none, was nvme")
+    assert pyvfio("restore", "--list").out.startswith(f"{NVME}: no driver, was nvme")
     assert pyvfio("doctor", NVME).out.count("taken-back") == 0
     assert pyvfio("restore").code == 0
     assert host.device(NVME, kernel).driver == "nvme"
