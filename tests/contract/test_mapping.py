@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pyvfio.spaces.base import AddressSpace
 
 PAGE = 4096
+#: IOVA and size of three mappings
+PLACES = ((0x10_0000, PAGE), (0x10_2000, PAGE), (0x10_4000, 4 * PAGE))
 
 
 @pytest.fixture
@@ -161,6 +163,23 @@ def test_a_part_of_a_mapping_is_not_unmapped(space: AddressSpace, mode: str) -> 
         assert caught.value.errno == (errno.EINVAL if mode == "type1v2" else errno.ENOENT)
     assert mapping.mapped
     assert mapping.unmap() == 4 * PAGE
+
+
+@pytest.mark.require("whole_mappings")
+def test_a_refused_unmap_has_removed_the_mappings_before_in_iommufd(space: AddressSpace, mode: str) -> None:
+    first, second, third = (space.map(DmaBuffer(size), iova) for iova, size in PLACES)
+    with pytest.raises(OSError, match="split"):
+        space.unmap(first.iova, third.iova + PAGE - first.iova)
+    kept = [third] if mode.startswith("iommufd") else [first, second, third]
+    assert space.mappings == kept
+    # The kernel has the same mappings: only what is gone can be mapped anew.
+    for iova, size in PLACES:
+        if any(one.iova == iova for one in kept):
+            with refused(errno.EEXIST):
+                space.map(DmaBuffer(size), iova)
+        else:
+            space.map(DmaBuffer(size), iova)
+    assert space.unmap_all() == sum(size for _, size in PLACES)
 
 
 @pytest.mark.only(mode="type1")
