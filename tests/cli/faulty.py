@@ -154,6 +154,15 @@ def _always_running(_: Faulty, name: str, argument: Any, make: Callable[[], int]
     return result
 
 
+def _two_logs(kernel: Faulty, name: str, argument: Any, make: Callable[[], int]) -> int:
+    flags, _ = feature(name, argument)
+    if flags and is_feature(flags, "DMA_LOGGING_START", "SET"):
+        for device in kernel.devices.values():
+            if device.log is not None and device.log.active:
+                return 0
+    return make()
+
+
 def _not_a_gibibyte(_: Faulty, name: str, argument: Any, make: Callable[[], int]) -> int:
     flags, data = feature(name, argument)
     if flags and is_feature(flags, "DMA_LOGGING_START", "SET"):
@@ -189,6 +198,7 @@ FAULTS: dict[str, Fault] = {
     "vectors_too_many_accepted": _answer("VFIO_DEVICE_SET_IRQS", errno.EINVAL),
     "report_is_missing": _no_report,
     "overlapping_log_accepted": _answer("VFIO_DEVICE_FEATURE", errno.EINVAL, feature_name="DMA_LOGGING_START"),
+    "second_log_accepted": _two_logs,
     "log_of_a_size_refused": _not_a_gibibyte,
     "state_is_not_kept": _always_running,
     "reset_flag_is_wrong": _info("VFIO_DEVICE_GET_INFO", "struct vfio_device_info", _resettable),

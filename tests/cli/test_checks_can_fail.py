@@ -826,6 +826,7 @@ CASES += (
     Case("dirty_log: the_report_is_what_changed_in_memory", MOCK, writes_unseen(3)),
     Case("dirty_log: the_report_is_what_changed_in_memory", MOCK, reports_also(511)),
     Case("dirty_log: the_report_is_what_changed_in_memory", MOCK, several(writes_unseen(0), reports_also(0))),
+    Case("dirty_log: a_second_log_is_refused_until_the_first_ends", fault=FAULTS["second_log_accepted"]),
     Case("dirty_log: overlapping_ranges_are_refused", fault=FAULTS["overlapping_log_accepted"]),
     Case("dirty_log: overlapping_ranges_are_refused", fault=instead("VFIO_DEVICE_FEATURE", errno.EINVAL, errno.EBUSY)),
     Case("dirty_log: the_largest_total", fault=FAULTS["log_of_a_size_refused"]),
