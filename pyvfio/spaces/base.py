@@ -351,7 +351,8 @@ class AddressSpace(OtherModes, Resource):
             except BaseException:
                 self._drop_rows(rows, state, known, before)
                 raise
-            if error in _STOPS_BETWEEN:
+            # Another thread that unmaps the same array may have finished it meanwhile.
+            if error in _STOPS_BETWEEN and 2 * state[0] < len(rows):
                 ledger.forget_unmapped(*rows[2 * state[0] : 2 * state[0] + 2], one_too=again is not None)
             elif again is not None and known is None and not error:
                 ledger.forget([again], 0, before, splits=self._splits)

@@ -169,6 +169,12 @@ def test_kernel_and_library_agree_after_two_calls_at_once(mode: Mode) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_an_array_that_two_threads_unmap_is_gone(mode: Mode) -> None:
+    """The other thread has unmapped all rows when this one's first request is refused: an error of this one, and no row left."""
+    assert both(mode, Pair("unmap_many", "unmap_many", 1, False))[1] is None
+
+
 def test_a_mapping_made_at_an_iova_just_unmapped_is_kept() -> None:
     """H3."""
     kernel = mock.Kernel()
