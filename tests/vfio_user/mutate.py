@@ -80,10 +80,19 @@ def memory() -> int:
 def settle(wanted: int) -> int:
     """Wait until threads have closed their descriptors (at most 30 s), and return the number of descriptors."""
     limit = time.monotonic() + 30
-    while descriptors() > wanted and time.monotonic() < limit:
+    # Only the last count is returned: a thread that is still at work opens further ones for a moment.
+    while (count := descriptors()) > wanted and time.monotonic() < limit:
         gc.collect()
         time.sleep(0.01)
-    return descriptors()
+    return count
+
+
+def settle_session(server: vfio_user.Server) -> None:
+    """Wait (at most 30 s) until the server has served what it was sent, and has seen the end of the connection."""
+    limit = time.monotonic() + 30
+    while server._session is not None:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
 
 
 def check(what: str, fds: int, kib: int) -> None:
@@ -145,13 +154,14 @@ def attack_server(count: int, choose: random.Random) -> None:
         for number in range(count):
             if number == min(WARM_UP, count // 2):
                 sender.end()
-                time.sleep(0.1)
+                settle_session(server)
                 fds, kib = descriptors(), memory()
             command, body = choose.choice(GOOD)
             message = HEADER.pack(choose.getrandbits(16), command, 16 + len(body), 0, 0) + body
             given = {2: [shared], 8: [eventfd]}.get(command, []) * choose.choice((0, 1, 1, 1, 2, 17))
             sender.send(mutated(message, choose), given)
         sender.end()
+        settle_session(server)
         check(f"server: {count} messages, {sender.connections} connections", fds, kib)
         client = vfio_user.Client(server.path, read=_no_read, write=_no_write)
         assert client.region_read(7, 0, 2) == b"\x34\x12"
