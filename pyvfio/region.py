@@ -306,7 +306,9 @@ class Region(Registers):
         areas = self.info.areas
         if not areas:
             raise Unsupported(f"{self!r} cannot be mapped; use its read and write methods, which go through the kernel")
-        area = next((a for a in areas if a.offset <= offset < a.offset + a.size), None)
+        # No generator, which next() would leave unfinished: an exception that is raised while it is closed would be lost.
+        found = [a for a in areas if a.offset <= offset < a.offset + a.size]
+        area = found[0] if found else None
         if area is not None and size is None:
             size = area.offset + area.size - offset
         if area is None or size is None or size <= 0 or offset + size > area.offset + area.size:
