@@ -143,6 +143,7 @@ def attack_server(count: int, choose: random.Random) -> None:
     """Send mutated messages to a server."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         server = vfio_user.Server(Adder(mock.Kernel("intel-57"), "0000:00:0a.0"), Path(folder, "socket"))
+        stack.callback(server.close)  # which ends its thread
         thread = threading.Thread(target=_serve, args=(server,))
         thread.start()
         eventfd, shared = os.eventfd(0), os.memfd_create("guest")
