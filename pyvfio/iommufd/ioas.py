@@ -312,7 +312,8 @@ class Ioas(IommufdObject, AddressSpace):
         return self
 
     def _track_by_iommu(self, ranges: Iterable[IovaRange], devices: list[Device]) -> DirtyTracker | None:
-        return PageTableTracking(self, ranges, devices) if all(iommu_tracks(device) for device in devices) else None
+        tracks = [iommu_tracks(device) for device in devices]  # no generator, as in Region.mmap
+        return PageTableTracking(self, ranges, devices) if all(tracks) else None
 
     @property
     def devices(self) -> list[Device]:
