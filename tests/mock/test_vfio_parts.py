@@ -339,10 +339,6 @@ class TestDirtyPages:
         pages.mark_all()
         assert bits(self.reported(pages, 0)[:8]) == list(range(14))
 
-    def test_a_bitmap_that_is_not_there_is_efault(self) -> None:
-        with refused(errno.EFAULT):
-            DirtyPages(64).report(0, 0)
-
     def test_many_clear_pages_are_written_in_parts(self) -> None:
         count = 3 << 20
         memory = Memory(1024)
