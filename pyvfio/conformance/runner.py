@@ -160,8 +160,8 @@ def run(
         raise Unsupported("the checks are pytest tests: pip install 'pyvfio[check]'") from None
     address = checked.string(address, "address")
     kernel = checked.instance(kernel, "kernel", Kernel, "a pyvfio.Kernel")
-    if mode is not None and mode not in MODES:
-        raise ValueError(f"mode {mode!r}: one of {', '.join(MODES)}")
+    if mode is not None:
+        checked.choice(mode, "mode", MODES)
     arguments = [
         "-c",
         str(HERE / "pytest.ini"),

@@ -13,7 +13,7 @@ from pyvfio import kernel as _kernel
 from pyvfio._abi import ffi, lib
 from pyvfio._buffer import Object
 from pyvfio._core import capability
-from pyvfio._core.arguments import instance, integer, u32, u64
+from pyvfio._core.arguments import choice, instance, integer, u32, u64
 from pyvfio._core.fd import Fd
 from pyvfio._core.node import open_node
 from pyvfio._core.reasons import SEE_LOG
@@ -171,9 +171,7 @@ class Container(AddressSpace):
     _unmap_request = UNMAP_DMA
 
     def __init__(self, mode: str = "type1v2", *, kernel: Kernel | str | None = None) -> None:
-        if mode not in _MODES:
-            raise ValueError(f"mode {mode!r}: a container has {', '.join(_MODES)}")
-        path, self._type = _MODES[mode]
+        path, self._type = _MODES[choice(mode, "mode", _MODES)]
         fd = _open(_kernel.resolve(kernel), path)
         try:
             super().__init__(None)

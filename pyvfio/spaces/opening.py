@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from pyvfio._core import arguments
 from pyvfio.errors import InvalidRequest, Unsupported
 from pyvfio.host import diagnosis
 from pyvfio.host.nodes import find
@@ -41,8 +42,7 @@ def address_space(mode: Mode | None = None, *, kernel: Kernel | str | None = Non
     kernel = resolve(kernel)
     if mode is None:
         mode = "iommufd" if kernel.exists("/dev/iommu") and kernel.exists("/dev/vfio/devices") else "type1v2"
-    if mode not in MODES:
-        raise ValueError(f"mode {mode!r}: one of {', '.join(MODES)}")
+    arguments.choice(mode, "mode", MODES)
     if mode.startswith("iommufd") and not kernel.exists("/dev/iommu"):
         raise Unsupported(f"mode {mode}: {diagnosis.iommufd_missing().reason}")
     if mode == "iommufd":

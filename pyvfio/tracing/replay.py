@@ -214,18 +214,17 @@ class Replay:
     @staticmethod
     def _structs(type_: str, name: str, data: bytearray) -> list[Any]:
         """Return the struct of a request, and the structs that follow it or lie in it."""
-        found = [ffi.from_buffer(f"{type_} *", data)]
-        view, words = memoryview(data), name.split()
+        found: list[Any] = [ffi.from_buffer(f"{type_} *", data)]
+        first, words = ffi.cast("char *", found[0]), name.split()
         if words[0] == "VFIO_DEVICE_FEATURE" and (inner := FEATURES.get(words[2] if len(words) > 2 else words[-1])):
             at = ffi.sizeof("struct vfio_device_feature")
             if len(data) - at >= ffi.sizeof(inner):
-                found.append(ffi.from_buffer(f"{inner} *", view[at:]))
+                found.append(ffi.cast(f"{inner} *", first + at))
         elif name == "VFIO_IOMMU_DIRTY_PAGES GET_BITMAP":
-            at = ffi.sizeof(type_)
-            get = ffi.from_buffer("struct vfio_iommu_type1_dirty_bitmap_get *", view[at:])
+            get = ffi.cast("struct vfio_iommu_type1_dirty_bitmap_get *", first + ffi.sizeof(type_))
             found.append(get.bitmap)
         elif name == "VFIO_IOMMU_UNMAP_DMA GET_DIRTY_BITMAP":
-            found.append(ffi.from_buffer("struct vfio_bitmap *", view[ffi.sizeof(type_) :]))
+            found.append(ffi.cast("struct vfio_bitmap *", first + ffi.sizeof(type_)))
         return found
 
     def _fill(self, native: Any, given: bytes) -> None:

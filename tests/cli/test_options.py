@@ -44,7 +44,7 @@ def test_the_arguments_are_those_recorded() -> None:
     lines = [
         line
         for name in program.COMMANDS
-        for line in (name, *described(program.parser(name)._subparsers._group_actions[0].choices[name]))  # type: ignore[union-attr,index]
+        for line in (name, *described(program.parser(name)._subparsers._group_actions[0].choices[name]))  # type: ignore[union-attr,index]  # argparse names the commands only there
     ]
     lines += ["pyvfio", *described(program.parser())]
     if os.environ.get("PYVFIO_WRITE_OPTIONS"):

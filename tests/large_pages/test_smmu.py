@@ -12,6 +12,10 @@ import pyvfio
 from pyvfio._abi import lib
 from pyvfio.iommufd import Ioas
 from pyvfio.kernel import Kernel
+from pyvfio.memory import address_of
+from pyvfio.spaces.container import Container
+from pyvfio.spaces.mapping import MAP_DMA
+from pyvfio.spaces.opening import Mode
 from tests.contract.refused import refused
 from tests.large_pages.conftest import EDU, PAGE, aligned
 
@@ -64,6 +68,17 @@ def test_page_tables_that_the_driver_creates(device: pyvfio.Device, ioas: Ioas, 
     device.attach(table)
     device.attach(ioas)
     table.destroy()
+
+
+def test_a_mapping_that_allows_nothing_is_refused(kernel: Kernel) -> None:
+    """The request itself: the library does not make it. iommufd as type1v2 leaves the answer to the IOMMU's driver."""
+    mode: Mode = "iommufd-type1v2"
+    with pyvfio.host.bind(EDU, "vfio-pci", kernel=kernel), pyvfio.open(EDU, mode=mode, kernel=kernel) as device:
+        space = device.address_space
+        assert isinstance(space, Container)
+        memory = aligned(PAGE)
+        with refused(errno.EINVAL):
+            MAP_DMA.call(space._fd, vaddr=address_of(memory), iova=0x10_0000, size=PAGE)
 
 
 def test_a_device_without_page_faults_takes_no_fault_queue(device: pyvfio.Device, ioas: Ioas) -> None:

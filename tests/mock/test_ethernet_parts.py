@@ -755,7 +755,26 @@ def test_igbs_of_one_wire_get_frames_for_groups_from_pools() -> None:
     assert card.read(0, 0x4080, 4) == 5
 
 
-class Bench(devices.E1000e):
+class _InRam:
+    """The DMA of a card that goes to a buffer.
+
+    :ivar ram: the buffer, from IOVA 0 on
+    """
+
+    ram: bytearray
+
+    @property
+    def bus_master(self) -> bool:
+        return True
+
+    def dma_read(self, iova: int, size: int) -> bytes:
+        return bytes(self.ram[iova : iova + size])
+
+    def dma_write(self, iova: int, data: bytes) -> None:
+        self.ram[iova : iova + len(data)] = data
+
+
+class Bench(_InRam, devices.E1000e):
     """An 82574 whose DMA goes to a buffer. Its transmit ring of 8 descriptors is at 0, its receive ring at 0x1000."""
 
     def __init__(self, kernel: mock.Kernel) -> None:
@@ -771,16 +790,6 @@ class Bench(devices.E1000e):
         ):
             self.write(0, at, 4, value)
         self.read(0, 0xC0, 4)
-
-    @property
-    def bus_master(self) -> bool:
-        return True
-
-    def dma_read(self, iova: int, size: int) -> bytes:
-        return bytes(self.ram[iova : iova + size])
-
-    def dma_write(self, iova: int, data: bytes) -> None:
-        self.ram[iova : iova + len(data)] = data
 
     def send(self, *descriptors: tuple[int, int, int]) -> None:
         """Send descriptors, given as (address, length, command), from the head on."""
@@ -928,7 +937,7 @@ class TestVirtualFunction:
         assert self.one.read(0, 0x1580, 4) == (0 if vector is None else 1 << vector)
 
 
-class IgbBench(devices.Igb):
+class IgbBench(_InRam, devices.Igb):
     """An 82576 whose DMA goes to a buffer. The receive ring of queue 0, of 8 descriptors with buffers of 1 KiB, is at 0x1000."""
 
     def __init__(self, kernel: mock.Kernel) -> None:
@@ -947,16 +956,6 @@ class IgbBench(devices.Igb):
         for n in range(8):
             struct.pack_into("<Q", self.ram, 0x1000 + 16 * n, 0x4000 + 0x400 * n)
         self.read(0, 0xC0, 4)
-
-    @property
-    def bus_master(self) -> bool:
-        return True
-
-    def dma_read(self, iova: int, size: int) -> bytes:
-        return bytes(self.ram[iova : iova + size])
-
-    def dma_write(self, iova: int, data: bytes) -> None:
-        self.ram[iova : iova + len(data)] = data
 
 
 @pytest.mark.parametrize(

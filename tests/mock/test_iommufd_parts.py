@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,20 +18,10 @@ from pyvfio.mock.iommufd.places import Places, holes
 from pyvfio.mock.machine.errno import Errno
 from pyvfio.mock.machine.memlock import Memlock
 from pyvfio.mock.vfio.mappings import Mappings
+from tests.mock.errnos import refused, works_or
 
 PAGE = 4096
 BOTH = READ | WRITE
-
-
-@contextmanager
-def refused(number: int) -> Iterator[None]:
-    with pytest.raises(Errno) as caught:
-        yield
-    assert errno.errorcode[caught.value.number] == errno.errorcode[number]
-
-
-def works_or(number: int | None) -> Any:
-    return nullcontext() if number is None else refused(number)
 
 
 def context(*, limit: int | None = None, by_process: bool = True) -> Any:
@@ -349,7 +337,7 @@ class TestCut:
         with refused(errno.EBUSY):
             table.cut([PAGE - 1])
         area.closing = False
-        area.pages = SimpleNamespace(is_dma_buf=True)  # type: ignore[assignment]
+        area.pages = SimpleNamespace(is_dma_buf=True)  # type: ignore[assignment]  # what it uses of pages
         with refused(errno.EOPNOTSUPP):
             table.cut([PAGE - 1])
 

@@ -7,16 +7,13 @@ import errno
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from pyvfio import mock
 from pyvfio.iova import IovaRange
 from pyvfio.mock.devices.network import NetworkFunction, PdsLog
-from pyvfio.mock.machine.errno import Errno
 from pyvfio.mock.machine.profile import LogLimits
 from pyvfio.mock.vfio.log import LoggedRange
 from pyvfio.mock.vfio.migration import (
@@ -30,21 +27,11 @@ from pyvfio.mock.vfio.migration import (
     STOP_COPY,
 )
 from pyvfio.mock.vfio.pci.migration import PciMigration, Resuming, Saving
+from tests.mock.errnos import refused, works_or
 
 ADDRESS = "0000:41:10.1"
 PAGE = 4096
 LAST = 2**64 - 1
-
-
-@contextmanager
-def refused(number: int) -> Iterator[None]:
-    with pytest.raises(Errno) as caught:
-        yield
-    assert errno.errorcode[caught.value.number] == errno.errorcode[number]
-
-
-def works_or(number: int | None) -> Any:
-    return nullcontext() if number is None else refused(number)
 
 
 # --- frames ---------------------------------------------------------------------------------------------------------------

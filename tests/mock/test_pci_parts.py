@@ -4,26 +4,18 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from pyvfio import mock
-from pyvfio.mock.machine.errno import Errno
 from pyvfio.mock.vfio.pci import saved
 from pyvfio.mock.vfio.pci.device import _by_pages
+from tests.mock.errnos import refused
 
 NAME = "0000:00:0a.0"
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-
-
-@contextmanager
-def refused(number: int) -> Iterator[None]:
-    with pytest.raises(Errno) as caught:
-        yield
-    assert errno.errorcode[caught.value.number] == errno.errorcode[number]
 
 
 def allowed(right: bool) -> Any:

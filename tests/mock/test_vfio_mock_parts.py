@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,20 +22,10 @@ from pyvfio.mock.devices.vfio_mock.registers import HELD
 from pyvfio.mock.devices.vfio_mock.session import Resuming, Saving
 from pyvfio.mock.devices.vfio_mock.stream import Record
 from pyvfio.mock.machine.errno import Errno
+from tests.mock.errnos import refused, works_or
 
 PAGE = 4096
 SIZES = (2 * PAGE, PAGE, PAGE)
-
-
-@contextmanager
-def refused(number: int) -> Iterator[None]:
-    with pytest.raises(Errno) as caught:
-        yield
-    assert errno.errorcode[caught.value.number] == errno.errorcode[number]
-
-
-def works_or(number: int | None) -> Any:
-    return nullcontext() if number is None else refused(number)
 
 
 def test_the_registers_of_a_new_device() -> None:

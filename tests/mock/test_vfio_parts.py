@@ -6,8 +6,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,24 +31,10 @@ from pyvfio.mock.vfio.type1.mapping import Type1Mapping
 from pyvfio.mock.vfio.type1.space import DomainSpace, EmulatedSpace
 from pyvfio.mock.vfio.type1.tracking import Tracking
 from pyvfio.mock.vfio.type1.usable import Usable
+from tests.mock.errnos import refused, works_or
 
 PAGE = 4096
 LAST = 2**64 - 1
-
-
-@contextmanager
-def refused(number: int) -> Iterator[None]:
-    with pytest.raises(Errno) as caught:
-        yield
-    assert errno.errorcode[caught.value.number] == errno.errorcode[number]
-
-
-def works_or(number: int | None) -> AbstractContextManager[None]:
-    @contextmanager
-    def works() -> Iterator[None]:
-        yield
-
-    return works() if number is None else refused(number)
 
 
 class Memory:
@@ -339,6 +324,23 @@ class TestDirtyPages:
         pages.mark_all()
         assert bits(self.reported(pages, 0)[:8]) == list(range(14))
 
+    def test_a_bitmap_that_is_not_there_is_efault(self) -> None:
+        with refused(errno.EFAULT):
+            DirtyPages(64).report(0, 0)
+
+    def test_a_refused_report_can_be_collected(self) -> None:
+        """No memoryview in its traceback has an export: CPython may crash when it collects such a cycle (pyvfio.memory.address_of)."""
+        with pytest.raises(Errno) as caught:
+            DirtyPages(64).report(0, 0)
+        exports = []
+        traceback = caught.value.__traceback__
+        while traceback is not None:
+            exports += [value for value in traceback.tb_frame.f_locals.values() if isinstance(value, memoryview)]
+            traceback = traceback.tb_next
+        assert exports
+        for view in exports:
+            view.release()  # BufferError if it has an export
+
     def test_many_clear_pages_are_written_in_parts(self) -> None:
         count = 3 << 20
         memory = Memory(1024)
@@ -464,7 +466,7 @@ def test_pins_of_a_driver_are_counted_once_per_page() -> None:
         space.unpin(nothing)
     assert container.locked.pages == 1
     with refused(errno.EACCES):
-        EmulatedSpace(Container((0, PAGE, BOTH), v2=False)).pin(0, write=False)  # type: ignore[arg-type]
+        EmulatedSpace(Container((0, PAGE, BOTH), v2=False)).pin(0, write=False)  # type: ignore[arg-type]  # what it uses of a container
 
 
 def test_pinned_mappings_charge_the_pages_that_no_driver_has_pinned() -> None:

@@ -32,9 +32,9 @@ def write(address: int, data: Any) -> None:
 
     :raises Errno: EFAULT
     """
-    source = ffi.from_buffer(data)
-    if lib.pyvfio_poke(_checked(address), source, len(source)):
-        raise Errno(errno.EFAULT)
+    with ffi.from_buffer(data) as source:  # which releases `data` in any case: see pyvfio.memory.address_of
+        if lib.pyvfio_poke(_checked(address), source, len(source)):
+            raise Errno(errno.EFAULT)
 
 
 def take(struct: str, address: int, size: int | None = None) -> Any:
